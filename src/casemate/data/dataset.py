@@ -1,0 +1,110 @@
+"""A data set as tensors in memory: uint8 pixels, int64 labels, class names; scaled to [0, 1] by the batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from casemate.errors import DataError, SettingError
+from casemate.types import Images, Labels, Pixels
+
+
+def to_unit(pixels: Pixels, device: torch.device | str = "cpu") -> Images:
+    """Scale uint8 pixels to float32 in [0, 1], channels-last in memory."""
+    scaled = pixels.to(device, non_blocking=True).float().div_(255)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Labelled images as stored: `pixels` uint8 `(n, channels, height, width)`, `labels` int64 `(n,)`."""
+
+    pixels: Pixels
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            raise DataError(
+                f"images of type {self.pixels.dtype} and shape {tuple(self.pixels.shape)}; "
+                "expected uint8 of shape (n, channels, height, width)"
+            )
+        if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != torch.int64:
+            raise DataError(
+                f"{len(self.pixels)} images, but labels of type {self.labels.dtype} and shape "
+                f"{tuple(self.labels.shape)}; expected one int64 label per image"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "LabelledImages":
+        return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
+        """Yield `(images in [0, 1], labels)` in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield to_unit(self.pixels[part], device), self.labels[part].to(device)
+
+    def unit(self, device: torch.device | str = "cpu") -> tuple[Images, Labels]:
+        """All images in [0, 1] and their labels at once."""
+        return to_unit(self.pixels, device), self.labels.to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A named data set with its fixed train and test parts."""
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    train: LabelledImages
+    test: LabelledImages
+    origin: str
+    """Where the images came from: a folder, or "scikit-learn"."""
+    stands_in_for: str | None = None
+    """The data set that was wanted but could not be had, if this one replaces it."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.pixels.shape[1:]
+        return channels, height, width
+
+    def limited(self, train: int | None = None, test: int | None = None, seed: int = 0) -> "Dataset":
+        """Keep a stratified draw of `train` training images and the first `test` test images (None = all)."""
+        return replace(
+            self,
+            train=self.train if train is None else subset(self.train, train, seed),
+            test=self.test if test is None else self.test[:test],
+        )
+
+
+def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
+    """Return a shuffled order and, for each place in it, the example's rank within its class from 0 to 1."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    rank = torch.empty(len(labels), dtype=torch.float64)
+    shuffled = labels[order]
+    for label in shuffled.unique():
+        places = (shuffled == label).nonzero().squeeze(1)
+        rank[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
+    return order, rank
+
+
+def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Split into two parts with the same class balance, `second` images in the second one.
+
+    The same seed gives the same split. Raises `SettingError` unless 0 < `second` < number of images.
+    """
+    if not 0 < second < len(images):
+        raise SettingError(f"a split that sets {second} of {len(images)} images aside; set aside at least 1, not all")
+    order, rank = _ranked(images.labels, seed)
+    chosen = rank.argsort(stable=True)[:second]
+    mask = torch.zeros(len(images), dtype=torch.bool)
+    mask[order[chosen]] = True
+    return images[~mask], images[mask]
+
+
+def subset(images: LabelledImages, size: int, seed: int) -> LabelledImages:
+    """A stratified draw of `size` images (all of them, unchanged, if there are no more than that)."""
+    return images if size >= len(images) else split(images, size, seed)[1]

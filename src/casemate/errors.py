@@ -1,0 +1,33 @@
+"""The one tree of errors. A message says what was seen, what was expected, and what to do.
+
+Errors are about *use* (bad input, a missing file, a full disk). Trouble with *numbers* is a value: see the
+status codes of `attacks.base.AttackResult` and the findings of `evaluate`.
+"""
+
+
+class CasemateError(Exception):
+    """Something the user can mend. The command line prints it without a traceback and exits with 2."""
+
+
+class DataError(CasemateError):
+    """Images or labels that cannot be found, read or trusted."""
+
+
+class ShapeError(CasemateError):
+    """A tensor whose shape, type or range is not what the callee states."""
+
+
+class SettingError(CasemateError):
+    """A setting (eps, number of steps, name, split, ...) outside its allowed values."""
+
+
+class ModelError(CasemateError):
+    """A model or checkpoint that cannot be loaded, or does not match what it is asked to be."""
+
+
+class TrainingError(CasemateError):
+    """Training that cannot go on; the last good checkpoint is kept."""
+
+
+class StoreError(CasemateError):
+    """The store of finished results cannot be read, written or locked."""

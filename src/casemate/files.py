@@ -1,0 +1,127 @@
+"""Whole-or-nothing writes: a reader sees the old file or the new one, never half of one.
+
+Every write goes to a temporary name in the same folder, is flushed to the disk, and is then renamed.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from casemate.errors import CasemateError, StoreError
+
+
+def cache_folder() -> Path:
+    """The user's cache directory for casemate: $CASEMATE_CACHE, or the platform's (on Linux ~/.cache/casemate)."""
+    from_environment = os.environ.get("CASEMATE_CACHE")
+    return Path(from_environment) if from_environment else Path(platformdirs.user_cache_dir("casemate"))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}. Nothing was left half-written; "
+            "free some space or choose another place, then run the same command again."
+        ) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create `path` and its parents. Raises `StoreError` if something that is not a folder is in the way."""
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file, but a folder is expected there: choose another path or move the file")
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it vanishes."""
+    path = Path(path)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, but a file is to be written there: choose another path")
+    with _explained(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with _explained(path):
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+            _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write `content` to `path`, whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """Write `content` to `path` as UTF-8, whole or not at all."""
+    return write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> Path:
+    """Write `content` as indented JSON with sorted keys; NaN and infinity are refused, as JSON has none."""
+    return write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[CasemateError]) -> Any:
+    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as cause:
+        raise error(f"cannot read {path} as JSON: {cause}") from cause
+
+
+@contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it becomes `path`, replacing what was there."""
+    path = Path(path)
+    make_folder(path.parent)
+    with _explained(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        with _explained(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file)
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Ask the disk to keep what was written, so that a power cut after the rename loses nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

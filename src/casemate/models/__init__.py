@@ -1,0 +1,10 @@
+"""What is attacked: the `Classifier` wrapper, the study's networks by name, saving and loading."""
+
+from casemate.models import paper as paper
+from casemate.models.checkpoint import Description as Description
+from casemate.models.checkpoint import load as load
+from casemate.models.checkpoint import save as save
+from casemate.models.classifier import Classifier as Classifier
+from casemate.models.registry import create as create
+from casemate.models.registry import names as names
+from casemate.models.registry import register as register

@@ -1,0 +1,73 @@
+"""The one thing that is attacked, defended and judged: a module mapping images within bounds to logits."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from casemate.errors import ShapeError
+from casemate.types import Images, Logits
+
+
+@final
+class Classifier(nn.Module):
+    """A network with what an attack must know of it: input shape, bounds, classes, normalisation.
+
+    Normalisation lives inside, so that eps always means pixels within `bounds`. The network must return
+    logits, not probabilities.
+
+    Args:
+        network: maps normalised images `(n, channels, height, width)` to logits `(n, classes)`.
+        input_shape: `(channels, height, width)` of one image.
+        classes: the class names, in the order of the logits.
+        bounds: smallest and largest value of a pixel.
+        mean, std: per channel, subtracted and divided by before the network; None for no normalisation.
+
+    Raises:
+        ShapeError: settings that contradict each other.
+    """
+
+    mean: Float[Tensor, "1 channels 1 1"] | None
+    std: Float[Tensor, "1 channels 1 1"] | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        input_shape: tuple[int, int, int],
+        classes: tuple[str, ...],
+        bounds: tuple[float, float] = (0.0, 1.0),
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(classes) < 2:
+            raise ShapeError(f"{len(classes)} classes; a classifier tells at least 2 apart")
+        if not bounds[0] < bounds[1]:
+            raise ShapeError(f"bounds {bounds}: the lower must lie below the upper")
+        if (mean is None) != (std is None):
+            raise ShapeError("a mean without a std, or the reverse: give both or neither")
+        if mean is not None and std is not None:
+            if not len(mean) == len(std) == input_shape[0]:
+                raise ShapeError(f"mean {mean} and std {std} for {input_shape[0]} channels: one number per channel each")
+            if min(std) <= 0:
+                raise ShapeError(f"std {std}: every entry must be positive")
+        self.network = network
+        self.input_shape = tuple(input_shape)
+        self.classes = tuple(classes)
+        self.bounds = (float(bounds[0]), float(bounds[1]))
+        self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits `(n, classes)` of images `(n, channels, height, width)` within `bounds`."""
+        if self.mean is not None and self.std is not None:
+            images = (images - self.mean) / self.std
+        return self.network(images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie (the CPU if there are none)."""
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device

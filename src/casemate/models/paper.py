@@ -1,0 +1,88 @@
+"""The study's two networks, appendix A (`paper-cnn`) and appendix B (`paper-student`).
+
+They return logits: the softmax that ends the paper's networks belongs to the loss. Where the paper has a ReLU and
+then a max-pooling, the pooling comes first here: max and ReLU commute, value and gradient are the same (a maximum
+at or below zero passes no gradient either way), and the ReLU has a quarter of the work.
+"""
+
+from torch import nn
+
+from casemate.errors import SettingError
+from casemate.models.keras_init import batch_norm, he_normal, keras_defaults
+from casemate.models.registry import register
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding="same")
+
+
+def _pooled_size(shape: tuple[int, int, int], times: int, name: str) -> int:
+    """Number of places left after halving height and width `times` times, rounding down each time."""
+    _, height, width = shape
+    places = (height >> times) * (width >> times)
+    if places == 0:
+        raise SettingError(f"{name} halves its images {times} times; {height} x {width} is too small, use 8 x 8 or more")
+    return places
+
+
+@register("paper-cnn")
+def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The default network and teacher of the study (appendix A): 836k parameters at 1 x 28 x 28."""
+    flat = 128 * _pooled_size(input_shape, 3, "paper-cnn")
+    network = nn.Sequential(
+        _conv(input_shape[0], 32),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        _conv(32, 64),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        batch_norm(64),
+        _conv(64, 128),
+        nn.ReLU(),
+        _conv(128, 128),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Dropout(0.4),
+        nn.Flatten(),
+        batch_norm(flat, flat=True),
+        nn.Linear(flat, 512),
+        nn.ReLU(),
+        nn.Dropout(0.25),
+        nn.Linear(512, classes),
+    )
+    keras_defaults(network)
+    he_normal(network[0])
+    return network
+
+
+@register("paper-student")
+def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The adjusted student of the study (appendix B), simpler and with more dropout than `paper-cnn`."""
+    network = nn.Sequential(
+        _conv(input_shape[0], 32),
+        nn.ReLU(),
+        batch_norm(32),
+        _conv(32, 32),
+        nn.ReLU(),
+        batch_norm(32),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5),
+        _conv(32, 64),
+        nn.ReLU(),
+        batch_norm(64),
+        _conv(64, 64),
+        nn.ReLU(),
+        batch_norm(64),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(64 * _pooled_size(input_shape, 2, "paper-student"), 512),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(512, classes),
+    )
+    keras_defaults(network)
+    he_normal(network[0])
+    he_normal(network[3])
+    return network

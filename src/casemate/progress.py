@@ -1,0 +1,38 @@
+"""Progress as an observer: the library reports, only the command line and the web page render.
+
+A long loop takes an `Observer` and tells it when work starts, advances and ends. The default, `SILENT`,
+hears nothing, so library code needs no special case.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[float, str], None]
+"""Called with the amount of work done since the last call, and a short note on how it is going."""
+
+
+class Observer(Protocol):
+    """What a renderer of progress must offer."""
+
+    def work(self, title: str, total: float) -> AbstractContextManager[Advance]:
+        """Announce a piece of work of size `total` (any unit) and yield the function that advances it."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Pass on one line meant for the user (a warning, a result)."""
+        ...
+
+
+class _Silent:
+    @contextmanager
+    def work(self, title: str, total: float):
+        del title, total
+        yield lambda amount, note="": None
+
+    def say(self, message: str) -> None:
+        del message
+
+
+SILENT: Observer = _Silent()
+"""The observer that hears nothing."""

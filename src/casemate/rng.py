@@ -1,0 +1,73 @@
+"""Random numbers that depend on what is drawn for, and on nothing else.
+
+A seed for a whole task comes from `derive(seed, "train", epoch, ...)`. Draws for single examples come from
+`Streams`: each number is a hash of (seed, purpose, example index, restart, step, position), so it does not depend
+on batch size, order, number of workers or device. The hash is the finaliser of SplitMix64 (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", OOPSLA 2014), applied to a counter.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The 64 bits of `value` as torch's signed integer."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def derive(*parts: int | str) -> int:
+    """A 63-bit seed that is a hash of `parts`; different parts give unrelated seeds."""
+    digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _shift(bits: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:
+    """Shift right without copying the sign bit."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    bits = (bits ^ _shift(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift(bits, 27)) * _MIX_2
+    return bits ^ _shift(bits, 31)
+
+
+@final
+@dataclass(frozen=True)
+class Streams:
+    """One stream of random numbers per example of a batch.
+
+    Args:
+        seed: what `derive` returned for the run.
+        index: the examples' numbers in the data set, int64 `(n,)`; they key the streams.
+    """
+
+    seed: int
+    index: Int64[Tensor, " n"]
+
+    def take(self, chosen: Tensor) -> "Streams":
+        """The streams of some of the examples (a mask or positions): they go on as before."""
+        return Streams(self.seed, self.index[chosen])
+
+    def uniform(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:
+        """Numbers in [0, 1), `(n, *shape)`, for a `purpose` such as ("start", restart)."""
+        key = _mix(self.index * _GOLDEN + derive(self.seed, *purpose))
+        position = torch.arange(1, math.prod(shape) + 1, device=self.index.device)
+        bits = _mix(key.unsqueeze(1) + position * _GOLDEN)
+        return (_shift(bits, 40).float() * 2.0**-24).view(-1, *shape)
+
+    def normal(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:
+        """Standard normal numbers, `(n, *shape)`, by the method of Box and Muller (1958)."""
+        radius = (-2 * torch.log1p(-self.uniform(shape, *purpose, "radius"))).sqrt()
+        return radius * torch.cos(2 * math.pi * self.uniform(shape, *purpose, "angle"))

@@ -1,0 +1,266 @@
+"""The one training loop. Recipes change the data stream, the objective or the model; this loop trains them all.
+
+Images stay in memory as bytes, batches are cut from the tensor (no worker processes), everything is channels-last.
+Each epoch draws from its own seed, a checkpoint is written after each, and a run that was killed goes on from the
+last one and ends in the same weights, bit for bit.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casemate.data import LabelledImages, to_unit
+from casemate.data.augment import Augmentation
+from casemate.errors import ShapeError, TrainingError
+from casemate.models import Classifier
+from casemate.progress import SILENT, Advance, Observer
+from casemate.rng import derive
+from casemate.train.objective import CrossEntropy, Objective
+from casemate.train.settings import Training
+from casemate.train.state import TrainingState, Weights, read_state, snapshot
+
+_EVAL_BATCH = 500
+_CHECK_EVERY = 20
+"""Steps between looks at the loss: for progress, and to stop soon after it ceases to be finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training leaves: the model itself holds the final weights (the best ones if it stopped early)."""
+
+    model: Classifier
+    history: list[dict[str, Any]]
+    """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
+    best_epoch: int
+    """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
+    stopped_at: int | None
+    """Epoch after which early stopping ended or would have ended it; None if patience never ran out."""
+    best: Weights
+    """The weights of `best_epoch`."""
+    kept: dict[int, Weights]
+    """The weights after the epochs named in `Training.keep`."""
+
+
+def fit(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    *,
+    objective: Objective | None = None,
+    augment: Sequence[Augmentation] = (),
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+    observer: Observer = SILENT,
+) -> Trained:
+    """Train `model` in place and return it with its history.
+
+    Args:
+        model: trained in place; moved to `device`.
+        train, validation: the two parts of a split; validation chooses the best epoch, nothing else does.
+        settings: see `Training`.
+        objective: the loss to minimise; plain cross-entropy if None.
+        augment: applied in order to every training batch.
+        checkpoint: a file written after every epoch; if it is there, the training goes on from it.
+        device: where to train.
+        observer: hears of every few batches.
+
+    Raises:
+        TrainingError: the loss is no longer finite (the checkpoint keeps the last good epoch), or the checkpoint
+            belongs to another training.
+        ShapeError: images that the model does not take.
+    """
+    objective = objective or CrossEntropy()
+    _check(model, train)
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+    optimizer = settings.make_optimizer(model)
+    fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
+    state = TrainingState(fingerprint)
+    if checkpoint is not None and checkpoint.exists():
+        state = read_state(checkpoint, fingerprint, model, optimizer)
+    if settings.ema is not None and state.average is None:
+        state.average = snapshot(model)
+    average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
+
+    pixels, labels = train.pixels.to(device), train.labels.to(device)
+    with observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance:
+        advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
+        while state.epoch < settings.epochs and (state.stopped_at is None or settings.run_on):
+            start = time.perf_counter()
+            row = _one_epoch(
+                model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance
+            )
+            state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
+            current = _current_weights(model, state.average)
+            row |= _validate(model, current, validation, device)
+            row["seconds"] = time.perf_counter() - start
+            _take_in(state, row, current, settings)
+            if checkpoint is not None:
+                state.write(checkpoint, model, optimizer)
+
+    best = state.best
+    if best is None:
+        raise TrainingError("no epoch had a finite validation loss; lower the learning rate")
+    ended_early = state.stopped_at is not None and not settings.run_on
+    model.load_state_dict(best if ended_early else _current_weights(model, state.average))
+    return Trained(
+        model=model.eval(),
+        history=state.history,
+        best_epoch=state.best_epoch,
+        stopped_at=state.stopped_at,
+        best=best,
+        kept=state.kept,
+    )
+
+
+def _check(model: Classifier, train: LabelledImages) -> None:
+    seen = tuple(train.pixels.shape[1:])
+    if seen != model.input_shape:
+        raise ShapeError(f"training images of shape {seen}, but the model takes {model.input_shape}")
+    largest = int(train.labels.max())
+    if largest >= len(model.classes):
+        raise ShapeError(f"a label {largest} in the training images, but the model has {len(model.classes)} classes")
+
+
+def _one_epoch(
+    model: Classifier,
+    pixels: Tensor,
+    labels: Tensor,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+    optimizer: torch.optim.Optimizer,
+    average: Weights | None,
+    epoch: int,
+    advance: Advance,
+) -> dict[str, Any]:
+    """Train for one epoch; return its row of the history (without validation)."""
+    generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
+    batches = _batches(len(labels), settings.batch_size, generator)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    rate = settings.rate((epoch - 1) / settings.epochs)
+    gpus = [labels.device] if labels.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(derive(settings.seed, "dropout", epoch))
+        model.train()
+        for step, batch in enumerate(batches, start=1):
+            done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(done)
+            index = batch.to(labels.device)
+            images = to_unit(pixels[index], labels.device)
+            for change in augment:
+                images = change(images, batch, epoch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss, logits = objective(model, images, labels[index])
+            loss.backward()
+            optimizer.step()
+            loss_sum += loss.detach() * len(batch)
+            right += (logits.detach().argmax(1) == labels[index]).sum()
+            if average is not None and settings.ema is not None:
+                taken = (epoch - 1) * len(batches) + step
+                _move_average(average, model, min(settings.ema, taken / (taken + 9)))
+            if step % _CHECK_EVERY == 0 or step == len(batches):
+                seen = sum(len(each) for each in batches[:step])
+                mean = loss_sum.item() / seen
+                if not math.isfinite(mean):
+                    raise TrainingError(
+                        f"the loss ceased to be finite in epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} "
+                        f"before; the state after epoch {epoch - 1} is kept. Lower the learning rate "
+                        f"({settings.learning_rate:g}) and train again."
+                    )
+                advance((step - 1) % _CHECK_EVERY / len(batches) + 1 / len(batches), f"epoch {epoch}, loss {mean:.4f}")
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        "loss": loss_sum.item() / len(labels),
+        "accuracy": right.item() / len(labels),
+    }
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """A shuffled epoch cut into batches; a last batch of one joins the one before (batch norm needs two)."""
+    batches = list(torch.randperm(count, generator=generator).split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+@torch.no_grad()
+def _move_average(average: Weights, model: Classifier, decay: float) -> None:
+    """Move the average towards the model; a small decay in the first steps forgets the random start."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+def _current_weights(model: Classifier, average: Weights | None) -> Weights:
+    """What the model would be if training ended now: the moving average if there is one."""
+    return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
+
+
+@torch.no_grad()
+def _validate(
+    model: Classifier, weights: Weights, validation: LabelledImages, device: torch.device | str
+) -> dict[str, float]:
+    """Loss and accuracy of `weights` on the validation images; the model keeps its own weights."""
+    own = snapshot(model)
+    model.load_state_dict(weights)
+    model.eval()
+    loss, right = 0.0, 0
+    for images, labels in validation.batches(_EVAL_BATCH, device):
+        logits = model(images)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+    model.load_state_dict(own)
+    return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
+
+
+def _take_in(state: TrainingState, row: dict[str, Any], current: Weights, settings: Training) -> None:
+    """Enter a finished epoch into the state: history, kept weights, early stopping."""
+    state.epoch = row["epoch"]
+    state.history.append(row)
+    if state.epoch in settings.keep:
+        state.kept[state.epoch] = current
+    if state.stopped_at is not None:
+        return
+    if row["val_loss"] < state.best_loss:
+        state.best_epoch, state.best_loss, state.best = state.epoch, row["val_loss"], current
+    elif settings.patience is not None and state.epoch - state.best_epoch >= settings.patience:
+        state.stopped_at = state.epoch
+
+
+def _fingerprint(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+) -> str:
+    """A hash of all that a training depends on, taken before its first step."""
+    digest = hashlib.sha256()
+    for images in (train, validation):
+        digest.update(images.pixels.numpy().tobytes())
+        digest.update(images.labels.numpy().tobytes())
+    for name, tensor in snapshot(model).items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    named = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    schedule = named["schedule"]
+    if callable(schedule):  # a function has no stable text of its own: what counts is what it returns
+        named["schedule"] = [schedule(step / 100) for step in range(100)]
+    digest.update(repr((sorted(named.items()), objective, tuple(augment))).encode())
+    return digest.hexdigest()

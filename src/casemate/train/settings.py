@@ -1,0 +1,95 @@
+"""The settings of a training, and the learning-rate schedules by name."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import nn
+
+from casemate.errors import SettingError
+
+Schedule = Callable[[float], float]
+"""Maps the share of all steps already done, in [0, 1), to a factor on the learning rate."""
+
+
+def _one_cycle(done: float, rise: float = 0.25) -> float:
+    """Up in a straight line for the first quarter, then down a half cosine (Smith and Topin 2019)."""
+    if done < rise:
+        return 0.04 + 0.96 * done / rise
+    return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+
+
+SCHEDULES: Mapping[str, Schedule] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "one-cycle": _one_cycle,
+}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained. The defaults are Keras' (Adam at 1e-3) with batches of 128."""
+
+    epochs: int = 50
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9."""
+    learning_rate: float = 1e-3
+    """Largest learning rate; the schedule scales it."""
+    schedule: str | Schedule = "constant"
+    """A name (constant, linear, cosine, one-cycle), or in Python any function of the share of steps done."""
+    weight_decay: float = 0.0
+    """On kernels only, never on biases or batch normalisation; decoupled with adamw, else part of the gradient."""
+    patience: int | None = None
+    """Early stopping: end after this many epochs without a lower validation loss, and restore the best weights."""
+    run_on: bool = False
+    """With `patience`: note where early stopping would end, keep those weights, and train on to the last epoch."""
+    ema: float | None = None
+    """Decay per step of a moving average of the weights; the average is what is validated and returned."""
+    keep: tuple[int, ...] = ()
+    """Epochs after which the weights are kept beside the final ones."""
+    seed: int = 0
+    """Of the shuffling, the augmentation and the dropout (the weights' seed belongs to the model)."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.epochs >= 1, "epochs", self.epochs, "at least 1"),
+            (self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (batch normalisation needs two)"),
+            (self.optimizer in ("adam", "adamw", "sgd"), "optimizer", self.optimizer, "adam, adamw or sgd"),
+            (0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "positive and finite"),
+            (callable(self.schedule) or self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES)),
+            (0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "zero or more"),
+            (self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1"),
+            (self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1"),
+            (all(1 <= k <= self.epochs for k in self.keep), "keep", self.keep, f"epochs from 1 to {self.epochs}"),
+        )
+        for holds, name, value, expected in checks:
+            if not holds:
+                raise SettingError(f"{name} = {value!r}; expected {expected}")
+
+    def rate(self, done: float) -> float:
+        """The learning rate after the share `done` of all steps."""
+        factor = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        return self.learning_rate * factor(done)
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser over `model`, kernels (two dimensions or more) decayed, the rest not.
+
+        Adam's epsilon is Keras' 1e-7. (Keras adds it before the bias correction, PyTorch after: no difference
+        beyond the first few hundred steps.)
+        """
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
+        kind = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+        return kind(groups, lr=self.learning_rate, eps=1e-7)
