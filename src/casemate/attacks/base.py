@@ -1,0 +1,247 @@
+"""What all attacks share: the checks before, the verification after, and the result.
+
+`Attack.__call__` is the same for every attack; `run` is the algorithm. What an attack claims is re-checked here, by
+code that did not make the claim: projected once more, inside ball and bounds in float64, classified again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from casemate.errors import SettingError, ShapeError
+from casemate.losses import Loss, stable_cross_entropy
+from casemate.models import Classifier
+from casemate.norms import Ball, norm_of
+from casemate.progress import SILENT, Observer
+from casemate.rng import Streams, derive
+from casemate.types import Flags, Images, Labels, Logits, PerExample
+
+
+class Status(IntEnum):
+    """What became of one example."""
+
+    SUCCESS = 0
+    """Misclassified (or classified as the target) after the attack, perhaps already before it."""
+    FAILED = 1
+    """Still classified correctly (or not as the target)."""
+    NON_FINITE = 2
+    """The model's logits or its gradient were not finite; the clean image is returned."""
+    ZERO_GRADIENT = 3
+    """Failed, and the gradient was exactly zero at every step: the attack never had a direction."""
+
+
+@final
+@dataclass(frozen=True)
+class Criterion:
+    """When an example counts as fooled: not classified as its label, or, `targeted`, classified as its target."""
+
+    classes: Labels
+    targeted: bool = False
+
+    def met(self, logits: Logits) -> Flags:
+        """Which examples are fooled; never where a logit is not finite."""
+        hit = logits.argmax(1) == self.classes
+        return (hit if self.targeted else ~hit) & logits.isfinite().all(1)
+
+    def rising(self, loss: Loss, logits: Logits) -> PerExample:
+        """What to ascend: the loss of the label, or minus the loss of the target."""
+        value = loss(logits, self.classes)
+        return -value if self.targeted else value
+
+    def take(self, chosen: Tensor) -> "Criterion":
+        """The criterion of some of the examples (a mask or positions)."""
+        return Criterion(self.classes[chosen], self.targeted)
+
+
+@dataclass
+class Passes:
+    """Forward and backward passes through the network, counted per example: cost without a clock."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def add(self, other: "Passes") -> None:
+        """Add the count of another piece of work."""
+        self.forward += other.forward
+        self.backward += other.backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """The outcome of an attack, one entry per image."""
+
+    adversarial: Images
+    """Images inside the ball and the bounds."""
+    prediction: Labels
+    """The class the model gives each of them, classified again after the attack."""
+    success: Flags
+    status: Tensor
+    """`Status` codes, uint8."""
+    loss: PerExample
+    """Cross-entropy of the adversarial image under its true label."""
+    norm: PerExample
+    """Norm of the perturbation, computed in float64."""
+    passes: Passes
+    attack: dict[str, Any]
+    """The attack's name and hyper-parameters."""
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of all images on which the attack failed (of an untargeted attack: still classified correctly)."""
+        return 1 - self.success.double().mean().item()
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
+    """Raise `ShapeError` unless images and labels are what the model takes."""
+    if images.ndim != 4 or tuple(images.shape[1:]) != model.input_shape:
+        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {', '.join(map(str, model.input_shape))})")
+    if not images.is_floating_point():
+        raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
+    if len(images):
+        low, high = images.amin().item(), images.amax().item()
+        if not (low >= model.bounds[0] - 1e-6 and high <= model.bounds[1] + 1e-6):
+            raise ShapeError(
+                f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {model.bounds}. Scale the images (bytes "
+                "by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images"
+            )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
+        raise ShapeError(
+            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from 0 "
+            f"to {len(model.classes) - 1}"
+        )
+
+
+@torch.no_grad()
+def judge(
+    model: Classifier, adversarial: Images, clean: Images, ball: Ball
+) -> tuple[Images, Logits, PerExample]:
+    """Bring claimed adversarial images into ball and bounds, and classify them again.
+
+    An image that is not finite is replaced by the clean one. Returns images, logits and float64 norms. Raises
+    `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
+    """
+    finite = adversarial.flatten(1).isfinite().all(1)
+    adversarial = torch.where(finite.view(-1, 1, 1, 1), adversarial, clean)
+    adversarial = ball.project(adversarial, clean, model.bounds)
+    norms = norm_of(adversarial.double() - clean.double(), ball.norm)
+    low, high = model.bounds
+    if len(norms) and not (
+        norms.max() <= ball.eps + ball.tolerance and adversarial.min() >= low and adversarial.max() <= high
+    ):
+        raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
+    return adversarial, model(adversarial), norms.float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images."""
+
+    @abstractmethod
+    def ball(self) -> Ball:
+        """The set in which the adversarial images lie."""
+
+    @abstractmethod
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
+    ) -> tuple[Images, Flags, Passes]:
+        """Return candidate images, whether each ever had a gradient other than zero, and the passes taken."""
+
+    def record(self) -> dict[str, Any]:
+        """Name and hyper-parameters, as written into results."""
+        return {"name": type(self).__name__, **asdict(self)}
+
+    @final
+    def __call__(
+        self,
+        model: Classifier,
+        images: Images,
+        labels: Labels,
+        *,
+        targets: Labels | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = 256,
+        observer: Observer = SILENT,
+    ) -> AttackResult:
+        """Attack `images` and return verified results.
+
+        Args:
+            model: attacked in evaluation mode with frozen weights; left exactly as it was.
+            images: `(n, channels, height, width)` within the model's bounds.
+            labels: the true classes, `(n,)`.
+            targets: the classes to reach, for a targeted attack; none of them may be the true one.
+            seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
+            first_index: the number of the first image in its data set, the key of its draws.
+            batch_size: images worked on at a time; bounds the memory.
+
+        Raises:
+            ShapeError: images, labels or targets that the model does not take.
+        """
+        check_images(model, images, labels)
+        if targets is not None:
+            check_images(model, images, targets)
+            if (targets == labels).any():
+                raise SettingError("a target equals the true label; choose another class for every image")
+        parts: list[tuple[Tensor, ...]] = []
+        passes = Passes()
+        with frozen(model), observer.work(type(self).__name__, len(images)) as advance:
+            for start in range(0, len(images), batch_size):
+                batch = slice(start, start + batch_size)
+                clean = images[batch].to(model.device).contiguous(memory_format=torch.channels_last)
+                truth = labels[batch].to(model.device)
+                criterion = Criterion(truth if targets is None else targets[batch].to(model.device), targets is not None)
+                index = torch.arange(start + first_index, start + first_index + len(clean), device=model.device)
+                streams = Streams(derive(seed, type(self).__name__), index)
+                candidate, steered, cost = self.run(model, clean, criterion, streams)
+                adversarial, logits, norms = judge(model, candidate, clean, self.ball())
+                passes.add(cost)
+                passes.forward += len(clean)
+                success = criterion.met(logits)
+                finite = candidate.flatten(1).isfinite().all(1) & logits.isfinite().all(1)
+                status = torch.full_like(truth, Status.FAILED, dtype=torch.uint8)
+                status[~steered] = Status.ZERO_GRADIENT
+                status[success] = Status.SUCCESS
+                status[~finite] = Status.NON_FINITE
+                loss = stable_cross_entropy(logits, truth)
+                parts.append((adversarial, logits.argmax(1), success & finite, status, loss, norms))
+                advance(len(clean), "")
+        if not parts:
+            raise ShapeError("no images to attack; expected at least one")
+        adversarial, prediction, success, status, loss, norms = (
+            torch.cat(column).to(images.device) for column in zip(*parts, strict=True)
+        )
+        return AttackResult(
+            adversarial=adversarial,
+            prediction=prediction,
+            success=success,
+            status=status,
+            loss=loss,
+            norm=norms,
+            passes=passes,
+            attack=self.record(),
+        )

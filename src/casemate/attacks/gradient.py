@@ -1,0 +1,194 @@
+"""The one gradient loop: a ball, a step, a loss and a start. FGSM, BIM, PGD and MI-FGSM are presets of it."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from casemate.attacks.base import Attack, Criterion, Passes
+from casemate.errors import SettingError
+from casemate.losses import LossName, loss_by_name
+from casemate.models import Classifier
+from casemate.norms import Ball, norm_of
+from casemate.rng import Streams
+from casemate.types import Flags, Images, Logits
+
+Track = Literal["worst", "last"]
+"""`worst`: stop at an example's first fooling iterate. `last`: go to the end and take the raw last iterate."""
+
+Visit = Callable[[int, Images, Logits], None]
+"""Called at each iterate with its number (0 = the start), all its images, and their logits."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What one run of the loop does."""
+
+    ball: Ball
+    """Where the iterates stay."""
+    steps: int
+    """Gradient steps."""
+    step: float
+    """Length of each, in the ball's norm."""
+    loss: LossName
+    """What is ascended."""
+    random_start: bool = False
+    """Start from a point drawn from the ball, not from the clean image."""
+    restarts: int = 1
+    """Runs from fresh starts, for the examples not yet fooled."""
+    decay: float | None = None
+    """Momentum: the decay of the accumulated gradient (MI-FGSM); None for none."""
+    track: Track = "worst"
+
+    def __post_init__(self) -> None:
+        loss_by_name(self.loss)
+        if self.steps < 1:
+            raise SettingError(f"steps = {self.steps}; expected at least 1")
+        if not 0 <= self.step < float("inf"):
+            raise SettingError(f"step = {self.step}; expected zero or more and finite")
+        if self.restarts < 1:
+            raise SettingError(f"restarts = {self.restarts}; expected at least 1")
+        if self.restarts > 1 and not self.random_start:
+            raise SettingError("restarts without a random start would repeat the same run; set random_start")
+        if self.decay is not None and self.decay < 0:
+            raise SettingError(f"decay = {self.decay}; expected zero or more")
+        if self.track not in ("worst", "last"):
+            raise SettingError(f"track {self.track!r}; expected worst or last")
+
+
+@dataclass
+class Climb:
+    """Where a run of the loop ended, per example."""
+
+    images: Images
+    """The first fooling iterate, or the last one."""
+    fooled: Flags
+    """Fooled at an iterate whose logits were seen, which excludes the last one of a complete run."""
+    steered: Flags
+    """The gradient was not exactly zero at some step."""
+    passes: Passes
+
+
+def input_gradient(
+    model: Classifier, images: Images, criterion: Criterion, loss: LossName
+) -> tuple[Logits, Images]:
+    """The logits, and the gradient with respect to the images of what the criterion wants to rise.
+
+    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size.
+    """
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(images)
+        rising = criterion.rising(loss_by_name(loss), logits).sum()
+    (gradient,) = torch.autograd.grad(rising, images)
+    return logits.detach(), gradient
+
+
+def climb(
+    model: Classifier,
+    clean: Images,
+    criterion: Criterion,
+    loop: Loop,
+    streams: Streams,
+    *,
+    restart: int = 0,
+    first: tuple[Logits, Images] | None = None,
+    visit: Visit | None = None,
+) -> Climb:
+    """One run from one start. `model` must be frozen.
+
+    Args:
+        first: logits and gradient at the clean images, if they are known already (they serve every eps).
+        visit: sees the logits of every iterate before the last; with it no example is dropped on the way.
+    """
+    drop = loop.track == "worst" and visit is None
+    images = loop.ball.sample(clean, model.bounds, streams, "start", restart) if loop.random_start else clean.clone()
+    result = Climb(
+        images=images.clone(),
+        fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
+        steered=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
+        passes=Passes(),
+    )
+    active = torch.arange(len(clean), device=clean.device)
+    velocity = torch.zeros_like(clean) if loop.decay is not None else None
+    for number in range(loop.steps):
+        if len(active) == 0:
+            break
+        if number == 0 and first is not None and not loop.random_start:
+            logits, gradient = first
+        else:
+            logits, gradient = input_gradient(model, images, criterion, loop.loss)
+            result.passes.add(Passes(len(active), len(active)))
+        if visit is not None:
+            visit(number, images, logits)
+        fooled = criterion.met(logits)
+        result.fooled[active] |= fooled
+        result.steered[active] |= gradient.flatten(1).ne(0).any(1)
+        if drop and fooled.any():
+            result.images[active[fooled]] = images[fooled]
+            going = ~fooled
+            active, images, clean, gradient = active[going], images[going], clean[going], gradient[going]
+            criterion = criterion.take(going)
+            velocity = velocity[going] if velocity is not None else None
+        if velocity is not None and loop.decay is not None:
+            length = norm_of(gradient, "l1").clamp(min=torch.finfo(gradient.dtype).tiny)
+            velocity = loop.decay * velocity + gradient / length.view(-1, 1, 1, 1)
+            gradient = velocity
+        images = images + loop.step * loop.ball.ascent(gradient, images, model.bounds)
+        images = loop.ball.project(images, clean, model.bounds)
+    result.images[active] = images
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """An attack that is a preset of the loop."""
+
+    @abstractmethod
+    def loop(self) -> Loop:
+        """The loop that this attack's hyper-parameters stand for."""
+
+    @final
+    def ball(self) -> Ball:
+        """The ball of the loop."""
+        return self.loop().ball
+
+    @final
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
+    ) -> tuple[Images, Flags, Passes]:
+        """Run the loop; of several restarts, keep per example the first that fools, or else the highest loss."""
+        loop = self.loop()
+        best = climb(model, clean, criterion, loop, streams)
+        for restart in range(1, loop.restarts):
+            with torch.no_grad():
+                logits = model(best.images)
+            best.passes.forward += len(logits)
+            left = (~criterion.met(logits)).nonzero().squeeze(1)
+            if len(left) == 0:
+                break
+            rest = criterion.take(left)
+            again = climb(model, clean[left], rest, loop, streams.take(left), restart=restart)
+            with torch.no_grad():
+                new = model(again.images)
+            again.passes.forward += len(left)
+            loss = loss_by_name(loop.loss)
+            better = rest.met(new) | (rest.rising(loss, new) > rest.rising(loss, logits[left]))
+            best.images[left[better]] = again.images[better]
+            best.steered[left] |= again.steered
+            best.passes.add(again.passes)
+        return best.images, best.steered, best.passes
+
+
+def with_eps(attack: GradientAttack, eps: float) -> GradientAttack:
+    """The same attack at another eps; a step that is given as a share of eps follows."""
+    return replace(attack, eps=eps)  # type: ignore[call-arg]  # every preset has the field eps
+
+
+def with_steps(attack: GradientAttack, steps: int) -> GradientAttack:
+    """The same attack with another number of steps. Raises `SettingError` if it takes exactly one."""
+    if "steps" not in attack.__dataclass_fields__:
+        raise SettingError(f"{type(attack).__name__} takes one step; sweep the steps of BIM, PGD or MIFGSM")
+    return replace(attack, steps=steps)  # type: ignore[call-arg]

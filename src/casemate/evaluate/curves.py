@@ -1,0 +1,120 @@
+"""Accuracy and mean loss against eps or against iterations, with intervals, and every example kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from casemate.attacks import GradientAttack, Passes, Sweep, sweep_eps, sweep_steps
+from casemate.data import LabelledImages
+from casemate.evaluate.intervals import mean, share
+from casemate.models import Classifier
+from casemate.progress import SILENT, Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One attack on one model over a range of eps or iterations. Arrays are `(n, values)`."""
+
+    axis: str
+    """What varies: "eps" or "steps"."""
+    attack: dict[str, Any]
+    """The attack's name and hyper-parameters; the field named by `axis` is overridden by each value."""
+    values: tuple[float, ...]
+    worst: np.ndarray
+    """Withstood every iterate up to this value."""
+    last: np.ndarray | None
+    """Still right at the raw last iterate of a complete run; None if only `worst` was computed."""
+    loss: np.ndarray | None
+    """Cross-entropy of the last iterate."""
+    norm: np.ndarray | None
+    """Norm of the last iterate's perturbation."""
+    passes: Passes
+
+    def points(self) -> list[dict[str, Any]]:
+        """One row per value: accuracy `worst` and `last` and mean loss, each with n and 95 % interval."""
+        rows = []
+        for column, value in enumerate(self.values):
+            row: dict[str, Any] = {self.axis: value, "worst": share(self.worst[:, column]).as_json()}
+            if self.last is not None and self.loss is not None:
+                row["last"] = share(self.last[:, column]).as_json()
+                finite = self.loss[:, column][np.isfinite(self.loss[:, column])]
+                row["loss"] = mean(finite).as_json() if finite.size else None
+            rows.append(row)
+        return rows
+
+
+def eps_curve(
+    model: Classifier,
+    attack: GradientAttack,
+    images: LabelledImages,
+    values: Sequence[float],
+    *,
+    only_worst: bool = False,
+    seed: int = 0,
+    batch_size: int = 256,
+    observer: Observer = SILENT,
+) -> Curve:
+    """The curve of `attack` over eps (`values` ascending; 0 = clean). Memory is bounded by the batch."""
+
+    def sweep(pixels: torch.Tensor, labels: torch.Tensor, first: int) -> Sweep:
+        return sweep_eps(attack, model, pixels, labels, values, only_worst=only_worst, seed=seed, first_index=first)
+
+    return _curve("eps", model, attack, images, sweep, batch_size, observer)
+
+
+def steps_curve(
+    model: Classifier,
+    attack: GradientAttack,
+    images: LabelledImages,
+    values: Sequence[int],
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    observer: Observer = SILENT,
+) -> Curve:
+    """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean)."""
+
+    def sweep(pixels: torch.Tensor, labels: torch.Tensor, first: int) -> Sweep:
+        return sweep_steps(attack, model, pixels, labels, values, seed=seed, first_index=first)
+
+    return _curve("steps", model, attack, images, sweep, batch_size, observer)
+
+
+def _curve(
+    axis: str,
+    model: Classifier,
+    attack: GradientAttack,
+    images: LabelledImages,
+    sweep: Callable[[torch.Tensor, torch.Tensor, int], Sweep],
+    batch_size: int,
+    observer: Observer,
+) -> Curve:
+    """Run `sweep` batch by batch and join what it returns."""
+    parts: list[Sweep] = []
+    passes = Passes()
+    done = 0
+    with observer.work(f"{type(attack).__name__} over {axis}", len(images)) as advance:
+        for pixels, labels in images.batches(batch_size, model.device):
+            part = sweep(pixels, labels, done)
+            parts.append(part)
+            passes.add(part.passes)
+            done += len(labels)
+            advance(len(labels), "")
+
+    def joined(columns: list[torch.Tensor | None]) -> np.ndarray | None:
+        whole = [column for column in columns if column is not None]
+        return torch.cat(whole).numpy() if whole else None
+
+    return Curve(
+        axis=axis,
+        attack=attack.record(),
+        values=parts[0].values,
+        worst=torch.cat([part.worst for part in parts]).numpy(),
+        last=joined([part.last for part in parts]),
+        loss=joined([part.loss for part in parts]),
+        norm=joined([part.norm for part in parts]),
+        passes=passes,
+    )

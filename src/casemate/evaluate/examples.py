@@ -1,0 +1,63 @@
+"""Per-example results as a table: one row per image, attack and value; written as Parquet."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from casemate.attacks import AttackResult, Status
+from casemate.evaluate.clean import CleanResult
+from casemate.evaluate.curves import Curve
+from casemate.files import writing
+
+
+def clean_table(result: CleanResult) -> pl.DataFrame:
+    """Columns: index, label, prediction, loss, confidence, gap."""
+    return pl.DataFrame(
+        {
+            "index": np.arange(len(result.labels)),
+            "label": result.labels,
+            "prediction": result.prediction,
+            "loss": result.loss,
+            "confidence": result.confidence,
+            "gap": result.gap,
+        }
+    )
+
+
+def attack_table(result: AttackResult, labels: np.ndarray) -> pl.DataFrame:
+    """Columns: index, label, prediction, loss, norm, status (by name)."""
+    names = np.array([status.name.lower() for status in Status])
+    return pl.DataFrame(
+        {
+            "index": np.arange(len(labels)),
+            "label": labels,
+            "prediction": result.prediction.cpu().numpy(),
+            "loss": result.loss.cpu().numpy(),
+            "norm": result.norm.cpu().numpy(),
+            "status": names[result.status.cpu().numpy()],
+        }
+    )
+
+
+def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
+    """Columns: index, label, the axis (eps or steps), worst, and, of a complete sweep, last, loss, norm."""
+    count, width = curve.worst.shape
+    columns = {
+        "index": np.repeat(np.arange(count), width),
+        "label": np.repeat(labels, width),
+        curve.axis: np.tile(np.array(curve.values, dtype=np.float64), count),
+        "worst": curve.worst.ravel(),
+    }
+    for name in ("last", "loss", "norm"):
+        values = getattr(curve, name)
+        if values is not None:
+            columns[name] = values.ravel()
+    return pl.DataFrame(columns)
+
+
+def write_table(table: pl.DataFrame, path: Path) -> Path:
+    """Write Parquet, whole or not at all."""
+    with writing(path) as temporary:
+        table.write_parquet(temporary)
+    return path

@@ -1,0 +1,72 @@
+"""95 % intervals, and the paired test that "better" needs. The statistics are SciPy's."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy import stats
+
+from casemate.errors import ShapeError
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its sample size and 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_json(self) -> dict[str, float | int]:
+        """The four fields, for a result file."""
+        return asdict(self)
+
+
+def share(hits: np.ndarray) -> Estimate:
+    """A share with Wilson's score interval (Wilson 1927), from booleans `(n,)`."""
+    if hits.size == 0:
+        raise ShapeError("a share of no examples; expected at least one")
+    count = int(np.count_nonzero(hits))
+    interval = stats.binomtest(count, hits.size).proportion_ci(_CONFIDENCE, method="wilson")
+    return Estimate(count / hits.size, float(interval.low), float(interval.high), int(hits.size))
+
+
+def mean(values: np.ndarray, seed: int = 0) -> Estimate:
+    """A mean with its percentile bootstrap interval (Efron 1979; 1,000 resamples), from numbers `(n,)`.
+
+    Values that are not finite raise `ShapeError`: their mean would say nothing.
+    """
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ShapeError(f"a mean of {values.size} values, not all finite; expected at least one, all finite")
+    values = values.astype(np.float64)
+    centre = float(values.mean())
+    if values.size == 1 or np.ptp(values) == 0:
+        return Estimate(centre, centre, centre, int(values.size))
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        batch=50,
+        confidence_level=_CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(centre, float(found.low), float(found.high), int(values.size))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """The p-value that two models are right equally often, paired by example (McNemar 1947, exact).
+
+    Args:
+        first, second: whether each model is right, booleans `(n,)` over the same examples in the same order.
+    """
+    if first.shape != second.shape or first.ndim != 1:
+        raise ShapeError(f"paired results of shapes {first.shape} and {second.shape}; expected the same examples")
+    only_first = int(np.count_nonzero(first & ~second))
+    only_second = int(np.count_nonzero(~first & second))
+    if only_first + only_second == 0:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)

@@ -1,0 +1,79 @@
+"""The losses that attacks ascend, by name; one number per example, larger = more wrong.
+
+`ce` and `torch-ce` are the same function, but not the same gradient in float32: autograd computes the latter's
+derivative for the true class as p - 1, which is exactly zero once the logit gap passes about 17. `ce` computes the
+gradient from the gap itself and stays accurate until float32 itself underflows at a gap of about 87. `prob-ce` is
+what a network that ends in a softmax gives to a loss that takes probabilities, and vanishes first.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casemate.errors import SettingError
+from casemate.types import Labels, Logits, PerExample
+
+Loss = Callable[[Logits, Labels], PerExample]
+LossName = Literal["ce", "torch-ce", "prob-ce", "margin"]
+
+_CLIP = 1e-7
+"""Keras' epsilon: probabilities are clipped to [1e-7, 1 - 1e-7]."""
+
+
+def _without(logits: Logits, labels: Labels) -> Tensor:
+    """The logits with each example's own class at minus infinity."""
+    return logits.scatter(1, labels.unsqueeze(1), float("-inf"))
+
+
+def _own(logits: Logits, labels: Labels) -> PerExample:
+    return logits.gather(1, labels.unsqueeze(1)).squeeze(1)
+
+
+def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """Cross-entropy as softplus(logsumexp over j != y of z_j, minus z_y)."""
+    return F.softplus(_without(logits, labels).logsumexp(1) - _own(logits, labels))
+
+
+def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """PyTorch's `F.cross_entropy`, which the other libraries use."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def probability_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
+    """Minus the log of the float32 softmax probability of the label, clipped to [1e-7, 1 - 1e-7] as Keras does."""
+    return -_own(logits.softmax(1), labels).clamp(_CLIP, 1 - _CLIP).log()
+
+
+def margin(logits: Logits, labels: Labels) -> PerExample:
+    """The largest other logit minus the label's: positive exactly when misclassified (Carlini and Wagner 2017)."""
+    return _without(logits, labels).amax(1) - _own(logits, labels)
+
+
+LOSSES: Mapping[str, Loss] = {
+    "ce": stable_cross_entropy,
+    "torch-ce": torch_cross_entropy,
+    "prob-ce": probability_cross_entropy,
+    "margin": margin,
+}
+TITLES: Mapping[str, str] = {
+    "ce": "stable cross-entropy",
+    "torch-ce": "F.cross_entropy",
+    "prob-ce": "softmax probabilities",
+    "margin": "logit margin",
+}
+
+
+def loss_by_name(name: str) -> Loss:
+    """The loss called `name`. Raises `SettingError` listing the names."""
+    if name not in LOSSES:
+        raise SettingError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def top_gap(logits: Logits) -> PerExample:
+    """The largest logit minus the second largest: how far from any other class the network says it is."""
+    top = torch.topk(logits, 2, dim=1).values
+    return top[:, 0] - top[:, 1]

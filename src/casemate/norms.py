@@ -1,0 +1,145 @@
+"""Balls round images: their norm, exact projection, steepest step and random point, for Linf, L2 and L1."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from casemate.errors import SettingError
+from casemate.rng import Streams
+from casemate.types import Images, PerExample
+
+Norm = Literal["linf", "l2", "l1"]
+Bounds = tuple[float, float]
+
+_L1_SHARE = 0.01
+"""Share of the coordinates that one L1 step moves: one alone converges slowly (Tramer and Boneh 2019, section 3)."""
+
+
+def parse_eps(text: str | float) -> float:
+    """Read a radius or step in pixel units from a number or a fraction such as "8/255".
+
+    Raises `SettingError` if it is not a number, negative, or not finite.
+    """
+    try:
+        value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
+    except (ValueError, ZeroDivisionError) as error:
+        raise SettingError(f"eps {text!r} is not a number; write 0.03 or 8/255") from error
+    if not 0 <= value < math.inf:
+        raise SettingError(f"eps = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
+    return value
+
+
+def _column(values: PerExample, like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def norm_of(delta: Tensor, norm: Norm) -> Tensor:
+    """The norm of each example's perturbation, `(n,)`, in the precision of `delta`."""
+    flat = delta.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Ball:
+    """All images within `eps` of a clean one, in a norm; always intersected with the bounds of the pixels."""
+
+    eps: float
+    """Radius, in pixel units; the norm runs over all pixels of an image."""
+    norm: Norm = "linf"
+    """Which norm."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise SettingError(f"eps = {self.eps}; expected zero or more and finite")
+        if self.norm not in get_args(Norm):
+            raise SettingError(f"norm {self.norm!r}; expected one of {', '.join(get_args(Norm))}")
+
+    @property
+    def tolerance(self) -> float:
+        """By how much a float32 image may exceed `eps` and still count as inside, in units of the norm.
+
+        clean + eps is rounded to float32, so a strict comparison would refuse images that are inside as well as
+        float32 can say. An L1 norm adds up the rounding of all pixels, hence relative.
+        """
+        return 1e-6 if self.norm != "l1" else 1e-5 * max(self.eps, 1.0)
+
+    def project(self, images: Images, clean: Images, bounds: Bounds) -> Images:
+        """The nearest point of the ball and the bounds (for L2: first the ball, then the bounds, which stays inside).
+
+        Linf is an intersection of intervals; L1 is solved exactly for ball and bounds together.
+        """
+        if self.norm == "linf":
+            low, high = (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
+            return torch.minimum(torch.maximum(images, low), high)
+        delta = images - clean
+        if self.norm == "l2":
+            length = delta.flatten(1).norm(dim=1)
+            scale = torch.where(length > self.eps, self.eps / length.clamp(min=1e-30), 1.0)
+            return (clean + delta * _column(scale, delta)).clamp_(*bounds)
+        room = torch.where(delta >= 0, bounds[1] - clean, clean - bounds[0])
+        return (clean + _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)).clamp_(*bounds)
+
+    def ascent(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
+        """The step of length 1 in this norm along which a linear function with `gradient` rises fastest.
+
+        Linf: the sign. L2: the gradient over its length. L1: the sign on the one per cent of the coordinates with
+        the largest gradient among those that the bounds still let move. Zero where the gradient is zero.
+        """
+        if self.norm == "linf":
+            return gradient.sign()
+        if self.norm == "l2":
+            # first by the largest entry: the squares of gradients below 1e-19 would be zero in float32
+            largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+            scaled = gradient / _column(largest, gradient)
+            return scaled / _column(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
+        sign = gradient.sign()
+        stuck = ((sign > 0) & (images >= bounds[1])) | ((sign < 0) & (images <= bounds[0]))
+        size = gradient.abs().masked_fill(stuck, 0).flatten(1)
+        moved = max(1, math.ceil(_L1_SHARE * size.shape[1]))
+        top, place = size.topk(moved, dim=1)
+        chosen = torch.zeros_like(size).scatter_(1, place, (top > 0).to(size.dtype))
+        chosen /= chosen.sum(1, keepdim=True).clamp(min=1)
+        return chosen.view_as(sign) * sign
+
+    def sample(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
+        """A point drawn uniformly from the ball round each clean image, then brought within the bounds."""
+        shape = tuple(clean.shape[1:])
+        if self.norm == "linf":
+            delta = (2 * streams.uniform(shape, *purpose) - 1) * self.eps
+            return (clean + delta).clamp_(*bounds)
+        if self.norm == "l2":
+            direction = streams.normal(shape, *purpose)
+        else:
+            magnitude = -torch.log1p(-streams.uniform(shape, *purpose))
+            direction = torch.where(streams.uniform(shape, *purpose, "sign") < 0.5, -magnitude, magnitude)
+        radius = self.eps * streams.uniform((1,), *purpose, "radius").squeeze(1) ** (1 / math.prod(shape))
+        length = norm_of(direction, self.norm).clamp(min=1e-12)
+        return (clean + direction * _column(radius / length, direction)).clamp_(*bounds)
+
+
+def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
+    """The nearest point to `delta` with L1 norm at most `eps` and each entry's size at most its `room`.
+
+    It is sign(d) * min(max(|d| - t, 0), room) with the smallest t >= 0 that meets the norm. The norm falls with t in
+    straight pieces with corners at |d| and |d| - room, so t is found by sorting the corners. Shapes `(n, d)`.
+    """
+    size = delta.abs().double()
+    room = room.double()
+    inside = size.minimum(room).sum(1) <= eps
+    corners, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(dim=1, descending=True)
+    # going down from the largest corner, an entry starts to count at |d| and is full at |d| - room
+    slope_change = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order)
+    slope = slope_change.cumsum(1)
+    rise = slope[:, :-1] * (corners[:, :-1] - corners[:, 1:])
+    total = torch.cat([torch.zeros_like(rise[:, :1]), rise.cumsum(1)], 1)
+    piece = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
+    threshold = corners.gather(1, piece) - (eps - total.gather(1, piece)) / slope.gather(1, piece).clamp(min=1)
+    threshold = threshold.masked_fill(inside.unsqueeze(1), 0).clamp(min=0)
+    return (delta.sign() * (size - threshold).clamp(min=0).minimum(room)).to(delta.dtype)
