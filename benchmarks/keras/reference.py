@@ -19,6 +19,7 @@ to hide weaknesses, and the third hides some of them.
 import argparse
 import gzip
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
@@ -41,6 +42,10 @@ if "--keras2" in sys.argv:  # TensorFlow picks its Keras while it is imported, s
 import tensorflow as tf
 
 Array = np.ndarray
+Model = Callable[[tf.Tensor], tf.Tensor]
+"""images -> prediction, one row an image."""
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""(one-hot labels, prediction) -> mean loss."""
 Gradient = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(images, one-hot labels) -> gradient of the loss with respect to the images."""
 
@@ -180,9 +185,9 @@ def train(model: Any, images: Array, labels: Array, test: tuple[Array, Array], e
 # ------------------------------------------------------------------------------- the gradients
 
 
-def tutorial(model: Callable[[tf.Tensor], tf.Tensor], from_logits: bool = False) -> Gradient:
+def tutorial(model: Model, loss_object: Loss | None = None) -> Gradient:
     """The attack's gradient in the tutorial's form: a tape, the model, the loss object."""
-    loss_object = tf.keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+    loss_object = loss_object or tf.keras.losses.CategoricalCrossentropy()
 
     def gradient(images: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
@@ -194,20 +199,19 @@ def tutorial(model: Callable[[tf.Tensor], tf.Tensor], from_logits: bool = False)
     return gradient
 
 
-def sparse(model: Callable[[tf.Tensor], tf.Tensor]) -> Gradient:
-    """The same with the other spelling of the loss, which takes class numbers."""
+def sparse(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """The other spelling of Keras's loss, which takes class numbers."""
     loss_object = tf.keras.losses.SparseCategoricalCrossentropy()
-
-    def gradient(images: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            tape.watch(images)
-            loss = loss_object(tf.argmax(label, axis=1), model(images))
-        return tape.gradient(loss, images)
-
-    return gradient
+    return loss_object(tf.argmax(label, axis=1), prediction)
 
 
-def hide_logits(model: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+def by_hand(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """The loss from clipped probabilities without Keras, to check that "probabilities" is it."""
+    clipped = tf.clip_by_value(prediction, 1e-7, 1 - 1e-7)
+    return -tf.reduce_mean(tf.reduce_sum(label * tf.math.log(clipped), axis=1))
+
+
+def hide_logits(model: Model) -> Model:
     """The same probabilities in a new tensor, which carries nothing else with it."""
     return lambda images: tf.identity(model(images))
 
@@ -227,10 +231,15 @@ def ways_to_write_it(model: Any) -> dict[str, Way]:
         ),
         "logits": Way(
             "the loss sees the logits: no softmax, from_logits=True",
-            tutorial(logits, from_logits=True),
+            tutorial(logits, tf.keras.losses.CategoricalCrossentropy(from_logits=True)),
             True,
         ),
-        "sparse": Way("SparseCategoricalCrossentropy, eager", sparse(model), False),
+        "sparse": Way("SparseCategoricalCrossentropy, eager", tutorial(model, sparse), False),
+        "probabilities_by_hand": Way(
+            "softmax, clip and logarithm written out, without Keras's loss",
+            tutorial(model, by_hand),
+            False,
+        ),
         "softmax_layer": Way("softmax as a layer of its own, eager", tutorial(layer), False),
         "softmax_layer_graph": Way(
             "softmax as a layer of its own, inside tf.function",
@@ -424,6 +433,12 @@ def percent(columns: dict[str, list[float]]) -> str:
     return " ".join(f"{100 * accuracy:.1f}" for accuracy in columns["accuracy"])
 
 
+def keras_version() -> str:
+    """Version of the package that `tf.keras` stands for here."""
+    package = tf.keras.Sequential.__module__.split(".")[0]
+    return importlib.metadata.version(package)
+
+
 def processor() -> str:
     """The processor's name, as far as the system tells."""
     info = Path("/proc/cpuinfo")
@@ -435,9 +450,10 @@ def processor() -> str:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """The whole file or nothing; lists of numbers stay on one line each."""
-    text = json.dumps(result, indent=1)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+    """The whole file or nothing; six digits a number, and each list of numbers on one line."""
+    short = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.6g}"))
+    text = json.dumps(short, indent=1)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text + "\n")
     os.chmod(file.name, 0o644)
@@ -464,7 +480,7 @@ def main() -> None:
     """Train, compare the gradients, draw the curves, write the file."""
     options = arguments()
     started = time.perf_counter()
-    keras = str(tf.keras.__version__)
+    keras = keras_version()
     if options.keras2 != keras.startswith("2."):
         raise SystemExit(f"Keras {keras} does not fit: --keras2 is for Keras 2, and only for it")
     tf.keras.utils.set_random_seed(options.seed)

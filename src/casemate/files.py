@@ -96,20 +96,26 @@ def writing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it becomes `path`, replacing what was there."""
     path = Path(path)
     make_folder(path.parent)
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file, but a folder is to be written there: choose another path or move the file")
     with _explained(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    before = temporary.with_suffix(".old")
     try:
         with _explained(path):
             yield temporary
             for file in temporary.rglob("*"):
                 _flush(file)
             temporary.chmod(0o777 & ~_umask())
-            if path.exists():
-                shutil.rmtree(path)
+            if path.exists():  # moved aside in one piece: a kill while it is deleted leaves no half of it in its place
+                os.replace(path, before)
             os.replace(temporary, path)
             _flush(path.parent)
     finally:
+        if before.exists() and not path.exists():
+            os.replace(before, path)
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

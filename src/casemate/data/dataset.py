@@ -73,6 +73,8 @@ class Dataset:
 
     def limited(self, train: int | None = None, test: int | None = None, seed: int = 0) -> "Dataset":
         """Keep a stratified draw of `train` training images and the first `test` test images (None = all)."""
+        if test is not None and test < 1:
+            raise SettingError(f"the first {test} test images; keep at least 1")
         return replace(
             self,
             train=self.train if train is None else subset(self.train, train, seed),

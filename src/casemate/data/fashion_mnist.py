@@ -16,6 +16,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from casemate.data.dataset import Dataset, LabelledImages
@@ -131,7 +132,7 @@ def _fetch_https(target: Path, observer: Observer) -> None:
                     read_verified(Path(part.name), file)
                     write_bytes(target / f"{file.name}.gz", Path(part.name).read_bytes())
                 break
-            except (OSError, DataError) as error:
+            except (OSError, HTTPException, DataError) as error:
                 faults.append(f"{url}: {error}")
         else:
             raise DataError(f"{file.name} could not be downloaded: " + "; ".join(faults))

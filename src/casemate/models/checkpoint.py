@@ -57,8 +57,8 @@ def save(model: Classifier, path: Path, description: Description) -> Path:
         "casemate": __version__,
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
-    write_bytes(path, raw)
     write_json(sidecar_of(path), sidecar)
+    write_bytes(path, raw)
     return path
 
 

@@ -5,7 +5,6 @@ Each epoch draws from its own seed, a checkpoint is written after each, and a ru
 last one and ends in the same weights, bit for bit.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import derive
 from casemate.train.objective import CrossEntropy, Objective
 from casemate.train.settings import Training
-from casemate.train.state import TrainingState, Weights, read_state, snapshot
+from casemate.train.state import TrainingState, Weights, checksum, read_state, snapshot
 
 _EVAL_BATCH = 500
 _CHECK_EVERY = 20
@@ -79,7 +78,8 @@ def fit(
         ShapeError: images that the model does not take.
     """
     objective = objective or CrossEntropy()
-    _check(model, train)
+    _check(model, train, "training", least=2)
+    _check(model, validation, "validation", least=1)
     model.to(device)
     model.to(memory_format=torch.channels_last)
     optimizer = settings.make_optimizer(model)
@@ -102,6 +102,8 @@ def fit(
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
             row |= _validate(model, current, validation, device)
+            if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
+                raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
             _take_in(state, row, current, settings)
             if checkpoint is not None:
@@ -122,13 +124,17 @@ def fit(
     )
 
 
-def _check(model: Classifier, train: LabelledImages) -> None:
-    seen = tuple(train.pixels.shape[1:])
+def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
+    if len(images) < least:
+        raise ShapeError(f"{len(images)} {part} images; at least {least} needed")
+    seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
-        raise ShapeError(f"training images of shape {seen}, but the model takes {model.input_shape}")
-    largest = int(train.labels.max())
-    if largest >= len(model.classes):
-        raise ShapeError(f"a label {largest} in the training images, but the model has {len(model.classes)} classes")
+        raise ShapeError(f"{part} images of shape {seen}, but the model takes {model.input_shape}")
+    outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
+    if len(outside):
+        raise ShapeError(
+            f"a label {int(outside[0])} in the {part} images; the model's run from 0 to {len(model.classes) - 1}"
+        )
 
 
 def _one_epoch(
@@ -174,10 +180,8 @@ def _one_epoch(
                 seen = sum(len(each) for each in batches[:step])
                 mean = loss_sum.item() / seen
                 if not math.isfinite(mean):
-                    raise TrainingError(
-                        f"the loss ceased to be finite in epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} "
-                        f"before; the state after epoch {epoch - 1} is kept. Lower the learning rate "
-                        f"({settings.learning_rate:g}) and train again."
+                    raise _not_finite(
+                        f"loss (epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} before)", epoch - 1, settings
                     )
                 advance((step - 1) % _CHECK_EVERY / len(batches) + 1 / len(batches), f"epoch {epoch}, loss {mean:.4f}")
     return {
@@ -186,6 +190,13 @@ def _one_epoch(
         "loss": loss_sum.item() / len(labels),
         "accuracy": right.item() / len(labels),
     }
+
+
+def _not_finite(where: str, last_good: int, settings: Training) -> TrainingError:
+    return TrainingError(
+        f"the {where} is not finite; the checkpoint, if one was asked for, keeps the state after epoch {last_good}. "
+        f"Lower the learning rate ({settings.learning_rate:g}) and train again."
+    )
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
@@ -251,16 +262,14 @@ def _fingerprint(
     augment: Sequence[Augmentation],
 ) -> str:
     """A hash of all that a training depends on, taken before its first step."""
-    digest = hashlib.sha256()
-    for images in (train, validation):
-        digest.update(images.pixels.numpy().tobytes())
-        digest.update(images.labels.numpy().tobytes())
-    for name, tensor in snapshot(model).items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+    tensors = {
+        "train pixels": train.pixels,
+        "train labels": train.labels,
+        "validation pixels": validation.pixels,
+        "validation labels": validation.labels,
+    }
     named = {f.name: getattr(settings, f.name) for f in fields(settings)}
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable text of its own: what counts is what it returns
         named["schedule"] = [schedule(step / 100) for step in range(100)]
-    digest.update(repr((sorted(named.items()), objective, tuple(augment))).encode())
-    return digest.hexdigest()
+    return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))

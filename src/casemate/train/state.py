@@ -4,6 +4,7 @@ Random numbers need no place in it: every epoch starts its own streams from (see
 after a resume sees what it would have seen without one, bit for bit (on the same machine and number of threads).
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,15 @@ Weights = dict[str, Tensor]
 def snapshot(model: nn.Module) -> Weights:
     """A copy of the parameters and buffers of `model`, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def checksum(text: str, weights: Weights) -> str:
+    """SHA-256 of `text` and of the names and values of `weights`, in the order of the names."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -60,7 +70,8 @@ class TrainingState:
         }
         # clones, since the best and a kept epoch may share memory, which the format does not hold
         own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        write_bytes(path, safetensors.torch.save(own, metadata={"state": json.dumps(facts)}))
+        text = json.dumps(facts)
+        write_bytes(path, safetensors.torch.save(own, metadata={"state": text, "sha256": checksum(text, own)}))
 
 
 def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
@@ -70,8 +81,11 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["state"])
+            metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata["sha256"] != checksum(metadata["state"], tensors):
+            raise ValueError("its checksum does not match")
+        facts = json.loads(metadata["state"])
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise TrainingError(f"{path} is not a whole training checkpoint ({error}); delete it to start afresh") from error
     if facts["fingerprint"] != fingerprint:

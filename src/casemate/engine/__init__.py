@@ -1,0 +1,12 @@
+"""Where tasks run and where results are kept: keys, the store with its locks, the scheduler of this process."""
+
+from casemate.engine.code_version import code_version as code_version
+from casemate.engine.run import Plan as Plan
+from casemate.engine.run import make_plan as make_plan
+from casemate.engine.run import run_plan as run_plan
+from casemate.engine.store import Piece as Piece
+from casemate.engine.store import Store as Store
+from casemate.engine.store import default_store as default_store
+from casemate.engine.task import Context as Context
+from casemate.engine.task import Producer as Producer
+from casemate.engine.task import Task as Task

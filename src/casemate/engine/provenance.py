@@ -1,0 +1,57 @@
+"""Where and with what a piece was made: versions, hardware, commit. Recorded with every piece."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "polars")
+
+
+def environment(device: str) -> dict[str, str]:
+    """The part of the surroundings that enters every key: the PyTorch release and the kind of device."""
+    return {"torch": metadata.version("torch").split("+")[0], "device": device.split(":")[0]}
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that casemate runs from, "-dirty" if it has changes; None outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def surroundings(device: str, threads: int) -> dict[str, Any]:
+    """Versions, hardware and commit, as JSON."""
+    return {
+        "casemate": metadata.version("casemate"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "device": device,
+    }

@@ -1,0 +1,93 @@
+"""Runs tasks in this process, one after the other, each finished piece into the store at once."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from casemate.engine.code_version import code_version
+from casemate.engine.provenance import environment, surroundings
+from casemate.engine.store import Piece, Store
+from casemate.engine.task import Context, Producer, Task, keys, ordered
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be computed, and what of it the store holds already."""
+
+    tasks: list[Task]
+    """In the order they run."""
+    keys: dict[str, str]
+    pieces: dict[str, Piece]
+    """The finished ones, by task name."""
+
+    @property
+    def missing(self) -> list[Task]:
+        """What is still to be computed."""
+        return [task for task in self.tasks if task.name not in self.pieces]
+
+    @property
+    def work_left(self) -> float:
+        """The cost of what is missing, in passes of one image."""
+        return sum(task.work for task in self.missing)
+
+
+def make_plan(
+    tasks: Sequence[Task], wanted: Sequence[str], producers: Mapping[str, Producer], store: Store, device: str
+) -> Plan:
+    """Find the order and the keys of the wanted tasks, and look them up in the store."""
+    chosen = ordered(tasks, wanted)
+    key_of = keys(chosen, producers, environment(device))
+    found = {name: store.find(key) for name, key in key_of.items()}
+    return Plan(chosen, key_of, {name: piece for name, piece in found.items() if piece is not None})
+
+
+def run_plan(
+    plan: Plan, producers: Mapping[str, Producer], store: Store, context: Context, threads: int
+) -> dict[str, Piece]:
+    """Compute what is missing; return all pieces by task name. Whatever finished before a failure is kept."""
+    pieces = dict(plan.pieces)
+    missing = plan.missing
+    with context.observer.work("Study", plan.work_left) as advance:
+        for number, task in enumerate(missing, start=1):
+            advance(0, f"{number} of {len(missing)}: {task.name}")
+            pieces[task.name] = _produce(task, plan.keys[task.name], pieces, producers, store, context, threads)
+            advance(task.work, "")
+    return pieces
+
+
+def _produce(
+    task: Task,
+    key: str,
+    pieces: Mapping[str, Piece],
+    producers: Mapping[str, Producer],
+    store: Store,
+    context: Context,
+    threads: int,
+) -> Piece:
+    producer = producers[task.kind]
+    with store.producing(key) as working:
+        found = store.find(key)  # another process may have finished it since the plan was made
+        if found is not None:
+            return found
+        start = time.perf_counter()
+        facts: dict[str, Any] = {
+            "key": key,
+            "kind": task.kind,
+            "name": task.name,
+            "config": task.config,
+            "needs": {role: pieces[name].key for role, name in task.needs.items()},
+            "code": code_version(producer.module),
+        }
+        with store.put(key, facts) as folder:
+            needed = {role: pieces[name] for role, name in task.needs.items()}
+            facts["result"] = producer.load()(task.config, needed, folder, working, context)
+            facts["provenance"] = surroundings(context.device, threads) | {
+                "seconds": time.perf_counter() - start,
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+    piece = store.find(key)
+    if piece is None:
+        raise RuntimeError(f"{task.name} was written under {key} but is not there")
+    return piece

@@ -1,0 +1,132 @@
+"""The three sizes of the study, in one table. The report prints the same table."""
+
+from dataclasses import dataclass, fields
+from typing import final
+
+from casemate.errors import SettingError
+
+EPS_GRID = (0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2)
+"""The study's seven values of eps; the paper names only 0.05, 0.1 and 0.2."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much of everything is computed."""
+
+    name: str
+    """Name on the command line."""
+    purpose: str
+    """What it is for."""
+    dataset: str
+    """The data set if none is asked for."""
+    train_images: int
+    """Images to train on, a stratified draw of the training part (at most what is left by validation)."""
+    validation_images: int
+    """Images set aside from the training part; they choose epochs and recipes."""
+    epochs: int
+    """Epochs of E1, with no early stopping."""
+    kept_epochs: tuple[int, ...]
+    """Epochs of E1 whose network is measured on the way."""
+    tuned_epochs: int
+    """Epochs of E1+, our own recipe."""
+    test_images: int
+    """Test images for clean measures."""
+    fgsm_images: int
+    """The first so many of the test images are attacked with FGSM."""
+    bim_images: int
+    """The same for BIM over eps (E3)."""
+    steps_images: int
+    """The same for BIM over iterations (E4)."""
+    on_the_way_images: int
+    """The same for the measures at the kept epochs."""
+    step_counts: tuple[int, ...]
+    """Numbers of iterations in E4."""
+    decides: bool
+    """Whether its results can confirm or refute a statement of the paper."""
+
+
+SMOKE = Scale(
+    name="smoke",
+    purpose="shows that everything runs; its numbers mean nothing",
+    dataset="digits",
+    train_images=600,
+    validation_images=100,
+    epochs=3,
+    kept_epochs=(1, 3),
+    tuned_epochs=2,
+    test_images=100,
+    fgsm_images=60,
+    bim_images=24,
+    steps_images=24,
+    on_the_way_images=24,
+    step_counts=(0, 1, 2, 5, 10),
+    decides=False,
+)
+QUICK = Scale(
+    name="quick",
+    purpose="a first look in minutes: a small training set with many epochs, since over-fitting is the point",
+    dataset="auto",
+    train_images=4000,
+    validation_images=800,
+    epochs=20,
+    kept_epochs=(1, 5, 10, 20),
+    tuned_epochs=10,
+    test_images=2000,
+    fgsm_images=1000,
+    bim_images=200,
+    steps_images=200,
+    on_the_way_images=200,
+    step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
+    decides=False,
+)
+FULL = Scale(
+    name="full",
+    purpose="the paper's sizes",
+    dataset="auto",
+    train_images=54000,
+    validation_images=6000,
+    epochs=50,
+    kept_epochs=(1, 5, 10, 15, 20, 30, 40, 50),
+    tuned_epochs=20,
+    test_images=10000,
+    fgsm_images=10000,
+    bim_images=10000,
+    steps_images=10000,
+    on_the_way_images=1000,
+    step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100),
+    decides=True,
+)
+SCALES = {scale.name: scale for scale in (SMOKE, QUICK, FULL)}
+
+
+def scale_by_name(name: str) -> Scale:
+    """The scale called `name`. Raises `SettingError` listing the names."""
+    if name not in SCALES:
+        raise SettingError(f"unknown scale {name!r}; known: {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def table() -> list[tuple[str, ...]]:
+    """The settings as rows: name, one value per scale, what it means (from the docstring under the field)."""
+    import ast
+    import inspect
+
+    body = ast.parse(inspect.getsource(Scale)).body[0].body  # type: ignore[attr-defined]
+    words: dict[str, str] = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            words[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
+    rows = []
+    for field in fields(Scale)[1:]:
+        values = (getattr(scale, field.name) for scale in SCALES.values())
+        rows.append((field.name.replace("_", " "), *(_shown(value) for value in values), words[field.name]))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
