@@ -60,7 +60,7 @@ def writing(path: Path) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             temporary.chmod(0o666 & ~_umask())
-            os.replace(temporary, path)
+            temporary.replace(path)
             _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -107,13 +107,13 @@ def writing_folder(path: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 _flush(file)
             temporary.chmod(0o777 & ~_umask())
-            if path.exists():  # moved aside in one piece: a kill while it is deleted leaves no half of it in its place
-                os.replace(path, before)
-            os.replace(temporary, path)
+            if path.exists():  # moved aside whole, since a kill while it is deleted in place would leave half of it
+                path.replace(before)
+            temporary.replace(path)
             _flush(path.parent)
     finally:
         if before.exists() and not path.exists():
-            os.replace(before, path)
+            before.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
 

@@ -117,7 +117,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """Raise `ShapeError` unless images and labels are what the model takes."""
     if images.ndim != 4 or tuple(images.shape[1:]) != model.input_shape:
-        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {', '.join(map(str, model.input_shape))})")
+        raise ShapeError(
+            f"images of shape {tuple(images.shape)}; expected (n, {', '.join(map(str, model.input_shape))})"
+        )
     if not images.is_floating_point():
         raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
     if len(images):
@@ -137,9 +139,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
 
 
 @torch.no_grad()
-def judge(
-    model: Classifier, adversarial: Images, clean: Images, ball: Ball
-) -> tuple[Images, Logits, PerExample]:
+def judge(model: Classifier, adversarial: Images, clean: Images, ball: Ball) -> tuple[Images, Logits, PerExample]:
     """Bring claimed adversarial images into ball and bounds, and classify them again.
 
     An image that is not finite is replaced by the clean one. Returns images, logits and float64 norms. Raises
@@ -214,7 +214,9 @@ class Attack(ABC):
                 batch = slice(start, start + batch_size)
                 clean = images[batch].to(model.device).contiguous(memory_format=torch.channels_last)
                 truth = labels[batch].to(model.device)
-                criterion = Criterion(truth if targets is None else targets[batch].to(model.device), targets is not None)
+                criterion = Criterion(
+                    truth if targets is None else targets[batch].to(model.device), targets is not None
+                )
                 index = torch.arange(start + first_index, start + first_index + len(clean), device=model.device)
                 streams = Streams(derive(seed, type(self).__name__), index)
                 candidate, steered, cost = self.run(model, clean, criterion, streams)

@@ -71,9 +71,7 @@ class Climb:
     passes: Passes
 
 
-def input_gradient(
-    model: Classifier, images: Images, criterion: Criterion, loss: LossName
-) -> tuple[Logits, Images]:
+def input_gradient(model: Classifier, images: Images, criterion: Criterion, loss: LossName) -> tuple[Logits, Images]:
     """The logits, and the gradient with respect to the images of what the criterion wants to rise.
 
     The loss is summed over the batch, so each example's gradient is its own, whatever the batch size.

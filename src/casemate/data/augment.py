@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
+from casemate.errors import SettingError
 from casemate.types import Images
 
 
@@ -46,6 +47,10 @@ class Shift:
 
     pixels: int = 1
     """Largest move, in pixels, to every side."""
+
+    def __post_init__(self) -> None:
+        if self.pixels < 0:
+            raise SettingError(f"pixels = {self.pixels}; expected zero or more")
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with every image moved by its own draw."""

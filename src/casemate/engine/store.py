@@ -120,7 +120,9 @@ class Store:
     def unfinished(self) -> list[Path]:
         """What no process is working on: working folders and leftovers of writes that were cut off."""
         working = [folder for folder in self._working.iterdir() if not self._locked(folder.name)]
-        cut_off = [p for p in self._pieces.iterdir() if p.name.startswith(".") and not self._locked(p.name.split(".")[1])]
+        cut_off = [
+            p for p in self._pieces.iterdir() if p.name.startswith(".") and not self._locked(p.name.split(".")[1])
+        ]
         return working + cut_off
 
     def remove(self, piece: Piece) -> None:

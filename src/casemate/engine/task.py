@@ -57,9 +57,7 @@ class Producer:
     """Returns the function; a plan can be made without calling it, and so without PyTorch."""
 
 
-def keys(
-    tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]
-) -> dict[str, str]:
+def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]) -> dict[str, str]:
     """The key of every task: kind, configuration, code version, environment, and the keys of what it needs.
 
     `tasks` must come after what they need, as `ordered` leaves them.

@@ -91,7 +91,9 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
             )
         named = sidecar["architecture"]
         if architecture is not None and architecture != named:
-            raise ModelError(f"{path} holds a {named}, but a {architecture} is expected; choose the matching checkpoint")
+            raise ModelError(
+                f"{path} holds a {named}, but a {architecture} is expected; choose the matching checkpoint"
+            )
         if named not in names():
             raise ModelError(f"{path} holds a {named}, which is not registered here; known: {', '.join(names())}")
         description = Description(

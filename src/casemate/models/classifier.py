@@ -50,7 +50,9 @@ class Classifier(nn.Module):
             raise ShapeError("a mean without a std, or the reverse: give both or neither")
         if mean is not None and std is not None:
             if not len(mean) == len(std) == input_shape[0]:
-                raise ShapeError(f"mean {mean} and std {std} for {input_shape[0]} channels: one number per channel each")
+                raise ShapeError(
+                    f"mean {mean} and std {std} for {input_shape[0]} channels: one number per channel each"
+                )
             if min(std) <= 0:
                 raise ShapeError(f"std {std}: every entry must be positive")
         self.network = network

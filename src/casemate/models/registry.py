@@ -44,16 +44,14 @@ def builder(name: str) -> Build:
     return _BUILDERS[name]
 
 
-def create(
-    name: str, *, input_shape: tuple[int, int, int], classes: tuple[str, ...], seed: int = 0
-) -> Classifier:
+def create(name: str, *, input_shape: tuple[int, int, int], classes: tuple[str, ...], seed: int = 0) -> Classifier:
     """Return an untrained `Classifier` round the registered network, initialised from `seed` alone.
 
     The global random state is left as it was.
     """
     build = builder(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
         network = build(input_shape, len(classes))
     model = Classifier(network, input_shape=input_shape, classes=classes)
     return model.to(memory_format=torch.channels_last)

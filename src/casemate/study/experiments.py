@@ -82,7 +82,14 @@ def _clean(setup: Setup, name: str, model: str, weights: str) -> Task:
 
 
 def _curve(
-    setup: Setup, name: str, model: str, weights: str, attack: dict[str, Any], axis: str, values: Sequence[float], images: int
+    setup: Setup,
+    name: str,
+    model: str,
+    weights: str,
+    attack: dict[str, Any],
+    axis: str,
+    values: Sequence[float],
+    images: int,
 ) -> Task:
     images = setup.images(images)
     if axis == "eps":

@@ -48,9 +48,7 @@ def plan_study(
     size = scale_by_name(scale)
     experiments = choose(only)
     images = data.load(dataset or size.dataset, data_dir, observer=observer)
-    setup = Setup(
-        scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed
-    )
+    setup = Setup(scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed)
     tasks, wanted = tasks_of(experiments, setup)
     pieces = Store(store)
     plan = make_plan(tasks, wanted, PRODUCERS, pieces, device)

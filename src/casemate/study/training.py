@@ -51,7 +51,9 @@ def train_model(
     versions |= {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
     final = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
     for name, (epoch, weights) in versions.items():
-        _save_version(trained.model.cpu(), final if weights is None else weights, name, epoch, trained.history, config, folder)
+        _save_version(
+            trained.model.cpu(), final if weights is None else weights, name, epoch, trained.history, config, folder
+        )
     return {
         "history": trained.history,
         "best_epoch": trained.best_epoch,

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
@@ -64,7 +63,8 @@ def fit(
 
     Args:
         model: trained in place; moved to `device`.
-        train, validation: the two parts of a split; validation chooses the best epoch, nothing else does.
+        train: the images to learn from.
+        validation: the other part of a split; it chooses the best epoch, nothing else does.
         settings: see `Training`.
         objective: the loss to minimise; plain cross-entropy if None.
         augment: applied in order to every training batch.
@@ -101,7 +101,7 @@ def fit(
             )
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
-            row |= _validate(model, current, validation, device)
+            row |= _validate(model, current, validation, objective, device)
             if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
                 raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
@@ -222,9 +222,8 @@ def _current_weights(model: Classifier, average: Weights | None) -> Weights:
     return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
 
 
-@torch.no_grad()
 def _validate(
-    model: Classifier, weights: Weights, validation: LabelledImages, device: torch.device | str
+    model: Classifier, weights: Weights, validation: LabelledImages, objective: Objective, device: torch.device | str
 ) -> dict[str, float]:
     """Loss and accuracy of `weights` on the validation images; the model keeps its own weights."""
     own = snapshot(model)
@@ -232,8 +231,8 @@ def _validate(
     model.eval()
     loss, right = 0.0, 0
     for images, labels in validation.batches(_EVAL_BATCH, device):
-        logits = model(images)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        value, logits = objective.validate(model, images, labels)
+        loss += value.item() * len(labels)
         right += int((logits.argmax(1) == labels).sum())
     model.load_state_dict(own)
     return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
@@ -272,4 +271,7 @@ def _fingerprint(
     schedule = named["schedule"]
     if callable(schedule):  # a function has no stable text of its own: what counts is what it returns
         named["schedule"] = [schedule(step / 100) for step in range(100)]
+    for name, part in vars(objective).items():
+        if isinstance(part, nn.Module):  # a teacher: its text names its layers, not its weights
+            tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(part).items()}
     return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.types import Images, Labels, Logits
 
@@ -17,6 +19,10 @@ class Objective(Protocol):
         """Return the mean loss of the batch (a scalar with a gradient) and the logits on `images`."""
         ...
 
+    def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the mean of what early stopping watches, and the logits; the model is in evaluation mode."""
+        ...
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,17 @@ class CrossEntropy:
     label_smoothing: float = 0.0
     """Share of the target probability spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingError(f"label_smoothing = {self.label_smoothing}; expected zero or more and below 1")
+
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the batch's mean cross-entropy and its logits."""
         logits = model(images)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
+
+    @torch.no_grad()
+    def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the batch's mean cross-entropy, without smoothing, and its logits."""
+        logits = model(images)
+        return F.cross_entropy(logits, labels), logits

@@ -87,7 +87,9 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
             raise ValueError("its checksum does not match")
         facts = json.loads(metadata["state"])
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise TrainingError(f"{path} is not a whole training checkpoint ({error}); delete it to start afresh") from error
+        raise TrainingError(
+            f"{path} is not a whole training checkpoint ({error}); delete it to start afresh"
+        ) from error
     if facts["fingerprint"] != fingerprint:
         raise TrainingError(f"{path} belongs to a training with other settings, model or data; use another path")
     state = TrainingState(
