@@ -206,7 +206,14 @@ def sparse(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 
 
 def by_hand(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-    """The loss from clipped probabilities without Keras, to check that "probabilities" is it."""
+    """Keras's loss from probabilities without Keras: made to sum to one again, then clipped."""
+    normalised = prediction / tf.reduce_sum(prediction, axis=1, keepdims=True)
+    clipped = tf.clip_by_value(normalised, 1e-7, 1 - 1e-7)
+    return -tf.reduce_mean(tf.reduce_sum(label * tf.math.log(clipped), axis=1))
+
+
+def by_hand_unscaled(label: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """The same without the division, which is exact in theory and costs a rounding in float32."""
     clipped = tf.clip_by_value(prediction, 1e-7, 1 - 1e-7)
     return -tf.reduce_mean(tf.reduce_sum(label * tf.math.log(clipped), axis=1))
 
@@ -236,8 +243,13 @@ def ways_to_write_it(model: Any) -> dict[str, Way]:
         ),
         "sparse": Way("SparseCategoricalCrossentropy, eager", tutorial(model, sparse), False),
         "probabilities_by_hand": Way(
-            "softmax, clip and logarithm written out, without Keras's loss",
+            "Keras's loss from probabilities written out: divide by the sum, clip, logarithm",
             tutorial(model, by_hand),
+            False,
+        ),
+        "probabilities_unscaled": Way(
+            "the same without the division by the sum",
+            tutorial(model, by_hand_unscaled),
             False,
         ),
         "softmax_layer": Way("softmax as a layer of its own, eager", tutorial(layer), False),

@@ -48,7 +48,10 @@ def probability_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
 
 
 def margin(logits: Logits, labels: Labels) -> PerExample:
-    """The largest other logit minus the label's: positive exactly when misclassified (Carlini and Wagner 2017)."""
+    """The largest other logit minus the label's: positive where misclassified, negative where right, 0 at a tie.
+
+    (Carlini and Wagner 2017.)
+    """
     return _without(logits, labels).amax(1) - _own(logits, labels)
 
 

@@ -26,7 +26,7 @@ def parse_eps(text: str | float) -> float:
     """
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise SettingError(f"eps {text!r} is not a number; write 0.03 or 8/255") from error
     if not 0 <= value < math.inf:
         raise SettingError(f"eps = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
@@ -73,18 +73,20 @@ class Ball:
     def project(self, images: Images, clean: Images, bounds: Bounds) -> Images:
         """The nearest point of the ball and the bounds (for L2: first the ball, then the bounds, which stays inside).
 
-        Linf is an intersection of intervals; L1 is solved exactly for ball and bounds together.
+        Linf is an intersection of intervals; L1 is solved exactly for ball and bounds together. L2 and L1 are solved
+        in float64 and rounded towards the clean image: rounding to nearest could add up to more than the tolerance.
         """
         if self.norm == "linf":
             low, high = (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
             return torch.minimum(torch.maximum(images, low), high)
-        delta = images - clean
+        delta = images.double() - clean.double()
         if self.norm == "l2":
             length = delta.flatten(1).norm(dim=1)
-            scale = torch.where(length > self.eps, self.eps / length.clamp(min=1e-30), 1.0)
-            return (clean + delta * _column(scale, delta)).clamp_(*bounds)
-        room = torch.where(delta >= 0, bounds[1] - clean, clean - bounds[0])
-        return (clean + _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)).clamp_(*bounds)
+            delta = delta * _column(torch.where(length > self.eps, self.eps / length, 1.0), delta)
+        else:
+            room = torch.where(delta >= 0, bounds[1] - clean.double(), clean.double() - bounds[0])
+            delta = _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)
+        return _moved(clean, delta).clamp_(*bounds)
 
     def ascent(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
         """The step of length 1 in this norm along which a linear function with `gradient` rises fastest.
@@ -119,19 +121,25 @@ class Ball:
         else:
             magnitude = -torch.log1p(-streams.uniform(shape, *purpose))
             direction = torch.where(streams.uniform(shape, *purpose, "sign") < 0.5, -magnitude, magnitude)
-        radius = self.eps * streams.uniform((1,), *purpose, "radius").squeeze(1) ** (1 / math.prod(shape))
+        direction = direction.double()
+        radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
         length = norm_of(direction, self.norm).clamp(min=1e-12)
-        return (clean + direction * _column(radius / length, direction)).clamp_(*bounds)
+        return _moved(clean, direction * _column(radius / length, direction)).clamp_(*bounds)
+
+
+def _moved(clean: Images, delta: Images) -> Images:
+    """`clean` + float64 `delta` in the precision of `clean`, rounded towards `clean`: no entry moves further."""
+    moved = (clean.double() + delta).to(clean.dtype)
+    return torch.where((moved.double() - clean.double()).abs() > delta.abs(), moved.nextafter(clean), moved)
 
 
 def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
     """The nearest point to `delta` with L1 norm at most `eps` and each entry's size at most its `room`.
 
     It is sign(d) * min(max(|d| - t, 0), room) with the smallest t >= 0 that meets the norm. The norm falls with t in
-    straight pieces with corners at |d| and |d| - room, so t is found by sorting the corners. Shapes `(n, d)`.
+    straight pieces with corners at |d| and |d| - room, so t is found by sorting the corners. Float64 `(n, d)`.
     """
-    size = delta.abs().double()
-    room = room.double()
+    size = delta.abs()
     inside = size.minimum(room).sum(1) <= eps
     corners, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(dim=1, descending=True)
     # going down from the largest corner, an entry starts to count at |d| and is full at |d| - room
@@ -142,4 +150,4 @@ def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
     piece = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
     threshold = corners.gather(1, piece) - (eps - total.gather(1, piece)) / slope.gather(1, piece).clamp(min=1)
     threshold = threshold.masked_fill(inside.unsqueeze(1), 0).clamp(min=0)
-    return (delta.sign() * (size - threshold).clamp(min=0).minimum(room)).to(delta.dtype)
+    return delta.sign() * (size - threshold).clamp(min=0).minimum(room)

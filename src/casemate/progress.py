@@ -6,12 +6,13 @@ hears nothing, so library code needs no special case.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Advance = Callable[[float, str], None]
 """Called with the amount of work done since the last call, and a short note on how it is going."""
 
 
+@runtime_checkable
 class Observer(Protocol):
     """What a renderer of progress must offer."""
 

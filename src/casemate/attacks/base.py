@@ -31,7 +31,7 @@ class Status(IntEnum):
     FAILED = 1
     """Still classified correctly (or not as the target)."""
     NON_FINITE = 2
-    """The model's logits or its gradient were not finite; the clean image is returned."""
+    """The model's logits or its gradient were not finite; the clean image is returned, and it does not fool."""
     ZERO_GRADIENT = 3
     """Failed, and the gradient was exactly zero at every step: the attack never had a direction."""
 
@@ -97,6 +97,15 @@ class AttackResult:
         return 1 - self.success.double().mean().item()
 
 
+def status_of(success: Flags, finite: Flags, steered: Flags) -> Tensor:
+    """The `Status` code of each example, uint8: whether it is fooled, its numbers are finite, it had a gradient."""
+    status = torch.full_like(success, Status.FAILED, dtype=torch.uint8)
+    status[~steered] = Status.ZERO_GRADIENT
+    status[~finite] = Status.NON_FINITE
+    status[success] = Status.SUCCESS
+    return status
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
@@ -126,35 +135,59 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
         low, high = images.amin().item(), images.amax().item()
         if not (low >= model.bounds[0] - 1e-6 and high <= model.bounds[1] + 1e-6):
             raise ShapeError(
-                f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {model.bounds}. Scale the images (bytes "
-                "by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images"
+                f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {model.bounds}. Scale the images "
+                "(bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images"
             )
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
         raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from 0 "
-            f"to {len(model.classes) - 1}"
+            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
+            f"0 to {len(model.classes) - 1}"
         )
 
 
-@torch.no_grad()
-def judge(model: Classifier, adversarial: Images, clean: Images, ball: Ball) -> tuple[Images, Logits, PerExample]:
-    """Bring claimed adversarial images into ball and bounds, and classify them again.
+def prepared(images: Tensor, model: Classifier) -> Images:
+    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds."""
+    return images.detach().to(model.device).clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
 
-    An image that is not finite is replaced by the clean one. Returns images, logits and float64 norms. Raises
-    `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
+
+@dataclass(frozen=True)
+class Verified:
+    """Candidate images after the verification, one entry per image."""
+
+    images: Images
+    """Inside the ball and the bounds; the clean image where not `finite`."""
+    logits: Logits
+    """What the model says of `images`."""
+    norm: PerExample
+    """Norm of the perturbation, computed in float64."""
+    finite: Flags
+    """The candidate and the model's logits on it were finite."""
+    passes: Passes
+
+
+@torch.no_grad()
+def verify(model: Classifier, candidates: Images, clean: Images, ball: Ball) -> Verified:
+    """Bring candidate images into ball and bounds, and classify them again.
+
+    Raises `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
     """
-    finite = adversarial.flatten(1).isfinite().all(1)
-    adversarial = torch.where(finite.view(-1, 1, 1, 1), adversarial, clean)
-    adversarial = ball.project(adversarial, clean, model.bounds)
-    norms = norm_of(adversarial.double() - clean.double(), ball.norm)
+    finite = candidates.flatten(1).isfinite().all(1)
+    images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, model.bounds)
+    logits = model(images)
+    passes = Passes(forward=len(clean))
+    finite &= logits.isfinite().all(1)
+    if not finite.all():
+        images = torch.where(finite.view(-1, 1, 1, 1), images, clean)
+        logits[~finite] = model(clean[~finite])
+        passes.forward += int((~finite).sum())
+    norms = norm_of(images.double() - clean.double(), ball.norm)
     low, high = model.bounds
-    if len(norms) and not (
-        norms.max() <= ball.eps + ball.tolerance and adversarial.min() >= low and adversarial.max() <= high
-    ):
+    tolerance = ball.tolerance * max(1.0, -low, high)  # float32 is as much coarser as the pixels are larger
+    if len(norms) and not (norms.max() <= ball.eps + tolerance and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
-    return adversarial, model(adversarial), norms.float()
+    return Verified(images, logits, norms.float(), finite, passes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +202,10 @@ class Attack(ABC):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
     ) -> tuple[Images, Flags, Passes]:
-        """Return candidate images, whether each ever had a gradient other than zero, and the passes taken."""
+        """Return candidate images, whether each ever had a gradient other than zero, and the passes taken.
+
+        A candidate that is not finite says that the model's logits or gradient were not.
+        """
 
     def record(self) -> dict[str, Any]:
         """Name and hyper-parameters, as written into results."""
@@ -179,10 +215,10 @@ class Attack(ABC):
     def __call__(
         self,
         model: Classifier,
-        images: Images,
-        labels: Labels,
+        images: Tensor,
+        labels: Tensor,
         *,
-        targets: Labels | None = None,
+        targets: Tensor | None = None,
         seed: int = 0,
         first_index: int = 0,
         batch_size: int = 256,
@@ -193,16 +229,19 @@ class Attack(ABC):
         Args:
             model: attacked in evaluation mode with frozen weights; left exactly as it was.
             images: `(n, channels, height, width)` within the model's bounds.
-            labels: the true classes, `(n,)`.
-            targets: the classes to reach, for a targeted attack; none of them may be the true one.
+            labels: the true classes, int64 `(n,)`.
+            targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             first_index: the number of the first image in its data set, the key of its draws.
             batch_size: images worked on at a time; bounds the memory.
 
         Raises:
             ShapeError: images, labels or targets that the model does not take.
+            SettingError: a target that is the true class, or a batch size below 1.
         """
         check_images(model, images, labels)
+        if batch_size < 1:
+            raise SettingError(f"batch_size = {batch_size}; expected at least 1")
         if targets is not None:
             check_images(model, images, targets)
             if (targets == labels).any():
@@ -212,7 +251,7 @@ class Attack(ABC):
         with frozen(model), observer.work(type(self).__name__, len(images)) as advance:
             for start in range(0, len(images), batch_size):
                 batch = slice(start, start + batch_size)
-                clean = images[batch].to(model.device).contiguous(memory_format=torch.channels_last)
+                clean = prepared(images[batch], model)
                 truth = labels[batch].to(model.device)
                 criterion = Criterion(
                     truth if targets is None else targets[batch].to(model.device), targets is not None
@@ -220,17 +259,13 @@ class Attack(ABC):
                 index = torch.arange(start + first_index, start + first_index + len(clean), device=model.device)
                 streams = Streams(derive(seed, type(self).__name__), index)
                 candidate, steered, cost = self.run(model, clean, criterion, streams)
-                adversarial, logits, norms = judge(model, candidate, clean, self.ball())
+                found = verify(model, candidate, clean, self.ball())
                 passes.add(cost)
-                passes.forward += len(clean)
-                success = criterion.met(logits)
-                finite = candidate.flatten(1).isfinite().all(1) & logits.isfinite().all(1)
-                status = torch.full_like(truth, Status.FAILED, dtype=torch.uint8)
-                status[~steered] = Status.ZERO_GRADIENT
-                status[success] = Status.SUCCESS
-                status[~finite] = Status.NON_FINITE
-                loss = stable_cross_entropy(logits, truth)
-                parts.append((adversarial, logits.argmax(1), success & finite, status, loss, norms))
+                passes.add(found.passes)
+                success = criterion.met(found.logits)
+                status = status_of(success, found.finite, steered)
+                loss = stable_cross_entropy(found.logits, truth)
+                parts.append((found.images, found.logits.argmax(1), success, status, loss, found.norm))
                 advance(len(clean), "")
         if not parts:
             raise ShapeError("no images to attack; expected at least one")

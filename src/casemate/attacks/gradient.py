@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
+
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.errors import SettingError
 from casemate.losses import LossName, loss_by_name
@@ -17,8 +18,8 @@ from casemate.types import Flags, Images, Logits
 Track = Literal["worst", "last"]
 """`worst`: stop at an example's first fooling iterate. `last`: go to the end and take the raw last iterate."""
 
-Visit = Callable[[int, Images, Logits], None]
-"""Called at each iterate with its number (0 = the start), all its images, and their logits."""
+Visit = Callable[[int, Images, Logits, Flags], None]
+"""Called at each iterate with its number (0 = the start), all its images, their logits, and `Climb.finite` so far."""
 
 
 @final
@@ -68,6 +69,8 @@ class Climb:
     """Fooled at an iterate whose logits were seen, which excludes the last one of a complete run."""
     steered: Flags
     """The gradient was not exactly zero at some step."""
+    finite: Flags
+    """Logits and gradient were finite at every step; where they were not, the image is the clean one."""
     passes: Passes
 
 
@@ -107,6 +110,7 @@ def climb(
         images=images.clone(),
         fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
         steered=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
+        finite=torch.ones(len(clean), dtype=torch.bool, device=clean.device),
         passes=Passes(),
     )
     active = torch.arange(len(clean), device=clean.device)
@@ -120,10 +124,12 @@ def climb(
             logits, gradient = input_gradient(model, images, criterion, loop.loss)
             result.passes.add(Passes(len(active), len(active)))
         if visit is not None:
-            visit(number, images, logits)
+            visit(number, images, logits, result.finite.clone())
         fooled = criterion.met(logits)
         result.fooled[active] |= fooled
         result.steered[active] |= gradient.flatten(1).ne(0).any(1)
+        finite = logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1)
+        result.finite[active] &= finite | fooled if drop else finite
         if drop and fooled.any():
             result.images[active[fooled]] = images[fooled]
             going = ~fooled
@@ -136,13 +142,50 @@ def climb(
             gradient = velocity
         images = images + loop.step * loop.ball.ascent(gradient, images, model.bounds)
         images = loop.ball.project(images, clean, model.bounds)
+        images = torch.where(result.finite[active].view(-1, 1, 1, 1), images, clean)
     result.images[active] = images
     return result
+
+
+def climb_all(
+    model: Classifier,
+    clean: Images,
+    criterion: Criterion,
+    loop: Loop,
+    streams: Streams,
+    *,
+    first: tuple[Logits, Images] | None = None,
+) -> Climb:
+    """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss."""
+    best = climb(model, clean, criterion, loop, streams, first=first)
+    for restart in range(1, loop.restarts):
+        with torch.no_grad():
+            logits = model(best.images)
+        best.passes.forward += len(logits)
+        left = (~criterion.met(logits)).nonzero().squeeze(1)
+        if len(left) == 0:
+            break
+        rest = criterion.take(left)
+        again = climb(model, clean[left], rest, loop, streams.take(left), restart=restart)
+        with torch.no_grad():
+            new = model(again.images)
+        again.passes.forward += len(left)
+        loss = loss_by_name(loop.loss)
+        better = rest.met(new) | (rest.rising(loss, new) > rest.rising(loss, logits[left]))
+        best.images[left[better]] = again.images[better]
+        best.finite[left[better]] = again.finite[better]
+        best.fooled[left] |= again.fooled
+        best.steered[left] |= again.steered
+        best.passes.add(again.passes)
+    return best
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientAttack(Attack):
     """An attack that is a preset of the loop."""
+
+    def __post_init__(self) -> None:
+        self.loop()  # refuses settings outside their values at once, not when the attack is called
 
     @abstractmethod
     def loop(self) -> Loop:
@@ -157,27 +200,9 @@ class GradientAttack(Attack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
     ) -> tuple[Images, Flags, Passes]:
-        """Run the loop; of several restarts, keep per example the first that fools, or else the highest loss."""
-        loop = self.loop()
-        best = climb(model, clean, criterion, loop, streams)
-        for restart in range(1, loop.restarts):
-            with torch.no_grad():
-                logits = model(best.images)
-            best.passes.forward += len(logits)
-            left = (~criterion.met(logits)).nonzero().squeeze(1)
-            if len(left) == 0:
-                break
-            rest = criterion.take(left)
-            again = climb(model, clean[left], rest, loop, streams.take(left), restart=restart)
-            with torch.no_grad():
-                new = model(again.images)
-            again.passes.forward += len(left)
-            loss = loss_by_name(loop.loss)
-            better = rest.met(new) | (rest.rising(loss, new) > rest.rising(loss, logits[left]))
-            best.images[left[better]] = again.images[better]
-            best.steered[left] |= again.steered
-            best.passes.add(again.passes)
-        return best.images, best.steered, best.passes
+        """Run the loop with all its restarts."""
+        best = climb_all(model, clean, criterion, self.loop(), streams)
+        return best.images.where(best.finite.view(-1, 1, 1, 1), torch.nan), best.steered, best.passes
 
 
 def with_eps(attack: GradientAttack, eps: float) -> GradientAttack:

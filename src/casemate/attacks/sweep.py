@@ -14,14 +14,30 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, Passes, check_images, frozen, judge
-from casemate.attacks.gradient import GradientAttack, Loop, climb, input_gradient, with_eps, with_steps
+from casemate.attacks.base import Criterion, Passes, check_images, frozen, prepared, status_of, verify
+from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_eps, with_steps
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
 from casemate.models import Classifier
 from casemate.norms import norm_of
 from casemate.rng import Streams, derive
-from casemate.types import Images, Labels, Logits
+from casemate.types import Flags, Images, Labels, Logits, PerExample
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last iterates of complete runs: per example (rows) and value (columns)."""
+
+    right: Tensor
+    """Bool: not fooling."""
+    prediction: Tensor
+    """Int64: the class it is taken for."""
+    loss: Tensor
+    """Float: cross-entropy under the true label."""
+    norm: Tensor
+    """Float: norm of the perturbation."""
+    status: Tensor
+    """`Status` codes, uint8."""
 
 
 @dataclass(frozen=True)
@@ -31,56 +47,51 @@ class Sweep:
     values: tuple[float, ...]
     worst: Tensor
     """Bool `(n, values)`: withstood everything up to this value."""
-    last: Tensor | None
-    """Bool `(n, values)`: the last iterate is not fooling. None if only `worst` was asked for."""
-    loss: Tensor | None
-    """Float `(n, values)`: cross-entropy of the last iterate under the true label. None likewise."""
-    norm: Tensor | None
-    """Float `(n, values)`: norm of the last iterate's perturbation. None likewise."""
+    last: Last | None
+    """None if only `worst` was asked for."""
     passes: Passes
 
 
-def _ascending(values: Sequence[float]) -> tuple[float, ...]:
+def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
     if not values or any(left >= right for left, right in pairwise(values)):
         raise SettingError(f"values {tuple(values)}; expected at least one, each larger than the one before")
-    return tuple(values)
+    return tuple(float(value) for value in values)
 
 
 class _Collector:
     """Fills the columns of a sweep, keeping `worst` cumulative."""
 
-    def __init__(self, labels: Labels) -> None:
-        self.labels = labels
-        self.standing = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-        self.worst: list[Tensor] = []
-        self.last: list[Tensor] = []
-        self.loss: list[Tensor] = []
-        self.norm: list[Tensor] = []
+    def __init__(self, labels: Labels, criterion: Criterion, standing: Flags) -> None:
+        self._labels = labels
+        self._criterion = criterion
+        self.standing = standing
+        self._worst: list[Flags] = []
+        self._last: list[tuple[Tensor, ...]] = []
 
-    def column(self, fooled: Tensor, logits: Logits | None, norm: Tensor | None, criterion: Criterion) -> None:
+    def fooled(self, fooled: Flags) -> None:
+        """Enter a value of which only the fooled examples are known."""
         self.standing = self.standing & ~fooled
-        if logits is not None and norm is not None:
-            met = criterion.met(logits)
-            self.standing = self.standing & ~met
-            self.last.append(~met)
-            self.loss.append(stable_cross_entropy(logits, self.labels))
-            self.norm.append(norm)
-        self.worst.append(self.standing)
+        self._worst.append(self.standing)
+
+    def complete(self, fooled: Flags, logits: Logits, norm: PerExample, steered: Flags, finite: Flags) -> None:
+        """Enter a value with its last iterates; the flags tell of the iterates before."""
+        met = self._criterion.met(logits)
+        self.fooled(fooled | met)
+        status = status_of(met, finite & logits.isfinite().all(1), steered)
+        loss = stable_cross_entropy(logits, self._labels)
+        self._last.append((~met, logits.argmax(1), loss, norm, status))
 
     def sweep(self, values: tuple[float, ...], passes: Passes) -> Sweep:
-        def stack(columns: list[Tensor]) -> Tensor | None:
-            return torch.stack(columns, 1).cpu() if columns else None
-
-        return Sweep(
-            values, torch.stack(self.worst, 1).cpu(), stack(self.last), stack(self.loss), stack(self.norm), passes
-        )
+        """The finished sweep, on the CPU."""
+        columns = [torch.stack(column, 1).cpu() for column in zip(*self._last, strict=True)]
+        return Sweep(values, torch.stack(self._worst, 1).cpu(), Last(*columns) if columns else None, passes)
 
 
 def _prepare(
     attack: GradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
 ) -> tuple[Images, Labels, Criterion, Streams]:
     check_images(model, images, labels)
-    clean = images.to(model.device).contiguous(memory_format=torch.channels_last)
+    clean = prepared(images, model)
     labels = labels.to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
     return clean, labels, Criterion(labels), Streams(derive(seed, type(attack).__name__), index)
@@ -107,34 +118,27 @@ def sweep_eps(
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first_logits, first_gradient = input_gradient(model, clean, criterion, attack.loop().loss)
         passes = Passes(len(clean), len(clean))
-        collector = _Collector(labels)
-        collector.standing = ~criterion.met(first_logits)
+        collector = _Collector(labels, criterion, ~criterion.met(first_logits))
+        nobody = torch.zeros_like(collector.standing)
         for value in values:
-            if value == 0:
-                nothing = torch.zeros_like(labels, dtype=torch.bool)
-                still = None if only_worst else torch.zeros(len(clean), device=clean.device)
-                collector.column(nothing, None if only_worst else first_logits, still, criterion)
-                continue
-            loop = replace(with_eps(attack, value).loop(), track="worst" if only_worst else "last")
-            left = collector.standing if only_worst else torch.ones_like(collector.standing)
-            chosen = left.nonzero().squeeze(1)
-            fooled = torch.zeros_like(left)
-            logits = norms = None
-            if len(chosen):
+            chosen = (collector.standing if only_worst else ~nobody).nonzero().squeeze(1)
+            if value == 0 and not only_worst:
+                still = torch.zeros(len(clean), device=clean.device)
+                collector.complete(nobody, first_logits, still, first_gradient.flatten(1).ne(0).any(1), ~nobody)
+            elif value == 0 or len(chosen) == 0:
+                collector.fooled(nobody)
+            else:
+                loop = replace(with_eps(attack, value).loop(), track="worst" if only_worst else "last")
                 rest = criterion.take(chosen)
-                run = climb(
-                    model,
-                    clean[chosen],
-                    rest,
-                    loop,
-                    streams.take(chosen),
-                    first=(first_logits[chosen], first_gradient[chosen]),
-                )
-                _, logits, norms = judge(model, run.images, clean[chosen], loop.ball)
+                first = (first_logits[chosen], first_gradient[chosen])
+                run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), first=first)
+                found = verify(model, run.images, clean[chosen], loop.ball)
                 passes.add(run.passes)
-                passes.forward += len(chosen)
-                fooled[chosen] = run.fooled | rest.met(logits)
-            collector.column(fooled, None if only_worst else logits, norms, criterion)
+                passes.add(found.passes)
+                if only_worst:
+                    collector.fooled(nobody.index_fill(0, chosen[run.fooled | rest.met(found.logits)], True))
+                else:
+                    collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
         return collector.sweep(values, passes)
 
 
@@ -151,23 +155,27 @@ def sweep_steps(
     """Run `attack` (untargeted, on one batch) for every number of iterations of `values`, ascending.
 
     0 means the clean images. One run of the most serves all, unless the attack's step depends on their number.
+    Raises `SettingError` for an attack with restarts: a number of iterations is one of a single run.
     """
     numbers = _ascending(values)
     counts = [int(number) for number in numbers if number]
     loops = [replace(with_steps(attack, count).loop(), track="last") for count in counts]
+    if any(loop.restarts > 1 for loop in loops):
+        raise SettingError(f"restarts = {loops[0].restarts} over iterations; sweep them with restarts=1")
     if len({(loop.step, loop.random_start) for loop in loops}) > 1:
         shared = [[loop] for loop in loops]
     else:
         shared = [loops] if loops else []
     with frozen(model):
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
-        collector = _Collector(labels)
         first = input_gradient(model, clean, criterion, attack.loop().loss)
         passes = Passes(len(clean), len(clean))
-        collector.standing = ~criterion.met(first[0])
+        collector = _Collector(labels, criterion, ~criterion.met(first[0]))
         if numbers[0] == 0:
             still = torch.zeros(len(clean), device=clean.device)
-            collector.column(torch.zeros_like(labels, dtype=torch.bool), first[0], still, criterion)
+            steered = first[1].flatten(1).ne(0).any(1)
+            nobody = torch.zeros_like(collector.standing)
+            collector.complete(nobody, first[0], still, steered, ~nobody)
         for group in shared:
             passes.add(_one_run(group, model, clean, criterion, streams, first, collector))
         return collector.sweep(numbers, passes)
@@ -182,19 +190,22 @@ def _one_run(
     first: tuple[Logits, Images],
     collector: _Collector,
 ) -> Passes:
-    """One run of the longest of `loops`, stopping at each one's length to classify the iterate there."""
+    """One run of the longest of `loops`, entering the iterate at each one's length."""
     lengths = {loop.steps: loop for loop in loops}
     fooled = torch.zeros_like(collector.standing)
+    seen: list[tuple[Flags, Logits, PerExample, Flags]] = []
 
-    def visit(number: int, images: Images, logits: Logits) -> None:
-        fooled.logical_or_(criterion.met(logits))
+    def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
-            norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float()
-            collector.column(fooled.clone(), logits, norms, criterion)
+            known = logits.isfinite().all(1)  # where not, the attack of this length returns the clean image
+            norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
+            seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
+        fooled.logical_or_(criterion.met(logits))
 
-    longest = max(lengths)
-    run = climb(model, clean, criterion, lengths[longest], streams, first=first, visit=visit)
-    _, logits, norms = judge(model, run.images, clean, lengths[longest].ball)
-    run.passes.forward += len(clean)
-    collector.column(fooled | criterion.met(logits), logits, norms, criterion)
+    longest = lengths[max(lengths)]
+    run = climb(model, clean, criterion, longest, streams, first=first, visit=visit)
+    found = verify(model, run.images, clean, longest.ball)
+    run.passes.add(found.passes)
+    for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
+        collector.complete(fooled_before, logits, norms, run.steered, finite)
     return run.passes

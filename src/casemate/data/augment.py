@@ -5,7 +5,7 @@ what is drawn is drawn per example and epoch.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from casemate.errors import SettingError
 from casemate.types import Images
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """What the training loop asks of a change to images."""
 

@@ -2,6 +2,7 @@
 
 from casemate.engine.code_version import code_version as code_version
 from casemate.engine.run import Plan as Plan
+from casemate.engine.run import is_current as is_current
 from casemate.engine.run import make_plan as make_plan
 from casemate.engine.run import run_plan as run_plan
 from casemate.engine.store import Piece as Piece

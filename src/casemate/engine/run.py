@@ -1,8 +1,9 @@
 """Runs tasks in this process, one after the other, each finished piece into the store at once."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from casemate.engine.code_version import code_version
 from casemate.engine.provenance import environment, surroundings
 from casemate.engine.store import Piece, Store
 from casemate.engine.task import Context, Producer, Task, keys, ordered
+from casemate.progress import Advance, Observer
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,56 @@ def run_plan(
     """Compute what is missing; return all pieces by task name. Whatever finished before a failure is kept."""
     pieces = dict(plan.pieces)
     missing = plan.missing
+    if not missing:
+        return pieces
     with context.observer.work("Study", plan.work_left) as advance:
         for number, task in enumerate(missing, start=1):
-            advance(0, f"{number} of {len(missing)}: {task.name}")
-            pieces[task.name] = _produce(task, plan.keys[task.name], pieces, producers, store, context, threads)
-            advance(task.work, "")
+            note = f"{number} of {len(missing)}: {task.name}"
+            advance(0, note)
+            inner = _Within(context.observer, advance, task.work, note)
+            within = replace(context, observer=inner)
+            pieces[task.name] = _produce(task, plan.keys[task.name], pieces, producers, store, within, threads)
+            advance(task.work - inner.passed_on, note)
     return pieces
+
+
+class _Within:
+    """The observer of one piece: passes everything on, and moves the whole along with the piece.
+
+    The first work that a piece announces stands for all of it: it is the training, or the attack. What it announces
+    after that does not move the whole any further.
+    """
+
+    def __init__(self, observer: Observer, advance: Advance, work: float, note: str) -> None:
+        self.passed_on = 0.0
+        self._observer, self._advance, self._work, self._note = observer, advance, work, note
+        self._depth = 0
+
+    def say(self, message: str) -> None:
+        self._observer.say(message)
+
+    @contextmanager
+    def work(self, title: str, total: float) -> Iterator[Advance]:
+        outermost, self._depth = self._depth == 0, self._depth + 1
+        try:
+            with self._observer.work(title, total) as advance:
+
+                def both(amount: float, note: str = "") -> None:
+                    advance(amount, note)
+                    if outermost and total > 0:
+                        moved = min(self._work * amount / total, self._work - self.passed_on)
+                        self.passed_on += moved
+                        self._advance(moved, self._note)
+
+                yield both
+        finally:
+            self._depth -= 1
+
+
+def is_current(piece: Piece, producers: Mapping[str, Producer]) -> bool:
+    """Whether the code of today would make this piece; a stale one is never found again and may be removed."""
+    producer = producers.get(piece.facts["kind"])
+    return producer is not None and piece.facts["code"] == code_version(producer.module)
 
 
 def _produce(

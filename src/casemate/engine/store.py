@@ -45,7 +45,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        return size_of(self.folder)
 
 
 def default_store() -> Path:
@@ -71,9 +71,10 @@ class Store:
         return Piece(key, folder, read_json(folder / "piece.json", StoreError))
 
     def pieces(self) -> list[Piece]:
-        """All finished pieces, in the order they were made."""
-        found = [self.find(folder.name) for folder in self._pieces.iterdir() if not folder.name.startswith(".")]
-        return sorted((p for p in found if p is not None), key=lambda p: p.facts["provenance"].get("finished", ""))
+        """All finished pieces, in the order they were made; damaged ones are left out."""
+        folders = [f for f in self._pieces.iterdir() if not f.name.startswith(".") and _is_whole(f)]
+        found = [Piece(f.name, f, read_json(f / "piece.json", StoreError)) for f in folders]
+        return sorted(found, key=lambda p: p.facts["provenance"].get("finished", ""))
 
     @contextmanager
     def producing(self, key: str) -> Iterator[Path]:
@@ -109,24 +110,72 @@ class Store:
             write_json(folder / "piece.json", facts)
         shutil.rmtree(self._working / key, ignore_errors=True)
 
-    def _locked(self, key: str) -> bool:
+    @contextmanager
+    def _holding(self, key: str) -> Iterator[bool]:
+        """Hold the key's lock inside the block; False if another process holds it."""
         lock = filelock.FileLock(self._locks / f"{key}.lock")
         try:
-            with lock.acquire(timeout=0):
-                return False
+            lock.acquire(timeout=0)
         except filelock.Timeout:
-            return True
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def unfinished(self) -> list[Path]:
-        """What no process is working on: working folders and leftovers of writes that were cut off."""
-        working = [folder for folder in self._working.iterdir() if not self._locked(folder.name)]
-        cut_off = [
-            p for p in self._pieces.iterdir() if p.name.startswith(".") and not self._locked(p.name.split(".")[1])
-        ]
-        return working + cut_off
+        """What no process is working on: working folders, leftovers of writes that were cut off, damaged pieces."""
+        leftovers = [*self._working.iterdir()]
+        for folder in self._pieces.iterdir():
+            if folder.name.startswith(".") or not _is_whole(folder):
+                leftovers.append(folder)
+        found = []
+        for path in sorted(leftovers):
+            with self._holding(_key_of(path)) as held:
+                if held:
+                    found.append(path)
+        return found
 
-    def remove(self, piece: Piece) -> None:
-        """Remove a finished piece. Raises `StoreError` if it is being produced anew at this moment."""
-        if self._locked(piece.key):
-            raise StoreError(f"{piece.facts['name']} ({piece.key}) is in use by another process; try again later")
-        shutil.rmtree(piece.folder)
+    def remove(self, piece: Piece) -> int:
+        """Remove a finished piece and return the bytes freed.
+
+        It goes whole or not at all. Raises `StoreError` if it is being produced anew at this moment.
+        """
+        return self._remove(piece.folder, f"{piece.facts['name']} ({piece.key})")
+
+    def discard(self, unfinished: Path) -> int:
+        """Remove one of `unfinished()` and return the bytes freed. Raises `StoreError` if it is in use again."""
+        return self._remove(unfinished, str(unfinished))
+
+    def _remove(self, path: Path, what: str) -> int:
+        with self._holding(_key_of(path)) as held:
+            if not held:
+                raise StoreError(f"{what} is in use by another process; try again later")
+            size = size_of(path)
+            with explained(path):
+                if not path.name.startswith("."):  # a kill while it is deleted must not leave half a piece
+                    hidden = path.with_name(f".{path.name}.removed.tmp")
+                    shutil.rmtree(hidden, ignore_errors=True)
+                    path = path.replace(hidden)
+                shutil.rmtree(path)
+        return size
+
+
+def _key_of(path: Path) -> str:
+    """The key that a folder of the store belongs to: KEY, or .KEY.xxxx.tmp while it is written or removed."""
+    return path.name.split(".")[1] if path.name.startswith(".") else path.name
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds a readable piece."""
+    try:
+        facts = read_json(folder / "piece.json", StoreError)
+    except StoreError:
+        return False
+    return isinstance(facts, dict) and {"kind", "name", "code", "result", "provenance"} <= facts.keys()
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below `folder`."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,7 +1,7 @@
 """Accuracy and mean loss against eps or against iterations, with intervals, and every example kept."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,17 @@ from casemate.progress import SILENT, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastIterates:
+    """Arrays `(n, values)`; the fields of `attacks.sweep.Last`."""
+
+    right: np.ndarray
+    prediction: np.ndarray
+    loss: np.ndarray
+    norm: np.ndarray
+    status: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """One attack on one model over a range of eps or iterations. Arrays are `(n, values)`."""
 
@@ -24,13 +35,9 @@ class Curve:
     """The attack's name and hyper-parameters; the field named by `axis` is overridden by each value."""
     values: tuple[float, ...]
     worst: np.ndarray
-    """Withstood every iterate up to this value."""
-    last: np.ndarray | None
-    """Still right at the raw last iterate of a complete run; None if only `worst` was computed."""
-    loss: np.ndarray | None
-    """Cross-entropy of the last iterate."""
-    norm: np.ndarray | None
-    """Norm of the last iterate's perturbation."""
+    """Withstood every iterate up to this value, booleans."""
+    last: LastIterates | None
+    """The raw last iterates of complete runs; None if only `worst` was computed."""
     passes: Passes
 
     def points(self) -> list[dict[str, Any]]:
@@ -38,9 +45,10 @@ class Curve:
         rows = []
         for column, value in enumerate(self.values):
             row: dict[str, Any] = {self.axis: value, "worst": share(self.worst[:, column]).as_json()}
-            if self.last is not None and self.loss is not None:
-                row["last"] = share(self.last[:, column]).as_json()
-                finite = self.loss[:, column][np.isfinite(self.loss[:, column])]
+            if self.last is not None:
+                row["last"] = share(self.last.right[:, column]).as_json()
+                loss = self.last.loss[:, column]
+                finite = loss[np.isfinite(loss)]
                 row["loss"] = mean(finite).as_json() if finite.size else None
             rows.append(row)
         return rows
@@ -104,17 +112,16 @@ def _curve(
             done += len(labels)
             advance(len(labels), "")
 
-    def joined(columns: list[torch.Tensor | None]) -> np.ndarray | None:
-        whole = [column for column in columns if column is not None]
-        return torch.cat(whole).numpy() if whole else None
-
+    whole = [part.last for part in parts if part.last is not None]
+    last = None
+    if whole:
+        names = [field.name for field in fields(LastIterates)]
+        last = LastIterates(**{name: torch.cat([getattr(part, name) for part in whole]).numpy() for name in names})
     return Curve(
         axis=axis,
         attack=attack.record(),
         values=parts[0].values,
         worst=torch.cat([part.worst for part in parts]).numpy(),
-        last=joined([part.last for part in parts]),
-        loss=joined([part.loss for part in parts]),
-        norm=joined([part.norm for part in parts]),
+        last=last,
         passes=passes,
     )

@@ -1,5 +1,6 @@
 """Per-example results as a table: one row per image, attack and value; written as Parquet."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from casemate.attacks import AttackResult, Status
 from casemate.evaluate.clean import CleanResult
 from casemate.evaluate.curves import Curve
 from casemate.files import writing
+
+_STATUS_NAMES = np.array([status.name.lower() for status in Status])
 
 
 def clean_table(result: CleanResult) -> pl.DataFrame:
@@ -27,7 +30,6 @@ def clean_table(result: CleanResult) -> pl.DataFrame:
 
 def attack_table(result: AttackResult, labels: np.ndarray) -> pl.DataFrame:
     """Columns: index, label, prediction, loss, norm, status (by name)."""
-    names = np.array([status.name.lower() for status in Status])
     return pl.DataFrame(
         {
             "index": np.arange(len(labels)),
@@ -35,13 +37,13 @@ def attack_table(result: AttackResult, labels: np.ndarray) -> pl.DataFrame:
             "prediction": result.prediction.cpu().numpy(),
             "loss": result.loss.cpu().numpy(),
             "norm": result.norm.cpu().numpy(),
-            "status": names[result.status.cpu().numpy()],
+            "status": _STATUS_NAMES[result.status.cpu().numpy()],
         }
     )
 
 
 def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
-    """Columns: index, label, the axis (eps or steps), worst, and, of a complete sweep, last, loss, norm."""
+    """Columns: index, label, the axis (eps or steps), worst; of a complete sweep also those of `LastIterates`."""
     count, width = curve.worst.shape
     columns = {
         "index": np.repeat(np.arange(count), width),
@@ -49,10 +51,9 @@ def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
         curve.axis: np.tile(np.array(curve.values, dtype=np.float64), count),
         "worst": curve.worst.ravel(),
     }
-    for name in ("last", "loss", "norm"):
-        values = getattr(curve, name)
-        if values is not None:
-            columns[name] = values.ravel()
+    if curve.last is not None:
+        columns |= {field.name: getattr(curve.last, field.name).ravel() for field in fields(curve.last)}
+        columns["status"] = _STATUS_NAMES[columns["status"]]
     return pl.DataFrame(columns)
 
 

@@ -1,10 +1,12 @@
 """Do the gradients that an attack would follow exist at all? The share of images without any, per loss."""
 
+from typing import get_args
+
 import numpy as np
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
-from casemate.losses import LOSSES
+from casemate.losses import LossName
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 
@@ -12,7 +14,7 @@ from casemate.progress import SILENT, Observer
 def zero_gradients(
     model: Classifier,
     images: LabelledImages,
-    losses: tuple[str, ...] = tuple(LOSSES),
+    losses: tuple[LossName, ...] = get_args(LossName),
     *,
     batch_size: int = 256,
     observer: Observer = SILENT,

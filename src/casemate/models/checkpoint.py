@@ -107,7 +107,8 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
         model = create(named, input_shape=(channels, height, width), classes=tuple(sidecar["classes"]))
         if sidecar["normalised"]:
             model.mean, model.std = tensors["mean"], tensors["std"]
-        model.bounds = (sidecar["bounds"][0], sidecar["bounds"][1])
+        low, high = sidecar["bounds"]
+        model.bounds = (float(low), float(high))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{sidecar_of(path)} is not a sidecar of casemate: {error!r}") from error
     _fill(model, tensors, path)

@@ -1,7 +1,7 @@
 """What training minimises: a callable from model, images and labels to the mean loss and the logits."""
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from casemate.models import Classifier
 from casemate.types import Images, Labels, Logits
 
 
+@runtime_checkable
 class Objective(Protocol):
     """The loss that a recipe trains."""
 

@@ -1,0 +1,1 @@
+"""What shows: figures and the one-file HTML report, from stored results alone."""

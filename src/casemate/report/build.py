@@ -1,0 +1,144 @@
+"""The report: one HTML file that opens anywhere and asks for nothing, and its figures as files beside it."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from casemate import __version__
+from casemate.engine import Piece
+from casemate.files import make_folder, write_bytes, write_json, write_text
+from casemate.report import tables
+from casemate.report.charts import Figure, shown
+from casemate.report.figures import all_figures
+from casemate.study.run import Study
+from casemate.study.scales import SCALES, table
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _environment() -> jinja2.Environment:
+    """Autoescape everywhere; an unknown variable is an error, not an empty place."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("casemate.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg_uri"] = lambda figure: _data_uri("image/svg+xml", figure.svg)
+    environment.filters["csv_uri"] = lambda figure: _data_uri("text/csv", figure.csv.encode())
+    environment.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
+    return environment
+
+
+def headlines(pieces: Mapping[str, Piece]) -> list[tuple[str, str, str]]:
+    """The few numbers that come first: what, value, in which setting."""
+    found = []
+    for name, words in (
+        ("E1", "test accuracy, E1"),
+        ("E1+", "test accuracy, our recipe"),
+        ("E11", "test accuracy, E11"),
+    ):
+        piece = pieces.get(f"{name}/clean")
+        if piece is not None:
+            estimate = piece.result["accuracy"]
+            found.append(
+                (words, shown(estimate["value"]), f"95 %: {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}")
+            )
+    for task, value, words in (("E2/fgsm/ce", 0.1, "E1 under FGSM"), ("E3/ball/ce", 0.05, "E1 under BIM-10, ball")):
+        piece = pieces.get(task)
+        if piece is not None:
+            point = next(p for p in piece.result["points"] if abs(p["eps"] - value) < 1e-9)
+            found.append((words, shown(point["last"]["value"]), f"eps {value:g}, n = {point['last']['n']:,}"))
+    return found
+
+
+def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, Any]]:
+    """Title, notes and state of each experiment that was asked for."""
+    wanted = []
+    for experiment in study.experiments:
+        names = [task.name for task in experiment.tasks(study.setup)]
+        done = [name for name in names if name in pieces]
+        seconds = sum(pieces[name].facts["provenance"]["seconds"] for name in done)
+        wanted.append(
+            {
+                "name": experiment.name,
+                "title": experiment.title,
+                "notes": experiment.notes,
+                "state": "finished" if len(done) == len(names) else f"{len(done)} of {len(names)} pieces finished",
+                "seconds": seconds,
+            }
+        )
+    return wanted
+
+
+def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
+    """Write report.html, summary.json, and figures/*.svg, *.png, *.csv into `out`; return the report's path.
+
+    Everything comes from `pieces`; what is not finished is named as such. Files are written whole or not at all.
+    """
+    make_folder(out)
+    figures = all_figures(pieces)
+    scale, seed = study.setup.scale, study.setup.seed
+    compared = tables.comparisons(pieces, scale, study.dataset.stands_in_for)
+    missing = [task.name for task in study.plan.tasks if task.name not in pieces]
+    recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
+    sentences = [tables.clipping_sentence(pieces), tables.masking_sentence(pieces)]
+    html = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            dataset=study.dataset.title,
+            stands_in_for=study.dataset.stands_in_for,
+            scale=scale,
+            scale_names=list(SCALES),
+            scale_table=table(),
+            seed=seed,
+            version=__version__,
+            written=datetime.now(UTC).isoformat(timespec="minutes"),
+            made=None if recent is None else recent.facts["provenance"],
+            total_seconds=sum(piece.facts["provenance"]["seconds"] for piece in pieces.values()),
+            experiments=_experiments(study, pieces),
+            missing=missing,
+            headlines=headlines(pieces),
+            compared=compared,
+            models_head=tables.MODELS_HEAD,
+            models=tables.models(pieces),
+            sentences=[sentence for sentence in sentences if sentence],
+            keras=tables.keras_sentences(tables.keras_reference()),
+            figures=figures,
+            provenance=tables.provenance([pieces[task.name] for task in study.plan.tasks if task.name in pieces]),
+        )
+    )
+    folder = make_folder(out / "figures")
+    for figure in figures:
+        write_bytes(folder / f"{figure.name}.svg", figure.svg)
+        write_bytes(folder / f"{figure.name}.png", figure.png)
+        write_text(folder / f"{figure.name}.csv", figure.csv)
+    write_json(out / "summary.json", summary(study, pieces, compared, figures))
+    return write_text(out / "report.html", html)
+
+
+def summary(
+    study: Study, pieces: Mapping[str, Piece], compared: list[tables.Comparison], figures: list[Figure]
+) -> dict[str, Any]:
+    """The same results for a machine: every finished piece's result and provenance."""
+    return {
+        "casemate": __version__,
+        "dataset": study.dataset.name,
+        "stands_in_for": study.dataset.stands_in_for,
+        "scale": study.setup.scale.name,
+        "seed": study.setup.seed,
+        "compared": [vars(row) for row in compared],
+        "figures": [figure.name for figure in figures],
+        "pieces": {
+            name: {k: piece.facts[k] for k in ("key", "config", "result", "provenance")}
+            for name, piece in pieces.items()
+        },
+    }

@@ -1,0 +1,111 @@
+"""The look of all figures, and what a figure is: a picture as SVG and PNG, its words, and its numbers as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+# Okabe and Ito's palette, distinguishable without colour vision; each loss also has its own marker
+COLOURS = {"ce": "#0072B2", "torch-ce": "#E69F00", "prob-ce": "#D55E00", "margin": "#009E73"}
+MARKERS = {"ce": "o", "torch-ce": "s", "prob-ce": "^", "margin": "D"}
+PAPER = {"color": "black", "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 5}
+_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A finished figure."""
+
+    name: str
+    """File name without ending, such as "figure-12"."""
+    title: str
+    caption: str
+    """What it shows, with n, seed and settings."""
+    alt: str
+    """The same for somebody who cannot see it, with the main numbers."""
+    svg: bytes
+    png: bytes
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    """The numbers under the figure."""
+
+    @property
+    def csv(self) -> str:
+        """The numbers as CSV with a header line."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([[f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in self.rows])
+        return out.getvalue()
+
+
+def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, np.ndarray]:
+    """An empty figure in the common style, and its axes as a two-dimensional array."""
+    with plt.rc_context(_STYLE):
+        drawing, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    return drawing, axes
+
+
+def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
+    """The drawing as SVG (the same bytes for the same drawing) and PNG; it is closed."""
+    svg, png = io.BytesIO(), io.BytesIO()
+    with plt.rc_context({**_STYLE, "svg.hashsalt": name}):
+        drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
+    plt.close(drawing)
+    return svg.getvalue(), png.getvalue()
+
+
+def estimate_line(
+    axes: Axes,
+    x: Sequence[float],
+    estimates: Sequence[dict[str, float]],
+    *,
+    percent: bool,
+    band: bool = True,
+    **style: Any,
+) -> None:
+    """A line through estimates, with their 95 % intervals as a band."""
+    factor = 100 if percent else 1
+    axes.plot(x, [factor * e["value"] for e in estimates], **style)
+    if band:
+        low, high = [factor * e["low"] for e in estimates], [factor * e["high"] for e in estimates]
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+def percent_axis(axes: Axes) -> None:
+    """Accuracy from 0 to 100 %."""
+    axes.set_ylim(-2, 102)
+    axes.set_ylabel("accuracy, %")
+
+
+def picture(axes: Axes, image: np.ndarray, title: str, *, largest: float = 1.0) -> None:
+    """A grey image without axes."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
+    axes.set_title(title, fontsize=8.5)
+    axes.set_axis_off()
+
+
+def shown(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,254 @@
+"""The report's tables and the sentences that follow from numbers by stated rules."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from casemate.engine import Piece
+from casemate.losses import TITLES
+from casemate.report.charts import shown
+from casemate.study import paper
+from casemate.study.experiments import E4_STEP_SIZES, LOSSES
+from casemate.study.scales import Scale
+
+Pieces = Mapping[str, Piece]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One row of "paper, ours, difference, why"."""
+
+    what: str
+    paper: str
+    ours: str
+    difference: str
+    why: str
+
+
+def _with_interval(estimate: Mapping[str, float]) -> str:
+    return f"{shown(estimate['value'])} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}, n = {estimate['n']:,})"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f} points"
+
+
+def _scale_words(scale: Scale, stands_in_for: str | None) -> str:
+    if stands_in_for:
+        return f"Another data set than the paper's {stands_in_for}: this decides nothing."
+    return (
+        "" if scale.decides else f"Scale {scale.name} cannot decide this: it trains on {scale.train_images:,} images."
+    )
+
+
+def _clean_row(
+    statement: paper.Statement, estimate: Mapping[str, float], stands_in_for: str | None, scale: Scale
+) -> Comparison:
+    """Rule: inside our interval = agrees; else more or less accurate by the difference, and what is known to differ."""
+    if estimate["low"] <= statement.value <= estimate["high"]:
+        why = "The paper's number lies within our interval."
+    else:
+        side = "above" if statement.value > estimate["high"] else "below"
+        why = (
+            f"The paper's number lies {side} our interval. It gives no batch size, learning rate, number of epochs or "
+            "seed, and does not say on which split the number was taken."
+        )
+    return _row(statement, estimate, f"{_scale_words(scale, stands_in_for)} {why}".strip(), None)
+
+
+def _row(statement: paper.Statement, estimate: Mapping[str, float], why: str, setting: str | None) -> Comparison:
+    return Comparison(
+        what=f"{statement.experiment}: {statement.what}" + (f"; {setting}" if setting else ""),
+        paper=f"{shown(statement.value)} (section {statement.where})",
+        ours=_with_interval(estimate),
+        difference=_points(estimate["value"] - statement.value),
+        why=why,
+    )
+
+
+def _attack_rows(
+    statement: paper.Statement,
+    found: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
+    stands_in_for: str | None,
+    scale: Scale,
+) -> list[Comparison]:
+    """One row per loss (and step). Rule: the setting whose interval holds the paper's number explains it; if none does,
+    it is unexplained, and the nearest is named."""
+    nearest = min(found, key=lambda name: abs(found[name][0]["value"] - statement.value))
+    rows = []
+    for name, (estimate, zero) in found.items():
+        inside = estimate["low"] <= statement.value <= estimate["high"]
+        if inside:
+            why = "The paper's number lies within our interval for this setting."
+        elif name == nearest:
+            why = "The nearest of ours, but the paper's number lies outside its interval: unexplained by this setting."
+        else:
+            why = "The paper's number lies outside our interval."
+        if zero["value"] > 0:
+            why += f" {shown(zero['value'])} of the images had no gradient to follow under this loss."
+        rows.append(_row(statement, estimate, f"{_scale_words(scale, stands_in_for)} {why}".strip(), name))
+    return rows
+
+
+def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list[Comparison]:
+    """The paper's stated numbers beside ours, as far as their pieces are there."""
+    rows: list[Comparison] = []
+    clean = pieces.get("E1/clean")
+    if clean is not None:
+        classes = [each for each in clean.result["per_class"] if each is not None]
+        rows += [
+            _clean_row(paper.TEST_ACCURACY, clean.result["accuracy"], stands_in_for, scale),
+            _clean_row(paper.WORST_CLASS, min(classes, key=lambda e: e["value"]), stands_in_for, scale),
+            _clean_row(paper.BEST_CLASS, max(classes, key=lambda e: e["value"]), stands_in_for, scale),
+        ]
+    fgsm = {
+        TITLES[loss]: _curve_point(pieces[f"E2/fgsm/{loss}"], "eps", 0.1)
+        for loss in LOSSES
+        if f"E2/fgsm/{loss}" in pieces
+    }
+    if fgsm:
+        rows += _attack_rows(paper.FGSM_AT_01, fgsm, stands_in_for, scale)
+    steps = {}
+    for size in E4_STEP_SIZES:
+        for loss in LOSSES:
+            piece = pieces.get(f"E4/{size.replace('/', '-')}/{loss}")
+            if piece is not None and 25 in piece.facts["config"]["values"]:
+                steps[f"step {size}, {TITLES[loss]}"] = _curve_point(piece, "steps", 25)
+    if steps:
+        rows += _attack_rows(paper.BIM_AT_25, steps, stands_in_for, scale)
+    return rows
+
+
+def _curve_point(piece: Piece, axis: str, value: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Accuracy of the last iterate at `value`, and the share of zero gradients at the clean images."""
+    point = next(p for p in piece.result["points"] if abs(p[axis] - value) < 1e-9)
+    return point["last"], piece.result["zero_gradients"]
+
+
+def models(pieces: Pieces) -> list[tuple[str, ...]]:
+    """The trained models: accuracy, loss, calibration, logit gap, zero gradients."""
+    titles = {"E1": "E1, over-fitted", "E11": "E11, early-stopped", "E1+": "E1+, our recipe"}
+    rows = []
+    for name, title in titles.items():
+        piece = pieces.get(f"{name}/clean")
+        if piece is not None:
+            result = piece.result
+            rows.append(
+                (
+                    title,
+                    _with_interval(result["accuracy"]),
+                    f"{result['loss']['value']:.3f}",
+                    f"{100 * result['calibration_error']:.1f} %",
+                    f"{result['gap_quantiles']['0.5']:.1f}",
+                    *(shown(result["zero_gradients"][loss]["value"]) for loss in LOSSES),
+                )
+            )
+    return rows
+
+
+MODELS_HEAD = (
+    "model",
+    "test accuracy (95 % interval)",
+    "loss",
+    "calibration error",
+    "median logit gap",
+    *(f"zero gradient, {TITLES[loss]}" for loss in LOSSES),
+)
+
+
+def clipping_sentence(pieces: Pieces) -> str | None:
+    """Which clipping of BIM was the more effective, at every eps and loss, by the stored intervals."""
+    counts = {"ball": 0, "range": 0, "neither": 0}
+    for loss in LOSSES:
+        ball, wide = pieces.get(f"E3/ball/{loss}"), pieces.get(f"E3/range/{loss}")
+        if ball is None or wide is None:
+            return None
+        for one, other in zip(ball.result["points"], wide.result["points"], strict=True):
+            if one["eps"] == 0:
+                continue
+            if other["last"]["high"] < one["last"]["low"]:
+                counts["range"] += 1
+            elif one["last"]["high"] < other["last"]["low"]:
+                counts["ball"] += 1
+            else:
+                counts["neither"] += 1
+    total = sum(counts.values())
+    text = (
+        f"Of {total} settings (eps and loss), clip range left the lower accuracy in {counts['range']}, clip ball in "
+        f"{counts['ball']}, and in {counts['neither']} the 95 % intervals overlap."
+    )
+    if counts["ball"] == 0 and counts["range"] > 0:
+        return text + " With equal steps range allows the larger change; no setting here reproduces the paper's order."
+    if counts["ball"] > counts["range"]:
+        return text + " This is the paper's order."
+    return text
+
+
+def masking_sentence(pieces: Pieces) -> str | None:
+    """Whether over-fitting lowered or raised apparent robustness under FGSM at 0.1, loss by loss."""
+    parts = []
+    for loss in LOSSES:
+        one, other = pieces.get(f"E2/fgsm/{loss}"), pieces.get(f"E11/fgsm/{loss}")
+        if one is None or other is None:
+            return None
+        (first, _), (second, _) = _curve_point(one, "eps", 0.1), _curve_point(other, "eps", 0.1)
+        if second["low"] > first["high"]:
+            word = "the early-stopped model keeps more"
+        elif first["low"] > second["high"]:
+            word = "the over-fitted model keeps more"
+        else:
+            word = "no difference beyond the intervals"
+        parts.append(
+            f"{TITLES[loss]}: {word} ({shown(first['value'])} over-fitted, {shown(second['value'])} early-stopped)"
+        )
+    return "Under FGSM at eps 0.1, " + "; ".join(parts) + "."
+
+
+def keras_reference() -> dict[str, Any]:
+    """The committed result of running the attack in Keras itself (`benchmarks/keras`)."""
+    return json.loads(resources.files("casemate.study").joinpath("keras_reference.json").read_text())
+
+
+def keras_sentences(reference: Mapping[str, Any]) -> list[str]:
+    """What that run says about the loss that the tutorial's code used in effect."""
+    run = reference["run"]
+    where = (
+        f"Keras {run['versions']['keras']} on TensorFlow {run['versions']['tensorflow']}, {run['train_images']:,} training "
+        f"images, {run['epochs']} epochs, {run['test_images']:,} test images, seed {run['seed']}"
+    )
+    ways = reference["ways"]
+    effect = reference["loss_in_effect"]
+    zero = ways["tutorial"]["zero_share"]
+    sentences = [
+        f"The attack written as the TensorFlow tutorial writes it was run in Keras itself ({where}). In effect it used the "
+        f"loss computed from {effect}: its gradients are those of that loss, and {shown(zero)} of the images had a "
+        "gradient of exactly zero."
+    ]
+    other = [way for way in ways.values() if way["loss_in_effect"] != effect]
+    if other:
+        sentences.append(
+            "Written differently, the same Keras takes the other loss: "
+            + "; ".join(f"{w['what']} ({shown(w['zero_share'])} zero gradients, {w['loss_in_effect']})" for w in other)
+            + "."
+        )
+    return sentences
+
+
+def provenance(pieces: Sequence[Piece]) -> list[tuple[str, ...]]:
+    """When, how long and where every piece was made."""
+    rows = []
+    for piece in pieces:
+        made = piece.facts["provenance"]
+        rows.append(
+            (
+                piece.facts["name"],
+                piece.key,
+                f"{made['seconds']:.1f}",
+                made["finished"],
+                made["commit"] or "-",
+                f"{made['processor']}, {made['threads']} threads, {made['device']}",
+            )
+        )
+    return rows
