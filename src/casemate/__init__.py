@@ -1,3 +1,105 @@
-"""casemate: train image classifiers, attack them, defend them, and say how far the result can be trusted."""
+"""casemate: train image classifiers, attack them, defend them, and say how far the result can be trusted.
+
+The names below are loaded when they are first used, so that `import casemate` is quick and imports no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "casemate.attacks": ("BIM", "FGSM", "MIFGSM", "PGD", "AttackResult", "Status", "sweep_eps", "sweep_steps"),
+    "casemate.data": ("Dataset", "LabelledImages", "split", "subset", "to_unit"),
+    "casemate.errors": ("CasemateError",),
+    "casemate.evaluate": ("eps_curve", "evaluate_clean", "mcnemar", "steps_curve", "zero_gradients"),
+    "casemate.models": ("Classifier", "Description", "create", "register"),
+    "casemate.norms": ("Ball", "parse_eps"),
+    "casemate.train": ("CrossEntropy", "Training", "fit"),
+}
+_RENAMED = {
+    "load_data": ("casemate.data", "load"),
+    "load_model": ("casemate.models", "load"),
+    "save_model": ("casemate.models", "save"),
+}
+_WHERE = {name: (home, name) for home, names in _HOMES.items() for name in names} | _RENAMED
+
+if TYPE_CHECKING:
+    from casemate.attacks import BIM as BIM
+    from casemate.attacks import FGSM as FGSM
+    from casemate.attacks import MIFGSM as MIFGSM
+    from casemate.attacks import PGD as PGD
+    from casemate.attacks import AttackResult as AttackResult
+    from casemate.attacks import Status as Status
+    from casemate.attacks import sweep_eps as sweep_eps
+    from casemate.attacks import sweep_steps as sweep_steps
+    from casemate.data import Dataset as Dataset
+    from casemate.data import LabelledImages as LabelledImages
+    from casemate.data import load as load_data
+    from casemate.data import split as split
+    from casemate.data import subset as subset
+    from casemate.data import to_unit as to_unit
+    from casemate.errors import CasemateError as CasemateError
+    from casemate.evaluate import eps_curve as eps_curve
+    from casemate.evaluate import evaluate_clean as evaluate_clean
+    from casemate.evaluate import mcnemar as mcnemar
+    from casemate.evaluate import steps_curve as steps_curve
+    from casemate.evaluate import zero_gradients as zero_gradients
+    from casemate.models import Classifier as Classifier
+    from casemate.models import Description as Description
+    from casemate.models import create as create
+    from casemate.models import load as load_model
+    from casemate.models import register as register
+    from casemate.models import save as save_model
+    from casemate.norms import Ball as Ball
+    from casemate.norms import parse_eps as parse_eps
+    from casemate.train import CrossEntropy as CrossEntropy
+    from casemate.train import Training as Training
+    from casemate.train import fit as fit
+
+__all__ = [
+    "BIM",
+    "FGSM",
+    "MIFGSM",
+    "PGD",
+    "AttackResult",
+    "Ball",
+    "CasemateError",
+    "Classifier",
+    "CrossEntropy",
+    "Dataset",
+    "Description",
+    "LabelledImages",
+    "Status",
+    "Training",
+    "create",
+    "eps_curve",
+    "evaluate_clean",
+    "fit",
+    "load_data",
+    "load_model",
+    "mcnemar",
+    "parse_eps",
+    "register",
+    "save_model",
+    "split",
+    "steps_curve",
+    "subset",
+    "sweep_eps",
+    "sweep_steps",
+    "to_unit",
+    "zero_gradients",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'casemate' has no attribute {name!r}")
+    home, original = _WHERE[name]
+    return getattr(import_module(home), original)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

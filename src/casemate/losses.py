@@ -34,7 +34,8 @@ def _own(logits: Logits, labels: Labels) -> PerExample:
 
 def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """Cross-entropy as softplus(logsumexp over j != y of z_j, minus z_y)."""
-    return F.softplus(_without(logits, labels).logsumexp(1) - _own(logits, labels))
+    # from 40 on, softplus(x) is x in float64 too; PyTorch's own threshold of 20 would be wrong in the ninth digit
+    return F.softplus(_without(logits, labels).logsumexp(1) - _own(logits, labels), threshold=40)
 
 
 def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:

@@ -16,7 +16,7 @@ Advance = Callable[[float, str], None]
 class Observer(Protocol):
     """What a renderer of progress must offer."""
 
-    def work(self, title: str, total: float) -> AbstractContextManager[Advance]:
+    def work(self, title: str, total: int | float) -> AbstractContextManager[Advance]:
         """Announce a piece of work of size `total` (any unit) and yield the function that advances it."""
         ...
 
@@ -27,7 +27,7 @@ class Observer(Protocol):
 
 class _Silent:
     @contextmanager
-    def work(self, title: str, total: float):
+    def work(self, title: str, total: int | float):
         del title, total
         yield lambda amount, note="": None
 

@@ -215,10 +215,10 @@ class Attack(ABC):
     def __call__(
         self,
         model: Classifier,
-        images: Tensor,
-        labels: Tensor,
+        images: Images,
+        labels: Labels,
         *,
-        targets: Tensor | None = None,
+        targets: Labels | None = None,
         seed: int = 0,
         first_index: int = 0,
         batch_size: int = 256,

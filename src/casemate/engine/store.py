@@ -18,7 +18,10 @@ from typing import Any
 import filelock
 
 from casemate.errors import StoreError
-from casemate.files import cache_folder, make_folder, read_json, write_json, writing_folder
+from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
+
+_PATIENCE = 0.5
+"""Seconds to wait for a lock that another process only holds to look at something."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,37 @@ class Store:
         self._locks = make_folder(self.root / "locks")
 
     def find(self, key: str) -> Piece | None:
-        """The finished piece under `key`, if there is one."""
+        """The finished piece under `key`, if there is one. Raises `StoreError` if it is damaged."""
         folder = self._pieces / key
         if not (folder / "piece.json").is_file():
             return None
-        return Piece(key, folder, read_json(folder / "piece.json", StoreError))
+        facts = _facts_of(folder)
+        if facts is None:
+            raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
+        return Piece(key, folder, facts)
 
     def pieces(self) -> list[Piece]:
         """All finished pieces, in the order they were made; damaged ones are left out."""
-        folders = [f for f in self._pieces.iterdir() if not f.name.startswith(".") and _is_whole(f)]
-        found = [Piece(f.name, f, read_json(f / "piece.json", StoreError)) for f in folders]
-        return sorted(found, key=lambda p: p.facts["provenance"].get("finished", ""))
+        found = []
+        for folder in self._pieces.iterdir():
+            facts = None if folder.name.startswith(".") else _facts_of(folder)
+            if facts is not None:
+                found.append(Piece(folder.name, folder, facts))
+        return sorted(found, key=lambda piece: piece.facts["provenance"].get("finished", ""))
+
+    def _acquire(self, key: str, patience: float) -> filelock.BaseFileLock | None:
+        """Take the key's lock, or return None if another process holds it for longer than `patience` seconds."""
+        lock = filelock.FileLock(self._locks / f"{key}.lock")
+        try:
+            lock.acquire(timeout=patience)
+        except filelock.Timeout:
+            return None
+        except OSError as error:
+            raise StoreError(
+                f"cannot lock {lock.lock_file}: {error.strerror or error}; make {self.root} writable, or use another "
+                "--store"
+            ) from error
+        return lock
 
     @contextmanager
     def producing(self, key: str) -> Iterator[Path]:
@@ -82,18 +105,16 @@ class Store:
 
         Raises `StoreError` if another process holds the lock.
         """
-        lock = filelock.FileLock(self._locks / f"{key}.lock")
         holder = self._locks / f"{key}.pid"
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
+        lock = self._acquire(key, _PATIENCE)
+        if lock is None:
             pid = holder.read_text() if holder.is_file() else "unknown"
             raise StoreError(
                 f"another process (pid {pid}) is computing this piece in {self.root}; wait for it and run the same "
                 "command again, or use another --store"
-            ) from None
+            )
         try:
-            holder.write_text(str(os.getpid()))
+            write_text(holder, str(os.getpid()))
             yield make_folder(self._working / key)
         finally:
             holder.unlink(missing_ok=True)
@@ -113,23 +134,17 @@ class Store:
     @contextmanager
     def _holding(self, key: str) -> Iterator[bool]:
         """Hold the key's lock inside the block; False if another process holds it."""
-        lock = filelock.FileLock(self._locks / f"{key}.lock")
+        lock = self._acquire(key, 0)
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lock is not None
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
     def unfinished(self) -> list[Path]:
         """What no process is working on: working folders, leftovers of writes that were cut off, damaged pieces."""
         leftovers = [*self._working.iterdir()]
-        for folder in self._pieces.iterdir():
-            if folder.name.startswith(".") or not _is_whole(folder):
-                leftovers.append(folder)
+        leftovers += [f for f in self._pieces.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
         found = []
         for path in sorted(leftovers):
             with self._holding(_key_of(path)) as held:
@@ -153,12 +168,14 @@ class Store:
             if not held:
                 raise StoreError(f"{what} is in use by another process; try again later")
             size = size_of(path)
-            with explained(path):
-                if not path.name.startswith("."):  # a kill while it is deleted must not leave half a piece
+            try:
+                if path.parent == self._pieces and not path.name.startswith("."):
                     hidden = path.with_name(f".{path.name}.removed.tmp")
                     shutil.rmtree(hidden, ignore_errors=True)
-                    path = path.replace(hidden)
-                shutil.rmtree(path)
+                    path = path.replace(hidden)  # first out of sight: a kill on the way must not leave half a piece
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+            except OSError as error:
+                raise StoreError(f"cannot remove {path}: {error.strerror or error}; see who owns it") from error
         return size
 
 
@@ -167,13 +184,14 @@ def _key_of(path: Path) -> str:
     return path.name.split(".")[1] if path.name.startswith(".") else path.name
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds a readable piece."""
+def _facts_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder's piece.json says; None unless it is one of ours and readable."""
     try:
         facts = read_json(folder / "piece.json", StoreError)
     except StoreError:
-        return False
-    return isinstance(facts, dict) and {"kind", "name", "code", "result", "provenance"} <= facts.keys()
+        return None
+    expected = {"kind", "name", "code", "result", "provenance"}
+    return facts if isinstance(facts, dict) and expected <= facts.keys() else None
 
 
 def size_of(folder: Path) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,17 +60,20 @@ class Figure:
         return out.getvalue()
 
 
+def styled() -> AbstractContextManager[None]:
+    """The common style, for as long as figures are drawn."""
+    return plt.rc_context(_STYLE)
+
+
 def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, np.ndarray]:
-    """An empty figure in the common style, and its axes as a two-dimensional array."""
-    with plt.rc_context(_STYLE):
-        drawing, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    return drawing, axes
+    """An empty figure, and its axes as a two-dimensional array."""
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
 
 
 def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
     """The drawing as SVG (the same bytes for the same drawing) and PNG; it is closed."""
     svg, png = io.BytesIO(), io.BytesIO()
-    with plt.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with plt.rc_context({"svg.hashsalt": name}):
         drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
     plt.close(drawing)

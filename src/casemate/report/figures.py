@@ -24,6 +24,7 @@ from casemate.report.charts import (
     picture,
     render,
     shown,
+    styled,
 )
 from casemate.study import paper
 from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, LOSSES
@@ -517,29 +518,30 @@ def masking(pieces: Pieces) -> Figure | None:
 
 def all_figures(pieces: Pieces) -> list[Figure]:
     """Every figure whose pieces are there, in the paper's order."""
-    found = (
-        samples(pieces),
-        architecture(pieces),
-        training(pieces),
-        confusion(pieces),
-        before_after(
-            pieces,
-            "E2/pictures",
-            "figure-09",
-            "Before and after FGSM at eps 0.1",
-            "FGSM ascending the stable cross-entropy.",
-        ),
-        before_after(
-            pieces,
-            "E3/pictures",
-            "figure-10",
-            "Original, BIM with clip range, BIM with clip ball, eps 0.05",
-            "10 iterations of eps / 4, ascending the stable cross-entropy.",
-        ),
-        fgsm(pieces),
-        bim(pieces),
-        iterations(pieces),
-        masking(pieces),
-        overfitted(pieces),
-    )
+    with styled():
+        found = (
+            samples(pieces),
+            architecture(pieces),
+            training(pieces),
+            confusion(pieces),
+            before_after(
+                pieces,
+                "E2/pictures",
+                "figure-09",
+                "Before and after FGSM at eps 0.1",
+                "FGSM ascending the stable cross-entropy.",
+            ),
+            before_after(
+                pieces,
+                "E3/pictures",
+                "figure-10",
+                "Original, BIM with clip range, BIM with clip ball, eps 0.05",
+                "10 iterations of eps / 4, ascending the stable cross-entropy.",
+            ),
+            fgsm(pieces),
+            bim(pieces),
+            iterations(pieces),
+            masking(pieces),
+            overfitted(pieces),
+        )
     return [figure for figure in found if figure is not None]

@@ -1,0 +1,48 @@
+# Every target sets up what it needs, once. `make study` and `make test` are all that a fresh machine needs.
+PYTHON ?= python3
+SCALE ?= quick
+DATASET ?=
+OUT ?= runs/study-$(SCALE)
+ONLY ?=
+# The address of a package index that holds the PyTorch build you want (PyTorch publishes one per CPU and CUDA
+# version). Empty: whatever the default index gives, which on Linux is a CUDA build of several gigabytes.
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PEERS := .venv-peers/bin
+
+.PHONY: study test lint bench reference clean help
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|full DATASET= ONLY="E1 E2" OUT=)
+	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY))
+
+test: .venv/.ready-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
+	rm -rf .venv .venv-peers runs dist build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "casemate needs Python 3.11 or newer; try make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv || { echo "Python's venv module is missing; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@touch $@
+
+.venv/.ready: .venv/.python pyproject.toml constraints.txt
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	$(PIP) --editable '.[dev]'
+	@touch $@

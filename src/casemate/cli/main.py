@@ -1,0 +1,110 @@
+"""The entry point: which command, which exit code.
+
+Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can mend, 130 stopped with Ctrl-C.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, Union
+
+import tyro
+
+from casemate import __version__
+from casemate.cli import console, data, store
+from casemate.cli.attack import Attack
+from casemate.cli.info import Info
+from casemate.cli.report import Report
+from casemate.cli.study import Study
+from casemate.cli.train import Train
+from casemate.errors import CasemateError
+
+HELP = """\
+Train image classifiers, attack them, and say how far the result can be trusted.
+
+Examples:
+  casemate study --scale smoke     the whole study in small, about a minute
+  casemate train --epochs 10       train the study's network
+  casemate attack model.safetensors --attack pgd --eps 4/255 8/255
+
+`casemate COMMAND --help` explains a command; `casemate --version` tells the
+version. Progress goes to stderr, results to stdout. Exit codes: 0 fine,
+2 something you can mend, 130 stopped with Ctrl-C, 1 a fault of casemate's.
+"""
+
+
+class Command(Protocol):
+    """A parsed command: a dataclass whose docstring is its help and whose fields are its options."""
+
+    def run(self) -> None:
+        """Do it. Raises `CasemateError` for what the user can mend."""
+        ...
+
+
+@dataclass(frozen=True)
+class _InGroup:
+    """Stands in the list of commands for a group, which is parsed on its own."""
+
+    def run(self) -> None: ...
+
+
+_COMMANDS: Mapping[str, type[Command]] = {
+    "study": Study,
+    "report": Report,
+    "train": Train,
+    "attack": Attack,
+    "info": Info,
+}
+_GROUPS: Mapping[str, tuple[str, Mapping[str, type[Command]]]] = {
+    "data": (data.HELP, data.COMMANDS),
+    "store": (store.HELP, store.COMMANDS),
+}
+_MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Turn arguments into a command. Leaves with 2 on a fault in them, with 0 after showing help."""
+    if argv and argv[0] in _GROUPS:
+        words, commands = _GROUPS[argv[0]]
+        return _choose(f"casemate {argv[0]}", words, commands, {}, argv[1:])
+    return _choose("casemate", HELP, _COMMANDS, {name: words for name, (words, _) in _GROUPS.items()}, argv)
+
+
+def _choose(
+    prog: str, words: str, commands: Mapping[str, type[Command]], groups: Mapping[str, str], argv: Sequence[str]
+) -> Command:
+    """Parse `argv` as one of `commands`; in a list of them each has its first line, in its own help all of it."""
+    chosen = argv[0] if argv else None
+    choices: list[Any] = []
+    for name, command in commands.items():
+        text = inspect.cleandoc(command.__doc__ or "")
+        about = text if name == chosen else text.splitlines()[0]
+        choices.append(Annotated[command, tyro.conf.subcommand(name, description=about)])
+    for name, text in groups.items():
+        choices.append(Annotated[_InGroup, tyro.conf.subcommand(name, description=text.splitlines()[0])])
+    return tyro.cli(Union[tuple(choices)], prog=prog, description=words, args=argv, config=_MARKERS)  # noqa: UP007
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
+    try:
+        if arguments in (["--version"], ["-V"]):
+            print(f"casemate {__version__}")
+        else:
+            parse(arguments or ["--help"]).run()
+        sys.stdout.flush()
+    except CasemateError as error:
+        console.complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.complain("what was finished is kept; the same command goes on from there.", word="stopped")
+        return 130
+    except BrokenPipeError:  # the reader of our results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

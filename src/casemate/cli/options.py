@@ -1,0 +1,130 @@
+"""Options that several commands share, each with one meaning and one help text, and the checks that come first."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import arg
+
+from casemate.errors import SettingError, StoreError
+from casemate.files import make_folder
+from casemate.progress import Observer
+
+if TYPE_CHECKING:
+    from casemate.study.run import Study
+
+DatasetName = Literal["fashion-mnist", "digits"]
+"""`casemate.data.NAMES`, which cannot be imported here without PyTorch."""
+ScaleName = Literal["smoke", "quick", "full"]
+"""The keys of `casemate.study.scales.SCALES`."""
+
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+DataDir = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="The only folder to look for Fashion-MNIST in.",
+        help_behavior_hint="(default: $CASEMATE_DATA, else the usual places)",
+    ),
+]
+StoreFolder = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="Where finished pieces are kept.",
+        help_behavior_hint="(default: $CASEMATE_STORE, else in the user's cache)",
+    ),
+]
+Json = Annotated[bool, arg(help="Print one JSON document instead of tables.", help_behavior_hint="")]
+Seed = Annotated[int, arg(metavar="N", help="Of all random draws.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Where to compute; auto: a GPU if there is one.")]
+Threads = Annotated[
+    int | None,
+    arg(metavar="N", help="Processor threads.", help_behavior_hint="(default: PyTorch's choice)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and with how much to compute."""
+
+    device: Device = "auto"
+    threads: Threads = None
+
+    def set_up(self, observer: Observer) -> tuple[str, int]:
+        """Load PyTorch; return the device and the number of threads in use. Raises `SettingError`."""
+        if self.threads is not None and self.threads < 1:
+            raise SettingError(f"threads = {self.threads}; expected at least 1")
+        device = resolve(self.device, observer)
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return device, torch.get_num_threads()
+
+
+def resolve(device: str, observer: Observer) -> str:
+    """The device meant. Raises `SettingError` if it is not there."""
+    with observer.work("Loading PyTorch", 0):
+        import torch
+
+        found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise SettingError("device cuda, but PyTorch finds no GPU that it can use; take --device cpu or auto")
+    return "cuda" if found and device != "cpu" else "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which study is meant; the same options name the same finished pieces."""
+
+    scale: ScaleName = "quick"
+    """How much is computed: smoke (a minute) shows that everything runs, quick is a first look, full has the paper's
+    sizes."""
+    dataset: Annotated[
+        Literal["auto", "fashion-mnist", "digits"] | None, arg(help_behavior_hint="(default: the scale's own)")
+    ] = None
+    """The images; auto: Fashion-MNIST or, where it cannot be had, scikit-learn's digits."""
+    only: Annotated[tuple[str, ...], arg(metavar="E1 E2 ...", help_behavior_hint="(default: all)")] = ()
+    """These experiments, and what they need."""
+    seed: Seed = 0
+    data_dir: DataDir = None
+    store: StoreFolder = None
+
+    def plan(self, device: str, observer: Observer) -> "Study":
+        """Find out what there is to do and what is done; nothing is computed."""
+        from casemate.study.experiments import choose
+        from casemate.study.run import plan_study
+
+        choose(self.only)
+        with observer.work("Reading the images", 0):
+            return plan_study(
+                scale=self.scale,
+                dataset=self.dataset,
+                only=self.only,
+                seed=self.seed,
+                store=self.store,
+                device=device,
+                data_dir=self.data_dir,
+                observer=observer,
+            )
+
+    def default_out(self) -> Path:
+        """The folder of the report if none is named."""
+        return Path("runs") / f"study-{self.scale}"
+
+
+def check_folder(path: Path) -> None:
+    """Make sure, before anything is computed, that files can be written into `path`. Raises `StoreError`."""
+    make_folder(path)
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise StoreError(f"cannot write into {path}: {error.strerror or error}; choose another --out") from error
+
+
+def at_least_one(name: str, value: int | None) -> None:
+    """Raise `SettingError` if a number that was given is below 1."""
+    if value is not None and value < 1:
+        raise SettingError(f"{name} = {value}; expected at least 1")

@@ -1,0 +1,79 @@
+"""The public face: names, the README's example, the built package seen from outside the tree."""
+
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import casemate
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = set(
+    """
+BIM FGSM MIFGSM PGD AttackResult Ball CasemateError Classifier CrossEntropy Dataset Description
+LabelledImages Status Training create eps_curve evaluate_clean fit load_data load_model mcnemar parse_eps register save_model split
+steps_curve subset sweep_eps sweep_steps to_unit zero_gradients
+""".split()  # noqa: SIM905 (a list of words reads better as words)
+)
+
+
+def test_public_names_are_the_agreed_ones() -> None:
+    """A name that goes or comes is a decision, made here and in the changelog."""
+    assert set(casemate.__all__) == NAMES
+    for name in NAMES:
+        assert getattr(casemate, name) is not None
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = casemate.nothing  # type: ignore[attr-defined]
+
+
+def test_import_alone_loads_no_torch() -> None:
+    """`import casemate` is quick; PyTorch comes with the first name that needs it."""
+    check = "import sys, casemate; assert 'torch' not in sys.modules; casemate.FGSM; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def readme_example() -> str:
+    """The first Python block of the README."""
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_readme_example_is_five_lines() -> None:
+    """The README promises five lines."""
+    assert len(readme_example().strip().splitlines()) == 5
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("casemate-*.whl"))
+
+
+def test_wheel_carries_templates_and_reference_data(wheel: Path) -> None:
+    """What is not Python is in the wheel too."""
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in ("report/templates/report.html.j2", "study/keras_reference.json", "py.typed"):
+        assert f"casemate/{needed}" in names
+
+
+def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """From outside the tree, on the installed wheel, the README's five lines print the robust accuracy of a trained network."""
+    venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
+    python = tmp_path / "env" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    site = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    # the heavy dependencies are borrowed from this environment, but casemate itself must be the wheel's
+    script = f"import sys; sys.path.append({str(site)!r})\nimport casemate\nprint(casemate.__file__)\n"
+    script += readme_example()
+    done = subprocess.run([python, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(tmp_path) in done.stdout.splitlines()[0]
+    assert 0 <= float(done.stdout.splitlines()[-1]) <= 1
