@@ -6,7 +6,7 @@ functions are what `test_attacks.py` runs on the real attacks and `test_mutants.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jaxtyping
 import numpy as np
@@ -79,20 +79,19 @@ def linear_problem(
     layer = nn.Linear(PIXELS, 2)
     with torch.no_grad():
         layer.weight.copy_(scale * torch.randn(2, PIXELS, generator=random))
-        layer.bias.zero_()
+        layer.bias.copy_(-layer.weight.sum(1) * (low + high) / 2)  # grey images lie on the boundary
     images = (low - 0.1 + (high - low + 0.2) * torch.rand(count, *SHAPE, generator=random)).clamp(low, high)
     labels = torch.randint(2, (count,), generator=random)
     weight = layer.weight.detach().double()
     slope = weight[labels] - weight[1 - labels]
+    problem = Linear(classifier(nn.Sequential(nn.Flatten(), layer)), images, labels, slope)
     # move every image along its slope until its margin is the wanted one, so that all are classified correctly
     wanted = gap * scale * (0.05 + torch.rand(count, generator=random).double())
-    flat = images.flatten(1).double()
-    for _ in range(200):
-        short = wanted - (slope * flat).sum(1)
-        flat = (flat + (short / slope.square().sum(1)).unsqueeze(1) * slope).clamp(low, high)
-    problem = Linear(classifier(nn.Sequential(nn.Flatten(), layer)), flat.float().view_as(images), labels, slope)
-    assert (problem.margin(problem.images) > 0).all()
-    return problem
+    for _ in range(60):
+        short = (wanted - problem.margin(images)) / slope.square().sum(1)
+        images = (images + (short.unsqueeze(1) * slope).view_as(images)).clamp(low, high).float()
+    assert (problem.margin(images) > 0).all()
+    return replace(problem, images=images)
 
 
 def room(images: Tensor, slope: Tensor, bounds: Bounds = UNIT) -> Tensor:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
 BIM FGSM MIFGSM PGD AttackResult Ball CasemateError Classifier CrossEntropy Dataset Description
-LabelledImages Status Training create eps_curve evaluate_clean fit load_data load_model mcnemar parse_eps register save_model split
-steps_curve subset sweep_eps sweep_steps to_unit zero_gradients
+LabelledImages Status Training create eps_curve evaluate_clean fit load_data load_model mcnemar parse_eps register
+save_model split steps_curve subset sweep_eps sweep_steps to_unit zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 
@@ -65,7 +65,7 @@ def test_wheel_carries_templates_and_reference_data(wheel: Path) -> None:
 
 
 def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    """From outside the tree, on the installed wheel, the README's five lines print the robust accuracy of a trained network."""
+    """From outside the tree, on the installed wheel, the README's five lines print a robust accuracy."""
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     python = tmp_path / "env" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]

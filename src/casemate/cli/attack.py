@@ -10,13 +10,12 @@ from tyro.conf import Positional, arg
 
 from casemate.cli import console
 from casemate.cli.options import DataDir, DatasetName, Flag, Json, Machine, Seed, at_least_one, check_folder
+from casemate.engine.provenance import surroundings
 from casemate.errors import ModelError, SettingError
 from casemate.progress import Observer
 
 if TYPE_CHECKING:
-    import polars
-
-    from casemate.attacks import AttackResult, GradientAttack
+    from casemate.attacks import GradientAttack
     from casemate.data import LabelledImages
     from casemate.models import Classifier
 
@@ -64,9 +63,8 @@ class Settings:
 @dataclass(frozen=True, kw_only=True)
 class Attack:
     """Attack a saved model and tell the accuracy that is left.
-
-    `worst` counts an image as lost if any iterate at this or a smaller eps fools
-    the model; `last` looks at the last iterate alone, as other tools do.
+    - Worst: an image is lost if any iterate at this or a smaller eps fools the
+      model. Last: only the last iterate counts, as in other tools.
 
     Examples:
       casemate attack model.safetensors --attack fgsm --eps 0.01 0.05 0.1
@@ -124,20 +122,24 @@ class Attack:
             if self.dry_run:
                 self._estimate(about, attacks)
                 return
+            from casemate.cli import attacking
+
             start = time.perf_counter()
+            keep = self.out is not None
             if target is None:
-                points, table, passes = self._sweep(model, test, attacks, observer)
+                found = attacking.sweep(model, test, list(attacks.values()), self.seed, keep, observer)
             else:
-                points, table, passes = self._reach(model, test, target, attacks, observer)
-            about |= {"points": points, "passes": passes, "seconds": time.perf_counter() - start}
+                found = attacking.reach(model, test, target, list(attacks.values()), self.seed, keep, observer)
+            about |= {"points": found.points, "passes": asdict(found.passes), "seconds": time.perf_counter() - start}
             if self.out is not None:
-                self._write(self.out, about, table, model, test, target, attacks, threads, observer)
+                attacking.write(self.out, found, about, surroundings(device, threads))
         if self.json:
             console.show_json(about)
-        else:
-            _show(about, [escape(text) for text in attacks])
-            if self.out is not None:
-                console.show(f"Written to {escape(str(self.out))}")
+            return
+        title = f"{self.attack} on {self.model.name} ({name}, first {self.images:,} test images, seed {self.seed})"
+        console.show(attacking.render(found, list(attacks), title), *attacking.notes(about))
+        if self.out is not None:
+            console.show(f"Written: result.json, examples.parquet, adversarial.safetensors in {escape(str(self.out))}")
 
     def _attacks(self) -> "dict[str, GradientAttack]":
         """The attack at each eps, by the text of the eps, ascending."""
@@ -145,7 +147,7 @@ class Attack:
             raise SettingError("no eps; give at least one, such as --eps 8/255")
         made = {text: self.settings.attack(self.attack, text) for text in self.eps}
         ascending = sorted(made.items(), key=lambda pair: pair[1].eps)  # type: ignore[attr-defined]
-        return {text: attack for text, attack in {a.eps: (t, a) for t, a in ascending}.values()}  # type: ignore[attr-defined]
+        return dict({attack.eps: (text, attack) for text, attack in ascending}.values())  # type: ignore[attr-defined]
 
     def _load(self, device: str, observer: Observer) -> "tuple[Classifier, LabelledImages, str]":
         """The model on its device, the images, and the data set's name."""
@@ -157,7 +159,9 @@ class Attack:
         model, description = load(self.model)
         name = self.dataset or description.dataset
         if name not in data.NAMES:
-            raise SettingError(f"the model was trained on {name!r}; say with --dataset which of {', '.join(data.NAMES)}")
+            raise SettingError(
+                f"the model was trained on {name!r}; say with --dataset which of {', '.join(data.NAMES)}"
+            )
         with observer.work("Reading the images", 0):
             dataset = data.load(name, self.data_dir, observer=observer)
         if dataset.classes != model.classes:
@@ -165,7 +169,9 @@ class Attack:
                 f"{self.model} tells {', '.join(model.classes[:3])}, ... apart, but {dataset.title} has the classes "
                 f"{', '.join(dataset.classes[:3])}, ...; choose the data set it was trained on"
             )
-        return model.to(device).to(memory_format=torch.channels_last), dataset.test[: self.images], dataset.name
+        model.to(device)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
+        return model, dataset.test[: self.images], dataset.name
 
     def _target(self, model: "Classifier") -> int:
         """The class to reach."""
@@ -179,3 +185,18 @@ class Attack:
             f"target {text!r}; expected a number from 0 to {len(model.classes) - 1} or one of "
             f"{', '.join(model.classes)}"
         )
+
+    def _estimate(self, about: dict[str, Any], attacks: "dict[str, GradientAttack]") -> None:
+        loops = [attack.loop() for attack in attacks.values()]
+        gradients = about["images"] * sum(loop.steps * loop.restarts for loop in loops)
+        if self.json:
+            console.show_json(about | {"gradients": gradients})
+            return
+        made = console.table("Setting", "Value", title="Would be attacked")
+        for name, value in about.items():
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            if isinstance(value, dict):
+                text = ", ".join(f"{key} {setting}" for key, setting in value.items() if key != "eps")
+            made.add_row(name, escape(text))
+        made.add_row("gradients", f"at most {gradients:,}")
+        console.show(made)

@@ -4,6 +4,7 @@ Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can me
 """
 
 import inspect
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,16 +23,16 @@ from casemate.cli.train import Train
 from casemate.errors import CasemateError
 
 HELP = """\
-Train image classifiers, attack them, and say how far the result can be trusted.
+Train image classifiers, attack them, and say how far to trust the result.
+- `casemate COMMAND --help` explains a command, `casemate --version` tells the
+  version. Results go to stdout, progress and messages to stderr.
+- Exit codes: 0 fine, 2 something you can mend, 130 stopped with Ctrl-C,
+  1 a fault of casemate's own.
 
 Examples:
   casemate study --scale smoke     the whole study in small, about a minute
   casemate train --epochs 10       train the study's network
   casemate attack model.safetensors --attack pgd --eps 4/255 8/255
-
-`casemate COMMAND --help` explains a command; `casemate --version` tells the
-version. Progress goes to stderr, results to stdout. Exit codes: 0 fine,
-2 something you can mend, 130 stopped with Ctrl-C, 1 a fault of casemate's.
 """
 
 
@@ -84,14 +85,15 @@ def _choose(
         choices.append(Annotated[command, tyro.conf.subcommand(name, description=about)])
     for name, text in groups.items():
         choices.append(Annotated[_InGroup, tyro.conf.subcommand(name, description=text.splitlines()[0])])
-    return tyro.cli(Union[tuple(choices)], prog=prog, description=words, args=argv, config=_MARKERS)  # noqa: UP007
+    union: Any = Union[tuple(choices)]  # noqa: UP007
+    return tyro.cli(union, prog=prog, description=words, args=argv, config=_MARKERS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
     try:
         if arguments in (["--version"], ["-V"]):

@@ -80,8 +80,7 @@ class Selection:
     """Which study is meant; the same options name the same finished pieces."""
 
     scale: ScaleName = "quick"
-    """How much is computed: smoke (a minute) shows that everything runs, quick is a first look, full has the paper's
-    sizes."""
+    """How much is computed: smoke shows that everything runs, quick is a first look, full has the paper's sizes."""
     dataset: Annotated[
         Literal["auto", "fashion-mnist", "digits"] | None, arg(help_behavior_hint="(default: the scale's own)")
     ] = None

@@ -15,8 +15,7 @@ from casemate.errors import SettingError
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Make the study's report from what is finished so far.
-
-    Nothing is computed: give the options of the study that the report is of.
+    - Nothing is computed: give the options of the study that the report is of.
 
     Examples:
       casemate report --scale full           while the study is still running

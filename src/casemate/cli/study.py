@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Reproduce the paper's study: train, attack, report.
-
-    Every finished piece is kept in the store at once and never computed twice:
-    after a kill or Ctrl-C the same command goes on from there. At the end there
-    is a report of one HTML file, and its main numbers are printed.
+    - Every finished piece is kept at once and never computed twice: after a kill
+      or Ctrl-C the same command goes on from there.
+    - At the end there is a report, one HTML file; its main numbers are printed.
 
     Examples:
       casemate study --scale smoke             does everything run? a minute

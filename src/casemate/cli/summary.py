@@ -41,9 +41,7 @@ def rows(pieces: Mapping[str, Piece]) -> list[Row]:
         piece = pieces.get(f"{name}/clean")
         if piece is not None:
             stated = paper.TEST_ACCURACY.value if name == "E1" else None
-            found.append(
-                Row(experiment=name, what="test accuracy", accuracy=piece.result["accuracy"], paper=stated)
-            )
+            found.append(Row(experiment=name, what="test accuracy", accuracy=piece.result["accuracy"], paper=stated))
 
     def add(name: str, what: str, axis: str, value: float, stated: float | None) -> None:
         piece = pieces.get(name)
@@ -71,7 +69,9 @@ def render(found: list[Row], *, comparable: bool) -> Table:
         here = row.accuracy
         low, high = console.percent(here["low"]), console.percent(here["high"])
         stated = console.percent(row.paper) if comparable and row.paper is not None else ""
-        made.add_row(row.experiment, row.what, console.percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated)
+        made.add_row(
+            row.experiment, row.what, console.percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated
+        )
     return made
 
 
@@ -79,7 +79,11 @@ def notes(study: "Study") -> list[str]:
     """What a reader must know of these numbers."""
     said = ["Under attack: the raw last iterate. Losses: ce stable, torch-ce F.cross_entropy, prob-ce from softmax."]
     if study.dataset.name != "fashion-mnist":
-        said.append(f"On {study.dataset.title}: these numbers say nothing about the paper's, which are on Fashion-MNIST.")
+        said.append(
+            f"On {study.dataset.title}: these numbers say nothing about the paper's, which are on Fashion-MNIST."
+        )
     elif not study.setup.scale.decides:
-        said.append(f"Scale {study.setup.scale.name}: {study.setup.scale.purpose}. Only full decides on the paper's numbers.")
+        said.append(
+            f"Scale {study.setup.scale.name}: {study.setup.scale.purpose}. Only full decides on the paper's numbers."
+        )
     return said

@@ -52,7 +52,7 @@ class Recipe:
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified draw of N images."""
     validation_images: Annotated[
-        int | None, arg(metavar="N", help_behavior_hint="(default: 6000, at most a fifth of what is used)")
+        int | None, arg(metavar="N", help_behavior_hint="(default: 6000, or a fifth of fewer)")
     ] = None
     """Images of the training part set aside for validation."""
 
@@ -69,27 +69,25 @@ class Recipe:
 
         at_least_one("train-images", self.train_images)
         at_least_one("validation-images", self.validation_images)
-        pool = dataset.train
-        if self.train_images is not None:
-            pool = data.subset(pool, self.train_images + (self.validation_images or _VALIDATION), seed)
-        aside = min(_VALIDATION, len(pool) // 5) if self.validation_images is None else self.validation_images
-        train, validation = data.split(pool, aside, seed)
-        if self.train_images is not None and self.train_images < len(train):
-            train = data.subset(train, self.train_images, seed)
-        return train, validation
+        there, wanted, aside = len(dataset.train), self.train_images, self.validation_images
+        if aside is None:
+            aside = min(_VALIDATION, there // 5 if wanted is None else max(1, wanted // 4))
+        if wanted is not None and wanted + aside > there:
+            raise SettingError(f"{wanted} training and {aside} validation images, but {dataset.title} has {there}")
+        pool = dataset.train if wanted is None else data.subset(dataset.train, wanted + aside, seed)
+        return data.split(pool, aside, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a network and judge it on the test images.
-
-    Writes OUT with a JSON file beside it that says what it is, and its history.
-    While it trains, OUT.training keeps the state after every epoch: after a kill
-    or Ctrl-C the same command goes on from there.
+    r"""Train a network and judge it on the test images.
+    - Writes OUT, a JSON file beside it that says what it is, and its history.
+    - OUT.training keeps the state after every epoch: after a kill or Ctrl-C the
+      same command goes on from there.
 
     Examples:
       casemate train --epochs 5 --out first.safetensors
-      casemate train --optimizer adam --batch-size 64 --learning-rate 2e-3 \\
+      casemate train --optimizer adam --batch-size 64 --learning-rate 2e-3 \
           --schedule one-cycle --ema 0.999 --augment alternating-flip
       casemate train --dataset digits --epochs 3 --device cpu
     """
@@ -127,9 +125,7 @@ class Train:
             with observer.work("Reading the images", 0):
                 dataset = data.load(self.dataset, self.data_dir, observer=observer)
             train, validation = self.recipe.parts(dataset, self.seed)
-            model = create(
-                self.architecture, input_shape=dataset.image_shape, classes=dataset.classes, seed=self.seed
-            )
+            model = create(self.architecture, input_shape=dataset.image_shape, classes=dataset.classes, seed=self.seed)
             about: dict[str, Any] = {
                 "architecture": self.architecture,
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -10,7 +10,7 @@ from typing import Any
 from casemate.engine.code_version import code_version
 from casemate.engine.provenance import environment, surroundings
 from casemate.engine.store import Piece, Store
-from casemate.engine.task import Context, Producer, Task, keys, ordered
+from casemate.engine.task import Context, Produce, Producer, Task, keys, ordered
 from casemate.progress import Advance, Observer
 
 
@@ -53,13 +53,17 @@ def run_plan(
     missing = plan.missing
     if not missing:
         return pieces
+    # all code is loaded before the first task, so that a change on the disk meanwhile cannot run under an older key
+    functions = {kind: producers[kind].load() for kind in {task.kind for task in missing}}
     with context.observer.work("Study", plan.work_left) as advance:
         for number, task in enumerate(missing, start=1):
             note = f"{number} of {len(missing)}: {task.name}"
             advance(0, note)
             inner = _Within(context.observer, advance, task.work, note)
             within = replace(context, observer=inner)
-            pieces[task.name] = _produce(task, plan.keys[task.name], pieces, producers, store, within, threads)
+            pieces[task.name] = _produce(
+                task, plan.keys[task.name], pieces, producers, functions, store, within, threads
+            )
             advance(task.work - inner.passed_on, note)
     return pieces
 
@@ -108,11 +112,11 @@ def _produce(
     key: str,
     pieces: Mapping[str, Piece],
     producers: Mapping[str, Producer],
+    functions: Mapping[str, Produce],
     store: Store,
     context: Context,
     threads: int,
 ) -> Piece:
-    producer = producers[task.kind]
     with store.producing(key) as working:
         found = store.find(key)  # another process may have finished it since the plan was made
         if found is not None:
@@ -124,11 +128,11 @@ def _produce(
             "name": task.name,
             "config": task.config,
             "needs": {role: pieces[name].key for role, name in task.needs.items()},
-            "code": code_version(producer.module),
+            "code": code_version(producers[task.kind].module),
         }
         with store.put(key, facts) as folder:
             needed = {role: pieces[name] for role, name in task.needs.items()}
-            facts["result"] = producer.load()(task.config, needed, folder, working, context)
+            facts["result"] = functions[task.kind](task.config, needed, folder, working, context)
             facts["provenance"] = surroundings(context.device, threads) | {
                 "seconds": time.perf_counter() - start,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -35,7 +35,8 @@ def measure_speed(input_shape: tuple[int, int, int], device: str) -> Speed:
     where = torch.device(device)
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         model = create("paper-cnn", input_shape=input_shape, classes=_CLASSES)
-        model.to(where).to(memory_format=torch.channels_last)
+        model.to(where)
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
         images = torch.rand(_BATCH, *input_shape).to(where).contiguous(memory_format=torch.channels_last)
         labels = torch.arange(_BATCH).to(where) % len(_CLASSES)
         objective, optimizer = CrossEntropy(), Training().make_optimizer(model)

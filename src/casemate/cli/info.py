@@ -1,0 +1,67 @@
+"""`casemate info`: what casemate finds on this machine."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from rich.markup import escape
+
+from casemate.cli import console
+from casemate.cli.data import find, found_as_json
+from casemate.cli.options import Json, Machine
+from casemate.engine import default_store
+from casemate.engine.provenance import surroundings
+from casemate.files import cache_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Show versions, device, folders, data sets, networks and attacks.
+    - Worth attaching to a report of a fault.
+
+    Examples:
+      casemate info
+      casemate info --json
+    """
+
+    json: Json = False
+
+    def run(self) -> None:
+        """Look and print."""
+        with console.observer() as observer:
+            device, threads = Machine().set_up(observer)
+            import torch
+
+            from casemate import data, models
+            from casemate.attacks import ATTACKS
+            from casemate.losses import TITLES
+            from casemate.study.experiments import EXPERIMENTS
+
+            facts: dict[str, Any] = surroundings(device, threads)
+            facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None
+            facts |= {"cache": str(cache_folder()), "store": str(default_store())}
+            facts["CASEMATE_DATA"] = os.environ.get("CASEMATE_DATA")
+            facts["data_sets"] = [found_as_json(name, find(name, None, observer)) for name in data.NAMES]
+            facts["networks"] = list(models.names())
+            facts["attacks"] = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in ATTACKS.items()}
+            facts["losses"] = dict(TITLES)
+            facts["experiments"] = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+        if self.json:
+            console.show_json(facts)
+            return
+        made = console.table("", "")
+        made.show_header = False
+        for name, value in facts.items():
+            made.add_row(f"[bold]{name.replace('_', ' ')}[/]", escape(_words(value)))
+        console.show(made)
+
+
+def _words(value: Any) -> str:
+    """A value as one or several lines."""
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {each}" for name, each in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(f"{each['name']}: {each['found'] or 'not found'}" for each in value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
