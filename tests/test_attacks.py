@@ -9,6 +9,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from casemate.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, Criterion, GradientAttack, Status, frozen
+from casemate.attacks.base import check_images
+from casemate.attacks.gradient import Loop, Track, with_eps, with_steps
+from casemate.errors import SettingError, ShapeError
+from casemate.models import Classifier
+from casemate.norms import Ball, Norm
 from oracles import (
     PIXELS,
     SHAPE,
@@ -28,14 +36,6 @@ from oracles import (
     network,
     small_task,
 )
-from torch import Tensor, nn
-
-from casemate.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, Criterion, GradientAttack, Status, frozen
-from casemate.attacks.base import check_images
-from casemate.attacks.gradient import Loop, with_eps, with_steps
-from casemate.errors import SettingError, ShapeError
-from casemate.models import Classifier
-from casemate.norms import Ball, Norm
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
@@ -103,9 +103,7 @@ def test_iterated_attacks_reach_the_same_optimum(
 
 @pytest.mark.parametrize("make", ITERATED)
 @pytest.mark.parametrize("eps", [0.05, 0.2])
-def test_iterated_l2_attacks_reach_the_same_optimum(
-    make: Callable[[float, Norm], GradientAttack], eps: float
-) -> None:
+def test_iterated_l2_attacks_reach_the_same_optimum(make: Callable[[float, Norm], GradientAttack], eps: float) -> None:
     """From a random start the part across the gradient only shrinks, so the optimum is neared, not met."""
     attack = make(eps, "l2")
     slack = 4e-2 * eps if isinstance(attack, PGD) else 2e-5
@@ -256,12 +254,12 @@ def test_seeds() -> None:
 
 @pytest.mark.parametrize("track", ["worst", "last"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_restarts_never_worsen(norm: Norm, track: str) -> None:
+def test_restarts_never_worsen(norm: Norm, track: Track) -> None:
     task = small_task(1, count=60, scale=30.0)
     previous: Tensor | None = None
     shares = []
     for restarts in (1, 2, 4, 8):
-        attack = PGD(eps=0.5 * EPS[norm], steps=2, restarts=restarts, norm=norm, track=track)  # type: ignore[arg-type]
+        attack = PGD(eps=0.5 * EPS[norm], steps=2, restarts=restarts, norm=norm, track=track)
         result = attack(task.model, task.images, task.labels)
         check_inside(attack, result, task.images)
         if previous is not None:
@@ -484,7 +482,7 @@ class Trouble(nn.Module):
 
 @pytest.mark.parametrize("track", ["worst", "last"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm: Norm, track: str) -> None:
+def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm: Norm, track: Track) -> None:
     task = small_task(4)
     model = classifier(Trouble(task.model.network), classes=4)
     images = task.images.clone()
@@ -627,9 +625,7 @@ def test_pixels_that_a_conversion_left_a_hair_outside_are_taken_as_at_the_bound(
 def test_bounds_other_than_zero_and_one() -> None:
     """Pixels in grey levels: float32 is coarser there, and still every image passes the check."""
     layer = nn.Linear(PIXELS, 2)
-    model = Classifier(
-        nn.Sequential(nn.Flatten(), layer), input_shape=SHAPE, classes=("a", "b"), bounds=(0.0, 255.0)
-    )
+    model = Classifier(nn.Sequential(nn.Flatten(), layer), input_shape=SHAPE, classes=("a", "b"), bounds=(0.0, 255.0))
     images = 255 * torch.rand(20, *SHAPE, generator=generator(0))
     labels = model(images).argmax(1)
     for norm in NORMS:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import generator
 from torch import Tensor
 
 from casemate.errors import SettingError
 from casemate.losses import LOSSES, TITLES, loss_by_name, margin, stable_cross_entropy, top_gap
+from oracles import generator
 
 seeds = st.integers(0, 10_000)
 

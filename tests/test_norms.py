@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import SHAPE, UNIT, as_installed, distance, generator, room, steepest_descent
 from scipy import optimize, stats
 from torch import Tensor
 
 from casemate.errors import SettingError
 from casemate.norms import Ball, Norm, norm_of, parse_eps
 from casemate.rng import Streams, derive
+from oracles import SHAPE, UNIT, as_installed, distance, generator, room, steepest_descent
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 seeds = st.integers(0, 10_000)
@@ -65,9 +65,7 @@ def test_what_is_inside_stays_where_it_is(seed: int, eps: float, norm: Norm) -> 
 
 @pytest.mark.parametrize("shape", [(2, 1, 28, 28), (2, 3, 32, 32), (1, 3, 224, 224)])
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.5), ("l2", 3.0), ("l2", 20.0), ("l1", 1.0), ("l1", 10.0)])
-def test_rounding_never_adds_up_to_more_than_the_tolerance(
-    shape: tuple[int, ...], norm: Norm, eps: float
-) -> None:
+def test_rounding_never_adds_up_to_more_than_the_tolerance(shape: tuple[int, ...], norm: Norm, eps: float) -> None:
     """Where all pixels are alike, all round alike: the float32 sum of a plain clean + delta would leave the ball."""
     clean = torch.full(shape, 0.9)
     for target in (clean - 0.5, torch.rand(shape, generator=generator(0)), clean + 0.05):
@@ -214,9 +212,7 @@ def unit_steps(norm: Norm, count: int, pixels: int, seed: int) -> Tensor:
     if norm == "l1":
         steps = torch.cat([steps * (torch.rand(steps.shape, generator=random) < 0.05), steps])
         steps = steps[steps.ne(0).any(1)]
-    return steps / torch.linalg.vector_norm(
-        steps, {"linf": math.inf, "l2": 2, "l1": 1}[norm], dim=1, keepdim=True
-    )
+    return steps / torch.linalg.vector_norm(steps, {"linf": math.inf, "l2": 2, "l1": 1}[norm], dim=1, keepdim=True)
 
 
 @given(seeds, st.sampled_from(NORMS), st.sampled_from([1.0, 1e-6, 1e-12, 1e-30]))

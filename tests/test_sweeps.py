@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from oracles import Counting, as_installed, classifier, distance, small_task
-from test_attacks import Trouble
 from torch import Tensor
 
 from casemate.attacks import BIM, FGSM, MIFGSM, PGD, GradientAttack, Passes, Status, Sweep, sweep_eps, sweep_steps
 from casemate.errors import SettingError, ShapeError
 from casemate.norms import Norm
+from oracles import Counting, as_installed, classifier, distance, small_task
+from test_attacks import Trouble
 
 EPS = [0.0, 0.01, 0.03, 0.06, 0.1, 0.2]
 STEPS = [0, 1, 2, 5, 9]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import AlternatingFlip, Shift
@@ -285,7 +285,27 @@ _CHANGES = (AlternatingFlip(), Shift(pixels=1))
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    _assert_same_training(_fit(_EVERYTHING, augment=_CHANGES), _fit(_EVERYTHING, augment=_CHANGES))
+    torch.manual_seed(1)
+    one = _fit(_EVERYTHING, augment=_CHANGES)
+    torch.manual_seed(2)
+    _assert_same_training(one, _fit(_EVERYTHING, augment=_CHANGES))
+
+
+def test_every_epoch_and_step_has_its_own_dropout() -> None:
+    masks: list[Tensor] = []
+    model = tiny_model()
+    dropout = next(layer for layer in model.modules() if isinstance(layer, nn.Dropout))
+    dropout.register_forward_hook(lambda layer, given, out: masks.append(out[:, :, 0, 0] == 0))
+    ones = replace(_TRAIN, pixels=torch.full_like(_TRAIN.pixels, 255))
+    with torch.no_grad():  # what reaches the dropout is positive everywhere, so that its zeros are the mask
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.fill_(0.1)
+    fit(model, ones, ones, Training(epochs=2, batch_size=50, learning_rate=1e-9, optimizer="sgd"))
+    trained = [masks[place] for place in (0, 1, 3, 4)]  # each epoch: two batches to train, one to validate
+    for number, mask in enumerate(trained):
+        assert 0.1 < float(mask.float().mean()) < 0.4
+        assert all(not torch.equal(mask, other) for other in trained[:number])
 
 
 def test_another_seed_gives_other_weights() -> None:

@@ -150,7 +150,7 @@ def twin(model: Any, head: str) -> Any:
 
 
 def train(model: Any, images: Array, labels: Array, test: tuple[Array, Array], epochs: int) -> Any:
-    """E1: Adam as it comes, batches of 128, no early stopping, so that the network over-fits.
+    """E1: batches of 128, no early stopping, so that the network over-fits.
 
     Every fifth epoch the share of vanished gradients is taken, since masking grows with training.
     """
@@ -168,7 +168,6 @@ def train(model: Any, images: Array, labels: Array, test: tuple[Array, Array], e
             + ", ".join(f"{name} {share:.3f}" for name, share in zero.items())
         )
 
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(
         images,
         labels,
@@ -482,6 +481,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keras2", action="store_true", help="run Keras 2 instead of Keras 3")
+    parser.add_argument("--save-weights", type=Path, metavar="FILE", help="keep the network (.npz)")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="do not train: attack this one"
+    )
     parser.add_argument("--out", type=Path, help="result file (beside this script by default)")
     options = parser.parse_args()
     options.out = options.out or here / ("result-keras2.json" if options.keras2 else "result.json")
@@ -502,9 +505,18 @@ def main() -> None:
     train_set = all_images[: options.train_images], all_labels[: options.train_images]
     test = test_images[: options.test_images], test_labels[: options.test_images]
 
-    say(f"TensorFlow {tf.__version__}, Keras {keras}: training on {len(train_set[0])} images")
     model = network("softmax")
-    training = train(model, *train_set, test, options.epochs)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    if options.weights:
+        say(f"TensorFlow {tf.__version__}, Keras {keras}: the network of {options.weights.name}")
+        with np.load(options.weights) as weights:
+            model.set_weights([weights[name] for name in weights.files])
+        training: dict[str, Any] = {"weights": options.weights.name}
+    else:
+        say(f"TensorFlow {tf.__version__}, Keras {keras}: training on {len(train_set[0])} images")
+        training = train(model, *train_set, test, options.epochs)
+    if options.save_weights:
+        np.savez(options.save_weights, *model.get_weights())
     accuracy = Judge(twin(model, "logits"), test_labels)(test_images)["accuracy"]
     say(f"  accuracy on all {len(test_labels)} test images: {accuracy:.4f}")
     trained = time.perf_counter() - started
@@ -549,8 +561,8 @@ def main() -> None:
             "date": datetime.now(UTC).date().isoformat(),
             "command": shlex.join(["python", "benchmarks/keras/reference.py", *sys.argv[1:]]),
             "seed": options.seed,
-            "train_images": len(train_set[0]),
-            "epochs": options.epochs,
+            "train_images": None if options.weights else len(train_set[0]),
+            "epochs": None if options.weights else options.epochs,
             "test_images": len(test[0]),
             "seconds": round(time.perf_counter() - started),
             "seconds_training": round(trained),

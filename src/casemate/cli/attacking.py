@@ -1,7 +1,8 @@
-"""What `casemate attack` does once everything is loaded: run, gather per eps, render, write."""
+"""What `casemate attack` does once PyTorch is loaded: run, gather per eps, show, write."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,38 @@ import numpy as np
 import polars
 import safetensors.torch
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from casemate.attacks import GradientAttack, Passes, Status
+from casemate import data
+from casemate.attacks import ATTACKS, GradientAttack, Passes, Status
 from casemate.cli import console
 from casemate.data import LabelledImages
+from casemate.engine.provenance import surroundings
+from casemate.errors import ModelError, SettingError
 from casemate.evaluate import eps_curve, mean, share
 from casemate.evaluate.examples import attack_table, curve_table, write_table
 from casemate.files import write_bytes, write_json
-from casemate.models import Classifier
+from casemate.models import Classifier, load
+from casemate.norms import parse_eps
 from casemate.progress import Observer
+
+_SHARES = {"worst": "Worst, %", "last": "Last, %", "reached": "Target reached, %", "still_right": "Still right, %"}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An attack about to begin."""
+
+    about: dict[str, Any]
+    """What it is, as JSON."""
+    title: str
+    attacks: Mapping[float, tuple[str, GradientAttack]]
+    """By eps, ascending, with the eps as it was written."""
+    model: Classifier
+    test: LabelledImages
+    target: int | None
 
 
 @dataclass
@@ -33,60 +55,144 @@ class Found:
     images: dict[str, Tensor] = field(default_factory=dict)
     """Clean and adversarial images, if they are kept."""
     passes: Passes = field(default_factory=Passes)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the images and the table."""
+        return {"points": self.points, "passes": asdict(self.passes), "seconds": self.seconds}
 
 
-def _eps(attack: GradientAttack) -> float:
-    return attack.eps  # type: ignore[attr-defined]  # every preset has the field
+def make(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> dict[float, tuple[str, GradientAttack]]:
+    """The attack at each eps, ascending, with the eps as it was written.
+
+    `options` holds everything that could be set; what is None is left at the attack's default. Raises `SettingError`
+    for a bad value, and for an option that the attack does not have, naming those it has.
+    """
+    kind = ATTACKS[name]
+    given = {option: value for option, value in options.items() if value is not None}
+    known = {each.name for each in fields(kind)}
+    foreign = [f"--{option}" for option in given if option not in known]
+    if foreign:
+        own = ", ".join(f"--{option}" for option in options if option in known)
+        raise SettingError(f"{name} has no {', '.join(foreign)}; it has {own}")
+    if "step" in given:
+        given["step"] = parse_eps(given["step"])
+    made = {}
+    for text in texts:
+        eps = parse_eps(text)
+        made[eps] = (text, kind(eps=eps, **given))  # type: ignore[call-arg]  # every preset has the field eps
+        made[eps][1].loop()  # raises what is wrong with the settings before anything is loaded
+    return dict(sorted(made.items()))
 
 
-def _clean(test: LabelledImages) -> dict[str, Tensor]:
-    images, labels = test.unit()
-    return {"clean": images.contiguous(), "labels": labels.clone()}
-
-
-def sweep(
-    model: Classifier,
-    test: LabelledImages,
-    attacks: Sequence[GradientAttack],
+def prepare(
+    path: Path,
+    attacks: Mapping[float, tuple[str, GradientAttack]],
+    *,
+    dataset: str | None,
+    data_dir: Path | None,
+    images: int,
+    target: str | None,
     seed: int,
-    keep: bool,
+    device: str,
     observer: Observer,
-) -> Found:
-    """An untargeted attack at every eps; with `keep` also the images on which each one ends."""
-    curve = eps_curve(model, attacks[0], test, [_eps(attack) for attack in attacks], seed=seed, observer=observer)
-    found = Found(points=curve.points(), table=curve_table(curve, test.labels.numpy()), passes=curve.passes)
-    if curve.last is not None:
-        for column, point in enumerate(found.points):
-            point["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT).as_json()
+) -> Ready:
+    """Load the model and the images it is attacked on. Raises `CasemateError`."""
+    model, description = load(path)
+    name = dataset or description.dataset
+    if name not in data.NAMES:
+        raise SettingError(f"the model was trained on {name!r}; say with --dataset which of {', '.join(data.NAMES)}")
+    with observer.work("Reading the images", 0):
+        whole = data.load(name, data_dir, observer=observer)
+    if whole.classes != model.classes:
+        raise ModelError(
+            f"{path} tells {', '.join(model.classes[:3])}, ... apart, but {whole.title} has the classes "
+            f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
+        )
+    model.to(device)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
+    test = whole.test[:images]
+    record = next(iter(attacks.values()))[1].record()
+    title = f"{record['name']} on {path.name} ({name}, first {len(test):,} test images, seed {seed})"
+    wanted = None if target is None else _class(target, model.classes)
+    if wanted is not None:
+        test = test[test.labels != wanted]
+        if not len(test):
+            raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    about = {
+        "model": str(path),
+        "dataset": name,
+        "images": len(test),
+        "attack": {setting: value for setting, value in record.items() if setting != "eps"},
+        "eps": list(attacks),
+        "target": None if wanted is None else model.classes[wanted],
+        "seed": seed,
+        "device": device,
+    }
+    return Ready(about, title, attacks, model, test, wanted)
+
+
+def _class(text: str, classes: tuple[str, ...]) -> int:
+    """The number of a class given by name or number."""
+    lowered = [name.lower() for name in classes]
+    if text.lower() in lowered:
+        return lowered.index(text.lower())
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    raise SettingError(
+        f"target {text!r}; expected a number from 0 to {len(classes) - 1} or one of {', '.join(classes)}"
+    )
+
+
+def attack(ready: Ready, *, keep: bool, observer: Observer) -> Found:
+    """Run the attack at every eps; with `keep` the images on which each one ends are kept."""
+    start = time.perf_counter()
+    found = Found()
     if keep:
-        found.images = _clean(test)
-        images, labels = test.unit(model.device)
-        for attack in attacks:
-            result = attack(model, images, labels, seed=seed, observer=observer)
-            found.images[f"eps-{_eps(attack):g}"] = result.adversarial.cpu().contiguous()
+        images, labels = ready.test.unit()
+        found.images = {"clean": images.contiguous(), "labels": labels.clone()}
+    if ready.target is None:
+        _sweep(ready, found, observer)
+        if keep:
+            _keep(ready, found, observer)
+    else:
+        _reach(ready, ready.target, found, keep, observer)
+    found.seconds = time.perf_counter() - start
     return found
 
 
-def reach(
-    model: Classifier,
-    test: LabelledImages,
-    target: int,
-    attacks: Sequence[GradientAttack],
-    seed: int,
-    keep: bool,
-    observer: Observer,
-) -> Found:
-    """A targeted attack at every eps on images that are all of other classes."""
-    found = Found(images=_clean(test) if keep else {})
-    images, labels = test.unit(model.device)
+def _sweep(ready: Ready, found: Found, observer: Observer) -> None:
+    """Any wrong class will do."""
+    _, first = next(iter(ready.attacks.values()))
+    seed = ready.about["seed"]
+    curve = eps_curve(ready.model, first, ready.test, list(ready.attacks), seed=seed, observer=observer)
+    found.points, found.passes = curve.points(), curve.passes
+    found.table = curve_table(curve, ready.test.labels.numpy())
+    if curve.last is not None:
+        for column, point in enumerate(found.points):
+            point["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT).as_json()
+
+
+def _keep(ready: Ready, found: Found, observer: Observer) -> None:
+    """The attack once more at each eps on its own, for its adversarial images."""
+    images, labels = ready.test.unit(ready.model.device)
+    for eps, (_, each) in ready.attacks.items():
+        result = each(ready.model, images, labels, seed=ready.about["seed"], observer=observer)
+        found.images[f"eps-{eps:g}"] = result.adversarial.cpu().contiguous()
+
+
+def _reach(ready: Ready, target: int, found: Found, keep: bool, observer: Observer) -> None:
+    """The images, all of other classes, are to be taken for the target."""
+    images, labels = ready.test.unit(ready.model.device)
+    targets = torch.full_like(labels, target)
     tables = []
-    for attack in attacks:
-        result = attack(model, images, labels, targets=torch.full_like(labels, target), seed=seed, observer=observer)
+    for eps, (_, each) in ready.attacks.items():
+        result = each(ready.model, images, labels, targets=targets, seed=ready.about["seed"], observer=observer)
         loss = result.loss.cpu().numpy()
         finite = loss[np.isfinite(loss)]
         found.points.append(
             {
-                "eps": _eps(attack),
+                "eps": eps,
                 "reached": share(result.success.cpu().numpy()).as_json(),
                 "still_right": share((result.prediction == labels).cpu().numpy()).as_json(),
                 "loss": mean(finite).as_json() if finite.size else None,
@@ -94,59 +200,70 @@ def reach(
             }
         )
         found.passes.add(result.passes)
-        tables.append(
-            attack_table(result, test.labels.numpy()).with_columns(
-                polars.lit(_eps(attack)).alias("eps"), polars.lit(target).alias("target")
-            )
-        )
+        table = attack_table(result, ready.test.labels.numpy())
+        tables.append(table.with_columns(polars.lit(eps).alias("eps"), polars.lit(target).alias("target")))
         if keep:
-            found.images[f"eps-{_eps(attack):g}"] = result.adversarial.cpu().contiguous()
+            found.images[f"eps-{eps:g}"] = result.adversarial.cpu().contiguous()
     found.table = polars.concat(tables)
-    return found
 
 
-_SHARES = {
-    "worst": "Worst, %",
-    "last": "Last, %",
-    "reached": "Target reached, %",
-    "still_right": "Still right, %",
-}
+def write(folder: Path, ready: Ready, found: Found, threads: int) -> None:
+    """Write result.json, examples.parquet and adversarial.safetensors, each whole or not at all."""
+    write_bytes(folder / "adversarial.safetensors", safetensors.torch.save(found.images))
+    write_table(found.table, folder / "examples.parquet")
+    provenance = surroundings(ready.about["device"], threads)
+    write_json(folder / "result.json", ready.about | found.as_json() | {"provenance": provenance})
 
 
-def render(found: Found, texts: Sequence[str], title: str) -> Table:
-    """One row per eps, given as the user wrote it."""
-    shown = [name for name in _SHARES if name in found.points[0]]
-    made = console.table(
-        "eps", *console.right(*(_SHARES[name] for name in shown), "Mean loss", "No gradient, %"), title=title
+def show(ready: Ready, found: Found, *, as_json: bool) -> None:
+    """Print one row per eps, what the columns mean, and what the attack cost."""
+    if as_json:
+        console.show_json(ready.about | found.as_json())
+        return
+    if ready.target is None:
+        words = "Accuracy left, 95 % intervals. Worst: after every iterate up to this eps; last: after the last one."
+    else:
+        words = f"95 % intervals, of the images that are not {ready.about['target']}."
+    console.show(
+        _table(ready, found),
+        escape(f"{words} No gradient: it was zero in every pixel at every step."),
+        f"n = {len(ready.test):,}; {found.passes.forward:,} passes forward, {found.passes.backward:,} backward; "
+        f"{console.duration(found.seconds)} on {ready.about['device']}.",
     )
-    for text, point in zip(texts, found.points, strict=True):
-        loss = point.get("loss")
-        still = point.get("no_gradient")
+
+
+def _table(ready: Ready, found: Found) -> Table:
+    shown = [name for name in _SHARES if name in found.points[0]]
+    columns = console.right(*(_SHARES[name] for name in shown), "Mean loss", "No gradient, %")
+    made = console.table("eps", *columns, title=escape(ready.title))
+    for text, point in zip((text for text, _ in ready.attacks.values()), found.points, strict=True):
+        loss, still = point.get("loss"), point.get("no_gradient")
         made.add_row(
-            text,
+            escape(text),
             *(console.interval(point[name]) for name in shown),
-            "" if loss is None else f"{loss['value']:.4g}",
+            "" if loss is None else f"{loss['value']:#.4g}",
             "" if still is None else console.percent(still["value"]),
         )
     return made
 
 
-def notes(about: dict[str, Any]) -> list[str]:
-    """What the table's columns mean, and what the attack cost."""
-    if about["target"] is None:
-        words = "Accuracy left, 95 % intervals. Worst: after every iterate up to this eps; last: after the last one."
-    else:
-        words = "With 95 % intervals, of the images that are not of the target's class."
-    passes = about["passes"]
-    return [
-        f"{words} No gradient: it was zero in every pixel at every step.",
-        f"n = {about['images']:,}; {passes['forward']:,} passes forward, {passes['backward']:,} backward; "
-        f"{console.duration(about['seconds'])} on {about['device']}.",
-    ]
+def show_estimate(ready: Ready, *, as_json: bool) -> None:
+    """Print what would be attacked, and the most gradients that takes."""
+    loops = [each.loop() for _, each in ready.attacks.values()]
+    gradients = len(ready.test) * sum(loop.steps * loop.restarts for loop in loops)
+    if as_json:
+        console.show_json(ready.about | {"gradients": gradients})
+        return
+    made = console.table("Setting", "Value", title="Would be attacked")
+    for name, value in ready.about.items():
+        made.add_row(name, escape(_words(value)))
+    made.add_row("gradients", f"at most {gradients:,}")
+    console.show(made)
 
 
-def write(folder: Path, found: Found, about: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Write result.json, examples.parquet and adversarial.safetensors, each whole or not at all."""
-    write_bytes(folder / "adversarial.safetensors", safetensors.torch.save(found.images))
-    write_table(found.table, folder / "examples.parquet")
-    write_json(folder / "result.json", about | {"provenance": provenance})
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {setting}" for name, setting in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)

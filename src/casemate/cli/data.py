@@ -4,18 +4,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from rich.markup import escape
 from tyro.conf import arg
 
 from casemate.cli import console
-from casemate.cli.options import DataDir, DatasetName, Json, at_least_one
+from casemate.cli.observers import watching
+from casemate.cli.options import DataDir, DatasetName, Json, at_least_one, load_torch
 from casemate.errors import DataError, StoreError
-from casemate.progress import Observer
-
-if TYPE_CHECKING:
-    from casemate.data import Dataset
 
 HELP = """\
 List, fetch and look at the data sets.
@@ -25,33 +22,6 @@ Examples:
   casemate data fetch
   casemate data show --out samples.png
 """
-_TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn digits"}
-
-
-def find(name: str, data_dir: Path | None, observer: Observer) -> "Dataset | DataError":
-    """A data set that is on this machine, verified; the reason as a value if it is not."""
-    with observer.work(f"Looking for {_TITLES[name]}", 0):
-        from casemate import data
-
-        try:
-            return data.load(name, data_dir, offline=True, observer=observer)
-        except DataError as error:
-            return error
-
-
-def found_as_json(name: str, found: "Dataset | DataError") -> dict[str, Any]:
-    """What was found, as JSON."""
-    if isinstance(found, DataError):
-        return {"name": name, "title": _TITLES[name], "found": None, "why": str(found)}
-    return {
-        "name": name,
-        "title": found.title,
-        "found": found.origin,
-        "train_images": len(found.train),
-        "test_images": len(found.test),
-        "classes": list(found.classes),
-        "shape": list(found.image_shape),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +39,12 @@ class List:
 
     def run(self) -> None:
         """Look for each and print what was found."""
-        with console.observer() as observer:
-            rows = [found_as_json(name, find(name, self.data_dir, observer)) for name in _TITLES]
+        with watching() as observer:
+            load_torch(observer)
+            from casemate.cli import datasets
+
+            found = {name: datasets.find(name, self.data_dir, observer) for name in datasets.TITLES}
+            rows = [datasets.found_as_json(name, each) for name, each in found.items()]
         if self.json:
             console.show_json(rows)
             return
@@ -101,18 +75,20 @@ class Fetch:
 
     def run(self) -> None:
         """Fetch what is missing."""
-        with console.observer() as observer:
-            found = find("fashion-mnist", None, observer)
+        with watching() as observer:
+            load_torch(observer)
+            from casemate import data
+            from casemate.cli import datasets
+
+            found = datasets.find("fashion-mnist", None, observer)
             fetched = isinstance(found, DataError)
             if isinstance(found, DataError):
                 if os.environ.get("CASEMATE_DATA"):
                     raise DataError(f"{found}\nCASEMATE_DATA names this folder; unset it to fetch into the cache")
                 with observer.work("Fetching Fashion-MNIST", 0):
-                    from casemate import data
-
                     found = data.load("fashion-mnist", observer=observer)
         if self.json:
-            console.show_json(found_as_json("fashion-mnist", found) | {"fetched": fetched})
+            console.show_json(datasets.found_as_json("fashion-mnist", found) | {"fetched": fetched})
         else:
             words = "Fetched and verified" if fetched else "Found and verified; nothing to fetch"
             console.show(f"{words}: {escape(found.origin)}")
@@ -140,39 +116,16 @@ class Show:
         at_least_one("per-class", self.per_class)
         if self.out.suffix != ".png":
             raise StoreError(f"{self.out}: the picture is a PNG; choose an --out ending in .png")
-        with console.observer() as observer:
-            with observer.work("Reading the images", 0):
-                from casemate import data
+        with watching() as observer:
+            load_torch(observer)
+            from casemate import data
+            from casemate.cli import datasets
 
+            with observer.work("Reading the images", 0):
                 dataset = data.load(self.dataset, self.data_dir, observer=observer)
             with observer.work("Drawing", 0):
-                _draw(dataset, self.per_class, self.out)
+                datasets.draw(dataset, self.per_class, self.out)
         console.show(escape(str(self.out)))
-
-
-def _draw(dataset: "Dataset", per_class: int, path: Path) -> None:
-    """Write the contact sheet: one row per class."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import torch
-
-    from casemate.files import writing
-
-    rows = len(dataset.classes)
-    drawing, axes = plt.subplots(rows, 1, figsize=(1.6 + 0.6 * per_class, 0.62 * rows), layout="constrained")
-    for label, (name, place) in enumerate(zip(dataset.classes, axes, strict=True)):
-        chosen = (dataset.train.labels == label).nonzero().squeeze(1)[:per_class]
-        pixels = dataset.train.pixels[chosen, 0]
-        blank = torch.zeros(per_class - len(chosen), *pixels.shape[1:], dtype=pixels.dtype)
-        place.imshow(torch.cat([pixels, blank]).permute(1, 0, 2).flatten(1).numpy(), cmap="gray", vmin=0, vmax=255)
-        place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        place.set_xticks([])
-        place.set_yticks([])
-    with writing(path) as temporary:
-        drawing.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    plt.close(drawing)
 
 
 COMMANDS: Mapping[str, type[List] | type[Fetch] | type[Show]] = {"list": List, "fetch": Fetch, "show": Show}

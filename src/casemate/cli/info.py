@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 
 from casemate.cli import console
-from casemate.cli.data import find, found_as_json
+from casemate.cli.observers import watching
 from casemate.cli.options import Json, Machine
 from casemate.engine import default_store
 from casemate.engine.provenance import surroundings
@@ -28,12 +28,13 @@ class Info:
 
     def run(self) -> None:
         """Look and print."""
-        with console.observer() as observer:
+        with watching() as observer:
             device, threads = Machine().set_up(observer)
             import torch
 
-            from casemate import data, models
+            from casemate import models
             from casemate.attacks import ATTACKS
+            from casemate.cli import datasets
             from casemate.losses import TITLES
             from casemate.study.experiments import EXPERIMENTS
 
@@ -41,7 +42,8 @@ class Info:
             facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None
             facts |= {"cache": str(cache_folder()), "store": str(default_store())}
             facts["CASEMATE_DATA"] = os.environ.get("CASEMATE_DATA")
-            facts["data_sets"] = [found_as_json(name, find(name, None, observer)) for name in data.NAMES]
+            found = {name: datasets.find(name, None, observer) for name in datasets.TITLES}
+            facts["data_sets"] = [datasets.found_as_json(name, each) for name, each in found.items()]
             facts["networks"] = list(models.names())
             facts["attacks"] = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in ATTACKS.items()}
             facts["losses"] = dict(TITLES)

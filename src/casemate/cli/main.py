@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Union
+from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import tyro
 
@@ -36,6 +36,7 @@ Examples:
 """
 
 
+@runtime_checkable
 class Command(Protocol):
     """A parsed command: a dataclass whose docstring is its help and whose fields are its options."""
 
@@ -92,6 +93,7 @@ def _choose(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    command: Command | None = None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
@@ -99,13 +101,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments in (["--version"], ["-V"]):
             print(f"casemate {__version__}")
         else:
-            parse(arguments or ["--help"]).run()
+            command = parse(arguments or ["--help"])
+            command.run()
         sys.stdout.flush()
     except CasemateError as error:
         console.complain(str(error))
         return 2
     except KeyboardInterrupt:
-        console.complain("what was finished is kept; the same command goes on from there.", word="stopped")
+        goes_on = isinstance(command, Study | Train)
+        words = "what is finished is kept; the same command goes on from there." if goes_on else "with Ctrl-C."
+        console.complain(words, word="stopped")
         return 130
     except BrokenPipeError:  # the reader of our results has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

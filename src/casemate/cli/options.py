@@ -3,16 +3,13 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from casemate.errors import SettingError, StoreError
 from casemate.files import make_folder
 from casemate.progress import Observer
-
-if TYPE_CHECKING:
-    from casemate.study.run import Study
 
 DatasetName = Literal["fashion-mnist", "digits"]
 """`casemate.data.NAMES`, which cannot be imported here without PyTorch."""
@@ -64,12 +61,18 @@ class Machine:
         return device, torch.get_num_threads()
 
 
+def load_torch(observer: Observer) -> None:
+    """Import PyTorch, which takes a few seconds, where the user can see what takes them."""
+    with observer.work("Loading PyTorch", 0):
+        import torch  # noqa: F401
+
+
 def resolve(device: str, observer: Observer) -> str:
     """The device meant. Raises `SettingError` if it is not there."""
-    with observer.work("Loading PyTorch", 0):
-        import torch
+    load_torch(observer)
+    import torch
 
-        found = torch.cuda.is_available()
+    found = torch.cuda.is_available()
     if device == "cuda" and not found:
         raise SettingError("device cuda, but PyTorch finds no GPU that it can use; take --device cpu or auto")
     return "cuda" if found and device != "cpu" else "cpu"
@@ -90,24 +93,6 @@ class Selection:
     seed: Seed = 0
     data_dir: DataDir = None
     store: StoreFolder = None
-
-    def plan(self, device: str, observer: Observer) -> "Study":
-        """Find out what there is to do and what is done; nothing is computed."""
-        from casemate.study.experiments import choose
-        from casemate.study.run import plan_study
-
-        choose(self.only)
-        with observer.work("Reading the images", 0):
-            return plan_study(
-                scale=self.scale,
-                dataset=self.dataset,
-                only=self.only,
-                seed=self.seed,
-                store=self.store,
-                device=device,
-                data_dir=self.data_dir,
-                observer=observer,
-            )
 
     def default_out(self) -> Path:
         """The folder of the report if none is named."""

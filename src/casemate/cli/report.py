@@ -8,8 +8,10 @@ from rich.markup import escape
 from tyro.conf import arg
 
 from casemate.cli import console
+from casemate.cli.observers import watching
 from casemate.cli.options import Device, Json, Selection, check_folder, resolve
 from casemate.errors import SettingError
+from casemate.study.experiments import choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +32,23 @@ class Report:
 
     def run(self) -> None:
         """Build the report of the finished pieces."""
+        choose(self.selection.only)
         out = self.out or self.selection.default_out()
-        check_folder(out)
-        with console.observer() as observer:
-            study = self.selection.plan(resolve(self.device, observer), observer)
-            done, total = len(study.plan.pieces), len(study.plan.tasks)
-            if not done:
+        with watching() as observer:
+            device = resolve(self.device, observer)
+            from casemate.cli import studying
+
+            study = studying.plan(self.selection, device, observer)
+            pieces, total = study.plan.pieces, len(study.plan.tasks)
+            if not pieces:
                 raise SettingError(
                     f"none of the {total} pieces of this study is finished in {study.store.root}; run `casemate study` "
                     "with the same options first"
                 )
-            with observer.work("Writing the report", 0):
-                from casemate.report.build import build_report
-
-                path = build_report(study, study.plan.pieces, out)
+            check_folder(out)
+            path = studying.write_report(study, pieces, out, observer)
         if self.json:
-            console.show_json({"report": str(path), "finished": done, "pieces": total})
+            console.show_json({"report": str(path), "finished": len(pieces), "pieces": total})
         else:
-            whole = "all" if done == total else str(done)
+            whole = "all" if len(pieces) == total else str(len(pieces))
             console.show(f"Report of {whole} of {total} pieces: {escape(str(path))}")

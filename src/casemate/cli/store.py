@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from casemate.cli import console
+from casemate.cli.observers import watching
 from casemate.cli.options import Flag, Json, StoreFolder
 from casemate.engine import Piece, Store, is_current
 from casemate.engine.store import size_of
@@ -40,7 +41,7 @@ def _row(piece: Piece) -> dict[str, Any]:
 
 
 def _when(text: str | None) -> str:
-    return "" if text is None else datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
+    return "" if text is None else datetime.fromisoformat(text).astimezone().strftime("%d %b %H:%M")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class List:
 
     def run(self) -> None:
         """Print the table."""
-        with console.observer() as observer, observer.work("Looking through the store", 0):
+        with watching() as observer, observer.work("Looking through the store", 0):
             store = Store(self.store)
             rows = [_row(piece) for piece in store.pieces()]
             unfinished = store.unfinished()
@@ -72,7 +73,7 @@ class List:
         made = console.table("Name", "Kind", "Key", *console.right("Size"), "Finished", *console.right("Took"), "State")
         for row in rows:
             state = "current" if row["current"] else "[yellow]stale[/]"
-            took = "" if row["seconds"] is None else console.duration(row["seconds"])
+            took = "" if row["seconds"] is None else console.clock(row["seconds"])
             size = console.size(row["bytes"])
             made.add_row(escape(row["name"]), row["kind"], row["key"][:8], size, _when(row["finished"]), took, state)
         stale = sum(not row["current"] for row in rows)
@@ -108,7 +109,7 @@ class Clean:
         """Remove and tell how many bytes that freed."""
         removed: list[dict[str, Any]] = []
         kept: list[str] = []
-        with console.observer() as observer, observer.work("Cleaning the store", 0):
+        with watching() as observer, observer.work("Cleaning the store", 0):
             store = Store(self.store)
             for piece in store.pieces():
                 if self.all or not is_current(piece, PRODUCERS):

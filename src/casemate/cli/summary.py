@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
@@ -10,9 +10,7 @@ from casemate.cli import console
 from casemate.engine import Piece
 from casemate.study import paper
 from casemate.study.experiments import LOSSES
-
-if TYPE_CHECKING:
-    from casemate.study.run import Study
+from casemate.study.run import Study
 
 _FGSM_EPS = 0.1
 _BIM_EPS = 0.05
@@ -75,7 +73,7 @@ def render(found: list[Row], *, comparable: bool) -> Table:
     return made
 
 
-def notes(study: "Study") -> list[str]:
+def notes(study: Study) -> list[str]:
     """What a reader must know of these numbers."""
     said = ["Under attack: the raw last iterate. Losses: ce stable, torch-ce F.cross_entropy, prob-ce from softmax."]
     if study.dataset.name != "fashion-mnist":

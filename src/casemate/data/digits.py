@@ -20,10 +20,11 @@ def load() -> Dataset:
     from sklearn.datasets import load_digits  # slow to import, and needed only here
 
     bunch = load_digits()
-    small = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) * (255 / 16)
+    small = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) * (255 / 16)  # pyright: ignore[reportAttributeAccessIssue]
     large = F.interpolate(small, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
     images = LabelledImages(
-        pixels=large.round().clamp(0, 255).to(torch.uint8), labels=torch.as_tensor(bunch.target, dtype=torch.int64)
+        pixels=large.round().clamp(0, 255).to(torch.uint8),
+        labels=torch.as_tensor(bunch.target, dtype=torch.int64),  # pyright: ignore[reportAttributeAccessIssue]
     )
     train, test = split(images, _TEST, _SPLIT_SEED)
     return Dataset(

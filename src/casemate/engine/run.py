@@ -32,7 +32,7 @@ class Plan:
     @property
     def work_left(self) -> float:
         """The cost of what is missing, in passes of one image."""
-        return sum(task.work for task in self.missing)
+        return sum((task.work for task in self.missing), start=0.0)
 
 
 def make_plan(
@@ -75,7 +75,7 @@ class _Within:
     after that does not move the whole any further.
     """
 
-    def __init__(self, observer: Observer, advance: Advance, work: float, note: str) -> None:
+    def __init__(self, observer: Observer, advance: Advance, work: float | int, note: str) -> None:
         self.passed_on = 0.0
         self._observer, self._advance, self._work, self._note = observer, advance, work, note
         self._depth = 0
@@ -84,12 +84,12 @@ class _Within:
         self._observer.say(message)
 
     @contextmanager
-    def work(self, title: str, total: float) -> Iterator[Advance]:
+    def work(self, title: str, total: float | int) -> Iterator[Advance]:
         outermost, self._depth = self._depth == 0, self._depth + 1
         try:
             with self._observer.work(title, total) as advance:
 
-                def both(amount: float, note: str = "") -> None:
+                def both(amount: float | int, note: str = "") -> None:
                     advance(amount, note)
                     if outermost and total > 0:
                         moved = min(self._work * amount / total, self._work - self.passed_on)

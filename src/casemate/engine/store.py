@@ -134,7 +134,7 @@ class Store:
     @contextmanager
     def _holding(self, key: str) -> Iterator[bool]:
         """Hold the key's lock inside the block; False if another process holds it."""
-        lock = self._acquire(key, 0)
+        lock = self._acquire(key, 0.0)
         try:
             yield lock is not None
         finally:

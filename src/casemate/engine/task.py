@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from casemate.engine.code_version import code_version
 from casemate.engine.store import Piece
@@ -24,7 +24,7 @@ class Task:
     """Everything the producer reads, as JSON."""
     needs: dict[str, str] = field(default_factory=dict)
     """Names of the tasks whose pieces the producer takes, by role."""
-    work: float = 1.0
+    work: float | int = 1.0
     """Rough cost, in passes of one image forward and backward; for telling the time left."""
 
 
@@ -37,6 +37,7 @@ class Context:
     data_dir: Path | None = None
 
 
+@runtime_checkable
 class Produce(Protocol):
     """The function of a producer."""
 

@@ -55,7 +55,7 @@ def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
         nn.Linear(512, classes),
     )
     keras_defaults(network)
-    he_normal(network[0])
+    he_normal(network[0])  # pyright: ignore[reportArgumentType]
     return network
 
 
@@ -86,6 +86,6 @@ def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
         nn.Linear(512, classes),
     )
     keras_defaults(network)
-    he_normal(network[0])
-    he_normal(network[3])
+    he_normal(network[0])  # pyright: ignore[reportArgumentType]
+    he_normal(network[3])  # pyright: ignore[reportArgumentType]
     return network

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure as Canvas
 COLOURS = {"ce": "#0072B2", "torch-ce": "#E69F00", "prob-ce": "#D55E00", "margin": "#009E73"}
 MARKERS = {"ce": "o", "torch-ce": "s", "prob-ce": "^", "margin": "D"}
 PAPER = {"color": "black", "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 5}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -78,6 +78,12 @@ def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
         drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
     plt.close(drawing)
     return svg.getvalue(), png.getvalue()
+
+
+def finished(drawing: Canvas, name: str, **words: Any) -> Figure:
+    """The drawing rendered, with its title, caption, alternative text and numbers."""
+    svg, png = render(drawing, name)
+    return Figure(name=name, svg=svg, png=png, **words)
 
 
 def estimate_line(

@@ -28,7 +28,8 @@ class Comparison:
 
 
 def _with_interval(estimate: Mapping[str, float]) -> str:
-    return f"{shown(estimate['value'])} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}, n = {estimate['n']:,})"
+    interval = f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}"
+    return f"{shown(estimate['value'])} ({interval}, n = {estimate['n']:,})"
 
 
 def _points(difference: float) -> str:
@@ -74,8 +75,10 @@ def _attack_rows(
     stands_in_for: str | None,
     scale: Scale,
 ) -> list[Comparison]:
-    """One row per loss (and step). Rule: the setting whose interval holds the paper's number explains it; if none does,
-    it is unexplained, and the nearest is named."""
+    """One row per loss (and step). Rule: the setting whose interval holds the paper's number could explain it.
+
+    If none does, the number is unexplained, and the nearest setting is named.
+    """
     nearest = min(found, key=lambda name: abs(found[name][0]["value"] - statement.value))
     rows = []
     for name, (estimate, zero) in found.items():
@@ -215,15 +218,15 @@ def keras_sentences(reference: Mapping[str, Any]) -> list[str]:
     """What that run says about the loss that the tutorial's code used in effect."""
     run = reference["run"]
     where = (
-        f"Keras {run['versions']['keras']} on TensorFlow {run['versions']['tensorflow']}, {run['train_images']:,} training "
-        f"images, {run['epochs']} epochs, {run['test_images']:,} test images, seed {run['seed']}"
+        f"Keras {run['versions']['keras']} on TensorFlow {run['versions']['tensorflow']}, {run['train_images']:,} "
+        f"training images, {run['epochs']} epochs, {run['test_images']:,} test images, seed {run['seed']}"
     )
     ways = reference["ways"]
     effect = reference["loss_in_effect"]
     zero = ways["tutorial"]["zero_share"]
     sentences = [
-        f"The attack written as the TensorFlow tutorial writes it was run in Keras itself ({where}). In effect it used the "
-        f"loss computed from {effect}: its gradients are those of that loss, and {shown(zero)} of the images had a "
+        f"The attack written as the TensorFlow tutorial writes it was run in Keras itself ({where}). In effect it used "
+        f"the loss computed from {effect}: its gradients are those of that loss, and {shown(zero)} of the images had a "
         "gradient of exactly zero."
     ]
     other = [way for way in ways.values() if way["loss_in_effect"] != effect]

@@ -88,14 +88,13 @@ def _curve(
     weights: str,
     attack: dict[str, Any],
     axis: str,
-    values: Sequence[float],
+    values: Sequence[float] | Sequence[int],
     images: int,
 ) -> Task:
     images = setup.images(images)
-    if axis == "eps":
-        gradients = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
-    else:
-        gradients = max(values) + 1
+    # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
+    by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
+    gradients = by_eps if axis == "eps" else max(values) + 1
     return Task(
         name=name,
         kind="curve",
@@ -247,7 +246,7 @@ EXPERIMENTS = {
             title="Initial training, no early stopping",
             notes=(
                 "Batch size and learning rate are not named: 128 and Keras' Adam at 1e-3, constant.",
-                "The validation part comes out of the training part by a stratified draw; the test part chooses nothing.",
+                "The validation part is a stratified draw from the training part; the test part chooses nothing.",
             ),
             tasks=_e1,
         ),

@@ -25,7 +25,7 @@ LOSSES = ("ce", "torch-ce", "prob-ce")
 def _model(config: dict[str, Any], needs: Mapping[str, Piece], context: Context) -> Classifier:
     """The version of the model that the configuration names."""
     model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
-    return model.to(context.device).to(memory_format=torch.channels_last)
+    return model.to(context.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _attack(spec: dict[str, Any]) -> GradientAttack:

@@ -1,6 +1,7 @@
 """The three sizes of the study, in one table. The report prints the same table."""
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import final
 
 from casemate.errors import SettingError
@@ -114,7 +115,7 @@ def table() -> list[tuple[str, ...]]:
 
     body = ast.parse(inspect.getsource(Scale)).body[0].body  # type: ignore[attr-defined]
     words: dict[str, str] = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             words[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
     rows = []

@@ -81,7 +81,7 @@ def fit(
     _check(model, train, "training", least=2)
     _check(model, validation, "validation", least=1)
     model.to(device)
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     state = TrainingState(fingerprint)

@@ -1,0 +1,121 @@
+"""What `casemate study` and `casemate report` do once PyTorch is loaded, and how they show it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from casemate.cli import console, summary
+from casemate.cli.options import Selection
+from casemate.engine import Piece
+from casemate.progress import Observer
+from casemate.study.run import Study, plan_study, run_study
+from casemate.study.speed import Speed, measure_speed
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run of the study ends with."""
+
+    computed: int
+    """Pieces computed in this run."""
+    pieces: Mapping[str, Piece]
+    report: Path | None
+
+
+def plan(selection: Selection, device: str, observer: Observer) -> Study:
+    """Find out what there is to do and what is done; nothing is computed."""
+    with observer.work("Reading the images", 0):
+        return plan_study(
+            scale=selection.scale,
+            dataset=selection.dataset,
+            only=selection.only,
+            seed=selection.seed,
+            store=selection.store,
+            device=device,
+            data_dir=selection.data_dir,
+            observer=observer,
+        )
+
+
+def measure(study: Study, observer: Observer) -> Speed:
+    """How fast this machine is on the study's images."""
+    with observer.work("Measuring how fast this machine is", 0):
+        return measure_speed(study.dataset.image_shape, study.device)
+
+
+def compute(study: Study, selection: Selection, threads: int, out: Path | None, observer: Observer) -> Found:
+    """Compute what is missing and write the report, unless `out` is None."""
+    missing, total = len(study.plan.missing), len(study.plan.tasks)
+    if missing:
+        observer.say(f"{missing} of {total} pieces to compute, {total - missing} finished before.")
+    else:
+        observer.say(f"All {total} pieces were finished before; nothing is computed.")
+    pieces = run_study(study, threads=threads, data_dir=selection.data_dir, observer=observer)
+    return Found(missing, pieces, None if out is None else write_report(study, pieces, out, observer))
+
+
+def write_report(study: Study, pieces: Mapping[str, Piece], out: Path, observer: Observer) -> Path:
+    """Make the report; return the path of its page."""
+    with observer.work("Writing the report", 0):
+        from casemate.report.build import build_report
+
+        return build_report(study, dict(pieces), out)
+
+
+def _header(study: Study) -> dict[str, Any]:
+    """What was asked for, as JSON."""
+    return {
+        "scale": study.setup.scale.name,
+        "dataset": study.setup.dataset,
+        "stands_in_for": study.dataset.stands_in_for,
+        "seed": study.setup.seed,
+        "device": study.device,
+        "experiments": [experiment.name for experiment in study.experiments],
+        "store": str(study.store.root),
+    }
+
+
+def show_plan(study: Study, speed: Speed, *, as_json: bool) -> None:
+    """Print the pieces: what is finished, and the time the rest would take."""
+    planned, setup = study.plan, study.setup
+    left = sum(speed.seconds(task) for task in planned.missing)
+    if as_json:
+        rows = [
+            {
+                "name": task.name,
+                "key": planned.keys[task.name],
+                "finished": task.name in planned.pieces,
+                "seconds_left": 0.0 if task.name in planned.pieces else speed.seconds(task),
+            }
+            for task in planned.tasks
+        ]
+        console.show_json(_header(study) | {"pieces": rows, "seconds_left": left})
+        return
+    title = f"The study at {setup.scale.name} scale on {study.dataset.title}, seed {setup.seed}, {study.device}"
+    made = console.table("Piece", "State", *console.right("Time"), title=title)
+    for task in planned.tasks:
+        piece = planned.pieces.get(task.name)
+        if piece is None:
+            made.add_row(task.name, "to do", f"about {console.duration(speed.seconds(task))}")
+        else:
+            made.add_row(task.name, "finished", f"took {console.duration(piece.facts['provenance']['seconds'])}")
+    time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"
+    console.show(made, f"{len(planned.pieces)} of {len(planned.tasks)} pieces are finished; {time}.")
+
+
+def show_results(study: Study, found: Found, *, as_json: bool) -> None:
+    """Print the main results beside the paper's, and where the report is."""
+    rows = summary.rows(found.pieces)
+    if as_json:
+        done = {"computed": found.computed, "pieces": {name: piece.key for name, piece in found.pieces.items()}}
+        report = None if found.report is None else str(found.report)
+        results = [row.as_json() for row in rows]
+        console.show_json(_header(study) | done | {"results": results, "report": report})
+        return
+    if rows:
+        console.show(summary.render(rows, comparable=study.dataset.name == "fashion-mnist"), *summary.notes(study))
+    if found.report is not None:
+        console.show(f"Report: {escape(str(found.report))}")
