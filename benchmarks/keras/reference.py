@@ -481,6 +481,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-images", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keras2", action="store_true", help="run Keras 2 instead of Keras 3")
+    parser.add_argument("--no-curves", action="store_true", help="compare the gradients, no more")
     parser.add_argument("--save-weights", type=Path, metavar="FILE", help="keep the network (.npz)")
     parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="do not train: attack this one"
@@ -547,7 +548,7 @@ def main() -> None:
         "fgsm_0.1": reported_loss(model, adversarial, test[1], judge),
     }
     for name, way in ways.items():
-        if way.curves:
+        if way.curves and not options.no_curves:
             results[name] |= curves(name, way.gradient, *test, judge)
 
     result = {

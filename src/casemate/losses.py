@@ -2,10 +2,11 @@
 
 `ce` and `torch-ce` are the same function, but not the same gradient in float32: autograd computes the latter's
 derivative for the true class as p - 1, which is exactly zero once the logit gap passes about 17. `ce` computes the
-gradient from the gap itself and stays accurate until float32 itself underflows at a gap of about 87. `prob-ce` is
-what a network that ends in a softmax gives to a loss that takes probabilities, and vanishes first.
+gradient from the gap itself, and never lets it vanish however large the gap. `prob-ce` is what a network that ends in a
+softmax gives to a loss that takes probabilities, and vanishes first.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -33,9 +34,16 @@ def _own(logits: Logits, labels: Labels) -> PerExample:
 
 
 def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
-    """Cross-entropy as softplus(logsumexp over j != y of z_j, minus z_y)."""
-    # from 40 on, softplus(x) is x in float64 too; PyTorch's own threshold of 20 would be wrong in the ninth digit
-    return F.softplus(_without(logits, labels).logsumexp(1) - _own(logits, labels), threshold=40)
+    """Cross-entropy as softplus(d) with d = logsumexp over j != y of z_j, minus z_y.
+
+    Its gradient is that of d times sigmoid(d), so d alone gives the direction. Where sigmoid(d) nears the smallest
+    number of the precision (half way there in logarithm: d = -44 in float32), the function goes on as its own tangent:
+    value and gradient are below 1e-18 there anyway, but the direction stays exact however sure the network is, and an
+    attack that steps by direction moves as it would in exact arithmetic.
+    """
+    log_odds = _without(logits, labels).logsumexp(1) - _own(logits, labels)
+    start = math.log(torch.finfo(logits.dtype).tiny) / 2
+    return F.softplus(log_odds.clamp(min=start)) + math.exp(start) * (log_odds - start).clamp(max=0)
 
 
 def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:

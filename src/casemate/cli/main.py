@@ -98,12 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
     try:
-        if arguments in (["--version"], ["-V"]):
-            print(f"casemate {__version__}")
-        else:
-            command = parse(arguments or ["--help"])
-            command.run()
-        sys.stdout.flush()
+        try:
+            if arguments in (["--version"], ["-V"]):
+                print(f"casemate {__version__}")
+            else:
+                command = parse(arguments or ["--help"])
+                command.run()
+        finally:
+            sys.stdout.flush()
     except CasemateError as error:
         console.complain(str(error))
         return 2

@@ -24,12 +24,16 @@ _FIRST_LINE = 2.0
 """Seconds after which a piece of work shows itself where there is no terminal."""
 _NEXT_LINE = 10.0
 """Seconds between its lines."""
-_TIMES_WIDTH = 26
-"""Columns of "100 % 1:02:03, 4:05:06 left"."""
+_TIMES_WIDTH = 28
+"""Columns of "10 % 12:34:56, 65:43:21 left"."""
 _MARGIN = 3
 """Columns left free at the right: the ^C that a terminal shows would otherwise begin a new line."""
 _AT_ONCE = 0.1
 """What is reported as done this soon after work began was not done now: it is what a resumed training found."""
+
+
+def _now() -> float:
+    return time.monotonic()
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Work:
     title: str
     total: float | int
     """Zero or less: unknown."""
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=lambda: _now())
     done: float = 0.0
     found_done: float = 0.0
     """How much of it an earlier run had done."""
@@ -51,7 +55,7 @@ class Work:
         """Take in a report; `at_once` says that it came too soon to be the work of this run."""
         if amount > 0:
             self.done += amount
-            self.reported = time.monotonic()
+            self.reported = _now()
         if at_once:
             self.found_done += amount
         self.note = note or self.note
@@ -59,7 +63,7 @@ class Work:
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self.start
+        return _now() - self.start
 
     @property
     def part(self) -> float | None:
@@ -73,7 +77,7 @@ class Work:
         if self.total <= 0 or own <= 0 or self.elapsed < 1:
             return None
         then = (self.total - self.done) * (self.reported - self.start) / own
-        return max(0.0, then - (time.monotonic() - self.reported))
+        return max(0.0, then - (_now() - self.reported))
 
     @property
     def heading(self) -> str:
@@ -97,7 +101,7 @@ class _Stack:
     @property
     def at_once(self) -> bool:
         """Whether the innermost work has only just begun."""
-        return time.monotonic() - self._opened < _AT_ONCE
+        return _now() - self._opened < _AT_ONCE
 
 
 class _Plain:
@@ -117,7 +121,7 @@ class _Plain:
 
         def line() -> None:
             nonlocal printed, lines
-            printed = time.monotonic()
+            printed = _now()
             lines += 1
             facts = [] if work.part is None else [f"{percent(work.part, 0)} %"]
             if work.left is not None:
@@ -128,7 +132,7 @@ class _Plain:
 
         def advance(amount: float | int, note: str = "") -> None:
             work.advance(amount, note, at_once=self._stack.at_once)
-            if time.monotonic() - printed >= _NEXT_LINE and work.done < work.total:
+            if _now() - printed >= _NEXT_LINE and work.done < work.total:
                 line()
 
         waiting = threading.Timer(_FIRST_LINE, lambda: None if lines else line())
@@ -167,7 +171,7 @@ class _Live:
 
     def __init__(self, console: Console) -> None:
         room = console.width - _TIMES_WIDTH - 2 - _MARGIN  # two gaps between three columns
-        bar = min(20, max(5, room // 7))
+        bar = min(20, max(5, room // 8))
         heading = _Heading(table_column=Column(no_wrap=True, overflow="ellipsis", width=max(10, min(60, room - bar))))
         times = _Times(table_column=Column(no_wrap=True, width=_TIMES_WIDTH))
         self._progress = Progress(

@@ -41,7 +41,7 @@ def rows(pieces: Mapping[str, Piece]) -> list[Row]:
             stated = paper.TEST_ACCURACY.value if name == "E1" else None
             found.append(Row(experiment=name, what="test accuracy", accuracy=piece.result["accuracy"], paper=stated))
 
-    def add(name: str, what: str, axis: str, value: float, stated: float | None) -> None:
+    def add(name: str, what: str, axis: str, value: float | int, stated: float | None) -> None:
         piece = pieces.get(name)
         for point in piece.result["points"] if piece is not None else []:
             if abs(point[axis] - value) < 1e-9:

@@ -1,0 +1,726 @@
+"""The command line: help without PyTorch, exit codes and messages, JSON, files written, progress."""
+
+import contextlib
+import io
+import json
+import pickle
+import re
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import polars
+import pytest
+import safetensors.torch
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import casemate as package
+from casemate import data
+from casemate.attacks import ATTACKS
+from casemate.cli import attack, console, main, observers, options, train, training
+from casemate.engine import Store, code_version
+from casemate.errors import DataError
+from casemate.files import write_json
+from casemate.losses import LossName
+from casemate.models import Description, create, save
+from casemate.norms import Norm
+from casemate.study.scales import SCALES
+from casemate.study.training import AUGMENTATIONS
+from casemate.train.settings import SCHEDULES
+from test_study import SMOKE, TINY, Run, casemate, finished, runner
+
+COMMANDS = [
+    [],
+    ["study"],
+    ["report"],
+    ["train"],
+    ["attack"],
+    ["info"],
+    ["data"],
+    ["data", "list"],
+    ["data", "fetch"],
+    ["data", "show"],
+    ["store"],
+    ["store", "list"],
+    ["store", "clean"],
+]
+HELP = f"""
+    import contextlib, io, json, sys
+    from casemate.cli.main import main
+    shown = []
+    for command in {COMMANDS!r}:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            try:
+                main([*command, "--help"])
+            except SystemExit as left:
+                assert left.code in (0, None), left.code
+        shown.append(out.getvalue())
+    heavy = ["torch", "numpy", "scipy", "matplotlib", "polars", "sklearn", "safetensors", "jinja2"]
+    print(json.dumps([shown, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+    return runner(capsys)
+
+
+@pytest.fixture(scope="module")
+def helps() -> tuple[dict[str, str], list[str]]:
+    """The help of every command at 80 columns, and the heavy packages that showing it has imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(HELP)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={"COLUMNS": "80", "PATH": ""},
+    )
+    shown, heavy = json.loads(done.stdout)
+    return dict(zip((" ".join(command) for command in COMMANDS), shown, strict=True)), heavy
+
+
+def test_no_help_imports_pytorch(helps: tuple[dict[str, str], list[str]]) -> None:
+    assert helps[1] == []
+
+
+@pytest.mark.parametrize("command", [" ".join(command) for command in COMMANDS])
+def test_help_fits_80_columns_and_has_examples(helps: tuple[dict[str, str], list[str]], command: str) -> None:
+    text = helps[0][command]
+    assert text.startswith(f"usage: casemate {command}".rstrip())
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    examples = text.split("Examples:\n")[1].split("\n\n")[0]
+    assert 1 <= examples.count("  casemate ") <= 3
+    assert "\n\n\n" not in text
+
+
+def test_the_choices_of_the_help_are_those_of_the_library() -> None:
+    """They are written out in `cli`, since importing them would import PyTorch."""
+    assert get_args(options.ScaleName) == tuple(SCALES)
+    assert get_args(options.DatasetName) == data.NAMES
+
+    def choices(owner: type, name: str) -> set[object]:
+        """The strings that an option takes."""
+        waiting, found = [owner.__annotations__[name]], set[object]()
+        while waiting:
+            hint = waiting.pop()
+            found |= {hint} if isinstance(hint, str) else set()
+            waiting += [] if isinstance(hint, str) else get_args(hint)
+        return found - {None}
+
+    assert choices(attack.Attack, "attack") == set(ATTACKS)
+    assert choices(attack.Settings, "loss") == set(get_args(LossName))
+    assert choices(attack.Settings, "norm") == set(get_args(Norm))
+    assert choices(train.Recipe, "schedule") == set(SCHEDULES)
+    assert choices(train.Recipe, "augment") == set(AUGMENTATIONS)
+    assert choices(options.Selection, "dataset") == {"auto", *data.NAMES}
+
+
+def test_every_example_is_parsed(helps: tuple[dict[str, str], list[str]]) -> None:
+    for text in helps[0].values():
+        examples = re.sub(r"\\\n\s+", "", text.split("Examples:\n")[1].split("\n\n")[0])
+        for line in examples.splitlines():
+            program, *words = line.strip().split("   ")[0].split()
+            assert program == "casemate"
+            main.parse(words)
+
+
+@pytest.mark.parametrize("how", [["-m", "casemate"], ["-c", "from casemate.cli.main import main; main()"]])
+def test_the_version(how: list[str]) -> None:
+    done = subprocess.run([sys.executable, *how, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"casemate {package.__version__}\n"
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    code, out, _ = run()
+    assert code == 0
+    assert "usage: casemate" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["stduy"], "Unrecognized options: stduy"),
+        (["study", "--scale", "huge"], "invalid choice 'huge' for argument '--scale'"),
+        (["study", "--sed", "3"], "Perhaps you meant"),
+        (["study", "--seed", "x"], "invalid literal for int"),
+        (["train", "--optimizer", "lion"], "invalid choice 'lion'"),
+        (["attack"], "required"),
+        (["data"], "Expected one of {list, fetch, show}"),
+    ],
+)
+def test_a_fault_in_the_arguments_is_2(run: Run, arguments: list[str], words: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert words in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+def _refused(run: Run, *arguments: object) -> str:
+    """The message of a command that the user can mend: one screen on stderr, no traceback, exit code 2."""
+    code, out, err = run(*arguments)
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    message = err.split("error: ", 1)[1]
+    assert len(message) < 1500
+    return message
+
+
+def test_an_unknown_experiment_has_a_hint(run: Run) -> None:
+    assert "unknown experiment 'e2'; known: E1, " in _refused(run, *SMOKE, "--only", "E1", "e2")
+    assert "did you mean E2?" in _refused(run, "report", "--only", "e2")
+
+
+@pytest.mark.parametrize("command", [["study", "--scale", "smoke"], ["study", "--scale", "smoke", "--dry-run"]])
+def test_an_out_folder_that_is_a_file_is_refused_at_once(
+    run: Run, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*args: object) -> None:
+        raise AssertionError("PyTorch is loaded before the folder is looked at")
+
+    monkeypatch.setattr(options, "load_torch", too_late)
+    (tmp_path / "out").touch()
+    store = tmp_path / "store"
+    assert "is a file, but a folder is expected" in _refused(run, *command, "--store", store, "--out", tmp_path / "out")
+    assert not store.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert "Permission denied; choose another --out" in _refused(run, *SMOKE[:3], "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("fault", ["cut short", "damaged", "missing"])
+def test_data_that_cannot_be_trusted(run: Run, tmp_path: Path, fault: str) -> None:
+    if fault == "cut short":
+        import gzip
+
+        (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(9999))[:-12])
+        words = "cannot be decompressed"
+    elif fault == "damaged":
+        with (tmp_path / "train-images-idx3-ubyte").open("wb") as file:  # right in size, wrong in content
+            file.truncate(47_040_016)
+        words = "does not match its checksum"
+    else:
+        words = "expected all four files"
+    command = ["study", "--dataset", "auto", "--data-dir", tmp_path, "--store", tmp_path / "store", "--dry-run"]
+    assert words in _refused(run, *command)
+    code, out, _ = run("data", "list", "--data-dir", tmp_path)
+    assert code == 0
+    assert "not found" in out
+    assert words in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(run: Run) -> None:
+    assert "PyTorch finds no GPU" in _refused(run, *SMOKE[:3], "--dry-run", "--device", "cuda")
+
+
+def test_no_threads(run: Run) -> None:
+    assert "threads = 0; expected at least 1" in _refused(run, *SMOKE[:3], "--dry-run", "--threads", "0")
+
+
+def _no_large_files() -> None:
+    """As on a full disk: no file may grow beyond 40 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+
+def test_a_full_disk_says_so_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    process = casemate(*SMOKE, "--only", "E1", "--store", tmp_path, preexec_fn=_no_large_files)
+    _, err = finished(process, code=2)
+    assert "error: cannot write" in err
+    assert "File too large" in err
+    assert "Traceback" not in err
+    assert Store(tmp_path).pieces() == []
+    assert [path for path in (tmp_path / "pieces").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_second_writer_is_told_of_the_first(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], **TINY))
+    plan = json.loads(run(*SMOKE, "--store", tmp_path, "--dry-run", "--json")[1])
+    with Store(tmp_path).producing(plan["pieces"][0]["key"]):
+        message = _refused(run, *SMOKE, "--store", tmp_path)
+    assert "another process (pid" in message
+    assert "wait for it and run the same command again, or use another --store" in message
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["store", "list"], ["store", "list", "--json"], ["--version"]])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    where = ["--store", tmp_path] if arguments[0] == "store" else []
+    process = casemate(*arguments, *where)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.wait(timeout=60)
+    assert process.returncode == 0
+    err = process.stderr.read()
+    process.stderr.close()
+    assert err == ""
+
+
+def test_an_unexpected_fault_keeps_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(Store, "pieces", lambda self: fail())
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        run("store", "list")
+
+
+DIGITS = tuple("0123456789")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small untrained network for the digits."""
+    network = create("tiny", input_shape=(1, 28, 28), classes=DIGITS, seed=3)
+    return save(network, tmp_path / "model.safetensors", Description(architecture="tiny", dataset="digits"))
+
+
+def test_an_attack_tells_what_is_left_at_each_eps(run: Run, model: Path) -> None:
+    code, out, err = run("attack", model, "--attack", "bim", "--eps", "0.1", "8/255", "0", "--images", 30, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["eps"] == [0, 8 / 255, 0.1]
+    assert found["attack"]["name"] == "BIM"
+    assert "eps" not in found["attack"]
+    assert [point["eps"] for point in found["points"]] == found["eps"]
+    worst = [point["worst"]["value"] for point in found["points"]]
+    assert worst == sorted(worst, reverse=True)
+    assert all(point["no_gradient"]["n"] == 30 for point in found["points"])
+    assert found["passes"]["backward"] > 0
+
+    code, out, _ = run("attack", model, "--attack", "bim", "--eps", "0.1", "8/255", "0", "--images", 30)
+    assert code == 0
+    assert "BIM on model.safetensors (digits, first 30 test images, seed 0)" in out
+    assert [line.split()[0] for line in out.splitlines() if "(" in line][1:4] == ["0", "8/255", "0.1"]
+
+
+def test_an_attack_leaves_its_examples(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    code, shown, err = run("attack", model, "--eps", "8/255", "--steps", 3, "--images", 12, "--out", out, "--json")
+    assert code == 0, err
+    result = json.loads((out / "result.json").read_text())
+    assert json.loads(shown).items() <= result.items()
+    assert result["provenance"]["device"] == result["device"]
+    examples = polars.read_parquet(out / "examples.parquet")
+    assert {"index", "label", "eps", "worst", "status", "prediction"} <= set(examples.columns)
+    assert len(examples) == 12
+    images = safetensors.torch.load_file(out / "adversarial.safetensors")
+    assert images.keys() == {"clean", "labels", "eps-0.0313725"}
+    assert (images["eps-0.0313725"] - images["clean"]).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_a_targeted_attack_spares_the_target_s_own_images(run: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ["attack", model, "--target", "3", "--eps", "0.3", "0.1", "--steps", 2, "--images", 40]
+    code, out, err = run(*arguments, "--out", tmp_path / "found", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    labels = data.load("digits").test.labels[:40]
+    assert found["target"] == "3"
+    assert found["images"] == int((labels != 3).sum())
+    assert [point["eps"] for point in found["points"]] == [0.1, 0.3]
+    assert {"reached", "still_right", "loss", "no_gradient"} <= found["points"][0].keys()
+    examples = polars.read_parquet(tmp_path / "found" / "examples.parquet")
+    assert 3 not in examples["label"]
+    assert set(examples["target"]) == {3}
+    assert len(examples) == 2 * found["images"]
+    assert "Target reached, %" in run(*arguments)[1]
+
+
+def test_a_planned_attack_attacks_nothing(run: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ["attack", model, "--images", 10, "--eps", "0.1", "0.2", "--restarts", 2, "--dry-run"]
+    code, out, _ = run(*arguments, "--out", tmp_path / "found", "--json")
+    assert code == 0
+    assert json.loads(out)["gradients"] == 10 * 2 * 40 * 2
+    assert "at most 1,600" in run(*arguments)[1]
+    assert not (tmp_path / "found").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--eps", "-0.1"], "eps = -0.1; expected zero or more and finite"),
+        (["--eps", "much"], "eps 'much' is not a number; write 0.03 or 8/255"),
+        (["--eps", "8/0"], "eps '8/0' is not a number"),
+        (["--eps"], "no eps; give at least one"),
+        (["--attack", "fgsm", "--steps", "3"], "fgsm has no --steps; it has --norm, --loss"),
+        (["--attack", "pgd", "--clip", "range", "--decay", "1"], "pgd has no --clip, --decay; it has --steps, --step"),
+        (["--steps", "0"], "steps = 0; expected at least 1"),
+        (["--step", "-1/255"], "expected zero or more"),
+        (["--images", "0"], "images = 0; expected at least 1"),
+        (["--target", "Shirt"], "target 'Shirt'; expected a number from 0 to 9 or one of 0, 1"),
+        (["--target", "10"], "target '10'"),
+    ],
+)
+def test_a_bad_attack_is_refused(run: Run, model: Path, arguments: list[str], words: str) -> None:
+    assert words in _refused(run, "attack", model, *arguments)
+
+
+def _spoilt(model: Path, fault: str) -> tuple[Path, str]:
+    """A model with a fault, and what the message says of it."""
+    sidecar = model.with_suffix(".json")
+    facts = json.loads(sidecar.read_text())
+    match fault:
+        case "another architecture":
+            write_json(sidecar, facts | {"architecture": "paper-cnn"})
+            return model, "holds the weights of another network"
+        case "unknown architecture":
+            write_json(sidecar, facts | {"architecture": "resnet"})
+            return model, "not registered here; known: "
+        case "pickle":
+            model.write_bytes(pickle.dumps({"weights": [1.0]}))
+            return model, "is a pickle"
+        case "cut short":
+            model.write_bytes(model.read_bytes()[:-100])
+            return model, "is not a whole safetensors file"
+        case "changed":
+            raw = bytearray(model.read_bytes())
+            raw[-1] ^= 1
+            model.write_bytes(raw)
+            return model, "does not match its sidecar"
+        case "alone":
+            sidecar.unlink()
+            return model, "is missing"
+        case "absent":
+            return model.with_name("other.safetensors"), "does not exist"
+        case "unknown data":
+            write_json(sidecar, facts | {"dataset": "imagenet"})
+            return model, "say with --dataset which of fashion-mnist, digits"
+        case "other classes":
+            write_json(sidecar, facts | {"classes": list("abcdefghij")})
+            return model, "choose the data set it was trained on"
+    raise ValueError(fault)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "another architecture",
+        "unknown architecture",
+        "pickle",
+        "cut short",
+        "changed",
+        "alone",
+        "absent",
+        "unknown data",
+        "other classes",
+    ],
+)
+def test_a_model_that_cannot_be_loaded(run: Run, model: Path, fault: str) -> None:
+    path, words = _spoilt(model, fault)
+    assert words in _refused(run, "attack", path, "--eps", "0.1")
+
+
+TRAIN = ["train", "--dataset", "digits", "--architecture", "tiny", "--train-images", 120, "--validation-images", 40]
+TRAIN += ["--augment", "shift", "alternating-flip", "--ema", 0.9, "--epochs", 2, "--batch-size", 40]
+
+
+def test_a_training_leaves_model_sidecar_and_history(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "m.safetensors"
+    code, shown, err = run(*TRAIN, "--out", out, "--json")
+    assert code == 0, err
+    found = json.loads(shown)
+    assert [row["epoch"] for row in found["history"]] == [1, 2]
+    assert found["accuracy"]["n"] == found["test_images"] == 450
+    assert found["train_images"] == 120
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m.history.csv", "m.json", "m.safetensors"]
+    sidecar = json.loads(out.with_suffix(".json").read_text())
+    assert sidecar["recipe"]["augment"] == ["shift", "alternating-flip"]
+    assert sidecar["metrics"]["test_accuracy"] == found["accuracy"]
+    history = polars.read_csv(out.with_name("m.history.csv"))
+    assert history["val_loss"].to_list() == [row["val_loss"] for row in found["history"]]
+
+    message = _refused(run, *TRAIN, "--out", out)
+    assert "exists already; choose another --out, or give --overwrite" in message
+    code, shown, _ = run(*TRAIN, "--out", out, "--overwrite", "--history", "parquet")
+    assert code == 0
+    assert "Test accuracy" in shown
+    assert polars.read_parquet(out.with_name("m.history.parquet"))["val_loss"].equals(history["val_loss"])
+    code, shown, err = run("attack", out, "--eps", "0.05", "--images", 20)
+    assert code == 0, err
+
+
+def test_a_stopped_training_goes_on_where_it_was(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
+    assert run(*TRAIN, "--out", whole)[0] == 0
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate_clean", stop)
+        code, _, err = run(*TRAIN, "--out", stopped)
+    assert code == 130
+    assert err.splitlines()[-1] == "stopped: what is finished is kept; the same command goes on from there."
+    assert [path.name for path in tmp_path.glob("stopped*")] == ["stopped.safetensors.training"]
+    assert "belongs to a training with other settings" in _refused(run, *TRAIN, "--out", stopped, "--seed", 1)
+    assert run(*TRAIN, "--out", stopped)[0] == 0
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.glob("stopped*")) == [
+        "stopped.history.csv",
+        "stopped.json",
+        "stopped.safetensors",
+    ]
+
+
+def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "m.safetensors"
+    code, shown, _ = run("train", "--dataset", "digits", "--epochs", 7, "--out", out, "--dry-run", "--json")
+    plan = json.loads(shown)
+    assert code == 0
+    assert (plan["train_images"], plan["validation_images"], plan["epochs"]) == (1078, 269, 7)
+    assert plan["seconds_left"] > 0
+    assert "not known for this network" in run(*TRAIN, "--out", out, "--dry-run")[1]
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epochs", "0"], "epochs = 0; expected at least 1"),
+        (["--learning-rate", "-1"], "learning_rate = -1"),
+        (["--label-smoothing", "2"], "label_smoothing = 2"),
+        (["--ema", "1"], "ema = 1"),
+        (["--train-images", "0"], "train-images = 0"),
+        (["--train-images", "1300", "--validation-images", "100"], "but scikit-learn digits has 1347"),
+        (["--validation-images", "1347"], "set aside at least 1, not all"),
+        (["--architecture", "paper-cn"], "paper-cnn"),
+        (["--out", "model.pt"], "models are saved as .safetensors"),
+    ],
+)
+def test_a_bad_training_is_refused(run: Run, tmp_path: Path, arguments: list[str], words: str) -> None:
+    where = [] if "--out" in arguments else ["--out", tmp_path / "m.safetensors"]
+    assert words in _refused(run, "train", "--dataset", "digits", *where, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_cannot_go_where_a_folder_or_a_file_is_in_the_way(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").mkdir()
+    (tmp_path / "file").touch()
+    assert "is a folder; name a file" in _refused(run, *TRAIN, "--out", tmp_path / "m.safetensors")
+    assert "is a file, but a folder" in _refused(run, *TRAIN, "--out", tmp_path / "file" / "m.safetensors")
+
+
+def _piece(store: Store, key: str, *, code: str = "0") -> None:
+    facts = {"kind": "curve", "name": f"E9/{key}", "config": {"dataset": "digits"}, "code": code, "result": {}}
+    with store.put(key, facts | {"provenance": {"finished": "2026-01-01T00:00:00+00:00", "seconds": 65.0}}) as folder:
+        (folder / "data.bin").write_bytes(bytes(5000))
+
+
+def test_the_store_is_listed_and_cleaned(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    _piece(store, "old")
+    _piece(store, "new", code=code_version("casemate.study.measures"))
+    with contextlib.suppress(RuntimeError), store.producing("begun") as working:
+        (working / "checkpoint").write_bytes(bytes(700))
+        raise RuntimeError
+
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("store", "list", "--store", tmp_path)
+    assert code == 0
+    states = {line.split()[0]: line.split()[-1] for line in out.splitlines() if "E9/" in line}
+    assert states == {"E9/old": "stale", "E9/new": "current"}
+    assert "2 pieces (1 stale)" in out
+    assert "1 folders, 700 B, unfinished or damaged" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if "E9/" in line)
+    listed = json.loads(run("store", "list", "--store", tmp_path, "--json")[1])
+    assert {piece["name"]: piece["current"] for piece in listed["pieces"]} == {"E9/old": False, "E9/new": True}
+    assert {"kind", "key", "bytes", "finished", "seconds"} <= listed["pieces"][0].keys()
+
+    planned = json.loads(run("store", "clean", "--store", tmp_path, "--dry-run", "--json")[1])
+    assert planned["bytes"] > 5700
+    assert {Path(each["path"]).name for each in planned["removed"]} == {"old", "begun"}
+    assert len(store.pieces()) == 2
+    with store.producing("old"):
+        code, out, _ = run("store", "clean", "--store", tmp_path)
+        assert code == 0
+        assert "kept: E9/old (old) is in use by another process" in out
+    assert len(store.pieces()) == 2
+    assert not (tmp_path / "working" / "begun").exists()
+    code, out, _ = run("store", "clean", "--store", tmp_path)
+    assert "bytes freed" in out
+    assert [piece.key for piece in store.pieces()] == ["new"]
+    assert json.loads(run("store", "clean", "--store", tmp_path, "--all", "--json")[1])["bytes"] >= 5000
+    assert store.pieces() == []
+
+
+def test_info_names_what_is_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASEMATE_STORE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("CASEMATE_DATA", str(tmp_path))
+    code, out, _ = run("info", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["casemate"] == package.__version__
+    assert facts["store"] == str(tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+    assert {"paper-cnn", "paper-student"} <= set(facts["networks"])
+    assert set(facts["attacks"]) == set(ATTACKS)
+    assert {each["name"]: each["found"] for each in facts["data_sets"]} == {
+        "fashion-mnist": None,
+        "digits": "scikit-learn",
+    }
+    assert "paper-cnn" in run("info")[1]
+
+
+def test_sample_images_are_drawn(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "digits.png"
+    code, shown, err = run("data", "show", "--dataset", "digits", "--per-class", 3, "--out", out)
+    assert code == 0, err
+    assert shown.strip() == str(out)
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "ending in .png" in _refused(run, "data", "show", "--out", tmp_path / "digits.jpg")
+    assert "per-class = 0" in _refused(run, "data", "show", "--per-class", 0)
+
+
+def test_data_that_is_there_is_not_fetched(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+
+    def load(name: str, data_dir: Path | None = None, *, offline: bool = False, observer: object) -> data.Dataset:
+        calls.append(offline)
+        if offline and len(calls) == 3:
+            raise DataError("nowhere")
+        return replace(data.digits.load(), origin="/somewhere/good")
+
+    monkeypatch.setattr(data, "load", load)
+    code, out, _ = run("data", "fetch")
+    assert code == 0
+    assert "nothing to fetch: /somewhere/good" in out
+    assert json.loads(run("data", "fetch", "--json")[1])["fetched"] is False
+    assert json.loads(run("data", "fetch", "--json")[1])["fetched"] is True
+    assert calls == [True, True, True, False]
+    monkeypatch.undo()
+    monkeypatch.setenv("CASEMATE_DATA", str(tmp_path))
+    assert "CASEMATE_DATA names this folder; unset it to fetch" in _refused(run, "data", "fetch")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words", "clock"),
+    [
+        (0.04, "0.0 s", "0:00"),
+        (9.94, "9.9 s", "0:09"),
+        (59.4, "59 s", "0:59"),
+        (61, "1 min 01 s", "1:01"),
+        (3599, "60 min", "59:59"),
+        (3661, "1 h 01 min", "1:01:01"),
+        (90000, "25 h 00 min", "25:00:00"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str, clock: str) -> None:
+    assert console.duration(seconds) in (words, "1 h 00 min")
+    assert console.clock(seconds) == clock
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 B"), (999, "999 B"), (13_500_000, "13.5 MB"), (2e9, "2 GB")])
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert console.size(count) == words
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The observers' clock, set by hand."""
+    clock = Clock()
+    monkeypatch.setattr(observers, "_now", clock)
+    return clock
+
+
+def test_lines_come_at_most_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with observers.watching() as observer, observer.work("Training", 100) as advance:
+        for second in range(1, 41):
+            clock.now += 1
+            advance(1, f"step {second}")
+        observer.say("by the way")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "Training: 2 %, 1 min 38 s left, step 2",
+        "Training: 12 %, 1 min 28 s left, step 12",
+        "Training: 22 %, 1 min 18 s left, step 22",
+        "Training: 32 %, 1 min 08 s left, step 32",
+        "by the way",
+        "Training: done in 40 s",
+    ]
+
+
+def test_quick_work_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with observers.watching() as observer:
+        for _ in range(20):
+            with observer.work("Classifying", 10) as advance:
+                clock.now += 1
+                advance(10, "")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_a_resumed_training_had_done_does_not_count_as_speed(clock: Clock) -> None:
+    stack = observers._Stack()
+    work = stack.push("Training", 50)
+    work.advance(40, "resumed after epoch 40", at_once=stack.at_once)
+    assert work.left is None
+    clock.now += 20
+    work.advance(1, "", at_once=stack.at_once)
+    assert work.part == pytest.approx(0.82)
+    assert work.left == pytest.approx(9 * 20)
+    clock.now += 15
+    assert work.left == pytest.approx(9 * 20 - 15)
+
+
+def _screen(draw: Callable[[Any], None]) -> str:
+    """What a live display writes to a terminal of 80 columns."""
+    file = io.StringIO()
+    live = observers._Live(Console(file=file, force_terminal=True, width=80, color_system=None))
+    draw(live)
+    live.close()
+    return file.getvalue()
+
+
+def test_the_live_display_nests_and_stays_within_the_screen(clock: Clock) -> None:
+    def draw(live: Any) -> None:
+        with live.work("Study", 10) as outer:
+            outer(0, "1 of 2: E3/range/torch-ce")
+            for _ in range(2):
+                with live.work("Training, 50 epochs, with a title that is far too long for the screen", 4) as inner:
+                    clock.now += 5000
+                    inner(1, "epoch 1, loss 0.1234")
+                    outer(1, "")
+                    live._progress.refresh()
+            live.say("WARNING: something")
+
+    text = _screen(draw)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))
+    lines = [line.rstrip() for line in plain.splitlines()]
+    (study,) = {line for line in lines if line.startswith("Study: 1 of 2: E3/range/torch-ce") and "10 %" in line}
+    assert study.endswith(" 10 % 1:23:20, 12:30:00 left")
+    assert any(line.startswith("Training") and line.endswith(" 25 % 1:23:20, 4:10:00 left") for line in lines)
+    assert max(map(len, lines)) <= 77
+    assert "WARNING: something" in text
+
+
+def test_a_reader_that_leaves_ends_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        console.show(Table("a"))
