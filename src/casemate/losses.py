@@ -43,7 +43,9 @@ def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """
     log_odds = _without(logits, labels).logsumexp(1) - _own(logits, labels)
     start = math.log(torch.finfo(logits.dtype).tiny) / 2
-    return F.softplus(log_odds.clamp(min=start)) + math.exp(start) * (log_odds - start).clamp(max=0)
+    # from 40 on, softplus(x) is x in float64 too; PyTorch's own threshold of 20 would be wrong in the ninth digit
+    value = F.softplus(log_odds.clamp(min=start), threshold=40)
+    return value + math.exp(start) * (log_odds - start).clamp(max=0)
 
 
 def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
