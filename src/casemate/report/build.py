@@ -11,7 +11,7 @@ import jinja2
 from casemate import __version__
 from casemate.engine import Piece
 from casemate.files import make_folder, write_bytes, write_json, write_text
-from casemate.report import tables
+from casemate.report import markdown, tables
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
 from casemate.study.run import Study
@@ -79,7 +79,7 @@ def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, An
 
 
 def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
-    """Write report.html, summary.json, and figures/*.svg, *.png, *.csv into `out`; return the report's path.
+    """Write report.html, results.md, summary.json and the figures (SVG, PNG, CSV) into `out`; return the report.
 
     Everything comes from `pieces`; what is not finished is named as such. Files are written whole or not at all.
     """
@@ -121,6 +121,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
         write_bytes(folder / f"{figure.name}.svg", figure.svg)
         write_bytes(folder / f"{figure.name}.png", figure.png)
         write_text(folder / f"{figure.name}.csv", figure.csv)
+    write_text(out / "results.md", markdown.results(study, pieces))
     write_json(out / "summary.json", summary(study, pieces, compared, figures))
     return write_text(out / "report.html", html)
 

@@ -42,7 +42,13 @@ def training(pieces: Pieces) -> Figure | None:
         factor = 100 if name == "accuracy" else 1
         place.plot(epochs, [factor * row[name] for row in history], color="#0072B2", label="training (with dropout)")
         place.plot(epochs, [factor * row[f"val_{name}"] for row in history], color="#D55E00", label="validation")
-        place.axvline(piece.result["best_epoch"], color="#666666", linestyle=":", linewidth=1, label="E11 stops here")
+        place.axvline(
+            piece.result["best_epoch"],
+            color="#666666",
+            linestyle=":",
+            linewidth=1,
+            label="epoch whose weights E11 keeps",
+        )
         place.set_xlabel("epoch")
         place.set_ylabel("accuracy, %" if factor == 100 else "mean cross-entropy")
         place.legend()

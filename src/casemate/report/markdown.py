@@ -1,0 +1,67 @@
+"""The main tables as Markdown, for pages that are read in a repository."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from casemate.engine import Piece
+from casemate.report import tables
+from casemate.report.charts import shown
+from casemate.study.experiments import LOSSES
+from casemate.study.run import Study
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _made_by(study: Study, pieces: Mapping[str, Piece]) -> str:
+    """Command, seed, hardware and commits of the pieces, in one paragraph."""
+    made = [piece.facts["provenance"] for piece in pieces.values()]
+    machines = sorted({f"{each['processor']}, {each['threads']} of {each['cores']} cores" for each in made})
+    commits = sorted({str(each["commit"]) for each in made})
+    only = " ".join(experiment.name for experiment in study.experiments)
+    seconds = sum(each["seconds"] for each in made)
+    command = f"casemate study --scale {study.setup.scale.name} --only {only}"
+    return (
+        f"`{command}`, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch {', '.join(sorted({each['libraries']['torch'] for each in made}))}, "
+        f"{seconds:,.0f} s in all, commits {', '.join(commits)}."
+    )
+
+
+def _on_the_way(pieces: Mapping[str, Piece]) -> str | None:
+    """E1 after more and more epochs: accuracy, and the accuracy that each loss's attack leaves."""
+    found = {name: piece.result for name, piece in sorted(pieces.items()) if name.startswith("E1/epoch-")}
+    if not found:
+        return None
+    attacks = list(next(iter(found.values()))["attacks"])
+    n = next(iter(found.values()))["zero_gradients"]["ce"]["n"]
+    head = ["E1 after epoch", "test accuracy", *attacks, "zero gradient"]
+    rows = [
+        [
+            str(int(name.rsplit("-", 1)[1])),
+            shown(result["accuracy"]["value"]),
+            *(" / ".join(shown(result["attacks"][a][loss]["last"]["value"]) for loss in LOSSES) for a in attacks),
+            " / ".join(shown(result["zero_gradients"][loss]["value"]) for loss in LOSSES),
+        ]
+        for name, result in found.items()
+    ]
+    words = ", ".join(tables.TITLES[loss] for loss in LOSSES)
+    return f"Accuracy left by each attack (last iterate, n = {n:,}) when it ascends: {words}.\n\n{grid(head, rows)}"
+
+
+def results(study: Study, pieces: Mapping[str, Piece]) -> str:
+    """The models, the paper's numbers beside ours, and E1 on the way, with how they were made."""
+    compared = tables.comparisons(pieces, study.setup.scale, study.dataset.stands_in_for)
+    parts = [
+        grid(tables.MODELS_HEAD, tables.models(pieces)) if tables.models(pieces) else None,
+        grid(
+            ["what", "paper", "ours", "difference", "why"],
+            [[row.what, row.paper, row.ours, row.difference, row.why] for row in compared],
+        )
+        if compared
+        else None,
+        _on_the_way(pieces),
+        _made_by(study, pieces) if pieces else None,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
