@@ -4,13 +4,14 @@ SCALE ?= quick
 DATASET ?=
 OUT ?= runs/study-$(SCALE)
 ONLY ?=
+MODEL ?=
 # The address of a package index that holds the PyTorch build you want (PyTorch publishes one per CPU and CUDA
 # version). Empty: whatever the default index gives, which on Linux is a CUDA build of several gigabytes.
 TORCH_INDEX ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PEERS := .venv-peers/bin
+PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: study test lint bench reference clean help
 .DEFAULT_GOAL := help
@@ -29,6 +30,11 @@ lint: .venv/.ready-dev  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+reference: .venv/.ready-dev .venv-peers/.ready  ## compare FGSM and BIM with torchattacks and Foolbox (MODEL=checkpoint)
+	$(if $(MODEL),$(BIN)/python benchmarks/peers/compare.py --model $(MODEL),$(BIN)/python -m pytest -m reference)
+
+bench: reference  ## the same; speed comes with the engine's own benchmark
+
 clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
 	rm -rf .venv .venv-peers runs dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -45,4 +51,11 @@ clean:  ## remove the environments and run outputs (the store of results, outsid
 
 .venv/.ready-dev: .venv/.ready
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv-peers/.ready: .venv/.python benchmarks/peers/constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	$(PEERS) --constraint benchmarks/peers/constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' benchmarks/peers/constraints.txt)"
+	$(PEERS) --no-deps -r benchmarks/peers/constraints.txt
+	$(PEERS) --no-deps --editable .
 	@touch $@

@@ -66,7 +66,7 @@ def casemate(*arguments: object, driver: str = DRIVER, **options: Any) -> subpro
 
 def finished(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """What a process printed, once it has ended with `code`."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, f"ended with {process.returncode}: {err}"
     return out, err
 

@@ -20,12 +20,13 @@ def _made_by(study: Study, pieces: Mapping[str, Piece]) -> str:
     made = [piece.facts["provenance"] for piece in pieces.values()]
     machines = sorted({f"{each['processor']}, {each['threads']} of {each['cores']} cores" for each in made})
     commits = sorted({str(each["commit"]) for each in made})
+    torch = sorted({each["libraries"]["torch"] for each in made})
     only = " ".join(experiment.name for experiment in study.experiments)
     seconds = sum(each["seconds"] for each in made)
     command = f"casemate study --scale {study.setup.scale.name} --only {only}"
     return (
-        f"`{command}`, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch {', '.join(sorted({each['libraries']['torch'] for each in made}))}, "
-        f"{seconds:,.0f} s in all, commits {', '.join(commits)}."
+        f"`{command}`, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch "
+        f"{', '.join(torch)}, {seconds:,.0f} s in all, commits {', '.join(commits)}."
     )
 
 
