@@ -33,7 +33,7 @@ lint: .venv/.ready-dev  ## check style and types
 reference: .venv/.ready-dev .venv-peers/.ready  ## compare FGSM and BIM with torchattacks and Foolbox (MODEL=checkpoint)
 	$(if $(MODEL),$(BIN)/python benchmarks/peers/compare.py --model $(MODEL),$(BIN)/python -m pytest -m reference)
 
-bench: reference  ## the same; speed comes with the engine's own benchmark
+bench: reference  ## all comparisons with other libraries
 
 clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
 	rm -rf .venv .venv-peers runs dist build .pytest_cache .ruff_cache .hypothesis

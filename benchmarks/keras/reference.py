@@ -9,8 +9,8 @@ network in Keras (experiment E1), computes the attack's gradient in several ways
 images, tells by their numbers which loss each way used, and draws the curves of the paper's
 attacks (FGSM, BIM with two clippings, BIM against iterations: E2 to E4) for the ways that matter.
 
-`--keras2` asks the same of Keras 2, which the paper used. A TensorFlow older than 2.16 brings
-Keras 2 by itself; a newer one needs the package tf_keras.
+`--keras2` asks the same of Keras 2, current at the paper's time. A TensorFlow older than 2.16
+brings Keras 2 by itself; a newer one needs the package tf_keras.
 
 It writes one JSON file and does not judge robustness: two of the losses it compares are known
 to hide weaknesses, and the third hides some of them.
@@ -149,7 +149,9 @@ def twin(model: Any, head: str) -> Any:
     return other
 
 
-def train(model: Any, images: Array, labels: Array, test: tuple[Array, Array], epochs: int) -> Any:
+def train(
+    model: Any, images: Array, labels: Array, test: tuple[Array, Array], epochs: int
+) -> dict[str, Any]:
     """E1: batches of 128, no early stopping, so that the network over-fits.
 
     Every fifth epoch the share of vanished gradients is taken, since masking grows with training.

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from casemate import data
 from casemate.data.augment import AlternatingFlip, Augmentation, Shift
 from casemate.engine.store import Piece
@@ -32,6 +34,9 @@ def train_model(
     model = create(
         config["architecture"], input_shape=dataset.image_shape, classes=dataset.classes, seed=config["seed"]
     )
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p *= config["dropout"]
     recipe = dict(config["training"])
     recipe["keep"] = tuple(recipe.get("keep", ()))
     augment: list[Augmentation] = [AUGMENTATIONS[each["name"]](**each["settings"]) for each in config["augment"]]
