@@ -204,8 +204,11 @@ def test_what_keras_did_is_read_from_its_result() -> None:
 
 
 def test_the_results_in_the_readme_are_the_committed_ones() -> None:
-    """The README repeats docs/results/full/results.md, word for word, and no other results."""
-    found = re.search(r"<!-- results -->\n(.*?)<!-- end of results -->", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None
-    committed = (ROOT / "docs" / "results" / "full" / "results.md").read_text()
-    assert found.group(1).strip() == committed.strip()
+    """Each block of results in the README repeats a docs/results/*/results.md, word for word."""
+    pattern = r"<!-- results: (\S+) -->\n(.*?)<!-- end of results -->"
+    found = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
+    assert {name for name, _ in found} == {
+        path.parent.name for path in (ROOT / "docs" / "results").glob("*/results.md")
+    }
+    for name, block in found:
+        assert block.strip() == (ROOT / "docs" / "results" / name / "results.md").read_text().strip()
