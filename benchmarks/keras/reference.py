@@ -115,9 +115,7 @@ def network(head: str) -> Any:
     layers = tf.keras.layers
 
     def convolution(filters: int, initializer: str = "glorot_uniform") -> Any:
-        return layers.Conv2D(
-            filters, 3, padding="same", activation="relu", kernel_initializer=initializer
-        )
+        return layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer=initializer)
 
     stack = [
         tf.keras.Input((28, 28, 1)),
@@ -149,9 +147,7 @@ def twin(model: Any, head: str) -> Any:
     return other
 
 
-def train(
-    model: Any, images: Array, labels: Array, test: tuple[Array, Array], epochs: int
-) -> dict[str, Any]:
+def train(model: Any, images: Array, labels: Array, test: tuple[Array, Array], epochs: int) -> dict[str, Any]:
     """E1: batches of 128, no early stopping, so that the network over-fits.
 
     Every fifth epoch the share of vanished gradients is taken, since masking grows with training.
@@ -229,9 +225,7 @@ def ways_to_write_it(model: Any) -> dict[str, Way]:
     logits, layer = twin(model, "logits"), twin(model, "layer")
     return {
         "tutorial": Way("the tutorial's code as it is, run eagerly", tutorial(model), True),
-        "tutorial_graph": Way(
-            "the tutorial's code inside tf.function", tf.function(tutorial(model)), True
-        ),
+        "tutorial_graph": Way("the tutorial's code inside tf.function", tf.function(tutorial(model)), True),
         "probabilities": Way(
             "the loss sees the probabilities alone: tf.identity round the model's output",
             tutorial(hide_logits(model)),
@@ -304,9 +298,7 @@ def compare(one: Array, other: Array) -> dict[str, float]:
     }
 
 
-def loss_in_effect(
-    against_logits: dict[str, float], against_probabilities: dict[str, float]
-) -> str:
+def loss_in_effect(against_logits: dict[str, float], against_probabilities: dict[str, float]) -> str:
     """Which of the two known losses gave these gradients, judged by the comparisons alone."""
 
     def fits(comparison: dict[str, float]) -> bool:
@@ -371,9 +363,7 @@ def fgsm(images: Array, sign: Array, eps: float) -> Array:
     return np.clip(images + np.float32(eps) * sign, 0, 1)
 
 
-def bim(
-    way: Gradient, images: Array, labels: Array, step: float, ball: float | None
-) -> Iterator[Array]:
+def bim(way: Gradient, images: Array, labels: Array, step: float, ball: float | None) -> Iterator[Array]:
     """E3 and E4: the iterates of repeated small steps, without end.
 
     `ball` keeps them within that distance of the clean image (the paper's equation 2); None
@@ -469,8 +459,9 @@ def write(path: Path, result: dict[str, Any]) -> None:
     text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text + "\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    whole = Path(file.name)
+    whole.chmod(0o644)
+    whole.replace(path)
 
 
 def arguments() -> argparse.Namespace:
@@ -485,9 +476,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keras2", action="store_true", help="run Keras 2 instead of Keras 3")
     parser.add_argument("--no-curves", action="store_true", help="compare the gradients, no more")
     parser.add_argument("--save-weights", type=Path, metavar="FILE", help="keep the network (.npz)")
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="do not train: attack this one"
-    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="do not train: attack this one")
     parser.add_argument("--out", type=Path, help="result file (beside this script by default)")
     options = parser.parse_args()
     options.out = options.out or here / ("result-keras2.json" if options.keras2 else "result.json")
@@ -529,9 +518,7 @@ def main() -> None:
     judge = Judge(twin(model, "logits"), test[1])
     results: dict[str, Any] = {}
     for name, way in ways.items():
-        against = {
-            known: compare(found[name], found[known]) for known in ("logits", "probabilities")
-        }
+        against = {known: compare(found[name], found[known]) for known in ("logits", "probabilities")}
         results[name] = {
             "what": way.what,
             "zero_share": zero_share(found[name]),
@@ -583,10 +570,7 @@ def main() -> None:
         "ways": results,
     }
     write(options.out, result)
-    say(
-        f"{options.out.name}: loss in effect: {result['loss_in_effect']}, "
-        f"{result['run']['seconds']} s"
-    )
+    say(f"{options.out.name}: loss in effect: {result['loss_in_effect']}, {result['run']['seconds']} s")
 
 
 if __name__ == "__main__":
