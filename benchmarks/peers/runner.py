@@ -68,7 +68,7 @@ def main(name: str, folder: Path, checkpoint: Path) -> None:
         predictions[attack] = {}
         for eps in plan["eps"]:
             classes: list[int] = []
-            batches = zip(*(inputs[key].split(plan["batch_size"]) for key in ("images", "labels")), strict=True)
+            batches = zip(*(inputs[key].split(plan["batch_size"][name]) for key in ("images", "labels")), strict=True)
             for images, labels in batches:
                 adversarial = craft(attack, eps, images, labels)
                 with torch.no_grad():

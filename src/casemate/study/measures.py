@@ -1,6 +1,8 @@
 """Producers of everything that is measured on a trained model: clean results, curves, zero gradients, pictures."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from casemate.evaluate import Curve, eps_curve, evaluate_clean, share, steps_cur
 from casemate.evaluate.examples import clean_table, curve_table, write_table
 from casemate.files import write_bytes
 from casemate.models import Classifier, load
+from casemate.progress import SILENT
 from casemate.study.training import dataset_of
 
 LOSSES = ("ce", "torch-ce", "prob-ce")
@@ -33,8 +36,14 @@ def _attack(spec: dict[str, Any]) -> GradientAttack:
     return ATTACKS[spec["name"]](**settings)
 
 
+@lru_cache(maxsize=1)
+def _read(dataset: str, context: Context) -> data.Dataset:
+    """The data set, read and verified once for all pieces of a run."""
+    return dataset_of({"dataset": dataset}, context)
+
+
 def _test(config: dict[str, Any], context: Context) -> data.LabelledImages:
-    return dataset_of(config, context).test[: config["images"]]
+    return _read(config["dataset"], replace(context, observer=SILENT)).test[: config["images"]]
 
 
 def _estimate(hits: np.ndarray) -> dict[str, float | int]:
@@ -152,7 +161,7 @@ def show_samples(
 ) -> dict[str, Any]:
     """The first images of every class of the training part. Writes images.safetensors, uint8 `(class, n, h, w)`."""
     del needs, working
-    dataset = dataset_of(config, context)
+    dataset = _read(config["dataset"], replace(context, observer=SILENT))
     rows = []
     for label in range(len(dataset.classes)):
         places = (dataset.train.labels == label).nonzero().squeeze(1)[: config["per_class"]]
