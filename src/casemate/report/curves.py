@@ -190,9 +190,9 @@ def bim(pieces: Pieces) -> Figure | None:
         drawing,
         "figure-13",
         title="The original model under BIM, clip ball and clip range",
-        caption=f"{steps} iterations of eps / 4. Clip ball stays within eps of the image (eq. 2); clip range only "
-        f"the pixels in [0, 1], so it reaches up to {steps / 4:g} eps. The paper states no numbers for this figure, "
-        "only that ball is more effective. " + _lines_caption(some),
+        caption=f"{steps} iterations of eps / 4. Clip ball stays within eps of the image (eq. 2); clip range "
+        f"only keeps the pixels in [0, 1], so it reaches up to {steps / 4:g} eps. The paper states no numbers for this "
+        "figure, only that ball is more effective. " + _lines_caption(some),
         alt=f"Accuracy under BIM at eps 0.05. {words}.",
         columns=_CURVE_COLUMNS,
         rows=rows,
@@ -271,7 +271,7 @@ def overfitted(pieces: Pieces) -> Figure | None:
         "figure-17",
         title="Over-fitted and non-over-fitted model under FGSM",
         caption="Mean loss (top) and accuracy of the last iterate (bottom), one column per loss ascended. The paper "
-        f"states no numbers, only that the early-stopped model does clearly better. n = "
+        "states no numbers, only that the early-stopped model does clearly better. n = "
         f"{next(iter(first.values())).result['points'][0]['last']['n']:,}; bands: 95 % intervals.",
         alt=f"Accuracy under FGSM at eps 0.1. {words}.",
         columns=_CURVE_COLUMNS,

@@ -26,7 +26,7 @@ def all_figures(pieces: Mapping[str, Piece]) -> list[Figure]:
                 pieces,
                 "E3/pictures",
                 "figure-10",
-                "Original, BIM with clip range, BIM with clip ball, eps 0.05",
+                "Original, BIM with clip ball, BIM with clip range, eps 0.05",
                 "10 iterations of eps / 4, ascending the stable cross-entropy.",
             ),
             curves.fgsm(pieces),
