@@ -9,7 +9,8 @@ from rich.table import Table
 from casemate.cli import console
 from casemate.engine import Piece
 from casemate.study import paper
-from casemate.study.experiments import LOSSES
+from casemate.study.experiments import E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.results import point_at
 from casemate.study.run import Study
 
 _FGSM_EPS = 0.1
@@ -43,20 +44,19 @@ def rows(pieces: Mapping[str, Piece]) -> list[Row]:
 
     def add(name: str, what: str, axis: str, value: float | int, stated: float | None) -> None:
         piece = pieces.get(name)
-        for point in piece.result["points"] if piece is not None else []:
-            if abs(point[axis] - value) < 1e-9:
-                experiment = name.split("/")[0]
-                found.append(Row(experiment=experiment, what=what, accuracy=point["last"], paper=stated))
+        point = None if piece is None else point_at(piece, axis, value)
+        if point is not None:
+            found.append(Row(experiment=name.split("/")[0], what=what, accuracy=point["last"], paper=stated))
 
     for loss in LOSSES:
         add(f"E2/fgsm/{loss}", f"FGSM, eps {_FGSM_EPS}, {loss}", "eps", _FGSM_EPS, paper.FGSM_AT_01.value)
     for clip in ("ball", "range"):
         for loss in LOSSES:
             add(f"E3/{clip}/{loss}", f"BIM {clip}, eps {_BIM_EPS}, {loss}", "eps", _BIM_EPS, None)
-    for step in ("1/255", "0.002"):
+    for step in E4_STEP_SIZES:
         for loss in LOSSES:
             what = f"BIM, {_ITERATIONS} steps of {step}, {loss}"
-            add(f"E4/{step.replace('/', '-')}/{loss}", what, "steps", _ITERATIONS, paper.BIM_AT_25.value)
+            add(f"{e4_prefix(step)}/{loss}", what, "steps", _ITERATIONS, paper.BIM_AT_25.value)
     return found
 
 

@@ -14,6 +14,7 @@ from casemate.files import make_folder, write_bytes, write_json, write_text
 from casemate.report import markdown, tables
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
+from casemate.study.results import point_at
 from casemate.study.run import Study
 from casemate.study.scales import SCALES, table
 
@@ -53,8 +54,8 @@ def headlines(pieces: Mapping[str, Piece]) -> list[tuple[str, str, str]]:
             )
     for task, value, words in (("E2/fgsm/ce", 0.1, "E1 under FGSM"), ("E3/ball/ce", 0.05, "E1 under BIM-10, ball")):
         piece = pieces.get(task)
-        if piece is not None:
-            point = next(p for p in piece.result["points"] if abs(p["eps"] - value) < 1e-9)
+        point = None if piece is None else point_at(piece, "eps", value)
+        if point is not None:
             found.append((words, shown(point["last"]["value"]), f"eps {value:g}, n = {point['last']['n']:,}"))
     return found
 

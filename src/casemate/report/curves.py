@@ -19,7 +19,8 @@ from casemate.report.charts import (
     shown,
 )
 from casemate.study import paper
-from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, LOSSES
+from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.results import point_at
 
 Pieces = Mapping[str, Piece]
 Points = list[dict[str, Any]]
@@ -127,11 +128,10 @@ def _mark(axes: Axes, at: Sequence[float], statements: Sequence[paper.Statement]
     axes.legend(fontsize=7.5)
 
 
-def _at(points: Points, axis: str, value: float, kind: str = "last") -> str:
-    for point in points:
-        if abs(point[axis] - value) < 1e-9:
-            return shown(point[kind]["value"])
-    return "not computed"
+def _at(piece: Piece, axis: str, value: float) -> str:
+    """Accuracy of the last iterate there, in words."""
+    point = point_at(piece, axis, value)
+    return "not computed" if point is None else shown(point["last"]["value"])
 
 
 def _lines_caption(pieces: Mapping[str, Piece]) -> str:
@@ -151,7 +151,7 @@ def fgsm(pieces: Pieces) -> Figure | None:
     drawing, axes = canvas(1, 2, 9.5, 3.8)
     _draw_pair(axes[0, 0], axes[0, 1], curves, "eps", "eps")
     _mark(axes[0, 1], [0.0, 0.1], [paper.TEST_ACCURACY, paper.FGSM_AT_01])
-    words = ", ".join(f"{_at(p.result['points'], 'eps', 0.1)} ascending {TITLES[loss]}" for loss, p in curves.items())
+    words = ", ".join(f"{_at(p, 'eps', 0.1)} ascending {TITLES[loss]}" for loss, p in curves.items())
     return finished(
         drawing,
         "figure-12",
@@ -180,8 +180,7 @@ def bim(pieces: Pieces) -> Figure | None:
         axes[row, 1].set_title(f"clip {clip}")
         rows += [each for loss, p in found.items() for each in _curve_rows(clip, loss, "eps", p.result["points"])]
     words = "; ".join(
-        f"clip {clip}: "
-        + ", ".join(f"{_at(p.result['points'], 'eps', 0.05)} ({TITLES[loss]})" for loss, p in found.items())
+        f"clip {clip}: " + ", ".join(f"{_at(p, 'eps', 0.05)} ({TITLES[loss]})" for loss, p in found.items())
         for clip, found in curves.items()
     )
     some = next(iter(curves.values()))
@@ -203,7 +202,7 @@ def iterations(pieces: Pieces) -> Figure | None:
     """Figure 14: E1 under BIM against the number of iterations."""
     curves = {}
     for size in E4_STEP_SIZES:
-        prefix = f"E4/{size.replace('/', '-')}"
+        prefix = e4_prefix(size)
         found = {loss: pieces[f"{prefix}/{loss}"] for loss in LOSSES if f"{prefix}/{loss}" in pieces}
         if found:
             curves[size] = found
@@ -220,8 +219,7 @@ def iterations(pieces: Pieces) -> Figure | None:
             each for loss, p in found.items() for each in _curve_rows(f"step {size}", loss, "steps", p.result["points"])
         ]
     words = "; ".join(
-        f"step {size}: "
-        + ", ".join(f"{_at(p.result['points'], 'steps', 25)} ({TITLES[loss]})" for loss, p in found.items())
+        f"step {size}: " + ", ".join(f"{_at(p, 'steps', 25)} ({TITLES[loss]})" for loss, p in found.items())
         for size, found in curves.items()
     )
     return finished(
@@ -261,8 +259,8 @@ def overfitted(pieces: Pieces) -> Figure | None:
         percent_axis(axes[1, column])
         axes[1, column].set_xlabel("eps")
     words = "; ".join(
-        f"{TITLES[loss]}: E1 {_at(pieces[f'E2/fgsm/{loss}'].result['points'], 'eps', 0.1)}, "
-        f"E11 {_at(pieces[f'E11/fgsm/{loss}'].result['points'], 'eps', 0.1)}"
+        f"{TITLES[loss]}: E1 {_at(pieces[f'E2/fgsm/{loss}'], 'eps', 0.1)}, "
+        f"E11 {_at(pieces[f'E11/fgsm/{loss}'], 'eps', 0.1)}"
         for loss in shared
     )
     first = {loss: pieces[f"E11/fgsm/{loss}"] for loss in shared}

@@ -10,7 +10,8 @@ from casemate.engine import Piece
 from casemate.losses import TITLES
 from casemate.report.charts import shown
 from casemate.study import paper
-from casemate.study.experiments import E4_STEP_SIZES, LOSSES
+from casemate.study.experiments import E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.results import point_at
 from casemate.study.scales import Scale
 
 Pieces = Mapping[str, Piece]
@@ -116,8 +117,8 @@ def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list
     steps = {}
     for size in E4_STEP_SIZES:
         for loss in LOSSES:
-            piece = pieces.get(f"E4/{size.replace('/', '-')}/{loss}")
-            if piece is not None and 25 in piece.facts["config"]["values"]:
+            piece = pieces.get(f"{e4_prefix(size)}/{loss}")
+            if piece is not None and point_at(piece, "steps", 25):
                 steps[f"step {size}, {TITLES[loss]}"] = _curve_point(piece, "steps", 25)
     if steps:
         rows += _attack_rows(paper.BIM_AT_25, steps, stands_in_for, scale)
@@ -126,7 +127,9 @@ def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list
 
 def _curve_point(piece: Piece, axis: str, value: float) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Accuracy of the last iterate at `value`, and the share of zero gradients at the clean images."""
-    point = next(p for p in piece.result["points"] if abs(p[axis] - value) < 1e-9)
+    point = point_at(piece, axis, value)
+    if point is None:
+        raise ValueError(f"{piece.facts['name']} has no point at {axis} = {value}")
     return point["last"], piece.result["zero_gradients"]
 
 

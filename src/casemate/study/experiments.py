@@ -13,6 +13,7 @@ from casemate.errors import SettingError
 from casemate.study.scales import EPS_GRID, Scale
 
 LOSSES = ("ce", "torch-ce", "prob-ce")
+"""The losses of every attack figure: what is right, what other tools use, what a softmax output would give."""
 E3_STEPS = 10
 E4_EPS = 0.05
 E4_STEP_SIZES = {"1/255": 1 / 255, "0.002": 0.002}
@@ -161,6 +162,7 @@ def _e1(setup: Setup) -> list[Task]:
                     "images": setup.images(scale.test_images),
                     "attacked_images": images,
                     "attacks": attacks,
+                    "losses": list(LOSSES),
                 },
                 needs={"model": "E1/train"},
                 work=images * (3 * 12 + 4 + 2) * _GRADIENT_COST + setup.images(scale.test_images) * _FORWARD_COST,
@@ -218,11 +220,16 @@ def _e3(setup: Setup) -> list[Task]:
     return [*tasks, _pictures(setup, "E3/pictures", attacks, count=2)]
 
 
+def e4_prefix(size: str) -> str:
+    """What the names of E4's tasks with the step size called `size` begin with."""
+    return f"E4/{size.replace('/', '-')}"
+
+
 def _e4(setup: Setup) -> list[Task]:
     return [
         _curve(
             setup,
-            f"E4/{title.replace('/', '-')}/{loss}",
+            f"{e4_prefix(title)}/{loss}",
             "E1/train",
             "final",
             {"name": "bim", "eps": E4_EPS, "steps": 10, "step": size, "loss": loss, "track": "last"},

@@ -21,9 +21,6 @@ from casemate.models import Classifier, load
 from casemate.progress import SILENT
 from casemate.study.training import dataset_of
 
-LOSSES = ("ce", "torch-ce", "prob-ce")
-"""The losses of every attack figure: what is right, what other tools use, what a softmax output would give."""
-
 
 def _model(config: dict[str, Any], needs: Mapping[str, Piece], context: Context) -> Classifier:
     """The version of the model that the configuration names."""
@@ -106,7 +103,7 @@ def measure_masking(
     clean = evaluate_clean(model, whole, observer=context.observer)
     zero = zero_gradients(model, few, observer=context.observer)
     attacks: dict[str, dict[str, Any]] = {}
-    for loss in LOSSES:
+    for loss in config["losses"]:
         for name, spec, values in config["attacks"]:
             curve = eps_curve(model, _attack({**spec, "loss": loss}), few, values, observer=context.observer)
             for point in curve.points():
