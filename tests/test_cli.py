@@ -25,6 +25,7 @@ import casemate as package
 from casemate import data
 from casemate.attacks import ATTACKS
 from casemate.cli import attack, console, main, observers, options, train, training
+from casemate.data.named import AUGMENTATIONS
 from casemate.engine import Store, code_version
 from casemate.errors import DataError
 from casemate.files import write_json
@@ -32,7 +33,6 @@ from casemate.losses import LossName
 from casemate.models import Description, create, save
 from casemate.norms import Norm
 from casemate.study.scales import SCALES
-from casemate.study.training import AUGMENTATIONS
 from casemate.train.settings import SCHEDULES
 from test_study import SMOKE, TINY, Run, casemate, finished, runner
 

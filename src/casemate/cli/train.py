@@ -35,10 +35,23 @@ class Recipe:
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     augment: Annotated[
-        tuple[Literal["alternating-flip", "shift"], ...],
-        arg(metavar="{alternating-flip,shift} ...", help_behavior_hint="(default: none)"),
+        tuple[
+            Literal[
+                "alternating-flip",
+                "flip",
+                "shift",
+                "affine",
+                "gaussian-blur",
+                "gaussian-noise",
+                "speckle",
+                "salt-and-pepper",
+            ],
+            ...,
+        ],
+        arg(metavar="NAME ...", help_behavior_hint="(default: none)"),
     ] = ()
-    """Change the training images, in this order; shift moves them by up to one pixel."""
+    """Change the training images, in this order: alternating-flip, flip, shift (by up to one pixel), affine (rotation
+    15 degrees, shift and scale 0.1), gaussian-blur, gaussian-noise, speckle, salt-and-pepper."""
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified draw of N images."""
     validation_images: Annotated[

@@ -13,6 +13,7 @@ from casemate import data
 from casemate.cli import console
 from casemate.cli.options import at_least_one
 from casemate.data import Dataset, LabelledImages
+from casemate.data.named import AUGMENTATIONS
 from casemate.engine.provenance import surroundings
 from casemate.errors import SettingError
 from casemate.evaluate import CleanResult, evaluate_clean
@@ -20,7 +21,6 @@ from casemate.files import writing
 from casemate.models import Classifier, Description, create, save
 from casemate.progress import Observer
 from casemate.study.speed import measure_speed
-from casemate.study.training import AUGMENTATIONS
 from casemate.train import CrossEntropy, Trained, Training, fit
 
 _VALIDATION = 6000

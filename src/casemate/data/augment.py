@@ -1,15 +1,17 @@
 """Random changes to training images, as batched tensor operations that keep [0, 1].
 
 Each is a frozen dataclass called with the batch, the images' numbers in the data set, the epoch and a generator;
-what is drawn is drawn per example and epoch.
+what is drawn is drawn per example and epoch. Labels never change. Noise is in `casemate.data.noise`.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from casemate.errors import SettingError
@@ -23,6 +25,43 @@ class Augmentation(Protocol):
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return changed images of the same shape, in [0, 1]."""
         ...
+
+
+def _expect(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise SettingError(f"{name} = {value}; expected {expected}")
+
+
+def affine(
+    images: Images, angle: Float[Tensor, " n"], shift: Float[Tensor, "n 2"], scale: Float[Tensor, " n"]
+) -> Images:
+    """Shift, then rotate, then scale each image about its centre, with bilinear interpolation; what enters is black.
+
+    Args:
+        images: `(n, channels, height, width)`.
+        angle: in degrees, counter-clockwise as seen.
+        shift: to the right and downwards, as shares of width and height.
+        scale: factor on the size of what is shown.
+
+    The gradient with respect to `images` is that of the interpolation.
+    """
+    height, width = images.shape[2:]
+    # grid_sample asks for the way back, from a place of the result to its source: scale, rotate and shift undone
+    turn = torch.deg2rad(angle)
+    cosine, sine = turn.cos() / scale, turn.sin() / scale
+    # its coordinates run from -1 to 1 over each side, so sides of unequal length need the factors width/height
+    rows = [
+        torch.stack([cosine, -sine * height / width, -2 * shift[:, 0]], 1),
+        torch.stack([sine * width / height, cosine, -2 * shift[:, 1]], 1),
+    ]
+    back = torch.stack(rows, 1).to(images.device, images.dtype)
+    grid = F.affine_grid(back, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _between(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 @final
@@ -43,6 +82,28 @@ class AlternatingFlip:
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Mirror each image left and right, and top and bottom, by two coin tosses (the study's section 3.5.1)."""
+
+    horizontal: float = 0.5
+    """Probability of left and right being exchanged."""
+    vertical: float = 0.5
+    """Probability of top and bottom being exchanged."""
+
+    def __post_init__(self) -> None:
+        for name in ("horizontal", "vertical"):
+            _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability from 0 to 1")
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with the images mirrored whose coins say so."""
+        del index, epoch
+        toss = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images.device)
+        images = torch.where(toss[0] < self.horizontal, images.flip(3), images)
+        return torch.where(toss[1] < self.vertical, images.flip(2), images)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class Shift:
     """Move each image by up to `pixels` whole pixels in both directions; what enters is black."""
 
@@ -50,8 +111,7 @@ class Shift:
     """Largest move, in pixels, to every side."""
 
     def __post_init__(self) -> None:
-        if self.pixels < 0:
-            raise SettingError(f"pixels = {self.pixels}; expected zero or more")
+        _expect(self.pixels >= 0, "pixels", self.pixels, "zero or more")
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with every image moved by its own draw."""
@@ -65,3 +125,86 @@ class Shift:
         example = torch.arange(count, device=images.device).view(-1, 1, 1)
         moved = padded.permute(0, 2, 3, 1)[example, rows.unsqueeze(2), columns.unsqueeze(1)]
         return moved.permute(0, 3, 1, 2)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """Shift, rotate and scale each image by its own draws, in one interpolation; what enters is black.
+
+    Several interpolations one after the other would blur the images more with each.
+    """
+
+    rotation: float = 15.0
+    """Largest angle to either side, in degrees."""
+    shift: float = 0.1
+    """Largest move to every side, as a share of width and height."""
+    scale: float = 0.1
+    """Largest change of size to either side, as a share."""
+
+    def __post_init__(self) -> None:
+        _expect(0 <= self.rotation <= 180, "rotation", self.rotation, "degrees from 0 to 180")
+        _expect(0 <= self.shift <= 1, "shift", self.shift, "a share of the side from 0 to 1")
+        _expect(0 <= self.scale < 1, "scale", self.scale, "zero or more and below 1")
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with every image moved by its own draw."""
+        del index, epoch
+        count = len(images)
+        angle = _between(-self.rotation, self.rotation, (count,), generator)
+        shift = _between(-self.shift, self.shift, (count, 2), generator)
+        scale = _between(1 - self.scale, 1 + self.scale, (count,), generator)
+        return affine(images, angle, shift, scale).clamp_(0, 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GaussianBlur:
+    """Convolve each channel with a Gaussian, the same for every image (the study's section 3.5.1: 3 x 3, sigma 1)."""
+
+    size: int = 3
+    """Pixels along a side of the kernel, odd."""
+    sigma: float = 1.0
+    """Standard deviation, in pixels."""
+
+    def __post_init__(self) -> None:
+        _expect(self.size >= 1 and self.size % 2 == 1, "size", self.size, "an odd number of pixels")
+        _expect(0 < self.sigma < math.inf, "sigma", self.sigma, "positive and finite")
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the blurred batch; the edge pixels are repeated outwards."""
+        del index, epoch, generator
+        reach = self.size // 2
+        along = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
+        weights = torch.exp(-0.5 * (along / self.sigma) ** 2)
+        weights = (weights / weights.sum()).tolist()
+        # a Gaussian in two dimensions is one along each: sums of moved copies, quicker here than a convolution
+        height, width = images.shape[2:]
+        padded = F.pad(images, (reach,) * 4, mode="replicate")
+        down = _weighted(weights, [padded[:, :, i : i + height] for i in range(self.size)])
+        return _weighted(weights, [down[..., i : i + width] for i in range(self.size)]).clamp_(0, 1)
+
+
+def _weighted(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
+    total = weights[0] * parts[0]
+    for weight, part in zip(weights[1:], parts[1:], strict=True):
+        total.add_(part, alpha=weight)
+    return total
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sometimes:
+    """Another change, to a share of the images of every batch; the others stay as they are."""
+
+    change: Augmentation
+    share: float = 0.5
+    """Probability that an image is changed."""
+
+    def __post_init__(self) -> None:
+        _expect(0 <= self.share <= 1, "share", self.share, "a probability from 0 to 1")
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with the images changed whose coin says so."""
+        toss = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
+        return torch.where(toss < self.share, self.change(images, index, epoch, generator), images)

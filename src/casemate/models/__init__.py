@@ -1,6 +1,7 @@
 """What is attacked: the `Classifier` wrapper, the study's networks by name, saving and loading."""
 
 from casemate.models import paper as paper
+from casemate.models import residual as residual
 from casemate.models.checkpoint import Description as Description
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save

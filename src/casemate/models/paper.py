@@ -1,14 +1,17 @@
-"""The study's two networks, appendix A (`paper-cnn`) and appendix B (`paper-student`).
+"""The study's two networks, appendix A (`paper-cnn`) and appendix B (`paper-student`), and their relatives.
 
 They return logits: the softmax that ends the paper's networks belongs to the loss. Where the paper has a ReLU and
 then a max-pooling, the pooling comes first here: max and ReLU commute, value and gradient are the same (a maximum
 at or below zero passes no gradient either way), and the ReLU has a quarter of the work.
 """
 
+from functools import partial
+
 from torch import nn
 
 from casemate.errors import SettingError
 from casemate.models.keras_init import batch_norm, he_normal, keras_defaults
+from casemate.models.layers import NoiseLayer
 from casemate.models.registry import register
 
 
@@ -59,33 +62,51 @@ def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return network
 
 
-@register("paper-student")
-def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The adjusted student of the study (appendix B), simpler and with more dropout than `paper-cnn`."""
-    network = nn.Sequential(
-        _conv(input_shape[0], 32),
-        nn.ReLU(),
-        batch_norm(32),
-        _conv(32, 32),
-        nn.ReLU(),
-        batch_norm(32),
-        nn.MaxPool2d(2),
-        nn.Dropout(0.5),
-        _conv(32, 64),
-        nn.ReLU(),
-        batch_norm(64),
-        _conv(64, 64),
-        nn.ReLU(),
-        batch_norm(64),
-        nn.MaxPool2d(2),
-        nn.Dropout(0.5),
-        nn.Flatten(),
-        nn.Linear(64 * _pooled_size(input_shape, 2, "paper-student"), 512),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(512, classes),
-    )
+def _student_block(inputs: int, width: int) -> list[nn.Module]:
+    convolutions = ((inputs, width), (width, width))
+    layers = [layer for a, b in convolutions for layer in (_conv(a, b), nn.ReLU(), batch_norm(b))]
+    return [*layers, nn.MaxPool2d(2), nn.Dropout(0.5)]
+
+
+def student(input_shape: tuple[int, int, int], classes: int, *, width: int, depth: int) -> nn.Module:
+    """A network of the kind of appendix B: `depth` blocks, `width` channels in the first, doubling with each.
+
+    A block is two convolutions with batch normalisation, a pooling and dropout; a dense layer of 16 * `width` follows.
+    """
+    flat = (width << (depth - 1)) * _pooled_size(input_shape, depth, f"a student of {depth} blocks")
+    blocks, inputs = [], input_shape[0]
+    for channels in (width << block for block in range(depth)):
+        blocks += _student_block(inputs, channels)
+        inputs = channels
+    head = [nn.Flatten(), nn.Linear(flat, 16 * width), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16 * width, classes)]
+    network = nn.Sequential(*blocks, *head)
     keras_defaults(network)
     he_normal(network[0])  # pyright: ignore[reportArgumentType]
     he_normal(network[3])  # pyright: ignore[reportArgumentType]
     return network
+
+
+@register("paper-student")
+def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """The adjusted student of the study (appendix B), simpler and with more dropout than `paper-cnn`."""
+    return student(input_shape, classes, width=32, depth=2)
+
+
+for _width in (8, 16, 32):
+    for _depth in (1, 2, 3):
+        register(f"student-{_width}x{_depth}")(partial(student, width=_width, depth=_depth))
+
+
+@register("paper-cnn-noise")
+def paper_cnn_noise(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """`paper-cnn` with a noise layer before each convolution: deviation 0.2 before the first, 0.1 before the others.
+
+    Places and deviations are those of Liu et al. 2018, "Towards robust neural networks via random self-ensemble";
+    as built, there is noise while training only.
+    """
+    layers: list[nn.Module] = []
+    for layer in paper_cnn(input_shape, classes).children():
+        if isinstance(layer, nn.Conv2d):
+            layers.append(NoiseLayer(0.1 if layers else 0.2))
+        layers.append(layer)
+    return nn.Sequential(*layers)

@@ -1,4 +1,4 @@
-"""Producer of trained models: the only part of the study whose code enters a trained model's key."""
+"""Producer of models trained plainly, and what it shares with the producer of defended ones (`defending`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,15 +7,12 @@ from typing import Any
 from torch import nn
 
 from casemate import data
-from casemate.data.augment import AlternatingFlip, Augmentation, Shift
+from casemate.data.named import make_augmentation
 from casemate.engine.store import Piece
 from casemate.engine.task import Context
 from casemate.models import Classifier, Description, create, save
-from casemate.train import CrossEntropy, Training, fit
+from casemate.train import CrossEntropy, Trained, Training, fit
 from casemate.train.state import Weights
-
-AUGMENTATIONS: dict[str, type[AlternatingFlip] | type[Shift]] = {"alternating-flip": AlternatingFlip, "shift": Shift}
-"""Changes to training images, by the names a configuration uses."""
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
@@ -23,36 +20,56 @@ def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
     return data.load(config["dataset"], context.data_dir, observer=context.observer)
 
 
-def train_model(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
-) -> dict[str, Any]:
-    """Train as configured. Writes final.safetensors, best.safetensors, epoch-NNN.safetensors with their sidecars."""
-    del needs
-    dataset = dataset_of(config, context)
+def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.LabelledImages, data.LabelledImages]:
+    """The training and the validation images that a configuration asks for."""
     pool = data.subset(dataset.train, config["train_images"] + config["validation_images"], config["seed"])
-    train, validation = data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
+    return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
+
+
+def settings_of(config: dict[str, Any]) -> Training:
+    """The settings of the loop."""
+    settings = dict(config["training"])
+    return Training(seed=config["seed"], **{**settings, "keep": tuple(settings.get("keep", ()))})
+
+
+def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
+    """An untrained network, its dropout rates multiplied as configured."""
     model = create(
         config["architecture"], input_shape=dataset.image_shape, classes=dataset.classes, seed=config["seed"]
     )
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p *= config["dropout"]
-    recipe = dict(config["training"])
-    recipe["keep"] = tuple(recipe.get("keep", ()))
-    augment: list[Augmentation] = [AUGMENTATIONS[each["name"]](**each["settings"]) for each in config["augment"]]
+    return model
+
+
+def train_model(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """Train as configured; writes what `written` writes."""
+    del needs
+    dataset = dataset_of(config, context)
+    train, validation = parts_of(config, dataset)
     trained = fit(
-        model,
+        network_of(config, dataset),
         train,
         validation,
-        Training(seed=config["seed"], **recipe),
+        settings_of(config),
         objective=CrossEntropy(label_smoothing=config["label_smoothing"]),
-        augment=augment,
+        augment=[make_augmentation(spec) for spec in config["augment"]],
         checkpoint=working / "training.safetensors",
         device=context.device,
         observer=context.observer,
     )
-    versions: dict[str, tuple[int, Weights | None]] = {"final": (trained.history[-1]["epoch"], None)}
-    versions["best"] = (trained.best_epoch, trained.best)
+    return written(trained, config, folder) | {"train_images": len(train), "validation_images": len(validation)}
+
+
+def written(trained: Trained, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write final.safetensors, best.safetensors, epoch-NNN.safetensors with their sidecars; return what happened."""
+    versions: dict[str, tuple[int, Weights | None]] = {
+        "final": (trained.epoch, None),
+        "best": (trained.best_epoch, trained.best),
+    }
     versions |= {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
     final = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
     for name, (epoch, weights) in versions.items():
@@ -63,8 +80,6 @@ def train_model(
         "history": trained.history,
         "best_epoch": trained.best_epoch,
         "stopped_at": trained.stopped_at,
-        "train_images": len(train),
-        "validation_images": len(validation),
         "versions": {name: epoch for name, (epoch, _) in versions.items()},
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }

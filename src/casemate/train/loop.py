@@ -37,6 +37,8 @@ class Trained:
     model: Classifier
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
+    epoch: int
+    """The epoch whose weights the model holds."""
     best_epoch: int
     """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
     stopped_at: int | None
@@ -101,7 +103,7 @@ def fit(
             )
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
-            row |= _validate(model, current, validation, objective, device)
+            row |= _validate(model, None if average is None else current, validation, objective, device)
             if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
                 raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
@@ -117,6 +119,7 @@ def fit(
     return Trained(
         model=model.eval(),
         history=state.history,
+        epoch=state.best_epoch if ended_early else state.epoch,
         best_epoch=state.best_epoch,
         stopped_at=state.stopped_at,
         best=best,
@@ -223,18 +226,25 @@ def _current_weights(model: Classifier, average: Weights | None) -> Weights:
 
 
 def _validate(
-    model: Classifier, weights: Weights, validation: LabelledImages, objective: Objective, device: torch.device | str
+    model: Classifier,
+    average: Weights | None,
+    validation: LabelledImages,
+    objective: Objective,
+    device: torch.device | str,
 ) -> dict[str, float]:
-    """Loss and accuracy of `weights` on the validation images; the model keeps its own weights."""
-    own = snapshot(model)
-    model.load_state_dict(weights)
+    """Loss and accuracy on the validation images of `average`, or of the model itself, which keeps its own weights."""
+    own = None
+    if average is not None:
+        own = snapshot(model)
+        model.load_state_dict(average)
     model.eval()
     loss, right = 0.0, 0
     for images, labels in validation.batches(_EVAL_BATCH, device):
         value, logits = objective.validate(model, images, labels)
         loss += value.item() * len(labels)
         right += int((logits.argmax(1) == labels).sum())
-    model.load_state_dict(own)
+    if own is not None:
+        model.load_state_dict(own)
     return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
 
 

@@ -1,0 +1,79 @@
+"""Noise on training images, in the three kinds that the study names (section 2.3), keeping [0, 1].
+
+They are `Augmentation`s: drawn afresh per example and epoch. Noise inside a network is in `casemate.models.layers`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Generator, Tensor
+
+from casemate.errors import SettingError
+from casemate.types import Images
+
+
+def _normal(images: Images, generator: Generator) -> Tensor:
+    return torch.randn(images.shape, generator=generator).to(images.device, images.dtype)
+
+
+def _check_std(std: float) -> None:
+    if not 0 <= std < math.inf:
+        raise SettingError(f"std = {std}; expected zero or more and finite, in units of pixels within [0, 1]")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise:
+    """Add to every pixel a normal number of its own."""
+
+    std: float = 0.1
+    """Standard deviation, in pixel units."""
+
+    def __post_init__(self) -> None:
+        _check_std(self.std)
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with noise, clipped to [0, 1]."""
+        del index, epoch
+        return (images + self.std * _normal(images, generator)).clamp_(0, 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Speckle:
+    """Multiply every pixel by one plus a normal number of its own: black stays black."""
+
+    std: float = 0.3
+    """Standard deviation of the factor."""
+
+    def __post_init__(self) -> None:
+        _check_std(self.std)
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with noise, clipped to [0, 1]."""
+        del index, epoch
+        return (images + images * self.std * _normal(images, generator)).clamp_(0, 1)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SaltAndPepper:
+    """Turn a share of the pixels white or black, half each; the channels of a pixel turn together."""
+
+    share: float = 0.05
+    """Probability that a pixel turns."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise SettingError(f"share = {self.share}; expected a probability from 0 to 1")
+
+    def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
+        """Return the batch with noise."""
+        del index, epoch
+        count, _, height, width = images.shape
+        draw = torch.rand(count, 1, height, width, generator=generator).to(images.device)
+        images = images.masked_fill(draw < self.share / 2, 0.0)
+        return images.masked_fill((draw >= self.share / 2) & (draw < self.share), 1.0)
