@@ -20,7 +20,7 @@ from casemate.cli.main import main
 from casemate.engine import Store
 from casemate.engine.task import keys, ordered
 from casemate.errors import SettingError
-from casemate.study.experiments import EXPERIMENTS, Setup, choose, tasks_of
+from casemate.study.catalogue import EXPERIMENTS, choose, tasks_of
 from casemate.study.paper import STATEMENTS
 from casemate.study.producers import PRODUCERS
 from casemate.study.scales import SCALES, Scale, scale_by_name, table

@@ -6,6 +6,7 @@ from casemate.attacks.base import Criterion as Criterion
 from casemate.attacks.base import Passes as Passes
 from casemate.attacks.base import Status as Status
 from casemate.attacks.base import frozen as frozen
+from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import GradientAttack as GradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
 from casemate.attacks.gradient import with_eps as with_eps

@@ -7,7 +7,7 @@ code that did not make the claim: projected once more, inside ball and bounds in
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any, final
 
@@ -209,7 +209,9 @@ class Attack(ABC):
 
     def record(self) -> dict[str, Any]:
         """Name and hyper-parameters, as written into results."""
-        return {"name": type(self).__name__, **asdict(self)}
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        inner = {name: value.record() for name, value in settings.items() if isinstance(value, Attack)}
+        return {"name": type(self).__name__, **settings, **inner}
 
     @final
     def __call__(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
+from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.errors import SettingError
@@ -42,9 +43,13 @@ class Loop:
     decay: float | None = None
     """Momentum: the decay of the accumulated gradient (MI-FGSM); None for none."""
     track: Track = "worst"
+    draws: int = 1
+    """Passes whose gradients are averaged at every step, for a model that answers at random (see `EOT`)."""
 
     def __post_init__(self) -> None:
         loss_by_name(self.loss)
+        if self.draws < 1:
+            raise SettingError(f"draws = {self.draws}; expected at least 1")
         if self.steps < 1:
             raise SettingError(f"steps = {self.steps}; expected at least 1")
         if not 0 <= self.step < float("inf"):
@@ -74,17 +79,26 @@ class Climb:
     passes: Passes
 
 
-def input_gradient(model: Classifier, images: Images, criterion: Criterion, loss: LossName) -> tuple[Logits, Images]:
+def input_gradient(
+    model: Classifier, images: Images, criterion: Criterion, loss: LossName, draws: int = 1
+) -> tuple[Logits, Images]:
     """The logits, and the gradient with respect to the images of what the criterion wants to rise.
 
-    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size.
+    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size. Of several
+    `draws` the means are returned: of the gradients (Athalye et al. 2018, section 4.2), and of the logits.
     """
     images = images.detach().requires_grad_(True)
-    with torch.enable_grad():
-        logits = model(images)
-        rising = criterion.rising(loss_by_name(loss), logits).sum()
-    (gradient,) = torch.autograd.grad(rising, images)
-    return logits.detach(), gradient
+    found: list[tuple[Tensor, Tensor]] = []
+    for _ in range(draws):
+        with torch.enable_grad():
+            logits = model(images)
+            rising = criterion.rising(loss_by_name(loss), logits).sum()
+        (gradient,) = torch.autograd.grad(rising, images)
+        found.append((logits.detach(), gradient))
+    if draws == 1:
+        return found[0]
+    logits, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
+    return logits, gradient
 
 
 def climb(
@@ -121,8 +135,8 @@ def climb(
         if number == 0 and first is not None and not loop.random_start:
             logits, gradient = first
         else:
-            logits, gradient = input_gradient(model, images, criterion, loop.loss)
-            result.passes.add(Passes(len(active), len(active)))
+            logits, gradient = input_gradient(model, images, criterion, loop.loss, loop.draws)
+            result.passes.add(Passes(loop.draws * len(active), loop.draws * len(active)))
         if visit is not None:
             visit(number, images, logits, result.finite.clone())
         fooled = criterion.met(logits)
@@ -205,13 +219,36 @@ class GradientAttack(Attack):
         return best.images.where(best.finite.view(-1, 1, 1, 1), torch.nan), best.steered, best.passes
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class EOT(GradientAttack):
+    """Expectation over transformation: another attack with averaged gradients (Athalye et al. 2018, section 4.2).
+
+    For models that answer at random: noise at inference, random resizing or rotation. Every pass draws anew. The
+    result is still classified once, by one draw, as a user of the model would.
+    """
+
+    attack: GradientAttack
+    """What is done with the gradients."""
+    draws: int = 20
+    """Passes per gradient."""
+
+    def loop(self) -> Loop:
+        """The inner attack's loop with averaged gradients."""
+        return replace(self.attack.loop(), draws=self.draws)
+
+
 def with_eps(attack: GradientAttack, eps: float) -> GradientAttack:
     """The same attack at another eps; a step that is given as a share of eps follows."""
+    if isinstance(attack, EOT):
+        return replace(attack, attack=with_eps(attack.attack, eps))
     return replace(attack, eps=eps)  # type: ignore[call-arg]  # every preset has the field eps
 
 
 def with_steps(attack: GradientAttack, steps: int) -> GradientAttack:
     """The same attack with another number of steps. Raises `SettingError` if it takes exactly one."""
+    if isinstance(attack, EOT):
+        return replace(attack, attack=with_steps(attack.attack, steps))
     if "steps" not in attack.__dataclass_fields__:
         raise SettingError(f"{type(attack).__name__} takes one step; sweep the steps of BIM, PGD or MIFGSM")
     return replace(attack, steps=steps)  # type: ignore[call-arg]

@@ -97,6 +97,12 @@ def _prepare(
     return clean, labels, Criterion(labels), Streams(derive(seed, type(attack).__name__), index)
 
 
+def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
+    """Logits and gradient at the clean images, which serve every value, and what they cost."""
+    cost = loop.draws * len(clean)
+    return input_gradient(model, clean, criterion, loop.loss, loop.draws), Passes(cost, cost)
+
+
 def sweep_eps(
     attack: GradientAttack,
     model: Classifier,
@@ -116,8 +122,7 @@ def sweep_eps(
     values = _ascending(values)
     with frozen(model):
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
-        first_logits, first_gradient = input_gradient(model, clean, criterion, attack.loop().loss)
-        passes = Passes(len(clean), len(clean))
+        (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
         collector = _Collector(labels, criterion, ~criterion.met(first_logits))
         nobody = torch.zeros_like(collector.standing)
         for value in values:
@@ -168,8 +173,7 @@ def sweep_steps(
         shared = [loops] if loops else []
     with frozen(model):
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
-        first = input_gradient(model, clean, criterion, attack.loop().loss)
-        passes = Passes(len(clean), len(clean))
+        first, passes = _first(attack.loop(), model, clean, criterion)
         collector = _Collector(labels, criterion, ~criterion.met(first[0]))
         if numbers[0] == 0:
             still = torch.zeros(len(clean), device=clean.device)

@@ -36,7 +36,7 @@ class Info:
             from casemate.attacks import ATTACKS
             from casemate.cli import datasets
             from casemate.losses import TITLES
-            from casemate.study.experiments import EXPERIMENTS
+            from casemate.study.catalogue import EXPERIMENTS
 
             facts: dict[str, Any] = surroundings(device, threads)
             facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None

@@ -11,7 +11,7 @@ from casemate.cli import console
 from casemate.cli.observers import watching
 from casemate.cli.options import Device, Json, Selection, check_folder, resolve
 from casemate.errors import SettingError
-from casemate.study.experiments import choose
+from casemate.study.catalogue import choose
 
 
 @dataclass(frozen=True, kw_only=True)

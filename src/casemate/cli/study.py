@@ -10,7 +10,7 @@ from tyro.conf import arg
 from casemate.cli.observers import watching
 from casemate.cli.options import Flag, Json, Machine, Selection, check_folder
 from casemate.errors import StoreError
-from casemate.study.experiments import choose
+from casemate.study.catalogue import choose
 
 
 @dataclass(frozen=True, kw_only=True)

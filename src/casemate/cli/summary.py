@@ -9,9 +9,10 @@ from rich.table import Table
 from casemate.cli import console
 from casemate.engine import Piece
 from casemate.study import paper
-from casemate.study.experiments import E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.experiments import E4_STEP_SIZES, e4_prefix
 from casemate.study.results import point_at
 from casemate.study.run import Study
+from casemate.study.tasks import LOSSES
 
 _FGSM_EPS = 0.1
 _BIM_EPS = 0.05

@@ -9,6 +9,7 @@ import polars as pl
 from casemate.attacks import AttackResult, Status
 from casemate.evaluate.clean import CleanResult
 from casemate.evaluate.curves import Curve
+from casemate.evaluate.worst import WorstCase
 from casemate.files import writing
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status])
@@ -55,6 +56,17 @@ def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
         columns |= {field.name: getattr(curve.last, field.name).ravel() for field in fields(curve.last)}
         columns["status"] = _STATUS_NAMES[columns["status"]]
     return pl.DataFrame(columns)
+
+
+def worst_table(found: WorstCase, labels: np.ndarray) -> pl.DataFrame:
+    """Columns: index, label, eps, and for every attack whether it was withstood."""
+    count, width = found.every.shape
+    columns = {
+        "index": np.repeat(np.arange(count), width),
+        "label": np.repeat(labels, width),
+        "eps": np.tile(np.array(found.values, dtype=np.float64), count),
+    }
+    return pl.DataFrame(columns | {name: hits.ravel() for name, hits in found.each.items()})
 
 
 def write_table(table: pl.DataFrame, path: Path) -> Path:

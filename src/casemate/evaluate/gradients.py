@@ -1,14 +1,17 @@
-"""Do the gradients that an attack would follow exist at all? The share of images without any, per loss."""
+"""Can an attack trust the gradients it would follow: do they exist at all, and do they still hold a little further?"""
 
 from typing import get_args
 
 import numpy as np
+import torch
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.losses import LossName
 from casemate.models import Classifier
+from casemate.norms import Ball
 from casemate.progress import SILENT, Observer
+from casemate.rng import Streams, derive
 
 
 def zero_gradients(
@@ -32,3 +35,38 @@ def zero_gradients(
                 found[loss].append((gradient.flatten(1) == 0).all(1).cpu().numpy())
                 advance(len(labels), "")
     return {loss: np.concatenate(parts) for loss, parts in found.items()}
+
+
+def gradient_alignment(
+    model: Classifier,
+    images: LabelledImages,
+    radius: float,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    observer: Observer = SILENT,
+) -> np.ndarray:
+    """Cosine between the input gradient at each image and at a point drawn from the Linf ball round it, `(n,)`.
+
+    1 where the loss is linear nearby, as FGSM takes it to be; near 0 where one step cannot know the way, as after
+    single-step adversarial training has collapsed (Andriushchenko and Flammarion 2020, section 4). NaN where either
+    gradient is zero. The loss is the stable cross-entropy, so that no gradient vanishes in rounding.
+
+    Args:
+        radius: of the ball, in pixel units.
+        seed: of the draws, which are keyed by example.
+    """
+    found: list[np.ndarray] = []
+    ball = Ball(eps=radius)
+    with frozen(model), observer.work("Comparing gradients nearby", len(images)) as advance:
+        for pixels, labels in images.batches(batch_size, model.device):
+            done = sum(map(len, found))
+            index = torch.arange(done, done + len(labels), device=model.device)
+            near = ball.sample(pixels, model.bounds, Streams(derive(seed, "alignment"), index), "near")
+            here, there = (input_gradient(model, place, Criterion(labels), "ce")[1] for place in (pixels, near))
+            # each first by its largest entry: squares of gradients below 1e-19 would be zero in float32
+            unit = [g.flatten(1) / g.flatten(1).abs().amax(1, keepdim=True) for g in (here, there)]
+            cosine = (unit[0] * unit[1]).sum(1) / (unit[0].norm(dim=1) * unit[1].norm(dim=1))
+            found.append(cosine.cpu().numpy())
+            advance(len(labels), "")
+    return np.concatenate(found)

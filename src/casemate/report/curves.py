@@ -19,8 +19,9 @@ from casemate.report.charts import (
     shown,
 )
 from casemate.study import paper
-from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, e4_prefix
 from casemate.study.results import point_at
+from casemate.study.tasks import LOSSES
 
 Pieces = Mapping[str, Piece]
 Points = list[dict[str, Any]]

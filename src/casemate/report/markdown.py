@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from casemate.engine import Piece
 from casemate.report import tables
 from casemate.report.charts import shown
-from casemate.study.experiments import LOSSES
 from casemate.study.run import Study
+from casemate.study.tasks import LOSSES
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

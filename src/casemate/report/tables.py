@@ -10,9 +10,10 @@ from casemate.engine import Piece
 from casemate.losses import TITLES
 from casemate.report.charts import shown
 from casemate.study import paper
-from casemate.study.experiments import E4_STEP_SIZES, LOSSES, e4_prefix
+from casemate.study.experiments import E4_STEP_SIZES, e4_prefix
 from casemate.study.results import point_at
 from casemate.study.scales import Scale
+from casemate.study.tasks import LOSSES
 
 Pieces = Mapping[str, Piece]
 

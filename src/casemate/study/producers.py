@@ -14,9 +14,14 @@ def _producer(module: str, function: str) -> Producer:
 
 PRODUCERS = {
     "train": _producer("casemate.study.training", "train_model"),
+    "defend": _producer("casemate.study.defending", "defend_model"),
     "clean": _producer("casemate.study.measures", "measure_clean"),
     "curve": _producer("casemate.study.measures", "measure_curve"),
     "masking": _producer("casemate.study.measures", "measure_masking"),
-    "pictures": _producer("casemate.study.measures", "show_attack"),
-    "samples": _producer("casemate.study.measures", "show_samples"),
+    "worst": _producer("casemate.study.measures", "measure_worst"),
+    "targeted": _producer("casemate.study.measures", "measure_targeted"),
+    "pictures": _producer("casemate.study.showing", "show_attack"),
+    "neighbours": _producer("casemate.study.showing", "show_neighbours"),
+    "augmented": _producer("casemate.study.showing", "show_augmented"),
+    "samples": _producer("casemate.study.showing", "show_samples"),
 }

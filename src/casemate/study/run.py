@@ -7,9 +7,11 @@ from pathlib import Path
 from casemate import data
 from casemate.engine import Context, Piece, Plan, Store, make_plan, run_plan
 from casemate.progress import Observer
-from casemate.study.experiments import Experiment, Setup, choose, tasks_of
+from casemate.study.catalogue import choose, tasks_of
+from casemate.study.experiments import Experiment
 from casemate.study.producers import PRODUCERS
 from casemate.study.scales import scale_by_name
+from casemate.study.tasks import Setup
 
 
 @dataclass(frozen=True, kw_only=True)

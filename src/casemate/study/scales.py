@@ -1,4 +1,4 @@
-"""The three sizes of the study, in one table. The report prints the same table."""
+"""The four sizes of the study, in one table. The report prints the same table."""
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -39,10 +39,30 @@ class Scale:
     """The same for BIM over eps (E3)."""
     steps_images: int
     """The same for BIM over iterations (E4)."""
+    judged_images: int
+    """The same for all other attacks on all models."""
+    targeted_images: int
+    """The same for targeted attacks, from every class to every other."""
     on_the_way_images: int
     """The same for the measures at the kept epochs."""
     step_counts: tuple[int, ...]
     """Numbers of iterations in E4."""
+    defended_epochs: int
+    """Most epochs of a defended model; it stops early (patience 5)."""
+    distilled_epochs: int
+    """Epochs of teachers and students, with no early stopping, as E1."""
+    noises: tuple[str, ...]
+    """Kinds of noise on training images (E5)."""
+    temperatures: tuple[float, ...]
+    """Temperatures of distillation (E9, E10)."""
+    decays: tuple[float, ...]
+    """Strengths of weight decay (E12)."""
+    multipliers: tuple[float, ...]
+    """Weights of the adversarial loss beside E6's 0.5 (E13)."""
+    students: tuple[str, ...]
+    """Networks that the search over students tries (E13)."""
+    student_dropouts: tuple[float, ...]
+    """Factors on their dropout rates."""
     decides: bool
     """Whether its results can confirm or refute a statement of the paper."""
 
@@ -60,15 +80,25 @@ SMOKE = Scale(
     fgsm_images=60,
     bim_images=24,
     steps_images=24,
+    judged_images=16,
+    targeted_images=20,
     on_the_way_images=24,
     step_counts=(0, 1, 2, 5, 10),
+    defended_epochs=2,
+    distilled_epochs=2,
+    noises=("gaussian-noise",),
+    temperatures=(1.0, 100.0),
+    decays=(1e-4,),
+    multipliers=(2.0,),
+    students=("student-8x1",),
+    student_dropouts=(1.0,),
     decides=False,
 )
 QUICK = Scale(
     name="quick",
     purpose="a first look in minutes: a small training set with many epochs, since over-fitting is the point",
     dataset="auto",
-    train_images=2000,
+    train_images=1000,
     validation_images=500,
     epochs=50,
     kept_epochs=(1, 5, 10, 20, 50),
@@ -77,8 +107,45 @@ QUICK = Scale(
     fgsm_images=1000,
     bim_images=200,
     steps_images=200,
+    judged_images=200,
+    targeted_images=100,
     on_the_way_images=200,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
+    defended_epochs=15,
+    distilled_epochs=15,
+    noises=("gaussian-noise",),
+    temperatures=(1.0, 100.0),
+    decays=(1e-4,),
+    multipliers=(2.0,),
+    students=("student-8x2", "student-16x2"),
+    student_dropouts=(1.0,),
+    decides=False,
+)
+MEDIUM = Scale(
+    name="medium",
+    purpose="every experiment in hours on two cores: a tenth of the training images, every sweep, 1,000 test images",
+    dataset="auto",
+    train_images=5000,
+    validation_images=1000,
+    epochs=50,
+    kept_epochs=(1, 5, 10, 20, 30, 50),
+    tuned_epochs=20,
+    test_images=10000,
+    fgsm_images=1000,
+    bim_images=1000,
+    steps_images=1000,
+    judged_images=1000,
+    targeted_images=1000,
+    on_the_way_images=1000,
+    step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
+    defended_epochs=20,
+    distilled_epochs=20,
+    noises=("gaussian-noise", "speckle", "salt-and-pepper"),
+    temperatures=(1.0, 20.0, 100.0),
+    decays=(1e-5, 1e-4, 1e-3),
+    multipliers=(0.2, 1.0, 2.0),
+    students=("student-8x2", "student-16x1", "student-16x2", "student-16x3"),
+    student_dropouts=(0.5, 1.0),
     decides=False,
 )
 FULL = Scale(
@@ -94,11 +161,21 @@ FULL = Scale(
     fgsm_images=10000,
     bim_images=2000,
     steps_images=2000,
+    judged_images=1000,
+    targeted_images=1000,
     on_the_way_images=1000,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100),
+    defended_epochs=50,
+    distilled_epochs=50,
+    noises=("gaussian-noise", "speckle", "salt-and-pepper"),
+    temperatures=(1.0, 20.0, 100.0),
+    decays=(1e-5, 1e-4, 1e-3, 1e-2),
+    multipliers=(0.2, 1.0, 2.0),
+    students=tuple(f"student-{width}x{depth}" for width in (8, 16, 32) for depth in (1, 2, 3)),
+    student_dropouts=(0.5, 1.0),
     decides=True,
 )
-SCALES = {scale.name: scale for scale in (SMOKE, QUICK, FULL)}
+SCALES = {scale.name: scale for scale in (SMOKE, QUICK, MEDIUM, FULL)}
 
 
 def scale_by_name(name: str) -> Scale:

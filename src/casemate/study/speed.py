@@ -27,7 +27,7 @@ class Speed:
 
     def seconds(self, task: Task) -> float:
         """What a task will take, roughly."""
-        return task.work * (self.training if task.kind == "train" else self.gradient)
+        return task.work * (self.training if task.kind in ("train", "defend") else self.gradient)
 
 
 def measure_speed(input_shape: tuple[int, int, int], device: str) -> Speed:

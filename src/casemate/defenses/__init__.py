@@ -1,0 +1,9 @@
+"""What hardens: one module per defence. Each changes the data stream, the objective or the model, and nothing else."""
+
+from casemate.defenses.adversarial_regularization import AdversarialRegularization as AdversarialRegularization
+from casemate.defenses.distillation import AtTemperature as AtTemperature
+from casemate.defenses.distillation import Distillation as Distillation
+from casemate.defenses.randomized import StochasticAffine as StochasticAffine
+from casemate.defenses.randomized import before as before
+from casemate.defenses.randomized import with_noise as with_noise
+from casemate.defenses.recipe import Recipe as Recipe

@@ -1,0 +1,72 @@
+"""Targeted attacks from every class to every other: how often an image can be turned into the class one wants."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from casemate.attacks import Attack, Passes, frozen
+from casemate.data import LabelledImages
+from casemate.evaluate.intervals import Estimate, share
+from casemate.models import Classifier
+from casemate.progress import SILENT, Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted:
+    """What became of the images that the model classifies correctly, which are the ones attacked."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """True classes `(n,)`."""
+    reached: np.ndarray
+    """Booleans `(n, classes)`: turned into that class; False in the column of the true one."""
+    passes: Passes
+
+    def rate(self, source: int, target: int) -> Estimate | None:
+        """The share of the images of class `source` that became `target`; None without such images."""
+        chosen = self.reached[self.labels == source, target]
+        return share(chosen) if chosen.size else None
+
+
+def targeted_matrix(
+    model: Classifier,
+    attack: Attack,
+    images: LabelledImages,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    observer: Observer = SILENT,
+) -> Targeted:
+    """Attack every correctly classified image towards every class but its own."""
+    passes = Passes()
+    labels: list[torch.Tensor] = []
+    reached: list[torch.Tensor] = []
+    first = 0
+    with observer.work("Targeted attacks", len(images)) as advance:
+        for pixels, truth in images.batches(batch_size, model.device):
+            with torch.no_grad(), frozen(model):
+                right = model(pixels).argmax(1) == truth
+            pixels, truth = pixels[right], truth[right]
+            found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
+            for target in range(len(model.classes)):
+                chosen = (truth != target).nonzero().squeeze(1)
+                if len(chosen):
+                    result = attack(
+                        model,
+                        pixels[chosen],
+                        truth[chosen],
+                        targets=torch.full_like(truth[chosen], target),
+                        seed=seed,
+                        first_index=first,
+                        batch_size=batch_size,
+                    )
+                    found[chosen.cpu(), target] = result.success.cpu()
+                    passes.add(result.passes)
+            labels.append(truth.cpu())
+            reached.append(found)
+            first += len(right)
+            advance(len(right), "")
+    return Targeted(
+        classes=model.classes, labels=torch.cat(labels).numpy(), reached=torch.cat(reached).numpy(), passes=passes
+    )

@@ -1,0 +1,65 @@
+"""What measures and pictures share: the model, the attack and the images that a configuration names."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casemate import data
+from casemate.attacks import ATTACKS, EOT, GradientAttack
+from casemate.defenses import StochasticAffine, before, with_noise
+from casemate.engine.store import Piece
+from casemate.engine.task import Context, Produce
+from casemate.models import Classifier, load
+from casemate.progress import SILENT
+from casemate.rng import derive
+
+
+def model_of(config: dict[str, Any], needs: Mapping[str, Piece], context: Context) -> Classifier:
+    """The version of the model that the configuration names, and what it does at random when it answers."""
+    model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
+    if config["inference"] == "stochastic-affine":
+        model = before(model, StochasticAffine())
+    elif config["inference"] == "noise":
+        model = with_noise(model)
+    return model.to(context.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def attack_of(spec: Mapping[str, Any]) -> GradientAttack:
+    """The attack of a configuration: its name and settings, and the `draws` of an expectation, if it takes one."""
+    settings = {name: value for name, value in spec.items() if name not in ("name", "draws")}
+    attack = ATTACKS[spec["name"]](**settings)
+    return EOT(attack=attack, draws=spec["draws"]) if "draws" in spec else attack
+
+
+@functools.lru_cache(maxsize=1)
+def _read(dataset: str, context: Context) -> data.Dataset:
+    return data.load(dataset, context.data_dir, observer=context.observer)
+
+
+def read(dataset: str, context: Context) -> data.Dataset:
+    """The data set, read and verified once for all pieces of a run."""
+    return _read(dataset, replace(context, observer=SILENT))
+
+
+def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
+    """The test images that are measured."""
+    return read(config["dataset"], context).test[: config["images"]]
+
+
+def seeded(produce: Produce) -> Produce:
+    """A producer that starts PyTorch's global random numbers from its seed: what a randomised model draws from."""
+
+    @functools.wraps(produce)
+    def run(
+        config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    ) -> dict[str, Any]:
+        gpus = [torch.device(context.device)] if context.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(derive(config["seed"], "answers at random"))
+            return produce(config, needs, folder, working, context)
+
+    return run

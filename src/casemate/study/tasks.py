@@ -1,0 +1,246 @@
+"""The kinds of tasks that experiments are made of: what each computes, as data, and roughly what it costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from casemate.engine.task import Task
+from casemate.study.scales import Scale
+
+LOSSES = ("ce", "torch-ce", "prob-ce")
+"""The losses of every attack figure: what is right, what other tools use, what a softmax output would give."""
+BIM_STEPS = 10
+_GRADIENT_COST = 0.65
+_FORWARD_COST = 0.25
+"""Costs of one image relative to a training step, as measured: an input gradient, a classification."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every experiment of one run of the study shares."""
+
+    scale: Scale
+    dataset: str
+    """A definite name, never "auto"."""
+    test_size: int
+    """Images in the test part of the data set."""
+    train_size: int
+    """Images in its training part."""
+    seed: int
+
+    def images(self, wanted: int) -> int:
+        """At most `wanted` test images."""
+        return min(wanted, self.test_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The model that a task measures."""
+
+    task: str
+    """The name of the task that trains it."""
+    weights: str
+    """Which of its versions: final, best, epoch-010."""
+    inference: str | None = None
+    """What it does at random when it answers: "stochastic-affine", "noise"; None for nothing."""
+
+
+def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
+    return {
+        "dataset": setup.dataset,
+        "weights": source.weights,
+        "inference": source.inference,
+        "images": setup.images(images),
+        "seed": setup.seed,
+    }
+
+
+def train(
+    setup: Setup,
+    name: str,
+    epochs: int,
+    training: Mapping[str, Any],
+    *,
+    architecture: str = "paper-cnn",
+    augment: Sequence[Mapping[str, Any]] = (),
+    label_smoothing: float = 0.0,
+    dropout: float = 1.0,
+) -> Task:
+    """An ordinary training."""
+    scale = setup.scale
+    total = min(scale.train_images + scale.validation_images, setup.train_size)
+    return Task(
+        name=name,
+        kind="train",
+        config={
+            "dataset": setup.dataset,
+            "architecture": architecture,
+            "train_images": scale.train_images,
+            "validation_images": scale.validation_images,
+            "seed": setup.seed,
+            "training": {"epochs": epochs, **training},
+            "augment": list(augment),
+            "label_smoothing": label_smoothing,
+            "dropout": dropout,
+        },
+        work=total * epochs,
+    )
+
+
+def defend(
+    setup: Setup,
+    name: str,
+    training: Mapping[str, Any],
+    objective: Mapping[str, Any] | None = None,
+    *,
+    architecture: str = "paper-cnn",
+    start: Source | None = None,
+    teacher: Source | None = None,
+    extra: Sequence[Mapping[str, Any]] = (),
+    augment: Sequence[Mapping[str, Any]] = (),
+    dropout: float = 1.0,
+) -> Task:
+    """A training by a recipe: from the weights of `start`, if given, or with a `teacher`."""
+    scale = setup.scale
+    objective = objective or {"name": "cross-entropy", "settings": {}}
+    sources = {role: source for role, source in (("start", start), ("teacher", teacher)) if source is not None}
+    passes = {"adversarial-regularization": 2.6, "distillation": 1.25}.get(objective["name"], 1.0)
+    images = min(scale.train_images, setup.train_size) * (1 + len(extra))
+    return Task(
+        name=name,
+        kind="defend",
+        config={
+            "dataset": setup.dataset,
+            "architecture": architecture,
+            "train_images": scale.train_images,
+            "validation_images": scale.validation_images,
+            "seed": setup.seed,
+            "training": dict(training),
+            "objective": dict(objective),
+            "extra": list(extra),
+            "augment": list(augment),
+            "dropout": dropout,
+            "weights": {role: source.weights for role, source in sources.items()},
+        },
+        needs={role: source.task for role, source in sources.items()},
+        work=passes * images * training["epochs"],
+    )
+
+
+def clean(setup: Setup, name: str, source: Source) -> Task:
+    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients, gradients nearby."""
+    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.judged_images)
+    return Task(
+        name=name,
+        kind="clean",
+        config=_config(setup, source, setup.scale.test_images) | {"gradient_images": few, "radii": [0.01, 0.1]},
+        needs={"model": source.task},
+        work=_FORWARD_COST * images + (4 + 2 * 2) * _GRADIENT_COST * few,
+    )
+
+
+def curve(
+    setup: Setup,
+    name: str,
+    source: Source,
+    attack: Mapping[str, Any],
+    axis: str,
+    values: Sequence[float] | Sequence[int],
+    images: int,
+) -> Task:
+    """One attack over eps or iterations."""
+    # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
+    by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
+    gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("draws", 1)
+    config = _config(setup, source, images)
+    return Task(
+        name=name,
+        kind="curve",
+        config=config | {"attack": dict(attack), "axis": axis, "values": list(values)},
+        needs={"model": source.task},
+        work=config["images"] * (_GRADIENT_COST * gradients + _FORWARD_COST * len(values)),
+    )
+
+
+def masking(
+    setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
+) -> Task:
+    """Attacks under every loss, and zero gradients: what depends on how long a network was trained."""
+    few = setup.images(setup.scale.on_the_way_images)
+    config = _config(setup, source, setup.scale.test_images)
+    return Task(
+        name=name,
+        kind="masking",
+        config=config | {"attacked_images": few, "attacks": list(attacks), "losses": list(losses)},
+        needs={"model": source.task},
+        work=few * (len(losses) * 12 + 4 + 2) * _GRADIENT_COST + config["images"] * _FORWARD_COST,
+    )
+
+
+def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """PGD-40 with 5 restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
+    config = _config(setup, source, setup.scale.judged_images)
+    attacks = {loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": 5, "loss": loss} for loss in ("ce", "margin")}
+    return Task(
+        name=name,
+        kind="worst",
+        config=config | {"attacks": attacks, "values": list(values)},
+        needs={"model": source.task},
+        work=config["images"] * _GRADIENT_COST * 60,  # at most 400 a value; most images fall after a few steps
+    )
+
+
+def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
+    """The targeted attack from every class to every other."""
+    config = _config(setup, source, setup.scale.targeted_images)
+    return Task(
+        name=name,
+        kind="targeted",
+        config=config | {"attack": dict(attack)},
+        needs={"model": source.task},
+        work=config["images"] * 9 * 0.8 * attack["steps"] * _GRADIENT_COST,
+    )
+
+
+def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+    """Images before and after attacks."""
+    config = _config(setup, source, 200)
+    return Task(
+        name=name,
+        kind="pictures",
+        config=config | {"attacks": {title: dict(attack) for title, attack in attacks.items()}, "count": count},
+        needs={"model": source.task},
+        work=400,
+    )
+
+
+def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+    """Images and their adversarial neighbours under several settings of adversarial regularisation."""
+    config = _config(setup, source, 200)
+    return Task(
+        name=name,
+        kind="neighbours",
+        config=config | {"settings": {title: dict(each) for title, each in settings.items()}, "count": count},
+        needs={"model": source.task},
+        work=200,
+    )
+
+
+def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
+    """Training images before and after changes."""
+    return Task(
+        name=name,
+        kind="augmented",
+        config={
+            "dataset": setup.dataset,
+            "seed": setup.seed,
+            "changes": {title: [dict(each) for each in row] for title, row in changes.items()},
+            "count": count,
+        },
+        work=50,
+    )
+
+
+def samples(setup: Setup) -> Task:
+    """The first training images of every class."""
+    return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)
