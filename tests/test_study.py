@@ -24,6 +24,7 @@ from casemate.study.catalogue import EXPERIMENTS, choose, tasks_of
 from casemate.study.paper import STATEMENTS
 from casemate.study.producers import PRODUCERS
 from casemate.study.scales import SCALES, Scale, scale_by_name, table
+from casemate.study.tasks import Setup
 
 TINY: dict[str, Any] = {
     "train_images": 96,

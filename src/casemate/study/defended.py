@@ -9,7 +9,6 @@ from casemate.engine.task import Task
 from casemate.study import tasks
 from casemate.study.experiments import E1, E11, Experiment, decayed
 from casemate.study.models import Model, battery
-from casemate.study.scales import EPS_GRID
 from casemate.study.tasks import BIM_STEPS, Setup, Source
 
 STOPPING = {"patience": 5}
@@ -97,7 +96,7 @@ def _e5(setup: Setup) -> list[Task]:
 
 
 # E6, E7, E8 -----------------------------------------------------------------------------------------------------------
-E6 = _model("E6", "E6, adversarial regularisation", ball=EPS_GRID, both_clips=True)
+E6 = _model("E6", "E6, adversarial regularisation", in_figures=True)
 E6_CLIPPED = _model("E6-clipped", "E6, also clipped above at 1")
 E6_PLAIN = _model("E6-plain", "E6, clipped to [0, 1] instead")
 E7 = _model("E7", "E7, E6 on E5")
@@ -152,8 +151,7 @@ def student(experiment: str, temperature: float) -> Model:
         name=name,
         title=f"{experiment}, distilled at T = {temperature:g}, {what}",
         source=Source(task=f"{name}/train", weights="final"),
-        ball=EPS_GRID,
-        both_clips=True,
+        in_figures=True,
     )
 
 

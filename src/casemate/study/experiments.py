@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from casemate.engine.task import Task
 from casemate.study import tasks
-from casemate.study.models import Model, battery
+from casemate.study.models import SMALL_EPS, Model, battery
 from casemate.study.scales import EPS_GRID
 from casemate.study.tasks import BIM_STEPS, LOSSES, Setup, Source
 
@@ -36,10 +36,11 @@ E1 = Model(
     title="E1, no early stopping",
     source=Source(task="E1/train", weights="final"),
     elsewhere={"fgsm": "E2/fgsm", "ball": "E3/ball", "range": "E3/range"},
-    both_clips=True,
+    in_figures=True,
+    pgd=SMALL_EPS,
 )
 E1_TUNED = Model(name="E1+", title="E1+, our recipe", source=Source(task="E1+/train", weights="final"))
-E11 = Model(name="E11", title="E11, E1 stopped early", source=Source(task="E1/train", weights="best"))
+E11 = Model(name="E11", title="E11, E1 stopped early", source=Source(task="E1/train", weights="best"), pgd=SMALL_EPS)
 
 
 def _e1(setup: Setup) -> list[Task]:

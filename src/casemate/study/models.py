@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from casemate.engine.task import Task
 from casemate.study import tasks
@@ -11,12 +10,11 @@ from casemate.study.tasks import BIM_STEPS, LOSSES, Setup, Source
 
 TABLE_EPS = (0.05, 0.1, 0.2)
 """The values of eps in the table of all defences."""
-PGD_EPS = (0.01, 0.025, 0.1)
-"""The values at which the strongest attacks so far are run: two at which undefended models still stand."""
+FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
+"""The values of BIM in figures of several models."""
+SMALL_EPS = (0.01, 0.025, 0.1)
+"""The values of PGD for undefended models: two at which they still stand."""
 EOT_DRAWS = 10
-
-Measure = Literal["fgsm", "ball", "range"]
-Wide = Literal["table", "grid", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +27,10 @@ class Model:
     source: Source
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Measures whose curves an experiment of another name holds: "fgsm" -> "E2/fgsm"."""
-    ball: tuple[float, ...] = (0.0, *TABLE_EPS)
-    """Values of eps under BIM, clip ball."""
-    both_clips: bool = False
-    """Whether BIM with clip range is run too."""
+    in_figures: bool = False
+    """Whether a figure shows it under BIM: then under every loss, with both clippings and at more values of eps."""
+    pgd: tuple[float, ...] = (0.1,)
+    """Values of eps under PGD."""
 
     @property
     def experiment(self) -> str:
@@ -50,19 +48,21 @@ def battery(setup: Setup, model: Model) -> list[Task]:
     scale, source = setup.scale, model.source
     found = [tasks.clean(setup, model.piece("clean"), source)]
     bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last"}
+    every = LOSSES if model.in_figures else LOSSES[:1]
+    values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
     kinds = {
-        "fgsm": ({"name": "fgsm", "eps": 0.1, "track": "last"}, EPS_GRID, scale.fgsm_images),
-        "ball": (bim | {"clip": "ball"}, model.ball, scale.judged_images),
-        "range": (bim | {"clip": "range"}, model.ball, scale.judged_images),
+        "fgsm": ({"name": "fgsm", "eps": 0.1, "track": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
+        "ball": (bim | {"clip": "ball"}, every, values, scale.judged_images),
+        "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.judged_images),
     }
-    for measure, (attack, values, images) in kinds.items():
-        if measure not in model.elsewhere and (measure != "range" or model.both_clips):
+    for measure, (attack, losses, grid, images) in kinds.items():
+        if measure not in model.elsewhere:
             found += [
-                tasks.curve(setup, model.piece(measure, loss), source, attack | {"loss": loss}, "eps", values, images)
-                for loss in LOSSES
+                tasks.curve(setup, model.piece(measure, loss), source, attack | {"loss": loss}, "eps", grid, images)
+                for loss in losses
             ]
     if source.inference is None:
-        found.append(tasks.worst(setup, model.piece("pgd"), source, PGD_EPS))
+        found.append(tasks.worst(setup, model.piece("pgd"), source, model.pgd))
     else:
         attack = bim | {"clip": "ball", "loss": "ce", "draws": EOT_DRAWS}
         found.append(

@@ -55,6 +55,11 @@ def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
     }
 
 
+def _batches(scale: Scale) -> dict[str, int]:
+    """The size of batches, where it is not the paper scale's 128, which is the default of the loop."""
+    return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
+
+
 def train(
     setup: Setup,
     name: str,
@@ -78,7 +83,7 @@ def train(
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "seed": setup.seed,
-            "training": {"epochs": epochs, **training},
+            "training": {**_batches(scale), "epochs": epochs, **training},
             "augment": list(augment),
             "label_smoothing": label_smoothing,
             "dropout": dropout,
@@ -115,7 +120,7 @@ def defend(
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "seed": setup.seed,
-            "training": dict(training),
+            "training": {**_batches(scale), **training},
             "objective": dict(objective),
             "extra": list(extra),
             "augment": list(augment),
@@ -178,9 +183,12 @@ def masking(
 
 
 def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """PGD-40 with 5 restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
+    """PGD-40 with restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
     config = _config(setup, source, setup.scale.judged_images)
-    attacks = {loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": 5, "loss": loss} for loss in ("ce", "margin")}
+    attacks = {
+        loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
+        for loss in ("ce", "margin")
+    }
     return Task(
         name=name,
         kind="worst",
