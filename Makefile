@@ -19,7 +19,7 @@ PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --qui
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|full DATASET= ONLY="E1 E2" OUT=)
+study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|full DATASET= ONLY="E1 E2" OUT=)
 	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY))
 
 test: .venv/.ready-dev  ## run the tests

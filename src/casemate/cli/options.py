@@ -13,7 +13,7 @@ from casemate.progress import Observer
 
 DatasetName = Literal["fashion-mnist", "digits"]
 """`casemate.data.NAMES`, which cannot be imported here without PyTorch."""
-ScaleName = Literal["smoke", "quick", "full"]
+ScaleName = Literal["smoke", "quick", "medium", "full"]
 """The keys of `casemate.study.scales.SCALES`."""
 
 Flag = Annotated[bool, arg(help_behavior_hint="")]

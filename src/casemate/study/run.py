@@ -40,7 +40,7 @@ def plan_study(
     """Find out what the study consists of and what of it is finished. Nothing is computed.
 
     Args:
-        scale: smoke, quick or full.
+        scale: smoke, quick, medium or full.
         dataset: auto, fashion-mnist or digits; None for the scale's own.
         only: names of experiments; all if empty. What they need comes with them.
 
