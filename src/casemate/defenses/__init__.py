@@ -3,6 +3,7 @@
 from casemate.defenses.adversarial_regularization import AdversarialRegularization as AdversarialRegularization
 from casemate.defenses.distillation import AtTemperature as AtTemperature
 from casemate.defenses.distillation import Distillation as Distillation
+from casemate.defenses.distillation import at_temperature as at_temperature
 from casemate.defenses.randomized import StochasticAffine as StochasticAffine
 from casemate.defenses.randomized import before as before
 from casemate.defenses.randomized import with_noise as with_noise

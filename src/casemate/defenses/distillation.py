@@ -12,7 +12,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import frozen
 from casemate.errors import SettingError, ShapeError
@@ -80,3 +80,27 @@ class Distillation:
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the same of validation images."""
         return self(model, images, labels)
+
+
+@final
+class _Divided(nn.Module):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, logits: Logits) -> Logits:
+        return logits / self.by
+
+
+def at_temperature(model: Classifier, temperature: float) -> Classifier:
+    """A classifier that answers with `model`'s logits divided by the temperature, and shares its weights.
+
+    Its predictions are the same; what a large temperature had hidden from losses that saturate is visible again.
+    """
+    _check_temperature(temperature)
+    return Classifier(
+        nn.Sequential(model, _Divided(temperature)),
+        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
+        classes=model.classes,
+        bounds=model.bounds,
+    )

@@ -3,12 +3,13 @@ the paper's further work (E13).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from casemate.engine.task import Task
 from casemate.study import tasks
 from casemate.study.experiments import E1, E11, Experiment, decayed
-from casemate.study.models import Model, battery
+from casemate.study.models import FIGURE_EPS, Model, battery
 from casemate.study.tasks import BIM_STEPS, Setup, Source
 
 STOPPING = {"patience": 5}
@@ -177,13 +178,23 @@ def _teachers(setup: Setup) -> list[Task]:
     ]
 
 
+def divided(setup: Setup, temperature: float, model: Model) -> Task:
+    """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
+    source = replace(model.source, divide=temperature)
+    attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last", "loss": "prob-ce"}
+    images = setup.scale.judged_images
+    return tasks.curve(setup, model.piece("divided"), source, attack, "eps", FIGURE_EPS, images)
+
+
 def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
-    found = []
+    found: list[Task] = []
     for temperature, model in zip(setup.scale.temperatures, _students(experiment, setup), strict=True):
         source = teacher(temperature)
-        task = _distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture)
-        found.append((task, model))
-    return _judged(setup, found)
+        found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
+        found += battery(setup, model)
+        if temperature != 1:
+            found.append(divided(setup, temperature, model))
+    return found
 
 
 # E13 ------------------------------------------------------------------------------------------------------------------

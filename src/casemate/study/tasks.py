@@ -43,6 +43,8 @@ class Source:
     """Which of its versions: final, best, epoch-010."""
     inference: str | None = None
     """What it does at random when it answers: "stochastic-affine", "noise"; None for nothing."""
+    divide: float | None = None
+    """Divide its logits by this when it answers, as a network distilled at that temperature was trained to be."""
 
 
 def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
         "dataset": setup.dataset,
         "weights": source.weights,
         "inference": source.inference,
+        "divide": source.divide,
         "images": setup.images(images),
         "seed": setup.seed,
     }
