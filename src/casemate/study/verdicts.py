@@ -1,0 +1,163 @@
+"""What follows from the numbers of one defence, by stated rules: how it fails, and what to do about it.
+
+Nothing here is decided by name: every sentence is chosen by comparing stored numbers with the thresholds below.
+FGSM, BIM and PGD can show a defence broken, never robust, and the sentences say so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from casemate.losses import TITLES
+from casemate.study.results import Compared, Estimate, Judged, compare_accuracy
+
+EPS = 0.1
+"""Where verdicts are taken: the study's own eps."""
+MASKED = 0.1
+"""Share of images without a gradient from which a loss is called unusable."""
+COLLAPSED = 0.2
+"""Accuracy that one step leaves above what many leave, from which one step is called misleading."""
+BROKEN = 0.1
+"""Accuracy under the strongest attack below which a defence is called broken: what guessing among ten classes gives."""
+COSTLY = 0.02
+"""Loss of clean accuracy from which it is mentioned as a price."""
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(estimate: Estimate) -> str:
+    """A share with its interval and n."""
+    low, high = 100 * estimate["low"], 100 * estimate["high"]
+    return f"{percent(estimate['value'])} ({low:.1f} to {high:.1f}, n = {int(estimate['n']):,})"
+
+
+def masking(judged: Judged) -> str | None:
+    """Rule: a loss under which at least 10 % of the images have no gradient flatters the model."""
+    found: list[str] = []
+    for loss in ("torch-ce", "prob-ce"):
+        zero = judged.zero(loss)
+        stable, flattered = judged.left("fgsm", EPS), judged.left("fgsm", EPS, loss)
+        if zero is not None and zero["value"] >= MASKED:
+            words = f"{percent(zero['value'])} of the images have no gradient at all under {TITLES[loss]}"
+            if stable is not None and flattered is not None:
+                shares = f"{percent(flattered['value'])} instead of {percent(stable['value'])}"
+                words += f", so that FGSM at {EPS:g} leaves {shares}"
+            found.append(words)
+    return "; ".join(found) or None
+
+
+def collapse(judged: Judged) -> str | None:
+    """Rule: one step that leaves 20 points more than many, or more than the clean accuracy, was learnt by heart."""
+    one = judged.left("fgsm", EPS)
+    many = judged.strongest(EPS)
+    clean = judged.clean
+    if one is None or many is None or clean is None or judged.model.source.inference is not None:
+        return None
+    if one["value"] > clean["accuracy"]["high"]:
+        return (
+            f"FGSM at {EPS:g} leaves {percent(one['value'])}, more than the clean "
+            f"{percent(clean['accuracy']['value'])}: the network has learnt that one step"
+        )
+    if one["value"] - many["value"] > COLLAPSED:
+        return f"one step at {EPS:g} leaves {percent(one['value'])}, many leave {percent(many['value'])}"
+    return None
+
+
+def shrugged(judged: Judged) -> str | None:
+    """Rule: a randomised model that loses 20 points more once its draws are averaged had hidden its gradient."""
+    averaged, single = judged.strongest(EPS), judged.left("ball", EPS)
+    if judged.model.source.inference is None or averaged is None or single is None:
+        return None
+    if single["value"] - averaged["value"] > COLLAPSED:
+        return (
+            f"BIM at {EPS:g} leaves {percent(single['value'])} by one draw a step and {percent(averaged['value'])} "
+            "by the mean of several"
+        )
+    return None
+
+
+def bent(judged: Judged) -> str | None:
+    """Rule: an angle above 60 degrees between gradients at an image and 0.01 away from it says that steps mislead."""
+    clean = judged.clean
+    angle = None if clean is None else clean["alignment"]["0.01"]
+    if angle is None or angle["low"] <= 60:
+        return None
+    return f"gradients 0.01 apart point {angle['value']:.0f} degrees apart on average"
+
+
+def causes(judged: Judged) -> list[str]:
+    """Why apparent robustness of this model is not to be believed; empty if no rule applies."""
+    found = (masking(judged), collapse(judged), shrugged(judged), bent(judged))
+    return [each for each in found if each]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The verdict on a defence, in one sentence that can be acted on."""
+
+    verdict: str
+    """broken, no better, helps so far, or not measured."""
+    sentence: str
+
+
+def _attack(judged: Judged) -> str:
+    return "BIM with averaged gradients" if judged.model.source.inference else "PGD-40 with restarts"
+
+
+def _price(judged: Judged, baseline: Judged) -> str:
+    """What it costs: clean accuracy, by the paired test, and training time."""
+    words: list[str] = []
+    clean = compare_accuracy(judged.piece("clean"), baseline.piece("clean"))
+    if clean is not None and clean.order < 0 and clean.second - clean.first >= COSTLY:
+        words.append(f"{100 * (clean.second - clean.first):.1f} points of clean accuracy")
+    mine, plain = judged.seconds, baseline.seconds
+    if mine is not None and plain is not None and mine[1] > 1.5 * plain[1]:
+        words.append(f"{mine[1] / plain[1]:.1f} times the time per epoch")
+    return f" It costs {' and '.join(words)}." if words else ""
+
+
+def compare_strongest(judged: Judged, baseline: Judged) -> Compared | None:
+    """The two under the strongest attacks run on each, paired by image."""
+    pieces = [each.piece("eot" if each.model.source.inference else "pgd") for each in (judged, baseline)]
+    return compare_accuracy(pieces[0], pieces[1], "eps", EPS)
+
+
+def advice(judged: Judged, baseline: Judged) -> Advice:
+    """Rules, in order: nothing measured; below 10 %: broken; not above the baseline by the paired test: no better; else
+    it helps against what was tried.
+    """
+    left, fgsm = judged.strongest(EPS), judged.left("fgsm", EPS)
+    against = compare_strongest(judged, baseline)
+    if left is None or fgsm is None or against is None:
+        return Advice("not measured", f"{judged.title}: not measured yet.")
+    suggested = (
+        f", although FGSM alone suggested {percent(fgsm['value'])}" if fgsm["value"] - left["value"] > COLLAPSED else ""
+    )
+    reasons = causes(judged)
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    if left["value"] < BROKEN:
+        return Advice(
+            "broken",
+            f"Do not rely on {judged.title}: {_attack(judged)} leaves {interval(left)} at eps {EPS:g}{suggested}{why}.",
+        )
+    if against.order <= 0:
+        return Advice(
+            "no better",
+            f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_attack(judged)} leaves "
+            f"{interval(left)}, against {percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
+        )
+    return Advice(
+        "helps so far",
+        f"{judged.title} helps against what was tried: {_attack(judged)} leaves {interval(left)} at eps {EPS:g}, "
+        f"against {percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} These "
+        "attacks can show a defence broken, never robust: try stronger ones before relying on it.",
+    )
+
+
+def advise(models: Mapping[str, Judged], baseline: str = "E1") -> list[tuple[str, Advice]]:
+    """The verdict on every model but the baseline itself."""
+    if baseline not in models:
+        return []
+    return [(name, advice(each, models[baseline])) for name, each in models.items() if name != baseline]
