@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from casemate.study.claims import attacks, defences
+from casemate.study.claims import attacks, defenses
 from casemate.study.claims.rules import Evidence, Found
 
 
@@ -59,79 +59,79 @@ CLAIMS = (
         experiment="E5",
         where="4.2.1",
         says="Augmentation under-fits: validation above training accuracy.",
-        judge=defences.under_fits,
+        judge=defenses.under_fits,
     ),
     Claim(
         experiment="E5",
         where="4.2.1",
         says="Under FGSM it has the lower loss and the worse accuracy than E1.",
-        judge=defences.calmer,
+        judge=defenses.calmer,
     ),
     Claim(
         experiment="E6",
         where="4.2.2",
         says="Adversarial regularisation keeps up to 70 % under FGSM at 0.2.",
-        judge=defences.keeps_70,
+        judge=defenses.keeps_70,
     ),
     Claim(
         experiment="E6",
         where="4.2.2",
         says="Under BIM, both clippings, E1 is better than it.",
-        judge=defences.loses_to_bim,
+        judge=defenses.loses_to_bim,
     ),
     Claim(
         experiment="E7",
         where="4.2.2",
         says="E6 on E5: much worse accuracy than E6, loss on par.",
-        judge=defences.e7,
+        judge=defenses.e7,
     ),
     Claim(
         experiment="E8",
         where="3.5.2",
         says="Four rounds with growing steps are no better than one.",
-        judge=defences.e8,
+        judge=defenses.e8,
     ),
     Claim(
         experiment="E9",
         where="4.2.3",
         says="The student's loss is always below the teacher's.",
-        judge=defences.calmer_students,
+        judge=defenses.calmer_students,
     ),
     Claim(
         experiment="E9",
         where="4.2.3",
         says="The student is more accurate than the teacher under FGSM.",
-        judge=defences.students_fgsm,
+        judge=defenses.students_fgsm,
     ),
     Claim(
         experiment="E9",
         where="4.2.3",
         says="Under both BIMs the teacher is more accurate.",
-        judge=defences.students_bim,
+        judge=defenses.students_bim,
     ),
     Claim(
         experiment="E9",
         where="4.2.3",
         says="An epoch of the student takes 1.25 times the teacher's.",
-        judge=defences.epoch_time,
+        judge=defenses.epoch_time,
     ),
     Claim(
         experiment="E10",
         where="4.2.3",
         says="The adjusted student beats the teacher under BIM, clip ball, up to eps 0.1.",
-        judge=defences.adjusted_bim,
+        judge=defenses.adjusted_bim,
     ),
     Claim(
         experiment="E11",
         where="5",
         says="The early-stopped model is clearly more accurate under FGSM than the over-fitted one.",
-        judge=defences.early,
+        judge=defenses.early,
     ),
     Claim(
         experiment="E12",
         where="5",
         says="The regularised model is less sensitive to attacks than E1.",
-        judge=defences.decayed,
+        judge=defenses.decayed,
     ),
 )
 

@@ -81,7 +81,7 @@ def order(
     if one is None or other is None:
         return NOTHING
     by_loss = {loss: over_eps(one, other, measure, loss, compare) for loss in LOSSES}
-    verdicts = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
+    verdicts: dict[str, Verdict] = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
     if verdicts["ce"] == "not measured":
         return NOTHING
     words = [
@@ -119,23 +119,25 @@ def number(evidence: Evidence, statement: paper.Statement, settings: Mapping[str
     return Found("unexplained", f"No setting of ours gives it; the nearest is {nearest}. {text}.{cause}")
 
 
+def _joined(verdicts: Sequence[Verdict]) -> Verdict:
+    """A claim of several parts holds if all do; else it is what the worst of them is."""
+    worse: tuple[Verdict, ...] = ("not measured", "does not hold", "unexplained", "cannot be decided")
+    for verdict in worse:
+        if verdict in verdicts:
+            return verdict
+    return "holds"
+
+
 def both_parts(first: Found, second: Found, names: tuple[str, str]) -> Found:
-    """A claim of two parts holds if both do."""
-    verdicts: tuple[Verdict, Verdict] = (first.verdict, second.verdict)
+    """A claim of two parts."""
     text = f"{names[0]}: {first.verdict}. {first.because} {names[1]}: {second.verdict}. {second.because}"
-    order: tuple[Verdict, ...] = ("not measured", "does not hold", "cannot be decided")
-    return Found(next((verdict for verdict in order if verdict in verdicts), "holds"), text)
+    return Found(_joined((first.verdict, second.verdict)), text)
 
 
 def at_all(parts: Sequence[tuple[str, Found]]) -> Found:
-    """A claim over several temperatures: the paper names none, so it holds if it does at all of them."""
+    """A claim over several temperatures: the paper names none, so it holds if it does at all that were measured."""
     known = [(name, found) for name, found in parts if found.verdict != "not measured"]
     if not known:
         return NOTHING
-    verdicts = {found.verdict for _, found in known}
     text = " ".join(f"[{name}: {found.verdict}] {found.because}" for name, found in known)
-    if verdicts == {"holds"}:
-        return Found("holds", text)
-    if "does not hold" in verdicts:
-        return Found("does not hold", text)
-    return Found("cannot be decided", text)
+    return Found(_joined([found.verdict for _, found in known]), text)
