@@ -256,14 +256,6 @@ def show_estimate(ready: Ready, *, as_json: bool) -> None:
         return
     made = console.table("Setting", "Value", title="Would be attacked")
     for name, value in ready.about.items():
-        made.add_row(name, escape(_words(value)))
+        made.add_row(name, escape(console.words(value)))
     made.add_row("gradients", f"at most {gradients:,}")
     console.show(made)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {setting}" for name, setting in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "none" if value is None else str(value)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -67,6 +67,15 @@ def right(*names: str) -> Sequence[Column]:
 def percent(value: float | int, digits: int = 1) -> str:
     """A fraction as percent."""
     return f"{100 * value:.{digits}f}"
+
+
+def words(value: Any) -> str:
+    """Settings as one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {words(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(words, value))
+    return "none" if value is None else str(value)
 
 
 def interval(estimate: dict[str, Any], *, scale: float = 100.0, digits: int = 1) -> str:

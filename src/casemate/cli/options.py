@@ -1,7 +1,9 @@
 """Options that several commands share, each with one meaning and one help text, and the checks that come first."""
 
+import math
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,3 +114,14 @@ def at_least_one(name: str, value: int | None) -> None:
     """Raise `SettingError` if a number that was given is below 1."""
     if value is not None and value < 1:
         raise SettingError(f"{name} = {value}; expected at least 1")
+
+
+def number(name: str, text: str) -> float:
+    """Read a number or a fraction such as 8/255. Raises `SettingError` if it is neither, or not finite."""
+    try:
+        value = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingError(f"{name} {text!r} is not a number; write 0.2 or 8/255")
+    return value

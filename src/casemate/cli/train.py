@@ -1,4 +1,4 @@
-"""`casemate train`: train a network, with checkpoints, and judge it on the test images."""
+"""`casemate train`: train a network, plainly or with a defence, with checkpoints, and judge it on the test images."""
 
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -7,9 +7,16 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from casemate.cli.defense import DefenseName, Distilling, Neighbours, objective_of
 from casemate.cli.observers import watching
 from casemate.cli.options import DataDir, DatasetName, Flag, Json, Machine, Seed, check_folder
 from casemate.errors import ModelError, SettingError
+
+_CHANGES = (
+    "Change the images of every batch, in this order: alternating-flip, flip, shift, affine, gaussian-blur, "
+    "gaussian-noise, speckle, salt-and-pepper. Settings follow a colon: affine:rotation=90,shift=0.1; with "
+    "sometimes=0.5 half of the images are changed. `casemate info` lists all settings."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +42,10 @@ class Recipe:
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     augment: Annotated[
-        tuple[
-            Literal[
-                "alternating-flip",
-                "flip",
-                "shift",
-                "affine",
-                "gaussian-blur",
-                "gaussian-noise",
-                "speckle",
-                "salt-and-pepper",
-            ],
-            ...,
-        ],
-        arg(metavar="NAME ...", help_behavior_hint="(default: none)"),
+        tuple[str, ...], arg(metavar="NAME ...", help=_CHANGES, help_behavior_hint="(default: none)")
     ] = ()
-    """Change the training images, in this order: alternating-flip, flip, shift (by up to one pixel), affine (rotation
-    15 degrees, shift and scale 0.1), gaussian-blur, gaussian-noise, speckle, salt-and-pepper."""
+    extra: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="(default: none)")] = ()
+    """For each of these changes add a changed copy of all training images, made once."""
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified draw of N images."""
     validation_images: Annotated[
@@ -62,7 +56,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    r"""Train a network and judge it on the test images.
+    r"""Train a network, with a defence if you like, and judge it on test images.
     - Writes OUT, a JSON file beside it that says what it is, and its history.
     - OUT.training keeps the state after every epoch: after a kill or Ctrl-C the
       same command goes on from there.
@@ -71,13 +65,26 @@ class Train:
       casemate train --epochs 5 --out first.safetensors
       casemate train --optimizer adam --batch-size 64 --learning-rate 2e-3 \
           --schedule one-cycle --ema 0.999 --augment alternating-flip
-      casemate train --dataset digits --epochs 3 --device cpu
+      casemate train --start first.safetensors --patience 5 \
+          --defense adversarial-regularization --out regularised.safetensors
+      casemate train --defense at-temperature --out teacher.safetensors
+      casemate train --defense distillation --teacher teacher.safetensors \
+          --architecture paper-student --out student.safetensors
     """
 
-    architecture: str = "paper-cnn"
+    architecture: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: START's, or paper-cnn)")] = (
+        None
+    )
     """A registered network; `casemate info` lists them."""
-    dataset: DatasetName = "fashion-mnist"
+    dataset: Annotated[
+        DatasetName | None, arg(help_behavior_hint="(default: START's or TEACHER's, or fashion-mnist)")
+    ] = None
     """The images."""
+    start: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: fresh weights)")] = None
+    """Start from the weights of this saved model."""
+    defense: DefenseName = "none"
+    """What the loss defends against attacks with: adversarial-regularization adds the loss of adversarial neighbours,
+    distillation learns the answers of a teacher, at-temperature trains such a teacher."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("model.safetensors")
     """Where the model goes."""
     overwrite: Flag = False
@@ -90,6 +97,8 @@ class Train:
     """Train nothing: say what would be trained, and the time it would take."""
     json: Json = False
     recipe: Recipe = field(default_factory=Recipe)
+    adversarial_regularization: Neighbours = field(default_factory=Neighbours)
+    distillation: Distilling = field(default_factory=Distilling)
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -100,20 +109,32 @@ class Train:
     def run(self) -> None:
         """Train, judge, save."""
         self._check_out()
+        objective = objective_of(
+            self.defense, self.adversarial_regularization, self.distillation, self.recipe.label_smoothing
+        )
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            from casemate import data
-            from casemate.cli import training
+            from casemate.cli import trained, training
 
-            with observer.work("Reading the images", 0):
-                dataset = data.load(self.dataset, self.data_dir, observer=observer)
-            recipe = asdict(self.recipe)
-            ready = training.prepare(self.architecture, dataset, recipe, self.seed, self.out, device, threads)
+            ready = training.prepare(
+                asdict(self.recipe),
+                objective,
+                architecture=self.architecture,
+                dataset=self.dataset,
+                data_dir=self.data_dir,
+                start=self.start,
+                teacher=self.distillation.teacher,
+                seed=self.seed,
+                out=self.out,
+                device=device,
+                threads=threads,
+                observer=observer,
+            )
             if self.dry_run:
-                show = partial(training.show_estimate, ready, training.estimate(ready, observer))
+                show = partial(trained.show_estimate, ready, training.estimate(ready, observer))
             else:
                 check_folder(self.out.parent)
-                show = partial(training.show, ready, training.train(ready, self.checkpoint, self.history, observer))
+                show = partial(trained.show, ready, training.train(ready, self.checkpoint, self.history, observer))
         show(as_json=self.json)
 
     def _check_out(self) -> None:
@@ -122,5 +143,8 @@ class Train:
             raise ModelError(f"{self.out}: models are saved as .safetensors; choose an --out with that ending")
         if self.out.is_dir():
             raise ModelError(f"{self.out} is a folder; name a file")
+        for role, held in (("start", self.start), ("teacher", self.distillation.teacher)):
+            if held is not None and held.resolve() == self.out.resolve():
+                raise SettingError(f"{self.out} is the --{role} itself, which must stay; choose another --out")
         if self.out.exists() and not (self.checkpoint.exists() or self.overwrite or self.dry_run):
             raise SettingError(f"{self.out} exists already; choose another --out, or give --overwrite to replace it")

@@ -1,19 +1,19 @@
-"""What `casemate train` does once PyTorch is loaded, and how it shows it."""
+"""What `casemate train` does once PyTorch is loaded: put the recipe together, train by it, judge, save."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars
-from rich.markup import escape
-from rich.table import Table
 
 from casemate import data
-from casemate.cli import console
+from casemate.cli.changes import read_change
+from casemate.cli.defending import Held, cost, hold, make_objective, trained_at
 from casemate.cli.options import at_least_one
 from casemate.data import Dataset, LabelledImages
-from casemate.data.named import AUGMENTATIONS
+from casemate.data.named import make_augmentation
+from casemate.defenses import Recipe
 from casemate.engine.provenance import surroundings
 from casemate.errors import SettingError
 from casemate.evaluate import CleanResult, evaluate_clean
@@ -21,7 +21,7 @@ from casemate.files import writing
 from casemate.models import Classifier, Description, create, save
 from casemate.progress import Observer
 from casemate.study.speed import measure_speed
-from casemate.train import CrossEntropy, Trained, Training, fit
+from casemate.train import Trained, Training
 
 _VALIDATION = 6000
 _SETTINGS = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "patience", "ema")
@@ -34,13 +34,16 @@ class Ready:
 
     about: dict[str, Any]
     """What it is, as JSON."""
-    recipe: Mapping[str, Any]
+    description: Description
+    """What will be written beside the model, without its metrics."""
     settings: Training
-    objective: CrossEntropy
+    recipe: Recipe
     dataset: Dataset
     train: LabelledImages
     validation: LabelledImages
     model: Classifier
+    architectures: set[str]
+    """Of the network and of its teacher."""
     out: Path
     device: str
     threads: int
@@ -51,32 +54,96 @@ class Done:
     """A finished training."""
 
     trained: Trained
+    epoch: int
+    """The epoch whose weights are saved."""
     found: CleanResult
     history: Path
 
 
 def prepare(
-    architecture: str, dataset: Dataset, recipe: Mapping[str, Any], seed: int, out: Path, device: str, threads: int
+    options: Mapping[str, Any],
+    objective: dict[str, Any],
+    *,
+    architecture: str | None,
+    dataset: str | None,
+    data_dir: Path | None,
+    start: Path | None,
+    teacher: Path | None,
+    seed: int,
+    out: Path,
+    device: str,
+    threads: int,
+    observer: Observer,
 ) -> Ready:
-    """Check the settings, set the validation images aside, make the network. Raises `CasemateError`."""
-    settings = Training(seed=seed, **{name: recipe[name] for name in _SETTINGS})
-    objective = CrossEntropy(label_smoothing=recipe["label_smoothing"])
-    train, validation = _parts(dataset, recipe["train_images"], recipe["validation_images"], seed)
-    model = create(architecture, input_shape=dataset.image_shape, classes=dataset.classes, seed=seed)
+    """Check everything, read the images, set those for validation aside, make the network. Raises `CasemateError`.
+
+    `options` are those of the training; `objective` is the loss as data, its temperature None if the teacher sets it.
+    """
+    settings = Training(seed=seed, **{name: options[name] for name in _SETTINGS})
+    augment, extra = ([read_change(text) for text in options[name]] for name in ("augment", "extra"))
+    roles = {"start": hold(start, "start", architecture=architecture), "teacher": hold(teacher, "teacher")}
+    held = {role: each for role, each in roles.items() if each is not None}
+    notes = _set_temperature(objective, held["teacher"]) if "teacher" in held else []
+    recipe = Recipe(
+        objective=make_objective(objective, held.get("teacher"), device),
+        extra=tuple(map(make_augmentation, extra)),
+        augment=tuple(map(make_augmentation, augment)),
+    )
+    images = _read(dataset, held, data_dir, observer)
+    train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
+    if "start" in held:
+        architecture, model = held["start"].description.architecture, held["start"].model
+    else:
+        architecture = architecture or "paper-cnn"
+        model = create(architecture, input_shape=images.image_shape, classes=images.classes, seed=seed)
+    models = {role: held[role].as_json() if role in held else None for role in roles}
+    defended = {"objective": objective, "augment": augment, "extra": extra, **models}
     about: dict[str, Any] = {
         "architecture": architecture,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dataset": dataset.name,
+        "dataset": images.name,
         "train_images": len(train),
         "validation_images": len(validation),
-        "test_images": len(dataset.test),
+        "test_images": len(images.test),
         "epochs": settings.epochs,
+        **defended,
         "seed": seed,
         "device": device,
         "threads": threads,
         "out": str(out),
+        "notes": notes,
     }
-    return Ready(about, recipe, settings, objective, dataset, train, validation, model, out, device, threads)
+    own = {name: value for name, value in options.items() if name != "label_smoothing"}  # which is the objective's
+    description = Description(architecture=architecture, dataset=images.name, recipe=own | defended, seed=seed)
+    architectures = {architecture, *(each.description.architecture for each in held.values())}
+    return Ready(
+        about, description, settings, recipe, images, train, validation, model, architectures, out, device, threads
+    )
+
+
+def _set_temperature(objective: dict[str, Any], teacher: Held) -> list[str]:
+    """Take the teacher's temperature if none was given; say so if another one was."""
+    settings, own = objective["settings"], trained_at(teacher.description)
+    if settings["temperature"] is None:
+        settings["temperature"] = own
+    if settings["temperature"] == own:
+        return []
+    return [
+        f"{teacher.path.name} was trained at temperature {own:g}, but answers at {settings['temperature']:g}; "
+        f"distillation is meant to be at the same one"
+    ]
+
+
+def _read(dataset: str | None, held: Mapping[str, Held], data_dir: Path | None, observer: Observer) -> Dataset:
+    """The data set named, or else that of the models built on, or else Fashion-MNIST. Raises `CasemateError`."""
+    named = dataset or next((each.description.dataset for each in held.values()), "fashion-mnist")
+    if named not in data.NAMES:
+        raise SettingError(f"the saved model is of {named!r}; say with --dataset which of {', '.join(data.NAMES)}")
+    with observer.work("Reading the images", 0):
+        images = data.load(named, data_dir, observer=observer)
+    for each in held.values():
+        each.check(images)
+    return images
 
 
 def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
@@ -93,90 +160,43 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
 
 
 def estimate(ready: Ready, observer: Observer) -> float | None:
-    """The seconds it would take; None for a network that no speed was measured for."""
-    if ready.about["architecture"] != "paper-cnn":
+    """The seconds it would take; None for networks that no speed was measured for."""
+    if ready.architectures != {"paper-cnn"}:
         return None
     with observer.work("Measuring how fast this machine is", 0):
         speed = measure_speed(ready.dataset.image_shape, ready.device)
-    return speed.training * (len(ready.train) + len(ready.validation)) * ready.settings.epochs
+    images = len(ready.train) * (1 + len(ready.recipe.extra)) + len(ready.validation)
+    return speed.training * cost(ready.about["objective"]) * images * ready.settings.epochs
 
 
 def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> Done:
     """Train, or go on from the checkpoint; judge on the test images; write everything."""
-    trained = fit(
+    trained = ready.recipe.fit(
         ready.model,
         ready.train,
         ready.validation,
         ready.settings,
-        objective=ready.objective,
-        augment=[AUGMENTATIONS[name]() for name in ready.recipe["augment"]],
         checkpoint=checkpoint,
         device=ready.device,
         observer=observer,
     )
+    epoch = trained.epoch
+    if ready.settings.patience is not None:  # the loop itself takes the best weights only if it stopped early
+        trained.model.load_state_dict(trained.best)
+        epoch = trained.best_epoch
     found = evaluate_clean(trained.model, ready.dataset.test, observer=observer)
     path = ready.out.with_suffix(f".history.{history}")
     rows = polars.DataFrame(trained.history).select(_COLUMNS)
     with writing(path) as temporary:
         rows.write_csv(temporary) if history == "csv" else rows.write_parquet(temporary)
-    description = Description(
-        architecture=ready.about["architecture"],
-        dataset=ready.dataset.name,
-        recipe={**ready.recipe, "augment": list(ready.recipe["augment"])},
-        seed=ready.about["seed"],
-        metrics={
-            "test_accuracy": found.accuracy.as_json(),
-            "test_loss": found.mean_loss.as_json(),
-            "best_epoch": trained.best_epoch,
-            "stopped_at": trained.stopped_at,
-            "provenance": surroundings(ready.device, ready.threads),
-        },
-    )
-    save(trained.model.cpu(), ready.out, description)
+    metrics = {
+        "test_accuracy": found.accuracy.as_json(),
+        "test_loss": found.mean_loss.as_json(),
+        "epoch": epoch,
+        "best_epoch": trained.best_epoch,
+        "stopped_at": trained.stopped_at,
+        "provenance": surroundings(ready.device, ready.threads),
+    }
+    save(trained.model.cpu(), ready.out, replace(ready.description, metrics=metrics))
     checkpoint.unlink(missing_ok=True)
-    return Done(trained, found, path)
-
-
-def show_estimate(ready: Ready, seconds: float | None, *, as_json: bool) -> None:
-    """Print what would be trained."""
-    if as_json:
-        console.show_json(ready.about | {"seconds_left": seconds})
-        return
-    made = console.table("Setting", "Value", title="Would be trained")
-    for name, value in ready.about.items():
-        made.add_row(name.replace("_", " "), escape(f"{value:,}" if isinstance(value, int) else str(value)))
-    made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
-    console.show(made)
-
-
-def show(ready: Ready, done: Done, *, as_json: bool) -> None:
-    """Print the history and the accuracy on the test images."""
-    trained, accuracy, loss = done.trained, done.found.accuracy.as_json(), done.found.mean_loss.as_json()
-    if as_json:
-        ends = {"best_epoch": trained.best_epoch, "stopped_at": trained.stopped_at, "history": trained.history}
-        console.show_json(ready.about | {"accuracy": accuracy, "loss": loss} | ends)
-        return
-    stopped = f", stopped after epoch {trained.stopped_at}" if trained.stopped_at is not None else ""
-    console.show(
-        _history_table(trained.history),
-        f"Lowest validation loss after epoch {trained.best_epoch}{stopped}.",
-        f"Test accuracy {console.interval(accuracy)} %, loss {console.interval(loss, scale=1.0, digits=4)}; "
-        f"95 % intervals, n = {accuracy['n']:,}.",
-        f"Model: {escape(str(ready.out))}   History: {escape(str(done.history))}",
-    )
-
-
-def _history_table(history: list[dict[str, Any]]) -> Table:
-    """One row per epoch."""
-    made = console.table(*console.right("Epoch", "Rate", "Loss", "Acc. %", "Val. loss", "Val. acc. %", "Seconds"))
-    for row in history:
-        made.add_row(
-            str(row["epoch"]),
-            f"{row['learning_rate']:.2e}",
-            f"{row['loss']:.4f}",
-            console.percent(row["accuracy"]),
-            f"{row['val_loss']:.4f}",
-            console.percent(row["val_accuracy"]),
-            f"{row['seconds']:.1f}",
-        )
-    return made
+    return Done(trained, epoch, found, path)

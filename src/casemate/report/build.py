@@ -11,9 +11,10 @@ import jinja2
 from casemate import __version__
 from casemate.engine import Piece
 from casemate.files import make_folder, write_bytes, write_json, write_text
-from casemate.report import markdown, tables
+from casemate.report import comparison, markdown, tables
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
+from casemate.study.reference import reference_for, summarised
 from casemate.study.results import point_at
 from casemate.study.run import Study
 from casemate.study.scales import SCALES, table
@@ -80,17 +81,22 @@ def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, An
 
 
 def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
-    """Write report.html, results.md, summary.json and the figures (SVG, PNG, CSV) into `out`; return the report.
+    """Write report.html, results.md, summary.json, reference.json and the figures into `out`; return the report.
 
-    Everything comes from `pieces`; what is not finished is named as such. Files are written whole or not at all.
+    Figures are SVG, PNG and CSV. Everything comes from `pieces`; what is not finished is named as such. Files are written whole or not at all.
     """
     make_folder(out)
-    figures = all_figures(pieces)
     scale, seed = study.setup.scale, study.setup.seed
+    models = comparison.judged_models(study.setup, pieces)
+    figures = all_figures(pieces, models)
+    reference = None if study.dataset.stands_in_for else reference_for(scale)
+    decides = scale.decides and study.dataset.name == "fashion-mnist"
+    claims = comparison.judged_claims(models, pieces, decides=decides)
+    advices = comparison.advices(models)
     compared = tables.comparisons(pieces, scale, study.dataset.stands_in_for)
     missing = [task.name for task in study.plan.tasks if task.name not in pieces]
     recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
-    sentences = [tables.clipping_sentence(pieces), tables.masking_sentence(pieces)]
+    sentences = [tables.masking_sentence(pieces)]
     html = (
         _environment()
         .get_template("report.html.j2")
@@ -109,8 +115,12 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             missing=missing,
             headlines=headlines(pieces),
             compared=compared,
-            models_head=tables.MODELS_HEAD,
-            models=tables.models(pieces),
+            reference=reference,
+            claims=comparison.claims(claims, reference),
+            advices=advices,
+            defences=comparison.defences(models, reference),
+            diagnosis=comparison.diagnosis(models),
+            search=comparison.search(study.setup, pieces),
             sentences=[sentence for sentence in sentences if sentence],
             keras=tables.keras_sentences(tables.keras_reference()),
             figures=figures,
@@ -122,7 +132,9 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
         write_bytes(folder / f"{figure.name}.svg", figure.svg)
         write_bytes(folder / f"{figure.name}.png", figure.png)
         write_text(folder / f"{figure.name}.csv", figure.csv)
-    write_text(out / "results.md", markdown.results(study, pieces))
+    write_text(out / "results.md", markdown.results(study, pieces, models, claims, advices))
+    about = {"scale": scale.name, "dataset": study.dataset.name, "seed": seed}
+    write_json(out / "reference.json", summarised(models, claims, about))
     write_json(out / "summary.json", summary(study, pieces, compared, figures))
     return write_text(out / "report.html", html)
 

@@ -19,7 +19,7 @@ from casemate.report.charts import (
     shown,
 )
 from casemate.study import paper
-from casemate.study.experiments import E4_EPS, E4_STEP_SIZES, e4_prefix
+from casemate.study.experiments import E3_CLIPPINGS, E4_EPS, E4_STEP_SIZES, e4_prefix
 from casemate.study.results import point_at
 from casemate.study.tasks import LOSSES
 
@@ -72,7 +72,8 @@ def training(pieces: Pieces) -> Figure | None:
     )
 
 
-def _curve_rows(name: str, loss: str, axis: str, points: Points) -> list[tuple[Any, ...]]:
+def curve_rows(name: str, loss: str, axis: str, points: Points) -> list[tuple[Any, ...]]:
+    """The points of a curve as rows under `CURVE_COLUMNS`."""
     return [
         (
             name,
@@ -87,7 +88,7 @@ def _curve_rows(name: str, loss: str, axis: str, points: Points) -> list[tuple[A
     ]
 
 
-_CURVE_COLUMNS = (
+CURVE_COLUMNS = (
     "model or setting",
     "loss ascended",
     "eps or iterations",
@@ -159,8 +160,8 @@ def fgsm(pieces: Pieces) -> Figure | None:
         title="The original model under FGSM",
         caption="Mean loss (left) and accuracy (right) against eps. " + _lines_caption(curves),
         alt=f"Accuracy under FGSM at eps 0.1: {words}. The paper states {shown(paper.FGSM_AT_01.value)}.",
-        columns=_CURVE_COLUMNS,
-        rows=[row for loss, p in curves.items() for row in _curve_rows("E1", loss, "eps", p.result["points"])],
+        columns=CURVE_COLUMNS,
+        rows=[row for loss, p in curves.items() for row in curve_rows("E1", loss, "eps", p.result["points"])],
     )
 
 
@@ -168,7 +169,7 @@ def bim(pieces: Pieces) -> Figure | None:
     """Figure 13: E1 under BIM with both clippings."""
     curves = {
         clip: {loss: pieces[f"E3/{clip}/{loss}"] for loss in LOSSES if f"E3/{clip}/{loss}" in pieces}
-        for clip in ("ball", "range")
+        for clip in E3_CLIPPINGS
     }
     curves = {clip: found for clip, found in curves.items() if found}
     if not curves:
@@ -177,24 +178,25 @@ def bim(pieces: Pieces) -> Figure | None:
     rows = []
     for row, (clip, found) in enumerate(curves.items()):
         _draw_pair(axes[row, 0], axes[row, 1], found, "eps", "eps")
-        axes[row, 0].set_title(f"clip {clip}")
-        axes[row, 1].set_title(f"clip {clip}")
-        rows += [each for loss, p in found.items() for each in _curve_rows(clip, loss, "eps", p.result["points"])]
+        setting = E3_CLIPPINGS[clip]
+        title = f"clip {setting['clip']}, {setting['steps']} iterations"
+        axes[row, 0].set_title(title)
+        axes[row, 1].set_title(title)
+        rows += [each for loss, p in found.items() for each in curve_rows(title, loss, "eps", p.result["points"])]
     words = "; ".join(
         f"clip {clip}: " + ", ".join(f"{_at(p, 'eps', 0.05)} ({TITLES[loss]})" for loss, p in found.items())
         for clip, found in curves.items()
     )
     some = next(iter(curves.values()))
-    steps = next(iter(some.values())).facts["config"]["attack"]["steps"]
     return finished(
         drawing,
         "figure-13",
         title="The original model under BIM, clip ball and clip range",
-        caption=f"{steps} iterations of eps / 4. Clip ball stays within eps of the image (eq. 2); clip range "
-        f"only keeps the pixels in [0, 1], so it reaches up to {steps / 4:g} eps. The paper states no numbers for this "
-        "figure, only that ball is more effective. " + _lines_caption(some),
+        caption="Iterations of eps / 4. Clip ball stays within eps of the image (eq. 2); clip range only keeps the "
+        "pixels in [0, 1], so it reaches a quarter of eps times the number of iterations. The paper states no numbers "
+        "for this figure, only that ball is more effective. " + _lines_caption(some),
         alt=f"Accuracy under BIM at eps 0.05. {words}.",
-        columns=_CURVE_COLUMNS,
+        columns=CURVE_COLUMNS,
         rows=rows,
     )
 
@@ -217,7 +219,7 @@ def iterations(pieces: Pieces) -> Figure | None:
         axes[row, 1].set_title(f"step {size}")
         _mark(axes[row, 1], [25], [paper.BIM_AT_25])
         rows += [
-            each for loss, p in found.items() for each in _curve_rows(f"step {size}", loss, "steps", p.result["points"])
+            each for loss, p in found.items() for each in curve_rows(f"step {size}", loss, "steps", p.result["points"])
         ]
     words = "; ".join(
         f"step {size}: " + ", ".join(f"{_at(p, 'steps', 25)} ({TITLES[loss]})" for loss, p in found.items())
@@ -229,7 +231,7 @@ def iterations(pieces: Pieces) -> Figure | None:
         title="The original model under BIM, number of iterations",
         caption=f"Clip ball, eps {E4_EPS}. " + _lines_caption(next(iter(curves.values()))),
         alt=f"Accuracy after 25 iterations. {words}. The paper states {shown(paper.BIM_AT_25.value)}.",
-        columns=_CURVE_COLUMNS,
+        columns=CURVE_COLUMNS,
         rows=rows,
     )
 
@@ -253,7 +255,7 @@ def overfitted(pieces: Pieces) -> Figure | None:
             style = {"color": colour, "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
             estimate_line(axes[0, column], x, [p["loss"] for p in points], percent=False, label=label, **style)
             estimate_line(axes[1, column], x, [p["last"] for p in points], percent=True, label=words, **style)
-            rows += _curve_rows(words, loss, "eps", points)
+            rows += curve_rows(words, loss, "eps", points)
         axes[0, column].set_title(TITLES[loss])
         axes[0, column].set_ylabel("mean cross-entropy")
         axes[0, column].legend(fontsize=7)
@@ -273,7 +275,7 @@ def overfitted(pieces: Pieces) -> Figure | None:
         "states no numbers, only that the early-stopped model does clearly better. n = "
         f"{next(iter(first.values())).result['points'][0]['last']['n']:,}; bands: 95 % intervals.",
         alt=f"Accuracy under FGSM at eps 0.1. {words}.",
-        columns=_CURVE_COLUMNS,
+        columns=CURVE_COLUMNS,
         rows=rows,
     )
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 
-from casemate.engine import Piece
-from casemate.report import curves, pictures
+from casemate.report import changed, curves, overview, pictures, several
 from casemate.report.charts import Figure, styled
+from casemate.study.results import Judged, Pieces
 
 
-def all_figures(pieces: Mapping[str, Piece]) -> list[Figure]:
-    """Every figure whose pieces are there, in the paper's order."""
+def all_figures(pieces: Pieces, models: Mapping[str, Judged]) -> list[Figure]:
+    """Every figure whose pieces are there: the paper's in its order, then ours."""
     with styled():
         found = (
+            *changed.augmented(pieces),
             pictures.samples(pieces),
             pictures.architecture(pieces),
             curves.training(pieces),
@@ -32,7 +33,22 @@ def all_figures(pieces: Mapping[str, Piece]) -> list[Figure]:
             curves.fgsm(pieces),
             curves.bim(pieces),
             curves.iterations(pieces),
-            curves.masking(pieces),
+            several.defences(models),
+            several.distillation(models, "ce", "figure-16"),
+            several.distillation(models, "prob-ce", "figure-16-saturated"),
             curves.overfitted(pieces),
+            several.early(models),
+            several.regularised_bim(models),
+            changed.neighbours(pieces),
+            overview.accuracies(models),
+            overview.diagnosis(models),
+            curves.masking(pieces),
+            overview.targeted(pieces, models),
         )
-    return [figure for figure in found if figure is not None]
+    return sorted((figure for figure in found if figure is not None), key=_place)
+
+
+def _place(figure: Figure) -> tuple[bool, str]:
+    """The paper's figures by number; the others after them as they come."""
+    numbered = figure.name.startswith("figure-")
+    return (not numbered, figure.name if numbered else "")

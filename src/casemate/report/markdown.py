@@ -3,16 +3,23 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from casemate.engine import Piece
-from casemate.report import tables
+from casemate.report import comparison, tables
 from casemate.report.charts import shown
+from casemate.study.claims import Judgement
+from casemate.study.results import Judged
 from casemate.study.run import Study
 from casemate.study.tasks import LOSSES
+from casemate.study.verdicts import Advice
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in GitHub's Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _table(table: comparison.Table) -> str:
+    return "\n\n".join(part for part in (grid(table.head, table.rows), table.note) if part)
 
 
 def _made_by(study: Study, pieces: Mapping[str, Piece]) -> str:
@@ -51,17 +58,29 @@ def _on_the_way(pieces: Mapping[str, Piece]) -> str | None:
     return f"Accuracy left by each attack (last iterate, n = {n:,}) when it ascends: {words}.\n\n{grid(head, rows)}"
 
 
-def results(study: Study, pieces: Mapping[str, Piece]) -> str:
-    """The models, the paper's numbers beside ours, and E1 on the way, with how they were made."""
+def results(
+    study: Study,
+    pieces: Mapping[str, Piece],
+    models: Mapping[str, Judged],
+    claims: Sequence[Judgement],
+    advices: Sequence[tuple[str, Advice]],
+) -> str:
+    """The models, the verdicts, the paper's claims and numbers beside ours, with how they were made."""
+    known = [each for each in claims if each.verdict != "not measured"]
+    searched = comparison.search(study.setup, pieces)
     compared = tables.comparisons(pieces, study.setup.scale, study.dataset.stands_in_for)
     parts = [
-        grid(tables.MODELS_HEAD, tables.models(pieces)) if tables.models(pieces) else None,
+        _table(comparison.defences(models, None)) if models else None,
+        "\n".join(f"- {advice.sentence}" for _, advice in advices) or None,
+        _table(comparison.claims(known, None)) if known else None,
         grid(
             ["what", "paper", "ours", "difference", "why"],
             [[row.what, row.paper, row.ours, row.difference, row.why] for row in compared],
         )
         if compared
         else None,
+        _table(comparison.diagnosis(models)) if models else None,
+        _table(searched) if searched is not None else None,
         _on_the_way(pieces),
         _made_by(study, pieces) if pieces else None,
     ]

@@ -134,65 +134,6 @@ def _curve_point(piece: Piece, axis: str, value: float) -> tuple[Mapping[str, fl
     return point["last"], piece.result["zero_gradients"]
 
 
-def models(pieces: Pieces) -> list[tuple[str, ...]]:
-    """The trained models: accuracy, loss, calibration, logit gap, zero gradients."""
-    titles = {"E1": "E1, over-fitted", "E11": "E11, early-stopped", "E1+": "E1+, our recipe"}
-    rows = []
-    for name, title in titles.items():
-        piece = pieces.get(f"{name}/clean")
-        if piece is not None:
-            result = piece.result
-            rows.append(
-                (
-                    title,
-                    _with_interval(result["accuracy"]),
-                    f"{result['loss']['value']:.3f}",
-                    f"{100 * result['calibration_error']:.1f} %",
-                    f"{result['gap_quantiles']['0.5']:.1f}",
-                    *(shown(result["zero_gradients"][loss]["value"]) for loss in LOSSES),
-                )
-            )
-    return rows
-
-
-MODELS_HEAD = (
-    "model",
-    "test accuracy (95 % interval)",
-    "loss",
-    "calibration error",
-    "median logit gap",
-    *(f"zero gradient, {TITLES[loss]}" for loss in LOSSES),
-)
-
-
-def clipping_sentence(pieces: Pieces) -> str | None:
-    """Which clipping of BIM was the more effective, at every eps and loss, by the stored intervals."""
-    counts = {"ball": 0, "range": 0, "neither": 0}
-    for loss in LOSSES:
-        ball, wide = pieces.get(f"E3/ball/{loss}"), pieces.get(f"E3/range/{loss}")
-        if ball is None or wide is None:
-            return None
-        for one, other in zip(ball.result["points"], wide.result["points"], strict=True):
-            if one["eps"] == 0:
-                continue
-            if other["last"]["high"] < one["last"]["low"]:
-                counts["range"] += 1
-            elif one["last"]["high"] < other["last"]["low"]:
-                counts["ball"] += 1
-            else:
-                counts["neither"] += 1
-    total = sum(counts.values())
-    text = (
-        f"Of {total} settings (eps and loss), clip range left the lower accuracy in {counts['range']}, clip ball in "
-        f"{counts['ball']}, and in {counts['neither']} the 95 % intervals overlap."
-    )
-    if counts["ball"] == 0 and counts["range"] > 0:
-        return text + " With equal steps range allows the larger change; no setting here reproduces the paper's order."
-    if counts["ball"] > counts["range"]:
-        return text + " This is the paper's order."
-    return text
-
-
 def masking_sentence(pieces: Pieces) -> str | None:
     """Whether over-fitting lowered or raised apparent robustness under FGSM at 0.1, loss by loss."""
     parts = []

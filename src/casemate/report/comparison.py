@@ -1,0 +1,177 @@
+"""The tables of all models and of the paper's claims, from stored numbers and the rules of the study's room."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from casemate.losses import TITLES
+from casemate.report.charts import shown
+from casemate.study.catalogue import EXPERIMENTS, models_of
+from casemate.study.claims import Evidence, Judgement, judge
+from casemate.study.defended import searched
+from casemate.study.models import TABLE_EPS
+from casemate.study.reference import Reference
+from casemate.study.results import Estimate, Judged, Pieces
+from casemate.study.tasks import LOSSES, Setup
+from casemate.study.verdicts import EPS, Advice, advise
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, rows, and what a reader must know of them."""
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    note: str
+
+
+def judged_models(setup: Setup, pieces: Pieces) -> dict[str, Judged]:
+    """Every model of the study of which something is known, by name."""
+    every = [Judged(model, pieces) for model in models_of(list(EXPERIMENTS.values()), setup)]
+    return {each.model.name: each for each in every if each.clean is not None}
+
+
+def _short(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+
+
+def _time(judged: Judged) -> tuple[str, str]:
+    seconds = judged.seconds
+    return ("-", "-") if seconds is None else (f"{seconds[1]:.1f}", f"{seconds[0]:,.0f}")
+
+
+def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table:
+    """One row per model: clean, under FGSM and BIM, under the strongest attack, loss, time; and at the larger scale."""
+    head = ("model", "clean")
+    head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
+    head += (f"strongest {EPS:g}", "loss", "s/epoch", "s in all")
+    if reference is not None:
+        head += (f"at scale {reference.scale}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"strongest {EPS:g}")
+    rows: list[tuple[str, ...]] = []
+    for name, each in models.items():
+        clean = each.clean
+        if clean is None:
+            continue
+        cells = (each.title, _short(clean["accuracy"]))
+        cells += tuple(_short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
+        cells += (_short(each.strongest(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
+        if reference is not None:
+            cells += tuple(reference.cell(name, what) for what in ("clean", "fgsm", "ball", "strongest"))
+        rows.append(cells)
+    sizes = sorted({int(point["n"]) for each in models.values() if (point := each.left("ball", EPS))})
+    of = f"n = {' or '.join(f'{size:,}' for size in sizes)} under BIM" if sizes else "no attack finished"
+    return Table(
+        head,
+        rows,
+        "Accuracy in %, with 95 % intervals. FGSM, and BIM with 10 iterations of eps / 4 and clip ball: last iterate, "
+        f"stable cross-entropy, {of}. Strongest: an image must withstand PGD-40 with restarts ascending the stable "
+        "cross-entropy and the logit margin; for randomised models BIM over averaged gradients. Seconds as measured.",
+    )
+
+
+def diagnosis(models: Mapping[str, Judged]) -> Table:
+    """One row per model: what is known to make attacks misleading."""
+    head = ("model", "loss", "calibration error", "logit gap: 5 %", "median", "95 %")
+    head += tuple(f"zero gradient, {TITLES[loss]}" for loss in LOSSES)
+    head += ("angle at 0.01", "at 0.1", *(f"FGSM {EPS:g}, {TITLES[loss]}" for loss in LOSSES))
+    head += (f"PGD {EPS:g}, stable", "margin")
+    rows: list[tuple[str, ...]] = []
+    for each in models.values():
+        clean = each.clean
+        if clean is None:
+            continue
+        angles = [clean["alignment"][radius] for radius in ("0.01", "0.1")]
+        pgd = each.piece("pgd")
+        point: Mapping[str, Any] = {} if pgd is None else pgd.result["points"][-1]["each"]
+        rows.append(
+            (
+                each.title,
+                f"{clean['loss']['value']:.3f}",
+                shown(clean["calibration_error"]),
+                *(f"{clean['gap_quantiles'][q]:.1f}" for q in ("0.05", "0.5", "0.95")),
+                *(shown(clean["zero_gradients"][loss]["value"]) for loss in LOSSES),
+                *("-" if angle is None else f"{angle['value']:.0f}\N{DEGREE SIGN}" for angle in angles),
+                *(shown(left["value"]) if (left := each.left("fgsm", EPS, loss)) else "-" for loss in LOSSES),
+                *(shown(point[loss]["value"]) if loss in point else "-" for loss in ("ce", "margin")),
+            )
+        )
+    return Table(
+        head,
+        rows,
+        "Zero gradient: images whose input gradient is exactly zero in every pixel; an attack that follows it does not "
+        "move, and counts them as withstanding. Angle: between the gradients at an image and at a random point within "
+        "that distance; one step can only be trusted where it is small.",
+    )
+
+
+def search(setup: Setup, pieces: Pieces) -> Table | None:
+    """The search over student networks."""
+    rows: list[tuple[str, ...]] = []
+    for network, dropout, source in searched(setup):
+        trained, found = pieces.get(source.task), pieces.get(source.task.replace("/search/", "/found/"))
+        if trained is None or found is None:
+            continue
+        history = trained.result["history"]
+        best = history[trained.result["best_epoch"] - 1]
+        attacks = found.result["attacks"]
+        rows.append(
+            (
+                network,
+                f"{dropout:g}",
+                f"{trained.result['parameters']:,}",
+                shown(best["val_accuracy"]),
+                _short(found.result["accuracy"]),
+                f"{found.result['loss']['value']:.3f}",
+                *(_short(attacks[attack]["ce"]["last"]) for attack in sorted(attacks, reverse=True)),
+                f"{sum(row['seconds'] for row in history) / len(history):.1f}",
+            )
+        )
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row[3], reverse=True)
+    return Table(
+        (
+            "network",
+            "dropout times",
+            "parameters",
+            "validation",
+            "test, %",
+            "loss",
+            "FGSM 0.1, %",
+            "BIM 0.05, %",
+            "s/epoch",
+        ),
+        rows,
+        "Students distilled at T = 20, best validation accuracy first (the test part chose nothing). Networks: "
+        "channels of the first block x number of blocks.",
+    )
+
+
+def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
+    """The paper's claims with their verdicts, here and at the larger scale."""
+    head = ("experiment", "the paper says", "verdict")
+    head += (f"at scale {reference.scale}",) if reference is not None else ()
+    head += ("because",)
+    rows = [
+        (
+            f"{each.claim.experiment} ({each.claim.where})",
+            each.claim.says,
+            each.verdict,
+            *((reference.verdict(each.claim.says),) if reference is not None else ()),
+            each.because,
+        )
+        for each in judgements
+    ]
+    return Table(head, rows, "")
+
+
+def judged_claims(models: Mapping[str, Judged], pieces: Pieces, *, decides: bool) -> list[Judgement]:
+    """Every claim, judged."""
+    return judge(Evidence(models, pieces), decides=decides)
+
+
+def advices(models: Mapping[str, Judged]) -> list[tuple[str, Advice]]:
+    """The verdict on every measured defence."""
+    return [(name, advice) for name, advice in advise(models) if advice.verdict != "not measured"]
