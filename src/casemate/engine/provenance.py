@@ -42,13 +42,18 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in _LIBRARIES}
+
+
 def surroundings(device: str, threads: int) -> dict[str, Any]:
     """Versions, hardware and commit, as JSON."""
     return {
         "casemate": metadata.version("casemate"),
         "commit": commit(),
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": dict(_versions()),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -81,9 +81,10 @@ def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, An
 
 
 def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
-    """Write report.html, results.md, summary.json, reference.json and the figures into `out`; return the report.
+    """Write report.html, the same results as Markdown and JSON, and the figures into `out`; return the report.
 
-    Figures are SVG, PNG and CSV. Everything comes from `pieces`; what is not finished is named as such. Files are written whole or not at all.
+    Figures are SVG, PNG and CSV. Everything comes from `pieces`; what is not finished is named as such. Files are
+    written whole or not at all.
     """
     make_folder(out)
     scale, seed = study.setup.scale, study.setup.seed
@@ -133,6 +134,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
         write_bytes(folder / f"{figure.name}.png", figure.png)
         write_text(folder / f"{figure.name}.csv", figure.csv)
     write_text(out / "results.md", markdown.results(study, pieces, models, claims, advices))
+    write_text(out / "summary.md", markdown.summary(study, pieces, models, advices))
     about = {"scale": scale.name, "dataset": study.dataset.name, "seed": seed}
     write_json(out / "reference.json", summarised(models, claims, about))
     write_json(out / "summary.json", summary(study, pieces, compared, figures))

@@ -31,7 +31,8 @@ def judged_models(setup: Setup, pieces: Pieces) -> dict[str, Judged]:
     return {each.model.name: each for each in every if each.clean is not None}
 
 
-def _short(estimate: Estimate | None) -> str:
+def short(estimate: Estimate | None) -> str:
+    """A share in percent with its interval; a dash for none."""
     if estimate is None:
         return "-"
     return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
@@ -54,9 +55,9 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
         clean = each.clean
         if clean is None:
             continue
-        cells = (each.title, _short(clean["accuracy"]))
-        cells += tuple(_short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
-        cells += (_short(each.strongest(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
+        cells = (each.title, short(clean["accuracy"]))
+        cells += tuple(short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
+        cells += (short(each.strongest(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
         if reference is not None:
             cells += tuple(reference.cell(name, what) for what in ("clean", "fgsm", "ball", "strongest"))
         rows.append(cells)
@@ -122,9 +123,9 @@ def search(setup: Setup, pieces: Pieces) -> Table | None:
                 f"{dropout:g}",
                 f"{trained.result['parameters']:,}",
                 shown(best["val_accuracy"]),
-                _short(found.result["accuracy"]),
+                short(found.result["accuracy"]),
                 f"{found.result['loss']['value']:.3f}",
-                *(_short(attacks[attack]["ce"]["last"]) for attack in sorted(attacks, reverse=True)),
+                *(short(attacks[attack]["ce"]["last"]) for attack in sorted(attacks, reverse=True)),
                 f"{sum(row['seconds'] for row in history) / len(history):.1f}",
             )
         )

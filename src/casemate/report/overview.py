@@ -132,8 +132,8 @@ def diagnosis(models: Models) -> Figure | None:
         title="Why attacks mislead: saturation, vanished gradients, bent gradients",
         caption="Left: quantiles 5, 25, 50, 75 and 95 % of the gap between the two largest logits; past about 17 "
         "(dotted) the float32 F.cross_entropy gradient of the true class is exactly zero. Middle: images whose "
-        "gradient is exactly zero under each loss. Right: angle between the gradients at an image and at a random point "
-        "near it (Linf).",
+        "gradient is exactly zero under each loss. Right: angle between the gradients at an image and at a random "
+        "point near it (Linf).",
         alt="Median logit gap: " + ", ".join(f"{row[0]} {row[3]:.1f}" for row in rows) + ".",
         columns=(
             "model",

@@ -185,6 +185,11 @@ def masking(
     )
 
 
+def _standing(eps: float) -> float:
+    """The share of images that an undefended network keeps at this eps, roughly: only they cost all restarts."""
+    return max(0.15, 1 - 25 * eps)
+
+
 def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
     """PGD-40 with restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
     config = _config(setup, source, setup.scale.judged_images)
@@ -197,7 +202,12 @@ def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> T
         kind="worst",
         config=config | {"attacks": attacks, "values": list(values)},
         needs={"model": source.task},
-        work=config["images"] * _GRADIENT_COST * 60,  # at most 400 a value; most images fall after a few steps
+        work=config["images"]
+        * _GRADIENT_COST
+        * sum(_standing(eps) for eps in values)
+        * 2
+        * 40
+        * setup.scale.pgd_restarts,
     )
 
 
