@@ -121,6 +121,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             advices=advices,
             defences=comparison.defences(models, reference),
             diagnosis=comparison.diagnosis(models),
+            divided=comparison.divided(models),
             search=comparison.search(study.setup, pieces),
             sentences=[sentence for sentence in sentences if sentence],
             keras=tables.keras_sentences(tables.keras_reference()),

@@ -11,7 +11,7 @@ from casemate.study.claims import Evidence, Judgement, judge
 from casemate.study.defended import searched
 from casemate.study.models import TABLE_EPS
 from casemate.study.reference import Reference
-from casemate.study.results import Estimate, Judged, Pieces
+from casemate.study.results import Estimate, Judged, Pieces, point_at
 from casemate.study.tasks import LOSSES, Setup
 from casemate.study.verdicts import EPS, Advice, advise
 
@@ -104,6 +104,36 @@ def diagnosis(models: Mapping[str, Judged]) -> Table:
         "Zero gradient: images whose input gradient is exactly zero in every pixel; an attack that follows it does not "
         "move, and counts them as withstanding. Angle: between the gradients at an image and at a random point within "
         "that distance; one step can only be trusted where it is small.",
+    )
+
+
+def divided(models: Mapping[str, Judged]) -> Table | None:
+    """The deciding test on distillation: the same attack with the logits divided by the temperature."""
+    eps = 0.05
+    rows: list[tuple[str, ...]] = []
+    for each in models.values():
+        piece = each.piece("divided")
+        point = None if piece is None else point_at(piece, "eps", eps)
+        if each.clean is None or piece is None or point is None:
+            continue
+        rows.append(
+            (
+                each.title,
+                f"{each.clean['gap_quantiles']['0.5']:.0f}",
+                short(each.zero("prob-ce")),
+                short(piece.result["zero_gradients"]),
+                short(each.left("ball", eps, "prob-ce")),
+                short(point["last"]),
+                short(each.left("ball", eps)),
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        ("student", "median gap", "zero gradient, %", "divided", f"BIM {eps:g}, softmax, %", "divided", "stable, %"),
+        rows,
+        "Logits divided by the temperature classify alike, and only a loss that saturates sees a difference. Where the "
+        "attack on softmax probabilities leaves more than the attack on divided logits, the difference was no robustness.",
     )
 
 

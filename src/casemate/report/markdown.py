@@ -87,7 +87,7 @@ def results(
 ) -> str:
     """The models, the verdicts, the paper's claims and numbers beside ours, with how they were made."""
     known = [each for each in claims if each.verdict != "not measured"]
-    searched = comparison.search(study.setup, pieces)
+    searched, divided = comparison.search(study.setup, pieces), comparison.divided(models)
     compared = tables.comparisons(pieces, study.setup.scale, study.dataset.stands_in_for)
     parts = [
         _table(comparison.defences(models, None)) if models else None,
@@ -100,6 +100,7 @@ def results(
         if compared
         else None,
         _table(comparison.diagnosis(models)) if models else None,
+        _table(divided) if divided is not None else None,
         _table(searched) if searched is not None else None,
         _on_the_way(pieces),
         _made_by(study, pieces) if pieces else None,

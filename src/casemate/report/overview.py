@@ -147,6 +147,21 @@ def diagnosis(models: Models) -> Figure | None:
     )
 
 
+def _confusable(title: str, result: Mapping[str, Any]) -> str | None:
+    """The pair that the paper asks for, in words: shirt to T-shirt, and back."""
+    places = {name.lower(): number for number, name in enumerate(result["classes"])}
+    if "shirt" not in places or "t-shirt/top" not in places:
+        return None
+    there, back = places["shirt"], places["t-shirt/top"]
+    rates = [result["rates"][there][back], result["rates"][back][there]]
+    if None in rates:
+        return None
+    words = [
+        f"{shown(rate['value'])} ({shown(rate['low'])} to {shown(rate['high'])}, n = {rate['n']})" for rate in rates
+    ]
+    return f"{title}: shirt to T-shirt {words[0]}, back {words[1]}."
+
+
 def targeted(pieces: Pieces, models: Models) -> Figure | None:
     """The matrices of targeted success rates."""
     found = {name: piece for name in models if (piece := pieces.get(f"E13/targeted/{name}"))}
@@ -171,13 +186,15 @@ def targeted(pieces: Pieces, models: Models) -> Figure | None:
                     rows.append((name, classes[i], classes[j], rate["n"], rate["value"], rate["low"], rate["high"]))
     axes[0, 0].set_ylabel("true class")
     some = next(iter(found.values())).result
+    pairs = [words for name, piece in found.items() if (words := _confusable(models[name].title, piece.result))]
     attack = some["attack"]
     return finished(
         drawing,
         "targeted",
         title="Targeted attacks from every class to every other",
         caption=f"Success of {attack['name']} towards each class, in % of the correctly classified test images, eps "
-        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {some['attacked']:,} images attacked.",
+        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {some['attacked']:,} images attacked. "
+        + " ".join(pairs),
         alt="; ".join(
             f"{models[name].title}: {shown(piece.result['overall']['value'])} of all pairs succeed"
             for name, piece in found.items()
