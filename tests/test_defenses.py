@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from casemate.data import LabelledImages, split, to_unit
+from casemate.data import LabelledImages, digits, split, subset, to_unit
 from casemate.data import augment as augment_module
-from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Shift
+from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, Shift
 from casemate.data.noise import GaussianNoise
 from casemate.defenses import (
     AdversarialRegularization,
@@ -28,10 +28,14 @@ from casemate.defenses import (
     before,
     with_noise,
 )
+from casemate.engine.store import Piece
+from casemate.engine.task import Context
 from casemate.errors import ModelError, SettingError, ShapeError, TrainingError
-from casemate.models import Classifier, create
+from casemate.models import Classifier, Description, create, load, save
 from casemate.models.layers import NoiseLayer
 from casemate.norms import Norm
+from casemate.progress import SILENT
+from casemate.study.defending import defend_model
 from casemate.train import CrossEntropy, Objective, Trained, Training, fit
 from casemate.train.state import Weights, snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
@@ -62,11 +66,11 @@ def gradients(objective: Objective, model: Classifier, images: Tensor, labels: T
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_close(one: Weights, two: Weights, **tolerance: float) -> None:
-    """The same names, nearly the same values."""
+def assert_close(one: Weights, two: Weights) -> None:
+    """The same names, nearly the same values (float64)."""
     assert one.keys() == two.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, two[name], **(tolerance or {"rtol": 1e-10, "atol": 1e-12}))
+        torch.testing.assert_close(tensor, two[name], rtol=1e-10, atol=1e-12)
 
 
 # --------------------------------------------------------------- the golden values of Neural Structured Learning (NSL)
@@ -695,7 +699,7 @@ def test_a_teacher_of_something_else_is_refused(shape: tuple[int, int, int], cla
 
 
 def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> None:
-    images = tiny_images(60, noise=20)
+    images = tiny_images(60, noise=120)
     teacher = scaled(6.0, seed=5).float()
     student = tiny_model(8, "linear")
     x = images.unit()[0]
@@ -704,10 +708,10 @@ def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> No
         return float(np.abs(softmax(logits_of(teacher, x) / 5) - softmax(logits_of(student, x) / 5)).max())
 
     first = distance()
-    settings = Training(epochs=80, batch_size=60, learning_rate=0.1, schedule="cosine")
+    settings = Training(epochs=80, batch_size=60, learning_rate=0.2, schedule="cosine")
     done = fit(student, images, images, settings, objective=Distillation(teacher=teacher, temperature=5.0))
-    assert first > 0.2
-    assert distance() < 0.02
+    assert first > 0.25
+    assert distance() < 0.04
     p = softmax(logits_of(teacher, x) / 5)
     entropy = float(-(p * np.log(p)).sum(1).mean())  # the least that the loss can be
     assert done.history[-1]["val_loss"] == pytest.approx(entropy, abs=1e-3)
@@ -875,6 +879,51 @@ def test_extra_images_are_part_of_what_a_checkpoint_is_known_by(tmp_path: Path) 
             other.fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS, checkpoint=place)
 
 
+def test_the_study_s_producer_trains_by_what_its_configuration_says(tmp_path: Path) -> None:
+    found = digits.load()
+    start, teacher = (
+        create("tiny", input_shape=found.image_shape, classes=found.classes, seed=seed) for seed in (5, 6)
+    )
+    pieces = {}
+    for role, model in (("start", start), ("teacher", teacher)):
+        (tmp_path / role).mkdir()
+        save(model, tmp_path / role / f"{role}-weights.safetensors", Description(architecture="tiny", dataset="digits"))
+        pieces[role] = Piece(role, tmp_path / role, {})
+    config = {
+        "dataset": "digits",
+        "architecture": "tiny",
+        "dropout": 1.0,
+        "train_images": 60,
+        "validation_images": 15,
+        "seed": 2,
+        "training": {"epochs": 2, "batch_size": 40, "patience": 1},
+        "weights": {role: f"{role}-weights" for role in pieces},
+        "extra": [{"name": "gaussian-blur"}],
+        "augment": [{"name": "flip", "settings": {"vertical": 0.0}}],
+    }
+    train, validation = split(subset(found.train, 75, 2), 15, 2)
+    settings = Training(epochs=2, batch_size=40, patience=1, seed=2)
+    regularised = {"name": "adversarial-regularization", "settings": {"step_size": 0.2, "norm": "linf"}}
+    distilled = {"name": "distillation", "settings": {"temperature": 3.0}}
+    cases: list[tuple[str, dict[str, Any], Objective]] = [
+        ("start", regularised, NSL(step_size=0.2, norm="linf")),
+        ("teacher", distilled, Distillation(teacher=teacher, temperature=3.0)),
+    ]
+    for role, spec, objective in cases:
+        folder, working = tmp_path / f"{role}-piece", tmp_path / f"{role}-working"
+        folder.mkdir()
+        working.mkdir()
+        context = Context(device="cpu", observer=SILENT)
+        result = defend_model(config | {"objective": spec}, {role: pieces[role]}, folder, working, context)
+        model = create("tiny", input_shape=found.image_shape, classes=found.classes, seed=5 if role == "start" else 2)
+        recipe = Recipe(objective=objective, extra=(GaussianBlur(),), augment=(Flip(vertical=0.0),))
+        expected = recipe.fit(model, train, validation, settings)
+        assert_same(snapshot(load(folder / "best.safetensors")[0]), expected.best)
+        assert_same(snapshot(load(folder / "final.safetensors")[0]), snapshot(expected.model))
+        sizes = {"train_images": 120, "original_images": 60, "validation_images": 15}
+        assert {name: result[name] for name in sizes} == sizes
+
+
 # ------------------------------------------------------------------------- early stopping on the adversarial loss
 
 _REGULARISED = NSL(norm="linf", step_size=0.1, clip_min=0.0, clip_max=1.0, multiplier=0.5)
@@ -888,9 +937,10 @@ def test_early_stopping_restores_the_epoch_of_the_lowest_adversarial_loss() -> N
     assert done.epoch == done.best_epoch == 1 + int(np.argmin(losses)) == len(losses) - 3
     assert_same(snapshot(done.model), done.best)
     model, (images, labels) = done.model.eval(), VALIDATION.unit()
-    adversarial = F.cross_entropy(model(reference_neighbours(_REGULARISED, model, images, labels)), labels)
-    assert adversarial.item() == pytest.approx(min(losses), rel=1e-5)
-    assert float(F.cross_entropy(model(images), labels)) < 0.9 * min(losses)  # it is not the clean loss that is watched
+    moved = reference_neighbours(_REGULARISED, model, images, labels)
+    adversarial, clean = (F.cross_entropy(model(x), labels).item() for x in (moved, images))
+    assert adversarial == pytest.approx(min(losses), rel=1e-5)
+    assert clean < 0.9 * adversarial  # so it is not the clean loss that is watched
     accuracy = float((model(images).argmax(1) == labels).float().mean())
     assert accuracy == pytest.approx(done.history[done.best_epoch - 1]["val_accuracy"])
 

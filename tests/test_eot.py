@@ -129,16 +129,17 @@ def noisy(problem: Linear, std: float) -> Classifier:
 
 
 PROBLEM = linear_problem(4, count=40)
-"""The weights are standard normal numbers; those of the noise are three times as large."""
+"""Its weights are standard normal numbers, so noise of deviation 3 is three times as large."""
+IMAGES, LABELS = PROBLEM.images.detach(), PROBLEM.labels
 
 
 def errors(draws: int) -> tuple[Tensor, Tensor]:
     """Distance of each image's gradient from the noiseless one, and of its logits, `(n,)` each."""
-    criterion = Criterion(PROBLEM.labels)
+    criterion = Criterion(LABELS)
     with frozen(PROBLEM.model):
-        logits, gradient = input_gradient(PROBLEM.model, PROBLEM.images, criterion, "margin")
+        logits, gradient = input_gradient(PROBLEM.model, IMAGES, criterion, "margin")
         torch.manual_seed(draws)
-        found, averaged = input_gradient(noisy(PROBLEM, 3.0), PROBLEM.images, criterion, "margin", draws)
+        found, averaged = input_gradient(noisy(PROBLEM, 3.0), IMAGES, criterion, "margin", draws)
     return (averaged - gradient).flatten(1).norm(dim=1), (found - logits).norm(dim=1)
 
 
@@ -153,13 +154,14 @@ def test_averaged_gradients_approach_those_without_noise() -> None:
 @pytest.mark.parametrize("loss", ["margin", "ce"])
 def test_an_attack_with_averaged_gradients_is_nearly_as_strong_as_on_the_noiseless_model(loss: Any) -> None:
     attack, model = FGSM(eps=0.1, loss=loss, track="last"), noisy(PROBLEM, 3.0)
-    best = PROBLEM.margin(attack(PROBLEM.model, PROBLEM.images, PROBLEM.labels).adversarial)
-    clean = PROBLEM.margin(PROBLEM.images)
+    best = PROBLEM.margin(attack(PROBLEM.model, IMAGES, LABELS).adversarial).detach()
+    clean = PROBLEM.margin(IMAGES).detach()
     achieved = {}
     for draws in (1, 64):
         torch.manual_seed(0)
-        found = EOT(attack=attack, draws=draws)(model, PROBLEM.images, PROBLEM.labels)
-        achieved[draws] = float(((clean - PROBLEM.margin(found.adversarial)) / (clean - best)).mean())
+        found = EOT(attack=attack, draws=draws)(model, IMAGES, LABELS)
+        reached = PROBLEM.margin(found.adversarial).detach()
+        achieved[draws] = float(((clean - reached) / (clean - best)).mean())
     assert achieved[1] < 0.5
     assert achieved[64] > 0.85 if loss == "margin" else achieved[64] > achieved[1] + 0.2
 
@@ -168,8 +170,8 @@ def test_what_is_handed_back_is_inside_and_classified_once() -> None:
     model = noisy(PROBLEM, 1.0)
     attack = EOT(attack=BIM(eps=0.1, steps=3), draws=4)
     torch.manual_seed(1)
-    result = attack(model, PROBLEM.images, PROBLEM.labels)
-    check_inside(attack, result, PROBLEM.images)
+    result = attack(model, IMAGES, LABELS)
+    check_inside(attack, result, IMAGES)
     calm = run(EOT(attack=BIM(eps=0.1, steps=3), draws=4))
     check_claims(calm, TASK)
 
@@ -189,7 +191,7 @@ def test_what_is_handed_back_is_inside_and_classified_once() -> None:
 def test_passes_are_what_the_network_sees(attack: GradientAttack, draws: int) -> None:
     network = noisy(PROBLEM, 2.0).network
     assert isinstance(network, Noisy)
-    result = EOT(attack=attack, draws=draws)(classifier(network), PROBLEM.images, PROBLEM.labels, batch_size=16)
+    result = EOT(attack=attack, draws=draws)(classifier(network), IMAGES, LABELS, batch_size=16)
     assert (result.passes.forward, result.passes.backward) == (network.forwards, network.backwards)
 
 
@@ -274,7 +276,7 @@ def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst
     assert isinstance(network, Noisy)
     attack = EOT(attack=BIM(eps=0.1, steps=3), draws=4)
     torch.manual_seed(0)
-    sweep = sweep_eps(attack, classifier(network), PROBLEM.images, PROBLEM.labels, EPS, only_worst=only_worst)
+    sweep = sweep_eps(attack, classifier(network), IMAGES, LABELS, EPS, only_worst=only_worst)
     assert (sweep.passes.forward, sweep.passes.backward) == (network.forwards, network.backwards)
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()
     assert sweep.worst[:, -1].sum() < sweep.worst[:, 0].sum()
@@ -287,7 +289,7 @@ def test_sweeps_over_steps_on_a_noisy_model_count_their_passes() -> None:
     network = noisy(PROBLEM, 0.5).network
     assert isinstance(network, Noisy)
     attack = EOT(attack=BIM(eps=0.1), draws=4)
-    sweep = sweep_steps(attack, classifier(network), PROBLEM.images, PROBLEM.labels, [0, 1, 3])
+    sweep = sweep_steps(attack, classifier(network), IMAGES, LABELS, [0, 1, 3])
     assert (sweep.passes.forward, sweep.passes.backward) == (network.forwards, network.backwards)
     assert sweep.passes.backward == 40 * 4 * 3
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()

@@ -14,9 +14,10 @@ import casemate
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
-BIM FGSM MIFGSM PGD AttackResult Ball CasemateError Classifier CrossEntropy Dataset Description
-LabelledImages Status Training create eps_curve evaluate_clean fit load_data load_model mcnemar parse_eps register
-save_model split steps_curve subset sweep_eps sweep_steps to_unit zero_gradients
+BIM EOT FGSM MIFGSM PGD AdversarialRegularization AtTemperature AttackResult Ball CasemateError Classifier CrossEntropy
+Dataset Description Distillation LabelledImages Recipe Status StochasticAffine Training create eps_curve evaluate_clean
+fit gradient_alignment load_data load_model mcnemar parse_eps register save_model split steps_curve subset sweep_eps
+sweep_steps targeted_matrix to_unit worst_case zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

@@ -37,6 +37,8 @@ TINY: dict[str, Any] = {
     "bim_images": 4,
     "steps_images": 4,
     "on_the_way_images": 4,
+    "judged_images": 4,
+    "targeted_images": 4,
     "step_counts": (0, 1, 2),
 }
 """The smoke scale, smaller still."""

@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "casemate.attacks": ("BIM", "FGSM", "MIFGSM", "PGD", "AttackResult", "Status", "sweep_eps", "sweep_steps"),
+    "casemate.attacks": ("BIM", "EOT", "FGSM", "MIFGSM", "PGD", "AttackResult", "Status", "sweep_eps", "sweep_steps"),
     "casemate.data": ("Dataset", "LabelledImages", "split", "subset", "to_unit"),
+    "casemate.defenses": ("AdversarialRegularization", "AtTemperature", "Distillation", "Recipe", "StochasticAffine"),
     "casemate.errors": ("CasemateError",),
-    "casemate.evaluate": ("eps_curve", "evaluate_clean", "mcnemar", "steps_curve", "zero_gradients"),
+    "casemate.evaluate": (
+        "eps_curve",
+        "evaluate_clean",
+        "gradient_alignment",
+        "mcnemar",
+        "steps_curve",
+        "targeted_matrix",
+        "worst_case",
+        "zero_gradients",
+    ),
     "casemate.models": ("Classifier", "Description", "create", "register"),
     "casemate.norms": ("Ball", "parse_eps"),
     "casemate.train": ("CrossEntropy", "Training", "fit"),
@@ -26,6 +36,7 @@ _WHERE = {name: (home, name) for home, names in _HOMES.items() for name in names
 
 if TYPE_CHECKING:
     from casemate.attacks import BIM as BIM
+    from casemate.attacks import EOT as EOT
     from casemate.attacks import FGSM as FGSM
     from casemate.attacks import MIFGSM as MIFGSM
     from casemate.attacks import PGD as PGD
@@ -39,11 +50,19 @@ if TYPE_CHECKING:
     from casemate.data import split as split
     from casemate.data import subset as subset
     from casemate.data import to_unit as to_unit
+    from casemate.defenses import AdversarialRegularization as AdversarialRegularization
+    from casemate.defenses import AtTemperature as AtTemperature
+    from casemate.defenses import Distillation as Distillation
+    from casemate.defenses import Recipe as Recipe
+    from casemate.defenses import StochasticAffine as StochasticAffine
     from casemate.errors import CasemateError as CasemateError
     from casemate.evaluate import eps_curve as eps_curve
     from casemate.evaluate import evaluate_clean as evaluate_clean
+    from casemate.evaluate import gradient_alignment as gradient_alignment
     from casemate.evaluate import mcnemar as mcnemar
     from casemate.evaluate import steps_curve as steps_curve
+    from casemate.evaluate import targeted_matrix as targeted_matrix
+    from casemate.evaluate import worst_case as worst_case
     from casemate.evaluate import zero_gradients as zero_gradients
     from casemate.models import Classifier as Classifier
     from casemate.models import Description as Description
@@ -59,9 +78,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BIM",
+    "EOT",
     "FGSM",
     "MIFGSM",
     "PGD",
+    "AdversarialRegularization",
+    "AtTemperature",
     "AttackResult",
     "Ball",
     "CasemateError",
@@ -69,13 +91,17 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "Description",
+    "Distillation",
     "LabelledImages",
+    "Recipe",
     "Status",
+    "StochasticAffine",
     "Training",
     "create",
     "eps_curve",
     "evaluate_clean",
     "fit",
+    "gradient_alignment",
     "load_data",
     "load_model",
     "mcnemar",
@@ -87,7 +113,9 @@ __all__ = [
     "subset",
     "sweep_eps",
     "sweep_steps",
+    "targeted_matrix",
     "to_unit",
+    "worst_case",
     "zero_gradients",
 ]
 

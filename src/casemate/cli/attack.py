@@ -35,8 +35,21 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Randomised:
+    """For models that answer at random: the same image gets another answer each time."""
+
+    inference: Annotated[
+        Literal["stochastic-affine", "noise"] | None, arg(help_behavior_hint="(default: the model as it is)")
+    ] = None
+    """stochastic-affine: move every image at random before the model sees it; noise: leave the model's noise layers on,
+    as while training."""
+    draws: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one draw)")] = None
+    """Follow the mean gradient of N draws (expectation over transformation)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Attack a saved model and tell the accuracy that is left.
+    r"""Attack a saved model and tell the accuracy that is left.
     - Worst: an image is lost if any iterate at this or a smaller eps fools the
       model. Last: only the last iterate counts, as in other tools.
 
@@ -44,6 +57,8 @@ class Attack:
       casemate attack model.safetensors --attack fgsm --eps 0.01 0.05 0.1
       casemate attack model.safetensors --attack pgd --eps 8/255 --restarts 5
       casemate attack model.safetensors --eps 0.1 --target Shirt --out shirts
+      casemate attack model.safetensors --attack bim --eps 0.05 0.1 \
+          --inference stochastic-affine --draws 10
     """
 
     model: Positional[Path]
@@ -66,6 +81,7 @@ class Attack:
     """Attack nothing: say what would be attacked, at what cost."""
     json: Json = False
     settings: Settings = field(default_factory=Settings)
+    randomised: Randomised = field(default_factory=Randomised)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -75,13 +91,15 @@ class Attack:
             raise SettingError("no eps; give at least one, such as --eps 8/255")
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        inference, draws = self.randomised.inference, self.randomised.draws
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            from casemate.cli import attacking
+            from casemate.cli import attacked, attacking
 
             ready = attacking.prepare(
                 self.model,
-                attacking.make(self.attack, self.eps, asdict(self.settings)),
+                attacking.make(self.attack, self.eps, asdict(self.settings), inference=inference, draws=draws),
+                inference=inference,
                 dataset=self.dataset,
                 data_dir=self.data_dir,
                 images=self.images,
@@ -91,10 +109,10 @@ class Attack:
                 observer=observer,
             )
             if self.dry_run:
-                show = partial(attacking.show_estimate, ready)
+                show = partial(attacked.show_estimate, ready)
             else:
                 found = attacking.attack(ready, keep=self.out is not None, observer=observer)
-                show = partial(attacking.show, ready, found)
+                show = partial(attacked.show, ready, found)
                 if self.out is not None:
                     attacking.write(self.out, ready, found, threads)
                     observer.say(f"Written to {self.out}: result.json, examples.parquet, adversarial.safetensors")

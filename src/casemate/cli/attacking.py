@@ -1,4 +1,4 @@
-"""What `casemate attack` does once PyTorch is loaded: run, gather per eps, show, write."""
+"""What `casemate attack` does once PyTorch is loaded: aim, run, gather per eps, write."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,12 @@ import numpy as np
 import polars
 import safetensors.torch
 import torch
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from casemate import data
-from casemate.attacks import ATTACKS, GradientAttack, Passes, Status
-from casemate.cli import console
+from casemate.attacks import ATTACKS, EOT, GradientAttack, Passes, Status
 from casemate.data import LabelledImages
+from casemate.defenses import StochasticAffine, before, with_noise
 from casemate.engine.provenance import surroundings
 from casemate.errors import ModelError, SettingError
 from casemate.evaluate import eps_curve, mean, share
@@ -26,8 +24,10 @@ from casemate.files import write_bytes, write_json
 from casemate.models import Classifier, load
 from casemate.norms import parse_eps
 from casemate.progress import Observer
+from casemate.rng import derive
 
-_SHARES = {"worst": "Worst, %", "last": "Last, %", "reached": "Target reached, %", "still_right": "Still right, %"}
+_BY_CHANCE = "the model answers at random: last counts one answer, worst any wrong one on the way, if by chance"
+_FLATTERED = "one gradient flatters a defence that answers at random; average over several with --draws 10"
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,15 @@ class Found:
         return {"points": self.points, "passes": asdict(self.passes), "seconds": self.seconds}
 
 
-def make(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> dict[float, tuple[str, GradientAttack]]:
+def make(
+    name: str, texts: Sequence[str], options: Mapping[str, Any], *, inference: str | None, draws: int | None
+) -> dict[float, tuple[str, GradientAttack]]:
     """The attack at each eps, ascending, with the eps as it was written.
 
-    `options` holds everything that could be set; what is None is left at the attack's default. Raises `SettingError`
-    for a bad value, and for an option that the attack does not have, naming those it has.
+    `options` holds everything that could be set; what is None is left at the attack's default. With `draws` every
+    gradient is the mean of so many. On a model that answers at random at `inference` an attack goes on to its last
+    iterate, since a lucky answer on the way is no success. Raises `SettingError` for a bad value, and for an option
+    that the attack does not have, naming those it has.
     """
     kind = ATTACKS[name]
     given = {option: value for option, value in options.items() if value is not None}
@@ -77,11 +81,13 @@ def make(name: str, texts: Sequence[str], options: Mapping[str, Any]) -> dict[fl
         raise SettingError(f"{name} has no {', '.join(foreign)}; it has {own}")
     if "step" in given:
         given["step"] = parse_eps(given["step"])
+    if inference is not None:
+        given["track"] = "last"
     made = {}
     for text in texts:
         eps = parse_eps(text)
-        made[eps] = (text, kind(eps=eps, **given))  # type: ignore[call-arg]  # every preset has the field eps
-        made[eps][1].loop()  # raises what is wrong with the settings before anything is loaded
+        attack: GradientAttack = kind(eps=eps, **given)  # type: ignore[call-arg]  # every preset has the field eps
+        made[eps] = (text, attack if draws is None else EOT(attack=attack, draws=draws))
     return dict(sorted(made.items()))
 
 
@@ -89,6 +95,7 @@ def prepare(
     path: Path,
     attacks: Mapping[float, tuple[str, GradientAttack]],
     *,
+    inference: str | None,
     dataset: str | None,
     data_dir: Path | None,
     images: int,
@@ -109,11 +116,13 @@ def prepare(
             f"{path} tells {', '.join(model.classes[:3])}, ... apart, but {whole.title} has the classes "
             f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
         )
-    model.to(device)
+    model = _answering(model, inference).to(device)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
     test = whole.test[:images]
-    record = next(iter(attacks.values()))[1].record()
-    title = f"{record['name']} on {path.name} ({name}, first {len(test):,} test images, seed {seed})"
+    record, draws = _record(next(iter(attacks.values()))[1])
+    who = path.name if inference is None else f"{path.name} with {inference}"
+    how = record["name"] if draws is None else f"{record['name']}, mean gradient of {draws} draws,"
+    title = f"{how} on {who} ({name}, first {len(test):,} test images, seed {seed})"
     wanted = None if target is None else _class(target, model.classes)
     if wanted is not None:
         test = test[test.labels != wanted]
@@ -123,13 +132,33 @@ def prepare(
         "model": str(path),
         "dataset": name,
         "images": len(test),
-        "attack": {setting: value for setting, value in record.items() if setting != "eps"},
+        "inference": inference,
+        "attack": record,
+        "draws": draws,
         "eps": list(attacks),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
         "device": device,
+        "notes": [] if inference is None else [_BY_CHANCE, *([_FLATTERED] if draws in (None, 1) else [])],
     }
     return Ready(about, title, attacks, model, test, wanted)
+
+
+def _answering(model: Classifier, inference: str | None) -> Classifier:
+    """The model, or one that answers at random. Raises `ModelError` if there is no noise in it to leave on."""
+    match inference:
+        case "stochastic-affine":
+            return before(model, StochasticAffine())
+        case "noise":
+            return with_noise(model)
+        case _:
+            return model
+
+
+def _record(attack: GradientAttack) -> tuple[dict[str, Any], int | None]:
+    """The settings of an attack but for eps, which varies, and the draws that its gradients are the mean of."""
+    inner, draws = (attack.attack, attack.draws) if isinstance(attack, EOT) else (attack, None)
+    return {setting: value for setting, value in inner.record().items() if setting != "eps"}, draws
 
 
 def _class(text: str, classes: tuple[str, ...]) -> int:
@@ -151,12 +180,15 @@ def attack(ready: Ready, *, keep: bool, observer: Observer) -> Found:
     if keep:
         images, labels = ready.test.unit()
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}
-    if ready.target is None:
-        _sweep(ready, found, observer)
-        if keep:
-            _keep(ready, found, observer)
-    else:
-        _reach(ready, ready.target, found, keep, observer)
+    gpus = [ready.model.device] if ready.model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(derive(ready.about["seed"], "answers at random"))  # what randomised models draw from
+        if ready.target is None:
+            _sweep(ready, found, observer)
+            if keep:
+                _keep(ready, found, observer)
+        else:
+            _reach(ready, ready.target, found, keep, observer)
     found.seconds = time.perf_counter() - start
     return found
 
@@ -213,49 +245,3 @@ def write(folder: Path, ready: Ready, found: Found, threads: int) -> None:
     write_table(found.table, folder / "examples.parquet")
     provenance = surroundings(ready.about["device"], threads)
     write_json(folder / "result.json", ready.about | found.as_json() | {"provenance": provenance})
-
-
-def show(ready: Ready, found: Found, *, as_json: bool) -> None:
-    """Print one row per eps, what the columns mean, and what the attack cost."""
-    if as_json:
-        console.show_json(ready.about | found.as_json())
-        return
-    if ready.target is None:
-        words = "Accuracy left, 95 % intervals. Worst: after every iterate up to this eps; last: after the last one."
-    else:
-        words = f"95 % intervals, of the images that are not {ready.about['target']}."
-    console.show(
-        _table(ready, found),
-        escape(f"{words} No gradient: it was zero in every pixel at every step."),
-        f"n = {len(ready.test):,}; {found.passes.forward:,} passes forward, {found.passes.backward:,} backward; "
-        f"{console.duration(found.seconds)} on {ready.about['device']}.",
-    )
-
-
-def _table(ready: Ready, found: Found) -> Table:
-    shown = [name for name in _SHARES if name in found.points[0]]
-    columns = console.right(*(_SHARES[name] for name in shown), "Mean loss", "No gradient, %")
-    made = console.table("eps", *columns, title=escape(ready.title))
-    for text, point in zip((text for text, _ in ready.attacks.values()), found.points, strict=True):
-        loss, still = point.get("loss"), point.get("no_gradient")
-        made.add_row(
-            escape(text),
-            *(console.interval(point[name]) for name in shown),
-            "" if loss is None else f"{loss['value']:#.4g}",
-            "" if still is None else console.percent(still["value"]),
-        )
-    return made
-
-
-def show_estimate(ready: Ready, *, as_json: bool) -> None:
-    """Print what would be attacked, and the most gradients that takes."""
-    loops = [each.loop() for _, each in ready.attacks.values()]
-    gradients = len(ready.test) * sum(loop.steps * loop.restarts for loop in loops)
-    if as_json:
-        console.show_json(ready.about | {"gradients": gradients})
-        return
-    made = console.table("Setting", "Value", title="Would be attacked")
-    for name, value in ready.about.items():
-        made.add_row(name, escape(console.words(value)))
-    made.add_row("gradients", f"at most {gradients:,}")
-    console.show(made)

@@ -28,15 +28,17 @@ def read_change(text: str) -> dict[str, Any]:
     if name not in AUGMENTATIONS:
         make_augmentation({"name": name})  # raises, with the names there are
     defaults = settings_of(name)
+    known = ", ".join([*(f"{each} ({_written(default)})" for each, default in defaults.items()), _SOMETIMES])
     given: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
         setting, equals, value = part.partition("=")
-        if setting != _SOMETIMES and setting not in defaults:
-            known = ", ".join([*(f"{each} ({_written(default)})" for each, default in defaults.items()), _SOMETIMES])
-            raise SettingError(f"{text!r}: {name} has no setting {setting!r}; it has {known}")
         if not equals:
-            raise SettingError(f"{text!r}: {setting} without a value; write {setting}=VALUE")
+            raise SettingError(f"{text!r}: {part!r} is not SETTING=VALUE (no spaces); {name} has {known}")
+        if setting != _SOMETIMES and setting not in defaults:
+            raise SettingError(f"{text!r}: {name} has no setting {setting!r}; it has {known}")
         given[setting] = _value(text, setting, value, whole=isinstance(defaults.get(setting), int))
+    if not 0 <= given.get(_SOMETIMES, 1) <= 1:
+        raise SettingError(f"{text!r}: expected {_SOMETIMES} to be a share of the images, from 0 to 1")
     spec: dict[str, Any] = {"name": name, "settings": defaults | {k: v for k, v in given.items() if k != _SOMETIMES}}
     if _SOMETIMES in given:
         spec["share"] = given[_SOMETIMES]

@@ -78,6 +78,11 @@ def words(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def notes(lines: Sequence[str]) -> list[str]:
+    """What a reader of a result should know of it, a line each."""
+    return [f"[yellow]Note:[/] {escape(line)}." for line in lines]
+
+
 def interval(estimate: dict[str, Any], *, scale: float = 100.0, digits: int = 1) -> str:
     """A number and its 95 % interval, by default as percent."""
     value, low, high = (f"{scale * estimate[name]:.{digits}f}" for name in ("value", "low", "high"))

@@ -12,6 +12,13 @@ from casemate.errors import ModelError
 from casemate.models import Classifier, Description, load
 from casemate.train import CrossEntropy, Objective
 
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "adversarial-regularization": AdversarialRegularization,
+    "at-temperature": AtTemperature,
+    "distillation": Distillation,
+}
+"""The losses of the defences, by the names of --defense."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -64,15 +71,8 @@ def trained_at(description: Description) -> float:
 
 def make_objective(spec: Mapping[str, Any], teacher: Held | None, device: str) -> Objective:
     """The loss that `spec` describes. Raises `SettingError` for a setting outside its values."""
-    match spec["name"]:
-        case "adversarial-regularization":
-            return AdversarialRegularization(**spec["settings"])
-        case "at-temperature":
-            return AtTemperature(**spec["settings"])
-        case "distillation" if teacher is not None:
-            return Distillation(teacher=teacher.model.to(device), **spec["settings"])
-        case _:
-            return CrossEntropy(**spec["settings"])
+    with_teacher = {} if teacher is None else {"teacher": teacher.model.to(device)}
+    return OBJECTIVES.get(spec["name"], CrossEntropy)(**spec["settings"], **with_teacher)
 
 
 def cost(spec: Mapping[str, Any]) -> float:

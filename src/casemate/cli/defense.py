@@ -29,7 +29,9 @@ TEMPERATURE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """With --defense adversarial-regularization; the defaults are the paper's, kept within the pixels' bounds."""
+    """With --defense adversarial-regularization; the defaults are the paper's, but for the limits on pixels. Early
+    stopping then watches the neighbours' loss.
+    """
 
     multiplier: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0.5)")] = None
     """Weight of the neighbours' loss."""
@@ -107,8 +109,7 @@ def _refuse_foreign(defense: str, given: Mapping[str, Any]) -> None:
         return
     owners = " or ".join(name for name, own in _OWN.items() if foreign[0] in own)
     raise SettingError(
-        f"--defense {defense} has no {', '.join(map(_flag, foreign))}; take --defense {owners}, which has, "
-        "or leave that out"
+        f"--defense {defense} has no {', '.join(map(_flag, foreign))}; choose --defense {owners}, or leave it out"
     )
 
 

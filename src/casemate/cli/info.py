@@ -16,7 +16,7 @@ from casemate.files import cache_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show versions, device, folders, data sets, networks and attacks.
+    """Show versions, device, folders, data sets, networks, defences, attacks.
     - Worth attaching to a report of a fault.
 
     Examples:
@@ -34,7 +34,8 @@ class Info:
 
             from casemate import models
             from casemate.attacks import ATTACKS
-            from casemate.cli import datasets
+            from casemate.cli import changes, datasets, defending
+            from casemate.data.named import AUGMENTATIONS
             from casemate.losses import TITLES
             from casemate.study.catalogue import EXPERIMENTS
 
@@ -45,7 +46,9 @@ class Info:
             found = {name: datasets.find(name, None, observer) for name in datasets.TITLES}
             facts["data_sets"] = [datasets.found_as_json(name, each) for name, each in found.items()]
             facts["networks"] = list(models.names())
-            facts["attacks"] = {name: (kind.__doc__ or "").splitlines()[0] for name, kind in ATTACKS.items()}
+            facts["augmentations"] = {name: changes.settings_of(name) for name in AUGMENTATIONS}
+            facts["defenses"] = {name: _first_line(kind) for name, kind in defending.OBJECTIVES.items()}
+            facts["attacks"] = {name: _first_line(kind) for name, kind in ATTACKS.items()}
             facts["losses"] = dict(TITLES)
             facts["experiments"] = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
         if self.json:
@@ -58,12 +61,15 @@ class Info:
         console.show(made)
 
 
+def _first_line(kind: type) -> str:
+    """What a class says of itself."""
+    return (kind.__doc__ or "").splitlines()[0]
+
+
 def _words(value: Any) -> str:
     """A value as one or several lines."""
     if isinstance(value, dict):
-        return "\n".join(f"{name}: {each}" for name, each in value.items())
+        return "\n".join(f"{name}: {console.words(each) or 'no settings'}" for name, each in value.items())
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "\n".join(f"{each['name']}: {each['found'] or 'not found'}" for each in value)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return "none" if value is None else str(value)
+    return console.words(value)

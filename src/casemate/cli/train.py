@@ -17,6 +17,10 @@ _CHANGES = (
     "gaussian-noise, speckle, salt-and-pepper. Settings follow a colon: affine:rotation=90,shift=0.1; with "
     "sometimes=0.5 half of the images are changed. `casemate info` lists all settings."
 )
+_DEFENSES = (
+    "The loss to harden with: adversarial-regularization adds that of adversarial neighbours; at-temperature trains "
+    "a teacher, distillation a student on the teacher's answers."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +86,7 @@ class Train:
     """The images."""
     start: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: fresh weights)")] = None
     """Start from the weights of this saved model."""
-    defense: DefenseName = "none"
-    """What the loss defends against attacks with: adversarial-regularization adds the loss of adversarial neighbours,
-    distillation learns the answers of a teacher, at-temperature trains such a teacher."""
+    defense: Annotated[DefenseName, arg(help=_DEFENSES)] = "none"
     out: Annotated[Path, arg(metavar="FILE")] = Path("model.safetensors")
     """Where the model goes."""
     overwrite: Flag = False

@@ -1,6 +1,6 @@
 """How `casemate train` shows a training: beforehand what would be done, afterwards the history and the accuracy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -19,16 +19,16 @@ def show_estimate(ready: Ready, seconds: float | None, *, as_json: bool) -> None
         return
     made = console.table("Setting", "Value", title="Would be trained")
     for name, value in ready.about.items():
-        if value not in (None, []):
+        if value not in (None, []) and name != "notes":
             made.add_row(name.replace("_", " "), escape(_words(name, value)))
     made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
-    console.show(made)
+    console.show(made, *console.notes(ready.about["notes"]))
 
 
 def _words(name: str, value: Any) -> str:
     match name, value:
         case "objective", _:
-            return f"{value['name']}: {console.words(value['settings'])}"
+            return f"{value['name']}: {console.words(value['settings']).replace('_', '-')}"
         case (("augment" | "extra"), _):
             return "  ".join(map(write_change, value))
         case (("start" | "teacher"), _):
@@ -54,12 +54,12 @@ def show(ready: Ready, done: Done, *, as_json: bool) -> None:
         f"Lowest {watched} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch {done.epoch}.",
         f"Test accuracy {console.interval(accuracy)} %, loss {console.interval(loss, scale=1.0, digits=4)}; "
         f"95 % intervals, n = {accuracy['n']:,}.",
-        *(f"[yellow]Note:[/] {escape(note)}." for note in ready.about["notes"]),
+        *console.notes(ready.about["notes"]),
         f"Model: {escape(str(ready.out))}   History: {escape(str(done.history))}",
     )
 
 
-def _history_table(history: list[Mapping[str, Any]], validation_loss: str) -> Table:
+def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
     """One row per epoch."""
     made = console.table(*console.right("Epoch", "Rate", "Loss", "Acc. %", validation_loss, "Val. acc. %", "Seconds"))
     for row in history:

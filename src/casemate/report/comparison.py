@@ -133,7 +133,7 @@ def divided(models: Mapping[str, Judged]) -> Table | None:
         ("student", "median gap", "zero gradient, %", "divided", f"BIM {eps:g}, softmax, %", "divided", "stable, %"),
         rows,
         "Logits divided by the temperature classify alike, and only a loss that saturates sees a difference. Where the "
-        "attack on softmax probabilities leaves more than the attack on divided logits, the difference was no robustness.",
+        "attack on softmax probabilities leaves more than that on divided logits, the difference was no robustness.",
     )
 
 
