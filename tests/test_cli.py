@@ -1,6 +1,7 @@
 """The command line: help without PyTorch, exit codes and messages, JSON, files written, progress."""
 
 import contextlib
+import hashlib
 import io
 import json
 import pickle
@@ -24,15 +25,17 @@ from rich.table import Table
 import casemate as package
 from casemate import data
 from casemate.attacks import ATTACKS
-from casemate.cli import attack, console, main, observers, options, train, training
-from casemate.data.named import AUGMENTATIONS
+from casemate.cli import attack, changes, console, defending, defense, main, observers, options, train, training
+from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.engine import Store, code_version
 from casemate.errors import DataError
 from casemate.files import write_json
 from casemate.losses import LossName
-from casemate.models import Description, create, save
+from casemate.models import Description, create, load, save
 from casemate.norms import Norm
+from casemate.study.defended import REGULARIZATION
 from casemate.study.scales import SCALES
+from casemate.study.speed import Speed
 from casemate.train.settings import SCHEDULES
 from test_study import SMOKE, TINY, Run, casemate, finished, runner
 
@@ -99,7 +102,7 @@ def test_help_fits_80_columns_and_has_examples(helps: tuple[dict[str, str], list
     assert text.startswith(f"usage: casemate {command}".rstrip())
     assert [line for line in text.splitlines() if len(line) > 80] == []
     examples = text.split("Examples:\n")[1].split("\n\n")[0]
-    assert 1 <= examples.count("  casemate ") <= 3
+    assert 1 <= examples.count("  casemate ") <= 5
     assert "\n\n\n" not in text
 
 
@@ -121,7 +124,9 @@ def test_the_choices_of_the_help_are_those_of_the_library() -> None:
     assert choices(attack.Settings, "loss") == set(get_args(LossName))
     assert choices(attack.Settings, "norm") == set(get_args(Norm))
     assert choices(train.Recipe, "schedule") == set(SCHEDULES)
-    assert choices(train.Recipe, "augment") == set(AUGMENTATIONS)
+    assert choices(defense.Neighbours, "norm") == set(get_args(Norm))
+    assert set(get_args(defense.DefenseName)) == {"none", *defending.OBJECTIVES}
+    assert all(f" {name}" in train._CHANGES for name in AUGMENTATIONS)
     assert choices(options.Selection, "dataset") == {"auto", *data.NAMES}
 
 
@@ -350,6 +355,73 @@ def test_a_planned_attack_attacks_nothing(run: Run, model: Path, tmp_path: Path)
     assert not (tmp_path / "found").exists()
 
 
+BEHIND = ["--attack", "bim", "--steps", 2, "--eps", "0.1", "0.05", "--images", 12, "--inference", "stochastic-affine"]
+
+
+def _timeless(found: str) -> dict[str, Any]:
+    """The printed JSON without what it took."""
+    return {name: value for name, value in json.loads(found).items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("more", [[], ["--target", "3"]])
+def test_a_randomised_model_answers_the_same_to_the_same_command(run: Run, model: Path, more: list[str]) -> None:
+    def found(*arguments: object) -> dict[str, Any]:
+        code, out, err = run("attack", model, *BEHIND, *more, *arguments, "--json")
+        assert code == 0, err
+        return _timeless(out)
+
+    before = torch.get_rng_state()
+    first = found()
+    torch.rand(3)
+    assert found() == first
+    assert found("--seed", 1)["points"] != first["points"]
+    assert first["inference"] == "stochastic-affine"
+    assert first["attack"]["track"] == "last"  # a lucky answer on the way must not end an attack
+    assert first["passes"]["backward"] == 2 * 2 * first["images"] - (0 if more else first["images"])
+    torch.set_rng_state(before)
+    run("attack", model, *BEHIND)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_one_gradient_is_said_to_flatter_a_randomised_model(run: Run, model: Path) -> None:
+    code, out, err = run("attack", model, *BEHIND)
+    assert code == 0, err
+    assert "BIM on model.safetensors with stochastic-affine (digits, first 12" in out
+    notes = [line for line in out.splitlines() if line.startswith("Note: ")]
+    assert len(notes) == 2
+    assert "worst any wrong one on the way" in notes[0]
+    assert "one gradient flatters a defence that answers at random" in notes[1]
+    assert notes == [line for line in run("attack", model, *BEHIND, "--dry-run")[1].splitlines() if "Note" in line]
+    assert "Note" not in run("attack", model, *BEHIND[:-2])[1]
+
+
+def test_draws_average_the_gradient(run: Run, model: Path) -> None:
+    code, out, err = run("attack", model, *BEHIND, "--draws", 3, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["attack"]["name"], found["draws"]) == ("BIM", 3)
+    assert "eps" not in found["attack"]
+    assert found["passes"]["backward"] == 3 * 12 * 3  # the first gradient serves both values of eps
+    assert not any("flatters" in note for note in found["notes"])
+    planned = json.loads(run("attack", model, *BEHIND, "--draws", 3, "--dry-run", "--json")[1])
+    assert planned["gradients"] == 12 * 2 * 2 * 3
+    assert "BIM, mean gradient of 3 draws, on model" in run("attack", model, *BEHIND, "--draws", 3)[1]
+    assert "draws = 0; expected at least 1" in _refused(run, "attack", model, *BEHIND, "--draws", 0)
+
+
+def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> None:
+    network = create("paper-cnn-noise", input_shape=(1, 28, 28), classes=DIGITS)
+    noisy = save(network, tmp_path / "noisy.safetensors", Description(architecture="paper-cnn-noise", dataset="digits"))
+    arguments = ["--attack", "fgsm", "--eps", "0.1", "--images", 8]
+    losses = [
+        json.loads(run("attack", noisy, *arguments, *more, "--json")[1])["points"][0]["loss"]["value"]
+        for more in ([], ["--inference", "noise"], ["--inference", "noise", "--draws", 2])
+    ]
+    assert len(set(losses)) == 3
+    message = _refused(run, "attack", model, *arguments, "--inference", "noise")
+    assert "has no noise layer; train one that has, such as paper-cnn-noise" in message
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -439,7 +511,11 @@ def test_a_training_leaves_model_sidecar_and_history(run: Run, tmp_path: Path) -
     assert found["train_images"] == 120
     assert sorted(path.name for path in out.parent.iterdir()) == ["m.history.csv", "m.json", "m.safetensors"]
     sidecar = json.loads(out.with_suffix(".json").read_text())
-    assert sidecar["recipe"]["augment"] == ["shift", "alternating-flip"]
+    assert sidecar["recipe"]["augment"] == [
+        {"name": "shift", "settings": {"pixels": 1}},
+        {"name": "alternating-flip", "settings": {}},
+    ]
+    assert sidecar["recipe"]["objective"] == {"name": "cross-entropy", "settings": {"label_smoothing": 0.0}}
     assert sidecar["metrics"]["test_accuracy"] == found["accuracy"]
     history = polars.read_csv(out.with_name("m.history.csv"))
     assert history["val_loss"].to_list() == [row["val_loss"] for row in found["history"]]
@@ -486,6 +562,258 @@ def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:
     assert plan["seconds_left"] > 0
     assert "not known for this network" in run(*TRAIN, "--out", out, "--dry-run")[1]
     assert not out.parent.exists()
+
+
+SMALL = ["--dataset", "digits", "--train-images", 60, "--validation-images", 20, "--epochs", 2, "--batch-size", 30]
+REGULARISED = ["--defense", "adversarial-regularization"]
+
+
+def _trained(run: Run, out: Path, *arguments: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train; what was printed as JSON, and the recipe written beside the model."""
+    code, shown, err = run("train", *arguments, "--out", out, "--json")
+    assert code == 0, err
+    return json.loads(shown), json.loads(out.with_suffix(".json").read_text())["recipe"]
+
+
+def test_a_saved_model_is_hardened_by_adversarial_regularisation(run: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hard.safetensors"
+    own = ["--multiplier", "1/9", "--step-size", "0.1", "--clip-min", "0.25", "--clip-max", "none", "--iterations", 2]
+    changed = ["--extra", "gaussian-blur:sigma=2", "--augment", "affine:rotation=90,sometimes=0.5", "flip"]
+    found, recipe = _trained(run, out, *SMALL, "--start", model, *REGULARISED, *own, *changed)
+    assert recipe["objective"] == {
+        "name": "adversarial-regularization",
+        "settings": {
+            "multiplier": 1 / 9,
+            "step_size": 0.1,
+            "norm": "linf",
+            "clip_min": 0.25,
+            "clip_max": None,
+            "iterations": 2,
+            "pgd_eps": None,
+            "random_start": False,
+        },
+    }
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert recipe["start"] == {"file": str(model), "sha256": digest}
+    assert recipe["extra"] == [{"name": "gaussian-blur", "settings": {"size": 3, "sigma": 2.0}}]
+    affine = {"name": "affine", "settings": {"rotation": 90.0, "shift": 0.1, "scale": 0.1}, "share": 0.5}
+    assert recipe["augment"] == [affine, {"name": "flip", "settings": {"horizontal": 0.5, "vertical": 0.5}}]
+    assert {name: found[name] for name in ("objective", "extra", "augment", "start")}.items() <= recipe.items()
+    assert found["architecture"] == "tiny"
+
+    # the same from Python: the start model's weights, the images of `extra`, the objective
+    digits = data.load("digits")
+    parts = data.split(data.subset(digits.train, 80, 0), 20, 0)
+    by_hand = package.Recipe(
+        objective=package.AdversarialRegularization(**recipe["objective"]["settings"]),
+        extra=tuple(map(make_augmentation, recipe["extra"])),
+        augment=tuple(map(make_augmentation, recipe["augment"])),
+    ).fit(load(model)[0], *parts, package.Training(epochs=2, batch_size=30))
+    for name, weights in load(out)[0].state_dict().items():
+        assert weights.equal(by_hand.model.state_dict()[name]), name
+    assert [row["val_loss"] for row in found["history"]] == [row["val_loss"] for row in by_hand.history]
+
+
+def test_the_adversarial_validation_loss_is_called_that(run: Run, model: Path, tmp_path: Path) -> None:
+    arguments = ["train", *SMALL, "--start", model, "--out", tmp_path / "hard.safetensors", "--overwrite"]
+    shown = run(*arguments, *REGULARISED, "--multiplier", "0.3")[1]
+    assert "Val. adv. loss" in shown
+    assert "Loss: of the images plus 0.3 times that of their adversarial neighbours." in shown
+    assert "Lowest adversarial validation loss after epoch" in shown
+    shown = run(*arguments)[1]
+    assert "Val. adv. loss" not in shown
+    assert "Lowest validation loss after epoch" in shown
+
+
+def test_the_defaults_of_the_regularisation_are_the_paper_s_within_the_pixels_bounds() -> None:
+    objective = defense.objective_of("adversarial-regularization", defense.Neighbours(), defense.Distilling(), 0.0)
+    library = vars(package.AdversarialRegularization(**REGULARIZATION, clip_max=1.0)) | {"clip_min": 0.0}
+    del library["feature_mask"]
+    assert objective["settings"] == library
+    hints = str(defense.Neighbours.__annotations__)
+    for name, value in (("0.5", "multiplier"), ("0.2", "step_size"), ("linf", "norm"), ("1", "iterations")):
+        assert str(defense.NEIGHBOURS[value]) == name
+        assert f"(default: {name})" in hints
+
+
+def test_a_teacher_and_its_student(run: Run, tmp_path: Path) -> None:
+    teacher, student = tmp_path / "teacher.safetensors", tmp_path / "student.safetensors"
+    at = ["--architecture", "tiny", "--defense", "at-temperature"]
+    _, recipe = _trained(run, teacher, *SMALL, *at, "--temperature", 7)
+    assert recipe["objective"] == {"name": "at-temperature", "settings": {"temperature": 7.0}}
+    assert (recipe["start"], recipe["teacher"]) == (None, None)
+
+    learn = ["--defense", "distillation", "--teacher", teacher, "--architecture", "student-8x1"]
+    found, recipe = _trained(run, student, *SMALL[2:], *learn)
+    assert found["dataset"] == "digits"  # which is the teacher's
+    assert recipe["objective"] == {"name": "distillation", "settings": {"temperature": 7.0}}
+    assert recipe["teacher"]["sha256"] == hashlib.sha256(teacher.read_bytes()).hexdigest()
+    assert found["notes"] == []
+    assert load(student)[1].architecture == "student-8x1"
+    code, shown, err = run("train", *SMALL, *learn, "--temperature", 2, "--out", student, "--overwrite")
+    assert code == 0, err
+    assert "Loss and val. loss: cross-entropy to the teacher's answers at temperature 2." in shown
+    assert "Note: teacher.safetensors was trained at temperature 7, but answers at 2" in shown
+    assert "cross-entropy at temperature 20." in run("train", *SMALL, *at, "--out", teacher, "--overwrite")[1]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "temperature"),
+    [
+        ({"objective": {"name": "at-temperature", "settings": {"temperature": 30.0}}}, 30.0),
+        ({"objective": {"name": "cross-entropy", "settings": {"label_smoothing": 0.0}}}, 1.0),
+        ({"objective": "a word of somebody else's"}, 1.0),
+        ({}, 1.0),
+    ],
+)
+def test_the_temperature_of_a_teacher(recipe: dict[str, Any], temperature: float) -> None:
+    assert defending.trained_at(Description(architecture="tiny", dataset="digits", recipe=recipe)) == temperature
+
+
+def test_a_stopped_distillation_goes_on_where_it_was(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--architecture", "tiny", "--defense", "distillation", "--teacher", model, "--extra", "flip"]
+    whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
+    _trained(run, whole, *SMALL, *arguments)
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate_clean", stop)
+        assert run("train", *SMALL, *arguments, "--out", stopped)[0] == 130
+    for more in (["--temperature", 3], ["--extra", "flip:vertical=0"]):
+        message = _refused(run, "train", *SMALL, *arguments, *more, "--out", stopped)
+        assert "belongs to a training with other settings" in message
+    _trained(run, stopped, *SMALL, *arguments)
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(("patience", "epoch"), [([], 3), (["--patience", 1], 1), (["--patience", 9], 1)])
+def test_patience_saves_the_best_weights_even_if_it_never_runs_out(
+    run: Run, tmp_path: Path, patience: list[object], epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter(range(10))
+
+    def worse(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor(float(next(losses))), torch.zeros(20, 10)
+
+    monkeypatch.setattr(package.CrossEntropy, "validate", worse)
+    out, short = tmp_path / "m.safetensors", tmp_path / "short.safetensors"
+    found, _ = _trained(run, out, *SMALL, "--architecture", "tiny", "--epochs", 3, *patience)
+    assert found["best_epoch"] == 1
+    assert found["epoch"] == epoch
+    assert json.loads(out.with_suffix(".json").read_text())["metrics"]["epoch"] == epoch
+    _trained(run, short, *SMALL, "--architecture", "tiny", "--epochs", epoch)
+    assert out.read_bytes() == short.read_bytes()
+
+
+def test_a_planned_defence_tells_its_settings_and_its_time(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "measure_speed", lambda *args: Speed(training=0.5, gradient=0.1))
+    out = tmp_path / "m.safetensors"
+    paper = create("paper-cnn", input_shape=(1, 28, 28), classes=DIGITS)
+    teacher = save(paper, tmp_path / "t.safetensors", Description(architecture="paper-cnn", dataset="digits"))
+
+    def seconds(*arguments: object) -> float | None:
+        return json.loads(run("train", *SMALL, *arguments, "--out", out, "--dry-run", "--json")[1])["seconds_left"]
+
+    assert seconds() == 0.5 * 2 * 80
+    assert seconds("--extra", "flip", "shift") == 0.5 * 2 * (3 * 60 + 20)
+    assert seconds(*REGULARISED) == pytest.approx(2.6 * 80)
+    assert seconds(*REGULARISED, "--iterations", 3) == pytest.approx((2.6 + 2 * 0.65) * 80)
+    assert seconds("--defense", "distillation", "--teacher", teacher) == pytest.approx(1.25 * 80)
+    assert seconds("--defense", "distillation", "--teacher", model) is None
+    assert seconds("--defense", "at-temperature", "--start", teacher) == 80
+
+    monkeypatch.setenv("COLUMNS", "80")
+    changes = ["--augment", "affine:rotation=90", "flip:sometimes=0.5", "--start", teacher]
+    code, shown, _ = run("train", *SMALL, *REGULARISED, *changes, "--out", out, "--dry-run")
+    plan = " ".join(shown.split())
+    assert code == 0
+    assert "adversarial-regularization: multiplier 0.5, step-size 0.2, norm linf" in plan
+    assert "affine:rotation=90,shift=0.1,scale=0.1 flip:horizontal=0.5,vertical=0.5,sometimes=0.5" in plan
+    assert "sha256" not in plan
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--multiplier", "0.3"], "--defense none has no --multiplier; choose --defense adversarial-regularization"),
+        (["--teacher", "t.safetensors"], "--defense none has no --teacher; choose --defense distillation, or leave"),
+        (["--temperature", "3"], "choose --defense at-temperature or distillation, or leave it out"),
+        ([*REGULARISED, "--temperature", "3"], "--defense adversarial-regularization has no --temperature"),
+        ([*REGULARISED, "--label-smoothing", "0.1"], "has no --label-smoothing; choose --defense none"),
+        (["--defense", "at-temperature", "--random-start", "--norm", "l2"], "has no --norm, --random-start; choose"),
+        (["--defense", "distillation"], "--defense distillation without --teacher; name the file of a model"),
+        (["--defense", "distillation", "--teacher", "absent.safetensors"], "absent.safetensors does not exist"),
+        (["--defense", "at-temperature", "--temperature", "0"], "temperature = 0.0; expected positive"),
+        ([*REGULARISED, "--step-size", "far"], "--step-size 'far' is not a number; write 0.2 or 8/255"),
+        ([*REGULARISED, "--step-size=-1/255"], "step_size = -0.0039"),
+        ([*REGULARISED, "--pgd-eps", "none"], "--pgd-eps 'none' is not a number"),
+        ([*REGULARISED, "--multiplier", "inf"], "--multiplier 'inf' is not a number"),
+        ([*REGULARISED, "--clip-min", "2"], "clip_min = 2.0; expected less than clip_max, 1.0"),
+        ([*REGULARISED, "--iterations", "0"], "iterations = 0; expected at least 1"),
+        ([*REGULARISED, "--norm", "l1", "--pgd-eps", "0.1"], "NSL defines no projection there"),
+        (["--start", "absent.safetensors"], "absent.safetensors does not exist"),
+        (["--augment", "flp"], "unknown augmentation 'flp'; known: alternating-flip, flip, "),
+        (["--extra", "flp"], "did you mean flip?"),
+        (["--augment", "affine:turn=3"], "affine has no setting 'turn'; it has rotation (15), shift (0.1), scale"),
+        (["--augment", "affine:share=0.5"], "affine has no setting 'share'; it has rotation (15), shift (0.1), scale"),
+        (["--augment", "affine:rotation"], "'rotation' is not SETTING=VALUE (no spaces); affine has rotation (15)"),
+        (["--augment", "affine:rotation=9,", "shift=1"], "'' is not SETTING=VALUE (no spaces)"),
+        (["--augment", "affine:rotation=x"], "rotation 'x' is not a number"),
+        (["--augment", "affine:rotation=999"], "'affine:rotation=999': rotation = 999.0; expected degrees"),
+        (["--augment", "shift:pixels=1.5"], "pixels = 1.5; expected a whole number"),
+        (["--augment", "flip:sometimes=2"], "expected sometimes to be a share of the images, from 0 to 1"),
+        (["--augment", "flip", "speckle:sometimes=0.5,std=-1"], "std = -1.0; expected zero or more"),
+    ],
+)
+def test_a_bad_defence_is_refused(run: Run, tmp_path: Path, arguments: list[str], words: str) -> None:
+    assert words in _refused(run, "train", *SMALL, *arguments, "--out", tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_that_a_training_cannot_build_on(run: Run, model: Path, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "m.safetensors"]
+    message = _refused(run, "train", *SMALL, "--start", model, "--architecture", "paper-cnn", *out)
+    assert "holds a tiny, but a paper-cnn is expected" in message
+    message = _refused(run, "train", *SMALL, "--start", model, "--out", model, "--overwrite")
+    assert "is the --start itself, which must stay; choose another --out" in message
+    for role in (["--start"], ["--defense", "distillation", "--teacher"]):
+        path, _ = _spoilt(model, "other classes")
+        message = _refused(run, "train", *SMALL, *role, path, *out)
+        assert f"given as {role[-1]}, has the classes a, b, c, ..., but scikit-learn digits has 0, 1, 2, ..." in message
+    small = create("tiny", input_shape=(1, 8, 8), classes=DIGITS)
+    save(small, tmp_path / "small.safetensors", Description(architecture="tiny", dataset="letters"))
+    message = _refused(run, "train", *SMALL, "--start", tmp_path / "small.safetensors", *out)
+    assert "has images of shape 1, 8, 8, but scikit-learn digits has 1, 28, 28" in message
+    message = _refused(run, "train", "--start", tmp_path / "small.safetensors", *out)
+    assert "the saved model is of 'letters'; say with --dataset which of fashion-mnist, digits" in message
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("flip", {"name": "flip", "settings": {"horizontal": 0.5, "vertical": 0.5}}),
+        ("shift:pixels=2", {"name": "shift", "settings": {"pixels": 2}}),
+        ("gaussian-noise:std=8/255", {"name": "gaussian-noise", "settings": {"std": 8 / 255}}),
+        ("alternating-flip:sometimes=0.5", {"name": "alternating-flip", "settings": {}, "share": 0.5}),
+        (
+            "salt-and-pepper:share=0.2,sometimes=0.5",
+            {"name": "salt-and-pepper", "settings": {"share": 0.2}, "share": 0.5},
+        ),
+    ],
+)
+def test_a_change_is_read_and_written(text: str, spec: dict[str, Any]) -> None:
+    assert changes.read_change(text) == spec
+    if "/" not in text:
+        assert changes.read_change(changes.write_change(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -569,11 +897,16 @@ def test_info_names_what_is_there(run: Run, tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "elsewhere").exists()
     assert {"paper-cnn", "paper-student"} <= set(facts["networks"])
     assert set(facts["attacks"]) == set(ATTACKS)
+    assert set(facts["defenses"]) == set(defending.OBJECTIVES)
+    assert facts["augmentations"].keys() == AUGMENTATIONS.keys()
+    assert facts["augmentations"]["affine"] == {"rotation": 15.0, "shift": 0.1, "scale": 0.1}
     assert {each["name"]: each["found"] for each in facts["data_sets"]} == {
         "fashion-mnist": None,
         "digits": "scikit-learn",
     }
-    assert "paper-cnn" in run("info")[1]
+    shown = run("info")[1]
+    assert "paper-cnn" in shown
+    assert "affine:rotation=15,shift=0.1,scale=0.1" in shown
 
 
 def test_sample_images_are_drawn(run: Run, tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def make(
     made = {}
     for text in texts:
         eps = parse_eps(text)
-        attack: GradientAttack = kind(eps=eps, **given)  # type: ignore[call-arg]  # every preset has the field eps
-        made[eps] = (text, attack if draws is None else EOT(attack=attack, draws=draws))
+        preset: GradientAttack = kind(eps=eps, **given)  # type: ignore[call-arg]  # all of them have the field eps
+        made[eps] = (text, preset if draws is None else EOT(attack=preset, draws=draws))
     return dict(sorted(made.items()))
 
 
@@ -139,7 +139,7 @@ def prepare(
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
         "device": device,
-        "notes": [] if inference is None else [_BY_CHANCE, *([_FLATTERED] if draws in (None, 1) else [])],
+        "notes": [] if inference is None else _notes(draws, targeted=wanted is not None),
     }
     return Ready(about, title, attacks, model, test, wanted)
 
@@ -153,6 +153,11 @@ def _answering(model: Classifier, inference: str | None) -> Classifier:
             return with_noise(model)
         case _:
             return model
+
+
+def _notes(draws: int | None, *, targeted: bool) -> list[str]:
+    """What to know of an attack on a model that answers at random."""
+    return [*([] if targeted else [_BY_CHANCE]), *([_FLATTERED] if draws in (None, 1) else [])]
 
 
 def _record(attack: GradientAttack) -> tuple[dict[str, Any], int | None]:

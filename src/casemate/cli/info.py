@@ -69,7 +69,15 @@ def _first_line(kind: type) -> str:
 def _words(value: Any) -> str:
     """A value as one or several lines."""
     if isinstance(value, dict):
-        return "\n".join(f"{name}: {console.words(each) or 'no settings'}" for name, each in value.items())
+        return "\n".join(_line(name, each) for name, each in value.items())
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return "\n".join(f"{each['name']}: {each['found'] or 'not found'}" for each in value)
     return console.words(value)
+
+
+def _line(name: str, value: Any) -> str:
+    """A name and what is said of it; settings as they are given to --augment."""
+    if isinstance(value, dict):
+        settings = ",".join(f"{setting}={default:g}" for setting, default in value.items())
+        return f"{name}:{settings}" if settings else name
+    return f"{name}: {value}"
