@@ -115,6 +115,9 @@ def show_results(study: Study, found: Found, *, as_json: bool) -> None:
         results = [row.as_json() for row in rows]
         console.show_json(_header(study) | done | {"results": results, "report": report})
         return
+    every = summary.every_model(study, found.pieces)
+    if every is not None:
+        console.show(every)
     if rows:
         console.show(summary.render(rows, comparable=study.dataset.name == "fashion-mnist"), *summary.notes(study))
     if found.report is not None:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from casemate.cli import console
 from casemate.engine import Piece
+from casemate.report import comparison
 from casemate.study import paper
 from casemate.study.experiments import E4_STEP_SIZES, e4_prefix
 from casemate.study.results import point_at
@@ -71,6 +73,17 @@ def render(found: list[Row], *, comparable: bool) -> Table:
         made.add_row(
             row.experiment, row.what, console.percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated
         )
+    return made
+
+
+def every_model(study: Study, pieces: Mapping[str, Piece]) -> Table | None:
+    """All models with what the attacks leave of them, and the verdicts; None if fewer than two were measured."""
+    found = comparison.brief(comparison.judged_models(study.setup, pieces))
+    if len(found.rows) < 2:
+        return None
+    made = console.table(found.head[0].capitalize(), *console.right(*found.head[1:-1]), found.head[-1].capitalize())
+    for title, *shares, verdict in found.rows:
+        made.add_row(escape(title), *(share.split(" ")[0] for share in shares), verdict)
     return made
 
 

@@ -135,7 +135,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
         write_bytes(folder / f"{figure.name}.png", figure.png)
         write_text(folder / f"{figure.name}.csv", figure.csv)
     write_text(out / "results.md", markdown.results(study, pieces, models, claims, advices))
-    write_text(out / "summary.md", markdown.summary(study, pieces, models, advices))
+    write_text(out / "summary.md", markdown.summary(study, pieces, models))
     about = {"scale": scale.name, "dataset": study.dataset.name, "seed": seed}
     write_json(out / "reference.json", summarised(models, claims, about))
     write_json(out / "summary.json", summary(study, pieces, compared, figures))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from casemate.losses import TITLES
-from casemate.report.charts import shown
 from casemate.study.catalogue import EXPERIMENTS, models_of
 from casemate.study.claims import Evidence, Judgement, judge
 from casemate.study.defended import searched
@@ -13,7 +12,7 @@ from casemate.study.models import TABLE_EPS
 from casemate.study.reference import Reference
 from casemate.study.results import Estimate, Judged, Pieces, point_at
 from casemate.study.tasks import LOSSES, Setup
-from casemate.study.verdicts import EPS, Advice, advise
+from casemate.study.verdicts import EPS, Advice, advise, percent
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,23 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
     )
 
 
+def brief(models: Mapping[str, Judged]) -> Table:
+    """The models in one short table: clean, one weak and one stronger attack, the strongest, and the verdict."""
+    verdicts = {name: advice.verdict for name, advice in advices(models)}
+    rows = [
+        (
+            each.title,
+            short(each.clean["accuracy"] if each.clean else None),
+            *(short(each.left(measure, EPS)) for measure in ("fgsm", "ball")),
+            short(each.strongest(EPS)),
+            verdicts.get(name, ""),
+        )
+        for name, each in models.items()
+    ]
+    head = ("model", "clean, %", f"FGSM {EPS:g}, %", f"BIM {EPS:g}, %", f"strongest {EPS:g}, %", "verdict")
+    return Table(head, rows, "")
+
+
 def diagnosis(models: Mapping[str, Judged]) -> Table:
     """One row per model: what is known to make attacks misleading."""
     head = ("model", "loss", "calibration error", "logit gap: 5 %", "median", "95 %")
@@ -90,12 +106,12 @@ def diagnosis(models: Mapping[str, Judged]) -> Table:
             (
                 each.title,
                 f"{clean['loss']['value']:.3f}",
-                shown(clean["calibration_error"]),
+                percent(clean["calibration_error"]),
                 *(f"{clean['gap_quantiles'][q]:.1f}" for q in ("0.05", "0.5", "0.95")),
-                *(shown(clean["zero_gradients"][loss]["value"]) for loss in LOSSES),
+                *(percent(clean["zero_gradients"][loss]["value"]) for loss in LOSSES),
                 *("-" if angle is None else f"{angle['value']:.0f}\N{DEGREE SIGN}" for angle in angles),
-                *(shown(left["value"]) if (left := each.left("fgsm", EPS, loss)) else "-" for loss in LOSSES),
-                *(shown(point[loss]["value"]) if loss in point else "-" for loss in ("ce", "margin")),
+                *(percent(left["value"]) if (left := each.left("fgsm", EPS, loss)) else "-" for loss in LOSSES),
+                *(percent(point[loss]["value"]) if loss in point else "-" for loss in ("ce", "margin")),
             )
         )
     return Table(
@@ -152,7 +168,7 @@ def search(setup: Setup, pieces: Pieces) -> Table | None:
                 network,
                 f"{dropout:g}",
                 f"{trained.result['parameters']:,}",
-                shown(best["val_accuracy"]),
+                percent(best["val_accuracy"]),
                 short(found.result["accuracy"]),
                 f"{found.result['loss']['value']:.3f}",
                 *(short(attacks[attack]["ce"]["last"]) for attack in sorted(attacks, reverse=True)),

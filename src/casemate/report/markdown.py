@@ -9,7 +9,7 @@ from casemate.study.claims import Judgement
 from casemate.study.results import Judged
 from casemate.study.run import Study
 from casemate.study.tasks import LOSSES
-from casemate.study.verdicts import EPS, Advice
+from casemate.study.verdicts import Advice
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -58,23 +58,9 @@ def _on_the_way(pieces: Mapping[str, Piece]) -> str | None:
     return f"Accuracy left by each attack (last iterate, n = {n:,}) when it ascends: {words}.\n\n{grid(head, rows)}"
 
 
-def summary(
-    study: Study, pieces: Mapping[str, Piece], models: Mapping[str, Judged], advices: Sequence[tuple[str, Advice]]
-) -> str:
+def summary(study: Study, pieces: Mapping[str, Piece], models: Mapping[str, Judged]) -> str:
     """The models in one short table, with the verdict on each, and how it was made."""
-    verdicts = {name: advice.verdict for name, advice in advices}
-    rows = [
-        [
-            each.title,
-            comparison.short(each.clean["accuracy"] if each.clean else None),
-            *(comparison.short(each.left(measure, EPS)) for measure in ("fgsm", "ball")),
-            comparison.short(each.strongest(EPS)),
-            verdicts.get(name, ""),
-        ]
-        for name, each in models.items()
-    ]
-    head = ["model", "clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"strongest {EPS:g}", "verdict"]
-    parts = [grid(head, rows) if rows else None, _made_by(study, pieces) if pieces else None]
+    parts = [_table(comparison.brief(models)) if models else None, _made_by(study, pieces) if pieces else None]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
