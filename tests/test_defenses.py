@@ -25,7 +25,7 @@ from casemate.defenses import (
     Recipe,
     StochasticAffine,
     at_temperature,
-    before,
+    preprocessed,
     with_noise,
 )
 from casemate.engine.store import Piece
@@ -1093,7 +1093,7 @@ def test_before_asks_the_same_model_about_changed_images() -> None:
         tiny_model(2).network, input_shape=TINY_SHAPE, classes=TINY_CLASSES, bounds=(-0.5, 2.0), mean=(0.3,), std=(2.0,)
     ).eval()
     images = BATCH[0].float()
-    moved = before(model, Negative())
+    moved = preprocessed(model, Negative())
     assert torch.equal(moved(images), model(1 - images))
     assert (moved.input_shape, moved.classes, moved.bounds) == (model.input_shape, model.classes, model.bounds)
     assert {id(p) for p in moved.parameters()} == {id(p) for p in model.parameters()}
@@ -1104,7 +1104,7 @@ def test_before_asks_the_same_model_about_changed_images() -> None:
 
 def test_a_stochastic_classifier_answers_otherwise_each_time() -> None:
     model = tiny_model(2).eval()
-    moved = before(model, StochasticAffine())
+    moved = preprocessed(model, StochasticAffine())
     images = BATCH[0].float()
     torch.manual_seed(0)
     one, two = moved(images), moved(images)

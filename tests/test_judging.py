@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import BIM, EOT, FGSM, PGD, Attack, Criterion, GradientAttack, Passes, input_gradient
 from casemate.data import LabelledImages
-from casemate.defenses import StochasticAffine, before
+from casemate.defenses import StochasticAffine
 from casemate.engine.store import Piece
 from casemate.engine.task import Context
 from casemate.evaluate import Targeted, eps_curve, gradient_alignment, share, targeted_matrix, worst_case
@@ -430,7 +430,7 @@ def measured(produce: Callable[..., dict[str, Any]], seed: int) -> dict[str, Any
 def at_random(config: dict[str, Any], needs: object, folder: Path, working: Path, context: Context) -> dict[str, Any]:
     """Measures a classifier that moves its images at random; what it is given besides the seed is of no matter."""
     del config, needs, folder, working, context
-    model = before(tiny_model(2).eval(), StochasticAffine())
+    model = preprocessed(tiny_model(2).eval(), StochasticAffine())
     images, labels = tiny_images(6).unit()
     _, gradient = input_gradient(model, images, Criterion(labels), "ce", draws=2)
     return {"logits": model(images).tolist(), "gradient": gradient.tolist()}

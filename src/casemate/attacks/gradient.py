@@ -225,7 +225,8 @@ class EOT(GradientAttack):
     """Expectation over transformation: another attack with averaged gradients (Athalye et al. 2018, section 4.2).
 
     For models that answer at random: noise at inference, random resizing or rotation. Every pass draws anew. The
-    result is still classified once, by one draw, as a user of the model would.
+    result is still classified once, by one draw, as a user of the model would. Of such a model read `last`: `worst`
+    counts an image as fooled if any one of many answers on the way was wrong, by the attack or by chance.
     """
 
     attack: GradientAttack

@@ -15,7 +15,7 @@ from torch import Tensor
 from casemate import data
 from casemate.attacks import ATTACKS, EOT, GradientAttack, Passes, Status
 from casemate.data import LabelledImages
-from casemate.defenses import StochasticAffine, before, with_noise
+from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.engine.provenance import surroundings
 from casemate.errors import ModelError, SettingError
 from casemate.evaluate import eps_curve, mean, share
@@ -148,7 +148,7 @@ def _answering(model: Classifier, inference: str | None) -> Classifier:
     """The model, or one that answers at random. Raises `ModelError` if there is no noise in it to leave on."""
     match inference:
         case "stochastic-affine":
-            return before(model, StochasticAffine())
+            return preprocessed(model, StochasticAffine())
         case "noise":
             return with_noise(model)
         case _:

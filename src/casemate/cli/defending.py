@@ -75,17 +75,6 @@ def make_objective(spec: Mapping[str, Any], teacher: Held | None, device: str) -
     return OBJECTIVES.get(spec["name"], CrossEntropy)(**spec["settings"], **with_teacher)
 
 
-def cost(spec: Mapping[str, Any]) -> float:
-    """What a training step costs, in plain ones: measured with `paper-cnn`, and the same network as teacher."""
-    match spec["name"]:
-        case "adversarial-regularization":
-            return 2.6 + 0.65 * (spec["settings"]["iterations"] - 1)
-        case "distillation":
-            return 1.25
-        case _:
-            return 1.0
-
-
 def words_of(spec: Mapping[str, Any]) -> tuple[str, str, str]:
     """What is watched on the validation images (for prose, and for a column), and what the losses are, if not plain."""
     settings = spec["settings"]

@@ -43,7 +43,7 @@ def show(ready: Ready, done: Done, *, as_json: bool) -> None:
     """Print the history, what its losses are, and the accuracy on the test images."""
     trained, accuracy, loss = done.trained, done.found.accuracy.as_json(), done.found.mean_loss.as_json()
     if as_json:
-        ends = {"best_epoch": trained.best_epoch, "stopped_at": trained.stopped_at, "epoch": done.epoch}
+        ends = {"best_epoch": trained.best_epoch, "stopped_at": trained.stopped_at, "epoch": trained.epoch}
         console.show_json(ready.about | {"accuracy": accuracy, "loss": loss} | ends | {"history": trained.history})
         return
     watched, column, losses = words_of(ready.about["objective"])
@@ -51,7 +51,7 @@ def show(ready: Ready, done: Done, *, as_json: bool) -> None:
     console.show(
         _history_table(trained.history, column),
         *([losses] if losses else []),
-        f"Lowest {watched} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch {done.epoch}.",
+        f"Lowest {watched} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch {trained.epoch}.",
         f"Test accuracy {console.interval(accuracy)} %, loss {console.interval(loss, scale=1.0, digits=4)}; "
         f"95 % intervals, n = {accuracy['n']:,}.",
         *console.notes(ready.about["notes"]),

@@ -9,7 +9,7 @@ import polars
 
 from casemate import data
 from casemate.cli.changes import read_change
-from casemate.cli.defending import Held, cost, hold, make_objective, trained_at
+from casemate.cli.defending import Held, hold, make_objective, trained_at
 from casemate.cli.options import at_least_one
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
@@ -21,6 +21,7 @@ from casemate.files import writing
 from casemate.models import Classifier, Description, create, save
 from casemate.progress import Observer
 from casemate.study.speed import measure_speed
+from casemate.study.tasks import step_cost
 from casemate.train import Trained, Training
 
 _VALIDATION = 6000
@@ -54,8 +55,6 @@ class Done:
     """A finished training."""
 
     trained: Trained
-    epoch: int
-    """The epoch whose weights are saved."""
     found: CleanResult
     history: Path
 
@@ -166,7 +165,7 @@ def estimate(ready: Ready, observer: Observer) -> float | None:
     with observer.work("Measuring how fast this machine is", 0):
         speed = measure_speed(ready.dataset.image_shape, ready.device)
     images = len(ready.train) * (1 + len(ready.recipe.extra)) + len(ready.validation)
-    return speed.training * cost(ready.about["objective"]) * images * ready.settings.epochs
+    return speed.training * step_cost(ready.about["objective"]) * images * ready.settings.epochs
 
 
 def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> Done:
@@ -180,10 +179,6 @@ def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> D
         device=ready.device,
         observer=observer,
     )
-    epoch = trained.epoch
-    if ready.settings.patience is not None:  # the loop itself takes the best weights only if it stopped early
-        trained.model.load_state_dict(trained.best)
-        epoch = trained.best_epoch
     found = evaluate_clean(trained.model, ready.dataset.test, observer=observer)
     path = ready.out.with_suffix(f".history.{history}")
     rows = polars.DataFrame(trained.history).select(_COLUMNS)
@@ -192,11 +187,11 @@ def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> D
     metrics = {
         "test_accuracy": found.accuracy.as_json(),
         "test_loss": found.mean_loss.as_json(),
-        "epoch": epoch,
+        "epoch": trained.epoch,
         "best_epoch": trained.best_epoch,
         "stopped_at": trained.stopped_at,
         "provenance": surroundings(ready.device, ready.threads),
     }
     save(trained.model.cpu(), ready.out, replace(ready.description, metrics=metrics))
     checkpoint.unlink(missing_ok=True)
-    return Done(trained, epoch, found, path)
+    return Done(trained, found, path)

@@ -111,7 +111,9 @@ class Shift:
     """Largest move, in pixels, to every side."""
 
     def __post_init__(self) -> None:
-        _expect(self.pixels >= 0, "pixels", self.pixels, "zero or more")
+        _expect(
+            isinstance(self.pixels, int) and self.pixels >= 0, "pixels", self.pixels, "a whole number, zero or more"
+        )
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with every image moved by its own draw."""
@@ -168,8 +170,9 @@ class GaussianBlur:
     """Standard deviation, in pixels."""
 
     def __post_init__(self) -> None:
-        _expect(self.size >= 1 and self.size % 2 == 1, "size", self.size, "an odd number of pixels")
-        _expect(0 < self.sigma < math.inf, "sigma", self.sigma, "positive and finite")
+        odd = isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1
+        _expect(odd, "size", self.size, "an odd number of pixels")
+        _expect(1e-3 <= self.sigma < math.inf, "sigma", self.sigma, "a thousandth of a pixel or more, and finite")
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the blurred batch; the edge pixels are repeated outwards."""

@@ -26,13 +26,16 @@ def make_augmentation(spec: Mapping[str, Any]) -> Augmentation:
 
     Raises `SettingError` for an unknown name or setting.
     """
-    name, settings = spec["name"], spec.get("settings", {})
+    unknown = spec.keys() - {"name", "settings", "share"}
+    if unknown:
+        raise SettingError(f"an augmentation with {', '.join(sorted(unknown))}; known: name, settings, share")
+    name, settings = str(spec.get("name")), spec.get("settings", {})
     if name not in AUGMENTATIONS:
         near = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise SettingError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}{hint}")
     try:
         change = AUGMENTATIONS[name](**settings)
+        return Sometimes(change=change, share=spec["share"]) if "share" in spec else change
     except TypeError as error:
-        raise SettingError(f"augmentation {name} with settings {settings}: {error}") from error
-    return Sometimes(change=change, share=spec["share"]) if "share" in spec else change
+        raise SettingError(f"augmentation {name} with {dict(spec)}: {error}") from error

@@ -3,7 +3,6 @@
 They are `Augmentation`s: drawn afresh per example and epoch. Noise inside a network is in `casemate.models.layers`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -14,14 +13,17 @@ from torch import Generator, Tensor
 from casemate.errors import SettingError
 from casemate.types import Images
 
+_LARGEST = 1e3
+"""Of a standard deviation: beyond it nothing is left of an image, and float32 overflows in the end."""
+
 
 def _normal(images: Images, generator: Generator) -> Tensor:
     return torch.randn(images.shape, generator=generator).to(images.device, images.dtype)
 
 
 def _check_std(std: float) -> None:
-    if not 0 <= std < math.inf:
-        raise SettingError(f"std = {std}; expected zero or more and finite, in units of pixels within [0, 1]")
+    if not 0 <= std <= _LARGEST:
+        raise SettingError(f"std = {std}; expected from 0 to {_LARGEST:g}, in units of pixels within [0, 1]")
 
 
 @final
@@ -75,5 +77,5 @@ class SaltAndPepper:
         del index, epoch
         count, _, height, width = images.shape
         draw = torch.rand(count, 1, height, width, generator=generator).to(images.device)
-        images = images.masked_fill(draw < self.share / 2, 0.0)
-        return images.masked_fill((draw >= self.share / 2) & (draw < self.share), 1.0)
+        images = torch.where(draw < self.share, 1.0, images)
+        return torch.where(draw < self.share / 2, 0.0, images)

@@ -5,6 +5,6 @@ from casemate.defenses.distillation import AtTemperature as AtTemperature
 from casemate.defenses.distillation import Distillation as Distillation
 from casemate.defenses.distillation import at_temperature as at_temperature
 from casemate.defenses.randomized import StochasticAffine as StochasticAffine
-from casemate.defenses.randomized import before as before
+from casemate.defenses.randomized import preprocessed as preprocessed
 from casemate.defenses.randomized import with_noise as with_noise
 from casemate.defenses.recipe import Recipe as Recipe

@@ -42,8 +42,15 @@ class StochasticAffine(nn.Module):
         return f"shift={self._draw.shift}, scale={self._draw.scale}, rotation={self._draw.rotation}"
 
 
-def before(model: Classifier, change: nn.Module) -> Classifier:
-    """A classifier that passes its images through `change` and then asks `model` (whose weights it shares)."""
+def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
+    """A classifier that passes its images through `change` and then asks `model` (whose weights it shares).
+
+    Raises `ModelError` for a model whose pixels do not lie in [0, 1], as the changes here keep them.
+    """
+    if model.bounds != (0.0, 1.0):
+        raise ModelError(
+            f"a model for pixels within {model.bounds}; expected (0, 1): scale inside the Classifier (std=)"
+        )
     return Classifier(
         nn.Sequential(change, model),
         input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,7 @@ import torch
 
 from casemate import data
 from casemate.attacks import ATTACKS, EOT, GradientAttack
-from casemate.defenses import StochasticAffine, at_temperature, before, with_noise
+from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
 from casemate.engine.store import Piece
 from casemate.engine.task import Context, Produce
 from casemate.models import Classifier, load
@@ -22,7 +22,7 @@ def model_of(config: dict[str, Any], needs: Mapping[str, Piece], context: Contex
     """The version of the model that the configuration names, with what is changed about its answers."""
     model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
     if config["inference"] == "stochastic-affine":
-        model = before(model, StochasticAffine())
+        model = preprocessed(model, StochasticAffine())
     elif config["inference"] == "noise":
         model = with_noise(model)
     if config["divide"] is not None:

@@ -32,7 +32,7 @@ _CHECK_EVERY = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training leaves: the model itself holds the final weights (the best ones if it stopped early)."""
+    """What a training leaves: the model itself holds the final weights, or with early stopping the best ones."""
 
     model: Classifier
     history: list[dict[str, Any]]
@@ -114,12 +114,12 @@ def fit(
     best = state.best
     if best is None:
         raise TrainingError("no epoch had a finite validation loss; lower the learning rate")
-    ended_early = state.stopped_at is not None and not settings.run_on
-    model.load_state_dict(best if ended_early else _current_weights(model, state.average))
+    keeps_best = settings.patience is not None and not settings.run_on
+    model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
     return Trained(
         model=model.eval(),
         history=state.history,
-        epoch=state.best_epoch if ended_early else state.epoch,
+        epoch=state.best_epoch if keeps_best else state.epoch,
         best_epoch=state.best_epoch,
         stopped_at=state.stopped_at,
         best=best,

@@ -1,0 +1,443 @@
+"""Pieces of the study with numbers of one's choosing, as its producers write them, and a world of models made of them.
+
+Images are right in one order: if two curves leave different shares right, the images of the smaller are among those of
+the larger. So with n = 400 a difference of six images is significant, and one of five is not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import safetensors.numpy
+
+from casemate.attacks import Passes, Status
+from casemate.engine import Piece
+from casemate.engine.task import Task
+from casemate.evaluate import CleanResult, Curve, WorstCase, mean, share
+from casemate.evaluate.curves import LastIterates
+from casemate.evaluate.examples import clean_table, curve_table, worst_table
+from casemate.study.catalogue import choose, models_of, tasks_of
+from casemate.study.claims import Evidence
+from casemate.study.measured import attack_of
+from casemate.study.models import Model
+from casemate.study.results import Judged
+from casemate.study.scales import SCALES
+from casemate.study.tasks import LOSSES, Setup
+
+N = 400
+"""Images of every measure."""
+CLASSES = tuple("ABCDEFGHIJ")
+SETUP = Setup(
+    scale=replace(
+        SCALES["smoke"],
+        name="synthetic",
+        test_images=N,
+        fgsm_images=N,
+        bim_images=N,
+        steps_images=N,
+        judged_images=N,
+        targeted_images=N,
+        on_the_way_images=N,
+        step_counts=(0, 1, 10, 25, 50),
+        decays=(1e-4, 1e-3),
+    ),
+    dataset="fashion-mnist",
+    train_size=60000,
+    test_size=10000,
+    seed=0,
+)
+RANDOM = "E5-stochastic-affine"
+"""The model that answers at random."""
+NAMES = ("E1", "E5", RANDOM, "E6", "E7", "E8", "E9-1", "E9-100", "E10-1", "E10-100", "E11", "E12-0.0001")
+MEASURES = ("clean", "fgsm", "ball", "range", "range-4", "pgd", "eot", "divided")
+LEFT = {0.01: 0.85, 0.025: 0.7, 0.05: 0.55, 0.1: 0.4, 0.15: 0.35, 0.2: 0.3}
+"""What every attack leaves of every model, unless a test says otherwise."""
+LOST = {0.01: 0.5, 0.025: 0.75, 0.05: 1.0, 0.1: 1.5, 0.15: 2.0, 0.2: 2.5}
+"""The mean cross-entropy that goes with it."""
+
+Level = float | Mapping[float, float]
+"""A number at every eps (or count of iterations) but 0, or one at some; at others the default stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What the measures of one model shall say."""
+
+    clean: float = 0.9
+    loss: float = 0.3
+    left: Mapping[str, Level] = field(default_factory=dict[str, Level])
+    """Accuracy that an attack leaves, by measure ("fgsm", "ball", "pgd") or measure and loss ("fgsm/prob-ce")."""
+    lost: Mapping[str, Level] = field(default_factory=dict[str, Level])
+    """Mean cross-entropy after it, likewise."""
+    zero: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Share of images without a gradient, by loss."""
+    angle: float | None = 25.0
+    """Mean between gradients 0.01 apart; its interval is one degree to either side."""
+    calibration: float = 0.05
+    order: int = 0
+    """Which images are the easy ones; models of different orders are independent."""
+    seconds: float = 4.0
+    """Of an epoch."""
+    accuracy: float = 0.95
+    """In training, at the epoch kept; so the next two on the validation split."""
+    val_accuracy: float = 0.91
+    val_loss: float = 0.3
+    stopped_at: int | None = None
+
+
+@cache
+def tasks() -> Mapping[str, Task]:
+    """Every task of the study at the scale of the synthetic pieces, by name."""
+    return {task.name: task for task in tasks_of(choose([]), SETUP)[0]}
+
+
+@cache
+def catalogued() -> Mapping[str, Model]:
+    """Every model of the study, by name."""
+    return {model.name: model for model in models_of(choose([]), SETUP)}
+
+
+@lru_cache(maxsize=64)
+def _places(order: int, n: int) -> np.ndarray:
+    return np.random.default_rng(order).permutation(n)
+
+
+def easiest(accuracy: float, n: int = N, order: int = 0) -> np.ndarray:
+    """Which images are right, booleans `(n,)`: the easiest, as many as the accuracy says."""
+    return _places(order, n) < round(accuracy * n)
+
+
+def losses(level: float, n: int = N) -> np.ndarray:
+    """Losses of this mean, float32 `(n,)`; any two levels differ by exactly the same on every image."""
+    spread = (_places(99, n) - (n - 1) / 2) / 2048
+    return (round(level * 4096) / 4096 + spread).astype(np.float32)
+
+
+@cache
+def _share(count: int, n: int) -> dict[str, float | int]:
+    return share(np.arange(n) < count).as_json()
+
+
+@cache
+def _mean(level: float, n: int) -> dict[str, float | int]:
+    return mean(losses(level, n)).as_json()
+
+
+def estimate(hits: np.ndarray) -> dict[str, float | int]:
+    """A share as producers write it."""
+    return dict(_share(int(np.count_nonzero(hits)), hits.size))
+
+
+def _labels(n: int) -> np.ndarray:
+    return np.arange(n) % len(CLASSES)
+
+
+class Shelf:
+    """Makes pieces in a folder. Every piece has its own, so nothing that was read once is taken for another."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._made = 0
+
+    def piece(
+        self, task: Task, result: Mapping[str, Any], table: pl.DataFrame | None = None, *, seconds: float = 1.0
+    ) -> Piece:
+        """A finished piece of a task."""
+        self._made += 1
+        key = f"{self._made:020d}"
+        folder = self.root / key
+        folder.mkdir(parents=True)
+        if table is not None:
+            table.write_parquet(folder / "examples.parquet")
+        facts = {
+            "kind": task.kind,
+            "name": task.name,
+            "config": task.config,
+            "needs": dict(task.needs),
+            "code": "0" * 16,
+            "key": key,
+            "result": dict(result),
+            "provenance": {
+                "casemate": "0",
+                "commit": "0123456789ab",
+                "cores": 2,
+                "device": "cpu",
+                "finished": "2026-01-01T00:00:00+00:00",
+                "libraries": {"torch": "2"},
+                "processor": "a processor",
+                "python": "3",
+                "seconds": seconds,
+                "system": "Linux",
+                "threads": 1,
+            },
+        }
+        return Piece(key, folder, facts)
+
+    def clean(self, task: Task, numbers: Numbers) -> Piece:
+        """Results on images that nobody attacked."""
+        n: int = task.config["images"]
+        few: int = task.config["gradient_images"]
+        labels, right = _labels(n), easiest(numbers.clean, n, numbers.order)
+        found = CleanResult(
+            classes=CLASSES,
+            labels=labels,
+            prediction=np.where(right, labels, (labels + 1) % len(CLASSES)),
+            loss=losses(numbers.loss, n),
+            confidence=np.full(n, 0.9),
+            gap=np.linspace(0, 20, n, dtype=np.float32),
+        )
+        angle = numbers.angle
+        near = None if angle is None else {"value": angle, "low": angle - 1, "high": angle + 1, "n": few}
+        result = {
+            "classes": list(CLASSES),
+            "accuracy": estimate(right),
+            "loss": dict(_mean(numbers.loss, n)),
+            "confusion": found.confusion.tolist(),
+            "per_class": [each.as_json() if each else None for each in found.per_class],
+            "calibration_error": numbers.calibration,
+            "gap_quantiles": found.gap_quantiles,
+            "zero_gradients": {
+                loss: estimate(easiest(numbers.zero.get(loss, 0.0), few)) for loss in (*LOSSES, "margin")
+            },
+            "alignment": {"0.01": near, "0.1": near},
+        }
+        return self.piece(task, result, clean_table(found))
+
+    def curve(self, task: Task, right: Sequence[np.ndarray], loss: Sequence[np.ndarray], zero: float = 0.0) -> Piece:
+        """One attack over eps or iterations, from what became of each image at each value."""
+        n, axis = len(right[0]), task.config["axis"]
+        hits, lost = np.stack(list(right), axis=1), np.stack(list(loss), axis=1).astype(np.float32)
+        labels = _labels(n)
+        columns = labels[:, None]
+        last = LastIterates(
+            right=hits,
+            prediction=np.where(hits, columns, (columns + 1) % len(CLASSES)),
+            loss=lost,
+            norm=np.broadcast_to(np.array(task.config["values"], dtype=np.float32), hits.shape),
+            status=np.where(hits, int(Status.FAILED), int(Status.SUCCESS)),
+        )
+        curve = Curve(
+            axis=axis,
+            attack=attack_of(task.config["attack"]).record(),
+            values=tuple(float(value) for value in task.config["values"]),
+            worst=np.logical_and.accumulate(hits, axis=1),
+            last=last,
+            passes=Passes(),
+        )
+        points = [
+            {
+                axis: value,
+                "worst": estimate(curve.worst[:, column]),
+                "last": estimate(hits[:, column]),
+                "loss": _known_mean(lost[:, column]),
+            }
+            for column, value in enumerate(curve.values)
+        ]
+        result = {
+            "axis": axis,
+            "attack": curve.attack,
+            "points": points,
+            "zero_gradients": estimate(easiest(zero, n)),
+            "forward": 0,
+            "backward": 0,
+        }
+        return self.piece(task, result, curve_table(curve, labels))
+
+    def worst(self, task: Task, each: Mapping[str, Sequence[np.ndarray]]) -> Piece:
+        """A worst case, from which images withstood which attack at each eps."""
+        hits = {name: np.stack(list(columns), axis=1) for name, columns in each.items()}
+        values = tuple(float(value) for value in task.config["values"])
+        found = WorstCase(values=values, each=hits, passes=Passes())
+        result = {
+            "points": [
+                {
+                    "eps": eps,
+                    "every": estimate(found.every[:, column]),
+                    "each": {name: estimate(columns[:, column]) for name, columns in hits.items()},
+                }
+                for column, eps in enumerate(values)
+            ],
+            "attacks": {name: attack_of(spec).record() for name, spec in task.config["attacks"].items()},
+            "forward": 0,
+            "backward": 0,
+        }
+        return self.piece(task, result, worst_table(found, _labels(len(found.every))))
+
+    def training(self, task: Task, numbers: Numbers, *, epochs: int = 3, best_epoch: int = 2) -> Piece:
+        """A training, whose best epoch has the numbers."""
+        history = [
+            {
+                "epoch": epoch,
+                "learning_rate": 1e-3,
+                "loss": 0.2,
+                "accuracy": numbers.accuracy if epoch == best_epoch else 0.5,
+                "val_loss": numbers.val_loss if epoch == best_epoch else numbers.val_loss + 1,
+                "val_accuracy": numbers.val_accuracy if epoch == best_epoch else 0.5,
+                "seconds": numbers.seconds,
+            }
+            for epoch in range(1, epochs + 1)
+        ]
+        result = {
+            "history": history,
+            "best_epoch": best_epoch,
+            "stopped_at": numbers.stopped_at,
+            "versions": {"final": epochs, "best": best_epoch},
+            "parameters": 1000,
+            "train_images": task.config["train_images"],
+            "validation_images": task.config["validation_images"],
+        }
+        if task.kind == "defend":
+            result["original_images"] = result["train_images"]
+        return self.piece(task, result, seconds=epochs * numbers.seconds)
+
+    def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2) -> Piece:
+        """Images before and after attacks, whose upper half is black: `changed` is the share of it that they change."""
+        clean = np.full((count, 20, 20), 0.5, dtype=np.float32)
+        clean[:, :10] = 0
+        images = {"clean": clean}
+        for title, portion in changed.items():
+            after = clean.copy()
+            after[:, 10:] += 0.05
+            touched = np.zeros((count, 200), dtype=np.float32)
+            touched[:, : round(portion * 200)] = 0.05
+            after[:, :10] = touched.reshape(count, 10, 20)
+            images[title] = after
+        result = {
+            "index": list(range(count)),
+            "label": list(CLASSES[:count]),
+            "clean_taken_for": list(CLASSES[:count]),
+            "attacks": {title: [{"taken_for": "J", "norm": 0.05}] * count for title in changed},
+        }
+        piece = self.piece(task, result)
+        (piece.folder / "images.safetensors").write_bytes(safetensors.numpy.save(images))
+        return piece
+
+
+def _known_mean(values: np.ndarray) -> dict[str, float | int] | None:
+    """The mean of the finite ones as producers write it; of the levels of `losses` it is computed once."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    level = float(finite.astype(np.float64).mean())
+    if finite.size == values.size and np.array_equal(values, losses(level, len(values))):
+        return dict(_mean(level, len(values)))
+    return mean(finite).as_json()
+
+
+def _level(stated: Mapping[str, Level], measure: str, loss: str | None, at: float, otherwise: float) -> float:
+    level = stated.get(f"{measure}/{loss}", stated.get(measure, otherwise))
+    return level.get(at, otherwise) if isinstance(level, Mapping) else float(level)
+
+
+def curve_of(shelf: Shelf, task: Task, measure: str, numbers: Numbers) -> Piece:
+    """A curve of a model's numbers."""
+    n, loss = task.config["images"], task.config["attack"]["loss"]
+    kept: list[np.ndarray] = []
+    lost: list[np.ndarray] = []
+    for at in task.config["values"]:
+        accuracy = _level(numbers.left, measure, loss, at, LEFT.get(at, 0.4)) if at else numbers.clean
+        mean_loss = _level(numbers.lost, measure, loss, at, LOST.get(at, 1.5)) if at else numbers.loss
+        kept.append(easiest(accuracy, n, numbers.order))
+        lost.append(losses(mean_loss, n))
+    return shelf.curve(task, kept, lost, numbers.zero.get(loss, 0.0))
+
+
+def measured(shelf: Shelf, model: Model, numbers: Numbers) -> dict[str, Piece]:
+    """Every piece of a model, its training included."""
+    found: dict[str, Piece] = {}
+    every = tasks()
+    for measure in MEASURES:
+        for name in (model.piece(measure, loss) for loss in (None, *LOSSES)):
+            task = every.get(name)
+            if task is None or task.kind == "masking":
+                continue
+            if task.kind == "clean":
+                found[name] = shelf.clean(task, numbers)
+            elif task.kind == "curve":
+                found[name] = curve_of(shelf, task, measure, numbers)
+            else:
+                n = task.config["images"]
+                each = {
+                    attack: [
+                        easiest(_level(numbers.left, measure, attack, eps, LEFT[eps]), n, numbers.order)
+                        for eps in task.config["values"]
+                    ]
+                    for attack in task.config["attacks"]
+                }
+                found[name] = shelf.worst(task, each)
+    training = every[model.source.task]
+    if training.name.split("/")[0] == model.name:
+        found[training.name] = shelf.training(training, numbers)
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """Pieces, and the models that they measure."""
+
+    shelf: Shelf
+    models: Mapping[str, Judged]
+    pieces: Mapping[str, Piece]
+
+    @property
+    def evidence(self) -> Evidence:
+        """What claims are judged by."""
+        return Evidence(self.models, self.pieces)
+
+    def _of(self, pieces: Mapping[str, Piece]) -> "World":
+        return World(self.shelf, {name: Judged(each.model, pieces) for name, each in self.models.items()}, pieces)
+
+    def but(self, numbers: Mapping[str, Numbers]) -> "World":
+        """The same world where some models have other numbers."""
+        changed: dict[str, Piece] = {}
+        for name, each in numbers.items():
+            changed |= measured(self.shelf, self.models[name].model, each)
+        return self._of({**self.pieces, **changed})
+
+    def given(self, pieces: Mapping[str, Piece]) -> "World":
+        """The same world with these pieces in place of its own of those names."""
+        return self._of({**self.pieces, **pieces})
+
+    def without(self, *starts: str) -> "World":
+        """The same world without the pieces whose names begin like that."""
+        return self._of({name: piece for name, piece in self.pieces.items() if not name.startswith(starts)})
+
+    def only(self, *names: str) -> "World":
+        """The same world with only these models; all pieces stay."""
+        return World(self.shelf, {name: self.models[name] for name in names if name in self.models}, self.pieces)
+
+    def swapped(self, first: str, second: str) -> "World":
+        """The same world where each of two models has the pieces of the other, as far as both have them."""
+        pieces = dict(self.pieces)
+        one, other = self.models[first].model, self.models[second].model
+        names = [(one.source.task, other.source.task)]
+        names += [(one.piece(m, loss), other.piece(m, loss)) for m in MEASURES for loss in (None, *LOSSES)]
+        for mine, theirs in names:
+            if mine in pieces and theirs in pieces:
+                pieces[mine], pieces[theirs] = self.pieces[theirs], self.pieces[mine]
+        return self._of(pieces)
+
+
+def iterations(shelf: Shelf, left: Mapping[str, Level], lost: Mapping[str, Level]) -> dict[str, Piece]:
+    """E4's curves, by step size and loss ("1-255/ce"); by default 40 % and a loss of 1.5 after any iterations."""
+    found: dict[str, Piece] = {}
+    for name, task in tasks().items():
+        if name.startswith("E4/"):
+            _, size, _ = name.split("/")
+            found[name] = curve_of(shelf, task, size, Numbers(left=left, lost=lost))
+    return found
+
+
+def world(root: Path, names: Sequence[str] = NAMES) -> World:
+    """A world in which all models are alike, so that no order can be decided, and every measure is there."""
+    shelf = Shelf(root)
+    pieces = iterations(shelf, {}, {})
+    pieces["E3/pictures"] = shelf.pictures(tasks()["E3/pictures"], {"BIM 0.05, range": 0.5, "BIM 0.05, ball": 0.5})
+    models = {name: catalogued()[name] for name in names}
+    for model in models.values():
+        pieces |= measured(shelf, model, Numbers())
+    return World(shelf, {name: Judged(model, pieces) for name, model in models.items()}, pieces)
