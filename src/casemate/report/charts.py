@@ -14,7 +14,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, NullLocator
 
 # Okabe and Ito's palette, distinguishable without colour vision; each loss also has its own marker
 COLOURS = {"ce": "#0072B2", "torch-ce": "#E69F00", "prob-ce": "#D55E00", "margin": "#009E73"}
@@ -101,6 +103,16 @@ def estimate_line(
     if band:
         low, high = [factor * e["low"] for e in estimates], [factor * e["high"] for e in estimates]
         axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
+
+
+_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+def plain_ticks(axis: Axis, largest: float) -> None:
+    """Plain numbers at the ticks of a stretched axis, none beyond `largest`."""
+    axis.set_major_locator(FixedLocator([tick for tick in _TICKS if tick <= largest]))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def percent_axis(axes: Axes) -> None:

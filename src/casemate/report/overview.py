@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from casemate.losses import TITLES
-from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, shown
+from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, plain_ticks, shown
 from casemate.study.models import EOT_DRAWS
 from casemate.study.results import Estimate, Judged, Pieces
 from casemate.study.tasks import LOSSES
@@ -97,6 +97,7 @@ def diagnosis(models: Models) -> Figure | None:
     gaps.axvline(17, color="#666666", linestyle=":", linewidth=1)
     gaps.set_xscale("symlog", linthresh=10)
     gaps.set_xlim(left=0)
+    plain_ticks(gaps.xaxis, gaps.get_xlim()[1])
     gaps.set_title("gap between the two largest logits", fontsize=10)
     for loss in LOSSES:
         estimates = [result["zero_gradients"][loss] for result in results]

@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from casemate.losses import TITLES
-from casemate.report.charts import MARKERS, PAPER, Figure, canvas, estimate_line, finished, percent_axis, shown
+from casemate.report.charts import (
+    MARKERS,
+    PAPER,
+    Figure,
+    canvas,
+    estimate_line,
+    finished,
+    percent_axis,
+    plain_ticks,
+    shown,
+)
 from casemate.report.curves import CURVE_COLUMNS, curve_rows
 from casemate.study import paper
 from casemate.study.results import Judged
@@ -64,6 +74,7 @@ def _compared(
         axes[0, number].set_ylabel("mean cross-entropy")
         axes[0, number].set_yscale("symlog", linthresh=1)
         axes[0, number].set_ylim(bottom=0)
+        plain_ticks(axes[0, number].yaxis, axes[0, number].get_ylim()[1])
         percent_axis(axes[1, number])
         axes[1, number].set_xlabel("eps")
         if marks and column.measure in marks:

@@ -59,8 +59,11 @@ E5_AFFINE = Model(
 )
 
 
+_NOISE_TITLES = {"gaussian-noise": "Gaussian noise", "speckle": "speckle", "salt-and-pepper": "salt and pepper"}
+
+
 def _noisy(name: str) -> Model:
-    return _model(f"E5-{name}", f"E5, {name.replace('-', ' ')} alone")
+    return _model(f"E5-{name}", f"E5, {_NOISE_TITLES[name]} alone")
 
 
 def _e5_models(setup: Setup) -> list[Model]:
