@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from casemate.engine import Piece
 from casemate.report import comparison, tables
 from casemate.report.charts import shown
+from casemate.study.catalogue import EXPERIMENTS
 from casemate.study.claims import Judgement
 from casemate.study.results import Judged
 from casemate.study.run import Study
@@ -28,9 +29,10 @@ def _made_by(study: Study, pieces: Mapping[str, Piece]) -> str:
     machines = sorted({f"{each['processor']}, {each['threads']} of {each['cores']} cores" for each in made})
     commits = sorted({str(each["commit"]) for each in made})
     torch = sorted({each["libraries"]["torch"] for each in made})
-    only = " ".join(experiment.name for experiment in study.experiments)
+    whole = [e.name for e in study.experiments if all(task.name in pieces for task in e.tasks(study.setup))]
+    only = f" --only {' '.join(whole)}" if len(whole) < len(EXPERIMENTS) else ""
     seconds = sum(each["seconds"] for each in made)
-    command = f"casemate study --scale {study.setup.scale.name} --only {only}"
+    command = f"casemate study --scale {study.setup.scale.name}{only}"
     return (
         f"`{command}`, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch "
         f"{', '.join(torch)}, {seconds:,.0f} s in all, commits {', '.join(commits)}."

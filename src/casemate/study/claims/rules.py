@@ -114,7 +114,7 @@ def number(evidence: Evidence, statement: paper.Statement, settings: Mapping[str
     if stable:
         return Found("holds", f"Within our interval for {', '.join(stable)}. {text}.{cause}")
     if inside:
-        return Found("does not hold", f"Within our interval only for {', '.join(inside)}. {text}.{cause}")
+        return Found("does not hold", f"Within our interval for {', '.join(inside)}, and for no other. {text}.{cause}")
     nearest = min(settings, key=lambda name: abs(settings[name]["value"] - statement.value))
     return Found("unexplained", f"No setting of ours gives it; the nearest is {nearest}. {text}.{cause}")
 
