@@ -1084,13 +1084,13 @@ def test_gradients_reach_the_images_as_the_interpolation_has_them() -> None:
     torch.testing.assert_close((gradient * (other - images)).sum(), there - here, rtol=1e-4, atol=1e-4)
 
 
-def test_before_asks_the_same_model_about_changed_images() -> None:
+def test_preprocessing_asks_the_same_model_about_changed_images() -> None:
     class Negative(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return 1 - images
 
     model = Classifier(
-        tiny_model(2).network, input_shape=TINY_SHAPE, classes=TINY_CLASSES, bounds=(-0.5, 2.0), mean=(0.3,), std=(2.0,)
+        tiny_model(2).network, input_shape=TINY_SHAPE, classes=TINY_CLASSES, mean=(0.3,), std=(2.0,)
     ).eval()
     images = BATCH[0].float()
     moved = preprocessed(model, Negative())
@@ -1100,6 +1100,14 @@ def test_before_asks_the_same_model_about_changed_images() -> None:
     with torch.no_grad():
         next(model.parameters()).add_(1)
     assert torch.equal(moved(images), model(1 - images))
+
+
+@pytest.mark.parametrize("bounds", [(-0.5, 2.0), (0.0, 255.0), (-1.0, 1.0)])
+def test_a_model_of_other_pixels_is_not_preprocessed(bounds: tuple[float, float]) -> None:
+    """What moves images keeps them within 0 and 1, and lets black in, which is 0."""
+    model = Classifier(tiny_model(2).network, input_shape=TINY_SHAPE, classes=TINY_CLASSES, bounds=bounds)
+    with pytest.raises(ModelError, match=r"a model for pixels within \(.*\); expected \(0, 1\)"):
+        preprocessed(model, StochasticAffine())
 
 
 def test_a_stochastic_classifier_answers_otherwise_each_time() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import BIM, EOT, FGSM, PGD, Attack, Criterion, GradientAttack, Passes, input_gradient
 from casemate.data import LabelledImages
-from casemate.defenses import StochasticAffine
+from casemate.defenses import StochasticAffine, preprocessed
 from casemate.engine.store import Piece
 from casemate.engine.task import Context
 from casemate.evaluate import Targeted, eps_curve, gradient_alignment, share, targeted_matrix, worst_case

@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from casemate.cli.main import main
+from casemate.defenses import AdversarialRegularization
 from casemate.engine import Store
-from casemate.engine.task import keys, ordered
+from casemate.engine.task import Task, keys, ordered
 from casemate.errors import SettingError
-from casemate.study.catalogue import EXPERIMENTS, choose, tasks_of
+from casemate.study.catalogue import EXPERIMENTS, choose, models_of, tasks_of
 from casemate.study.paper import STATEMENTS
 from casemate.study.producers import PRODUCERS
 from casemate.study.scales import SCALES, Scale, scale_by_name, table
-from casemate.study.tasks import Setup
+from casemate.study.tasks import LOSSES, Setup
 
 TINY: dict[str, Any] = {
     "train_images": 96,
@@ -100,13 +101,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _timeless(content: Any) -> Any:
     """The same without the seconds."""
     if isinstance(content, dict):
-        return {name: _timeless(value) for name, value in content.items() if name != "seconds"}
-    return [_timeless(value) for value in content] if isinstance(content, list) else content
+        return {k: _timeless(value) for k, value in cast(dict[str, Any], content).items() if k != "seconds"}
+    return [_timeless(value) for value in cast(list[Any], content)] if isinstance(content, list) else content
 
 
 def _contents(store: Path) -> dict[str, Any]:
     """Everything that finished pieces hold, but for times."""
-    found = {}
+    found: dict[str, Any] = {}
     for piece in Store(store).pieces():
         facts = {name: _timeless(piece.facts[name]) for name in ("key", "kind", "config", "needs", "code", "result")}
         files = {path.name: path.read_bytes() for path in piece.folder.iterdir() if path.name != "piece.json"}
@@ -273,14 +274,15 @@ def test_another_attack_loss_leaves_the_trained_models(undisturbed: Path, edited
     assert "_CLIP = 1e-7" in losses.read_text()
     losses.write_text(losses.read_text().replace("_CLIP = 1e-7", "_CLIP = 1e-6"))
     _, out, _ = run(*SMOKE, "--store", undisturbed, "--dry-run", "--json")
-    assert [piece["name"] for piece in json.loads(out)["pieces"] if piece["finished"]] == ["E1/train", "E1+/train"]
+    trained = ["E1/train", "E1+/train", "E12-0.0001/train"]
+    assert [piece["name"] for piece in json.loads(out)["pieces"] if piece["finished"]] == trained
     _, out, _ = run("store", "list", "--store", undisturbed, "--json")
     assert {piece["kind"] for piece in json.loads(out)["pieces"] if piece["current"]} == {"train"}
     store = edited.parent / "store"
     shutil.copytree(undisturbed, store)
     code, out, _ = run("store", "clean", "--store", store)
     assert code == 0
-    assert [piece.facts["kind"] for piece in Store(store).pieces()] == ["train", "train"]
+    assert [piece.facts["kind"] for piece in Store(store).pieces()] == ["train"] * len(trained)
 
 
 @pytest.mark.usefixtures("tiny", "unchecked")
@@ -350,14 +352,191 @@ def test_experiments_are_chosen_by_name_in_the_study_s_order() -> None:
 def test_scales_are_found_by_name_and_shown_in_one_table() -> None:
     assert scale_by_name("full").decides
     assert not any(scale.decides for name, scale in SCALES.items() if name != "full")
-    with pytest.raises(SettingError, match="unknown scale 'huge'; known: smoke, quick, full"):
+    with pytest.raises(SettingError, match="unknown scale 'huge'; known: smoke, quick, medium, full"):
         scale_by_name("huge")
     rows = table()
     assert len(rows) == len(fields(Scale)) - 1
     assert all(len(row) == 2 + len(SCALES) and row[-1] for row in rows)
 
 
-def test_the_paper_s_accuracies_are_fractions() -> None:
+def test_the_paper_s_numbers_are_those_of_the_study_in_their_units() -> None:
+    """As the study's page has them; accuracies are fractions."""
+    by_unit: dict[str, set[float]] = {"accuracy": set(), "loss": set(), "seconds": set()}
     for statement in STATEMENTS:
-        assert 0 < statement.value < 1
+        by_unit[statement.unit].add(statement.value)
         assert statement.experiment in EXPERIMENTS
+    assert by_unit["accuracy"] == {0.937, 0.74, 0.99, 0.636, 0.3748, 0.7, 0.9376, 0.9378}
+    assert by_unit["loss"] == {0.2374, 0.1919}
+    assert by_unit["seconds"] == {4.12, 5.14, 6.18}
+    assert len({(statement.experiment, statement.what) for statement in STATEMENTS}) == len(STATEMENTS)
+
+
+# What the study must hold ---------------------------------------------------------------------------------------------
+FULL = next(setup for setup in SETUPS if setup.scale.name == "full" and setup.dataset == "fashion-mnist")
+MEDIUM = next(setup for setup in SETUPS if setup.scale.name == "medium" and setup.dataset == "fashion-mnist")
+
+
+def _tasks(setup: Setup) -> dict[str, Task]:
+    return {task.name: task for task in tasks_of(choose([]), setup)[0]}
+
+
+def test_every_experiment_of_the_study_is_in_the_catalogue_in_order() -> None:
+    assert [name for name in EXPERIMENTS if name != "E1+"] == [f"E{number}" for number in range(1, 14)]
+    for setup in SETUPS:
+        _, wanted = tasks_of(choose([]), setup)
+        assert {name.split("/")[0].split("-")[0] for name in wanted} == {*EXPERIMENTS, "data"}
+    for experiment in EXPERIMENTS.values():
+        assert experiment.title
+        assert all(note.endswith(".") for note in experiment.notes)
+
+
+@pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: f"{setup.scale.name}-{setup.dataset}")
+def test_every_model_is_measured_clean_under_three_losses_and_by_a_strong_attack(setup: Setup) -> None:
+    tasks, models = _tasks(setup), models_of(choose([]), setup)
+    assert len({model.name for model in models}) == len(models)
+    assert len({model.title for model in models}) == len(models)
+    for model in models:
+        measures = [tasks[model.piece("clean")], *(tasks[model.piece("fgsm", loss)] for loss in LOSSES)]
+        bim = tasks[model.piece("ball", "ce")]
+        measures.append(bim)
+        for loss, fgsm in zip(LOSSES, measures[1:], strict=False):
+            assert (fgsm.config["attack"]["name"], fgsm.config["attack"]["loss"]) == ("fgsm", loss)
+            assert fgsm.config["values"] == [0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2]
+        assert bim.config["attack"].items() >= {"name": "bim", "steps": 10, "clip": "ball", "loss": "ce"}.items()
+        assert {0.05, 0.1, 0.2} <= set(bim.config["values"])
+        if model.source.inference is None:
+            strongest = tasks[model.piece("pgd")]
+            attacks = strongest.config["attacks"]
+            assert set(attacks) == {"ce", "margin"}
+            for loss, attack in attacks.items():
+                assert (attack["name"], attack["loss"], attack["steps"]) == ("pgd", loss, 40)
+                assert attack["restarts"] == setup.scale.pgd_restarts
+        else:
+            strongest = tasks[model.piece("eot")]
+            assert strongest.config["attack"].items() >= {"name": "bim", "steps": 10, "loss": "ce", "draws": 10}.items()
+            assert "draws" not in bim.config["attack"]
+        assert 0.1 in strongest.config["values"]
+        for task in (*measures, strongest):
+            assert task.needs == {"model": model.source.task}
+            assert task.config["weights"] == model.source.weights
+            assert task.config["inference"] == model.source.inference
+            assert task.config["divide"] is None
+
+
+def test_models_that_answer_at_random_are_judged_by_one_draw_and_by_expectation() -> None:
+    """Noise at inference, and the Stochastic Affine Transformation, at every scale."""
+    for setup in SETUPS:
+        tasks = _tasks(setup)
+        random_ones = [model for model in models_of(choose([]), setup) if model.source.inference]
+        assert {model.source.inference for model in random_ones} == {"noise", "stochastic-affine"}
+        for model in random_ones:
+            one, several = tasks[model.piece("ball", "ce")].config, tasks[model.piece("eot")].config
+            assert one["attack"] == {key: each for key, each in several["attack"].items() if key != "draws"}
+            assert one["images"] == several["images"]
+            assert set(several["values"]) - {0.0} <= set(one["values"])
+            assert model.piece("pgd") not in tasks
+
+
+def test_the_undefended_models_meet_pgd_where_they_still_stand() -> None:
+    """E1 and E11 at eps 0.01 and 0.025, before they are at zero."""
+    for name in ("E1", "E11"):
+        assert {0.01, 0.025, 0.1} <= set(_tasks(FULL)[f"{name}/pgd"].config["values"])
+
+
+def test_the_medium_scale_attacks_a_thousand_images_wherever_it_judges() -> None:
+    for name, task in _tasks(MEDIUM).items():
+        if task.kind in ("clean", "curve", "worst", "targeted", "masking"):
+            sizes = [task.config[key] for key in ("images", "gradient_images", "attacked_images") if key in task.config]
+            assert min(sizes) >= 1000, name
+    assert MEDIUM.scale.pgd_restarts == FULL.scale.pgd_restarts == 5
+    assert set(_tasks(MEDIUM)) >= {name for name in _tasks(SETUPS[0]) if not name.startswith(("E1/epoch-", "E13/"))}
+
+
+def test_e6_is_the_paper_s_adversarial_regularisation_of_e1() -> None:
+    """One sign step of 0.2, weight 0.5, clipped below at 0.25 and above nowhere; patience 5."""
+    tasks = _tasks(FULL)
+    e6 = tasks["E6/train"]
+    paper: dict[str, Any] = {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.25}
+    assert e6.config["objective"] == {"name": "adversarial-regularization", "settings": paper}
+    assert AdversarialRegularization(**paper).clip_max is None
+    assert e6.config["training"]["patience"] == 5
+    assert (e6.needs, e6.config["weights"]) == ({"start": "E1/train"}, {"start": "final"})
+    limited = {name: tasks[f"{name}/train"].config["objective"]["settings"] for name in ("E6-clipped", "E6-plain")}
+    assert limited == {
+        "E6-clipped": paper | {"clip_max": 1.0},
+        "E6-plain": paper | {"clip_min": 0.0, "clip_max": 1.0},
+    }
+    weighted = [tasks[f"E13-weight-{each:g}/train"].config["objective"]["settings"] for each in FULL.scale.multipliers]
+    assert weighted == [paper | {"multiplier": each} for each in FULL.scale.multipliers]
+
+
+def test_e7_is_e6_on_e5() -> None:
+    tasks = _tasks(FULL)
+    assert tasks["E7/train"].config["objective"] == tasks["E6/train"].config["objective"]
+    assert (tasks["E7/train"].needs, tasks["E7/train"].config["weights"]) == ({"start": "E5/train"}, {"start": "best"})
+    e5 = tasks["E5/train"]
+    assert e5.needs == {}
+    assert e5.config["training"]["patience"] == 5
+    assert e5.config["extra"] == [{"name": "gaussian-blur", "settings": {"size": 3, "sigma": 1.0}}]
+    moved = {spec["name"]: spec["settings"] for spec in e5.config["augment"]}
+    assert moved == {"affine": {"rotation": 90.0, "shift": 0.1, "scale": 0.0}, "flip": {}}
+
+
+def test_e8_is_four_rounds_each_from_the_last() -> None:
+    """0.9 CE + 0.1 adversarial is CE + 1/9 adversarial, up to scale; the last round is judged."""
+    tasks = _tasks(FULL)
+    before = ("E1/train", "final")
+    for step in (0.1, 0.15, 0.2, 0.25):
+        task = tasks[f"E8/train-{step:g}"]
+        assert (task.needs["start"], task.config["weights"]["start"]) == before
+        settings = task.config["objective"]["settings"]
+        assert settings == {"multiplier": 1 / 9, "step_size": step, "norm": "linf", "clip_min": 0.25}
+        assert task.config["training"]["patience"] == 5
+        before = (task.name, "best")
+    assert sum(name.startswith("E8/train") for name in tasks) == 4
+    (judged,) = EXPERIMENTS["E8"].models(FULL)
+    assert (judged.source.task, judged.source.weights) == before
+
+
+@pytest.mark.parametrize(("experiment", "architecture"), [("E9", "paper-cnn"), ("E10", "paper-student")])
+def test_students_are_taught_at_their_own_temperature(experiment: str, architecture: str) -> None:
+    """At 1 by E1 itself, which is as over-fitted as the other teachers; nobody stops early."""
+    tasks = _tasks(FULL)
+    models = EXPERIMENTS[experiment].models(FULL)
+    assert [model.name for model in models] == [f"{experiment}-{each:g}" for each in (1, 20, 100)]
+    for model, temperature in zip(models, (1.0, 20.0, 100.0), strict=True):
+        task = tasks[model.source.task]
+        teacher = "E1/train" if temperature == 1 else f"E9/teacher-{temperature:g}"
+        assert (task.needs, task.config["weights"]) == ({"teacher": teacher}, {"teacher": "final"})
+        assert task.config["objective"] == {"name": "distillation", "settings": {"temperature": temperature}}
+        assert task.config["architecture"] == architecture
+        assert "patience" not in task.config["training"]
+        assert model.source.weights == "final"
+        assert tasks[teacher].config["training"]["run_on"]
+        if temperature == 1:
+            assert model.piece("divided") not in tasks
+        else:
+            taught = {"name": "at-temperature", "settings": {"temperature": temperature}}
+            assert tasks[teacher].config["objective"] == taught
+            assert tasks[model.piece("divided")].config["divide"] == temperature
+
+
+def test_the_further_work_of_the_paper_is_all_there() -> None:
+    """Section 7: on a regularised model, the mixture, the weights, a deeper network, an early teacher, a search."""
+    tasks = _tasks(FULL)
+    start = tasks["E13-regularised/train"].needs["start"]
+    assert tasks[start].config["training"]["weight_decay"] > 0
+    mix = tasks["E13-mix/train"].config
+    assert mix["objective"]["settings"]["multiplier"] == 1.0
+    assert {spec["share"] for spec in mix["augment"]} == {0.5}
+    assert {f"E13-weight-{each:g}/train" for each in FULL.scale.multipliers} <= set(tasks)
+    deeper = tasks["E13-resnet/train"].config
+    assert (deeper["architecture"], deeper["training"]["weight_decay"]) == ("resnet-14", 1e-4)
+    early = tasks["E13-early-teacher/train"]
+    assert early.config["weights"] == {"teacher": "best"}
+    assert tasks[early.needs["teacher"]].config["training"]["patience"] == 5
+    found = {name for name in tasks if name.startswith("E13/search/")}
+    assert len(found) == len(FULL.scale.students) * len(FULL.scale.student_dropouts)
+    assert {name.replace("/search/", "/found/") for name in found} <= set(tasks)
+    matrices = {name.removeprefix("E13/targeted/") for name in tasks if name.startswith("E13/targeted/")}
+    assert matrices == {"E1", "E11", "E6"}
