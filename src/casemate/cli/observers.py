@@ -28,6 +28,8 @@ _TIMES_WIDTH = 28
 """Columns of "10 % 12:34:56, 65:43:21 left"."""
 _MARGIN = 3
 """Columns left free at the right: the ^C that a terminal shows would otherwise begin a new line."""
+_TOO_LITTLE, _TOO_SOON = 0.02, 30.0
+"""The part done and the seconds before which no time left is told: it would be hours off."""
 _AT_ONCE = 0.1
 """What is reported as done this soon after work began was not done now: it is what a resumed training found."""
 
@@ -75,6 +77,8 @@ class Work:
         """Seconds left at the speed so far; None while there is nothing to judge by."""
         own = self.done - self.found_done
         if self.total <= 0 or own <= 0 or self.elapsed < 1:
+            return None
+        if own < _TOO_LITTLE * self.total and self.elapsed < _TOO_SOON:
             return None
         then = (self.total - self.done) * (self.reported - self.start) / own
         return max(0.0, then - (_now() - self.reported))

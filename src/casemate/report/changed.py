@@ -15,6 +15,7 @@ def _strips(images: dict[str, np.ndarray], titles: Sequence[str], words: Sequenc
     if len(there) < 2:
         return None
     drawing, axes = canvas(len(there), 1, 8.6, 0.95 * len(there))
+    drawing.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr]  # the names at the left need the room
     rows = []
     for place, title in zip(axes[:, 0], there, strict=True):
         strip = np.concatenate(list(images[title]), axis=1)

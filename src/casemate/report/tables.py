@@ -18,6 +18,10 @@ from casemate.study.tasks import LOSSES
 Pieces = Mapping[str, Piece]
 
 
+_MENTIONED = 0.0005
+"""Share of images from which it is said that they have no gradient: less would be shown as 0.0 %."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One row of "paper, ours, difference, why"."""
@@ -91,7 +95,7 @@ def _attack_rows(
             why = "The nearest of ours, but the paper's number lies outside its interval: unexplained by this setting."
         else:
             why = "The paper's number lies outside our interval."
-        if zero["value"] > 0:
+        if zero["value"] >= _MENTIONED:
             why += f" {shown(zero['value'])} of the images had no gradient to follow under this loss."
         rows.append(_row(statement, estimate, f"{_scale_words(scale, stands_in_for)} {why}".strip(), name))
     return rows

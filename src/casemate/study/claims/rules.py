@@ -130,6 +130,8 @@ def _joined(verdicts: Sequence[Verdict]) -> Verdict:
 
 def both_parts(first: Found, second: Found, names: tuple[str, str]) -> Found:
     """A claim of two parts."""
+    if NOTHING.verdict in (first.verdict, second.verdict):
+        return NOTHING
     text = f"{names[0]}: {first.verdict}. {first.because} {names[1]}: {second.verdict}. {second.because}"
     return Found(_joined((first.verdict, second.verdict)), text)
 
