@@ -103,6 +103,15 @@ def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -
     return input_gradient(model, clean, criterion, loop.loss, loop.draws), Passes(cost, cost)
 
 
+def _one_answer(loop: Loop, model: Classifier, clean: Images, logits: Logits, passes: Passes) -> Logits:
+    """What the model says of the clean images, asked once: `logits`, unless they are the mean of several draws."""
+    if loop.draws == 1:
+        return logits
+    passes.add(Passes(forward=len(clean)))
+    with torch.no_grad():
+        return model(clean)
+
+
 def sweep_eps(
     attack: GradientAttack,
     model: Classifier,
@@ -129,7 +138,8 @@ def sweep_eps(
             chosen = (collector.standing if only_worst else ~nobody).nonzero().squeeze(1)
             if value == 0 and not only_worst:
                 still = torch.zeros(len(clean), device=clean.device)
-                collector.complete(nobody, first_logits, still, first_gradient.flatten(1).ne(0).any(1), ~nobody)
+                answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
+                collector.complete(nobody, answer, still, first_gradient.flatten(1).ne(0).any(1), ~nobody)
             elif value == 0 or len(chosen) == 0:
                 collector.fooled(nobody)
             else:
@@ -179,7 +189,8 @@ def sweep_steps(
             still = torch.zeros(len(clean), device=clean.device)
             steered = first[1].flatten(1).ne(0).any(1)
             nobody = torch.zeros_like(collector.standing)
-            collector.complete(nobody, first[0], still, steered, ~nobody)
+            answer = _one_answer(attack.loop(), model, clean, first[0], passes)
+            collector.complete(nobody, answer, still, steered, ~nobody)
         for group in shared:
             passes.add(_one_run(group, model, clean, criterion, streams, first, collector))
         return collector.sweep(numbers, passes)
