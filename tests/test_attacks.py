@@ -231,7 +231,7 @@ def test_an_image_is_attacked_alike_whatever_lies_beside_it(attack: GradientAtta
     """Its random numbers are those of its number in the data set, not of its place in the batch."""
     task = small_task()
     whole = attack(task.model, task.images, task.labels, seed=4)
-    rest = attack(task.model, task.images[11:], task.labels[11:], seed=4, first_index=11)
+    rest = attack(task.model, task.images[11:], task.labels[11:], seed=4, index=torch.arange(11, len(task.labels)))
     assert torch.allclose(whole.adversarial[11:], rest.adversarial, rtol=0, atol=1e-9)
     if not isinstance(attack, PGD):
         order = torch.randperm(len(task.labels), generator=generator(0))

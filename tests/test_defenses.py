@@ -974,7 +974,6 @@ def test_an_adversarial_training_that_is_stopped_goes_on_bit_for_bit(tmp_path: P
     assert untimed(whole) == untimed(done)
 
 
-@pytest.mark.xfail(strict=True, reason="validation draws its random starts from the caller's generator")
 def test_a_training_with_random_starts_is_a_function_of_its_seed() -> None:
     objective = replace(_REGULARISED, random_start=True, pgd_eps=0.1)
     settings = Training(epochs=1, batch_size=50)
@@ -988,7 +987,6 @@ def test_a_training_with_random_starts_is_a_function_of_its_seed() -> None:
     assert histories[0] == histories[1]
 
 
-@pytest.mark.xfail(strict=True, reason="the gradient of the clean loss is asked for without enabling gradients")
 def test_neighbours_are_found_also_where_the_caller_switched_gradients_off() -> None:
     objective, model = NSL(norm="linf", step_size=0.1, iterations=2), without_dropout().eval()
     expected = objective.neighbours(model, *BATCH)

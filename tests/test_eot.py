@@ -16,6 +16,7 @@ from casemate.attacks import (
     AttackResult,
     Criterion,
     GradientAttack,
+    Sweep,
     frozen,
     input_gradient,
     sweep_eps,
@@ -72,7 +73,6 @@ def test_one_draw_is_the_attack_itself(attack: GradientAttack, targeted: bool) -
 
 
 @pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM.keys())
-@pytest.mark.xfail(strict=True, reason="random starts are keyed by the name EOT, not by that of the inner attack")
 def test_one_draw_is_the_attack_itself_from_random_starts_too(attack: GradientAttack) -> None:
     assert_same(run(EOT(attack=attack, draws=1), seed=3), run(attack, seed=3))
 
@@ -282,7 +282,7 @@ def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst
     assert sweep.worst[:, -1].sum() < sweep.worst[:, 0].sum()
     if not only_worst:
         assert sweep.passes.backward == 40 * 4 * (1 + 3 * 2)
-        assert sweep.passes.forward == 40 * 4 * (1 + 3 * 2) + 40 * 3
+        assert sweep.passes.forward == 40 * 4 * (1 + 3 * 2) + 40 * 4  # of every point one answer, also of the clean one
 
 
 def test_sweeps_over_steps_on_a_noisy_model_count_their_passes() -> None:
@@ -293,3 +293,52 @@ def test_sweeps_over_steps_on_a_noisy_model_count_their_passes() -> None:
     assert (sweep.passes.forward, sweep.passes.backward) == (network.forwards, network.backwards)
     assert sweep.passes.backward == 40 * 4 * 3
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()
+
+
+# Points are what a user would meet, one answer each, not the mean of the draws that the gradient takes. The noise is
+# such that one answer is right for hardly more than half of the images, the mean of 100 for most of them.
+
+MANY = linear_problem(5, count=200, gap=6.0)
+
+
+def shares(sweep: Sweep) -> list[float]:
+    """The share that is right at each point."""
+    assert sweep.last is not None
+    return sweep.last.right.double().mean(0).tolist()
+
+
+@pytest.fixture(scope="module")
+def one_answer() -> float:
+    """How often one answer is right about the clean images, from 20 of each."""
+    model = noisy(MANY, 3.0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        answers = torch.stack([model(MANY.images) for _ in range(100)])
+    found = float((answers[:20].argmax(2) == MANY.labels).double().mean())
+    averaged = float((answers.mean(0).argmax(1) == MANY.labels).double().mean())
+    assert found < 0.65
+    assert averaged > 0.85  # so that the tests below can tell the two apart
+    return found
+
+
+STANDSTILL = EOT(attack=BIM(eps=1e-9, step=1e-9), draws=100)
+"""Nothing moves, so all points of a sweep are the same."""
+
+
+def test_every_point_over_eps_is_one_answer(one_answer: float) -> None:
+    torch.manual_seed(1)
+    sweep = sweep_eps(with_steps(STANDSTILL, 1), noisy(MANY, 3.0), MANY.images.detach(), MANY.labels, [0.0, 1e-9])
+    assert shares(sweep) == pytest.approx([one_answer] * 2, abs=0.1)
+
+
+def test_every_point_over_steps_is_one_answer(one_answer: float) -> None:
+    torch.manual_seed(1)
+    sweep = sweep_steps(STANDSTILL, noisy(MANY, 3.0), MANY.images.detach(), MANY.labels, [0, 1, 2, 3])
+    assert shares(sweep) == pytest.approx([one_answer] * 4, abs=0.1)
+
+
+def test_the_clean_point_is_one_answer_also_where_only_the_worst_is_asked_for(one_answer: float) -> None:
+    torch.manual_seed(1)
+    model, images = noisy(MANY, 3.0), MANY.images.detach()
+    sweep = sweep_eps(with_steps(STANDSTILL, 1), model, images, MANY.labels, [0.0], only_worst=True)
+    assert float(sweep.worst[:, 0].double().mean()) == pytest.approx(one_answer, abs=0.1)

@@ -404,7 +404,6 @@ class Keyed(Attack):
         return clean, torch.ones(len(clean), dtype=torch.bool), Passes()
 
 
-@pytest.mark.xfail(strict=True, reason="the key of the draws is the place among those attacked in the same batch")
 @pytest.mark.parametrize("batch_size", [5, 12])
 def test_what_an_image_draws_does_not_depend_on_the_batch_size(
     near: tuple[Classifier, LabelledImages], batch_size: int

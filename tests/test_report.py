@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -138,7 +138,7 @@ class Page(HTMLParser):
 
 
 @contextmanager
-def _replaced(reference: Reference | None, figures: Sequence[Figure]) -> Iterator[list[tuple[Any, ...]]]:
+def _replaced(reference: Reference | None, figures: Sequence[Figure]) -> Generator[list[tuple[Any, ...]]]:
     """Reports show this reference and these figures; what figures were asked for is noted."""
     asked: list[tuple[Any, ...]] = []
 
@@ -175,13 +175,13 @@ def built(done: Done, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 def test_the_page_refers_to_nothing_outside_itself(built: tuple[Path, Page]) -> None:
     """No script, no style sheet, no address that is not in the file; and a policy that forbids them."""
     _, page = built
-    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe", "object", "embed")]
+    assert not [name for name, _ in page.tags if name in ("script", "link", "iframe", "object", "embed")]
     addresses = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset") if name in attrs]
     assert addresses
     assert all(address is not None and address.startswith(("data:", "#")) for address in addresses)
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert {address[1:] for address in addresses if address and address.startswith("#")} <= ids
-    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv"))
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv"))
     assert policy is not None
     assert policy.startswith("default-src 'none'")
 
@@ -221,7 +221,7 @@ def test_markup_in_stored_words_is_shown_not_obeyed(done: Done, tmp_path: Path) 
     facts = copy.deepcopy(clean.facts)
     facts["provenance"] |= {"processor": "<script>alert(1)</script>", "finished": "9999"}
     page = _built(done.study, {**done.pieces, "E1/clean": Piece(clean.key, clean.folder, facts)}, tmp_path)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert "script" not in [name for name, _ in page.tags]
     assert "<script>alert(1)</script>" in page.text
 
 
@@ -373,16 +373,20 @@ def test_the_numbers_under_the_overviews_are_the_stored_ones(done: Done) -> None
         assert row[11] == clean["calibration_error"]
 
 
+def _images(piece: Piece) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load(piece.path("images.safetensors").read_bytes())
+
+
 def test_the_numbers_under_pictures_are_those_of_the_pictures(done: Done) -> None:
     """Mean changes of pixels, computed again from the stored images."""
-    images = safetensors.numpy.load_file(done.pieces["E5/samples"].path("images.safetensors"))
+    images = _images(done.pieces["E5/samples"])
     rows = {row[0]: row for name in ("02", "03", "04", "11") for row in done.figure(f"figure-{name}").rows}
     assert set(rows) == set(images)
     for title, (_, count, changed) in rows.items():
         assert count == len(images[title]) == 8
         assert changed == pytest.approx(np.abs(images[title] - images["original"]).mean())
         assert (changed == 0) == (title == "original")
-    near = safetensors.numpy.load_file(done.pieces["E6/neighbours"].path("images.safetensors"))
+    near = _images(done.pieces["E6/neighbours"])
     figure = done.figure("neighbours")
     assert [row[0] for row in figure.rows] == ["original", *(f"limits {title}" for title in near if title != "clean")]
     for title, facts in done.pieces["E6/neighbours"].result["settings"].items():
@@ -497,8 +501,7 @@ def test_students_on_divided_logits_and_the_search_have_their_tables(done: Done,
     point = next(p for p in done.pieces["E9-100/divided"].result["points"] if p["eps"] == 0.05)["last"]
     assert divided[0][5] == f"{100 * point['value']:.1f} ({100 * point['low']:.1f} to {100 * point['high']:.1f})"
     (row,) = page.table("network", "dropout times")
-    trained = done.pieces["E13/search/student-8x1-1/train"] if "E13/search/student-8x1-1/train" in done.pieces else None
-    trained = trained or done.pieces["E13/search/student-8x1-1"]
+    trained = done.pieces["E13/search/student-8x1-1"]
     assert row[:3] == ["student-8x1", "1", f"{trained.result['parameters']:,}"]
 
 
@@ -588,9 +591,17 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
         assert f"| {row.what} | {row.paper} | {row.ours} |" in text
     assert "| E1 after epoch |" in text
     for file in ("results.md", "summary.md"):
-        assert "`casemate study --scale smoke --only E1 E1+ E2" in (built[0] / file).read_text()
+        assert "\n`casemate study --scale smoke`, scikit-learn digits, seed 0, " in (built[0] / file).read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in lines)
+
+
+def test_the_results_of_a_part_name_the_experiments_that_are_whole(done: Done) -> None:
+    """What somebody has to type to get the same."""
+    names = [task.name for name in ("E2", "E11") for task in EXPERIMENTS[name].tasks(done.study.setup)]
+    part = {name: done.pieces[name] for name in (*names, "E1/train", "E3/ball/ce")}
+    text = markdown.summary(done.study, part, comparison.judged_models(done.study.setup, part))
+    assert "\n`casemate study --scale smoke --only E2 E11`, " in text
 
 
 def test_the_summary_for_machines_holds_every_piece(done: Done, built: tuple[Path, Page]) -> None:
@@ -603,6 +614,9 @@ def test_the_summary_for_machines_holds_every_piece(done: Done, built: tuple[Pat
 # The committed run at a larger scale ----------------------------------------------------------------------------------
 def _estimate(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 10000}
+
+
+E1_AT_FULL = {"clean": 0.93, "fgsm": 0.28, "ball": 0.03, "strongest": 0.02}
 
 
 def _reference() -> Reference:
@@ -771,6 +785,19 @@ def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
     assert all(row.difference == f"{100 * (ours - 0.636):+.1f} points" for row in fgsm)
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.0, None), (0.0004, None), (0.0005, "0.1 %"), (0.4, "40.0 %")])
+def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
+    done: Done, share: float, said: str | None
+) -> None:
+    facts = copy.deepcopy(done.pieces["E2/fgsm/prob-ce"].facts)
+    facts["result"]["zero_gradients"]["value"] = share
+    piece = replace(done.pieces["E2/fgsm/prob-ce"], facts=facts)
+    (row,) = tables.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
+    assert row.what.endswith("softmax probabilities")
+    words = f"{said} of the images had no gradient to follow under this loss."
+    assert row.why.endswith(words) if said else "no gradient" not in row.why
+
+
 def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
     """And other data than the paper's."""
     for scale, stands_in_for, words in (
@@ -793,13 +820,14 @@ def test_what_keras_did_is_read_from_its_result() -> None:
 
 
 def test_the_results_in_the_readme_are_the_committed_ones() -> None:
-    """Each block repeats docs/results/NAME/results.md, or another file if the block names one; no results are left out."""
+    """Each block repeats the summary of its folder, or where there is none its results.md; no folder is left out."""
     pattern = r"<!-- results: (\S+) -->\n(.*?)<!-- end of results -->"
     found = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
-    assert {name.split("/")[0] for name, _ in found} == {path.parent.name for path in RESULTS.glob("*/results.md")}
+    assert {name for name, _ in found} == {path.parent.name for path in RESULTS.glob("*/results.md")}
     for name, block in found:
-        place = RESULTS / (name if name.endswith(".md") else f"{name}/results.md")
-        assert block.strip() == place.read_text().strip()
+        summary = RESULTS / name / "summary.md"
+        place = summary if summary.is_file() else RESULTS / name / "results.md"
+        assert block.strip() == place.read_text().strip(), name
 
 
 # Synthetic pieces -----------------------------------------------------------------------------------------------------
@@ -827,7 +855,8 @@ def test_the_pieces_of_the_tests_of_claims_look_like_real_ones(done: Done, tmp_p
         assert piece.facts["provenance"].keys() == real.facts["provenance"].keys(), name
         ours, theirs = _shape(piece.result), _shape(real.result)
         if piece.facts["kind"] in ("train", "defend"):
-            ours.pop("stopped_at"), theirs.pop("stopped_at")
+            assert ours.keys() == theirs.keys()
+            del ours["stopped_at"], theirs["stopped_at"]
             assert ours.pop("versions").items() <= theirs.pop("versions").items(), name
         assert ours == theirs, name
         files = {path.name for path in piece.folder.iterdir()}

@@ -47,7 +47,7 @@ OVER_STEPS: dict[str, GradientAttack] = {
 
 def assert_column_is(sweep: Sweep, column: int, attack: GradientAttack, images: Tensor, labels: Tensor) -> None:
     """The `last` column is what the attack gives when run by itself, as other tools run it."""
-    alone = replace(attack, track="last")(MODEL, images, labels, seed=3, first_index=40)  # type: ignore[call-arg]
+    alone = replace(attack, track="last")(MODEL, images, labels, seed=3, index=torch.arange(40, 40 + len(labels)))  # type: ignore[call-arg]
     assert sweep.last is not None
     assert torch.equal(sweep.last.right[:, column], ~alone.success)
     assert torch.equal(sweep.last.prediction[:, column], alone.prediction)

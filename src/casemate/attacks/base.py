@@ -222,7 +222,7 @@ class Attack(ABC):
         *,
         targets: Labels | None = None,
         seed: int = 0,
-        first_index: int = 0,
+        index: Labels | None = None,
         batch_size: int = 256,
         observer: Observer = SILENT,
     ) -> AttackResult:
@@ -234,7 +234,7 @@ class Attack(ABC):
             labels: the true classes, int64 `(n,)`.
             targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
-            first_index: the number of the first image in its data set, the key of its draws.
+            index: the numbers of the images in their data set, the keys of their draws, int64 `(n,)`; from 0 if None.
             batch_size: images worked on at a time; bounds the memory.
 
         Raises:
@@ -248,6 +248,11 @@ class Attack(ABC):
             check_images(model, images, targets)
             if (targets == labels).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
+        if index is not None and (index.shape != labels.shape or index.dtype != torch.int64):
+            raise ShapeError(
+                f"index of type {index.dtype} and shape {tuple(index.shape)}; expected {len(images)} int64"
+            )
+        numbers = torch.arange(len(images)) if index is None else index
         parts: list[tuple[Tensor, ...]] = []
         passes = Passes()
         with frozen(model), observer.work(type(self).__name__, len(images)) as advance:
@@ -258,8 +263,7 @@ class Attack(ABC):
                 criterion = Criterion(
                     truth if targets is None else targets[batch].to(model.device), targets is not None
                 )
-                index = torch.arange(start + first_index, start + first_index + len(clean), device=model.device)
-                streams = Streams(derive(seed, type(self).__name__), index)
+                streams = Streams(derive(seed, stream_name(self)), numbers[batch].to(model.device))
                 candidate, steered, cost = self.run(model, clean, criterion, streams)
                 found = verify(model, candidate, clean, self.ball())
                 passes.add(cost)
@@ -284,3 +288,9 @@ class Attack(ABC):
             passes=passes,
             attack=self.record(),
         )
+
+
+def stream_name(attack: Attack) -> str:
+    """What keys an attack's random draws besides the seed: its name, or that of the attack it wraps."""
+    inner = [value for value in (getattr(attack, field.name) for field in fields(attack)) if isinstance(value, Attack)]
+    return stream_name(inner[0]) if inner else type(attack).__name__

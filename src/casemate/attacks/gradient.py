@@ -235,7 +235,9 @@ class EOT(GradientAttack):
     """Passes per gradient."""
 
     def loop(self) -> Loop:
-        """The inner attack's loop with averaged gradients."""
+        """The inner attack's loop with averaged gradients. Raises `SettingError` for an average of averages."""
+        if isinstance(self.attack, EOT):
+            raise SettingError("EOT of EOT; give the number of draws once")
         return replace(self.attack.loop(), draws=self.draws)
 
 

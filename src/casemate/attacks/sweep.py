@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, Passes, check_images, frozen, prepared, status_of, verify
+from casemate.attacks.base import Criterion, Passes, check_images, frozen, prepared, status_of, stream_name, verify
 from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_eps, with_steps
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
@@ -94,7 +94,7 @@ def _prepare(
     clean = prepared(images, model)
     labels = labels.to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
-    return clean, labels, Criterion(labels), Streams(derive(seed, type(attack).__name__), index)
+    return clean, labels, Criterion(labels), Streams(derive(seed, stream_name(attack)), index)
 
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
@@ -103,13 +103,13 @@ def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -
     return input_gradient(model, clean, criterion, loop.loss, loop.draws), Passes(cost, cost)
 
 
-def _one_answer(loop: Loop, model: Classifier, clean: Images, logits: Logits, passes: Passes) -> Logits:
-    """What the model says of the clean images, asked once: `logits`, unless they are the mean of several draws."""
+def _one_answer(loop: Loop, model: Classifier, images: Images, logits: Logits, passes: Passes) -> Logits:
+    """What the model says of images, asked once: `logits`, unless they are the mean of several draws."""
     if loop.draws == 1:
         return logits
-    passes.add(Passes(forward=len(clean)))
+    passes.add(Passes(forward=len(images)))
     with torch.no_grad():
-        return model(clean)
+        return model(images)
 
 
 def sweep_eps(
@@ -132,13 +132,13 @@ def sweep_eps(
     with frozen(model):
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
-        collector = _Collector(labels, criterion, ~criterion.met(first_logits))
+        answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
+        collector = _Collector(labels, criterion, ~criterion.met(answer))
         nobody = torch.zeros_like(collector.standing)
         for value in values:
             chosen = (collector.standing if only_worst else ~nobody).nonzero().squeeze(1)
             if value == 0 and not only_worst:
                 still = torch.zeros(len(clean), device=clean.device)
-                answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
                 collector.complete(nobody, answer, still, first_gradient.flatten(1).ne(0).any(1), ~nobody)
             elif value == 0 or len(chosen) == 0:
                 collector.fooled(nobody)
@@ -184,12 +184,12 @@ def sweep_steps(
     with frozen(model):
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
-        collector = _Collector(labels, criterion, ~criterion.met(first[0]))
+        answer = _one_answer(attack.loop(), model, clean, first[0], passes)
+        collector = _Collector(labels, criterion, ~criterion.met(answer))
         if numbers[0] == 0:
             still = torch.zeros(len(clean), device=clean.device)
             steered = first[1].flatten(1).ne(0).any(1)
             nobody = torch.zeros_like(collector.standing)
-            answer = _one_answer(attack.loop(), model, clean, first[0], passes)
             collector.complete(nobody, answer, still, steered, ~nobody)
         for group in shared:
             passes.add(_one_run(group, model, clean, criterion, streams, first, collector))
@@ -209,9 +209,11 @@ def _one_run(
     lengths = {loop.steps: loop for loop in loops}
     fooled = torch.zeros_like(collector.standing)
     seen: list[tuple[Flags, Logits, PerExample, Flags]] = []
+    asked = Passes()
 
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
+            logits = _one_answer(lengths[number], model, images, logits, asked)
             known = logits.isfinite().all(1)  # where not, the attack of this length returns the clean image
             norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
             seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
@@ -221,6 +223,7 @@ def _one_run(
     run = climb(model, clean, criterion, longest, streams, first=first, visit=visit)
     found = verify(model, run.images, clean, longest.ball)
     run.passes.add(found.passes)
+    run.passes.add(asked)
     for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
         collector.complete(fooled_before, logits, norms, run.steered, finite)
     return run.passes

@@ -91,11 +91,12 @@ class AdversarialRegularization:
         self, model: nn.Module, images: Tensor, labels: Tensor, loss: MeanLoss = F.cross_entropy
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The mean clean loss, the mean loss of the neighbours, and the clean predictions, all with gradients."""
-        images = images.detach().requires_grad_(True)
-        logits = model(images)
-        clean = loss(logits, labels)
-        neighbours = self.neighbours(model, images, labels, loss, clean)
-        return clean, loss(model(neighbours), labels), logits
+        with torch.enable_grad():
+            images = images.detach().requires_grad_(True)
+            logits = model(images)
+            clean = loss(logits, labels)
+            neighbours = self.neighbours(model, images, labels, loss, clean)
+            return clean, loss(model(neighbours), labels), logits
 
     def neighbours(
         self,
@@ -117,8 +118,9 @@ class AdversarialRegularization:
             left = self.iterations
         else:
             if clean is None:
-                images = images.detach().requires_grad_(True)
-                clean = loss(model(images), labels)
+                with torch.enable_grad():
+                    images = images.detach().requires_grad_(True)
+                    clean = loss(model(images), labels)
             (gradient,) = torch.autograd.grad(clean, images, retain_graph=True)
             moved = self._step(images.detach(), images.detach(), gradient)
             left = self.iterations - 1

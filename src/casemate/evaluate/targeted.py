@@ -7,6 +7,7 @@ import torch
 
 from casemate.attacks import Attack, Passes, frozen
 from casemate.data import LabelledImages
+from casemate.errors import ShapeError
 from casemate.evaluate.intervals import Estimate, share
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
@@ -39,6 +40,8 @@ def targeted_matrix(
     observer: Observer = SILENT,
 ) -> Targeted:
     """Attack every correctly classified image towards every class but its own."""
+    if len(images) == 0:
+        raise ShapeError("no images to attack; expected at least one")
     passes = Passes()
     labels: list[torch.Tensor] = []
     reached: list[torch.Tensor] = []
@@ -48,6 +51,7 @@ def targeted_matrix(
             with torch.no_grad(), frozen(model):
                 right = model(pixels).argmax(1) == truth
             pixels, truth = pixels[right], truth[right]
+            numbers = (right.nonzero().squeeze(1) + first).cpu()
             found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
             for target in range(len(model.classes)):
                 chosen = (truth != target).nonzero().squeeze(1)
@@ -58,7 +62,7 @@ def targeted_matrix(
                         truth[chosen],
                         targets=torch.full_like(truth[chosen], target),
                         seed=seed,
-                        first_index=first,
+                        index=numbers[chosen.cpu()],
                         batch_size=batch_size,
                     )
                     found[chosen.cpu(), target] = result.success.cpu()

@@ -7,6 +7,7 @@ import numpy as np
 
 from casemate.attacks import GradientAttack, Passes
 from casemate.data import LabelledImages
+from casemate.errors import SettingError
 from casemate.evaluate.curves import eps_curve
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
@@ -38,6 +39,8 @@ def worst_case(
     observer: Observer = SILENT,
 ) -> WorstCase:
     """Run every attack at every eps on every image; each leaves an image alone once it has fooled it."""
+    if not attacks:
+        raise SettingError("a worst case over no attacks; name at least one")
     each: dict[str, np.ndarray] = {}
     passes = Passes()
     with observer.work("Worst case", len(attacks)) as advance:

@@ -7,7 +7,8 @@ last one and ends in the same weights, bit for bit.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,8 @@ def fit(
             )
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
-            row |= _validate(model, None if average is None else current, validation, objective, device)
+            with _own_randomness(labels.device, settings.seed, "validation", state.epoch + 1):
+                row |= _validate(model, None if average is None else current, validation, objective, device)
             if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
                 raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
@@ -158,9 +160,7 @@ def _one_epoch(
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
     rate = settings.rate((epoch - 1) / settings.epochs)
-    gpus = [labels.device] if labels.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(derive(settings.seed, "dropout", epoch))
+    with _own_randomness(labels.device, settings.seed, "dropout", epoch):
         model.train()
         for step, batch in enumerate(batches, start=1):
             done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
@@ -193,6 +193,14 @@ def _one_epoch(
         "loss": loss_sum.item() / len(labels),
         "accuracy": right.item() / len(labels),
     }
+
+
+@contextmanager
+def _own_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """PyTorch's global generators start from `parts` inside, and are as they were after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(*parts))
+        yield
 
 
 def _not_finite(where: str, last_good: int, settings: Training) -> TrainingError:
