@@ -90,11 +90,11 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
     scale, seed = study.setup.scale, study.setup.seed
     models = comparison.judged_models(study.setup, pieces)
     figures = all_figures(pieces, models)
-    reference = None if study.dataset.stands_in_for else reference_for(scale)
-    decides = scale.decides and study.dataset.name == "fashion-mnist"
+    reference = reference_for(scale, study.dataset.name)
+    decides = scale.decides and not tables.other_data(study.dataset)
     claims = comparison.judged_claims(models, pieces, decides=decides)
     advices = comparison.advices(models)
-    compared = tables.comparisons(pieces, scale, study.dataset.stands_in_for)
+    compared = tables.comparisons(pieces, scale, tables.other_data(study.dataset))
     missing = [task.name for task in study.plan.tasks if task.name not in pieces]
     recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
     sentences = [tables.masking_sentence(pieces)]

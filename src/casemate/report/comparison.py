@@ -43,12 +43,12 @@ def _time(judged: Judged) -> tuple[str, str]:
 
 
 def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table:
-    """One row per model: clean, under FGSM and BIM, under the strongest attack, loss, time; and at the larger scale."""
+    """One row per model: clean, under FGSM and BIM, in the worst case, loss, time; and at the larger scale."""
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
-    head += (f"strongest {EPS:g}", "loss", "s/epoch", "s in all")
+    head += (f"worst case {EPS:g}", "loss", "s/epoch", "s in all")
     if reference is not None:
-        head += (f"at scale {reference.scale}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"strongest {EPS:g}")
+        head += (f"at scale {reference.scale}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"worst case {EPS:g}")
     rows: list[tuple[str, ...]] = []
     for name, each in models.items():
         clean = each.clean
@@ -56,9 +56,9 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
             continue
         cells = (each.title, short(clean["accuracy"]))
         cells += tuple(short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
-        cells += (short(each.strongest(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
+        cells += (short(each.worst(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
         if reference is not None:
-            cells += tuple(reference.cell(name, what) for what in ("clean", "fgsm", "ball", "strongest"))
+            cells += tuple(reference.cell(name, what) for what in ("clean", "fgsm", "ball", "worst"))
         rows.append(cells)
     sizes = sorted({int(point["n"]) for each in models.values() if (point := each.left("ball", EPS))})
     of = f"n = {' or '.join(f'{size:,}' for size in sizes)} under BIM" if sizes else "no attack finished"
@@ -66,25 +66,26 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
         head,
         rows,
         "Accuracy in %, with 95 % intervals. FGSM, and BIM with 10 iterations of eps / 4 and clip ball: last iterate, "
-        f"stable cross-entropy, {of}. Strongest: an image must withstand PGD-40 with restarts ascending the stable "
-        "cross-entropy and the logit margin; for randomised models BIM over averaged gradients. Seconds as measured.",
+        f"stable cross-entropy, {of}. Worst case: withstood every iterate of FGSM and BIM under every loss, and PGD-40 "
+        "with restarts ascending the stable cross-entropy and the logit margin; randomised models: the last answer to "
+        "BIM over averaged gradients. Seconds as measured.",
     )
 
 
 def brief(models: Mapping[str, Judged]) -> Table:
-    """The models in one short table: clean, one weak and one stronger attack, the strongest, and the verdict."""
+    """The models in one short table: clean, two attacks, the worst case, and the verdict."""
     verdicts = {name: advice.verdict for name, advice in advices(models)}
     rows = [
         (
             each.title,
             short(each.clean["accuracy"] if each.clean else None),
             *(short(each.left(measure, EPS)) for measure in ("fgsm", "ball")),
-            short(each.strongest(EPS)),
+            short(each.worst(EPS)),
             verdicts.get(name, ""),
         )
         for name, each in models.items()
     ]
-    head = ("model", "clean, %", f"FGSM {EPS:g}, %", f"BIM {EPS:g}, %", f"strongest {EPS:g}, %", "verdict")
+    head = ("model", "clean, %", f"FGSM {EPS:g}, %", f"BIM {EPS:g}, %", f"worst case {EPS:g}, %", "verdict")
     return Table(head, rows, "")
 
 

@@ -76,7 +76,7 @@ def results(
     """The models, the verdicts, the paper's claims and numbers beside ours, with how they were made."""
     known = [each for each in claims if each.verdict != "not measured"]
     searched, divided = comparison.search(study.setup, pieces), comparison.divided(models)
-    compared = tables.comparisons(pieces, study.setup.scale, study.dataset.stands_in_for)
+    compared = tables.comparisons(pieces, study.setup.scale, tables.other_data(study.dataset))
     parts = [
         _table(comparison.defences(models, None)) if models else None,
         "\n".join(f"- {advice.sentence}" for _, advice in advices) or None,

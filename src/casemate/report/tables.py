@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from casemate.data import Dataset
 from casemate.engine import Piece
 from casemate.losses import TITLES
 from casemate.report.charts import shown
@@ -42,16 +43,21 @@ def _points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
-def _scale_words(scale: Scale, stands_in_for: str | None) -> str:
-    if stands_in_for:
-        return f"Another data set than the paper's {stands_in_for}: this decides nothing."
+def other_data(dataset: Dataset) -> str | None:
+    """The paper's data set, if these are other data, asked for or standing in; None if they are the paper's."""
+    return None if dataset.name == "fashion-mnist" else "Fashion-MNIST"
+
+
+def _scale_words(scale: Scale, instead_of: str | None) -> str:
+    if instead_of:
+        return f"Another data set than the paper's {instead_of}: this decides nothing."
     return (
         "" if scale.decides else f"Scale {scale.name} cannot decide this: it trains on {scale.train_images:,} images."
     )
 
 
 def _clean_row(
-    statement: paper.Statement, estimate: Mapping[str, float], stands_in_for: str | None, scale: Scale
+    statement: paper.Statement, estimate: Mapping[str, float], instead_of: str | None, scale: Scale
 ) -> Comparison:
     """Rule: inside our interval = agrees; else more or less accurate by the difference, and what is known to differ."""
     if estimate["low"] <= statement.value <= estimate["high"]:
@@ -62,7 +68,7 @@ def _clean_row(
             f"The paper's number lies {side} our interval. It gives no batch size, learning rate, number of epochs or "
             "seed, and does not say on which split the number was taken."
         )
-    return _row(statement, estimate, f"{_scale_words(scale, stands_in_for)} {why}".strip(), None)
+    return _row(statement, estimate, f"{_scale_words(scale, instead_of)} {why}".strip(), None)
 
 
 def _row(statement: paper.Statement, estimate: Mapping[str, float], why: str, setting: str | None) -> Comparison:
@@ -78,7 +84,7 @@ def _row(statement: paper.Statement, estimate: Mapping[str, float], why: str, se
 def _attack_rows(
     statement: paper.Statement,
     found: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
-    stands_in_for: str | None,
+    instead_of: str | None,
     scale: Scale,
 ) -> list[Comparison]:
     """One row per loss (and step). Rule: the setting whose interval holds the paper's number could explain it.
@@ -97,20 +103,20 @@ def _attack_rows(
             why = "The paper's number lies outside our interval."
         if zero["value"] >= _MENTIONED:
             why += f" {shown(zero['value'])} of the images had no gradient to follow under this loss."
-        rows.append(_row(statement, estimate, f"{_scale_words(scale, stands_in_for)} {why}".strip(), name))
+        rows.append(_row(statement, estimate, f"{_scale_words(scale, instead_of)} {why}".strip(), name))
     return rows
 
 
-def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list[Comparison]:
+def comparisons(pieces: Pieces, scale: Scale, instead_of: str | None) -> list[Comparison]:
     """The paper's stated numbers beside ours, as far as their pieces are there."""
     rows: list[Comparison] = []
     clean = pieces.get("E1/clean")
     if clean is not None:
         classes = [each for each in clean.result["per_class"] if each is not None]
         rows += [
-            _clean_row(paper.TEST_ACCURACY, clean.result["accuracy"], stands_in_for, scale),
-            _clean_row(paper.WORST_CLASS, min(classes, key=lambda e: e["value"]), stands_in_for, scale),
-            _clean_row(paper.BEST_CLASS, max(classes, key=lambda e: e["value"]), stands_in_for, scale),
+            _clean_row(paper.TEST_ACCURACY, clean.result["accuracy"], instead_of, scale),
+            _clean_row(paper.WORST_CLASS, min(classes, key=lambda e: e["value"]), instead_of, scale),
+            _clean_row(paper.BEST_CLASS, max(classes, key=lambda e: e["value"]), instead_of, scale),
         ]
     fgsm = {
         TITLES[loss]: _curve_point(pieces[f"E2/fgsm/{loss}"], "eps", 0.1)
@@ -118,7 +124,7 @@ def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list
         if f"E2/fgsm/{loss}" in pieces
     }
     if fgsm:
-        rows += _attack_rows(paper.FGSM_AT_01, fgsm, stands_in_for, scale)
+        rows += _attack_rows(paper.FGSM_AT_01, fgsm, instead_of, scale)
     steps = {}
     for size in E4_STEP_SIZES:
         for loss in LOSSES:
@@ -126,7 +132,7 @@ def comparisons(pieces: Pieces, scale: Scale, stands_in_for: str | None) -> list
             if piece is not None and point_at(piece, "steps", 25):
                 steps[f"step {size}, {TITLES[loss]}"] = _curve_point(piece, "steps", 25)
     if steps:
-        rows += _attack_rows(paper.BIM_AT_25, steps, stands_in_for, scale)
+        rows += _attack_rows(paper.BIM_AT_25, steps, instead_of, scale)
     return rows
 
 

@@ -46,19 +46,20 @@ def summarised(models: Mapping[str, Judged], claims: Sequence[Judgement], about:
             "clean": each.clean["accuracy"] if each.clean else None,
             "fgsm": each.left("fgsm", EPS),
             "ball": each.left("ball", EPS),
-            "strongest": each.strongest(EPS),
+            "worst": each.worst(EPS),
         }
         rows[name] = {what: estimate for what, estimate in found.items() if estimate is not None}
     known = {each.claim.says: each.verdict for each in claims if each.verdict != "not measured"}
     return {**about, "eps": EPS, "models": rows, "claims": known}
 
 
-def reference_for(scale: Scale) -> Reference | None:
+def reference_for(scale: Scale, dataset: str) -> Reference | None:
     """The committed run to show beside one at `scale`: the largest of the larger ones; None at full scale."""
     for name in ORDER:
         if scale.name == name:
             return None
         place = resources.files("casemate.study").joinpath("reference", f"{name}.json")
         if place.is_file():
-            return Reference(name, json.loads(place.read_text()))
+            content = json.loads(place.read_text())
+            return Reference(name, content) if content["dataset"] == dataset else None
     return None

@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from casemate.engine import Piece
-from casemate.evaluate import mcnemar, mean
+from casemate.evaluate import mcnemar, mean, share
 from casemate.study.models import Model
+from casemate.study.tasks import LOSSES
 
 Pieces = Mapping[str, Piece]
 Estimate = Mapping[str, float]
@@ -75,15 +76,40 @@ class Judged:
         point = self.under(measure, eps, loss)
         return None if point is None else point["last"]
 
+    @property
+    def randomised(self) -> bool:
+        """Whether it answers at random."""
+        return self.model.source.inference is not None
+
     def strongest(self, eps: float) -> Estimate | None:
         """The accuracy under the strongest attack that was run: PGD with restarts, or for a randomised model EOT."""
-        if self.model.source.inference is not None:
+        if self.randomised:
             piece = self.piece("eot")
             point = None if piece is None else point_at(piece, "eps", eps)
             return None if point is None else point["last"]
         piece = self.piece("pgd")
         point = None if piece is None else point_at(piece, "eps", eps)
         return None if point is None else point["every"]
+
+    def standing(self, eps: float) -> np.ndarray | None:
+        """Which images withstood everything that was tried within `eps`: no iterate of any attack fooled them.
+
+        Of a randomised model, whose answers differ by chance, only the last answer under averaged gradients counts.
+        """
+        if self.randomised:
+            piece = self.piece("eot")
+            return None if piece is None or point_at(piece, "eps", eps) is None else right(piece, "eps", eps)
+        curves = [self.piece(measure, loss) for measure in ("fgsm", "ball") for loss in LOSSES]
+        found = [_column(piece, eps, "worst") for piece in curves if piece and point_at(piece, "eps", eps)]
+        pgd = self.piece("pgd")
+        if pgd is not None and point_at(pgd, "eps", eps):
+            found.append(right(pgd, "eps", eps))
+        return np.logical_and.reduce([each[: min(map(len, found))] for each in found]) if found else None
+
+    def worst(self, eps: float) -> Estimate | None:
+        """The share of images that withstood everything that was tried."""
+        standing = self.standing(eps)
+        return None if standing is None else share(standing).as_json()
 
     def zero(self, loss: str) -> Estimate | None:
         """The share of images whose gradient is exactly zero under a loss."""
@@ -113,6 +139,10 @@ def right(piece: Piece, axis: str | None = None, value: float | None = None) -> 
     return np.logical_and.reduce([rows[name].to_numpy() for name in attacks])
 
 
+def _column(piece: Piece, eps: float, name: str) -> np.ndarray:
+    return _rows(piece, "eps", eps)[name].to_numpy()
+
+
 Order = Literal[-1, 0, 1]
 
 
@@ -137,7 +167,11 @@ def compare_accuracy(
     """Which leaves more images right, by McNemar's test on the images that both were measured on."""
     if first is None or second is None:
         return None
-    one, other = right(first, axis, value), right(second, axis, value)
+    return compare_flags(right(first, axis, value), right(second, axis, value))
+
+
+def compare_flags(one: np.ndarray, other: np.ndarray) -> Compared | None:
+    """The same of two lists of images that were right, the same images first in both."""
     n = min(len(one), len(other))
     if n == 0:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from casemate.losses import TITLES
-from casemate.study.results import Compared, Estimate, Judged, compare_accuracy
+from casemate.study.results import Estimate, Judged, compare_accuracy, compare_flags
 
 EPS = 0.1
 """Where verdicts are taken: the study's own eps."""
@@ -17,7 +17,7 @@ MASKED = 0.1
 COLLAPSED = 0.2
 """Accuracy that one step leaves above what many leave, from which one step is called misleading."""
 BROKEN = 0.1
-"""Accuracy under the strongest attack below which a defence is called broken: what guessing among ten classes gives."""
+"""Accuracy under all that was tried below which a defence is called broken: what guessing among ten classes gives."""
 COSTLY = 0.02
 """Loss of clean accuracy from which it is mentioned as a price."""
 
@@ -53,7 +53,7 @@ def collapse(judged: Judged) -> str | None:
     one = judged.left("fgsm", EPS)
     many = judged.strongest(EPS)
     clean = judged.clean
-    if one is None or many is None or clean is None or judged.model.source.inference is not None:
+    if one is None or many is None or clean is None or judged.randomised:
         return None
     if one["value"] > clean["accuracy"]["high"]:
         return (
@@ -68,7 +68,7 @@ def collapse(judged: Judged) -> str | None:
 def shrugged(judged: Judged) -> str | None:
     """Rule: a randomised model that loses 20 points more once its draws are averaged had hidden its gradient."""
     averaged, single = judged.strongest(EPS), judged.left("ball", EPS)
-    if judged.model.source.inference is None or averaged is None or single is None:
+    if not judged.randomised or averaged is None or single is None:
         return None
     if single["value"] - averaged["value"] > COLLAPSED:
         return (
@@ -102,8 +102,18 @@ class Advice:
     sentence: str
 
 
-def _attack(judged: Judged) -> str:
-    return "BIM with averaged gradients" if judged.model.source.inference else "PGD-40 with restarts"
+def _left(judged: Judged, estimate: Estimate) -> str:
+    """What was tried, and what it left."""
+    if judged.randomised:
+        return f"BIM with averaged gradients leaves {interval(estimate)}"
+    tried = (
+        ("FGSM", judged.left("fgsm", EPS)),
+        ("BIM", judged.left("ball", EPS)),
+        ("PGD-40 with restarts", judged.strongest(EPS)),
+    )
+    names = [name for name, found in tried if found is not None]
+    together = f"{', '.join(names[:-1])} and {names[-1]} together leave" if len(names) > 1 else f"{names[0]} leaves"
+    return f"{together} {interval(estimate)}"
 
 
 def _price(judged: Judged, baseline: Judged) -> str:
@@ -118,41 +128,38 @@ def _price(judged: Judged, baseline: Judged) -> str:
     return f" It costs {' and '.join(words)}." if words else ""
 
 
-def compare_strongest(judged: Judged, baseline: Judged) -> Compared | None:
-    """The two under the strongest attacks run on each, paired by image."""
-    pieces = [each.piece("eot" if each.model.source.inference else "pgd") for each in (judged, baseline)]
-    return compare_accuracy(pieces[0], pieces[1], "eps", EPS)
-
-
 def advice(judged: Judged, baseline: Judged) -> Advice:
-    """Rules, in order: nothing measured; below 10 %: broken; not above the baseline by the paired test: no better; else
-    it helps against what was tried.
+    """The verdict on a defence.
+
+    Rules, in order: below 10 % under all that was tried: broken; PGD not run: not measured; not above the baseline by
+    the paired test: no better; else it helps against what was tried.
     """
-    left, fgsm = judged.strongest(EPS), judged.left("fgsm", EPS)
-    against = compare_strongest(judged, baseline)
-    if left is None or fgsm is None or against is None:
-        return Advice("not measured", f"{judged.title}: not measured yet.")
+    left, fgsm = judged.worst(EPS), judged.left("fgsm", EPS)
+    unknown = Advice("not measured", f"{judged.title}: not measured yet.")
+    if left is None or fgsm is None:
+        return unknown
     suggested = (
         f", although FGSM alone suggested {percent(fgsm['value'])}" if fgsm["value"] - left["value"] > COLLAPSED else ""
     )
     reasons = causes(judged)
     why = f" ({'; '.join(reasons)})" if reasons else ""
     if left["value"] < BROKEN:
-        return Advice(
-            "broken",
-            f"Do not rely on {judged.title}: {_attack(judged)} leaves {interval(left)} at eps {EPS:g}{suggested}{why}.",
-        )
+        return Advice("broken", f"Do not rely on {judged.title}: {_left(judged, left)} at eps {EPS:g}{suggested}{why}.")
+    mine, theirs = judged.standing(EPS), baseline.standing(EPS)
+    against = None if mine is None or theirs is None else compare_flags(mine, theirs)
+    if judged.strongest(EPS) is None or baseline.strongest(EPS) is None or against is None:
+        return unknown
     if against.order <= 0:
         return Advice(
             "no better",
-            f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_attack(judged)} leaves "
-            f"{interval(left)}, against {percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
+            f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
+            f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
         )
     return Advice(
         "helps so far",
-        f"{judged.title} helps against what was tried: {_attack(judged)} leaves {interval(left)} at eps {EPS:g}, "
-        f"against {percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} These "
-        "attacks can show a defence broken, never robust: try stronger ones before relying on it.",
+        f"{judged.title} helps against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
+        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} These attacks can "
+        "show a defence broken, never robust: try stronger ones before relying on it.",
     )
 
 

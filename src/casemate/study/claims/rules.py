@@ -5,6 +5,7 @@ measured, under the stable cross-entropy; where it appears only under another lo
 by our intervals. What no setting of ours reproduces is unexplained.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,14 +55,22 @@ def counted(orders: Sequence[Compared], wanted: int) -> str:
     return f"{yes} for, {no} against, {len(orders) - yes - no} undecided of {len(orders)} comparisons"
 
 
-def over_eps(first: Judged | None, second: Judged | None, measure: str, loss: str, compare: Compare) -> list[Compared]:
-    """The two models compared at every eps but 0 that both curves have."""
+def over_eps(
+    first: Judged | None,
+    second: Judged | None,
+    measure: str,
+    loss: str,
+    compare: Compare,
+    up_to: float = math.inf,
+) -> list[Compared]:
+    """The two models compared at every eps but 0 that both curves have, up to a limit."""
     if first is None or second is None:
         return []
     one, other = first.piece(measure, loss), second.piece(measure, loss)
     if one is None or other is None:
         return []
-    values = [point["eps"] for point in one.result["points"] if point["eps"] and point_at(other, "eps", point["eps"])]
+    values = [point["eps"] for point in one.result["points"] if 0 < point["eps"] <= up_to]
+    values = [value for value in values if point_at(other, "eps", value)]
     found = [compare(one, other, "eps", value) for value in values]
     return [each for each in found if each is not None]
 
@@ -74,13 +83,19 @@ def pair_at(first: Judged, second: Judged, measure: str, loss: str, eps: float =
 
 
 def order(
-    evidence: Evidence, first: str, second: str, measure: str, wanted: int, compare: Compare = compare_accuracy
+    evidence: Evidence,
+    first: str,
+    second: str,
+    measure: str,
+    wanted: int,
+    compare: Compare = compare_accuracy,
+    up_to: float = math.inf,
 ) -> Found:
     """`first` above (`wanted` 1) or below (-1) `second` under an attack; what the other losses say goes with it."""
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
-    by_loss = {loss: over_eps(one, other, measure, loss, compare) for loss in LOSSES}
+    by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to) for loss in LOSSES}
     verdicts: dict[str, Verdict] = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
     if verdicts["ce"] == "not measured":
         return NOTHING
