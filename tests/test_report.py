@@ -388,8 +388,10 @@ def test_the_numbers_under_pictures_are_those_of_the_pictures(done: Done) -> Non
         assert (changed == 0) == (title == "original")
     near = _images(done.pieces["E6/neighbours"])
     figure = done.figure("neighbours")
-    assert [row[0] for row in figure.rows] == ["original", *(f"limits {title}" for title in near if title != "clean")]
-    for title, facts in done.pieces["E6/neighbours"].result["settings"].items():
+    settings = done.pieces["E6/neighbours"].result["settings"]
+    assert {"clean", *settings} == set(near)
+    assert [row[0] for row in figure.rows] == ["original", *(f"limits {title}" for title in settings)]
+    for title, facts in settings.items():
         row = next(row for row in figure.rows if row[0] == f"limits {title}")
         assert row[2] == pytest.approx(np.abs(near[title] - near["clean"]).mean())
         assert f"{title}: pixels from {facts['lowest']:.2f} to {facts['highest']:.2f}" in figure.caption

@@ -41,7 +41,7 @@ def masking(judged: Judged) -> str | None:
         stable, flattered = judged.left("fgsm", EPS), judged.left("fgsm", EPS, loss)
         if zero is not None and zero["value"] >= MASKED:
             words = f"{percent(zero['value'])} of the images have no gradient at all under {TITLES[loss]}"
-            if stable is not None and flattered is not None:
+            if stable is not None and flattered is not None and flattered["value"] > stable["value"]:
                 shares = f"{percent(flattered['value'])} instead of {percent(stable['value'])}"
                 words += f", so that FGSM at {EPS:g} leaves {shares}"
             found.append(words)
@@ -82,7 +82,7 @@ def bent(judged: Judged) -> str | None:
     """Rule: an angle above 60 degrees between gradients at an image and 0.01 away from it says that steps mislead."""
     clean = judged.clean
     angle = None if clean is None else clean["alignment"]["0.01"]
-    if angle is None or angle["low"] <= 60:
+    if judged.randomised or angle is None or angle["low"] <= 60:
         return None
     return f"gradients 0.01 apart point {angle['value']:.0f} degrees apart on average"
 

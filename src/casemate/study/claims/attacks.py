@@ -7,7 +7,7 @@ from casemate.losses import TITLES
 from casemate.study import paper
 from casemate.study.claims.rules import NOTHING, Evidence, Found, counted, number, tally
 from casemate.study.experiments import E4_STEP_SIZES, e4_prefix
-from casemate.study.results import Estimate, compare_accuracy, point_at
+from casemate.study.results import Estimate, compare_accuracy, compare_flags, point_at, right
 from casemate.study.tasks import LOSSES
 from casemate.study.verdicts import interval, percent
 
@@ -39,7 +39,7 @@ def iterations(evidence: Evidence) -> Found:
 
 
 def level(evidence: Evidence) -> Found:
-    """Rule: from 25 iterations to the most, no change of accuracy beyond the paired test, and a larger loss."""
+    """Rule: from 25 iterations to the most, no change of accuracy by the paired test, and a larger loss."""
     verdicts: dict[str, tuple[bool, bool]] = {}
     words: list[str] = []
     for size in E4_STEP_SIZES:
@@ -50,7 +50,8 @@ def level(evidence: Evidence) -> Found:
             first, last = point_at(piece, "steps", 25), piece.result["points"][-1]
             if first is None or first["loss"] is None or last["loss"] is None:
                 continue
-            level = last["last"]["high"] >= first["last"]["low"]
+            changed = compare_flags(right(piece, "steps", 25), right(piece, "steps", last["steps"]))
+            level = changed is not None and changed.order == 0
             grows = last["loss"]["value"] > first["loss"]["high"]
             before = verdicts.get(loss, (True, True))
             verdicts[loss] = (level and before[0], grows and before[1])

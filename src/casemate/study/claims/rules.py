@@ -12,7 +12,7 @@ from typing import Literal
 
 from casemate.losses import TITLES
 from casemate.study import paper
-from casemate.study.results import Compared, Estimate, Judged, Pieces, compare_accuracy, point_at
+from casemate.study.results import Compared, Estimate, Judged, Pieces, compare_accuracy, compare_loss, point_at
 from casemate.study.tasks import LOSSES
 from casemate.study.verdicts import causes, interval, percent
 
@@ -75,11 +75,13 @@ def over_eps(
     return [each for each in found if each is not None]
 
 
-def pair_at(first: Judged, second: Judged, measure: str, loss: str, eps: float = 0.1) -> str:
-    a, b = first.left(measure, eps, loss), second.left(measure, eps, loss)
-    if a is None or b is None:
+def pair_at(first: Judged, second: Judged, measure: str, loss: str, compare: Compare, eps: float = 0.1) -> str:
+    """The two means that are compared at one eps."""
+    found = compare(first.piece(measure, loss), second.piece(measure, loss), "eps", eps)
+    if found is None:
         return ""
-    return f"at {eps:g}: {percent(a['value'])} against {percent(b['value'])}"
+    shown = "{:.2f}".format if compare is compare_loss else percent
+    return f"at {eps:g}: {shown(found.first)} against {shown(found.second)}"
 
 
 def order(
@@ -100,7 +102,7 @@ def order(
     if verdicts["ce"] == "not measured":
         return NOTHING
     words = [
-        f"{TITLES[loss]}: {counted(orders, wanted)} ({pair_at(one, other, measure, loss)})"
+        f"{TITLES[loss]}: {counted(orders, wanted)} ({pair_at(one, other, measure, loss, compare)})"
         for loss, orders in by_loss.items()
         if orders
     ]
