@@ -108,9 +108,9 @@ def estimate_line(
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-def plain_ticks(axis: Axis, largest: float) -> None:
-    """Plain numbers at the ticks of a stretched axis, none beyond `largest`."""
-    axis.set_major_locator(FixedLocator([tick for tick in _TICKS if tick <= largest]))
+def plain_ticks(axis: Axis, largest: float, least: float = 0.0) -> None:
+    """Plain numbers at the ticks of a stretched axis: zero, and from `least` to `largest`."""
+    axis.set_major_locator(FixedLocator([tick for tick in _TICKS if tick == 0 or least <= tick <= largest]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 

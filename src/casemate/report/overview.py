@@ -97,7 +97,7 @@ def diagnosis(models: Models) -> Figure | None:
     gaps.axvline(17, color="#666666", linestyle=":", linewidth=1)
     gaps.set_xscale("symlog", linthresh=10)
     gaps.set_xlim(left=0)
-    plain_ticks(gaps.xaxis, gaps.get_xlim()[1])
+    plain_ticks(gaps.xaxis, gaps.get_xlim()[1], least=5)
     gaps.set_title("gap between the two largest logits", fontsize=10)
     for loss in LOSSES:
         estimates = [result["zero_gradients"][loss] for result in results]
