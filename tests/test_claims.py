@@ -147,6 +147,47 @@ def test_a_model_knows_its_numbers_and_what_it_lacks(alike: World) -> None:
     assert [nothing.zero("ce"), nothing.left("fgsm", 0.1), nothing.strongest(0.1)] == [None] * 3
 
 
+def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> None:
+    """FGSM and BIM under every loss, at this and every smaller eps, and PGD; all on the images that all were run on."""
+    places = np.arange(N)
+    one, other, third = (places % number != 0 for number in (2, 3, 5))
+    e6 = alike.models["E6"].model
+    task = tasks()[e6.piece("fgsm", "prob-ce")]
+    values: list[float] = task.config["values"]
+    early = [one if value == 0.05 else np.ones(N, dtype=bool) for value in values]
+    everything = [np.ones(N, dtype=bool) for _ in values]
+    level = [losses(1.0)] * len(values)
+    pieces = {name: alike.pieces[name] for name in ("E6/clean", "E1/clean")}
+    pieces["E6/fgsm/prob-ce"] = alike.shelf.curve(task, early, level)
+    pieces["E6/fgsm/ce"] = alike.shelf.curve(tasks()["E6/fgsm/ce"], everything, level)
+    bim = tasks()[e6.piece("ball", "torch-ce")]
+    times = len(bim.config["values"])
+    pieces[bim.name] = alike.shelf.curve(bim, [other] * times, [losses(1.0)] * times)
+    judged = Judged(e6, pieces)
+    before, after = judged.standing(0.025), judged.standing(0.1)
+    assert before is not None
+    assert after is not None
+    assert np.array_equal(before, other)
+    assert np.array_equal(after, one & other)
+    pieces["E6/pgd"] = alike.shelf.worst(tasks()["E6/pgd"], {"ce": [third[:300]], "margin": [np.ones(300, dtype=bool)]})
+    whole, share = Judged(e6, pieces).standing(0.1), Judged(e6, pieces).worst(0.1)
+    assert whole is not None
+    assert share is not None
+    assert np.array_equal(whole, (one & other & third)[:300])
+    assert (share["value"], share["n"]) == (whole.mean(), 300)
+    assert Judged(e6, {}).standing(0.1) is None
+    assert Judged(e6, {}).worst(0.1) is None
+
+
+def test_of_a_random_answer_only_the_one_after_averaged_gradients_stands(alike: World) -> None:
+    numbers = Numbers(left={"eot": 0.3, "fgsm": 0.1, "ball": 0.05})
+    judged = alike.but({RANDOM: numbers}).models[RANDOM]
+    standing = judged.standing(0.1)
+    assert standing is not None
+    assert np.array_equal(standing, easiest(0.3))
+    assert judged.standing(0.2) is None
+
+
 def test_the_time_of_a_training_ends_where_it_would_have_stopped(alike: World) -> None:
     """E11 is the first part of E1's training; E1 itself is all of it."""
     models = alike.but({"E1": Numbers(seconds=5.0, stopped_at=2)}).models
