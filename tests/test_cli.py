@@ -770,7 +770,7 @@ def test_a_planned_defence_tells_its_settings_and_its_time(
         (["--augment", "affine:rotation=999"], "'affine:rotation=999': rotation = 999.0; expected degrees"),
         (["--augment", "shift:pixels=1.5"], "pixels = 1.5; expected a whole number"),
         (["--augment", "flip:sometimes=2"], "expected sometimes to be a share of the images, from 0 to 1"),
-        (["--augment", "flip", "speckle:sometimes=0.5,std=-1"], "std = -1.0; expected zero or more"),
+        (["--augment", "flip", "speckle:sometimes=0.5,std=-1"], "std = -1.0; expected from 0 to 1000"),
     ],
 )
 def test_a_bad_defence_is_refused(run: Run, tmp_path: Path, arguments: list[str], words: str) -> None:
