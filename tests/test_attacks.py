@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casemate.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, Criterion, GradientAttack, Status, frozen
-from casemate.attacks.base import check_images
-from casemate.attacks.gradient import Loop, Track, with_eps, with_steps
+from casemate.attacks.base import check_images, with_eps
+from casemate.attacks.gradient import Loop, Track, with_steps
 from casemate.errors import SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm

@@ -472,9 +472,16 @@ def test_pixels_become_their_share_of_255() -> None:
 
 
 def test_annotations_are_checked_in_tests() -> None:
-    # the point of running the suite with jaxtyping: floats where bytes are stated do not pass
+    # the point of running the suite with jaxtyping: three dimensions where four are stated do not pass
     with pytest.raises(TypeError):
-        to_unit(torch.zeros(1, 1, 2, 2))
+        to_unit(torch.zeros(1, 2, 2))
+
+
+def test_pixels_that_are_numbers_already_are_taken_as_they_are() -> None:
+    images = LabelledImages(pixels=torch.rand(3, 1, 2, 2, dtype=torch.float64), labels=torch.arange(3))
+    unit, _ = images.unit()
+    assert unit.dtype == torch.float32
+    assert torch.equal(unit, images.pixels.float())
 
 
 def _numbered(labels: list[int]) -> LabelledImages:
@@ -564,8 +571,8 @@ def test_batches_come_in_order_and_whole() -> None:
 @pytest.mark.parametrize(
     ("pixels", "labels", "message"),
     [
-        (torch.zeros(2, 1, 3, 3), torch.zeros(2, dtype=torch.int64), "images of type torch.float32"),
-        (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "expected uint8 of shape"),
+        (torch.zeros(2, 1, 3, 3).int(), torch.zeros(2, dtype=torch.int64), "images of type torch.int32"),
+        (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), "floating point of shape"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "2 images, but labels"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2), "one int64 label per image"),
     ],

@@ -287,7 +287,6 @@ def test_zero_gradients_of_a_saturated_classifier() -> None:
     """
     gaps = [1.0, 10.0, 15.5, 18.5, 30.0, 60.0]
     found = zero_gradients(*overconfident(gaps), batch_size=4)
-    assert set(found) == set(LOSSES)
     nowhere, where_sure = [False] * 6, [False] * 3 + [True] * 3
     assert {loss: zeros.tolist() for loss, zeros in found.items()} == {
         "ce": nowhere,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from casemate.errors import SettingError
-from casemate.losses import LOSSES, TITLES, loss_by_name, margin, stable_cross_entropy, top_gap
+from casemate.losses import LOSSES, TITLES, dlr, loss_by_name, margin, stable_cross_entropy, targeted_dlr, top_gap
 from oracles import generator
 
 seeds = st.integers(0, 10_000)
@@ -175,3 +175,34 @@ def test_losses_are_found_by_name() -> None:
     assert TITLES.keys() == LOSSES.keys()
     with pytest.raises(SettingError, match="ce, torch-ce, prob-ce, margin"):
         loss_by_name("cross-entropy")
+
+
+# --------------------------------------------------------------------------------------------- difference of logits ratio
+
+
+def test_the_ratio_by_hand() -> None:
+    """z = (4, 1, 3, -1): the label's margin -1 over 4 - 1 = 3; towards class 1, (1 - 4) over 4 - (1 + -1) / 2."""
+    logits, labels = torch.tensor([[4.0, 1.0, 3.0, -1.0]]), torch.tensor([0])
+    assert dlr(logits, labels).item() == pytest.approx(-1 / 3)
+    assert targeted_dlr(logits, labels, torch.tensor([1])).item() == pytest.approx(-3 / 4)
+    assert dlr(logits, torch.tensor([3])).item() == pytest.approx(5 / 3)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 10])
+def test_the_ratio_does_not_see_scale_or_shift(classes: int) -> None:
+    logits, labels = some_logits(9, classes, 2.0)
+    targets = (labels + 1) % classes
+    moved = 1000 * logits + 5
+    assert torch.allclose(dlr(moved, labels), dlr(logits, labels), rtol=1e-3)
+    assert torch.allclose(targeted_dlr(moved, labels, targets), targeted_dlr(logits, labels, targets), rtol=1e-3)
+
+
+def test_two_classes_fall_back_to_the_margin() -> None:
+    logits, labels = some_logits(9, 2, 2.0)
+    assert torch.equal(dlr(logits, labels), margin(logits, labels))
+    assert torch.equal(targeted_dlr(logits, labels, 1 - labels), margin(logits, labels))
+
+
+def test_equal_logits_have_a_finite_ratio() -> None:
+    logits, labels = torch.zeros(1, 5), torch.tensor([2])
+    assert gradient("dlr", logits, labels).isfinite().all()

@@ -31,3 +31,7 @@ class TrainingError(CasemateError):
 
 class StoreError(CasemateError):
     """The store of finished results cannot be read, written or locked."""
+
+
+class MachineError(CasemateError):
+    """The machine has not enough of what the work needs, such as memory."""

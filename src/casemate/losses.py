@@ -18,7 +18,7 @@ from casemate.errors import SettingError
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
-LossName = Literal["ce", "torch-ce", "prob-ce", "margin"]
+LossName = Literal["ce", "torch-ce", "prob-ce", "margin", "dlr"]
 
 _CLIP = 1e-7
 """Keras' epsilon: probabilities are clipped to [1e-7, 1 - 1e-7]."""
@@ -66,17 +66,49 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
     return _without(logits, labels).amax(1) - _own(logits, labels)
 
 
+_SMALLEST_SPREAD = 1e-12
+"""Added to the denominators of the ratios: equal logits give a large number, not a division by zero."""
+
+
+def dlr(logits: Logits, labels: Labels) -> PerExample:
+    """Difference of logits ratio: the margin over the largest logit minus the third (Croce and Hein 2020, eq. 6).
+
+    It does not change when the logits are scaled or shifted. Two classes have no third logit; there it is the margin.
+    """
+    return margin(logits, labels) / _spread(logits, 3)
+
+
+def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
+    """The target's logit minus the label's, over the spread of the largest (Croce and Hein 2020, eq. 7).
+
+    The spread is the largest logit minus the mean of the third and fourth; with three classes minus the third. Two
+    classes have no third logit; there it is the difference itself.
+    """
+    return (_own(logits, targets) - _own(logits, labels)) / _spread(logits, 4)
+
+
+def _spread(logits: Logits, up_to: int) -> PerExample:
+    """The largest logit minus the mean of the third to the `up_to`-th; 1 where there are none, or masked ones."""
+    top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
+    if logits.shape[1] < 3:
+        return torch.ones_like(top[:, 0])
+    rest = top[:, 2:].mean(1)
+    return (top[:, 0] - rest).masked_fill(rest.isinf(), 1.0) + _SMALLEST_SPREAD
+
+
 LOSSES: Mapping[str, Loss] = {
     "ce": stable_cross_entropy,
     "torch-ce": torch_cross_entropy,
     "prob-ce": probability_cross_entropy,
     "margin": margin,
+    "dlr": dlr,
 }
 TITLES: Mapping[str, str] = {
     "ce": "stable cross-entropy",
     "torch-ce": "F.cross_entropy",
     "prob-ce": "softmax probabilities",
     "margin": "logit margin",
+    "dlr": "difference of logits ratio",
 }
 
 

@@ -51,13 +51,13 @@ class Ball:
     """All images within `eps` of a clean one, in a norm; always intersected with the bounds of the pixels."""
 
     eps: float
-    """Radius, in pixel units; the norm runs over all pixels of an image."""
+    """Radius, in pixel units; the norm runs over all pixels of an image. Infinite: the bounds are the only limit."""
     norm: Norm = "linf"
     """Which norm."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise SettingError(f"eps = {self.eps}; expected zero or more and finite")
+        if not self.eps >= 0:
+            raise SettingError(f"eps = {self.eps}; expected zero or more")
         if self.norm not in get_args(Norm):
             raise SettingError(f"norm {self.norm!r}; expected one of {', '.join(get_args(Norm))}")
 

@@ -3,13 +3,14 @@
 from casemate.attacks.base import Attack as Attack
 from casemate.attacks.base import AttackResult as AttackResult
 from casemate.attacks.base import Criterion as Criterion
+from casemate.attacks.base import MinimumNormAttack as MinimumNormAttack
 from casemate.attacks.base import Passes as Passes
 from casemate.attacks.base import Status as Status
 from casemate.attacks.base import frozen as frozen
+from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import GradientAttack as GradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
-from casemate.attacks.gradient import with_eps as with_eps
 from casemate.attacks.presets import ATTACKS as ATTACKS
 from casemate.attacks.presets import BIM as BIM
 from casemate.attacks.presets import FGSM as FGSM

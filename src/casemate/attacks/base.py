@@ -4,21 +4,23 @@
 code that did not make the claim: projected once more, inside ball and bounds in float64, classified again.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from typing import Any, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor, nn
 
 from casemate.errors import SettingError, ShapeError
 from casemate.losses import Loss, stable_cross_entropy
+from casemate.memory import batched
 from casemate.models import Classifier
-from casemate.norms import Ball, norm_of
-from casemate.progress import SILENT, Observer
+from casemate.norms import Ball, Norm, norm_of
+from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
@@ -43,10 +45,14 @@ class Criterion:
 
     classes: Labels
     targeted: bool = False
+    never: bool = False
+    """Nothing counts as fooled, so that an attack uses its whole budget: for one on a substitute (see `Transfer`)."""
 
     def met(self, logits: Logits) -> Flags:
         """Which examples are fooled; never where a logit is not finite."""
         hit = logits.argmax(1) == self.classes
+        if self.never:
+            return torch.zeros_like(hit)
         return (hit if self.targeted else ~hit) & logits.isfinite().all(1)
 
     def rising(self, loss: Loss, logits: Logits) -> PerExample:
@@ -56,7 +62,7 @@ class Criterion:
 
     def take(self, chosen: Tensor) -> "Criterion":
         """The criterion of some of the examples (a mask or positions)."""
-        return Criterion(self.classes[chosen], self.targeted)
+        return Criterion(self.classes[chosen], self.targeted, self.never)
 
 
 @dataclass
@@ -90,6 +96,16 @@ class AttackResult:
     passes: Passes
     attack: dict[str, Any]
     """The attack's name and hyper-parameters."""
+
+    def take(self, chosen: Tensor) -> "AttackResult":
+        """The outcome for some of the images (a mask or positions), which takes no passes."""
+        columns = ("adversarial", "prediction", "success", "status", "loss", "norm")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in columns}, passes=Passes())
+
+    @property
+    def distance(self) -> PerExample:
+        """Norm of the perturbation that fooled, infinite where none did: what a minimum-norm attack is run for."""
+        return self.norm.where(self.success, math.inf)
 
     @property
     def robust_accuracy(self) -> float:
@@ -190,9 +206,23 @@ def verify(model: Classifier, candidates: Images, clean: Images, ball: Ball) -> 
     return Verified(images, logits, norms.float(), finite, passes)
 
 
+class _Told:
+    """Passes on what an attack says of its progress, and remembers how much that was."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance, self.done = advance, 0.0
+
+    def __call__(self, amount: float, note: str = "") -> None:
+        self.done += amount
+        self.advance(amount, note)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images."""
+
+    targetable: ClassVar[bool] = True
+    """Whether its paper says how to reach a given class."""
 
     @abstractmethod
     def ball(self) -> Ball:
@@ -200,11 +230,19 @@ class Attack(ABC):
 
     @abstractmethod
     def run(
-        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> tuple[Images, Flags, Passes]:
-        """Return candidate images, whether each ever had a gradient other than zero, and the passes taken.
+        """The algorithm, on one batch; `model` is frozen.
 
-        A candidate that is not finite says that the model's logits or gradient were not.
+        Args:
+            clean: within the model's bounds, on its device, channels-last.
+            criterion: when an image counts as fooled.
+            streams: random draws, keyed by example.
+            advance: may be told, as it goes on, how many images' worth of work has been done since the last call.
+
+        Returns:
+            candidate images, whether each ever had a gradient other than zero (True for an attack that follows none),
+            and the passes taken. A candidate that is not finite says that the model's logits or gradient were not.
         """
 
     def record(self) -> dict[str, Any]:
@@ -239,11 +277,14 @@ class Attack(ABC):
 
         Raises:
             ShapeError: images, labels or targets that the model does not take.
-            SettingError: a target that is the true class, or a batch size below 1.
+            SettingError: a target that is the true class or that the attack cannot aim at; a batch size below 1.
+            MachineError: not even one image at a time fits into the memory.
         """
         check_images(model, images, labels)
         if batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
+        if targets is not None and not can_aim(self):
+            raise SettingError(f"{stream_name(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
         if targets is not None:
             check_images(model, images, targets)
             if (targets == labels).any():
@@ -252,32 +293,35 @@ class Attack(ABC):
             raise ShapeError(
                 f"index of type {index.dtype} and shape {tuple(index.shape)}; expected {len(images)} int64"
             )
+        if not len(images):
+            raise ShapeError("no images to attack; expected at least one")
         numbers = torch.arange(len(images)) if index is None else index
-        parts: list[tuple[Tensor, ...]] = []
-        passes = Passes()
         with frozen(model), observer.work(type(self).__name__, len(images)) as advance:
-            for start in range(0, len(images), batch_size):
-                batch = slice(start, start + batch_size)
+
+            def attack(batch: slice) -> tuple[tuple[Tensor, ...], Passes]:
                 clean = prepared(images[batch], model)
                 truth = labels[batch].to(model.device)
                 criterion = Criterion(
                     truth if targets is None else targets[batch].to(model.device), targets is not None
                 )
                 streams = Streams(derive(seed, stream_name(self)), numbers[batch].to(model.device))
-                candidate, steered, cost = self.run(model, clean, criterion, streams)
+                told = _Told(advance)
+                candidate, steered, passes = self.run(model, clean, criterion, streams, told)
                 found = verify(model, candidate, clean, self.ball())
-                passes.add(cost)
                 passes.add(found.passes)
                 success = criterion.met(found.logits)
                 status = status_of(success, found.finite, steered)
                 loss = stable_cross_entropy(found.logits, truth)
-                parts.append((found.images, found.logits.argmax(1), success, status, loss, found.norm))
-                advance(len(clean), "")
-        if not parts:
-            raise ShapeError("no images to attack; expected at least one")
+                advance(len(clean) - told.done, "")
+                return (found.images, found.logits.argmax(1), success, status, loss, found.norm), passes
+
+            parts = batched(len(images), batch_size, attack, observer)
         adversarial, prediction, success, status, loss, norms = (
-            torch.cat(column).to(images.device) for column in zip(*parts, strict=True)
+            torch.cat(column).to(images.device) for column in zip(*(columns for columns, _ in parts), strict=True)
         )
+        total = Passes()
+        for _, passes in parts:
+            total.add(passes)
         return AttackResult(
             adversarial=adversarial,
             prediction=prediction,
@@ -285,12 +329,53 @@ class Attack(ABC):
             status=status,
             loss=loss,
             norm=norms,
-            passes=passes,
+            passes=total,
             attack=self.record(),
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MinimumNormAttack(Attack):
+    """An attack that looks for the nearest image that fools: one run gives the accuracy at every eps.
+
+    Read `AttackResult.distance`. The image returned is the nearest one found; where none was, the clean one.
+    """
+
+    norm: Norm
+    """What is made small."""
+
+    @final
+    def ball(self) -> Ball:
+        """All images within the bounds."""
+        return Ball(eps=math.inf, norm=self.norm)
+
+
+A = TypeVar("A", bound=Attack)
+
+
+def with_eps(attack: A, eps: float) -> A:
+    """The same attack at another eps; a step that is given as a share of eps follows, and so do attacks it wraps.
+
+    A minimum-norm attack has none and is returned as it is.
+    """
+    values = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    inner = {name: with_eps(value, eps) for name, value in values.items() if isinstance(value, Attack)}
+    if inner:
+        return replace(attack, **inner)
+    return replace(attack, eps=eps) if "eps" in values else attack  # type: ignore[call-arg]
+
+
+def innermost(attack: Attack) -> Attack:
+    """The attack itself, or, of one that wraps another, what is at the bottom."""
+    inner = [value for value in (getattr(attack, field.name) for field in fields(attack)) if isinstance(value, Attack)]
+    return innermost(inner[0]) if inner else attack
+
+
 def stream_name(attack: Attack) -> str:
     """What keys an attack's random draws besides the seed: its name, or that of the attack it wraps."""
-    inner = [value for value in (getattr(attack, field.name) for field in fields(attack)) if isinstance(value, Attack)]
-    return stream_name(inner[0]) if inner else type(attack).__name__
+    return type(innermost(attack)).__name__
+
+
+def can_aim(attack: Attack) -> bool:
+    """Whether an attack can be targeted: it, and one that it wraps."""
+    return attack.targetable and innermost(attack).targetable

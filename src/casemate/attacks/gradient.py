@@ -13,6 +13,7 @@ from casemate.errors import SettingError
 from casemate.losses import LossName, loss_by_name
 from casemate.models import Classifier
 from casemate.norms import Ball, norm_of
+from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.types import Flags, Images, Logits
 
@@ -85,7 +86,8 @@ def input_gradient(
     """The logits, and the gradient with respect to the images of what the criterion wants to rise.
 
     The loss is summed over the batch, so each example's gradient is its own, whatever the batch size. Of several
-    `draws` the means are returned: of the gradients (Athalye et al. 2018, section 4.2), and of the logits.
+    `draws` the means are returned: of the gradients (Athalye et al. 2018, section 4.2), and of the logits. A model
+    that cannot be differentiated has a gradient of zero.
     """
     images = images.detach().requires_grad_(True)
     found: list[tuple[Tensor, Tensor]] = []
@@ -93,12 +95,22 @@ def input_gradient(
         with torch.enable_grad():
             logits = model(images)
             rising = criterion.rising(loss_by_name(loss), logits).sum()
-        (gradient,) = torch.autograd.grad(rising, images)
-        found.append((logits.detach(), gradient))
+        found.append((logits.detach(), gradient_of(rising, images)))
     if draws == 1:
         return found[0]
     logits, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
     return logits, gradient
+
+
+def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Images:
+    """The derivative of a sum with respect to images; zero if it does not depend on them differentiably.
+
+    With `retain` the graph is kept, for the derivative of another sum of the same pass.
+    """
+    if not rising.requires_grad:
+        return torch.zeros_like(images)
+    (gradient,) = torch.autograd.grad(rising, images, retain_graph=retain, allow_unused=True)
+    return torch.zeros_like(images) if gradient is None else gradient
 
 
 def climb(
@@ -212,9 +224,10 @@ class GradientAttack(Attack):
 
     @final
     def run(
-        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> tuple[Images, Flags, Passes]:
         """Run the loop with all its restarts."""
+        del advance
         best = climb_all(model, clean, criterion, self.loop(), streams)
         return best.images.where(best.finite.view(-1, 1, 1, 1), torch.nan), best.steered, best.passes
 
@@ -239,13 +252,6 @@ class EOT(GradientAttack):
         if isinstance(self.attack, EOT):
             raise SettingError("EOT of EOT; give the number of draws once")
         return replace(self.attack.loop(), draws=self.draws)
-
-
-def with_eps(attack: GradientAttack, eps: float) -> GradientAttack:
-    """The same attack at another eps; a step that is given as a share of eps follows."""
-    if isinstance(attack, EOT):
-        return replace(attack, attack=with_eps(attack.attack, eps))
-    return replace(attack, eps=eps)  # type: ignore[call-arg]  # every preset has the field eps
 
 
 def with_steps(attack: GradientAttack, steps: int) -> GradientAttack:

@@ -14,8 +14,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, Passes, check_images, frozen, prepared, status_of, stream_name, verify
-from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_eps, with_steps
+from casemate.attacks.base import (
+    Criterion,
+    Passes,
+    check_images,
+    frozen,
+    prepared,
+    status_of,
+    stream_name,
+    verify,
+    with_eps,
+)
+from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
 from casemate.models import Classifier

@@ -1,4 +1,4 @@
-"""A data set as tensors in memory: uint8 pixels, int64 labels, class names; scaled to [0, 1] by the batch."""
+"""A data set as tensors in memory: pixels, int64 labels, class names; bytes are scaled to [0, 1] by the batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,24 +10,28 @@ from casemate.errors import DataError, SettingError
 from casemate.types import Images, Labels, Pixels
 
 
-def to_unit(pixels: Pixels, device: torch.device | str = "cpu") -> Images:
-    """Scale uint8 pixels to float32 in [0, 1], channels-last in memory."""
-    scaled = pixels.to(device, non_blocking=True).float().div_(255)
+def to_unit(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
+    """Scale uint8 pixels to float32 in [0, 1], channels-last in memory; other numbers are taken as they are."""
+    moved = pixels.to(device, non_blocking=True)
+    scaled = moved.float() if moved.is_floating_point() else moved.float().div_(255)
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Labelled images as stored: `pixels` uint8 `(n, channels, height, width)`, `labels` int64 `(n,)`."""
+    """Labelled images as stored: `pixels` `(n, channels, height, width)`, `labels` int64 `(n,)`.
 
-    pixels: Pixels
+    Pixels are bytes (uint8), which stand for [0, 1], or floating-point numbers as the model takes them.
+    """
+
+    pixels: Pixels | Images
     labels: Labels
 
     def __post_init__(self) -> None:
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+        if not (self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()) or self.pixels.ndim != 4:
             raise DataError(
                 f"images of type {self.pixels.dtype} and shape {tuple(self.pixels.shape)}; "
-                "expected uint8 of shape (n, channels, height, width)"
+                "expected uint8 or floating point of shape (n, channels, height, width)"
             )
         if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != torch.int64:
             raise DataError(
