@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from casemate.attacks import BIM, FGSM, PGD, Passes, Status, sweep_eps
+from casemate.attacks import BIM, EOT, FGSM, PGD, Passes, Status, sweep_eps
 from casemate.data import LabelledImages, to_unit
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluate import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
 from casemate.evaluate.clean import CleanResult, expected_calibration_error
 from casemate.evaluate.examples import attack_table, clean_table, curve_table, write_table
-from casemate.losses import LOSSES
 from casemate.models import Classifier
 from conftest import Listener
 from oracles import PIXELS, SHAPE, classifier, generator, network, small_task
@@ -211,6 +210,12 @@ def test_the_points_of_a_curve(listener: Listener) -> None:
     assert curve.attack["name"] == "FGSM"
     assert listener.done == listener.total == 45
     assert listener.titles == ["FGSM over eps"]
+
+
+def test_a_curve_of_averaged_gradients_says_whose_they_are(listener: Listener) -> None:
+    model, images = learner()
+    eps_curve(model, EOT(attack=BIM(eps=0.5, steps=1), draws=2), images, [0.0], observer=listener)
+    assert listener.titles == ["BIM over eps, mean of 2 gradients"]
 
 
 def test_a_curve_of_only_worst_has_nothing_else() -> None:

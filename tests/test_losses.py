@@ -177,11 +177,11 @@ def test_losses_are_found_by_name() -> None:
         loss_by_name("cross-entropy")
 
 
-# --------------------------------------------------------------------------------------------- difference of logits ratio
+# ------------------------------------------------------------------------------------------- difference of logits ratio
 
 
 def test_the_ratio_by_hand() -> None:
-    """z = (4, 1, 3, -1): the label's margin -1 over 4 - 1 = 3; towards class 1, (1 - 4) over 4 - (1 + -1) / 2."""
+    """Logits (4, 1, 3, -1): the label's margin -1 over 4 - 1 = 3; towards class 1, (1 - 4) over 4 - (1 + -1) / 2."""
     logits, labels = torch.tensor([[4.0, 1.0, 3.0, -1.0]]), torch.tensor([0])
     assert dlr(logits, labels).item() == pytest.approx(-1 / 3)
     assert targeted_dlr(logits, labels, torch.tensor([1])).item() == pytest.approx(-3 / 4)

@@ -22,7 +22,7 @@ from casemate.data import fashion_mnist
 from casemate.engine import Piece
 from casemate.losses import TITLES
 from casemate.progress import SILENT
-from casemate.report import build, comparison, markdown, overview, tables
+from casemate.report import build, charts, comparison, markdown, overview, sentences, stated
 from casemate.report.build import build_report
 from casemate.report.charts import Figure
 from casemate.report.figures import all_figures
@@ -233,6 +233,30 @@ def test_markup_in_stored_words_is_shown_not_obeyed(done: Done, tmp_path: Path) 
 
 
 # Figures --------------------------------------------------------------------------------------------------------------
+def test_words_round_axes_of_a_fixed_shape_lie_within_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In both files: titles and labels have found their room before the first is written."""
+    extents: list[tuple[float, ...]] = []
+    with charts.styled():
+        drawing, axes = charts.canvas(1, 2, 9, 5)
+        for place in axes[0]:
+            place.imshow(np.zeros((10, 10)))
+            place.set_xticks(range(10), ["a long label"] * 10, rotation=60)
+            place.set_title("title")
+        save = drawing.savefig
+
+        def saved(*arguments: Any, **settings: Any) -> None:
+            save(*arguments, **settings)
+            extents.append(drawing.get_tightbbox().extents)
+
+        monkeypatch.setattr(drawing, "savefig", saved)
+        charts.render(drawing, "matrices")
+    assert len(extents) == 2
+    for left, bottom, right, top in extents:
+        assert min(left, bottom) >= 0
+        assert right <= 9
+        assert top <= 5
+
+
 def test_every_figure_is_there_with_words_and_numbers(done: Done, built: tuple[Path, Page]) -> None:
     """Each figure has alternative text in the page, and SVG, PNG and CSV beside it."""
     out, page = built
@@ -597,7 +621,7 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
         assert table is not None
         assert markdown.grid(table.head, table.rows) in text
         assert table.note in text
-    for row in tables.comparisons(done.pieces, done.study.setup.scale, None):
+    for row in stated.comparisons(done.pieces, done.study.setup.scale, None):
         assert f"| {row.what} | {row.paper} | {row.ours} |" in text
     assert "| E1 after epoch |" in text
     for file in ("results.md", "summary.md"):
@@ -629,28 +653,41 @@ def _estimate(value: float) -> dict[str, float]:
 E1_AT_FULL = {"clean": 0.93, "fgsm": 0.28, "ball": 0.03, "worst": 0.02}
 
 
-def _committed(folder: Path, dataset: str) -> Path:
-    """A package whose committed run at scale full knows two models and two claims."""
-    content = {
-        "scale": "full",
-        "dataset": dataset,
-        "seed": 0,
-        "eps": 0.1,
+E1_AT_MEDIUM = {"clean": 0.87, "fgsm": 0.25, "ball": 0.01, "worst": 0.0}
+RUNS: Mapping[str, Mapping[str, Any]] = {
+    "full": {
         "models": {
             "E1": {what: _estimate(value) for what, value in E1_AT_FULL.items()},
             "E6": {"clean": _estimate(0.91), "fgsm": _estimate(0.8)},
         },
         "claims": {CLAIMS[0].says: "holds", CLAIMS[3].says: "does not hold"},
-    }
-    place = folder / "package" / "reference" / "full.json"
-    place.parent.mkdir(parents=True)
-    place.write_text(json.dumps(content))
-    return folder / "package"
+        "compared": {"E1/clean, accuracy": _estimate(0.93), "E2/fgsm/prob-ce, eps 0.1": _estimate(0.39)},
+    },
+    "medium": {
+        "models": {
+            name: {what: _estimate(value) for what, value in E1_AT_MEDIUM.items()} for name in ("E1", "E6", "E11")
+        },
+        "claims": {CLAIMS[0].says: "does not hold", CLAIMS[1].says: "unexplained"},
+        "compared": {"E1/clean, accuracy": _estimate(0.87), "E2/fgsm/ce, eps 0.1": _estimate(0.25)},
+    },
+}
+"""Committed runs: the larger knows less."""
+
+
+def _committed(folder: Path, dataset: str, scales: Sequence[str] = ("full",)) -> Path:
+    """A package with the committed runs of these scales."""
+    place = folder / "package" / "reference"
+    place.mkdir(parents=True)
+    for scale in scales:
+        content = {"scale": scale, "dataset": dataset, "seed": 0, "eps": 0.1, **RUNS[scale]}
+        (place / f"{scale}.json").write_text(json.dumps(content))
+    return place.parent
 
 
 def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done, tmp_path: Path) -> None:
-    """Four columns of every model, dashes where that run has none; and its verdict on every claim."""
+    """Four columns of every model, dashes where that run has none; its verdict on every claim; the paper's numbers."""
     page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits"))
+    assert "those of our committed results on the same data at scale full." in " ".join(page.text.split())
     (head,) = [table[0] for table in page.tables if table and table[0][:2] == ["model", "clean"]]
     assert head[-4:] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
     rows = {row[0]: row[-4:] for row in page.table("model", "clean")}
@@ -663,6 +700,37 @@ def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done
     assert verdicts.pop(CLAIMS[0].says) == "holds"
     assert verdicts.pop(CLAIMS[3].says) == "does not hold"
     assert set(verdicts.values()) == {"not measured"}
+    stated_rows = page.table("what", "paper", "ours", "ours at scale full", "difference", "why")
+    beside = {row[0]: row[3] for row in stated_rows}
+    assert beside.pop("E1: test accuracy") == "93.0 % (92.0 to 94.0, n = 10,000)"
+    fgsm = "E2: accuracy under FGSM, eps 0.1; softmax probabilities"
+    assert beside.pop(fgsm) == "39.0 % (38.0 to 40.0, n = 10,000)"
+    assert set(beside.values()) == {"-"}
+
+
+def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_path: Path) -> None:
+    """Entry by entry, in all three tables."""
+    page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
+    where = "full, else medium"
+    assert f"on the same data at scale {where} (a cell of any but the first" in " ".join(page.text.split())
+    (head,) = [table[0] for table in page.tables if table and table[0][:2] == ["model", "clean"]]
+    assert head[-4] == f"at scale {where}: clean"
+    rows = {row[0]: row[-4:] for row in page.table("model", "clean")}
+    medium = [f"medium: {cell}" for cell in ("25.0 (24.0 to 26.0)", "1.0 (0.0 to 2.0)", "0.0 (-1.0 to 1.0)")]
+    assert rows[done.models["E1"].title][0] == "93.0 (92.0 to 94.0)"
+    assert rows[done.models["E6"].title] == ["91.0 (90.0 to 92.0)", "80.0 (79.0 to 81.0)", *medium[1:]]
+    assert rows[done.models["E11"].title] == ["medium: 87.0 (86.0 to 88.0)", *medium]
+    assert rows[done.models["E8"].title] == ["-"] * 4
+    claims = page.table("experiment", "the paper says", "verdict", f"at scale {where}", "because")
+    verdicts = [row[3] for row in claims]
+    assert verdicts[:4] == ["holds", "medium: unexplained", "not measured", "does not hold"]
+    assert set(verdicts[4:]) == {"not measured"}
+    beside = {row[0]: row[3] for row in page.table("what", "paper", "ours", f"ours at scale {where}")}
+    assert beside["E1: test accuracy"] == "93.0 % (92.0 to 94.0, n = 10,000)"
+    assert (
+        beside["E2: accuracy under FGSM, eps 0.1; stable cross-entropy"] == "medium: 25.0 % (24.0 to 26.0, n = 10,000)"
+    )
+    assert beside["E1: accuracy of the best class"] == "-"
 
 
 def test_a_run_on_other_data_is_not_shown_beside(done: Done, tmp_path: Path) -> None:
@@ -681,14 +749,17 @@ def test_without_a_committed_run_there_is_no_empty_column(built: tuple[Path, Pag
 
 
 def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[Path, Page]) -> None:
-    """reference.json: the models' numbers and the verdicts, read back by `Reference`."""
+    """reference.json: the models' numbers, the verdicts, our numbers beside the paper's, read back by `Reference`."""
     content = json.loads((built[0] / "reference.json").read_text())
     claims = comparison.judged_claims(done.models, done.pieces, decides=False)
+    compared = stated.comparisons(done.pieces, done.study.setup.scale, "Fashion-MNIST")
     about = {"scale": "smoke", "dataset": "digits", "seed": 0}
-    assert content == json.loads(json.dumps(summarised(done.models, claims, about)))
+    numbers = {row.name: row.estimate for row in compared}
+    assert len(numbers) == len(compared) > 3
+    assert content == json.loads(json.dumps(summarised(done.models, claims, numbers, about)))
     assert content.items() >= about.items()
     assert content["models"].keys() == done.models.keys()
-    found = Reference("smoke", content)
+    found = Reference((content,))
     for name, each in done.models.items():
         assert each.clean is not None
         estimates = {
@@ -700,15 +771,19 @@ def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[P
         for what, estimate in estimates.items():
             assert estimate is not None
             assert content["models"][name][what] == estimate
-            assert found.cell(name, what) == comparison.short(estimate)
+            assert found.entry(comparison.short, "models", name, what) == comparison.short(estimate)
     for each in claims:
-        assert found.verdict(each.claim.says) == each.verdict
-        assert (each.claim.says in content["claims"]) == (each.verdict != "not measured")
-    assert found.cell("E99", "clean") == "-"
-    assert found.verdict("The moon is round.") == "not measured"
+        known = None if each.verdict == "not measured" else each.verdict
+        assert found.entry(str, "claims", each.claim.says) == known
+    for row in stated.table(compared, found).rows:
+        assert row[3] == row[2]
+    for path in (("models", "E99", "clean"), ("claims", "The moon is round."), ("compared", "E1")):
+        assert found.entry(str, *path) is None
 
 
-def test_the_reference_is_the_largest_run_that_is_larger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_runs_shown_beside_are_all_larger_ones_on_the_same_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     _commit_to(monkeypatch, tmp_path)
     assert {reference_for(scale, "digits") for scale in SCALES.values()} == {None}
     folder = tmp_path / "reference"
@@ -716,16 +791,20 @@ def test_the_reference_is_the_largest_run_that_is_larger(monkeypatch: pytest.Mon
 
     def found() -> dict[str, str | None]:
         known = {name: reference_for(scale, "digits") for name, scale in SCALES.items()}
-        assert all(each.content["scale"] == each.scale for each in known.values() if each)
-        return {name: each and each.scale for name, each in known.items()}
+        return {name: each and each.scales for name, each in known.items()}
 
     for name, others in (
         ("medium", {"smoke": "medium", "quick": "medium", "medium": None, "full": None}),
-        ("full", {"smoke": "full", "quick": "full", "medium": "full", "full": None}),
+        (
+            "full",
+            {"smoke": "full, else medium", "quick": "full, else medium", "medium": "full", "full": None},
+        ),
     ):
         (folder / f"{name}.json").write_text(json.dumps({"scale": name, "dataset": "digits"}))
         assert found() == others
     assert {reference_for(scale, "fashion-mnist") for scale in SCALES.values()} == {None}
+    (folder / "full.json").write_text(json.dumps({"scale": "full", "dataset": "fashion-mnist"}))
+    assert found() == {"smoke": "medium", "quick": "medium", "medium": None, "full": None}
 
 
 def test_the_package_s_copies_of_committed_runs_are_the_committed_ones() -> None:
@@ -740,7 +819,10 @@ def test_the_package_s_copies_of_committed_runs_are_the_committed_ones() -> None
         assert content["dataset"] == "fashion-mnist"
         known = {what for numbers in content["models"].values() for what in numbers}
         assert known <= {"clean", "fgsm", "ball", "worst"}, f"{place} was written by another version of the report"
-        assert content == json.loads(_only(committed.get(place.stem, []), place).read_text())
+        original = _only(committed.get(place.stem, []), place)
+        assert content == json.loads(original.read_text())
+        summary = json.loads((original.parent / "summary.json").read_text())
+        assert content["compared"] == {row["name"]: row["estimate"] for row in summary["compared"]} != {}
 
 
 def _only(paths: Sequence[Path], place: Path) -> Path:
@@ -770,16 +852,16 @@ def _set(pieces: Pieces, values: Mapping[str, float]) -> dict[str, Piece]:
 
 def test_which_model_keeps_more_is_read_off_the_numbers(done: Done) -> None:
     """Over-fitted or early-stopped: the sentence turns round when the numbers do."""
-    early = tables.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.3, "E11/fgsm/": 0.5}))
-    late = tables.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.3}))
-    same = tables.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.51}))
+    early = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.3, "E11/fgsm/": 0.5}))
+    late = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.3}))
+    same = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.51}))
     assert early is not None
     assert late is not None
     assert same is not None
     assert "the early-stopped model keeps more (30.0 % over-fitted, 50.0 % early-stopped)" in early
     assert "the over-fitted model keeps more" in late
     assert same.count("no difference beyond the intervals") == len(LOSSES)
-    assert tables.masking_sentence({}) is None
+    assert sentences.masking_sentence({}) is None
 
 
 @pytest.mark.parametrize(("ours", "words"), [(0.636, "lies within our interval"), (0.2, "outside")])
@@ -787,7 +869,7 @@ def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
     done: Done, ours: float, words: str
 ) -> None:
     """The rule of the table's last column."""
-    rows = tables.comparisons(_set(done.pieces, {"E2/fgsm/": ours}), SCALES["full"], None)
+    rows = stated.comparisons(_set(done.pieces, {"E2/fgsm/": ours}), SCALES["full"], None)
     fgsm = [row for row in rows if row.what.startswith("E2")]
     assert len(fgsm) == len(LOSSES)
     assert all(words in row.why for row in fgsm)
@@ -801,7 +883,7 @@ def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
     facts = copy.deepcopy(done.pieces["E2/fgsm/prob-ce"].facts)
     facts["result"]["zero_gradients"]["value"] = share
     piece = replace(done.pieces["E2/fgsm/prob-ce"], facts=facts)
-    (row,) = tables.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
+    (row,) = stated.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
     assert row.what.endswith("softmax probabilities")
     words = f"{said} of the images had no gradient to follow under this loss."
     assert row.why.endswith(words) if said else "no gradient" not in row.why
@@ -813,19 +895,19 @@ def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
         (SCALES["quick"], None, "Scale quick cannot decide this: it trains on 1,000 images."),
         (SCALES["full"], "Fashion-MNIST", "Another data set than the paper's Fashion-MNIST: this decides nothing."),
     ):
-        rows = tables.comparisons(done.pieces, scale, stands_in_for)
+        rows = stated.comparisons(done.pieces, scale, stands_in_for)
         assert rows
         assert all(row.why.startswith(words) for row in rows)
 
 
 def test_what_keras_did_is_read_from_its_result() -> None:
     """The sentence on the loss in effect follows the committed numbers."""
-    found = tables.keras_reference()
+    found = sentences.keras_reference()
     assert found == json.loads((ROOT / "benchmarks" / "keras" / "result.json").read_text())
-    first = tables.keras_sentences(found)[0]
+    first = sentences.keras_sentences(found)[0]
     assert f"the loss computed from {found['loss_in_effect']}" in first
     found["loss_in_effect"] = "something else"
-    assert "the loss computed from something else" in tables.keras_sentences(found)[0]
+    assert "the loss computed from something else" in sentences.keras_sentences(found)[0]
 
 
 def test_the_results_in_the_readme_are_the_committed_ones() -> None:

@@ -35,3 +35,7 @@ class StoreError(CasemateError):
 
 class MachineError(CasemateError):
     """The machine has not enough of what the work needs, such as memory."""
+
+
+class RecordError(CasemateError):
+    """A record of adversarial examples that cannot be read, or that is not about the model at hand."""

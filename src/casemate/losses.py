@@ -75,24 +75,25 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
 
     It does not change when the logits are scaled or shifted. Two classes have no third logit; there it is the margin.
     """
-    return margin(logits, labels) / _spread(logits, 3)
+    return margin(logits, labels) / _spread(logits, 3, 1)
 
 
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     """The target's logit minus the label's, over the spread of the largest (Croce and Hein 2020, eq. 7).
 
-    The spread is the largest logit minus the mean of the third and fourth; with three classes minus the third. Two
-    classes have no third logit; there it is the difference itself.
+    The spread is the largest logit minus the mean of the third and fourth; with three classes minus that of the second
+    and third, as minus the third alone the ratio towards the third would be -1 everywhere. Two classes have no third
+    logit; there it is the difference itself.
     """
-    return (_own(logits, targets) - _own(logits, labels)) / _spread(logits, 4)
+    return (_own(logits, targets) - _own(logits, labels)) / _spread(logits, 4, 2)
 
 
-def _spread(logits: Logits, up_to: int) -> PerExample:
-    """The largest logit minus the mean of the third to the `up_to`-th; 1 where there are none, or masked ones."""
+def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
+    """The largest logit minus the mean of the last `count` of the `up_to` largest; 1 for two classes or masked ones."""
     top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
     if logits.shape[1] < 3:
         return torch.ones_like(top[:, 0])
-    rest = top[:, 2:].mean(1)
+    rest = top[:, -count:].mean(1)
     return (top[:, 0] - rest).masked_fill(rest.isinf(), 1.0) + _SMALLEST_SPREAD
 
 

@@ -1,21 +1,37 @@
-"""What perturbs: the base of all attacks, the one gradient loop, its presets, and sweeps that share work."""
+"""What perturbs: the base of all attacks, the one gradient loop and its presets, and every other attack in a module."""
 
+from casemate.attacks.apgd import APGD as APGD
+from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
+from casemate.attacks.autoattack import AutoAttack as AutoAttack
 from casemate.attacks.base import Attack as Attack
 from casemate.attacks.base import AttackResult as AttackResult
 from casemate.attacks.base import Criterion as Criterion
 from casemate.attacks.base import MinimumNormAttack as MinimumNormAttack
 from casemate.attacks.base import Passes as Passes
 from casemate.attacks.base import Status as Status
+from casemate.attacks.base import check_images as check_images
 from casemate.attacks.base import frozen as frozen
 from casemate.attacks.base import with_eps as with_eps
+from casemate.attacks.bpda import BPDA as BPDA
+from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
+from casemate.attacks.deepfool import DeepFool as DeepFool
+from casemate.attacks.fab import FAB as FAB
+from casemate.attacks.fab import TargetedFAB as TargetedFAB
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import GradientAttack as GradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
+from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
+from casemate.attacks.noise import CornerNoise as CornerNoise
+from casemate.attacks.noise import UniformNoise as UniformNoise
 from casemate.attacks.presets import ATTACKS as ATTACKS
 from casemate.attacks.presets import BIM as BIM
 from casemate.attacks.presets import FGSM as FGSM
 from casemate.attacks.presets import MIFGSM as MIFGSM
 from casemate.attacks.presets import PGD as PGD
+from casemate.attacks.restarts import Restarts as Restarts
+from casemate.attacks.spatial import Spatial as Spatial
+from casemate.attacks.square import Square as Square
 from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
+from casemate.attacks.transfer import Transfer as Transfer

@@ -229,6 +229,10 @@ class Attack(ABC):
         """The set in which the adversarial images lie."""
 
     @abstractmethod
+    def most_passes(self, classes: int) -> Passes:
+        """The passes that `run`, untargeted, takes at most for one image, of a model for so many classes."""
+
+    @abstractmethod
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> tuple[Images, Flags, Passes]:

@@ -223,6 +223,14 @@ class GradientAttack(Attack):
         return self.loop().ball
 
     @final
+    def most_passes(self, classes: int) -> Passes:
+        """Every step of every restart, and two looks between one restart and the next."""
+        del classes
+        loop = self.loop()
+        gradients = loop.restarts * loop.steps * loop.draws
+        return Passes(gradients + 2 * (loop.restarts - 1), gradients)
+
+    @final
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> tuple[Images, Flags, Passes]:

@@ -26,7 +26,7 @@ class Settings:
     """ball: stay within eps of the image; range: only within the pixels' bounds."""
     norm: Annotated[Literal["linf", "l2", "l1"] | None, arg(help_behavior_hint="(linf)")] = None
     """Norm in which eps is measured."""
-    loss: Annotated[Literal["ce", "torch-ce", "prob-ce", "margin"] | None, arg(help_behavior_hint="(ce)")] = None
+    loss: Annotated[Literal["ce", "torch-ce", "prob-ce", "margin", "dlr"] | None, arg(help_behavior_hint="(ce)")] = None
     """What is ascended: ce is accurate, torch-ce and prob-ce can vanish."""
     restarts: Annotated[int | None, arg(metavar="N", help_behavior_hint="(pgd: 1)")] = None
     """Runs from fresh random starts."""

@@ -15,6 +15,10 @@ _PIPE_WIDTH = 160
 """Columns for results that do not go to a terminal: wide enough that nothing is folded."""
 
 
+class Unmet(Exception):
+    """What was asked to hold does not; `main` says so on stderr and exits with 3."""
+
+
 class _Console(Console):
     """A console that leaves a closed pipe to `main`."""
 

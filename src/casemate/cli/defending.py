@@ -8,12 +8,14 @@ from typing import Any
 
 from casemate.data import Dataset
 from casemate.defenses import AdversarialRegularization, AtTemperature, Distillation
+from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.errors import ModelError
 from casemate.models import Classifier, Description, load
 from casemate.train import CrossEntropy, Objective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "adversarial-regularization": AdversarialRegularization,
+    "adversarial-training": AdversarialTraining,
     "at-temperature": AtTemperature,
     "distillation": Distillation,
 }
@@ -82,6 +84,9 @@ def words_of(spec: Mapping[str, Any]) -> tuple[str, str, str]:
         case "adversarial-regularization":
             what = f"Loss: of the images plus {settings['multiplier']:g} times that of their adversarial neighbours."
             return "adversarial validation loss", "Val. adv. loss", f"{what} Val. adv. loss: of the neighbours alone."
+        case "adversarial-training":
+            what = f"the images that {settings['steps']} steps of PGD find within {settings['eps']:g} of the clean ones"
+            return "adversarial validation loss", "Val. adv. loss", f"Loss and val. adv. loss: of {what}."
         case "at-temperature":
             what = f"Loss and val. loss: cross-entropy at temperature {settings['temperature']:g}."
             return "validation loss", "Val. loss", what

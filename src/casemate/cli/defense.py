@@ -10,7 +10,7 @@ from tyro.conf import arg
 from casemate.cli.options import Flag, number
 from casemate.errors import SettingError
 
-DefenseName = Literal["none", "adversarial-regularization", "at-temperature", "distillation"]
+DefenseName = Literal["none", "adversarial-regularization", "adversarial-training", "at-temperature", "distillation"]
 NEIGHBOURS: Mapping[str, Any] = {
     "multiplier": 0.5,
     "step_size": 0.2,
@@ -23,6 +23,8 @@ NEIGHBOURS: Mapping[str, Any] = {
 }
 """What is not given: the paper's, but for its odd limits on pixels. (The library's defaults are those of Neural
 Structured Learning, which barely move an image.)"""
+WORST: Mapping[str, Any] = {"eps": 0.1, "steps": 7, "step": None, "norm": "linf", "random_start": True}
+"""The library's defaults of adversarial training."""
 TEMPERATURE = 20.0
 """The teacher's, if none is given: the paper names none, Papernot et al. 2016 take this one most often."""
 
@@ -38,7 +40,7 @@ class Neighbours:
     step_size: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0.2)")] = None
     """Length of the step to a neighbour, such as 0.2 or 8/255."""
     norm: Annotated[Literal["linf", "l2", "l1"] | None, arg(help_behavior_hint="(default: linf)")] = None
-    """Norm in which steps are measured."""
+    """Norm in which steps are measured; with adversarial-training, eps too."""
     clip_min: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0; the paper: 0.25)")] = None
     """Smallest pixel of a neighbour; none: no limit."""
     clip_max: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 1; the paper: none)")] = None
@@ -49,6 +51,20 @@ class Neighbours:
     """Stay within X of the image, however many steps."""
     random_start: Flag = False
     """Step from a random point within PGD-EPS of the image, or else within STEP-SIZE."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """With --defense adversarial-training, which also takes --norm. Early stopping then watches the loss of the images
+    that PGD finds.
+    """
+
+    eps: Annotated[str | None, arg(metavar="EPS", help_behavior_hint="(default: 0.1)")] = None
+    """Radius of the ball in which PGD looks, such as 0.1 or 8/255."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 7)")] = None
+    """Its iterations, from a random start."""
+    step: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 2.5 eps / steps)")] = None
+    """Length of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +82,27 @@ class Distilling:
 _OWN: Mapping[str, tuple[str, ...]] = {
     "none": ("label_smoothing",),
     "adversarial-regularization": tuple(field.name for field in fields(Neighbours)),
+    "adversarial-training": (*(field.name for field in fields(WorstCase)), "norm"),
     "at-temperature": ("temperature",),
     "distillation": ("teacher", "temperature"),
 }
 """The options that each defence has."""
-_NUMBERS = ("multiplier", "step_size", "clip_min", "clip_max", "pgd_eps")
+_NUMBERS = ("multiplier", "step_size", "clip_min", "clip_max", "pgd_eps", "eps", "step")
 """Options that may be fractions."""
 
 
 def objective_of(
-    defense: DefenseName, neighbours: Neighbours, distilling: Distilling, label_smoothing: float
+    defense: DefenseName,
+    neighbours: Neighbours,
+    distilling: Distilling,
+    label_smoothing: float,
+    worst_case: WorstCase | None = None,
 ) -> dict[str, Any]:
     """The loss that is trained, as data: its name and all its settings (a temperature left to the teacher is None).
 
     Raises `SettingError` for what does not belong to the defence, what it lacks, and what is no number.
     """
-    options = asdict(neighbours) | asdict(distilling)
+    options = asdict(neighbours) | asdict(worst_case or WorstCase()) | asdict(distilling)
     options |= {"random_start": neighbours.random_start or None, "label_smoothing": label_smoothing or None}
     given = {name: value for name, value in options.items() if value is not None}
     _refuse_foreign(defense, given)
@@ -96,6 +117,8 @@ def objective_of(
             return {"name": "cross-entropy", "settings": {"label_smoothing": label_smoothing}}
         case "adversarial-regularization":
             return {"name": defense, "settings": {**NEIGHBOURS, **given}}
+        case "adversarial-training":
+            return {"name": defense, "settings": {**WORST, **given}}
         case "at-temperature":
             return {"name": defense, "settings": {"temperature": given.get("temperature", TEMPERATURE)}}
         case "distillation":

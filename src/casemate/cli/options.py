@@ -27,6 +27,24 @@ DataDir = Annotated[
         help_behavior_hint="(default: $CASEMATE_DATA, else the usual places)",
     ),
 ]
+DataFile = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="Your own images instead: a .npz or .safetensors file with images, (n, channels, height, width), bytes or "
+        "numbers within [0, 1], and labels.",
+        help_behavior_hint="(default: a data set)",
+    ),
+]
+ModelFrom = Annotated[
+    str | None,
+    arg(
+        metavar="MODULE:FUNCTION",
+        help="Your own model instead: this function, in a module of the current folder or an installed one, is run and "
+        "returns a casemate.Classifier.",
+        help_behavior_hint="(default: MODEL)",
+    ),
+]
 StoreFolder = Annotated[
     Path | None,
     arg(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from casemate.cli.defense import DefenseName, Distilling, Neighbours, objective_of
+from casemate.cli.defense import DefenseName, Distilling, Neighbours, WorstCase, objective_of
 from casemate.cli.observers import watching
 from casemate.cli.options import DataDir, DatasetName, Flag, Json, Machine, Seed, check_folder
 from casemate.errors import ModelError, SettingError
@@ -18,8 +18,9 @@ _CHANGES = (
     "sometimes=0.5 half of the images are changed. `casemate info` lists all settings."
 )
 _DEFENSES = (
-    "The loss to harden with: adversarial-regularization adds that of adversarial neighbours; at-temperature trains "
-    "a teacher, distillation a student on the teacher's answers."
+    "The loss to harden with: adversarial-regularization adds that of adversarial neighbours; adversarial-training "
+    "has that of the worst images that PGD finds, and no other; at-temperature trains a teacher, distillation a "
+    "student on the teacher's answers."
 )
 
 
@@ -66,11 +67,12 @@ class Train:
       same command goes on from there.
 
     Examples:
-      casemate train --epochs 5 --out first.safetensors
-      casemate train --optimizer adam --batch-size 64 --learning-rate 2e-3 \
-          --schedule one-cycle --ema 0.999 --augment alternating-flip
+      casemate train --epochs 5 --batch-size 64 --schedule one-cycle \
+          --ema 0.999 --augment alternating-flip --out first.safetensors
       casemate train --start first.safetensors --patience 5 \
           --defense adversarial-regularization --out regularised.safetensors
+      casemate train --defense adversarial-training --eps 0.1 --steps 7 \
+          --schedule one-cycle --out robust.safetensors
       casemate train --defense at-temperature --out teacher.safetensors
       casemate train --defense distillation --teacher teacher.safetensors \
           --architecture paper-student --out student.safetensors
@@ -100,6 +102,7 @@ class Train:
     json: Json = False
     recipe: Recipe = field(default_factory=Recipe)
     adversarial_regularization: Neighbours = field(default_factory=Neighbours)
+    adversarial_training: WorstCase = field(default_factory=WorstCase)
     distillation: Distilling = field(default_factory=Distilling)
     machine: Machine = field(default_factory=Machine)
 
@@ -112,7 +115,11 @@ class Train:
         """Train, judge, save."""
         self._check_out()
         objective = objective_of(
-            self.defense, self.adversarial_regularization, self.distillation, self.recipe.label_smoothing
+            self.defense,
+            self.adversarial_regularization,
+            self.distillation,
+            self.recipe.label_smoothing,
+            self.adversarial_training,
         )
         with watching() as observer:
             device, threads = self.machine.set_up(observer)

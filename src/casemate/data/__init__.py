@@ -9,6 +9,7 @@ from casemate.data.dataset import LabelledImages as LabelledImages
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_unit as to_unit
+from casemate.data.own import read_images as read_images
 from casemate.errors import DataError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import SILENT, Observer

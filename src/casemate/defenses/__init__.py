@@ -1,10 +1,13 @@
 """What hardens: one module per defence. Each changes the data stream, the objective or the model, and nothing else."""
 
 from casemate.defenses.adversarial_regularization import AdversarialRegularization as AdversarialRegularization
+from casemate.defenses.adversarial_training import AdversarialTraining as AdversarialTraining
 from casemate.defenses.distillation import AtTemperature as AtTemperature
 from casemate.defenses.distillation import Distillation as Distillation
 from casemate.defenses.distillation import at_temperature as at_temperature
 from casemate.defenses.randomized import StochasticAffine as StochasticAffine
+from casemate.defenses.randomized import averaged as averaged
 from casemate.defenses.randomized import preprocessed as preprocessed
 from casemate.defenses.randomized import with_noise as with_noise
+from casemate.defenses.randomized import with_same_draws as with_same_draws
 from casemate.defenses.recipe import Recipe as Recipe

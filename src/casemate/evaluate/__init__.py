@@ -1,17 +1,33 @@
 """What judges: clean measures, curves, zero gradients, intervals and paired tests, per-example tables."""
 
+from casemate.evaluate.budgets import Budget as Budget
+from casemate.evaluate.cascade import Cascade as Cascade
+from casemate.evaluate.cascade import run_cascade as run_cascade
 from casemate.evaluate.clean import CleanResult as CleanResult
 from casemate.evaluate.clean import evaluate_clean as evaluate_clean
 from casemate.evaluate.curves import Curve as Curve
 from casemate.evaluate.curves import eps_curve as eps_curve
 from casemate.evaluate.curves import steps_curve as steps_curve
+from casemate.evaluate.evaluation import Evaluation as Evaluation
+from casemate.evaluate.evaluation import evaluate as evaluate
+from casemate.evaluate.expected import seconds_at_most as seconds_at_most
+from casemate.evaluate.findings import Checked as Checked
+from casemate.evaluate.findings import Finding as Finding
+from casemate.evaluate.findings import Severity as Severity
 from casemate.evaluate.gradients import gradient_alignment as gradient_alignment
 from casemate.evaluate.gradients import zero_gradients as zero_gradients
 from casemate.evaluate.intervals import Estimate as Estimate
 from casemate.evaluate.intervals import mcnemar as mcnemar
 from casemate.evaluate.intervals import mean as mean
 from casemate.evaluate.intervals import share as share
+from casemate.evaluate.record import Record as Record
+from casemate.evaluate.record import make_record as make_record
+from casemate.evaluate.record import read_record as read_record
+from casemate.evaluate.record import write_record as write_record
 from casemate.evaluate.targeted import Targeted as Targeted
 from casemate.evaluate.targeted import targeted_matrix as targeted_matrix
+from casemate.evaluate.verdict import Verdict as Verdict
+from casemate.evaluate.verifying import Verification as Verification
+from casemate.evaluate.verifying import verify_record as verify_record
 from casemate.evaluate.worst import WorstCase as WorstCase
 from casemate.evaluate.worst import worst_case as worst_case

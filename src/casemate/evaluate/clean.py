@@ -11,6 +11,7 @@ from casemate.evaluate.intervals import Estimate, mean, share
 from casemate.losses import stable_cross_entropy, top_gap
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
+from casemate.types import Flags, Labels, Logits
 
 _BINS = 15
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -24,7 +25,7 @@ class CleanResult:
     labels: np.ndarray
     prediction: np.ndarray
     loss: np.ndarray
-    """Cross-entropy in its stable form."""
+    """Cross-entropy in its stable form; NaN where a logit is not finite."""
     confidence: np.ndarray
     """Largest softmax probability."""
     gap: np.ndarray
@@ -32,8 +33,8 @@ class CleanResult:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each example is classified correctly."""
-        return self.prediction == self.labels
+        """Whether each example is classified correctly; never where a logit is not finite."""
+        return (self.prediction == self.labels) & ~np.isnan(self.loss)
 
     @property
     def accuracy(self) -> Estimate:
@@ -76,6 +77,11 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
     return float(np.abs(sums[size > 0]).sum() / size.sum())
 
 
+def is_right(logits: Logits, labels: Labels) -> Flags:
+    """Which images are classified as their labels; never where a logit is not finite, which says nothing."""
+    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+
+
 @torch.no_grad()
 def evaluate_clean(
     model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = SILENT
@@ -86,7 +92,8 @@ def evaluate_clean(
         for batch, labels in images.batches(batch_size, model.device):
             logits = model(batch)
             confidence, prediction = logits.double().softmax(1).max(1)
-            values = (prediction, stable_cross_entropy(logits, labels), confidence, top_gap(logits))
+            loss = stable_cross_entropy(logits, labels).where(logits.isfinite().all(1), torch.nan)
+            values = (prediction, loss, confidence, top_gap(logits))
             columns.append([value.cpu().numpy() for value in values])
             advance(len(labels), "")
     prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*columns, strict=True))

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from casemate.attacks import GradientAttack, Passes, Sweep, sweep_eps, sweep_steps
+from casemate.attacks import EOT, GradientAttack, Passes, Sweep, sweep_eps, sweep_steps
 from casemate.data import LabelledImages
 from casemate.evaluate.intervals import mean, share
+from casemate.memory import batched
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 
@@ -91,6 +92,13 @@ def steps_curve(
     return _curve("steps", model, attack, images, sweep, batch_size, observer)
 
 
+def _title(attack: GradientAttack, axis: str) -> str:
+    """What varies, and of averaged gradients whose they are."""
+    if isinstance(attack, EOT):
+        return f"{_title(attack.attack, axis)}, mean of {attack.draws} gradients"
+    return f"{type(attack).__name__} over {axis}"
+
+
 def _curve(
     axis: str,
     model: Classifier,
@@ -101,17 +109,18 @@ def _curve(
     observer: Observer,
 ) -> Curve:
     """Run `sweep` batch by batch and join what it returns."""
-    parts: list[Sweep] = []
     passes = Passes()
-    done = 0
-    with observer.work(f"{type(attack).__name__} over {axis}", len(images)) as advance:
-        for pixels, labels in images.batches(batch_size, model.device):
-            part = sweep(pixels, labels, done)
-            parts.append(part)
-            passes.add(part.passes)
-            done += len(labels)
-            advance(len(labels), "")
+    with observer.work(_title(attack, axis), len(images)) as advance:
 
+        def run(batch: slice) -> Sweep:
+            pixels, labels = images[batch].unit(model.device)
+            found = sweep(pixels, labels, batch.start)
+            advance(len(labels), "")
+            return found
+
+        parts = batched(len(images), batch_size, run, observer)
+    for part in parts:
+        passes.add(part.passes)
     whole = [part.last for part in parts if part.last is not None]
     last = None
     if whole:

@@ -7,8 +7,10 @@ import numpy as np
 import polars as pl
 
 from casemate.attacks import AttackResult, Status
+from casemate.evaluate.cascade import ALREADY, NOBODY
 from casemate.evaluate.clean import CleanResult
 from casemate.evaluate.curves import Curve
+from casemate.evaluate.evaluation import Evaluation
 from casemate.evaluate.worst import WorstCase
 from casemate.files import writing
 
@@ -67,6 +69,35 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> pl.DataFrame:
         "eps": np.tile(np.array(found.values, dtype=np.float64), count),
     }
     return pl.DataFrame(columns | {name: hits.ravel() for name, hits in found.each.items()})
+
+
+def evaluation_table(found: Evaluation, taken_for: np.ndarray) -> pl.DataFrame:
+    """One row per image, whose adversarial image is `taken_for` a class.
+
+    Columns: index, label, prediction, taken_for; winner (the attack that fooled it first), fooled_at (the smallest eps
+    at which one did) and distance, all three null if none did; of an image that is wrong without an attack, fooled_at
+    and distance are 0.
+    """
+    cascade = found.cascade
+    names = np.array([*cascade.attacks, None, None], dtype=object)  # NOBODY and ALREADY are -1 and -2
+    lost = cascade.winner != NOBODY
+    at = np.array([0.0, *found.values])
+    first = np.where(cascade.winner == ALREADY, 0, 1 + np.argmin(cascade.robust, axis=1))
+    return pl.DataFrame(
+        {
+            "index": np.arange(len(cascade.winner)),
+            "label": found.clean.labels,
+            "prediction": found.clean.prediction,
+            "taken_for": taken_for,
+            "winner": pl.Series(names[cascade.winner].tolist(), dtype=pl.String),
+            "fooled_at": pl.Series(
+                [at[n] if gone else None for n, gone in zip(first, lost, strict=True)], dtype=pl.Float64
+            ),
+            "distance": pl.Series(
+                [float(d) if gone else None for d, gone in zip(cascade.distance, lost, strict=True)], dtype=pl.Float64
+            ),
+        }
+    )
 
 
 def write_table(table: pl.DataFrame, path: Path) -> Path:

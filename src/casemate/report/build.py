@@ -1,7 +1,7 @@
 """The report: one HTML file that opens anywhere and asks for nothing, and its figures as files beside it."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import jinja2
 from casemate import __version__
 from casemate.engine import Piece
 from casemate.files import make_folder, write_bytes, write_json, write_text
-from casemate.report import comparison, markdown, tables
+from casemate.report import comparison, markdown, sentences, stated
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
 from casemate.study.reference import reference_for, summarised
@@ -80,6 +80,24 @@ def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, An
     return wanted
 
 
+def _provenance(pieces: Sequence[Piece]) -> list[tuple[str, ...]]:
+    """When, how long and where every piece was made."""
+    rows = []
+    for piece in pieces:
+        made = piece.facts["provenance"]
+        rows.append(
+            (
+                piece.facts["name"],
+                piece.key,
+                f"{made['seconds']:.1f}",
+                made["finished"],
+                made["commit"] or "-",
+                f"{made['processor']}, {made['threads']} threads, {made['device']}",
+            )
+        )
+    return rows
+
+
 def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
     """Write report.html, the same results as Markdown and JSON, and the figures into `out`; return the report.
 
@@ -91,13 +109,12 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
     models = comparison.judged_models(study.setup, pieces)
     figures = all_figures(pieces, models)
     reference = reference_for(scale, study.dataset.name)
-    decides = scale.decides and not tables.other_data(study.dataset)
+    decides = scale.decides and not stated.other_data(study.dataset)
     claims = comparison.judged_claims(models, pieces, decides=decides)
     advices = comparison.advices(models)
-    compared = tables.comparisons(pieces, scale, tables.other_data(study.dataset))
+    compared = stated.comparisons(pieces, scale, stated.other_data(study.dataset))
     missing = [task.name for task in study.plan.tasks if task.name not in pieces]
     recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
-    sentences = [tables.masking_sentence(pieces)]
     html = (
         _environment()
         .get_template("report.html.j2")
@@ -115,7 +132,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             experiments=_experiments(study, pieces),
             missing=missing,
             headlines=headlines(pieces),
-            compared=compared,
+            compared=stated.table(compared, reference),
             reference=reference,
             claims=comparison.claims(claims, reference),
             advices=advices,
@@ -123,10 +140,10 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             diagnosis=comparison.diagnosis(models),
             divided=comparison.divided(models),
             search=comparison.search(study.setup, pieces),
-            sentences=[sentence for sentence in sentences if sentence],
-            keras=tables.keras_sentences(tables.keras_reference()),
+            masking=sentences.masking_sentence(pieces),
+            keras=sentences.keras_sentences(sentences.keras_reference()),
             figures=figures,
-            provenance=tables.provenance([pieces[task.name] for task in study.plan.tasks if task.name in pieces]),
+            provenance=_provenance([pieces[task.name] for task in study.plan.tasks if task.name in pieces]),
         )
     )
     folder = make_folder(out / "figures")
@@ -137,13 +154,14 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
     write_text(out / "results.md", markdown.results(study, pieces, models, claims, advices))
     write_text(out / "summary.md", markdown.summary(study, pieces, models))
     about = {"scale": scale.name, "dataset": study.dataset.name, "seed": seed}
-    write_json(out / "reference.json", summarised(models, claims, about))
+    numbers = {row.name: row.estimate for row in compared}
+    write_json(out / "reference.json", summarised(models, claims, numbers, about))
     write_json(out / "summary.json", summary(study, pieces, compared, figures))
     return write_text(out / "report.html", html)
 
 
 def summary(
-    study: Study, pieces: Mapping[str, Piece], compared: list[tables.Comparison], figures: list[Figure]
+    study: Study, pieces: Mapping[str, Piece], compared: Sequence[stated.Comparison], figures: list[Figure]
 ) -> dict[str, Any]:
     """The same results for a machine: every finished piece's result and provenance."""
     return {

@@ -75,6 +75,7 @@ def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas
 def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
     """The drawing as SVG (the same bytes for the same drawing) and PNG; it is closed."""
     svg, png = io.BytesIO(), io.BytesIO()
+    drawing.draw_without_rendering()  # in a first drawing, axes of a fixed shape find their place
     with plt.rc_context({"svg.hashsalt": name}):
         drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
@@ -108,11 +109,16 @@ def estimate_line(
 _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
-def plain_ticks(axis: Axis, largest: float, least: float = 0.0) -> None:
-    """Plain numbers at the ticks of a stretched axis: zero, and from `least` to `largest`."""
-    axis.set_major_locator(FixedLocator([tick for tick in _TICKS if tick == 0 or least <= tick <= largest]))
+def plain_ticks(axis: Axis, largest: float, ticks: Sequence[float] = _TICKS) -> None:
+    """Plain numbers at the ticks of a stretched axis, up to `largest`."""
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= largest]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
+
+
+def legend_below(axes: Axes, **style: Any) -> None:
+    """A legend under the numbers of the horizontal axis, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3, **style)
 
 
 def percent_axis(axes: Axes) -> None:

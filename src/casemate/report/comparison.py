@@ -43,12 +43,12 @@ def _time(judged: Judged) -> tuple[str, str]:
 
 
 def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table:
-    """One row per model: clean, under FGSM and BIM, in the worst case, loss, time; and at the larger scale."""
+    """One row per model: clean, under FGSM and BIM, in the worst case, loss, time; and in the committed runs."""
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
     head += (f"worst case {EPS:g}", "loss", "s/epoch", "s in all")
     if reference is not None:
-        head += (f"at scale {reference.scale}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"worst case {EPS:g}")
+        head += (f"at scale {reference.scales}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"worst case {EPS:g}")
     rows: list[tuple[str, ...]] = []
     for name, each in models.items():
         clean = each.clean
@@ -58,7 +58,8 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
         cells += tuple(short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
         cells += (short(each.worst(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
         if reference is not None:
-            cells += tuple(reference.cell(name, what) for what in ("clean", "fgsm", "ball", "worst"))
+            kinds = ("clean", "fgsm", "ball", "worst")
+            cells += tuple(reference.entry(short, "models", name, kind) or "-" for kind in kinds)
         rows.append(cells)
     sizes = sorted({int(point["n"]) for each in models.values() if (point := each.left("ball", EPS))})
     of = f"n = {' or '.join(f'{size:,}' for size in sizes)} under BIM" if sizes else "no attack finished"
@@ -198,16 +199,16 @@ def search(setup: Setup, pieces: Pieces) -> Table | None:
 
 
 def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
-    """The paper's claims with their verdicts, here and at the larger scale."""
+    """The paper's claims with their verdicts, here and in the committed runs."""
     head = ("experiment", "the paper says", "verdict")
-    head += (f"at scale {reference.scale}",) if reference is not None else ()
+    head += (f"at scale {reference.scales}",) if reference is not None else ()
     head += ("because",)
     rows = [
         (
             f"{each.claim.experiment} ({each.claim.where})",
             each.claim.says,
             each.verdict,
-            *((reference.verdict(each.claim.says),) if reference is not None else ()),
+            *(() if reference is None else (reference.entry(str, "claims", each.claim.says) or "not measured",)),
             each.because,
         )
         for each in judgements

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from casemate.engine import Piece
-from casemate.report import comparison, tables
+from casemate.losses import TITLES
+from casemate.report import comparison, stated
 from casemate.report.charts import shown
 from casemate.study.catalogue import EXPERIMENTS
 from casemate.study.claims import Judgement
@@ -56,7 +57,7 @@ def _on_the_way(pieces: Mapping[str, Piece]) -> str | None:
         ]
         for name, result in found.items()
     ]
-    words = ", ".join(tables.TITLES[loss] for loss in LOSSES)
+    words = ", ".join(TITLES[loss] for loss in LOSSES)
     return f"Accuracy left by each attack (last iterate, n = {n:,}) when it ascends: {words}.\n\n{grid(head, rows)}"
 
 
@@ -76,17 +77,12 @@ def results(
     """The models, the verdicts, the paper's claims and numbers beside ours, with how they were made."""
     known = [each for each in claims if each.verdict != "not measured"]
     searched, divided = comparison.search(study.setup, pieces), comparison.divided(models)
-    compared = tables.comparisons(pieces, study.setup.scale, tables.other_data(study.dataset))
+    compared = stated.comparisons(pieces, study.setup.scale, stated.other_data(study.dataset))
     parts = [
         _table(comparison.defences(models, None)) if models else None,
         "\n".join(f"- {advice.sentence}" for _, advice in advices) or None,
         _table(comparison.claims(known, None)) if known else None,
-        grid(
-            ["what", "paper", "ours", "difference", "why"],
-            [[row.what, row.paper, row.ours, row.difference, row.why] for row in compared],
-        )
-        if compared
-        else None,
+        _table(stated.table(compared, None)) if compared else None,
         _table(comparison.diagnosis(models)) if models else None,
         _table(divided) if divided is not None else None,
         _table(searched) if searched is not None else None,

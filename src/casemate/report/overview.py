@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from casemate.losses import TITLES
-from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, plain_ticks, shown
+from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, legend_below, plain_ticks, shown
 from casemate.study.models import EOT_DRAWS
 from casemate.study.results import Estimate, Judged, Pieces
 from casemate.study.tasks import LOSSES
@@ -86,7 +86,7 @@ def diagnosis(models: Models) -> Figure | None:
     results = [each.clean for each in known if each.clean is not None]
     if len(known) < 2:
         return None
-    drawing, axes = canvas(1, 3, 12, 1.4 + 0.28 * len(known))
+    drawing, axes = canvas(1, 3, 12, 1.9 + 0.28 * len(known))
     places = range(len(known))
     gaps, zeros, angles = axes[0]
     for place, result in zip(places, results, strict=True):
@@ -97,21 +97,23 @@ def diagnosis(models: Models) -> Figure | None:
     gaps.axvline(17, color="#666666", linestyle=":", linewidth=1)
     gaps.set_xscale("symlog", linthresh=10)
     gaps.set_xlim(left=0)
-    plain_ticks(gaps.xaxis, gaps.get_xlim()[1], least=5)
-    gaps.set_title("gap between the two largest logits", fontsize=10)
+    plain_ticks(gaps.xaxis, gaps.get_xlim()[1], (0, 5, 10, 30, 100, 300, 1000, 3000))
+    gaps.set_title("gap between the\ntwo largest logits", fontsize=10)
     for loss in LOSSES:
         estimates = [result["zero_gradients"][loss] for result in results]
         _dots(zeros, places, estimates, color=COLOURS[loss], marker=MARKERS[loss], markersize=4.5, label=TITLES[loss])
     zeros.set_xlim(-2, 102)
-    zeros.set_title("images with an exactly zero gradient, %", fontsize=10)
-    zeros.legend(fontsize=7.5, loc="lower right")
+    zeros.set_title("images with an exactly\nzero gradient, %", fontsize=10)
+    legend_below(zeros)
     for radius, style in (("0.01", {"color": "#009E73", "marker": "o"}), ("0.1", {"color": "#CC79A7", "marker": "s"})):
         pairs = [(place, result["alignment"][radius]) for place, result in zip(places, results, strict=True)]
         shown_pairs = [(place, angle["value"]) for place, angle in pairs if angle]
-        angles.plot([a for _, a in shown_pairs], [p for p, _ in shown_pairs], linestyle="none", label=radius, **style)
+        angles.plot(
+            [a for _, a in shown_pairs], [p for p, _ in shown_pairs], linestyle="none", label=f"{radius} apart", **style
+        )
     angles.set_xlim(0, 95)
-    angles.set_title("mean angle between gradients, degrees", fontsize=10)
-    angles.legend(title="distance", fontsize=7.5, title_fontsize=7.5, loc="lower left")
+    angles.set_title("mean angle between\ngradients nearby, degrees", fontsize=10)
+    legend_below(angles, ncols=2)
     for place in axes[0]:
         _rows_axis(place, [each.title for each in known])
     for place in axes[0, 1:]:

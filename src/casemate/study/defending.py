@@ -6,6 +6,7 @@ from typing import Any
 
 from casemate.data.named import make_augmentation
 from casemate.defenses import AdversarialRegularization, AtTemperature, Distillation, Recipe
+from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.engine.store import Piece
 from casemate.engine.task import Context
 from casemate.models import Classifier, load
@@ -15,6 +16,7 @@ from casemate.train import CrossEntropy, Objective
 _OBJECTIVES = {
     "cross-entropy": CrossEntropy,
     "adversarial-regularization": AdversarialRegularization,
+    "adversarial-training": AdversarialTraining,
     "at-temperature": AtTemperature,
 }
 

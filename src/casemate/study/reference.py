@@ -5,13 +5,14 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from importlib import resources
 from typing import Any
 
 from casemate.study.claims import Judgement
-from casemate.study.results import Judged
+from casemate.study.results import Estimate, Judged
 from casemate.study.scales import Scale
 from casemate.study.verdicts import EPS
 
@@ -21,25 +22,35 @@ ORDER = ("full", "medium")
 
 @dataclass(frozen=True)
 class Reference:
-    """What the report shows of a committed run."""
+    """Committed runs at larger scales, the largest first. Each entry is of the first run that has it."""
 
-    scale: str
-    content: Mapping[str, Any]
+    runs: tuple[Mapping[str, Any], ...]
+    """What `summarised` left of each."""
 
-    def cell(self, model: str, what: str) -> str:
-        """An accuracy with its interval in percent; a dash if that run has none."""
-        found = self.content["models"].get(model, {}).get(what)
-        if found is None:
-            return "-"
-        return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+    @property
+    def scales(self) -> str:
+        """The scales that entries are of, in words."""
+        return ", else ".join(run["scale"] for run in self.runs)
 
-    def verdict(self, says: str) -> str:
-        """The verdict on a claim in that run."""
-        return self.content["claims"].get(says, "not measured")
+    def entry(self, words: Callable[[Any], str], *path: str) -> str | None:
+        """The entry at `path` in words, after the name of its scale unless that is the largest; None if no run has it.
+
+        Paths: "models", name, "clean", "fgsm", "ball" or "worst"; "claims", what the paper says; "compared", name.
+        """
+        for run in self.runs:
+            found: Any = reduce(lambda place, name: place.get(name, {}), path, run)
+            if found:
+                return words(found) if run is self.runs[0] else f"{run['scale']}: {words(found)}"
+        return None
 
 
-def summarised(models: Mapping[str, Judged], claims: Sequence[Judgement], about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a later report at a smaller scale will show of this one."""
+def summarised(
+    models: Mapping[str, Judged],
+    claims: Sequence[Judgement],
+    compared: Mapping[str, Estimate],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a later report at a smaller scale will show of this one: `compared` are our numbers beside the paper's."""
     rows: dict[str, Any] = {}
     for name, each in models.items():
         found = {
@@ -50,16 +61,16 @@ def summarised(models: Mapping[str, Judged], claims: Sequence[Judgement], about:
         }
         rows[name] = {what: estimate for what, estimate in found.items() if estimate is not None}
     known = {each.claim.says: each.verdict for each in claims if each.verdict != "not measured"}
-    return {**about, "eps": EPS, "models": rows, "claims": known}
+    return {**about, "eps": EPS, "models": rows, "claims": known, "compared": dict(compared)}
+
+
+def _committed(scale: str) -> dict[str, Any] | None:
+    place = resources.files("casemate.study").joinpath("reference", f"{scale}.json")
+    return json.loads(place.read_text()) if place.is_file() else None
 
 
 def reference_for(scale: Scale, dataset: str) -> Reference | None:
-    """The committed run to show beside one at `scale`: the largest of the larger ones; None at full scale."""
-    for name in ORDER:
-        if scale.name == name:
-            return None
-        place = resources.files("casemate.study").joinpath("reference", f"{name}.json")
-        if place.is_file():
-            content = json.loads(place.read_text())
-            return Reference(name, content) if content["dataset"] == dataset else None
-    return None
+    """The committed runs on the same data that are larger than `scale`; None if there is none."""
+    larger = ORDER[: ORDER.index(scale.name)] if scale.name in ORDER else ORDER
+    runs = [run for name in larger if (run := _committed(name)) is not None and run["dataset"] == dataset]
+    return Reference(tuple(runs)) if runs else None

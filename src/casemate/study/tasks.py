@@ -62,6 +62,8 @@ def step_cost(objective: Mapping[str, Any]) -> float:
     """What a training step with this objective costs, in plain ones: measured with `paper-cnn`, taught by the same."""
     if objective["name"] == "adversarial-regularization":
         return 2.6 + _GRADIENT_COST * (objective["settings"].get("iterations", 1) - 1)
+    if objective["name"] == "adversarial-training":
+        return 1 + _FORWARD_COST + _GRADIENT_COST * objective["settings"].get("steps", 7)
     return 1.25 if objective["name"] == "distillation" else 1.0
 
 

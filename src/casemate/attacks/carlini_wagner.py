@@ -1,0 +1,212 @@
+"""Carlini and Wagner's attack: the shortest move that changes the decision (2017, arXiv 1608.04644).
+
+Distance and hinge loss of the logits are minimised together by Adam, in a variable whose tanh is the image, so that no
+pixel leaves its bounds; see `nearest` for the search around it. L2 is section VI.A of the paper, Linf section VI.C;
+L0 (VI.B) is left out.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
+from casemate.attacks.nearest import CHECKS, Constants, Nearest, Stalling, check_settings, column
+from casemate.errors import SettingError
+from casemate.models import Classifier
+from casemate.norms import Bounds, Norm, norm_of
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.types import Flags, Images, PerExample
+
+_BEYOND = 0.01
+"""By how much the tanh reaches beyond the bounds, as a share of their range. Without it the variable would be infinite
+at the bounds and its derivative zero, and most pixels of a grey image could never move."""
+
+_SHRINK = 0.1
+"""Linf: an image that fools within tau lowers tau to this much less than its norm (the published factor of 0.9)."""
+
+_FINER, _HEAVIER = 4.0, 10.0
+"""Linf: after a round that did not get below tau, rate and `_SHRINK` are this much smaller, and c this much larger."""
+
+_DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
+"""Adam's parameters (Kingma and Ba 2015), the usual ones."""
+
+
+class _Adam:
+    """Adam in the variable w whose tanh is the image; one row of every tensor per example."""
+
+    def __init__(self, images: Images, bounds: Bounds, rate: PerExample) -> None:
+        self._bounds, self._steps = bounds, 0
+        self._middle, self._reach = (bounds[0] + bounds[1]) / 2, (1 + _BEYOND) * (bounds[1] - bounds[0]) / 2
+        self._limit = math.atanh(1 / (1 + _BEYOND))
+        self._variable = ((images - self._middle) / self._reach).atanh()
+        self._mean, self._squares, self._rate = torch.zeros_like(images), torch.zeros_like(images), column(rate)
+
+    def images(self) -> Images:
+        """Where the examples are."""
+        return (self._middle + self._reach * self._variable.tanh()).clamp(*self._bounds)
+
+    def descend(self, slope: Images) -> None:
+        """One step down a function with the gradient `slope` at the images; w stops where the bounds are."""
+        self._steps += 1
+        slope = slope * self._reach * (1 - self._variable.tanh().square())
+        self._mean = _DECAY * self._mean + (1 - _DECAY) * slope
+        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * slope.square()
+        mean, squares = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
+        step = self._rate * mean / (squares.sqrt() + _TINY)
+        self._variable = (self._variable - step).clamp(-self._limit, self._limit)
+
+    def keep(self, going: Flags) -> None:
+        """Drop the other examples."""
+        self._variable, self._rate = self._variable[going], self._rate[going]
+        self._mean, self._squares = self._mean[going], self._squares[going]
+
+
+class _Squared:
+    """The penalty of L2: the squared norm."""
+
+    changed: Flags | None = None
+
+    def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
+        """The penalty and its gradient."""
+        del loss
+        return delta.square().flatten(1).sum(1), 2 * delta
+
+    def keep(self, going: Flags) -> None:
+        """Drop the other examples, of which nothing is known here."""
+
+
+class _Excess:
+    """The penalty of Linf: by how much all pixels together exceed tau, which is lowered as soon as it is met."""
+
+    def __init__(self, tau: PerExample, shrink: PerExample) -> None:
+        self._tau, self._shrink = tau, shrink
+        self.changed: Flags | None = None
+        """Where tau was lowered the last time."""
+
+    def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
+        """The penalty and its gradient."""
+        excess = (delta.abs() - column(self._tau)).clamp(min=0)
+        penalty = excess.flatten(1).sum(1)
+        self.changed = (loss <= 0) & (penalty <= 0)
+        self._tau = torch.where(self.changed, (1 - self._shrink) * norm_of(delta, "linf"), self._tau)
+        return penalty, excess.sign() * delta.sign()
+
+    def keep(self, going: Flags) -> None:
+        """Drop the other examples."""
+        self._tau, self._shrink = self._tau[going], self._shrink[going]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CarliniWagner(MinimumNormAttack):
+    """Carlini and Wagner's attack for L2 and Linf, untargeted and targeted.
+
+    L2: every round minimises |delta|^2 + c * hinge from the clean image, with another c. The c suffices if an image
+    fooled in the last tenth of the round, where the published code lets a first step that overshoots count as well.
+
+    Linf: the penalty is the sum of max(|delta_i| - tau, 0). The paper starts again with a tau lower by a tenth as often
+    as an image fools within tau; here tau is lowered on the way, and a new round begins at the nearest image so far.
+    After a round that did not get below tau, c is larger (as in the paper), and steps and decrease of tau are smaller
+    (the paper stops there, up to a tenth above the nearest).
+
+    Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
+    """
+
+    norm: Norm = "l2"
+    """L2 or Linf."""
+    steps: int = 1000
+    """Most steps of a round (published: 10,000 for L2, 1,000 for Linf)."""
+    binary_steps: int = 9
+    """Rounds."""
+    confidence: float = 0.0
+    """By how much the logits of what fools must lead (kappa)."""
+    learning_rate: float = 0.01
+    """Of Adam, in the variable whose tanh is the image."""
+    initial_const: float = 1e-3
+    """The first c."""
+    abort_early: bool = True
+    """End a round for an example whose objective fell by less than 0.01 % between two tenths of it."""
+
+    def __post_init__(self) -> None:
+        self.ball()
+        if self.norm == "l1":
+            raise SettingError("norm = l1; expected l2 or linf (for L1 take EAD)")
+        check_settings(
+            self,
+            counts=("steps", "binary_steps"),
+            positive=("learning_rate", "initial_const"),
+            not_negative=("confidence",),
+        )
+
+    def most_passes(self, classes: int) -> Passes:
+        """Every step of every round, and a look at the clean image."""
+        del classes
+        return Passes(1 + self.binary_steps * self.steps, 1 + self.binary_steps * self.steps)
+
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> tuple[Images, Flags, Passes]:
+        """All rounds of all examples."""
+        del streams
+
+        def size(delta: Images) -> PerExample:
+            return norm_of(delta, self.norm)
+
+        nearest = Nearest(model, clean, criterion, size=size, confidence=self.confidence)
+        constants = Constants(clean, self.initial_const)
+        fine = torch.ones_like(constants.value)
+        for _ in range(self.binary_steps):
+            at = nearest.open()
+            if not len(at):
+                break
+            rate = self.learning_rate * fine[at]
+            if self.norm == "l2":
+                self._round(nearest, at, clean[at], constants.value[at], rate, _Squared(), advance)
+                constants.narrow(at, nearest.reached[at])
+            else:
+                shrink = _SHRINK * fine[at]
+                tau = ((1 - shrink) * nearest.distance[at]).clamp(max=1)
+                excess = _Excess(tau, shrink)
+                self._round(nearest, at, nearest.images[at], constants.value[at], rate, excess, advance)
+                distance = nearest.distance[at]
+                missed = distance > tau
+                constants.value[at] = torch.where(missed, _HEAVIER * constants.value[at], constants.value[at])
+                fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
+        return nearest.result()
+
+    def _round(
+        self,
+        nearest: Nearest,
+        at: torch.Tensor,
+        start: Images,
+        constant: PerExample,
+        rate: PerExample,
+        penalty: _Squared | _Excess,
+        advance: Advance,
+    ) -> None:
+        """Minimise penalty + c * hinge for the examples `at`."""
+        adam, stalling = _Adam(start, nearest.model.bounds, rate), Stalling(constant)
+        clean = nearest.clean[at]
+        every = max(1, self.steps // CHECKS)
+        for step in range(1, self.steps + 1):
+            images = adam.images()
+            loss, gradient = nearest.look(at, images)
+            distance, slope = penalty.of((images - clean) / nearest.width, loss)
+            stalling.note(distance + constant * loss, penalty.changed)
+            adam.descend(slope / nearest.width + column(constant) * gradient)
+            if step % every == 0:
+                advance(len(at) * every / (self.steps * self.binary_steps), "")
+                going = ~nearest.broken[at]
+                if self.abort_early:
+                    going &= ~stalling.check()
+                if not going.all():
+                    at, clean, constant = at[going], clean[going], constant[going]
+                    for part in (adam, stalling, penalty):
+                        part.keep(going)
+                    if not len(at):
+                        break
+                if step + every <= self.steps:
+                    nearest.reached[at] = False

@@ -1,0 +1,237 @@
+"""HopSkipJump: the nearest image that fools, from decisions alone (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).
+
+The network is asked for nothing but its class: no gradient, no score. From a random image that fools, each step finds
+the boundary between it and the clean image by bisection, estimates the boundary's normal from random probes round
+that point, and goes along it (algorithm 2 of the paper). Differences: the first image is drawn from noise of all
+coarsenesses, because many networks give all fine noise the same class; the nearest image met on the way is returned,
+a little beyond the boundary; and an image for which no start is found fails alone. A targeted attack, too, starts from
+noise, which often never has the target's class.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
+from casemate.errors import SettingError
+from casemate.models import Classifier
+from casemate.norms import Norm, norm_of
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.types import Flags, Images, PerExample
+
+Places = Int64[Tensor, " m"]
+
+_BLOCK = 16
+"""Probes per image that are drawn and asked about together."""
+
+_ROWS = 512
+"""Images per forward pass at most, for the memory's sake: the probes of a batch are many times its images."""
+
+_SHRINKS = 20
+"""Halvings of the step along the normal before it is given up; each is a query."""
+
+_BLENDS = 10
+"""Halvings between noise and clean image that make the start: a thousandth of the way, as in the original code."""
+
+_BEYOND = 1e-4
+"""How much further than the boundary the images handed back lie: on it, rounding alone would decide their class."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HopSkipJump(MinimumNormAttack):
+    """Walk along the decision boundary towards the clean image."""
+
+    norm: Norm = "l2"
+    """L2 or Linf; the paper defines no other."""
+    queries: int = 10_000
+    """Forward passes per image at most, all told. The paper shows 1,000 to 25,000; its own 50 steps take about 25,000.
+    A step that the rest does not pay for is not begun."""
+    steps: int = 50
+    """Steps at most."""
+    evaluations: int = 100
+    """Probes of the first step; step t takes sqrt(t) times as many (the paper's B_0)."""
+    most_evaluations: int = 10_000
+    """Probes of a step at most."""
+    starts: int = 100
+    """Random images tried until one fools."""
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("l2", "linf"):
+            raise SettingError(f"norm = {self.norm!r}; expected l2 or linf")
+        if self.queries < 100:
+            raise SettingError(f"queries = {self.queries}; expected at least 100: finding a start alone takes as many")
+        for name in ("steps", "evaluations", "most_evaluations", "starts"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} = {getattr(self, name)}; expected at least 1")
+
+    def most_passes(self, classes: int) -> Passes:
+        """All queries."""
+        del classes
+        return Passes(forward=self.queries)
+
+    @torch.no_grad()
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> tuple[Images, Flags, Passes]:
+        """Find a start for each image, then step; NaN where nothing fooled and some logits were not finite."""
+        oracle = _Oracle(model, criterion, len(clean))
+        pixels = clean[0].numel()
+        # the paper's precisions are d^-1.5 and d^-2; float32 tells no more than 2^-22 apart, and a handful of pixels
+        # still wants a thousandth
+        bisections = min(22, max(10, math.ceil((1.5 if self.norm == "l2" else 2.0) * math.log2(pixels))))
+        active = torch.arange(len(clean), device=clean.device)
+        active = active[~oracle(clean, active) & oracle.finite]
+        tries = min(self.starts, self.queries - _BLENDS - bisections - 2)
+        starts, started = _start(oracle, clean, active, streams, tries)
+        active = started.nonzero().squeeze(1)
+        images = starts[active]
+        nearest, distance = clean.clone(), torch.full((len(clean),), math.inf, dtype=clean.dtype, device=clean.device)
+        nearest[active] = images
+        distance[active] = norm_of(images - clean[active], self.norm)
+        if len(active):
+            # along the line for Linf too: it starts much nearer than boxes round the clean image, cut out of far noise
+            images = _to_boundary(oracle, images, clean[active], active, "l2", _BLENDS)
+        for step in range(1, self.steps + 2):
+            if not len(active):
+                break
+            images = _to_boundary(oracle, images, clean[active], active, self.norm, bisections)
+            length = norm_of(images - clean[active], self.norm)
+            beyond = torch.lerp(clean[active], images, 1 + _BEYOND).clamp(*model.bounds)
+            reach = norm_of(beyond - clean[active], self.norm)
+            closer = oracle(beyond, active) & (reach < distance[active])
+            nearest[active[closer]] = beyond[closer]
+            distance[active[closer]] = reach[closer]
+            advance(len(clean) / (self.steps + 1), "")
+
+            probes = min(int(self.evaluations * math.sqrt(step)), self.most_evaluations)
+            going = oracle.spent[active] + probes + _SHRINKS + bisections + 1 <= self.queries
+            if step > self.steps or not going.any():
+                break
+            active, images, length = active[going], images[going], length[going]
+            first = torch.full_like(length, 0.1 * (model.bounds[1] - model.bounds[0]))  # as in the original code
+            radius = first if step == 1 else length / pixels
+            normal = _normal(oracle, images, active, radius, streams.take(active), step, probes)
+            if self.norm == "linf":
+                normal = normal.sign()
+            images = _walk(oracle, images, active, normal, length / math.sqrt(step))
+        usable = oracle.finite | distance.isfinite()
+        found = nearest.where(usable.view(-1, 1, 1, 1), torch.nan)
+        return found, torch.ones_like(usable), Passes(forward=int(oracle.spent.sum()))
+
+
+class _Oracle:
+    """Answers whether images fool, and counts what it is asked."""
+
+    def __init__(self, model: Classifier, criterion: Criterion, count: int) -> None:
+        self.model, self.criterion = model, criterion
+        self.spent = torch.zeros(count, dtype=torch.int64, device=model.device)
+        self.finite = torch.ones(count, dtype=torch.bool, device=model.device)
+
+    def __call__(self, images: Images, who: Places) -> Flags:
+        """Whether each image fools; `who` are the places in the batch of the examples that they belong to."""
+        logits = torch.cat([self.model(part) for part in images.split(_ROWS)])
+        self.spent.index_add_(0, who, torch.ones_like(who))
+        self.finite[who[~logits.isfinite().all(1)]] = False
+        return self.criterion.take(who).met(logits)
+
+
+def _start(oracle: _Oracle, clean: Images, who: Places, streams: Streams, tries: int) -> tuple[Images, Flags]:
+    """For every example of the batch the first noise that fools, and whether there is any; only `who` are tried.
+
+    The noise is of one value over squares of 1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also at
+    the bounds only, which reaches classes that uniform noise does not.
+    """
+    channels, height, width = clean.shape[1:]
+    low, high = oracle.model.bounds
+    coarsenesses = math.ceil(math.log2(max(height, width))) + 1
+    images, started = clean.clone(), torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+    for number in range(tries):
+        if not len(who):
+            break
+        side = 2 ** (number % coarsenesses)
+        shape = (channels, math.ceil(height / side), math.ceil(width / side))
+        noise = streams.take(who).uniform(shape, "start", number).to(clean.dtype)
+        if number // coarsenesses % 2:
+            noise = noise.round()
+        noise = (
+            (low + (high - low) * noise)
+            .repeat_interleave(side, 2)
+            .repeat_interleave(side, 3)[:, :, :height, :width]
+            .clamp(low, high)
+        )
+        fooled = oracle(noise, who)
+        images[who[fooled]] = noise[fooled]
+        started[who[fooled]] = True
+        who = who[~fooled]
+    return images, started
+
+
+def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Places, norm: Norm, bisections: int) -> Images:
+    """The nearest image that fools on the way back to the clean one: along the line, or (Linf) in smaller boxes."""
+    largest = _wide(norm_of(images - clean, norm))
+    far, low, high = images, torch.zeros_like(largest), torch.ones_like(largest)
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        if norm == "l2":
+            tried = torch.lerp(clean, far, middle)
+        else:
+            tried = far.maximum(clean - middle * largest).minimum(clean + middle * largest)
+        fooled = _wide(oracle(tried, who))
+        images = torch.where(fooled, tried, images)
+        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+    return images
+
+
+def _normal(
+    oracle: _Oracle, images: Images, who: Places, radius: PerExample, streams: Streams, step: int, probes: int
+) -> Images:
+    """The estimated normal of the boundary at images that lie on it, of length 1.
+
+    Args:
+        radius: how far from the image each example's probes lie.
+        streams: of the same examples as `who`.
+    """
+    low, high = oracle.model.bounds
+    shape = tuple(images.shape[1:])
+    weighted, plain, agreed = torch.zeros_like(images), torch.zeros_like(images), torch.zeros_like(radius)
+    for block in range(0, probes, _BLOCK):
+        count = min(_BLOCK, probes - block)
+        direction = streams.normal((count, *shape), "probe", step, block).to(images.dtype)
+        direction /= direction.flatten(2).norm(dim=2).view(len(who), count, 1, 1, 1)
+        centre, reach = images.unsqueeze(1), radius.view(-1, 1, 1, 1, 1)
+        probe = (centre + reach * direction).clamp(low, high)
+        direction = (probe - centre) / reach  # as far as the bounds let it
+        answer = torch.where(oracle(probe.flatten(0, 1), who.repeat_interleave(count)), 1.0, -1.0)
+        answer = answer.to(images.dtype).view(len(who), count)
+        weighted += (answer.view(len(who), count, 1, 1, 1) * direction).sum(1)
+        plain += direction.sum(1)
+        agreed += answer.sum(1)
+    mean = _wide(agreed / probes)
+    # the mean answer is subtracted, as a baseline that lowers the variance, unless all answers were the same
+    normal = torch.where(mean.abs() == 1, mean * plain, weighted - mean * plain)
+    return normal / _wide(normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny))
+
+
+def _walk(oracle: _Oracle, images: Images, who: Places, normal: Images, length: PerExample) -> Images:
+    """Go along the normal by `length`, halved until the image fools; stay where it never does."""
+    low, high = oracle.model.bounds
+    moved, left = images.clone(), torch.arange(len(who), device=images.device)
+    for _ in range(_SHRINKS):
+        tried = (images[left] + _wide(length[left]) * normal[left]).clamp(low, high)
+        fooled = oracle(tried, who[left])
+        moved[left[fooled]] = tried[fooled]
+        left, length = left[~fooled], length / 2
+        if not len(left):
+            break
+    return moved
+
+
+def _wide(values: Tensor) -> Tensor:
+    """One number per example, to multiply its images by."""
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,165 @@
+"""The decision boundary as a hyperplane: the nearest one at an image, and the nearest point of it within the bounds.
+
+DeepFool and FAB replace the boundary between two classes by the plane on which the two logits, linearised at an image,
+are equal, and go to the nearest point of that plane. Croce and Hein (2020, arXiv 1907.02044, section 3.1) solve this
+within the box of the pixels exactly, by sorting; here the same point is found without a sort (see `nearest_point`).
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from casemate.attacks.gradient import gradient_of
+from casemate.models import Classifier
+from casemate.norms import Bounds, Norm
+from casemate.types import Flags, Images, Labels, Logits, PerExample
+
+_DUAL: dict[Norm, float] = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+"""The order of the dual norm: a linear function falls by at most the dual norm of its slope per unit of length."""
+
+_PIXELS = 64
+"""How many of the steepest pixels are tried first in L1: images seldom need more, and a full sort takes four times
+as long (measured on 256 images of 784 pixels)."""
+
+Rivals = Int64[Tensor, "n rivals"]
+"""Per example, classes other than its own."""
+
+_Flat = Float[Tensor, "n pixels"]
+
+
+@final
+@dataclass(frozen=True)
+class Hyperplane:
+    """Per example, the points z at which `gap` + <`slope`, z - image> = 0."""
+
+    gap: PerExample
+    """The rival's logit minus the own at the image."""
+    slope: Images
+    """Its gradient; zero where no rival's logit has one."""
+    length: PerExample
+    """Dual norm of `slope`: |gap| / length is how far the plane is away, but for the bounds."""
+    finite: Flags
+    """Logits and the gradients of all rivals were finite."""
+
+
+def likeliest_rivals(logits: Logits, own: Labels, count: int) -> Rivals:
+    """The `count` most likely classes (or as many as there are) other than an example's own, most likely first."""
+    others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Rivals | None, norm: Norm) -> Hyperplane:
+    """Of the linearised boundaries between an example's own class and its rivals the nearest in `norm`.
+
+    It takes one forward pass, and one backward pass per rival: on a CPU no slower than all of them at once
+    (`is_grads_batched`: 236 instead of 197 ms for ten classes of a convolutional network), for models of any kind,
+    and only one gradient is held at a time.
+
+    Args:
+        own: each example's own class.
+        rivals: the classes to consider; None for the most likely other class at `images`.
+    """
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(images)
+        if rivals is None:
+            rivals = likeliest_rivals(logits, own, 1)
+        gaps = logits.gather(1, rivals) - logits.gather(1, own.unsqueeze(1))
+        totals = gaps.sum(0).unbind()
+    gaps = gaps.detach()
+    finite = logits.detach().isfinite().all(1)
+    slope = torch.zeros_like(images, requires_grad=False)
+    nearest = torch.full((len(images),), float("inf"), dtype=torch.float64, device=images.device)
+    gap, length = gaps[:, 0].clone(), torch.zeros_like(nearest)
+    for column, total in enumerate(totals):
+        gradient = gradient_of(total, images, retain=column + 1 < len(totals))
+        finite &= gradient.flatten(1).isfinite().all(1)
+        # in float64: the squares of gradients below 1e-19 would be zero in float32
+        steepness = torch.linalg.vector_norm(gradient.flatten(1), _DUAL[norm], dim=1, dtype=torch.float64)
+        distance = gaps[:, column].abs() / steepness
+        nearer = distance < nearest
+        nearest = torch.where(nearer, distance, nearest)
+        gap, length = torch.where(nearer, gaps[:, column], gap), torch.where(nearer, steepness, length)
+        slope = torch.where(nearer.view(-1, 1, 1, 1), gradient, slope)
+    return Hyperplane(gap, slope, length.to(gap.dtype), finite)
+
+
+def nearest_point(images: Images, slope: Images, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:
+    """The shortest move within the bounds by which the linear function with `slope` rises by `rise`.
+
+    Where the box does not reach that far: the move to the corner in which it rises most. Zero where the slope is.
+
+    Every pixel moves downhill or uphill by t_i, at most its room to the bound. For Linf and L2, t_i = min(s * p_i,
+    room_i) with p_i = 1 and p_i = |slope_i|, and one scale s per image. The rise is concave and piecewise linear in s,
+    so Newton's method from the left meets the exact s after a few steps: on 256 images of 784 pixels four or five, in
+    less than half the time of the original's sort. For L1 the steepest pixels move first, each to its bound.
+
+    Args:
+        images: within the bounds.
+        rise: what is missing, of either sign, `(n,)`.
+
+    Returns:
+        the moves; <slope, move> equals `rise` to the rounding of the precision at hand.
+    """
+    flat = slope.flatten(1)
+    toward = flat.sign() * rise.sign().unsqueeze(1)
+    pixels = images.flatten(1)
+    room = torch.where(toward > 0, bounds[1] - pixels, pixels - bounds[0])
+    # only the ratio counts, so the steepest pixel is given slope 1, and no square leaves the range of the precision
+    tiny, huge = torch.finfo(flat.dtype).tiny, torch.finfo(flat.dtype).max
+    size = flat.abs()
+    largest = size.amax(1).clamp(min=tiny)
+    size = size / largest.unsqueeze(1)
+    need = (rise.abs() / largest).clamp(max=huge)
+    moved = _steepest_first(size, room, need) if norm == "l1" else _in_step(size, room, need, norm)
+    return (toward * moved).view_as(images)
+
+
+def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerExample | None = None) -> _Flat:
+    """Find t = min(s * pace, room) with the smallest s at which the sum of `size` * t is `need`; by Newton's method.
+
+    It goes on from `scale`, which is no larger than s; None for the first step from 0.
+    """
+    limits = torch.finfo(size.dtype)
+    pace = torch.ones_like(size) if norm == "linf" else size
+    gain = size * pace
+    if scale is None:
+        scale = (need / gain.sum(1).clamp(min=limits.tiny)).clamp(max=limits.max)
+    while True:
+        wanted = scale.unsqueeze(1) * pace
+        moved = wanted.minimum(room)
+        missing = need - (size * moved).sum(1)
+        left = gain.masked_fill(wanted >= room, 0).sum(1)
+        better = (scale + missing / left.clamp(min=limits.tiny)).clamp(max=limits.max)
+        short = (missing > 4 * limits.eps * need) & (left > 0) & (better > scale)
+        scale = torch.where(short, better, scale)
+        remaining = int(short.sum())
+        if 2 * remaining <= len(short):  # the few that take long go on among themselves
+            if remaining:
+                rest = short.nonzero().squeeze(1)
+                moved[rest] = _in_step(size[rest], room[rest], need[rest], norm, scale[rest])
+            return moved
+
+
+def _steepest_first(size: _Flat, room: _Flat, need: PerExample, pixels: int = _PIXELS) -> _Flat:
+    """The largest `size` to its `room`, then the next, until the sum of `size` * t is `need`."""
+    pixels = min(pixels, size.shape[1])
+    steepest, place = size.topk(pixels, dim=1)
+    free = room.gather(1, place)
+    cost = steepest * free
+    spent = cost.cumsum(1)
+    rest = (need.unsqueeze(1) - (spent - cost)).clamp(min=0)
+    share = (rest / steepest.clamp(min=torch.finfo(size.dtype).tiny)).minimum(free)
+    moved = torch.zeros_like(size).scatter_(1, place, share)
+    if pixels == size.shape[1]:
+        return moved
+    beyond = (size * room).sum(1)
+    short = spent[:, -1] < need
+    moved = torch.where((short & (beyond <= need)).unsqueeze(1), room, moved)  # out of reach: the corner
+    short = (short & (beyond > need)).nonzero().squeeze(1)
+    if len(short):
+        moved[short] = _steepest_first(size[short], room[short], need[short], size.shape[1])
+    return moved

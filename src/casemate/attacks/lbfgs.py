@@ -1,0 +1,199 @@
+"""The L-BFGS attack, with which adversarial examples were found (Szegedy et al. 2014, arXiv 1312.6199, section 4.1).
+
+The paper minimises c * |r| + loss(x + r, target) within the bounds by L-BFGS, and looks for the c that gives the nearest
+image. Here, as in `nearest`, c multiplies the loss instead, which gives the same images, and the norm is squared, which
+is smooth. The optimiser is a projected L-BFGS for a whole batch: every example has its own history and its own step,
+and a pass serves all of them, be it for a new iterate or for a step that has to be shortened.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
+from casemate.attacks.nearest import CHECKS, Constants, Nearest, check_settings
+from casemate.errors import SettingError
+from casemate.models import Classifier
+from casemate.norms import Norm, norm_of
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.types import Flags, Images, Logits, PerExample
+
+_MEMORY = 8
+"""Moves that an example remembers; scipy's default is 10, textbooks say 3 to 20."""
+
+_ARMIJO = 1e-4
+"""Share of the fall that the slope promises, at which a step is taken (Nocedal and Wright 2006, section 3.1)."""
+
+_CURVED = 1e-6
+"""A move is remembered if the cosine between it and the change of the gradient is larger than this."""
+
+_SETTLED = 1e-6
+"""An example is done when a step lowers its objective by less than this share, or would be shorter than this."""
+
+_Flat = Float[Tensor, "n pixels"]
+
+
+def _dot(first: _Flat, second: _Flat) -> PerExample:
+    return (first * second).sum(1)
+
+
+def improbability(criterion: Criterion, logits: Logits) -> PerExample:
+    """Minus the log of the probability of the target; untargeted, of all classes but the label together, `(n,)`.
+
+    The first is the paper's loss. Untargeted one would ascend the loss of the label; the second falls as that rises, but
+    has a lower bound, and a gradient however sure the network is.
+    """
+    own = logits.gather(1, criterion.classes.unsqueeze(1))
+    against = logits.scatter(1, criterion.classes.unsqueeze(1), float("-inf")).logsumexp(1) - own.squeeze(1)
+    return F.softplus(against if criterion.targeted else -against, threshold=40)
+
+
+class _Minimizer:
+    """Projected L-BFGS for a batch, one row of every tensor per example; perturbations are flat.
+
+    Pixels at a bound that the gradient presses against are held (Bertsekas 1982); among the others the two-loop
+    recursion (Nocedal and Wright 2006, algorithm 7.4) gives the direction, and steps are shortened until they pay.
+    """
+
+    def __init__(self, low: _Flat, high: _Flat) -> None:
+        self._low, self._high = low, high
+        rows = low[:, 0]
+        self._here = self.trial = self._direction = torch.zeros_like(low)
+        self._slope = torch.zeros_like(low)
+        self._value, self._length = torch.full_like(rows, float("inf")), torch.ones_like(rows)
+        self._moves = low.new_zeros(len(low), _MEMORY, low.shape[1])
+        self._turns = torch.zeros_like(self._moves)
+        """What the moves did to the gradient."""
+        self._count = torch.zeros_like(rows, dtype=torch.int64)
+        self.settled = torch.zeros_like(rows, dtype=torch.bool)
+        """Nothing more to gain."""
+
+    def arrive(self, value: PerExample, slope: _Flat) -> Flags:
+        """Take in value and gradient at `trial`, choose the next trial, and say whose trial was a step taken."""
+        first = self._value.isinf()
+        move = self.trial - self._here
+        promised = _dot(self._slope, move)
+        taken = first | (value <= self._value + _ARMIJO * promised)
+        self._remember(taken & ~first, move, slope - self._slope)
+        self.settled |= taken & (self._value - value < _SETTLED * value.abs())
+        column = taken.unsqueeze(1)
+        # of a step refused: the minimum of the parabola through what is known, but not less than a tenth
+        curved = -promised / (2 * (value - self._value - promised)).clamp(min=torch.finfo(value.dtype).tiny)
+        shorter = self._length * curved.nan_to_num(0.5).clamp(0.1, 0.5)
+        self._here = self.trial.where(column, self._here)
+        self._slope, self._value = slope.where(column, self._slope), value.where(taken, self._value)
+        self._direction = self._downhill().where(column, self._direction)
+        self._length = torch.where(taken, 1.0, shorter)
+        self.trial = (self._here + self._length.unsqueeze(1) * self._direction).maximum(self._low).minimum(self._high)
+        self.settled |= (self.trial - self._here).abs().amax(1) < _SETTLED
+        return taken
+
+    def keep(self, going: Flags) -> None:
+        """Drop the other examples."""
+        for name, rows in vars(self).items():
+            setattr(self, name, rows[going])
+
+    def _remember(self, where: Flags, move: _Flat, turn: _Flat) -> None:
+        """Store a move and what it did to the gradient, in place of the oldest, if the curvature is positive."""
+        where = where & (_dot(move, turn) > _CURVED * move.norm(dim=1) * turn.norm(dim=1))
+        rows = where.nonzero().squeeze(1)
+        place = self._count[rows] % _MEMORY
+        self._moves[rows, place], self._turns[rows, place] = move[rows], turn[rows]
+        self._count[rows] += 1
+
+    def _downhill(self) -> _Flat:
+        """The direction of the next step; zero in the pixels that are held."""
+        held = ((self._here <= self._low) & (self._slope > 0)) | ((self._here >= self._high) & (self._slope < 0))
+        slope = self._slope.masked_fill(held, 0)
+        everyone = torch.arange(len(slope), device=slope.device)
+        direction, scale = slope, torch.full_like(self._value, 0.5)  # the inverse Hessian of the squared distance
+        used: list[tuple[_Flat, _Flat, PerExample, PerExample]] = []
+        for back in range(1, _MEMORY + 1):
+            place = (self._count - back) % _MEMORY
+            move = self._moves[everyone, place].masked_fill(held, 0)
+            turn = self._turns[everyone, place].masked_fill(held, 0)
+            curvature = _dot(move, turn)
+            known = (self._count >= back) & (curvature > 0)
+            weight = torch.where(known, 1 / curvature, 0.0)
+            share = weight * _dot(move, direction)
+            direction = direction - share.unsqueeze(1) * turn
+            if back == 1:
+                scale = torch.where(known, curvature / _dot(turn, turn), scale)
+            used.append((move, turn, weight, share))
+        direction = scale.unsqueeze(1) * direction
+        for move, turn, weight, share in reversed(used):
+            direction = direction + (share - weight * _dot(turn, direction)).unsqueeze(1) * move
+        downhill = _dot(direction, slope) > 0
+        return -direction.where(downhill.unsqueeze(1), slope / 2)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LBFGS(MinimumNormAttack):
+    """The L-BFGS attack, targeted as in the paper, and untargeted."""
+
+    norm: Norm = "l2"
+    """L2."""
+    steps: int = 30
+    """Most passes of a round, steps that had to be shortened among them."""
+    binary_steps: int = 15
+    """Rounds: values of c that are tried."""
+    initial_const: float = 1e-3
+    """The first c."""
+
+    def __post_init__(self) -> None:
+        self.ball()
+        if self.norm != "l2":
+            raise SettingError(f"norm = {self.norm}; expected l2 (for linf take CarliniWagner, for l1 EAD)")
+        check_settings(self, counts=("steps", "binary_steps"), positive=("initial_const",))
+
+    def most_passes(self, classes: int) -> Passes:
+        """Every step of every round, and a look at the clean image."""
+        del classes
+        return Passes(1 + self.binary_steps * self.steps, 1 + self.binary_steps * self.steps)
+
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> tuple[Images, Flags, Passes]:
+        """All rounds of all examples."""
+        del streams
+        nearest = Nearest(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
+        constants = Constants(clean, self.initial_const)
+        for _ in range(self.binary_steps):
+            at = nearest.open()
+            if not len(at):
+                break
+            self._round(nearest, at, constants.value[at], advance)
+            constants.narrow(at, nearest.reached[at])
+        return nearest.result()
+
+    def _round(self, nearest: Nearest, at: Tensor, constant: PerExample, advance: Advance) -> None:
+        """Minimise |delta|^2 + c * loss from the clean images; `reached` are those whose last iterate fools."""
+        width, (low, high) = nearest.width, nearest.model.bounds
+        clean = nearest.clean[at]
+        flat = clean.flatten(1)
+        minimizer = _Minimizer((low - flat) / width, (high - flat) / width)
+        fools = torch.zeros_like(nearest.reached[at])
+        every = max(1, self.steps // CHECKS)
+        for step in range(1, self.steps + 1):
+            delta = minimizer.trial
+            nearest.reached[at] = False
+            loss, gradient = nearest.look(at, (clean + width * delta.view_as(clean)).clamp(low, high))
+            value = delta.square().sum(1) + constant * loss
+            slope = 2 * delta + width * constant.unsqueeze(1) * gradient.flatten(1)
+            taken = minimizer.arrive(value, slope)
+            fools = nearest.reached[at].where(taken, fools)
+            nearest.reached[at] = fools
+            if step % every == 0:
+                advance(len(at) * every / (self.steps * self.binary_steps), "")
+                going = ~(minimizer.settled | nearest.broken[at])
+                if not going.all():
+                    at, clean, constant, fools = at[going], clean[going], constant[going], fools[going]
+                    minimizer.keep(going)
+                    if not len(at):
+                        break

@@ -1,0 +1,119 @@
+"""Random points of the ball: the baseline that every attack with a gradient must beat.
+
+Where chance finds an image that fools and a gradient attack does not, the gradients are of no use and the evaluation is
+not to be trusted (Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705). No
+gradient is taken here.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from casemate.attacks.base import Attack, Criterion, Passes
+from casemate.errors import SettingError
+from casemate.losses import margin
+from casemate.models import Classifier
+from casemate.norms import Ball, Bounds, Norm, parse_eps
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.types import Flags, Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseAttack(Attack):
+    """Try points drawn from the ball until one fools; where none does, hand back the one with the largest margin."""
+
+    eps: float
+    """Radius of the ball, in pixel units."""
+    norm: Norm = "linf"
+    """Linf, L2 or L1."""
+    draws: int = 1000
+    """Points tried per image, each one query (Carlini et al. 2019 advise to try many: noise is cheap)."""
+
+    def __post_init__(self) -> None:
+        self.ball()
+        if self.draws < 1:
+            raise SettingError(f"draws = {self.draws}; expected at least 1")
+
+    @final
+    def ball(self) -> Ball:
+        """The ball drawn from."""
+        return Ball(eps=parse_eps(self.eps), norm=self.norm)
+
+    @abstractmethod
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
+        """One point for each image, within ball and bounds; `number` counts the draws."""
+
+    @final
+    def most_passes(self, classes: int) -> Passes:
+        """All draws, and a look at the clean image."""
+        del classes
+        return Passes(forward=1 + self.draws)
+
+    @final
+    @torch.no_grad()
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> tuple[Images, Flags, Passes]:
+        """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
+        logits = model(clean)
+        passes = Passes(forward=len(clean))
+        finite = logits.isfinite().all(1)
+        found = clean.where(finite.view(-1, 1, 1, 1), torch.nan)
+        largest = torch.full_like(logits[:, 0], -torch.inf)
+        left = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
+        clean, criterion, streams = clean[left], criterion.take(left), streams.take(left)
+        share = len(finite) / self.draws
+        for number in range(self.draws if self.ball().eps else 0):
+            if not len(left):
+                break
+            images = self.draw(clean, model.bounds, streams, number)
+            logits = model(images)
+            passes.forward += len(left)
+            fooled = criterion.met(logits)
+            valid = logits.isfinite().all(1)
+            wrong = criterion.rising(margin, logits).masked_fill(~valid, -torch.inf)
+            better = fooled | (wrong > largest[left])
+            found[left[better]] = images[better]
+            largest[left[better]] = wrong[better]
+            finite[left] &= valid | fooled
+            if fooled.any():
+                finite[left[fooled]] = True
+                going = ~fooled
+                left, clean, criterion, streams = left[going], clean[going], criterion.take(going), streams.take(going)
+            advance(share, "")
+        return found.where(finite.view(-1, 1, 1, 1), torch.nan), torch.ones_like(finite), passes
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise(NoiseAttack):
+    """Points drawn uniformly from the ball, then brought within the bounds."""
+
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
+        """A point of the ball."""
+        return self.ball().sample(clean, bounds, streams, "noise", number)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CornerNoise(NoiseAttack):
+    """Corners of the Linf ball, drawn uniformly: every pixel moves by eps, up or down, as far as the bounds let it.
+
+    The strongest noise of its kind: on a linear classifier the optimum is a corner. Other norms are refused. An L2 ball
+    has no corners, and nearly all its volume lies next to its surface, so that `UniformNoise` draws from there anyway;
+    a corner of an L1 ball moves one pixel by all of eps, which the bounds seldom let it do.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm != "linf":
+            raise SettingError(f"norm = {self.norm!r}; expected linf, whose ball has corners, or take UniformNoise")
+
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
+        """A corner of the ball."""
+        up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
+        eps = parse_eps(self.eps)
+        return torch.where(up, clean + eps, clean - eps).clamp_(*bounds)

@@ -1,0 +1,133 @@
+"""Rotations and translations, tried until one fools (Engstrom et al. 2019, arXiv 1712.02779).
+
+The natural adversary of a model trained on moved images: no pixel noise, and no gradient, since the landscape over
+three numbers is too rough for one. The defaults are the paper's for small images: up to 30 degrees and 3 pixels, a
+grid of 31 angles and 5 x 5 shifts, or (`draws`) the worst of that many random ones; the paper takes 10.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from casemate.attacks.base import Attack, Criterion, Passes
+from casemate.data.augment import affine
+from casemate.errors import SettingError
+from casemate.losses import margin
+from casemate.models import Classifier
+from casemate.norms import Ball, Bounds
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.types import Flags, Images
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Spatial(Attack):
+    """Each image rotated about its centre, then shifted; what enters is black (the lower bound of the pixels).
+
+    Returned is the first placement that fools, or else the one with the largest margin of error, which may be the
+    image as it is. Pixels are interpolated bilinearly. The change is small to the eye only: in every norm it is large,
+    so its ball is unbounded, and its results cannot be compared with those of an attack within a small one.
+    """
+
+    max_rotation: float = 30.0
+    """Largest angle to either side, in degrees."""
+    max_shift: float = 3.0
+    """Largest shift to every side, in pixels."""
+    rotations: int = 31
+    """Angles of the grid, evenly from one limit to the other; 1: no rotation."""
+    shifts: int = 5
+    """Shifts of the grid in each of the two directions; 1: no shift."""
+    draws: int | None = None
+    """Instead of the grid, this many placements drawn uniformly within the limits, each image its own."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            (0 <= self.max_rotation <= 180, "max_rotation", self.max_rotation, "degrees from 0 to 180"),
+            (0 <= self.max_shift < math.inf, "max_shift", self.max_shift, "pixels, zero or more"),
+            (self.rotations >= 1, "rotations", self.rotations, "at least 1"),
+            (self.shifts >= 1, "shifts", self.shifts, "at least 1"),
+            (self.draws is None or self.draws >= 1, "draws", self.draws, "at least 1"),
+        )
+        for holds, name, value, expected in checks:
+            if not holds:
+                raise SettingError(f"{name} = {value}; expected {expected}")
+
+    def ball(self) -> Ball:
+        """All images within the bounds."""
+        return Ball(eps=math.inf)
+
+    @property
+    def tries(self) -> int:
+        """Placements tried on an image that none of them fools, besides the image as it is."""
+        return self.rotations * self.shifts**2 if self.draws is None else self.draws
+
+    def most_passes(self, classes: int) -> Passes:
+        """All placements, and a look at the image as it is."""
+        del classes
+        return Passes(forward=1 + self.tries)
+
+    def run(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> tuple[Images, Flags, Passes]:
+        """The images as they are, then one placement after the other, on those not yet fooled."""
+        found, passes = clean.clone(), Passes()
+        wrong = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
+        finite = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
+        left = torch.arange(len(clean), device=clean.device)
+        for number in range(self.tries + 1):
+            if not len(left):
+                break
+            images = clean[left]
+            if number > 0:
+                angle, shift = self._placement(number - 1, streams.take(left))
+                images = placed(images, angle, shift, model.bounds)
+            with torch.no_grad():
+                logits = model(images)
+            passes.forward += len(left)
+            aim = criterion.take(left)
+            fooled, sound = aim.met(logits), logits.isfinite().all(1)
+            value = aim.rising(margin, logits).double().where(sound, -math.inf)
+            better = fooled | (value > wrong[left])
+            found[left[better]], wrong[left[better]] = images[better], value[better]
+            finite[left] = (finite[left] & sound) | fooled
+            left = left[~fooled]
+            advance(len(clean) / (self.tries + 1), "")
+        return found.where(finite.view(-1, 1, 1, 1), torch.nan), torch.ones_like(finite), passes
+
+    def _placement(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
+        """Angles in degrees and shifts in pixels, the same for all images on the grid, else drawn for each."""
+        if self.draws is not None:
+            limits = torch.tensor([self.max_rotation, self.max_shift, self.max_shift], device=streams.index.device)
+            chosen = limits * (2 * streams.uniform((3,), "placement", number) - 1)
+        else:
+            turn, place = divmod(number, self.shifts**2)
+            across, down = divmod(place, self.shifts)
+            numbers = (
+                _even(turn, self.rotations, self.max_rotation),
+                _even(across, self.shifts, self.max_shift),
+                _even(down, self.shifts, self.max_shift),
+            )
+            chosen = torch.tensor(numbers, device=streams.index.device).expand(len(streams.index), 3)
+        return chosen[:, 0], chosen[:, 1:]
+
+
+def _even(number: int, count: int, limit: float) -> float:
+    """One of `count` numbers, evenly from -limit to limit; zero if there is only one."""
+    return limit * (2 * number / (count - 1) - 1) if count > 1 else 0.0
+
+
+def placed(images: Images, angle: Float[Tensor, " n"], shift: Float[Tensor, "n 2"], bounds: Bounds) -> Images:
+    """Images rotated counter-clockwise by degrees, then shifted right and down by pixels; the lower bound enters."""
+    height, width = images.shape[2:]
+    # `affine` shifts first: by what the rotation then turns into the shift that is wanted
+    turn, (right, down) = torch.deg2rad(angle.double()), shift.double().unbind(1)
+    cosine, sine = turn.cos(), turn.sin()
+    before = torch.stack([(right * cosine - down * sine) / width, (right * sine + down * cosine) / height], 1)
+    low, high = bounds
+    moved = affine(images - low, angle.double(), before, torch.ones_like(turn)) + low  # what enters is zero there
+    return moved.clamp(low, high)

@@ -1,0 +1,123 @@
+"""What `casemate evaluate` does once PyTorch is loaded: load, tell the time, evaluate, write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casemate.cli import given
+from casemate.data import LabelledImages
+from casemate.engine.provenance import surroundings
+from casemate.evaluate import Evaluation, evaluate, make_record, seconds_at_most, write_record
+from casemate.evaluate.budgets import Budget
+from casemate.evaluate.examples import evaluation_table, write_table
+from casemate.files import write_json
+from casemate.models import Classifier, load
+from casemate.norms import Norm, parse_eps
+from casemate.progress import Observer
+from casemate.report.evaluation import build_evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the user asked for."""
+
+    model: Path | None
+    model_from: str | None
+    file: Path | None
+    dataset: str | None
+    data_dir: Path | None
+    images: int
+    norm: Norm
+    eps: Sequence[str]
+    budget: Budget
+    thorough: bool
+    substitute: Path | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An evaluation about to begin."""
+
+    asked: Asked
+    model: given.Model
+    images: given.Images
+    test: LabelledImages
+    """Those of the images that are taken."""
+    values: tuple[float, ...]
+    """Of eps, ascending."""
+    substitute: Classifier | None
+    seconds: dict[Budget, float]
+    """That each budget takes at most."""
+    device: str
+
+    def about(self) -> dict[str, Any]:
+        """What it is, as JSON."""
+        return {
+            "model": self.model.name,
+            "data": self.images.name,
+            "images": len(self.test),
+            "classes": list(self.model.model.classes),
+            "norm": self.asked.norm,
+            "eps": list(self.values),
+            "budget": self.asked.budget,
+            "thorough": self.asked.thorough or self.asked.budget == "thorough",
+            "substitute": None if self.asked.substitute is None else str(self.asked.substitute),
+            "seed": self.asked.seed,
+            "device": self.device,
+            "seconds_at_most": self.seconds,
+        }
+
+
+def prepare(asked: Asked, device: str, observer: Observer) -> Ready:
+    """Load model and images, try the one on the other, measure the speed. Raises `CasemateError`."""
+    values = tuple(sorted({parse_eps(text) for text in asked.eps}))
+    model = given.load_model(asked.model, asked.model_from, device)
+    substitute = None if asked.substitute is None else load(asked.substitute)[0].to(device)
+    images = given.load_images(model, asked.file, asked.dataset, asked.data_dir, observer)
+    test = images.images[: asked.images]
+    with observer.work("Measuring the speed", 0):
+        seconds = seconds_at_most(model.model, test, values, norm=asked.norm, thorough=asked.thorough)
+    return Ready(asked, model, images, test, values, substitute, seconds, device)
+
+
+def run(ready: Ready, observer: Observer) -> Evaluation:
+    """Evaluate; if that does not come to its end, say that nothing is kept."""
+    asked = ready.asked
+    try:
+        return evaluate(
+            ready.model.model,
+            ready.test,
+            eps=ready.values,
+            norm=asked.norm,
+            budget=asked.budget,
+            thorough=asked.thorough or None,
+            substitute=ready.substitute,
+            seed=asked.seed,
+            observer=observer,
+        )
+    except BaseException:
+        observer.say("Nothing of this evaluation is kept: it has no result before its end.")
+        raise
+
+
+def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
+    """Write the record, result.json, examples.parquet and report.html; return what is in result.json."""
+    record, taken_for = make_record(
+        found, ready.model.model, name=ready.model.name, data=ready.images.name, observer=observer
+    )
+    write_record(record, folder)
+    write_table(evaluation_table(found, taken_for.numpy()), folder / "examples.parquet")
+    result = ready.about() | found.as_json()
+    result["fingerprint"] = record.fingerprint
+    result["record"] = {
+        "examples": int((record.winner >= 0).sum()),
+        "unproven": int((found.cascade.winner >= 0).sum()) - int((record.winner >= 0).sum()),
+        "robust_accuracy": list(record.robust_accuracy),
+    }
+    result["provenance"] = surroundings(ready.device, threads)
+    write_json(folder / "result.json", result)
+    with observer.work("Writing the report", 0):
+        build_evaluation(folder)
+    return result

@@ -1,0 +1,84 @@
+"""Adversarial training with PGD (Madry et al. 2018, arXiv 1706.06083): learn from the worst images of every batch.
+
+The network is trained on the images that PGD finds within a ball round those of the batch, and on nothing else. This
+is the plain method, which others are measured against: no clean loss beside it, no schedule of eps, one eps for all.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from casemate.attacks import PGD, Criterion, frozen
+from casemate.attacks.gradient import Loop, climb
+from casemate.models import Classifier
+from casemate.norms import Norm
+from casemate.rng import Streams
+from casemate.types import Images, Labels, Logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTraining:
+    """The objective: cross-entropy of the images that PGD finds (Madry et al. 2018, eq. 2.1).
+
+    While PGD looks for them the model is in evaluation mode: no dropout and no batch statistics blur the gradient, the
+    attack meets the network as it will be used, and its iterates leave no trace in the running averages of batch
+    normalisation. The paper's own code took training mode; TRADES (Zhang et al. 2019) and the authors' later library
+    take this one, which is about as robust and better on clean images (Pang et al. 2021, arXiv 2010.00467). The images
+    found are learnt from in the mode that the model came in.
+    """
+
+    eps: float = 0.1
+    """Radius of the ball, in pixel units; the norm runs over all pixels of an image."""
+    steps: int = 7
+    """Gradient steps (the paper's number on CIFAR-10)."""
+    step: float | None = None
+    """Length of each; 2.5 * eps / steps if None."""
+    norm: Norm = "linf"
+    """Linf (as published), L2 or L1."""
+    random_start: bool = True
+    """Start from a point drawn from the ball. Without it, and with few steps, training may end in a network that only
+    hides its gradients."""
+
+    def __post_init__(self) -> None:
+        self._loop()
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the mean cross-entropy of the adversarial images, and the logits of the clean ones.
+
+        The latter, of which training only counts the right ones, are those of the model in evaluation mode, without a
+        gradient: a second batch in training mode would enter the running averages of batch normalisation.
+        """
+        moved, logits = self.adversarial(model, images, labels)
+        return F.cross_entropy(model(moved), labels), logits
+
+    @torch.no_grad()
+    def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the mean cross-entropy of the adversarial images and the logits of the clean ones.
+
+        So early stopping watches what is wanted: adversarial training over-fits, and the clean loss does not tell when
+        (Rice, Wong and Kolter 2020, arXiv 2002.11569).
+        """
+        moved, logits = self.adversarial(model, images, labels)
+        return F.cross_entropy(model(moved), labels), logits
+
+    def adversarial(self, model: Classifier, images: Images, labels: Labels) -> tuple[Images, Logits]:
+        """The images that PGD ends at, and the logits of the clean ones, both of the model in evaluation mode.
+
+        PyTorch's global generator gives the seed of the random starts, as it does for dropout. An image whose gradient
+        is not finite stays as it is.
+        """
+        streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
+        with frozen(model):
+            with torch.no_grad():
+                logits = model(images)
+            found = climb(model, images.detach(), Criterion(labels), self._loop(), streams)
+        return found.images, logits
+
+    def _loop(self) -> Loop:
+        """PGD to its last iterate, whether it fools or not. Raises `SettingError` for a setting outside its values."""
+        settings = {"eps": self.eps, "steps": self.steps, "step": self.step, "norm": self.norm}
+        return PGD(**settings, random_start=self.random_start, track="last").loop()

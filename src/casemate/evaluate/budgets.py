@@ -1,0 +1,58 @@
+"""How much an evaluation attacks: three fixed lists of attacks."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from casemate.attacks import (
+    APGD,
+    PGD,
+    Attack,
+    AutoAttack,
+    CarliniWagner,
+    DeepFool,
+    Square,
+    TargetedAPGD,
+)
+from casemate.errors import SettingError
+from casemate.norms import Norm
+
+Budget = Literal["quick", "standard", "thorough"]
+
+DRAWS: Mapping[Budget, int] = {"quick": 5, "standard": 20, "thorough": 20}
+"""Answers whose mean stands for a model that answers at random."""
+WORDS: Mapping[Budget, str] = {
+    "quick": "PGD, APGD and Square, few steps each: a first look",
+    "standard": "AutoAttack standard",
+    "thorough": "AutoAttack plus, PGD with restarts and minimum-norm attacks; and every check",
+}
+
+
+def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> dict[str, Attack]:
+    """The attacks of a budget by name, in the order in which they run; `eps` is the smallest that is asked for.
+
+    Raises `SettingError` for an unknown budget.
+    """
+    if budget not in get_args(Budget):
+        raise SettingError(f"budget {budget!r}; expected one of {', '.join(get_args(Budget))}")
+    if randomised:
+        # the model that is attacked is a mean over draws already, so every attack here averages its gradients
+        steps, queries = (50, 200) if budget == "quick" else (100, 1000)
+        return {
+            "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),
+            "apgd-dlr": APGD(eps=eps, norm=norm, steps=steps, loss="dlr"),
+            "square": Square(eps=eps, norm=norm, queries=queries, rescale=True),
+        }
+    if budget == "quick":
+        return {
+            "pgd": PGD(eps=eps, norm=norm, steps=20),
+            "apgd-ce": APGD(eps=eps, norm=norm, steps=50),
+            "apgd-t": TargetedAPGD(eps=eps, norm=norm, steps=50, classes=3),
+            "square": Square(eps=eps, norm=norm, queries=500, rescale=True),
+        }
+    if budget == "standard":
+        return AutoAttack(eps=eps, norm=norm).attacks()
+    attacks = AutoAttack(eps=eps, norm=norm, version="standard" if norm == "l1" else "plus").attacks()
+    attacks["pgd"] = PGD(eps=eps, norm=norm, steps=100, restarts=10)
+    if norm == "l1":
+        return attacks
+    return attacks | {"deepfool": DeepFool(norm=norm), "carlini-wagner": CarliniWagner(norm=norm)}

@@ -1,0 +1,180 @@
+"""How robust a model is, and whether the answer can be trusted: attacks, worst case, checks, verdict, in one call."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from casemate.attacks import Attack
+from casemate.data import LabelledImages
+from casemate.defenses import averaged
+from casemate.errors import SettingError
+from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
+from casemate.evaluate.cascade import Cascade, run_cascade
+from casemate.evaluate.clean import CleanResult, evaluate_clean
+from casemate.evaluate.findings import Checked, Evidence, Finding, run_checks
+from casemate.evaluate.intervals import Estimate, share
+from casemate.evaluate.trial import try_out
+from casemate.evaluate.verdict import Verdict, verdict_on
+from casemate.models import Classifier
+from casemate.norms import Norm, parse_eps
+from casemate.progress import SILENT, Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that was found out about a model."""
+
+    norm: Norm
+    values: tuple[float, ...]
+    """The values of eps, ascending."""
+    budget: str
+    seed: int
+    randomised: bool
+    """The model answers at random; it was judged by its mean over `draws`."""
+    draws: int
+    images: LabelledImages
+    clean: CleanResult
+    cascade: Cascade
+    checks: list[Checked]
+    verdicts: list[Verdict]
+    """One for each eps."""
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict at the largest eps."""
+        return self.verdicts[-1]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was raised, the gravest first."""
+        raised = [each.finding for each in self.checks if each.finding is not None]
+        return sorted(raised, key=lambda each: ("voids", "weakens", "note").index(each.severity))
+
+    @property
+    def robust(self) -> list[Estimate]:
+        """Robust accuracy at each eps: right under every attack at this and every smaller eps."""
+        return [share(self.cascade.robust[:, column]) for column in range(len(self.values))]
+
+    @property
+    def per_class(self) -> list[Estimate | None]:
+        """Robust accuracy at the largest eps within each class; None for a class without images."""
+        labels, robust = self.clean.labels, self.cascade.robust[:, -1]
+        picks = [labels == label for label in range(len(self.clean.classes))]
+        return [share(robust[pick]) if pick.any() else None for pick in picks]
+
+    @property
+    def winners(self) -> dict[str, int]:
+        """How many images each attack was the first to fool, in the order of the attacks."""
+        return {name: int((self.cascade.winner == place).sum()) for place, name in enumerate(self.cascade.attacks)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the images and the per-example table."""
+        classes = self.clean.classes
+        return {
+            "norm": self.norm,
+            "eps": list(self.values),
+            "budget": self.budget,
+            "seed": self.seed,
+            "images": len(self.images),
+            "randomised": self.randomised,
+            "draws": self.draws,
+            "clean_accuracy": self.clean.accuracy.as_json(),
+            "robust_accuracy": [estimate.as_json() for estimate in self.robust],
+            "per_class": [
+                {"class": name, "clean_accuracy": clean.as_json(), "robust_accuracy": robust.as_json()}
+                for name, clean, robust in zip(classes, self.clean.per_class, self.per_class, strict=True)
+                if clean is not None and robust is not None
+            ],
+            "attacks": self.cascade.attacks,
+            "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
+            "winners": self.winners,
+            "passes": asdict(self.cascade.passes),
+            "checks": [checked.as_json() for checked in self.checks],
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "verdict": self.verdict.word,
+            "seconds": self.seconds,
+        }
+
+
+def evaluate(
+    model: Classifier,
+    images: LabelledImages,
+    *,
+    eps: float | str | Sequence[float | str],
+    norm: Norm = "linf",
+    budget: Budget = "standard",
+    attacks: Mapping[str, Attack] | None = None,
+    thorough: bool | None = None,
+    substitute: Classifier | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    observer: Observer = SILENT,
+) -> Evaluation:
+    """Attack a model with everything in the budget, and say whether the result is to be trusted.
+
+    Args:
+        model: judged in evaluation mode, and left as it was.
+        images: with their true labels.
+        eps: one radius or several, in pixel units; the verdict is given at each, the checks are made at the largest.
+        norm: in which eps is measured: linf, l2 or l1.
+        budget: quick, standard (AutoAttack) or thorough.
+        attacks: by name, to be run instead of the budget's.
+        thorough: also run the checks that take minutes; by default only with the budget of that name.
+        substitute: an undefended model for the same images, for the checks that need one.
+        seed: of all random draws.
+        batch_size: images at a time; it is halved where the memory does not hold them.
+
+    Raises:
+        SettingError: no eps, an unknown budget, an attack in another norm.
+        ShapeError: no images, or images and labels that the model does not take.
+        ModelError: a model that fails, or returns something other than one logit per class.
+    """
+    start = time.perf_counter()
+    given = [eps] if isinstance(eps, float | int | str) else list(eps)
+    values = sorted({parse_eps(each) for each in given})
+    if not values or values[0] <= 0:
+        raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    was_training = any(module.training for module in model.modules())
+    randomised = try_out(model, images)
+    draws = DRAWS[budget] if randomised else 1
+    judged = averaged(model, draws) if randomised else model
+    clean = evaluate_clean(judged, images, batch_size=batch_size, observer=observer)
+    chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
+    cascade = run_cascade(
+        judged, chosen, images, values, norm=norm, seed=seed, batch_size=batch_size, observer=observer
+    )
+    evidence = Evidence(
+        asked=model,
+        model=judged,
+        images=images,
+        norm=norm,
+        eps=values[-1],
+        cascade=cascade,
+        was_training=was_training,
+        randomised=randomised,
+        substitute=substitute,
+        seed=seed,
+        batch_size=batch_size,
+        observer=observer,
+    )
+    checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
+    findings = [each.finding for each in checks if each.finding is not None]
+    robust = [share(cascade.robust[:, column]) for column in range(len(values))]
+    return Evaluation(
+        norm=norm,
+        values=tuple(values),
+        budget=budget if attacks is None else "own",
+        seed=seed,
+        randomised=randomised,
+        draws=draws,
+        images=images,
+        clean=clean,
+        cascade=cascade,
+        checks=checks,
+        verdicts=[
+            verdict_on(each, clean.accuracy, found, findings) for each, found in zip(values, robust, strict=True)
+        ],
+        seconds=time.perf_counter() - start,
+    )
