@@ -45,6 +45,8 @@ COMMANDS = [
     ["report"],
     ["train"],
     ["attack"],
+    ["evaluate"],
+    ["verify"],
     ["info"],
     ["data"],
     ["data", "list"],

@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
 BIM EOT FGSM MIFGSM PGD AdversarialRegularization AtTemperature AttackResult Ball CasemateError Classifier CrossEntropy
-Dataset Description Distillation LabelledImages Recipe Status StochasticAffine Training create eps_curve evaluate_clean
-fit gradient_alignment load_data load_model mcnemar parse_eps register save_model split steps_curve subset sweep_eps
-sweep_steps targeted_matrix to_unit worst_case zero_gradients
+Dataset Description Distillation Evaluation Finding LabelledImages Recipe Severity Status StochasticAffine Training
+Verdict create eps_curve evaluate_clean evaluate_model fit gradient_alignment load_data load_model make_record mcnemar
+parse_eps read_images read_record register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix
+to_unit verify_record worst_case write_record zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

@@ -210,7 +210,7 @@ def test_a_report_of_nothing_and_of_a_part_names_what_is_missing(done: Done, tmp
         assert f"{len(done.pieces) - len(part)} pieces are still to be computed" in " ".join(page.text.split())
         assert {row[2] for row in page.table("experiment", "the paper says")} >= {"not measured"}
         assert "No defence has been measured yet." in page.text
-    assert [row[0] for row in page.table("model", "clean")] == ["E1, no early stopping", done.models["E6"].title]
+    assert [row[0] for row in page.table("model", "clean", "FGSM 0.05")] == ["E1, no early stopping", done.models["E6"].title]
 
 
 def test_the_figures_of_a_part_are_those_whose_pieces_are_there(done: Done) -> None:
@@ -485,7 +485,7 @@ def test_every_model_of_the_plan_has_its_row(done: Done, built: tuple[Path, Page
     planned = _planned(done)
     assert len(planned) == len(set(planned)) > 20
     assert list(done.models) == [model.name for model in models_of(list(EXPERIMENTS.values()), done.study.setup)]
-    assert [row[0] for row in page.table("model", "clean")] == planned
+    assert [row[0] for row in page.table("model", "clean", "FGSM 0.05")] == planned
     assert [row[0] for row in page.table("model", "loss", "calibration error")] == planned
     assert [row[0] for row in comparison.brief(done.models).rows] == planned
     for name in ("summary.md", "results.md"):
@@ -493,9 +493,27 @@ def test_every_model_of_the_plan_has_its_row(done: Done, built: tuple[Path, Page
         assert all(f"| {title} |" in text for title in planned), name
 
 
+def test_the_whole_evaluation_of_the_papers_models_is_shown(done: Done, built: tuple[Path, Page]) -> None:
+    """Robust accuracy, verdict and what was raised, as stored; smaller scales leave our own models out."""
+    rows = {row[0]: row for row in built[1].table("model", "clean", "FGSM 0.1")}
+    judged = {name: each.evaluated(0.1) for name, each in done.models.items()}
+    assert list(rows) == [done.models[name].title for name, found in judged.items() if found is not None]
+    assert {name for name, found in judged.items() if found is None} == {
+        name for name, each in done.models.items() if each.model.ours
+    }
+    for name, found in judged.items():
+        if found is not None:
+            row = rows[done.models[name].title]
+            stored = done.pieces[f"{name}/evaluation"].result
+            assert row[4] == comparison.short(stored["robust_accuracy"][-1])
+            assert row[5] == stored["verdict"]
+            grave = [each["check"] for each in stored["checks"] if each["state"] in ("voids", "weakens")]
+            assert row[6] == (", ".join(grave) or "-")
+
+
 def test_the_table_of_models_shows_the_stored_numbers(done: Done, built: tuple[Path, Page]) -> None:
     """Every cell of every row."""
-    rows = {row[0]: row for row in built[1].table("model", "clean")}
+    rows = {row[0]: row for row in built[1].table("model", "clean", "FGSM 0.05")}
     for each in done.models.values():
         clean, seconds = each.clean, each.seconds
         assert clean is not None
@@ -688,9 +706,9 @@ def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done
     """Four columns of every model, dashes where that run has none; its verdict on every claim; the paper's numbers."""
     page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits"))
     assert "those of our committed results on the same data at scale full." in " ".join(page.text.split())
-    (head,) = [table[0] for table in page.tables if table and table[0][:2] == ["model", "clean"]]
+    (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
     assert head[-4:] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
-    rows = {row[0]: row[-4:] for row in page.table("model", "clean")}
+    rows = {row[0]: row[-4:] for row in page.table("model", "clean", "FGSM 0.05")}
     e1, e6 = done.models["E1"].title, done.models["E6"].title
     assert rows[e1] == ["93.0 (92.0 to 94.0)", "28.0 (27.0 to 29.0)", "3.0 (2.0 to 4.0)", "2.0 (1.0 to 3.0)"]
     assert rows[e6] == ["91.0 (90.0 to 92.0)", "80.0 (79.0 to 81.0)", "-", "-"]
@@ -713,9 +731,9 @@ def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_p
     page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
     where = "full, else medium"
     assert f"on the same data at scale {where} (a cell of any but the first" in " ".join(page.text.split())
-    (head,) = [table[0] for table in page.tables if table and table[0][:2] == ["model", "clean"]]
+    (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
     assert head[-4] == f"at scale {where}: clean"
-    rows = {row[0]: row[-4:] for row in page.table("model", "clean")}
+    rows = {row[0]: row[-4:] for row in page.table("model", "clean", "FGSM 0.05")}
     medium = [f"medium: {cell}" for cell in ("25.0 (24.0 to 26.0)", "1.0 (0.0 to 2.0)", "0.0 (-1.0 to 1.0)")]
     assert rows[done.models["E1"].title][0] == "93.0 (92.0 to 94.0)"
     assert rows[done.models["E6"].title] == ["91.0 (90.0 to 92.0)", "80.0 (79.0 to 81.0)", *medium[1:]]
@@ -892,7 +910,7 @@ def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
 def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
     """And other data than the paper's."""
     for scale, stands_in_for, words in (
-        (SCALES["quick"], None, "Scale quick cannot decide this: it trains on 1,000 images."),
+        (SCALES["quick"], None, "Scale quick cannot decide this: it trains on 800 images."),
         (SCALES["full"], "Fashion-MNIST", "Another data set than the paper's Fashion-MNIST: this decides nothing."),
     ):
         rows = stated.comparisons(done.pieces, scale, stands_in_for)

@@ -10,17 +10,25 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "casemate.attacks": ("BIM", "EOT", "FGSM", "MIFGSM", "PGD", "AttackResult", "Status", "sweep_eps", "sweep_steps"),
-    "casemate.data": ("Dataset", "LabelledImages", "split", "subset", "to_unit"),
+    "casemate.data": ("Dataset", "LabelledImages", "read_images", "split", "subset", "to_unit"),
     "casemate.defenses": ("AdversarialRegularization", "AtTemperature", "Distillation", "Recipe", "StochasticAffine"),
     "casemate.errors": ("CasemateError",),
     "casemate.evaluate": (
+        "Evaluation",
+        "Finding",
+        "Severity",
+        "Verdict",
         "eps_curve",
         "evaluate_clean",
         "gradient_alignment",
+        "make_record",
         "mcnemar",
+        "read_record",
         "steps_curve",
         "targeted_matrix",
+        "verify_record",
         "worst_case",
+        "write_record",
         "zero_gradients",
     ),
     "casemate.models": ("Classifier", "Description", "create", "register"),
@@ -28,6 +36,7 @@ _HOMES = {
     "casemate.train": ("CrossEntropy", "Training", "fit"),
 }
 _RENAMED = {
+    "evaluate_model": ("casemate.evaluate", "evaluate"),  # `casemate.evaluate` is the package
     "load_data": ("casemate.data", "load"),
     "load_model": ("casemate.models", "load"),
     "save_model": ("casemate.models", "save"),
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
     from casemate.data import Dataset as Dataset
     from casemate.data import LabelledImages as LabelledImages
     from casemate.data import load as load_data
+    from casemate.data import read_images as read_images
     from casemate.data import split as split
     from casemate.data import subset as subset
     from casemate.data import to_unit as to_unit
@@ -56,13 +66,22 @@ if TYPE_CHECKING:
     from casemate.defenses import Recipe as Recipe
     from casemate.defenses import StochasticAffine as StochasticAffine
     from casemate.errors import CasemateError as CasemateError
+    from casemate.evaluate import Evaluation as Evaluation
+    from casemate.evaluate import Finding as Finding
+    from casemate.evaluate import Severity as Severity
+    from casemate.evaluate import Verdict as Verdict
     from casemate.evaluate import eps_curve as eps_curve
+    from casemate.evaluate import evaluate as evaluate_model
     from casemate.evaluate import evaluate_clean as evaluate_clean
     from casemate.evaluate import gradient_alignment as gradient_alignment
+    from casemate.evaluate import make_record as make_record
     from casemate.evaluate import mcnemar as mcnemar
+    from casemate.evaluate import read_record as read_record
     from casemate.evaluate import steps_curve as steps_curve
     from casemate.evaluate import targeted_matrix as targeted_matrix
+    from casemate.evaluate import verify_record as verify_record
     from casemate.evaluate import worst_case as worst_case
+    from casemate.evaluate import write_record as write_record
     from casemate.evaluate import zero_gradients as zero_gradients
     from casemate.models import Classifier as Classifier
     from casemate.models import Description as Description
@@ -92,20 +111,28 @@ __all__ = [
     "Dataset",
     "Description",
     "Distillation",
+    "Evaluation",
+    "Finding",
     "LabelledImages",
     "Recipe",
+    "Severity",
     "Status",
     "StochasticAffine",
     "Training",
+    "Verdict",
     "create",
     "eps_curve",
     "evaluate_clean",
+    "evaluate_model",
     "fit",
     "gradient_alignment",
     "load_data",
     "load_model",
+    "make_record",
     "mcnemar",
     "parse_eps",
+    "read_images",
+    "read_record",
     "register",
     "save_model",
     "split",
@@ -115,7 +142,9 @@ __all__ = [
     "sweep_steps",
     "targeted_matrix",
     "to_unit",
+    "verify_record",
     "worst_case",
+    "write_record",
     "zero_gradients",
 ]
 

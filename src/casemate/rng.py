@@ -8,6 +8,8 @@ on batch size, order, number of workers or device. The hash is the finaliser of 
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -30,6 +32,17 @@ def derive(*parts: int | str) -> int:
     """A 63-bit seed that is a hash of `parts`; different parts give unrelated seeds."""
     digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """PyTorch's global random numbers inside start from a hash of `parts`; outside they go on as if nothing had been.
+
+    For what cannot be keyed by example: noise inside a model.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(*parts))
+        yield
 
 
 def _shift(bits: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:

@@ -15,12 +15,14 @@ from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
 from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
 from casemate.attacks.deepfool import DeepFool as DeepFool
+from casemate.attacks.ead import EAD as EAD
 from casemate.attacks.fab import FAB as FAB
 from casemate.attacks.fab import TargetedFAB as TargetedFAB
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import GradientAttack as GradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
+from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise
 from casemate.attacks.noise import UniformNoise as UniformNoise
 from casemate.attacks.presets import ATTACKS as ATTACKS

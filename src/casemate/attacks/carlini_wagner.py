@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
 from casemate.attacks.nearest import CHECKS, Constants, Nearest, Stalling, check_settings, column
@@ -20,9 +21,10 @@ from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.types import Flags, Images, PerExample
 
-_BEYOND = 0.01
+_BEYOND = 0.2
 """By how much the tanh reaches beyond the bounds, as a share of their range. Without it the variable would be infinite
-at the bounds and its derivative zero, and most pixels of a grey image could never move."""
+at the bounds and its derivative zero, and most pixels of a grey image could never move; with a hundredth they take
+hundreds of steps to get going (100 steps of 0.01 fooled 6 % of black and white images with 0.01, and all with 0.2)."""
 
 _SHRINK = 0.1
 """Linf: an image that fools within tau lowers tau to this much less than its norm (the published factor of 0.9)."""
@@ -118,7 +120,7 @@ class CarliniWagner(MinimumNormAttack):
     norm: Norm = "l2"
     """L2 or Linf."""
     steps: int = 1000
-    """Most steps of a round (published: 10,000 for L2, 1,000 for Linf)."""
+    """Most passes of a round, the first of them at its start (published: 10,000 for L2, 1,000 for Linf)."""
     binary_steps: int = 9
     """Rounds."""
     confidence: float = 0.0
@@ -180,7 +182,7 @@ class CarliniWagner(MinimumNormAttack):
     def _round(
         self,
         nearest: Nearest,
-        at: torch.Tensor,
+        at: Tensor,
         start: Images,
         constant: PerExample,
         rate: PerExample,

@@ -46,7 +46,7 @@ class Evaluate:
       casemate evaluate model.safetensors --fail-under 0.6 --json
     """
 
-    model: Annotated[Positional[Path | None], arg(help_behavior_hint="")] = None
+    model: Annotated[Positional[Path | None], arg(metavar="MODEL", help_behavior_hint="")] = None
     """A .safetensors file written by casemate, with its JSON file beside it."""
     model_from: ModelFrom = None
     dataset: Annotated[DatasetName | None, arg(help_behavior_hint="(default: the one the model was trained on)")] = None

@@ -1,6 +1,7 @@
 """The entry point: which command, which exit code.
 
-Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can mend, 130 stopped with Ctrl-C.
+Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can mend, 3 what was asked to hold does not
+hold (see `evaluate --fail-under` and `verify`), 130 stopped with Ctrl-C.
 """
 
 import inspect
@@ -16,23 +17,27 @@ import tyro
 from casemate import __version__
 from casemate.cli import console, data, store
 from casemate.cli.attack import Attack
+from casemate.cli.evaluate import Evaluate
 from casemate.cli.info import Info
 from casemate.cli.report import Report
 from casemate.cli.study import Study
 from casemate.cli.train import Train
+from casemate.cli.verify import Verify
 from casemate.errors import CasemateError
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.
 - `casemate COMMAND --help` explains a command, `casemate --version` tells the
   version. Results go to stdout, progress and messages to stderr.
-- Exit codes: 0 fine, 2 something you can mend, 130 stopped with Ctrl-C,
+- Exit codes: 0 fine, 2 something you can mend, 3 a model or a record that
+  does not hold (evaluate --fail-under, verify), 130 stopped with Ctrl-C,
   1 a fault of casemate's own.
 
 Examples:
   casemate study --scale smoke     the whole study in small, about a minute
   casemate train --epochs 10       train the study's network
   casemate attack model.safetensors --attack pgd --eps 4/255 8/255
+  casemate evaluate model.safetensors --budget quick
 """
 
 
@@ -57,6 +62,8 @@ _COMMANDS: Mapping[str, type[Command]] = {
     "report": Report,
     "train": Train,
     "attack": Attack,
+    "evaluate": Evaluate,
+    "verify": Verify,
     "info": Info,
 }
 _GROUPS: Mapping[str, tuple[str, Mapping[str, type[Command]]]] = {
@@ -109,6 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CasemateError as error:
         console.complain(str(error))
         return 2
+    except console.Unmet as failure:
+        console.complain(str(failure), word="does not hold")
+        return 3
     except KeyboardInterrupt:
         goes_on = isinstance(command, Study | Train)
         words = "what is finished is kept; the same command goes on from there." if goes_on else "with Ctrl-C."

@@ -44,7 +44,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 return {name: _tensor(path, name, file[name]) for name in file.files if name in ("images", "labels")}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         raise DataError(f"cannot read {path}: {error}; {_EXPECTED}") from error

@@ -115,9 +115,14 @@ def with_same_draws(model: Classifier, seed: int = 0) -> Classifier:
 
 def _instead(model: Classifier, network: nn.Module) -> Classifier:
     """A classifier like `model` that answers by `network`, which takes its images as they are."""
-    return Classifier(
+    changed = Classifier(
         network,
         input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
         classes=model.classes,
         bounds=model.bounds,
     )
+    modes = [(module, module.training) for module in model.modules()]
+    changed.train(model.training)
+    for module, mode in modes:  # `train` reaches the model's own modules too, whose modes are its owner's
+        module.training = mode
+    return changed

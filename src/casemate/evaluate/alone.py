@@ -7,7 +7,7 @@ from casemate.defenses import averaged
 from casemate.losses import top_gap
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
-from casemate.rng import derive
+from casemate.rng import seeded
 from casemate.types import Flags, Images, Logits
 
 _ROUNDING = 1e-5
@@ -25,10 +25,12 @@ def ask_alone(
         seed: of its random numbers; those of the caller are left alone.
     """
     asked = averaged(model, draws) if draws > 1 else model
-    gpus = [model.device] if model.device.type == "cuda" else []
     found: list[torch.Tensor] = []
-    with frozen(asked), torch.random.fork_rng(devices=gpus), observer.work("Asking one by one", len(images)) as advance:
-        torch.manual_seed(derive(seed, "alone"))
+    with (
+        frozen(asked),
+        seeded(model.device, seed, "alone"),
+        observer.work("Asking one by one", len(images)) as advance,
+    ):
         for image in images.split(1):
             found.append(asked(image.to(model.device)).cpu())
             advance(1, "")

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from casemate.attacks import (
     APGD,
+    EAD,
     PGD,
     Attack,
     AutoAttack,
@@ -54,5 +55,5 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
     attacks = AutoAttack(eps=eps, norm=norm, version="standard" if norm == "l1" else "plus").attacks()
     attacks["pgd"] = PGD(eps=eps, norm=norm, steps=100, restarts=10)
     if norm == "l1":
-        return attacks
+        return attacks | {"ead": EAD()}
     return attacks | {"deepfool": DeepFool(norm=norm), "carlini-wagner": CarliniWagner(norm=norm)}

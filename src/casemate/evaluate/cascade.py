@@ -19,7 +19,7 @@ from casemate.errors import SettingError
 from casemate.evaluate.clean import is_right
 from casemate.memory import batched
 from casemate.models import Classifier
-from casemate.norms import Norm
+from casemate.norms import Ball, Norm
 from casemate.progress import SILENT, Observer
 
 NOBODY = -1
@@ -105,7 +105,7 @@ def run_cascade(
         attacks={name: attack.record() for name, attack in attacks.items()},
         robust=np.zeros((len(images), len(values)), dtype=bool),
         winner=np.where(correct, NOBODY, ALREADY),
-        adversarial=images.unit()[0],
+        adversarial=images.unit()[0].clone(),  # of images that are numbers already, `unit` returns their own memory
         distance=np.where(correct, np.inf, 0.0),
     )
     standing = correct
@@ -132,7 +132,7 @@ def run_cascade(
                             nearest[name], places[name] = result, _places(left, len(images))
                     hit = result.success.cpu()
                     if isinstance(attack, MinimumNormAttack):
-                        hit &= result.norm.cpu() <= eps + attack.ball().tolerance
+                        hit = hit & (result.norm.cpu() <= eps + Ball(eps=eps, norm=norm).tolerance)
                     chosen = left[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
                     found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()

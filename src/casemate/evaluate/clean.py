@@ -9,6 +9,7 @@ from casemate.attacks import frozen
 from casemate.data import LabelledImages
 from casemate.evaluate.intervals import Estimate, mean, share
 from casemate.losses import stable_cross_entropy, top_gap
+from casemate.memory import batched
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 from casemate.types import Flags, Labels, Logits
@@ -87,16 +88,18 @@ def evaluate_clean(
     model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = SILENT
 ) -> CleanResult:
     """Classify `images` in evaluation mode; the model is left as it was."""
-    columns: list[list[np.ndarray]] = []
     with frozen(model), observer.work("Classifying", len(images)) as advance:
-        for batch, labels in images.batches(batch_size, model.device):
-            logits = model(batch)
+
+        def classify(batch: slice) -> list[np.ndarray]:
+            pixels, labels = images[batch].unit(model.device)
+            logits = model(pixels)
             confidence, prediction = logits.double().softmax(1).max(1)
             loss = stable_cross_entropy(logits, labels).where(logits.isfinite().all(1), torch.nan)
-            values = (prediction, loss, confidence, top_gap(logits))
-            columns.append([value.cpu().numpy() for value in values])
             advance(len(labels), "")
-    prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*columns, strict=True))
+            return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
+
+        parts = batched(len(images), batch_size, classify, observer)
+    prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
     return CleanResult(
         classes=model.classes,
         labels=images.labels.numpy(),

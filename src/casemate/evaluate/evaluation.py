@@ -1,5 +1,6 @@
 """How robust a model is, and whether the answer can be trusted: attacks, worst case, checks, verdict, in one call."""
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from casemate.evaluate.verdict import Verdict, verdict_on
 from casemate.models import Classifier
 from casemate.norms import Norm, parse_eps
 from casemate.progress import SILENT, Observer
+from casemate.rng import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,11 @@ class Evaluation:
                 for name, clean, robust in zip(classes, self.clean.per_class, self.per_class, strict=True)
                 if clean is not None and robust is not None
             ],
-            "attacks": self.cascade.attacks,
+            "attacks": [
+                {"attack": name, "first_to_fool": self.winners[name], "settings": settings}
+                for name, settings in self.cascade.attacks.items()
+            ],
             "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
-            "winners": self.winners,
             "passes": asdict(self.cascade.passes),
             "checks": [checked.as_json() for checked in self.checks],
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
@@ -136,30 +140,31 @@ def evaluate(
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
-    was_training = any(module.training for module in model.modules())
-    randomised = try_out(model, images)
-    draws = DRAWS[budget] if randomised else 1
-    judged = averaged(model, draws) if randomised else model
-    clean = evaluate_clean(judged, images, batch_size=batch_size, observer=observer)
-    chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
-    cascade = run_cascade(
-        judged, chosen, images, values, norm=norm, seed=seed, batch_size=batch_size, observer=observer
-    )
-    evidence = Evidence(
-        asked=model,
-        model=judged,
-        images=images,
-        norm=norm,
-        eps=values[-1],
-        cascade=cascade,
-        was_training=was_training,
-        randomised=randomised,
-        substitute=substitute,
-        seed=seed,
-        batch_size=batch_size,
-        observer=observer,
-    )
-    checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
+    as_given = copy.deepcopy(model) if any(module.training for module in model.modules()) else None
+    with seeded(model.device, seed, "answers at random"):
+        randomised = try_out(model, images)
+        draws = DRAWS[budget] if randomised else 1
+        judged = averaged(model, draws) if randomised else model
+        clean = evaluate_clean(judged, images, batch_size=batch_size, observer=observer)
+        chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
+        cascade = run_cascade(
+            judged, chosen, images, values, norm=norm, seed=seed, batch_size=batch_size, observer=observer
+        )
+        evidence = Evidence(
+            asked=model,
+            model=judged,
+            images=images,
+            norm=norm,
+            eps=values[-1],
+            cascade=cascade,
+            as_given=as_given,
+            randomised=randomised,
+            substitute=substitute,
+            seed=seed,
+            batch_size=batch_size,
+            observer=observer,
+        )
+        checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
     findings = [each.finding for each in checks if each.finding is not None]
     robust = [share(cascade.robust[:, column]) for column in range(len(values))]
     return Evaluation(

@@ -79,25 +79,21 @@ def evaluation_table(found: Evaluation, taken_for: np.ndarray) -> pl.DataFrame:
     and distance are 0.
     """
     cascade = found.cascade
-    names = np.array([*cascade.attacks, None, None], dtype=object)  # NOBODY and ALREADY are -1 and -2
-    lost = cascade.winner != NOBODY
-    at = np.array([0.0, *found.values])
+    names = [*cascade.attacks, None, None]  # of ALREADY and NOBODY, which are -2 and -1
     first = np.where(cascade.winner == ALREADY, 0, 1 + np.argmin(cascade.robust, axis=1))
-    return pl.DataFrame(
+    lost = cascade.winner != NOBODY
+    table = pl.DataFrame(
         {
-            "index": np.arange(len(cascade.winner)),
+            "index": np.arange(len(lost)),
             "label": found.clean.labels,
             "prediction": found.clean.prediction,
             "taken_for": taken_for,
-            "winner": pl.Series(names[cascade.winner].tolist(), dtype=pl.String),
-            "fooled_at": pl.Series(
-                [at[n] if gone else None for n, gone in zip(first, lost, strict=True)], dtype=pl.Float64
-            ),
-            "distance": pl.Series(
-                [float(d) if gone else None for d, gone in zip(cascade.distance, lost, strict=True)], dtype=pl.Float64
-            ),
+            "winner": pl.Series([names[place] for place in cascade.winner], dtype=pl.String),
+            "fooled_at": np.where(lost, np.array([0.0, *found.values])[first], np.nan),
+            "distance": np.where(lost, cascade.distance, np.nan),
         }
     )
+    return table.with_columns(pl.col("fooled_at", "distance").fill_nan(None))
 
 
 def write_table(table: pl.DataFrame, path: Path) -> Path:

@@ -157,10 +157,12 @@ def make_record(
 def write_record(record: Record, folder: Path) -> Path:
     """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former."""
     images = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
-    about = {name: getattr(record, name) for name in _CLAIMS}
     digest = hashlib.sha256(images).hexdigest()
+    content = {name: getattr(record, name) for name in _CLAIMS}
+    content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
+    # a list, since `winner` counts in the order in which they ran
+    content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
     write_bytes(folder / IMAGES, images)
-    content = {"format": FORMAT, **about, "images": len(record), "file": IMAGES, "sha256": digest}
     return write_json(folder / "record.json", content)
 
 
@@ -180,11 +182,13 @@ def read_record(path: Path) -> Record:
         tensors = safetensors.torch.load(raw)
         parts: dict[str, Any] = {name: content[name] for name in _CLAIMS}
         parts |= {name: tuple(parts[name]) for name in ("classes", "eps", "robust_accuracy")}
+        parts["attacks"] = {each["attack"]: each["settings"] for each in content["attacks"]}
         parts |= {name: tensors[name] for name in _TENSORS}
         record = Record(**parts, images_match=hashlib.sha256(raw).hexdigest() == content["sha256"])
         _check(path, record)
     except (KeyError, TypeError, ValueError, AttributeError, OSError, safetensors.SafetensorError) as error:
-        raise RecordError(f"{path} and the images beside it are not a whole record: {error!r}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{path} and the images beside it are not a whole record: {why}") from error
     return record
 
 

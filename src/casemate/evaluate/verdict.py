@@ -66,4 +66,5 @@ def verdict_on(eps: float, clean: Estimate, robust: Estimate, findings: Sequence
 
 
 def _untrusted(findings: Sequence[Finding]) -> str:
-    return f"This evaluation is not to be trusted, because {'; and '.join(each.sentence for each in findings)}."
+    seen = "; and ".join(each.sentence.split(". ")[0] for each in findings)  # what to do is told with the findings
+    return f"This evaluation is not to be trusted, because {seen}."

@@ -1,12 +1,9 @@
 """The report: one HTML file that opens anywhere and asks for nothing, and its figures as files beside it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from casemate import __version__
 from casemate.engine import Piece
@@ -14,29 +11,11 @@ from casemate.files import make_folder, write_bytes, write_json, write_text
 from casemate.report import comparison, markdown, sentences, stated
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
+from casemate.report.page import environment
 from casemate.study.reference import reference_for, summarised
 from casemate.study.results import point_at
 from casemate.study.run import Study
 from casemate.study.scales import SCALES, table
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _environment() -> jinja2.Environment:
-    """Autoescape everywhere; an unknown variable is an error, not an empty place."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("casemate.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg_uri"] = lambda figure: _data_uri("image/svg+xml", figure.svg)
-    environment.filters["csv_uri"] = lambda figure: _data_uri("text/csv", figure.csv.encode())
-    environment.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
-    return environment
 
 
 def headlines(pieces: Mapping[str, Piece]) -> list[tuple[str, str, str]]:
@@ -116,7 +95,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
     missing = [task.name for task in study.plan.tasks if task.name not in pieces]
     recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
     html = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             dataset=study.dataset.title,
@@ -137,6 +116,7 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             claims=comparison.claims(claims, reference),
             advices=advices,
             defences=comparison.defences(models, reference),
+            evaluated=comparison.evaluated(models),
             diagnosis=comparison.diagnosis(models),
             divided=comparison.divided(models),
             search=comparison.search(study.setup, pieces),

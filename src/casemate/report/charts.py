@@ -116,9 +116,9 @@ def plain_ticks(axis: Axis, largest: float, ticks: Sequence[float] = _TICKS) -> 
     axis.set_minor_locator(NullLocator())
 
 
-def legend_below(axes: Axes, **style: Any) -> None:
-    """A legend under the numbers of the horizontal axis, where it hides nothing."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3, **style)
+def legend_below(axes: Axes, *, pad: float = 3, **style: Any) -> None:
+    """A legend under the numbers of the horizontal axis, where it hides nothing; a label there needs more `pad`."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, **style)
 
 
 def percent_axis(axes: Axes) -> None:

@@ -78,8 +78,10 @@ def results(
     known = [each for each in claims if each.verdict != "not measured"]
     searched, divided = comparison.search(study.setup, pieces), comparison.divided(models)
     compared = stated.comparisons(pieces, study.setup.scale, stated.other_data(study.dataset))
+    evaluated = comparison.evaluated(models)
     parts = [
         _table(comparison.defences(models, None)) if models else None,
+        _table(evaluated) if evaluated is not None else None,
         "\n".join(f"- {advice.sentence}" for _, advice in advices) or None,
         _table(comparison.claims(known, None)) if known else None,
         _table(stated.table(compared, None)) if compared else None,

@@ -33,12 +33,17 @@ class Model:
     """Values of eps under PGD."""
 
     @property
+    def ours(self) -> bool:
+        """It is not one of the paper's models, but of its further work, or our own."""
+        return self.experiment in ("E1+", "E13")
+
+    @property
     def experiment(self) -> str:
         """The experiment it belongs to."""
         return self.name.split("-")[0]
 
     def piece(self, measure: str, loss: str | None = None) -> str:
-        """The name of the piece that holds a measure: clean, fgsm, ball, range, pgd, eot."""
+        """The name of the piece that holds a measure: clean, fgsm, ball, range, pgd, eot, evaluation."""
         place = self.elsewhere.get(measure, f"{self.name}/{measure}")
         return place if loss is None else f"{place}/{loss}"
 
@@ -68,4 +73,6 @@ def battery(setup: Setup, model: Model) -> list[Task]:
         found.append(
             tasks.curve(setup, model.piece("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
         )
+    if scale.evaluates_ours or not model.ours:
+        found.append(tasks.evaluation(setup, model.piece("evaluation"), source, model.pgd))
     return found

@@ -19,6 +19,7 @@ PRODUCERS = {
     "curve": _producer("casemate.study.measures", "measure_curve"),
     "masking": _producer("casemate.study.measures", "measure_masking"),
     "worst": _producer("casemate.study.measures", "measure_worst"),
+    "evaluation": _producer("casemate.study.judging", "judge_model"),
     "targeted": _producer("casemate.study.measures", "measure_targeted"),
     "pictures": _producer("casemate.study.showing", "show_attack"),
     "neighbours": _producer("casemate.study.showing", "show_neighbours"),

@@ -11,6 +11,7 @@ import polars as pl
 
 from casemate.engine import Piece
 from casemate.evaluate import mcnemar, mean, share
+from casemate.evaluate.budgets import Budget
 from casemate.study.models import Model
 from casemate.study.tasks import LOSSES
 
@@ -27,6 +28,20 @@ def point_at(piece: Piece, axis: str, value: float) -> dict[str, Any] | None:
     return next((point for point in piece.result["points"] if abs(point[axis] - value) < 1e-9), None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The verdict of a whole evaluation at one eps."""
+
+    robust: Estimate
+    """Robust accuracy: the worst case over all its attacks."""
+    word: str
+    """robust, broken, or not to be trusted."""
+    sentence: str
+    raised: Mapping[str, str]
+    """By name, the severity of the checks that found something."""
+    budget: Budget
+
+
 @dataclass(frozen=True)
 class Judged:
     """One model with all that was measured of it; what is not finished is None."""
@@ -40,7 +55,7 @@ class Judged:
         return self.model.title
 
     def piece(self, measure: str, loss: str | None = None) -> Piece | None:
-        """The piece of a measure: clean, fgsm, ball, range, pgd, eot, divided."""
+        """The piece of a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
         return self.pieces.get(self.model.piece(measure, loss))
 
     @property
@@ -110,6 +125,23 @@ class Judged:
         """The share of images that withstood everything that was tried."""
         standing = self.standing(eps)
         return None if standing is None else share(standing).as_json()
+
+    def evaluated(self, eps: float) -> Evaluated | None:
+        """What the whole evaluation found at `eps`."""
+        piece = self.piece("evaluation")
+        if piece is None:
+            return None
+        found = next((each for each in piece.result["verdicts"] if abs(each["eps"] - eps) < 1e-9), None)
+        if found is None:
+            return None
+        raised = {each["check"]: each["state"] for each in piece.result["checks"] if each["sentence"] is not None}
+        return Evaluated(
+            robust=found["robust_accuracy"],
+            word=found["verdict"],
+            sentence=found["sentence"],
+            raised=raised,
+            budget=piece.result["budget"],
+        )
 
     def zero(self, loss: str) -> Estimate | None:
         """The share of images whose gradient is exactly zero under a loss."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import final
+from typing import Literal, final
 
 from casemate.errors import SettingError
 
@@ -45,6 +45,12 @@ class Scale:
     """The same for all other attacks on all models."""
     pgd_restarts: int
     """Random starts of PGD-40, the strongest attack here."""
+    evaluated_images: int
+    """The same for the whole evaluation of a model."""
+    budget: Literal["quick", "standard"]
+    """The attacks of that evaluation; standard is AutoAttack's."""
+    evaluates_ours: bool
+    """Whether it is made of our own models too, or of the paper's alone."""
     targeted_images: int
     """The same for targeted attacks, from every class to every other."""
     on_the_way_images: int
@@ -76,7 +82,7 @@ SMOKE = Scale(
     purpose="shows that everything runs; its numbers mean nothing",
     dataset="digits",
     train_images=300,
-    validation_images=100,
+    validation_images=75,
     batch_size=32,
     epochs=3,
     kept_epochs=(1, 3),
@@ -87,6 +93,9 @@ SMOKE = Scale(
     steps_images=16,
     judged_images=8,
     pgd_restarts=1,
+    evaluated_images=8,
+    budget="quick",
+    evaluates_ours=False,
     targeted_images=10,
     on_the_way_images=16,
     step_counts=(0, 1, 2, 5, 10),
@@ -104,20 +113,23 @@ QUICK = Scale(
     name="quick",
     purpose="a first look in minutes: a small training set with many epochs, since over-fitting is the point",
     dataset="auto",
-    train_images=1000,
-    validation_images=500,
+    train_images=800,
+    validation_images=200,
     batch_size=32,
     epochs=80,
     kept_epochs=(1, 5, 10, 20, 40, 80),
     tuned_epochs=20,
     test_images=2000,
-    fgsm_images=400,
-    bim_images=200,
-    steps_images=200,
-    judged_images=100,
+    fgsm_images=300,
+    bim_images=150,
+    steps_images=150,
+    judged_images=80,
     pgd_restarts=2,
-    targeted_images=100,
-    on_the_way_images=200,
+    evaluated_images=32,
+    budget="quick",
+    evaluates_ours=False,
+    targeted_images=80,
+    on_the_way_images=150,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
     defended_epochs=10,
     distilled_epochs=14,
@@ -145,6 +157,9 @@ MEDIUM = Scale(
     steps_images=1000,
     judged_images=1000,
     pgd_restarts=5,
+    evaluated_images=200,
+    budget="standard",
+    evaluates_ours=True,
     targeted_images=1000,
     on_the_way_images=1000,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
@@ -174,6 +189,9 @@ FULL = Scale(
     steps_images=2000,
     judged_images=1000,
     pgd_restarts=5,
+    evaluated_images=500,
+    budget="standard",
+    evaluates_ours=True,
     targeted_images=1000,
     on_the_way_images=1000,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100),

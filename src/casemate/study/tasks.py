@@ -219,6 +219,22 @@ def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> T
     )
 
 
+def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """The whole evaluation: strong attacks on survivors, the cheap checks, the verdict."""
+    scale = setup.scale
+    config = _config(setup, source, scale.evaluated_images)
+    # in gradients an image: the checks take them of every image, the attacks of those that are left
+    checks, attacks = 300, {"quick": 400, "standard": 4000}[scale.budget]
+    left = 1.0 if source.inference else 0.15
+    return Task(
+        name=name,
+        kind="evaluation",
+        config=config | {"values": list(values), "budget": scale.budget},
+        needs={"model": source.task},
+        work=config["images"] * _GRADIENT_COST * (checks + left * attacks * len(values)),
+    )
+
+
 def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
     """The targeted attack from every class to every other."""
     config = _config(setup, source, setup.scale.targeted_images)

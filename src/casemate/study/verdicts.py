@@ -98,7 +98,7 @@ class Advice:
     """The verdict on a defence, in one sentence that can be acted on."""
 
     verdict: str
-    """broken, no better, helps so far, or not measured."""
+    """broken, no better, not to be trusted, helps so far, or not measured."""
     sentence: str
 
 
@@ -131,8 +131,9 @@ def _price(judged: Judged, baseline: Judged) -> str:
 def advice(judged: Judged, baseline: Judged) -> Advice:
     """The verdict on a defence.
 
-    Rules, in order: below 10 % under all that was tried: broken; PGD not run: not measured; not above the baseline by
-    the paired test: no better; else it helps against what was tried.
+    Rules, in order: below 10 % under all that was tried, or in the whole evaluation: broken; PGD not run: not measured;
+    not above the baseline by the paired test: no better; else it helps against what was tried, unless the evaluation
+    says that its own number is not to be trusted.
     """
     left, fgsm = judged.worst(EPS), judged.left("fgsm", EPS)
     unknown = Advice("not measured", f"{judged.title}: not measured yet.")
@@ -143,6 +144,13 @@ def advice(judged: Judged, baseline: Judged) -> Advice:
     )
     reasons = causes(judged)
     why = f" ({'; '.join(reasons)})" if reasons else ""
+    whole = judged.evaluated(EPS)
+    if whole is not None and whole.robust["value"] < min(BROKEN, left["value"]):
+        return Advice(
+            "broken",
+            f"Do not rely on {judged.title}: the whole evaluation leaves {interval(whole.robust)} at eps {EPS:g}"
+            f"{suggested}{why}.",
+        )
     if left["value"] < BROKEN:
         return Advice("broken", f"Do not rely on {judged.title}: {_left(judged, left)} at eps {EPS:g}{suggested}{why}.")
     mine, theirs = judged.standing(EPS), baseline.standing(EPS)
@@ -155,11 +163,15 @@ def advice(judged: Judged, baseline: Judged) -> Advice:
             f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
             f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
         )
+    stronger = (
+        "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
+        if whole is None
+        else f"The whole evaluation says: {whole.sentence}"
+    )
     return Advice(
-        "helps so far",
+        "not to be trusted" if whole is not None and whole.word == "not to be trusted" else "helps so far",
         f"{judged.title} helps against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
-        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} These attacks can "
-        "show a defence broken, never robust: try stronger ones before relying on it.",
+        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} {stronger}",
     )
 
 

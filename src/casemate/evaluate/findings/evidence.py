@@ -36,7 +36,7 @@ class Evidence:
         images: all the images of the evaluation.
         norm, eps: the threat; `eps` is the one the verdict is about.
         cascade: what the attacks left.
-        was_training: `asked` was in training mode when it was given.
+        as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode.
         seed: of all draws.
     """
 
@@ -46,7 +46,7 @@ class Evidence:
     norm: Norm
     eps: float
     cascade: Cascade
-    was_training: bool
+    as_given: Classifier | None
     randomised: bool
     substitute: Classifier | None = None
     seed: int = 0

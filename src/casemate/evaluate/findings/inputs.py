@@ -1,13 +1,12 @@
 """Was the right thing evaluated: the model in its right mode, on the right scale, with right labels, with logits?"""
 
-import copy
-
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from casemate.attacks import Status
+from casemate.defenses import with_same_draws
 from casemate.evaluate.findings.check import Measured, check
 from casemate.evaluate.findings.evidence import Evidence
 from casemate.evaluate.findings.finding import Severity
@@ -32,11 +31,11 @@ _KNOWN_SCALES = {
 def training_mode(e: Evidence) -> Measured:
     """In training mode dropout and batch statistics make another model of it than the one evaluated here."""
     changed = 0.0
-    if e.was_training:
-        training = copy.deepcopy(e.asked).train()
+    if e.as_given is not None:
         images, _ = e.unit
-        with torch.no_grad():
-            there, here = training(images), e.logits_of(e.asked, e.few).to(images.device)
+        with torch.no_grad():  # with the same draws, so that a model that answers at random differs by its mode alone
+            there = with_same_draws(e.as_given)(images)
+        here = e.logits_of(with_same_draws(e.asked), e.few).to(images.device)
         scale = here.abs().amax(1).clamp(min=1e-6)
         changed = ((there - here).abs().amax(1) > 1e-3 * scale).double().mean().item()
     return Measured(

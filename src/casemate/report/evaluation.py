@@ -1,0 +1,122 @@
+"""The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import safetensors.numpy
+
+from casemate import __version__
+from casemate.errors import RecordError
+from casemate.evaluate.budgets import WORDS
+from casemate.evaluate.findings import CHECKS
+from casemate.files import read_json, write_text
+from casemate.report import judged
+from casemate.report.charts import shown, styled
+from casemate.report.page import environment
+
+_LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
+
+
+def build_evaluation(folder: Path) -> Path:
+    """Write report.html into a folder with result.json, examples.parquet and adversarial.safetensors; return it."""
+    result = read_json(folder / "result.json", RecordError)
+    table = pl.read_parquet(folder / "examples.parquet")
+    images = safetensors.numpy.load_file(folder / "adversarial.safetensors")
+    with styled():
+        figures = [
+            judged.accuracy_over_eps(result),
+            judged.accuracy_per_class(result),
+            judged.pictures(result, table, images),
+        ]
+    html = (
+        environment()
+        .get_template("evaluation.html.j2")
+        .render(
+            result=result,
+            verdict=result["verdicts"][-1],
+            about=_about(result),
+            cards=_cards(result),
+            attempts=_attempts(result),
+            attacks=_attacks(result),
+            checks=_checks(result),
+            budget_words=WORDS.get(result["budget"], "a list of attacks of the caller's own"),
+            figures=[figure for figure in figures if figure is not None],
+            version=__version__,
+            written=datetime.now(UTC).isoformat(timespec="minutes"),
+        )
+    )
+    return write_text(folder / "report.html", html)
+
+
+def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was evaluated, how, and where."""
+    made = result["provenance"]
+    return [
+        ("model", result["model"]),
+        ("SHA-256 of its weights", result["fingerprint"]),
+        ("images", f"{result['data']}, the first {result['images']:,}"),
+        ("norm and eps", f"{result['norm']}, {', '.join(f'{eps:g}' for eps in result['eps'])}"),
+        ("budget", result["budget"]),
+        (
+            "answers at random",
+            f"yes; judged by the mean of {result['draws']} answers" if result["randomised"] else "no",
+        ),
+        ("substitute", result["substitute"] or "none"),
+        ("seed", str(result["seed"])),
+        ("passes", f"{result['passes']['forward']:,} forward, {result['passes']['backward']:,} backward"),
+        ("time", f"{result['seconds']:.0f} s"),
+        ("made on", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
+        ("with", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
+    ]
+
+
+def _cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers that come first: what, value, interval."""
+    found = [("accuracy without an attack", result["clean_accuracy"])]
+    found += [(f"robust accuracy, eps {each['eps']:g}", each["robust_accuracy"]) for each in result["verdicts"]]
+    return [
+        (words, shown(each["value"]), f"95 %: {100 * each['low']:.1f} to {100 * each['high']:.1f}, n = {each['n']:,}")
+        for words, each in found
+    ]
+
+
+def _attempts(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """One row per attack and eps."""
+    rows = []
+    for attempt in result["attempts"]:
+        tried, passes, status = attempt["tried"], attempt["passes"], attempt["status"]
+        rows.append(
+            (
+                f"{attempt['eps']:g}",
+                attempt["attack"],
+                tried,
+                attempt["fooled"],
+                tried - attempt["fooled"],
+                f"{attempt['seconds']:.1f}",
+                f"{passes['forward'] / tried:,.0f}",
+                f"{passes['backward'] / tried:,.0f}",
+                status["zero_gradient"],
+                status["non_finite"],
+            )
+        )
+    return rows
+
+
+def _attacks(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, settings and how many images each attack was the first to fool."""
+    rows = []
+    for each in result["attacks"]:
+        settings = {key: value for key, value in each["settings"].items() if key not in ("name", "eps", "norm")}
+        words = ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, False))
+        rows.append((each["attack"], f"{each['settings']['name']}: {words}", str(each["first_to_fool"])))
+    return rows
+
+
+def _checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every check, the gravest first, with what it is about."""
+    found = sorted(result["checks"], key=lambda each: _LOUDNESS.index(each["state"]))
+    known = {name: check.about.replace("`", "") for name, check in CHECKS.items()}
+    return [each | {"about": known.get(each["check"], "")} for each in found]

@@ -1,0 +1,594 @@
+"""`casemate evaluate`: numbers, files, page, exit codes, and clear errors for all that can be wrong with the input."""
+
+import contextlib
+import json
+import pickle
+import re
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import polars as pl
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from casemate.attacks import PGD, Square
+from casemate.cli import evaluate as options
+from casemate.cli.main import main
+from casemate.data import LabelledImages, read_images
+from casemate.errors import DataError, ModelError, ShapeError
+from casemate.evaluate import Budget, evaluate, evaluation, read_record, verify_record
+from casemate.evaluate.findings import CHECKS
+from casemate.models import Classifier, Description, save
+from casemate.norms import Norm
+from casemate.report.evaluation import build_evaluation
+from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
+from oracles import as_installed
+from test_record import thirds
+from test_report import Page
+from test_study import Run, runner
+
+EPS = ("0.1", "0.2")
+IMAGES = tiny_images(40, noise=90.0)
+ATTACKS = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, queries=20)}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+    return runner(capsys)
+
+
+@contextlib.contextmanager
+def few_attacks() -> Iterator[None]:
+    """Whatever the budget, only two quick attacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "attacks_for", lambda *given, **options: ATTACKS)
+        yield
+
+
+@pytest.fixture
+def _few_attacks() -> Iterator[None]:
+    with few_attacks():
+        yield
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished evaluation."""
+
+    folder: Path
+    code: int
+    out: str
+    result: dict[str, Any]
+
+    @property
+    def page(self) -> Page:
+        """The report."""
+        return Page((self.folder / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model for tiny images."""
+    path = tmp_path_factory.mktemp("model") / "thirds.safetensors"
+    return save(thirds(), path, Description(architecture="linear", dataset="tiny"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny images in a file."""
+    path = tmp_path_factory.mktemp("images") / "tiny.npz"
+    np.savez(path, images=IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """The command, run once."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    out, err = _Text(), _Text()
+    with few_attacks(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["evaluate", str(model), "--data", str(images), "--eps", *EPS, "--out", str(folder)])
+    return Done(folder, code, out.getvalue(), json.loads((folder / "result.json").read_text()))
+
+
+class _Text(__import__("io").StringIO):
+    """Not a terminal."""
+
+
+# What it tells --------------------------------------------------------------------------------------------------------
+def test_the_files_are_there_and_agree(done: Done) -> None:
+    assert done.code == 0
+    assert {path.name for path in done.folder.iterdir()} == {
+        "report.html",
+        "result.json",
+        "examples.parquet",
+        "record.json",
+        "adversarial.safetensors",
+    }
+    table = pl.read_parquet(done.folder / "examples.parquet")
+    assert len(table) == done.result["images"] == 40
+    right = table["fooled_at"].is_null() | (table["fooled_at"] > 0)
+    assert right.mean() == pytest.approx(done.result["clean_accuracy"]["value"])
+    for eps, robust in zip(done.result["eps"], done.result["robust_accuracy"], strict=True):
+        left = table["fooled_at"].is_null() | (table["fooled_at"] > eps)
+        assert left.mean() == pytest.approx(robust["value"])
+        assert robust["low"] < robust["value"] < robust["high"]
+    fooled = table.filter(pl.col("winner").is_not_null())
+    assert (fooled["taken_for"] != fooled["label"]).all()
+    assert (fooled["distance"] <= fooled["fooled_at"] + 1e-6).all()
+    for each in done.result["attacks"]:
+        assert (table["winner"] == each["attack"]).sum() == each["first_to_fool"]
+    assert [each["attack"] for each in done.result["attacks"]] == ["pgd", "square"]
+
+
+def test_the_numbers_are_those_of_the_library(done: Done) -> None:
+    found = evaluate(thirds(), IMAGES, eps=[*EPS], attacks=ATTACKS).as_json()
+    for name in ("clean_accuracy", "robust_accuracy", "per_class", "attacks", "passes", "verdict"):
+        assert done.result[name] == found[name], name
+    checks = [{**each, "value": None} for each in done.result["checks"]]
+    assert checks == [{**each, "value": None} for each in found["checks"]]
+
+
+def test_its_record_holds(done: Done) -> None:
+    record = read_record(done.folder / "record.json")
+    assert verify_record(record, thirds(), images=IMAGES).holds
+    assert record.data == "tiny.npz"
+    assert record.model.endswith("thirds.safetensors")
+    assert done.result["fingerprint"] == record.fingerprint
+
+
+def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
+    lines = done.out.splitlines()
+    assert lines[0].startswith("Broken at eps 0.2: ")
+    text = " ".join(done.out.split())
+    assert all(name in text for name in CHECKS)
+    assert "eps Robust accuracy, % Verdict" in text
+    assert "First to fool, over all eps: pgd " in text
+    assert "Right under attack of right without, by class at eps 0.2, in %: " in text
+    assert all(name in text for name in TINY_CLASSES)
+    assert "no undefended substitute was given" in text
+    assert "takes minutes; ask for it with --thorough" in text
+    assert lines[-1] == f"Report: {done.folder / 'report.html'}"
+    for row in done.result["attempts"]:
+        assert re.search(
+            rf"{row['attack']} +{row['tried']} +{row['fooled']} +{row['tried'] - row['fooled']} ", done.out
+        )
+
+
+def test_no_check_failed(done: Done) -> None:
+    assert [each for each in done.result["checks"] if "it failed" in (each["not_run"] or "")] == []
+    assert {each["check"] for each in done.result["checks"]} == set(CHECKS)
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_json_is_the_stored_result(run: Run, done: Done, model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", *EPS, "--out", tmp_path / "out", "--json")
+    code, out, err = run(*command)
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown.pop("folder") == str(tmp_path / "out")
+    assert shown == json.loads((tmp_path / "out" / "result.json").read_text())
+    assert shown["robust_accuracy"] == done.result["robust_accuracy"]
+    assert "Budget standard takes at most about " in err
+    assert "quick " in err
+    assert "thorough " in err
+
+
+def test_a_plan_evaluates_nothing_and_tells_the_times(
+    run: Run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("evaluate", model, "--data", images, "--dry-run", "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert list(plan["seconds_at_most"]) == ["quick", "standard", "thorough"]
+    assert plan["eps"] == [0.1]
+    assert plan["images"] == 40
+    code, out, _ = run("evaluate", model, "--data", images, "--dry-run", "--norm", "l2")
+    assert code == 0
+    assert re.search("thorough +[0-9.]+ (s|min|h)", out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_choices_are_those_of_the_library() -> None:
+    def choices(name: str) -> tuple[object, ...]:
+        return get_args(options.Evaluate.__annotations__[name])
+
+    assert choices("budget") == get_args(Budget)
+    assert choices("norm") == get_args(Norm)
+    assert set(options.EPS) == set(get_args(Norm))
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+def test_the_page_asks_for_nothing_outside_itself(done: Done) -> None:
+    """No script, no style sheet, no address that is not in the file; and a policy that forbids them."""
+    page = done.page
+    assert not [name for name, _ in page.tags if name in ("script", "link", "iframe", "object", "embed", "form")]
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    addresses = [attrs[name] for _, attrs in page.tags for name in ("src", "href", "srcset") if name in attrs]
+    assert all(address is not None and address.startswith(("data:", "#")) for address in addresses)
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {address[1:] for address in addresses if address and address.startswith("#")} <= ids
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert any(attrs.get("name") == "viewport" for _, attrs in page.tags)
+
+
+def test_the_page_tells_everything(done: Done) -> None:
+    page = done.page
+    text = " ".join(page.text.split())
+    assert done.result["verdicts"][-1]["sentence"] in text
+    rows = page.table("check")
+    assert len(rows) == len(CHECKS)
+    for name, check in CHECKS.items():
+        (row,) = [row for row in rows if row[0] == f"{name}{check.title}"]
+        assert check.about.replace("`", "") in " ".join(row[-1].split())
+    assert [row[:5] for row in page.table("eps", "attack")] == [
+        [f"{each['eps']:g}", each["attack"], *map(str, (each["tried"], each["fooled"], each["tried"] - each["fooled"]))]
+        for each in done.result["attempts"]
+    ]
+    pictures = [attrs for name, attrs in page.tags if name == "img"]
+    assert len(pictures) == 3
+    assert all(attrs["alt"] for attrs in pictures)
+    assert done.result["fingerprint"] in text
+    (shown,) = [table for table in page.tables if table[0][:3] == ["image", "class", "taken for"]]
+    assert {row[2] for row in shown[1:]} <= set(TINY_CLASSES)
+
+
+def test_the_page_is_made_from_the_stored_files_alone(done: Done, tmp_path: Path) -> None:
+    for path in done.folder.iterdir():
+        if path.name != "report.html":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    result = json.loads((tmp_path / "result.json").read_text())
+    result["model"] = "<script>alert(1)</script>"
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    page = Page(build_evaluation(tmp_path).read_text())
+    assert not [name for name, _ in page.tags if name == "script"]
+    assert "<script>alert(1)</script>" in page.text
+
+
+# Exit codes -----------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("_few_attacks")
+@pytest.mark.parametrize(("least", "code"), [("0", 0), ("0.99", 3), ("1", 3)])
+def test_a_model_that_falls_short_ends_with_3(
+    run: Run, model: Path, images: Path, tmp_path: Path, least: str, code: int
+) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "0.05", "--fail-under", least, "--out", tmp_path)
+    got, out, err = run(*command)
+    assert got == code
+    assert "Report: " in out
+    assert ("is below" in err) == (code == 3)
+    assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path, images: Path, tmp_path: Path) -> None:
+    del own
+    command = ("evaluate", "--model-from", "mine:probabilities", "--data", images, "--eps", "0.01", "--out", tmp_path)
+    assert run(*command)[0] == 0
+    code, _, err = run(*command, "--fail-under", "0")
+    assert code == 3
+    assert "not to be trusted" in err
+    assert "the logits before the softmax" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fail-under", "60"], "fail-under 60; expected a share from 0 to 1"),
+        (["--fail-under", "x"], "fail-under 'x' is not a number"),
+        (["--images", "0"], "images = 0; expected at least 1"),
+        (["--eps", "-1"], "eps = -1; expected zero or more"),
+        (["--eps", "0"], "all above zero"),
+        (["--eps", "nan"], "eps = nan"),
+        (["--model-from", "mine:good"], "give one model"),
+        (["--dataset", "digits"], "--data and --dataset; give the images once"),
+        (["--substitute", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
+        (["--budget", "huge"], "invalid choice 'huge'"),
+    ],
+)
+def test_bad_options_are_refused(
+    run: Run, model: Path, images: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    code, out, err = run("evaluate", model, "--data", images, "--out", tmp_path / "out", *arguments)
+    assert code == 2
+    assert words in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_an_evaluation_that_is_stopped_says_that_nothing_is_kept(
+    run: Run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "run_checks", stop)
+    code, out, err = run("evaluate", model, "--data", images, "--eps", "0.1", "--out", tmp_path)
+    assert code == 130
+    assert out == ""
+    assert "Nothing of this evaluation is kept" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+# The user's own model -------------------------------------------------------------------------------------------------
+OWN = """
+    import torch
+    from casemate import Classifier, ShapeError
+    from conftest import TINY_CLASSES, TINY_SHAPE
+    from test_record import thirds
+
+    def good():
+        return thirds()
+
+    def probabilities():
+        network = torch.nn.Sequential(thirds(), torch.nn.Softmax(1))
+        return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+
+    def network():
+        return thirds().network
+
+    def fails():
+        return 1 / 0
+
+    def needs(something):
+        return something
+
+    def too_few():
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+
+    def breaks():
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(63, 3))
+        return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module of the user's own in the current folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "mine.py").write_text(textwrap.dedent(OWN).replace(", ShapeError", ""))
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield here / "mine.py"
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_user_s_own_model_is_judged(run: Run, own: Path, images: Path, done: Done) -> None:
+    command = ("evaluate", "--model-from", "mine:good", "--data", images, "--eps", *EPS, "--json")
+    code, out, err = run(*command)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["robust_accuracy"] == done.result["robust_accuracy"]
+    assert found["model"] == "mine:good"
+    assert found["fingerprint"] == done.result["fingerprint"]
+    assert (own.parent / "runs" / "evaluate-good" / "report.html").is_file()
+    record = own.parent / "runs" / "evaluate-good" / "record.json"
+    assert run("verify", record, "--model-from", "mine:good")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("mine", "expected module:function"),
+        ("mine:good()", "expected module:function"),
+        ("nowhere:good", "No module named 'nowhere'"),
+        ("mine:absent", "has no attribute 'absent'"),
+        ("mine:fails", "ZeroDivisionError: division by zero"),
+        ("mine:needs", "missing 1 required positional argument"),
+        ("mine:network", "returned a Sequential; expected a casemate.Classifier"),
+        ("mine:too_few", "the model returns (40, 2) for 40 images; expected one logit for each of its 3 classes"),
+        ("mine:breaks", "the model fails on a batch of shape (40, 1, 8, 8): RuntimeError"),
+    ],
+)
+def test_an_own_model_that_cannot_be_had(run: Run, own: Path, images: Path, source: str, words: str) -> None:
+    code, out, err = run("evaluate", "--model-from", source, "--data", images)
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert out == ""
+    assert "Traceback" not in err
+    assert own.parent.exists()
+
+
+def test_a_model_needs_images(run: Run, own: Path, model: Path) -> None:
+    del own
+    assert "which images?" in run("evaluate", "--model-from", "mine:good")[2]
+    assert "the model was trained on 'tiny'" in run("evaluate", model)[2]
+    assert "give one model" in run("evaluate")[2]
+
+
+# The user's own images ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["bytes", "unit", "without channels", "safetensors", "small labels"])
+def test_images_are_read_in_all_their_forms(tmp_path: Path, kind: str) -> None:
+    pixels, labels = IMAGES.pixels.numpy(), IMAGES.labels.numpy()
+    path = tmp_path / "own.npz"
+    match kind:
+        case "bytes":
+            np.savez(path, images=pixels, labels=labels)
+        case "unit":
+            np.savez_compressed(path, images=pixels / 255, labels=labels)
+        case "without channels":
+            np.savez(path, images=pixels[:, 0], labels=labels)
+        case "small labels":
+            np.savez(path, images=pixels, labels=labels.astype(">u2"), names=np.array(["a"]))
+        case _:
+            path = tmp_path / "own.safetensors"
+            safetensors.torch.save_file({"images": IMAGES.pixels, "labels": IMAGES.labels.int()}, path)
+    found = read_images(path)
+    assert torch.allclose(found.unit()[0], IMAGES.unit()[0], atol=1e-7)
+    assert torch.equal(found.labels, IMAGES.labels)
+
+
+class Trap:
+    """Unpickling it would leave a mark."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("import sys; sys.trapped = True",)
+
+
+def test_nothing_in_a_file_of_images_is_executed(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    np.savez(path, images=IMAGES.pixels.numpy(), labels=np.array([Trap()], dtype=object))
+    with pytest.raises(DataError, match=r"cannot read .*Object arrays cannot be loaded"):
+        read_images(path)
+    for name in ("own.npz", "own.safetensors"):
+        (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+        with pytest.raises(DataError, match="cannot read"):
+            read_images(tmp_path / name)
+    assert not hasattr(sys, "trapped")
+
+
+N = np.zeros
+BAD = [
+    ({"images": N((4, 1, 8, 8), np.uint8)}, "has no labels, but images"),
+    ({"images": N((4, 1, 8, 8), np.uint8), "labels": N(3, int)}, "4 images and 3 labels"),
+    ({"images": N((0, 1, 8, 8), np.uint8), "labels": N(0, int)}, "0 images and 0 labels"),
+    ({"images": N((4, 64), np.uint8), "labels": N(4, int)}, r"expected \(n, channels, height, width\)"),
+    ({"images": N((4, 8, 8, 3), np.uint8), "labels": N(4, int)}, "channels last"),
+    ({"images": N((4, 1, 8, 8), np.int64), "labels": N(4, int)}, "images of type torch.int64"),
+    ({"images": N((4, 1, 8, 8), complex), "labels": N(4, int)}, "images are of type complex128"),
+    ({"images": N((4, 1, 8, 8), np.uint8), "labels": N((4, 3), int)}, "expected a whole number per image"),
+    ({"images": N((4, 1, 8, 8), np.uint8), "labels": N(4)}, "expected a whole number per image"),
+    ({"images": N((4, 1, 8, 8), np.uint8), "labels": np.array(["a"] * 4)}, "labels are of type <U1"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "words"), BAD)
+def test_files_that_hold_something_else(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
+    np.savez(tmp_path / "own.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=words):
+        read_images(tmp_path / "own.npz")
+
+
+def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "own.txt").touch()
+    (tmp_path / "own.npz").write_bytes(b"PK\x03\x04 cut short")
+    for name, words in (("own.csv", "does not exist"), ("own.txt", "ends in .txt"), ("own.npz", "cannot read")):
+        with pytest.raises(DataError, match=words):
+            read_images(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "words"),
+    [
+        (2 * torch.rand(9, *TINY_SHAPE) + 0.5, torch.zeros(9), r"but the model's bounds are (0.0, 1.0)"),
+        (torch.full((9, *TINY_SHAPE), torch.nan), torch.zeros(9), "pixels from nan to nan"),
+        (torch.rand(9, *TINY_SHAPE), torch.full((9,), 3), "labels from 3 to 3; with 3 classes they run from 0 to 2"),
+        (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "labels from -1 to -1"),
+        (torch.rand(9, 1, 9, 9), torch.zeros(9), "images of shape (9, 1, 9, 9); expected (n, 1, 8, 8)"),
+    ],
+)
+def test_images_that_the_model_does_not_take(
+    run: Run, model: Path, tmp_path: Path, pixels: Tensor, labels: Tensor, words: str
+) -> None:
+    file = tmp_path / "own.safetensors"
+    safetensors.torch.save_file({"images": pixels, "labels": labels.long()}, file)
+    code, out, err = run("evaluate", model, "--data", file, "--out", tmp_path / "out")
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert out == ""
+
+
+# Models that make trouble ---------------------------------------------------------------------------------------------
+class Sick(nn.Module):
+    """Not a number where the first pixel is bright."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = thirds()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Ask, and spoil some answers."""
+        bright = images[:, 0, 0, 0] > 0.6
+        return self.inner(images).masked_fill(bright.unsqueeze(1), torch.nan)
+
+
+def test_logits_that_are_not_numbers_void_the_evaluation_and_count_as_wrong() -> None:
+    model = Classifier(Sick(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
+    found = evaluate(model, IMAGES, eps=0.05, attacks=ATTACKS)
+    bright = IMAGES.unit()[0][:, 0, 0, 0] > 0.6
+    healthy = evaluate(thirds(), IMAGES, eps=0.05, attacks=ATTACKS)
+    assert 3 < bright.sum() < 37
+    assert found.clean.accuracy.value == (healthy.clean.correct & ~bright.numpy()).mean()
+    assert (found.cascade.robust[:, 0] <= ~bright.numpy()).all()
+    assert found.verdict.word == "not to be trusted"
+    assert found.findings[0].check == "non-finite"
+    assert [each for each in found.checks if "it failed" in (each.not_run or "")] == []
+    json.dumps(found.as_json(), allow_nan=False)
+
+
+class Small(nn.Module):
+    """Holds no more than so many images at a time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.inner, self.most = thirds(), most
+        self.seen: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Answer, or run out of memory."""
+        self.seen.append(len(images))
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.inner(images)
+
+
+def test_a_model_that_runs_out_of_memory_is_judged_in_smaller_batches(listener: Listener) -> None:
+    small = Small(7)
+    model = Classifier(small, input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
+    found = evaluate(model, IMAGES, eps=0.1, attacks=ATTACKS, observer=listener)
+    whole = evaluate(thirds(), IMAGES, eps=0.1, attacks=ATTACKS)
+    assert (found.cascade.robust == whole.cascade.robust).all()
+    assert found.clean.accuracy == whole.clean.accuracy
+    assert any("Out of memory; going on with 5 images at a time" in each for each in listener.said)
+    assert max(small.seen) > 7
+    failed = {each.check for each in found.checks if "it failed" in (each.not_run or "")}
+    assert failed <= {"finite-differences", "precision"}, failed
+
+
+class Fussy(nn.Module):
+    """Fails at one kind of check only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = thirds()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Answer pixels within the bounds only."""
+        if images.amax() > 1.5:
+            raise ValueError("what is this?")
+        return self.inner(images)
+
+
+def test_a_check_that_a_model_cannot_stand_does_not_end_the_evaluation() -> None:
+    model = Classifier(Fussy(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
+    found = evaluate(model, IMAGES, eps=0.1, attacks=ATTACKS)
+    (failed,) = [each for each in found.checks if "it failed" in (each.not_run or "")]
+    assert failed.check == "normalisation"
+    assert failed.not_run == "it failed: ValueError: what is this?"
+    assert failed.state == "not run"
+
+
+def test_what_is_refused_is_refused_in_the_library_too() -> None:
+    none = LabelledImages(pixels=IMAGES.pixels[:0], labels=IMAGES.labels[:0])
+    with pytest.raises(ShapeError, match="no images"):
+        evaluate(thirds(), none, eps=0.1)
+    with as_installed(), pytest.raises(ModelError, match="the model returns tuple for 40 images"):
+        evaluate(Classifier(_Pair(), input_shape=TINY_SHAPE, classes=TINY_CLASSES), IMAGES, eps=0.1)
+
+
+class _Pair(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
