@@ -14,11 +14,13 @@ import casemate
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
-BIM EOT FGSM MIFGSM PGD AdversarialRegularization AtTemperature AttackResult Ball CasemateError Classifier CrossEntropy
-Dataset Description Distillation Evaluation Finding LabelledImages Recipe Severity Status StochasticAffine Training
-Verdict create eps_curve evaluate_clean evaluate_model fit gradient_alignment load_data load_model make_record mcnemar
-parse_eps read_images read_record register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix
-to_unit verify_record worst_case write_record zero_gradients
+APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AtTemperature
+AttackResult AutoAttack Ball CarliniWagner CasemateError Classifier CornerNoise CrossEntropy Dataset DeepFool
+Description Distillation Evaluation Finding HopSkipJump LabelledImages Recipe Restarts Severity Spatial Square Status
+StochasticAffine TargetedAPGD TargetedFAB Training Transfer UniformNoise Verdict create eps_curve evaluate_clean
+evaluate_model fit gradient_alignment load_data load_model make_record mcnemar parse_eps read_images read_record
+register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix to_unit verify_record worst_case
+write_record zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

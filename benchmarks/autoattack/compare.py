@@ -124,8 +124,8 @@ def compare(args: argparse.Namespace) -> int:
         write_json(args.out, document)
         print(
             f"{args.name}, {args.norm} {eps:g}, n = {row['n']}: clean {100 * row['clean_accuracy']:.1f} %, ours "
-            f"{100 * row['ours']:.1f} % in {seconds:.0f} s, original {100 * row['original']:.1f} % in {their_seconds:.0f} s "
-            f"({row['times_as_fast']:.1f} times), {row['agree']} of {row['n']} images alike",
+            f"{100 * row['ours']:.1f} % in {seconds:.0f} s, original {100 * row['original']:.1f} % in "
+            f"{their_seconds:.0f} s ({row['times_as_fast']:.1f} times), {row['agree']} of {row['n']} images alike",
             flush=True,
         )
     return 0 if behind <= ALLOWED else 1

@@ -9,9 +9,43 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "casemate.attacks": ("BIM", "EOT", "FGSM", "MIFGSM", "PGD", "AttackResult", "Status", "sweep_eps", "sweep_steps"),
+    "casemate.attacks": (
+        "APGD",
+        "BIM",
+        "BPDA",
+        "EAD",
+        "EOT",
+        "FAB",
+        "FGSM",
+        "LBFGS",
+        "MIFGSM",
+        "PGD",
+        "AttackResult",
+        "AutoAttack",
+        "CarliniWagner",
+        "CornerNoise",
+        "DeepFool",
+        "HopSkipJump",
+        "Restarts",
+        "Spatial",
+        "Square",
+        "Status",
+        "TargetedAPGD",
+        "TargetedFAB",
+        "Transfer",
+        "UniformNoise",
+        "sweep_eps",
+        "sweep_steps",
+    ),
     "casemate.data": ("Dataset", "LabelledImages", "read_images", "split", "subset", "to_unit"),
-    "casemate.defenses": ("AdversarialRegularization", "AtTemperature", "Distillation", "Recipe", "StochasticAffine"),
+    "casemate.defenses": (
+        "AdversarialRegularization",
+        "AdversarialTraining",
+        "AtTemperature",
+        "Distillation",
+        "Recipe",
+        "StochasticAffine",
+    ),
     "casemate.errors": ("CasemateError",),
     "casemate.evaluate": (
         "Evaluation",
@@ -44,13 +78,30 @@ _RENAMED = {
 _WHERE = {name: (home, name) for home, names in _HOMES.items() for name in names} | _RENAMED
 
 if TYPE_CHECKING:
+    from casemate.attacks import APGD as APGD
     from casemate.attacks import BIM as BIM
+    from casemate.attacks import BPDA as BPDA
+    from casemate.attacks import EAD as EAD
     from casemate.attacks import EOT as EOT
+    from casemate.attacks import FAB as FAB
     from casemate.attacks import FGSM as FGSM
+    from casemate.attacks import LBFGS as LBFGS
     from casemate.attacks import MIFGSM as MIFGSM
     from casemate.attacks import PGD as PGD
     from casemate.attacks import AttackResult as AttackResult
+    from casemate.attacks import AutoAttack as AutoAttack
+    from casemate.attacks import CarliniWagner as CarliniWagner
+    from casemate.attacks import CornerNoise as CornerNoise
+    from casemate.attacks import DeepFool as DeepFool
+    from casemate.attacks import HopSkipJump as HopSkipJump
+    from casemate.attacks import Restarts as Restarts
+    from casemate.attacks import Spatial as Spatial
+    from casemate.attacks import Square as Square
     from casemate.attacks import Status as Status
+    from casemate.attacks import TargetedAPGD as TargetedAPGD
+    from casemate.attacks import TargetedFAB as TargetedFAB
+    from casemate.attacks import Transfer as Transfer
+    from casemate.attacks import UniformNoise as UniformNoise
     from casemate.attacks import sweep_eps as sweep_eps
     from casemate.attacks import sweep_steps as sweep_steps
     from casemate.data import Dataset as Dataset
@@ -61,6 +112,7 @@ if TYPE_CHECKING:
     from casemate.data import subset as subset
     from casemate.data import to_unit as to_unit
     from casemate.defenses import AdversarialRegularization as AdversarialRegularization
+    from casemate.defenses import AdversarialTraining as AdversarialTraining
     from casemate.defenses import AtTemperature as AtTemperature
     from casemate.defenses import Distillation as Distillation
     from casemate.defenses import Recipe as Recipe
@@ -96,29 +148,47 @@ if TYPE_CHECKING:
     from casemate.train import fit as fit
 
 __all__ = [
+    "APGD",
     "BIM",
+    "BPDA",
+    "EAD",
     "EOT",
+    "FAB",
     "FGSM",
+    "LBFGS",
     "MIFGSM",
     "PGD",
     "AdversarialRegularization",
+    "AdversarialTraining",
     "AtTemperature",
     "AttackResult",
+    "AutoAttack",
     "Ball",
+    "CarliniWagner",
     "CasemateError",
     "Classifier",
+    "CornerNoise",
     "CrossEntropy",
     "Dataset",
+    "DeepFool",
     "Description",
     "Distillation",
     "Evaluation",
     "Finding",
+    "HopSkipJump",
     "LabelledImages",
     "Recipe",
+    "Restarts",
     "Severity",
+    "Spatial",
+    "Square",
     "Status",
     "StochasticAffine",
+    "TargetedAPGD",
+    "TargetedFAB",
     "Training",
+    "Transfer",
+    "UniformNoise",
     "Verdict",
     "create",
     "eps_curve",

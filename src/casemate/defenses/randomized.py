@@ -5,8 +5,10 @@ gradient flatters it: attack it with expectation over transformation too (`casem
 """
 
 import copy
+import random
 from typing import final
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +16,7 @@ from casemate.data.augment import Affine
 from casemate.errors import ModelError, SettingError
 from casemate.models import Classifier
 from casemate.models.layers import NoiseLayer
+from casemate.rng import seeded
 from casemate.types import Images, Logits
 
 
@@ -51,7 +54,7 @@ def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
         raise ModelError(
             f"a model for pixels within {model.bounds}; expected (0, 1): scale inside the Classifier (std=)"
         )
-    return _instead(model, nn.Sequential(change, model))
+    return instead(model, nn.Sequential(change, model))
 
 
 def with_noise(model: Classifier) -> Classifier:
@@ -82,16 +85,22 @@ class _Mean(nn.Module):
 
 @final
 class _SameDraws(nn.Module):
-    """The answer that a seed of PyTorch's global generators gives, every time."""
+    """The answer that a seed of the global generators (PyTorch's, NumPy's, Python's) gives, every time."""
 
     def __init__(self, model: nn.Module, seed: int) -> None:
         super().__init__()
         self.model, self.seed = model, seed
 
     def forward(self, images: Images) -> Logits:
-        with torch.random.fork_rng(devices=[images.device] if images.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            return self.model(images)
+        pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models may draw from
+        try:
+            with seeded(images.device, self.seed):
+                random.seed(self.seed)
+                np.random.seed(self.seed % 2**32)  # noqa: NPY002
+                return self.model(images)
+        finally:
+            random.setstate(pythons)
+            np.random.set_state(numpys)  # noqa: NPY002
 
 
 def averaged(model: Classifier, draws: int) -> Classifier:
@@ -102,7 +111,7 @@ def averaged(model: Classifier, draws: int) -> Classifier:
     """
     if draws < 1:
         raise SettingError(f"draws = {draws}; expected at least 1")
-    return _instead(model, _Mean(model, draws))
+    return instead(model, _Mean(model, draws))
 
 
 def with_same_draws(model: Classifier, seed: int = 0) -> Classifier:
@@ -110,10 +119,10 @@ def with_same_draws(model: Classifier, seed: int = 0) -> Classifier:
 
     An image's draws then depend on its place in the batch, so compare only passes over the same batch.
     """
-    return _instead(model, _SameDraws(model, seed))
+    return instead(model, _SameDraws(model, seed))
 
 
-def _instead(model: Classifier, network: nn.Module) -> Classifier:
+def instead(model: Classifier, network: nn.Module) -> Classifier:
     """A classifier like `model` that answers by `network`, which takes its images as they are."""
     changed = Classifier(
         network,

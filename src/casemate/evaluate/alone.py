@@ -1,10 +1,14 @@
 """Asking a model about one image at a time: what a claim about an image must stand up to, whatever came with it."""
 
+from typing import final
+
 import torch
+from torch import nn
 
 from casemate.attacks import frozen
-from casemate.defenses import averaged
+from casemate.defenses import averaged, instead
 from casemate.losses import top_gap
+from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 from casemate.rng import seeded
@@ -23,6 +27,8 @@ def ask_alone(
     Args:
         draws: of a model that answers at random, how many answers the mean is taken of.
         seed: of its random numbers; those of the caller are left alone.
+
+    A model that cannot answer about one image has logits that are not a number.
     """
     asked = averaged(model, draws) if draws > 1 else model
     found: list[torch.Tensor] = []
@@ -32,9 +38,35 @@ def ask_alone(
         observer.work("Asking one by one", len(images)) as advance,
     ):
         for image in images.split(1):
-            found.append(asked(image.to(model.device)).cpu())
+            try:
+                found.append(asked(image.to(model.device)).cpu())
+            except (RuntimeError, ValueError) as error:
+                if is_out_of_memory(error):
+                    raise
+                found.append(torch.full((1, len(model.classes)), torch.nan))
             advance(1, "")
     return torch.cat(found)
+
+
+@final
+class _InCompany(nn.Module):
+    """Asks about an image that comes alone together with a copy of it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Images) -> Logits:
+        return self.model(images) if len(images) != 1 else self.model(images.repeat(2, 1, 1, 1))[:1]
+
+
+def in_company(model: Classifier, images: Images) -> Classifier:
+    """The model, or, if it fails on an image that is alone in its batch, one like it that does not.
+
+    So fails batch normalisation that was left on the batch's own statistics; such a model is judged all the same.
+    """
+    fails = bool(ask_alone(model, images[:1]).isnan().all())
+    return instead(model, _InCompany(model)) if fails else model
 
 
 def clear(logits: Logits) -> Flags:

@@ -39,6 +39,7 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
         # the model that is attacked is a mean over draws already, so every attack here averages its gradients
         steps, queries = (50, 200) if budget == "quick" else (100, 1000)
         return {
+            "pgd": PGD(eps=eps, norm=norm, steps=steps, track="last"),  # to the end: not to the first lucky answer
             "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),
             "apgd-dlr": APGD(eps=eps, norm=norm, steps=steps, loss="dlr"),
             "square": Square(eps=eps, norm=norm, queries=queries, rescale=True),

@@ -10,6 +10,7 @@ from casemate.attacks import Attack
 from casemate.data import LabelledImages
 from casemate.defenses import averaged
 from casemate.errors import SettingError
+from casemate.evaluate.alone import in_company
 from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluate.cascade import Cascade, run_cascade
 from casemate.evaluate.clean import CleanResult, evaluate_clean
@@ -144,7 +145,7 @@ def evaluate(
     with seeded(model.device, seed, "answers at random"):
         randomised = try_out(model, images)
         draws = DRAWS[budget] if randomised else 1
-        judged = averaged(model, draws) if randomised else model
+        judged = averaged(model, draws) if randomised else in_company(model, images[:1].unit()[0])
         clean = evaluate_clean(judged, images, batch_size=batch_size, observer=observer)
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         cascade = run_cascade(
@@ -179,7 +180,8 @@ def evaluate(
         cascade=cascade,
         checks=checks,
         verdicts=[
-            verdict_on(each, clean.accuracy, found, findings) for each, found in zip(values, robust, strict=True)
+            verdict_on(each, clean.accuracy, found, findings, classes=len(model.classes))
+            for each, found in zip(values, robust, strict=True)
         ],
         seconds=time.perf_counter() - start,
     )

@@ -20,7 +20,7 @@ from torch import Tensor
 from casemate import __version__
 from casemate.attacks import Criterion
 from casemate.errors import RecordError
-from casemate.evaluate.alone import ask_alone, clear
+from casemate.evaluate.alone import ask_alone, clear, in_company
 from casemate.evaluate.cascade import ALREADY, NOBODY
 from casemate.evaluate.clean import is_right
 from casemate.evaluate.evaluation import Evaluation
@@ -126,10 +126,11 @@ def make_record(
     clean, labels = found.images.unit()
     winner = torch.from_numpy(found.cascade.winner)
     moved = winner >= 0
-    before = ask_alone(model, clean, draws=found.draws, seed=found.seed, observer=observer)
+    asked = in_company(model, clean)
+    before = ask_alone(asked, clean, draws=found.draws, seed=found.seed, observer=observer)
     after = before.clone()
     after[moved] = ask_alone(
-        model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
+        asked, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
     )
     right = is_right(before, labels)
     proven = moved & Criterion(labels).met(after) & clear(after)

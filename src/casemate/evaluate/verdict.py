@@ -1,8 +1,8 @@
 """The verdict on a model at one eps, by stated rules from the robust accuracy and the findings.
 
 In order: a finding that voids and does not merely flatter: not to be trusted. Fewer than half of the images that are
-right without an attack stay right: broken (whatever flattered the number, the truth is lower still). Any other finding
-that voids: not to be trusted. Else: robust as far as tested.
+right without an attack stay right, or no more than guessing gets right: broken (whatever flattered the number, the
+truth is lower still). Any other finding that voids: not to be trusted. Else: robust as far as tested.
 """
 
 from collections.abc import Sequence
@@ -38,20 +38,18 @@ class Verdict:
         }
 
 
-def verdict_on(eps: float, clean: Estimate, robust: Estimate, findings: Sequence[Finding]) -> Verdict:
-    """Judge by the rules above."""
+def verdict_on(eps: float, clean: Estimate, robust: Estimate, findings: Sequence[Finding], *, classes: int) -> Verdict:
+    """Judge a model that tells so many classes apart by the rules above."""
     voids = [each for each in findings if each.severity is Severity.VOIDS]
     wrong = [each for each in voids if not each.flatters]
     left = f"{100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}, n = {robust.n:,})"
     if wrong:
         return Verdict(eps=eps, word="not to be trusted", robust=robust, sentence=_untrusted(wrong))
-    if robust.value < BROKEN * clean.value or robust.value == 0:
-        kept = 100 * robust.value / clean.value if clean.value else 0.0
+    kept = robust.value / clean.value if clean.value else 0.0
+    if kept < BROKEN or robust.value <= 1 / classes:
+        why = f"{100 * kept:.0f} % of those right without an attack" if kept < BROKEN else "no more than by guessing"
         return Verdict(
-            eps=eps,
-            word="broken",
-            robust=robust,
-            sentence=f"Broken at eps {eps:g}: {left} stay right, {kept:.0f} % of those right without an attack.",
+            eps=eps, word="broken", robust=robust, sentence=f"Broken at eps {eps:g}: {left} stay right, {why}."
         )
     if voids:
         return Verdict(eps=eps, word="not to be trusted", robust=robust, sentence=_untrusted(voids))

@@ -32,10 +32,13 @@ def _made_by(study: Study, pieces: Mapping[str, Piece]) -> str:
     torch = sorted({each["libraries"]["torch"] for each in made})
     whole = [e.name for e in study.experiments if all(task.name in pieces for task in e.tasks(study.setup))]
     only = f" --only {' '.join(whole)}" if len(whole) < len(EXPERIMENTS) else ""
+    begun = {name.split("/")[0].split("-")[0] for name in pieces}
+    partly = [e.name for e in study.experiments if e.name in begun and e.name not in whole]
+    besides = f" and some pieces of {', '.join(partly)}" if partly else ""
     seconds = sum(each["seconds"] for each in made)
     command = f"casemate study --scale {study.setup.scale.name}{only}"
     return (
-        f"`{command}`, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch "
+        f"`{command}`{besides}, {study.dataset.title}, seed {study.setup.seed}, {'; '.join(machines)}, PyTorch "
         f"{', '.join(torch)}, {seconds:,.0f} s in all, commits {', '.join(commits)}."
     )
 

@@ -14,6 +14,7 @@ CHECKS: Mapping[str, Check] = {
     each.name: each
     for each in (
         inputs.training_mode,
+        inputs.alone,
         inputs.probabilities,
         inputs.non_finite,
         inputs.labels,

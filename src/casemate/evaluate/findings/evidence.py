@@ -113,6 +113,15 @@ class Evidence:
         """An attack on the few over several eps."""
         return eps_curve(self.model, attack, self.few, values, seed=self.seed, batch_size=self.batch_size)
 
+    def fool_again(self, images: Images, labels: Labels) -> Flags:
+        """Whether images that fooled a model which answers at random do so in most further answers (else: surely)."""
+        if not self.randomised:
+            return torch.ones_like(labels, dtype=torch.bool)
+        answers = [
+            ~is_right(self.ask(self.model, len(images), lambda part: images[part]), labels.cpu()) for _ in range(5)
+        ]
+        return torch.stack(answers).double().mean(0).gt(0.5).to(labels.device)
+
     def logits_of(self, model: Classifier, images: LabelledImages) -> Logits:
         """What a model says of images, in evaluation mode, on the CPU."""
         return self.ask(model, len(images), lambda part: images[part].unit(model.device)[0])

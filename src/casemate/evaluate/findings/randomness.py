@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from casemate.attacks import PGD, frozen
 from casemate.defenses import averaged, with_same_draws
+from casemate.evaluate.clean import is_right
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import STEPS, Evidence
 from casemate.evaluate.findings.finding import Severity
@@ -57,16 +59,29 @@ def same_draws(e: Evidence) -> Measured | NotRun:
     """With the random numbers held fixed the model is an ordinary one; if that one falls, the randomness was all."""
     if not e.randomised:
         return NotRun(_NOT_RANDOM)
-    fixed = _left(e, with_same_draws(e.asked, e.seed))
-    chosen = torch.from_numpy(e.right).nonzero().squeeze(1)[: len(e.few)]
-    whole = float(e.robust[chosen.numpy()].mean()) if len(chosen) else 0.0
+    if not e.right.any():
+        return NotRun("no image is classified correctly")
+    images, labels = e.unit
+    known = with_same_draws(e.asked, e.seed)
+    if answers_at_random(known, images):
+        return Measured(
+            1.0,
+            0.1,
+            Severity.WEAKENS,
+            "the model draws random numbers from a source of its own, which could not be held fixed. Give it "
+            "PyTorch's, NumPy's or Python's global generator, or judge it without its randomness",
+        )
+    # of those that these very draws classify correctly
+    fixed = _left(e, known) / max(is_right(e.logits_of(known, e.few), e.few.labels).double().mean().item(), 1e-9)
+    whole = float(e.robust[np.flatnonzero(e.right)[: len(labels)]].mean())
     gap = whole - fixed
     return Measured(
         gap,
         0.1,
         Severity.VOIDS if gap > 0.1 else None,
-        f"PGD leaves {100 * fixed:.1f} % when the model's random numbers are known, against {100 * whole:.1f} % when "
-        "they are not: what looks like robustness is the luck of the draw. Judge the model without its randomness",
+        f"of the images classified correctly, PGD leaves {100 * fixed:.1f} % when the model's random numbers are "
+        f"known, and all attacks leave {100 * whole:.1f} % when they are not: what looks like robustness is the "
+        "luck of the draw. Judge the model without its randomness",
     )
 
 
@@ -113,7 +128,7 @@ def optimises_inside(e: Evidence) -> Measured:
     return Measured(
         float(len(noted)),
         0.0,
-        Severity.WEAKENS if noted else None,
+        Severity.VOIDS if noted else None,
         f"the model calls autograd {len(noted)} times while it answers: it optimises at inference. Attack the whole "
         "of it, with an attack made for it",
     )
