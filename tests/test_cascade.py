@@ -346,7 +346,7 @@ def test_verdicts_follow_the_rules(
     """Half of what is right must hold; what flatters cannot save a broken model; wrong input comes first."""
     findings = [] if severity is None else [_finding(severity, flatters=flatters)]
     before, after = (share(np.arange(100) < count) for count in (clean, robust))
-    found = verdict_on(0.1, before, after, findings)
+    found = verdict_on(0.1, before, after, findings, classes=10)
     assert found.word == word
     assert ("see a-check" in found.sentence) == (severity is Severity.WEAKENS)
     assert ("because seen" in found.sentence) == (word == "not to be trusted")

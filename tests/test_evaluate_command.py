@@ -347,6 +347,11 @@ OWN = """
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
         return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
 
+    def many():
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 30))
+        return Classifier(network, input_shape=(3, 8, 8), classes=tuple(f"class {n}" for n in range(30)))
+
     def breaks():
         network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(63, 3))
         return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
@@ -377,6 +382,20 @@ def test_the_user_s_own_model_is_judged(run: Run, own: Path, images: Path, done:
     assert (own.parent / "runs" / "evaluate-good" / "report.html").is_file()
     record = own.parent / "runs" / "evaluate-good" / "record.json"
     assert run("verify", record, "--model-from", "mine:good")[0] == 0
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (120, 3, 8, 8), generator=random, dtype=torch.uint8)
+    np.savez("colour.npz", images=pixels.numpy(), labels=np.arange(120) % 30)
+    command = ("evaluate", "--model-from", "mine:many", "--data", "colour.npz", "--eps", "0.3", "--out", "out")
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "the worst 10 of 30: class " in " ".join(out.split())
+    page = Page((own.parent / "out" / "report.html").read_text())
+    (shown,) = [table for table in page.tables if table[0][:2] == ["class", "images"]]
+    assert len(shown) == 31
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from casemate.cli.attack import Attack
 from casemate.cli.evaluate import Evaluate
 from casemate.cli.info import Info
 from casemate.cli.report import Report
+from casemate.cli.selftest import SelfTest
 from casemate.cli.study import Study
 from casemate.cli.train import Train
 from casemate.cli.verify import Verify
@@ -64,6 +65,7 @@ _COMMANDS: Mapping[str, type[Command]] = {
     "attack": Attack,
     "evaluate": Evaluate,
     "verify": Verify,
+    "selftest": SelfTest,
     "info": Info,
 }
 _GROUPS: Mapping[str, tuple[str, Mapping[str, type[Command]]]] = {

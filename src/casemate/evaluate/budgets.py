@@ -37,7 +37,7 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
         raise SettingError(f"budget {budget!r}; expected one of {', '.join(get_args(Budget))}")
     if randomised:
         # the model that is attacked is a mean over draws already, so every attack here averages its gradients
-        steps, queries = (50, 200) if budget == "quick" else (100, 1000)
+        steps, queries = (30, 100) if budget == "quick" else (100, 1000)
         return {
             "pgd": PGD(eps=eps, norm=norm, steps=steps, track="last"),  # to the end: not to the first lucky answer
             "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),

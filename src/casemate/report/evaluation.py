@@ -76,7 +76,9 @@ def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The numbers that come first: what, value, interval."""
     found = [("accuracy without an attack", result["clean_accuracy"])]
-    found += [(f"robust accuracy, eps {each['eps']:g}", each["robust_accuracy"]) for each in result["verdicts"]]
+    for each in result["verdicts"]:
+        doubt = " (not to be trusted)" if each["verdict"] == "not to be trusted" else ""
+        found.append((f"robust accuracy, eps {each['eps']:g}{doubt}", each["robust_accuracy"]))
     return [
         (words, shown(each["value"]), f"95 %: {100 * each['low']:.1f} to {100 * each['high']:.1f}, n = {each['n']:,}")
         for words, each in found

@@ -53,9 +53,8 @@ def accuracy_over_eps(result: Mapping[str, Any]) -> Figure:
     estimate_line(
         place, values, worst, percent=True, color=COLOURS["ce"], marker="o", label="worst case, 95 % interval"
     )
-    place.axhline(
-        100 * BROKEN * worst[0]["value"], color="#888888", linestyle=":", linewidth=1, label="broken below this line"
-    )
+    broken = 100 * max(BROKEN * worst[0]["value"], 1 / len(result["classes"]))
+    place.axhline(broken, color="#888888", linestyle=":", linewidth=1, label="broken below this line")
     place.set_xlabel(f"eps ({result['norm']})")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)

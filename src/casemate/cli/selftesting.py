@@ -1,0 +1,87 @@
+"""What `casemate selftest` does once PyTorch is loaded: tell the time, run, and show what came out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+
+from casemate import data
+from casemate.cli import console
+from casemate.evaluate.budgets import Budget
+from casemate.evaluate.intervals import Estimate
+from casemate.progress import Observer
+from casemate.selftest import Outcome, Sizes, Workshop, choose, seconds_at_most, self_test
+
+
+def run(
+    only: Sequence[str],
+    *,
+    budget: Budget,
+    images: int,
+    dataset: str,
+    data_dir: Path | None,
+    device: str,
+    seed: int,
+    observer: Observer,
+) -> list[Outcome]:
+    """Run the self-test. Raises `CasemateError`."""
+    subjects = choose(only)
+    with observer.work("Reading the images", 0):
+        whole = data.load(dataset, data_dir, observer=observer)
+    workshop = Workshop(whole, Sizes(test=images), device=device, seed=seed, observer=observer)
+    with observer.work("Measuring the speed", 0):
+        seconds = seconds_at_most(workshop, subjects, budget)
+    observer.say(
+        f"{len(subjects)} models, budget {budget}: at most about {console.duration(seconds)} here; less where attacks "
+        "succeed."
+    )
+    return list(self_test(workshop, subjects, budget=budget, seed=seed, observer=observer))
+
+
+def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
+    """Print a row per model, and the sentences of those that did not come out as they must."""
+    missed = [outcome for outcome in outcomes if not outcome.as_expected]
+    if as_json:
+        console.show_json({"as_expected": not missed, "models": [outcome.as_json() for outcome in outcomes]})
+        return
+    first = outcomes[0].evaluation
+    made = console.table(
+        "Model",
+        *console.right("eps", "Clean, %", "Claimed, %", "Truth at most, %"),
+        "Verdict",
+        "Raised (voids, weakens)",
+        "",
+        title=f"Self-test: n = {len(first.images):,}, budget {first.budget}, seed {first.seed}",
+    )
+    for outcome in outcomes:
+        found = outcome.evaluation
+        raised = [each.check for each in found.findings if each.severity != "note"]
+        made.add_row(
+            outcome.subject.name,
+            f"{outcome.subject.eps:g}",
+            _percent(found.clean.accuracy),
+            _percent(outcome.claim),
+            _percent(outcome.truth),
+            found.verdict.word,
+            ", ".join(raised),
+            "[green]as expected[/]" if outcome.as_expected else "[bold red]NOT as expected[/]",
+        )
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    console.show(
+        made,
+        "Claimed: left by the one attack that the model fools. Truth: left by all attacks of the evaluation.",
+        f"{len(outcomes) - len(missed)} of {len(outcomes)} as expected; {console.duration(seconds)}.",
+        *(f"[bold red]{outcome.subject.name}[/]: {escape(_why(outcome))}" for outcome in missed),
+    )
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return "" if estimate is None else console.percent(estimate.value)
+
+
+def _why(outcome: Outcome) -> str:
+    """What went wrong with a model that did not come out as it must."""
+    sentence = outcome.evaluation.verdict.sentence
+    if outcome.subject.honest or outcome.evaluation.verdict.word == "robust":
+        return sentence
+    return f"the attack that it should fool was not fooled: it claims too little more than the truth. {sentence}"
