@@ -8,7 +8,20 @@ import pytest
 
 _SOURCE = Path(__file__).parent.parent / "src" / "casemate"
 
-_ROOMS = ("cli", "play", "selftest", "report", "study", "engine", "evaluate", "defenses", "train", "attacks", "models", "data")
+_ROOMS = (
+    "cli",
+    "play",
+    "selftest",
+    "report",
+    "study",
+    "engine",
+    "evaluate",
+    "defenses",
+    "train",
+    "attacks",
+    "models",
+    "data",
+)
 """From top to bottom; below them lies the ground."""
 _GROUND = (("losses",), ("norms",), ("rng", "memory"), ("types", "files", "progress"), ("errors",))
 """The modules below all rooms, from top to bottom too."""

@@ -1,0 +1,176 @@
+"""How the networks of the self-test are trained, as data, and the workshop that trains each once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from casemate.data import Dataset, LabelledImages, split, subset
+from casemate.defenses import (
+    AdversarialRegularization,
+    AdversarialTraining,
+    AtTemperature,
+    Distillation,
+    StochasticAffine,
+)
+from casemate.models import Classifier
+from casemate.progress import SILENT, Observer
+from casemate.selftest.parts import KWinners, ResizeAndPad, small
+from casemate.train import CrossEntropy, Objective, Training, fit
+
+EPS = 0.1
+"""At which most are judged, and the one that is trained adversarially is trained."""
+FAR = 0.3
+"""At which the one that recognises a step of FGSM is trained and judged: the larger, the surer it learns to."""
+_T = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is trained."""
+
+    train: int = 3000
+    """Training images, a stratified draw."""
+    epochs: int = 10
+    """Of most networks."""
+    test: int = 200
+    """Images on which models are judged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How one network is trained; the defaults are an ordinary training."""
+
+    network: Callable[[tuple[int, int, int], int], nn.Module] = small
+    before: Callable[[], nn.Module] | None = None
+    """What images pass before the network, in training and after."""
+    objective: Callable[[], Objective] = CrossEntropy
+    teacher: str | None = None
+    """The network whose answers, and not the labels, are learnt."""
+    normalised: bool = False
+    """Subtract the mean of the training images and divide by their deviation."""
+    images: int | None = None
+    """Training images that it sees; all of them if None."""
+    epochs: float = 1.0
+    """Times those of most."""
+    gradients: int = 1
+    """Passes per image and epoch."""
+    rate: float = 2e-3
+    """Learning rate at its highest."""
+    patience: int | None = None
+    weight_decay: float = 0.0
+
+
+LESSONS: Mapping[str, Lesson] = {
+    "undefended": Lesson(network=partial(small, dropout=0.25)),
+    "normalised": Lesson(normalised=True),
+    "early-stopped": Lesson(epochs=4, patience=2),
+    "weight-decayed": Lesson(weight_decay=0.05),
+    "adversarial": Lesson(objective=partial(AdversarialTraining, eps=EPS), gradients=8),
+    "single-step": Lesson(
+        objective=partial(
+            AdversarialRegularization, multiplier=1.0, step_size=FAR, norm="linf", clip_min=0.0, clip_max=1.0
+        ),
+        epochs=2,
+        gradients=2,
+        rate=4e-3,
+    ),
+    "teacher": Lesson(objective=partial(AtTemperature, temperature=_T), rate=1e-2),
+    "distilled": Lesson(teacher="teacher", rate=1e-2),
+    "over-fitted": Lesson(images=300, epochs=15, rate=2e-2),
+    "k-winners": Lesson(network=partial(small, activation=partial(KWinners, 0.02))),
+    "noisy": Lesson(network=partial(small, noise=0.2)),
+    "resized": Lesson(before=ResizeAndPad),
+    "moved": Lesson(before=StochasticAffine),
+}
+
+
+def gradients(names: Iterable[str], sizes: Sizes) -> int:
+    """Passes forward and back that training these networks takes at most, and those that they learn from."""
+    whole = set(names)
+    whole |= {teacher for name in names if (teacher := LESSONS[name].teacher) is not None}
+    lessons = [LESSONS[name] for name in whole]
+    return sum(
+        round(each.epochs * sizes.epochs) * min(each.images or sizes.train, sizes.train) * each.gradients
+        for each in lessons
+    )
+
+
+class Workshop:
+    """Trains the networks of `LESSONS`, each when it is first asked for."""
+
+    def __init__(
+        self, data: Dataset, sizes: Sizes, *, device: str = "cpu", seed: int = 0, observer: Observer = SILENT
+    ) -> None:
+        self.data = data
+        self.sizes = sizes
+        self.device = device
+        self.seed = seed
+        self.observer = observer
+        drawn = halved(subset(data.train, sizes.train, seed))
+        self.train, self.validation = split(drawn, max(len(drawn) // 10, 1), seed)
+        self.test = halved(subset(data.test, sizes.test, seed))
+        self._made: dict[str, Classifier] = {}
+
+    def network(self, name: str) -> Classifier:
+        """The trained network of that name, in evaluation mode."""
+        if name not in self._made:
+            self._made[name] = self._taught(name)
+        return self._made[name]
+
+    def _taught(self, name: str) -> Classifier:
+        lesson, model = LESSONS[name], self.fresh(name)
+        objective = (
+            lesson.objective()
+            if lesson.teacher is None
+            else Distillation(teacher=self.network(lesson.teacher), temperature=_T)
+        )
+        settings = Training(
+            epochs=round(lesson.epochs * self.sizes.epochs),
+            batch_size=64,
+            optimizer="adamw",
+            learning_rate=lesson.rate,
+            schedule="one-cycle",
+            patience=lesson.patience,
+            weight_decay=lesson.weight_decay,
+            seed=self.seed,
+        )
+        images = self.train if lesson.images is None else subset(self.train, lesson.images, self.seed)
+        return fit(
+            model,
+            images,
+            self.validation,
+            settings,
+            objective=objective,
+            device=self.device,
+            observer=self.observer,
+        ).model
+
+    def fresh(self, name: str) -> Classifier:
+        """The network before its training."""
+        lesson = LESSONS[name]
+        channels, height, width = self.train.pixels.shape[1:]
+        shape = channels, height, width
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.seed)
+            network = lesson.network(shape, len(self.data.classes))
+        if lesson.before is not None:
+            network = nn.Sequential(lesson.before(), network)
+        pixels = self.train.pixels.float() / 255
+        dims = (0, 2, 3)
+        return Classifier(
+            network,
+            input_shape=shape,
+            classes=self.data.classes,
+            mean=tuple(pixels.mean(dims).tolist()) if lesson.normalised else None,
+            std=tuple(pixels.std(dims).tolist()) if lesson.normalised else None,
+        )
+
+
+def halved(images: LabelledImages) -> LabelledImages:
+    """Images of half the side, a quarter of the work: each pixel the mean of four."""
+    pixels = F.avg_pool2d(images.pixels.float(), 2).round().to(torch.uint8)
+    return LabelledImages(pixels=pixels, labels=images.labels)

@@ -1,0 +1,117 @@
+"""What the liars are built with: changes that hide gradients and are no defences, and the small network of all."""
+
+import copy
+from collections.abc import Callable
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casemate.defenses import instead, preprocessed
+from casemate.models import Classifier
+from casemate.models.layers import NoiseLayer
+from casemate.types import Images
+
+
+def small(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+    noise: float = 0.0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Two strided convolutions and two dense layers (the network of Wong, Rice and Kolter 2020 on MNIST).
+
+    With `noise` there is a noise layer before each convolution, half as strong before the second.
+    """
+    channels, height, width = shape
+    return nn.Sequential(
+        NoiseLayer(noise),
+        nn.Conv2d(channels, 16, kernel_size=4, stride=2, padding=1),
+        activation(),
+        NoiseLayer(noise / 2),
+        nn.Conv2d(16, 32, kernel_size=4, stride=2, padding=1),
+        activation(),
+        nn.Flatten(),
+        nn.Linear(32 * (height // 4) * (width // 4), 100),
+        activation(),
+        nn.Dropout(dropout),
+        nn.Linear(100, classes),
+    )
+
+
+@final
+class KWinners(nn.Module):
+    """An activation that passes the largest entries of a layer and stops the rest (Xiao, Zhong and Zheng 2020)."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return `inputs` with zeros where they do not win; the set of winners jumps from one image to the next."""
+        flat = inputs.flatten(1)
+        least = flat.topk(max(1, round(self.share * flat.shape[1])), dim=1).values[:, -1:]
+        return flat.where(flat >= least, 0.0).view_as(inputs)
+
+
+@final
+class Quantised(nn.Module):
+    """Rounds pixels to a few levels, which leaves no gradient (feature squeezing, Xu, Evans and Qi 2018)."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.levels = 2**bits - 1
+
+    def forward(self, images: Images) -> Images:
+        """Return the rounded images."""
+        return (images * self.levels).round() / self.levels
+
+
+@final
+class ResizeAndPad(nn.Module):
+    """Shrinks a batch to a random size and puts it at a random place of a black image (Xie et al. 2018)."""
+
+    def __init__(self, smallest: float = 0.75) -> None:
+        super().__init__()
+        self.smallest = smallest
+
+    def forward(self, images: Images) -> Images:
+        """Return images of the same shape; gradients pass."""
+        side = images.shape[-1]
+        size = int(torch.randint(round(self.smallest * side), side + 1, ()))
+        left, top = (int(torch.randint(side - size + 1, ())) for _ in range(2))
+        shrunk = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+        return F.pad(shrunk, (left, side - size - left, top, side - size - top))
+
+
+def quantised(model: Classifier) -> Classifier:
+    """The model behind pixels of three bits."""
+    return preprocessed(model, Quantised(3))
+
+
+def with_probabilities(model: Classifier) -> Classifier:
+    """The model with a softmax where logits are expected."""
+    return instead(model, nn.Sequential(model, nn.Softmax(dim=1)))
+
+
+def normalised_twice(model: Classifier) -> Classifier:
+    """The model, which normalises, given pixels that are normalised already."""
+    if model.mean is None or model.std is None:
+        raise TypeError("a model that normalises was expected")
+    mean, std = (tuple(each.flatten().tolist()) for each in (model.mean, model.std))
+    return Classifier(
+        model,
+        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
+        classes=model.classes,
+        bounds=model.bounds,
+        mean=mean,
+        std=std,
+    )
+
+
+def in_training_mode(model: Classifier) -> Classifier:
+    """A copy of the model as a training loop leaves it."""
+    return copy.deepcopy(model).train()

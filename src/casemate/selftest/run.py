@@ -1,0 +1,114 @@
+"""The self-test: each model attacked by what it fools, then evaluated, and the verdict held against what is known."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from casemate.attacks import Passes
+from casemate.errors import SettingError
+from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
+from casemate.evaluate.evaluation import Evaluation, evaluate
+from casemate.evaluate.expected import attack_passes, check_passes, measure_speed
+from casemate.evaluate.intervals import Estimate, share
+from casemate.progress import SILENT, Observer
+from casemate.selftest.networks import Workshop, gradients
+from casemate.selftest.subjects import SUBJECTS, Subject, shifted
+
+LIE = 0.3
+"""By how much the fooled attack must claim more than the truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the evaluation said of a subject."""
+
+    subject: Subject
+    claim: Estimate | None
+    """Accuracy left by the attack that is fooled, if there is one."""
+    evaluation: Evaluation
+    seconds: float
+    """For training, claim and evaluation."""
+
+    @property
+    def truth(self) -> Estimate:
+        """Accuracy left by the evaluation: an upper bound on the truth."""
+        return self.evaluation.verdict.robust
+
+    @property
+    def lied(self) -> bool | None:
+        """The fooled attack claims far more than the truth; None if there is none."""
+        return None if self.claim is None else self.claim.value - self.truth.value >= LIE
+
+    @property
+    def as_expected(self) -> bool:
+        """A liar was shown to lie and came out as broken or not to be trusted; an honest model as anything trusted."""
+        word = self.evaluation.verdict.word
+        if self.subject.honest:
+            return word != "not to be trusted"
+        return word != "robust" and self.lied is not False
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the images."""
+        return {
+            "name": self.subject.name,
+            "about": self.subject.about,
+            "honest": self.subject.honest,
+            "claim": None if self.claim is None else self.claim.as_json(),
+            "fooled": None if self.subject.claim is None else self.subject.claim.record(),
+            "lied": self.lied,
+            "as_expected": self.as_expected,
+            "seconds": self.seconds,
+            "evaluation": self.evaluation.as_json(),
+        }
+
+
+def choose(names: Sequence[str]) -> list[Subject]:
+    """The subjects of these names, in the order of the table; all of them if none is given. Raises `SettingError`."""
+    known = [subject.name for subject in SUBJECTS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SettingError(f"no model {', '.join(unknown)} in the self-test; it has {', '.join(known)}")
+    return [subject for subject in SUBJECTS if not names or subject.name in names]
+
+
+def seconds_at_most(workshop: Workshop, subjects: Sequence[Subject], budget: Budget) -> float:
+    """Seconds that training and judging these take if no image is ever fooled."""
+    speed = measure_speed(workshop.fresh("undefended"), workshop.test, "linf")
+    learning = gradients([subject.network for subject in subjects], workshop.sizes)
+    total = speed.seconds(Passes(learning, learning))
+    count, classes = len(workshop.test), len(workshop.data.classes)
+    for subject in subjects:
+        attacks = attacks_for(budget, "linf", subject.eps, randomised=subject.randomised)
+        most = attack_passes(attacks, classes, count, 1)
+        most.add(check_passes(count, thorough=budget == "thorough"))
+        total += (DRAWS[budget] if subject.randomised else 1) * speed.seconds(most)
+    return total
+
+
+def self_test(
+    workshop: Workshop,
+    subjects: Sequence[Subject] = SUBJECTS,
+    *,
+    budget: Budget = "quick",
+    seed: int = 0,
+    observer: Observer = SILENT,
+) -> Iterator[Outcome]:
+    """Train, attack and judge one subject after another."""
+    with observer.work("Self-test", len(subjects)) as advance:
+        for subject in subjects:
+            outcome = _judged(workshop, subject, budget, seed, observer)
+            advance(1, f"{subject.name}: {outcome.evaluation.verdict.word}")
+            yield outcome
+
+
+def _judged(workshop: Workshop, subject: Subject, budget: Budget, seed: int, observer: Observer) -> Outcome:
+    start = time.perf_counter()
+    model = subject.change(workshop.network(subject.network))
+    images = shifted(workshop.test, len(model.classes)) if subject.shifted else workshop.test
+    claim = None
+    if subject.claim is not None:
+        pixels, labels = images.unit(model.device)
+        claim = share((~subject.claim(model, pixels, labels, seed=seed).success).cpu().numpy())
+    found = evaluate(model, images, eps=subject.eps, budget=budget, seed=seed, observer=observer)
+    return Outcome(subject=subject, claim=claim, evaluation=found, seconds=time.perf_counter() - start)

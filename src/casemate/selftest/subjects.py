@@ -1,0 +1,104 @@
+"""The models that the evaluation is tried on: those that lie, each shown to, and honest ones beside them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from casemate.attacks import FGSM, PGD, GradientAttack
+from casemate.data import LabelledImages
+from casemate.defenses import with_noise
+from casemate.models import Classifier
+from casemate.selftest.networks import EPS, FAR
+from casemate.selftest.parts import in_training_mode, normalised_twice, quantised, with_probabilities
+
+
+def _as_it_is(model: Classifier) -> Classifier:
+    return model
+
+
+def shifted(images: LabelledImages, classes: int) -> LabelledImages:
+    """Labels that count from one: each is that of the class before."""
+    return LabelledImages(pixels=images.pixels, labels=(images.labels + 1) % classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model of which it is known what an evaluation must say."""
+
+    name: str
+    about: str
+    """Whose lie it is, or why it has none."""
+    honest: bool = False
+    network: str = "undefended"
+    """In `networks.LESSONS`."""
+    change: Callable[[Classifier], Classifier] = _as_it_is
+    """What is done to the trained network."""
+    shifted: bool = False
+    """It is judged with labels that are one too high."""
+    randomised: bool = False
+    """It answers at random."""
+    eps: float = EPS
+    claim: GradientAttack | None = None
+    """The attack that is fooled, if the lie is of the kind that fools one."""
+
+
+SUBJECTS: tuple[Subject, ...] = (
+    Subject(
+        name="single-step",
+        about="trained on single steps of FGSM, which it recognises",
+        network="single-step",
+        eps=FAR,
+        claim=FGSM(eps=FAR, loss="torch-ce", track="last"),
+    ),
+    Subject(
+        name="distilled",
+        about="defensive distillation at T = 100: probabilities saturate",
+        network="distilled",
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+    ),
+    Subject(
+        name="saturated",
+        about="over-fitted until probabilities saturate, attacked by a loss of probabilities",
+        network="over-fitted",
+        claim=FGSM(eps=EPS, loss="prob-ce", track="last"),
+    ),
+    Subject(
+        name="quantised",
+        about="pixels rounded to three bits, which leaves no gradient",
+        change=quantised,
+        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
+    ),
+    Subject(
+        name="k-winners",
+        about="k-winners-take-all activations, whose gradients jump",
+        network="k-winners",
+        claim=FGSM(eps=EPS, loss="torch-ce", track="last"),
+    ),
+    Subject(name="resize-and-pad", about="images resized and padded at random", network="resized", randomised=True),
+    Subject(
+        name="noise-layer",
+        about="noise layers left on at inference",
+        network="noisy",
+        change=with_noise,
+        randomised=True,
+    ),
+    Subject(name="stochastic-affine", about="images moved at random", network="moved", randomised=True),
+    Subject(
+        name="probabilities",
+        about="a softmax at the end of the network",
+        network="over-fitted",
+        change=with_probabilities,
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+    ),
+    Subject(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),
+    Subject(
+        name="normalised-twice",
+        about="images normalised before a network that normalises",
+        network="normalised",
+        change=normalised_twice,
+    ),
+    Subject(name="labels-shifted", about="labels that count from one", shifted=True),
+    Subject(name="undefended", about="ordinary training", honest=True),
+    Subject(name="early-stopped", about="early stopping", honest=True, network="early-stopped"),
+    Subject(name="weight-decayed", about="weight decay", honest=True, network="weight-decayed"),
+    Subject(name="pgd-trained", about="adversarial training with PGD", honest=True, network="adversarial"),
+)
