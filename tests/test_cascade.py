@@ -120,7 +120,7 @@ def test_a_list_that_makes_no_worst_case_is_refused(
 
 
 def test_autoattack_has_the_parameters_of_the_original() -> None:
-    """Read from the code at commit a392200; see `robustness-numbers` in its documentation."""
+    """Read from the code at commit a392200."""
     standard = AutoAttack(eps=0.1).attacks()
     assert list(standard) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     facts = {name: attack.record() for name, attack in standard.items()}
