@@ -69,7 +69,8 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     seconds = sum(outcome.seconds for outcome in outcomes)
     console.show(
         made,
-        "Claimed: left by the one attack that the model fools. Truth: left by all attacks of the evaluation.",
+        "Claimed: left by the one attack that the model fools. Truth: left by all attacks of the evaluation, and by "
+        "images that fool the network without what hides it.",
         f"{len(outcomes) - len(missed)} of {len(outcomes)} as expected; {console.duration(seconds)}.",
         *(f"[bold red]{outcome.subject.name}[/]: {escape(_why(outcome))}" for outcome in missed),
     )

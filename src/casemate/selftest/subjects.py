@@ -85,7 +85,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(
         name="probabilities",
         about="a softmax at the end of the network",
-        network="over-fitted",
+        network="distilled",
         change=with_probabilities,
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
     ),

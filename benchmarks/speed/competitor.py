@@ -1,0 +1,165 @@
+"""One competitor on one task, timed once, in a process of its own. `bench.py` starts it; see README.md.
+
+    python competitor.py NAME TASK FOLDER BATCH
+
+FOLDER holds `images.safetensors` (images, labels) and `plan.json`. Prints one line of JSON:
+seconds, accuracy at each eps, and versions. A short run on a few images comes first and is not timed.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from casemate.models import Classifier, load
+
+Run = Callable[[Tensor, Tensor, list[float]], dict[str, Any]]
+"""(images, labels, values of eps) -> accuracy at each, and what else is known."""
+
+
+def sweep(model: Classifier, batch: int, craft: Callable[[float, Tensor, Tensor], Tensor]) -> Run:
+    """What users of the other libraries write: a loop over eps and batches, then the accuracy."""
+
+    def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        found = []
+        for eps in values:
+            hits = 0
+            for part, truth in zip(images.split(batch), labels.split(batch), strict=True):
+                made = craft(eps, part, truth)
+                with torch.no_grad():
+                    hits += int((model(made).argmax(1) == truth).sum())
+            found.append(hits / len(labels))
+        return {"accuracy": found}
+
+    return run
+
+
+def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
+    """The functions that `casemate attack` and `casemate evaluate` call."""
+    from casemate.attacks import BIM, FGSM
+    from casemate.data import LabelledImages
+    from casemate.evaluate import eps_curve
+
+    kind, _, track = task.partition("-")
+    # `last` is held against the others' accuracies, so it ascends the loss that they ascend
+    loss = "torch-ce" if track == "last" else "ce"
+    attack = FGSM(eps=0.1, loss=loss) if kind == "fgsm" else BIM(eps=0.1, steps=steps, loss=loss)
+
+    def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        stored = LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)
+        found = eps_curve(model, attack, stored, values, only_worst=track == "worst", batch_size=batch)
+        right = found.worst if found.last is None else found.last.right
+        return {"accuracy": right.mean(0).tolist(), "passes": asdict(found.passes)}
+
+    return run
+
+
+def torchattacks(model: Classifier, task: str, batch: int, steps: int) -> Run:
+    """The library's own classes."""
+    import torchattacks as library  # pyright: ignore[reportMissingImports]
+
+    def craft(eps: float, images: Tensor, labels: Tensor) -> Tensor:
+        if task.startswith("fgsm"):
+            return library.FGSM(model, eps=eps)(images, labels)
+        return library.BIM(model, eps=eps, alpha=eps / 4, steps=steps)(images, labels)
+
+    return sweep(model, batch, craft)
+
+
+def foolbox(model: Classifier, task: str, batch: int, steps: int) -> Run:
+    """The library's own classes, all values of eps in one call as it offers."""
+    import foolbox as library  # pyright: ignore[reportMissingImports]
+
+    wrapped = library.PyTorchModel(model, bounds=model.bounds, device=model.device)
+    if task.startswith("fgsm"):
+        made = library.attacks.LinfFastGradientAttack(random_start=False)
+    else:
+        made = library.attacks.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=steps, random_start=False)
+
+    def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        hits = torch.zeros(len(values))
+        for part, truth in zip(images.split(batch), labels.split(batch), strict=True):
+            _, _, fooled = made(wrapped, part, library.criteria.Misclassification(truth), epsilons=values)
+            hits += (~fooled).sum(1)
+        return {"accuracy": (hits / len(labels)).tolist()}
+
+    return run
+
+
+def art(model: Classifier, task: str, batch: int, steps: int) -> Run:
+    """The library's own classes, which take and return arrays."""
+    from art.attacks.evasion import BasicIterativeMethod, FastGradientMethod  # pyright: ignore[reportMissingImports]
+    from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
+
+    wrapped = PyTorchClassifier(
+        model,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=model.input_shape,
+        nb_classes=len(model.classes),
+        clip_values=model.bounds,
+        device_type="cpu",
+    )
+
+    def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        found = []
+        pixels, truth = images.numpy(), labels.numpy()
+        for eps in values:
+            if task.startswith("fgsm"):
+                attack = FastGradientMethod(wrapped, eps=eps, batch_size=batch)
+            else:
+                attack = BasicIterativeMethod(
+                    wrapped, eps=eps, eps_step=eps / 4, max_iter=steps, batch_size=batch, verbose=False
+                )
+            made = attack.generate(pixels, truth)
+            found.append(float((wrapped.predict(made, batch_size=batch).argmax(1) == truth).mean()))
+        return {"accuracy": found}
+
+    return run
+
+
+COMPETITORS: dict[str, tuple[Any, str]] = {
+    "casemate": (casemate, "casemate"),
+    "torchattacks": (torchattacks, "torchattacks"),
+    "foolbox": (foolbox, "foolbox"),
+    "art": (art, "adversarial-robustness-toolbox"),
+}
+
+
+def main(name: str, task: str, folder: Path, batch: int) -> None:
+    """Prepare, warm up, time, print."""
+    plan = json.loads((folder / "plan.json").read_text())
+    torch.set_num_threads(plan["threads"])
+    inputs = safetensors.torch.load_file(folder / "images.safetensors")
+    images, labels = inputs["images"][: plan["n"]], inputs["labels"][: plan["n"]]
+    model, _ = load(Path(plan["model"]))
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.eval()
+    make, distribution = COMPETITORS[name]
+    run = make(model, task, batch, plan["steps"])
+    run(images[:batch], labels[:batch], plan["eps"][:1])
+    start = time.perf_counter()
+    found = run(images, labels, plan["eps"])
+    seconds = time.perf_counter() - start
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                **found,
+                "version": metadata.version(distribution),
+                "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
