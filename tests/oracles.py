@@ -244,7 +244,14 @@ def check_nothing_at_zero(make: Callable[[float], Attack], task: Task) -> None:
     assert result.norm.eq(0).all()
 
 
-class Counting(nn.Module):
+class Uncopied(nn.Module):
+    """A module that cannot be copied, so that attacks ask it itself: for those that remember what they see."""
+
+    def __deepcopy__(self, memo: object) -> "Uncopied":
+        raise TypeError("what it remembers is of one module")
+
+
+class Counting(Uncopied):
     """Counts the images that go forward and whose gradient comes back."""
 
     def __init__(self, inner: nn.Module) -> None:

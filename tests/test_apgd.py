@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, Attack, Criterion, Passes, Status, frozen
+from casemate.attacks import PGD, Attack, Criterion, Passes, Status, frozen, held
 from casemate.attacks.adaptive import Ascent, checkpoints
 from casemate.attacks.apgd import APGD, Goal, TargetedAPGD
 from casemate.errors import SettingError
@@ -471,7 +471,9 @@ def test_an_image_leaves_with_the_first_iterate_that_fools() -> None:
     task = small_task(count=60)
     sizes: list[int] = []
     task.model.network.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    result = APGD(eps=0.05, steps=30)(task.model, task.images, task.labels)
+    with held(task.model, task.images, pass_size=60) as both:
+        sizes.clear()
+        result = APGD(eps=0.05, steps=30)(both, task.images, task.labels)
     left = int((~result.success).sum())
     assert sizes[:2] == [60, 50]
     assert all(after <= before for before, after in pairwise(sizes[1:-1]))

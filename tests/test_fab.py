@@ -24,6 +24,7 @@ from oracles import (
     Counting,
     Linear,
     Task,
+    Uncopied,
     as_installed,
     check_claims,
     check_inside,
@@ -287,7 +288,7 @@ def test_steps_are_those_of_the_paper(norm: Norm) -> None:
     assert torch.allclose(found.adversarial, aimed, rtol=0, atol=1e-9)
 
 
-class Recorder(nn.Module):
+class Recorder(Uncopied):
     """Remembers the images it sees."""
 
     def __init__(self, inner: nn.Module) -> None:

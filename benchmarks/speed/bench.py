@@ -1,8 +1,9 @@
-"""How fast are sweeps and AutoAttack beside other libraries and the limit of the machine? See README.md.
+"""How fast are sweeps, AutoAttack and passes beside other libraries and the limit of the machine? See README.md.
 
-Every run is a process of its own; the competitors take turns. Writes `result.json`; `page.py` makes a page of it.
+Every run is a process of its own; the competitors take turns. Each finished part goes into `result.json` at once;
+`page.py` makes `docs/performance.md` of it.
 
-Exit code 0: everything ran. 2: something could not be compared (said why).
+Exit code 0: everything ran. 2: something could not be compared (said why); the rest was.
 """
 
 import argparse
@@ -18,134 +19,187 @@ from typing import Any
 import safetensors.torch
 import torch
 from floor import gemm_rate, macs, share_of_floor
+from measures import passes, scaling
+from networks import NETWORKS, as_written, prepare
 
+from casemate.data import LabelledImages
 from casemate.data import load as load_data
 from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateError
 from casemate.files import write_json
-from casemate.models import load as load_model
 
 HERE = Path(__file__).resolve().parent
 EPS = [0.01, 0.025, 0.05, 0.1, 0.15, 0.2]
 STEPS = 10
-TASKS = ("fgsm-worst", "fgsm-last", "bim-worst", "bim-last")
 PEERS = ("torchattacks", "foolbox", "art")
-BATCHES = (32, 125, 250)
-"""Each competitor runs with the one at which it is fastest, found on a part of the images."""
+SIZES = (32, 125, 250)
+LAYOUTS = ("contiguous", "channels-last")
+PARTS = ("passes", "fgsm", "bim", "autoattack-small", "autoattack-adversarial", "scaling")
 
 
 class NotComparedError(Exception):
     """A comparison that could not take place."""
 
 
-def once(name: str, task: str, folder: Path, batch: int, peers: Path) -> dict[str, Any]:
+def once(name: str, task: str, folder: Path, batch: int, layout: str, peers: Path) -> dict[str, Any]:
     """One timed run in a process of its own."""
-    python = Path(sys.executable) if name == "casemate" else peers
+    python = peers if name in PEERS else Path(sys.executable)
     if not python.is_file():
         raise NotComparedError(f"{python} is missing, so {name} was not run; make .venv-peers/.ready sets it up")
-    command = [str(python), str(HERE / "competitor.py"), name, task, str(folder), str(batch)]
+    if name == "original" and not os.environ.get("AUTOATTACK_SRC"):
+        raise NotComparedError("AUTOATTACK_SRC is not set: clone github.com/fra31/auto-attack and name its folder")
+    command = [str(python), str(HERE / "competitor.py"), name, task, str(folder), str(batch), layout]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotComparedError(f"{name} did not run:\n{done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]) | {"load": os.getloadavg()[0]}
 
 
-def write_plan(folder: Path, args: argparse.Namespace, n: int, eps: list[float]) -> None:
-    """What a competitor is told."""
-    plan = {"eps": eps, "steps": STEPS, "threads": args.threads, "n": n, "model": str(args.model.resolve())}
-    (folder / "plan.json").write_text(json.dumps(plan))
+class Track:
+    """One network, its images, and the competitors' best settings on it."""
+
+    def __init__(self, args: argparse.Namespace, network: str, images: LabelledImages, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        self.model = prepare(network, args.data, args.models)
+        pixels, labels = images.unit()
+        safetensors.torch.save_file({"images": pixels.contiguous(), "labels": labels}, folder / "images.safetensors")
+        self._chosen: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def plan(self, n: int, eps: list[float]) -> None:
+        """What a competitor is told."""
+        plan = {"eps": eps, "steps": STEPS, "threads": self.args.threads, "n": n, "model": str(self.model.resolve())}
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+
+    def run(self, name: str, task: str) -> dict[str, Any]:
+        """One run at the competitor's best settings."""
+        batch, layout = self._chosen.get((name, task.split("-")[0]), (0 if name == "casemate" else 500, LAYOUTS[0]))
+        return once(name, task, self.folder, batch, layout, self.args.python) | {"batch": batch, "layout": layout}
+
+    def choose(self, name: str, task: str, n: int, eps: list[float]) -> None:
+        """The batch size and memory layout with which a peer is fastest on a part of the images. Ours looks itself."""
+        self.plan(n, eps)
+        tried = {
+            (batch, layout): once(name, task, self.folder, batch, layout, self.args.python)["cpu_seconds"]
+            for batch in SIZES
+            for layout in LAYOUTS
+        }
+        self._chosen[name, task.split("-")[0]] = min(tried, key=lambda each: tried[each])
 
 
-def fastest_batch(name: str, task: str, folder: Path, args: argparse.Namespace) -> int:
-    """The batch size at which a competitor takes least on half of the images at one eps."""
-    write_plan(folder, args, max(args.n // 2, 1), EPS[3:4])
-    return min(BATCHES, key=lambda batch: once(name, task, folder, batch, args.python)["seconds"])
-
-
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """All tasks, all competitors."""
-    model, description = load_model(args.model)
-    images, labels = load_data("fashion-mnist", args.data_dir).test[: args.n].unit()
-    rate = gemm_rate(args.threads)
-    forward = macs(model)
-    document: dict[str, Any] = {
-        "command": f"python benchmarks/speed/bench.py --model {args.model.name} --n {args.n} --repeats {args.repeats}",
-        "n": args.n,
-        "eps": EPS,
-        "steps": STEPS,
-        "model": {"architecture": description.architecture, "recipe": description.recipe, "macs": forward},
-        "gemm_flops_per_second": rate,
-        "surroundings": surroundings("cpu", args.threads),
-        "tasks": {},
+def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, and everything that must not differ from run to run."""
+    first = runs[0]
+    return {
+        "seconds": statistics.median(run["seconds"] for run in runs),
+        "cpu_seconds": statistics.median(run["cpu_seconds"] for run in runs),
+        "all_seconds": [run["seconds"] for run in runs],
+        "all_cpu_seconds": [run["cpu_seconds"] for run in runs],
+        "memory": max(run["memory"] for run in runs),
+        "load": max(run["load"] for run in runs),
+        **{
+            name: first[name] for name in ("accuracy", "passes", "steps", "version", "batch", "layout") if name in first
+        },
     }
+
+
+def race(track: Track, tasks: dict[str, tuple[str, ...]], repeats: int, n: int, eps: list[float]) -> dict[str, Any]:
+    """Everyone on every task of theirs, `repeats` times, in an order that turns round each time."""
+    track.plan(n, eps)
+    entries = [(task, name) for task, names in tasks.items() for name in names]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {entry: [] for entry in entries}
+    for turn in range(repeats):
+        for entry in entries if turn % 2 == 0 else entries[::-1]:
+            runs[entry].append(track.run(entry[1], entry[0]))
+    return {task: {name: row_of(runs[task, name]) for name in names} for task, names in tasks.items()}
+
+
+def sweeps(args: argparse.Namespace, kind: str, images: LabelledImages, rate: float) -> dict[str, Any]:
+    """A sweep over eps: ours by `worst` and by `last`, the others by the last iterate, as they do."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        safetensors.torch.save_file({"images": images.contiguous(), "labels": labels}, folder / "images.safetensors")
-        batches: dict[tuple[str, str], int] = {}
-        for task in args.tasks:
-            competitors = ("casemate", *args.peers)
-            for each in competitors:
-                kind = task.split("-")[0]
-                key = (each, task if each == "casemate" else kind)
-                if key not in batches:
-                    batches[key] = fastest_batch(each, task, folder, args)
-                    print(f"{each}, {task}: batch {batches[key]}", flush=True)
-            write_plan(folder, args, args.n, EPS)
-            runs: dict[str, list[dict[str, Any]]] = {each: [] for each in competitors}
-            for turn in range(args.repeats):
-                order = competitors if turn % 2 == 0 else competitors[::-1]
-                for each in order:
-                    key = (each, task if each == "casemate" else task.split("-")[0])
-                    runs[each].append(once(each, task, folder, batches[key], args.python))
-            rows = {
-                each: {
-                    "seconds": statistics.median(run["seconds"] for run in found),
-                    "all_seconds": [run["seconds"] for run in found],
-                    "accuracy": found[0]["accuracy"],
-                    "passes": found[0].get("passes"),
-                    "version": found[0]["version"],
-                    "memory": max(run["memory"] for run in found),
-                    "load": max(run["load"] for run in found),
-                    "batch": batches[each, task if each == "casemate" else task.split("-")[0]],
-                }
-                for each, found in runs.items()
-            }
-            best = min((each for each in rows if each != "casemate"), key=lambda each: rows[each]["seconds"])
-            ratio = rows[best]["seconds"] / rows["casemate"]["seconds"]
-            fraction = share_of_floor(task, rows["casemate"], args.n, len(EPS), STEPS, forward, rate)
-            document["tasks"][task] = {
-                "rows": rows,
-                "fastest_peer": best,
-                "times_as_fast": ratio,
-                "share_of_floor": fraction,
-            }
-            write_json(args.out, document)
-            line = ", ".join(f"{each} {row['seconds']:.2f} s" for each, row in rows.items())
-            print(
-                f"{task}: {line}; {ratio:.1f} times as fast as {best}; {100 * fraction:.0f} % of the floor", flush=True
-            )
-    return document
+        track = Track(args, "undefended", images, Path(name))
+        for peer in PEERS:
+            track.choose(peer, kind, max(len(images) // 4, 1), EPS[3:4])
+        ours = {f"{kind}-{which}": ("casemate",) for which in ("worst", "last")}
+        rows = race(track, {kind: PEERS, **ours}, args.repeats, len(images), EPS)
+    forward = macs(as_written(track.model))
+    fastest = min(PEERS, key=lambda peer: rows[kind][peer]["cpu_seconds"])
+    found: dict[str, Any] = {"n": len(images), "eps": EPS, "steps": STEPS, "rows": rows[kind], "fastest": fastest}
+    for task in ours:
+        row = rows[task]["casemate"]
+        row["times_as_fast"] = rows[kind][fastest]["cpu_seconds"] / row["cpu_seconds"]
+        row["share_of_floor"] = share_of_floor(task, row, len(images), len(EPS), STEPS, forward, rate)
+        found["rows"][task] = row
+        print(
+            f"{task}: {row['cpu_seconds']:.2f} s, {row['times_as_fast']:.1f} times as fast as {fastest}, "
+            f"{100 * row['share_of_floor']:.0f} % of the floor",
+            flush=True,
+        )
+    return found
+
+
+def autoattack(args: argparse.Namespace, network: str, images: LabelledImages, eps: float) -> dict[str, Any]:
+    """AutoAttack standard, ours and the original."""
+    with tempfile.TemporaryDirectory() as name:
+        track = Track(args, network, images, Path(name))
+        track.plan(len(images), [eps])
+        ours, theirs = track.run("casemate", "autoattack"), track.run("original", "autoattack")
+    left, held = (torch.tensor(each.pop("left")) for each in (ours, theirs))
+    found = {
+        "n": len(images),
+        "eps": eps,
+        "network": NETWORKS[network].about,
+        "rows": {"casemate": row_of([ours]), "original": row_of([theirs])},
+        "alike": int((left == held).sum()),
+        "times_as_fast": theirs["cpu_seconds"] / ours["cpu_seconds"],
+    }
+    print(
+        f"AutoAttack, {network}: ours {100 * ours['accuracy'][0]:.1f} % in {ours['cpu_seconds']:.0f} s, original "
+        f"{100 * theirs['accuracy'][0]:.1f} % in {theirs['cpu_seconds']:.0f} s: {found['times_as_fast']:.1f} times",
+        flush=True,
+    )
+    return found
 
 
 def main() -> int:
-    """Read the command line."""
+    """Read the command line; run the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a checkpoint that casemate saved (.safetensors)")
     parser.add_argument("--n", type=int, default=500, help="images from the start of the test part")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--repeats", type=int, default=5, help="of runs under a minute; AutoAttack runs once")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--models", type=Path, default=HERE.parents[1] / "runs" / "bench")
     parser.add_argument("--python", type=Path, default=HERE.parents[1] / ".venv-peers" / "bin" / "python")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
-    try:
-        torch.set_num_threads(parser.parse_args().threads)
-        compare(parser.parse_args())
-    except (CasemateError, NotComparedError) as error:
-        print(f"NOT COMPARED: {error}", file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    code = 0
+    document: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    args.data = load_data("fashion-mnist", args.data_dir)
+    images = args.data.test[: args.n]
+    rate = gemm_rate(args.threads)
+    for part in args.parts:
+        try:
+            if part == "passes":
+                found = passes(prepare("undefended", args.data, args.models), images, rate)
+            elif part == "scaling":
+                found = scaling(prepare("small", args.data, args.models), args.data.test)
+            elif part.startswith("autoattack"):
+                found = autoattack(args, part.partition("-")[2], images, 0.1)
+            else:
+                found = sweeps(args, part, images, rate)
+        except (CasemateError, NotComparedError) as error:
+            print(f"NOT COMPARED: {part}: {error}", file=sys.stderr)
+            code = 2
+            continue
+        document[part] = found | {
+            "command": f"python benchmarks/speed/bench.py --n {args.n} --repeats {args.repeats} --parts {part}",
+            "gemm_flops_per_second": rate,
+            "load": os.getloadavg()[0],
+            "surroundings": surroundings("cpu", args.threads),
+        }
+        write_json(args.out, document)
+    return code
 
 
 if __name__ == "__main__":

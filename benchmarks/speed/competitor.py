@@ -1,12 +1,15 @@
 """One competitor on one task, timed once, in a process of its own. `bench.py` starts it; see README.md.
 
-    python competitor.py NAME TASK FOLDER BATCH
+    python competitor.py NAME TASK FOLDER BATCH LAYOUT
 
-FOLDER holds `images.safetensors` (images, labels) and `plan.json`. Prints one line of JSON:
-seconds, accuracy at each eps, and versions. A short run on a few images comes first and is not timed.
+FOLDER holds `images.safetensors` (images, labels) and `plan.json`. Prints one line of JSON: seconds, what was found,
+and versions. A short run on a few images comes first and is not timed.
 """
 
+import contextlib
+import io
 import json
+import os
 import resource
 import sys
 import time
@@ -18,9 +21,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from networks import as_written
 from torch import Tensor
 
-from casemate.models import Classifier, load
+from casemate.models import Classifier
 
 Run = Callable[[Tensor, Tensor, list[float]], dict[str, Any]]
 """(images, labels, values of eps) -> accuracy at each, and what else is known."""
@@ -44,10 +48,30 @@ def sweep(model: Classifier, batch: int, craft: Callable[[float, Tensor, Tensor]
 
 
 def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
-    """The functions that `casemate attack` and `casemate evaluate` call."""
+    """The functions that `casemate attack` and `casemate evaluate` call; batch 0: the size is measured, and timed."""
     from casemate.attacks import BIM, FGSM
     from casemate.data import LabelledImages
     from casemate.evaluate import eps_curve
+    from casemate.evaluate.budgets import attacks_for
+    from casemate.evaluate.cascade import run_cascade
+
+    def stored(images: Tensor, labels: Tensor) -> LabelledImages:
+        return LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)
+
+    if task == "autoattack":
+
+        def judge(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+            attacks = attacks_for("standard", "linf", values[0], randomised=False)
+            found = run_cascade(model, attacks, stored(images, labels), values, batch_size=batch or None)
+            steps = [{"attack": a.attack, "tried": a.tried, "fooled": a.fooled, "s": a.seconds} for a in found.attempts]
+            return {
+                "accuracy": found.robust.mean(0).tolist(),
+                "left": found.robust[:, -1].tolist(),
+                "passes": asdict(found.passes),
+                "steps": steps,
+            }
+
+        return judge
 
     kind, _, track = task.partition("-")
     # `last` is held against the others' accuracies, so it ascends the loss that they ascend
@@ -55,10 +79,29 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     attack = FGSM(eps=0.1, loss=loss) if kind == "fgsm" else BIM(eps=0.1, steps=steps, loss=loss)
 
     def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
-        stored = LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)
-        found = eps_curve(model, attack, stored, values, only_worst=track == "worst", batch_size=batch)
+        found = eps_curve(
+            model, attack, stored(images, labels), values, only_worst=track == "worst", batch_size=batch or None
+        )
         right = found.worst if found.last is None else found.last.right
         return {"accuracy": right.mean(0).tolist(), "passes": asdict(found.passes)}
+
+    return run
+
+
+def original(model: Classifier, task: str, batch: int, steps: int) -> Run:
+    """The original AutoAttack, from the folder that AUTOATTACK_SRC names."""
+    del task, steps
+    sys.path.insert(0, os.environ["AUTOATTACK_SRC"])
+    from autoattack import AutoAttack  # pyright: ignore[reportMissingImports]
+
+    def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        log = io.StringIO()
+        with contextlib.redirect_stdout(log):
+            attack = AutoAttack(model, norm="Linf", eps=values[0], version="standard", device="cpu", seed=0)
+            _, answers = attack.run_standard_evaluation(images, labels, bs=batch, return_labels=True)
+        left = answers == labels
+        steps = [line for line in log.getvalue().splitlines() if "accuracy" in line]
+        return {"accuracy": [float(left.double().mean())], "left": left.tolist(), "steps": steps}
 
     return run
 
@@ -126,35 +169,39 @@ def art(model: Classifier, task: str, batch: int, steps: int) -> Run:
     return run
 
 
-COMPETITORS: dict[str, tuple[Any, str]] = {
+COMPETITORS: dict[str, tuple[Any, str | None]] = {
     "casemate": (casemate, "casemate"),
     "torchattacks": (torchattacks, "torchattacks"),
     "foolbox": (foolbox, "foolbox"),
     "art": (art, "adversarial-robustness-toolbox"),
+    "original": (original, None),
 }
 
 
-def main(name: str, task: str, folder: Path, batch: int) -> None:
+def main(name: str, task: str, folder: Path, batch: int, layout: str) -> None:
     """Prepare, warm up, time, print."""
     plan = json.loads((folder / "plan.json").read_text())
     torch.set_num_threads(plan["threads"])
     inputs = safetensors.torch.load_file(folder / "images.safetensors")
     images, labels = inputs["images"][: plan["n"]], inputs["labels"][: plan["n"]]
-    model, _ = load(Path(plan["model"]))
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model.eval()
+    model = as_written(Path(plan["model"]))
+    if layout == "channels-last":
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        images = images.contiguous(memory_format=torch.channels_last)
     make, distribution = COMPETITORS[name]
     run = make(model, task, batch, plan["steps"])
-    run(images[:batch], labels[:batch], plan["eps"][:1])
-    start = time.perf_counter()
+    few = 8 if task == "autoattack" else max(batch, 32)
+    run(images[:few], labels[:few], plan["eps"][:1])
+    start, cpu = time.perf_counter(), time.process_time()
     found = run(images, labels, plan["eps"])
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(
         json.dumps(
             {
                 "seconds": seconds,
+                "cpu_seconds": cpu,
                 **found,
-                "version": metadata.version(distribution),
+                "version": metadata.version(distribution) if distribution else None,
                 "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             }
         )
@@ -162,4 +209,4 @@ def main(name: str, task: str, folder: Path, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -1,7 +1,8 @@
 """How long the study's recipe takes in Keras to reach an accuracy on the test images. See README.md.
 
-Runs in the environment of `benchmarks/keras`. Only `fit` is timed; the test images are looked at between epochs. One thread, so that the
-seconds of the processor, which other work on the machine does not lengthen, are told beside those of the clock.
+Runs in the environment of `benchmarks/keras`. Only `fit` is timed; the test images are looked at between epochs. One
+thread, so that the seconds of the processor, which other work on the machine does not lengthen, mean something; they
+are told beside those of the clock.
 """
 
 import argparse
@@ -42,7 +43,15 @@ def main() -> None:
         seconds += time.perf_counter() - start
         cpu += time.process_time() - before
         accuracy = float(model.evaluate(*test, batch_size=500, verbose=0)[1])
-        rows.append({"epoch": epoch, "seconds": seconds, "cpu_seconds": cpu, "test_accuracy": accuracy, "load": os.getloadavg()[0]})
+        rows.append(
+            {
+                "epoch": epoch,
+                "seconds": seconds,
+                "cpu_seconds": cpu,
+                "test_accuracy": accuracy,
+                "load": os.getloadavg()[0],
+            }
+        )
         found = {
             "target": args.target,
             "reached": accuracy >= args.target,

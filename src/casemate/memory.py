@@ -20,10 +20,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS))
 
 
-def batched(count: int, batch_size: int, work: Callable[[slice], T], observer: Observer = SILENT) -> list[T]:
+def batched(
+    count: int,
+    batch_size: int,
+    work: Callable[[slice], T],
+    observer: Observer = SILENT,
+    *,
+    shrunk: Callable[[int], None] | None = None,
+) -> list[T]:
     """What `work` returns for slices of `count` examples, in order; one that does not fit is halved and tried again.
 
-    Raises `MachineError` if not even one example fits.
+    `shrunk` is told each smaller size. Raises `MachineError` if not even one example fits.
     """
     found: list[T] = []
     start = 0
@@ -41,6 +48,8 @@ def batched(count: int, batch_size: int, work: Callable[[slice], T], observer: O
         # outside the handler, so that the failed attempt's tensors are gone before the next
         batch_size = max(1, min(batch_size, count - start) // 2)
         observer.say(f"Out of memory; going on with {batch_size} images at a time")
+        if shrunk is not None:
+            shrunk(batch_size)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return found

@@ -12,6 +12,11 @@ Advance = Callable[[float, str], None]
 """Called with the amount of work done since the last call, and a short note on how it is going."""
 
 
+def untold(amount: float, note: str = "") -> None:
+    """Advances nothing."""
+    del amount, note
+
+
 @runtime_checkable
 class Observer(Protocol):
     """What a renderer of progress must offer."""
@@ -29,7 +34,7 @@ class _Silent:
     @contextmanager
     def work(self, title: str, total: int | float):
         del title, total
-        yield lambda amount, note="": None
+        yield untold
 
     def say(self, message: str) -> None:
         del message

@@ -52,8 +52,8 @@ class Goal:
             return targeted_dlr(logits, _without(logits, classes).argmax(1), classes)
         return self.criterion.rising(loss_by_name(self.loss), logits)
 
-    def take(self, chosen: Tensor) -> "Goal":
-        """The goal of some of the examples (a mask or positions)."""
+    def take(self, chosen: Tensor | slice) -> "Goal":
+        """The goal of some of the examples (a mask, positions or a range)."""
         return Goal(self.criterion.take(chosen), self.loss, None if self.aims is None else self.aims[chosen])
 
 
@@ -273,18 +273,20 @@ def _look(
     model: Classifier, images: Images, goal: Goal, draws: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
     """Means over the draws of the logits, of the loss, and of its gradient (zero unless `differentiate`)."""
-    images = images.detach().requires_grad_(differentiate)
-    found: list[tuple[Tensor, Tensor]] = []
-    gradient = torch.zeros_like(images)
-    for _ in range(draws):
-        with torch.set_grad_enabled(differentiate):
-            logits = model(images)
-            loss = goal.rising(logits)
-            if differentiate:
-                gradient = gradient + gradient_of(loss.sum(), images)
-        found.append((logits.detach(), loss.detach()))
-    logits, loss = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
-    return logits, loss.double(), gradient / draws
+
+    def look(part: slice) -> tuple[Tensor, ...]:
+        some, aim = images[part].detach().requires_grad_(differentiate), goal.take(part)
+        found: list[tuple[Tensor, ...]] = []
+        for _ in range(draws):
+            with torch.set_grad_enabled(differentiate):
+                logits = model(some)
+                loss = aim.rising(logits)
+                gradient = gradient_of(loss.sum(), some) if differentiate else torch.zeros_like(some)
+            found.append((logits.detach(), loss.detach().double(), gradient))
+        return found[0] if draws == 1 else tuple(torch.stack(each).mean(0) for each in zip(*found, strict=True))
+
+    logits, loss, gradient = model.in_parts(len(images), look)
+    return logits, loss, gradient
 
 
 class _Run:

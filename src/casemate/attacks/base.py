@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from casemate.errors import SettingError, ShapeError
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier
+from casemate.models import Classifier, Frozen, freeze
+from casemate.models.pass_size import DEFAULT, MEASURED_WITH
 from casemate.norms import Ball, Norm, norm_of
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import Streams, derive
@@ -60,8 +61,8 @@ class Criterion:
         value = loss(logits, self.classes)
         return -value if self.targeted else value
 
-    def take(self, chosen: Tensor) -> "Criterion":
-        """The criterion of some of the examples (a mask or positions)."""
+    def take(self, chosen: Tensor | slice) -> "Criterion":
+        """The criterion of some of the examples (a mask, positions or a range)."""
         return Criterion(self.classes[chosen], self.targeted, self.never)
 
 
@@ -122,6 +123,23 @@ def status_of(success: Flags, finite: Flags, steered: Flags) -> Tensor:
     return status
 
 
+_GROUP_BYTES = 1 << 28
+_COPIES = 16
+"""Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
+COMPARED = 32
+"""Images on which the frozen copy is held against the model."""
+_WORTH_MEASURING = 20 * MEASURED_WITH
+"""Passes of one image from which on measuring the best pass size saves more than it takes."""
+
+
+def group_size(image_shape: tuple[int, ...]) -> int:
+    """How many images an attack works on in step: as many as fit into a quarter of a gigabyte.
+
+    Images that are decided leave, and the passes through the network, which are of a size of their own, stay full.
+    """
+    return max(1, _GROUP_BYTES // (_COPIES * 4 * math.prod(image_shape)))
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
@@ -166,6 +184,38 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
 def prepared(images: Tensor, model: Classifier) -> Images:
     """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds."""
     return images.detach().to(model.device).clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
+
+
+def model_of(given: Classifier | Frozen) -> Classifier:
+    """The model itself, whether it is frozen already or not."""
+    return given.original if isinstance(given, Frozen) else given
+
+
+@contextmanager
+def held(
+    model: Classifier | Frozen,
+    images: Images,
+    *,
+    pass_size: int | None = None,
+    passes: float = 0,
+    observer: Observer = SILENT,
+) -> Iterator[Frozen]:
+    """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
+
+    Args:
+        images: what will be attacked; the first ones serve to check the copy.
+        pass_size: images that pass through the network at a time; if None measured where so many `passes` of one image
+            make that worth while, else a usual one. A model that is frozen already keeps its own.
+    """
+    if isinstance(model, Frozen):
+        with frozen(model.original):
+            yield model
+        return
+    with frozen(model):
+        few = prepared(images[:COMPARED], model)
+        if pass_size is None and passes < _WORTH_MEASURING:
+            pass_size = DEFAULT
+        yield freeze(model, few, pass_size=pass_size, observer=observer)
 
 
 @dataclass(frozen=True)
@@ -258,39 +308,42 @@ class Attack(ABC):
     @final
     def __call__(
         self,
-        model: Classifier,
+        model: Classifier | Frozen,
         images: Images,
         labels: Labels,
         *,
         targets: Labels | None = None,
         seed: int = 0,
         index: Labels | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         observer: Observer = SILENT,
     ) -> AttackResult:
         """Attack `images` and return verified results.
 
         Args:
-            model: attacked in evaluation mode with frozen weights; left exactly as it was.
+            model: attacked in evaluation mode with frozen weights; left exactly as it was. What is attacked is a copy
+                (see `casemate.models.freeze`), what the copy is fooled by is tried on the model itself.
             images: `(n, channels, height, width)` within the model's bounds.
             labels: the true classes, int64 `(n,)`.
             targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, the keys of their draws, int64 `(n,)`; from 0 if None.
-            batch_size: images worked on at a time; bounds the memory.
+            batch_size: images that pass through the network at a time, halved where the memory does not hold them;
+                measured if None.
 
         Raises:
             ShapeError: images, labels or targets that the model does not take.
             SettingError: a target that is the true class or that the attack cannot aim at; a batch size below 1.
             MachineError: not even one image at a time fits into the memory.
         """
-        check_images(model, images, labels)
-        if batch_size < 1:
+        known = model_of(model)
+        check_images(known, images, labels)
+        if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
         if targets is not None and not can_aim(self):
             raise SettingError(f"{stream_name(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
         if targets is not None:
-            check_images(model, images, targets)
+            check_images(known, images, targets)
             if (targets == labels).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
         if index is not None and (index.shape != labels.shape or index.dtype != torch.int64):
@@ -300,18 +353,28 @@ class Attack(ABC):
         if not len(images):
             raise ShapeError("no images to attack; expected at least one")
         numbers = torch.arange(len(images)) if index is None else index
-        with frozen(model), observer.work(type(self).__name__, len(images)) as advance:
+        most = self.most_passes(len(known.classes))
+        with (
+            held(
+                model,
+                images,
+                pass_size=batch_size,
+                passes=len(images) * (most.forward + most.backward),
+                observer=observer,
+            ) as both,
+            observer.work(type(self).__name__, len(images)) as advance,
+        ):
 
-            def attack(batch: slice) -> tuple[tuple[Tensor, ...], Passes]:
-                clean = prepared(images[batch], model)
-                truth = labels[batch].to(model.device)
+            def attack(group: slice) -> tuple[tuple[Tensor, ...], Passes]:
+                clean = prepared(images[group], known)
+                truth = labels[group].to(known.device)
                 criterion = Criterion(
-                    truth if targets is None else targets[batch].to(model.device), targets is not None
+                    truth if targets is None else targets[group].to(known.device), targets is not None
                 )
-                streams = Streams(derive(seed, stream_name(self)), numbers[batch].to(model.device))
+                streams = Streams(derive(seed, stream_name(self)), numbers[group].to(known.device))
                 told = _Told(advance)
-                candidate, steered, passes = self.run(model, clean, criterion, streams, told)
-                found = verify(model, candidate, clean, self.ball())
+                candidate, steered, passes = self.run(both.copy, clean, criterion, streams, told)
+                found = verify(both.checking, candidate, clean, self.ball())
                 passes.add(found.passes)
                 success = criterion.met(found.logits)
                 status = status_of(success, found.finite, steered)
@@ -319,7 +382,7 @@ class Attack(ABC):
                 advance(len(clean) - told.done, "")
                 return (found.images, found.logits.argmax(1), success, status, loss, found.norm), passes
 
-            parts = batched(len(images), batch_size, attack, observer)
+            parts = batched(len(images), group_size(known.input_shape), attack, observer)
         adversarial, prediction, success, status, loss, norms = (
             torch.cat(column).to(images.device) for column in zip(*(columns for columns, _ in parts), strict=True)
         )

@@ -13,7 +13,7 @@ from casemate.errors import SettingError
 from casemate.losses import LossName, loss_by_name
 from casemate.models import Classifier
 from casemate.norms import Ball, norm_of
-from casemate.progress import Advance
+from casemate.progress import Advance, untold
 from casemate.rng import Streams
 from casemate.types import Flags, Images, Logits
 
@@ -89,16 +89,22 @@ def input_gradient(
     `draws` the means are returned: of the gradients (Athalye et al. 2018, section 4.2), and of the logits. A model
     that cannot be differentiated has a gradient of zero.
     """
-    images = images.detach().requires_grad_(True)
-    found: list[tuple[Tensor, Tensor]] = []
-    for _ in range(draws):
-        with torch.enable_grad():
-            logits = model(images)
-            rising = criterion.rising(loss_by_name(loss), logits).sum()
-        found.append((logits.detach(), gradient_of(rising, images)))
-    if draws == 1:
-        return found[0]
-    logits, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
+    function = loss_by_name(loss)
+
+    def differentiate(part: slice) -> tuple[Tensor, Tensor]:
+        some, aim = images[part].detach().requires_grad_(True), criterion.take(part)
+        found: list[tuple[Tensor, Tensor]] = []
+        for _ in range(draws):
+            with torch.enable_grad():
+                logits = model(some)
+                rising = aim.rising(function, logits).sum()
+            found.append((logits.detach(), gradient_of(rising, some)))
+        if draws == 1:
+            return found[0]
+        logits, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
+        return logits, gradient
+
+    logits, gradient = model.in_parts(len(images), differentiate)
     return logits, gradient
 
 
@@ -123,12 +129,14 @@ def climb(
     restart: int = 0,
     first: tuple[Logits, Images] | None = None,
     visit: Visit | None = None,
+    advance: Advance = untold,
 ) -> Climb:
     """One run from one start. `model` must be frozen.
 
     Args:
         first: logits and gradient at the clean images, if they are known already (they serve every eps).
         visit: sees the logits of every iterate before the last; with it no example is dropped on the way.
+        advance: is told of every step, in shares of whole runs.
     """
     drop = loop.track == "worst" and visit is None
     images = loop.ball.sample(clean, model.bounds, streams, "start", restart) if loop.random_start else clean.clone()
@@ -148,6 +156,7 @@ def climb(
             logits, gradient = first
         else:
             logits, gradient = input_gradient(model, images, criterion, loop.loss, loop.draws)
+            advance(len(active) / loop.steps, "")
             result.passes.add(Passes(loop.draws * len(active), loop.draws * len(active)))
         if visit is not None:
             visit(number, images, logits, result.finite.clone())
@@ -181,9 +190,14 @@ def climb_all(
     streams: Streams,
     *,
     first: tuple[Logits, Images] | None = None,
+    advance: Advance = untold,
 ) -> Climb:
     """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss."""
-    best = climb(model, clean, criterion, loop, streams, first=first)
+
+    def share(amount: float, note: str = "") -> None:
+        advance(amount / loop.restarts, note)
+
+    best = climb(model, clean, criterion, loop, streams, first=first, advance=share)
     for restart in range(1, loop.restarts):
         with torch.no_grad():
             logits = model(best.images)
@@ -192,7 +206,7 @@ def climb_all(
         if len(left) == 0:
             break
         rest = criterion.take(left)
-        again = climb(model, clean[left], rest, loop, streams.take(left), restart=restart)
+        again = climb(model, clean[left], rest, loop, streams.take(left), restart=restart, advance=share)
         with torch.no_grad():
             new = model(again.images)
         again.passes.forward += len(left)
@@ -235,8 +249,7 @@ class GradientAttack(Attack):
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> tuple[Images, Flags, Passes]:
         """Run the loop with all its restarts."""
-        del advance
-        best = climb_all(model, clean, criterion, self.loop(), streams)
+        best = climb_all(model, clean, criterion, self.loop(), streams, advance=advance)
         return best.images.where(best.finite.view(-1, 1, 1, 1), torch.nan), best.steered, best.passes
 
 

@@ -62,6 +62,18 @@ def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Riv
         own: each example's own class.
         rivals: the classes to consider; None for the most likely other class at `images`.
     """
+
+    def look(part: slice) -> tuple[Tensor, ...]:
+        return _boundary(model, images[part], own[part], None if rivals is None else rivals[part], norm)
+
+    gap, slope, length, finite = model.in_parts(len(images), look)
+    return Hyperplane(gap, slope, length, finite)
+
+
+def _boundary(
+    model: Classifier, images: Images, own: Labels, rivals: Rivals | None, norm: Norm
+) -> tuple[PerExample, Images, PerExample, Flags]:
+    """The fields of `Hyperplane`, for as many images as pass through the network at a time."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
@@ -84,7 +96,7 @@ def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Riv
         nearest = torch.where(nearer, distance, nearest)
         gap, length = torch.where(nearer, gaps[:, column], gap), torch.where(nearer, steepness, length)
         slope = torch.where(nearer.view(-1, 1, 1, 1), gradient, slope)
-    return Hyperplane(gap, slope, length.to(gap.dtype), finite)
+    return gap, slope, length.to(gap.dtype), finite
 
 
 def nearest_point(images: Images, slope: Images, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:

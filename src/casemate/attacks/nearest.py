@@ -114,13 +114,19 @@ class Nearest:
         return self.images.where(~column(lost), torch.nan), self._steered, self.passes
 
     def _pass(self, at: Tensor, images: Images) -> tuple[Logits, PerExample, Images]:
-        images = images.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self.model(images)
-            loss = self._loss(self.criterion.take(at), logits)
-            gradient = gradient_of(loss.sum(), images)
+        criterion = self.criterion.take(at)
+
+        def differentiate(part: slice) -> tuple[Tensor, ...]:
+            some = images[part].detach().requires_grad_(True)
+            with torch.enable_grad():
+                logits = self.model(some)
+                loss = self._loss(criterion.take(part), logits)
+                gradient = gradient_of(loss.sum(), some)
+            return logits.detach(), loss.detach(), gradient
+
         self.passes.add(Passes(len(at), len(at)))
-        return logits.detach(), loss.detach(), gradient
+        logits, loss, gradient = self.model.in_parts(len(at), differentiate)
+        return logits, loss, gradient
 
     def _missing(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)

@@ -18,7 +18,8 @@ from casemate.attacks.base import (
     Criterion,
     Passes,
     check_images,
-    frozen,
+    held,
+    model_of,
     prepared,
     status_of,
     stream_name,
@@ -28,8 +29,9 @@ from casemate.attacks.base import (
 from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier
+from casemate.models import Classifier, Frozen
 from casemate.norms import norm_of
+from casemate.progress import Advance, untold
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
@@ -100,7 +102,6 @@ class _Collector:
 def _prepare(
     attack: GradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
 ) -> tuple[Images, Labels, Criterion, Streams]:
-    check_images(model, images, labels)
     clean = prepared(images, model)
     labels = labels.to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
@@ -124,7 +125,7 @@ def _one_answer(loop: Loop, model: Classifier, images: Images, logits: Logits, p
 
 def sweep_eps(
     attack: GradientAttack,
-    model: Classifier,
+    given: Classifier | Frozen,
     images: Images,
     labels: Labels,
     values: Sequence[float],
@@ -132,6 +133,7 @@ def sweep_eps(
     only_worst: bool = False,
     seed: int = 0,
     first_index: int = 0,
+    advance: Advance = untold,
 ) -> Sweep:
     """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
 
@@ -139,7 +141,9 @@ def sweep_eps(
     complete run on all, and `worst` comes with it for nothing.
     """
     values = _ascending(values)
-    with frozen(model):
+    check_images(model_of(given), images, labels)
+    with held(given, images) as both:
+        model = both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
         answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
@@ -157,25 +161,27 @@ def sweep_eps(
                 rest = criterion.take(chosen)
                 first = (first_logits[chosen], first_gradient[chosen])
                 run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), first=first)
-                found = verify(model, run.images, clean[chosen], loop.ball)
+                found = verify(both.checking, run.images, clean[chosen], loop.ball)
                 passes.add(run.passes)
                 passes.add(found.passes)
                 if only_worst:
                     collector.fooled(nobody.index_fill(0, chosen[run.fooled | rest.met(found.logits)], True))
                 else:
                     collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
+            advance(len(images) / len(values), "")
         return collector.sweep(values, passes)
 
 
 def sweep_steps(
     attack: GradientAttack,
-    model: Classifier,
+    given: Classifier | Frozen,
     images: Images,
     labels: Labels,
     values: Sequence[int],
     *,
     seed: int = 0,
     first_index: int = 0,
+    advance: Advance = untold,
 ) -> Sweep:
     """Run `attack` (untargeted, on one batch) for every number of iterations of `values`, ascending.
 
@@ -191,7 +197,9 @@ def sweep_steps(
         shared = [[loop] for loop in loops]
     else:
         shared = [loops] if loops else []
-    with frozen(model):
+    check_images(model_of(given), images, labels)
+    with held(given, images) as both:
+        model = both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
         answer = _one_answer(attack.loop(), model, clean, first[0], passes)
@@ -201,19 +209,24 @@ def sweep_steps(
             steered = first[1].flatten(1).ne(0).any(1)
             nobody = torch.zeros_like(collector.standing)
             collector.complete(nobody, answer, still, steered, ~nobody)
+
+        def shared_out(amount: float, note: str = "") -> None:
+            advance(amount / len(shared), note)
+
         for group in shared:
-            passes.add(_one_run(group, model, clean, criterion, streams, first, collector))
+            passes.add(_one_run(group, both, clean, criterion, streams, first, collector, shared_out))
         return collector.sweep(numbers, passes)
 
 
 def _one_run(
     loops: list[Loop],
-    model: Classifier,
+    both: Frozen,
     clean: Images,
     criterion: Criterion,
     streams: Streams,
     first: tuple[Logits, Images],
     collector: _Collector,
+    advance: Advance,
 ) -> Passes:
     """One run of the longest of `loops`, entering the iterate at each one's length."""
     lengths = {loop.steps: loop for loop in loops}
@@ -223,15 +236,15 @@ def _one_run(
 
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
-            logits = _one_answer(lengths[number], model, images, logits, asked)
+            logits = _one_answer(lengths[number], both.copy, images, logits, asked)
             known = logits.isfinite().all(1)  # where not, the attack of this length returns the clean image
             norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
             seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
         fooled.logical_or_(criterion.met(logits))
 
     longest = lengths[max(lengths)]
-    run = climb(model, clean, criterion, longest, streams, first=first, visit=visit)
-    found = verify(model, run.images, clean, longest.ball)
+    run = climb(both.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
+    found = verify(both.checking, run.images, clean, longest.ball)
     run.passes.add(found.passes)
     run.passes.add(asked)
     for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:

@@ -11,7 +11,7 @@ from typing import Any, final
 
 import torch
 
-from casemate.attacks.base import Attack, Criterion, MinimumNormAttack, Passes, frozen, innermost
+from casemate.attacks.base import Attack, Criterion, MinimumNormAttack, Passes, held, innermost
 from casemate.errors import SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Ball
@@ -75,10 +75,11 @@ class Transfer(Attack):
             there = self.substitute.device
             endless = not isinstance(innermost(self.attack), MinimumNormAttack)
             aim = Criterion(criterion.classes[left].to(there), criterion.targeted, never=endless)
-            with frozen(self.substitute):
+            images = clean[left].to(there)
+            with held(self.substitute, images, pass_size=model.pass_size) as both:
                 found, moved, cost = self.attack.run(
-                    self.substitute,
-                    clean[left].to(there),
+                    both.copy,
+                    images,
                     aim,
                     Streams(streams.seed, streams.index[left].to(there)),
                     advance,

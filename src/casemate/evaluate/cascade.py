@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import Attack, AttackResult, MinimumNormAttack, Passes, Status, frozen, with_eps
+from casemate.attacks import COMPARED, Attack, AttackResult, MinimumNormAttack, Passes, Status, held, model_of, with_eps
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluate.clean import is_right
-from casemate.memory import batched
-from casemate.models import Classifier
+from casemate.models import Classifier, Frozen
 from casemate.norms import Ball, Norm
 from casemate.progress import SILENT, Observer
 
@@ -76,14 +75,15 @@ class Cascade:
 
 
 def run_cascade(
-    model: Classifier,
+    model: Classifier | Frozen,
     attacks: Mapping[str, Attack],
     images: LabelledImages,
     values: Sequence[float],
     *,
     norm: Norm = "linf",
+    correct: np.ndarray | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Cascade:
     """Run `attacks` in order on the survivors, for every eps of `values`, ascending.
@@ -91,14 +91,36 @@ def run_cascade(
     Args:
         attacks: by name; attacks with an eps are run at each of `values`, whatever their own is.
         norm: in which eps is measured; every attack must use it.
+        correct: which images are classified correctly without an attack, `(n,)`, if that is known already.
         seed: of all random draws, keyed by example.
+        batch_size: images that pass through the network at a time; measured if None.
 
     Raises:
         SettingError: no attacks, no or descending values, an attack in another norm.
     """
     values = tuple(float(value) for value in values)
     _check(attacks, values, norm)
-    correct = _correct(model, images, batch_size, observer)
+    known = model_of(model)
+    few, _ = images[:COMPARED].unit(known.device)
+    work = len(images) * most_work(attacks, len(known.classes))
+    with held(model, few, pass_size=batch_size, passes=work, observer=observer) as both:
+        if correct is None:
+            correct = _correct(both.checking, images)
+        return _run(both, attacks, images, values, norm, correct, seed, observer)
+
+
+def _run(
+    model: Frozen,
+    attacks: Mapping[str, Attack],
+    images: LabelledImages,
+    values: tuple[float, ...],
+    norm: Norm,
+    correct: np.ndarray,
+    seed: int,
+    observer: Observer,
+) -> Cascade:
+    """The cascade on a model that is held frozen."""
+    device, classes = model.original.device, len(model.original.classes)
     found = Cascade(
         norm=norm,
         values=values,
@@ -108,10 +130,10 @@ def run_cascade(
         adversarial=images.unit()[0].clone(),  # of images that are numbers already, `unit` returns their own memory
         distance=np.where(correct, np.inf, 0.0),
     )
-    standing = correct
+    standing = correct.copy()
     nearest: dict[str, AttackResult] = {}  # of minimum-norm attacks, for the larger eps
     places: dict[str, Tensor] = {}
-    work = {name: _work(attack, len(model.classes)) for name, attack in attacks.items()}
+    work = {name: _work(attack, classes) for name, attack in attacks.items()}
     again = {name: 0 if isinstance(attack, MinimumNormAttack) else work[name] for name, attack in attacks.items()}
     total = sum(work.values()) + (len(values) - 1) * sum(again.values())
     with observer.work("Attacking", total) as advance:
@@ -123,11 +145,9 @@ def run_cascade(
                     if name in nearest:
                         result = nearest[name].take(places[name][left])
                     else:
-                        pixels, labels = images[left].unit(model.device)
+                        pixels, labels = images[left].unit(device)
                         aimed = with_eps(attack, eps)
-                        result = aimed(
-                            model, pixels, labels, seed=seed, index=left, batch_size=batch_size, observer=observer
-                        )
+                        result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
                         if isinstance(attack, MinimumNormAttack):
                             nearest[name], places[name] = result, _places(left, len(images))
                     hit = result.success.cpu()
@@ -155,6 +175,12 @@ def run_cascade(
     return found
 
 
+def most_work(attacks: Mapping[str, Attack], classes: int) -> int:
+    """The passes, forward and back, that attacks take at most for one image."""
+    found = [attack.most_passes(classes) for attack in attacks.values()]
+    return sum(most.forward + most.backward for most in found)
+
+
 def _work(attack: Attack, classes: int) -> int:
     """How much an attack has to do, for the time left: a pass back costs about as much as two forward."""
     most = attack.most_passes(classes)
@@ -179,13 +205,11 @@ def _check(attacks: Mapping[str, Attack], values: Sequence[float], norm: Norm) -
 
 
 @torch.no_grad()
-def _correct(model: Classifier, images: LabelledImages, batch_size: int, observer: Observer) -> np.ndarray:
+def _correct(model: Classifier, images: LabelledImages) -> np.ndarray:
     """Which images are classified correctly without an attack."""
-    with frozen(model):
 
-        def classify(batch: slice) -> Tensor:
-            pixels, labels = images[batch].unit(model.device)
-            return is_right(model(pixels), labels)
+    def classify(part: slice) -> tuple[Tensor, ...]:
+        pixels, labels = images[part].unit(model.device)
+        return (is_right(model(pixels), labels),)
 
-        parts = batched(len(images), batch_size, classify, observer)
-    return torch.cat(parts).cpu().numpy()
+    return model.in_parts(len(images), classify)[0].cpu().numpy()

@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from casemate.attacks import EOT, GradientAttack, Passes, Sweep, sweep_eps, sweep_steps
+from casemate.attacks import (
+    COMPARED,
+    EOT,
+    GradientAttack,
+    Passes,
+    Sweep,
+    group_size,
+    held,
+    sweep_eps,
+    sweep_steps,
+)
 from casemate.data import LabelledImages
 from casemate.evaluate.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier
-from casemate.progress import SILENT, Observer
+from casemate.models import Classifier, Frozen
+from casemate.progress import SILENT, Advance, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +73,27 @@ def eps_curve(
     *,
     only_worst: bool = False,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Curve:
-    """The curve of `attack` over eps (`values` ascending; 0 = clean). Memory is bounded by the batch."""
+    """The curve of `attack` over eps (`values` ascending; 0 = clean).
 
-    def sweep(pixels: torch.Tensor, labels: torch.Tensor, first: int) -> Sweep:
-        return sweep_eps(attack, model, pixels, labels, values, only_worst=only_worst, seed=seed, first_index=first)
+    `batch_size` is the number of images that pass through the network at a time, measured if None. Memory does not
+    grow with the number of images.
+    """
+
+    def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+        return sweep_eps(
+            attack,
+            both,
+            pixels,
+            labels,
+            values,
+            only_worst=only_worst,
+            seed=seed,
+            first_index=first,
+            advance=advance,
+        )
 
     return _curve("eps", model, attack, images, sweep, batch_size, observer)
 
@@ -81,13 +105,13 @@ def steps_curve(
     values: Sequence[int],
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Curve:
-    """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean)."""
+    """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean); see `eps_curve`."""
 
-    def sweep(pixels: torch.Tensor, labels: torch.Tensor, first: int) -> Sweep:
-        return sweep_steps(attack, model, pixels, labels, values, seed=seed, first_index=first)
+    def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+        return sweep_steps(attack, both, pixels, labels, values, seed=seed, first_index=first, advance=advance)
 
     return _curve("steps", model, attack, images, sweep, batch_size, observer)
 
@@ -104,21 +128,26 @@ def _curve(
     model: Classifier,
     attack: GradientAttack,
     images: LabelledImages,
-    sweep: Callable[[torch.Tensor, torch.Tensor, int], Sweep],
-    batch_size: int,
+    sweep: Callable[[Frozen, torch.Tensor, torch.Tensor, int, Advance], Sweep],
+    batch_size: int | None,
     observer: Observer,
 ) -> Curve:
-    """Run `sweep` batch by batch and join what it returns."""
+    """Run `sweep` on as many images as are worked on in step, and so on, and join what it returns."""
     passes = Passes()
-    with observer.work(_title(attack, axis), len(images)) as advance:
+    most = attack.most_passes(len(model.classes))
+    work = len(images) * (most.forward + most.backward)
+    with (
+        held(
+            model, images[:COMPARED].unit(model.device)[0], pass_size=batch_size, passes=work, observer=observer
+        ) as both,
+        observer.work(_title(attack, axis), len(images)) as advance,
+    ):
 
-        def run(batch: slice) -> Sweep:
-            pixels, labels = images[batch].unit(model.device)
-            found = sweep(pixels, labels, batch.start)
-            advance(len(labels), "")
-            return found
+        def run(group: slice) -> Sweep:
+            pixels, labels = images[group].unit(model.device)
+            return sweep(both, pixels, labels, group.start, advance)
 
-        parts = batched(len(images), batch_size, run, observer)
+        parts = batched(len(images), group_size(model.input_shape), run, observer)
     for part in parts:
         passes.add(part.passes)
     whole = [part.last for part in parts if part.last is not None]

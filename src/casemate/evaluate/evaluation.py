@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from casemate.attacks import Attack
+from casemate.attacks import COMPARED, Attack, held
 from casemate.data import LabelledImages
 from casemate.defenses import averaged
 from casemate.errors import SettingError
 from casemate.evaluate.alone import in_company
 from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
-from casemate.evaluate.cascade import Cascade, run_cascade
+from casemate.evaluate.cascade import Cascade, most_work, run_cascade
 from casemate.evaluate.clean import CleanResult, evaluate_clean
 from casemate.evaluate.findings import Checked, Evidence, Finding, run_checks
 from casemate.evaluate.intervals import Estimate, share
@@ -42,6 +42,10 @@ class Evaluation:
     checks: list[Checked]
     verdicts: list[Verdict]
     """One for each eps."""
+    batch_size: int
+    """Images that passed through the network at a time."""
+    changes: dict[str, int]
+    """What was changed in the copy that was attacked, and how often (see `casemate.models.freeze`)."""
     seconds: float
 
     @property
@@ -96,6 +100,8 @@ class Evaluation:
             ],
             "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
             "passes": asdict(self.cascade.passes),
+            "batch_size": self.batch_size,
+            "frozen": self.changes,
             "checks": [checked.as_json() for checked in self.checks],
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
             "verdict": self.verdict.word,
@@ -114,7 +120,7 @@ def evaluate(
     thorough: bool | None = None,
     substitute: Classifier | None = None,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Evaluation:
     """Attack a model with everything in the budget, and say whether the result is to be trusted.
@@ -129,7 +135,8 @@ def evaluate(
         thorough: also run the checks that take minutes; by default only with the budget of that name.
         substitute: an undefended model for the same images, for the checks that need one.
         seed: of all random draws.
-        batch_size: images at a time; it is halved where the memory does not hold them.
+        batch_size: images that pass through the network at a time, halved where the memory does not hold them;
+            measured if None.
 
     Raises:
         SettingError: no eps, an unknown budget, an attack in another norm.
@@ -146,11 +153,14 @@ def evaluate(
         randomised = try_out(model, images)
         draws = DRAWS[budget] if randomised else 1
         judged = averaged(model, draws) if randomised else in_company(model, images[:1].unit()[0])
-        clean = evaluate_clean(judged, images, batch_size=batch_size, observer=observer)
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
-        cascade = run_cascade(
-            judged, chosen, images, values, norm=norm, seed=seed, batch_size=batch_size, observer=observer
-        )
+        few, _ = images[:COMPARED].unit(model.device)
+        work = len(images) * most_work(chosen, len(model.classes))
+        with held(judged, few, pass_size=batch_size, passes=work, observer=observer) as both:
+            clean = evaluate_clean(both.checking, images, observer=observer)
+            cascade = run_cascade(
+                both, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
+            )
         evidence = Evidence(
             asked=model,
             model=judged,
@@ -158,11 +168,12 @@ def evaluate(
             norm=norm,
             eps=values[-1],
             cascade=cascade,
+            frozen=both,
             as_given=as_given,
             randomised=randomised,
             substitute=substitute,
             seed=seed,
-            batch_size=batch_size,
+            batch_size=both.copy.pass_size,
             observer=observer,
         )
         checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
@@ -183,5 +194,7 @@ def evaluate(
             verdict_on(each, clean.accuracy, found, findings, classes=len(model.classes))
             for each, found in zip(values, robust, strict=True)
         ],
+        batch_size=both.checking.pass_size or 0,
+        changes=both.changes,
         seconds=time.perf_counter() - start,
     )

@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from casemate.attacks import APGD, Attack, Criterion, MinimumNormAttack, Passes, Square, frozen
+from casemate.attacks import APGD, Attack, Criterion, MinimumNormAttack, Passes, Square, held
 from casemate.attacks.base import prepared
 from casemate.data import LabelledImages
 from casemate.defenses import averaged
@@ -104,10 +104,10 @@ def measure_speed(model: Classifier, images: LabelledImages, norm: Norm) -> Spee
         return Square(eps=1.0, norm=norm, queries=steps, rescale=True)
 
     few = images[:TRIED]
-    with frozen(model):
-        forward, passes = _measured(search, model, few)
+    with held(model, few.unit(model.device)[0]) as frozen:
+        forward, passes = _measured(search, frozen.copy, few)
         alone = forward / passes.forward
-        both, passes = _measured(ascent, model, few)
+        both, passes = _measured(ascent, frozen.copy, few)
     return Speed(alone, max(both - passes.forward * alone, 0.0) / passes.backward)
 
 

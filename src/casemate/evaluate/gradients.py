@@ -20,7 +20,7 @@ def zero_gradients(
     images: LabelledImages,
     losses: tuple[LossName, ...] = COMPARED,
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
     observer: Observer = SILENT,
 ) -> dict[str, np.ndarray]:
     """For each loss, whether each image's input gradient is exactly zero in every pixel, booleans `(n,)`.
@@ -44,7 +44,7 @@ def gradient_alignment(
     radius: float,
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 64,
     observer: Observer = SILENT,
 ) -> np.ndarray:
     """Cosine between the input gradient at each image and at a point drawn from the Linf ball round it, `(n,)`.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from casemate.attacks import Attack, Passes, frozen
+from casemate.attacks import COMPARED, Attack, Passes, group_size, held
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
 from casemate.evaluate.intervals import Estimate, share
@@ -36,7 +36,7 @@ def targeted_matrix(
     images: LabelledImages,
     *,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Targeted:
     """Attack every correctly classified image towards every class but its own."""
@@ -46,10 +46,16 @@ def targeted_matrix(
     labels: list[torch.Tensor] = []
     reached: list[torch.Tensor] = []
     first = 0
-    with observer.work("Targeted attacks", len(images)) as advance:
-        for pixels, truth in images.batches(batch_size, model.device):
-            with torch.no_grad(), frozen(model):
-                right = model(pixels).argmax(1) == truth
+    most = attack.most_passes(len(model.classes))
+    work = len(images) * (len(model.classes) - 1) * (most.forward + most.backward)
+    first_ones = images[:COMPARED].unit(model.device)[0]
+    with (
+        held(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as both,
+        observer.work("Targeted attacks", len(images)) as advance,
+    ):
+        for pixels, truth in images.batches(group_size(model.input_shape), model.device):
+            with torch.no_grad():
+                right = both.checking(pixels).argmax(1) == truth
             pixels, truth = pixels[right], truth[right]
             numbers = (right.nonzero().squeeze(1) + first).cpu()
             found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
@@ -57,13 +63,12 @@ def targeted_matrix(
                 chosen = (truth != target).nonzero().squeeze(1)
                 if len(chosen):
                     result = attack(
-                        model,
+                        both,
                         pixels[chosen],
                         truth[chosen],
                         targets=torch.full_like(truth[chosen], target),
                         seed=seed,
                         index=numbers[chosen.cpu()],
-                        batch_size=batch_size,
                     )
                     found[chosen.cpu(), target] = result.success.cpu()
                     passes.add(result.passes)

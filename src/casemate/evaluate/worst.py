@@ -36,6 +36,7 @@ def worst_case(
     values: Sequence[float],
     *,
     seed: int = 0,
+    batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> WorstCase:
     """Run every attack at every eps on every image; each leaves an image alone once it has fooled it."""
@@ -45,7 +46,16 @@ def worst_case(
     passes = Passes()
     with observer.work("Worst case", len(attacks)) as advance:
         for name, attack in attacks.items():
-            curve = eps_curve(model, attack, images, values, only_worst=True, seed=seed, observer=observer)
+            curve = eps_curve(
+                model,
+                attack,
+                images,
+                values,
+                only_worst=True,
+                seed=seed,
+                batch_size=batch_size,
+                observer=observer,
+            )
             each[name] = curve.worst
             passes.add(curve.passes)
             advance(1, name)

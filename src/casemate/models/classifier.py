@@ -1,5 +1,6 @@
 """The one thing that is attacked, defended and judged: a module mapping images within bounds to logits."""
 
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -7,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from casemate.errors import ShapeError
+from casemate.memory import batched
+from casemate.progress import SILENT, Observer
 from casemate.types import Images, Logits
 
 
@@ -59,11 +62,36 @@ class Classifier(nn.Module):
         self.input_shape = tuple(input_shape)
         self.classes = tuple(classes)
         self.bounds = (float(bounds[0]), float(bounds[1]))
+        self.pass_size: int | None = None
+        """Images that pass through the network at a time; None for all that are given. It grows smaller where the
+        memory does not hold them."""
+        self.observer: Observer = SILENT
+        """Is told of that."""
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Images) -> Logits:
         """Return logits `(n, classes)` of images `(n, channels, height, width)` within `bounds`."""
+        if torch.is_grad_enabled():  # whoever differentiates goes part by part itself, to keep only one part's graph
+            return self._answer(images)
+        (logits,) = self.in_parts(len(images), lambda part: (self._answer(images[part]),))
+        return logits
+
+    def in_parts(self, count: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `work` returns for `count` images, `(n, ...)` each, done for as many at a time as `pass_size` says.
+
+        Raises `MachineError` if the memory does not hold one image.
+        """
+        if self.pass_size is None or count == 0:
+            return work(slice(0, count))
+        passes = -(-count // self.pass_size)  # of equal size: a last one of a few images is as slow as a whole one
+        parts = batched(count, -(-count // passes), work, self.observer, shrunk=self._shrink)
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    def _shrink(self, size: int) -> None:
+        self.pass_size = size
+
+    def _answer(self, images: Images) -> Logits:
         if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
         return self.network(images)

@@ -10,7 +10,7 @@ from casemate.engine.store import Piece
 from casemate.engine.task import Context
 from casemate.evaluate.evaluation import evaluate
 from casemate.evaluate.examples import write_table
-from casemate.study.measured import model_of, seeded, tested
+from casemate.study.measured import batch_size, model_of, seeded, tested
 
 
 @seeded
@@ -26,6 +26,7 @@ def judge_model(
         eps=config["values"],
         budget=config["budget"],
         seed=config["seed"],
+        batch_size=batch_size(context),
         observer=context.observer,
     )
     columns = {"label": test.labels.numpy(), "winner": found.cascade.winner}

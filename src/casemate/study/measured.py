@@ -14,6 +14,7 @@ from casemate.defenses import StochasticAffine, at_temperature, preprocessed, wi
 from casemate.engine.store import Piece
 from casemate.engine.task import Context, Produce
 from casemate.models import Classifier, load
+from casemate.models.pass_size import DEFAULT
 from casemate.progress import SILENT
 from casemate.rng import derive
 
@@ -45,6 +46,11 @@ def _read(dataset: str, context: Context) -> data.Dataset:
 def read(dataset: str, context: Context) -> data.Dataset:
     """The data set, read and verified once for all pieces of a run."""
     return _read(dataset, replace(context, observer=SILENT))
+
+
+def batch_size(context: Context) -> int | None:
+    """Images that pass through a network at a time: on a CPU always as many, so that results agree bit for bit."""
+    return None if context.device.startswith("cuda") else DEFAULT
 
 
 def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:

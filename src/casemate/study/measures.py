@@ -21,7 +21,7 @@ from casemate.evaluate import (
     zero_gradients,
 )
 from casemate.evaluate.examples import clean_table, curve_table, worst_table, write_table
-from casemate.study.measured import attack_of, model_of, seeded, tested
+from casemate.study.measured import attack_of, batch_size, model_of, seeded, tested
 
 
 def _estimate(hits: np.ndarray) -> dict[str, float | int]:
@@ -70,11 +70,16 @@ def measure_curve(
     del working
     model, test = model_of(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
-    curve: Curve
-    if config["axis"] == "eps":
-        curve = eps_curve(model, attack, test, config["values"], seed=config["seed"], observer=context.observer)
-    else:
-        curve = steps_curve(model, attack, test, config["values"], seed=config["seed"], observer=context.observer)
+    sweep = eps_curve if config["axis"] == "eps" else steps_curve
+    curve: Curve = sweep(
+        model,
+        attack,
+        test,
+        config["values"],
+        seed=config["seed"],
+        batch_size=batch_size(context),
+        observer=context.observer,
+    )
     write_table(curve_table(curve, test.labels.numpy()), folder / "examples.parquet")
     zero = zero_gradients(model, test, (config["attack"]["loss"],), observer=context.observer)
     return {
@@ -95,7 +100,15 @@ def measure_worst(
     del working
     model, test = model_of(config, needs, context), tested(config, context)
     attacks = {name: attack_of(spec) for name, spec in config["attacks"].items()}
-    found = worst_case(model, attacks, test, config["values"], seed=config["seed"], observer=context.observer)
+    found = worst_case(
+        model,
+        attacks,
+        test,
+        config["values"],
+        seed=config["seed"],
+        batch_size=batch_size(context),
+        observer=context.observer,
+    )
     write_table(worst_table(found, test.labels.numpy()), folder / "examples.parquet")
     return {
         "points": [
@@ -120,7 +133,9 @@ def measure_targeted(
     del folder, working
     model, test = model_of(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
-    found = targeted_matrix(model, attack, test, seed=config["seed"], observer=context.observer)
+    found = targeted_matrix(
+        model, attack, test, seed=config["seed"], batch_size=batch_size(context), observer=context.observer
+    )
     places = range(len(found.classes))
     rates = [[None if i == j else found.rate(i, j) for j in places] for i in places]
     others = found.reached[np.arange(len(model.classes)) != found.labels[:, None]]
@@ -147,7 +162,14 @@ def measure_masking(
     attacks: dict[str, dict[str, Any]] = {}
     for loss in config["losses"]:
         for name, spec, values in config["attacks"]:
-            curve = eps_curve(model, attack_of({**spec, "loss": loss}), few, values, observer=context.observer)
+            curve = eps_curve(
+                model,
+                attack_of({**spec, "loss": loss}),
+                few,
+                values,
+                batch_size=batch_size(context),
+                observer=context.observer,
+            )
             for point in curve.points():
                 attacks.setdefault(f"{name} {point['eps']:g}", {})[loss] = point
     return {

@@ -19,6 +19,7 @@ CHECKS: Mapping[str, Check] = {
         inputs.non_finite,
         inputs.labels,
         inputs.normalisation,
+        inputs.frozen_copy,
         inputs.saturation,
         inputs.sample_size,
         randomness.repeatable,

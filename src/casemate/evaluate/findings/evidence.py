@@ -15,7 +15,7 @@ from casemate.evaluate.clean import is_right
 from casemate.evaluate.curves import Curve, eps_curve, steps_curve
 from casemate.losses import LossName
 from casemate.memory import batched
-from casemate.models import Classifier
+from casemate.models import Classifier, Frozen
 from casemate.norms import Norm
 from casemate.progress import SILENT, Observer
 from casemate.types import Flags, Images, Labels, Logits
@@ -36,6 +36,7 @@ class Evidence:
         images: all the images of the evaluation.
         norm, eps: the threat; `eps` is the one the verdict is about.
         cascade: what the attacks left.
+        frozen: the model with the copy of it that was attacked.
         as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode.
         seed: of all draws.
     """
@@ -46,11 +47,12 @@ class Evidence:
     norm: Norm
     eps: float
     cascade: Cascade
+    frozen: Frozen
     as_given: Classifier | None
     randomised: bool
     substitute: Classifier | None = None
     seed: int = 0
-    batch_size: int = 256
+    batch_size: int | None = None
     observer: Observer = SILENT
 
     @cached_property
@@ -97,7 +99,7 @@ class Evidence:
         with frozen(self.model):
             parts = batched(
                 len(labels),
-                self.batch_size,
+                self.batch_size or len(labels),
                 lambda part: input_gradient(self.model, images[part], Criterion(labels[part]), loss),
             )
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -130,4 +132,4 @@ class Evidence:
     def ask(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:
         """What a model says of pixels, which may be of any scale, in evaluation mode, on the CPU."""
         with frozen(model):
-            return torch.cat(batched(count, self.batch_size, lambda part: model(pixels(part)).cpu()))
+            return torch.cat(batched(count, self.batch_size or count, lambda part: model(pixels(part)).cpu()))

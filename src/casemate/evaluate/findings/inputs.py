@@ -14,6 +14,7 @@ from casemate.evaluate.findings.evidence import Evidence
 from casemate.evaluate.findings.finding import Severity
 from casemate.evaluate.intervals import mcnemar, share
 from casemate.losses import top_gap
+from casemate.models.freeze import TOLERANCE
 
 _MANY = 512
 """Images on which inputs are checked by passes of their own."""
@@ -191,6 +192,19 @@ def normalisation(e: Evidence) -> Measured:
 def _rescaled(e: Evidence, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
     """Logits of pixels that are stretched and moved, out of the model's bounds perhaps."""
     return e.ask(e.asked, len(images), lambda part: images[part] * factor + summand)
+
+
+@check("frozen-copy", "The copy made for attacking answers as the model does")
+def frozen_copy(e: Evidence) -> Measured:
+    """Attacks run on a copy with dropout taken out and batch norms folded, if its logits are those of the model."""
+    return Measured(
+        e.frozen.difference,
+        TOLERANCE,
+        None if e.frozen.faithful else Severity.NOTE,
+        f"the logits of the copy made for attacking ({', '.join(e.frozen.changes)}) differ from the model's by "
+        f"{e.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}. So the model itself was "
+        "attacked, which takes longer and changes nothing else.",
+    )
 
 
 @check("saturation", "Logits lie close enough for a softmax in float32")

@@ -1,0 +1,59 @@
+"""How many images should pass through a network at a time: measured, since it hangs on the machine.
+
+On a CPU what counts is that a layer's output still lies in the cache when the next layer reads it; on a GPU that
+there is enough to do. Both show in the time that an input gradient takes per image.
+"""
+
+import time
+
+import torch
+
+from casemate.memory import is_out_of_memory
+from casemate.models.classifier import Classifier
+from casemate.types import Images
+
+DEFAULT = 64
+"""Where measuring would take longer than it saves: within some per cent of the fastest for small networks on CPUs."""
+_SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
+_GAIN = 0.97
+"""A larger size must take at most this share of the time per image of the best smaller one."""
+MEASURED_WITH = 3 * sum(_SIZES["cpu"])
+"""Input gradients that measuring takes on a CPU."""
+
+
+def fastest_pass_size(model: Classifier, images: Images) -> int:
+    """The smallest of a few sizes at which an input gradient is about as fast as it gets.
+
+    Args:
+        model: frozen, on its device.
+        images: at least one, repeated as needed.
+    """
+    best, least = DEFAULT, float("inf")
+    for size in _SIZES["cuda" if model.device.type == "cuda" else "cpu"]:
+        batch = images[torch.arange(size) % len(images)].to(model.device)
+        try:
+            seconds = min(_seconds(model, batch) for _ in range(3)) / size
+        except Exception as error:
+            if best == DEFAULT and least == float("inf"):
+                raise
+            if is_out_of_memory(error):
+                break
+            raise
+        if seconds <= _GAIN * least:
+            best, least = size, seconds
+        if seconds * size > 2:  # a slow network: that it is slow in large batches too need not be shown
+            break
+    return best
+
+
+def _seconds(model: Classifier, images: Images) -> float:
+    """What one input gradient takes."""
+    start = time.perf_counter()
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_(True)
+        total = model(leaf).sum()
+        if total.requires_grad:
+            torch.autograd.grad(total, leaf, allow_unused=True)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter() - start

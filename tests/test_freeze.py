@@ -1,0 +1,353 @@
+"""The frozen copy answers as the model does, with less work; and gives way where it would not."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casemate.attacks import APGD, BIM, FGSM, PGD, Square, TargetedFAB, frozen, group_size, held, sweep_eps
+from casemate.models import Classifier, create, freeze
+from casemate.models.few_channels import FewChannels, suits
+from casemate.models.freeze import TOLERANCE
+from casemate.models.layers import NoiseLayer
+from oracles import Uncopied, classifier, generator, small_task
+
+SHAPE = (1, 12, 12)
+IMAGES = torch.rand(6, *SHAPE, dtype=torch.float64, generator=generator(0))
+
+
+def lived_in(network: nn.Module) -> nn.Module:
+    """In float64, with averages and scales of batch norms as after some training, in evaluation mode."""
+    network.double().train()
+    random = generator(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d) and module.running_mean is not None:
+            assert module.running_var is not None
+            module.running_mean.copy_(torch.randn(module.num_features, generator=random))
+            module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=random))
+            if module.affine:
+                nn.init.normal_(module.weight, generator=random)  # of either sign
+                nn.init.normal_(module.bias, generator=random)
+    return network.eval()
+
+
+def model_of(*layers: nn.Module) -> Classifier:
+    """A classifier of these layers, for `SHAPE`."""
+    return classifier(lived_in(nn.Sequential(*layers)), classes=3, shape=SHAPE)
+
+
+def head(channels: int, side: int) -> list[nn.Module]:
+    """What makes logits of feature maps."""
+    return [nn.Flatten(), nn.Linear(channels * side * side, 3)]
+
+
+def with_gradient(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of a random sum of them."""
+    leaf = images.clone().requires_grad_(True)
+    logits = model(leaf)
+    (gradient,) = torch.autograd.grad((logits * torch.arange(1.0, 4.0)).sum(), leaf)
+    return logits.detach(), gradient
+
+
+def check_same(model: Classifier, changes: dict[str, int]) -> Classifier:
+    """The copy made those changes, its logits and gradients are the model's to float64's rounding."""
+    with frozen(model):
+        both = freeze(model, IMAGES)
+        expected, seen = with_gradient(model, IMAGES), with_gradient(both.copy, IMAGES)
+    assert both.changes == changes
+    assert both.faithful
+    for one, other in zip(expected, seen, strict=True):
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
+    return both.copy
+
+
+FIRST = {"convolution of few channels": 1}
+LAID = FIRST | {"channels-last": 1}
+"""Besides what a test looks at: the first convolution sees one channel."""
+
+
+def test_dropout_goes() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), nn.Dropout2d(0.5), *head(4, 10), nn.Dropout(0.3))
+    seen = check_same(model, {"dropout removed": 2} | LAID)
+    assert not any(isinstance(layer, nn.Dropout | nn.Dropout2d) for layer in seen.modules())
+    assert sum(isinstance(layer, nn.Dropout | nn.Dropout2d) for layer in model.modules()) == 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_batch_norm_behind_a_convolution_is_folded_whatever_the_padding(bias: bool) -> None:
+    model = model_of(
+        nn.Conv2d(1, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2),
+        nn.BatchNorm2d(4, affine=False), *head(4, 10),
+    )  # fmt: skip
+    seen = check_same(model, {"batch norm folded": 2} | LAID)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in seen.modules())
+
+
+def test_a_batch_norm_behind_or_before_a_dense_layer_is_folded() -> None:
+    layers = [nn.Linear(144, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 3)]
+    check_same(model_of(nn.Flatten(), *layers), {"batch norm folded": 2})
+
+
+@pytest.mark.parametrize(
+    ("convolution", "folded"),
+    [
+        (lambda: nn.Conv2d(4, 6, 3), 1),
+        (lambda: nn.Conv2d(4, 6, 3, groups=2, bias=False), 1),
+        (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), 1),
+        (lambda: nn.Conv2d(4, 6, 3, padding="valid"), 1),
+        (lambda: nn.Conv2d(4, 6, 3, padding=1), 0),
+        (lambda: nn.Conv2d(4, 6, 3, padding="same"), 0),
+    ],
+)
+def test_a_batch_norm_before_a_convolution_is_folded_but_for_zero_padding(
+    convolution: Callable[[], nn.Module], folded: int
+) -> None:
+    """A shift before zero padding does not reach the border, so folding it would change the logits there."""
+    side = convolution()(torch.zeros(1, 4, 12, 12)).shape[-1]
+    model = model_of(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), convolution(), *head(6, side))
+    check_same(model, ({"batch norm folded": 1} if folded else {}) | LAID)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 3, "padding": "same"},
+        {"kernel_size": 3},
+        {"kernel_size": 4, "stride": 2, "padding": 1},
+        {"kernel_size": (3, 5), "stride": (2, 1), "padding": (0, 2), "bias": False},
+        {"kernel_size": 5, "stride": 3, "padding": 2},
+        {"kernel_size": 1},
+    ],
+)
+def test_a_convolution_of_few_channels_passes_the_same_gradient_back(channels: int, settings: dict[str, Any]) -> None:
+    layer = nn.Conv2d(channels, 5, **settings).double()
+    images = torch.rand(3, channels, 11, 12, dtype=torch.float64, generator=generator(4))
+    found = []
+    for module in (layer, FewChannels(layer)):
+        leaf = images.clone().requires_grad_(True)
+        maps = module(leaf)
+        (gradient,) = torch.autograd.grad((maps * maps.detach().sin()).sum(), leaf)
+        found.append((maps.detach(), gradient))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}, {"padding": "same", "kernel_size": 4}],
+)
+def test_other_convolutions_are_left(settings: dict[str, Any]) -> None:
+    assert not suits(nn.Conv2d(2, 4, **{"kernel_size": 3, **settings}))
+    assert not suits(nn.Conv2d(4, 4, 3))
+
+
+def test_relu_goes_behind_pooling_and_never_across_a_batch_norm() -> None:
+    model = model_of(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.1), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), *head(4, 3),
+    )  # fmt: skip
+    check_same(model, {"dropout removed": 1, "ReLU behind pooling": 1} | LAID)
+
+
+class Residual(nn.Module):
+    """A block with a way past it, and a function where others have a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.second, self.second_norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """As in a residual network."""
+        inside = F.relu(self.first_norm(self.first(maps)))
+        return F.relu(self.second_norm(self.second(inside)) + maps)
+
+
+def test_folding_reaches_into_blocks_of_the_model_s_own_kind() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), Residual(), Residual(), *head(4, 10))
+    check_same(model, {"batch norm folded": 4} | LAID)
+
+
+@pytest.mark.parametrize("name", ["paper-cnn", "paper-student", "resnet-14"])
+def test_the_study_s_networks_keep_their_answers(name: str) -> None:
+    made = create(name, input_shape=(1, 28, 28), classes=("a", "b", "c"))
+    lived_in(made)
+    images = torch.rand(3, 1, 28, 28, dtype=torch.float64, generator=generator(3))
+    with frozen(made):
+        both = freeze(made, images)
+        assert both.faithful
+        assert both.changes["dropout removed"] >= 1
+        assert torch.allclose(made(images), both.copy(images), rtol=1e-10, atol=1e-12)
+
+
+class Twice(nn.Module):
+    """Uses the same layers for two things: neither pair is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.dense = nn.Linear(4 * 36 * 2, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Once with the norm, once without."""
+        maps = self.convolution(images)
+        parts = [self.pool(self.relu(self.norm(maps))), self.pool(self.relu(maps))]
+        return self.dense(torch.cat(parts, 1).flatten(1))
+
+
+def test_layers_used_twice_are_left() -> None:
+    check_same(model_of(Twice()), LAID)
+
+
+class Branching(nn.Module):
+    """Cannot be traced as a whole; its parts can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.dense = nn.Linear(4 * 25, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Dark batches are answered otherwise."""
+        logits = self.dense(self.body(images).flatten(1))
+        return -logits if images.mean() < 0.25 else logits
+
+
+def test_what_cannot_be_traced_is_improved_part_by_part_and_still_branches() -> None:
+    model = model_of(Branching())
+    seen = check_same(model, {"batch norm folded": 1, "ReLU behind pooling": 1} | LAID)
+    dark = IMAGES / 4
+    assert torch.allclose(seen(dark), model(dark), rtol=1e-11, atol=1e-12)
+
+
+def test_hooks_and_parametrised_weights_are_respected() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), *head(4, 10))
+    model.network[0].register_forward_hook(lambda module, inputs, output: output + 1)  # type: ignore[index]
+    check_same(model, {"channels-last": 1})
+    model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), *head(4, 10))
+    torch.nn.utils.parametrizations.weight_norm(model.network[0])  # type: ignore[index]
+    check_same(model, {"channels-last": 1})
+
+
+def test_batch_statistics_are_not_folded() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), *head(4, 10))
+    check_same(model, LAID)
+
+
+class Sly(nn.Module):
+    """Behaves otherwise in a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(1, 4, 3), *head(4, 10))
+        self.copied = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """A shift, if this is a copy."""
+        return self.inner(images) + 0.01 * self.copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Sly":
+        made = Sly()
+        made.inner, made.copied = copy.deepcopy(self.inner, memo), True
+        return made
+
+
+def test_a_copy_that_answers_otherwise_is_not_attacked() -> None:
+    model = model_of(Sly())
+    with frozen(model):
+        both = freeze(model, IMAGES)
+    assert both.difference > TOLERANCE
+    assert not both.faithful
+    assert torch.equal(both.copy(IMAGES), model(IMAGES))
+    assert both.copy is not model  # another view, with a pass size of its own
+    assert model.pass_size is None
+
+
+def test_a_model_that_cannot_be_copied_is_attacked_itself() -> None:
+    class Fixed(Uncopied):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(images)
+
+    task = small_task()
+    result = PGD(eps=0.1, steps=5)(classifier(Fixed(task.model.network), classes=4), task.images, task.labels)
+    assert torch.equal(result.adversarial, PGD(eps=0.1, steps=5)(task.model, task.images, task.labels).adversarial)
+
+
+def test_noise_is_kept_and_the_caller_s_random_numbers_are_left_alone() -> None:
+    model = model_of(NoiseLayer(0.5, at_inference=True), nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *head(4, 10))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with frozen(model):
+        both = freeze(model, IMAGES)
+    assert both.faithful
+    assert torch.equal(torch.rand(3), expected)
+    assert not torch.equal(both.copy(IMAGES), both.copy(IMAGES))
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), *head(4, 10)).float().train()
+    before = copy.deepcopy(model.state_dict())
+    APGD(eps=0.1, steps=5)(model, IMAGES.float(), torch.zeros(6, dtype=torch.int64))
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert [type(layer) for layer in model.network] == [  # type: ignore[union-attr]
+        nn.Conv2d, nn.BatchNorm2d, nn.Dropout, nn.Flatten, nn.Linear,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "attack", [FGSM(eps=0.1), PGD(eps=0.1, steps=7), APGD(eps=0.1, steps=9), TargetedFAB(steps=6), Square(eps=0.1)]
+)
+def test_the_pass_size_does_not_change_what_is_found(attack: Any) -> None:
+    """In float64, where no result hangs on the rounding of a batch size."""
+    task = small_task(count=17)
+    whole = attack(task.model, task.images, task.labels, batch_size=17)
+    for size in (1, 4, 16):
+        parts = attack(task.model, task.images, task.labels, batch_size=size)
+        assert torch.allclose(whole.adversarial, parts.adversarial, atol=1e-12)
+        assert torch.equal(whole.status, parts.status)
+        assert whole.passes == parts.passes
+
+
+def test_images_pass_in_equal_parts_of_at_most_the_pass_size() -> None:
+    seen: list[int] = []
+
+    class Sizes(Uncopied):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            return F.avg_pool2d(images, 6).flatten(1)[:, :3]
+
+    model = classifier(Sizes(), classes=3, shape=SHAPE)
+    images, labels = torch.rand(9, *SHAPE, generator=generator(2)), torch.zeros(9, dtype=torch.int64)
+    with held(model, images, pass_size=4) as both:
+        seen.clear()
+        sweep_eps(BIM(eps=0.1, steps=2, track="last"), both, images, labels, [0.0, 0.1])
+    assert seen == [3, 3, 3] * 3  # the clean images, the second step, the verification
+
+
+def test_an_attack_s_memory_does_not_grow_with_the_images() -> None:
+    assert group_size((1, 28, 28)) == 5349
+    assert group_size((3, 224, 224)) == 27
+    assert group_size((3, 4096, 4096)) == 1
+
+
+def test_a_measured_pass_size_is_one_of_those_tried() -> None:
+    model = create("student-8x1", input_shape=(1, 28, 28), classes=("a", "b"))
+    with frozen(model):
+        both = freeze(model, torch.rand(2, 1, 28, 28), pass_size=None)
+    assert both.copy.pass_size in (16, 32, 64, 128, 256)
