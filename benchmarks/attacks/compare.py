@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,9 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     model, description = load_model(args.model)
     model.eval()
-    cases = [case for case in CASES if not args.only or case.name in args.only]
+    cases = [
+        replace(case, images=min(case.images, args.n)) for case in CASES if not args.only or case.name in args.only
+    ]
     libraries = args.libraries
     most = max(case.images for case in cases)
     data = load_data(description.dataset or "fashion-mnist", args.data_dir).test[: 10 * most]
@@ -186,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
                 "kind": case.kind,
                 "norm": case.norm,
                 "eps": eps[case.norm],
-                "images": case.peers[library].images or case.images,
+                "images": min(case.peers[library].images or case.images, case.images),
                 "settings": dict(case.settings),
             }
             for case in cases
@@ -233,6 +236,7 @@ def main() -> int:
     parser.add_argument("--linf", type=float, required=True, help="eps of the attacks in an Linf ball")
     parser.add_argument("--l2", type=float, required=True)
     parser.add_argument("--l1", type=float, required=True)
+    parser.add_argument("--n", type=int, default=200, help="images at most; slow attacks get fewer anyway")
     parser.add_argument("--only", nargs="+", metavar="ATTACK", choices=sorted({case.name for case in CASES}))
     parser.add_argument(
         "--libraries", nargs="+", choices=[*WANTED, "autoattack"], default=list(WANTED), metavar="LIBRARY"
