@@ -173,7 +173,9 @@ def run(args: argparse.Namespace) -> int:
     model, description = load_model(args.model)
     model.eval()
     cases = [
-        replace(case, images=min(case.images, args.n)) for case in CASES if not args.only or case.name in args.only
+        replace(case, images=min(case.images, args.n))
+        for case in CASES
+        if not args.only or {case.name, key_of(case)} & {*args.only}
     ]
     libraries = args.libraries
     most = max(case.images for case in cases)
@@ -237,7 +239,12 @@ def main() -> int:
     parser.add_argument("--l2", type=float, required=True)
     parser.add_argument("--l1", type=float, required=True)
     parser.add_argument("--n", type=int, default=200, help="images at most; slow attacks get fewer anyway")
-    parser.add_argument("--only", nargs="+", metavar="ATTACK", choices=sorted({case.name for case in CASES}))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="ATTACK",
+        choices=sorted({each for case in CASES for each in (case.name, key_of(case))}),
+    )
     parser.add_argument(
         "--libraries", nargs="+", choices=[*WANTED, "autoattack"], default=list(WANTED), metavar="LIBRARY"
     )

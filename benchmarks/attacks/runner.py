@@ -77,6 +77,7 @@ def torchattacks(model: Classifier) -> Craft:
                     max_iterations=settings["steps"],
                     initial_const=settings["initial_const"],
                     beta=settings["beta"],
+                    abort_early=False,
                 )
             case name:
                 raise NotImplementedError(f"torchattacks has no {name}")
@@ -175,20 +176,24 @@ def foolbox(model: Classifier) -> Craft:
                 raise NotImplementedError(f"Foolbox has no {name}")
 
     def hopskipjump(case: dict[str, Any], images: Tensor, labels: Tensor) -> Tensor:
-        """From its own starts; where there is none, it would give up the whole batch, so these images stay clean."""
-        settings = case["settings"]
-        criterion = library.criteria.Misclassification(labels)
+        """One image at a time, from its own starts.
+
+        In a batch it divides every image's direction by the length of the whole batch's (see the README), and gives up
+        all images where one has no start; here that image stays clean.
+        """
+        settings, found = case["settings"], images.clone()
         start = attacks.LinearSearchBlendedUniformNoiseAttack(steps=50, directions=settings["starts"])
-        starts = start.run(wrapped, images, criterion)
-        started = (model(starts).argmax(1) != labels).nonzero().squeeze(1)
         attack = attacks.HopSkipJumpAttack(
             steps=settings["steps"],
             initial_gradient_eval_steps=settings["evaluations"],
             constraint=case["norm"],
         )
-        found = images.clone()
-        rest = library.criteria.Misclassification(labels[started])
-        found[started] = attack.run(wrapped, images[started], rest, starting_points=starts[started])
+        for place in range(len(images)):
+            one = slice(place, place + 1)
+            begun = start.run(wrapped, images[one], library.criteria.Misclassification(labels[one]))
+            if model(begun).argmax(1) != labels[one]:
+                criterion = library.criteria.Misclassification(labels[one])
+                found[one] = attack.run(wrapped, images[one], criterion, starting_points=begun)
         return found
 
     def craft(case: dict[str, Any], images: Tensor, labels: Tensor) -> Tensor:
@@ -203,13 +208,25 @@ def foolbox(model: Classifier) -> Craft:
     return craft
 
 
+class Single(torch.nn.Module):
+    """A network that takes float64 as well: ART's HopSkipJump hands it over."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the images, rounded to float32."""
+        return self.model(images.float())
+
+
 def art(model: Classifier) -> Craft:
     """ART's own classes, on its wrapper of a PyTorch model."""
     from art.attacks import evasion  # pyright: ignore[reportMissingImports]
     from art.estimators.classification import PyTorchClassifier  # pyright: ignore[reportMissingImports]
 
     wrapped = PyTorchClassifier(
-        model,
+        Single(model),
         loss=torch.nn.CrossEntropyLoss(),
         input_shape=model.input_shape,
         nb_classes=len(model.classes),
