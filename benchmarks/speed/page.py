@@ -1,0 +1,167 @@
+"""Writes `docs/performance.md` from `result.json`, and from `../training/*.json` where they are. Types no number in."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from casemate.report.markdown import grid
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+_ABOUT = """# Performance
+
+`make bench` writes `benchmarks/speed/result.json`; `python benchmarks/speed/page.py` writes this page from it. Seconds
+are those of the processor, with one thread, in a process of its own for each run; competitors take turns. Every
+competitor gets appendix A as the paper writes it (ReLU, then pooling), the batch size and memory layout with which it
+is fastest on a part of the images, and a run to warm up. `worst`: fooled at any iterate, or at a smaller eps. `last`:
+the raw last iterate of all images, as the others report. The floor is the time that the arithmetic of the passes takes
+at the rate of a matrix product."""
+KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f}"
+
+
+def made_by(part: dict[str, Any]) -> str:
+    """Command, machine, commit and load of a part."""
+    around = part["surroundings"]
+    return (
+        f"`{part['command']}`; {around['processor']}, {around['threads']} of {around['cores']} cores, PyTorch "
+        f"{around['libraries']['torch']}, load {part['load']:.1f}, commit {around['commit']}."
+    )
+
+
+def sweeps(kind: str, part: dict[str, Any]) -> str:
+    """The race of sweeps over eps."""
+    rows = []
+    for name, row in part["rows"].items():
+        spread = f"{min(row['all_cpu_seconds']):.2f} to {max(row['all_cpu_seconds']):.2f}"
+        ratio = f"{row['times_as_fast']:.1f}" if "times_as_fast" in row else ""
+        floor = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
+        title = name.replace(f"{kind}-", "casemate, ")
+        version = "" if title.startswith("casemate") else f" {row['version']}"
+        settings = "measured" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
+        accuracy = " ".join(percent(each) for each in row["accuracy"])
+        rows.append((title + version, settings, f"{row['cpu_seconds']:.2f}", spread, ratio, floor, accuracy))
+    head = ["", "batch, layout", "seconds", "spread", f"times {part['fastest']}", "% of the floor", "accuracy left, %"]
+    return (
+        f"### {KINDS[kind]}, eps {', '.join(f'{eps:g}' for eps in part['eps'])}, {part['n']} images\n\n"
+        f"{grid(head, rows)}\n\nMedian of {len(next(iter(part['rows'].values()))['all_seconds'])} runs. {made_by(part)}"
+    )
+
+
+def autoattack(part: dict[str, Any]) -> str:
+    """AutoAttack beside the original."""
+    rows = [
+        (name, f"{row['cpu_seconds']:.0f}", percent(row["accuracy"][0]), str(row["batch"] or "measured"))
+        for name, row in part["rows"].items()
+    ]
+    steps = "; ".join(
+        f"{each['attack']} {each['s']:.1f} s ({each['fooled']} of {each['tried']} fooled)"
+        for each in part["rows"]["casemate"]["steps"]
+    )
+    log = "; ".join(part["rows"]["original"]["steps"])
+    return (
+        f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n"
+        f"{grid(['', 'seconds', 'accuracy left, %', 'batch'], rows)}\n\n"
+        f"**{part['times_as_fast']:.1f} times** as fast; {part['alike']} of {part['n']} images end alike. "
+        f"Ours: {steps}. The original: {log}. {made_by(part)}"
+    )
+
+
+def passes(part: dict[str, Any]) -> str:
+    """One pass beside the limit, and where the time goes."""
+    head = ["", "images a second", "% of the limit"]
+    table = grid(
+        head,
+        [
+            (name, f"{row['images_per_second']:,.0f}", percent(row["share_of_limit"]))
+            for name, row in part["rows"].items()
+        ],
+    )
+    kernels = grid(
+        ["input gradient, batch 64", "%", "training step, batch 128", "%"],
+        [
+            (one["kernel"], percent(one["share"]), other["kernel"], percent(other["share"]))
+            for one, other in zip(part["gradient_kernels"], part["training_kernels"], strict=False)
+        ],
+    )
+    return (
+        f"{table}\n\nThe limit: {part['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s, the best of several products of "
+        f"matrices, over {part['forward_flops'] / 1e6:.1f} MFLOP forward, as many back to the images, and as many back "
+        f"to the weights. {made_by(part)}\n\nWhere the time goes:\n\n{kernels}"
+    )
+
+
+def scaling(part: dict[str, Any]) -> str:
+    """Growth with images and eps."""
+    images = grid(
+        ["images", "seconds", "microseconds an image", "peak memory, MB", "of these the images, MB"],
+        [
+            (
+                f"{row['images']:,}",
+                f"{row['cpu_seconds']:.2f}",
+                f"{1e6 * row['cpu_seconds'] / row['images']:.0f}",
+                f"{row['peak_memory'] / 1e6:.0f}",
+                f"{row['of_images'] / 1e6:.0f}",
+            )
+            for row in part["by_images"]
+        ],
+    )
+    values = grid(
+        ["values of eps", "seconds, worst", "seconds, last"],
+        [
+            (str(row["eps"]), f"{row['worst_cpu_seconds']:.2f}", f"{row['last_cpu_seconds']:.2f}")
+            for row in part["by_eps"]
+        ],
+    )
+    return f"{images}\n\n{values}\n\n{made_by(part)}"
+
+
+def training(folder: Path) -> str | None:
+    """Our recipe beside the study's in Keras."""
+    files = [folder / name for name in ("keras.json", "casemate.json")]
+    if not all(file.is_file() for file in files):
+        return None
+    keras, ours = (json.loads(file.read_text()) for file in files)
+    last = keras["epochs"][-1]
+    verb = "reached" if keras["reached"] else "had not reached"
+    best = max(row["test_accuracy"] for row in keras["epochs"])
+    at_least = "" if keras["reached"] else "at least "
+    return (
+        f"The study's recipe in Keras {keras['versions']['keras']} {verb} {percent(keras['target'])} % on the test "
+        f"images after {last['epoch']} epochs, {last['cpu_seconds']:.0f} s (best {percent(best)} %). Ours, {ours['epochs']} "
+        f"epochs of E1+, ends at {percent(ours['test_accuracy']['value'])} % after {ours['cpu_seconds']:.0f} s: "
+        f"**{at_least}{last['cpu_seconds'] / ours['cpu_seconds']:.1f} times** as fast. Seconds of the processor, one "
+        f"thread, one run each, other work beside both; {keras['processor']}. `benchmarks/training`."
+    )
+
+
+def page(document: dict[str, Any]) -> str:
+    """The whole page."""
+    parts = [
+        _ABOUT,
+        "## Sweeps over eps",
+        *(sweeps(kind, document[kind]) for kind in KINDS if kind in document),
+        "## AutoAttack `standard`, Linf",
+        *(autoattack(part) for name, part in document.items() if name.startswith("autoattack")),
+        "## One pass",
+        passes(document["passes"]) if "passes" in document else "Not measured.",
+        "## Growth",
+        scaling(document["scaling"]) if "scaling" in document else "Not measured.",
+        "## Training",
+        training(HERE.parent / "training") or "Not measured.",
+        "## GPU\n\nNot measured: no GPU was at hand.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    source = HERE / "result.json"
+    if not source.is_file():
+        sys.exit(f"{source} is missing; make bench writes it")
+    PAGE.write_text(page(json.loads(source.read_text())))
+    print(PAGE)
