@@ -381,6 +381,15 @@ def test_the_numbers_under_figures_of_several_models_are_the_stored_ones(
     }
 
 
+def test_the_caption_of_several_attacks_names_the_images_under_each(done: Done) -> None:
+    """The original under FGSM and BIM over eps, the defence under what all models meet: other numbers of images."""
+    scale = done.study.setup.scale
+    caption = done.figure("bim-adversarial").caption
+    assert f"n = {scale.fgsm_images} under FGSM, " in caption
+    for clip in ("ball", "range"):
+        assert f"{scale.judged_images} or {scale.bim_images} under BIM, clip {clip}" in caption
+
+
 def test_the_numbers_under_the_overviews_are_the_stored_ones(done: Done) -> None:
     shown = {row[:2]: row[2:] for row in done.figure("defences").rows}
     assert {title for title, _ in shown} == {each.title for each in done.models.values()}
