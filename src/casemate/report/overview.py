@@ -205,13 +205,14 @@ def targeted(pieces: Pieces, models: Models) -> Figure | None:
     some = next(iter(found.values())).result
     pairs = [words for name, piece in found.items() if (words := _confusable(models[name].title, piece.result))]
     attack = some["attack"]
+    sizes = [row[3] for row in rows]
+    attacked = f"n = {min(sizes)} to {max(sizes)} images of a class" if sizes else "no image attacked"
     return finished(
         drawing,
         "targeted",
         title="Targeted attacks from every class to every other",
         caption=f"Success of {attack['name']} towards each class, in % of the correctly classified test images, eps "
-        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {some['attacked']:,} images attacked. "
-        + " ".join(pairs),
+        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {attacked}. " + " ".join(pairs),
         alt="; ".join(
             f"{models[name].title}: {shown(piece.result['overall']['value'])} of all pairs succeed"
             if piece.result["overall"]

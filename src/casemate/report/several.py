@@ -104,7 +104,7 @@ def _compared(
         name,
         title=title,
         caption=f"{words} Mean loss above (linear to 1, then logarithmic), accuracy of the last iterate below. "
-        f"n = {', '.join(counts)}; seed {pieces[0][1].facts['config']['seed']}; bands: 95 % intervals.",
+        f"n = {'; '.join(counts)}; seed {pieces[0][1].facts['config']['seed']}; bands: 95 % intervals.",
         alt=f"Accuracy under {there[0].title} at eps {at:g}: {', '.join(found)}.",
         columns=("attack", *CURVE_COLUMNS),
         rows=rows,
