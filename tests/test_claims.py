@@ -14,7 +14,7 @@ from casemate.losses import TITLES
 from casemate.study import paper
 from casemate.study.claims import CLAIMS, Claim, Evidence, Judgement, judge
 from casemate.study.claims.rules import NOTHING, Found, Verdict
-from casemate.study.results import Compared, Judged, compare_accuracy, compare_loss, right
+from casemate.study.results import Compared, Evaluated, Judged, compare_accuracy, compare_loss, right
 from casemate.study.tasks import LOSSES
 from casemate.study.verdicts import Advice, advice, advise, causes
 from pieces import LEFT, LOST, RANDOM, Level, N, Numbers, Shelf, World, easiest, iterations, losses, tasks, world
@@ -836,6 +836,38 @@ def test_a_broken_defence_is_not_worth_a_price(alike: World) -> None:
     dear = Numbers(clean=0.7, seconds=20.0, left={"pgd": 0.01, "fgsm": 0.1})
     assert "It costs" not in _advised(alike, dear).sentence
     assert "It costs 20.0 points" in _advised(alike, replace(dear, left={"pgd": 0.3, "fgsm": 0.3})).sentence
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence", "verdict", "told"),
+    [
+        ("robust", "Robust at eps 0.1.", "helps so far", " Robust at eps 0.1."),
+        (
+            "broken",
+            "Broken at eps 0.1.",
+            "helps so far",
+            " It is not robust, though: the whole evaluation leaves 20.0 % (",
+        ),
+        (
+            "not to be trusted",
+            "This evaluation is not to be trusted, because it rains.",
+            "not to be trusted",
+            " But the whole evaluation is not to be trusted, because it rains.",
+        ),
+    ],
+)
+def test_a_defence_that_helps_is_not_called_broken_in_the_same_breath(
+    alike: World, monkeypatch: pytest.MonkeyPatch, word: str, sentence: str, verdict: str, told: str
+) -> None:
+    """What the whole evaluation says comes after it, as a limit to it."""
+    left = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 100}
+    whole = Evaluated(robust=left, word=word, sentence=sentence, raised={}, budget="quick")
+    monkeypatch.setattr(Judged, "evaluated", lambda *_: whole)
+    found = _advised(alike, _images(200), _images(20))
+    assert found.verdict == verdict
+    assert told in found.sentence
+    assert "Broken" not in found.sentence
+    assert ("seems to help" in found.sentence) == (verdict == "not to be trusted")
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "ball"])

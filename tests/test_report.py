@@ -79,7 +79,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         fgsm_images=8,
         bim_images=4,
         steps_images=4,
-        judged_images=4,
+        judged_images=3,
         targeted_images=40,
         pgd_restarts=1,
         on_the_way_images=4,
@@ -379,6 +379,16 @@ def test_the_numbers_under_figures_of_several_models_are_the_stored_ones(
         for words, measure, loss in columns
         for name in names
     }
+
+
+def test_the_caption_of_several_attacks_names_the_images_under_each(done: Done) -> None:
+    """The original under FGSM and BIM over eps, the defence under what all models meet: other numbers of images."""
+    scale = done.study.setup.scale
+    caption = done.figure("bim-adversarial").caption
+    assert f"n = {scale.fgsm_images} under FGSM; " in caption
+    sizes = " or ".join(map(str, sorted({scale.judged_images, scale.bim_images})))
+    for clip in ("ball", "range"):
+        assert f"; {sizes} under BIM, clip {clip};" in caption
 
 
 def test_the_numbers_under_the_overviews_are_the_stored_ones(done: Done) -> None:
@@ -708,46 +718,57 @@ def _committed(folder: Path, dataset: str, scales: Sequence[str] = ("full",)) ->
 def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done, tmp_path: Path) -> None:
     """Four columns of every model, dashes where that run has none; its verdict on every claim; the paper's numbers."""
     page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits"))
-    assert "those of our committed results on the same data at scale full." in " ".join(page.text.split())
+    assert "those of our committed results on the same data at scale full;" in " ".join(page.text.split())
     (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
-    assert head[-4:] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
-    rows = {row[0]: row[-4:] for row in page.table("model", "clean", "FGSM 0.05")}
+    assert head[9:13] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
+    rows = {row[0]: row[9:13] for row in page.table("model", "clean", "FGSM 0.05")}
     e1, e6 = done.models["E1"].title, done.models["E6"].title
-    assert rows[e1] == ["93.0 (92.0 to 94.0)", "28.0 (27.0 to 29.0)", "3.0 (2.0 to 4.0)", "2.0 (1.0 to 3.0)"]
-    assert rows[e6] == ["91.0 (90.0 to 92.0)", "80.0 (79.0 to 81.0)", "-", "-"]
+    known = ("93.0 (92.0 to 94.0)", "28.0 (27.0 to 29.0)", "3.0 (2.0 to 4.0)", "2.0 (1.0 to 3.0)")
+    assert rows[e1] == [f"full: {cell}" for cell in known]
+    assert rows[e6] == ["full: 91.0 (90.0 to 92.0)", "full: 80.0 (79.0 to 81.0)", "-", "-"]
     assert all(cells == ["-"] * 4 for title, cells in rows.items() if title not in (e1, e6))
     claims = page.table("experiment", "the paper says", "verdict", "at scale full", "because")
     verdicts = {row[1]: row[3] for row in claims}
-    assert verdicts.pop(CLAIMS[0].says) == "holds"
-    assert verdicts.pop(CLAIMS[3].says) == "does not hold"
+    assert verdicts.pop(CLAIMS[0].says) == "full: holds"
+    assert verdicts.pop(CLAIMS[3].says) == "full: does not hold"
     assert set(verdicts.values()) == {"not measured"}
     stated_rows = page.table("what", "paper", "ours", "ours at scale full", "difference", "why")
     beside = {row[0]: row[3] for row in stated_rows}
-    assert beside.pop("E1: test accuracy") == "93.0 % (92.0 to 94.0, n = 10,000)"
+    assert beside.pop("E1: test accuracy") == "full: 93.0 % (92.0 to 94.0, n = 10,000)"
     fgsm = "E2: accuracy under FGSM, eps 0.1; softmax probabilities"
-    assert beside.pop(fgsm) == "39.0 % (38.0 to 40.0, n = 10,000)"
+    assert beside.pop(fgsm) == "full: 39.0 % (38.0 to 40.0, n = 10,000)"
     assert set(beside.values()) == {"-"}
+
+
+def test_the_headlines_stand_beside_the_committed_numbers(done: Done) -> None:
+    found = build.headlines(done.study, done.pieces, Reference(({"scale": "full", **RUNS["full"]},)))
+    beside = {what: (value, other) for what, value, _, other in found}
+    fgsm = done.models["E1"].left("fgsm", 0.1)
+    assert fgsm is not None
+    assert beside["E1 under FGSM"] == (charts.shown(fgsm["value"]), "full: 28.0 (27.0 to 29.0)")
+    assert beside["test accuracy, E11"][1] == ""
+    assert len(beside) == 5
 
 
 def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_path: Path) -> None:
     """Entry by entry, in all three tables."""
     page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
-    where = "full, else medium"
-    assert f"on the same data at scale {where} (a cell of any but the first" in " ".join(page.text.split())
+    where = "full or medium"
+    assert f"on the same data at scale {where}; the name of the scale" in " ".join(page.text.split())
     (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
-    assert head[-4] == f"at scale {where}: clean"
-    rows = {row[0]: row[-4:] for row in page.table("model", "clean", "FGSM 0.05")}
+    assert head[9] == f"at scale {where}: clean"
+    rows = {row[0]: row[9:13] for row in page.table("model", "clean", "FGSM 0.05")}
     medium = [f"medium: {cell}" for cell in ("25.0 (24.0 to 26.0)", "1.0 (0.0 to 2.0)", "0.0 (-1.0 to 1.0)")]
-    assert rows[done.models["E1"].title][0] == "93.0 (92.0 to 94.0)"
-    assert rows[done.models["E6"].title] == ["91.0 (90.0 to 92.0)", "80.0 (79.0 to 81.0)", *medium[1:]]
+    assert rows[done.models["E1"].title][0] == "full: 93.0 (92.0 to 94.0)"
+    assert rows[done.models["E6"].title] == ["full: 91.0 (90.0 to 92.0)", "full: 80.0 (79.0 to 81.0)", *medium[1:]]
     assert rows[done.models["E11"].title] == ["medium: 87.0 (86.0 to 88.0)", *medium]
     assert rows[done.models["E8"].title] == ["-"] * 4
     claims = page.table("experiment", "the paper says", "verdict", f"at scale {where}", "because")
     verdicts = [row[3] for row in claims]
-    assert verdicts[:4] == ["holds", "medium: unexplained", "not measured", "does not hold"]
+    assert verdicts[:4] == ["full: holds", "medium: unexplained", "not measured", "full: does not hold"]
     assert set(verdicts[4:]) == {"not measured"}
     beside = {row[0]: row[3] for row in page.table("what", "paper", "ours", f"ours at scale {where}")}
-    assert beside["E1: test accuracy"] == "93.0 % (92.0 to 94.0, n = 10,000)"
+    assert beside["E1: test accuracy"] == "full: 93.0 % (92.0 to 94.0, n = 10,000)"
     assert (
         beside["E2: accuracy under FGSM, eps 0.1; stable cross-entropy"] == "medium: 25.0 % (24.0 to 26.0, n = 10,000)"
     )
@@ -792,12 +813,12 @@ def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[P
         for what, estimate in estimates.items():
             assert estimate is not None
             assert content["models"][name][what] == estimate
-            assert found.entry(comparison.short, "models", name, what) == comparison.short(estimate)
+            assert found.entry(comparison.short, "models", name, what) == f"smoke: {comparison.short(estimate)}"
     for each in claims:
-        known = None if each.verdict == "not measured" else each.verdict
+        known = None if each.verdict == "not measured" else f"smoke: {each.verdict}"
         assert found.entry(str, "claims", each.claim.says) == known
     for row in stated.table(compared, found).rows:
-        assert row[3] == row[2]
+        assert row[3] == f"smoke: {row[2]}"
     for path in (("models", "E99", "clean"), ("claims", "The moon is round."), ("compared", "E1")):
         assert found.entry(str, *path) is None
 
@@ -818,7 +839,7 @@ def test_the_runs_shown_beside_are_all_larger_ones_on_the_same_data(
         ("medium", {"smoke": "medium", "quick": "medium", "medium": None, "full": None}),
         (
             "full",
-            {"smoke": "full, else medium", "quick": "full, else medium", "medium": "full", "full": None},
+            {"smoke": "full or medium", "quick": "full or medium", "medium": "full", "full": None},
         ),
     ):
         (folder / f"{name}.json").write_text(json.dumps({"scale": name, "dataset": "digits"}))

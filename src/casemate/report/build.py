@@ -12,31 +12,40 @@ from casemate.report import comparison, markdown, sentences, stated
 from casemate.report.charts import Figure, shown
 from casemate.report.figures import all_figures
 from casemate.report.page import environment
-from casemate.study.reference import reference_for, summarised
-from casemate.study.results import point_at
+from casemate.study.catalogue import EXPERIMENTS, models_of
+from casemate.study.reference import Reference, reference_for, summarised
+from casemate.study.results import Judged
 from casemate.study.run import Study
 from casemate.study.scales import SCALES, table
+from casemate.study.verdicts import EPS
+
+_HEADLINES = (
+    ("test accuracy, E1", "E1", "clean"),
+    ("test accuracy, our recipe", "E1+", "clean"),
+    ("test accuracy, E11", "E11", "clean"),
+    ("E1 under FGSM", "E1", "fgsm"),
+    ("E1 under BIM-10, ball", "E1", "ball"),
+)
 
 
-def headlines(pieces: Mapping[str, Piece]) -> list[tuple[str, str, str]]:
-    """The few numbers that come first: what, value, in which setting."""
+def headlines(
+    study: Study, pieces: Mapping[str, Piece], reference: Reference | None
+) -> list[tuple[str, str, str, str]]:
+    """The few numbers that come first: what, value, in which setting, and the same in the committed runs."""
+    models = {model.name: Judged(model, pieces) for model in models_of(list(EXPERIMENTS.values()), study.setup)}
     found = []
-    for name, words in (
-        ("E1", "test accuracy, E1"),
-        ("E1+", "test accuracy, our recipe"),
-        ("E11", "test accuracy, E11"),
-    ):
-        piece = pieces.get(f"{name}/clean")
-        if piece is not None:
-            estimate = piece.result["accuracy"]
-            found.append(
-                (words, shown(estimate["value"]), f"95 %: {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}")
-            )
-    for task, value, words in (("E2/fgsm/ce", 0.1, "E1 under FGSM"), ("E3/ball/ce", 0.05, "E1 under BIM-10, ball")):
-        piece = pieces.get(task)
-        point = None if piece is None else point_at(piece, "eps", value)
-        if point is not None:
-            found.append((words, shown(point["last"]["value"]), f"eps {value:g}, n = {point['last']['n']:,}"))
+    for words, name, measure in _HEADLINES:
+        each = models.get(name)
+        if each is None:
+            continue
+        attacked = measure != "clean"
+        estimate = each.left(measure, EPS) if attacked else each.clean and each.clean["accuracy"]
+        if estimate is None:
+            continue
+        interval = f"{100 * estimate['low']:.1f} to {100 * estimate['high']:.1f}, n = {int(estimate['n']):,}"
+        beside = None if reference is None else reference.entry(comparison.short, "models", name, measure)
+        setting = f"eps {EPS:g}: {interval}" if attacked else interval
+        found.append((words, shown(estimate["value"]), setting, beside or ""))
     return found
 
 
@@ -110,11 +119,14 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             total_seconds=sum(piece.facts["provenance"]["seconds"] for piece in pieces.values()),
             experiments=_experiments(study, pieces),
             missing=missing,
-            headlines=headlines(pieces),
+            headlines=headlines(study, pieces, reference),
             compared=stated.table(compared, reference),
             reference=reference,
             claims=comparison.claims(claims, reference),
-            advices=advices,
+            advices=[
+                (advice, reference and reference.entry(comparison.short, "models", name, "worst"))
+                for name, advice in advices
+            ],
             defences=comparison.defences(models, reference),
             evaluated=comparison.evaluated(models),
             diagnosis=comparison.diagnosis(models),

@@ -44,12 +44,13 @@ def _time(judged: Judged) -> tuple[str, str]:
 
 
 def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table:
-    """One row per model: clean, under FGSM and BIM, in the worst case, loss, time; and in the committed runs."""
+    """One row per model: clean, under FGSM and BIM, in the worst case; in the committed runs; loss, time."""
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
-    head += (f"worst case {EPS:g}", "loss", "s/epoch", "s in all")
+    head += (f"worst case {EPS:g}",)
     if reference is not None:
         head += (f"at scale {reference.scales}: clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"worst case {EPS:g}")
+    head += ("loss", "s/epoch", "s in all")
     rows: list[tuple[str, ...]] = []
     for name, each in models.items():
         clean = each.clean
@@ -57,11 +58,11 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
             continue
         cells = (each.title, short(clean["accuracy"]))
         cells += tuple(short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
-        cells += (short(each.worst(EPS)), f"{clean['loss']['value']:.3f}", *_time(each))
+        cells += (short(each.worst(EPS)),)
         if reference is not None:
             kinds = ("clean", "fgsm", "ball", "worst")
             cells += tuple(reference.entry(short, "models", name, kind) or "-" for kind in kinds)
-        rows.append(cells)
+        rows.append((*cells, f"{clean['loss']['value']:.3f}", *_time(each)))
     sizes = sorted({int(point["n"]) for each in models.values() if (point := each.left("ball", EPS))})
     of = f"n = {' or '.join(f'{size:,}' for size in sizes)} under BIM" if sizes else "no attack finished"
     return Table(
@@ -79,11 +80,13 @@ def evaluated(models: Mapping[str, Judged]) -> Table | None:
     head = ("model", "clean", f"FGSM {EPS:g}", f"PGD {EPS:g}", f"all attacks {EPS:g}", "verdict", "raised")
     rows: list[tuple[str, ...]] = []
     budgets: set[Budget] = set()
+    sizes: set[int] = set()
     for each in models.values():
         found = each.evaluated(EPS)
         if found is None:
             continue
         budgets.add(found.budget)
+        sizes.add(int(found.robust["n"]))
         grave = [name for name, severity in found.raised.items() if severity != "note"]
         row = (
             each.title,
@@ -99,7 +102,8 @@ def evaluated(models: Mapping[str, Judged]) -> Table | None:
     return Table(
         head,
         rows,
-        f"All attacks: right under every attack of the budget {tried}; randomised models by their mean answer. Robust: "
+        f"All attacks: right under every attack of the budget {tried}, n = "
+        f"{' or '.join(f'{size:,}' for size in sorted(sizes))}; randomised models by their mean answer. Robust: "
         "at least half of the correctly classified images held. Raised: checks that weaken or void the number "
         "(docs/findings.md). PGD: PGD-40 with restarts under two losses, or BIM over averaged gradients.",
     )
@@ -228,6 +232,11 @@ def search(setup: Setup, pieces: Pieces) -> Table | None:
     )
 
 
+def _of_there(verdict: str) -> str:
+    """A verdict of a committed run, read from another scale."""
+    return verdict.replace("this scale", "that scale").replace("(here:", "(there:")
+
+
 def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
     """The paper's claims with their verdicts, here and in the committed runs."""
     head = ("experiment", "the paper says", "verdict")
@@ -238,7 +247,7 @@ def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Tabl
             f"{each.claim.experiment} ({each.claim.where})",
             each.claim.says,
             each.verdict,
-            *(() if reference is None else (reference.entry(str, "claims", each.claim.says) or "not measured",)),
+            *(() if reference is None else (reference.entry(_of_there, "claims", each.claim.says) or "not measured",)),
             each.because,
         )
         for each in judgements

@@ -140,8 +140,10 @@ def _lines_caption(pieces: Mapping[str, Piece]) -> str:
     first = next(iter(pieces.values()))
     n = first.result["points"][0]["last"]["n"]
     return (
-        f"n = {n:,} test images, seed {first.facts['config']['seed']}; bands: 95 % intervals. Solid: the raw last "
-        "iterate on all images, as the paper and other tools report it. Dashed: the worst case, fooled at any iterate."
+        f"n = {n:,} test images, seed {first.facts['config']['seed']}; bands: 95 % intervals. One line per loss that "
+        "the attack ascends; zero gradient: images where it has none to follow and changes nothing. Solid: the raw "
+        "last iterate on all images, as the paper and other tools report it. Dashed: the worst case, fooled at any "
+        "iterate."
     )
 
 
@@ -322,7 +324,8 @@ def masking(pieces: Pieces) -> Figure | None:
         drawing,
         "masking",
         title="Apparent robustness and vanished gradients while E1 trains",
-        caption=f"The same network after more and more epochs, n = {n:,}. BIM: 10 iterations of 0.01, last iterate. "
+        caption=f"The same network after more and more epochs, n = {n:,}; bands: 95 % intervals. One line per loss "
+        "that the attack ascends. BIM: 10 iterations of 0.01, last iterate. "
         "Where a loss has no gradient, the attack does not move: accuracy that comes from there is not robustness.",
         alt=f"After {epochs[-1]} epochs the gradient is exactly zero for "
         + ", ".join(f"{shown(last[loss]['value'])} of the images under {TITLES[loss]}" for loss in LOSSES)

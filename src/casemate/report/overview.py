@@ -26,6 +26,11 @@ def _dots(axes: Axes, places: Sequence[int], estimates: Sequence[Estimate | None
     axes.errorbar(x, [place for place, _ in known], xerr=spread, linestyle="none", elinewidth=1, **style)
 
 
+def _sizes(estimates: Sequence[Estimate | None]) -> str:
+    """The numbers of images that estimates rest on, in words."""
+    return " or ".join(f"{size:,}" for size in sorted({int(each["n"]) for each in estimates if each is not None}))
+
+
 def _rows_axis(axes: Axes, titles: Sequence[str]) -> None:
     axes.set_yticks(range(len(titles)), titles)
     axes.set_ylim(len(titles) - 0.5, -0.5)
@@ -58,6 +63,13 @@ def accuracies(models: Models) -> Figure | None:
     place.set_xlim(-2, 102)
     place.set_xlabel("accuracy, %")
     drawing.legend(loc="outside lower center", ncols=2, fontsize=8.5)
+    sizes = [
+        f"{count} {where}"
+        for where, (_, estimates, _) in zip(
+            ("clean", "under FGSM", "under BIM", "in the worst case"), measures, strict=True
+        )
+        if (count := _sizes(estimates))
+    ]
     words = "; ".join(
         f"{each.title}: clean {shown(each.clean['accuracy']['value'])}, worst case {shown(worst['value'])}"
         for each in known
@@ -68,7 +80,7 @@ def accuracies(models: Models) -> Figure | None:
         "defences",
         title=f"Every model, clean and under attack at eps {_EPS:g}",
         caption="FGSM and BIM: last iterate, stable cross-entropy. Where the square or the triangle lies far right of "
-        "the diamond, the weaker attack flattered the model. Bars: 95 % intervals.",
+        f"the diamond, the weaker attack flattered the model. n = {', '.join(sizes)}; bars: 95 % intervals.",
         alt=f"{words}.",
         columns=("model", "measure", "n", "value", "low", "high"),
         rows=[
@@ -136,7 +148,9 @@ def diagnosis(models: Models) -> Figure | None:
         caption="Left: quantiles 5, 25, 50, 75 and 95 % of the gap between the two largest logits; past about 17 "
         "(dotted) the float32 F.cross_entropy gradient of the true class is exactly zero. Middle: images whose "
         "gradient is exactly zero under each loss. Right: angle between the gradients at an image and at a random "
-        "point near it (Linf).",
+        f"point near it (Linf). n = {_sizes([result['accuracy'] for result in results])} on the left, "
+        f"{_sizes([result['zero_gradients'][loss] for result in results for loss in LOSSES])} in the middle and, of "
+        "these, those with a gradient on the right; bars in the middle: 95 % intervals.",
         alt="Median logit gap: " + ", ".join(f"{row[0]} {row[3]:.1f}" for row in rows) + ".",
         columns=(
             "model",
@@ -177,27 +191,28 @@ def targeted(pieces: Pieces, models: Models) -> Figure | None:
         values = np.array([[np.nan if rate is None else 100 * rate["value"] for rate in row] for row in rates])
         place.imshow(values, cmap="Reds", vmin=0, vmax=100)
         place.grid(visible=False)
-        place.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
-        place.set_yticks(range(len(classes)), classes, fontsize=8)
-        place.set_xlabel("made to look like")
-        place.set_title(models[name].title, fontsize=10)
+        place.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=10)
+        place.set_yticks(range(len(classes)), classes, fontsize=10)
+        place.set_xlabel("made to look like", fontsize=11)
+        place.set_title(models[name].title, fontsize=12)
         for i, row in enumerate(rates):
             for j, rate in enumerate(row):
                 if rate is not None:
                     colour = "white" if rate["value"] > 0.6 else "black"
-                    place.text(j, i, f"{100 * rate['value']:.0f}", ha="center", va="center", fontsize=7, color=colour)
+                    place.text(j, i, f"{100 * rate['value']:.0f}", ha="center", va="center", fontsize=9, color=colour)
                     rows.append((name, classes[i], classes[j], rate["n"], rate["value"], rate["low"], rate["high"]))
-    axes[0, 0].set_ylabel("true class")
+    axes[0, 0].set_ylabel("true class", fontsize=11)
     some = next(iter(found.values())).result
     pairs = [words for name, piece in found.items() if (words := _confusable(models[name].title, piece.result))]
     attack = some["attack"]
+    sizes = [row[3] for row in rows]
+    attacked = f"n = {min(sizes)} to {max(sizes)} images of a class" if sizes else "no image attacked"
     return finished(
         drawing,
         "targeted",
         title="Targeted attacks from every class to every other",
         caption=f"Success of {attack['name']} towards each class, in % of the correctly classified test images, eps "
-        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {some['attacked']:,} images attacked. "
-        + " ".join(pairs),
+        f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {attacked}. " + " ".join(pairs),
         alt="; ".join(
             f"{models[name].title}: {shown(piece.result['overall']['value'])} of all pairs succeed"
             if piece.result["overall"]

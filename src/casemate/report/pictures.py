@@ -188,7 +188,7 @@ def before_after(pieces: Pieces, task: str, name: str, title: str, caption: str)
         title=title,
         caption=caption
         + " Images: the first of the test set, one of each class, that the network classifies correctly. "
-        "Grey in a change means none.",
+        "In a change grey means none, white and black the largest either way.",
         alt="; ".join(f"test image {i}, {label}, after {attack} taken for {seen}" for i, label, attack, _, seen in rows)
         + ".",
         columns=("test image", "true class", "attack", "largest change", "taken for"),

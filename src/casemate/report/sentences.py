@@ -55,7 +55,7 @@ def keras_sentences(reference: Mapping[str, Any]) -> list[str]:
     other = [way for way in ways.values() if way["loss_in_effect"] != effect]
     if other:
         sentences.append(
-            "Written differently, the same Keras takes the other loss: "
+            "Written differently, the same Keras takes another loss: "
             + "; ".join(f"{w['what']} ({shown(w['zero_share'])} zero gradients, {w['loss_in_effect']})" for w in other)
             + "."
         )

@@ -79,8 +79,10 @@ def _compared(
         axes[1, number].set_xlabel("eps")
         if marks and column.measure in marks:
             eps, statement = marks[column.measure]
-            axes[1, number].plot([eps], [100 * statement.value], label="the paper", **PAPER)
-            axes[1, number].legend(fontsize=8)
+            axes[1, number].plot([eps], [100 * statement.value], **PAPER)
+            # beside it: a star in a legend would look like a second number of the paper
+            beside = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+            axes[1, number].annotate("the paper", (eps, 100 * statement.value), **beside)
     drawing.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -92,13 +94,17 @@ def _compared(
         for model in shown_models
         if (left := model.left(there[0].measure, at, there[0].loss)) is not None
     ]
-    first = next(piece for each in shown_models if (piece := each.piece(there[0].measure, there[0].loss)))
+    pieces = [(c.measure, piece) for c in there for each in shown_models if (piece := each.piece(c.measure, c.loss))]
+    sizes: dict[str, set[int]] = {}
+    for measure, piece in pieces:
+        sizes.setdefault(_MEASURES[measure], set()).add(int(piece.result["points"][0]["last"]["n"]))
+    counts = [f"{' or '.join(f'{n:,}' for n in sorted(found))} under {attack}" for attack, found in sizes.items()]
     return finished(
         drawing,
         name,
         title=title,
         caption=f"{words} Mean loss above (linear to 1, then logarithmic), accuracy of the last iterate below. "
-        f"n = {first.result['points'][0]['last']['n']:,}, seed {first.facts['config']['seed']}; bands: 95 % intervals.",
+        f"n = {'; '.join(counts)}; seed {pieces[0][1].facts['config']['seed']}; bands: 95 % intervals.",
         alt=f"Accuracy under {there[0].title} at eps {at:g}: {', '.join(found)}.",
         columns=("attack", *CURVE_COLUMNS),
         rows=rows,

@@ -30,17 +30,17 @@ class Reference:
     @property
     def scales(self) -> str:
         """The scales that entries are of, in words."""
-        return ", else ".join(run["scale"] for run in self.runs)
+        return " or ".join(run["scale"] for run in self.runs)
 
     def entry(self, words: Callable[[Any], str], *path: str) -> str | None:
-        """The entry at `path` in words, after the name of its scale unless that is the largest; None if no run has it.
+        """The entry at `path` in words, after the name of its scale; None if no run has it.
 
         Paths: "models", name, "clean", "fgsm", "ball" or "worst"; "claims", what the paper says; "compared", name.
         """
         for run in self.runs:
             found: Any = reduce(lambda place, name: place.get(name, {}), path, run)
             if found:
-                return words(found) if run is self.runs[0] else f"{run['scale']}: {words(found)}"
+                return f"{run['scale']}: {words(found)}"
         return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from casemate.losses import TITLES
-from casemate.study.results import Estimate, Judged, compare_accuracy, compare_flags
+from casemate.study.results import Estimate, Evaluated, Judged, compare_accuracy, compare_flags
 
 EPS = 0.1
 """Where verdicts are taken: the study's own eps."""
@@ -128,6 +128,18 @@ def _price(judged: Judged, baseline: Judged) -> str:
     return f" It costs {' and '.join(words)}." if words else ""
 
 
+def _beyond(whole: Evaluated | None) -> str:
+    """What the whole evaluation says of a defence that helps, or that there was none."""
+    if whole is None:
+        return "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
+    if whole.word == "broken":
+        return (
+            f"It is not robust, though: the whole evaluation leaves {interval(whole.robust)}, too few of the images "
+            "that are right without an attack."
+        )
+    return whole.sentence.replace("This evaluation is", "But the whole evaluation is")
+
+
 def advice(judged: Judged, baseline: Judged) -> Advice:
     """The verdict on a defence.
 
@@ -163,15 +175,12 @@ def advice(judged: Judged, baseline: Judged) -> Advice:
             f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
             f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
         )
-    stronger = (
-        "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
-        if whole is None
-        else f"The whole evaluation says: {whole.sentence}"
-    )
+    doubted = whole is not None and whole.word == "not to be trusted"
+    helps = "seems to help" if doubted else "helps"
     return Advice(
-        "not to be trusted" if whole is not None and whole.word == "not to be trusted" else "helps so far",
-        f"{judged.title} helps against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
-        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} {stronger}",
+        "not to be trusted" if doubted else "helps so far",
+        f"{judged.title} {helps} against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
+        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} {_beyond(whole)}",
     )
 
 
