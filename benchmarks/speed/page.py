@@ -134,7 +134,8 @@ def training(folder: Path) -> str | None:
     return (
         f"The study's recipe in Keras {keras['versions']['keras']} {verb} {percent(keras['target'])} % on the test "
         f"images after {last['epoch']} epochs, {last['cpu_seconds']:.0f} s (best {percent(best)} %). Ours, "
-        f"{ours['epochs']} epochs of E1+, ends at {percent(ours['test_accuracy']['value'])} % after {ours['cpu_seconds']:.0f} s: "
+        f"{ours['epochs']} epochs of E1+, ends at {percent(ours['test_accuracy']['value'])} % after "
+        f"{ours['cpu_seconds']:.0f} s: "
         f"**{at_least}{last['cpu_seconds'] / ours['cpu_seconds']:.1f} times** as fast. Seconds of the processor, "
         f"one thread, one run each, other work beside both; {keras['processor']}. `benchmarks/training`."
     )

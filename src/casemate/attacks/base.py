@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from casemate.errors import SettingError, ShapeError
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, freeze
+from casemate.models import Classifier, Frozen, as_it_is, freeze
 from casemate.models.pass_size import DEFAULT, MEASURED_WITH
 from casemate.norms import Ball, Norm, norm_of
 from casemate.progress import SILENT, Advance, Observer
@@ -128,6 +128,8 @@ _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
 COMPARED = 32
 """Images on which the frozen copy is held against the model."""
+_WORTH_COPYING = 2_000
+"""Passes of one image from which on a copy saves more than it takes to make."""
 _WORTH_MEASURING = 20 * MEASURED_WITH
 """Passes of one image from which on measuring the best pass size saves more than it takes."""
 
@@ -197,25 +199,28 @@ def held(
     images: Images,
     *,
     pass_size: int | None = None,
-    passes: float = 0,
+    passes: int | None = None,
     observer: Observer = SILENT,
 ) -> Iterator[Frozen]:
     """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
 
     Args:
         images: what will be attacked; the first ones serve to check the copy.
-        pass_size: images that pass through the network at a time; if None measured where so many `passes` of one image
-            make that worth while, else a usual one. A model that is frozen already keeps its own.
+        pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
+            usual one. A model that is frozen already keeps its own.
+        passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
     """
     if isinstance(model, Frozen):
         with frozen(model.original):
             yield model
         return
     with frozen(model):
-        few = prepared(images[:COMPARED], model)
-        if pass_size is None and passes < _WORTH_MEASURING:
+        if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
             pass_size = DEFAULT
-        yield freeze(model, few, pass_size=pass_size, observer=observer)
+        if passes is not None and passes < _WORTH_COPYING:
+            yield as_it_is(model, pass_size or DEFAULT, observer)
+        else:
+            yield freeze(model, prepared(images[:COMPARED], model), pass_size=pass_size, observer=observer)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ should pass through it at a time.
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
@@ -68,9 +68,8 @@ class Frozen:
     @property
     def checking(self) -> Classifier:
         """The original, asked about as many images at a time as the copy."""
-        same = copy.copy(self.original)
-        same.pass_size, same.observer = self.copy.pass_size, self.copy.observer
-        return same
+        size = self.copy.pass_size or DEFAULT
+        return as_it_is(self.original, size, self.copy.observer).copy
 
     @property
     def faithful(self) -> bool:
@@ -90,19 +89,28 @@ def freeze(
         pass_size: images that pass through the copy at a time; measured if None.
         observer: is told where that has to become smaller for want of memory.
     """
+    found = as_it_is(model, pass_size or DEFAULT, observer)
     with torch.no_grad():
-        frozen = _frozen(model, images)
-    frozen.copy.observer = observer
-    frozen.copy.pass_size = fastest_pass_size(frozen.copy, images) if pass_size is None else pass_size
-    return frozen
+        found = _changed(found, images)
+    if pass_size is None:
+        found.copy.pass_size = fastest_pass_size(found.copy, images)
+    return found
 
 
-def _frozen(model: Classifier, images: Images) -> Frozen:
-    same = copy.copy(model)  # another view of the same layers and weights, with a pass size of its own
+def as_it_is(model: Classifier, pass_size: int, observer: Observer = SILENT) -> Frozen:
+    """The model and another view of the same layers and weights, with a pass size of its own."""
+    same = copy.copy(model)
+    same.pass_size, same.observer = pass_size, observer
+    return Frozen(original=model, copy=same)
+
+
+def _changed(given: Frozen, images: Images) -> Frozen:
+    """The same with a copy, if there is anything to change and the copy answers as the model does."""
     try:
-        made = copy.deepcopy(model)
+        made = copy.deepcopy(given.original)
     except Exception:  # a model may hold what cannot be copied; it is attacked as it is
-        return Frozen(original=model, copy=same)
+        return given
+    made.pass_size, made.observer = given.copy.pass_size, given.copy.observer
     made.requires_grad_(False)
     found = {"dropout removed": sum(_without_dropout(made)), **_rearranged(made)}
     changes = {name: count for name, count in found.items() if count}
@@ -114,12 +122,12 @@ def _frozen(model: Classifier, images: Images) -> Frozen:
         made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         changes["channels-last"] = 1
     if not changes:
-        return Frozen(original=model, copy=same)
+        return given
+    model = given.original
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         difference = _difference(_answers(model, images), _answers(made, images))
-    return Frozen(
-        original=model, copy=made if difference <= TOLERANCE else same, changes=changes, difference=difference
-    )
+    usable = made if difference <= TOLERANCE else given.copy
+    return replace(given, copy=usable, changes=changes, difference=difference)
 
 
 def _answers(model: Classifier, images: Images) -> Tensor:
