@@ -75,7 +75,7 @@ def test_the_overshoot_is_applied(norm: Norm, overshoot: float) -> None:
 def published(task: Task, number: int, norm: Norm, overshoot: float) -> tuple[Tensor, int]:
     """Algorithm 2 of the paper, and its section 3.3, for one image; and how many steps it takes.
 
-    With the clipping and the lengthening of the authors' code.
+    With the lengthening of the authors' code, and the image clipped to the bounds.
     """
     clean, label = task.images[number], int(task.labels[number])
     low, high = task.model.bounds

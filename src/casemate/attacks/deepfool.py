@@ -1,8 +1,8 @@
 """DeepFool: step by step to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599).
 
 A cheap estimate of the distance to the boundary rather than its minimum: an image ends at the first iterate that
-fools. The paper knows no bounds of the pixels. As in its authors' code each step is the shortest to the plane whatever
-the bounds, and the clean image plus the sum of all steps is clipped to them. Clipping loses a part of every step, so
+fools. The paper knows no bounds of the pixels: each step is the shortest to the plane whatever the bounds. Here the
+clean image plus the sum of all steps is clipped to them, as by Foolbox. Clipping loses a part of every step, so
 near the bounds, as with black backgrounds, it takes ten to forty steps instead of three; in return the boundary is
 looked at anew on the way. Between two classes of a linear classifier the sum keeps to the slope (Linf: its sign), and
 clipped it is the nearest point within the bounds once it reaches the plane. FAB goes to that point at once; where an
