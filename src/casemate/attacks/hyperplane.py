@@ -1,8 +1,9 @@
 """The decision boundary as a hyperplane: the nearest one at an image, and the nearest point of it within the bounds.
 
 DeepFool and FAB replace the boundary between two classes by the plane on which the two logits, linearised at an image,
-are equal, and go to the nearest point of that plane. Croce and Hein (2020, arXiv 1907.02044, section 3.1) solve this
-within the box of the pixels exactly, by sorting; here the same point is found without a sort (see `nearest_point`).
+are equal. DeepFool goes to its nearest point whatever the bounds, FAB to its nearest point within them. Croce and Hein
+(2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; here it is found without a sort (see
+`nearest_point`).
 """
 
 from dataclasses import dataclass
