@@ -157,6 +157,7 @@ def evaluate(
             images=images,
             norm=norm,
             eps=values[-1],
+            clean=clean,
             cascade=cascade,
             as_given=as_given,
             randomised=randomised,

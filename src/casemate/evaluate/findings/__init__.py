@@ -22,6 +22,7 @@ CHECKS: Mapping[str, Check] = {
         inputs.saturation,
         inputs.sample_size,
         randomness.repeatable,
+        randomness.unchanged,
         randomness.same_draws,
         randomness.draws,
         randomness.optimises_inside,
