@@ -25,8 +25,8 @@ from casemate.types import Images, Logits
 _REPEATS = 5
 _SAME = 1e-4
 """Relative difference of logits up to which two answers count as the same: what kernels round."""
-_AGAIN = 10
-"""How often the few are asked about again after the attacks."""
+_LONE, _AGAIN = 16, 100
+"""Images that are asked about again after the attacks, and how often: what is seldom takes many questions."""
 _ROUNDED = 1e-3
 """Difference of the lead, as a share of the largest logit, that another order of sums may make."""
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -60,17 +60,18 @@ def repeatable(e: Evidence) -> Measured:
 
 
 @check("unchanged", "The model answers as it did before the attacks")
-def unchanged(e: Evidence) -> Measured | NotRun:
+def unchanged(e: Evidence) -> Measured:
     """A model that counts or remembers its questions, or seldom answers otherwise, is not one model but several."""
     if e.randomised:
-        value = float(_counts(e.asked, e.unit[0]))
+        value = float(_counts(e.asked, e.unit[0][:_LONE]))
         words = "the model's answers change from one question to the next, but not by chance: it counts or remembers"
     else:
         told = e.clean.prediction, e.clean.gap
         changed = [_differs(e.logits, *told)]  # in the same batches as before
-        first = e.logits_of(e.model, e.few)
+        few = e.few[:_LONE]
+        first = e.logits_of(e.model, few)
         told = first.argmax(1).numpy(), top_gap(first).numpy()
-        changed += [_differs(e.logits_of(e.model, e.few), *told) for _ in range(_AGAIN)]
+        changed += [_differs(e.logits_of(e.model, few), *told) for _ in range(_AGAIN)]
         value = max(changed)
         words = (
             f"asked again after the attacks, the model says something else of up to {100 * value:.0f} % of the same "
@@ -96,7 +97,9 @@ def _counts(model: Classifier, images: torch.Tensor) -> bool:
 def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
     """Share of images whose class or lead is another one."""
     most = _ROUNDED * logits.abs().amax(1).numpy()
-    near = np.isclose(top_gap(logits).numpy(), gap, rtol=0, atol=most, equal_nan=True)
+    again = top_gap(logits).numpy()
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(again - gap) <= most) | (again == gap) | (np.isnan(again) & np.isnan(gap))
     other = (logits.argmax(1).numpy() != prediction) & (gap > most)
     return float((~near | other).mean())
 
