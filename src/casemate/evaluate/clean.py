@@ -93,7 +93,7 @@ def evaluate_clean(
         def classify(batch: slice) -> list[np.ndarray]:
             pixels, labels = images[batch].unit(model.device)
             logits = model(pixels)
-            confidence, prediction = logits.double().softmax(1).max(1)
+            confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
             loss = stable_cross_entropy(logits, labels).where(logits.isfinite().all(1), torch.nan)
             advance(len(labels), "")
             return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]

@@ -167,6 +167,7 @@ def evaluate(
             images=images,
             norm=norm,
             eps=values[-1],
+            clean=clean,
             cascade=cascade,
             frozen=both,
             as_given=as_given,

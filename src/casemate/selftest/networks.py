@@ -80,7 +80,7 @@ LESSONS: Mapping[str, Lesson] = {
     ),
     "teacher": Lesson(objective=partial(AtTemperature, temperature=_T), rate=1e-2),
     "distilled": Lesson(teacher="teacher", rate=1e-2),
-    "over-fitted": Lesson(images=300, epochs=15, rate=2e-2),
+    "over-fitted": Lesson(images=1000, epochs=6, rate=2e-2),
     "k-winners": Lesson(network=partial(small, activation=partial(KWinners, 0.02))),
     "noisy": Lesson(network=partial(small, noise=0.2)),
     "resized": Lesson(before=ResizeAndPad),

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from casemate.defenses import instead, preprocessed
 from casemate.models import Classifier
 from casemate.models.layers import NoiseLayer
-from casemate.types import Images
+from casemate.types import Images, Logits
 
 
 def small(
@@ -71,6 +71,55 @@ class Quantised(nn.Module):
 
 
 @final
+class Stairs(nn.Module):
+    """Rounds pixels smoothly: there is a gradient everywhere, but on the flat of a stair next to none."""
+
+    def __init__(self, levels: int = 8, steepness: float = 200.0) -> None:
+        super().__init__()
+        self.levels, self.steepness = levels, steepness
+
+    def forward(self, images: Images) -> Images:
+        """Return the rounded images."""
+        stair = (images * self.levels).detach().floor()
+        return (stair + (self.steepness * (images * self.levels - stair - 0.5)).sigmoid()) / self.levels
+
+
+class _Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        del ctx
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        return -gradients[0]
+
+
+@final
+class Backwards(nn.Module):
+    """Changes no pixel, but turns the gradient round."""
+
+    def forward(self, images: Images) -> Images:
+        """Return the images as they are."""
+        return _Backwards.apply(images)  # pyright: ignore[reportReturnType]
+
+
+@final
+class Counting(nn.Module):
+    """Gives every ninth answer for the classes next to those meant: so seldom that it is not taken for random."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.count = model, 0
+
+    def forward(self, images: Images) -> Logits:
+        """Return logits, and count."""
+        self.count += 1
+        return self.model(images).roll(int(self.count % 9 == 0), 1)
+
+
+@final
 class ResizeAndPad(nn.Module):
     """Shrinks a batch to a random size and puts it at a random place of a black image (Xie et al. 2018)."""
 
@@ -90,6 +139,21 @@ class ResizeAndPad(nn.Module):
 def quantised(model: Classifier) -> Classifier:
     """The model behind pixels of three bits."""
     return preprocessed(model, Quantised(3))
+
+
+def on_stairs(model: Classifier) -> Classifier:
+    """The model behind pixels that are rounded smoothly."""
+    return preprocessed(model, Stairs())
+
+
+def misleading(model: Classifier) -> Classifier:
+    """The model with its gradient turned round."""
+    return preprocessed(model, Backwards())
+
+
+def counting(model: Classifier) -> Classifier:
+    """The model, which counts its questions."""
+    return instead(model, Counting(model))
 
 
 def with_probabilities(model: Classifier) -> Classifier:

@@ -8,7 +8,15 @@ from casemate.data import LabelledImages
 from casemate.defenses import with_noise
 from casemate.models import Classifier
 from casemate.selftest.networks import EPS, FAR
-from casemate.selftest.parts import in_training_mode, normalised_twice, quantised, with_probabilities
+from casemate.selftest.parts import (
+    counting,
+    in_training_mode,
+    misleading,
+    normalised_twice,
+    on_stairs,
+    quantised,
+    with_probabilities,
+)
 
 
 def _as_it_is(model: Classifier) -> Classifier:
@@ -68,6 +76,18 @@ SUBJECTS: tuple[Subject, ...] = (
         claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
     ),
     Subject(
+        name="stairs",
+        about="pixels rounded smoothly, with next to no gradient",
+        change=on_stairs,
+        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
+    ),
+    Subject(
+        name="misleading",
+        about="a gradient that points the wrong way",
+        change=misleading,
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+    ),
+    Subject(
         name="k-winners",
         about="k-winners-take-all activations, whose gradients jump",
         network="k-winners",
@@ -89,6 +109,7 @@ SUBJECTS: tuple[Subject, ...] = (
         change=with_probabilities,
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
     ),
+    Subject(name="counting", about="every ninth answer is another one", change=counting),
     Subject(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),
     Subject(
         name="normalised-twice",

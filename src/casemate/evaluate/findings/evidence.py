@@ -11,7 +11,7 @@ from torch import Tensor
 from casemate.attacks import FGSM, PGD, Criterion, GradientAttack, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluate.cascade import Cascade
-from casemate.evaluate.clean import is_right
+from casemate.evaluate.clean import CleanResult, is_right
 from casemate.evaluate.curves import Curve, eps_curve, steps_curve
 from casemate.losses import LossName
 from casemate.memory import batched
@@ -35,6 +35,7 @@ class Evidence:
         model: the model that was attacked: the same, or its mean over several draws.
         images: all the images of the evaluation.
         norm, eps: the threat; `eps` is the one the verdict is about.
+        clean: what the model said before it was attacked.
         cascade: what the attacks left.
         frozen: the model with the copy of it that was attacked.
         as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode.
@@ -46,6 +47,7 @@ class Evidence:
     images: LabelledImages
     norm: Norm
     eps: float
+    clean: CleanResult
     cascade: Cascade
     frozen: Frozen
     as_given: Classifier | None

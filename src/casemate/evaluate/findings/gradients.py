@@ -21,6 +21,8 @@ _TINY = {True: 1e-8, False: 1e-6}
 """Length of a step within which no two grey levels, activations or weights change places, in float64 or not."""
 _ROUGH = 1e-3
 """Length of a step that rounding in float32 does not drown."""
+_MISLEADS = 0.2
+"""Error of the gradient from which on it is not the model's: a model's own is right to the fourth digit in float64."""
 _STRIDES = (0.01, 0.03, 0.1)
 """Lengths of steps that reach the next stair of a model that moves in steps, as shares of the range of the pixels."""
 
@@ -101,7 +103,7 @@ def finite_differences(e: Evidence) -> Measured | NotRun:
     return Measured(
         value,
         0.05,
-        Severity.VOIDS if value > 0.5 else Severity.WEAKENS if value > 0.05 else None,
+        Severity.VOIDS if value > _MISLEADS else Severity.WEAKENS if value > 0.05 else None,
         f"{words}: it is not the model's own, or the model jumps. Attacks that follow it go astray; use some that need "
         "no gradient",
     )

@@ -162,6 +162,8 @@ def _rescalings(e: Evidence, images: Tensor) -> dict[str, tuple[Tensor | float, 
     for name, (mean, std) in pairs.items():
         found[f"{name} taken off"] = (1 / std, -mean / std)
         found[f"{name} undone"] = (std, mean)
+        if own[0] is not None and own[1] is not None:
+            found[f"{name} in place of the Classifier's own"] = (own[1] / std, own[0] - own[1] * mean / std)
     found["times 255"], found["divided by 255"] = (255.0, 0.0), (1 / 255, 0.0)
     found["black and white exchanged"] = (-1.0, sum(e.asked.bounds))
     return found

@@ -1,24 +1,36 @@
-"""Does the model answer at random, and does its robustness rest on that alone?"""
+"""Does the model answer at random or remember, and does its robustness rest on that alone?"""
 
+import copy
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import PGD, frozen
-from casemate.defenses import averaged, with_same_draws
+from casemate.defenses import averaged, instead, with_same_draws
 from casemate.evaluate.clean import is_right
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import STEPS, Evidence
 from casemate.evaluate.findings.finding import Severity
+from casemate.losses import top_gap
 from casemate.memory import batched
 from casemate.models import Classifier
+from casemate.rng import seeded
+from casemate.types import Images, Logits
 
 _REPEATS = 5
 _SAME = 1e-4
 """Relative difference of logits up to which two answers count as the same: what kernels round."""
+_LONE, _AGAIN = 16, 100
+"""Images that are asked about again after the attacks, and how often: what is seldom takes many questions."""
+_ROUNDED = 1e-3
+"""Difference of the lead, as a share of the largest logit, that another order of sums may make."""
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""What random numbers are drawn from."""
 _NOT_RANDOM = "the model does not answer at random"
 
 
@@ -47,11 +59,68 @@ def repeatable(e: Evidence) -> Measured:
     )
 
 
+@check("unchanged", "The model answers as it did before the attacks")
+def unchanged(e: Evidence) -> Measured:
+    """A model that counts or remembers its questions, or seldom answers otherwise, is not one model but several."""
+    if e.randomised:
+        value = float(_counts(e.asked, e.unit[0][:_LONE]))
+        words = "the model's answers change from one question to the next, but not by chance: it counts or remembers"
+    else:
+        told = e.clean.prediction, e.clean.gap
+        changed = [_differs(e.logits, *told)]  # in the same batches as before
+        few = e.few[:_LONE]
+        first = e.logits_of(e.model, few)
+        told = first.argmax(1).numpy(), top_gap(first).numpy()
+        changed += [_differs(e.logits_of(e.model, few), *told) for _ in range(_AGAIN)]
+        value = max(changed)
+        words = (
+            f"asked again after the attacks, the model says something else of up to {100 * value:.0f} % of the same "
+            "images: it remembers what it was asked, or answers at random now and then"
+        )
+    return Measured(
+        value, 0.0, Severity.VOIDS if value > 0 else None, f"{words}. Judge one state of it", flatters=False
+    )
+
+
+def _counts(model: Classifier, images: torch.Tensor) -> bool:
+    """Whether copies of a model give the same answers one after the other, but not each time, whatever is drawn."""
+    if any(isinstance(held, _GENERATORS) for module in model.modules() for held in vars(module).values()):
+        return False
+    found: list[torch.Tensor] = []
+    for seed in range(2):
+        with seeded(images.device, seed), frozen(copied := copy.deepcopy(model)), torch.no_grad():
+            found.append(torch.stack([copied(images) for _ in range(_AGAIN)]))
+    same = torch.isclose(found[0], found[1], rtol=_ROUNDED, equal_nan=True).all()
+    return bool(same) and not bool(torch.isclose(found[0], found[0][:1], rtol=_ROUNDED, equal_nan=True).all())
+
+
+def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
+    """Share of images whose class or lead is another one."""
+    most = _ROUNDED * logits.abs().amax(1).numpy()
+    again = top_gap(logits).numpy()
+    with np.errstate(invalid="ignore"):
+        near = (np.abs(again - gap) <= most) | (again == gap) | (np.isnan(again) & np.isnan(gap))
+    other = (logits.argmax(1).numpy() != prediction) & (gap > most)
+    return float((~near | other).mean())
+
+
 def _left(e: Evidence, model: Classifier) -> float:
     """Of the few, the share still right after PGD (the raw last iterate, so that no draw is picked for its luck)."""
     images, labels = e.unit
     attack = PGD(eps=e.eps, norm=e.norm, steps=STEPS, track="last")
     return attack(model, images, labels, seed=e.seed, batch_size=len(labels)).robust_accuracy
+
+
+@final
+class _Afresh(nn.Module):
+    """A model as it was before its first question, each time: a generator of its own draws the same again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Images) -> Logits:
+        return copy.deepcopy(self.model)(images)
 
 
 @check("same-draws", "Robustness does not rest on the attacker's not knowing the draws")
@@ -63,6 +132,8 @@ def same_draws(e: Evidence) -> Measured | NotRun:
         return NotRun("no image is classified correctly")
     images, labels = e.unit
     known = with_same_draws(e.asked, e.seed)
+    if answers_at_random(known, images):
+        known = with_same_draws(instead(e.asked, _Afresh(e.asked)), e.seed)
     if answers_at_random(known, images):
         return Measured(
             1.0,
