@@ -33,7 +33,9 @@ lint: .venv/.ready-dev  ## check style and types
 reference: .venv/.ready-dev .venv-peers/.ready  ## compare FGSM and BIM with torchattacks and Foolbox (MODEL=checkpoint)
 	$(if $(MODEL),$(BIN)/python benchmarks/peers/compare.py --model $(MODEL),$(BIN)/python -m pytest -m reference)
 
-bench: reference  ## all comparisons with other libraries
+bench: .venv/.ready-dev .venv-peers/.ready  ## race other libraries and the machine's limit (AUTOATTACK_SRC=clone), write docs/performance.md
+	-$(BIN)/python benchmarks/speed/bench.py
+	$(BIN)/python benchmarks/speed/page.py
 
 clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
 	rm -rf .venv .venv-peers runs dist build .pytest_cache .ruff_cache .hypothesis
