@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from casemate.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, Criterion, GradientAttack, Status, frozen
 from casemate.attacks.base import check_images, with_eps
 from casemate.attacks.gradient import Loop, Track, with_steps
-from casemate.errors import SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm
 from oracles import (
@@ -436,6 +437,30 @@ def test_passes_by_hand() -> None:
     assert (last.forward, last.backward) == (30 * 5, 30 * 4)
     worst = BIM(eps=1e-6, steps=4)(task.model, task.images, task.labels).passes
     assert (worst.forward, worst.backward) == (30 + 25 * 3 + 30, 30 + 25 * 3)
+
+
+class _Refusing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
+def test_a_model_that_fails_on_the_way_back_is_named() -> None:
+    class Refusing(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.inner(_Refusing.apply(images))
+
+    task = small_task()
+    with pytest.raises(ModelError, match="no way back"):
+        PGD(eps=0.1, steps=2)(classifier(Refusing(task.model.network), classes=4), task.images, task.labels)
 
 
 class Rounded(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.errors import SettingError
+from casemate.errors import ModelError, SettingError
 from casemate.losses import LossName, loss_by_name
+from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
 from casemate.norms import Ball, norm_of
 from casemate.progress import Advance, untold
@@ -111,11 +112,20 @@ def input_gradient(
 def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Images:
     """The derivative of a sum with respect to images; zero if it does not depend on them differentiably.
 
-    With `retain` the graph is kept, for the derivative of another sum of the same pass.
+    With `retain` the graph is kept, for the derivative of another sum of the same pass. Raises `ModelError` for a model
+    that fails on the way back.
     """
     if not rising.requires_grad:
         return torch.zeros_like(images)
-    (gradient,) = torch.autograd.grad(rising, images, retain_graph=retain, allow_unused=True)
+    try:
+        (gradient,) = torch.autograd.grad(rising, images, retain_graph=retain, allow_unused=True)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"the model fails when its gradient is asked for: {type(error).__name__}: {error}. Mend its backward pass, "
+            "or put casemate.attacks.BPDA in the place of the part that has none"
+        ) from error
     return torch.zeros_like(images) if gradient is None else gradient
 
 

@@ -15,7 +15,7 @@ from casemate.progress import SILENT, Observer
 from casemate.selftest.networks import Workshop, gradients
 from casemate.selftest.subjects import SUBJECTS, Subject, shifted
 
-LIE = 0.2
+LIE = 0.3
 """By how much the fooled attack must claim more than the truth."""
 
 
