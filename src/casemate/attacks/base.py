@@ -128,9 +128,9 @@ _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
 COMPARED = 32
 """Images on which the frozen copy is held against the model."""
-_WORTH_COPYING = 2_000
+_WORTH_COPYING = 500
 """Passes of one image from which on a copy saves more than it takes to make."""
-_WORTH_MEASURING = 20 * MEASURED_WITH
+_WORTH_MEASURING = 100 * MEASURED_WITH
 """Passes of one image from which on measuring the best pass size saves more than it takes."""
 
 

@@ -95,7 +95,7 @@ def eps_curve(
             advance=advance,
         )
 
-    return _curve("eps", model, attack, images, sweep, batch_size, observer)
+    return _curve("eps", model, attack, images, sweep, len(values), batch_size, observer)
 
 
 def steps_curve(
@@ -113,7 +113,7 @@ def steps_curve(
     def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, both, pixels, labels, values, seed=seed, first_index=first, advance=advance)
 
-    return _curve("steps", model, attack, images, sweep, batch_size, observer)
+    return _curve("steps", model, attack, images, sweep, 1, batch_size, observer)
 
 
 def _title(attack: GradientAttack, axis: str) -> str:
@@ -129,13 +129,14 @@ def _curve(
     attack: GradientAttack,
     images: LabelledImages,
     sweep: Callable[[Frozen, torch.Tensor, torch.Tensor, int, Advance], Sweep],
+    runs: int,
     batch_size: int | None,
     observer: Observer,
 ) -> Curve:
-    """Run `sweep` on as many images as are worked on in step, and so on, and join what it returns."""
+    """Run `sweep`, which is `runs` runs of the attack, on as many images as are worked on in step, and so on."""
     passes = Passes()
     most = attack.most_passes(len(model.classes))
-    work = len(images) * (most.forward + most.backward)
+    work = runs * len(images) * (most.forward + most.backward)
     with (
         held(
             model, images[:COMPARED].unit(model.device)[0], pass_size=batch_size, passes=work, observer=observer
