@@ -1,5 +1,6 @@
 """What the tests share: one thread, reproducible properties, a cache of their own, a tiny network and tiny images."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from casemate.models.keras_init import batch_norm
 from casemate.progress import Advance
 
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # what a pytest that shares the work out tells its helpers; output into a pipe is wide
 hypothesis.settings.register_profile("casemate", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("casemate")
 

@@ -229,7 +229,7 @@ def test_data_that_cannot_be_trusted(run: Run, tmp_path: Path, fault: str) -> No
     code, out, _ = run("data", "list", "--data-dir", tmp_path)
     assert code == 0
     assert "not found" in out
-    assert words in out
+    assert words in " ".join(out.split())  # a table wraps where the path is long
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

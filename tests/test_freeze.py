@@ -311,7 +311,8 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [FGSM(eps=0.1), PGD(eps=0.1, steps=7), APGD(eps=0.1, steps=9), TargetedFAB(steps=6), Square(eps=0.1)]
+    "attack",
+    [FGSM(eps=0.1), PGD(eps=0.1, steps=7), APGD(eps=0.1, steps=9), TargetedFAB(steps=6), Square(eps=0.1, queries=200)],
 )
 def test_the_pass_size_does_not_change_what_is_found(attack: Any) -> None:
     """In float64, where no result hangs on the rounding of a batch size."""
