@@ -127,7 +127,7 @@ def sweeps(args: argparse.Namespace, kind: str, images: LabelledImages, rate: fl
     for task in ours:
         row = rows[task]["casemate"]
         row["times_as_fast"] = rows[kind][fastest]["cpu_seconds"] / row["cpu_seconds"]
-        row["share_of_floor"] = share_of_floor(task, row, len(images), len(EPS), STEPS, forward, rate)
+        row["share_of_floor"] = share_of_floor(row, forward, rate)
         found["rows"][task] = row
         print(
             f"{task}: {row['cpu_seconds']:.2f} s, {row['times_as_fast']:.1f} times as fast as {fastest}, "

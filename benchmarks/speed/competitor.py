@@ -48,7 +48,7 @@ def sweep(model: Classifier, batch: int, craft: Callable[[float, Tensor, Tensor]
 
 
 def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
-    """The functions that `casemate attack` and `casemate evaluate` call; batch 0: the size is measured, and timed."""
+    """The functions that `casemate attack` and `casemate evaluate` call; batch 0: the size is its own choice."""
     from casemate.attacks import BIM, FGSM
     from casemate.data import LabelledImages
     from casemate.evaluate import eps_curve

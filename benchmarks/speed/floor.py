@@ -40,14 +40,10 @@ def macs(model: Classifier) -> int:
     return total
 
 
-def share_of_floor(task: str, row: dict[str, Any], n: int, values: int, steps: int, forward: int, rate: float) -> float:
-    """Seconds that the arithmetic alone would take, over those measured.
+def share_of_floor(row: dict[str, Any], forward: int, rate: float) -> float:
+    """Seconds that the arithmetic of the passes counted would take alone, over those measured.
 
-    A pass back costs as many operations as one forward (the weights need no gradient). `last`: every image at every
-    eps; of FGSM one gradient serves all. `worst`: as many passes as were counted.
+    A pass back costs as many operations as one forward (the weights need no gradient).
     """
-    passes = row.get("passes")
-    if passes is None:
-        gradients = n if task.startswith("fgsm") else n * (1 + values * (steps - 1))
-        passes = {"forward": gradients + n * values, "backward": gradients}
+    passes = row["passes"]
     return 2 * forward * (passes["forward"] + passes["backward"]) / rate / row["seconds"]

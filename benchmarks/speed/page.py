@@ -43,7 +43,7 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
         floor = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
         title = name.replace(f"{kind}-", "casemate, ")
         version = "" if title.startswith("casemate") else f" {row['version']}"
-        settings = "measured" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
+        settings = "own choice" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
         accuracy = " ".join(percent(each) for each in row["accuracy"])
         rows.append((title + version, settings, f"{row['cpu_seconds']:.2f}", spread, ratio, floor, accuracy))
     head = ["", "batch, layout", "seconds", "spread", f"times {part['fastest']}", "% of the floor", "accuracy left, %"]
@@ -56,7 +56,7 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
 def autoattack(part: dict[str, Any]) -> str:
     """AutoAttack beside the original."""
     rows = [
-        (name, f"{row['cpu_seconds']:.0f}", percent(row["accuracy"][0]), str(row["batch"] or "measured"))
+        (name, f"{row['cpu_seconds']:.0f}", percent(row["accuracy"][0]), str(row["batch"] or "own choice"))
         for name, row in part["rows"].items()
     ]
     steps = "; ".join(

@@ -78,8 +78,8 @@ def eps_curve(
 ) -> Curve:
     """The curve of `attack` over eps (`values` ascending; 0 = clean).
 
-    `batch_size` is the number of images that pass through the network at a time, measured if None. Memory does not
-    grow with the number of images.
+    `batch_size` is the number of images that pass through the network at a time; if None measured where that pays. What
+    the attack holds does not grow with the number of images; they and their results do.
     """
 
     def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:

@@ -112,12 +112,12 @@ def _changed(given: Frozen, images: Images) -> Frozen:
         return given
     made.pass_size, made.observer = given.copy.pass_size, given.copy.observer
     made.requires_grad_(False)
-    found = {"dropout removed": sum(_without_dropout(made)), **_rearranged(made)}
+    found = {
+        "dropout removed": sum(_without_dropout(made)),
+        **_rearranged(made),
+        "convolution of few channels": sum(_narrow(made)),  # last: by then the batch norms behind it are folded
+    }
     changes = {name: count for name, count in found.items() if count}
-    for parent, name, layer in list(_children(made)):
-        if isinstance(layer, nn.Conv2d) and suits(layer) and _plain(layer):
-            setattr(parent, name, FewChannels(layer))
-            changes["convolution of few channels"] = changes.get("convolution of few channels", 0) + 1
     if any(isinstance(module, nn.Conv2d | FewChannels) for module in made.modules()):
         made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         changes["channels-last"] = 1
@@ -164,6 +164,13 @@ def _without_dropout(model: nn.Module) -> Iterator[int]:
     for parent, name, child in list(_children(model)):
         if type(child) in _DROPOUT and not child.training and _plain(child):
             setattr(parent, name, nn.Identity())
+            yield 1
+
+
+def _narrow(model: nn.Module) -> Iterator[int]:
+    for parent, name, child in list(_children(model)):
+        if isinstance(child, nn.Conv2d) and suits(child) and _plain(child):
+            setattr(parent, name, FewChannels(child))
             yield 1
 
 

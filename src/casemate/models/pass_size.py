@@ -34,11 +34,9 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
         try:
             seconds = min(_seconds(model, batch) for _ in range(3)) / size
         except Exception as error:
-            if best == DEFAULT and least == float("inf"):
+            if least == float("inf") or not is_out_of_memory(error):
                 raise
-            if is_out_of_memory(error):
-                break
-            raise
+            break
         if seconds <= _GAIN * least:
             best, least = size, seconds
         if seconds * size > 2:  # a slow network: that it is slow in large batches too need not be shown
