@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import APGD, BIM, FGSM, PGD, Square, TargetedFAB, frozen, group_size, held, sweep_eps
 from casemate.models import Classifier, create, freeze
+from casemate.models.dense_on_maps import DenseOnMaps
 from casemate.models.few_channels import FewChannels, suits
 from casemate.models.freeze import TOLERANCE
 from casemate.models.layers import NoiseLayer
@@ -65,14 +66,14 @@ def check_same(model: Classifier, changes: dict[str, int]) -> Classifier:
     return both.copy
 
 
-FIRST = {"convolution of few channels": 1}
-LAID = FIRST | {"channels-last": 1}
+HEAD = {"dense layer on maps": 1}
+LAID = {"convolution of few channels": 1, "channels-last": 1}
 """Besides what a test looks at: the first convolution sees one channel."""
 
 
 def test_dropout_goes() -> None:
     model = model_of(nn.Conv2d(1, 4, 3), nn.Dropout2d(0.5), *head(4, 10), nn.Dropout(0.3))
-    seen = check_same(model, {"dropout removed": 2} | LAID)
+    seen = check_same(model, {"dropout removed": 2} | HEAD | LAID)
     assert not any(isinstance(layer, nn.Dropout | nn.Dropout2d) for layer in seen.modules())
     assert sum(isinstance(layer, nn.Dropout | nn.Dropout2d) for layer in model.modules()) == 2
 
@@ -83,13 +84,13 @@ def test_a_batch_norm_behind_a_convolution_is_folded_whatever_the_padding(bias: 
         nn.Conv2d(1, 4, 3, padding=1, bias=bias), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2),
         nn.BatchNorm2d(4, affine=False), *head(4, 10),
     )  # fmt: skip
-    seen = check_same(model, {"batch norm folded": 2} | LAID)
+    seen = check_same(model, {"batch norm folded": 2, "ReLU in place": 1} | HEAD | LAID)
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in seen.modules())
 
 
 def test_a_batch_norm_behind_or_before_a_dense_layer_is_folded() -> None:
     layers = [nn.Linear(144, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 3)]
-    check_same(model_of(nn.Flatten(), *layers), {"batch norm folded": 2})
+    check_same(model_of(nn.Flatten(), *layers), {"batch norm folded": 2, "ReLU in place": 1} | HEAD)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_batch_norm_before_a_convolution_is_folded_but_for_zero_padding(
     """A shift before zero padding does not reach the border, so folding it would change the logits there."""
     side = convolution()(torch.zeros(1, 4, 12, 12)).shape[-1]
     model = model_of(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), convolution(), *head(6, side))
-    check_same(model, ({"batch norm folded": 1} if folded else {}) | LAID)
+    check_same(model, ({"batch norm folded": 1} if folded else {}) | {"ReLU in place": 1} | HEAD | LAID)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -151,7 +152,42 @@ def test_relu_goes_behind_pooling_and_never_across_a_batch_norm() -> None:
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.1), nn.MaxPool2d(2),
         nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), *head(4, 3),
     )  # fmt: skip
-    check_same(model, {"dropout removed": 1, "ReLU behind pooling": 1} | LAID)
+    check_same(model, {"dropout removed": 1, "ReLU behind pooling": 1, "ReLU in place": 1} | HEAD | LAID)
+
+
+def test_a_dense_layer_takes_maps_of_any_shape_and_flat_ones() -> None:
+    layer = nn.Linear(24, 3).double()
+    maps = torch.rand(5, 24, dtype=torch.float64, generator=generator(6))
+    on_maps = DenseOnMaps(layer)
+    for shape in ((2, 3, 4), (6, 2, 2), (24,), (4, 6)):
+        shaped = maps.view(5, *shape)
+        assert torch.allclose(on_maps(shaped), layer(maps), rtol=1e-12)
+        if len(shape) == 3:
+            assert torch.allclose(
+                on_maps(shaped.contiguous(memory_format=torch.channels_last)), layer(maps), rtol=1e-12
+            )
+
+
+def test_a_relu_writes_over_its_input_only_where_nothing_else_needs_it() -> None:
+    """Neither an activation that needs its own output for its gradient nor maps that are used again."""
+    sigmoid = model_of(nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.ReLU(), *head(4, 10))
+    check_same(sigmoid, HEAD | LAID)
+    again = model_of(
+        nn.Conv2d(1, 4, 3), Past(nn.ReLU()), Past(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())), *head(4, 10)
+    )
+    check_same(again, {"ReLU in place": 1} | HEAD | LAID)
+
+
+class Past(nn.Module):
+    """A layer and a way past it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The layer's answer and what it was given."""
+        return self.inner(maps) + maps
 
 
 class Residual(nn.Module):
@@ -170,7 +206,7 @@ class Residual(nn.Module):
 
 def test_folding_reaches_into_blocks_of_the_model_s_own_kind() -> None:
     model = model_of(nn.Conv2d(1, 4, 3), Residual(), Residual(), *head(4, 10))
-    check_same(model, {"batch norm folded": 4} | LAID)
+    check_same(model, {"batch norm folded": 4} | HEAD | LAID)
 
 
 @pytest.mark.parametrize("name", ["paper-cnn", "paper-student", "resnet-14"])
@@ -231,15 +267,15 @@ def test_what_cannot_be_traced_is_improved_part_by_part_and_still_branches() -> 
 def test_hooks_and_parametrised_weights_are_respected() -> None:
     model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), *head(4, 10))
     model.network[0].register_forward_hook(lambda module, inputs, output: output + 1)  # type: ignore[index]
-    check_same(model, {"channels-last": 1})
+    check_same(model, {"channels-last": 1} | HEAD)
     model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), *head(4, 10))
     torch.nn.utils.parametrizations.weight_norm(model.network[0])  # type: ignore[index]
-    check_same(model, {"channels-last": 1})
+    check_same(model, {"channels-last": 1} | HEAD)
 
 
 def test_batch_statistics_are_not_folded() -> None:
     model = model_of(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), *head(4, 10))
-    check_same(model, LAID)
+    check_same(model, HEAD | LAID)
 
 
 class Sly(nn.Module):
