@@ -307,6 +307,49 @@ def test_a_copy_that_answers_otherwise_is_not_attacked() -> None:
     assert model.pass_size is None
 
 
+class Asked(nn.Module):
+    """Answers as another network, and remembers how many images it was asked about."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.count = inner, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the other."""
+        self.count += len(images)
+        return self.inner(images)
+
+
+def test_the_model_itself_is_asked_where_its_copy_is_not_sure() -> None:
+    """Of 40 images: the first few, and those whose two highest logits are nearer than the copies may differ."""
+    inner = model_of(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *head(4, 10)).network
+    model = classifier(lived_in(Asked(inner)), classes=3, shape=SHAPE)
+    images = torch.rand(40, *SHAPE, dtype=torch.float64, generator=generator(7))
+    dense = inner[-1]  # type: ignore[index]
+    with frozen(model):
+        both = freeze(model, images[:8])
+        network: Any = model.network
+        network.count = 0
+        assert torch.allclose(both.classify(images), inner(images), rtol=1e-10)
+        assert network.count < 10
+        dense.weight[1] = dense.weight[0]
+        dense.bias[1], dense.bias[2] = dense.bias[0] + 1e-6, -100.0
+        both = freeze(model, images[:8])
+        network.count = 0
+        assert torch.allclose(both.classify(images), inner(images), rtol=1e-10)
+        assert network.count == 40
+
+
+def test_a_copy_that_answers_otherwise_later_is_not_believed() -> None:
+    model = model_of(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *head(4, 10))
+    with frozen(model):
+        both = freeze(model, IMAGES)
+        for buffer in both.copy.buffers():
+            buffer += 0.1
+        assert not torch.allclose(both.copy(IMAGES), model(IMAGES), rtol=1e-3)
+        assert torch.equal(both.classify(IMAGES), model(IMAGES))
+
+
 def test_a_model_that_cannot_be_copied_is_attacked_itself() -> None:
     class Fixed(Uncopied):
         def __init__(self, inner: nn.Module) -> None:

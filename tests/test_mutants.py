@@ -248,12 +248,9 @@ def test_bounds_that_are_forgotten_fail(name: str, patch: pytest.MonkeyPatch) ->
         ALL[name]()
     found = base.verify
 
-    def careless(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball) -> base.Verified:
-        model.bounds = (-9.0, 9.0)
-        try:
-            return found(model, candidates, clean, ball)
-        finally:
-            model.bounds = (0.0, 1.0)
+    def careless(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds) -> base.Verified:
+        del bounds
+        return found(model, candidates, clean, ball, (-9.0, 9.0))
 
     patch.setattr(base, "verify", careless)
     with pytest.raises(AssertionError):
@@ -283,8 +280,8 @@ def test_claims_that_were_not_checked_again_fail(name: str, patch: pytest.Monkey
     """The predictions of the clean images, reported for the adversarial ones."""
     found = base.verify
 
-    def trusting(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball) -> base.Verified:
-        return replace(found(model, candidates, clean, ball), logits=model(clean).detach())
+    def trusting(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds) -> base.Verified:
+        return replace(found(model, candidates, clean, ball, bounds), logits=model(clean).detach())
 
     patch.setattr(base, "verify", trusting)
     with pytest.raises(AssertionError):

@@ -144,7 +144,8 @@ def test_more_runs_never_fool_less_and_in_the_end_more(norm: Norm, targeted: boo
     ]
     for fewer, more in pairwise(results):
         assert (more.success | ~fewer.success).all()
-        assert torch.equal(more.adversarial[fewer.success], fewer.adversarial[fewer.success])
+        kept = more.adversarial[fewer.success]
+        assert torch.allclose(kept, fewer.adversarial[fewer.success], atol=1e-12)  # rounding: few runs make no copy
         check_inside(attack, more, task.images)
         check_claims(more, task, targets)
     if not targeted:  # few reach a target by luck

@@ -120,7 +120,7 @@ class AutoAttack(Attack):
             )
             passes.add(cost)
             steered[left] |= moved
-            checked = verify(model, candidates, clean[left], ball)
+            checked = verify(model, candidates, clean[left], ball, model.bounds)
             passes.add(checked.passes)
             found[left] = checked.images.where(checked.finite.view(-1, 1, 1, 1), torch.nan)
             left = left[~criterion.take(left).met(checked.logits)]

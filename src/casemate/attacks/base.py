@@ -6,7 +6,7 @@ code that did not make the claim: projected once more, inside ball and bounds in
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -20,7 +20,7 @@ from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, as_it_is, freeze
 from casemate.models.pass_size import DEFAULT, MEASURED_WITH
-from casemate.norms import Ball, Norm, norm_of
+from casemate.norms import Ball, Bounds, Norm, norm_of
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
@@ -239,22 +239,24 @@ class Verified:
 
 
 @torch.no_grad()
-def verify(model: Classifier, candidates: Images, clean: Images, ball: Ball) -> Verified:
+def verify(
+    classify: Callable[[Images], Logits], candidates: Images, clean: Images, ball: Ball, bounds: Bounds
+) -> Verified:
     """Bring candidate images into ball and bounds, and classify them again.
 
     Raises `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
     """
     finite = candidates.flatten(1).isfinite().all(1)
-    images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, model.bounds)
-    logits = model(images)
+    images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, bounds)
+    logits = classify(images)
     passes = Passes(forward=len(clean))
     finite &= logits.isfinite().all(1)
     if not finite.all():
         images = torch.where(finite.view(-1, 1, 1, 1), images, clean)
-        logits[~finite] = model(clean[~finite])
+        logits[~finite] = classify(clean[~finite])
         passes.forward += int((~finite).sum())
     norms = norm_of(images.double() - clean.double(), ball.norm)
-    low, high = model.bounds
+    low, high = bounds
     tolerance = ball.tolerance * max(1.0, -low, high)  # float32 is as much coarser as the pixels are larger
     if len(norms) and not (norms.max() <= ball.eps + tolerance and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
@@ -379,7 +381,7 @@ class Attack(ABC):
                 streams = Streams(derive(seed, stream_name(self)), numbers[group].to(known.device))
                 told = _Told(advance)
                 candidate, steered, passes = self.run(both.copy, clean, criterion, streams, told)
-                found = verify(both.checking, candidate, clean, self.ball())
+                found = verify(both.checking, candidate, clean, self.ball(), known.bounds)
                 passes.add(found.passes)
                 success = criterion.met(found.logits)
                 status = status_of(success, found.finite, steered)

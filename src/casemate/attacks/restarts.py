@@ -79,7 +79,7 @@ class Restarts(Attack):
             )
             steered[left] |= moved
             passes.add(cost)
-            found = verify(model, candidates, clean[left], ball)
+            found = verify(model, candidates, clean[left], ball, model.bounds)
             passes.add(found.passes)
             fooled = aim.met(found.logits)
             if nearest:

@@ -161,7 +161,7 @@ def sweep_eps(
                 rest = criterion.take(chosen)
                 first = (first_logits[chosen], first_gradient[chosen])
                 run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), first=first)
-                found = verify(both.checking, run.images, clean[chosen], loop.ball)
+                found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
                 passes.add(run.passes)
                 passes.add(found.passes)
                 if only_worst:
@@ -244,7 +244,7 @@ def _one_run(
 
     longest = lengths[max(lengths)]
     run = climb(both.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
-    found = verify(both.checking, run.images, clean, longest.ball)
+    found = verify(both.classify, run.images, clean, longest.ball, both.original.bounds)
     run.passes.add(found.passes)
     run.passes.add(asked)
     for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
