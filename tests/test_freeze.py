@@ -1,7 +1,10 @@
 """The frozen copy answers as the model does, with less work; and gives way where it would not."""
 
 import copy
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,12 +12,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.attacks import APGD, BIM, FGSM, PGD, Square, TargetedFAB, frozen, group_size, held, sweep_eps
+from casemate.attacks import (
+    APGD,
+    BIM,
+    FGSM,
+    PGD,
+    HopSkipJump,
+    Restarts,
+    Square,
+    TargetedFAB,
+    frozen,
+    group_size,
+    held,
+    sweep_eps,
+)
 from casemate.models import Classifier, create, freeze
+from casemate.models.coarse import in_bfloat16
 from casemate.models.dense_on_maps import DenseOnMaps
 from casemate.models.few_channels import FewChannels, suits
 from casemate.models.freeze import TOLERANCE
 from casemate.models.layers import NoiseLayer
+from casemate.progress import SILENT
 from oracles import Uncopied, classifier, generator, small_task
 
 SHAPE = (1, 12, 12)
@@ -431,3 +449,89 @@ def test_a_measured_pass_size_is_one_of_those_tried() -> None:
     with frozen(model):
         both = freeze(model, torch.rand(2, 1, 28, 28), pass_size=None)
     assert both.copy.pass_size in (16, 32, 64, 128, 256)
+
+
+def test_a_coarse_copy_shows_the_way_and_float32_says_what_fools() -> None:
+    """Its way is not the exact one, and no claim of it is reported that the model does not bear out."""
+    task = small_task(count=60)
+    model = classifier(copy.deepcopy(task.model.network).float(), classes=4)
+    images = task.images.float()
+    attack = PGD(eps=0.08, steps=12)
+    exact = attack(model, images, task.labels)
+    with frozen(model):
+        both = replace(freeze(model, images), coarse=in_bfloat16(model))
+        result = attack(both, images, task.labels)
+    assert both.precision == "bfloat16"
+    assert not torch.equal(result.adversarial, exact.adversarial)
+    assert torch.equal(result.success, model(result.adversarial).argmax(1) != task.labels)
+    assert (result.success == exact.success).double().mean() > 0.9
+    assert result.passes.backward > 0
+
+
+def test_what_only_the_coarse_copy_is_fooled_by_is_attacked_again() -> None:
+    """Here the coarse copy is another model altogether: it takes every image for fooled, or has no gradient."""
+    task = small_task(count=30)
+    model = classifier(copy.deepcopy(task.model.network).float(), classes=4)
+    images = task.images.float()
+    attack = PGD(eps=0.1, steps=10)
+    exact = attack(model, images, task.labels)
+    assert 0 < exact.success.sum() < 30
+
+    class Wrong(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return F.one_hot((model.network(images).argmax(1) + 1) % 4, 4).float()
+
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return model.network(images).detach()
+
+    for network in (Wrong(), Flat()):
+        with frozen(model):
+            both = replace(freeze(model, images), coarse=classifier(network, classes=4))
+            result = attack(both, images, task.labels)
+        wrong = model(images).argmax(1) != task.labels
+        assert torch.equal(result.success, exact.success)
+        assert torch.equal(result.adversarial[~wrong], exact.adversarial[~wrong])
+        assert result.passes.forward > exact.passes.forward
+
+
+def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    observer = SimpleNamespace(say=said.append, work=SILENT.work)
+
+    def precision(model: Classifier, gain: float) -> str:
+        times = iter([gain, 1.0])
+        monkeypatch.setattr(
+            sys.modules["casemate.models.freeze"], "seconds_per_pass", lambda model, images: next(times)
+        )
+        with frozen(model):
+            return freeze(model, IMAGES.float(), precision="bfloat16", observer=observer).precision  # type: ignore[arg-type]
+
+    plain = model_of(nn.Conv2d(1, 4, 3), nn.ReLU(), *head(4, 10)).float()
+    assert precision(plain, 2.0) == "bfloat16"
+    assert said == []
+    assert precision(plain, 0.5) == "float32"
+    assert "0.5 times as fast" in said.pop()
+
+    class Large(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1e4 * (images.flatten(1)[:, :3] + 100) - 1e6
+
+    assert precision(classifier(Large(), classes=3, shape=SHAPE), 2.0) == "float32"
+    assert "changes logits" in said.pop()
+
+    class Double(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ torch.ones(144, 3)
+
+    assert precision(classifier(Double(), classes=3, shape=SHAPE), 2.0) == "float32"
+    assert "fails in it" in said.pop()
+
+
+def test_attacks_that_end_at_the_boundary_stay_in_float32() -> None:
+    assert not TargetedFAB().bears_rounding
+    assert not Restarts(attack=HopSkipJump(norm="l2"), restarts=2).bears_rounding
+    assert APGD(eps=0.1).bears_rounding
+    assert Square(eps=0.1).bears_rounding

@@ -3,7 +3,6 @@
 from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
 from casemate.attacks.autoattack import AutoAttack as AutoAttack
-from casemate.attacks.base import COMPARED as COMPARED
 from casemate.attacks.base import Attack as Attack
 from casemate.attacks.base import AttackResult as AttackResult
 from casemate.attacks.base import Criterion as Criterion
@@ -11,10 +10,6 @@ from casemate.attacks.base import MinimumNormAttack as MinimumNormAttack
 from casemate.attacks.base import Passes as Passes
 from casemate.attacks.base import Status as Status
 from casemate.attacks.base import check_images as check_images
-from casemate.attacks.base import frozen as frozen
-from casemate.attacks.base import group_size as group_size
-from casemate.attacks.base import held as held
-from casemate.attacks.base import model_of as model_of
 from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
 from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
@@ -25,6 +20,11 @@ from casemate.attacks.fab import TargetedFAB as TargetedFAB
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import GradientAttack as GradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
+from casemate.attacks.holding import COMPARED as COMPARED
+from casemate.attacks.holding import frozen as frozen
+from casemate.attacks.holding import group_size as group_size
+from casemate.attacks.holding import held as held
+from casemate.attacks.holding import model_of as model_of
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise

@@ -6,22 +6,21 @@ code that did not make the claim: projected once more, inside ball and bounds in
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from casemate.attacks.holding import group_size, held, model_of, prepared
 from casemate.errors import SettingError, ShapeError
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, as_it_is, freeze
-from casemate.models.pass_size import DEFAULT, MEASURED_WITH
+from casemate.models import Classifier, Frozen
 from casemate.norms import Ball, Bounds, Norm, norm_of
-from casemate.progress import SILENT, Advance, Observer
+from casemate.progress import SILENT, Advance, Observer, untold
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
@@ -123,42 +122,6 @@ def status_of(success: Flags, finite: Flags, steered: Flags) -> Tensor:
     return status
 
 
-_GROUP_BYTES = 1 << 28
-_COPIES = 16
-"""Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
-COMPARED = 32
-"""Images on which the frozen copy is held against the model."""
-_WORTH_COPYING = 500
-"""Passes of one image from which on a copy saves more than it takes to make."""
-_WORTH_MEASURING = 100 * MEASURED_WITH
-"""Passes of one image from which on measuring the best pass size saves more than it takes."""
-
-
-def group_size(image_shape: tuple[int, ...]) -> int:
-    """How many images an attack works on in step: as many as fit into a quarter of a gigabyte.
-
-    Images that are decided leave, and the passes through the network, which are of a size of their own, stay full.
-    """
-    return max(1, _GROUP_BYTES // (_COPIES * 4 * math.prod(image_shape)))
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """Raise `ShapeError` unless images and labels are what the model takes."""
     if images.ndim != 4 or tuple(images.shape[1:]) != model.input_shape:
@@ -183,46 +146,6 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
         )
 
 
-def prepared(images: Tensor, model: Classifier) -> Images:
-    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds."""
-    return images.detach().to(model.device).clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
-
-
-def model_of(given: Classifier | Frozen) -> Classifier:
-    """The model itself, whether it is frozen already or not."""
-    return given.original if isinstance(given, Frozen) else given
-
-
-@contextmanager
-def held(
-    model: Classifier | Frozen,
-    images: Images,
-    *,
-    pass_size: int | None = None,
-    passes: int | None = None,
-    observer: Observer = SILENT,
-) -> Iterator[Frozen]:
-    """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
-
-    Args:
-        images: what will be attacked; the first ones serve to check the copy.
-        pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
-            usual one. A model that is frozen already keeps its own.
-        passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
-    """
-    if isinstance(model, Frozen):
-        with frozen(model.original):
-            yield model
-        return
-    with frozen(model):
-        if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
-            pass_size = DEFAULT
-        if passes is not None and passes < _WORTH_COPYING:
-            yield as_it_is(model, pass_size or DEFAULT, observer)
-        else:
-            yield freeze(model, prepared(images[:COMPARED], model), pass_size=pass_size, observer=observer)
-
-
 @dataclass(frozen=True)
 class Verified:
     """Candidate images after the verification, one entry per image."""
@@ -236,6 +159,17 @@ class Verified:
     finite: Flags
     """The candidate and the model's logits on it were finite."""
     passes: Passes
+    steered: Flags
+    """There was a gradient to follow; True unless it is known otherwise."""
+
+    def put(self, at: Tensor, other: "Verified") -> "Verified":
+        """The same with other rows at some positions; passes add up."""
+        both = Passes()
+        for each in (self, other):
+            both.add(each.passes)
+        names = ("images", "logits", "norm", "finite", "steered")
+        rows = {name: getattr(self, name).index_put((at,), getattr(other, name)) for name in names}
+        return Verified(**rows, passes=both)
 
 
 @torch.no_grad()
@@ -260,7 +194,7 @@ def verify(
     tolerance = ball.tolerance * max(1.0, -low, high)  # float32 is as much coarser as the pixels are larger
     if len(norms) and not (norms.max() <= ball.eps + tolerance and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
-    return Verified(images, logits, norms.float(), finite, passes)
+    return Verified(images, logits, norms.float(), finite, passes, steered=torch.ones_like(finite))
 
 
 class _Told:
@@ -305,6 +239,37 @@ class Attack(ABC):
             candidate images, whether each ever had a gradient other than zero (True for an attack that follows none),
             and the passes taken. A candidate that is not finite says that the model's logits or gradient were not.
         """
+
+    @property
+    def bears_rounding(self) -> bool:
+        """Whether a way found in a coarse precision is about as good: not for one that ends at the very boundary."""
+        inner = innermost(self)
+        return inner is self or inner.bears_rounding
+
+    def _attack(
+        self, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> Verified:
+        """Run on one batch, and verify; what only the coarse copy is fooled by or stuck on is run again in float32."""
+        if both.coarse is None or not self.bears_rounding:
+            return self._run_on(both.copy, both, clean, criterion, streams, advance)
+        found = self._run_on(both.coarse, both, clean, criterion, streams, advance)
+        with torch.no_grad():
+            claimed = criterion.met(both.coarse(found.images))
+        found.passes.forward += len(clean)
+        failed = ~criterion.met(found.logits)
+        again = (failed & (claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
+        if not len(again):
+            return found
+        some = self._run_on(both.copy, both, clean[again], criterion.take(again), streams.take(again), untold)
+        return found.put(again, some)
+
+    def _run_on(
+        self, model: Classifier, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> Verified:
+        candidate, steered, passes = self.run(model, clean, criterion, streams, advance)
+        found = verify(both.checking, candidate, clean, self.ball(), model.bounds)
+        passes.add(found.passes)
+        return replace(found, steered=steered, passes=passes)
 
     def record(self) -> dict[str, Any]:
         """Name and hyper-parameters, as written into results."""
@@ -380,14 +345,13 @@ class Attack(ABC):
                 )
                 streams = Streams(derive(seed, stream_name(self)), numbers[group].to(known.device))
                 told = _Told(advance)
-                candidate, steered, passes = self.run(both.copy, clean, criterion, streams, told)
-                found = verify(both.checking, candidate, clean, self.ball(), known.bounds)
-                passes.add(found.passes)
+                found = self._attack(both, clean, criterion, streams, told)
                 success = criterion.met(found.logits)
-                status = status_of(success, found.finite, steered)
+                status = status_of(success, found.finite, found.steered)
                 loss = stable_cross_entropy(found.logits, truth)
                 advance(len(clean) - told.done, "")
-                return (found.images, found.logits.argmax(1), success, status, loss, found.norm), passes
+                columns = (found.images, found.logits.argmax(1), success, status, loss, found.norm)
+                return columns, found.passes
 
             parts = batched(len(images), group_size(known.input_shape), attack, observer)
         adversarial, prediction, success, status, loss, norms = (
@@ -417,6 +381,11 @@ class MinimumNormAttack(Attack):
 
     norm: Norm
     """What is made small."""
+
+    @property
+    def bears_rounding(self) -> bool:
+        """The nearest image that fools lies at the boundary, and rounding decides on which side."""
+        return False
 
     @final
     def ball(self) -> Ball:

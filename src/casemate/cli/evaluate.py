@@ -69,6 +69,9 @@ class Evaluate:
     """Exit with 3 if the robust accuracy at the largest eps, a share such as 0.6, is lower, or not to be trusted."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
     """Where the files go."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """In which attacks within a ball look for their way: bfloat16 is much faster on some processors. Whether an image
+    fools is always said in float32."""
     seed: Seed = 0
     dry_run: Flag = False
     """Evaluate nothing: say what would be done, and the time that each budget takes at most."""
@@ -98,6 +101,7 @@ class Evaluate:
                     budget=self.budget,
                     thorough=self.thorough,
                     substitute=self.substitute,
+                    precision=self.precision,
                     seed=self.seed,
                 ),
                 device,

@@ -12,7 +12,7 @@ from casemate.evaluate import Evaluation, evaluate, make_record, seconds_at_most
 from casemate.evaluate.budgets import Budget
 from casemate.evaluate.examples import evaluation_table, write_table
 from casemate.files import write_json
-from casemate.models import Classifier, load
+from casemate.models import Classifier, Precision, load
 from casemate.norms import Norm, parse_eps
 from casemate.progress import Observer
 from casemate.report.evaluation import build_evaluation
@@ -33,6 +33,7 @@ class Asked:
     budget: Budget
     thorough: bool
     substitute: Path | None
+    precision: Precision
     seed: int
 
 
@@ -64,6 +65,7 @@ class Ready:
             "budget": self.asked.budget,
             "thorough": self.asked.thorough or self.asked.budget == "thorough",
             "substitute": None if self.asked.substitute is None else str(self.asked.substitute),
+            "precision": self.asked.precision,
             "seed": self.asked.seed,
             "device": self.device,
             "seconds_at_most": self.seconds,
@@ -94,6 +96,7 @@ def run(ready: Ready, observer: Observer) -> Evaluation:
             budget=asked.budget,
             thorough=asked.thorough or None,
             substitute=ready.substitute,
+            precision=asked.precision,
             seed=asked.seed,
             observer=observer,
         )

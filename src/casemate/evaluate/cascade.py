@@ -17,7 +17,7 @@ from casemate.attacks import COMPARED, Attack, AttackResult, MinimumNormAttack, 
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluate.clean import is_right
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, Precision
 from casemate.norms import Ball, Norm
 from casemate.progress import SILENT, Observer
 
@@ -84,6 +84,7 @@ def run_cascade(
     correct: np.ndarray | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    precision: Precision = "float32",
     observer: Observer = SILENT,
 ) -> Cascade:
     """Run `attacks` in order on the survivors, for every eps of `values`, ascending.
@@ -94,6 +95,7 @@ def run_cascade(
         correct: which images are classified correctly without an attack, `(n,)`, if that is known already.
         seed: of all random draws, keyed by example.
         batch_size: images that pass through the network at a time; measured if None.
+        precision: in which attacks within a ball look for their way; whether an image fools is said in float32.
 
     Raises:
         SettingError: no attacks, no or descending values, an attack in another norm.
@@ -103,7 +105,7 @@ def run_cascade(
     known = model_of(model)
     few, _ = images[:COMPARED].unit(known.device)
     work = len(images) * most_work(attacks, len(known.classes))
-    with held(model, few, pass_size=batch_size, passes=work, observer=observer) as both:
+    with held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
         if correct is None:
             correct = _correct(both.checking, images)
         return _run(both, attacks, images, values, norm, correct, seed, observer)

@@ -18,7 +18,7 @@ from casemate.evaluate.findings import Checked, Evidence, Finding, run_checks
 from casemate.evaluate.intervals import Estimate, share
 from casemate.evaluate.trial import try_out
 from casemate.evaluate.verdict import Verdict, verdict_on
-from casemate.models import Classifier
+from casemate.models import Classifier, Precision
 from casemate.norms import Norm, parse_eps
 from casemate.progress import SILENT, Observer
 from casemate.rng import seeded
@@ -44,6 +44,8 @@ class Evaluation:
     """One for each eps."""
     batch_size: int
     """Images that passed through the network at a time."""
+    precision: Precision
+    """In which attacks within a ball looked for their way; whether an image fools was said in float32."""
     changes: dict[str, int]
     """What was changed in the copy that was attacked, and how often (see `casemate.models.freeze`)."""
     seconds: float
@@ -101,6 +103,7 @@ class Evaluation:
             "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
             "passes": asdict(self.cascade.passes),
             "batch_size": self.batch_size,
+            "precision": self.precision,
             "frozen": self.changes,
             "checks": [checked.as_json() for checked in self.checks],
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
@@ -121,6 +124,7 @@ def evaluate(
     substitute: Classifier | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    precision: Precision = "float32",
     observer: Observer = SILENT,
 ) -> Evaluation:
     """Attack a model with everything in the budget, and say whether the result is to be trusted.
@@ -137,6 +141,8 @@ def evaluate(
         seed: of all random draws.
         batch_size: images that pass through the network at a time, halved where the memory does not hold them;
             measured if None.
+        precision: in which attacks within a ball look for their way, where that is faster on this machine; whether an
+            image fools is said in float32, and what only bfloat16 is fooled by is attacked again.
 
     Raises:
         SettingError: no eps, an unknown budget, an attack in another norm.
@@ -156,7 +162,7 @@ def evaluate(
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         few, _ = images[:COMPARED].unit(model.device)
         work = len(images) * most_work(chosen, len(model.classes))
-        with held(judged, few, pass_size=batch_size, passes=work, observer=observer) as both:
+        with held(judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
             clean = evaluate_clean(both.checking, images, observer=observer)
             cascade = run_cascade(
                 both, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
@@ -196,6 +202,7 @@ def evaluate(
             for each, found in zip(values, robust, strict=True)
         ],
         batch_size=both.checking.pass_size or 0,
+        precision=both.precision,
         changes=both.changes,
         seconds=time.perf_counter() - start,
     )

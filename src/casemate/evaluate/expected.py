@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 
 from casemate.attacks import APGD, Attack, Criterion, MinimumNormAttack, Passes, Square, held
-from casemate.attacks.base import prepared
+from casemate.attacks.holding import prepared
 from casemate.data import LabelledImages
 from casemate.defenses import averaged
 from casemate.evaluate.budgets import DRAWS, Budget, attacks_for

@@ -7,6 +7,7 @@ from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier
 from casemate.models.freeze import Frozen as Frozen
+from casemate.models.freeze import Precision as Precision
 from casemate.models.freeze import as_it_is as as_it_is
 from casemate.models.freeze import freeze as freeze
 from casemate.models.registry import create as create

@@ -23,14 +23,14 @@ class DenseOnMaps(nn.Module):
         super().__init__()
         self.register_buffer("weight", layer.weight.detach())
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
-        self._ordered: dict[tuple[int, ...], Tensor] = {}
+        self._ordered: dict[tuple[object, ...], Tensor] = {}
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the outputs `(n, outputs)` for maps `(n, channels, height, width)`, or for what is flat already."""
         if maps.ndim != 4:
             return F.linear(maps.flatten(1), self.weight, self.bias)
-        shape = tuple(maps.shape[1:])
-        if shape not in self._ordered:
-            weight = self.weight.view(-1, *shape)
-            self._ordered[shape] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
-        return F.linear(maps.permute(0, 2, 3, 1).flatten(1), self._ordered[shape], self.bias)
+        key = (*maps.shape[1:], self.weight.dtype, self.weight.device)
+        if key not in self._ordered:
+            weight = self.weight.view(-1, *maps.shape[1:])
+            self._ordered[key] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+        return F.linear(maps.permute(0, 2, 3, 1).flatten(1), self._ordered[key], self.bias)

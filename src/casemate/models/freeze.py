@@ -15,11 +15,14 @@ What is changed in the copy, where it changes no logit:
 
 How it is found is in `rearrange.py`. The copy's logits are compared with the model's before it is used; see
 `Frozen.faithful`. It also knows how many images should pass through it at a time.
+
+Where that is asked for there is a second, coarse copy in bfloat16, which some processors multiply several times as fast
+as float32. Attacks look for their way with it; whether an image fools is said in float32.
 """
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -27,16 +30,23 @@ from torch import Tensor
 from casemate.losses import top_gap
 from casemate.memory import batched
 from casemate.models.classifier import Classifier
-from casemate.models.pass_size import DEFAULT, fastest_pass_size
+from casemate.models.coarse import in_bfloat16
+from casemate.models.pass_size import DEFAULT, fastest_pass_size, seconds_per_pass
 from casemate.models.rearrange import lighten
 from casemate.progress import SILENT, Observer
 from casemate.types import Images, Logits
+
+Precision = Literal["float32", "bfloat16"]
 
 TOLERANCE = 1e-4
 """By how much a logit of the copy may differ, as a share of the largest logit of the images compared: some hundred
 times what float32 rounds, and far below what an attack could make use of."""
 
 
+_COARSE_TOLERANCE = 0.1
+"""The same for a copy in bfloat16, whose rounding is 0.4 %; many layers add up to some per cent."""
+_WORTH_COARSE = 1.2
+"""How many times as fast an input gradient in bfloat16 must be."""
 _ALWAYS_ASKED = 4
 """Images of every batch about which the model itself is asked too."""
 
@@ -50,10 +60,17 @@ class Frozen:
     """As it was given; what is claimed of it is checked with it."""
     copy: Classifier
     """What is attacked; another view of the original where there is nothing to change, or no change can be used."""
+    coarse: Classifier | None = None
+    """The copy in bfloat16, if it was asked for, answers much as the model does, and is faster on this machine."""
     changes: dict[str, int] = field(default_factory=dict)
     """What was changed, and how often."""
     difference: float = 0.0
     """The largest difference of a logit, as a share of the largest one."""
+
+    @property
+    def precision(self) -> Precision:
+        """In which attacks may look for their way."""
+        return "float32" if self.coarse is None else "bfloat16"
 
     @property
     def checking(self) -> Classifier:
@@ -86,7 +103,12 @@ class Frozen:
 
 
 def freeze(
-    model: Classifier, images: Images, *, pass_size: int | None = DEFAULT, observer: Observer = SILENT
+    model: Classifier,
+    images: Images,
+    *,
+    pass_size: int | None = DEFAULT,
+    precision: Precision = "float32",
+    observer: Observer = SILENT,
 ) -> Frozen:
     """Make the copy, and compare its logits with the model's on a few images.
 
@@ -95,13 +117,16 @@ def freeze(
     Args:
         images: the first ones that will be attacked, `(n, channels, height, width)` within the bounds.
         pass_size: images that pass through the copy at a time; measured if None.
-        observer: is told where that has to become smaller for want of memory.
+        precision: bfloat16 for a coarse copy too, if it turns out to be of use.
+        observer: is told where the pass size has to become smaller for want of memory, and if bfloat16 is of no use.
     """
     found = as_it_is(model, pass_size or DEFAULT, observer)
     with torch.no_grad():
         found = _changed(found, images)
     if pass_size is None:
         found.copy.pass_size = fastest_pass_size(found.copy, images)
+    if precision == "bfloat16":
+        found = _with_coarse(found, images)
     return found
 
 
@@ -128,6 +153,25 @@ def _changed(given: Frozen, images: Images) -> Frozen:
         difference = _difference(_answers(model, images), _answers(made, images))
     usable = made if difference <= TOLERANCE else given.copy
     return replace(given, copy=usable, changes=changes, difference=difference)
+
+
+def _with_coarse(given: Frozen, images: Images) -> Frozen:
+    """The same with a copy in bfloat16, unless it fails, answers too differently, or is no faster."""
+    try:
+        made = in_bfloat16(given.copy)
+        with torch.no_grad():
+            difference = _difference(_answers(given.original, images), _answers(made, images))
+        gain = seconds_per_pass(given.copy, images) / seconds_per_pass(made, images)
+    except Exception as error:  # the model's own code may not bear another precision, in whatever way
+        given.copy.observer.say(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
+        return given
+    if difference > _COARSE_TOLERANCE:
+        given.copy.observer.say(f"bfloat16 is not used: it changes logits by {difference:.0%} of the largest")
+        return given
+    if gain < _WORTH_COARSE:
+        given.copy.observer.say(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
+        return given
+    return replace(given, coarse=made)
 
 
 def _answers(model: Classifier, images: Images) -> Tensor:

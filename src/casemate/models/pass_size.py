@@ -30,9 +30,8 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
     """
     best, least = DEFAULT, float("inf")
     for size in _SIZES["cuda" if model.device.type == "cuda" else "cpu"]:
-        batch = images[torch.arange(size) % len(images)].to(model.device)
         try:
-            seconds = min(_seconds(model, batch) for _ in range(3)) / size
+            seconds = seconds_per_pass(model, images, size) / size
         except Exception as error:
             if least == float("inf") or not is_out_of_memory(error):
                 raise
@@ -44,8 +43,14 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
     return best
 
 
+def seconds_per_pass(model: Classifier, images: Images, size: int | None = None) -> float:
+    """What an input gradient of `size` images takes, those given repeated as needed: the least of three times."""
+    size = model.pass_size or DEFAULT if size is None else size
+    batch = images[torch.arange(size) % len(images)].to(model.device)
+    return min(_seconds(model, batch) for _ in range(3))
+
+
 def _seconds(model: Classifier, images: Images) -> float:
-    """What one input gradient takes."""
     start = time.perf_counter()
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)

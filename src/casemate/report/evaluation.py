@@ -51,6 +51,12 @@ def build_evaluation(folder: Path) -> Path:
     return write_text(folder / "report.html", html)
 
 
+_PRECISION = {
+    "float32": "float32",
+    "bfloat16": "bfloat16 for the way of attacks within a ball, float32 for what fools",
+}
+
+
 def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was evaluated, how, and where."""
     made = result["provenance"]
@@ -66,6 +72,7 @@ def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("substitute", result["substitute"] or "none"),
         ("seed", str(result["seed"])),
+        ("precision", _PRECISION[result["precision"]]),
         ("passes", f"{result['passes']['forward']:,} forward, {result['passes']['backward']:,} backward"),
         ("time", f"{result['seconds']:.0f} s"),
         ("made on", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),

@@ -1,0 +1,91 @@
+"""Holding a model still while it is attacked: evaluation mode, frozen weights, and the copy that attacks work on."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
+from casemate.models.pass_size import DEFAULT, MEASURED_WITH
+from casemate.progress import SILENT, Observer
+from casemate.types import Images
+
+_GROUP_BYTES = 1 << 28
+_COPIES = 16
+"""Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
+COMPARED = 32
+"""Images on which the frozen copy is held against the model."""
+_WORTH_COPYING = 500
+"""Passes of one image from which on a copy saves more than it takes to make."""
+_WORTH_MEASURING = 100 * MEASURED_WITH
+"""Passes of one image from which on measuring the best pass size saves more than it takes."""
+
+
+def group_size(image_shape: tuple[int, ...]) -> int:
+    """How many images an attack works on in step: as many as fit into a quarter of a gigabyte.
+
+    Images that are decided leave, and the passes through the network, which are of a size of their own, stay full.
+    """
+    return max(1, _GROUP_BYTES // (_COPIES * 4 * math.prod(image_shape)))
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def prepared(images: Tensor, model: Classifier) -> Images:
+    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds."""
+    return images.detach().to(model.device).clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
+
+
+def model_of(given: Classifier | Frozen) -> Classifier:
+    """The model itself, whether it is frozen already or not."""
+    return given.original if isinstance(given, Frozen) else given
+
+
+@contextmanager
+def held(
+    model: Classifier | Frozen,
+    images: Images,
+    *,
+    pass_size: int | None = None,
+    passes: int | None = None,
+    precision: Precision = "float32",
+    observer: Observer = SILENT,
+) -> Iterator[Frozen]:
+    """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
+
+    Args:
+        images: what will be attacked; the first ones serve to check the copy.
+        pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
+            usual one. A model that is frozen already keeps its own.
+        passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
+        precision: in which attacks within a ball may look for their way; see `casemate.models.freeze`.
+    """
+    if isinstance(model, Frozen):
+        with frozen(model.original):
+            yield model
+        return
+    with frozen(model):
+        if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
+            pass_size = DEFAULT
+        if passes is not None and passes < _WORTH_COPYING:
+            yield as_it_is(model, pass_size or DEFAULT, observer)
+        else:
+            few = prepared(images[:COMPARED], model)
+            yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)
