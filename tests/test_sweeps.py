@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import BIM, FGSM, MIFGSM, PGD, GradientAttack, Passes, Status, Sweep, sweep_eps, sweep_steps
+from casemate.attacks.base import with_eps
 from casemate.errors import SettingError, ShapeError
 from casemate.norms import Norm
 from oracles import Counting, as_installed, classifier, distance, small_task
@@ -111,6 +112,38 @@ def test_only_worst_gives_the_same_worst_for_less(attack: GradientAttack) -> Non
     assert less.last is None
     assert less.passes.forward < full.passes.forward
     assert less.passes.backward <= full.passes.backward
+
+
+@pytest.mark.parametrize("only_worst", [False, True])
+def test_a_warm_start_goes_on_where_the_smaller_eps_ended(only_worst: bool) -> None:
+    """With one step of a fixed length at each eps, the ends lie one, two, three steps away instead of one."""
+    attack = BIM(eps=0.5, steps=1, step=0.01)
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).double().requires_grad_(False), classes=4)
+    images = 0.5 + TASK.images / 10
+    labels = model(images).argmax(1)
+    cold, warm = (
+        sweep_eps(attack, model, images, labels, [0.01, 0.02, 0.03], only_worst=only_worst, warm_start=warm)
+        for warm in (False, True)
+    )
+    assert (cold.worst | ~warm.worst).all()
+    if cold.last is not None and warm.last is not None:
+        assert torch.allclose(cold.last.norm, torch.full((40, 3), 0.01), atol=1e-6)
+        assert torch.allclose(warm.last.norm, torch.tensor([0.01, 0.02, 0.03]).expand(40, 3), atol=1e-6)
+    else:
+        assert (cold.last, warm.last) == (None, None)
+    assert cold.passes.backward == 40  # the clean gradient serves every eps
+    assert warm.passes.backward > 40
+
+
+@pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
+def test_a_warm_start_stays_inside_and_first_is_the_same(attack: GradientAttack) -> None:
+    cold = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS)
+    warm = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS, warm_start=True)
+    assert warm.last is not None
+    assert torch.equal(warm.worst[:, :2], cold.worst[:, :2])
+    radii = [with_eps(attack, eps).loop().ball.eps if eps else 0.0 for eps in EPS]
+    assert (warm.last.norm <= torch.tensor(radii) + 1e-5).all()
+    assert (warm.worst[:, 1:] <= warm.worst[:, :-1]).all()
 
 
 def test_the_clean_gradient_is_computed_once_for_all_eps() -> None:

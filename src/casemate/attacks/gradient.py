@@ -137,6 +137,7 @@ def climb(
     streams: Streams,
     *,
     restart: int = 0,
+    start: Images | None = None,
     first: tuple[Logits, Images] | None = None,
     visit: Visit | None = None,
     advance: Advance = untold,
@@ -144,12 +145,18 @@ def climb(
     """One run from one start. `model` must be frozen.
 
     Args:
+        start: where to start, inside the ball, instead of where the loop says.
         first: logits and gradient at the clean images, if they are known already (they serve every eps).
         visit: sees the logits of every iterate before the last; with it no example is dropped on the way.
         advance: is told of every step, in shares of whole runs.
     """
     drop = loop.track == "worst" and visit is None
-    images = loop.ball.sample(clean, model.bounds, streams, "start", restart) if loop.random_start else clean.clone()
+    if start is not None:
+        images = start
+    elif loop.random_start:
+        images = loop.ball.sample(clean, model.bounds, streams, "start", restart)
+    else:
+        images = clean.clone()
     result = Climb(
         images=images.clone(),
         fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
@@ -162,7 +169,7 @@ def climb(
     for number in range(loop.steps):
         if len(active) == 0:
             break
-        if number == 0 and first is not None and not loop.random_start:
+        if number == 0 and first is not None and start is None and not loop.random_start:
             logits, gradient = first
         else:
             logits, gradient = input_gradient(model, images, criterion, loop.loss, loop.draws)
@@ -199,15 +206,19 @@ def climb_all(
     loop: Loop,
     streams: Streams,
     *,
+    start: Images | None = None,
     first: tuple[Logits, Images] | None = None,
     advance: Advance = untold,
 ) -> Climb:
-    """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss."""
+    """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss.
+
+    `start` and `first` are those of the first run; see `climb`.
+    """
 
     def share(amount: float, note: str = "") -> None:
         advance(amount / loop.restarts, note)
 
-    best = climb(model, clean, criterion, loop, streams, first=first, advance=share)
+    best = climb(model, clean, criterion, loop, streams, start=start, first=first, advance=share)
     for restart in range(1, loop.restarts):
         with torch.no_grad():
             logits = model(best.images)

@@ -131,6 +131,7 @@ def sweep_eps(
     values: Sequence[float],
     *,
     only_worst: bool = False,
+    warm_start: bool = False,
     seed: int = 0,
     first_index: int = 0,
     advance: Advance = untold,
@@ -138,7 +139,8 @@ def sweep_eps(
     """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
 
     With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
-    complete run on all, and `worst` comes with it for nothing.
+    complete run on all, and `worst` comes with it for nothing. With `warm_start` every run starts where the one at the
+    eps before ended: fewer steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)
     check_images(model_of(given), images, labels)
@@ -149,6 +151,7 @@ def sweep_eps(
         answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
         collector = _Collector(labels, criterion, ~criterion.met(answer))
         nobody = torch.zeros_like(collector.standing)
+        ended: Images | None = None
         for value in values:
             chosen = (collector.standing if only_worst else ~nobody).nonzero().squeeze(1)
             if value == 0 and not only_worst:
@@ -160,7 +163,10 @@ def sweep_eps(
                 loop = replace(with_eps(attack, value).loop(), track="worst" if only_worst else "last")
                 rest = criterion.take(chosen)
                 first = (first_logits[chosen], first_gradient[chosen])
-                run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), first=first)
+                start = None if ended is None else ended[chosen]
+                run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), start=start, first=first)
+                if warm_start:
+                    ended = (clean if ended is None else ended).index_put((chosen,), run.images)
                 found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
                 passes.add(run.passes)
                 passes.add(found.passes)

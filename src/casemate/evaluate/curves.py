@@ -72,11 +72,12 @@ def eps_curve(
     values: Sequence[float],
     *,
     only_worst: bool = False,
+    warm_start: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     observer: Observer = SILENT,
 ) -> Curve:
-    """The curve of `attack` over eps (`values` ascending; 0 = clean).
+    """The curve of `attack` over eps (`values` ascending; 0 = clean); `only_worst` and `warm_start` as in `sweep_eps`.
 
     `batch_size` is the number of images that pass through the network at a time; if None measured where that pays. What
     the attack holds does not grow with the number of images; they and their results do.
@@ -90,6 +91,7 @@ def eps_curve(
             labels,
             values,
             only_worst=only_worst,
+            warm_start=warm_start,
             seed=seed,
             first_index=first,
             advance=advance,
