@@ -138,25 +138,28 @@ def sweeps(args: argparse.Namespace, kind: str, images: LabelledImages, rate: fl
 
 
 def autoattack(args: argparse.Namespace, network: str, images: LabelledImages, eps: float) -> dict[str, Any]:
-    """AutoAttack standard, ours and the original."""
+    """AutoAttack standard: ours in float32, ours in bfloat16, and the original."""
     with tempfile.TemporaryDirectory() as name:
         track = Track(args, network, images, Path(name))
         track.plan(len(images), [eps])
-        ours, theirs = track.run("casemate", "autoattack"), track.run("original", "autoattack")
-    left, held = (torch.tensor(each.pop("left")) for each in (ours, theirs))
-    found = {
-        "n": len(images),
-        "eps": eps,
-        "network": NETWORKS[network].about,
-        "rows": {"casemate": row_of([ours]), "original": row_of([theirs])},
-        "alike": int((left == held).sum()),
-        "times_as_fast": theirs["cpu_seconds"] / ours["cpu_seconds"],
-    }
-    print(
-        f"AutoAttack, {network}: ours {100 * ours['accuracy'][0]:.1f} % in {ours['cpu_seconds']:.0f} s, original "
-        f"{100 * theirs['accuracy'][0]:.1f} % in {theirs['cpu_seconds']:.0f} s: {found['times_as_fast']:.1f} times",
-        flush=True,
-    )
+        runs = {
+            "casemate": track.run("casemate", "autoattack"),
+            "casemate, bfloat16": track.run("casemate", "autoattack-bfloat16"),
+            "original": track.run("original", "autoattack"),
+        }
+    theirs = runs["original"]
+    left = {name: torch.tensor(run.pop("left")) for name, run in runs.items()}
+    found = {"n": len(images), "eps": eps, "network": NETWORKS[network].about, "rows": {}}
+    for name, run in runs.items():
+        row = row_of([run])
+        row["alike"] = int((left[name] == left["original"]).sum())
+        row["times_as_fast"] = theirs["cpu_seconds"] / run["cpu_seconds"]
+        found["rows"][name] = row
+        print(
+            f"AutoAttack, {network}: {name} {100 * run['accuracy'][0]:.1f} % in {run['cpu_seconds']:.0f} s, "
+            f"{row['times_as_fast']:.1f} times as fast as the original, {row['alike']} of {len(images)} alike",
+            flush=True,
+        )
     return found
 
 

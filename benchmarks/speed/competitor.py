@@ -58,11 +58,14 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     def stored(images: Tensor, labels: Tensor) -> LabelledImages:
         return LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)
 
-    if task == "autoattack":
+    if task.startswith("autoattack"):
+        precision = "bfloat16" if task == "autoattack-bfloat16" else "float32"
 
         def judge(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
             attacks = attacks_for("standard", "linf", values[0], randomised=False)
-            found = run_cascade(model, attacks, stored(images, labels), values, batch_size=batch or None)
+            found = run_cascade(
+                model, attacks, stored(images, labels), values, batch_size=batch or None, precision=precision
+            )
             steps = [{"attack": a.attack, "tried": a.tried, "fooled": a.fooled, "s": a.seconds} for a in found.attempts]
             return {
                 "accuracy": found.robust.mean(0).tolist(),
@@ -190,7 +193,7 @@ def main(name: str, task: str, folder: Path, batch: int, layout: str) -> None:
         images = images.contiguous(memory_format=torch.channels_last)
     make, distribution = COMPETITORS[name]
     run = make(model, task, batch, plan["steps"])
-    few = 8 if task == "autoattack" else max(batch, 32)
+    few = 8 if task.startswith("autoattack") else max(batch, 32)
     run(images[:few], labels[:few], plan["eps"][:1])
     start, cpu = time.perf_counter(), time.process_time()
     found = run(images, labels, plan["eps"])
