@@ -26,6 +26,7 @@ from casemate.attacks import (
     held,
     sweep_eps,
 )
+from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
 from casemate.models.coarse import in_bfloat16
 from casemate.models.dense_on_maps import DenseOnMaps
@@ -449,6 +450,31 @@ def test_a_measured_pass_size_is_one_of_those_tried() -> None:
     with frozen(model):
         both = freeze(model, torch.rand(2, 1, 28, 28), pass_size=None)
     assert both.copy.pass_size in (16, 32, 64, 128, 256)
+
+
+class NoWayBack(torch.autograd.Function):
+    """Raises when its gradient is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise NotImplementedError("no way back")
+
+
+def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> None:
+    class Failing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return NoWayBack.apply(images).flatten(1)[:, :3]  # type: ignore[union-attr]
+
+    model = classifier(Failing(), classes=3, shape=SHAPE)
+    with frozen(model):
+        both = freeze(model, IMAGES, pass_size=None)
+    assert both.copy.pass_size == 64
+    with pytest.raises(ModelError, match="no way back"):
+        PGD(eps=0.1)(both, IMAGES, torch.zeros(6, dtype=torch.int64))
 
 
 def test_a_coarse_copy_shows_the_way_and_float32_says_what_fools() -> None:

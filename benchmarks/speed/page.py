@@ -54,6 +54,13 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
     )
 
 
+def _step(step: dict[str, Any] | str) -> str:
+    """One attack of ours, or a line of the original's log."""
+    if isinstance(step, str):
+        return step
+    return f"{step['attack']} {step['s']:.1f} s ({step['fooled']} of {step['tried']})"
+
+
 def autoattack(part: dict[str, Any]) -> str:
     """AutoAttack beside the original."""
     rows = [
@@ -67,16 +74,7 @@ def autoattack(part: dict[str, Any]) -> str:
         )
         for name, row in part["rows"].items()
     ]
-    steps = [
-        f"{name}: "
-        + "; ".join(
-            each
-            if isinstance(each, str)
-            else f"{each['attack']} {each['s']:.1f} s ({each['fooled']} of {each['tried']})"
-            for each in row["steps"]
-        )
-        for name, row in part["rows"].items()
-    ]
+    steps = [f"{name}: {'; '.join(_step(each) for each in row['steps'])}" for name, row in part["rows"].items()]
     head = ["", "seconds", "times the original", "accuracy left, %", "images that end alike", "batch"]
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
