@@ -117,7 +117,7 @@ def compare(args: argparse.Namespace) -> int:
         same = [
             each
             for each in document["rows"]
-            if (each["model"], each["norm"], each["eps"]) == (args.name, args.norm, eps)
+            if (each["model"], each["norm"], each["eps"], each["seed"]) == (args.name, args.norm, eps, args.seed)
         ]
         document["rows"] = [each for each in document["rows"] if each not in same] + [row]
         document["command"] = (
