@@ -59,7 +59,7 @@ def show(result: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
         *_winners(result),
         _classes(result),
         *_checks(result["checks"]),
-        f"\n{console.duration(result['seconds'])} on {result['device']}; attacks took "
+        f"\n{console.duration(result['seconds'])} on {result['device']}, {result['precision']}; attacks took "
         f"{result['passes']['forward']:,} passes forward, {result['passes']['backward']:,} backward"
         f"{', each of ' + str(result['draws']) + ' answers' if result['randomised'] else ''}.",
         *_record(result, folder),
