@@ -299,7 +299,7 @@ class _Corners(_Moves):
         best = self.tried.flatten(1)
         self.before = best.gather(1, self.window)
         best.scatter_(1, self.window, self.corner)
-        return self.corner.ne(self.before).any(1).nonzero().squeeze(1)
+        return (self.corner - self.before).abs_().amax(1).nonzero().squeeze(1)
 
     def settle(self, better: Flags) -> None:
         """Write it once more, as it was where it did not help."""
