@@ -143,7 +143,7 @@ class Square(Attack):
         )
         on = _Standing(
             place=torch.arange(len(clean), device=clean.device),
-            logits=torch.empty(len(clean), len(model.classes), dtype=clean.dtype, device=clean.device),
+            logits=clean.new_full((len(clean), len(model.classes)), torch.nan),
             highest=torch.full_like(run.highest, -torch.inf),
             finite=torch.ones_like(run.finite),
         )
@@ -186,7 +186,7 @@ class _Standing:
     place: Int64[Tensor, " n"]
     """Positions in the batch."""
     logits: Logits
-    """Of the best image so far."""
+    """Of the best image so far; not a number where it has no loss."""
     highest: PerExample
     """Its loss."""
     finite: Flags
