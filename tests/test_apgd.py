@@ -208,7 +208,7 @@ def test_the_checkpoints_are_those_of_the_paper() -> None:
 def ascent(norm: Norm, losses: list[list[float]], *, eps: float = 1.0, dense: bool = True) -> Ascent:
     """Three grey images that have visited images as bright as the number of the step, with these losses."""
     clean = torch.zeros(3, 1, 2, 5)
-    on = Ascent(clean, clean, Ball(eps=eps, norm=norm), dense=dense)
+    on = Ascent(clean, clean, Ball(eps=eps, norm=norm), (-10.0, 10.0), dense=dense)
     for step, row in enumerate(losses):
         on.images = clean + step
         on.arrive(torch.tensor(row, dtype=torch.float64), clean + 10 * step, first=step == 0)

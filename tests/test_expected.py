@@ -92,7 +92,7 @@ EXACT: list[Attack] = [
     APGD(eps=2, norm="l1", wide=True, steps=20),
     TargetedAPGD(eps=0.1, steps=10),
     TargetedAPGD(eps=0.1, steps=10, classes=2, restarts=2),
-    Square(eps=0.1, queries=50, restarts=2),
+    Square(eps=0.1, norm="l2", queries=50, restarts=2),
     FAB(steps=6, restarts=2),
     TargetedFAB(steps=6, restarts=2),
     TargetedFAB(steps=6, classes=3),
@@ -106,7 +106,7 @@ EXACT: list[Attack] = [
     Spatial(rotations=3, shifts=2),
     Spatial(draws=4),
     Restarts(attack=PGD(eps=0.1, steps=4), restarts=3),
-    AutoAttack(eps=0.1),
+    AutoAttack(eps=0.1, norm="l2"),
     AutoAttack(eps=0.1, version="rand"),
 ]
 
@@ -128,6 +128,12 @@ def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: Attack) -
     assert (told.forward, told.backward) == (most.forward, most.backward)
     assert seen.forward == most.forward
     assert seen.backward <= most.backward  # several pass back through one graph
+
+
+@pytest.mark.parametrize("attack", [Square(eps=0.1, queries=50, restarts=2), AutoAttack(eps=0.1)])
+def test_queries_that_change_nothing_are_fewer_passes_than_the_most(attack: Attack) -> None:
+    told, seen = _took(attack)
+    assert told.forward == seen.forward < attack.most_passes(CLASSES).forward
 
 
 @pytest.mark.parametrize("attack", [LBFGS(steps=10, binary_steps=2), HopSkipJump(queries=200, starts=50)])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, MinimumNormAttack, Status, frozen
 from casemate.attacks.fab import FAB, TargetedFAB
-from casemate.attacks.hyperplane import likeliest_rivals, nearest_boundary, nearest_point
+from casemate.attacks.hyperplane import Incline, likeliest_rivals, nearest_boundary, nearest_point
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, norm_of
@@ -100,7 +100,7 @@ def plane_problem(seed: int, count: int, side: int, dtype: torch.dtype) -> tuple
 
 def check_nearest(images: Tensor, slope: Tensor, rise: Tensor, norm: Norm, bounds: Bounds, rounding: float) -> None:
     """On the plane, within the bounds, and as short as the answer found by other means."""
-    move = nearest_point(images, slope, rise, norm, bounds).double()
+    move = nearest_point(images, Incline(slope), rise, norm, bounds).double()
     reached = (slope.double() * move).flatten(1).sum(1)
     assert ((reached - rise.double()).abs() <= rounding * rise.abs()).all()
     moved = images.double() + move
@@ -145,12 +145,12 @@ def test_a_plane_out_of_reach_gives_the_corner_and_no_slope_or_rise_no_move(norm
     corner = torch.where(slope > 0, 1 - images, torch.where(slope < 0, -images, 0))
     most = (slope * corner).flatten(1).sum(1)
     for rise in (1.001 * most, 1e6 * most, torch.full_like(most, 1e38), torch.full_like(most, torch.inf)):
-        assert torch.equal(nearest_point(images, slope, rise, norm, UNIT), corner)
+        assert torch.equal(nearest_point(images, Incline(slope), rise, norm, UNIT), corner)
     mixed = torch.where(torch.arange(9) % 2 == 0, 1e6, 0.0) * most  # one in reach does not hang on one that is not
-    assert torch.equal(nearest_point(images, slope, mixed, norm, UNIT)[::2], corner[::2])
-    assert nearest_point(images, slope, mixed, norm, UNIT)[1::2].eq(0).all()
+    assert torch.equal(nearest_point(images, Incline(slope), mixed, norm, UNIT)[::2], corner[::2])
+    assert nearest_point(images, Incline(slope), mixed, norm, UNIT)[1::2].eq(0).all()
     for rise in (torch.zeros_like(most), most):
-        assert nearest_point(images, torch.zeros_like(slope), rise, norm, UNIT).eq(0).all()
+        assert nearest_point(images, Incline(torch.zeros_like(slope)), rise, norm, UNIT).eq(0).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)

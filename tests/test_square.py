@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
 from casemate.attacks.noise import CornerNoise, UniformNoise
-from casemate.attacks.square import Square, _bumps, _hill, _Moves
+from casemate.attacks.square import Square, _Bumps, _bumps, _Corners, _hill, _Moves
 from casemate.errors import SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
@@ -166,25 +166,34 @@ def test_the_schedule_of_the_window() -> None:
     assert [replace(attack, norm="l1").side(9000, height, 40) for height in (1, 2, 3, 40)] == [1, 2, 3, 3]
 
 
-def moves(norm: Norm, eps: float, shape: tuple[int, int, int]) -> _Moves:
-    channels, height, width = shape
-    return _Moves(Ball(eps=eps, norm=norm), UNIT, height, width, channels)
+def started(norm: Norm, eps: float, clean: Tensor) -> _Moves:
+    moves = (_Corners if norm == "linf" else _Bumps)(clean, Ball(eps=eps, norm=norm), UNIT)
+    moves.start(Streams(1, torch.arange(len(clean))), 0)
+    return moves
 
 
-def rows(count: int, shape: tuple[int, int, int], seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
+def step(moves: _Moves, draws: Tensor, side: int) -> Tensor:
+    """The images after one step with these draws, in which everything is better."""
+    moves.plan(draws.unsqueeze(0), [side])
+    moves.step(0)
+    moves.settle(torch.ones(len(draws), dtype=torch.bool))
+    return moves.images(slice(None)).clone()
+
+
+def grey(count: int, shape: tuple[int, int, int], low: float, high: float) -> Tensor:
     channels, height, width = shape
-    return low + (high - low) * torch.rand(count, height * width, channels, generator=generator(seed))
+    rows = torch.rand(count, height, width, channels, generator=generator(0))
+    return (low + (high - low) * rows).permute(0, 3, 1, 2)
 
 
 def test_a_linf_step_sends_one_square_of_each_channel_to_a_corner() -> None:
-    shape = (3, 7, 5)
-    made, clean = moves("linf", 0.1, shape), rows(200, shape, low=0.2, high=0.8)
-    start = made.start(clean, Streams(1, torch.arange(200)), 0)
+    clean = grey(200, (3, 7, 5), low=0.2, high=0.8)
+    moves = started("linf", 0.1, clean)
+    start = moves.images(slice(None))
     assert torch.allclose((start - clean).abs(), torch.tensor(0.1))
-    assert torch.equal(
-        (start > clean).view(200, 7, 5, 3)[:, :1].expand(-1, 7, -1, -1), (start > clean).view(200, 7, 5, 3)
-    )
-    found = made.images(made.step(clean, clean, torch.rand(200, 8, generator=generator(1)), 2)) - made.images(clean)
+    assert torch.equal((start > clean)[:, :, :1].expand(-1, -1, 7, -1), start > clean)
+    moves.tried = moves.rows(clean).clone()
+    found = step(moves, torch.rand(200, 8, generator=generator(1)), 2) - clean
     changed = found.abs() > 0.05
     assert changed.sum((2, 3)).eq(4).all()
     down, across = changed.any(3).double(), changed.any(2).double()
@@ -197,13 +206,32 @@ def test_a_linf_step_sends_one_square_of_each_channel_to_a_corner() -> None:
     assert changed.any(0).all(), "every pixel lies in some window, the last row and column too"
 
 
+def test_a_linf_step_that_does_not_help_is_undone_and_one_that_changes_nothing_is_not_asked() -> None:
+    moves = started("linf", 0.1, grey(50, (2, 6, 6), low=0.0, high=1.0))
+    start = moves.images(slice(None)).clone()
+    moves.plan(torch.rand(1, 50, 7, generator=generator(1)), [3])
+    asked = moves.step(0)
+    assert isinstance(asked, Tensor)
+    assert torch.equal(asked, moves.images(slice(None)).ne(start).flatten(1).any(1).nonzero().squeeze(1))
+    better = torch.arange(50) % 3 == 0
+    tried = moves.images(slice(None)).clone()
+    moves.settle(better)
+    assert torch.equal(moves.images(slice(None)), tried.where(better.view(-1, 1, 1, 1), start))
+    moves.step(0)
+    moves.settle(~better)
+    again = moves.step(0)
+    assert isinstance(again, Tensor)
+    assert not len(again)
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 9, 5), (1, 2, 7)])
 def test_an_l2_step_keeps_all_of_the_radius(shape: tuple[int, int, int]) -> None:
-    made, clean = moves("l2", 0.3, shape), rows(60, shape, low=0.45, high=0.55)
-    best = made.start(clean, Streams(1, torch.arange(60)), 0)
+    clean = grey(60, shape, low=0.45, high=0.55)
+    moves = started("l2", 0.3, clean)
+    best = moves.images(slice(None))
     for number in range(5):
         assert torch.allclose((best - clean).flatten(1).norm(dim=1), torch.tensor(0.3), atol=1e-5)
-        new = made.step(best, clean, torch.rand(60, 5 + shape[0], generator=generator(number)), min(3, *shape[1:]))
+        new = step(moves, torch.rand(60, 5 + shape[0], generator=generator(number)), min(3, *shape[1:]))
         # of two windows that both gave all they had before, nothing comes
         assert (new - best).flatten(1).abs().amax(1).gt(1e-3).double().mean() > 0.8
         best = new
@@ -211,11 +239,11 @@ def test_an_l2_step_keeps_all_of_the_radius(shape: tuple[int, int, int]) -> None
 
 def test_an_l2_step_moves_mass_from_one_window_to_another() -> None:
     """Outside both nothing changes, and the second is emptied where it does not meet the first."""
-    shape = (2, 8, 8)
-    made, clean = moves("l2", 0.3, shape), rows(1, shape, low=0.45, high=0.55)
-    best = made.start(clean, Streams(1, torch.arange(1)), 0)
+    clean = grey(1, (2, 8, 8), low=0.45, high=0.55)
+    moves = started("l2", 0.3, clean)
+    best = moves.images(slice(None))
     draws = torch.tensor([[0.0, 0.0, 0.99, 0.99, 0.2, 0.1, 0.9]])  # top left takes, bottom right gives
-    before, after = ((made.images(each) - made.images(clean)) for each in (best, made.step(best, clean, draws, 3)))
+    before, after = best - clean, step(moves, draws, 3) - clean
     assert after[:, :, 5:, 5:].abs().max() < 1e-6
     inside = torch.zeros(8, 8, dtype=torch.bool)
     inside[:3, :3] = inside[5:, 5:] = True
@@ -285,12 +313,28 @@ def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     assert not torch.allclose(whole.adversarial, other.adversarial, atol=1e-3)
 
 
+def test_images_that_a_query_does_not_change_take_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, attack = small_task(1, dtype=torch.float32), Square(eps=0.02, queries=400)
+    found = attack(task.model, task.images, task.labels)
+    step = _Corners.step
+
+    def ask_all(moves: _Corners, number: int) -> slice:
+        step(moves, number)
+        return slice(None)
+
+    monkeypatch.setattr(_Corners, "step", ask_all)
+    all_asked = attack(task.model, task.images, task.labels)
+    assert torch.equal(found.adversarial, all_asked.adversarial)
+    assert torch.equal(found.success, all_asked.success)
+    assert found.passes.forward < 0.9 * all_asked.passes.forward
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_queries_are_counted_and_the_fooled_leave() -> None:
     task = small_task(1, dtype=torch.float32)
     counting = Counting(task.model.network)
     model = classifier(counting, classes=4)
-    result = Square(eps=0.2, queries=200)(model, task.images, task.labels)
+    result = Square(eps=0.8, norm="l2", queries=200)(model, task.images, task.labels)
     assert result.passes.forward == counting.forwards
     assert result.passes.backward == counting.backwards == 0
     with torch.no_grad():
@@ -299,7 +343,7 @@ def test_queries_are_counted_and_the_fooled_leave() -> None:
     most = 2 * len(clean) + 200 * int(stood.sum()) + 200 * int(fell.sum())
     assert 2 * len(clean) + 200 * int(stood.sum()) + int(fell.sum()) <= result.passes.forward < most
     assert fell.sum() >= 5
-    nobody = Square(eps=1e-6, queries=40)(model, task.images[clean], task.labels[clean])
+    nobody = Square(eps=1e-6, norm="l2", queries=40)(model, task.images[clean], task.labels[clean])
     assert nobody.passes.forward == int(clean.sum()) * 42  # the clean image, 40 queries, the verification
 
 

@@ -77,8 +77,7 @@ class Ball:
         in float64 and rounded towards the clean image: rounding to nearest could add up to more than the tolerance.
         """
         if self.norm == "linf":
-            low, high = (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
-            return torch.minimum(torch.maximum(images, low), high)
+            return images.clamp(*self.limits(clean, bounds))
         delta = images.double() - clean.double()
         if self.norm == "l2":
             length = delta.flatten(1).norm(dim=1)
@@ -87,6 +86,10 @@ class Ball:
             room = torch.where(delta >= 0, bounds[1] - clean.double(), clean.double() - bounds[0])
             delta = _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)
         return _moved(clean, delta).clamp_(*bounds)
+
+    def limits(self, clean: Images, bounds: Bounds) -> tuple[Images, Images]:
+        """Linf: the smallest and the largest value of each pixel."""
+        return (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
 
     def ascent(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
         """The step of length 1 in this norm along which a linear function with `gradient` rises fastest.

@@ -36,13 +36,15 @@ def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
 class Ascent:
     """The examples still going up, one row of every tensor each."""
 
-    def __init__(self, clean: Images, images: Images, ball: Ball, *, dense: bool) -> None:
+    def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
         """`dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
         """Positions in the batch."""
-        self.clean, self.images, self.before, self.best = clean, images, images, images
+        self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
         self.gradient = self.best_gradient = torch.zeros_like(images)
+        if ball.norm == "linf":
+            self.low, self.high = ball.limits(clean, bounds)
         self.highest = self.highest_checked = nothing - math.inf
         """The loss of `best`, now and at the last checkpoint."""
         self.loss, self.rises = nothing, nothing
@@ -67,7 +69,10 @@ class Ascent:
         if not first:
             self.rises = self.rises + (loss > self.loss)
         self.loss, self.gradient = loss, gradient
-        self._put(loss > self.highest, best=self.images, best_gradient=gradient, highest=loss)
+        rose = loss > self.highest
+        self.highest = loss.where(rose, self.highest)
+        place = rose.nonzero().squeeze(1)
+        self.best[place], self.best_gradient[place] = self.images[place], gradient[place]
 
     def halve(self, enough: float) -> None:
         """Checkpoint of Linf and L2: halve the step and go back to the best point where the ascent has stalled.
@@ -94,11 +99,15 @@ class Ascent:
         """One step; for Linf and L2, but for the first one, with momentum."""
         here, size = self.images, self.size.view(-1, 1, 1, 1)
         direction = self._sparse() if ball.norm == "l1" else ball.ascent(self.gradient, here, bounds)
-        there = ball.project(here + size * direction, self.clean, bounds)
+        there = self._inside(here + direction.mul_(size), ball, bounds)
         if ball.norm != "l1" and not first:
-            there = here + _MOMENTUM * (there - here) + (1 - _MOMENTUM) * (here - self.before)
-            there = ball.project(there, self.clean, bounds)
+            there = there.sub_(here).mul_(_MOMENTUM).add_(here).add_((here - self.before).mul_(1 - _MOMENTUM))
+            there = self._inside(there, ball, bounds)
         self.images, self.before = there, here
+
+    def _inside(self, images: Images, ball: Ball, bounds: Bounds) -> Images:
+        """The projection, in place where the limits of each pixel are known."""
+        return images.clamp_(self.low, self.high) if ball.norm == "linf" else ball.project(images, self.clean, bounds)
 
     def _sparse(self) -> Images:
         """The L1 step of length 1: the gradient's sign in its `moved` largest entries, and in those equal to them."""

@@ -185,17 +185,18 @@ class AutoPGD(Attack):
     ) -> "_Run":
         """The ascent in one ball."""
         images = ball.project(images, clean, model.bounds)
-        run, on = _Run(images), Ascent(clean, images, ball, dense=not self.wide)
+        run, on = _Run(images), Ascent(clean, images, ball, model.bounds, dense=not self.wide)
         looks = set(checkpoints(steps, self.norm))
         checked = 0
         for step in range(steps + 1):
             logits, loss, gradient = _look(model, on.images, goal, self.draws, differentiate=step < steps)
             run.passes.add(Passes(self.draws * len(loss), self.draws * len(loss) * (step < steps)))
             fooled = goal.criterion.met(logits)
-            finite = logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1)
+            steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
+            finite = logits.isfinite().all(1) & steepest.isfinite()
             run.fooled[on.place] = fooled
             run.finite[on.place] = fooled | finite
-            run.steered[on.place] |= gradient.flatten(1).ne(0).any(1)
+            run.steered[on.place] |= steepest != 0
             on.arrive(loss, gradient, first=step == 0)
             going = finite & ~fooled
             if not going.all():

@@ -9,9 +9,12 @@ batch split does not matter; windows also reach the last row and column; images 
 
 Inside, images lie as rows `(n, height * width, channels)`: a window is then an index along the second axis, and the
 view back is channels-last.
+
+For Linf a query that leaves the best image as it is takes no pass: its answer is known.
 """
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +31,7 @@ from casemate.models import Classifier
 from casemate.norms import Ball, Bounds, Norm, parse_eps
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.types import Flags, Images, PerExample
+from casemate.types import Flags, Images, Logits, PerExample
 
 Rows = Float[Tensor, "n pixels channels"]
 Places = Int64[Tensor, "n window channels"]
@@ -54,7 +57,8 @@ class Square(Attack):
     norm: Norm = "linf"
     """Linf, L2 or L1."""
     queries: int = 5000
-    """Forward passes per image and restart, that of the start included (AutoAttack: 5000 besides the start)."""
+    """Images tried per image and restart, the start included (AutoAttack: 5000 besides the start). Each takes a forward
+    pass, unless it is the best one over again (Linf)."""
     p: float = 0.8
     """Share of the pixels that the first windows change (AutoAttack's p_init)."""
     restarts: int = 1
@@ -129,47 +133,75 @@ class Square(Attack):
         """One run from one start, for images that are not fooled; `advance` is told shares of the whole run."""
         loss = stable_cross_entropy if criterion.targeted else margin  # as in the paper
         channels, height, width = clean.shape[1:]
-        moves = _Moves(self.ball(), model.bounds, height, width, channels)
-        rows = moves.rows(clean)
-        best = moves.start(rows, streams, restart)
+        moves = (_Corners if self.norm == "linf" else _Bumps)(clean, self.ball(), model.bounds)
+        moves.start(streams, restart)
         run = _Run(
             images=clean.clone(),
-            highest=torch.full((len(clean),), -torch.inf, dtype=clean.dtype, device=clean.device),
+            highest=torch.empty(len(clean), dtype=clean.dtype, device=clean.device),
             fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
-            finite=torch.ones(len(clean), dtype=torch.bool, device=clean.device),
+            finite=torch.empty(len(clean), dtype=torch.bool, device=clean.device),
         )
-        left = drawn = torch.arange(len(clean), device=clean.device)
-        draws = torch.empty(0)
+        on = _Standing(
+            place=torch.arange(len(clean), device=clean.device),
+            logits=clean.new_full((len(clean), len(model.classes)), torch.nan),
+            highest=torch.full_like(run.highest, -torch.inf),
+            finite=torch.ones_like(run.finite),
+        )
         for query in range(self.queries):
-            step = query - 1  # the first query is the start's
-            if step >= 0 and step % _BLOCK == 0:
-                draws = streams.uniform((_BLOCK, 5 + channels), "square", restart, step // _BLOCK).transpose(0, 1)
-                drawn = torch.arange(len(left), device=clean.device)
+            asked = moves.step((query - 1) % _BLOCK) if query else slice(None)  # the first is the start's
+            if query % _BLOCK == 0:
+                draws = streams.uniform((_BLOCK, 5 + channels), "square", restart, query // _BLOCK)
+                moves.plan(draws.transpose(0, 1), [self.side(query + i, height, width) for i in range(_BLOCK)])
                 advance(_BLOCK / self.queries, "")
-            tried = (
-                best
-                if step < 0
-                else moves.step(best, rows, draws[step % _BLOCK, drawn], self.side(step, height, width))
-            )
-            logits = model(moves.images(tried))
-            run.forward += len(left)
+            if isinstance(asked, Tensor) and not len(asked):
+                continue
+            answer = model(moves.images(asked))
+            run.forward += len(answer)
+            logits = on.logits.clone()  # an image that did not change has those of the best
+            logits[asked] = answer
             fooled = criterion.met(logits)
             valid = logits.isfinite().all(1)
             value = criterion.rising(loss, logits).masked_fill(~valid, -torch.inf)
-            better = fooled | (value > run.highest[left])
-            run.highest[left] = value.where(better, run.highest[left])
-            run.finite[left] &= valid
-            best = torch.where(better.view(-1, 1, 1), tried, best)
+            better = fooled | (value > on.highest)
+            if query:
+                moves.settle(better)
+            on.settle(better, logits, value, valid)
             if fooled.any():
-                run.fooled[left] = fooled
-                run.images[left[fooled]] = moves.images(best[fooled])
+                run.fooled[on.place] = fooled
+                run.take(on, moves, fooled)
                 going = ~fooled
-                left, drawn, rows, best = left[going], drawn[going], rows[going], best[going]
+                on.keep(going)
+                moves.keep(going)
                 criterion, streams = criterion.take(going), streams.take(going)
-            if not len(left):
+            if not len(on.place):
                 break
-        run.images[left] = moves.images(best)
+        run.take(on, moves, slice(None))
         return run
+
+
+@dataclass
+class _Standing:
+    """What is known of the images still searched, one row of every tensor each."""
+
+    place: Int64[Tensor, " n"]
+    """Positions in the batch."""
+    logits: Logits
+    """Of the best image so far; not a number where it has no loss."""
+    highest: PerExample
+    """Its loss."""
+    finite: Flags
+    """The logits of every query were."""
+
+    def settle(self, better: Flags, logits: Logits, value: PerExample, valid: Flags) -> None:
+        """Note what the images tried gave, where that is better."""
+        self.logits = logits.where(better.unsqueeze(1), self.logits)
+        self.highest = value.where(better, self.highest)
+        self.finite = self.finite & valid
+
+    def keep(self, going: Flags) -> None:
+        """Drop the others."""
+        for name, rows in vars(self).items():
+            setattr(self, name, rows[going])
 
 
 @dataclass
@@ -185,90 +217,188 @@ class _Run:
     """The logits of every query were."""
     forward: int = 0
 
+    def take(self, on: _Standing, moves: "_Moves", chosen: Flags | slice) -> None:
+        """Note the state of some of the images still searched."""
+        place = on.place[chosen]
+        self.images[place] = moves.images(chosen)
+        self.highest[place], self.finite[place] = on.highest[chosen], on.finite[chosen]
 
-@dataclass(frozen=True)
-class _Moves:
-    """What the search does to images in a ball: where it starts, and what one step changes."""
 
-    ball: Ball
-    bounds: Bounds
-    height: int
-    width: int
-    channels: int
+class _Moves(ABC):
+    """The images still searched, one row of every tensor each: the best so far, or a change of it under trial."""
+
+    tried: Rows
+    """Once settled, the best."""
+
+    def __init__(self, clean: Images, ball: Ball, bounds: Bounds) -> None:
+        self.ball, self.bounds = ball, bounds
+        self.channels, self.height, self.width = clean.shape[1:]
+        self.device = clean.device
+        self.clean = self.rows(clean)
 
     def rows(self, images: Images) -> Rows:
         """Images as rows."""
         return images.permute(0, 2, 3, 1).reshape(len(images), -1, self.channels)
 
-    def images(self, rows: Rows) -> Images:
+    def view(self, rows: Rows) -> Images:
         """Rows as images."""
         return rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
-    def start(self, clean: Rows, streams: Streams, restart: int) -> Rows:
-        """Vertical stripes at plus or minus eps for Linf; for L2 and L1 a grid of bumps, a fifth of the image each."""
+    def images(self, chosen: Tensor | slice) -> Images:
+        """Some of the images tried."""
+        return self.view(self.tried[chosen])
+
+    @abstractmethod
+    def start(self, streams: Streams, restart: int) -> None:
+        """Go to where the search begins."""
+
+    @abstractmethod
+    def plan(self, draws: Tensor, sides: list[int]) -> None:
+        """Take the random numbers of the next steps, and the sides of their windows.
+
+        Args:
+            draws: `(steps, n, 5 + channels)` in [0, 1): the windows' places, the bump's turn, the signs.
+        """
+
+    @abstractmethod
+    def step(self, number: int) -> Tensor | slice:
+        """Change one window of each of the best images. Returns those that are not as before."""
+
+    @abstractmethod
+    def settle(self, better: Flags) -> None:
+        """Keep what was tried where it is better, and undo it elsewhere."""
+
+    @abstractmethod
+    def keep(self, going: Flags) -> None:
+        """Drop the others."""
+
+
+@final
+class _Corners(_Moves):
+    """Linf: windows at a corner of the ball, written into the best images and taken back where they do not help."""
+
+    def start(self, streams: Streams, restart: int) -> None:
+        """Vertical stripes at plus or minus eps."""
+        low, high = self.clean - self.ball.eps, self.clean + self.ball.eps
+        draws = streams.uniform((1, self.width, self.channels), "stripes", restart)
+        upper = (draws < 0.5).expand(-1, self.height, -1, -1).reshape(low.shape)
+        self.corners = torch.cat([low, high], 1).clamp_(*self.bounds).flatten(1)
+        self.tried = high.where(upper, low).clamp_(*self.bounds)
+
+    def plan(self, draws: Tensor, sides: list[int]) -> None:
+        """Look up where the windows begin, and at which corner."""
+        self.sides = sides
+        self.first = _first(draws[..., 0:2], self.height, self.width, sides) * self.channels
+        self.upper = (draws[..., 5:] < 0.5) * self.clean[0].numel()
+
+    def step(self, number: int) -> Tensor | slice:
+        """Write the window."""
+        places = self.first[number].view(-1, 1, 1) + _window(self.sides[number], self.width, self.channels, self.device)
+        self.window = places.flatten(1)
+        self.corner = self.corners.gather(1, (places + self.upper[number].unsqueeze(1)).flatten(1))
+        best = self.tried.flatten(1)
+        self.before = best.gather(1, self.window)
+        best.scatter_(1, self.window, self.corner)
+        return (self.corner - self.before).abs_().amax(1).nonzero().squeeze(1)
+
+    def settle(self, better: Flags) -> None:
+        """Write it once more, as it was where it did not help."""
+        self.tried.flatten(1).scatter_(1, self.window, self.corner.where(better.unsqueeze(1), self.before))
+
+    def keep(self, going: Flags) -> None:
+        """Drop the others."""
+        self.corners, self.tried = self.corners[going], self.tried[going]
+        self.first, self.upper = self.first[:, going], self.upper[:, going]
+
+
+@final
+class _Bumps(_Moves):
+    """L2 and L1: two bumps of opposite sign on a window, in the size that it had and another window gives up."""
+
+    def start(self, streams: Streams, restart: int) -> None:
+        """A grid of bumps, a fifth of the image each."""
         height, width, channels = self.height, self.width, self.channels
-        if self.ball.norm == "linf":
-            sign = _sign(streams.uniform((1, width, channels), "stripes", restart), clean)
-            sign = sign.expand(-1, height, -1, -1).reshape(clean.shape)
-            return (clean + self.ball.eps * sign).clamp_(*self.bounds)
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
         draws = streams.uniform((down, across, 1 + channels), "grid", restart)
-        bumps = _bumps(side, self.ball.norm, clean.dtype, clean.device)[
-            (draws[..., 0] < 0.5).long()
-        ]  # (n, down, across, side, side)
-        grid = bumps.permute(0, 1, 3, 2, 4).unsqueeze(-1) * _sign(draws[:, :, None, :, None, 1:], clean)
+        bumps = self._turned(side, draws[..., 0])  # (n, down, across, side, side)
+        grid = bumps.permute(0, 1, 3, 2, 4).unsqueeze(-1) * _sign(draws[:, :, None, :, None, 1:], self.clean)
         top, left = (height - down * side) // 2, (width - across * side) // 2
-        delta = torch.zeros_like(clean).view(-1, height, width, channels)
+        delta = torch.zeros_like(self.clean).view(-1, height, width, channels)
         delta[:, top : top + down * side, left : left + across * side] = grid.reshape(
             -1, down * side, across * side, channels
         )
-        return self._inside(clean, delta.view_as(clean))
+        self.tried = self.best = self._inside(delta.view_as(self.clean))
 
-    def step(self, best: Rows, clean: Rows, draws: Tensor, side: int) -> Rows:
-        """The best images with one window of each changed (for L2 and L1 another one pays for it).
+    def plan(self, draws: Tensor, sides: list[int]) -> None:
+        """Look up where the windows begin, and the bumps' turns and signs."""
+        self.sides = sides
+        self.first = _first(draws[..., 0:2], self.height, self.width, sides)
+        self.other = _first(draws[..., 2:4], self.height, self.width, sides)
+        self.turn, self.sign = draws[..., 4], _sign(draws[..., 5:], self.clean)
 
-        Args:
-            draws: `(n, 5 + channels)` in [0, 1): the windows' places, the bump's turn, the signs.
-        """
-        window = self._window(draws[:, 0:2], side)
-        sign = _sign(draws[:, None, 5:], clean)
-        if self.ball.norm == "linf":
-            corner = (clean.gather(1, window) + self.ball.eps * sign).clamp_(*self.bounds)
-            return best.scatter(1, window, corner)
-        order = 2 if self.ball.norm == "l2" else 1
-        delta = best - clean
-        unspent = (self.ball.eps**order - delta.abs().pow(order).sum((1, 2))).clamp(min=0).view(-1, 1, 1)
+    def step(self, number: int) -> Tensor | slice:
+        """Change the window, and all that the ball and the bounds ask for."""
+        side, order, eps = self.sides[number], 2 if self.ball.norm == "l2" else 1, self.ball.eps
+        window, other = self._places(self.first[number], side), self._places(self.other[number], side)
+        delta = self.best - self.clean
+        unspent = (eps**order - delta.abs().pow(order).sum((1, 2))).clamp(min=0).view(-1, 1, 1)
         old = delta.gather(1, window)
         delta.scatter_(1, window, 0)  # at once, so that nothing is counted twice where the windows overlap
-        other = self._window(draws[:, 2:4], side)
         freed = old.abs().pow(order).sum(1, keepdim=True)
         freed += delta.gather(1, other).abs().pow(order).sum(1, keepdim=True)
         delta.scatter_(1, other, 0)
-        bump = _bumps(side, self.ball.norm, clean.dtype, clean.device)[(draws[:, 4] < 0.5).long()].view(
-            -1, side * side, 1
-        )
-        new = bump * sign + old / (_length(old, order) + _TINY)
+        bump = self._turned(side, self.turn[number]).view(-1, side * side, 1)
+        new = bump * self.sign[number].unsqueeze(1) + old / (_length(old, order) + _TINY)
         new *= (unspent / self.channels + freed).pow(1 / order) / (_length(new, order) + _TINY)
         if order == 1:
             new *= self.channels  # more than the ball holds, which the projection then shares out
-        return self._inside(clean, delta.scatter_(1, window, new))
+        self.tried = self._inside(delta.scatter_(1, window, new))
+        return slice(None)
 
-    def _window(self, draws: Tensor, side: int) -> Places:
-        """The places of a window's pixels, `(n, side * side, channels)`, from two numbers in [0, 1) per example."""
-        top = (draws[:, 0] * (self.height - side + 1)).long()
-        left = (draws[:, 1] * (self.width - side + 1)).long()
-        steps = torch.arange(side, device=draws.device)
-        places = (top * self.width + left).unsqueeze(1) + (steps.unsqueeze(1) * self.width + steps).view(1, -1)
-        return places.unsqueeze(2).expand(-1, -1, self.channels)
+    def settle(self, better: Flags) -> None:
+        """Keep the images that are better."""
+        self.best = self.tried.where(better.view(-1, 1, 1), self.best)
+        self.tried = self.best
 
-    def _inside(self, clean: Rows, delta: Rows) -> Rows:
+    def keep(self, going: Flags) -> None:
+        """Drop the others."""
+        self.clean, self.best = self.clean[going], self.best[going]
+        self.tried = self.best
+        self.first, self.other = self.first[:, going], self.other[:, going]
+        self.turn, self.sign = self.turn[:, going], self.sign[:, going]
+
+    def _places(self, first: Tensor, side: int) -> Places:
+        """The places of a window's pixels, `(n, side * side, channels)`."""
+        places = first.view(-1, 1, 1) + _window(side, self.width, 1, self.device)
+        return places.expand(-1, -1, self.channels)
+
+    def _turned(self, side: int, draws: Tensor) -> Tensor:
+        """Bumps, some of them turned, `(..., side, side)`."""
+        return _bumps(side, self.ball.norm, self.clean.dtype, self.device)[(draws < 0.5).long()]
+
+    def _inside(self, delta: Rows) -> Rows:
         """Images at `delta` from the clean ones: at the full length and clipped for L2; for L1 projected exactly."""
         if self.ball.norm == "l2":
             length = delta.flatten(1).norm(dim=1).view(-1, 1, 1) + _TINY
-            return (clean + delta * (self.ball.eps / length)).clamp_(*self.bounds)
-        images = self.images(clean)
-        return self.rows(self.ball.project(images + self.images(delta), images, self.bounds))
+            return (self.clean + delta * (self.ball.eps / length)).clamp_(*self.bounds)
+        images = self.view(self.clean)
+        return self.rows(self.ball.project(images + self.view(delta), images, self.bounds))
+
+
+def _first(draws: Tensor, height: int, width: int, sides: list[int]) -> Int64[Tensor, "steps n"]:
+    """The places of windows' first pixels, from two numbers in [0, 1) each, `(steps, n, 2)`."""
+    side = torch.tensor(sides, device=draws.device).unsqueeze(1)
+    top, left = (draws[..., 0] * (height - side + 1)).long(), (draws[..., 1] * (width - side + 1)).long()
+    return top * width + left
+
+
+@cache
+def _window(side: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """The places of a window's entries, the first being at 0, `(side * side, channels)`."""
+    steps = torch.arange(side, device=device)
+    pixels = (steps.unsqueeze(1) * width + steps).view(-1, 1)
+    return pixels * channels + torch.arange(channels, device=device)
 
 
 def _sign(draws: Tensor, like: Tensor) -> Tensor:
