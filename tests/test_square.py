@@ -313,9 +313,14 @@ def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     assert not torch.allclose(whole.adversarial, other.adversarial, atol=1e-3)
 
 
-def test_images_that_a_query_does_not_change_take_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bad", [2.0, 0.5])
+def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it change what is found; also where the start's logits are not finite (`bad` = 0.5, for some images)."""
     task, attack = small_task(1, dtype=torch.float32), Square(eps=0.02, queries=400)
-    found = attack(task.model, task.images, task.labels)
+    task.images[:, 0, 0, 0] = 0.5
+    model = classifier(Broken(task.model.network, bad), classes=4)
+    found = attack(model, task.images, task.labels)
+    assert (found.status == Status.NON_FINITE).any() == (bad < 1)
     step = _Corners.step
 
     def ask_all(moves: _Corners, number: int) -> slice:
@@ -323,9 +328,9 @@ def test_images_that_a_query_does_not_change_take_no_pass(monkeypatch: pytest.Mo
         return slice(None)
 
     monkeypatch.setattr(_Corners, "step", ask_all)
-    all_asked = attack(task.model, task.images, task.labels)
+    all_asked = attack(model, task.images, task.labels)
     assert torch.equal(found.adversarial, all_asked.adversarial)
-    assert torch.equal(found.success, all_asked.success)
+    assert torch.equal(found.status, all_asked.status)
     assert found.passes.forward < 0.9 * all_asked.passes.forward
 
 

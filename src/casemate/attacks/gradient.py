@@ -179,8 +179,9 @@ def climb(
             visit(number, images, logits, result.finite.clone())
         fooled = criterion.met(logits)
         result.fooled[active] |= fooled
-        result.steered[active] |= gradient.flatten(1).ne(0).any(1)
-        finite = logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1)
+        steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
+        result.steered[active] |= steepest != 0
+        finite = logits.isfinite().all(1) & steepest.isfinite()
         result.finite[active] &= finite | fooled if drop else finite
         if drop and fooled.any():
             result.images[active[fooled]] = images[fooled]
