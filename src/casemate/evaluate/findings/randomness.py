@@ -66,12 +66,13 @@ def unchanged(e: Evidence) -> Measured:
         value = float(_counts(e.asked, e.unit[0][:_LONE]))
         words = "the model's answers change from one question to the next, but not by chance: it counts or remembers"
     else:
-        told = e.clean.prediction, e.clean.gap
-        changed = [_differs(e.logits, *told)]  # in the same batches as before
+        before = e.clean.prediction, e.clean.gap
         few = e.few[:_LONE]
         first = e.logits_of(e.model, few)
         told = first.argmax(1).numpy(), top_gap(first).numpy()
-        changed += [_differs(e.logits_of(e.model, few), *told) for _ in range(_AGAIN)]
+        changed = [_differs(e.logits_of(e.model, few), *told) for _ in range(_AGAIN)]
+        # in the same batches as before, and once more at the end: it may have changed meanwhile
+        changed += [_differs(logits, *before) for logits in (e.logits, e.logits_of(e.model, e.images))]
         value = max(changed)
         words = (
             f"asked again after the attacks, the model says something else of up to {100 * value:.0f} % of the same "
