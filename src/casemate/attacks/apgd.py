@@ -19,7 +19,7 @@ from torch import Tensor
 
 from casemate.attacks.adaptive import Ascent, checkpoints
 from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.attacks.gradient import gradient_of
+from casemate.attacks.gradient import look
 from casemate.errors import SettingError
 from casemate.losses import LossName, loss_by_name, targeted_dlr
 from casemate.models import Classifier
@@ -273,21 +273,15 @@ def _without(logits: Logits, classes: Labels) -> Logits:
 def _look(
     model: Classifier, images: Images, goal: Goal, draws: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
-    """Means over the draws of the logits, of the loss, and of its gradient (zero unless `differentiate`)."""
-
-    def look(part: slice) -> tuple[Tensor, ...]:
-        some, aim = images[part].detach().requires_grad_(differentiate), goal.take(part)
-        found: list[tuple[Tensor, ...]] = []
-        for _ in range(draws):
-            with torch.set_grad_enabled(differentiate):
-                logits = model(some)
-                loss = aim.rising(logits)
-                gradient = gradient_of(loss.sum(), some) if differentiate else torch.zeros_like(some)
-            found.append((logits.detach(), loss.detach().double(), gradient))
-        return found[0] if draws == 1 else tuple(torch.stack(each).mean(0) for each in zip(*found, strict=True))
-
-    logits, loss, gradient = model.in_parts(len(images), look)
-    return logits, loss, gradient
+    """Means over the draws of the logits, of what is ascended, and of its gradient (zero unless `differentiate`)."""
+    logits, loss, gradient = look(
+        model,
+        images,
+        lambda part, logits: goal.take(part).rising(logits),
+        draws=draws,
+        differentiate=differentiate,
+    )
+    return logits, loss.double(), gradient
 
 
 class _Run:

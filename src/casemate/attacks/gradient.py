@@ -16,7 +16,7 @@ from casemate.models import Classifier
 from casemate.norms import Ball, norm_of
 from casemate.progress import Advance, untold
 from casemate.rng import Streams
-from casemate.types import Flags, Images, Logits
+from casemate.types import Flags, Images, Logits, PerExample
 
 Track = Literal["worst", "last"]
 """`worst`: stop at an example's first fooling iterate. `last`: go to the end and take the raw last iterate."""
@@ -91,22 +91,39 @@ def input_gradient(
     that cannot be differentiated has a gradient of zero.
     """
     function = loss_by_name(loss)
-
-    def differentiate(part: slice) -> tuple[Tensor, Tensor]:
-        some, aim = images[part].detach().requires_grad_(True), criterion.take(part)
-        found: list[tuple[Tensor, Tensor]] = []
-        for _ in range(draws):
-            with torch.enable_grad():
-                logits = model(some)
-                rising = aim.rising(function, logits).sum()
-            found.append((logits.detach(), gradient_of(rising, some)))
-        if draws == 1:
-            return found[0]
-        logits, gradient = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
-        return logits, gradient
-
-    logits, gradient = model.in_parts(len(images), differentiate)
+    logits, _, gradient = look(
+        model, images, lambda part, logits: criterion.take(part).rising(function, logits), draws=draws
+    )
     return logits, gradient
+
+
+def look(
+    model: Classifier,
+    images: Images,
+    loss: Callable[[slice, Logits], PerExample],
+    *,
+    draws: int = 1,
+    differentiate: bool = True,
+) -> tuple[Logits, PerExample, Images]:
+    """Logits, a loss of them, and its gradient with respect to the images (zero unless `differentiate`).
+
+    Done for as many images at a time as pass through the network; `loss` is told which, and gives one number each. Of
+    several `draws` the means are returned.
+    """
+
+    def differentiated(part: slice) -> tuple[Tensor, ...]:
+        some = images[part].detach().requires_grad_(differentiate)
+        found: list[tuple[Tensor, ...]] = []
+        for _ in range(draws):
+            with torch.set_grad_enabled(differentiate):
+                logits = model(some)
+                value = loss(part, logits)
+                gradient = gradient_of(value.sum(), some) if differentiate else torch.zeros_like(some)
+            found.append((logits.detach(), value.detach(), gradient))
+        return found[0] if draws == 1 else tuple(torch.stack(each).mean(0) for each in zip(*found, strict=True))
+
+    logits, value, gradient = model.in_parts(len(images), differentiated)
+    return logits, value, gradient
 
 
 def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Images:

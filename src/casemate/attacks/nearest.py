@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.attacks.gradient import gradient_of
+from casemate.attacks.gradient import look
 from casemate.errors import SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
@@ -115,18 +115,8 @@ class Nearest:
 
     def _pass(self, at: Tensor, images: Images) -> tuple[Logits, PerExample, Images]:
         criterion = self.criterion.take(at)
-
-        def differentiate(part: slice) -> tuple[Tensor, ...]:
-            some = images[part].detach().requires_grad_(True)
-            with torch.enable_grad():
-                logits = self.model(some)
-                loss = self._loss(criterion.take(part), logits)
-                gradient = gradient_of(loss.sum(), some)
-            return logits.detach(), loss.detach(), gradient
-
         self.passes.add(Passes(len(at), len(at)))
-        logits, loss, gradient = self.model.in_parts(len(at), differentiate)
-        return logits, loss, gradient
+        return look(self.model, images, lambda part, logits: self._loss(criterion.take(part), logits))
 
     def _missing(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
