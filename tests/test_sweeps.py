@@ -10,9 +10,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import BIM, FGSM, MIFGSM, PGD, GradientAttack, Passes, Status, Sweep, sweep_eps, sweep_steps
+from casemate.attacks import (
+    BIM,
+    FGSM,
+    MIFGSM,
+    PGD,
+    GradientAttack,
+    Passes,
+    Status,
+    Sweep,
+    frozen,
+    sweep_eps,
+    sweep_steps,
+)
 from casemate.attacks.base import with_eps
 from casemate.errors import SettingError, ShapeError
+from casemate.models import freeze
 from casemate.norms import Norm
 from oracles import Counting, as_installed, classifier, distance, small_task
 from test_attacks import Trouble
@@ -112,6 +125,34 @@ def test_only_worst_gives_the_same_worst_for_less(attack: GradientAttack) -> Non
     assert less.last is None
     assert less.passes.forward < full.passes.forward
     assert less.passes.backward <= full.passes.backward
+
+
+class Rough(nn.Module):
+    """Another model altogether: it takes some images for fooled from the start, others never."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the model, with classes exchanged for the brighter half of the images."""
+        logits = MODEL.network(images)
+        return torch.where((images.mean((1, 2, 3)) > 0.5).unsqueeze(1), logits.roll(1, 1), logits)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd-restarts"])
+def test_what_only_a_coarse_copy_is_fooled_by_is_attacked_again(name: str) -> None:
+    attack = OVER_EPS[name]
+    with frozen(MODEL):
+        exact = freeze(MODEL, TASK.images)
+        both = replace(exact, coarse=classifier(Rough(), classes=4))
+        worst = sweep_eps(attack, both, TASK.images, TASK.labels, EPS, only_worst=True)
+        expected = sweep_eps(attack, exact, TASK.images, TASK.labels, EPS, only_worst=True)
+        assert torch.equal(worst.worst[:, 0], expected.worst[:, 0])
+        bright = TASK.images.mean((1, 2, 3)) > 0.5
+        assert bright.any()
+        assert torch.equal(worst.worst[bright], expected.worst[bright])
+        assert worst.passes.forward > expected.passes.forward
+        last = [sweep_eps(attack, each, TASK.images, TASK.labels, EPS).last for each in (both, exact)]
+    assert last[0] is not None
+    assert last[1] is not None
+    assert torch.equal(last[0].loss, last[1].loss)  # complete runs keep to the exact copy
 
 
 @pytest.mark.parametrize("only_worst", [False, True])

@@ -119,7 +119,7 @@ def sweeps(args: argparse.Namespace, kind: str, images: LabelledImages, rate: fl
         track = Track(args, "undefended", images, Path(name))
         for peer in PEERS:
             track.choose(peer, kind, max(len(images) // 4, 1), EPS[3:4])
-        ours = {f"{kind}-{which}": ("casemate",) for which in ("worst", "last")}
+        ours = {f"{kind}-{which}": ("casemate",) for which in ("worst", "worst-bfloat16", "last")}
         rows = race(track, {kind: PEERS, **ours}, args.repeats, len(images), EPS)
     forward = macs(as_written(track.model))
     fastest = min(PEERS, key=lambda peer: rows[kind][peer]["cpu_seconds"])

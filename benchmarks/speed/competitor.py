@@ -58,8 +58,8 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     def stored(images: Tensor, labels: Tensor) -> LabelledImages:
         return LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)
 
+    precision = "bfloat16" if task.endswith("-bfloat16") else "float32"
     if task.startswith("autoattack"):
-        precision = "bfloat16" if task == "autoattack-bfloat16" else "float32"
 
         def judge(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
             attacks = attacks_for("standard", "linf", values[0], randomised=False)
@@ -83,7 +83,13 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
 
     def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
         found = eps_curve(
-            model, attack, stored(images, labels), values, only_worst=track == "worst", batch_size=batch or None
+            model,
+            attack,
+            stored(images, labels),
+            values,
+            only_worst=track != "last",
+            batch_size=batch or None,
+            precision=precision,
         )
         right = found.worst if found.last is None else found.last.right
         return {"accuracy": right.mean(0).tolist(), "passes": asdict(found.passes)}

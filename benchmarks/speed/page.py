@@ -16,7 +16,8 @@ are those of the processor, with one thread, in a process of its own for each ru
 competitor gets appendix A as the paper writes it (ReLU, then pooling), the batch size and memory layout with which it
 is fastest on a part of the images, and a run to warm up. `worst`: fooled at any iterate, or at a smaller eps. `last`:
 the raw last iterate of all images, as the others report. The floor is the time that the arithmetic of the passes takes
-at the rate of a matrix product, in float32. In rows with bfloat16 attacks look for their way in that precision; whether
+at the rate of a matrix product, in float32; `at most` says how many times as fast ours would be if it took no longer than
+that. In rows with bfloat16 attacks look for their way in that precision; whether
 an image fools is said in float32 in every row."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
@@ -42,12 +43,15 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
         spread = f"{min(row['all_cpu_seconds']):.2f} to {max(row['all_cpu_seconds']):.2f}"
         ratio = f"{row['times_as_fast']:.1f}" if "times_as_fast" in row else ""
         floor = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
-        title = name.replace(f"{kind}-", "casemate, ")
+        exact = "share_of_floor" in row and not name.endswith("bfloat16")
+        most = f"{row['times_as_fast'] / row['share_of_floor']:.1f}" if exact else ""
+        title = name.replace(f"{kind}-", "casemate, ").replace("-bfloat16", ", bfloat16")
         version = "" if title.startswith("casemate") else f" {row['version']}"
         settings = "own choice" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
         accuracy = " ".join(percent(each) for each in row["accuracy"])
-        rows.append((title + version, settings, f"{row['cpu_seconds']:.2f}", spread, ratio, floor, accuracy))
-    head = ["", "batch, layout", "seconds", "spread", f"times {part['fastest']}", "% of the floor", "accuracy left, %"]
+        rows.append((title + version, settings, f"{row['cpu_seconds']:.2f}", spread, ratio, most, floor, accuracy))
+    times = f"times {part['fastest']}"
+    head = ["", "batch, layout", "seconds", "spread", times, "at most", "% of the floor", "accuracy left, %"]
     return (
         f"### {KINDS[kind]}, eps {', '.join(f'{eps:g}' for eps in part['eps'])}, {part['n']} images\n\n"
         f"{grid(head, rows)}\n\nMedian of {len(next(iter(part['rows'].values()))['all_seconds'])} runs. {made_by(part)}"

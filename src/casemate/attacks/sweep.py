@@ -26,7 +26,7 @@ from casemate.attacks.base import (
     verify,
     with_eps,
 )
-from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
+from casemate.attacks.gradient import Climb, GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
 from casemate.models import Classifier, Frozen
@@ -123,6 +123,34 @@ def _one_answer(loop: Loop, model: Classifier, images: Images, logits: Logits, p
         return model(images)
 
 
+def _fooled(
+    both: Frozen,
+    model: Classifier,
+    clean: Images,
+    criterion: Criterion,
+    loop: Loop,
+    streams: Streams,
+    *,
+    start: Images | None = None,
+    first: tuple[Logits, Images] | None = None,
+) -> tuple[Flags, Climb]:
+    """Who is fooled by one run, on the way or at its end, and the run.
+
+    What the coarse copy says is not believed: where only it was fooled, the exact copy gets a run of its own.
+    """
+    run = climb_all(model, clean, criterion, loop, streams, start=start, first=first)
+    found = verify(both.classify, run.images, clean, loop.ball, model.bounds)
+    run.passes.add(found.passes)
+    met = criterion.met(found.logits)
+    if model is not both.coarse:
+        return met | run.fooled, run
+    again = (run.fooled & ~met).nonzero().squeeze(1)
+    if len(again):
+        met[again], exact = _fooled(both, both.copy, clean[again], criterion.take(again), loop, streams.take(again))
+        run.passes.add(exact.passes)
+    return met, run
+
+
 def sweep_eps(
     attack: GradientAttack,
     given: Classifier | Frozen,
@@ -139,16 +167,21 @@ def sweep_eps(
     """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
 
     With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
-    complete run on all, and `worst` comes with it for nothing. With `warm_start` every run starts where the one at the
-    eps before ended: fewer steps then do, but an eps no longer gets what it would get alone.
+    complete run on all, and `worst` comes with it for nothing. Only the former follows a coarse copy, if there is one
+    (see `casemate.models.freeze`). With `warm_start` every run starts where the one at the eps before ended: fewer
+    steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)
     check_images(model_of(given), images, labels)
     with held(given, images) as both:
-        model = both.copy
+        model = both.coarse if only_worst and both.coarse is not None else both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
+        if model is both.coarse:
+            answer = both.classify(clean)
+            passes.add(Passes(forward=len(clean)))
+        else:
+            answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
         collector = _Collector(labels, criterion, ~criterion.met(answer))
         nobody = torch.zeros_like(collector.standing)
         ended: Images | None = None
@@ -164,16 +197,18 @@ def sweep_eps(
                 rest = criterion.take(chosen)
                 first = (first_logits[chosen], first_gradient[chosen])
                 start = None if ended is None else ended[chosen]
-                run = climb_all(model, clean[chosen], rest, loop, streams.take(chosen), start=start, first=first)
+                where = (clean[chosen], rest, loop, streams.take(chosen))
+                if only_worst:
+                    fooled, run = _fooled(both, model, *where, start=start, first=first)
+                    collector.fooled(nobody.index_fill(0, chosen[fooled], True))
+                else:
+                    run = climb_all(model, *where, start=start, first=first)
+                    found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
+                    run.passes.add(found.passes)
+                    collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
+                passes.add(run.passes)
                 if warm_start:
                     ended = (clean if ended is None else ended).index_put((chosen,), run.images)
-                found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
-                passes.add(run.passes)
-                passes.add(found.passes)
-                if only_worst:
-                    collector.fooled(nobody.index_fill(0, chosen[run.fooled | rest.met(found.logits)], True))
-                else:
-                    collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
             advance(len(images) / len(values), "")
         return collector.sweep(values, passes)
 

@@ -21,7 +21,7 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.evaluate.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, Precision
 from casemate.progress import SILENT, Advance, Observer
 
 
@@ -75,12 +75,14 @@ def eps_curve(
     warm_start: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
+    precision: Precision = "float32",
     observer: Observer = SILENT,
 ) -> Curve:
     """The curve of `attack` over eps (`values` ascending; 0 = clean); `only_worst` and `warm_start` as in `sweep_eps`.
 
     `batch_size` is the number of images that pass through the network at a time; if None measured where that pays. What
-    the attack holds does not grow with the number of images; they and their results do.
+    the attack holds does not grow with the number of images; they and their results do. `precision` is that of the
+    gradients, with `only_worst`; what fools is always said in float32.
     """
 
     def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
@@ -97,7 +99,7 @@ def eps_curve(
             advance=advance,
         )
 
-    return _curve("eps", model, attack, images, sweep, len(values), batch_size, observer)
+    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer)
 
 
 def steps_curve(
@@ -115,7 +117,7 @@ def steps_curve(
     def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, both, pixels, labels, values, seed=seed, first_index=first, advance=advance)
 
-    return _curve("steps", model, attack, images, sweep, 1, batch_size, observer)
+    return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer)
 
 
 def _title(attack: GradientAttack, axis: str) -> str:
@@ -133,16 +135,16 @@ def _curve(
     sweep: Callable[[Frozen, torch.Tensor, torch.Tensor, int, Advance], Sweep],
     runs: int,
     batch_size: int | None,
+    precision: Precision,
     observer: Observer,
 ) -> Curve:
     """Run `sweep`, which is `runs` runs of the attack, on as many images as are worked on in step, and so on."""
     passes = Passes()
     most = attack.most_passes(len(model.classes))
     work = runs * len(images) * (most.forward + most.backward)
+    few, _ = images[:COMPARED].unit(model.device)
     with (
-        held(
-            model, images[:COMPARED].unit(model.device)[0], pass_size=batch_size, passes=work, observer=observer
-        ) as both,
+        held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
 
