@@ -16,9 +16,8 @@ are those of the processor, with one thread, in a process of its own for each ru
 competitor gets appendix A as the paper writes it (ReLU, then pooling), the batch size and memory layout with which it
 is fastest on a part of the images, and a run to warm up. `worst`: fooled at any iterate, or at a smaller eps. `last`:
 the raw last iterate of all images, as the others report. The floor is the time that the arithmetic of the passes takes
-at the rate of a matrix product, in float32; `at most` says how many times as fast ours would be if it took no longer than
-that. In rows with bfloat16 attacks look for their way in that precision; whether
-an image fools is said in float32 in every row."""
+at the rate of a matrix product, in float32; `at most`: how many times as fast ours would be at that rate. In rows with
+bfloat16 attacks look for their way in that precision; whether an image fools is said in float32 in every row."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
 
