@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from casemate.engine import Context, Producer, Store, Task, code_version, is_current, make_plan, run_plan
+from casemate.engine.provenance import surroundings
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
 from casemate.errors import StoreError
@@ -394,3 +396,15 @@ def test_stray_files_in_the_store_are_left_over(tmp_path: Path) -> None:
     for path in store.unfinished():
         store.discard(path)
     assert store.unfinished() == []
+
+
+def test_on_a_gpu_its_name_and_its_coarser_rounding_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        exact = surroundings("cuda", 1)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        found = surroundings("cuda", 1)
+    assert found["gpu"] == "some GPU"
+    assert [each["tf32"]["convolutions"] for each in (exact, found)] == [False, True]
+    assert found["tf32"]["products"] == torch.backends.cuda.matmul.allow_tf32
+    assert "gpu" not in surroundings("cpu", 1)

@@ -59,4 +59,15 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device,
+        **(_gpu() if device.startswith("cuda") else {}),
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    """Which GPU, and where it may round to 10 bits (TensorFloat-32): PyTorch does by default in convolutions."""
+    import torch  # here, since it takes seconds and without a GPU nobody asks
+
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
     }
