@@ -12,7 +12,9 @@ from casemate.models.pass_size import DEFAULT, MEASURED_WITH
 from casemate.progress import SILENT, Observer
 from casemate.types import Images
 
-_GROUP_BYTES = 1 << 28
+_GROUP_BYTES, _MOST_BYTES = 1 << 25, 1 << 28
+_FULL = 256
+"""Images of a group, if `_MOST_BYTES` hold them, however large they are: so many fill the passes."""
 _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
 COMPARED = 32
@@ -24,11 +26,12 @@ _WORTH_MEASURING = 100 * MEASURED_WITH
 
 
 def group_size(image_shape: tuple[int, ...]) -> int:
-    """How many images an attack works on in step: as many as fit into a quarter of a gigabyte.
+    """How many images an attack works on in step: as many as fit into 32 MB, or enough for full passes.
 
     Images that are decided leave, and the passes through the network, which are of a size of their own, stay full.
     """
-    return max(1, _GROUP_BYTES // (_COPIES * 4 * math.prod(image_shape)))
+    each = _COPIES * 4 * math.prod(image_shape)
+    return max(1, _GROUP_BYTES // each, min(_FULL, _MOST_BYTES // each))
 
 
 @contextmanager

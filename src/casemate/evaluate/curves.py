@@ -143,28 +143,32 @@ def _curve(
     most = attack.most_passes(len(model.classes))
     work = runs * len(images) * (most.forward + most.backward)
     few, _ = images[:COMPARED].unit(model.device)
+    names = [field.name for field in fields(LastIterates)]
+    # one array for all groups: kept pieces between their large arrays would make the memory grow with each
+    found: dict[str, np.ndarray] = {}
     with (
         held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
 
-        def run(group: slice) -> Sweep:
+        def run(group: slice) -> tuple[float, ...]:
             pixels, labels = images[group].unit(model.device)
-            return sweep(both, pixels, labels, group.start, advance)
+            part = sweep(both, pixels, labels, group.start, advance)
+            passes.add(part.passes)
+            last = {} if part.last is None else {name: getattr(part.last, name) for name in names}
+            for name, rows in {"worst": part.worst, **last}.items():
+                if name not in found:
+                    found[name] = np.empty((len(images), len(part.values)), rows.numpy().dtype)
+                found[name][group] = rows.numpy()
+            return part.values
 
-        parts = batched(len(images), group_size(model.input_shape), run, observer)
-    for part in parts:
-        passes.add(part.passes)
-    whole = [part.last for part in parts if part.last is not None]
-    last = None
-    if whole:
-        names = [field.name for field in fields(LastIterates)]
-        last = LastIterates(**{name: torch.cat([getattr(part, name) for part in whole]).numpy() for name in names})
+        values = batched(len(images), group_size(model.input_shape), run, observer)[0]
+    worst = found.pop("worst")
     return Curve(
         axis=axis,
         attack=attack.record(),
-        values=parts[0].values,
-        worst=torch.cat([part.worst for part in parts]).numpy(),
-        last=last,
+        values=values,
+        worst=worst,
+        last=LastIterates(**found) if found else None,
         passes=passes,
     )
