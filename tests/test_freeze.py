@@ -197,6 +197,17 @@ def test_a_relu_writes_over_its_input_only_where_nothing_else_needs_it() -> None
     check_same(again, {"ReLU in place": 1} | HEAD | LAID)
 
 
+def test_the_same_is_changed_every_time() -> None:
+    """Whatever identities the new layers happen to get."""
+    blocks = [nn.Conv2d(1, 4, 3, padding=1)]
+    for _ in range(8):
+        blocks += [nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(4, 4, 3, padding=1)]
+    model = model_of(*blocks, *head(4, 12))
+    expected = {"dropout removed": 8, "batch norm folded": 8, "ReLU in place": 8} | HEAD | LAID
+    for _ in range(20):
+        check_same(model, expected)
+
+
 class Past(nn.Module):
     """A layer and a way past it."""
 

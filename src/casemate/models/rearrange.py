@@ -115,6 +115,7 @@ class _Layers:
                 self._calls.setdefault(id(named[str(node.target)]), []).append(node)
         self._named = named
         self._known_as = Counter(id(module) for module in named.values())
+        self._replaced: list[nn.Module] = []  # kept, since another layer could come by the identity of one that is gone
         self._graph = graph
 
     def pairs(self) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
@@ -129,6 +130,7 @@ class _Layers:
         """Exchange a layer."""
         parent, _, own = name.rpartition(".")
         setattr(self.model.get_submodule(parent), own, layer)
+        self._replaced.append(self._named[name])
         self._named[name] = layer
         self._known_as[id(layer)] += 1
 
