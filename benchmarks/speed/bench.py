@@ -34,6 +34,8 @@ STEPS = 10
 PEERS = ("torchattacks", "foolbox", "art")
 SIZES = (32, 125, 250)
 LAYOUTS = ("contiguous", "channels-last")
+ORIGINAL_BATCH = 250
+"""Of the original AutoAttack: its own default."""
 PARTS = ("passes", "fgsm", "bim", "autoattack-small", "autoattack-adversarial", "scaling")
 
 
@@ -138,15 +140,20 @@ def sweeps(args: argparse.Namespace, kind: str, images: LabelledImages, rate: fl
 
 
 def autoattack(args: argparse.Namespace, network: str, images: LabelledImages, eps: float) -> dict[str, Any]:
-    """AutoAttack standard: ours in float32, ours in bfloat16, and the original."""
+    """AutoAttack standard: ours in float32, ours in bfloat16, and the original in the layout that is faster for it."""
     with tempfile.TemporaryDirectory() as name:
         track = Track(args, network, images, Path(name))
         track.plan(len(images), [eps])
         runs = {
             "casemate": track.run("casemate", "autoattack"),
             "casemate, bfloat16": track.run("casemate", "autoattack-bfloat16"),
-            "original": track.run("original", "autoattack"),
         }
+        tried = [
+            once("original", "autoattack", track.folder, ORIGINAL_BATCH, layout, args.python)
+            | {"batch": ORIGINAL_BATCH, "layout": layout}
+            for layout in LAYOUTS
+        ]
+        runs["original"] = min(tried, key=lambda run: run["cpu_seconds"])
     theirs = runs["original"]
     left = {name: torch.tensor(run.pop("left")) for name, run in runs.items()}
     found = {"n": len(images), "eps": eps, "network": NETWORKS[network].about, "rows": {}}

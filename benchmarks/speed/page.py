@@ -73,12 +73,12 @@ def autoattack(part: dict[str, Any]) -> str:
             f"**{row['times_as_fast']:.1f}**" if name.startswith("casemate") else "",
             percent(row["accuracy"][0]),
             f"{row['alike']} of {part['n']}",
-            str(row["batch"] or "own choice"),
+            f"{row['batch']}, {row['layout']}" if row["batch"] else "own choice",
         )
         for name, row in part["rows"].items()
     ]
     steps = [f"{name}: {'; '.join(_step(each) for each in row['steps'])}" for name, row in part["rows"].items()]
-    head = ["", "seconds", "times the original", "accuracy left, %", "images that end alike", "batch"]
+    head = ["", "seconds", "times the original", "accuracy left, %", "images that end alike", "batch, layout"]
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
         f"Seconds of the clock of each attack, and how many it fooled. {'. '.join(steps)}. {made_by(part)}"
