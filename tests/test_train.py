@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import AlternatingFlip, Shift
+from casemate.defenses import AdversarialTraining
 from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier, create
-from casemate.train import CrossEntropy, Trained, Training, fit
+from casemate.train import CrossEntropy, Objective, Trained, Training, fit
 from casemate.train.loop import _batches
 from casemate.train.settings import SCHEDULES
 from casemate.train.state import Weights, snapshot
@@ -83,6 +84,28 @@ def test_it_learns_the_digits(optimizer: Any) -> None:
     assert loss < 0.8  # and log(10) = 2.3
     assert done.model is model
     assert not model.training
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(), AdversarialTraining(eps=0.05, steps=2)])
+def test_in_bfloat16_it_learns_the_digits_too_and_keeps_float32_weights(objective: Objective) -> None:
+    found = digits.load()
+    train, validation = split(found.train, 200, 0)
+    settings = Training(epochs=4, batch_size=64, learning_rate=0.01)
+    exact, coarse = (
+        fit(
+            create("tiny", input_shape=found.image_shape, classes=found.classes, seed=1),
+            train,
+            validation,
+            replace(settings, precision=precision),
+            objective=objective,
+        )
+        for precision in ("float32", "bfloat16")
+    )
+    weights = coarse.model.state_dict()
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
+    assert not all(torch.equal(tensor, exact.model.state_dict()[name]) for name, tensor in weights.items())
+    for model in (exact.model, coarse.model):
+        assert _loss_and_accuracy(model, found.test)[1] > 0.6  # chance is 0.1
 
 
 def test_the_history_says_what_happened() -> None:
@@ -349,6 +372,11 @@ def test_resuming_ends_in_the_same_weights(tmp_path: Path, epochs: list[int], op
     _assert_same_training(_fit(settings), resumed)
 
 
+def test_resuming_in_bfloat16_ends_in_the_same_weights(tmp_path: Path) -> None:
+    settings = replace(_PLAIN, precision="bfloat16")
+    _assert_same_training(_fit(settings), _killed_and_resumed(settings, [2], tmp_path / "state"))
+
+
 @pytest.mark.parametrize("epochs", [[2], [4], [6], [2, 4, 5]])
 def test_resuming_with_everything_on_ends_in_the_same_weights(tmp_path: Path, epochs: list[int]) -> None:
     whole = _fit(_EVERYTHING, augment=_CHANGES)
@@ -602,6 +630,7 @@ def test_a_folder_as_checkpoint_is_refused(tmp_path: Path) -> None:
         ({"weight_decay": math.nan}, "weight_decay = nan"),
         ({"weight_decay": math.inf}, "weight_decay = inf"),
         ({"patience": 0}, "patience = 0; expected at least 1"),
+        ({"precision": "float16"}, "precision = 'float16'; expected float32 or bfloat16"),
         ({"ema": 0.0}, "ema = 0.0; expected between 0 and 1"),
         ({"ema": 1.0}, "ema = 1.0"),
         ({"ema": math.nan}, "ema = nan"),

@@ -27,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=float, default=0.927)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -38,7 +39,7 @@ def main() -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p *= TUNED_DROPOUT
-    settings = Training(epochs=args.epochs, **TUNED)  # pyright: ignore[reportArgumentType]
+    settings = Training(epochs=args.epochs, precision=args.precision, **TUNED)  # pyright: ignore[reportArgumentType]
     start, before = time.perf_counter(), time.process_time()
     trained = fit(model, train, validation, settings, augment=[make_augmentation(each) for each in TUNED_AUGMENT])
     seconds, cpu = time.perf_counter() - start, time.process_time() - before
@@ -48,6 +49,7 @@ def main() -> None:
         "reached": accuracy.value >= args.target,
         "threads": args.threads,
         "epochs": args.epochs,
+        "precision": args.precision,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "test_accuracy": accuracy.as_json(),

@@ -44,6 +44,8 @@ class Recipe:
     """Stop after N epochs without a lower validation loss, and take the best weights."""
     ema: Annotated[float | None, arg(metavar="DECAY", help_behavior_hint="(default: none)")] = None
     """Take a moving average of the weights, such as 0.999."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and products while training; bfloat16 is much faster on some processors."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
     augment: Annotated[

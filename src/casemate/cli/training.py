@@ -25,7 +25,9 @@ from casemate.study.tasks import step_cost
 from casemate.train import Trained, Training
 
 _VALIDATION = 6000
-_SETTINGS = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "patience", "ema")
+_SETTINGS = (
+    "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay", "patience", "ema", "precision",
+)  # fmt: skip
 _COLUMNS = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
 
 

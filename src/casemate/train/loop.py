@@ -171,7 +171,8 @@ def _one_epoch(
             for change in augment:
                 images = change(images, batch, epoch, generator)
             optimizer.zero_grad(set_to_none=True)
-            loss, logits = objective(model, images, labels[index])
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                loss, logits = objective(model, images, labels[index])
             loss.backward()
             optimizer.step()
             loss_sum += loss.detach() * len(batch)
