@@ -141,19 +141,16 @@ def training(folder: Path) -> str | None:
         return None
     theirs = json.loads(keras.read_text())
     last, best = theirs["epochs"][-1], max(row["test_accuracy"] for row in theirs["epochs"])
-    rows = [
-        (f"Keras {theirs['versions']['keras']}, the study's", last["epoch"], percent(best), last["cpu_seconds"], "")
-    ]
+    title = f"Keras {theirs['versions']['keras']}, the study's"
+    rows = [(title, str(last["epoch"]), percent(best), f"{last['cpu_seconds']:.0f}", "")]
     for found in (json.loads(each.read_text()) for each in ours if each.is_file()):
         title = f"casemate, E1+, {found.get('precision', 'float32')}"
         ratio = f"{last['cpu_seconds'] / found['cpu_seconds']:.1f}"
-        rows.append((title, found["epochs"], percent(found["test_accuracy"]["value"]), found["cpu_seconds"], ratio))
+        accuracy = percent(found["test_accuracy"]["value"])
+        rows.append((title, str(found["epochs"]), accuracy, f"{found['cpu_seconds']:.0f}", ratio))
     verb = "is reached" if theirs["reached"] else "was not reached"
-    table = [
-        (title, str(epochs), accuracy, f"{seconds:.0f}", ratio) for title, epochs, accuracy, seconds, ratio in rows
-    ]
     return (
-        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'times Keras'], table)}\n\n"
+        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'times Keras'], rows)}\n\n"
         f"Keras is stopped at the first epoch at which {percent(theirs['target'])} % {verb}; our schedules are shorter "
         "from the start. Seconds of the processor, one thread, one run each, other work beside all; "
         f"{theirs['processor']}. `benchmarks/training`."
