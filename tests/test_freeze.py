@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from casemate.attacks import (
     BIM,
     FGSM,
     PGD,
+    AutoAttack,
     HopSkipJump,
     Restarts,
     Square,
@@ -33,6 +35,7 @@ from casemate.models.dense_on_maps import DenseOnMaps
 from casemate.models.few_channels import FewChannels, suits
 from casemate.models.freeze import TOLERANCE
 from casemate.models.layers import NoiseLayer
+from casemate.models.rearrange import lighten
 from casemate.progress import SILENT
 from oracles import Uncopied, classifier, generator, small_task
 
@@ -464,6 +467,70 @@ def test_a_measured_pass_size_is_one_of_those_tried() -> None:
     assert both.copy.pass_size in (16, 32, 64, 128, 256)
 
 
+class Looping(nn.Module):
+    """Calls its layers one by one and uses what each gives; cannot be traced as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.dense = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Linear(400, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """With a penalty on every layer's maps."""
+        maps, penalty = images, torch.zeros(len(images), 1, dtype=images.dtype)
+        for layer in self.features:
+            maps = layer(maps)
+            penalty = penalty + (maps * maps).mean((1, 2, 3)).unsqueeze(1)
+        return self.dense(maps.flatten(1)) + (penalty if images.mean() > 0 else 0 * penalty)
+
+
+class Curious(nn.Module):
+    """Asks its dense layer how wide it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.dense = nn.Flatten(), nn.Linear(144, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scaled by its width."""
+        return self.dense(self.flat(images)) / self.dense.in_features**0.5
+
+
+@pytest.mark.parametrize("network", [Looping, Curious])
+def test_a_copy_that_fails_is_not_used(network: type[nn.Module]) -> None:
+    model = model_of(network())
+    with frozen(model):
+        both = freeze(model, IMAGES)
+        assert not both.faithful
+        expected, seen = with_gradient(model, IMAGES), with_gradient(both.copy, IMAGES)
+    assert all(torch.equal(one, other) for one, other in zip(expected, seen, strict=True))
+
+
+def test_a_copy_without_parameters_knows_where_it_is() -> None:
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).to("meta"), classes=3, shape=SHAPE)
+    assert lighten(model)["dense layer on maps"] == 1
+    assert not list(model.parameters())
+    assert model.device.type == "meta"
+
+
+def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that cannot be copied, such as one that holds a lock."""
+    said: list[str] = []
+    observer: Any = SimpleNamespace(say=said.append, work=SILENT.work, lock=threading.RLock())
+    times = iter([2.0, 1.0])
+    monkeypatch.setattr(sys.modules["casemate.models.freeze"], "seconds_per_pass", lambda model, images: next(times))
+    model = model_of(NoiseLayer(0.01, at_inference=True), nn.Conv2d(1, 4, 3), *head(4, 10)).float()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with frozen(model):
+        both = freeze(model, IMAGES.float(), precision="bfloat16", observer=observer)
+    assert torch.equal(torch.rand(3), expected)
+    assert said == []
+    assert both.coarse is not None
+    assert both.coarse.observer is observer
+    assert both.coarse(IMAGES.float()).dtype == torch.float32
+
+
 class NoWayBack(torch.autograd.Function):
     """Raises when its gradient is asked for."""
 
@@ -570,6 +637,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
 
 def test_attacks_that_end_at_the_boundary_stay_in_float32() -> None:
     assert not TargetedFAB().bears_rounding
+    assert not AutoAttack(eps=0.1).bears_rounding
     assert not Restarts(attack=HopSkipJump(norm="l2"), restarts=2).bears_rounding
     assert APGD(eps=0.1).bears_rounding
     assert Square(eps=0.1).bears_rounding

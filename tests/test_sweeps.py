@@ -136,6 +136,40 @@ class Rough(nn.Module):
         return torch.where((images.mean((1, 2, 3)) > 0.5).unsqueeze(1), logits.roll(1, 1), logits)
 
 
+class Stuck(nn.Module):
+    """The model without a gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Its logits, of which nothing is known how they came about."""
+        return MODEL.network(images).detach()
+
+
+def test_where_a_coarse_copy_has_no_gradient_the_exact_one_is_followed() -> None:
+    attack = OVER_EPS["bim"]
+    with frozen(MODEL):
+        exact = freeze(MODEL, TASK.images)
+        both = replace(exact, coarse=classifier(Stuck(), classes=4))
+        worst = [
+            sweep_eps(attack, each, TASK.images, TASK.labels, EPS, only_worst=True).worst for each in (both, exact)
+        ]
+    assert torch.equal(*worst)
+
+
+def test_a_warm_start_goes_on_where_the_exact_copy_ended() -> None:
+    """Not at what only the coarse one took for fooled, where it would stay."""
+    attack = BIM(eps=0.5, steps=1, step=0.01)
+    values = [0.01 * step for step in range(1, 21)]
+    with frozen(MODEL):
+        exact = freeze(MODEL, TASK.images)
+        both = replace(exact, coarse=classifier(Rough(), classes=4))
+        worst = [
+            sweep_eps(attack, each, TASK.images, TASK.labels, values, only_worst=True, warm_start=True).worst
+            for each in (both, exact)
+        ]
+    bright = TASK.images.mean((1, 2, 3)) > 0.5
+    assert torch.equal(worst[0][bright], worst[1][bright])
+
+
 @pytest.mark.parametrize("name", ["fgsm", "bim", "pgd-restarts"])
 def test_what_only_a_coarse_copy_is_fooled_by_is_attacked_again(name: str) -> None:
     attack = OVER_EPS[name]

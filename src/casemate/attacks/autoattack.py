@@ -50,6 +50,11 @@ class AutoAttack(Attack):
             raise SettingError(f"version {self.version!r}; expected one of {', '.join(get_args(Version))}")
         self.attacks()
 
+    @property
+    def bears_rounding(self) -> bool:
+        """FAB among them does not; in `casemate.evaluate` each of the attacks is run by itself."""
+        return False
+
     def ball(self) -> Ball:
         """The ball that all of them share."""
         return Ball(eps=parse_eps(self.eps), norm=self.norm)

@@ -118,6 +118,7 @@ class Square(Attack):
                 streams.take(left),
                 restart,
                 lambda part, note="", share=share: advance(part * share, note),
+                logits.dtype,
             )
             passes.forward += run.forward
             better = run.fooled | (run.highest > highest[left])
@@ -128,22 +129,32 @@ class Square(Attack):
         return found.where(finite.view(-1, 1, 1, 1), torch.nan), torch.ones_like(finite), passes
 
     def _search(
-        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, restart: int, advance: Advance
+        self,
+        model: Classifier,
+        clean: Images,
+        criterion: Criterion,
+        streams: Streams,
+        restart: int,
+        advance: Advance,
+        dtype: torch.dtype,
     ) -> "_Run":
-        """One run from one start, for images that are not fooled; `advance` is told shares of the whole run."""
+        """One run from one start, for images that are not fooled; `advance` is told shares of the whole run.
+
+        `dtype` is that of the model's logits.
+        """
         loss = stable_cross_entropy if criterion.targeted else margin  # as in the paper
         channels, height, width = clean.shape[1:]
         moves = (_Corners if self.norm == "linf" else _Bumps)(clean, self.ball(), model.bounds)
         moves.start(streams, restart)
         run = _Run(
             images=clean.clone(),
-            highest=torch.empty(len(clean), dtype=clean.dtype, device=clean.device),
+            highest=torch.empty(len(clean), dtype=dtype, device=clean.device),
             fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
             finite=torch.empty(len(clean), dtype=torch.bool, device=clean.device),
         )
         on = _Standing(
             place=torch.arange(len(clean), device=clean.device),
-            logits=clean.new_full((len(clean), len(model.classes)), torch.nan),
+            logits=clean.new_full((len(clean), len(model.classes)), torch.nan, dtype=dtype),
             highest=torch.full_like(run.highest, -torch.inf),
             finite=torch.ones_like(run.finite),
         )

@@ -136,7 +136,8 @@ def _fooled(
 ) -> tuple[Flags, Climb]:
     """Who is fooled by one run, on the way or at its end, and the run.
 
-    What the coarse copy says is not believed: where only it was fooled, the exact copy gets a run of its own.
+    What the coarse copy says is not believed: where only it was fooled, or had no gradient or no finite numbers, the
+    exact copy gets a run of its own.
     """
     run = climb_all(model, clean, criterion, loop, streams, start=start, first=first)
     found = verify(both.classify, run.images, clean, loop.ball, model.bounds)
@@ -144,9 +145,11 @@ def _fooled(
     met = criterion.met(found.logits)
     if model is not both.coarse:
         return met | run.fooled, run
-    again = (run.fooled & ~met).nonzero().squeeze(1)
+    again = (~met & (run.fooled | ~run.finite | ~run.steered)).nonzero().squeeze(1)
     if len(again):
-        met[again], exact = _fooled(both, both.copy, clean[again], criterion.take(again), loop, streams.take(again))
+        where = (clean[again], criterion.take(again), loop, streams.take(again))
+        met[again], exact = _fooled(both, both.copy, *where, start=None if start is None else start[again])
+        run.images[again] = exact.images
         run.passes.add(exact.passes)
     return met, run
 

@@ -1,6 +1,7 @@
 """The one thing that is attacked, defended and judged: a module mapping images within bounds to logits."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import final
 
 import torch
@@ -94,10 +95,12 @@ class Classifier(nn.Module):
     def _answer(self, images: Images) -> Logits:
         if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
-        return self.network(images)
+        logits = self.network(images)
+        # losses of logits in half precision would be in half precision too
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie (the CPU if there are none)."""
-        first = next(self.parameters(), None)
+        first = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if first is None else first.device

@@ -11,7 +11,7 @@ from casemate.types import Images, Logits
 
 def in_bfloat16(model: Classifier) -> Classifier:
     """A copy that computes in bfloat16, and takes and returns what the model does."""
-    made = copy.deepcopy(model)
+    made = copy.deepcopy(model, {id(model.observer): model.observer})  # who is told of things stays the same
     made.network = _Coarse(made.network)
     return made
 

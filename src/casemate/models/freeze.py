@@ -21,6 +21,7 @@ as float32. Attacks look for their way with it; whether an image fools is said i
 """
 
 import copy
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
@@ -82,7 +83,8 @@ class Frozen:
         """The model's logits to within `TOLERANCE`, and its classes, mostly from the copy, which is faster.
 
         The model itself is asked where the copy's two highest logits are nearer to each other than its error may be,
-        and about the first few images; if it answers those otherwise, about all.
+        and about the first few images; if it answers those otherwise, about all. (What is asked twice is counted once
+        among an attack's passes.)
         """
         checking = self.checking
         if self.copy.network is self.original.network:
@@ -149,8 +151,14 @@ def _changed(given: Frozen, images: Images) -> Frozen:
     if not changes:
         return given
     model = given.original
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        difference = _difference(_answers(model, images), _answers(made, images))
+    with _own_randomness(model):
+        expected = _answers(model, images)
+        try:
+            difference = _difference(expected, _answers(made, images))
+        except Exception:  # the model's own code may ask a layer for what the one in its place does not have
+            difference = float("inf")
+        if not _bears_gradient(made, images) and _bears_gradient(model, images):
+            difference = float("inf")
     usable = made if difference <= TOLERANCE else given.copy
     return replace(given, copy=usable, changes=changes, difference=difference)
 
@@ -159,9 +167,9 @@ def _with_coarse(given: Frozen, images: Images) -> Frozen:
     """The same with a copy in bfloat16, unless it fails, answers too differently, or is no faster."""
     try:
         made = in_bfloat16(given.copy)
-        with torch.no_grad():
+        with _own_randomness(given.copy), torch.no_grad():
             difference = _difference(_answers(given.original, images), _answers(made, images))
-        gain = seconds_per_pass(given.copy, images) / seconds_per_pass(made, images)
+            gain = seconds_per_pass(given.copy, images) / seconds_per_pass(made, images)
     except Exception as error:  # the model's own code may not bear another precision, in whatever way
         given.copy.observer.say(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
         return given
@@ -172,6 +180,24 @@ def _with_coarse(given: Frozen, images: Images) -> Frozen:
         given.copy.observer.say(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
         return given
     return replace(given, coarse=made)
+
+
+def _own_randomness(model: Classifier) -> AbstractContextManager[None]:
+    """The caller's random numbers are left alone."""
+    return torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
+
+
+def _bears_gradient(model: Classifier, images: Images) -> bool:
+    """Whether a gradient can be asked for: not where something that it needs was written over."""
+    try:
+        with torch.enable_grad():
+            leaf = images[:2].to(model.device).detach().requires_grad_(True)
+            total = model(leaf).sum()
+            if total.requires_grad:
+                torch.autograd.grad(total, leaf, allow_unused=True)
+    except Exception:  # whatever the model's own code raises
+        return False
+    return True
 
 
 def _answers(model: Classifier, images: Images) -> Tensor:
