@@ -514,3 +514,16 @@ def test_weights_of_another_shape_are_refused(saved: Path) -> None:
     _reseal(saved)
     with pytest.raises(ModelError, match=r"missing \['network.8.bias'\], unexpected \['extra'\], .*network.0.weight"):
         load(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_logits_in_half_precision_become_float32(dtype: torch.dtype) -> None:
+    """So that losses of them, and differences of losses, are not rounded to a few digits; others stay what they are."""
+
+    class Typed(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1)[:, :3].to(dtype)
+
+    model = Classifier(Typed(), input_shape=TINY_SHAPE, classes=("a", "b", "c"))
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert model(torch.rand(2, *TINY_SHAPE)).dtype == expected

@@ -96,8 +96,9 @@ class Classifier(nn.Module):
         if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
         logits = self.network(images)
-        # losses of logits in half precision would be in half precision too
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        # losses of logits in half precision would be in half precision too; what is not a tensor is told of elsewhere
+        half = isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16)
+        return logits.float() if half else logits
 
     @property
     def device(self) -> torch.device:
