@@ -7,6 +7,7 @@ functions are what `test_attacks.py` runs on the real attacks and `test_mutants.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -249,6 +250,20 @@ class Uncopied(nn.Module):
 
     def __deepcopy__(self, memo: object) -> "Uncopied":
         raise TypeError("what it remembers is of one module")
+
+
+class NoWayBack(torch.autograd.Function):
+    """Raises when its gradient is asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        """The same images."""
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Refuse."""
+        raise NotImplementedError("no way back")
 
 
 class Counting(Uncopied):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from oracles import (
     SHAPE,
     Counting,
     Linear,
+    NoWayBack,
     as_installed,
     check_approaches_target,
     check_beats_chance,
@@ -439,16 +439,6 @@ def test_passes_by_hand() -> None:
     assert (worst.forward, worst.backward) == (30 + 25 * 3 + 30, 30 + 25 * 3)
 
 
-class _Refusing(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        raise RuntimeError("no way back")
-
-
 def test_a_model_that_fails_on_the_way_back_is_named() -> None:
     class Refusing(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -456,7 +446,7 @@ def test_a_model_that_fails_on_the_way_back_is_named() -> None:
             self.inner = inner
 
         def forward(self, images: Tensor) -> Tensor:
-            return self.inner(_Refusing.apply(images))
+            return self.inner(NoWayBack.apply(images))
 
     task = small_task()
     with pytest.raises(ModelError, match="no way back"):

@@ -37,7 +37,7 @@ from casemate.models.freeze import TOLERANCE
 from casemate.models.layers import NoiseLayer
 from casemate.models.rearrange import lighten
 from casemate.progress import SILENT
-from oracles import Uncopied, classifier, generator, small_task
+from oracles import NoWayBack, Uncopied, classifier, generator, small_task
 
 SHAPE = (1, 12, 12)
 IMAGES = torch.rand(6, *SHAPE, dtype=torch.float64, generator=generator(0))
@@ -529,18 +529,6 @@ def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monke
     assert both.coarse is not None
     assert both.coarse.observer is observer
     assert both.coarse(IMAGES.float()).dtype == torch.float32
-
-
-class NoWayBack(torch.autograd.Function):
-    """Raises when its gradient is asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        raise NotImplementedError("no way back")
 
 
 def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
 from casemate.attacks.noise import CornerNoise, UniformNoise
-from casemate.attacks.square import Square, _Bumps, _bumps, _Corners, _hill, _Moves
+from casemate.attacks.square import Square
+from casemate.attacks.windows import Bumps, Corners, Moves, _bumps, _hill
 from casemate.errors import SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
@@ -166,13 +167,13 @@ def test_the_schedule_of_the_window() -> None:
     assert [replace(attack, norm="l1").side(9000, height, 40) for height in (1, 2, 3, 40)] == [1, 2, 3, 3]
 
 
-def started(norm: Norm, eps: float, clean: Tensor) -> _Moves:
-    moves = (_Corners if norm == "linf" else _Bumps)(clean, Ball(eps=eps, norm=norm), UNIT)
+def started(norm: Norm, eps: float, clean: Tensor) -> Moves:
+    moves = (Corners if norm == "linf" else Bumps)(clean, Ball(eps=eps, norm=norm), UNIT)
     moves.start(Streams(1, torch.arange(len(clean))), 0)
     return moves
 
 
-def step(moves: _Moves, draws: Tensor, side: int) -> Tensor:
+def step(moves: Moves, draws: Tensor, side: int) -> Tensor:
     """The images after one step with these draws, in which everything is better."""
     moves.plan(draws.unsqueeze(0), [side])
     moves.step(0)
@@ -321,13 +322,13 @@ def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatc
     model = classifier(Broken(task.model.network, bad), classes=4)
     found = attack(model, task.images, task.labels)
     assert (found.status == Status.NON_FINITE).any() == (bad < 1)
-    step = _Corners.step
+    step = Corners.step
 
-    def ask_all(moves: _Corners, number: int) -> slice:
+    def ask_all(moves: Corners, number: int) -> slice:
         step(moves, number)
         return slice(None)
 
-    monkeypatch.setattr(_Corners, "step", ask_all)
+    monkeypatch.setattr(Corners, "step", ask_all)
     all_asked = attack(model, task.images, task.labels)
     assert torch.equal(found.adversarial, all_asked.adversarial)
     assert torch.equal(found.status, all_asked.status)

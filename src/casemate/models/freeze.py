@@ -31,7 +31,7 @@ from torch import Tensor
 from casemate.memory import batched
 from casemate.models.classifier import Classifier
 from casemate.models.coarse import in_bfloat16
-from casemate.models.pass_size import DEFAULT, fastest_pass_size, seconds_per_pass
+from casemate.models.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size, seconds_per_pass
 from casemate.models.rearrange import lighten
 from casemate.progress import SILENT, Observer
 from casemate.types import Images, Logits
@@ -190,11 +190,7 @@ def _own_randomness(model: Classifier) -> AbstractContextManager[None]:
 def _bears_gradient(model: Classifier, images: Images) -> bool:
     """Whether a gradient can be asked for: not where something that it needs was written over."""
     try:
-        with torch.enable_grad():
-            leaf = images[:2].to(model.device).detach().requires_grad_(True)
-            total = model(leaf).sum()
-            if total.requires_grad:
-                torch.autograd.grad(total, leaf, allow_unused=True)
+        ask_for_gradient(model, images[:2].to(model.device))
     except Exception:  # whatever the model's own code raises
         return False
     return True

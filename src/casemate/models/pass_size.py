@@ -47,13 +47,18 @@ def seconds_per_pass(model: Classifier, images: Images, size: int | None = None)
     return min(_seconds(model, batch) for _ in range(3))
 
 
-def _seconds(model: Classifier, images: Images) -> float:
-    start = time.perf_counter()
+def ask_for_gradient(model: Classifier, images: Images) -> None:
+    """Pass images forward and back once, for the time it takes or the error it raises."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         total = model(leaf).sum()
         if total.requires_grad:
             torch.autograd.grad(total, leaf, allow_unused=True)
+
+
+def _seconds(model: Classifier, images: Images) -> float:
+    start = time.perf_counter()
+    ask_for_gradient(model, images)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return time.perf_counter() - start
