@@ -284,3 +284,18 @@ class Counting(Uncopied):
 
     def _count(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+
+def both_ways(module: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """What comes out of a layer, and the gradient of a random sum of it."""
+    leaf = maps.clone().requires_grad_(True)
+    out = module(leaf)
+    weights = torch.randn(out.shape, dtype=out.dtype, generator=generator(5))
+    (gradient,) = torch.autograd.grad((out * weights).sum(), leaf)
+    return out.detach(), gradient
+
+
+def check_layer(expected: nn.Module, seen: nn.Module, maps: Tensor, rtol: float = 0, atol: float = 0) -> None:
+    """Two layers do the same, forward and back."""
+    for one, other in zip(both_ways(expected, maps), both_ways(seen, maps), strict=True):
+        torch.testing.assert_close(other, one, rtol=rtol, atol=atol, equal_nan=True)

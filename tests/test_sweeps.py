@@ -189,6 +189,36 @@ def test_what_only_a_coarse_copy_is_fooled_by_is_attacked_again(name: str) -> No
     assert torch.equal(last[0].loss, last[1].loss)  # complete runs keep to the exact copy
 
 
+class Sure(nn.Module):
+    """Takes every image for one class, without a doubt; with the model's gradient."""
+
+    def __init__(self, name: int) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = MODEL.network(images)
+        certain = torch.full_like(logits, -50.0)
+        certain[:, self.name] = 50
+        return logits - logits.detach() + certain
+
+
+@pytest.mark.parametrize("name", ["fgsm", "bim"])
+def test_what_a_coarse_copy_is_sure_withstands_is_asked_at_the_last_eps(name: str) -> None:
+    """As far as it may be sure; of those that it takes for fooled every one is asked."""
+    attack = OVER_EPS[name]
+    labels = MODEL(TASK.images).argmax(1)
+    often = int(labels.mode().values)
+    with frozen(MODEL):
+        exact = freeze(MODEL, TASK.images)
+        coarse = [replace(exact, coarse=classifier(Sure(often), classes=4), coarse_difference=each) for each in (0, 1)]
+        sure, unsure = (sweep_eps(attack, each, TASK.images, labels, EPS, only_worst=True).worst for each in coarse)
+    believed = labels == often
+    assert sure[believed, :-1].all()
+    assert not sure[believed, -1].any()  # asked at the last value, they all turn out to be fooled
+    assert unsure[believed, -2].sum() <= 1 < believed.sum()  # as most were at the one before
+
+
 @pytest.mark.parametrize("only_worst", [False, True])
 def test_a_warm_start_goes_on_where_the_smaller_eps_ended(only_worst: bool) -> None:
     """With one step of a fixed length at each eps, the ends lie one, two, three steps away instead of one."""

@@ -20,6 +20,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS))
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; none where that is not known."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 def batched(
     count: int,
     batch_size: int,

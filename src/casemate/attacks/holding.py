@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
-from casemate.models.pass_size import DEFAULT, MEASURED_WITH
+from casemate.models.quick.pass_size import DEFAULT, MEASURED_WITH
 from casemate.progress import SILENT, Observer
 from casemate.types import Images
 
@@ -19,8 +19,9 @@ _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
 COMPARED = 32
 """Images on which the frozen copy is held against the model."""
-_WORTH_COPYING = 500
-"""Passes of one image from which on a copy saves more than it takes to make."""
+_WORTH_COPYING = 1000
+"""Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
+second, once)."""
 _WORTH_MEASURING = 100 * MEASURED_WITH
 """Passes of one image from which on measuring the best pass size saves more than it takes."""
 
@@ -78,7 +79,7 @@ def held(
         pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
             usual one. A model that is frozen already keeps its own.
         passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
-        precision: in which attacks within a ball may look for their way; see `casemate.models.freeze`.
+        precision: in which attacks within a ball may look for their way; see `casemate.models.quick.freeze`.
     """
     if isinstance(model, Frozen):
         with frozen(model.original):

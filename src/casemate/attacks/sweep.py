@@ -133,16 +133,20 @@ def _fooled(
     *,
     start: Images | None = None,
     first: tuple[Logits, Images] | None = None,
+    final: bool = True,
 ) -> tuple[Flags, Climb]:
     """Who is fooled by one run, on the way or at its end, and the run.
 
-    What the coarse copy says is not believed: where only it was fooled, or had no gradient or no finite numbers, the
-    exact copy gets a run of its own.
+    What the coarse copy takes for fooled is not believed: where only it was fooled, or had no gradient or no finite
+    numbers, the exact copy gets a run of its own. Unless this is the `final` run of a sweep, it is believed where it is
+    sure that an image withstands, which then is attacked again.
     """
     run = climb_all(model, clean, criterion, loop, streams, start=start, first=first)
-    found = verify(both.classify, run.images, clean, loop.ball, model.bounds)
+    quick = model is both.coarse and not final
+    found = verify(model if quick else both.classify, run.images, clean, loop.ball, model.bounds)
     run.passes.add(found.passes)
-    met = criterion.met(found.logits)
+    logits = both.doubted(found.images, criterion.classes, found.logits) if quick else found.logits
+    met = criterion.met(logits)
     if model is not both.coarse:
         return met | run.fooled, run
     again = (~met & (run.fooled | ~run.finite | ~run.steered)).nonzero().squeeze(1)
@@ -171,8 +175,8 @@ def sweep_eps(
 
     With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
     complete run on all, and `worst` comes with it for nothing. Only the former follows a coarse copy, if there is one
-    (see `casemate.models.freeze`). With `warm_start` every run starts where the one at the eps before ended: fewer
-    steps then do, but an eps no longer gets what it would get alone.
+    (see `casemate.models.quick.freeze`). With `warm_start` every run starts where the one at the eps before ended:
+    fewer steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)
     check_images(model_of(given), images, labels)
@@ -202,7 +206,8 @@ def sweep_eps(
                 start = None if ended is None else ended[chosen]
                 where = (clean[chosen], rest, loop, streams.take(chosen))
                 if only_worst:
-                    fooled, run = _fooled(both, model, *where, start=start, first=first)
+                    final = value == values[-1]
+                    fooled, run = _fooled(both, model, *where, start=start, first=first, final=final)
                     collector.fooled(nobody.index_fill(0, chosen[fooled], True))
                 else:
                     run = climb_all(model, *where, start=start, first=first)

@@ -123,6 +123,7 @@ def _run(
 ) -> Cascade:
     """The cascade on a model that is held frozen."""
     device, classes = model.original.device, len(model.original.classes)
+    images = images.kept_on(device)
     found = Cascade(
         norm=norm,
         values=values,

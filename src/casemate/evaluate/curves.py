@@ -142,6 +142,7 @@ def _curve(
     passes = Passes()
     most = attack.most_passes(len(model.classes))
     work = runs * len(images) * (most.forward + most.backward)
+    images = images.kept_on(model.device)
     few, _ = images[:COMPARED].unit(model.device)
     names = [field.name for field in fields(LastIterates)]
     # one array for all groups: kept pieces between their large arrays would make the memory grow with each

@@ -47,7 +47,7 @@ class Evaluation:
     precision: Precision
     """In which attacks within a ball looked for their way; whether an image fools was said in float32."""
     changes: dict[str, int]
-    """What was changed in the copy that was attacked, and how often (see `casemate.models.freeze`)."""
+    """What was changed in the copy that was attacked, and how often (see `casemate.models.quick.freeze`)."""
     seconds: float
 
     @property

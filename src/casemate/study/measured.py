@@ -14,7 +14,7 @@ from casemate.defenses import StochasticAffine, at_temperature, preprocessed, wi
 from casemate.engine.store import Piece
 from casemate.engine.task import Context, Produce
 from casemate.models import Classifier, load
-from casemate.models.pass_size import DEFAULT
+from casemate.models.quick.pass_size import DEFAULT
 from casemate.progress import SILENT
 from casemate.rng import derive
 

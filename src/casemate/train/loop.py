@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
 from casemate.errors import ShapeError, TrainingError
-from casemate.models import Classifier
+from casemate.models import Classifier, quickened
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import derive
 from casemate.train.objective import CrossEntropy, Objective
@@ -27,6 +27,8 @@ from casemate.train.settings import Training
 from casemate.train.state import TrainingState, Weights, checksum, read_state, snapshot
 
 _EVAL_BATCH = 500
+_COMPARED = 32
+"""Images on which a quickened network is compared with what it was."""
 _CHECK_EVERY = 20
 """Steps between looks at the loss: for progress, and to stop soon after it ceases to be finite."""
 
@@ -95,7 +97,11 @@ def fit(
     average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
 
     pixels, labels = train.pixels.to(device), train.labels.to(device)
-    with observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance:
+    few = to_unit(pixels[:_COMPARED], labels.device)
+    with (
+        observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance,
+        quickened(model, few),
+    ):
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.run_on):
             start = time.perf_counter()

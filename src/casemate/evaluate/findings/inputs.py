@@ -14,7 +14,7 @@ from casemate.evaluate.findings.evidence import Evidence
 from casemate.evaluate.findings.finding import Severity
 from casemate.evaluate.intervals import mcnemar, share
 from casemate.losses import top_gap
-from casemate.models.freeze import TOLERANCE
+from casemate.models.quick.alike import TOLERANCE
 
 _MANY = 512
 """Images on which inputs are checked by passes of their own."""

@@ -7,7 +7,7 @@ a part of a model cannot be traced, its parts are tried one by one; in the end a
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from casemate.models.dense_on_maps import DenseOnMaps
-from casemate.models.few_channels import FewChannels, suits
+from casemate.models.quick import cropped, few_channels, pooled, winograd
+from casemate.models.quick.dense_on_maps import DenseOnMaps
+from casemate.models.quick.dropout import QuickDropout
+from casemate.models.quick.few_channels import FewChannels
 
-_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, QuickDropout)
 _NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
@@ -28,19 +30,30 @@ _NORMS: dict[type[nn.Module], type[nn.Module]] = {
 """By layer, the batch norm over its channels."""
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 
-_OVERWRITTEN = (*_NORMS, *set(_NORMS.values()), *_POOLS, DenseOnMaps)
+WITHOUT_WEIGHTS = (nn.Dropout, nn.Identity, nn.ReLU, *_POOLS, QuickDropout, pooled.RectifiedPool)
+"""What `quicken` exchanges, and for what."""
+
+_OVERWRITTEN = (*_NORMS, *set(_NORMS.values()), *_POOLS, DenseOnMaps, winograd.Winograd)
 """Layers whose own output they do not need for their gradient."""
 
 
 def lighten(model: nn.Module) -> Counter[str]:
     """Rearrange a frozen network in place; what was done, and how often."""
     done = Counter({"dropout removed": sum(_without_dropout(model))})
-    done.update(_rearranged(model))
+    done.update(_rearranged(model, _STEPS))
     done["convolution of few channels"] = sum(_narrow(model))  # last: by then the batch norms behind it are folded
     if any(isinstance(module, nn.Conv2d | FewChannels) for module in model.modules()):
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         done["channels-last"] = 1
     return +done
+
+
+def quicken(model: nn.Module) -> None:
+    """Rearrange a network that is trained, in place: only layers without weights are exchanged."""
+    for parent, name, child in list(_children(model)):
+        if type(child) is nn.Dropout and not child.inplace and _plain(child):
+            setattr(parent, name, QuickDropout(child))
+    _rearranged(model, {"ReLU behind pooling": _pooled_first, "pooling with ReLU": _rectified})
 
 
 def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -50,10 +63,15 @@ def _children(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
             yield parent, name, child
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody looks on, or takes part, when it is called."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
+
+
 def _plain(module: nn.Module) -> bool:
     """Whether nothing but its own code acts when it is called: no hooks, no parametrised weights."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and not parametrize.is_parametrized(module)
+    return not hooked(module) and not parametrize.is_parametrized(module)
 
 
 def _without_dropout(model: nn.Module) -> Iterator[int]:
@@ -65,7 +83,7 @@ def _without_dropout(model: nn.Module) -> Iterator[int]:
 
 def _narrow(model: nn.Module) -> Iterator[int]:
     for parent, name, child in list(_children(model)):
-        if isinstance(child, nn.Conv2d) and suits(child) and _plain(child):
+        if isinstance(child, nn.Conv2d) and few_channels.suits(child) and _plain(child):
             setattr(parent, name, FewChannels(child))
             yield 1
 
@@ -87,20 +105,16 @@ def _traced(model: nn.Module) -> fx.Graph | None:
             return None
 
 
-def _rearranged(model: nn.Module) -> Counter[str]:
-    """Fold and exchange in place; what was done, and how often."""
-    done: Counter[str] = Counter()
+def _rearranged(model: nn.Module, steps: Mapping[str, Callable[["_Layers"], Iterator[int]]]) -> Counter[str]:
+    """Fold and exchange in place, step by step; what was done, and how often."""
     graph = _traced(model)
     if graph is None:
+        done: Counter[str] = Counter()
         for child in {id(child): child for child in model.children()}.values():
-            done.update(_rearranged(child))
+            done.update(_rearranged(child, steps))
         return done
     layers = _Layers(model, graph)
-    done["batch norm folded"] = sum(_folded(layers))
-    done["ReLU behind pooling"] = sum(_pooled_first(layers))
-    done["dense layer on maps"] = sum(_unflattened(layers))
-    done["ReLU in place"] = sum(_overwriting(layers))
-    return done
+    return Counter({about: sum(step(layers)) for about, step in steps.items()})
 
 
 class _Layers:
@@ -126,11 +140,27 @@ class _Layers:
                 first, second = str(node.target), str(following.target)
                 yield first, self._named[first], second, self._named[second]
 
+    def single(self) -> Iterator[tuple[str, nn.Module, bool]]:
+        """Names and layers, and whether a max-pooling may look at what they give, be it through a ReLU or a norm."""
+        for node in self._graph.nodes:
+            if self._alone(node):
+                yield str(node.target), self._named[str(node.target)], any(map(self._pools, node.users))
+
+    def _pools(self, node: fx.Node) -> bool:
+        layer = self._named.get(str(node.target)) if node.op == "call_module" else None
+        called = f"{node.name} {node.target}"
+        beyond = node.op == "output"  # of a part: what the whole does with it is not known
+        if beyond or isinstance(layer, (*_POOLS, pooled.RectifiedPool)) or "max_pool" in called:
+            return True
+        passes = isinstance(layer, (nn.Identity, nn.ReLU, *_DROPOUT, *_NORMS.values())) or "relu" in called
+        return passes and any(map(self._pools, node.users))
+
     def put(self, name: str, layer: nn.Module) -> None:
         """Exchange a layer."""
         parent, _, own = name.rpartition(".")
         setattr(self.model.get_submodule(parent), own, layer)
         self._replaced.append(self._named[name])
+        self._known_as[id(self._named[name])] -= 1
         self._named[name] = layer
         self._known_as[id(layer)] += 1
 
@@ -200,8 +230,45 @@ def _pooled_first(layers: _Layers) -> Iterator[int]:
     """ReLU and then a max-pooling: the other way round."""
     for first_name, first, second_name, second in layers.pairs():
         if type(first) is nn.ReLU and type(second) in _POOLS and not getattr(second, "return_indices", False):
+            layers.put(first_name, second)
+            layers.put(second_name, nn.ReLU(inplace=True))
+            yield 1
+
+
+def _cropped(layers: _Layers) -> Iterator[int]:
+    """A convolution, as far as the max-pooling behind it looks."""
+    for first_name, first, _, second in layers.pairs():
+        if isinstance(first, nn.Conv2d) and isinstance(second, nn.MaxPool2d) and cropped.suits(first, second):
+            layers.put(first_name, cropped.Cropped(first, second))
+            yield 1
+
+
+def _rectified(layers: _Layers) -> Iterator[int]:
+    """A max-pooling over 2 x 2 and then a ReLU: one layer."""
+    for first_name, first, second_name, second in layers.pairs():
+        if pooled.suits_pooling(first) and type(second) is nn.ReLU:
             layers.put(first_name, nn.Identity())
-            layers.put(second_name, nn.Sequential(second, nn.ReLU(inplace=True)))
+            layers.put(second_name, pooled.RectifiedPool())
+            yield 1
+
+
+def _pooled(layers: _Layers) -> Iterator[int]:
+    """A convolution of few channels and then such a pooling: one layer."""
+    for first_name, first, second_name, second in layers.pairs():
+        if pooled.suits_convolution(first) and type(second) is pooled.RectifiedPool:
+            layers.put(first_name, nn.Identity())
+            layers.put(second_name, pooled.PooledFewChannels(FewChannels(first)))
+            yield 1
+
+
+def _filtered(layers: _Layers) -> Iterator[int]:
+    """A convolution of many channels, but not before a max-pooling: of equal places the first would not be the largest.
+
+    (Rounding differs between the four places of a tile; PyTorch's gives equal places equal numbers.)
+    """
+    for name, layer, looked_at in layers.single():
+        if winograd.suits(layer) and not looked_at:
+            layers.put(name, winograd.Winograd(layer))
             yield 1
 
 
@@ -220,3 +287,16 @@ def _overwriting(layers: _Layers) -> Iterator[int]:
         if type(first) in _OVERWRITTEN and type(second) is nn.ReLU and not second.inplace:
             layers.put(second_name, nn.ReLU(inplace=True))
             yield 1
+
+
+_STEPS = {
+    "batch norm folded": _folded,
+    "ReLU behind pooling": _pooled_first,
+    "convolution cropped": _cropped,
+    "pooling with ReLU": _rectified,
+    "convolution with pooling": _pooled,
+    "convolution by Winograd": _filtered,
+    "dense layer on maps": _unflattened,
+    "ReLU in place": _overwriting,
+}
+"""What is done in a frozen copy, in this order."""

@@ -8,6 +8,7 @@ instead, once. On one core of a Xeon an input gradient of a network of two strid
 
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ class DenseOnMaps(nn.Module):
             return F.linear(maps.flatten(1), self.weight, self.bias)
         key = (*maps.shape[1:], self.weight.dtype, self.weight.device)
         if key not in self._ordered:
-            weight = self.weight.view(-1, *maps.shape[1:])
-            self._ordered[key] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
+            with torch.inference_mode(False):  # kept for other passes
+                weight = self.weight.view(-1, *maps.shape[1:])
+                self._ordered[key] = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
         return F.linear(maps.permute(0, 2, 3, 1).flatten(1), self._ordered[key], self.bias)

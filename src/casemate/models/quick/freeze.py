@@ -8,7 +8,11 @@ What is changed in the copy, where it changes no logit:
   is left);
 - a ReLU in front of a max-pooling goes behind it: the largest of several does not care, value and gradient are the
   same, and a quarter of the numbers are left to look at;
-- a convolution of few channels passes its gradient back by one matrix product (`few_channels.py`);
+- a pooling over 2 x 2 and its ReLU are one compiled loop, with the convolution before them if that has few channels
+  (`pooled.py`);
+- a convolution leaves out the rows and columns that the pooling behind it drops (`cropped.py`);
+- a convolution of many channels goes by Winograd's filtering (`winograd.py`);
+- another convolution of few channels passes its gradient back by one matrix product (`few_channels.py`);
 - a dense layer takes feature maps as they lie in memory (`dense_on_maps.py`);
 - a ReLU writes over what it was given, where nothing else needs that;
 - weights lie channels-last.
@@ -16,37 +20,35 @@ What is changed in the copy, where it changes no logit:
 How it is found is in `rearrange.py`. The copy's logits are compared with the model's before it is used; see
 `Frozen.faithful`. It also knows how many images should pass through it at a time.
 
+On a GPU, passes are replayed from CUDA graphs where that gives the same and is faster (`replayed.py`).
+
 Where that is asked for there is a second, coarse copy in bfloat16, which some processors multiply several times as fast
 as float32. Attacks look for their way with it; whether an image fools is said in float32.
 """
 
 import copy
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
-from torch import Tensor
 
-from casemate.memory import batched
 from casemate.models.classifier import Classifier
-from casemate.models.coarse import in_bfloat16
-from casemate.models.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size, seconds_per_pass
-from casemate.models.rearrange import lighten
+from casemate.models.quick.alike import TOLERANCE, answers, largest_difference, own_randomness
+from casemate.models.quick.coarse import in_bfloat16
+from casemate.models.quick.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size, seconds_per_pass
+from casemate.models.quick.rearrange import lighten
+from casemate.models.quick.replayed import replaying
 from casemate.progress import SILENT, Observer
-from casemate.types import Images, Logits
+from casemate.types import Images, Labels, Logits
 
 Precision = Literal["float32", "bfloat16"]
 
-TOLERANCE = 1e-4
-"""By how much a logit of the copy may differ, as a share of the largest logit of the images compared: some hundred
-times what float32 rounds, and far below what an attack could make use of."""
-
-
 _COARSE_TOLERANCE = 0.1
-"""The same for a copy in bfloat16, whose rounding is 0.4 %; many layers add up to some per cent."""
+"""`TOLERANCE` for a copy in bfloat16, whose rounding is 0.4 %; many layers add up to some per cent."""
 _WORTH_COARSE = 1.2
 """How many times as fast an input gradient in bfloat16 must be."""
+_SAFETY = 4
+"""So many times the difference seen in logits of a coarse copy is allowed for."""
 _ALWAYS_ASKED = 4
 """Images of every batch about which the model itself is asked too."""
 
@@ -62,6 +64,8 @@ class Frozen:
     """What is attacked; another view of the original where there is nothing to change, or no change can be used."""
     coarse: Classifier | None = None
     """The copy in bfloat16, if it was asked for, answers much as the model does, and is faster on this machine."""
+    coarse_difference: float = float("inf")
+    """The largest difference of a logit of that, as a share of the largest one; infinite if that is not known."""
     changes: dict[str, int] = field(default_factory=dict)
     """What was changed, and how often."""
     difference: float = 0.0
@@ -95,8 +99,19 @@ class Frozen:
         asked.logical_not_()  # so that a gap that is not a number is asked about too
         asked[:_ALWAYS_ASKED] = True
         told = checking(images[asked])
-        same = _difference(told[:_ALWAYS_ASKED].double(), logits[:_ALWAYS_ASKED].double()) <= TOLERANCE
+        same = largest_difference(told[:_ALWAYS_ASKED].double(), logits[:_ALWAYS_ASKED].double()) <= TOLERANCE
         return logits.index_put((asked,), told) if same else checking(images)
+
+    @torch.no_grad()
+    def doubted(self, images: Images, own: Labels, logits: Logits) -> Logits:
+        """The coarse copy's logits where it is sure that images are taken for their own class, else as by `classify`.
+
+        It is sure where its lead is more than twice, four times over, what its logits differed by when it was made.
+        """
+        others = logits.scatter(1, own.unsqueeze(1), float("-inf")).amax(1)
+        lead = logits.gather(1, own.unsqueeze(1)).squeeze(1) - others
+        doubt = (lead > 2 * _SAFETY * self.coarse_difference * logits.abs().max()).logical_not_()
+        return logits.index_put((doubt,), self.classify(images[doubt]))
 
     @property
     def faithful(self) -> bool:
@@ -125,10 +140,13 @@ def freeze(
     found = as_it_is(model, pass_size or DEFAULT, observer)
     with torch.no_grad():
         found = _changed(found, images)
+    plain = found.copy
+    if model.device.type == "cuda":
+        found = replace(found, copy=replaying(plain, images) or plain)
     if pass_size is None:
-        found.copy.pass_size = fastest_pass_size(found.copy, images)
+        plain.pass_size = found.copy.pass_size = fastest_pass_size(found.copy, images)
     if precision == "bfloat16":
-        found = _with_coarse(found, images)
+        found = _with_coarse(found, plain, images)
     return found
 
 
@@ -151,10 +169,10 @@ def _changed(given: Frozen, images: Images) -> Frozen:
     if not changes:
         return given
     model = given.original
-    with _own_randomness(model):
-        expected = _answers(model, images)
+    with own_randomness(model):
+        expected = answers(model, images)
         try:
-            difference = _difference(expected, _answers(made, images))
+            difference = largest_difference(expected, answers(made, images))
         except Exception:  # the model's own code may ask a layer for what the one in its place does not have
             difference = float("inf")
         if not _bears_gradient(made, images) and _bears_gradient(model, images):
@@ -163,13 +181,16 @@ def _changed(given: Frozen, images: Images) -> Frozen:
     return replace(given, copy=usable, changes=changes, difference=difference)
 
 
-def _with_coarse(given: Frozen, images: Images) -> Frozen:
-    """The same with a copy in bfloat16, unless it fails, answers too differently, or is no faster."""
+def _with_coarse(given: Frozen, plain: Classifier, images: Images) -> Frozen:
+    """The same with a copy of `plain` in bfloat16, unless it fails, answers too differently, or is no faster."""
     try:
-        made = in_bfloat16(given.copy)
-        with _own_randomness(given.copy), torch.no_grad():
-            difference = _difference(_answers(given.original, images), _answers(made, images))
-            gain = seconds_per_pass(given.copy, images) / seconds_per_pass(made, images)
+        made = in_bfloat16(plain)
+        if made.device.type == "cuda":
+            made = replaying(made, images) or made
+        with own_randomness(given.copy), torch.no_grad():
+            difference = largest_difference(answers(given.original, images), answers(made, images))
+            exact, coarse = (seconds_per_pass(each, images, len(images)) for each in (given.copy, made))
+            gain = exact / coarse
     except Exception as error:  # the model's own code may not bear another precision, in whatever way
         given.copy.observer.say(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
         return given
@@ -179,12 +200,7 @@ def _with_coarse(given: Frozen, images: Images) -> Frozen:
     if gain < _WORTH_COARSE:
         given.copy.observer.say(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
         return given
-    return replace(given, coarse=made)
-
-
-def _own_randomness(model: Classifier) -> AbstractContextManager[None]:
-    """The caller's random numbers are left alone."""
-    return torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
+    return replace(given, coarse=made, coarse_difference=difference)
 
 
 def _bears_gradient(model: Classifier, images: Images) -> bool:
@@ -194,20 +210,3 @@ def _bears_gradient(model: Classifier, images: Images) -> bool:
     except Exception:  # whatever the model's own code raises
         return False
     return True
-
-
-def _answers(model: Classifier, images: Images) -> Tensor:
-    """Logits, from the same random numbers for every model."""
-    torch.manual_seed(0)
-    return torch.cat(batched(len(images), len(images), lambda part: model(images[part].to(model.device)))).double()
-
-
-def _difference(expected: Tensor, seen: Tensor) -> float:
-    """The largest difference as a share of the largest number; infinite where only one of two is finite."""
-    if expected.shape != seen.shape or not torch.equal(expected.isfinite(), seen.isfinite()):
-        return float("inf")
-    known = expected.isfinite()
-    if not known.any():
-        return 0.0
-    largest = expected[known].abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((expected[known] - seen[known]).abs().max() / largest)

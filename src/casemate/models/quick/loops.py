@@ -1,0 +1,298 @@
+"""Loops over feature maps, compiled for the processor by Numba.
+
+A convolution of few channels, a max-pooling and a ReLU are cheap to compute, but PyTorch passes over memory for each of
+them, with positions kept in 64 bits, and clears whole maps on the way back. Here all three are one pass. Loops are
+compiled when they are first needed, for the sizes in question, which is what lets them use the processor's vectors;
+Numba keeps what it has compiled on disk. (Their arguments have no annotations, since Numba finds types of its own.)
+
+All take maps `(n, height, width, channels)`, contiguous. Where several numbers are largest the first counts, and what
+is no number counts as the largest, as in PyTorch.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import no_type_check
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Loop = Callable[..., None]
+
+NOWHERE = 4
+"""The position of a largest number that ReLU sets to zero; the others are 0 to 3, row by row."""
+BLOCK = 8
+"""Channels that are summed at once; of a multiple of as many a convolution must consist."""
+
+
+def compiled(loop: Loop) -> Loop:
+    """Compiled when it is first called.
+
+    Products and sums may be rounded once, but sums stay in their order: equal places must get equal numbers, since of
+    several that are largest the first counts.
+    """
+    settings = {"fastmath": {"contract"}, "nogil": True}
+    try:
+        return njit(cache=True, **settings)(loop)
+    except RuntimeError:  # there is no folder to keep it in
+        return njit(**settings)(loop)
+
+
+def takes(values: Tensor, *, to_compare: bool = False) -> bool:
+    """Whether the loops can take it: plain numbers of 32 or 64 bits, in the memory of the processor.
+
+    Those that only compare and move numbers can take bfloat16 too.
+    """
+    functional = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+    transformed = functional or forward_ad._current_level >= 0  # which these layers do not know
+    known = values.dtype in (torch.float32, torch.float64) or (to_compare and values.dtype is torch.bfloat16)
+    return values.device.type == "cpu" and known and not transformed
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """Maps `(n, channels, height, width)` as the loops take them, without a history."""
+    return maps.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def empty_maps(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
+    """Room for maps `(n, channels, height, width)`, of which `channels_last` is a view and no copy.
+
+    (What a layer returns must not be a view itself: others may write over it.)
+    """
+    shape = (count, channels, height, width)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def over_images(loop: Loop, *maps: Tensor, fixed: tuple[Tensor, ...] = ()) -> None:
+    """Run a loop over images that are first in each of `maps`, on as many threads as PyTorch uses."""
+    count = len(maps[0])
+    threads = max(1, min(torch.get_num_threads(), count))
+    bounds = [count * part // threads for part in range(threads + 1)]
+    arrays, constants = [_array(tensor) for tensor in maps], [_array(tensor) for tensor in fixed]
+
+    def part(first: int, last: int) -> None:
+        loop(*(array[first:last] for array in arrays), *constants)
+
+    ends = list(itertools.pairwise(bounds))
+    others = [_pool(threads).submit(part, *those) for those in ends[1:]]
+    part(*ends[0])
+    for other in others:
+        other.result()
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """The tensor's memory; of bfloat16, which NumPy does not know, the bits."""
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="casemate-loops")
+
+
+if hasattr(os, "register_at_fork"):  # threads stay behind when a process forks
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+@compiled
+@no_type_check
+def pool(maps, pooled, positions):
+    """Max-pooling over 2 x 2 and ReLU: what is left, and where it stood."""
+    count, height, width, channels = pooled.shape
+    zero = maps.dtype.type(0)
+    for n in range(count):
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    most, position = zero, np.uint8(NOWHERE)
+                    value = maps[n, 2 * y, 2 * x, c]
+                    if value > most or value != value:
+                        most, position = value, np.uint8(0)
+                    value = maps[n, 2 * y, 2 * x + 1, c]
+                    if value > most or value != value:
+                        most, position = value, np.uint8(1)
+                    value = maps[n, 2 * y + 1, 2 * x, c]
+                    if value > most or value != value:
+                        most, position = value, np.uint8(2)
+                    value = maps[n, 2 * y + 1, 2 * x + 1, c]
+                    if value > most or value != value:
+                        most, position = value, np.uint8(3)
+                    pooled[n, y, x, c] = most
+                    positions[n, y, x, c] = position
+
+
+@compiled
+@no_type_check
+def pool_bits(maps, pooled, positions):
+    """`pool` for bfloat16: of numbers that are not negative, the bits are ordered as the numbers are."""
+    count, height, width, channels = pooled.shape
+    for n in range(count):
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    v0, v1 = maps[n, 2 * y, 2 * x, c], maps[n, 2 * y, 2 * x + 1, c]
+                    v2, v3 = maps[n, 2 * y + 1, 2 * x, c], maps[n, 2 * y + 1, 2 * x + 1, c]
+                    # what is no number, of whatever sign, becomes the largest
+                    v0 = np.int16(0x7FFF) if (v0 & np.int16(0x7FFF)) > np.int16(0x7F80) else v0
+                    v1 = np.int16(0x7FFF) if (v1 & np.int16(0x7FFF)) > np.int16(0x7F80) else v1
+                    v2 = np.int16(0x7FFF) if (v2 & np.int16(0x7FFF)) > np.int16(0x7F80) else v2
+                    v3 = np.int16(0x7FFF) if (v3 & np.int16(0x7FFF)) > np.int16(0x7F80) else v3
+                    most, position = np.int16(0), np.uint8(NOWHERE)
+                    if v0 > most or v0 == 0x7FFF:
+                        most, position = v0, np.uint8(0)
+                    if v1 > most or v1 == 0x7FFF:
+                        most, position = v1, np.uint8(1)
+                    if v2 > most or v2 == 0x7FFF:
+                        most, position = v2, np.uint8(2)
+                    if v3 > most or v3 == 0x7FFF:
+                        most, position = v3, np.uint8(3)
+                    pooled[n, y, x, c] = most
+                    positions[n, y, x, c] = position
+
+
+@compiled
+@no_type_check
+def unpool(gradient, positions, found):
+    """The way back of `pool`: every number of `found` is written."""
+    count, height, width, channels = gradient.shape
+    tall, wide = found.shape[1:3]
+    zero = found.dtype.type(0)
+    for n in range(count):
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    value, position = gradient[n, y, x, c], positions[n, y, x, c]
+                    found[n, 2 * y, 2 * x, c] = value if position == 0 else zero
+                    found[n, 2 * y, 2 * x + 1, c] = value if position == 1 else zero
+                    found[n, 2 * y + 1, 2 * x, c] = value if position == 2 else zero
+                    found[n, 2 * y + 1, 2 * x + 1, c] = value if position == 3 else zero
+        found[n, 2 * height :] = zero  # what an odd number of rows or columns leaves over
+        for y in range(tall):
+            found[n, y, 2 * width : wide] = zero
+
+
+@compiled
+@no_type_check
+def pick(maps, positions, picked):
+    """What stands at the positions that `pool` found; zero for `NOWHERE`."""
+    count, height, width, channels = picked.shape
+    zero = maps.dtype.type(0)
+    for n in range(count):
+        for y in range(height):
+            for x in range(width):
+                for c in range(channels):
+                    position = positions[n, y, x, c]
+                    low = maps[n, 2 * y, 2 * x, c] if position == 0 else maps[n, 2 * y, 2 * x + 1, c]
+                    high = maps[n, 2 * y + 1, 2 * x, c] if position == 2 else maps[n, 2 * y + 1, 2 * x + 1, c]
+                    value = low if position < 2 else high
+                    picked[n, y, x, c] = zero if position == NOWHERE else value
+
+
+@compiled
+@no_type_check
+def drop(values, numbers, kept, keep, seeds):
+    """Keep each number with a chance of `keep` in 2**32, and scale it; `numbers` are the rows' own, whoever computes.
+
+    The same seeds drop the same. A number's fate is a hash of where it stands and of two seeds: integers multiplied and
+    shifted, as hash functions finish (the constants are those of Wellons' `lowbias32`).
+    """
+    count, size = values.shape
+    zero, scale = values.dtype.type(0), values.dtype.type(2.0**32 / keep[0])
+    below, one, other = keep[0], np.uint32(seeds[0]), np.uint32(seeds[1])
+    for n in range(count):
+        first = np.uint32(numbers[n] * size)
+        for i in range(size):
+            mixed = np.uint32(np.uint32(first + np.uint32(i)) ^ one)
+            mixed = np.uint32((mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x7FEB352D))
+            mixed = np.uint32((mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x846CA68B))
+            mixed = np.uint32(mixed ^ (mixed >> np.uint32(16)) ^ other)
+            mixed = np.uint32((mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x7FEB352D))
+            mixed = np.uint32((mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x846CA68B))
+            mixed = np.uint32(mixed ^ (mixed >> np.uint32(16)))
+            kept[n, i] = values[n, i] * scale if mixed < below else zero
+
+
+@functools.cache
+def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride: tuple[int, int]) -> Loop:
+    """A convolution of few places and channels with `pool` behind it; sizes are compiled in.
+
+    Returns:
+        `forward(images, pooled, positions, weight, bias)`: images with the border they need, weights
+        `(rows of the kernel * columns * inputs, outputs)`.
+    """
+    tall, wide = kernel
+    down, across = stride
+
+    @compiled
+    @no_type_check
+    def forward(images, pooled, positions, weight, bias):
+        count, height, width, _ = pooled.shape
+        zero = images.dtype.type(0)
+        for n in range(count):
+            for y in range(height):
+                for x in range(width):
+                    for c in range(outputs):
+                        most, position = zero, np.uint8(NOWHERE)
+                        for p in range(2):
+                            for q in range(2):
+                                value = bias[c]
+                                for u in range(tall):
+                                    for v in range(wide):
+                                        for i in range(inputs):
+                                            seen = images[n, (2 * y + p) * down + u, (2 * x + q) * across + v, i]
+                                            value += seen * weight[(u * wide + v) * inputs + i, c]
+                                if value > most or value != value:
+                                    most, position = value, np.uint8(2 * p + q)
+                        pooled[n, y, x, c] = most
+                        positions[n, y, x, c] = position
+
+    return forward
+
+
+@functools.cache
+def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int, int]) -> Loop:
+    """The way back of `pool` and of a convolution of few channels before it; sizes are compiled in.
+
+    Args:
+        rows: of the images that the four places of one pooling see.
+        columns: the same, times the channels of the images.
+        outputs: a multiple of `BLOCK`.
+        stride: what a pooling's place lies from the next one's, in rows and in columns times channels.
+
+    Returns:
+        `backward(gradient, positions, found, weight)`: weights `(NOWHERE + 1, outputs, rows * columns)` as a pooling
+        sees the images, by its position, zeros for `NOWHERE`; `found` is `(n, height, width * channels)`.
+    """
+    down, across = stride
+
+    @compiled
+    @no_type_check
+    def backward(gradient, positions, found, weight):
+        count, height, width, _ = gradient.shape
+        zero = found.dtype.type(0)
+        sums = np.empty(rows * columns, found.dtype)
+        for n in range(count):
+            found[n] = zero
+            for y in range(height):
+                for x in range(width):
+                    sums[:] = zero
+                    g, p = gradient[n, y, x], positions[n, y, x]
+                    for c in range(0, outputs, BLOCK):  # several at once: a sum is read and written once for all
+                        w0, w1 = weight[p[c], c], weight[p[c + 1], c + 1]
+                        w2, w3 = weight[p[c + 2], c + 2], weight[p[c + 3], c + 3]
+                        w4, w5 = weight[p[c + 4], c + 4], weight[p[c + 5], c + 5]
+                        w6, w7 = weight[p[c + 6], c + 6], weight[p[c + 7], c + 7]
+                        for i in range(rows * columns):
+                            low = g[c] * w0[i] + g[c + 1] * w1[i] + g[c + 2] * w2[i] + g[c + 3] * w3[i]
+                            high = g[c + 4] * w4[i] + g[c + 5] * w5[i] + g[c + 6] * w6[i] + g[c + 7] * w7[i]
+                            sums[i] += low + high
+                    for u in range(rows):
+                        for v in range(columns):
+                            found[n, y * down + u, x * across + v] += sums[u * columns + v]
+
+    return backward
