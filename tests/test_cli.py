@@ -26,6 +26,7 @@ import casemate as package
 from casemate import data
 from casemate.attacks import ATTACKS
 from casemate.cli import attack, changes, console, defending, defense, main, observers, options, train, training
+from casemate.cli.info import Info
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.engine import Store, code_version
 from casemate.errors import DataError
@@ -554,6 +555,36 @@ def test_a_stopped_training_goes_on_where_it_was(run: Run, tmp_path: Path, monke
         "stopped.json",
         "stopped.safetensors",
     ]
+
+
+def test_a_ctrl_c_that_was_made_into_another_error_stops_as_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 does that to one that comes while a class is made, `from` it; others while they handle it."""
+
+    def wrapped() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            raise RuntimeError("Error calling __set_name__") from stop
+
+    def chained() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise OSError("the clean-up failed")
+
+    def unrelated() -> None:
+        try:
+            raise ValueError("seen")
+        finally:
+            raise OSError("the clean-up failed")
+
+    for fault in (wrapped, chained):
+        monkeypatch.setattr(Info, "run", lambda self, fault=fault: fault())
+        code, _, err = run("info")
+        assert (code, err) == (130, "stopped: with Ctrl-C.\n")
+    monkeypatch.setattr(Info, "run", lambda self: unrelated())
+    with pytest.raises(OSError, match="clean-up failed"):
+        run("info")
 
 
 def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:

@@ -121,11 +121,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except console.Unmet as failure:
         console.complain(str(failure), word="does not hold")
         return 3
-    except KeyboardInterrupt:
+    except BrokenPipeError:  # the reader of our results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BaseException as error:
+        if not _is_interruption(error):
+            raise
         goes_on = isinstance(command, Study | Train)
         words = "what is finished is kept; the same command goes on from there." if goes_on else "with Ctrl-C."
         console.complain(words, word="stopped")
         return 130
-    except BrokenPipeError:  # the reader of our results has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: as itself, or as another that was raised because of it.
+
+    The interpreter and libraries wrap whatever comes up while they load code: Python 3.11 makes a `RuntimeError` of a
+    Ctrl-C that comes while a class is made.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
