@@ -1,6 +1,7 @@
 """The command line: help without PyTorch, exit codes and messages, JSON, files written, progress."""
 
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -585,6 +587,30 @@ def test_a_ctrl_c_that_was_made_into_another_error_stops_as_well(run: Run, monke
     monkeypatch.setattr(Info, "run", lambda self: unrelated())
     with pytest.raises(OSError, match="clean-up failed"):
         run("info")
+
+
+def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a callback from C raises is dropped by the interpreter."""
+    called: list[int] = []
+
+    def interrupted(first: Any, second: Any) -> int:
+        called.append(1)
+        if len(called) == 1:
+            raise KeyboardInterrupt
+        return 0
+
+    def compare(self: Info) -> None:
+        numbers = (ctypes.c_int * 2)(2, 1)
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+        ctypes.CDLL(None).qsort(numbers, 2, ctypes.sizeof(ctypes.c_int), kind(interrupted))
+        called.append(2)  # it was dropped
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Info, "run", compare)
+    code, _, err = run("info")
+    assert (code, err) == (130, "stopped: with Ctrl-C.\n")
+    assert called[-1] == 2
 
 
 def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:

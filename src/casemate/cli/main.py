@@ -19,6 +19,7 @@ from casemate.cli import console, data, store
 from casemate.cli.attack import Attack
 from casemate.cli.evaluate import Evaluate
 from casemate.cli.info import Info
+from casemate.cli.interruption import heard, is_interruption
 from casemate.cli.report import Report
 from casemate.cli.selftest import SelfTest
 from casemate.cli.study import Study
@@ -112,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"casemate {__version__}")
             else:
                 command = parse(arguments or ["--help"])
-                command.run()
+                with heard():
+                    command.run()
         finally:
             sys.stdout.flush()
     except CasemateError as error:
@@ -124,21 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our results has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except BaseException as error:
-        if not _is_interruption(error):
+        if not is_interruption(error):
             raise
         goes_on = isinstance(command, Study | Train)
         words = "what is finished is kept; the same command goes on from there." if goes_on else "with Ctrl-C."
         console.complain(words, word="stopped")
         return 130
     return 0
-
-
-def _is_interruption(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: as itself, or as another that was raised because of it.
-
-    The interpreter and libraries wrap whatever comes up while they load code: Python 3.11 makes a `RuntimeError` of a
-    Ctrl-C that comes while a class is made.
-    """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
