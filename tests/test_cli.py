@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import resource
+import signal
 import subprocess
 import sys
 import textwrap
@@ -608,7 +609,11 @@ def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.Mon
             time.sleep(0.01)
 
     monkeypatch.setattr(Info, "run", compare)
-    code, _, err = run("info")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
+    try:
+        code, _, err = run("info")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, err) == (130, "stopped: with Ctrl-C.\n")
     assert called[-1] == 2
 
