@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from casemate import compiled
 from casemate.attacks import frozen
 from casemate.models import freeze
-from casemate.models.quick import loops
 from casemate.models.quick.cropped import Cropped
 from casemate.models.quick.cropped import suits as suits_cropping
 from casemate.models.quick.dropout import QuickDropout
@@ -133,13 +133,13 @@ def test_loops_compile_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**settings)
 
-    monkeypatch.setattr(loops, "njit", nowhere)
+    monkeypatch.setattr(compiled, "njit", nowhere)
     doubled = torch.ones(2, 3)
 
     def double(values: Any) -> None:
         values *= 2
 
-    loops.over_images(loops.compiled(double), doubled)
+    compiled.over_images(compiled.loop(double), doubled)
     assert (doubled == 2).all()
 
 

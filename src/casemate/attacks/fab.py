@@ -17,23 +17,14 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.attacks.hyperplane import (
-    Hyperplane,
-    Incline,
-    Rivals,
-    likeliest_rivals,
-    nearest_boundary,
-    nearest_point,
-)
+from casemate.attacks.fab_step import next_iterates
+from casemate.attacks.hyperplane import Rivals, likeliest_rivals, nearest_boundary
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.types import Flags, Images, Logits, PerExample
-
-_CACHED = 50_000
-"""Pixels of images that a step is found for at a time: some ten arrays of that size stay in a cache of 2 MB."""
 
 _RADIUS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 
@@ -169,7 +160,9 @@ class _AdaptiveBoundary(MinimumNormAttack):
             if not len(active):
                 break
             plane = nearest_boundary(model, images, criterion.classes, rivals, self.norm)
-            images = self._step_all(images, clean, plane, model.bounds)
+            images = next_iterates(
+                images, clean, plane, self.norm, model.bounds, eta=self.eta, alpha_max=self.alpha_max
+            )
             with torch.no_grad():
                 logits = model(images)
             looked_at = 1 if rivals is None else rivals.shape[1]
@@ -189,25 +182,6 @@ class _AdaptiveBoundary(MinimumNormAttack):
             if not going.all():
                 active, images, clean, criterion = active[going], images[going], clean[going], criterion.take(going)
                 rivals = None if rivals is None else rivals[going]
-
-    def _step_all(self, images: Images, clean: Images, plane: Hyperplane, bounds: Bounds) -> Images:
-        """The next iterates, found for as few images at a time as stay in the cache."""
-        size = max(1, _CACHED // clean[0].numel())
-        parts = (slice(start, start + size) for start in range(0, len(clean), size))
-        return torch.cat(
-            [self._step(images[part], clean[part], plane.slope[part], plane.gap[part], bounds) for part in parts]
-        )
-
-    def _step(self, images: Images, clean: Images, slope: Images, gap: PerExample, bounds: Bounds) -> Images:
-        """The next iterate: the mean, with weight alpha, of the steps from the iterate and from the clean image."""
-        incline = Incline(slope)
-        across = nearest_point(images, incline, -gap, self.norm, bounds)
-        from_clean = -gap - (clean - images).mul_(slope).flatten(1).sum(1)
-        back = nearest_point(clean, incline, from_clean, self.norm, bounds)
-        near, far = (norm_of(each, self.norm).clamp(min=1e-8) for each in (across, back))
-        alpha = (near / (near + far)).clamp(max=self.alpha_max).view(-1, 1, 1, 1)
-        step = (images + across.mul_(self.eta)).mul_(1 - alpha)
-        return step.add_(back.mul_(self.eta).add_(clean).mul_(alpha)).clamp_(*bounds)
 
 
 @final

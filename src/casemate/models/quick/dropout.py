@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate import compiled
 from casemate.models.quick import loops
 
 
@@ -26,7 +27,7 @@ class QuickDropout(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Return the values kept, scaled, and zeros; in evaluation mode the values."""
         keep = round((1 - self.p) * 2**32)
-        if not self.training or not 0 < keep < 2**32 or values.ndim < 2 or not loops.takes(values):
+        if not self.training or not 0 < keep < 2**32 or values.ndim < 2 or not compiled.takes(values):
             return F.dropout(values, self.p, self.training)
         seeds = torch.randint(2**32, (2,), device=values.device)
         return _Dropout.apply(values, seeds.new_tensor([keep]), seeds)  # pyright: ignore[reportReturnType]
@@ -37,11 +38,11 @@ class _Dropout(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, keep: Tensor, seeds: Tensor) -> Tensor:
         ctx.save_for_backward(keep, seeds)
         maps = values.ndim == 4
-        given = loops.channels_last(values) if maps else values.detach().contiguous()
-        kept = loops.empty_maps(values, *values.shape) if maps else torch.empty_like(given)
-        filled = loops.channels_last(kept) if maps else kept
+        given = compiled.channels_last(values) if maps else values.detach().contiguous()
+        kept = compiled.empty_maps(values, *values.shape) if maps else torch.empty_like(given)
+        filled = compiled.channels_last(kept) if maps else kept
         rows = torch.arange(len(values), device=values.device)
-        loops.over_images(loops.drop, given.flatten(1), rows, filled.flatten(1), fixed=(keep, seeds))
+        compiled.over_images(loops.drop, given.flatten(1), rows, filled.flatten(1), fixed=(keep, seeds))
         return kept
 
     @staticmethod

@@ -2,27 +2,17 @@
 
 A convolution of few channels, a max-pooling and a ReLU are cheap to compute, but PyTorch passes over memory for each of
 them, with positions kept in 64 bits, and clears whole maps on the way back. Here all three are one pass. Loops are
-compiled when they are first needed, for the sizes in question, which is what lets them use the processor's vectors;
-Numba keeps what it has compiled on disk. (Their arguments have no annotations, since Numba finds types of its own.)
+compiled for the sizes in question, which is what lets them use the processor's vectors.
 
-All take maps `(n, height, width, channels)`, contiguous. Where several numbers are largest the first counts, and what
-is no number counts as the largest, as in PyTorch.
+Where several numbers are largest the first counts, and what is no number counts as the largest, as in PyTorch.
 """
 
 import functools
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numpy as np
-import torch
-from numba import njit
-from torch import Tensor
-from torch.autograd import forward_ad
 
-Loop = Callable[..., None]
+from casemate import compiled
 
 NOWHERE = 4
 """The position of a largest number that ReLU sets to zero; the others are 0 to 3, row by row."""
@@ -30,76 +20,7 @@ BLOCK = 8
 """Channels that are summed at once; of a multiple of as many a convolution must consist."""
 
 
-def compiled(loop: Loop) -> Loop:
-    """Compiled when it is first called.
-
-    Products and sums may be rounded once, but sums stay in their order: equal places must get equal numbers, since of
-    several that are largest the first counts.
-    """
-    settings = {"fastmath": {"contract"}, "nogil": True}
-    try:
-        return njit(cache=True, **settings)(loop)
-    except RuntimeError:  # there is no folder to keep it in
-        return njit(**settings)(loop)
-
-
-def takes(values: Tensor, *, to_compare: bool = False) -> bool:
-    """Whether the loops can take it: plain numbers of 32 or 64 bits, in the memory of the processor.
-
-    Those that only compare and move numbers can take bfloat16 too.
-    """
-    functional = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-    transformed = functional or forward_ad._current_level >= 0  # which these layers do not know
-    known = values.dtype in (torch.float32, torch.float64) or (to_compare and values.dtype is torch.bfloat16)
-    return values.device.type == "cpu" and known and not transformed
-
-
-def channels_last(maps: Tensor) -> Tensor:
-    """Maps `(n, channels, height, width)` as the loops take them, without a history."""
-    return maps.detach().permute(0, 2, 3, 1).contiguous()
-
-
-def empty_maps(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
-    """Room for maps `(n, channels, height, width)`, of which `channels_last` is a view and no copy.
-
-    (What a layer returns must not be a view itself: others may write over it.)
-    """
-    shape = (count, channels, height, width)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def over_images(loop: Loop, *maps: Tensor, fixed: tuple[Tensor, ...] = ()) -> None:
-    """Run a loop over images that are first in each of `maps`, on as many threads as PyTorch uses."""
-    count = len(maps[0])
-    threads = max(1, min(torch.get_num_threads(), count))
-    bounds = [count * part // threads for part in range(threads + 1)]
-    arrays, constants = [_array(tensor) for tensor in maps], [_array(tensor) for tensor in fixed]
-
-    def part(first: int, last: int) -> None:
-        loop(*(array[first:last] for array in arrays), *constants)
-
-    ends = list(itertools.pairwise(bounds))
-    others = [_pool(threads).submit(part, *those) for those in ends[1:]]
-    part(*ends[0])
-    for other in others:
-        other.result()
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; of bfloat16, which NumPy does not know, the bits."""
-    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="casemate-loops")
-
-
-if hasattr(os, "register_at_fork"):  # threads stay behind when a process forks
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-@compiled
+@compiled.loop
 @no_type_check
 def pool(maps, pooled, positions):
     """Max-pooling over 2 x 2 and ReLU: what is left, and where it stood."""
@@ -126,7 +47,7 @@ def pool(maps, pooled, positions):
                     positions[n, y, x, c] = position
 
 
-@compiled
+@compiled.loop
 @no_type_check
 def pool_bits(maps, pooled, positions):
     """`pool` for bfloat16: of numbers that are not negative, the bits are ordered as the numbers are."""
@@ -155,7 +76,7 @@ def pool_bits(maps, pooled, positions):
                     positions[n, y, x, c] = position
 
 
-@compiled
+@compiled.loop
 @no_type_check
 def unpool(gradient, positions, found):
     """The way back of `pool`: every number of `found` is written."""
@@ -176,7 +97,7 @@ def unpool(gradient, positions, found):
             found[n, y, 2 * width : wide] = zero
 
 
-@compiled
+@compiled.loop
 @no_type_check
 def pick(maps, positions, picked):
     """What stands at the positions that `pool` found; zero for `NOWHERE`."""
@@ -193,7 +114,7 @@ def pick(maps, positions, picked):
                     picked[n, y, x, c] = zero if position == NOWHERE else value
 
 
-@compiled
+@compiled.loop
 @no_type_check
 def drop(values, numbers, kept, keep, seeds):
     """Keep each number with a chance of `keep` in 2**32, and scale it; `numbers` are the rows' own, whoever computes.
@@ -218,7 +139,7 @@ def drop(values, numbers, kept, keep, seeds):
 
 
 @functools.cache
-def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride: tuple[int, int]) -> Loop:
+def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride: tuple[int, int]) -> compiled.Loop:
     """A convolution of few places and channels with `pool` behind it; sizes are compiled in.
 
     Returns:
@@ -228,7 +149,7 @@ def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride
     tall, wide = kernel
     down, across = stride
 
-    @compiled
+    @compiled.loop
     @no_type_check
     def forward(images, pooled, positions, weight, bias):
         count, height, width, _ = pooled.shape
@@ -255,7 +176,7 @@ def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride
 
 
 @functools.cache
-def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int, int]) -> Loop:
+def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int, int]) -> compiled.Loop:
     """The way back of `pool` and of a convolution of few channels before it; sizes are compiled in.
 
     Args:
@@ -270,7 +191,7 @@ def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int
     """
     down, across = stride
 
-    @compiled
+    @compiled.loop
     @no_type_check
     def backward(gradient, positions, found, weight):
         count, height, width, _ = gradient.shape

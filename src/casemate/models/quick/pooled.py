@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate import compiled
 from casemate.models.quick import few_channels, loops
 from casemate.models.quick.convolutions import pair
 from casemate.models.quick.few_channels import FewChannels
@@ -66,13 +67,13 @@ class PooledFewChannels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the pooled maps."""
-        if images.ndim != 4 or not loops.takes(images) or min(self.layer.sides(images)) < 2:
+        if images.ndim != 4 or not compiled.takes(images) or min(self.layer.sides(images)) < 2:
             return _rectified_pool(self.layer(images))
         return _PooledConvolution.apply(images, self)  # pyright: ignore[reportReturnType]
 
 
 def _rectified_pool(maps: Tensor) -> Tensor:
-    if maps.ndim != 4 or not loops.takes(maps, to_compare=True) or min(maps.shape[2:]) < 2:
+    if maps.ndim != 4 or not compiled.takes(maps, to_compare=True) or min(maps.shape[2:]) < 2:
         return F.relu_(F.max_pool2d(maps, 2))
     return _Pooling.apply(maps)  # pyright: ignore[reportReturnType]
 
@@ -96,8 +97,8 @@ class _Unpooling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, positions: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(positions)
-        found = loops.empty_maps(gradient, *shape)
-        loops.over_images(loops.unpool, loops.channels_last(gradient), positions, loops.channels_last(found))
+        found = compiled.empty_maps(gradient, *shape)
+        compiled.over_images(loops.unpool, compiled.channels_last(gradient), positions, compiled.channels_last(found))
         return found
 
     @staticmethod
@@ -105,9 +106,9 @@ class _Unpooling(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (positions,) = ctx.saved_tensors
         count, height, width, channels = positions.shape
-        picked = loops.empty_maps(gradients[0], count, channels, height, width)
-        seen = loops.channels_last(gradients[0])
-        loops.over_images(loops.pick, seen, positions, loops.channels_last(picked))
+        picked = compiled.empty_maps(gradients[0], count, channels, height, width)
+        seen = compiled.channels_last(gradients[0])
+        compiled.over_images(loops.pick, seen, positions, compiled.channels_last(picked))
         return picked, None, None
 
 
@@ -132,7 +133,7 @@ class _PooledConvolution(torch.autograd.Function):
         loop = loops.unpool_and_convolve(
             tall + down, (wide + across) * channels, outputs, (2 * down, 2 * across * channels)
         )
-        loops.over_images(loop, loops.channels_last(gradient), positions, found, fixed=(seen,))
+        compiled.over_images(loop, compiled.channels_last(gradient), positions, found, fixed=(seen,))
         bordered = found.view(count, height + 2 * top, width + 2 * left, channels).permute(0, 3, 1, 2)
         inner = bordered[:, :, top : top + height, left : left + width]
         return inner.contiguous(memory_format=torch.channels_last), None
@@ -141,7 +142,7 @@ class _PooledConvolution(torch.autograd.Function):
 def _pooled(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled maps, and the positions of what they hold."""
     loop = loops.pool_bits if maps.dtype is torch.bfloat16 else loops.pool
-    return _filled(loop, loops.channels_last(maps), maps.shape[1], (maps.shape[2], maps.shape[3]))
+    return _filled(loop, compiled.channels_last(maps), maps.shape[1], (maps.shape[2], maps.shape[3]))
 
 
 def _convolved_and_pooled(images: Tensor, pooling: PooledFewChannels) -> tuple[Tensor, Tensor]:
@@ -150,16 +151,16 @@ def _convolved_and_pooled(images: Tensor, pooling: PooledFewChannels) -> tuple[T
     (outputs, inputs, tall, wide), (top, left) = layer.weight.shape, layer.padding
     bias = images.new_zeros(outputs) if layer.bias is None else layer.bias
     loop = loops.convolve_and_pool((tall, wide), inputs, outputs, layer.stride)
-    bordered = loops.channels_last(F.pad(images, (left, left, top, top)))
+    bordered = compiled.channels_last(F.pad(images, (left, left, top, top)))
     return _filled(loop, bordered, outputs, layer.sides(images), fixed=(pooling.flat, bias))
 
 
 def _filled(
-    loop: loops.Loop, maps: Tensor, channels: int, sides: tuple[int, int], fixed: tuple[Tensor, ...] = ()
+    loop: compiled.Loop, maps: Tensor, channels: int, sides: tuple[int, int], fixed: tuple[Tensor, ...] = ()
 ) -> tuple[Tensor, Tensor]:
     """What a loop makes of maps, channels first again; and where it stood, channels last."""
     count, height, width = len(maps), sides[0] // 2, sides[1] // 2
-    pooled = loops.empty_maps(maps, count, channels, height, width)
+    pooled = compiled.empty_maps(maps, count, channels, height, width)
     positions = torch.empty(count, height, width, channels, dtype=torch.uint8, device=maps.device)
-    loops.over_images(loop, maps, loops.channels_last(pooled), positions, fixed=fixed)
+    compiled.over_images(loop, maps, compiled.channels_last(pooled), positions, fixed=fixed)
     return pooled, positions

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.models.quick import loops
+from casemate import compiled
 from casemate.models.quick.convolutions import Border, StandIn, border_of
 
 _CHANNELS = 128
@@ -38,7 +38,7 @@ def suits(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
         and (layer.kernel_size, layer.stride, layer.dilation, layer.groups) == ((3, 3), (1, 1), (1, 1), 1)
         and layer.padding_mode == "zeros"
         and min(layer.in_channels, layer.out_channels) >= _CHANNELS
-        and loops.takes(layer.weight)
+        and compiled.takes(layer.weight)
     )
 
 
@@ -58,7 +58,7 @@ class Winograd(StandIn):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the feature maps."""
-        if maps.ndim != 4 or not loops.takes(maps):
+        if maps.ndim != 4 or not compiled.takes(maps):
             return self.layer(maps)
         left, right, top, bottom = border = border_of(self.layer)
         height, width = maps.shape[2] + top + bottom - 2, maps.shape[3] + left + right - 2
@@ -76,9 +76,9 @@ class _Convolution(torch.autograd.Function):
         left, right, top, bottom = border
         height, width = maps.shape[2] + top + bottom - 2, maps.shape[3] + left + right - 2
         even = F.pad(maps, (left, right + width % 2, top, bottom + height % 2))
-        found = loops.empty_maps(maps, len(maps), weight.shape[2], height, width)
+        found = compiled.empty_maps(maps, len(maps), weight.shape[2], height, width)
         added = weight.new_zeros(weight.shape[2]) if bias is None else bias
-        _in_parts(_spread, loops.channels_last(even), weight, _gather, loops.channels_last(found), (added,))
+        _in_parts(_spread, compiled.channels_last(even), weight, _gather, compiled.channels_last(found), (added,))
         return found
 
     @staticmethod
@@ -86,7 +86,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (weight,) = ctx.saved_tensors
         (count, channels, height, width), (left, _, top, _) = ctx.shape, ctx.border
-        gradient = loops.channels_last(gradients[0])
+        gradient = compiled.channels_last(gradients[0])
         rows, columns = ((side + 1) // 2 for side in gradient.shape[1:3])
         even = gradient.new_zeros(count, 2 * rows + 2, 2 * columns + 2, channels)
         _in_parts(_spread_back, gradient, weight.transpose(1, 2), _gather_back, even, ())
@@ -96,7 +96,12 @@ class _Convolution(torch.autograd.Function):
 
 
 def _in_parts(
-    spread: loops.Loop, given: Tensor, weight: Tensor, gather: loops.Loop, found: Tensor, added: tuple[Tensor, ...]
+    spread: compiled.Loop,
+    given: Tensor,
+    weight: Tensor,
+    gather: compiled.Loop,
+    found: Tensor,
+    added: tuple[Tensor, ...],
 ) -> None:
     """Transform, multiply, transform back: for as many images at a time as the cache holds."""
     height, width = (min(sides) for sides in zip(given.shape[1:3], found.shape[1:3], strict=True))  # without borders
@@ -110,9 +115,9 @@ def _in_parts(
         part = slice(start, min(start + at_once, len(given)))
         numbers = torch.arange(part.stop - part.start, device=given.device)
         used = slice(0, len(numbers) * tiles)
-        loops.over_images(spread, numbers, fixed=(given[part], before))
+        compiled.over_images(spread, numbers, fixed=(given[part], before))
         torch.bmm(before[:, used], weight, out=behind[:, used])
-        loops.over_images(gather, numbers, fixed=(behind, found[part], *added))
+        compiled.over_images(gather, numbers, fixed=(behind, found[part], *added))
 
 
 class _Rooms(threading.local):
@@ -140,7 +145,7 @@ def _planes(name: str, rows: int, columns: int, like: Tensor) -> Tensor:
     return room.as_strided((16, rows, columns), (apart, columns, 1))
 
 
-@loops.compiled
+@compiled.loop
 @no_type_check
 def _spread(numbers, maps, planes):
     """Every tile of 4 x 4, two apart, transformed: B' d B."""
@@ -166,7 +171,7 @@ def _spread(numbers, maps, planes):
                     planes[14, tile, c], planes[15, tile, c] = e2 - e1, e1 - e3
 
 
-@loops.compiled
+@compiled.loop
 @no_type_check
 def _gather(numbers, planes, found, bias):
     """Transformed back to 2 x 2, and the bias: A' m A + b. Of an odd number of rows or columns the last half counts."""
@@ -194,7 +199,7 @@ def _gather(numbers, planes, found, bias):
                     f2[c], f3[c] = b0 + b1 + b2 + b, b1 - b2 - b3 + b
 
 
-@loops.compiled
+@compiled.loop
 @no_type_check
 def _spread_back(numbers, gradient, planes):
     """The way back of `_gather`: A g A'."""
@@ -224,7 +229,7 @@ def _spread_back(numbers, gradient, planes):
                     planes[14, tile, c], planes[15, tile, c] = e - d, e
 
 
-@loops.compiled
+@compiled.loop
 @no_type_check
 def _gather_back(numbers, planes, found):
     """The way back of `_spread`, added up where tiles overlap: B m B'."""
