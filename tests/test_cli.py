@@ -585,9 +585,15 @@ def test_a_ctrl_c_that_was_made_into_another_error_stops_as_well(run: Run, monke
         monkeypatch.setattr(Info, "run", lambda self, fault=fault: fault())
         code, _, err = run("info")
         assert (code, err) == (130, "stopped: with Ctrl-C.\n")
-    monkeypatch.setattr(Info, "run", lambda self: unrelated())
-    with pytest.raises(OSError, match="clean-up failed"):
-        run("info")
+
+    def circular() -> None:
+        error = OSError("the clean-up failed")
+        raise error from error
+
+    for fault in (unrelated, circular):
+        monkeypatch.setattr(Info, "run", lambda self, fault=fault: fault())
+        with pytest.raises(OSError, match="clean-up failed"):
+            run("info")
 
 
 def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

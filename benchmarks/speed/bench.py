@@ -104,7 +104,9 @@ def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "memory": max(run["memory"] for run in runs),
         "load": max(run["load"] for run in runs),
         **{
-            name: first[name] for name in ("accuracy", "passes", "steps", "version", "batch", "layout") if name in first
+            name: first[name]
+            for name in ("accuracy", "passes", "within", "steps", "version", "batch", "layout")
+            if name in first
         },
     }
 

@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from networks import as_written
 from torch import Tensor
+from within import watched
 
 from casemate.models import Classifier
 
@@ -202,7 +203,11 @@ def main(name: str, task: str, folder: Path, batch: int, layout: str) -> None:
     few = 8 if task.startswith("autoattack") else 2 * max(batch, 128)
     run(images[:few], labels[:few], plan["eps"])
     start, cpu = time.perf_counter(), time.process_time()
-    found = run(images, labels, plan["eps"])
+    if task.startswith("autoattack"):
+        with watched() as within:
+            found = run(images, labels, plan["eps"]) | {"within": asdict(within)}
+    else:
+        found = run(images, labels, plan["eps"])
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(
         json.dumps(

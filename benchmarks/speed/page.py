@@ -72,22 +72,30 @@ def _step(step: dict[str, Any] | str) -> str:
 
 def autoattack(part: dict[str, Any]) -> str:
     """AutoAttack beside the original."""
-    rows = [
-        (
+    theirs = part["rows"]["original"]["cpu_seconds"]
+    rows = []
+    for name, row in part["rows"].items():
+        ours, inside = name.startswith("casemate"), row["within"]
+        network = inside["forward_seconds"] + inside["backward_seconds"]
+        columns = (
             name,
             f"{row['cpu_seconds']:.0f}",
-            f"**{row['times_as_fast']:.1f}**" if name.startswith("casemate") else "",
+            f"**{row['times_as_fast']:.1f}**" if ours else "",
+            f"{network:.0f}",
+            f"{inside['forward'] / part['n']:,.0f}",
+            f"{theirs / network:.1f}" if ours else "",
             percent(row["accuracy"][0]),
             f"{row['alike']} of {part['n']}",
             f"{row['batch']}, {row['layout']}" if row["batch"] else "own choice",
         )
-        for name, row in part["rows"].items()
-    ]
+        rows.append(columns)
     steps = [f"{name}: {'; '.join(_step(each) for each in row['steps'])}" for name, row in part["rows"].items()]
-    head = ["", "seconds", "times the original", "accuracy left, %", "images that end alike", "batch, layout"]
+    head = ["", "seconds", "times the original", "of these in the network", "passes forward an image", "at most"]
+    head += ["accuracy left, %", "images that end alike", "batch, layout"]
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
-        f"Seconds of the clock of each attack, and how many it fooled. {'. '.join(steps)}. {made_by(part)}"
+        "`At most`: how many times as fast as the original ours would be if only the network took time. Seconds of the "
+        f"clock of each attack, and how many it fooled. {'. '.join(steps)}. {made_by(part)}"
     )
 
 

@@ -17,9 +17,13 @@ _AGAIN = 0.05
 
 def is_interruption(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error: as itself, or as another that was raised because of it."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: list[BaseException] = []  # an error can be its own cause
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return False
 
 
 @contextmanager
