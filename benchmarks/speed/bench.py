@@ -105,7 +105,7 @@ def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "load": max(run["load"] for run in runs),
         **{
             name: first[name]
-            for name in ("accuracy", "passes", "within", "steps", "version", "batch", "layout")
+            for name in ("accuracy", "passes", "within", "steps", "said", "version", "batch", "layout")
             if name in first
         },
     }

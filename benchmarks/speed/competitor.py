@@ -26,6 +26,7 @@ from torch import Tensor
 from within import watched
 
 from casemate.models import Classifier
+from casemate.progress import SILENT, Advance
 
 Run = Callable[[Tensor, Tensor, list[float]], dict[str, Any]]
 """(images, labels, values of eps) -> accuracy at each, and what else is known."""
@@ -48,6 +49,19 @@ def sweep(model: Classifier, batch: int, craft: Callable[[float, Tensor, Tensor]
     return run
 
 
+class Heard:
+    """An observer that keeps what it is told, such as that a precision is of no use on this machine."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def work(self, title: str, total: float) -> contextlib.AbstractContextManager[Advance]:
+        return SILENT.work(title, total)
+
+
 def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     """The functions that `casemate attack` and `casemate evaluate` call; batch 0: the size is its own choice."""
     from casemate.attacks import BIM, FGSM
@@ -64,8 +78,15 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
 
         def judge(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
             attacks = attacks_for("standard", "linf", values[0], randomised=False)
+            heard = Heard()
             found = run_cascade(
-                model, attacks, stored(images, labels), values, batch_size=batch or None, precision=precision
+                model,
+                attacks,
+                stored(images, labels),
+                values,
+                batch_size=batch or None,
+                precision=precision,
+                observer=heard,
             )
             steps = [{"attack": a.attack, "tried": a.tried, "fooled": a.fooled, "s": a.seconds} for a in found.attempts]
             return {
@@ -73,6 +94,7 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
                 "left": found.robust[:, -1].tolist(),
                 "passes": asdict(found.passes),
                 "steps": steps,
+                "said": heard.said,
             }
 
         return judge
@@ -83,6 +105,7 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     attack = FGSM(eps=0.1, loss=loss) if kind == "fgsm" else BIM(eps=0.1, steps=steps, loss=loss)
 
     def run(images: Tensor, labels: Tensor, values: list[float]) -> dict[str, Any]:
+        heard = Heard()
         found = eps_curve(
             model,
             attack,
@@ -91,9 +114,10 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
             only_worst=track != "last",
             batch_size=batch or None,
             precision=precision,
+            observer=heard,
         )
         right = found.worst if found.last is None else found.last.right
-        return {"accuracy": right.mean(0).tolist(), "passes": asdict(found.passes)}
+        return {"accuracy": right.mean(0).tolist(), "passes": asdict(found.passes), "said": heard.said}
 
     return run
 

@@ -37,6 +37,12 @@ def made_by(part: dict[str, Any]) -> str:
     )
 
 
+def remarks(part: dict[str, Any]) -> str:
+    """What ours said while it ran."""
+    said = [f"{name}: {remark}." for name, row in part["rows"].items() for remark in row.get("said", [])]
+    return "".join(f" {each}" for each in said)
+
+
 def sweeps(kind: str, part: dict[str, Any]) -> str:
     """The race of sweeps over eps."""
     rows = []
@@ -59,7 +65,8 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
     head = ["", "batch, layout", "seconds", "spread", times, "at most", as_usual, "% of the floor", "accuracy left, %"]
     return (
         f"### {KINDS[kind]}, eps {', '.join(f'{eps:g}' for eps in part['eps'])}, {part['n']} images\n\n"
-        f"{grid(head, rows)}\n\nMedian of {len(next(iter(part['rows'].values()))['all_seconds'])} runs. {made_by(part)}"
+        f"{grid(head, rows)}\n\nMedian of {len(next(iter(part['rows'].values()))['all_seconds'])} runs.{remarks(part)} "
+        f"{made_by(part)}"
     )
 
 
@@ -95,7 +102,7 @@ def autoattack(part: dict[str, Any]) -> str:
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
         "`At most`: how many times as fast as the original ours would be if only the network took time. Seconds of the "
-        f"clock of each attack, and how many it fooled. {'. '.join(steps)}. {made_by(part)}"
+        f"clock of each attack, and how many it fooled. {'. '.join(steps)}.{remarks(part)} {made_by(part)}"
     )
 
 
