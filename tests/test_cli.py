@@ -28,11 +28,23 @@ from rich.table import Table
 import casemate as package
 from casemate import data
 from casemate.attacks import ATTACKS
-from casemate.cli import attack, changes, console, defending, defense, main, observers, options, train, training
+from casemate.cli import (
+    attack,
+    changes,
+    console,
+    defending,
+    defense,
+    interruption,
+    main,
+    observers,
+    options,
+    train,
+    training,
+)
 from casemate.cli.info import Info
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.engine import Store, code_version
-from casemate.errors import DataError
+from casemate.errors import DataError, ModelError
 from casemate.files import write_json
 from casemate.losses import LossName
 from casemate.models import Description, create, load, save
@@ -581,7 +593,19 @@ def test_a_ctrl_c_that_was_made_into_another_error_stops_as_well(run: Run, monke
         finally:
             raise OSError("the clean-up failed")
 
-    for fault in (wrapped, chained):
+    def taken_for_a_fault_of_the_model() -> None:
+        try:
+            wrapped()
+        except RuntimeError as error:
+            raise ModelError("the model fails") from error
+
+    def without_a_reader() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise BrokenPipeError
+
+    for fault in (wrapped, chained, taken_for_a_fault_of_the_model, without_a_reader):
         monkeypatch.setattr(Info, "run", lambda self, fault=fault: fault())
         code, _, err = run("info")
         assert (code, err) == (130, "stopped: with Ctrl-C.\n")
@@ -615,6 +639,7 @@ def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.Mon
             time.sleep(0.01)
 
     monkeypatch.setattr(Info, "run", compare)
+    monkeypatch.setattr(interruption, "_AGAIN", 0.5)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
     try:
         code, _, err = run("info")

@@ -141,6 +141,8 @@ def _killed_study(store: Path, moments: list[float], driver: str, *only: str) ->
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
     finished(casemate(*command, driver=driver))
+    plan = json.loads(finished(casemate(*command, "--dry-run", "--json", driver=driver))[0])
+    assert {piece["name"] for piece in plan["pieces"]} == _contents(store).keys()
     return kills
 
 

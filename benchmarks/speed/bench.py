@@ -94,7 +94,7 @@ class Track:
 
 
 def row_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians, and everything that must not differ from run to run."""
+    """Medians, and of the first run what does not differ from run to run (`within` is of the only one)."""
     first = runs[0]
     return {
         "seconds": statistics.median(run["seconds"] for run in runs),

@@ -37,9 +37,16 @@ def made_by(part: dict[str, Any]) -> str:
     )
 
 
+def _title(task: str) -> str:
+    """A row's name: of ours the task with which it was run is known."""
+    for kind in KINDS:
+        task = task.replace(f"{kind}-", "casemate, ")
+    return task.replace("-bfloat16", ", bfloat16")
+
+
 def remarks(part: dict[str, Any]) -> str:
     """What ours said while it ran."""
-    said = [f"{name}: {remark}." for name, row in part["rows"].items() for remark in row.get("said", [])]
+    said = [f"{_title(name)}: {remark}." for name, row in part["rows"].items() for remark in row.get("said", [])]
     return "".join(f" {each}" for each in said)
 
 
@@ -52,7 +59,7 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
         floor = percent(row["share_of_floor"]) if "share_of_floor" in row else ""
         exact = "share_of_floor" in row and not name.endswith("bfloat16")
         most = f"{row['times_as_fast'] / row['share_of_floor']:.1f}" if exact else ""
-        title = name.replace(f"{kind}-", "casemate, ").replace("-bfloat16", ", bfloat16")
+        title = _title(name)
         usual = f"{row['times_as_usual']:.1f}" if "times_as_usual" in row else ""
         if not title.startswith("casemate"):
             peer, comma, layout = title.partition(",")
@@ -82,15 +89,15 @@ def autoattack(part: dict[str, Any]) -> str:
     theirs = part["rows"]["original"]["cpu_seconds"]
     rows = []
     for name, row in part["rows"].items():
-        ours, inside = name.startswith("casemate"), row["within"]
-        network = inside["forward_seconds"] + inside["backward_seconds"]
+        ours, inside = name.startswith("casemate"), row.get("within")
+        network = inside["forward_seconds"] + inside["backward_seconds"] if inside else None
         columns = (
             name,
             f"{row['cpu_seconds']:.0f}",
             f"**{row['times_as_fast']:.1f}**" if ours else "",
-            f"{network:.0f}",
-            f"{inside['forward'] / part['n']:,.0f}",
-            f"{theirs / network:.1f}" if ours else "",
+            f"{network:.0f}" if network else "",
+            f"{inside['forward'] / part['n']:,.0f}" if inside else "",
+            f"{theirs / network:.1f}" if ours and network else "",
             percent(row["accuracy"][0]),
             f"{row['alike']} of {part['n']}",
             f"{row['batch']}, {row['layout']}" if row["batch"] else "own choice",

@@ -4,7 +4,7 @@ What PyTorch does operation by operation passes over memory for each of them; a 
 one image stays in the cache. Loops are compiled when they are first needed, for the sizes and types in question; Numba
 keeps what it has compiled on disk. (Their arguments have no annotations, since Numba finds types of its own.)
 
-Maps and images are `(n, height, width, channels)` for them, contiguous.
+Maps and images are `(n, height, width, channels)` for them, or rows of as many numbers, contiguous.
 """
 
 import functools
@@ -50,7 +50,7 @@ def takes(values: Tensor, *, to_compare: bool = False) -> bool:
     Those that only compare and move numbers can take bfloat16 too.
     """
     functional = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-    transformed = functional or forward_ad._current_level >= 0  # which these layers do not know
+    transformed = functional or forward_ad._current_level >= 0  # which the loops do not know
     known = values.dtype in (torch.float32, torch.float64) or (to_compare and values.dtype is torch.bfloat16)
     return values.device.type == "cpu" and known and not transformed
 

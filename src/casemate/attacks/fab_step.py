@@ -27,7 +27,7 @@ _LEAST = 1e-8
 def next_iterates(
     images: Images, clean: Images, plane: Hyperplane, norm: Norm, bounds: Bounds, *, eta: float, alpha_max: float
 ) -> Images:
-    """Where the iterates `images` go next, within the bounds; not finite where the plane is not.
+    """Where the iterates `images` go next, within the bounds; without meaning where the plane is not `finite`.
 
     Args:
         plane: the nearest boundary at each iterate.

@@ -33,7 +33,7 @@ def heard() -> Iterator[None]:
     pending: list[threading.Timer] = []
 
     def hook(dropped: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        if not is_interruption(dropped.exc_value):
             before(dropped)
             return
         again = threading.Timer(_AGAIN, _thread.interrupt_main)

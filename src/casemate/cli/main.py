@@ -103,10 +103,37 @@ def _choose(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command: Command | None = None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
+    try:
+        _run(arguments)
+    except CasemateError as error:
+        console.complain(str(error))
+        return 2
+    except console.Unmet as failure:
+        console.complain(str(failure), word="does not hold")
+        return 3
+    except _StoppedError as stop:
+        words = "what is finished is kept; the same command goes on from there." if stop.goes_on else "with Ctrl-C."
+        console.complain(words, word="stopped")
+        return 130
+    except BrokenPipeError:  # the reader of our results has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+class _StoppedError(Exception):
+    """Ctrl-C, in whatever form it came."""
+
+    def __init__(self, *, goes_on: bool) -> None:
+        self.goes_on = goes_on
+        """The same command takes up what was finished."""
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """Run a command, and write out what it printed."""
+    command: Command | None = None
     try:
         try:
             if arguments in (["--version"], ["-V"]):
@@ -117,19 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     command.run()
         finally:
             sys.stdout.flush()
-    except CasemateError as error:
-        console.complain(str(error))
-        return 2
-    except console.Unmet as failure:
-        console.complain(str(failure), word="does not hold")
-        return 3
-    except BrokenPipeError:  # the reader of our results has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except BaseException as error:
-        if not is_interruption(error):
-            raise
-        goes_on = isinstance(command, Study | Train)
-        words = "what is finished is kept; the same command goes on from there." if goes_on else "with Ctrl-C."
-        console.complain(words, word="stopped")
-        return 130
-    return 0
+    except BaseException as error:  # before what else it may look like: a model that fails, a reader that is gone
+        if is_interruption(error):
+            raise _StoppedError(goes_on=isinstance(command, Study | Train)) from None
+        raise
