@@ -43,15 +43,21 @@ TINY: dict[str, Any] = {
     "step_counts": (0, 1, 2),
 }
 """The smoke scale, smaller still."""
-DRIVER = f"""
-    import sys
-    from dataclasses import replace
-    from casemate.study.scales import SCALES
-    from casemate.cli.main import main
-    SCALES["smoke"] = replace(SCALES["smoke"], **{TINY!r})
-    sys.exit(main())
-"""
-"""`casemate` with that scale, as a process of its own."""
+
+
+def driver_for(scale: dict[str, Any]) -> str:
+    """`casemate` with another smoke scale, as a program for a process of its own."""
+    return f"""
+        import sys
+        from dataclasses import replace
+        from casemate.study.scales import SCALES
+        from casemate.cli.main import main
+        SCALES["smoke"] = replace(SCALES["smoke"], **{scale!r})
+        sys.exit(main())
+    """
+
+
+DRIVER = driver_for(TINY)
 SMOKE = ["study", "--scale", "smoke", "--threads", "1", "--device", "cpu", "--no-report"]
 START = "pieces to compute"
 
