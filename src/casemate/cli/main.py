@@ -36,7 +36,7 @@ Train image classifiers, attack them, and say how far to trust the result.
   1 a fault of casemate's own.
 
 Examples:
-  casemate study --scale smoke     the whole study in small, about a minute
+  casemate study --scale smoke     the whole study in small, a few minutes
   casemate train --epochs 10       train the study's network
   casemate attack model.safetensors --attack pgd --eps 4/255 8/255
   casemate evaluate model.safetensors --budget quick

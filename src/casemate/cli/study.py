@@ -21,7 +21,7 @@ class Study:
     - At the end there is a report, one HTML file; its main numbers are printed.
 
     Examples:
-      casemate study --scale smoke             does everything run? a minute
+      casemate study --scale smoke             does everything run? minutes
       casemate study --scale full --dry-run    what would it take?
       casemate study --only E2 E3              two experiments, quick scale
     """
