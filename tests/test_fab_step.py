@@ -40,15 +40,6 @@ def _both(
     return fast, slow
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest):
-    """Of PyTorch, by which the loop goes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.0, 3.0), (0.25, 0.75)])

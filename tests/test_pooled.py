@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -19,16 +18,6 @@ from casemate.models.quick.dropout import QuickDropout
 from casemate.models.quick.few_channels import FewChannels
 from casemate.models.quick.pooled import PooledFewChannels, RectifiedPool, suits_convolution, suits_pooling
 from oracles import check_layer, classifier, generator
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Of PyTorch, by which the loops go."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
 
 RECTIFIED = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
 

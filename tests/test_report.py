@@ -36,7 +36,7 @@ from casemate.study.run import Study, plan_study, run_study
 from casemate.study.scales import SCALES
 from casemate.study.tasks import LOSSES
 from pieces import world
-from test_study import SMOKE, casemate, driver_for, finished
+from test_study import SMOKE, TINY, casemate, driver_for, finished
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -69,21 +69,13 @@ class Done:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     """A whole study, smaller than smoke: the only one of these tests, and its figures are drawn once."""
-    scale: dict[str, Any] = {
-        "train_images": 96,
-        "validation_images": 32,
+    scale = TINY | {
         "epochs": 2,
         "kept_epochs": (1, 2),
-        "tuned_epochs": 1,
         "test_images": 40,
-        "fgsm_images": 8,
-        "bim_images": 4,
-        "steps_images": 4,
         "judged_images": 3,
         "targeted_images": 40,
         "pgd_restarts": 1,
-        "on_the_way_images": 4,
-        "step_counts": (0, 1, 2),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], **scale))
