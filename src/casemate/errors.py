@@ -1,8 +1,13 @@
 """The one tree of errors. A message says what was seen, what was expected, and what to do.
 
 Errors are about *use* (bad input, a missing file, a full disk). Trouble with *numbers* is a value: see the
-status codes of `attacks.base.AttackResult` and the findings of `evaluate`.
+status codes of `attacks.base.AttackResult` and the findings of `evaluate`. Where such a number goes straight to the
+user, a `CasemateWarning` says so.
 """
+
+
+class CasemateWarning(UserWarning):
+    """A number that was computed as it should be, and may well mislead; an evaluation has a finding in its place."""
 
 
 class CasemateError(Exception):

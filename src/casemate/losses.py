@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.errors import SettingError
+from casemate.logits import in_play
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
@@ -74,6 +75,7 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
     """Difference of logits ratio: the margin over the largest logit minus the third (Croce and Hein 2020, eq. 6).
 
     It does not change when the logits are scaled or shifted. Two classes have no third logit; there it is the margin.
+    Masked classes (see `casemate.logits`) do not count.
     """
     return margin(logits, labels) / _spread(logits, 3, 1)
 
@@ -89,12 +91,15 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
 
 
 def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
-    """The largest logit minus the mean of the last `count` of the `up_to` largest; 1 for two classes or masked ones."""
-    top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
+    """The largest logit minus the mean of the last `count` of the `up_to` largest in play; 1 where two classes are."""
     if logits.shape[1] < 3:
-        return torch.ones_like(top[:, 0])
-    rest = top[:, -count:].mean(1)
-    return (top[:, 0] - rest).masked_fill(rest.isinf(), 1.0) + _SMALLEST_SPREAD
+        return torch.ones_like(logits[:, 0])
+    top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
+    playing = in_play(logits).sum(1, keepdim=True)
+    rank = torch.arange(1, top.shape[1] + 1, device=top.device)
+    last = playing.clamp(max=top.shape[1])
+    rest = top.where((rank > last - count) & (rank <= last), 0.0).sum(1) / count
+    return (top[:, 0] - rest + _SMALLEST_SPREAD).where(playing.squeeze(1) > 2, 1.0)
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -118,9 +123,3 @@ def loss_by_name(name: str) -> Loss:
     if name not in LOSSES:
         raise SettingError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
     return LOSSES[name]
-
-
-def top_gap(logits: Logits) -> PerExample:
-    """The largest logit minus the second largest: how far from any other class the network says it is."""
-    top = torch.topk(logits, 2, dim=1).values
-    return top[:, 0] - top[:, 1]

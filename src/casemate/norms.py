@@ -70,6 +70,12 @@ class Ball:
         """
         return 1e-6 if self.norm != "l1" else 1e-5 * max(self.eps, 1.0)
 
+    def reach(self, bounds: Bounds) -> float:
+        """How far a float32 image may lie from the clean one and still count as inside: float32 is as much coarser as
+        pixels are larger.
+        """
+        return self.eps + self.tolerance * max(1.0, -bounds[0], bounds[1])
+
     def project(self, images: Images, clean: Images, bounds: Bounds) -> Images:
         """The nearest point of the ball and the bounds (for L2: first the ball, then the bounds, which stays inside).
 

@@ -10,6 +10,7 @@ from casemate.attacks.base import MinimumNormAttack as MinimumNormAttack
 from casemate.attacks.base import Passes as Passes
 from casemate.attacks.base import Status as Status
 from casemate.attacks.base import check_images as check_images
+from casemate.attacks.base import is_unlimited as is_unlimited
 from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
 from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
@@ -41,3 +42,6 @@ from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
 from casemate.attacks.transfer import Transfer as Transfer
+from casemate.attacks.warn import warn_of_eps as warn_of_eps
+from casemate.attacks.warn import warn_of_network as warn_of_network
+from casemate.attacks.warn import warn_of_outcome as warn_of_outcome

@@ -20,7 +20,9 @@ from torch import Tensor
 from casemate.attacks.adaptive import Ascent, checkpoints
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.attacks.gradient import look
+from casemate.attacks.hyperplane import is_new, likeliest_rivals
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.losses import LossName, loss_by_name, targeted_dlr
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds, Norm, parse_eps
@@ -51,6 +53,12 @@ class Goal:
         if self.criterion.targeted and self.loss == "dlr":
             return targeted_dlr(logits, _without(logits, classes).argmax(1), classes)
         return self.criterion.rising(loss_by_name(self.loss), logits)
+
+    def differs(self, first: "Goal") -> Flags:
+        """For which examples this goal is not the first one again: it is where a masked class would be aimed at."""
+        if self.aims is None or first.aims is None:
+            return torch.ones_like(self.criterion.classes, dtype=torch.bool)
+        return is_new(self.aims.unsqueeze(1), first.aims.unsqueeze(1))
 
     def take(self, chosen: Tensor | slice) -> "Goal":
         """The goal of some of the examples (a mask, positions or a range)."""
@@ -115,7 +123,7 @@ class AutoPGD(Attack):
         logits = _look(model, clean, Goal(criterion), self.draws, differentiate=False)[0]
         passes = Passes(forward=self.draws * len(clean))
         movable = self.ball().eps > 0
-        finite = logits.isfinite().all(1)
+        finite = is_valid(logits)
         steered = torch.full_like(finite, not movable)
         found = clean.clone()
         highest = torch.full_like(logits[:, 0], -math.inf, dtype=torch.float64)
@@ -124,21 +132,24 @@ class AutoPGD(Attack):
         for number, restart in product(range(len(goals)), range(self.restarts)):
             if not (len(left) and movable):
                 break
-            share = len(left) / (len(goals) * self.restarts * self.steps)
+            at = left[goals[number].differs(goals[0])[left]] if number else left
+            if not len(at):
+                continue
+            share = len(at) / (len(goals) * self.restarts * self.steps)
             run = self._run(
                 model,
-                clean[left],
-                goals[number].take(left),
-                self._start(clean[left], model.bounds, streams.take(left), "start", number, restart),
+                clean[at],
+                goals[number].take(at),
+                self._start(clean[at], model.bounds, streams.take(at), "start", number, restart),
                 lambda share=share: advance(share, ""),
             )
             passes.add(run.passes)
-            steered[left] |= run.steered
-            finite[left] = run.fooled | (finite[left] & run.finite)
-            better = run.fooled | (run.highest > highest[left])
-            found[left[better]] = run.images[better]
-            highest[left[better]] = run.highest[better]
-            left = left[~run.fooled]
+            steered[at] |= run.steered
+            finite[at] = run.fooled | (finite[at] & run.finite)
+            better = run.fooled | (run.highest > highest[at])
+            found[at[better]] = run.images[better]
+            highest[at[better]] = run.highest[better]
+            left = left[~torch.isin(left, at[run.fooled])]
         return found.where(finite.view(-1, 1, 1, 1), torch.nan), steered, passes
 
     def _balls(self) -> list[tuple[Ball, int]]:
@@ -193,7 +204,7 @@ class AutoPGD(Attack):
             run.passes.add(Passes(self.draws * len(loss), self.draws * len(loss) * (step < steps)))
             fooled = goal.criterion.met(logits)
             steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
-            finite = logits.isfinite().all(1) & steepest.isfinite()
+            finite = is_valid(logits) & steepest.isfinite()
             run.fooled[on.place] = fooled
             run.finite[on.place] = fooled | finite
             run.steered[on.place] |= steepest != 0
@@ -257,7 +268,7 @@ class TargetedAPGD(AutoPGD):
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
         """One for each rank of the wrong classes, the most likely first."""
-        ranked = _without(logits, criterion.classes).topk(min(self.classes, logits.shape[1] - 1), dim=1).indices
+        ranked = likeliest_rivals(logits, criterion.classes, self.classes)
         return [Goal(criterion, aims=aims) for aims in ranked.unbind(1)]
 
     def most_goals(self, classes: int) -> int:

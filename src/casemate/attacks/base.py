@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.holding import group_size, held, model_of, prepared
+from casemate.attacks.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.errors import SettingError, ShapeError
+from casemate.logits import is_valid
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, ordinary, undisturbed
 from casemate.norms import Ball, Bounds, Norm, norm_of
 from casemate.progress import SILENT, Advance, Observer, untold
 from casemate.rng import Streams, derive
@@ -53,7 +55,7 @@ class Criterion:
         hit = logits.argmax(1) == self.classes
         if self.never:
             return torch.zeros_like(hit)
-        return (hit if self.targeted else ~hit) & logits.isfinite().all(1)
+        return (hit if self.targeted else ~hit) & is_valid(logits)
 
     def rising(self, loss: Loss, logits: Logits) -> PerExample:
         """What to ascend: the loss of the label, or minus the loss of the target."""
@@ -124,6 +126,11 @@ def status_of(success: Flags, finite: Flags, steered: Flags) -> Tensor:
 
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """Raise `ShapeError` unless images and labels are what the model takes."""
+    for what, given in (("images", images), ("labels", labels)):
+        if not isinstance(given, Tensor):
+            raise ShapeError(
+                f"{what} are a {type(given).__name__}; expected a torch.Tensor, such as torch.as_tensor({what})"
+            )
     if images.ndim != 4 or tuple(images.shape[1:]) != model.input_shape:
         raise ShapeError(
             f"images of shape {tuple(images.shape)}; expected (n, {', '.join(map(str, model.input_shape))})"
@@ -184,15 +191,14 @@ def verify(
     images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, bounds)
     logits = classify(images)
     passes = Passes(forward=len(clean))
-    finite &= logits.isfinite().all(1)
+    finite &= is_valid(logits)
     if not finite.all():
         images = torch.where(finite.view(-1, 1, 1, 1), images, clean)
         logits[~finite] = classify(clean[~finite])
         passes.forward += int((~finite).sum())
     norms = norm_of(images.double() - clean.double(), ball.norm)
     low, high = bounds
-    tolerance = ball.tolerance * max(1.0, -low, high)  # float32 is as much coarser as the pixels are larger
-    if len(norms) and not (norms.max() <= ball.eps + tolerance and images.min() >= low and images.max() <= high):
+    if len(norms) and not (norms.max() <= ball.reach(bounds) and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
     return Verified(images, logits, norms.float(), finite, passes, steered=torch.ones_like(finite))
 
@@ -310,6 +316,7 @@ class Attack(ABC):
         """
         known = model_of(model)
         check_images(known, images, labels)
+        ball = self.ball()
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
         if targets is not None and not can_aim(self):
@@ -325,8 +332,10 @@ class Attack(ABC):
         if not len(images):
             raise ShapeError("no images to attack; expected at least one")
         numbers = torch.arange(len(images)) if index is None else index
+        labels = ordinary(labels)
         most = self.most_passes(len(known.classes))
         with (
+            undisturbed(known, seed=seed) as direct,
             held(
                 model,
                 images,
@@ -336,12 +345,15 @@ class Attack(ABC):
             ) as both,
             observer.work(type(self).__name__, len(images)) as advance,
         ):
+            if direct:
+                warn_of_network(known)
+                warn_of_eps(ball, known)
 
             def attack(group: slice) -> tuple[tuple[Tensor, ...], Passes]:
                 clean = prepared(images[group], known)
                 truth = labels[group].to(known.device)
                 criterion = Criterion(
-                    truth if targets is None else targets[group].to(known.device), targets is not None
+                    truth if targets is None else ordinary(targets)[group].to(known.device), targets is not None
                 )
                 streams = Streams(derive(seed, stream_name(self)), numbers[group].to(known.device))
                 told = _Told(advance)
@@ -360,6 +372,8 @@ class Attack(ABC):
         total = Passes()
         for _, passes in parts:
             total.add(passes)
+        if direct:
+            _warn_of(self, status)
         return AttackResult(
             adversarial=adversarial,
             prediction=prediction,
@@ -370,6 +384,18 @@ class Attack(ABC):
             passes=total,
             attack=self.record(),
         )
+
+
+def _warn_of(attack: Attack, status: Tensor) -> None:
+    """Warn where images withstood an attack that did not take place on them."""
+    found = {each: int((status == each).sum()) for each in Status}
+    warn_of_outcome(
+        stream_name(attack),
+        len(status),
+        no_gradient=found[Status.ZERO_GRADIENT],
+        not_finite=found[Status.NON_FINITE],
+        not_found=found[Status.FAILED] if is_unlimited(attack) else 0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,3 +448,9 @@ def stream_name(attack: Attack) -> str:
 def can_aim(attack: Attack) -> bool:
     """Whether an attack can be targeted: it, and one that it wraps."""
     return attack.targetable and innermost(attack).targetable
+
+
+def is_unlimited(attack: Attack) -> bool:
+    """Whether it looks for the nearest image that fools the very model, so that it should find one for every image."""
+    elsewhere = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
+    return isinstance(innermost(attack), MinimumNormAttack) and not elsewhere

@@ -18,6 +18,7 @@ import torch
 from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
 from casemate.attacks.hyperplane import Hyperplane, likeliest_rivals, nearest_boundary
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Norm
 from casemate.progress import Advance
@@ -77,7 +78,7 @@ class DeepFool(MinimumNormAttack):
         del streams
         with torch.no_grad():
             logits = model(clean)
-        finite = logits.isfinite().all(1)
+        finite = is_valid(logits)
         found = clean.where(finite.view(-1, 1, 1, 1), torch.nan)
         steered, passes = torch.zeros_like(finite), Passes(forward=len(clean))
         active = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
@@ -95,7 +96,7 @@ class DeepFool(MinimumNormAttack):
                 logits = model(images)
             passes.add(Passes(forward=2 * len(active), backward=rivals.shape[1] * len(active)))
             steered[active] |= plane.length > 0
-            finite = plane.finite & logits.isfinite().all(1)
+            finite = plane.finite & is_valid(logits)
             fooled = criterion.met(logits) & finite
             found[active[fooled]] = images[fooled]
             found[active[~finite]] = torch.nan

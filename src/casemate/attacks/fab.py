@@ -18,8 +18,9 @@ from torch import Tensor
 
 from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
 from casemate.attacks.fab_step import next_iterates
-from casemate.attacks.hyperplane import Rivals, likeliest_rivals, nearest_boundary
+from casemate.attacks.hyperplane import Rivals, is_new, likeliest_rivals, nearest_boundary
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, norm_of
 from casemate.progress import Advance
@@ -103,7 +104,7 @@ class _AdaptiveBoundary(MinimumNormAttack):
         """Every aim and every restart, on the examples that are not decided yet."""
         with torch.no_grad():
             logits = model(clean)
-        fooled, finite = criterion.met(logits), logits.isfinite().all(1)
+        fooled, finite = criterion.met(logits), is_valid(logits)
         found = _Found(
             images=clean.clone(),
             distance=torch.where(fooled, 0.0, math.inf).to(clean.dtype),
@@ -119,13 +120,14 @@ class _AdaptiveBoundary(MinimumNormAttack):
                 left = left[self._open(found.distance[left])]
                 if not len(left):
                     break
-                origin = clean[left]
+                at = left if rivals is None or number == 0 else left[is_new(rivals, aims[0])[left]]
+                origin = clean[at]
                 start = origin
                 if restart:
                     purpose = ("start", number, restart)
-                    start = self._nearby(origin, found.distance[left], streams.take(left), purpose, model.bounds)
-                aim = None if rivals is None else rivals[left]
-                for moved in self._search(model, origin, start, criterion.take(left), aim, left, found):
+                    start = self._nearby(origin, found.distance[at], streams.take(at), purpose, model.bounds)
+                aim = None if rivals is None else rivals[at]
+                for moved in self._search(model, origin, start, criterion.take(at), aim, at, found):
                     advance(moved / work, "")
         lost = found.broken & found.distance.isinf()
         return found.images.where(~lost.view(-1, 1, 1, 1), torch.nan), found.steered, found.passes
@@ -168,7 +170,7 @@ class _AdaptiveBoundary(MinimumNormAttack):
             looked_at = 1 if rivals is None else rivals.shape[1]
             found.passes.add(Passes(forward=2 * len(active), backward=looked_at * len(active)))
             found.steered[active] |= plane.length > 0
-            finite = plane.finite & logits.isfinite().all(1)
+            finite = plane.finite & is_valid(logits)
             found.broken[active] |= ~finite
             fooled = criterion.met(logits) & finite
             delta = images - clean

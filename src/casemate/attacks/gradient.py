@@ -10,6 +10,7 @@ from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.errors import ModelError, SettingError
+from casemate.logits import is_valid
 from casemate.losses import LossName, loss_by_name
 from casemate.memory import is_out_of_memory
 from casemate.models import Classifier
@@ -139,11 +140,16 @@ def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Imag
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(
-            f"the model fails when its gradient is asked for: {type(error).__name__}: {error}. Mend its backward pass, "
-            "or put casemate.attacks.BPDA in the place of the part that has none"
-        ) from error
+        raise backward_failed(error) from error
     return torch.zeros_like(images) if gradient is None else gradient
+
+
+def backward_failed(error: Exception) -> ModelError:
+    """What to say of a model that fails on the way back."""
+    return ModelError(
+        f"the model fails when its gradient is asked for: {type(error).__name__}: {error}. Mend its backward pass, "
+        "or put casemate.attacks.BPDA in the place of the part that has none"
+    )
 
 
 def climb(
@@ -198,7 +204,7 @@ def climb(
         result.fooled[active] |= fooled
         steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
         result.steered[active] |= steepest != 0
-        finite = logits.isfinite().all(1) & steepest.isfinite()
+        finite = is_valid(logits) & steepest.isfinite()
         result.finite[active] &= finite | fooled if drop else finite
         if drop and fooled.any():
             result.images[active[fooled]] = images[fooled]

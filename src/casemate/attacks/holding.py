@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
 from casemate.models.quick.pass_size import DEFAULT, MEASURED_WITH
+from casemate.models.undisturbed import in_its_mode, undisturbed
 from casemate.progress import SILENT, Observer
 from casemate.types import Images
 
@@ -37,29 +39,45 @@ def group_size(image_shape: tuple[int, ...]) -> int:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after.
+
+    So is everything else that the network may change; see `undisturbed`.
+    """
+    with undisturbed(model):
+        modes = [(module, module.training) for module in model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                with in_its_mode(parameter):
+                    parameter.requires_grad_(flag)
 
 
 def prepared(images: Tensor, model: Classifier) -> Images:
-    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds."""
-    return images.detach().to(model.device).clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
+    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds.
+
+    They are float32, since half precision would round perturbations away; float64 where the model's weights are too.
+    """
+    double = images.dtype == model.dtype == torch.float64
+    numbers = images.detach().to(model.device, torch.float64 if double else torch.float32)
+    return numbers.clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
 
 
 def model_of(given: Classifier | Frozen) -> Classifier:
-    """The model itself, whether it is frozen already or not."""
-    return given.original if isinstance(given, Frozen) else given
+    """The model itself, whether it is frozen already or not. Raises `ModelError` for anything else."""
+    model = given.original if isinstance(given, Frozen) else given
+    if not isinstance(model, Classifier):
+        raise ModelError(
+            f"the model is a {type(model).__name__}; expected a casemate.Classifier: Classifier(network, input_shape="
+            "(channels, height, width), classes=(...)) around your network, with mean= and std= if it wants them"
+        )
+    return model
 
 
 @contextmanager
@@ -86,6 +104,7 @@ def held(
             yield model
         return
     with frozen(model):
+        model.examine(prepared(images[:2], model))
         if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
             pass_size = DEFAULT
         if passes is not None and passes < _WORTH_COPYING:

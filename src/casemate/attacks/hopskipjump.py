@@ -18,6 +18,7 @@ from torch import Tensor
 
 from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
@@ -137,7 +138,7 @@ class _Oracle:
         """Whether each image fools; `who` are the places in the batch of the examples that they belong to."""
         logits = torch.cat([self.model(part) for part in images.split(_ROWS)])
         self.spent.index_add_(0, who, torch.ones_like(who))
-        self.finite[who[~logits.isfinite().all(1)]] = False
+        self.finite[who[~is_valid(logits)]] = False
         return self.criterion.take(who).met(logits)
 
 

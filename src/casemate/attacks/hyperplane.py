@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.attacks.gradient import gradient_of
+from casemate.logits import in_play, is_valid
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm
 from casemate.types import Flags, Images, Labels, Logits, PerExample
@@ -44,9 +45,18 @@ class Hyperplane:
 
 
 def likeliest_rivals(logits: Logits, own: Labels, count: int) -> Rivals:
-    """The `count` most likely classes (or as many as there are) other than an example's own, most likely first."""
+    """The `count` most likely classes (or as many as there are) other than an example's own, most likely first.
+
+    In the place of masked classes (see `casemate.logits`) the most likely one stands again.
+    """
     others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
-    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+    ranked = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+    return ranked.where(in_play(logits).gather(1, ranked), ranked[:, :1])
+
+
+def is_new(rivals: Rivals, first: Rivals) -> Flags:
+    """Of which examples a further rival is not the first one again (see `likeliest_rivals`)."""
+    return (rivals != first).any(1)
 
 
 def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Rivals | None, norm: Norm) -> Hyperplane:
@@ -80,10 +90,10 @@ def _boundary(
         gaps = logits.gather(1, rivals) - logits.gather(1, own.unsqueeze(1))
         totals = gaps.sum(0).unbind()
     gaps = gaps.detach()
-    finite = logits.detach().isfinite().all(1)
+    finite = is_valid(logits.detach())
     slope = torch.zeros_like(images, requires_grad=False)
     nearest = torch.full((len(images),), float("inf"), dtype=torch.float64, device=images.device)
-    gap, length = gaps[:, 0].clone(), torch.zeros_like(nearest)
+    gap, length = gaps[:, 0].clamp(min=torch.finfo(gaps.dtype).min), torch.zeros_like(nearest)  # of a masked one -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
         size = gradient.flatten(1).abs()

@@ -15,6 +15,7 @@ from torch import Tensor
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.attacks.gradient import look
 from casemate.errors import SettingError
+from casemate.logits import is_valid, magnitude
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.types import Flags, Images, Logits, PerExample
@@ -85,7 +86,7 @@ class Nearest:
         """As `size` has it; infinite where nothing fooled yet."""
         self.reached = torch.zeros_like(fooled)
         """Fooled since an attack last cleared it."""
-        self.broken = ~(logits.isfinite().all(1) & gradient.flatten(1).isfinite().all(1))
+        self.broken = ~(is_valid(logits) & gradient.flatten(1).isfinite().all(1))
         """Logits or a gradient were not finite: the example takes no further part."""
         self._steered = gradient.flatten(1).ne(0).any(1)
         # where the clean image has no gradient nothing would ever move it
@@ -119,7 +120,7 @@ class Nearest:
         return look(self.model, images, lambda part, logits: self._loss(criterion.take(part), logits))
 
     def _missing(self, criterion: Criterion, logits: Logits) -> PerExample:
-        clear = _CLEAR * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
+        clear = _CLEAR * torch.finfo(logits.dtype).eps * magnitude(logits)
         return self._confidence + clear - criterion.rising(margin, logits)
 
     def _note(self, at: Tensor, images: Images, logits: Logits) -> None:
@@ -130,7 +131,7 @@ class Nearest:
         self.images[at[nearer]] = images[nearer]
         self.distance[at[nearer]] = distance[nearer]
         self.reached[at] |= fooled
-        self.broken[at] |= ~logits.isfinite().all(1)
+        self.broken[at] |= ~is_valid(logits)
 
 
 class Constants:

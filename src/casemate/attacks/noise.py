@@ -13,6 +13,7 @@ import torch
 
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds, Norm, parse_eps
@@ -60,7 +61,7 @@ class NoiseAttack(Attack):
         """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = logits.isfinite().all(1)
+        finite = is_valid(logits)
         found = clean.where(finite.view(-1, 1, 1, 1), torch.nan)
         largest = torch.full_like(logits[:, 0], -torch.inf)
         left = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
@@ -73,7 +74,7 @@ class NoiseAttack(Attack):
             logits = model(images)
             passes.forward += len(left)
             fooled = criterion.met(logits)
-            valid = logits.isfinite().all(1)
+            valid = is_valid(logits)
             wrong = criterion.rising(margin, logits).masked_fill(~valid, -torch.inf)
             better = fooled | (wrong > largest[left])
             found[left[better]] = images[better]

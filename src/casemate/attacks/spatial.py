@@ -16,6 +16,7 @@ from torch import Tensor
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.data.augment import affine
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds
@@ -90,7 +91,7 @@ class Spatial(Attack):
                 logits = model(images)
             passes.forward += len(left)
             aim = criterion.take(left)
-            fooled, sound = aim.met(logits), logits.isfinite().all(1)
+            fooled, sound = aim.met(logits), is_valid(logits)
             value = aim.rising(margin, logits).double().where(sound, -math.inf)
             better = fooled | (value > wrong[left])
             found[left[better]], wrong[left[better]] = images[better], value[better]

@@ -24,6 +24,7 @@ from torch import Tensor
 from casemate.attacks.base import Attack, Criterion, Passes
 from casemate.attacks.windows import Bumps, Corners, Moves
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.losses import margin, stable_cross_entropy
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm, parse_eps
@@ -96,7 +97,7 @@ class Square(Attack):
         """
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = logits.isfinite().all(1)
+        finite = is_valid(logits)
         found = clean.clone()
         highest = torch.full_like(logits[:, 0], -torch.inf)
         left = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
@@ -164,7 +165,7 @@ class Square(Attack):
             logits = on.logits.clone()  # an image that did not change has those of the best
             logits[asked] = answer
             fooled = criterion.met(logits)
-            valid = logits.isfinite().all(1)
+            valid = is_valid(logits)
             value = criterion.rising(loss, logits).masked_fill(~valid, -torch.inf)
             better = fooled | (value > on.highest)
             if query:

@@ -27,9 +27,11 @@ from casemate.attacks.base import (
     with_eps,
 )
 from casemate.attacks.gradient import Climb, GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
+from casemate.attacks.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.errors import SettingError
+from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, ordinary, undisturbed
 from casemate.norms import norm_of
 from casemate.progress import Advance, untold
 from casemate.rng import Streams, derive
@@ -62,6 +64,16 @@ class Sweep:
     last: Last | None
     """None if only `worst` was asked for."""
     passes: Passes
+    no_gradient: Tensor
+    """Bool `(n,)`: withstood everything, and no run on it ever had a gradient other than zero."""
+    not_finite: Tensor
+    """Bool `(n,)`: withstood everything, and some run on it met logits or gradients that are not finite."""
+
+    def warn(self, name: str) -> None:
+        """Warn of images that count as withstanding an attack that did not take place on them."""
+        warn_of_outcome(
+            name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
+        )
 
 
 def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
@@ -77,8 +89,16 @@ class _Collector:
         self._labels = labels
         self._criterion = criterion
         self.standing = standing
+        self._attacked = torch.zeros_like(standing)
+        self._steered, self._finite = torch.zeros_like(standing), torch.ones_like(standing)
         self._worst: list[Flags] = []
         self._last: list[tuple[Tensor, ...]] = []
+
+    def ran(self, at: Tensor, steered: Flags, finite: Flags) -> None:
+        """Note of a run on the examples `at` whether they had a gradient, and whether all was finite."""
+        self._attacked[at] = True
+        self._steered[at] |= steered
+        self._finite[at] &= finite
 
     def fooled(self, fooled: Flags) -> None:
         """Enter a value of which only the fooled examples are known."""
@@ -89,21 +109,29 @@ class _Collector:
         """Enter a value with its last iterates; the flags tell of the iterates before."""
         met = self._criterion.met(logits)
         self.fooled(fooled | met)
-        status = status_of(met, finite & logits.isfinite().all(1), steered)
+        status = status_of(met, finite & is_valid(logits), steered)
         loss = stable_cross_entropy(logits, self._labels)
         self._last.append((~met, logits.argmax(1), loss, norm, status))
 
     def sweep(self, values: tuple[float, ...], passes: Passes) -> Sweep:
         """The finished sweep, on the CPU."""
         columns = [torch.stack(column, 1).cpu() for column in zip(*self._last, strict=True)]
-        return Sweep(values, torch.stack(self._worst, 1).cpu(), Last(*columns) if columns else None, passes)
+        withstood = self._attacked & self.standing
+        return Sweep(
+            values,
+            torch.stack(self._worst, 1).cpu(),
+            Last(*columns) if columns else None,
+            passes,
+            no_gradient=(withstood & self._finite & ~self._steered).cpu(),
+            not_finite=(withstood & ~self._finite).cpu(),
+        )
 
 
 def _prepare(
     attack: GradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
 ) -> tuple[Images, Labels, Criterion, Streams]:
     clean = prepared(images, model)
-    labels = labels.to(model.device)
+    labels = ordinary(labels).to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
     return clean, labels, Criterion(labels), Streams(derive(seed, stream_name(attack)), index)
 
@@ -179,8 +207,12 @@ def sweep_eps(
     fewer steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)
-    check_images(model_of(given), images, labels)
-    with held(given, images) as both:
+    known = model_of(given)
+    check_images(known, images, labels)
+    with undisturbed(known, seed=seed) as direct, held(given, images) as both:
+        if direct:
+            warn_of_network(known)
+            warn_of_eps(with_eps(attack, values[-1]).ball(), known)
         model = both.coarse if only_worst and both.coarse is not None else both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
@@ -208,17 +240,22 @@ def sweep_eps(
                 if only_worst:
                     final = value == values[-1]
                     fooled, run = _fooled(both, model, *where, start=start, first=first, final=final)
+                    collector.ran(chosen, run.steered, run.finite)
                     collector.fooled(nobody.index_fill(0, chosen[fooled], True))
                 else:
                     run = climb_all(model, *where, start=start, first=first)
                     found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
                     run.passes.add(found.passes)
+                    collector.ran(chosen, run.steered, run.finite & found.finite)
                     collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
                 passes.add(run.passes)
                 if warm_start:
                     ended = (clean if ended is None else ended).index_put((chosen,), run.images)
             advance(len(images) / len(values), "")
-        return collector.sweep(values, passes)
+        sweep = collector.sweep(values, passes)
+    if direct:
+        sweep.warn(type(attack).__name__)
+    return sweep
 
 
 def sweep_steps(
@@ -246,8 +283,12 @@ def sweep_steps(
         shared = [[loop] for loop in loops]
     else:
         shared = [loops] if loops else []
-    check_images(model_of(given), images, labels)
-    with held(given, images) as both:
+    known = model_of(given)
+    check_images(known, images, labels)
+    with undisturbed(known, seed=seed) as direct, held(given, images) as both:
+        if direct:
+            warn_of_network(known)
+            warn_of_eps(attack.ball(), known)
         model = both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
@@ -264,7 +305,10 @@ def sweep_steps(
 
         for group in shared:
             passes.add(_one_run(group, both, clean, criterion, streams, first, collector, shared_out))
-        return collector.sweep(numbers, passes)
+        sweep = collector.sweep(numbers, passes)
+    if direct:
+        sweep.warn(type(attack).__name__)
+    return sweep
 
 
 def _one_run(
@@ -286,7 +330,7 @@ def _one_run(
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
             logits = _one_answer(lengths[number], both.copy, images, logits, asked)
-            known = logits.isfinite().all(1)  # where not, the attack of this length returns the clean image
+            known = is_valid(logits)  # where not, the attack of this length returns the clean image
             norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
             seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
         fooled.logical_or_(criterion.met(logits))
@@ -296,6 +340,7 @@ def _one_run(
     found = verify(both.classify, run.images, clean, longest.ball, both.original.bounds)
     run.passes.add(found.passes)
     run.passes.add(asked)
+    collector.ran(torch.arange(len(clean), device=clean.device), run.steered, run.finite & found.finite)
     for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
         collector.complete(fooled_before, logits, norms, run.steered, finite)
     return run.passes

@@ -13,6 +13,7 @@ import torch
 
 from casemate.attacks.base import Attack, Criterion, MinimumNormAttack, Passes, held, innermost
 from casemate.errors import SettingError, ShapeError
+from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.progress import Advance
@@ -68,9 +69,9 @@ class Transfer(Attack):
         with torch.no_grad():
             logits = model(clean)
         passes = Passes(forward=len(clean))
-        candidates = clean.where(logits.isfinite().all(1).view(-1, 1, 1, 1), torch.nan)
+        candidates = clean.where(is_valid(logits).view(-1, 1, 1, 1), torch.nan)
         steered = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
-        left = (~criterion.met(logits) & logits.isfinite().all(1)).nonzero().squeeze(1)
+        left = (~criterion.met(logits) & is_valid(logits)).nonzero().squeeze(1)
         if len(left):
             there = self.substitute.device
             endless = not isinstance(innermost(self.attack), MinimumNormAttack)

@@ -117,7 +117,6 @@ def prepare(
             f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
         )
     model = _answering(model, inference).to(device)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
     test = whole.test[:images]
     record, draws = _record(next(iter(attacks.values()))[1])
     who = path.name if inference is None else f"{path.name} with {inference}"

@@ -3,13 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
+
+from casemate.errors import CasemateWarning
 
 _PIPE_WIDTH = 160
 """Columns for results that do not go to a terminal: wide enough that nothing is folded."""
@@ -48,6 +52,25 @@ def show_json(content: Any) -> None:
 def complain(message: str, *, word: str = "error") -> None:
     """Print an error to stderr."""
     console(stderr=True).print(f"[bold red]{word}:[/] {escape(message)}", soft_wrap=True)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Inside, the library's warnings are lines on stderr, each sentence once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CasemateWarning)
+        shown = warnings.showwarning
+
+        def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if not issubclass(category, CasemateWarning):
+                shown(message, category, *where, **options)
+            elif str(message) not in said:
+                said.add(str(message))
+                console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+
+        warnings.showwarning = show_warning
+        yield
 
 
 def table(*columns: str | Column, title: str | None = None) -> Table:

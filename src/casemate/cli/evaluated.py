@@ -141,13 +141,18 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> list[str]:
     for each in raised:
         lines.append(
             f"[{_LOUDNESS[each['state']]}]{each['state']}[/] [bold]{each['check']}[/] "
-            f"({each['value']:.3g}, threshold {each['threshold']:g}): {escape(each['sentence'])}."
+            f"{_measured(each)}: {escape(each['sentence'])}."
         )
     if passed:
         lines.append(f"[green]passed[/] {', '.join(map(_passed, passed))}.")
     for why, names in reasons.items():
         lines.append(f"[dim]not run[/] {', '.join(names)}: {escape(why)}.")
     return lines
+
+
+def _measured(check: Mapping[str, Any]) -> str:
+    """Its number and threshold; of a check that failed there are none."""
+    return "" if check["value"] is None else f"({check['value']:.3g}, threshold {check['threshold']:g})"
 
 
 def _passed(check: Mapping[str, Any]) -> str:

@@ -1,21 +1,25 @@
 """What `casemate evaluate` does once PyTorch is loaded: load, tell the time, evaluate, write."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from casemate.cli import given
 from casemate.data import LabelledImages
 from casemate.engine.provenance import surroundings
+from casemate.errors import CasemateWarning
 from casemate.evaluate import Evaluation, evaluate, make_record, seconds_at_most, write_record
 from casemate.evaluate.budgets import Budget
 from casemate.evaluate.examples import evaluation_table, write_table
 from casemate.files import write_json
 from casemate.models import Classifier, Precision, load
-from casemate.norms import Norm, parse_eps
+from casemate.norms import Ball, Norm, parse_eps
 from casemate.progress import Observer
 from casemate.report.evaluation import build_evaluation
+from casemate.units import doubt_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,9 @@ def prepare(asked: Asked, device: str, observer: Observer) -> Ready:
     substitute = None if asked.substitute is None else load(asked.substitute)[0].to(device)
     images = given.load_images(model, asked.file, asked.dataset, asked.data_dir, observer)
     test = images.images[: asked.images]
+    doubt = doubt_of(Ball(eps=values[-1], norm=asked.norm), model.model.bounds, prod(model.model.input_shape))
+    if doubt is not None and doubt.plain:
+        warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
     with observer.work("Measuring the speed", 0):
         seconds = seconds_at_most(model.model, test, values, norm=asked.norm, thorough=asked.thorough)
     return Ready(asked, model, images, test, values, substitute, seconds, device)

@@ -6,8 +6,6 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from casemate import data
 from casemate.data import LabelledImages, read_images
 from casemate.errors import CasemateError, ModelError, SettingError
@@ -52,7 +50,6 @@ def load_model(path: Path | None, source: str | None, device: str) -> Model:
         source = str(source)
         found = Model(_made_by(source), source, source.split(":")[-1], None)
     found.model.to(device)
-    found.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
     return found
 
 

@@ -140,7 +140,7 @@ def _run(arguments: Sequence[str]) -> None:
                 print(f"casemate {__version__}")
             else:
                 command = parse(arguments or ["--help"])
-                with heard():
+                with heard(), console.warnings_as_lines():
                     command.run()
         finally:
             sys.stdout.flush()

@@ -32,6 +32,15 @@ class LabelledImages:
     labels: Labels
 
     def __post_init__(self) -> None:
+        for name in ("pixels", "labels"):
+            given = getattr(self, name)
+            if not isinstance(given, Tensor):
+                raise DataError(
+                    f"{name} are a {type(given).__name__}; expected a torch.Tensor: torch.as_tensor({name})"
+                )
+            if given.is_inference():  # autograd refuses what was made in inference mode
+                with torch.inference_mode(False):
+                    object.__setattr__(self, name, given.clone())
         if not (self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()) or self.pixels.ndim != 4:
             raise DataError(
                 f"images of type {self.pixels.dtype} and shape {tuple(self.pixels.shape)}; "

@@ -77,6 +77,11 @@ class AdversarialRegularization:
             if not bool(((mask >= 0) & (mask <= 1)).all()):
                 raise SettingError("feature_mask: expected factors from 0 to 1 only")
 
+    @property
+    def ball(self) -> Ball:
+        """In which the neighbours lie."""
+        return Ball(eps=self.step_size * self.iterations if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
+
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the regularised mean loss of the batch and the logits of the clean images."""
         loss, adversarial, logits = self.losses(model, images, labels)

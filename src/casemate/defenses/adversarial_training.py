@@ -14,7 +14,7 @@ from torch import Tensor
 from casemate.attacks import PGD, Criterion, frozen
 from casemate.attacks.gradient import Loop, climb
 from casemate.models import Classifier
-from casemate.norms import Norm
+from casemate.norms import Ball, Norm
 from casemate.rng import Streams
 from casemate.types import Images, Labels, Logits
 
@@ -77,6 +77,11 @@ class AdversarialTraining:
                 logits = model(images)
             found = climb(model, images.detach(), Criterion(labels), self._loop(), streams)
         return found.images, logits
+
+    @property
+    def ball(self) -> Ball:
+        """In which the images lie that are learnt from."""
+        return self._loop().ball
 
     def _loop(self) -> Loop:
         """PGD to its last iterate, whether it fools or not. Raises `SettingError` for a setting outside its values."""

@@ -1,14 +1,11 @@
 """Asking a model about one image at a time: what a claim about an image must stand up to, whatever came with it."""
 
-from typing import final
-
 import torch
-from torch import nn
 
 from casemate.attacks import frozen
-from casemate.defenses import averaged, instead
-from casemate.losses import top_gap
-from casemate.memory import is_out_of_memory
+from casemate.defenses import averaged
+from casemate.errors import ModelError
+from casemate.logits import magnitude, top_gap
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 from casemate.rng import seeded
@@ -40,35 +37,12 @@ def ask_alone(
         for image in images.split(1):
             try:
                 found.append(asked(image.to(model.device)).cpu())
-            except (RuntimeError, ValueError) as error:
-                if is_out_of_memory(error):
-                    raise
+            except ModelError:
                 found.append(torch.full((1, len(model.classes)), torch.nan))
             advance(1, "")
     return torch.cat(found)
 
 
-@final
-class _InCompany(nn.Module):
-    """Asks about an image that comes alone together with a copy of it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Images) -> Logits:
-        return self.model(images) if len(images) != 1 else self.model(images.repeat(2, 1, 1, 1))[:1]
-
-
-def in_company(model: Classifier, images: Images) -> Classifier:
-    """The model, or, if it fails on an image that is alone in its batch, one like it that does not.
-
-    So fails batch normalisation that was left on the batch's own statistics; such a model is judged all the same.
-    """
-    fails = bool(ask_alone(model, images[:1]).isnan().all())
-    return instead(model, _InCompany(model)) if fails else model
-
-
 def clear(logits: Logits) -> Flags:
     """Where the answer does not hang on how a machine rounds."""
-    return top_gap(logits) > _ROUNDING * logits.abs().amax(1)
+    return top_gap(logits) > _ROUNDING * magnitude(logits)

@@ -13,11 +13,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import COMPARED, Attack, AttackResult, MinimumNormAttack, Passes, Status, held, model_of, with_eps
+from casemate.attacks import (
+    COMPARED,
+    Attack,
+    AttackResult,
+    MinimumNormAttack,
+    Passes,
+    Status,
+    held,
+    is_unlimited,
+    model_of,
+    warn_of_eps,
+    warn_of_network,
+    warn_of_outcome,
+    with_eps,
+)
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluate.clean import is_right
-from casemate.models import Classifier, Frozen, Precision
+from casemate.models import Classifier, Frozen, Precision, undisturbed
 from casemate.norms import Ball, Norm
 from casemate.progress import SILENT, Observer
 
@@ -40,6 +54,13 @@ class Attempt:
     passes: Passes
     status: dict[str, int]
     """How many of `tried` ended in which status."""
+    unlimited: bool = False
+    """The attack looks for the nearest image that fools at whatever distance."""
+
+    @property
+    def not_found(self) -> int:
+        """On how many images such an attack found nothing that fools, at whatever distance."""
+        return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
 
 
 @dataclass(kw_only=True)
@@ -105,10 +126,27 @@ def run_cascade(
     known = model_of(model)
     few, _ = images[:COMPARED].unit(known.device)
     work = len(images) * most_work(attacks, len(known.classes))
-    with held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
+    with (
+        undisturbed(known, seed=seed) as direct,
+        held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
+    ):
+        if direct:
+            warn_of_network(known)
+            warn_of_eps(Ball(eps=values[-1], norm=norm), known)
         if correct is None:
             correct = _correct(both.checking, images)
-        return _run(both, attacks, images, values, norm, correct, seed, observer)
+        found = _run(both, attacks, images, values, norm, correct, seed, observer)
+    if direct:
+        for attempt in (each for each in found.attempts if each.eps == values[-1]):
+            status = {each: attempt.status[each.name.lower()] for each in Status}
+            warn_of_outcome(
+                attempt.attack,
+                attempt.tried,
+                no_gradient=status[Status.ZERO_GRADIENT],
+                not_finite=status[Status.NON_FINITE],
+                not_found=attempt.not_found,
+            )
+    return found
 
 
 def _run(
@@ -155,7 +193,7 @@ def _run(
                             nearest[name], places[name] = result, _places(left, len(images))
                     hit = result.success.cpu()
                     if isinstance(attack, MinimumNormAttack):
-                        hit = hit & (result.norm.cpu() <= eps + Ball(eps=eps, norm=norm).tolerance)
+                        hit = hit & (result.norm.cpu() <= Ball(eps=eps, norm=norm).reach(model.original.bounds))
                     chosen = left[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
                     found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()
@@ -170,6 +208,7 @@ def _run(
                             seconds=time.perf_counter() - start,
                             passes=result.passes,
                             status={each.name.lower(): int((result.status == each).sum()) for each in Status},
+                            unlimited=is_unlimited(attack),
                         )
                     )
                 words = f"{name} at eps {eps:g}: {int(standing.sum())} of {len(images)} left"

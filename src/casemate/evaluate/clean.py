@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from casemate.attacks import frozen
+from casemate.attacks import check_images, frozen, model_of, warn_of_network
 from casemate.data import LabelledImages
+from casemate.errors import ShapeError
 from casemate.evaluate.intervals import Estimate, mean, share
-from casemate.losses import stable_cross_entropy, top_gap
+from casemate.logits import is_valid, top_gap
+from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier
+from casemate.models import Classifier, undisturbed
 from casemate.progress import SILENT, Observer
 from casemate.types import Flags, Labels, Logits
 
@@ -80,21 +82,35 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
 
 def is_right(logits: Logits, labels: Labels) -> Flags:
     """Which images are classified as their labels; never where a logit is not finite, which says nothing."""
-    return (logits.argmax(1) == labels) & logits.isfinite().all(1)
+    return (logits.argmax(1) == labels) & is_valid(logits)
 
 
 @torch.no_grad()
 def evaluate_clean(
     model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = SILENT
 ) -> CleanResult:
-    """Classify `images` in evaluation mode; the model is left as it was."""
-    with frozen(model), observer.work("Classifying", len(images)) as advance:
+    """Classify `images` in evaluation mode; the model is left as it was.
+
+    Raises:
+        ShapeError: no images, or images and labels that the model does not take.
+        ModelError: a model that fails, or returns something other than one logit per class.
+    """
+    if not len(images):
+        raise ShapeError("no images to classify; expected at least one")
+    model_of(model)
+    with undisturbed(model) as direct, frozen(model), observer.work("Classifying", len(images)) as advance:
+        few, some = images[:2].unit(model.device)
+        check_images(model, few, some)
+        model.examine(few)
+        if direct:
+            warn_of_network(model)
 
         def classify(batch: slice) -> list[np.ndarray]:
             pixels, labels = images[batch].unit(model.device)
+            check_images(model, pixels, labels)
             logits = model(pixels)
             confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
-            loss = stable_cross_entropy(logits, labels).where(logits.isfinite().all(1), torch.nan)
+            loss = stable_cross_entropy(logits, labels).where(is_valid(logits), torch.nan)
             advance(len(labels), "")
             return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
 

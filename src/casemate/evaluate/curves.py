@@ -15,13 +15,19 @@ from casemate.attacks import (
     Sweep,
     group_size,
     held,
+    model_of,
     sweep_eps,
     sweep_steps,
+    warn_of_eps,
+    warn_of_network,
+    warn_of_outcome,
+    with_eps,
 )
 from casemate.data import LabelledImages
 from casemate.evaluate.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision
+from casemate.models import Classifier, Frozen, Precision, undisturbed
+from casemate.norms import Ball
 from casemate.progress import SILENT, Advance, Observer
 
 
@@ -99,7 +105,8 @@ def eps_curve(
             advance=advance,
         )
 
-    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer)
+    largest = with_eps(attack, max(values, default=0.0)).ball()
+    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
@@ -117,7 +124,7 @@ def steps_curve(
     def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, both, pixels, labels, values, seed=seed, first_index=first, advance=advance)
 
-    return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer)
+    return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
 def _title(attack: GradientAttack, axis: str) -> str:
@@ -137,6 +144,8 @@ def _curve(
     batch_size: int | None,
     precision: Precision,
     observer: Observer,
+    ball: Ball,
+    seed: int,
 ) -> Curve:
     """Run `sweep`, which is `runs` runs of the attack, on as many images as are worked on in step, and so on."""
     passes = Passes()
@@ -147,15 +156,23 @@ def _curve(
     names = [field.name for field in fields(LastIterates)]
     # one array for all groups: kept pieces between their large arrays would make the memory grow with each
     found: dict[str, np.ndarray] = {}
+    no_gradient = not_finite = 0
     with (
+        undisturbed(model_of(model), seed=seed) as direct,
         held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
+        if direct:
+            warn_of_network(model)
+            warn_of_eps(ball, model)
 
         def run(group: slice) -> tuple[float, ...]:
+            nonlocal no_gradient, not_finite
             pixels, labels = images[group].unit(model.device)
             part = sweep(both, pixels, labels, group.start, advance)
             passes.add(part.passes)
+            no_gradient += int(part.no_gradient.sum())
+            not_finite += int(part.not_finite.sum())
             last = {} if part.last is None else {name: getattr(part.last, name) for name in names}
             for name, rows in {"worst": part.worst, **last}.items():
                 if name not in found:
@@ -164,6 +181,8 @@ def _curve(
             return part.values
 
         values = batched(len(images), group_size(model.input_shape), run, observer)[0]
+    if direct:
+        warn_of_outcome(type(attack).__name__, len(images), no_gradient=no_gradient, not_finite=not_finite)
     worst = found.pop("worst")
     return Curve(
         axis=axis,

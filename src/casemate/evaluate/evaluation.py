@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from casemate.attacks import COMPARED, Attack, held
 from casemate.data import LabelledImages
 from casemate.defenses import averaged
 from casemate.errors import SettingError
-from casemate.evaluate.alone import in_company
 from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluate.cascade import Cascade, most_work, run_cascade
 from casemate.evaluate.clean import CleanResult, evaluate_clean
@@ -18,10 +19,9 @@ from casemate.evaluate.findings import Checked, Evidence, Finding, run_checks
 from casemate.evaluate.intervals import Estimate, share
 from casemate.evaluate.trial import try_out
 from casemate.evaluate.verdict import Verdict, verdict_on
-from casemate.models import Classifier, Precision
+from casemate.models import Classifier, Precision, made_in_inference, undisturbed
 from casemate.norms import Norm, parse_eps
 from casemate.progress import SILENT, Observer
-from casemate.rng import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +154,15 @@ def evaluate(
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
-    as_given = copy.deepcopy(model) if any(module.training for module in model.modules()) else None
-    with seeded(model.device, seed, "answers at random"):
+    if made_in_inference(model):
+        with torch.inference_mode(False):
+            model = _copied(model) or model
+    in_training = any(module.training for module in model.modules())
+    as_given = _copied(model) if in_training else None
+    with undisturbed(*(each for each in (model, substitute) if each is not None), seed=seed):
         randomised = try_out(model, images)
         draws = DRAWS[budget] if randomised else 1
-        judged = averaged(model, draws) if randomised else in_company(model, images[:1].unit()[0])
+        judged = averaged(model, draws) if randomised else model
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         few, _ = images[:COMPARED].unit(model.device)
         work = len(images) * most_work(chosen, len(model.classes))
@@ -177,6 +181,7 @@ def evaluate(
             cascade=cascade,
             frozen=both,
             as_given=as_given,
+            in_training=in_training,
             randomised=randomised,
             substitute=substitute,
             seed=seed,
@@ -206,3 +211,11 @@ def evaluate(
         changes=both.changes,
         seconds=time.perf_counter() - start,
     )
+
+
+def _copied(model: Classifier) -> Classifier | None:
+    """A copy in the same modes; None for a model that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a model may hold a lock, an open file, a generator
+        return None

@@ -20,7 +20,7 @@ from torch import Tensor
 from casemate import __version__
 from casemate.attacks import Criterion
 from casemate.errors import RecordError
-from casemate.evaluate.alone import ask_alone, clear, in_company
+from casemate.evaluate.alone import ask_alone, clear
 from casemate.evaluate.cascade import ALREADY, NOBODY
 from casemate.evaluate.clean import is_right
 from casemate.evaluate.evaluation import Evaluation
@@ -94,7 +94,8 @@ class Record:
 
     def within(self, radius: float) -> Flags:
         """Which adversarial images lie within that distance, up to the rounding of float32."""
-        return self.distance <= radius + Ball(eps=radius, norm=self.norm).tolerance
+        largest = self.clean.abs().max().item() if len(self) else 0.0
+        return self.distance <= Ball(eps=radius, norm=self.norm).reach((-largest, largest))
 
     def allowed(self, right: Flags, fooled: Flags) -> tuple[float, ...]:
         """The highest robust accuracy that the images allow at each eps.
@@ -126,11 +127,10 @@ def make_record(
     clean, labels = found.images.unit()
     winner = torch.from_numpy(found.cascade.winner)
     moved = winner >= 0
-    asked = in_company(model, clean)
-    before = ask_alone(asked, clean, draws=found.draws, seed=found.seed, observer=observer)
+    before = ask_alone(model, clean, draws=found.draws, seed=found.seed, observer=observer)
     after = before.clone()
     after[moved] = ask_alone(
-        asked, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
+        model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
     )
     right = is_right(before, labels)
     proven = moved & Criterion(labels).met(after) & clear(after)

@@ -5,11 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from casemate.attacks import COMPARED, Attack, Passes, group_size, held
+from casemate.attacks import (
+    COMPARED,
+    Attack,
+    Passes,
+    Status,
+    group_size,
+    held,
+    model_of,
+    warn_of_eps,
+    warn_of_network,
+    warn_of_outcome,
+)
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
+from casemate.evaluate.clean import is_right
 from casemate.evaluate.intervals import Estimate, share
-from casemate.models import Classifier
+from casemate.models import Classifier, undisturbed
 from casemate.progress import SILENT, Observer
 
 
@@ -49,13 +61,18 @@ def targeted_matrix(
     most = attack.most_passes(len(model.classes))
     work = len(images) * (len(model.classes) - 1) * (most.forward + most.backward)
     first_ones = images[:COMPARED].unit(model.device)[0]
+    no_gradient = not_finite = attacked = 0
     with (
+        undisturbed(model_of(model), seed=seed) as direct,
         held(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as both,
         observer.work("Targeted attacks", len(images)) as advance,
     ):
+        if direct:
+            warn_of_network(model)
+            warn_of_eps(attack.ball(), model)
         for pixels, truth in images.batches(group_size(model.input_shape), model.device):
             with torch.no_grad():
-                right = both.checking(pixels).argmax(1) == truth
+                right = is_right(both.checking(pixels), truth)
             pixels, truth = pixels[right], truth[right]
             numbers = (right.nonzero().squeeze(1) + first).cpu()
             found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
@@ -72,10 +89,15 @@ def targeted_matrix(
                     )
                     found[chosen.cpu(), target] = result.success.cpu()
                     passes.add(result.passes)
+                    attacked += len(chosen)
+                    no_gradient += int((result.status == Status.ZERO_GRADIENT).sum())
+                    not_finite += int((result.status == Status.NON_FINITE).sum())
             labels.append(truth.cpu())
             reached.append(found)
             first += len(right)
             advance(len(right), "")
+    if direct:
+        warn_of_outcome(type(attack).__name__, attacked, no_gradient=no_gradient, not_finite=not_finite)
     return Targeted(
         classes=model.classes, labels=torch.cat(labels).numpy(), reached=torch.cat(reached).numpy(), passes=passes
     )

@@ -7,7 +7,7 @@ from torch import Tensor
 from casemate.attacks import Criterion
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
-from casemate.evaluate.alone import ask_alone, clear, in_company
+from casemate.evaluate.alone import ask_alone, clear
 from casemate.evaluate.cascade import ALREADY
 from casemate.evaluate.clean import is_right
 from casemate.evaluate.record import Record, fingerprint
@@ -71,10 +71,9 @@ def verify_record(
     _check_kind(record, model)
     moved = record.winner >= 0
     made = record.adversarial[moved]
-    asked = in_company(model, record.clean)
 
     def ask(pixels: Images) -> Tensor:
-        return ask_alone(asked, pixels, draws=record.draws, seed=seed, observer=observer)
+        return ask_alone(model, pixels, draws=record.draws, seed=seed, observer=observer)
 
     before = ask(record.clean)
     after = before.clone()

@@ -6,11 +6,15 @@ from casemate.models.checkpoint import Description as Description
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier
+from casemate.models.layout import channels_last_if_taken as channels_last_if_taken
 from casemate.models.quick.freeze import Frozen as Frozen
 from casemate.models.quick.freeze import Precision as Precision
 from casemate.models.quick.freeze import as_it_is as as_it_is
 from casemate.models.quick.freeze import freeze as freeze
+from casemate.models.quick.freeze import made_in_inference as made_in_inference
 from casemate.models.quick.quicken import quickened as quickened
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register
+from casemate.models.undisturbed import ordinary as ordinary
+from casemate.models.undisturbed import undisturbed as undisturbed

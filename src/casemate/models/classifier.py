@@ -1,17 +1,48 @@
-"""The one thing that is attacked, defended and judged: a module mapping images within bounds to logits."""
+"""The one thing that is attacked, defended and judged: a module mapping images within bounds to logits.
+
+Here, and nowhere else, the user's own network is called. It is given images of its own, so that it may write into
+them, in the layout and the type of number that it takes; what comes back is checked at every call, and is nobody's
+memory but the caller's. A network that fails, or returns something else than one logit for each class, is refused with
+one sentence that says what to write.
+"""
 
 from collections.abc import Callable
 from itertools import chain
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from casemate.errors import ShapeError
-from casemate.memory import batched
+from casemate.errors import CasemateError, ModelError, ShapeError
+from casemate.logits import difference, is_valid, magnitude
+from casemate.memory import batched, is_out_of_memory
+from casemate.models.answers import what_is_wrong
+from casemate.models.undisturbed import undisturbed
 from casemate.progress import SILENT, Observer
+from casemate.rng import seeded
 from casemate.types import Images, Logits
+
+_SAME = 1e-3
+"""Difference of logits, as a share of the largest, up to which two answers are the same but for rounding."""
+
+
+@final
+class _Habits:
+    """What was found out about a network when it was first called."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """As before the first call."""
+        self.known = False
+        self.own_type = False
+        """It takes images in the type of its weights only."""
+        self.pairs = False
+        """It fails on a single image, and is given that image twice."""
+        self.doubts: tuple[str, ...] = ()
+        """Reasons, as sentences, why its answers are not those of one fixed function of an image."""
 
 
 @final
@@ -68,11 +99,23 @@ class Classifier(nn.Module):
         memory does not hold them."""
         self.observer: Observer = SILENT
         """Is told of that."""
+        self.memory_format = torch.contiguous_format
+        """In which layout the network is given images: the plain one, which all networks take."""
+        self._habits = _Habits()
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, images: Images) -> Logits:
-        """Return logits `(n, classes)` of images `(n, channels, height, width)` within `bounds`."""
+        """Return logits `(n, classes)` of images `(n, channels, height, width)` within `bounds`.
+
+        They are float32, or float64 for images in float64, whatever the network computes in. The first time that it is
+        called in evaluation mode the network is examined (see `examine`).
+
+        Raises:
+            ModelError: the network fails, or returns something other than one logit per class.
+        """
+        if not (self._habits.known or self.training):
+            self.examine(images)
         if torch.is_grad_enabled():  # whoever differentiates goes part by part itself, to keep only one part's graph
             return self._answer(images)
         (logits,) = self.in_parts(len(images), lambda part: (self._answer(images[part]),))
@@ -92,16 +135,118 @@ class Classifier(nn.Module):
     def _shrink(self, size: int) -> None:
         self.pass_size = size
 
+    @torch.no_grad()
+    def examine(self, images: Images) -> tuple[str, ...]:
+        """Call the network with one image, with two, and with the first again, and see whether it can be judged.
+
+        Done once, in evaluation mode; the network and all random numbers are left as they were.
+
+        Returns:
+            sentences on what is doubtful: an answer that depends on what else is in the batch, or on the calls before.
+
+        Raises:
+            ModelError: as `forward`, be it for batches of one size only, or from the second call on.
+        """
+        if self._habits.known or isinstance(images, fx.Proxy) or not len(images):
+            return self._habits.doubts
+        self._habits.known = True
+        pair = images[torch.arange(2) % len(images)].to(self.device)
+        try:
+            with undisturbed(self):
+                found = []
+                for batch in (pair[:1], pair, pair[:1]):
+                    with seeded(self.device, 0, "first calls"):
+                        found.append(self._answer(batch)[:1])
+        except Exception:
+            self._habits.forget()
+            raise
+        alone, together, again = found
+        most = _SAME * magnitude(alone).clamp(min=1e-6)
+        if is_valid(alone).all() and not (difference(again, alone) <= most).all():
+            self._habits.doubts = (
+                "the network answers otherwise when it is called again with the same image and the same random "
+                "numbers: it keeps a state from call to call",
+            )
+        elif is_valid(alone).all() and not self._habits.pairs and not (difference(together, alone) <= most).all():
+            self._habits.doubts = (
+                "the network gives an image other logits when another one is in its batch, as batch normalisation does "
+                "in training mode",
+            )
+        return self._habits.doubts
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What `examine` found doubtful; nothing before the first call."""
+        return self._habits.doubts
+
     def _answer(self, images: Images) -> Logits:
-        if self.mean is not None and self.std is not None:
-            images = (images - self.mean) / self.std
-        logits = self.network(images)
-        # losses of logits in half precision would be in half precision too; what is not a tensor is told of elsewhere
-        half = isinstance(logits, Tensor) and logits.dtype in (torch.bfloat16, torch.float16)
-        return logits.float() if half else logits
+        """The checked logits of images that pass through the network at once."""
+        scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
+        try:
+            logits = self._call(scaled)
+        except Exception as error:
+            if isinstance(error, CasemateError) or is_out_of_memory(error):
+                raise
+            logits = self._called_otherwise(scaled, error)
+        if isinstance(logits, fx.Proxy):  # of a trace, which only looks at what is called
+            return logits  # pyright: ignore[reportReturnType]
+        wrong = what_is_wrong(logits, len(images), len(self.classes))
+        if wrong is not None:
+            raise ModelError(wrong)
+        if logits.is_inference():
+            logits = logits.clone()
+        wanted = images.dtype if images.dtype == torch.float64 else torch.float32
+        # a network may return what it will write into at its next call
+        return logits.to(wanted, copy=not logits.requires_grad)
+
+    def _call(self, images: Images) -> Any:
+        """What the network returns for images of its own."""
+        if self._habits.own_type and self.dtype is not None:
+            images = images.to(self.dtype)
+        if self._habits.pairs and len(images) == 1:
+            return self._first_of(images)
+        own = images.clone(memory_format=self.memory_format)
+        enabled = torch.is_grad_enabled()
+        try:
+            return self.network(own)
+        finally:
+            if torch.is_grad_enabled() != enabled:
+                torch.autograd.set_grad_enabled(enabled)
+
+    def _first_of(self, images: Images) -> Any:
+        """The answer to the first of a pair of the same image."""
+        logits = self._call(torch.cat([images, images]))
+        return logits[:1] if isinstance(logits, Tensor) and logits.ndim else logits
+
+    def _called_otherwise(self, images: Images, error: Exception) -> Any:
+        """The answer of a network that does not take images as they come: in another type, or more than one.
+
+        Raises `ModelError` from the first error if none of that helps.
+        """
+        ways = ["own_type"] if self.dtype not in (None, images.dtype) else []
+        ways += ["pairs"] if len(images) == 1 else []
+        for way in ways:
+            before = getattr(self._habits, way)
+            setattr(self._habits, way, True)
+            try:
+                return self._call(images)
+            except Exception as another:
+                if is_out_of_memory(another):
+                    raise
+                setattr(self._habits, way, before)
+        raise ModelError(
+            f"the model fails on a batch of shape {tuple(images.shape)}: {type(error).__name__}: {error}. Its forward "
+            "must take any number of images, in evaluation mode, and keep nothing of them for the next call"
+        ) from error
 
     @property
     def device(self) -> torch.device:
         """Where the weights lie (the CPU if there are none)."""
         first = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of the network's weights: of the first that are floating point; None if there are none."""
+        tensors = chain(self.network.parameters(), self.network.buffers())
+        return next((each.dtype for each in tensors if each.is_floating_point()), None)

@@ -54,4 +54,4 @@ def create(name: str, *, input_shape: tuple[int, int, int], classes: tuple[str, 
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
         network = build(input_shape, len(classes))
     model = Classifier(network, input_shape=input_shape, classes=classes)
-    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model

@@ -1,11 +1,13 @@
 """Planning and running the study: which experiments, at which scale, on which data, out of which store."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from casemate import data
 from casemate.engine import Context, Piece, Plan, Store, make_plan, run_plan
+from casemate.errors import CasemateWarning
 from casemate.progress import Observer
 from casemate.study.catalogue import choose, tasks_of
 from casemate.study.experiments import Experiment
@@ -60,4 +62,6 @@ def plan_study(
 def run_study(study: Study, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Piece]:
     """Compute what is missing, in order; every finished piece is in the store at once."""
     context = Context(device=study.device, observer=observer, data_dir=data_dir)
-    return run_plan(study.plan, PRODUCERS, study.store, context, threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CasemateWarning)  # what they are about is in the study's own tables
+        return run_plan(study.plan, PRODUCERS, study.store, context, threads)

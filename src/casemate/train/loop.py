@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from casemate.attacks import frozen, warn_of_eps, warn_of_network
+from casemate.attacks.gradient import backward_failed
 from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
-from casemate.errors import ShapeError, TrainingError
-from casemate.models import Classifier, quickened
+from casemate.errors import ModelError, ShapeError, TrainingError
+from casemate.memory import is_out_of_memory
+from casemate.models import Classifier, channels_last_if_taken, made_in_inference, quickened, undisturbed
+from casemate.norms import Ball
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import derive
 from casemate.train.objective import CrossEntropy, Objective
@@ -81,12 +85,38 @@ def fit(
         TrainingError: the loss is no longer finite (the checkpoint keeps the last good epoch), or the checkpoint
             belongs to another training.
         ShapeError: images that the model does not take.
+        ModelError: a model that fails, returns something other than one logit per class, or has no gradient.
     """
     objective = objective or CrossEntropy()
     _check(model, train, "training", least=2)
     _check(model, validation, "validation", least=1)
+    teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     model.to(device)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    few = to_unit(train.pixels[:_COMPARED].to(device), device)
+    with undisturbed(*teachers, trained=model) as direct:
+        with frozen(model):
+            model.examine(few)
+        if direct:
+            warn_of_network(model)
+            if isinstance(ball := getattr(objective, "ball", None), Ball):
+                warn_of_eps(ball, model)
+        with channels_last_if_taken(model, few):
+            return _fit(model, train, validation, settings, objective, augment, checkpoint, device, observer, few)
+
+
+def _fit(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+    checkpoint: Path | None,
+    device: torch.device | str,
+    observer: Observer,
+    few: Tensor,
+) -> Trained:
+    """The training itself, of a model and images that go together."""
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     state = TrainingState(fingerprint)
@@ -97,7 +127,6 @@ def fit(
     average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
 
     pixels, labels = train.pixels.to(device), train.labels.to(device)
-    few = to_unit(pixels[:_COMPARED], labels.device)
     with (
         observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance,
         quickened(model, few),
@@ -136,6 +165,10 @@ def fit(
 
 
 def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
+    if made_in_inference(model):
+        raise ModelError(
+            "the model's weights were made inside torch.inference_mode() and cannot be trained; make the model outside"
+        )
     if len(images) < least:
         raise ShapeError(f"{len(images)} {part} images; at least {least} needed")
     seen = tuple(images.pixels.shape[1:])
@@ -177,9 +210,12 @@ def _one_epoch(
             for change in augment:
                 images = change(images, batch, epoch, generator)
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            with (
+                torch.enable_grad(),
+                torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"),
+            ):
                 loss, logits = objective(model, images, labels[index])
-            loss.backward()
+            _differentiate(loss)
             optimizer.step()
             loss_sum += loss.detach() * len(batch)
             right += (logits.detach().argmax(1) == labels[index]).sum()
@@ -200,6 +236,21 @@ def _one_epoch(
         "loss": loss_sum.item() / len(labels),
         "accuracy": right.item() / len(labels),
     }
+
+
+def _differentiate(loss: Tensor) -> None:
+    """Give the weights their gradients. Raises `ModelError` for a model that has none."""
+    if not loss.requires_grad:
+        raise ModelError(
+            "the loss does not depend on the model's weights in a way that can be differentiated: its forward runs "
+            "without autograd (no_grad, inference_mode, detach), or no weight requires a gradient"
+        )
+    try:
+        loss.backward()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise backward_failed(error) from error
 
 
 @contextmanager

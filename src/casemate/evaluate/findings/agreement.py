@@ -134,9 +134,12 @@ def passed_by(e: Evidence) -> Measured:
 
 
 @check("larger-eps", "A larger eps leaves fewer right")
-def larger_eps(e: Evidence) -> Measured:
+def larger_eps(e: Evidence) -> Measured | NotRun:
     """Accuracy under PGD must fall as eps grows; if it rises, the attack fails (Athalye et al. 2018)."""
-    values = [e.eps * factor for factor in _FAR if e.norm != "linf" or e.eps * factor < 1]
+    width = e.model.bounds[1] - e.model.bounds[0]
+    values = [e.eps * factor for factor in _FAR if e.norm != "linf" or e.eps * factor < width]
+    if len(values) < 2:
+        return NotRun("no larger eps lies within the range of the pixels")
     sweep = e.over_eps(PGD(eps=e.eps, steps=STEPS, norm=e.norm, track="last"), values)
     if sweep.last is None:
         raise RuntimeError("a complete sweep has last iterates")
@@ -218,6 +221,26 @@ def without_gradients(e: Evidence) -> Measured | NotRun:
         f"Square, which sees no gradient, fooled another {100 * value:.1f} % after all attacks by gradient: they are "
         "misled, and what is left may be too. Try more queries, and an attack made for this model",
         excuse="no more than two images",
+    )
+
+
+@check("nothing-found", "Attacks that look for the nearest adversarial image find one")
+def nothing_found(e: Evidence) -> Measured | NotRun:
+    """Every image can be turned into any other: one for which such an attack finds nothing was not attacked enough."""
+    ran = [attempt for attempt in e.cascade.attempts if attempt.unlimited and attempt.tried]
+    if not ran:
+        return NotRun("no attack that looks for the nearest adversarial image had anything to do")
+    most = max(ran, key=lambda attempt: attempt.not_found / attempt.tried)
+    value = most.not_found / most.tried
+    alone = all(attempt.unlimited for attempt in e.cascade.attempts)
+    severity = Severity.VOIDS if value > 0.1 and alone else Severity.WEAKENS
+    return Measured(
+        value,
+        0.01,
+        severity if value > 0.01 else None,
+        f"{most.attack} found nothing that fools on {most.not_found} of {most.tried} images, at whatever distance: its "
+        "budget is too small, or its gradient misleads. Raise its steps (where it searches for a constant, also "
+        "binary_steps or initial_const), and do not rest on it alone",
     )
 
 
@@ -329,7 +352,7 @@ def re_checked(e: Evidence) -> Measured | NotRun:
     low, high = e.model.bounds
     levels = ((made - low) / (high - low) * 255).round() / 255 * (high - low) + low
     rounded = e.ask(e.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
-    inside = (moved <= e.eps + Ball(eps=e.eps, norm=e.norm).tolerance).cpu()
+    inside = (moved <= Ball(eps=e.eps, norm=e.norm).reach(e.model.bounds)).cpu()
     again = Criterion(labels.cpu()).met(ask_alone(e.model, made)) & inside
     value = 1 - again.double().mean().item()
     severity = Severity.VOIDS if value > 0.1 and not e.randomised else Severity.WEAKENS if value > 0.01 else None

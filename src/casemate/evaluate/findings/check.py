@@ -57,11 +57,11 @@ class Check:
         try:
             found = self.measure(evidence)
         except Exception as error:  # hours of attacks are not lost to a model that one check cannot handle
-            return self.skipped(f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return self.failed(f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(found, NotRun):
             return self.skipped(found.why)
         if not math.isfinite(found.value):
-            return self.skipped("what it measures is not a number here; see non-finite")
+            return self.failed("what it measures is not a number here")
         finding = None
         if found.severity is not None:
             finding = Finding(
@@ -82,8 +82,20 @@ class Check:
         )
 
     def skipped(self, why: str) -> Checked:
-        """What is said of it if it does not run."""
+        """What is said of it if there is nothing for it to measure, or nobody asked for it."""
         return Checked(check=self.name, title=self.title, not_run=why)
+
+    def failed(self, why: str) -> Checked:
+        """What is said of it if it ends in an error: a finding, since no model must get round a check by failing."""
+        finding = Finding(
+            check=self.name,
+            severity=Severity.WEAKENS,
+            value=None,
+            threshold=None,
+            sentence=f"this check could not be made: {why}. What it looks for may be there all the same",
+            failed=True,
+        )
+        return Checked(check=self.name, title=self.title, finding=finding)
 
 
 def check(

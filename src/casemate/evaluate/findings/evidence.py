@@ -38,7 +38,9 @@ class Evidence:
         clean: what the model said before it was attacked.
         cascade: what the attacks left.
         frozen: the model with the copy of it that was attacked.
-        as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode.
+        as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode and it
+            can be copied.
+        in_training: any part of it was in training mode.
         seed: of all draws.
     """
 
@@ -51,6 +53,7 @@ class Evidence:
     cascade: Cascade
     frozen: Frozen
     as_given: Classifier | None
+    in_training: bool
     randomised: bool
     substitute: Classifier | None = None
     seed: int = 0
@@ -98,11 +101,12 @@ class Evidence:
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
         """Logits and input gradient of the few."""
         images, labels = self.unit
-        with frozen(self.model):
+        model = self.model if self.frozen.exact else self.frozen.copy  # in half precision small gradients are zero
+        with frozen(model):
             parts = batched(
                 len(labels),
                 self.batch_size or len(labels),
-                lambda part: input_gradient(self.model, images[part], Criterion(labels[part]), loss),
+                lambda part: input_gradient(model, images[part], Criterion(labels[part]), loss),
             )
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         return logits, gradient

@@ -25,12 +25,14 @@ class Finding:
 
     check: str
     severity: Severity
-    value: float
-    """What was measured."""
-    threshold: float
-    """Above which it is raised."""
+    value: float | None
+    """What was measured; None if the check failed."""
+    threshold: float | None
+    """Above which it is raised; None if the check failed."""
     sentence: str
     """What was seen, what was expected, what to do."""
+    failed: bool = False
+    """The check itself failed, so that what it looks for may be there."""
     flatters: bool = True
     """It can only make the model look more robust than it is, so a model that fell all the same is broken for sure."""
 
@@ -47,7 +49,7 @@ class Checked:
     title: str
     finding: Finding | None = None
     value: float | None = None
-    """What was measured, where it was raised or not; None if it was not run."""
+    """What was measured, where it was raised or not; None if it was not run or failed."""
     threshold: float | None = None
     """Above which it is raised."""
     excuse: str | None = None

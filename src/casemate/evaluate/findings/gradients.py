@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import Criterion, frozen, input_gradient
+from casemate.errors import ModelError
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import Evidence
 from casemate.evaluate.findings.finding import Severity
@@ -52,7 +53,7 @@ def precision(e: Evidence) -> Measured | NotRun:
     images, labels = images[:_ROOM], labels[:_ROOM]
     double, runs = _in_float64(e.model, images)
     if not runs:
-        return NotRun("the model does not run in float64")
+        raise ModelError("the model does not run in float64")
     with frozen(double):
         exact = input_gradient(double, images.double(), Criterion(labels), "ce")[1]
     with frozen(e.model):
@@ -115,7 +116,7 @@ def _in_float64(model: Classifier, images: Tensor) -> tuple[Classifier, bool]:
         double = copy.deepcopy(model).double()
         with frozen(double), torch.no_grad():
             double(images[:1].double())
-    except (RuntimeError, TypeError):
+    except Exception:  # a model that cannot be copied, or whose code insists on float32
         return model, False
     return double, True
 

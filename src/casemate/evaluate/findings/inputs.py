@@ -1,5 +1,7 @@
 """Was the right thing evaluated: the model in its right mode, on the right scale, with right labels, with logits?"""
 
+import math
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -7,14 +9,17 @@ from torch import Tensor
 
 from casemate.attacks import Status
 from casemate.defenses import with_same_draws
+from casemate.errors import ModelError
 from casemate.evaluate.alone import ask_alone
 from casemate.evaluate.clean import is_right
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import Evidence
 from casemate.evaluate.findings.finding import Severity
 from casemate.evaluate.intervals import mcnemar, share
-from casemate.losses import top_gap
+from casemate.logits import difference, is_valid, magnitude, top_gap
 from casemate.models.quick.alike import TOLERANCE
+from casemate.norms import Ball
+from casemate.units import Kind, doubt_of
 
 _MANY = 512
 """Images on which inputs are checked by passes of their own."""
@@ -25,6 +30,14 @@ _SURE = 1e-3
 _OWN, _OTHER = 0.03, 0.1
 """Gains of accuracy from which on a scale counts as the right one: the one that the Classifier itself tells of, and
 those tried because others use them (a PGD-trained network may gain some points from more contrast)."""
+_UNIT = {
+    Kind.ABOVE: Severity.VOIDS,
+    Kind.BELOW: Severity.VOIDS,
+    Kind.OTHER: Severity.WEAKENS,
+    Kind.NORMALISED: Severity.WEAKENS,
+    Kind.SCALED: Severity.NOTE,
+}
+"""How much each doubt about eps takes from the number."""
 _UNDONE = "the Classifier's own mean and std undone"
 _KNOWN_SCALES = {
     "0.5 and 0.5": (0.5, 0.5),
@@ -38,21 +51,22 @@ _KNOWN_SCALES = {
 
 @check("training-mode", "The model was in evaluation mode")
 def training_mode(e: Evidence) -> Measured:
-    """In training mode dropout and batch statistics make another model of it than the one evaluated here."""
+    """A model given in training mode is judged in evaluation mode; in training mode it may be another model."""
     changed = 0.0
+    if e.in_training and e.as_given is None:
+        raise ModelError("the model was given in training mode, and cannot be copied to see what it answers in it")
     if e.as_given is not None:
         images, _ = e.unit
         with torch.no_grad():  # with the same draws, so that a model that answers at random differs by its mode alone
             there = with_same_draws(e.as_given)(images)
         here = e.logits_of(with_same_draws(e.asked), e.few).to(images.device)
-        scale = here.abs().amax(1).clamp(min=1e-6)
-        changed = ((there - here).abs().amax(1) > 1e-3 * scale).double().mean().item()
+        changed = (difference(there, here) > 1e-3 * magnitude(here).clamp(min=1e-6)).double().mean().item()
     return Measured(
         changed,
         0.0,
-        Severity.VOIDS if changed > 0 else None,
-        f"the model was given in training mode, in which {100 * changed:.0f} % of the images get other logits; what "
-        "was judged is its evaluation mode. Call model.eval() before, if that is the one in use",
+        Severity.NOTE if changed > 0 else None,
+        f"the model was given in training mode, in which {100 * changed:.0f} % of the images get other logits; it "
+        "was judged in evaluation mode. If it is used as given, hand over a module that answers so in evaluation mode",
         flatters=False,
     )
 
@@ -64,8 +78,8 @@ def alone(e: Evidence) -> Measured | NotRun:
         return NotRun("the model answers at random")
     few = e.few[:_LONE]
     together, apart = e.logits_of(e.asked, few), ask_alone(e.asked, few.unit()[0])
-    scale = together.abs().amax(1).clamp(min=1e-6)
-    changed = 1 - ((together - apart).abs().amax(1) <= 1e-3 * scale).double().mean().item()  # no number is no answer
+    same = difference(together, apart) <= 1e-3 * magnitude(together).clamp(min=1e-6)
+    changed = 1 - same.double().mean().item()  # no number is no answer
     return Measured(
         changed,
         0.0,
@@ -93,8 +107,8 @@ def probabilities(e: Evidence) -> Measured:
 
 @check("non-finite", "All logits are numbers")
 def non_finite(e: Evidence) -> Measured:
-    """What is not a number is neither right nor wrong."""
-    wrong = (~e.logits.isfinite().all(1)).double().mean().item()
+    """What is not a number is neither right nor wrong; minus infinity is the logit of a masked class."""
+    wrong = (~is_valid(e.logits)).double().mean().item()
     name = Status.NON_FINITE.name.lower()
     tried = sum(attempt.tried for attempt in e.cascade.attempts)
     under_attack = sum(attempt.status[name] for attempt in e.cascade.attempts) / max(tried, 1)
@@ -103,7 +117,7 @@ def non_finite(e: Evidence) -> Measured:
         value,
         0.0,
         Severity.VOIDS if wrong > 0 or under_attack > 0.01 else Severity.WEAKENS if under_attack > 0 else None,
-        f"{100 * wrong:.1f} % of the images have logits that are not finite, and count as wrong; so have "
+        f"{100 * wrong:.1f} % of the images have logits that are NaN or infinite, and count as wrong; so have "
         f"{100 * under_attack:.1f} % of the attacked ones, which count as withstanding. Look for overflows and "
         "divisions by zero",
         flatters=wrong == 0,
@@ -113,6 +127,37 @@ def non_finite(e: Evidence) -> Measured:
 def _well(e: Evidence) -> float:
     """Accuracy half way between guessing and perfect: with less, a model does not show what it was meant for."""
     return (1 + 1 / len(e.model.classes)) / 2
+
+
+@check("masked-classes", "The same classes are masked on all images")
+def masked_classes(e: Evidence) -> Measured:
+    """A class with the logit minus infinity cannot be reached; if that hangs on the image, the way there is hidden."""
+    masked = e.logits == -torch.inf
+    share = masked.double().mean(0)
+    value = torch.minimum(share, 1 - share).sum().item()
+    return Measured(
+        value,
+        0.0,
+        (Severity.VOIDS if value > 0.1 else Severity.WEAKENS) if value > 0 else None,
+        f"on an image, {value:.2g} classes on average have the logit minus infinity, or do not, unlike on most images: "
+        "attacks find no way to a class that is masked on some images only. Mask the same classes always, or none",
+    )
+
+
+@check("eps-unit", "eps is in the unit of the pixels")
+def eps_unit(e: Evidence) -> Measured:
+    """A radius written for pixels on another scale makes the ball far too large or too small."""
+    doubt = doubt_of(Ball(eps=e.eps, norm=e.norm), e.model.bounds, math.prod(e.model.input_shape))
+    severity = None
+    if doubt is not None:
+        severity = _UNIT[doubt.kind]
+    return Measured(
+        0.0 if doubt is None else doubt.share,
+        0.0,
+        severity,
+        "" if doubt is None else doubt.sentence,
+        flatters=doubt is not None and doubt.kind is not Kind.ABOVE,
+    )
 
 
 @check("labels", "Labels mean the classes that the model means")

@@ -16,7 +16,7 @@ from casemate.evaluate.clean import is_right
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import STEPS, Evidence
 from casemate.evaluate.findings.finding import Severity
-from casemate.losses import top_gap
+from casemate.logits import difference, magnitude, top_gap
 from casemate.memory import batched
 from casemate.models import Classifier
 from casemate.rng import seeded
@@ -42,8 +42,8 @@ def answers_at_random(model: Classifier, images: torch.Tensor) -> bool:
 
     with frozen(model), torch.no_grad():
         first = ask()
-        scale = first.abs().amax(1, keepdim=True).clamp(min=1e-6)
-        return any(bool(((ask() - first).abs() > _SAME * scale).any()) for _ in range(_REPEATS - 1))
+        scale = magnitude(first).clamp(min=1e-6)
+        return any(bool((difference(ask(), first) > _SAME * scale).any()) for _ in range(_REPEATS - 1))
 
 
 @check("repeatable", "The same image gets the same answer")
@@ -97,7 +97,7 @@ def _counts(model: Classifier, images: torch.Tensor) -> bool:
 
 def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
     """Share of images whose class or lead is another one."""
-    most = _ROUNDED * logits.abs().amax(1).numpy()
+    most = _ROUNDED * magnitude(logits).numpy()
     again = top_gap(logits).numpy()
     with np.errstate(invalid="ignore"):
         near = (np.abs(again - gap) <= most) | (again == gap) | (np.isnan(again) & np.isnan(gap))

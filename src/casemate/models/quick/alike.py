@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched
 from casemate.models.classifier import Classifier
 from casemate.types import Images
@@ -29,11 +30,11 @@ def answers(model: Classifier, images: Images) -> Tensor:
 
 
 def largest_difference(expected: Tensor, seen: Tensor) -> float:
-    """The largest difference as a share of the largest number; infinite where only one of two is finite."""
-    if expected.shape != seen.shape or not torch.equal(expected.isfinite(), seen.isfinite()):
+    """The largest difference as a share of the largest logit in play; infinite where only one of two is an answer."""
+    if expected.shape != seen.shape or not torch.equal(is_valid(expected), is_valid(seen)):
         return float("inf")
-    known = expected.isfinite()
+    known = is_valid(expected)
     if not known.any():
         return 0.0
-    largest = expected[known].abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((expected[known] - seen[known]).abs().max() / largest)
+    largest = magnitude(expected[known]).max().clamp(min=torch.finfo(torch.float32).tiny)
+    return float(difference(expected[known], seen[known]).max() / largest)

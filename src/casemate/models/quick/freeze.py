@@ -28,10 +28,12 @@ as float32. Attacks look for their way with it; whether an image fools is said i
 
 import copy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal, final
 
 import torch
 
+from casemate.logits import magnitude
 from casemate.models.classifier import Classifier
 from casemate.models.quick.alike import TOLERANCE, answers, largest_difference, own_randomness
 from casemate.models.quick.coarse import in_bfloat16
@@ -70,6 +72,8 @@ class Frozen:
     """What was changed, and how often."""
     difference: float = 0.0
     """The largest difference of a logit, as a share of the largest one."""
+    exact: bool = True
+    """The copy computes in the precision of the original; not where that is a half one, and the copy float32."""
 
     @property
     def precision(self) -> Precision:
@@ -79,8 +83,9 @@ class Frozen:
     @property
     def checking(self) -> Classifier:
         """The original, asked about as many images at a time as the copy."""
-        size = self.copy.pass_size or DEFAULT
-        return as_it_is(self.original, size, self.copy.observer).copy
+        same = copy.copy(self.original)
+        same.pass_size, same.observer = self.copy.pass_size or DEFAULT, self.copy.observer
+        return same
 
     @torch.no_grad()
     def classify(self, images: Images) -> Logits:
@@ -91,11 +96,11 @@ class Frozen:
         among an attack's passes.)
         """
         checking = self.checking
-        if self.copy.network is self.original.network:
+        if self.copy.network is self.original.network or not self.exact:
             return checking(images)
         logits = self.copy(images)
         first, second = logits.topk(2, dim=1).values.unbind(1)
-        asked = first - second > 2 * TOLERANCE * logits.abs().max()
+        asked = first - second > 2 * TOLERANCE * magnitude(logits).max()
         asked.logical_not_()  # so that a gap that is not a number is asked about too
         asked[:_ALWAYS_ASKED] = True
         told = checking(images[asked])
@@ -110,7 +115,7 @@ class Frozen:
         """
         others = logits.scatter(1, own.unsqueeze(1), float("-inf")).amax(1)
         lead = logits.gather(1, own.unsqueeze(1)).squeeze(1) - others
-        doubt = (lead > 2 * _SAFETY * self.coarse_difference * logits.abs().max()).logical_not_()
+        doubt = (lead > 2 * _SAFETY * self.coarse_difference * magnitude(logits).max()).logical_not_()
         return logits.index_put((doubt,), self.classify(images[doubt]))
 
     @property
@@ -151,24 +156,48 @@ def freeze(
 
 
 def as_it_is(model: Classifier, pass_size: int, observer: Observer = SILENT) -> Frozen:
-    """The model and another view of the same layers and weights, with a pass size of its own."""
-    same = copy.copy(model)
+    """The model and another view of the same layers and weights, with a pass size of its own.
+
+    Weights in half precision, in which small gradients are zero, are copied into float32, and so are weights that were
+    made in inference mode, which have no gradients at all.
+    """
+    half = model.dtype in (torch.float16, torch.bfloat16)
+    same = _in_float32(model) if half or made_in_inference(model) else None
+    exact = same is None or not half
+    same = copy.copy(model) if same is None else same
     same.pass_size, same.observer = pass_size, observer
-    return Frozen(original=model, copy=same)
+    return Frozen(original=model, copy=same, exact=exact)
+
+
+def made_in_inference(model: Classifier) -> bool:
+    """Whether weights or buffers were made in inference mode, so that autograd refuses them."""
+    return any(each.is_inference() for each in chain(model.parameters(), model.buffers()))
+
+
+def _in_float32(model: Classifier) -> Classifier | None:
+    """A copy in float32, if one can be made."""
+    try:
+        made = copy.deepcopy(model).float().requires_grad_(False)
+        with torch.no_grad():
+            made(torch.zeros(1, *model.input_shape, device=model.device))
+    except Exception:  # a model may hold what cannot be copied, or its code insist on half precision
+        return None
+    return made
 
 
 def _changed(given: Frozen, images: Images) -> Frozen:
     """The same with a copy, if there is anything to change and the copy answers as the model does."""
     try:
-        made = copy.deepcopy(given.original)
+        made = copy.deepcopy(given.copy)
     except Exception:  # a model may hold what cannot be copied; it is attacked as it is
         return given
-    made.pass_size, made.observer = given.copy.pass_size, given.copy.observer
+    made.observer = given.copy.observer
     made.requires_grad_(False)
+    made.memory_format = torch.channels_last
     changes = dict(lighten(made))
     if not changes:
         return given
-    model = given.original
+    model = given.copy
     with own_randomness(model):
         expected = answers(model, images)
         try:
