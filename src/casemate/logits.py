@@ -16,15 +16,26 @@ _OUT_OF_PLAY = 100.0
 
 def is_valid(logits: Logits) -> Flags:
     """Which examples have an answer: no logit is NaN or plus infinity, and not all are minus infinity."""
-    return (logits < torch.inf).all(1) & logits.isfinite().any(1)
+    return logits.amax(1).isfinite()  # the largest is NaN if any is
 
 
 def in_play(logits: Logits) -> Flags:
     """Which classes of which examples are not masked, booleans `(n, classes)`; always at least the largest two."""
     logits = logits.detach()
-    first, second = logits.topk(2, dim=1).values.unbind(1)
-    size = 1 + first.abs() + second.abs().where(second.isfinite(), 0.0)
-    return (first.unsqueeze(1) - logits <= _OUT_OF_PLAY * size.unsqueeze(1)) & (logits > -torch.inf)
+    lowest = _lowest_in_play(logits.topk(2, dim=1).values)
+    return (logits >= lowest.unsqueeze(1)) & (logits > -torch.inf)
+
+
+def all_in_play(logits: Logits, top: Logits) -> bool:
+    """Whether no class of any example is masked; `top` are each example's largest logits in order, at least two."""
+    lowest = logits.detach().amin(1)
+    return bool(((lowest >= _lowest_in_play(top.detach())) & (lowest > -torch.inf)).all())
+
+
+def _lowest_in_play(top: Logits) -> PerExample:
+    """Below which a class counts as masked, from the largest logits in order."""
+    first, second = top[:, 0], top[:, 1]
+    return first - _OUT_OF_PLAY * (1 + first.abs() + second.abs().where(second.isfinite(), 0.0))
 
 
 def magnitude(logits: Logits) -> PerExample:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.errors import SettingError
-from casemate.logits import in_play
+from casemate.logits import all_in_play, in_play
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
@@ -95,6 +95,8 @@ def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
     if logits.shape[1] < 3:
         return torch.ones_like(logits[:, 0])
     top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
+    if all_in_play(logits, top):
+        return top[:, 0] - top[:, -count:].mean(1) + _SMALLEST_SPREAD
     playing = in_play(logits).sum(1, keepdim=True)
     rank = torch.arange(1, top.shape[1] + 1, device=top.device)
     last = playing.clamp(max=top.shape[1])

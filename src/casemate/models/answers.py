@@ -9,14 +9,14 @@ from torch import Tensor
 
 def what_is_wrong(answer: Any, count: int, classes: int) -> str | None:
     """What was seen, what was expected and what to do, of the answer to `count` images; None if nothing is wrong."""
+    if isinstance(answer, Tensor) and answer.shape == (count, classes) and answer.is_floating_point():
+        return None
     expected = f"expected one logit for each of its {classes} classes, of shape ({count}, {classes})"
     seen = f"the model returns {_described(answer)} for {count} {'image' if count == 1 else 'images'}; {expected}"
     if not isinstance(answer, Tensor):
         return f"{seen}. {_instead(answer)}"
     shape = tuple(answer.shape)
     if shape == (count, classes):
-        if answer.is_floating_point():
-            return None
         return f"{seen}, as floating-point numbers. Return the logits, not the predicted classes"
     if shape in ((count, 1), (count,)) or (count == 1 and shape == ()):
         pair = "cat" if len(shape) == 2 else "stack"
