@@ -460,7 +460,7 @@ class Trap:
 def test_nothing_in_a_file_of_images_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     np.savez(path, images=IMAGES.pixels.numpy(), labels=np.array([Trap()], dtype=object))
-    with pytest.raises(DataError, match=r"cannot read .*Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match=r"cannot read .*labels are of type object; expected numbers"):
         read_images(path)
     for name in ("own.npz", "own.safetensors"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
@@ -503,9 +503,13 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
     ("pixels", "labels", "words"),
     [
         (2 * torch.rand(9, *TINY_SHAPE) + 0.5, torch.zeros(9), r"but the model's bounds are (0.0, 1.0)"),
-        (torch.full((9, *TINY_SHAPE), torch.nan), torch.zeros(9), "pixels from nan to nan"),
+        (
+            torch.full((9, *TINY_SHAPE), torch.nan),
+            torch.zeros(9),
+            "9 of 9 images have pixels that are not finite numbers",
+        ),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), 3), "labels from 3 to 3; with 3 classes they run from 0 to 2"),
-        (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "labels from -1 to -1"),
+        (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "label -1 at position 0; labels count classes from 0"),
         (torch.rand(9, 1, 9, 9), torch.zeros(9), "images of shape (9, 1, 9, 9); expected (n, 1, 8, 8)"),
     ],
 )

@@ -16,6 +16,7 @@ from casemate.errors import DataError, StoreError
 from casemate.files import (
     cache_folder,
     make_folder,
+    read_file,
     read_json,
     write_bytes,
     write_json,
@@ -222,13 +223,40 @@ def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"{",
+        b"\xff\xfe",
+        b"",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"a": NaN}',
+        b"[-Infinity]",
+        b"[1e999]",
+        b'{"a": 1, "a": 2}',
+        '"grüße"'.encode("latin-1"),
+    ],
+)
 def test_unreadable_json_raises_the_error_asked_for(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file.json"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read .*file\.json as JSON"):
         read_json(path, DataError)
+
+
+def test_json_is_read_as_utf_8_whatever_the_locale_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file.json").write_bytes('"grüße"'.encode())
+    monkeypatch.setattr("io.text_encoding", lambda *given: "ascii")
+    assert read_json(tmp_path / "file.json", DataError) == "grüße"
+
+
+def test_a_file_that_cannot_be_read_raises_the_error_asked_for(tmp_path: Path) -> None:
+    for path, words in ((tmp_path, "does not exist"), (tmp_path / ("a" * 300), "File name too long")):
+        with pytest.raises(DataError, match=rf"{words}; expected a good one"):
+            read_file(path, DataError, "a good one")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Every write goes to a temporary name in the same folder, is flushed to the disk,
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -84,11 +85,48 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def read_json(path: Path, error: type[CasemateError]) -> Any:
-    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed."""
+    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed.
+
+    Malformed are also numbers that JSON does not have or a float does not hold, and a name given twice.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as cause:
-        raise error(f"cannot read {path} as JSON: {cause}") from cause
+        return json.loads(
+            path.read_bytes().decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=unique
+        )
+    except RecursionError as cause:
+        raise error(f"cannot read {path} as JSON: it is nested too deeply") from cause
+    except (OSError, ValueError, MemoryError) as cause:
+        raise error(f"cannot read {path} as JSON: {cause or type(cause).__name__}") from cause
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON. Raises `ValueError` if it holds a name twice, which each reader would understand otherwise."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    """A number in JSON. Raises `ValueError` if it is none, or infinite."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number that JSON has")
+    return value
+
+
+def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
+    """The bytes of a file, raising `error` when there is none at `path` or it cannot be read."""
+    try:
+        if not path.is_file():
+            raise error(f"{path} does not exist; expected {expected}")
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}; expected {expected}") from cause
+    except MemoryError as cause:
+        raise error(f"cannot read {path}: the memory of this machine does not hold it") from cause
 
 
 @contextmanager
