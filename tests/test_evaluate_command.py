@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Square
 from casemate.cli import evaluate as options
+from casemate.cli import evaluating
 from casemate.cli.main import main
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
@@ -318,6 +320,149 @@ def test_an_evaluation_that_is_stopped_says_that_nothing_is_kept(
     assert out == ""
     assert "Nothing of this evaluation is kept" in err
     assert list(tmp_path.iterdir()) == []
+
+
+# What another evaluation left -----------------------------------------------------------------------------------------
+@pytest.fixture
+def before(done: Done, tmp_path: Path) -> Path:
+    """A folder with the files of an evaluation, to be endangered."""
+    return shutil.copytree(done.folder, tmp_path / "before")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _too_late(*arguments: object) -> None:
+    raise AssertionError("attacked before the folder is looked at")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--eps", "0.1"], "(eps [0.1, 0.2], now [0.1])"),
+        (["--norm", "l2"], "(norm linf, now l2)"),
+        (["--budget", "quick"], "(budget standard, now quick)"),
+        (["--seed", "1"], "(seed 0, now 1)"),
+        (["--images", "20"], "(images 40, now 20; other images or labels)"),
+        (["--precision", "bfloat16"], "(precision float32, now bfloat16)"),
+        (["--thorough"], "(thorough False, now True)"),
+        (["--substitute", "MODEL"], "now {model}; another substitute)"),
+        (["OTHER MODEL"], "other weights)"),
+        (["--data", "OTHER IMAGES"], "(other images or labels)"),
+    ],
+)
+def test_another_evaluation_is_not_replaced(
+    run: Run,
+    model: Path,
+    images: Path,
+    before: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    held, other = _contents(before), tmp_path / images.name
+    if "OTHER IMAGES" in changed:
+        np.savez(other, images=255 - IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
+    weights = model
+    if "OTHER MODEL" in changed:
+        description = Description(architecture="linear", dataset="tiny")
+        weights, changed = save(thirds(19.0), tmp_path / model.name, description), []
+    changed = [{"MODEL": str(model), "OTHER IMAGES": str(other)}.get(each, each) for each in changed]
+    command = ["evaluate", weights, "--data", images, "--eps", *EPS, "--out", before]
+    code, out, err = run(*command, *changed)
+    message = " ".join(err.split())
+    assert code == 2
+    assert out == ""
+    assert f"{before} holds an evaluation of {model} (tiny.npz, eps 0.1, 0.2, seed 0), and an evaluation of" in message
+    assert words.format(model=str(model)[:57]).split(";")[0] in message
+    assert message.endswith("choose another --out, or give --overwrite to replace it")
+    assert _contents(before) == held
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_same_evaluation_is_replaced_and_says_so(run: Run, model: Path, images: Path, before: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", *EPS, "--out", before)
+    (before / "notes.txt").write_text("mine")
+    (before / "report.html").write_text("old")
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert "holds the results of the same run; they are replaced" in " ".join(err.split())
+    assert (before / "notes.txt").read_text() == "mine"
+    assert len(Page((before / "report.html").read_text()).tags) > 10
+    assert len(list(before.iterdir())) == 6
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_another_evaluation_is_replaced_if_that_is_asked_for(run: Run, model: Path, images: Path, before: Path) -> None:
+    code, _, err = run("evaluate", model, "--data", images, "--eps", "0.05", "--out", before, "--overwrite")
+    assert code == 0, err
+    assert json.loads((before / "result.json").read_text())["eps"] == [0.05]
+    assert read_record(before / "record.json").eps == (0.05,)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "but no result.json that says of what"),
+        ("{", "but its result.json cannot be read"),
+        ("[]", "but its result.json cannot be read"),
+        ("{}", "holds an evaluation of None"),
+    ],
+)
+def test_results_that_cannot_be_told_are_not_replaced(
+    run: Run,
+    model: Path,
+    images: Path,
+    before: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    (before / "result.json").unlink() if content is None else (before / "result.json").write_text(content)
+    held = _contents(before)
+    code, _, err = run("evaluate", model, "--data", images, "--eps", *EPS, "--out", before)
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert "--overwrite" in err
+    assert _contents(before) == held
+
+
+def test_two_functions_of_one_name_share_no_folder(
+    run: Run, own: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own.parent / "other.py").write_text("from mine import good")
+    with few_attacks():
+        assert run("evaluate", "--model-from", "mine:good", "--data", images, "--eps", "0.1")[0] == 0
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    code, _, err = run("evaluate", "--model-from", "other:good", "--data", images, "--eps", "0.1")
+    sys.modules.pop("other", None)
+    assert code == 2
+    assert "(model mine:good, now other:good)" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("fault", ["refused", "stopped", "failed while writing"])
+def test_no_empty_folder_is_left(
+    run: Run, own: Path, images: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    if fault == "failed while writing":
+        monkeypatch.setattr(evaluating, "build_evaluation", stop)
+    else:
+        monkeypatch.setattr(evaluation, "run_checks", stop)
+    name = "breaks" if fault == "refused" else "good"
+    with few_attacks():
+        code, _, _ = run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1")
+    assert code == (2 if fault == "refused" else 130)
+    assert {path.name for path in own.parent.iterdir()} <= {"mine.py", "__pycache__"}
+    with few_attacks():
+        run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1", "--out", "a/b/c")
+    assert not (own.parent / "a").exists()
 
 
 # The user's own model -------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from casemate.errors import DataError, StoreError
 from casemate.files import (
     cache_folder,
+    filling,
     make_folder,
     read_file,
     read_json,
@@ -175,6 +176,63 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
 def test_a_file_in_the_way_of_a_written_folder_stays(tmp_path: Path) -> None:
     write_text(tmp_path / "folder", "old")
     with pytest.raises(StoreError, match="is a file, but a folder"), writing_folder(tmp_path / "folder"):
+        pass
+    assert (tmp_path / "folder").read_text() == "old"
+
+
+def test_a_folder_is_filled_whole_and_keeps_what_is_not_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    for content in ("old", "new"):
+        with filling(folder, ["left"], "facts") as temporary:
+            write_text(temporary / "facts", content)
+            write_text(temporary / content, content)
+            assert not (folder / content).exists()
+        if content == "old":
+            write_text(folder / "left", "of a run before")
+            write_text(folder / "mine", "of the user")
+    assert _names(folder) == ["facts", "mine", "new", "old"]
+    assert (folder / "facts").read_text() == "new"
+    assert _names(tmp_path / "deep") == ["folder"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_exception_inside_fills_nothing(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "deep" / "folder"
+    if exists:
+        write_text(folder / "facts", "old")
+    with pytest.raises(KeyboardInterrupt), filling(folder, ["facts"], "facts") as temporary:  # noqa: PT012
+        write_text(temporary / "facts", "new")
+        raise KeyboardInterrupt
+    assert _names(tmp_path) == (["deep"] if exists else [])
+    assert not exists or _names(folder) == ["facts"]
+    assert not exists or (folder / "facts").read_text() == "old"
+
+
+def test_a_kill_while_a_folder_is_filled_leaves_no_facts_beside_files_of_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    for name in ("a", "b", "facts"):
+        write_text(folder / name, "old")
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == "b":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with pytest.raises(KeyboardInterrupt), filling(folder, [], "facts") as temporary:  # noqa: PT012
+        for name in ("a", "b", "facts"):
+            write_text(temporary / name, "new")
+        monkeypatch.setattr(Path, "replace", killed)
+    assert _names(folder) == ["a", "b"]
+    assert (folder / "a").read_text() == "new"
+    assert (folder / "b").read_text() == "old"
+
+
+def test_a_file_in_the_way_of_a_filled_folder_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder", "old")
+    with pytest.raises(StoreError, match="is a file, but a folder"), filling(tmp_path / "folder", [], "facts"):
         pass
     assert (tmp_path / "folder").read_text() == "old"
 

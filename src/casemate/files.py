@@ -8,8 +8,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,42 @@ def writing_folder(path: Path) -> Iterator[Path]:
             before.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are moved into the folder `path`, on any failure none is.
+
+    What else lies in `path` stays, but for files called one of `names`: those that a run before left there. The file
+    called `last` goes first and comes last, so that beside it all others are of the same run, even after a kill.
+    """
+    path = Path(path)
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    make_folder(path.parent if path in new else path)
+    with _explained(path):
+        home = path.parent if path in new else path  # on the disk where they will lie
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=home))
+    try:
+        with _explained(path):
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                _flush(file)
+            if not path.exists():
+                temporary.chmod(0o777 & ~_umask())
+                temporary.replace(path)
+            else:
+                for name in (last, *names):
+                    (path / name).unlink(missing_ok=True)
+                for file in files:
+                    file.replace(path / file.name)
+                _flush(path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for each in new:
+            with suppress(OSError):  # it holds something
+                each.rmdir()
 
 
 def _flush(path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from casemate import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.attacks import Criterion
+from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluate.alone import ask_alone, clear, in_company
 from casemate.evaluate.cascade import ALREADY, NOBODY
@@ -116,6 +117,14 @@ def fingerprint(model: Classifier) -> str:
     # clones, since tied weights share memory, which the format does not hold
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+
+
+def fingerprint_of_images(images: LabelledImages) -> str:
+    """A SHA-256 that tells images and labels, as they are stored, from all others."""
+    digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
+    for part in (images.pixels, images.labels):
+        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def make_record(
