@@ -103,6 +103,17 @@ def test_a_loaded_model_has_the_fingerprint_of_its_file(folder: Path) -> None:
     assert fingerprint(thirds(19.0)) != fingerprint(model)
 
 
+def test_weights_that_are_tied_have_a_fingerprint_too() -> None:
+    layers = [nn.Linear(64, 64, bias=False) for _ in range(2)]
+    layers[1].weight = layers[0].weight
+    network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 3))
+    model = Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+    before = fingerprint(model)
+    with torch.no_grad():
+        layers[0].weight += 1
+    assert fingerprint(model) != before
+
+
 def test_a_record_holds_no_code(folder: Path) -> None:
     """JSON and safetensors, and nothing else."""
     content = json.loads((folder / "record.json").read_text())
