@@ -30,6 +30,7 @@ from casemate import data
 from casemate.attacks import ATTACKS
 from casemate.cli import (
     attack,
+    attacking,
     changes,
     console,
     defending,
@@ -38,13 +39,14 @@ from casemate.cli import (
     main,
     observers,
     options,
+    outputs,
     train,
     training,
 )
 from casemate.cli.info import Info
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.engine import Store, code_version
-from casemate.errors import DataError, ModelError
+from casemate.errors import DataError, ModelError, SettingError
 from casemate.files import write_json
 from casemate.losses import LossName
 from casemate.models import Description, create, load, save
@@ -53,6 +55,7 @@ from casemate.study.defended import REGULARIZATION
 from casemate.study.scales import SCALES
 from casemate.study.speed import Speed
 from casemate.train.settings import SCHEDULES
+from conftest import Listener
 from test_study import SMOKE, TINY, Run, casemate, finished, runner
 
 COMMANDS = [
@@ -363,6 +366,82 @@ def test_a_targeted_attack_spares_the_target_s_own_images(run: Run, model: Path,
     assert set(examples["target"]) == {3}
     assert len(examples) == 2 * found["images"]
     assert "Target reached, %" in run(*arguments)[1]
+
+
+def test_another_attack_is_not_replaced(run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "found"
+    command = ["attack", model, "--eps", "8/255", "--steps", 2, "--images", 8, "--out", out]
+    assert run(*command)[0] == 0
+    held = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert held.keys() == {"result.json", "examples.parquet", "adversarial.safetensors"}
+    with monkeypatch.context() as patch:
+        patch.setattr(attacking, "attack", lambda *given, **options: pytest.fail("attacked all the same"))
+        for changed, words in (
+            (["--seed", 1], "(seed 0, now 1)"),
+            (["--images", 9], "(images 8, now 9; other images or labels)"),
+            (["--steps", 3], "(attack {"),
+            (["--target", "3"], "target not given, now 3"),
+            (["--inference", "stochastic-affine"], "(inference not given, now stochastic-affine"),
+        ):
+            message = " ".join(_refused(run, *command, *changed).split())
+            assert f"{out} holds an attack on {model} (digits, eps 0.0313725, seed 0), and an attack on" in message
+            assert words in message
+            assert "choose another --out, or give --overwrite to replace it" in message
+        network = create("tiny", input_shape=(1, 28, 28), classes=DIGITS, seed=4)
+        before = model.read_bytes(), model.with_suffix(".json").read_bytes()
+        save(network, model, Description(architecture="tiny", dataset="digits"))
+        assert "(other weights)" in _refused(run, *command)
+        model.write_bytes(before[0])
+        model.with_suffix(".json").write_bytes(before[1])
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == held
+    code, _, err = run(*command)
+    assert code == 0
+    assert "the results of the same run; they are replaced" in " ".join(err.split())
+    (out / "record.json").write_text("of an older evaluation")
+    assert run(*command, "--seed", 1, "--overwrite")[0] == 0
+    assert {path.name for path in out.iterdir()} == held.keys()
+    assert json.loads((out / "result.json").read_text())["seed"] == 1
+
+
+def test_a_refused_attack_leaves_no_folder(run: Run, model: Path, tmp_path: Path) -> None:
+    _refused(run, "attack", model, "--target", "Shirt", "--out", tmp_path / "new" / "found")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "held", "words"),
+    [
+        ({}, {}, None),
+        ({"scale": "full"}, {}, "(scale quick, now full)"),
+        ({"seed": 1}, {}, "(seed 0, now 1)"),
+        ({"dataset": "fashion-mnist"}, {}, "(dataset digits, now fashion-mnist)"),
+        ({"dataset": "fashion-mnist"}, {"stands_in_for": "Fashion-MNIST"}, None),
+        ({"scale": "full"}, {"stands_in_for": "Fashion-MNIST"}, "(scale quick, now full)"),
+    ],
+)
+def test_the_report_of_another_study_is_not_replaced(
+    tmp_path: Path, listener: Listener, changed: dict[str, Any], held: dict[str, Any], words: str | None
+) -> None:
+    about = {"scale": "quick", "dataset": "digits", "seed": 0}
+    outputs.check_report(tmp_path, about, overwrite=False, observer=listener)
+    write_json(tmp_path / "summary.json", about | held)
+    outputs.check_report(tmp_path, about | changed, overwrite=True, observer=listener)
+    assert listener.said == []
+    with contextlib.nullcontext() if words is None else pytest.raises(SettingError, match=re.escape(words)):
+        outputs.check_report(tmp_path, about | changed, overwrite=False, observer=listener)
+    assert len(listener.said) == (words is None)
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "report.html").touch()
+    with pytest.raises(SettingError, match=r"holds report.html, but no summary.json that says of what; the report"):
+        outputs.check_report(tmp_path, about, overwrite=False, observer=listener)
+
+
+def test_a_training_replaces_no_file_beside_its_model(run: Run, tmp_path: Path) -> None:
+    for name in ("result.json", "result.history.csv"):
+        (tmp_path / name).write_text("of something else")
+        message = _refused(run, *TRAIN, "--out", tmp_path / "result.safetensors")
+        assert f"{name} exists already; choose another --out, or give --overwrite" in message
+        (tmp_path / name).unlink()
 
 
 def test_a_planned_attack_attacks_nothing(run: Run, model: Path, tmp_path: Path) -> None:

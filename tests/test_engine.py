@@ -1,5 +1,6 @@
 """Keys, the store and the runner: what is computed again and what is not, and what survives kills and rivals."""
 
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from casemate.engine.provenance import surroundings
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
 from casemate.errors import StoreError
+from casemate.evaluate.examples import read_table
 from casemate.files import write_json
 from conftest import Listener
 
@@ -262,7 +264,28 @@ def test_pieces_come_in_the_order_they_were_made(tmp_path: Path) -> None:
     assert [piece.key for piece in store.pieces()] == ["k2", "k3", "k1"]
 
 
-@pytest.mark.parametrize("content", ["", '{"kind": "cur', "[1, 2]", '{"kind": "curve"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        '{"kind": "cur',
+        "[1, 2]",
+        '{"kind": "curve"}',
+        "[" * 100_000,
+        *(
+            json.dumps(FACTS | change)
+            for change in (
+                {"provenance": []},
+                {"provenance": {"finished": 3}},
+                {"provenance": {"finished": "yesterday"}},
+                {"provenance": {"seconds": "long"}},
+                {"config": None},
+                {"kind": ["curve"]},
+                {"result": "good"},
+            )
+        ),
+    ],
+)
 def test_a_damaged_piece_is_named_and_can_be_cleaned(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
     _put(store)
@@ -273,6 +296,17 @@ def test_a_damaged_piece_is_named_and_can_be_cleaned(tmp_path: Path, content: st
     assert store.unfinished() == [tmp_path / "pieces" / "k1"]
     assert store.discard(tmp_path / "pieces" / "k1") >= 1000
     assert store.find("k1") is None
+
+
+def test_damaged_files_of_a_piece_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    _put(store)
+    piece = store.find("k1")
+    assert piece is not None
+    with pytest.raises(StoreError, match=r"data.bin is damaged: its header is said to take \d+ bytes"):
+        piece.arrays("data.bin")
+    with pytest.raises(StoreError, match=r"cannot read .*data.bin as a table"):
+        read_table(piece.path("data.bin"), StoreError)
 
 
 def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:

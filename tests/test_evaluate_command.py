@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Square
 from casemate.cli import evaluate as options
+from casemate.cli import evaluating
 from casemate.cli.main import main
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
@@ -320,6 +322,149 @@ def test_an_evaluation_that_is_stopped_says_that_nothing_is_kept(
     assert list(tmp_path.iterdir()) == []
 
 
+# What another evaluation left -----------------------------------------------------------------------------------------
+@pytest.fixture
+def before(done: Done, tmp_path: Path) -> Path:
+    """A folder with the files of an evaluation, to be endangered."""
+    return shutil.copytree(done.folder, tmp_path / "before")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _too_late(*arguments: object) -> None:
+    raise AssertionError("attacked before the folder is looked at")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--eps", "0.1"], "(eps [0.1, 0.2], now [0.1])"),
+        (["--norm", "l2"], "(norm linf, now l2)"),
+        (["--budget", "quick"], "(budget standard, now quick)"),
+        (["--seed", "1"], "(seed 0, now 1)"),
+        (["--images", "20"], "(images 40, now 20; other images or labels)"),
+        (["--precision", "bfloat16"], "(precision float32, now bfloat16)"),
+        (["--thorough"], "(thorough False, now True)"),
+        (["--substitute", "MODEL"], "now {model}; another substitute)"),
+        (["OTHER MODEL"], "other weights)"),
+        (["--data", "OTHER IMAGES"], "(other images or labels)"),
+    ],
+)
+def test_another_evaluation_is_not_replaced(
+    run: Run,
+    model: Path,
+    images: Path,
+    before: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    held, other = _contents(before), tmp_path / images.name
+    if "OTHER IMAGES" in changed:
+        np.savez(other, images=255 - IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
+    weights = model
+    if "OTHER MODEL" in changed:
+        description = Description(architecture="linear", dataset="tiny")
+        weights, changed = save(thirds(19.0), tmp_path / model.name, description), []
+    changed = [{"MODEL": str(model), "OTHER IMAGES": str(other)}.get(each, each) for each in changed]
+    command = ["evaluate", weights, "--data", images, "--eps", *EPS, "--out", before]
+    code, out, err = run(*command, *changed)
+    message = " ".join(err.split())
+    assert code == 2
+    assert out == ""
+    assert f"{before} holds an evaluation of {model} (tiny.npz, eps 0.1, 0.2, seed 0), and an evaluation of" in message
+    assert words.format(model=str(model)[:57]).split(";")[0] in message
+    assert message.endswith("choose another --out, or give --overwrite to replace it")
+    assert _contents(before) == held
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_same_evaluation_is_replaced_and_says_so(run: Run, model: Path, images: Path, before: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", *EPS, "--out", before)
+    (before / "notes.txt").write_text("mine")
+    (before / "report.html").write_text("old")
+    code, _, err = run(*command)
+    assert code == 0, err
+    assert "holds the results of the same run; they are replaced" in " ".join(err.split())
+    assert (before / "notes.txt").read_text() == "mine"
+    assert len(Page((before / "report.html").read_text()).tags) > 10
+    assert len(list(before.iterdir())) == 6
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_another_evaluation_is_replaced_if_that_is_asked_for(run: Run, model: Path, images: Path, before: Path) -> None:
+    code, _, err = run("evaluate", model, "--data", images, "--eps", "0.05", "--out", before, "--overwrite")
+    assert code == 0, err
+    assert json.loads((before / "result.json").read_text())["eps"] == [0.05]
+    assert read_record(before / "record.json").eps == (0.05,)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "but no result.json that says of what"),
+        ("{", "but its result.json cannot be read"),
+        ("[]", "but its result.json cannot be read"),
+        ("{}", "holds an evaluation of None"),
+    ],
+)
+def test_results_that_cannot_be_told_are_not_replaced(
+    run: Run,
+    model: Path,
+    images: Path,
+    before: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    (before / "result.json").unlink() if content is None else (before / "result.json").write_text(content)
+    held = _contents(before)
+    code, _, err = run("evaluate", model, "--data", images, "--eps", *EPS, "--out", before)
+    assert code == 2
+    assert words in " ".join(err.split())
+    assert "--overwrite" in err
+    assert _contents(before) == held
+
+
+def test_two_functions_of_one_name_share_no_folder(
+    run: Run, own: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own.parent / "other.py").write_text("from mine import good")
+    with few_attacks():
+        assert run("evaluate", "--model-from", "mine:good", "--data", images, "--eps", "0.1")[0] == 0
+    monkeypatch.setattr(evaluating, "run", _too_late)
+    code, _, err = run("evaluate", "--model-from", "other:good", "--data", images, "--eps", "0.1")
+    sys.modules.pop("other", None)
+    assert code == 2
+    assert "(model mine:good, now other:good)" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("fault", ["refused", "stopped", "failed while writing"])
+def test_no_empty_folder_is_left(
+    run: Run, own: Path, images: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    if fault == "failed while writing":
+        monkeypatch.setattr(evaluating, "build_evaluation", stop)
+    else:
+        monkeypatch.setattr(evaluation, "run_checks", stop)
+    name = "breaks" if fault == "refused" else "good"
+    with few_attacks():
+        code, _, _ = run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1")
+    assert code == (2 if fault == "refused" else 130)
+    assert {path.name for path in own.parent.iterdir()} <= {"mine.py", "__pycache__"}
+    with few_attacks():
+        run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1", "--out", "a/b/c")
+    assert not (own.parent / "a").exists()
+
+
 # The user's own model -------------------------------------------------------------------------------------------------
 OWN = """
     import torch
@@ -460,7 +605,7 @@ class Trap:
 def test_nothing_in_a_file_of_images_is_executed(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     np.savez(path, images=IMAGES.pixels.numpy(), labels=np.array([Trap()], dtype=object))
-    with pytest.raises(DataError, match=r"cannot read .*Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match=r"cannot read .*labels are of type object; expected numbers"):
         read_images(path)
     for name in ("own.npz", "own.safetensors"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
@@ -503,9 +648,13 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
     ("pixels", "labels", "words"),
     [
         (2 * torch.rand(9, *TINY_SHAPE) + 0.5, torch.zeros(9), r"but the model's bounds are (0.0, 1.0)"),
-        (torch.full((9, *TINY_SHAPE), torch.nan), torch.zeros(9), "pixels from nan to nan"),
+        (
+            torch.full((9, *TINY_SHAPE), torch.nan),
+            torch.zeros(9),
+            "9 of 9 images have pixels that are not finite numbers",
+        ),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), 3), "labels from 3 to 3; with 3 classes they run from 0 to 2"),
-        (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "labels from -1 to -1"),
+        (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "label -1 at position 0; labels count classes from 0"),
         (torch.rand(9, 1, 9, 9), torch.zeros(9), "images of shape (9, 1, 9, 9); expected (n, 1, 8, 8)"),
     ],
 )

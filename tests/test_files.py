@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from casemate.errors import DataError, StoreError
 from casemate.files import (
     cache_folder,
+    filling,
     make_folder,
+    read_file,
     read_json,
     write_bytes,
     write_json,
@@ -178,6 +180,63 @@ def test_a_file_in_the_way_of_a_written_folder_stays(tmp_path: Path) -> None:
     assert (tmp_path / "folder").read_text() == "old"
 
 
+def test_a_folder_is_filled_whole_and_keeps_what_is_not_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    for content in ("old", "new"):
+        with filling(folder, ["left"], "facts") as temporary:
+            write_text(temporary / "facts", content)
+            write_text(temporary / content, content)
+            assert not (folder / content).exists()
+        if content == "old":
+            write_text(folder / "left", "of a run before")
+            write_text(folder / "mine", "of the user")
+    assert _names(folder) == ["facts", "mine", "new", "old"]
+    assert (folder / "facts").read_text() == "new"
+    assert _names(tmp_path / "deep") == ["folder"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_exception_inside_fills_nothing(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "deep" / "folder"
+    if exists:
+        write_text(folder / "facts", "old")
+    with pytest.raises(KeyboardInterrupt), filling(folder, ["facts"], "facts") as temporary:  # noqa: PT012
+        write_text(temporary / "facts", "new")
+        raise KeyboardInterrupt
+    assert _names(tmp_path) == (["deep"] if exists else [])
+    assert not exists or _names(folder) == ["facts"]
+    assert not exists or (folder / "facts").read_text() == "old"
+
+
+def test_a_kill_while_a_folder_is_filled_leaves_no_facts_beside_files_of_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    for name in ("a", "b", "facts"):
+        write_text(folder / name, "old")
+    rename = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if self.name == "b":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with pytest.raises(KeyboardInterrupt), filling(folder, [], "facts") as temporary:  # noqa: PT012
+        for name in ("a", "b", "facts"):
+            write_text(temporary / name, "new")
+        monkeypatch.setattr(Path, "replace", killed)
+    assert _names(folder) == ["a", "b"]
+    assert (folder / "a").read_text() == "new"
+    assert (folder / "b").read_text() == "old"
+
+
+def test_a_file_in_the_way_of_a_filled_folder_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder", "old")
+    with pytest.raises(StoreError, match="is a file, but a folder"), filling(tmp_path / "folder", [], "facts"):
+        pass
+    assert (tmp_path / "folder").read_text() == "old"
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path, size = tmp_path / "file", 200_000
     write_bytes(path, b"a" * size)
@@ -222,13 +281,40 @@ def test_json_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe", b""])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"{",
+        b"\xff\xfe",
+        b"",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"a": NaN}',
+        b"[-Infinity]",
+        b"[1e999]",
+        b'{"a": 1, "a": 2}',
+        '"grüße"'.encode("latin-1"),
+    ],
+)
 def test_unreadable_json_raises_the_error_asked_for(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "file.json"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read .*file\.json as JSON"):
         read_json(path, DataError)
+
+
+def test_json_is_read_as_utf_8_whatever_the_locale_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file.json").write_bytes('"grüße"'.encode())
+    monkeypatch.setattr("io.text_encoding", lambda *given: "ascii")
+    assert read_json(tmp_path / "file.json", DataError) == "grüße"
+
+
+def test_a_file_that_cannot_be_read_raises_the_error_asked_for(tmp_path: Path) -> None:
+    for path, words in ((tmp_path, "does not exist"), (tmp_path / ("a" * 300), "File name too long")):
+        with pytest.raises(DataError, match=rf"{words}; expected a good one"):
+            read_file(path, DataError, "a good one")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

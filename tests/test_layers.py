@@ -23,7 +23,13 @@ _ROOMS = (
     "data",
 )
 """From top to bottom; below them lies the ground."""
-_GROUND = (("losses",), ("norms",), ("rng", "memory", "compiled"), ("types", "files", "progress"), ("errors",))
+_GROUND = (
+    ("losses",),
+    ("norms",),
+    ("rng", "memory", "compiled", "arrays"),
+    ("types", "files", "progress"),
+    ("errors",),
+)
 """The modules below all rooms, from top to bottom too."""
 _DOORS = ("__main__", "__init__")
 """What is seen from outside lies above everything: nothing inside goes through it, but for `__version__`."""

@@ -103,6 +103,17 @@ def test_a_loaded_model_has_the_fingerprint_of_its_file(folder: Path) -> None:
     assert fingerprint(thirds(19.0)) != fingerprint(model)
 
 
+def test_weights_that_are_tied_have_a_fingerprint_too() -> None:
+    layers = [nn.Linear(64, 64, bias=False) for _ in range(2)]
+    layers[1].weight = layers[0].weight
+    network = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 3))
+    model = Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+    before = fingerprint(model)
+    with torch.no_grad():
+        layers[0].weight += 1
+    assert fingerprint(model) != before
+
+
 def test_a_record_holds_no_code(folder: Path) -> None:
     """JSON and safetensors, and nothing else."""
     content = json.loads((folder / "record.json").read_text())
@@ -328,6 +339,18 @@ def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
         (lambda content: content.update(attacks=[]), "contradict each other: winners"),
         (lambda content: content.update(robust_accuracy=[2.0, 0.0]), "contradict each other: accuracies"),
         (lambda content: content.update(draws=0), "contradict each other: draws"),
+        (lambda content: content.update(draws=10**18), "contradict each other: draws"),
+        (lambda content: content.update(draws=True), "contradict each other: types"),
+        (lambda content: content.update(seed="0"), "contradict each other: types"),
+        (lambda content: content.update(eps=[10**4000]), "contradict each other: types"),
+        (lambda content: content.update(eps=[True]), "contradict each other: types"),
+        (lambda content: content.update(model=["m"]), "contradict each other: texts"),
+        (lambda content: content.update(classes=[1, 2, 3]), "contradict each other: texts"),
+        (lambda content: content.update(attacks=[{"attack": [], "settings": {}}]), "not a whole record"),
+        (lambda content: content.update(attacks="pgd"), "not a whole record"),
+        (lambda content: content.update(file=""), "not a whole record"),
+        (lambda content: content.update(file="a\0b"), "not a whole record"),
+        (lambda content: content.update(file="a" * 300), "not a whole record"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -346,6 +369,11 @@ def test_a_record_that_is_not_one(copied: Path, change: Callable[[dict[str, Any]
         (lambda tensors: tensors.update(clean=tensors["clean"][:3].clone()), "contradict each other: images, count"),
         (lambda tensors: tensors.update(labels=tensors["labels"].float()), "contradict each other: numbers"),
         (lambda tensors: tensors["index"].zero_(), "contradict each other: count"),
+        (
+            lambda tensors: tensors.update(clean=torch.zeros(40, 1, 0, 8), adversarial=torch.zeros(40, 1, 0, 8)),
+            "contradict each other: images",
+        ),
+        (lambda tensors: tensors.update(clean=tensors["clean"].to(torch.float8_e4m3fn)), "is of type F8_E4M3"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -1,5 +1,6 @@
 """The training loop: it learns, resumes bit for bit, stops early, and refuses what it cannot use."""
 
+import json
 import math
 import os
 import signal
@@ -13,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate.arrays import read_safetensors
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
@@ -26,7 +29,7 @@ from casemate.models.quick.dropout import QuickDropout
 from casemate.train import CrossEntropy, Objective, Trained, Training, fit
 from casemate.train.loop import _batches
 from casemate.train.settings import SCHEDULES
-from casemate.train.state import Weights, snapshot
+from casemate.train.state import Weights, checksum, snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 
 _TRAIN, _VALIDATION = split(tiny_images(150, noise=90, wrong=0.2), 50, 0)
@@ -620,6 +623,34 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match=r"is not a whole training checkpoint \(.*delete it to start afresh"):
             _fit(_EVERYTHING, model=model, checkpoint=checkpoint)
         _assert_same(snapshot(model), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": "2"},
+        {"epoch": -1},
+        {"history": None},
+        {"history": []},
+        {"best_loss": "low"},
+        {"stopped_at": 1.5},
+        None,
+    ],
+)
+def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any] | None) -> None:
+    """Its checksum fits all the same."""
+    checkpoint = tmp_path / "state"
+    with pytest.raises(_Killed):
+        _fit(_EVERYTHING, checkpoint=checkpoint, observer=_KillsIn(3))
+    tensors, metadata = read_safetensors(checkpoint)
+    facts = json.loads(metadata["state"])
+    if change is None:
+        tensors["no title"] = tensors.pop(next(iter(tensors)))
+    text = json.dumps(facts | (change or {}))
+    write = {"state": text, "sha256": checksum(text, tensors)}
+    checkpoint.write_bytes(safetensors.torch.save(tensors, metadata=write))
+    with pytest.raises(TrainingError, match="is not a whole training checkpoint"):
+        _fit(_EVERYTHING, checkpoint=checkpoint)
 
 
 def test_a_folder_as_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ Every write goes to a temporary name in the same folder, is flushed to the disk,
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,48 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def read_json(path: Path, error: type[CasemateError]) -> Any:
-    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed."""
+    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed.
+
+    Malformed are also numbers that JSON does not have or a float does not hold, and a name given twice.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as cause:
-        raise error(f"cannot read {path} as JSON: {cause}") from cause
+        return json.loads(
+            path.read_bytes().decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=unique
+        )
+    except RecursionError as cause:
+        raise error(f"cannot read {path} as JSON: it is nested too deeply") from cause
+    except (OSError, ValueError, MemoryError) as cause:
+        raise error(f"cannot read {path} as JSON: {cause or type(cause).__name__}") from cause
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of JSON. Raises `ValueError` if it holds a name twice, which each reader would understand otherwise."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is given twice")
+        found[name] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    """A number in JSON. Raises `ValueError` if it is none, or infinite."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number that JSON has")
+    return value
+
+
+def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
+    """The bytes of a file, raising `error` when there is none at `path` or it cannot be read."""
+    try:
+        if not path.is_file():
+            raise error(f"{path} does not exist; expected {expected}")
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}; expected {expected}") from cause
+    except MemoryError as cause:
+        raise error(f"cannot read {path}: the memory of this machine does not hold it") from cause
 
 
 @contextmanager
@@ -116,6 +154,42 @@ def writing_folder(path: Path) -> Iterator[Path]:
             before.replace(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
+    """Yield a temporary folder; on success its files are moved into the folder `path`, on any failure none is.
+
+    What else lies in `path` stays, but for files called one of `names`: those that a run before left there. The file
+    called `last` goes first and comes last, so that beside it all others are of the same run, even after a kill.
+    """
+    path = Path(path)
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    make_folder(path.parent if path in new else path)
+    with _explained(path):
+        home = path.parent if path in new else path  # on the disk where they will lie
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=home))
+    try:
+        with _explained(path):
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                _flush(file)
+            if not path.exists():
+                temporary.chmod(0o777 & ~_umask())
+                temporary.replace(path)
+            else:
+                for name in (last, *names):
+                    (path / name).unlink(missing_ok=True)
+                for file in files:
+                    file.replace(path / file.name)
+                _flush(path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for each in new:
+            with suppress(OSError):  # it holds something
+                each.rmdir()
 
 
 def _flush(path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from casemate.cli import outputs
 from casemate.cli.observers import watching
 from casemate.cli.options import DataDir, DatasetName, Flag, Json, Machine, Seed, at_least_one, check_folder
+from casemate.cli.outputs import Overwrite
 from casemate.errors import SettingError
 
 
@@ -77,6 +79,7 @@ class Attack:
     seed: Seed = 0
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: nothing is written)")] = None
     """Write result.json, examples.parquet and adversarial.safetensors here."""
+    overwrite: Overwrite = False
     dry_run: Flag = False
     """Attack nothing: say what would be attacked, at what cost."""
     json: Json = False
@@ -111,6 +114,9 @@ class Attack:
             if self.dry_run:
                 show = partial(attacked.show_estimate, ready)
             else:
+                if self.out is not None:
+                    ready = attacking.with_hashes(ready)
+                    outputs.check_results(self.out, ready.about, overwrite=self.overwrite, observer=observer)
                 found = attacking.attack(ready, keep=self.out is not None, observer=observer)
                 show = partial(attacked.show, ready, found)
                 if self.out is not None:

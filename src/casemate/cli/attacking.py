@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from casemate import data
 from casemate.attacks import ATTACKS, EOT, GradientAttack, Passes, Status
+from casemate.cli import outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.engine.provenance import surroundings
 from casemate.errors import ModelError, SettingError
 from casemate.evaluate import eps_curve, mean, share
 from casemate.evaluate.examples import attack_table, curve_table, write_table
-from casemate.files import write_bytes, write_json
+from casemate.evaluate.record import fingerprint, fingerprint_of_images
+from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier, load
 from casemate.norms import parse_eps
 from casemate.progress import Observer
@@ -244,8 +246,15 @@ def _reach(ready: Ready, target: int, found: Found, keep: bool, observer: Observ
 
 
 def write(folder: Path, ready: Ready, found: Found, threads: int) -> None:
-    """Write result.json, examples.parquet and adversarial.safetensors, each whole or not at all."""
-    write_bytes(folder / "adversarial.safetensors", safetensors.torch.save(found.images))
-    write_table(found.table, folder / "examples.parquet")
+    """Write result.json, examples.parquet and adversarial.safetensors, all or none."""
     provenance = surroundings(ready.about["device"], threads)
-    write_json(folder / "result.json", ready.about | found.as_json() | {"provenance": provenance})
+    with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
+        write_bytes(temporary / "adversarial.safetensors", safetensors.torch.save(found.images))
+        write_table(found.table, temporary / "examples.parquet")
+        write_json(temporary / outputs.RESULT, ready.about | found.as_json() | {"provenance": provenance})
+
+
+def with_hashes(ready: Ready) -> Ready:
+    """The same attack, which also says what tells the model's weights and the images from all others."""
+    hashes = {"fingerprint": fingerprint(ready.model), "images_sha256": fingerprint_of_images(ready.test)}
+    return replace(ready, about=ready.about | hashes)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from casemate.cli import outputs
 from casemate.cli.console import Unmet
 from casemate.cli.observers import watching
 from casemate.cli.options import (
@@ -22,6 +23,7 @@ from casemate.cli.options import (
     check_folder,
     number,
 )
+from casemate.cli.outputs import Overwrite
 from casemate.errors import SettingError
 
 EPS = {"linf": "0.1", "l2": "1", "l1": "10"}
@@ -37,7 +39,7 @@ class Evaluate:
     - Writes report.html, result.json, examples.parquet, and a record of the
       adversarial examples that others can check with `casemate verify`.
     - Says beforehand what each budget takes at most. An evaluation that is
-      stopped leaves nothing.
+      stopped leaves nothing. What another one left in OUT is not replaced.
 
     Examples:
       casemate evaluate model.safetensors --budget quick
@@ -69,6 +71,7 @@ class Evaluate:
     """Exit with 3 if the robust accuracy at the largest eps, a share such as 0.6, is lower, or not to be trusted."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
     """Where the files go."""
+    overwrite: Overwrite = False
     precision: Literal["float32", "bfloat16"] = "float32"
     """In which attacks within a ball look for their way: bfloat16 is much faster on some processors. Whether an image
     fools is always said in float32."""
@@ -112,6 +115,7 @@ class Evaluate:
                 return
             out = self.out or Path("runs") / f"evaluate-{ready.model.short}"
             check_folder(out)
+            outputs.check_results(out, ready.about(), overwrite=self.overwrite, observer=observer)
             observer.say(evaluated.announced(ready))
             found = evaluating.run(ready, observer)
             result = evaluating.write(out, ready, found, threads, observer)

@@ -7,14 +7,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from casemate.cli import given
+from casemate.cli import given, outputs
 from casemate.data import LabelledImages
 from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateWarning
 from casemate.evaluate import Evaluation, evaluate, make_record, seconds_at_most, write_record
 from casemate.evaluate.budgets import Budget
 from casemate.evaluate.examples import evaluation_table, write_table
-from casemate.files import write_json
+from casemate.evaluate.record import fingerprint, fingerprint_of_images
+from casemate.files import filling, write_json
 from casemate.models import Classifier, Precision, load
 from casemate.norms import Ball, Norm, parse_eps
 from casemate.progress import Observer
@@ -56,6 +57,8 @@ class Ready:
     seconds: dict[Budget, float]
     """That each budget takes at most."""
     device: str
+    hashes: dict[str, str | None]
+    """What tells the model's weights, the images and the substitute's weights from all others."""
 
     def about(self) -> dict[str, Any]:
         """What it is, as JSON."""
@@ -73,6 +76,7 @@ class Ready:
             "seed": self.asked.seed,
             "device": self.device,
             "seconds_at_most": self.seconds,
+            **self.hashes,
         }
 
 
@@ -88,7 +92,12 @@ def prepare(asked: Asked, device: str, observer: Observer) -> Ready:
         warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
     with observer.work("Measuring the speed", 0):
         seconds = seconds_at_most(model.model, test, values, norm=asked.norm, thorough=asked.thorough)
-    return Ready(asked, model, images, test, values, substitute, seconds, device)
+    hashes = {
+        "fingerprint": fingerprint(model.model),
+        "images_sha256": fingerprint_of_images(test),
+        "substitute_fingerprint": None if substitute is None else fingerprint(substitute),
+    }
+    return Ready(asked, model, images, test, values, substitute, seconds, device, hashes)
 
 
 def run(ready: Ready, observer: Observer) -> Evaluation:
@@ -113,12 +122,10 @@ def run(ready: Ready, observer: Observer) -> Evaluation:
 
 
 def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
-    """Write the record, result.json, examples.parquet and report.html; return what is in result.json."""
+    """Write the record, result.json, examples.parquet and report.html, all or none; return what is in result.json."""
     record, taken_for = make_record(
         found, ready.model.model, name=ready.model.name, data=ready.images.name, observer=observer
     )
-    write_record(record, folder)
-    write_table(evaluation_table(found, taken_for.numpy()), folder / "examples.parquet")
     result = ready.about() | found.as_json()
     result["fingerprint"] = record.fingerprint
     result["record"] = {
@@ -127,7 +134,9 @@ def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer:
         "robust_accuracy": list(record.robust_accuracy),
     }
     result["provenance"] = surroundings(ready.device, threads)
-    write_json(folder / "result.json", result)
-    with observer.work("Writing the report", 0):
-        build_evaluation(folder)
+    with observer.work("Writing the report", 0), filling(folder, outputs.FILES, outputs.RESULT) as temporary:
+        write_record(record, temporary)
+        write_table(evaluation_table(found, taken_for.numpy()), temporary / "examples.parquet")
+        write_json(temporary / outputs.RESULT, result)
+        build_evaluation(temporary)
     return result

@@ -1,6 +1,7 @@
 """Options that several commands share, each with one meaning and one help text, and the checks that come first."""
 
 import math
+import os
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +11,6 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from casemate.errors import SettingError, StoreError
-from casemate.files import make_folder
 from casemate.progress import Observer
 
 DatasetName = Literal["fashion-mnist", "digits"]
@@ -120,10 +120,15 @@ class Selection:
 
 
 def check_folder(path: Path) -> None:
-    """Make sure, before anything is computed, that files can be written into `path`. Raises `StoreError`."""
-    make_folder(path)
+    """Make sure, before anything is computed, that files can be written into `path`, which is not made yet.
+
+    Raises `StoreError`.
+    """
     try:
-        tempfile.TemporaryFile(dir=path).close()
+        place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+        if not place.is_dir():
+            raise StoreError(f"{place} is a file, but a folder is expected there: choose another --out")
+        tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise StoreError(f"cannot write into {path}: {error.strerror or error}; choose another --out") from error
 

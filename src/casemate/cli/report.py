@@ -7,9 +7,10 @@ from typing import Annotated
 from rich.markup import escape
 from tyro.conf import arg
 
-from casemate.cli import console
+from casemate.cli import console, outputs
 from casemate.cli.observers import watching
 from casemate.cli.options import Device, Json, Selection, check_folder, resolve
+from casemate.cli.outputs import Overwrite
 from casemate.errors import SettingError
 from casemate.study.catalogue import choose
 
@@ -27,6 +28,7 @@ class Report:
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
     """Where the report goes."""
+    overwrite: Overwrite = False
     device: Device = "auto"
     json: Json = False
 
@@ -46,6 +48,7 @@ class Report:
                     "with the same options first"
                 )
             check_folder(out)
+            outputs.check_report(out, studying.identity(study), overwrite=self.overwrite, observer=observer)
             path = studying.write_report(study, pieces, out, observer)
         if self.json:
             console.show_json({"report": str(path), "finished": len(pieces), "pieces": total})

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from casemate.cli import outputs
 from casemate.cli.observers import watching
 from casemate.cli.options import Flag, Json, Machine, Selection, check_folder
+from casemate.cli.outputs import Overwrite
 from casemate.errors import StoreError
 from casemate.study.catalogue import choose
 
@@ -29,6 +31,7 @@ class Study:
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
     """Where the report goes."""
+    overwrite: Overwrite = False
     no_report: Flag = False
     """Compute only; `casemate report` makes the report later."""
     dry_run: Flag = False
@@ -53,6 +56,8 @@ class Study:
                 show = partial(studying.show_plan, study, studying.measure(study, observer))
             else:
                 report = None if self.no_report else out
+                if report is not None:
+                    outputs.check_report(report, studying.identity(study), overwrite=self.overwrite, observer=observer)
                 show = partial(
                     studying.show_results, study, studying.compute(study, self.selection, threads, report, observer)
                 )

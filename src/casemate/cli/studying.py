@@ -78,6 +78,11 @@ def _header(study: Study) -> dict[str, Any]:
     }
 
 
+def identity(study: Study) -> dict[str, Any]:
+    """What tells a study's report from those of others, as its summary.json says it."""
+    return {"scale": study.setup.scale.name, "dataset": study.dataset.name, "seed": study.setup.seed}
+
+
 def show_plan(study: Study, speed: Speed, *, as_json: bool) -> None:
     """Print the pieces: what is finished, and the time the rest would take."""
     planned, setup = study.plan, study.setup

@@ -10,6 +10,7 @@ from tyro.conf import arg
 from casemate.cli.defense import DefenseName, Distilling, Neighbours, WorstCase, objective_of
 from casemate.cli.observers import watching
 from casemate.cli.options import DataDir, DatasetName, Flag, Json, Machine, Seed, check_folder
+from casemate.cli.outputs import WAY_OUT
 from casemate.errors import ModelError, SettingError
 
 _CHANGES = (
@@ -94,7 +95,7 @@ class Train:
     out: Annotated[Path, arg(metavar="FILE")] = Path("model.safetensors")
     """Where the model goes."""
     overwrite: Flag = False
-    """Replace a finished model in OUT."""
+    """Replace a finished model in OUT, or files that are in the way of those beside it."""
     history: Literal["csv", "parquet"] = "csv"
     """Format of the history beside the model."""
     seed: Seed = 0
@@ -157,5 +158,8 @@ class Train:
         for role, held in (("start", self.start), ("teacher", self.distillation.teacher)):
             if held is not None and held.resolve() == self.out.resolve():
                 raise SettingError(f"{self.out} is the --{role} itself, which must stay; choose another --out")
-        if self.out.exists() and not (self.checkpoint.exists() or self.overwrite or self.dry_run):
-            raise SettingError(f"{self.out} exists already; choose another --out, or give --overwrite to replace it")
+        beside = (self.out.with_suffix(".json"), self.out.with_suffix(f".history.{self.history}"))
+        if not (self.checkpoint.exists() or self.overwrite or self.dry_run):
+            for path in (self.out, *beside):
+                if path.exists():
+                    raise SettingError(f"{path} exists already; {WAY_OUT}")

@@ -59,6 +59,8 @@ OFFICIAL_URLS = (
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
 )
 """The authors' repository, and the copy that Keras downloads. Whatever answers is verified like any file."""
+_SLACK = 1 << 20
+"""Bytes by which a packed file may be larger than what it holds."""
 _TIMEOUT = 15.0
 """Seconds without an answer after which a download is given up."""
 
@@ -120,11 +122,13 @@ def _fetch_https(target: Path, observer: Observer) -> None:
             try:
                 with (
                     urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
-                    observer.work(f"Fetching {file.name}", float(answer.headers.get("Content-Length") or 0)) as go,
+                    observer.work(f"Fetching {file.name}", float(answer.length or 0)) as go,
                     tempfile.NamedTemporaryFile(suffix=".gz") as part,
                 ):
                     while chunk := answer.read(1 << 18):
                         part.write(chunk)
+                        if part.tell() > file.size + _SLACK:
+                            raise DataError("it sends more than the file has, even unpacked")
                         go(len(chunk), "")
                     part.flush()
                     read_verified(Path(part.name), file)

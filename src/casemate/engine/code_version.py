@@ -12,10 +12,10 @@ from pathlib import Path
 _PACKAGE = "casemate"
 _ROOT = Path(__file__).resolve().parents[1]
 _NEUTRAL = tuple(
-    f"{_PACKAGE}.{name}" for name in ("errors", "files", "progress", "types", "data.fashion_mnist", "engine")
+    f"{_PACKAGE}.{name}" for name in ("arrays", "errors", "files", "progress", "types", "data.fashion_mnist", "engine")
 )
-"""Modules and rooms that cannot change a number: messages, writes, progress, annotations, scheduling, and the finding
-of data whose bytes are verified by checksum."""
+"""Modules and rooms that cannot change a number: messages, reading and writing, progress, annotations, scheduling, and
+the finding of data whose bytes are verified by checksum."""
 
 
 def _is_neutral(module: str) -> bool:

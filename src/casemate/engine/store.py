@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import filelock
 from casemate.errors import StoreError
 from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
 
+_FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
+"""What every piece.json says, and in what form."""
 _PATIENCE = 0.5
 """Seconds to wait for a lock that another process only holds to look at something."""
 
@@ -44,6 +47,16 @@ class Piece:
         if not path.is_file():
             raise StoreError(f"{path} is missing from a finished piece; run `casemate store clean --all` and try again")
         return path
+
+    def arrays(self, name: str) -> dict[str, Any]:
+        """The NumPy arrays in a .safetensors file of the piece. Raises `StoreError` if it is not there, or damaged."""
+        from casemate.arrays import UnsoundError, read_safetensors  # with PyTorch, which the help does without
+
+        path = self.path(name)
+        try:
+            return {key: tensor.numpy() for key, tensor in read_safetensors(path)[0].items()}
+        except UnsoundError as error:
+            raise StoreError(f"{path} is damaged: {error}; run `casemate store clean --all` and try again") from error
 
     @property
     def size(self) -> int:
@@ -83,7 +96,7 @@ class Store:
             facts = None if folder.name.startswith(".") else _facts_of(folder)
             if facts is not None:
                 found.append(Piece(folder.name, folder, facts))
-        return sorted(found, key=lambda piece: piece.facts["provenance"].get("finished", ""))
+        return sorted(found, key=lambda piece: piece.facts["provenance"].get("finished") or "")
 
     def _acquire(self, key: str, patience: float) -> filelock.BaseFileLock | None:
         """Take the key's lock, or return None if another process holds it for longer than `patience` seconds."""
@@ -108,7 +121,7 @@ class Store:
         holder = self._locks / f"{key}.pid"
         lock = self._acquire(key, _PATIENCE)
         if lock is None:
-            pid = holder.read_text() if holder.is_file() else "unknown"
+            pid = holder.read_text(errors="replace")[:20] if holder.is_file() else "unknown"
             raise StoreError(
                 f"another process (pid {pid}) is computing this piece in {self.root}; wait for it and run the same "
                 "command again, or use another --store"
@@ -190,8 +203,24 @@ def _facts_of(folder: Path) -> dict[str, Any] | None:
         facts = read_json(folder / "piece.json", StoreError)
     except StoreError:
         return None
-    expected = {"kind", "name", "code", "result", "provenance"}
-    return facts if isinstance(facts, dict) and expected <= facts.keys() else None
+    if not isinstance(facts, dict) or not facts.keys() >= _FACTS.keys():
+        return None
+    made = facts["provenance"]
+    sound = all(isinstance(facts[name], kind) for name, kind in _FACTS.items())
+    return facts if sound and _is_moment(made.get("finished")) and _is_seconds(made.get("seconds")) else None
+
+
+def _is_moment(value: Any) -> bool:
+    """Whether this is a moment in ISO 8601, or none."""
+    try:
+        return value is None or bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_seconds(value: Any) -> bool:
+    """Whether this is a number of seconds, or none."""
+    return value is None or (type(value) in (int, float) and 0 <= value < 1e12)
 
 
 def size_of(folder: Path) -> int:

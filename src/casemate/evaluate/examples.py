@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from casemate.attacks import AttackResult, Status
+from casemate.errors import CasemateError
 from casemate.evaluate.cascade import ALREADY, NOBODY
 from casemate.evaluate.clean import CleanResult
 from casemate.evaluate.curves import Curve
@@ -94,6 +95,14 @@ def evaluation_table(found: Evaluation, taken_for: np.ndarray) -> pl.DataFrame:
         }
     )
     return table.with_columns(pl.col("fooled_at", "distance").fill_nan(None))
+
+
+def read_table(path: Path, error: type[CasemateError]) -> pl.DataFrame:
+    """Read Parquet, raising `error` (a class of the tree in `errors`) when it is missing or damaged."""
+    try:
+        return pl.read_parquet(path)
+    except (OSError, MemoryError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
+        raise error(f"cannot read {path} as a table: {cause}") from cause
 
 
 def write_table(table: pl.DataFrame, path: Path) -> Path:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from casemate import __version__
+from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.attacks import Criterion
+from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluate.alone import ask_alone, clear
 from casemate.evaluate.cascade import ALREADY, NOBODY
@@ -46,6 +47,10 @@ _CLAIMS = (
     "clean_accuracy",
     "robust_accuracy",
 )
+_MOST_DRAWS = 10_000
+"""A record that asks for more would never be checked to its end."""
+_MOST = 1e12
+"""No eps is as large; whole numbers in JSON may be too large for a float."""
 _TENSORS = ("clean", "adversarial", "labels", "index", "winner")
 
 
@@ -109,8 +114,18 @@ class Record:
 
 def fingerprint(model: Classifier) -> str:
     """The SHA-256 of the file that `casemate.save_model` writes of a model: what tells its weights from all others."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    # clones, since tied weights share memory, which the format does not hold
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+
+
+def fingerprint_of_images(images: LabelledImages) -> str:
+    """A SHA-256 that tells images and labels, as they are stored, from all others."""
+    digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
+    for part in (images.pixels, images.labels):
+        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def make_record(
@@ -180,14 +195,14 @@ def read_record(path: Path) -> Record:
     try:
         file = path.parent / Path(content["file"]).name  # a record names no place but its own folder
         raw = file.read_bytes()
-        tensors = safetensors.torch.load(raw)
+        tensors = parse_safetensors(raw)
         parts: dict[str, Any] = {name: content[name] for name in _CLAIMS}
         parts |= {name: tuple(parts[name]) for name in ("classes", "eps", "robust_accuracy")}
         parts["attacks"] = {each["attack"]: each["settings"] for each in content["attacks"]}
         parts |= {name: tensors[name] for name in _TENSORS}
         record = Record(**parts, images_match=hashlib.sha256(raw).hexdigest() == content["sha256"])
         _check(path, record)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, safetensors.SafetensorError) as error:
+    except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         why = f"{type(error).__name__}: {error}"
         raise RecordError(f"{path} and the images beside it are not a whole record: {why}") from error
     return record
@@ -196,8 +211,15 @@ def read_record(path: Path) -> Record:
 def _check(path: Path, record: Record) -> None:
     """Raise `RecordError` unless all parts have the sizes and types that they need."""
     count = len(record.labels)
+    texts = (record.model, record.fingerprint, record.data, record.version, *record.classes, *record.attacks)
+    numbers = (*record.eps, record.clean_accuracy, *record.robust_accuracy)
     sound = {
-        "images": record.clean.shape == record.adversarial.shape and record.clean.ndim == 4,
+        "texts": all(isinstance(each, str) for each in texts),
+        "types": all(type(each) in (int, float) and abs(each) < _MOST for each in numbers)
+        and all(type(each) is int for each in (record.seed, record.draws)),
+        "images": record.clean.shape == record.adversarial.shape
+        and record.clean.ndim == 4
+        and record.clean.numel() > 0,
         "type of images": record.clean.dtype == record.adversarial.dtype == torch.float32,
         "numbers": all(
             each.dtype == torch.int64 and each.shape == (count,)
@@ -208,7 +230,7 @@ def _check(path: Path, record: Record) -> None:
         "winners": bool(((record.winner >= ALREADY) & (record.winner < len(record.attacks))).all()),
         "norm": record.norm in get_args(Norm),
         "eps": len(record.eps) > 0 and record.eps == tuple(sorted(record.eps)) and record.eps[0] > 0,
-        "draws": record.draws >= 1,
+        "draws": 1 <= record.draws <= _MOST_DRAWS,
         "accuracies": len(record.robust_accuracy) == len(record.eps)
         and all(0 <= each <= 1 for each in (record.clean_accuracy, *record.robust_accuracy)),
     }

@@ -5,21 +5,24 @@ metrics, code version, and the SHA-256 of the weights file. A pickle is refused,
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from casemate import __version__
+from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.errors import ModelError
-from casemate.files import read_json, write_bytes, write_json
+from casemate.files import read_file, read_json, write_bytes, write_json
 from casemate.models.classifier import Classifier
 from casemate.models.registry import create, names
 
 _SCHEMA = 1
+_SMALL = 1 << 24
+"""Pixels times classes; as many weights take 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +73,11 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
         architecture: refuse anything but this network (None: whatever the sidecar names).
 
     Raises:
-        ModelError: not safetensors, no sidecar, a checksum or an architecture that does not match.
+        ModelError: not safetensors, no sidecar, a checksum or an architecture that does not match, or a sidecar that
+            says what cannot be.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist; expected a .safetensors file written by casemate")
-    raw = path.read_bytes()
+    raw = read_file(path, ModelError, "a .safetensors file written by casemate")
     tensors = _tensors(path, raw)
     if not sidecar_of(path).is_file():
         raise ModelError(f"{sidecar_of(path)} is missing; {path.name} needs its sidecar to say what network it is")
@@ -96,6 +98,7 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
             )
         if named not in names():
             raise ModelError(f"{path} holds a {named}, which is not registered here; known: {', '.join(names())}")
+        _check_sidecar(sidecar)
         description = Description(
             architecture=named,
             dataset=sidecar["dataset"],
@@ -103,31 +106,75 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
             seed=sidecar["seed"],
             metrics=sidecar["metrics"],
         )
-        channels, height, width = sidecar["input_shape"]
-        model = create(named, input_shape=(channels, height, width), classes=tuple(sidecar["classes"]))
-        if sidecar["normalised"]:
-            model.mean, model.std = tensors["mean"], tensors["std"]
-        low, high = sidecar["bounds"]
-        model.bounds = (float(low), float(high))
-    except (KeyError, TypeError, ValueError) as error:
+        model = _network(path, sidecar, tensors)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{sidecar_of(path)} is not a sidecar of casemate: {error!r}") from error
-    _fill(model, tensors, path)
+    model.load_state_dict(tensors)
     return model.eval(), description
 
 
+def _check_sidecar(sidecar: dict[str, Any]) -> None:
+    """Raise `ValueError` unless everything that a sidecar says of a model is of its kind."""
+    shape, classes, bounds = sidecar["input_shape"], sidecar["classes"], sidecar["bounds"]
+    sound = {
+        "input_shape": len(shape) == 3 and all(type(size) is int and size >= 1 for size in shape),
+        "classes": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
+        "bounds": len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] < bounds[1],
+        "normalised": isinstance(sidecar["normalised"], bool),
+        "seed": type(sidecar["seed"]) is int,
+        "dataset": isinstance(sidecar["dataset"], str),
+        "recipe": isinstance(sidecar["recipe"], dict),
+        "metrics": isinstance(sidecar["metrics"], dict),
+    }
+    wrong = [name for name, holds in sound.items() if not holds]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} cannot be: {', '.join(str(sidecar[name])[:100] for name in wrong)}")
+
+
+def _network(path: Path, sidecar: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Classifier:
+    """The network that a sidecar names, without its weights; no larger than the file holds weights for."""
+    shape, classes = tuple(sidecar["input_shape"]), tuple(sidecar["classes"])
+
+    def made(where: str) -> Classifier:
+        with torch.device(where):
+            model = create(sidecar["architecture"], input_shape=shape, classes=classes)
+        if sidecar["normalised"]:
+            model.mean, model.std = tensors["mean"].to(where), tensors["std"].to(where)
+        low, high = sidecar["bounds"]
+        model.bounds = (float(low), float(high))
+        return model
+
+    try:
+        try:
+            planned = made("meta")  # which takes no memory, whatever the sidecar says
+        except (RuntimeError, NotImplementedError):
+            if math.prod(shape) * len(classes) > _SMALL:
+                raise
+            planned = made("cpu")  # a network of the user's own that PyTorch cannot plan
+        _check_weights(planned, tensors, path)
+        return made("cpu")
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: a {sidecar['architecture']} cannot be made for images of shape {shape} and {len(classes)} "
+            f"classes, as its sidecar says: {error}"
+        ) from error
+
+
 def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
+    """The weights in a file. Raises `ModelError` for a pickle, and for what is not a whole file of tensors."""
     if raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
         raise ModelError(
             f"{path} is a pickle (or a PyTorch .pt file), which could execute code when opened, so it is not. "
             "Save the state dict as .safetensors and load that."
         )
     try:
-        return safetensors.torch.load(raw)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        return parse_safetensors(raw)
+    except UnsoundError as error:
         raise ModelError(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def _fill(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _check_weights(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise `ModelError` unless the tensors are the weights of such a model."""
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     wrong = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
@@ -136,4 +183,9 @@ def _fill(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> No
             f"{path} holds the weights of another network: missing {missing[:3]}, unexpected {extra[:3]}, "
             f"of another shape {sorted(wrong)[:3]}"
         )
-    model.load_state_dict(tensors)
+    mean, std = tensors.get("mean"), tensors.get("std")
+    channels = (1, model.input_shape[0], 1, 1)
+    if mean is not None and std is not None:
+        finite = bool(mean.isfinite().all() and std.isfinite().all() and (std > 0).all())
+        if tuple(mean.shape) != channels or tuple(std.shape) != channels or not finite:
+            raise ModelError(f"{path}: its mean and std are not a finite number for each of {channels[1]} channels")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import safetensors.numpy
 
 from casemate.report.charts import Figure, canvas, finished, shown
 from casemate.study.results import Pieces
@@ -78,7 +77,7 @@ def augmented(pieces: Pieces) -> list[Figure | None]:
     piece = pieces.get("E5/samples")
     if piece is None:
         return []
-    images = safetensors.numpy.load_file(piece.path("images.safetensors"))
+    images = piece.arrays("images.safetensors")
     return [_strips(images, titles, words) for titles, words in _AUGMENTED]
 
 
@@ -87,7 +86,7 @@ def neighbours(pieces: Pieces) -> Figure | None:
     piece = pieces.get("E6/neighbours")
     if piece is None:
         return None
-    images = safetensors.numpy.load_file(piece.path("images.safetensors"))
+    images = piece.arrays("images.safetensors")
     settings = piece.result["settings"]
     words = "; ".join(
         f"{title}: pixels from {facts['lowest']:.2f} to {facts['highest']:.2f}, {shown(facts['changed_pixels'])} of "

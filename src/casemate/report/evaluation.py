@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-import safetensors.numpy
-
 from casemate import __version__
+from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
 from casemate.evaluate.budgets import WORDS
+from casemate.evaluate.examples import read_table
 from casemate.evaluate.findings import CHECKS
 from casemate.files import read_json, write_text
 from casemate.report import judged
@@ -23,8 +22,12 @@ _LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
 def build_evaluation(folder: Path) -> Path:
     """Write report.html into a folder with result.json, examples.parquet and adversarial.safetensors; return it."""
     result = read_json(folder / "result.json", RecordError)
-    table = pl.read_parquet(folder / "examples.parquet")
-    images = safetensors.numpy.load_file(folder / "adversarial.safetensors")
+    table = read_table(folder / "examples.parquet", RecordError)
+    try:
+        tensors, _ = read_safetensors(folder / "adversarial.safetensors")
+    except UnsoundError as error:
+        raise RecordError(f"cannot read {folder / 'adversarial.safetensors'}: {error}") from error
+    images = {name: tensor.numpy() for name, tensor in tensors.items()}
     with styled():
         figures = [
             judged.accuracy_over_eps(result),

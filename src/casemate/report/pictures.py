@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
@@ -22,7 +21,7 @@ def samples(pieces: Pieces) -> Figure | None:
     piece = pieces.get("data/samples")
     if piece is None:
         return None
-    rows = safetensors.numpy.load_file(piece.path("images.safetensors"))["samples"]
+    rows = piece.arrays("images.safetensors")["samples"]
     classes = piece.result["classes"]
     drawing, axes = canvas(len(classes), 1, 8, 0.62 * len(classes))
     for place, name, images in zip(axes[:, 0], classes, rows, strict=True):
@@ -166,7 +165,7 @@ def before_after(pieces: Pieces, task: str, name: str, title: str, caption: str)
     piece = pieces.get(task)
     if piece is None:
         return None
-    images = safetensors.numpy.load_file(piece.path("images.safetensors"))
+    images = piece.arrays("images.safetensors")
     result = piece.result
     attacks = list(result["attacks"])
     drawing, axes = canvas(

@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 
 from casemate.engine import Piece
+from casemate.errors import StoreError
 from casemate.evaluate import mcnemar, mean, share
 from casemate.evaluate.budgets import Budget
+from casemate.evaluate.examples import read_table
 from casemate.study.models import Model
 from casemate.study.tasks import LOSSES
 
@@ -150,7 +152,7 @@ class Judged:
 
 @lru_cache(maxsize=512)
 def _table(path: Path) -> pl.DataFrame:
-    return pl.read_parquet(path)
+    return read_table(path, StoreError)
 
 
 def _rows(piece: Piece, axis: str | None, value: float | None) -> pl.DataFrame:

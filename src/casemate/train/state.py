@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import TrainingError
 from casemate.files import write_bytes
 
@@ -80,18 +80,29 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
     Raises `TrainingError` if the file is damaged or belongs to another training.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_safetensors(path)
         if metadata["sha256"] != checksum(metadata["state"], tensors):
             raise ValueError("its checksum does not match")
         facts = json.loads(metadata["state"])
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        if facts["fingerprint"] != fingerprint:
+            raise TrainingError(f"{path} belongs to a training with other settings, model or data; use another path")
+        return _restored(facts, tensors, model, optimizer)
+    except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TrainingError(
             f"{path} is not a whole training checkpoint ({error}); delete it to start afresh"
         ) from error
-    if facts["fingerprint"] != fingerprint:
-        raise TrainingError(f"{path} belongs to a training with other settings, model or data; use another path")
+
+
+def _restored(
+    facts: dict[str, Any], tensors: Weights, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    """Fill `model` and `optimizer`; return the rest."""
+    fingerprint = facts["fingerprint"]
+    whole = [facts["epoch"], facts["best_epoch"], *([] if facts["stopped_at"] is None else [facts["stopped_at"]])]
+    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(facts["best_loss"], int | float):
+        raise ValueError("its epochs and losses are not numbers")
+    if not isinstance(facts["history"], list) or len(facts["history"]) != facts["epoch"]:
+        raise ValueError("its history is not a row per epoch")
     state = TrainingState(
         fingerprint=fingerprint,
         epoch=facts["epoch"],

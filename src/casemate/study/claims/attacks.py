@@ -1,7 +1,6 @@
 """The rules of the paper's claims about the undefended network and the two attacks."""
 
 import numpy as np
-import safetensors.numpy
 
 from casemate.losses import TITLES
 from casemate.study import paper
@@ -104,7 +103,7 @@ def background(evidence: Evidence) -> Found:
     piece = evidence.pieces.get("E3/pictures")
     if piece is None:
         return NOTHING
-    images = safetensors.numpy.load_file(piece.path("images.safetensors"))
+    images = piece.arrays("images.safetensors")
     black = images["clean"] == 0
     shares = {
         name: float((np.abs(images[name] - images["clean"])[black] > 1e-6).mean()) for name in images if name != "clean"
