@@ -1,0 +1,265 @@
+"""What CUDA graphs, the frozen copy and bfloat16 are worth on a GPU: input gradients, training epochs, sweeps, APGD.
+
+`python benchmarks/speed/gpu.py` writes `gpu.json`. With `--device cpu`: few images, no graphs, to see that it runs.
+"""
+
+import argparse
+import copy
+import importlib
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casemate import (
+    APGD,
+    BIM,
+    FGSM,
+    Classifier,
+    LabelledImages,
+    Training,
+    create,
+    eps_curve,
+    fit,
+    load_data,
+    split,
+    subset,
+)
+from casemate.attacks import Criterion, held, input_gradient
+from casemate.models.quick.alike import largest_difference, own_randomness
+from casemate.models.quick.coarse import in_bfloat16
+from casemate.models.quick.replayed import Replayed, replaying
+
+HERE = Path(__file__).resolve().parent
+FREEZE = importlib.import_module("casemate.models.quick.freeze")
+EPS = [0.01, 0.025, 0.05, 0.1, 0.15, 0.2]
+SEED = 0
+CHECKED = 32
+
+
+class Block(nn.Module):
+    """Two convolutions and a short cut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.one, self.n1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.two, self.n2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        same = stride == 1 and inputs == outputs
+        project = [] if same else [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)]
+        self.short = nn.Sequential(*project)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps that come out."""
+        out = torch.relu(self.n1(self.one(maps)))
+        return torch.relu(self.n2(self.two(out)) + self.short(maps))
+
+
+def resnet18(images: int) -> Classifier:
+    """A ResNet-18 for 3 x 32 x 32 with random weights, its batch norms fitted to noise."""
+    torch.manual_seed(SEED)
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    inputs = 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
+        inputs = outputs
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.rand(images, 3, 32, 32))
+    mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+    return Classifier(network, input_shape=(3, 32, 32), classes=tuple("0123456789"), mean=mean, std=std).eval()
+
+
+class Bench:
+    """The measures, on one device."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.few = device, device == "cpu"
+        self.replaying = FREEZE.replaying
+        self.seconds = 0.05 if self.few else 0.25
+
+    def wait(self) -> None:
+        """Until the GPU is done."""
+        if not self.few:
+            torch.cuda.synchronize()
+
+    def graphs(self, on: bool) -> None:
+        """Whether the frozen copy may replay CUDA graphs."""
+        FREEZE.replaying = self.replaying if on else (lambda *_: None)
+
+    def rate(self, run: Callable[[], Any], images: int) -> float:
+        """Images a second: the median of what fits into a quarter of a second, after three runs."""
+        for _ in range(3):
+            run()
+        self.wait()
+        times: list[float] = []
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < self.seconds or len(times) < 5:
+            start = time.perf_counter()
+            run()
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return images / statistics.median(times)
+
+    def gradients(self, name: str, model: Classifier, images: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Input gradients of one batch by every copy, and by how much logits and gradients are apart."""
+        batch = len(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        ask = partial(_gradient, images=images, labels=labels)
+        row: dict[str, Any] = {"network": name, "batch": batch, "tf32": torch.backends.cudnn.allow_tf32}
+        rates: dict[str, float] = {}
+        self.graphs(False)
+        with held(model, images, pass_size=batch) as both:
+            plain = both.copy
+            expected = ask(plain)
+            rates["original"] = self.rate(partial(ask, model), batch)
+            rates["frozen"] = self.rate(partial(ask, plain), batch)
+            row["frozen_used"] = plain.network is not model.network
+            row["frozen_difference"] = both.difference
+            row["frozen_apart"] = _apart(ask(model), expected)
+            row["same_bits_twice"] = _same(expected, ask(plain))
+            coarse = in_bfloat16(plain)
+            rates["bfloat16"] = self.rate(partial(ask, coarse), batch)
+            row["bfloat16_apart"] = _apart(expected, ask(coarse))
+            if not self.few:
+                made = _forced(plain)
+                rates["frozen, replayed"] = self.rate(partial(ask, made), batch)
+                row["replayed_apart"], row["replayed_same_bits"] = (
+                    _apart(expected, ask(made)),
+                    _same(expected, ask(made)),
+                )
+                row["replayed_apart_when_checked"] = _checked(model, plain, made, images)
+                row["replaying_accepts"] = replaying(plain, images[:CHECKED]) is not None
+                rates["bfloat16, replayed"] = self.rate(partial(ask, _forced(coarse)), batch)
+        self.graphs(True)
+        with held(model, images, pass_size=batch, precision="bfloat16") as both:
+            rates["as chosen"] = self.rate(partial(ask, both.copy), batch)
+            row["chosen_replayed"] = isinstance(both.copy.network, Replayed)
+            row["bfloat16_chosen"] = both.coarse is not None
+            if both.coarse is not None:
+                rates["bfloat16, as chosen"] = self.rate(partial(ask, both.coarse), batch)
+                row["bfloat16_chosen_replayed"] = isinstance(both.coarse.network, Replayed)
+        return row | {"gradients_per_second": rates}
+
+    def timed(self, what: str, run: Callable[[], Any], **more: Any) -> tuple[dict[str, Any], Any]:
+        """Seconds by the clock."""
+        self.wait()
+        start = time.perf_counter()
+        found = run()
+        self.wait()
+        row = {"what": what, "seconds": time.perf_counter() - start, "tf32": torch.backends.cudnn.allow_tf32, **more}
+        return row, found
+
+    def apgd(self, name: str, model: Classifier, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[Any]:
+        """APGD with and without graphs; the first run only loads kernels."""
+        rows, found = [], {}
+        for graphs in (None, False, True):
+            self.graphs(bool(graphs))
+            attack = partial(APGD(eps=eps, steps=steps), model, images, labels, seed=SEED)
+            row, result = self.timed(f"APGD-{steps} at {eps:.4f} on {name}", attack, n=len(images), graphs=graphs)
+            if graphs is not None:
+                found[graphs] = result
+                row |= {"robust_accuracy": result.robust_accuracy, "forward": result.passes.forward}
+                rows.append(row)
+        self.graphs(True)
+        first, second = found[False], found[True]
+        rows[-1]["same_status"] = int((first.status == second.status).sum())
+        rows[-1]["images_apart"] = float((first.adversarial - second.adversarial).abs().max())
+        return rows
+
+    def sweeps(self, model: Classifier, images: LabelledImages) -> list[Any]:
+        """FGSM and BIM over six values of eps, with and without graphs."""
+        rows = []
+        for title, attack in (("FGSM", FGSM(eps=0.1)), ("BIM-10", BIM(eps=0.1, steps=10))):
+            for worst in (True, False):
+                for graphs in (False, True):
+                    self.graphs(graphs)
+                    run = partial(eps_curve, model, attack, images, EPS, only_worst=worst, seed=SEED)
+                    what = f"{title}, {len(EPS)} values of eps, {'worst' if worst else 'last'}"
+                    row, curve = self.timed(what, run, n=len(images), graphs=graphs)
+                    rows.append(row | {"accuracy": curve.worst.mean(0).tolist()})
+        self.graphs(True)
+        return rows
+
+
+def _gradient(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return input_gradient(model, images, Criterion(labels), "ce")
+
+
+def _apart(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[float]:
+    """Largest difference of logits and of gradients, as shares of the largest."""
+    return [largest_difference(one.double(), other.double()) for one, other in zip(expected, seen, strict=True)]
+
+
+def _same(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[bool]:
+    return [torch.equal(one, other) for one, other in zip(expected, seen, strict=True)]
+
+
+def _forced(model: Classifier) -> Classifier:
+    """A view that replays whether or not that is worth while."""
+    made = copy.copy(model)
+    made._modules = {**model._modules, "network": Replayed(model.network)}
+    return made
+
+
+def _checked(model: Classifier, plain: Classifier, made: Classifier, images: Tensor) -> float:
+    """What `replaying` compares: all of a few images, and a number that is filled up."""
+    apart = []
+    with own_randomness(model):
+        for count in (CHECKED, -(-2 * CHECKED // 3)):
+            leaves = [images[:count].clone().requires_grad_(True) for _ in range(2)]
+            logits = [each(leaf) for each, leaf in zip((plain, made), leaves, strict=True)]
+            ways = [torch.autograd.grad(x.square().sum(), leaf)[0] for x, leaf in zip(logits, leaves, strict=True)]
+            apart += _apart((logits[0], ways[0]), (logits[1], ways[1]))
+    return max(apart)
+
+
+def main() -> None:
+    """Measure everything and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--out", type=Path, default=HERE / "gpu.json")
+    args = parser.parse_args()
+    bench = Bench(args.device)
+    data = load_data("digits" if bench.few else "fashion-mnist")
+    train, validation = split(subset(data.train, 1000 if bench.few else 60_000, SEED), 200 if bench.few else 6000, SEED)
+    found: dict[str, Any] = {"seed": SEED, "torch": torch.__version__, "device": args.device, "epochs": {}}
+    if not bench.few:
+        found |= {"device": torch.cuda.get_device_name(), "cudnn": torch.backends.cudnn.version()}
+    model = create("paper-cnn", input_shape=data.image_shape, classes=data.classes, seed=SEED)
+    for tf32 in (True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
+        model = create("paper-cnn", input_shape=data.image_shape, classes=data.classes, seed=SEED)
+        settings = Training(epochs=1 if bench.few else 3, seed=SEED)
+        history = fit(model, train, validation, settings, device=args.device).history
+        found["epochs"]["tf32" if tf32 else "float32"] = [row["seconds"] for row in history]
+    model.eval()
+    unit, labels = (each.to(args.device) for each in data.test[:1024].unit())
+    colours = torch.rand(1024, 3, 32, 32, generator=torch.Generator().manual_seed(SEED)).to(args.device)
+    resnet = resnet18(16 if bench.few else 64).to(args.device)
+    few = 64 if bench.few else 1024
+    with torch.no_grad():
+        theirs = torch.cat([resnet(colours[start : start + 64]).argmax(1) for start in range(0, few, 64)])
+    networks = {"paper-cnn": (model, unit, labels, 0.02, 100), "resnet-18": (resnet, colours, theirs, 1 / 255, 30)}
+    rows: list[Any] = []
+    work: list[Any] = []
+    for tf32 in (True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
+        for name, (each, images, classes, eps, steps) in networks.items():
+            for batch in (16,) if bench.few else (64, 256, 1024):
+                rows.append(bench.gradients(name, each, images[:batch], classes[:batch]))
+            count = 16 if bench.few else 512
+            work += bench.apgd(name, each, images[:count], classes[:count], eps, 3 if bench.few else steps)
+        work += bench.sweeps(model, data.test[: 50 if bench.few else 10_000])
+    args.out.write_text(json.dumps(found | {"gradients": rows, "attacks": work}, indent=1) + "\n")
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
