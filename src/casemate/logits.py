@@ -7,8 +7,12 @@ here, of the classes in play alone. NaN and plus infinity are no answers at all.
 """
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from casemate.types import Flags, Logits, PerExample
+
+_Top = Float[Tensor, "n largest"]
 
 _OUT_OF_PLAY = 100.0
 """So many times the size of the two largest logits, plus one, must a class lie below the largest to count as masked."""
@@ -19,20 +23,20 @@ def is_valid(logits: Logits) -> Flags:
     return logits.amax(1).isfinite()  # the largest is NaN if any is
 
 
-def in_play(logits: Logits) -> Flags:
+def in_play(logits: Logits) -> Bool[Tensor, "n classes"]:
     """Which classes of which examples are not masked, booleans `(n, classes)`; always at least the largest two."""
     logits = logits.detach()
     lowest = _lowest_in_play(logits.topk(2, dim=1).values)
     return (logits >= lowest.unsqueeze(1)) & (logits > -torch.inf)
 
 
-def all_in_play(logits: Logits, top: Logits) -> bool:
+def all_in_play(logits: Logits, top: _Top) -> bool:
     """Whether no class of any example is masked; `top` are each example's largest logits in order, at least two."""
     lowest = logits.detach().amin(1)
     return bool(((lowest >= _lowest_in_play(top.detach())) & (lowest > -torch.inf)).all())
 
 
-def _lowest_in_play(top: Logits) -> PerExample:
+def _lowest_in_play(top: _Top) -> PerExample:
     """Below which a class counts as masked, from the largest logits in order."""
     first, second = top[:, 0], top[:, 1]
     return first - _OUT_OF_PLAY * (1 + first.abs() + second.abs().where(second.isfinite(), 0.0))
