@@ -46,7 +46,7 @@ _HOMES = {
         "Recipe",
         "StochasticAffine",
     ),
-    "casemate.errors": ("CasemateError",),
+    "casemate.errors": ("CasemateError", "CasemateWarning"),
     "casemate.evaluate": (
         "Evaluation",
         "Finding",
@@ -118,6 +118,7 @@ if TYPE_CHECKING:
     from casemate.defenses import Recipe as Recipe
     from casemate.defenses import StochasticAffine as StochasticAffine
     from casemate.errors import CasemateError as CasemateError
+    from casemate.errors import CasemateWarning as CasemateWarning
     from casemate.evaluate import Evaluation as Evaluation
     from casemate.evaluate import Finding as Finding
     from casemate.evaluate import Severity as Severity
@@ -166,6 +167,7 @@ __all__ = [
     "Ball",
     "CarliniWagner",
     "CasemateError",
+    "CasemateWarning",
     "Classifier",
     "CornerNoise",
     "CrossEntropy",

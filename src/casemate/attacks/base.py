@@ -323,7 +323,7 @@ class Attack(ABC):
             raise SettingError(f"{stream_name(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
         if targets is not None:
             check_images(known, images, targets)
-            if (targets == labels).any():
+            if (targets.cpu() == labels.cpu()).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
         if index is not None and (index.shape != labels.shape or index.dtype != torch.int64):
             raise ShapeError(

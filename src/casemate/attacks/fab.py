@@ -120,7 +120,8 @@ class _AdaptiveBoundary(MinimumNormAttack):
                 left = left[self._open(found.distance[left])]
                 if not len(left):
                     break
-                at = left if rivals is None or number == 0 else left[is_new(rivals, aims[0])[left]]
+                first = aims[0] if number else None
+                at = left if rivals is None or first is None else left[is_new(rivals, first)[left]]
                 origin = clean[at]
                 start = origin
                 if restart:

@@ -118,7 +118,7 @@ def evaluate_clean(
     prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
     return CleanResult(
         classes=model.classes,
-        labels=images.labels.numpy(),
+        labels=images.labels.cpu().numpy(),
         prediction=prediction,
         loss=loss,
         confidence=confidence,

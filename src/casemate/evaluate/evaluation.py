@@ -154,6 +154,7 @@ def evaluate(
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
     if made_in_inference(model):
         with torch.inference_mode(False):
             model = _copied(model) or model

@@ -7,6 +7,7 @@ one sentence that says what to write.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, final
 
@@ -41,6 +42,8 @@ class _Habits:
         """It takes images in the type of its weights only."""
         self.pairs = False
         """It fails on a single image, and is given that image twice."""
+        self.recurrent: bool | None = None
+        """It has a recurrent layer, which cuDNN differentiates in training mode only; None while that is not known."""
         self.doubts: tuple[str, ...] = ()
         """Reasons, as sentences, why its answers are not those of one fixed function of an image."""
 
@@ -208,10 +211,19 @@ class Classifier(nn.Module):
         own = images.clone(memory_format=self.memory_format)
         enabled = torch.is_grad_enabled()
         try:
-            return self.network(own)
+            with self._differentiable(own):
+                return self.network(own)
         finally:
             if torch.is_grad_enabled() != enabled:
                 torch.autograd.set_grad_enabled(enabled)
+
+    def _differentiable(self, images: Images) -> AbstractContextManager[object]:
+        """Without cuDNN where it could not pass a gradient back through a recurrent layer."""
+        if not (images.is_cuda and torch.is_grad_enabled() and not self.training):
+            return nullcontext()
+        if self._habits.recurrent is None:
+            self._habits.recurrent = any(isinstance(module, nn.RNNBase) for module in self.network.modules())
+        return torch.backends.cudnn.flags(enabled=False) if self._habits.recurrent else nullcontext()
 
     def _first_of(self, images: Images) -> Any:
         """The answer to the first of a pair of the same image."""

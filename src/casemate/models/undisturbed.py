@@ -95,14 +95,13 @@ def _restorer(module: nn.Module) -> Callable[[], None]:
     """What brings a module back to what it is now."""
     attributes = vars(module)
     theirs = dict(attributes)
-    contents = [_content(value) for value in theirs.values()]
+    contents = _all_of([_content(value) for value in theirs.values()])
 
     def restore() -> None:
         if not _alike(attributes, theirs):
             attributes.clear()
             attributes.update(theirs)
-        for content in contents:
-            content()
+        contents()
 
     return restore
 
@@ -132,7 +131,7 @@ def _content(value: Any, depth: int = 0) -> Callable[[], None]:
             return _array(value)
         case torch.Generator():
             state = value.get_state()
-            return lambda: _ignore(value.set_state(state))
+            return lambda: _discard(value.set_state(state))
         case np.random.Generator():
             drawn = value.bit_generator.state
             return lambda: setattr(value.bit_generator, "state", drawn)
@@ -145,28 +144,34 @@ def _content(value: Any, depth: int = 0) -> Callable[[], None]:
         case dict() | list() | set() | deque() if depth < _DEPTH:
             return _container(value, depth)
         case tuple() if depth < _DEPTH:
-            inner = [_content(each, depth + 1) for each in value]
-            return lambda: [each() for each in inner] and None
+            return _all_of([_content(each, depth + 1) for each in value])
         case _:
             return _nothing
 
 
-def _ignore(value: object) -> None:
+def _discard(value: object) -> None:
     del value
+
+
+def _all_of(parts: list[Callable[[], None]]) -> Callable[[], None]:
+    def restore() -> None:
+        for part in parts:
+            part()
+
+    return restore
 
 
 def _container(value: Any, depth: int) -> Callable[[], None]:
     theirs = list(value.items()) if isinstance(value, dict) else list(value)
     parts = value.values() if isinstance(value, dict) else value
-    inner = [_content(each, depth + 1) for each in parts]
+    inner = _all_of([_content(each, depth + 1) for each in parts])
 
     def restore() -> None:
         now = list(value.items()) if isinstance(value, dict) else list(value)
         if len(now) != len(theirs) or any(not _is(one, other) for one, other in zip(now, theirs, strict=True)):
             value.clear()
             value.update(theirs) if isinstance(value, dict | set) else value.extend(theirs)
-        for each in inner:
-            each()
+        inner()
 
     return restore
 

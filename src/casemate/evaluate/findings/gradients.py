@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from casemate.attacks import Criterion, frozen, input_gradient
+from casemate.attacks import Criterion, Status, frozen, input_gradient
 from casemate.errors import ModelError
 from casemate.evaluate.findings.check import Measured, NotRun, check
 from casemate.evaluate.findings.evidence import Evidence
@@ -33,7 +33,7 @@ def zero_gradients(e: Evidence) -> Measured:
     """Where it is exactly zero, no attack by gradient took place."""
     losses: tuple[LossName, ...] = ("ce", "dlr")
     shares = {loss: (e.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses}
-    value = max(shares.values())
+    value = max(*shares.values(), _never_had_one(e))
     severity = Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0.01 else None
     return Measured(
         value,
@@ -42,6 +42,13 @@ def zero_gradients(e: Evidence) -> Measured:
         f"{100 * value:.1f} % of the images have a gradient of exactly zero: rounding, quantisation or another step "
         "without a derivative stands in the way. Attack through it (BPDA), or without gradients",
     )
+
+
+def _never_had_one(e: Evidence) -> float:
+    """The share of all images on which even the luckiest of the attacks by gradient never had one other than zero."""
+    name = Status.ZERO_GRADIENT.name.lower()
+    found = [each.status[name] for each in e.cascade.attempts if each.eps == e.eps and each.passes.backward]
+    return min(found, default=0) / len(e.images)
 
 
 @check("precision", "float32 is exact enough for the gradients")
