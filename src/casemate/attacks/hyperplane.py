@@ -51,7 +51,8 @@ def likeliest_rivals(logits: Logits, own: Labels, count: int) -> Rivals:
     """
     others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
     ranked = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
-    return ranked.where(in_play(logits).gather(1, ranked), ranked[:, :1])
+    playing = in_play(logits).scatter(1, own.unsqueeze(1), False)  # the own class ranks among those at minus infinity
+    return ranked.where(playing.gather(1, ranked), ranked[:, :1])
 
 
 def is_new(rivals: Rivals, first: Rivals) -> Flags:
