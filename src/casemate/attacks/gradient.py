@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.errors import ModelError, SettingError
+from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import LossName, loss_by_name
 from casemate.memory import is_out_of_memory
-from casemate.models import Classifier
+from casemate.models import Classifier, backward_failed
 from casemate.norms import Ball, norm_of
 from casemate.progress import Advance, untold
 from casemate.rng import Streams
@@ -142,14 +142,6 @@ def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Imag
             raise
         raise backward_failed(error) from error
     return torch.zeros_like(images) if gradient is None else gradient
-
-
-def backward_failed(error: Exception) -> ModelError:
-    """What to say of a model that fails on the way back."""
-    return ModelError(
-        f"the model fails when its gradient is asked for: {type(error).__name__}: {error}. Mend its backward pass, "
-        "or put casemate.attacks.BPDA in the place of the part that has none"
-    )
 
 
 def climb(

@@ -2,6 +2,7 @@
 
 from casemate.models import paper as paper
 from casemate.models import residual as residual
+from casemate.models.answers import backward_failed as backward_failed
 from casemate.models.checkpoint import Description as Description
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save

@@ -1,10 +1,20 @@
-"""What a network returned, if it is not one logit for each class of each image: a sentence on what to write instead."""
+"""What to say of a network that does not return one logit for each class of each image, or no gradient of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from casemate.errors import ModelError
+
+
+def backward_failed(error: Exception) -> ModelError:
+    """What to say of a model that fails on the way back."""
+    return ModelError(
+        f"the model fails when its gradient is asked for: {type(error).__name__}: {error}. Mend its backward pass, "
+        "or put casemate.attacks.BPDA in the place of the part that has none"
+    )
 
 
 def what_is_wrong(answer: Any, count: int, classes: int) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from casemate.errors import CasemateError, ModelError, ShapeError
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched, is_out_of_memory
-from casemate.models.answers import what_is_wrong
+from casemate.models.answers import backward_failed, what_is_wrong
 from casemate.models.undisturbed import undisturbed
 from casemate.progress import SILENT, Observer
 from casemate.rng import seeded
@@ -44,6 +44,10 @@ class _Habits:
         """It fails on a single image, and is given that image twice."""
         self.recurrent: bool | None = None
         """It has a recurrent layer, which cuDNN differentiates in training mode only; None while that is not known."""
+        self.functional = False
+        """It writes in place where autograd does not allow it, and is differentiated with that taken out."""
+        self.no_gradient: str | None = None
+        """What to say when its gradient is asked for, if it fails then."""
         self.doubts: tuple[str, ...] = ()
         """Reasons, as sentences, why its answers are not those of one fixed function of an image."""
 
@@ -140,7 +144,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def examine(self, images: Images) -> tuple[str, ...]:
-        """Call the network with one image, with two, and with the first again, and see whether it can be judged.
+        """Call the network with one image, with two, and with the first again, and for a gradient: can it be judged?
 
         Done once, in evaluation mode; the network and all random numbers are left as they were.
 
@@ -165,6 +169,7 @@ class Classifier(nn.Module):
             raise
         alone, together, again = found
         most = _SAME * magnitude(alone).clamp(min=1e-6)
+        self._try_gradient(pair)
         if is_valid(alone).all() and not (difference(again, alone) <= most).all():
             self._habits.doubts = (
                 "the network answers otherwise when it is called again with the same image and the same random "
@@ -176,6 +181,32 @@ class Classifier(nn.Module):
                 "in training mode",
             )
         return self._habits.doubts
+
+    def _try_gradient(self, pair: Images) -> None:
+        """Ask for a gradient; if the network fails, once more with its writing in place taken out, and remember."""
+        if any(each.is_inference() for each in chain(self.parameters(), self.buffers())):
+            return  # it has to be copied first
+        errors: list[Exception] = []
+        for functional in (False, True):
+            self._habits.functional = functional
+            try:
+                with undisturbed(self), seeded(self.device, 0, "first calls"), torch.enable_grad():
+                    leaf = pair.detach().requires_grad_(True)
+                    logits = self._answer(leaf)
+                    if logits.requires_grad:
+                        torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+                return
+            except Exception as error:
+                if is_out_of_memory(error):
+                    return
+                errors.append(error)
+        self._habits.functional = False
+        first = errors[0]
+        self._habits.no_gradient = str(first if isinstance(first, CasemateError) else backward_failed(first))
+
+    def forget(self) -> None:
+        """Examine the network anew when it is next called: it is another now."""
+        self._habits = _Habits()
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -208,10 +239,17 @@ class Classifier(nn.Module):
             images = images.to(self.dtype)
         if self._habits.pairs and len(images) == 1:
             return self._first_of(images)
+        wanted = torch.is_grad_enabled() and images.requires_grad and not self.training
+        if wanted and self._habits.no_gradient is not None:
+            raise ModelError(self._habits.no_gradient)
         own = images.clone(memory_format=self.memory_format)
         enabled = torch.is_grad_enabled()
         try:
             with self._differentiable(own):
+                if (
+                    wanted and self._habits.functional
+                ):  # of a clone: what is written reaches the input too
+                    return torch.func.functionalize(lambda each: self.network(each.clone()))(own)
                 return self.network(own)
         finally:
             if torch.is_grad_enabled() != enabled:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,15 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     (torch.is_grad_enabled, torch.autograd.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    *(
+        (partial(getattr, place, name), partial(setattr, place, name))
+        for place, names in (
+            (torch.backends.cudnn, ("enabled", "benchmark", "deterministic", "allow_tf32")),
+            (torch.backends.cuda.matmul, ("allow_tf32",)),
+        )
+        for name in names
+    ),
 )
 """What holds for all of PyTorch: how it is read, and how it is set."""
 

@@ -17,12 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import frozen, warn_of_eps, warn_of_network
-from casemate.attacks.gradient import backward_failed
 from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
 from casemate.memory import is_out_of_memory
-from casemate.models import Classifier, channels_last_if_taken, made_in_inference, quickened, undisturbed
+from casemate.models import (
+    Classifier,
+    backward_failed,
+    channels_last_if_taken,
+    made_in_inference,
+    quickened,
+    undisturbed,
+)
 from casemate.norms import Ball
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import derive

@@ -178,6 +178,7 @@ def _in_float32(model: Classifier) -> Classifier | None:
     """A copy in float32, if one can be made."""
     try:
         made = copy.deepcopy(model).float().requires_grad_(False)
+        made.forget()
         with torch.no_grad():
             made(torch.zeros(1, *model.input_shape, device=model.device))
     except Exception:  # a model may hold what cannot be copied, or its code insist on half precision
