@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate.attacks.gradient import gradient_of
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm
@@ -126,14 +127,14 @@ class AdversarialRegularization:
                 with torch.enable_grad():
                     images = images.detach().requires_grad_(True)
                     clean = loss(model(images), labels)
-            (gradient,) = torch.autograd.grad(clean, images, retain_graph=True)
+            gradient = gradient_of(clean, images, retain=True)
             moved = self._step(images.detach(), images.detach(), gradient)
             left = self.iterations - 1
         for _ in range(left):
             moved.requires_grad_(True)
             with torch.enable_grad():
                 again = loss(model(moved), labels)
-            (gradient,) = torch.autograd.grad(again, moved)
+            gradient = gradient_of(again, moved)
             moved = self._step(moved.detach(), images.detach(), gradient)
         return moved
 

@@ -168,7 +168,7 @@ def _run(
         attacks={name: attack.record() for name, attack in attacks.items()},
         robust=np.zeros((len(images), len(values)), dtype=bool),
         winner=np.where(correct, NOBODY, ALREADY),
-        adversarial=images.unit()[0].clone(),  # of images that are numbers already, `unit` returns their own memory
+        adversarial=images.unit()[0].detach().clone(),  # `unit` may return the images' own memory
         distance=np.where(correct, np.inf, 0.0),
     )
     standing = correct.copy()

@@ -18,4 +18,5 @@ from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register
 from casemate.models.undisturbed import ordinary as ordinary
+from casemate.models.undisturbed import restored_on_error as restored_on_error
 from casemate.models.undisturbed import undisturbed as undisturbed

@@ -19,7 +19,7 @@ from casemate.errors import CasemateError, ModelError, ShapeError
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched, is_out_of_memory
 from casemate.models.answers import backward_failed, what_is_wrong
-from casemate.models.undisturbed import undisturbed
+from casemate.models.undisturbed import restored, undisturbed
 from casemate.progress import SILENT, Observer
 from casemate.rng import seeded
 from casemate.types import Images, Logits
@@ -159,7 +159,7 @@ class Classifier(nn.Module):
         self._habits.known = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
-            with undisturbed(self):
+            with undisturbed(self), restored(self):
                 found = []
                 for batch in (pair[:1], pair, pair[:1]):
                     with seeded(self.device, 0, "first calls"):
@@ -190,7 +190,7 @@ class Classifier(nn.Module):
         for functional in (False, True):
             self._habits.functional = functional
             try:
-                with undisturbed(self), seeded(self.device, 0, "first calls"), torch.enable_grad():
+                with undisturbed(self), restored(self), seeded(self.device, 0, "first calls"), torch.enable_grad():
                     leaf = pair.detach().requires_grad_(True)
                     logits = self._answer(leaf)
                     if logits.requires_grad:
@@ -246,9 +246,7 @@ class Classifier(nn.Module):
         enabled = torch.is_grad_enabled()
         try:
             with self._differentiable(own):
-                if (
-                    wanted and self._habits.functional
-                ):  # of a clone: what is written reaches the input too
+                if wanted and self._habits.functional:  # of a clone: what is written reaches the input too
                     return torch.func.functionalize(lambda each: self.network(each.clone()))(own)
                 return self.network(own)
         finally:

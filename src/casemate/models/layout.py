@@ -27,14 +27,14 @@ def channels_last_if_taken(model: Classifier, images: Images) -> Iterator[None]:
         yield
         return
     before = model.memory_format
-    plain = [each for each in model.parameters() if each.ndim == 4 and each.is_contiguous()]
+    theirs = [(each, each.data) for each in model.parameters()]
     _turn(model)
     try:
         yield
     finally:
         model.memory_format = before
-        for each in plain:
-            each.data = each.data.contiguous()
+        for each, data in theirs:
+            each.data = data if each.data is data else data.copy_(each.data)
 
 
 def _turn(model: Classifier) -> None:

@@ -6,7 +6,7 @@ or switch autograd off. Whatever it did, all of that is as it was when the work 
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -63,10 +63,33 @@ def undisturbed(*models: nn.Module, seed: int | None = None, trained: nn.Module 
             stack.enter_context(_global_state(_devices(*models, *([trained] if trained is not None else []))))
             if seed is not None:
                 _start_from(derive(seed, "answers at random"))
-        for module in new.values():
-            stack.callback(_restorer(module))
+        stack.enter_context(_restored(new.values()))
         stack.callback(_inside.reset, _inside.set(known | new.keys() | learning))
         yield before is None
+
+
+@contextmanager
+def restored_on_error(model: nn.Module) -> Iterator[None]:
+    """All modules of a model are what they were before if what happens inside fails."""
+    restorers = _all_of([_restorer(module) for module in model.modules()])
+    try:
+        yield
+    except Exception:
+        restorers()
+        raise
+
+
+def restored(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside of whatever region: all modules of a model are afterwards what they were before."""
+    return _restored(model.modules())
+
+
+@contextmanager
+def _restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(_restorer(module))
+        yield
 
 
 def _devices(*models: nn.Module) -> list[torch.device]:

@@ -27,6 +27,7 @@ from casemate.models import (
     channels_last_if_taken,
     made_in_inference,
     quickened,
+    restored_on_error,
     undisturbed,
 )
 from casemate.norms import Ball
@@ -92,6 +93,8 @@ def fit(
             belongs to another training.
         ShapeError: images that the model does not take.
         ModelError: a model that fails, returns something other than one logit per class, or has no gradient.
+
+    A training that ends in an error leaves the model as it came; one that is interrupted as far as it got.
     """
     objective = objective or CrossEntropy()
     _check(model, train, "training", least=2)
@@ -99,9 +102,9 @@ def fit(
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     model.to(device)
     few = to_unit(train.pixels[:_COMPARED].to(device), device)
-    with undisturbed(*teachers, trained=model) as direct:
-        with frozen(model):
-            model.examine(few)
+    with frozen(model):
+        model.examine(few)
+    with undisturbed(*teachers, trained=model) as direct, restored_on_error(model):
         if direct:
             warn_of_network(model)
             if isinstance(ball := getattr(objective, "ball", None), Ball):
