@@ -255,18 +255,21 @@ class Attack(ABC):
     def _attack(
         self, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
-        """Run on one batch, and verify; what only the coarse copy is fooled by or stuck on is run again in float32."""
-        if both.coarse is None or not self.bears_rounding:
-            return self._run_on(both.copy, both, clean, criterion, streams, advance)
-        found = self._run_on(both.coarse, both, clean, criterion, streams, advance)
+        """Run on one batch, and verify; what only a copy in another precision is fooled by or stuck on is run again."""
+        first, then = both.copy, None if both.exact else both.checking
+        if both.coarse is not None and self.bears_rounding:
+            first, then = both.coarse, both.copy
+        found = self._run_on(first, both, clean, criterion, streams, advance)
+        if then is None:
+            return found
         with torch.no_grad():
-            claimed = criterion.met(both.coarse(found.images))
+            claimed = criterion.met(first(found.images))
         found.passes.forward += len(clean)
         failed = ~criterion.met(found.logits)
         again = (failed & (claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
         if not len(again):
             return found
-        some = self._run_on(both.copy, both, clean[again], criterion.take(again), streams.take(again), untold)
+        some = self._run_on(then, both, clean[again], criterion.take(again), streams.take(again), untold)
         return found.put(again, some)
 
     def _run_on(
