@@ -8,11 +8,13 @@ on batch size, order, number of workers or device. The hash is the finaliser of 
 
 import hashlib
 import math
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -43,6 +45,20 @@ def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive(*parts))
         yield
+
+
+@contextmanager
+def all_seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """The same for the global generators of PyTorch, NumPy and Python, from any of which a network may draw."""
+    pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models may draw from
+    try:
+        with seeded(device, seed):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(pythons)
+        np.random.set_state(numpys)  # noqa: NPY002
 
 
 def _shift(bits: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:

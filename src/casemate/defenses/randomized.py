@@ -5,10 +5,8 @@ gradient flatters it: attack it with expectation over transformation too (`casem
 """
 
 import copy
-import random
 from typing import final
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +14,7 @@ from casemate.data.augment import Affine
 from casemate.errors import ModelError, SettingError
 from casemate.models import Classifier
 from casemate.models.layers import NoiseLayer
-from casemate.rng import seeded
+from casemate.rng import all_seeded
 from casemate.types import Images, Logits
 
 
@@ -92,15 +90,8 @@ class _SameDraws(nn.Module):
         self.model, self.seed = model, seed
 
     def forward(self, images: Images) -> Logits:
-        pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models may draw from
-        try:
-            with seeded(images.device, self.seed):
-                random.seed(self.seed)
-                np.random.seed(self.seed % 2**32)  # noqa: NPY002
-                return self.model(images)
-        finally:
-            random.setstate(pythons)
-            np.random.set_state(numpys)  # noqa: NPY002
+        with all_seeded(images.device, self.seed):
+            return self.model(images)
 
 
 def averaged(model: Classifier, draws: int) -> Classifier:

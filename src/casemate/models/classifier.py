@@ -21,7 +21,7 @@ from casemate.memory import batched, is_out_of_memory
 from casemate.models.answers import backward_failed, what_is_wrong
 from casemate.models.undisturbed import restored, undisturbed
 from casemate.progress import SILENT, Observer
-from casemate.rng import seeded
+from casemate.rng import all_seeded
 from casemate.types import Images, Logits
 
 _SAME = 1e-3
@@ -50,6 +50,11 @@ class _Habits:
         """What to say when its gradient is asked for, if it fails then."""
         self.doubts: tuple[str, ...] = ()
         """Reasons, as sentences, why its answers are not those of one fixed function of an image."""
+
+
+def _apart(logits: Logits, others: Logits) -> bool:
+    """Whether two answers to the same images differ by more than rounding."""
+    return not bool((difference(logits, others) <= _SAME * magnitude(others).clamp(min=1e-6)).all())
 
 
 @final
@@ -159,28 +164,34 @@ class Classifier(nn.Module):
         self._habits.known = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
-            with undisturbed(self), restored(self):
-                found = []
-                for batch in (pair[:1], pair, pair[:1]):
-                    with seeded(self.device, 0, "first calls"):
-                        found.append(self._answer(batch)[:1])
+            with undisturbed(self), restored(self):  # round all three, so that a state lives from one to the next
+                alone, together, again = (self._first_answer(batch) for batch in (pair[:1], pair, pair[:1]))
         except Exception:
             self._habits.forget()
             raise
-        alone, together, again = found
-        most = _SAME * magnitude(alone).clamp(min=1e-6)
         self._try_gradient(pair)
-        if is_valid(alone).all() and not (difference(again, alone) <= most).all():
+        if not is_valid(alone).all():
+            return ()
+        if _apart(again, alone):
             self._habits.doubts = (
                 "the network answers otherwise when it is called again with the same image and the same random "
                 "numbers: it keeps a state from call to call",
             )
-        elif is_valid(alone).all() and not self._habits.pairs and not (difference(together, alone) <= most).all():
+        elif not self._habits.pairs and _apart(together, alone) and not self._draws(pair[:1], alone):
             self._habits.doubts = (
                 "the network gives an image other logits when another one is in its batch, as batch normalisation does "
                 "in training mode",
             )
         return self._habits.doubts
+
+    def _first_answer(self, images: Images, seed: int = 0) -> Logits:
+        """The logits of the first of a few images, from random numbers of their own; nothing remembers it."""
+        with undisturbed(self), all_seeded(self.device, seed):
+            return self._answer(images)[:1]
+
+    def _draws(self, image: Images, before: Logits) -> bool:
+        """Whether the answer hangs on random numbers, so that a batch of two may get others than one image alone."""
+        return _apart(self._first_answer(image, seed=1), before)
 
     def _try_gradient(self, pair: Images) -> None:
         """Ask for a gradient; if the network fails, once more with its writing in place taken out, and remember."""
@@ -190,7 +201,7 @@ class Classifier(nn.Module):
         for functional in (False, True):
             self._habits.functional = functional
             try:
-                with undisturbed(self), restored(self), seeded(self.device, 0, "first calls"), torch.enable_grad():
+                with undisturbed(self), restored(self), all_seeded(self.device, 0), torch.enable_grad():
                     leaf = pair.detach().requires_grad_(True)
                     logits = self._answer(leaf)
                     if logits.requires_grad:
