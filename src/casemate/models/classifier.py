@@ -184,12 +184,12 @@ class Classifier(nn.Module):
             )
         return self._habits.doubts
 
-    def _first_answer(self, images: Images, seed: int = 0) -> Logits:
+    def _first_answer(self, images: Images, seed: int = 0) -> Tensor:
         """The logits of the first of a few images, from random numbers of their own; nothing remembers it."""
         with undisturbed(self), all_seeded(self.device, seed):
             return self._answer(images)[:1]
 
-    def _draws(self, image: Images, before: Logits) -> bool:
+    def _draws(self, image: Images, before: Tensor) -> bool:
         """Whether the answer hangs on random numbers, so that a batch of two may get others than one image alone."""
         return _apart(self._first_answer(image, seed=1), before)
 
