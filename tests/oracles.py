@@ -266,24 +266,64 @@ class NoWayBack(torch.autograd.Function):
         raise NotImplementedError("no way back")
 
 
+class Tally:
+    """What a stub of a network keeps of its calls: its attributes, lists in them too, are put back when an attack ends.
+
+    An object that is no list, dictionary, set, tuple, tensor or array is left as it is.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.forwards = 0
+        self.backwards = 0
+        self.most = 0
+        self.seen: list[Tensor] = []
+
+
+EXAMINED = 4
+"""How often a `Classifier` calls its network to examine it, the first time that it is called in evaluation mode."""
+
+
 class Counting(Uncopied):
-    """Counts the images that go forward and whose gradient comes back."""
+    """Counts the images that go forward and whose gradient comes back, but for its first four calls.
+
+    By these calls a `Classifier` examines its network, so one of these networks belongs to one `Classifier`. They are
+    held against what is known of them: one image, two, one again, and two that a gradient is asked for.
+    """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.forwards = 0
-        self.backwards = 0
+        self.tally = Tally()
 
     def forward(self, images: Tensor) -> Tensor:
         """Count and pass on."""
-        self.forwards += len(images)
+        self.tally.calls += 1
+        if self.tally.calls <= EXAMINED:
+            assert len(images) == (1, 2, 1, 2)[self.tally.calls - 1]
+            assert images.requires_grad == (self.tally.calls == EXAMINED)
+            return self.inner(images)
+        self.tally.forwards += len(images)
         if images.requires_grad:
             images.register_hook(self._count)
         return self.inner(images)
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        self.tally.backwards += len(gradient)
+
+    @property
+    def forwards(self) -> int:
+        """Images that went forward since the count was last set to zero."""
+        return self.tally.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Images whose gradient came back since then."""
+        return self.tally.backwards
+
+    def restart(self) -> None:
+        """Set both counts to zero; the calls by which the network was examined are not to come again."""
+        self.tally.forwards = self.tally.backwards = 0
 
 
 def both_ways(module: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:

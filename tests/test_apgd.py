@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from casemate.attacks import PGD, Attack, Criterion, Passes, Status, frozen, held
 from casemate.attacks.adaptive import Ascent, checkpoints
 from casemate.attacks.apgd import APGD, Goal, TargetedAPGD
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import LossName, loss_by_name, targeted_dlr
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm
@@ -446,6 +446,7 @@ def test_passes_are_what_the_network_sees(attack: Attack) -> None:
     assert (result.passes.forward, result.passes.backward) == (counting.forwards, counting.backwards)
 
 
+@pytest.mark.filterwarnings("ignore:eps 1e-06 in linf:casemate.errors.CasemateWarning")
 def test_passes_by_hand() -> None:
     """30 images; 5 are misclassified, and only looked at; then the verification. No gradient at the last point."""
     task = small_task()
@@ -506,7 +507,8 @@ class Rounded(nn.Module):
 def test_an_attack_without_a_direction_says_so(attack: Attack) -> None:
     task = small_task(scale=1.0)
     for model in (Rounded(task.model.network), Undifferentiable(task.model.network)):
-        result = attack(classifier(model, classes=4), task.images, task.labels)
+        with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 30 images"):
+            result = attack(classifier(model, classes=4), task.images, task.labels)
         assert result.status[~result.success].eq(Status.ZERO_GRADIENT).all()
         assert (~result.success).sum() >= 10
 
@@ -552,7 +554,8 @@ def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(attac
     model = classifier(Trouble(task.model.network), classes=4)
     labels = task.model(images).argmax(1)
     weak = replace(attack, eps=attack.ball().eps / 50)  # type: ignore[call-arg]
-    result = weak(model, images, labels)
+    with pytest.warns(CasemateWarning, match="on 4 of 30 images .* met logits or gradients that are not finite"):
+        result = weak(model, images, labels)
     assert result.status[1:5].eq(Status.NON_FINITE).all()
     assert torch.equal(result.adversarial[1:5], images[1:5])
     others = [0, *range(5, 30)]
@@ -574,7 +577,8 @@ def test_an_image_that_walks_into_trouble_keeps_what_fooled_before() -> None:
     labels = torch.tensor([0, 0])
     fooled = APGD(eps=0.15)(model, images, labels)
     assert fooled.success.all()
-    beyond = APGD(eps=0.4)(model, images, labels)  # the first step lands at 0.9
+    with pytest.warns(CasemateWarning, match="on 2 of 2 images APGD met logits or gradients that are not finite"):
+        beyond = APGD(eps=0.4)(model, images, labels)  # the first step lands at 0.9
     assert beyond.status.eq(Status.NON_FINITE).all()
     assert torch.equal(beyond.adversarial, images)
 

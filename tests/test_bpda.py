@@ -11,7 +11,7 @@ from casemate.attacks import BIM, FGSM, PGD, Status, frozen
 from casemate.attacks.bpda import BPDA
 from casemate.attacks.gradient import gradient_of
 from casemate.defenses import preprocessed
-from casemate.errors import ShapeError
+from casemate.errors import CasemateWarning, ShapeError
 from oracles import SHAPE, check_reaches_optimum, classifier, generator, linear_problem, network, small_task
 
 IMAGES = torch.rand(5, *SHAPE, generator=generator(0))
@@ -110,14 +110,16 @@ def test_a_defence_that_only_hides_its_gradients_falls(targeted: bool) -> None:
             return rounded(images)
 
     attack = BIM(eps=0.1)
-    results = {
-        name: attack(model, task.images, task.labels, targets=targets)
-        for name, model in (
-            ("open", task.model),
-            ("hidden", preprocessed(task.model, Rounding())),
-            ("through", preprocessed(task.model, BPDA(rounded))),
-        )
-    }
+    with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 60 images .* Try .* BPDA") as warned:
+        results = {
+            name: attack(model, task.images, task.labels, targets=targets)
+            for name, model in (
+                ("open", task.model),
+                ("hidden", preprocessed(task.model, Rounding())),
+                ("through", preprocessed(task.model, BPDA(rounded))),
+            )
+        }
+    assert len(warned) == 1, "of the hidden one alone"
     fooled = {name: int(found.success.sum()) for name, found in results.items()}
     hidden = results["hidden"]
     assert hidden.status[~hidden.success].eq(Status.ZERO_GRADIENT).all()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from casemate.attacks import PGD, Criterion, MinimumNormAttack, Status
 from casemate.attacks.carlini_wagner import CarliniWagner
 from casemate.attacks.nearest import Constants, Nearest, Stalling
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from conftest import Listener
@@ -199,7 +199,8 @@ def check_passes(attack: MinimumNormAttack) -> None:
 def check_no_direction(attack: MinimumNormAttack) -> None:
     """Without a gradient nothing is found, after one look."""
     task = small_task(count=12)
-    result = attack(classifier(Rounded(task.model.network), classes=4), task.images, task.labels)
+    with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 12 images"):
+        result = attack(classifier(Rounded(task.model.network), classes=4), task.images, task.labels)
     with torch.no_grad():
         right = classifier(Rounded(task.model.network), classes=4)(task.images).argmax(1) == task.labels
     assert result.status[right].eq(Status.ZERO_GRADIENT).all()
@@ -219,7 +220,8 @@ def check_trouble(attack: MinimumNormAttack) -> None:
     with torch.no_grad():
         logits = model(images)
     wrong = logits.isfinite().all(1) & (logits.argmax(1) != task.labels)
-    result = attack(model, images, task.labels)
+    with pytest.warns(CasemateWarning, match="of 30 images .* met logits or gradients that are not finite"):
+        result = attack(model, images, task.labels)
     lost = (torch.arange(30) < 20) & ~wrong
     assert result.status[lost].eq(Status.NON_FINITE).all()
     assert torch.equal(result.adversarial[lost], images[lost])
@@ -257,7 +259,8 @@ def check_leaves_unfound(attack: MinimumNormAttack) -> None:
         layer.bias.copy_(torch.tensor([1e3, 0.0, 0.0]))
     images = torch.rand(5, *SHAPE, generator=generator(0))
     model = classifier(nn.Sequential(nn.Flatten(), layer), 3)
-    result = attack(model, images, torch.zeros(5, dtype=torch.int64))
+    with pytest.warns(CasemateWarning, match="found nothing that fools on 5 of 5 images, at whatever distance"):
+        result = attack(model, images, torch.zeros(5, dtype=torch.int64))
     assert result.status.eq(Status.FAILED).all()
     assert torch.equal(result.adversarial, images)
     assert result.distance.isinf().all()

@@ -253,7 +253,7 @@ class _Returns(nn.Module):
     ("make", "message"),
     [
         (lambda images: torch.zeros(len(images), 3), r"expected one logit for each of its 2 classes"),
-        (lambda images: {"logits": images}, "returns dict"),
+        (lambda images: {"logits": images}, "returns a dict with 'logits' for 1 image; .* return output\\['logits'\\]"),
         (lambda images: images.view(3, 5), "fails on a batch of shape"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import FGSM, Status
 from casemate.attacks.deepfool import DeepFool
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm
 from oracles import (
@@ -137,6 +137,7 @@ def test_more_are_fooled_within_eps_than_by_one_step() -> None:
         assert 0 < baseline.success.sum() <= (near.distance <= eps + 1e-6).sum()
 
 
+@pytest.mark.filterwarnings("ignore:.* found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("classes", [2, 3, 12])
 def test_any_number_of_classes(classes: int) -> None:
     model = classifier(network(7, classes=classes, scale=4.0), classes)
@@ -186,13 +187,14 @@ def test_an_image_exactly_on_the_boundary_is_pushed_across() -> None:
 def test_passes_are_counted() -> None:
     task = small_task(1)
     counting = Counting(task.model.network)
-    result = DeepFool()(classifier(counting, 4), task.images, task.labels)
+    model = classifier(counting, 4)
+    result = DeepFool()(model, task.images, task.labels)
     assert result.passes.forward == counting.forwards
     assert result.passes.backward == counting.backwards > 0
     assert counting.backwards < 3 * 25 * 6, "who is fooled leaves"
     wrong = task.model(task.images).argmax(1) != task.labels
-    counting.forwards = counting.backwards = 0
-    result = DeepFool()(classifier(counting, 4), task.images[wrong], task.labels[wrong])
+    counting.restart()
+    result = DeepFool()(model, task.images[wrong], task.labels[wrong])
     assert torch.equal(result.adversarial, task.images[wrong])
     assert (counting.forwards, counting.backwards) == (2 * int(wrong.sum()), 0)
 
@@ -207,7 +209,8 @@ def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm:
     images[10:20, 0, 0, 1] = 0.1  # no logits to begin with
     clean = model(images)
     right = clean.isfinite().all(1) & (clean.argmax(1) == task.labels)
-    result = DeepFool(norm=norm)(model, images, task.labels)
+    with pytest.warns(CasemateWarning, match="of 30 images DeepFool met logits or gradients that are not finite"):
+        result = DeepFool(norm=norm)(model, images, task.labels)
     lost = result.status == Status.NON_FINITE
     assert lost[:10][right[:10]].all()
     assert lost[10:20].all()
@@ -219,7 +222,9 @@ def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm:
 @pytest.mark.parametrize("cut", [True, False])
 def test_no_gradient_is_a_status(cut: bool) -> None:
     task = small_task(1)
-    result = DeepFool(steps=3)(classifier(Steps(task.model.network, cut=cut), 4), task.images, task.labels)
+    model = classifier(Steps(task.model.network, cut=cut), 4)
+    with pytest.warns(CasemateWarning, match="DeepFool had no gradient to follow on 25 of 30 images"):
+        result = DeepFool(steps=3)(model, task.images, task.labels)
     assert torch.equal(result.adversarial, task.images)
     assert (result.status == Status.ZERO_GRADIENT).sum() == 25
     assert (result.status == Status.SUCCESS).sum() == 5
@@ -227,10 +232,9 @@ def test_no_gradient_is_a_status(cut: bool) -> None:
 
 def test_what_no_step_fools_is_handed_back() -> None:
     task = small_task(5, scale=6.0)
-    short, full = (
-        DeepFool(steps=1)(task.model, task.images, task.labels),
-        DeepFool()(task.model, task.images, task.labels),
-    )
+    with pytest.warns(CasemateWarning, match="DeepFool found nothing that fools on .* of 30 images"):
+        short = DeepFool(steps=1)(task.model, task.images, task.labels)
+    full = DeepFool()(task.model, task.images, task.labels)
     failed = ~short.success
     assert 0 < failed.sum() < 25
     assert short.status[failed].eq(Status.FAILED).all()

@@ -26,7 +26,16 @@ from casemate.attacks import (
 from casemate.attacks.gradient import with_steps
 from casemate.errors import SettingError
 from casemate.models import Classifier
-from oracles import Linear, as_installed, check_claims, check_inside, classifier, linear_problem, small_task
+from oracles import (
+    Linear,
+    Tally,
+    as_installed,
+    check_claims,
+    check_inside,
+    classifier,
+    linear_problem,
+    small_task,
+)
 
 TASK = small_task(2, count=20)
 
@@ -104,21 +113,20 @@ class Noisy(nn.Module):
         super().__init__()
         self.layer = layer
         self.std = std
-        self.backwards = 0
-        self.forwards = 0
+        self.tally = Tally()
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify with noisy weights; counts the images, there and back."""
         flat = images.flatten(1)
         noise = self.std * torch.randn(len(flat), *self.layer.weight.shape)
         logits = self.layer(flat) + (noise @ flat.unsqueeze(2)).squeeze(2)
-        self.forwards += len(logits)
+        self.tally.forwards += len(logits)
         if logits.requires_grad:
             logits.register_hook(self._count)
         return logits
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        self.tally.backwards += len(gradient)
 
 
 def noisy(problem: Linear, std: float) -> Classifier:
@@ -126,6 +134,15 @@ def noisy(problem: Linear, std: float) -> Classifier:
     layer = problem.model.network[1]  # type: ignore[index]
     assert isinstance(layer, nn.Linear)
     return classifier(Noisy(layer, std))
+
+
+def counted(std: float) -> tuple[Classifier, Tally]:
+    """PROBLEM's classifier with noise on its weights, examined already, and the count of what it is asked from now."""
+    model = noisy(PROBLEM, std)
+    model.examine(IMAGES)
+    assert isinstance(model.network, Noisy)
+    model.network.tally = Tally()
+    return model, model.network.tally
 
 
 PROBLEM = linear_problem(4, count=40)
@@ -189,12 +206,12 @@ def test_what_is_handed_back_is_inside_and_classified_once() -> None:
     ids=lambda attack: f"{type(attack).__name__}-{attack.track}",
 )
 def test_passes_are_what_the_network_sees(attack: GradientAttack, draws: int) -> None:
-    network = noisy(PROBLEM, 2.0).network
-    assert isinstance(network, Noisy)
-    result = EOT(attack=attack, draws=draws)(classifier(network), IMAGES, LABELS, batch_size=16)
-    assert (result.passes.forward, result.passes.backward) == (network.forwards, network.backwards)
+    model, tally = counted(2.0)
+    result = EOT(attack=attack, draws=draws)(model, IMAGES, LABELS, batch_size=16)
+    assert (result.passes.forward, result.passes.backward) == (tally.forwards, tally.backwards)
 
 
+@pytest.mark.filterwarnings("ignore:eps 1e-06 in linf:casemate.errors.CasemateWarning")
 def test_passes_by_hand() -> None:
     """20 images, 4 of them misclassified: those leave `worst` after the first look."""
     assert int((TASK.model(TASK.images).argmax(1) != TASK.labels).sum()) == 4
@@ -272,12 +289,11 @@ def test_over_steps_an_attack_of_one_step_is_refused() -> None:
 
 @pytest.mark.parametrize("only_worst", [False, True])
 def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst: bool) -> None:
-    network = noisy(PROBLEM, 0.5).network
-    assert isinstance(network, Noisy)
+    model, tally = counted(0.5)
     attack = EOT(attack=BIM(eps=0.1, steps=3), draws=4)
     torch.manual_seed(0)
-    sweep = sweep_eps(attack, classifier(network), IMAGES, LABELS, EPS, only_worst=only_worst)
-    assert (sweep.passes.forward, sweep.passes.backward) == (network.forwards, network.backwards)
+    sweep = sweep_eps(attack, model, IMAGES, LABELS, EPS, only_worst=only_worst)
+    assert (sweep.passes.forward, sweep.passes.backward) == (tally.forwards, tally.backwards)
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()
     assert sweep.worst[:, -1].sum() < sweep.worst[:, 0].sum()
     if not only_worst:
@@ -286,11 +302,10 @@ def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst
 
 
 def test_sweeps_over_steps_on_a_noisy_model_count_their_passes() -> None:
-    network = noisy(PROBLEM, 0.5).network
-    assert isinstance(network, Noisy)
+    model, tally = counted(0.5)
     attack = EOT(attack=BIM(eps=0.1), draws=4)
-    sweep = sweep_steps(attack, classifier(network), IMAGES, LABELS, [0, 1, 3])
-    assert (sweep.passes.forward, sweep.passes.backward) == (network.forwards, network.backwards)
+    sweep = sweep_steps(attack, model, IMAGES, LABELS, [0, 1, 3])
+    assert (sweep.passes.forward, sweep.passes.backward) == (tally.forwards, tally.backwards)
     assert sweep.passes.backward == 40 * 4 * 3
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()
 
@@ -325,12 +340,14 @@ STANDSTILL = EOT(attack=BIM(eps=1e-9, step=1e-9), draws=100)
 """Nothing moves, so all points of a sweep are the same."""
 
 
+@pytest.mark.filterwarnings("ignore:eps 1e-09 in linf:casemate.errors.CasemateWarning")
 def test_every_point_over_eps_is_one_answer(one_answer: float) -> None:
     torch.manual_seed(1)
     sweep = sweep_eps(with_steps(STANDSTILL, 1), noisy(MANY, 3.0), MANY.images.detach(), MANY.labels, [0.0, 1e-9])
     assert shares(sweep) == pytest.approx([one_answer] * 2, abs=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:eps 1e-09 in linf:casemate.errors.CasemateWarning")
 def test_every_point_over_steps_is_one_answer(one_answer: float) -> None:
     torch.manual_seed(1)
     sweep = sweep_steps(STANDSTILL, noisy(MANY, 3.0), MANY.images.detach(), MANY.labels, [0, 1, 2, 3])

@@ -31,7 +31,7 @@ from casemate.models import Classifier, Description, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
-from oracles import as_installed
+from oracles import Tally, as_installed
 from test_record import thirds
 from test_report import Page
 from test_study import Run, runner
@@ -166,7 +166,8 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
 
 
 def test_no_check_failed(done: Done) -> None:
-    assert [each for each in done.result["checks"] if "it failed" in (each["not_run"] or "")] == []
+    assert [each for each in done.result["checks"] if "could not be made" in (each["sentence"] or "")] == []
+    assert "could not be made" not in done.result["verdicts"][-1]["sentence"]
     assert {each["check"] for each in done.result["checks"]} == set(CHECKS)
 
 
@@ -553,8 +554,11 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
         ("mine:fails", "ZeroDivisionError: division by zero"),
         ("mine:needs", "missing 1 required positional argument"),
         ("mine:network", "returned a Sequential; expected a casemate.Classifier"),
-        ("mine:too_few", "the model returns (40, 2) for 40 images; expected one logit for each of its 3 classes"),
-        ("mine:breaks", "the model fails on a batch of shape (40, 1, 8, 8): RuntimeError"),
+        (
+            "mine:too_few",
+            "a tensor of shape (1, 2) for 1 image; expected one logit for each of its 3 classes, of shape (1, 3)",
+        ),
+        ("mine:breaks", "the model fails on a batch of shape (1, 1, 8, 8): RuntimeError"),
     ],
 )
 def test_an_own_model_that_cannot_be_had(run: Run, own: Path, images: Path, source: str, words: str) -> None:
@@ -693,7 +697,7 @@ def test_logits_that_are_not_numbers_void_the_evaluation_and_count_as_wrong() ->
     assert (found.cascade.robust[:, 0] <= ~bright.numpy()).all()
     assert found.verdict.word == "not to be trusted"
     assert found.findings[0].check == "non-finite"
-    assert [each for each in found.checks if "it failed" in (each.not_run or "")] == []
+    assert [each.sentence for each in found.findings if "it failed" in each.sentence] == []
     json.dumps(found.as_json(), allow_nan=False)
 
 
@@ -703,11 +707,11 @@ class Small(nn.Module):
     def __init__(self, most: int) -> None:
         super().__init__()
         self.inner, self.most = thirds(), most
-        self.seen: list[int] = []
+        self.tally = Tally()
 
     def forward(self, images: Tensor) -> Tensor:
         """Answer, or run out of memory."""
-        self.seen.append(len(images))
+        self.tally.most = max(self.tally.most, len(images))
         if len(images) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.inner(images)
@@ -721,8 +725,8 @@ def test_a_model_that_runs_out_of_memory_is_judged_in_smaller_batches(listener: 
     assert (found.cascade.robust == whole.cascade.robust).all()
     assert found.clean.accuracy == whole.clean.accuracy
     assert any("Out of memory; going on with 4 images at a time" in each for each in listener.said)
-    assert max(small.seen) > 7
-    failed = {each.check for each in found.checks if "it failed" in (each.not_run or "")}
+    assert small.tally.most > 7
+    failed = {each.check for each in found.findings if each.failed}
     assert failed <= {"finite-differences", "precision"}, failed
 
 
@@ -743,17 +747,25 @@ class Fussy(nn.Module):
 def test_a_check_that_a_model_cannot_stand_does_not_end_the_evaluation() -> None:
     model = Classifier(Fussy(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
     found = evaluate(model, IMAGES, eps=0.1, attacks=ATTACKS)
-    (failed,) = [each for each in found.checks if "it failed" in (each.not_run or "")]
+    (failed,) = [each for each in found.findings if each.failed]
     assert failed.check == "normalisation"
-    assert failed.not_run == "it failed: ValueError: what is this?"
-    assert failed.state == "not run"
+    assert re.search(
+        r"it failed: ModelError: the model fails on a batch of .*: ValueError: what is this\?", failed.sentence
+    )
+    assert (failed.value, failed.threshold) == (None, None)
+    (checked,) = [each for each in found.checks if each.check == "normalisation"]
+    assert checked.state == failed.severity == "weakens"
+    assert found.verdict.sentence.endswith(" 1 check could not be made: normalisation.")
 
 
 def test_what_is_refused_is_refused_in_the_library_too() -> None:
     none = LabelledImages(pixels=IMAGES.pixels[:0], labels=IMAGES.labels[:0])
     with pytest.raises(ShapeError, match="no images"):
         evaluate(thirds(), none, eps=0.1)
-    with as_installed(), pytest.raises(ModelError, match="the model returns tuple for 40 images"):
+    with (
+        as_installed(),
+        pytest.raises(ModelError, match=r"returns a tuple of 2 for 1 image; .* return output\[0\]"),
+    ):
         evaluate(Classifier(_Pair(), input_shape=TINY_SHAPE, classes=TINY_CLASSES), IMAGES, eps=0.1)
 
 

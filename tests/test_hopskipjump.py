@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
 from casemate.attacks.hopskipjump import HopSkipJump
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.norms import Norm
 from conftest import Listener
@@ -120,6 +120,7 @@ class Decisions(nn.Module):
         return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
 
 
+@pytest.mark.filterwarnings("ignore:HopSkipJump found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("targeted", [False, True])
 def test_decisions_are_all_it_uses(targeted: bool) -> None:
     """Of a network that hides its scores it makes exactly the same."""
@@ -137,6 +138,7 @@ def test_decisions_are_all_it_uses(targeted: bool) -> None:
     assert open_.success.sum() >= 10
 
 
+@pytest.mark.filterwarnings("ignore:HopSkipJump found nothing that fools:casemate.errors.CasemateWarning")
 def test_targets_are_met_or_the_clean_image_comes_back() -> None:
     task = small_task(1, dtype=torch.float32)
     targets = (task.labels + 2) % 4
@@ -162,7 +164,8 @@ def test_one_image_without_a_start_does_not_stop_the_others() -> None:
     model = classifier(Lamp(), classes=3)
     images = 0.2 + 0.2 * torch.rand(9, *SHAPE, generator=generator(0))
     labels, targets = torch.zeros(9, dtype=torch.int64), torch.tensor([1, 2, 1, 2, 1, 1, 2, 1, 1])
-    result = HopSkipJump(queries=3000)(model, images, labels, targets=targets)
+    with pytest.warns(CasemateWarning, match="HopSkipJump found nothing that fools on 3 of 9 images"):
+        result = HopSkipJump(queries=3000)(model, images, labels, targets=targets)
     assert torch.equal(result.success, targets == 1)
     assert result.status[targets == 2].eq(Status.FAILED).all()
     assert torch.equal(result.adversarial[targets == 2], images[targets == 2])
@@ -178,7 +181,7 @@ def test_the_budget_is_kept(listener: Listener) -> None:
     counting = Counting(task.model.network)
     model = classifier(counting, classes=4)
     for queries, steps in ((100, 50), (777, 50), (5000, 2)):
-        counting.forwards = 0
+        counting.restart()
         attack = HopSkipJump(queries=queries, steps=steps)
         result = attack(model, task.images[:6], task.labels[:6])
         assert result.passes.forward == counting.forwards
@@ -191,6 +194,7 @@ def test_the_budget_is_kept(listener: Listener) -> None:
     assert listener.done == pytest.approx(listener.total)
 
 
+@pytest.mark.filterwarnings("ignore:HopSkipJump found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     task = small_task(1, count=12)
@@ -237,11 +241,13 @@ def test_logits_that_are_not_finite() -> None:
     images = 0.2 + 0.1 * torch.rand(6, *SHAPE, generator=generator(0))
     images[:2] = 0.05
     labels = torch.zeros(6, dtype=torch.int64)
-    result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.1), classes=3), images, labels)
+    with pytest.warns(CasemateWarning, match="on 2 of 6 images HopSkipJump met logits or gradients that are not"):
+        result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.1), classes=3), images, labels)
     assert result.status.tolist() == [Status.NON_FINITE] * 2 + [Status.SUCCESS] * 4
     assert torch.equal(result.adversarial[:2], images[:2])
     # what is bright enough to fool is not finite: nothing does, and that is why
-    result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.0, also=0.69), classes=3), images, labels)
+    with pytest.warns(CasemateWarning, match="on 6 of 6 images HopSkipJump met logits or gradients that are not"):
+        result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.0, also=0.69), classes=3), images, labels)
     assert result.status.eq(Status.NON_FINITE).all()
     assert torch.equal(result.adversarial, images)
 

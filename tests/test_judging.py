@@ -22,7 +22,19 @@ from casemate.progress import SILENT, Advance
 from casemate.rng import Streams
 from casemate.study.measured import attack_of, model_of, seeded
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
-from oracles import PIXELS, SHAPE, Linear, classifier, generator, linear_problem, network, room, steepest_descent
+from oracles import (
+    EXAMINED,
+    PIXELS,
+    SHAPE,
+    Linear,
+    Tally,
+    classifier,
+    generator,
+    linear_problem,
+    network,
+    room,
+    steepest_descent,
+)
 
 
 def stored(images: Tensor, labels: Tensor) -> LabelledImages:
@@ -40,16 +52,16 @@ def random_images(count: int, classes: int, seed: int = 0) -> LabelledImages:
 
 
 class Everything(nn.Module):
-    """Remembers all that it is asked about."""
+    """Remembers all that it is asked about, the images of its examination first."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.seen: list[Tensor] = []
+        self.tally = Tally()
 
     def forward(self, images: Tensor) -> Tensor:
         """Remember and pass on."""
-        self.seen.append(images.detach().clone())
+        self.tally.seen.append(images.detach().clone())
         return self.inner(images)
 
 
@@ -77,8 +89,8 @@ def test_the_cosine_is_that_of_the_gradients_at_the_image_and_at_a_point_in_the_
     model = curved()
     looking = Everything(model.network)
     found = gradient_alignment(classifier(looking, classes=4), images, radius)
-    assert len(looking.seen) == 2
-    here, near = (seen.double() for seen in looking.seen)
+    assert len(looking.tally.seen) == EXAMINED + 2
+    here, near = (seen.double() for seen in looking.tally.seen[EXAMINED:])
     torch.testing.assert_close(here, images.unit()[0].double(), rtol=0, atol=1e-7)
     assert (near - here).abs().max() <= radius + 1e-6
     assert (near - here).flatten(1).abs().amax(1).min() > 0.8 * radius
@@ -305,8 +317,9 @@ def test_only_images_that_are_classified_correctly_are_attacked(near: tuple[Clas
     right = right_of(model, images)
     looking = Everything(model.network)
     targeted_matrix(classifier(looking, classes=4), FGSM(eps=0.0, track="last"), images)
-    asked = torch.cat(looking.seen[1:])  # the first is the look at all of them
-    assert len(looking.seen[0]) == 32
+    first, *later = looking.tally.seen[EXAMINED:]
+    asked = torch.cat(later)
+    assert len(first) == 32  # the look at all of them
     assert len(asked) == 2 * 3 * int(right.sum())  # a step and a look again, towards three classes
     wrong = images.unit()[0][~right]
     assert not (asked.unsqueeze(1) == wrong.unsqueeze(0)).flatten(2).all(2).any()

@@ -25,7 +25,8 @@ _ROOMS = (
 """From top to bottom; below them lies the ground."""
 _GROUND = (
     ("losses",),
-    ("norms",),
+    ("logits",),
+    ("norms", "units"),
     ("rng", "memory", "compiled", "arrays"),
     ("types", "files", "progress"),
     ("errors",),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from casemate.errors import SettingError
-from casemate.losses import LOSSES, TITLES, dlr, loss_by_name, margin, stable_cross_entropy, targeted_dlr, top_gap
+from casemate.logits import top_gap
+from casemate.losses import LOSSES, TITLES, dlr, loss_by_name, margin, stable_cross_entropy, targeted_dlr
 from oracles import generator
 
 seeds = st.integers(0, 10_000)

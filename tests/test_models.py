@@ -530,13 +530,16 @@ def test_weights_of_another_shape_are_refused(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_logits_in_half_precision_become_float32(dtype: torch.dtype) -> None:
-    """So that losses of them, and differences of losses, are not rounded to a few digits; others stay what they are."""
+def test_logits_are_float32_or_float64_as_the_images_whatever_the_network_computes_in(dtype: torch.dtype) -> None:
+    """So that losses of them, and differences of losses, are not rounded to a few digits."""
 
     class Typed(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1)[:, :3].to(dtype)
 
     model = Classifier(Typed(), input_shape=TINY_SHAPE, classes=("a", "b", "c"))
-    expected = torch.float64 if dtype == torch.float64 else torch.float32
-    assert model(torch.rand(2, *TINY_SHAPE)).dtype == expected
+    for of_images in (torch.float16, torch.float32, torch.float64):
+        images = torch.rand(2, *TINY_SHAPE).to(of_images)
+        logits = model(images)
+        assert logits.dtype == (torch.float64 if of_images == torch.float64 else torch.float32)
+        assert torch.equal(logits, images.flatten(1)[:, :3].to(dtype).to(logits.dtype))

@@ -213,6 +213,7 @@ def test_the_step_of_another_norm_fails(name: str, patch: pytest.MonkeyPatch) ->
         STRENGTH[name]()
 
 
+@pytest.mark.filterwarnings("ignore:.* had no gradient to follow:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("name", ["prob-ce", "torch-ce"])
 def test_a_loss_whose_gradient_vanishes_fails_where_the_network_is_sure(name: str, patch: pytest.MonkeyPatch) -> None:
     patch.setitem(LOSSES, "ce", LOSSES[name])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from casemate.attacks import PGD, Status
 from casemate.attacks.base import stream_name
 from casemate.attacks.noise import CornerNoise, NoiseAttack, UniformNoise
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Norm
@@ -192,7 +192,8 @@ class Broken(nn.Module):
 def test_logits_that_are_not_finite() -> None:
     model, images, labels = one_pixel(torch.tensor([0.02, 0.3, 0.02, 0.3, 0.46]))
     broken = classifier(Broken(model.network, 0.955), shape=(1, 1, 1))
-    result = UniformNoise(eps=0.15, draws=60)(broken, images, labels)
+    with pytest.warns(CasemateWarning, match="on 1 of 5 images UniformNoise met logits or gradients that are not"):
+        result = UniformNoise(eps=0.15, draws=60)(broken, images, labels)
     # the last is not finite from the start
     codes = [Status.SUCCESS, Status.FAILED, Status.SUCCESS, Status.FAILED, Status.NON_FINITE]
     assert result.status.tolist() == codes
@@ -202,7 +203,8 @@ def test_logits_that_are_not_finite() -> None:
     result = UniformNoise(eps=0.15, draws=60)(broken, images[:1], labels[:1])
     assert result.status.tolist() == [Status.SUCCESS]
     broken = classifier(Broken(model.network, 0.81), shape=(1, 1, 1))
-    result = UniformNoise(eps=0.15, draws=60)(broken, images[1:2], labels[1:2])
+    with pytest.warns(CasemateWarning, match="on 1 of 1 images UniformNoise met logits or gradients that are not"):
+        result = UniformNoise(eps=0.15, draws=60)(broken, images[1:2], labels[1:2])
     assert result.status.tolist() == [Status.NON_FINITE]
     assert torch.equal(result.adversarial, images[1:2])
 

@@ -14,8 +14,8 @@ import casemate
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
-APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AtTemperature
-AttackResult AutoAttack Ball CarliniWagner CasemateError Classifier CornerNoise CrossEntropy Dataset DeepFool
+APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AtTemperature AttackResult
+AutoAttack Ball CarliniWagner CasemateError CasemateWarning Classifier CornerNoise CrossEntropy Dataset DeepFool
 Description Distillation Evaluation Finding HopSkipJump LabelledImages Recipe Restarts Severity Spatial Square Status
 StochasticAffine TargetedAPGD TargetedFAB Training Transfer UniformNoise Verdict create eps_curve evaluate_clean
 evaluate_model fit gradient_alignment load_data load_model make_record mcnemar parse_eps read_images read_record

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import Criterion, Status, with_eps
 from casemate.attacks.spatial import Spatial, placed
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.rng import Streams, derive
 from oracles import (
@@ -299,7 +299,9 @@ def test_numbers_that_are_not_finite_never_fool_and_are_a_status() -> None:
     images[::3, 0, 0, :2] = 0.1  # these have no logits from the start
     model = classifier(Trouble(task.model.network), classes=4)
     labels = torch.where(torch.arange(30) % 3 == 0, task.labels, task.model(images).argmax(1))
-    found = Spatial(max_rotation=0, max_shift=1, rotations=1, shifts=3)(model, images, labels)
+    words = "of 30 images Spatial met logits or gradients that are not finite"
+    with pytest.warns(CasemateWarning, match=words):
+        found = Spatial(max_rotation=0, max_shift=1, rotations=1, shifts=3)(model, images, labels)
     stood = ~found.success
     assert stood[::3].any()
     assert found.status[stood].eq(Status.NON_FINITE).all()  # a shift to the right lets black into the first pixel
@@ -308,7 +310,8 @@ def test_numbers_that_are_not_finite_never_fool_and_are_a_status() -> None:
     assert torch.equal(
         model(found.adversarial[found.success]).isfinite().all(1), torch.ones(int((~stood).sum())).bool()
     )
-    up = Spatial(max_rotation=0, max_shift=0, rotations=1, shifts=1)(model, images, labels)
+    with pytest.warns(CasemateWarning, match=f"on 10 {words}"):
+        up = Spatial(max_rotation=0, max_shift=0, rotations=1, shifts=1)(model, images, labels)
     assert up.status[torch.arange(30) % 3 != 0].eq(Status.FAILED).all()
     assert up.status[::3].eq(Status.NON_FINITE).all()
 

@@ -12,7 +12,7 @@ from casemate.attacks import PGD, Status
 from casemate.attacks.noise import CornerNoise, UniformNoise
 from casemate.attacks.square import Square
 from casemate.attacks.windows import Bumps, Corners, Moves, _bumps, _hill
-from casemate.errors import SettingError
+from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm
@@ -270,6 +270,7 @@ def test_bumps_are_two_hills_of_opposite_sign() -> None:
 # ------------------------------------------------------------------------------------- claims, budget, odd input
 
 
+@pytest.mark.filterwarnings("ignore:eps .* is more than the:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_images_are_inside_and_are_what_they_are_said_to_be(norm: Norm, dtype: torch.dtype) -> None:
@@ -314,6 +315,7 @@ def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     assert not torch.allclose(whole.adversarial, other.adversarial, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.* met logits or gradients that are not finite:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("bad", [2.0, 0.5])
 def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it change what is found; also where the start's logits are not finite (`bad` = 0.5, for some images)."""
@@ -335,6 +337,7 @@ def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatc
     assert found.passes.forward < 0.9 * all_asked.passes.forward
 
 
+@pytest.mark.filterwarnings("ignore:eps 1e-06 in l2:casemate.errors.CasemateWarning")
 @pytest.mark.usefixtures("unchecked")
 def test_queries_are_counted_and_the_fooled_leave() -> None:
     task = small_task(1, dtype=torch.float32)
@@ -393,14 +396,16 @@ def test_logits_that_are_not_finite() -> None:
     inner = task.model.network
     with torch.no_grad():
         labels = inner(images).argmax(1)
-    always = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.74), classes=4), images, labels)
+    with pytest.warns(CasemateWarning, match="on 6 of 30 images Square met logits or gradients that are not finite"):
+        always = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.74), classes=4), images, labels)
     bad = images[:, 0, 0, 0] > 0.7
     assert always.status[bad].eq(Status.NON_FINITE).all()
     assert torch.equal(always.adversarial[bad], images[bad])
     whole = Square(eps=0.2, queries=100)(classifier(inner, classes=4), images, labels)
     assert torch.equal(always.adversarial[~bad], whole.adversarial[~bad])
     # where only some queries are not finite, the others may still fool; if none does, the fault is named
-    sometimes = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.5), classes=4), images[~bad], labels[~bad])
+    with pytest.warns(CasemateWarning, match="of 24 images Square met logits or gradients that are not finite"):
+        sometimes = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.5), classes=4), images[~bad], labels[~bad])
     assert set(sometimes.status.tolist()) == {Status.SUCCESS, Status.NON_FINITE}
     assert sometimes.adversarial[sometimes.success][:, 0, 0, 0].max() <= 0.5
 

@@ -322,16 +322,20 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_every_epoch_and_step_has_its_own_dropout(hooked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     masks: list[Tensor] = []
     model = tiny_model()
+
+    def note(layer: nn.Module, out: Tensor) -> None:
+        if layer.training or len(masks) % 3 == 2:  # not when it is first examined
+            masks.append(out[:, :, 0, 0] == 0)
+
     if hooked:  # then the model is trained as it is, else with less work (`quickened`)
         dropout = next(layer for layer in model.modules() if isinstance(layer, nn.Dropout))
-        dropout.register_forward_hook(lambda layer, given, out: masks.append(out[:, :, 0, 0] == 0))
+        dropout.register_forward_hook(lambda layer, given, out: note(layer, out))
     else:
         own = QuickDropout.forward
 
         def looked_at(layer: QuickDropout, values: Tensor) -> Tensor:
             kept = own(layer, values)
-            if layer.training or len(masks) % 3 == 2:  # not when copies are compared before the first step
-                masks.append(kept[:, :, 0, 0] == 0)
+            note(layer, kept)
             return kept
 
         monkeypatch.setattr(QuickDropout, "forward", looked_at)

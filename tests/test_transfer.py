@@ -13,7 +13,7 @@ from casemate.attacks import BIM, FGSM, PGD, Attack, MinimumNormAttack, Passes, 
 from casemate.attacks.base import Criterion
 from casemate.attacks.restarts import Restarts
 from casemate.attacks.transfer import Transfer
-from casemate.errors import SettingError, ShapeError
+from casemate.errors import CasemateWarning, SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Norm
 from casemate.progress import Advance
@@ -119,7 +119,8 @@ def test_hidden_gradients_do_not_stop_it() -> None:
 
     hidden = classifier(Rounded(), classes=4)
     attack = PGD(eps=0.15, steps=10)
-    alone = attack(hidden, task.images, task.labels)
+    with pytest.warns(CasemateWarning, match="PGD had no gradient to follow on .* of 60 images"):
+        alone = attack(hidden, task.images, task.labels)
     assert alone.status[~alone.success].eq(Status.ZERO_GRADIENT).all()
     across = Transfer(attack=attack, substitute=like(task.model, 0.05))(hidden, task.images, task.labels)
     assert across.success.sum() > alone.success.sum() + 15
@@ -228,7 +229,8 @@ def test_numbers_of_either_model_that_are_not_finite_are_a_status() -> None:
     model = classifier(Trouble(task.model.network, 0), classes=4)
     labels = torch.where(torch.arange(30) % 3 == 0, task.labels, model(images).argmax(1))
     attack = Transfer(attack=BIM(eps=0.05), substitute=classifier(Trouble(like(task.model, 0.1).network, 1), classes=4))
-    found = attack(model, images, labels)
+    with pytest.warns(CasemateWarning, match="on 20 of 30 images .* met logits or gradients that are not finite"):
+        found = attack(model, images, labels)
     assert found.status[0::3].eq(Status.NON_FINITE).all()
     assert found.status[1::3].eq(Status.NON_FINITE).all()
     assert found.status[2::3].ne(Status.NON_FINITE).all()
@@ -243,9 +245,9 @@ def test_a_substitute_without_a_gradient_says_so() -> None:
             return images.flatten(1)[:, :4].round()
 
     task = small_task()
-    found = Transfer(attack=BIM(eps=0.1), substitute=classifier(Rounded(), classes=4))(
-        task.model, task.images, task.labels
-    )
+    attack = Transfer(attack=BIM(eps=0.1), substitute=classifier(Rounded(), classes=4))
+    with pytest.warns(CasemateWarning, match="had no gradient to follow on 25 of 30 images"):
+        found = attack(task.model, task.images, task.labels)
     assert found.success.sum() == 5
     assert found.status[~found.success].eq(Status.ZERO_GRADIENT).all()
 
