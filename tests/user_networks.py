@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -134,16 +135,19 @@ class Around(nn.Module):
         return found if self.after is None else self.after(found)
 
 
+@cache
 def before(step: Step, channels: int = 1) -> Maker:
-    """Makes the convolutional network with a step before it."""
+    """Makes the convolutional network with a step before it; the same maker for the same step."""
     return lambda: Around(convolutional(channels), before=step)
 
 
+@cache
 def after(step: Step, classes: int = 4, channels: int = 1) -> Maker:
     """Makes the convolutional network with a step after it."""
     return lambda: Around(convolutional(channels, classes), after=step)
 
 
+@cache
 def first(layer: Callable[[], nn.Module], channels: int = 1) -> Maker:
     """Makes the convolutional network with a layer before it."""
     return lambda: nn.Sequential(layer(), convolutional(channels))
@@ -696,6 +700,11 @@ def _padded(extra: int) -> Step:
     return lambda o: torch.cat([o[:, :-extra], torch.full_like(o[:, -extra:], -_INFINITY)], 1)
 
 
+@cache
+def _indexed(start: int, step: Step) -> Step:
+    return lambda o: step(o[:, :start])
+
+
 def masks() -> Iterator[UserNetwork]:
     """Networks that give classes nobody wants the logit minus infinity, or one that is as good as that."""
 
@@ -704,7 +713,7 @@ def masks() -> Iterator[UserNetwork]:
             name=name,
             kind="masks",
             make=after(step, count),
-            twin=after(lambda o: twin(o[:, :start]), count),
+            twin=after(_indexed(start, twin), count),
             classes=count,
             twin_classes=start,
             trains=False,

@@ -62,9 +62,10 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def prepared(images: Tensor, model: Classifier) -> Images:
     """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds.
 
-    They are float32, since half precision would round perturbations away; float64 where the model's weights are too.
+    They are float32, since half precision would round perturbations away; float64 where the model's weights are too, or
+    it has none.
     """
-    double = images.dtype == model.dtype == torch.float64
+    double = images.dtype == torch.float64 and model.dtype in (None, torch.float64)
     numbers = images.detach().to(model.device, torch.float64 if double else torch.float32)
     return numbers.clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
 

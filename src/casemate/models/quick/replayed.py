@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from casemate.memory import is_out_of_memory
 from casemate.models.classifier import Classifier
-from casemate.models.quick.alike import TOLERANCE, answers, largest_difference, own_randomness
+from casemate.models.quick.alike import (
+    TOLERANCE,
+    answers,
+    largest_difference,
+    largest_difference_of_gradients,
+    own_randomness,
+)
 from casemate.models.quick.pass_size import seconds_per_pass
 from casemate.types import Images, Logits
 
@@ -122,7 +128,8 @@ def replaying(model: Classifier, images: Images, record: Record | None = None) -
             apart = 0.0
             for some in (images, images[: -(-2 * len(images) // 3)]):  # of a number that has to be filled up too
                 expected, seen = (_with_gradient(each, some) for each in (model, made))
-                apart = max(apart, *map(largest_difference, expected, seen))
+                apart = max(apart, largest_difference(expected[0], seen[0]))
+                apart = max(apart, largest_difference_of_gradients(expected[1], seen[1]))
             gain = seconds_per_pass(model, images) / seconds_per_pass(made, images)
     except Exception:  # among others, a model that has no gradient
         return None
