@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import config
@@ -120,3 +121,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undecorated() -> Iterator[None]:
+    """Functions that are defined within others are not prepared for a check anew at every call, which takes long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping, "jaxtyped", lambda *given, **options: lambda function: function)
+        yield

@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -72,20 +71,12 @@ from casemate.models import Classifier
 from casemate.train import Training, fit
 from user_networks import NETWORKS, UserNetwork, convolutional
 
-pytestmark = pytest.mark.usefixtures("unchecked", "_undecorated")
+pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")
 
 EPS = 0.05
 COUNT = 12
 Found = dict[str, Any]
 State = dict[str, object]
-
-
-@pytest.fixture(scope="module")
-def _undecorated() -> Iterator[None]:
-    """Functions that are defined within others are not prepared for a check anew at every call, which takes long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping, "jaxtyped", lambda *given, **options: lambda function: function)
-        yield
 
 
 # What must stay as it was ---------------------------------------------------------------------------------------------
