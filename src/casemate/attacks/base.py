@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.holding import group_size, held, model_of, prepared
-from casemate.attacks.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, ordinary, undisturbed
+from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.norms import Ball, Bounds, Norm, norm_of
 from casemate.progress import SILENT, Advance, Observer, untold
 from casemate.rng import Streams, derive

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
 from casemate.models.quick.pass_size import DEFAULT, MEASURED_WITH
-from casemate.models.undisturbed import in_its_mode, undisturbed
+from casemate.models.undisturbed import frozen
 from casemate.progress import SILENT, Observer
 from casemate.types import Images
 
@@ -35,28 +35,6 @@ def group_size(image_shape: tuple[int, ...]) -> int:
     """
     each = _COPIES * 4 * math.prod(image_shape)
     return max(1, _GROUP_BYTES // each, min(_FULL, _MOST_BYTES // each))
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after.
-
-    So is everything else that the network may change; see `undisturbed`.
-    """
-    with undisturbed(model):
-        modes = [(module, module.training) for module in model.modules()]
-        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        try:
-            model.eval()
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-            for parameter, flag in flags:
-                with in_its_mode(parameter):
-                    parameter.requires_grad_(flag)
 
 
 def prepared(images: Tensor, model: Classifier) -> Images:

@@ -27,11 +27,11 @@ from casemate.attacks.base import (
     with_eps,
 )
 from casemate.attacks.gradient import Climb, GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
-from casemate.attacks.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.models import Classifier, Frozen, ordinary, undisturbed
+from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.norms import norm_of
 from casemate.progress import Advance, untold
 from casemate.rng import Streams, derive

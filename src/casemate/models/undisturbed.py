@@ -79,6 +79,28 @@ def restored_on_error(model: nn.Module) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after.
+
+    So is everything else that the network may change; see `undisturbed`.
+    """
+    with undisturbed(model):
+        modes = [(module, module.training) for module in model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            model.eval()
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                with in_its_mode(parameter):
+                    parameter.requires_grad_(flag)
+
+
 def restored(model: nn.Module) -> AbstractContextManager[None]:
     """Inside of whatever region: all modules of a model are afterwards what they were before."""
     return _restored(model.modules())

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import frozen, warn_of_eps, warn_of_network
 from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
@@ -30,6 +29,8 @@ from casemate.models import (
     restored_on_error,
     undisturbed,
 )
+from casemate.models.undisturbed import frozen
+from casemate.models.warn import warn_of_eps, warn_of_network
 from casemate.norms import Ball
 from casemate.progress import SILENT, Advance, Observer
 from casemate.rng import derive

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 
 from casemate.errors import CasemateWarning
-from casemate.models import Classifier
+from casemate.models.classifier import Classifier
 from casemate.norms import Ball
 from casemate.units import doubt_of
 
