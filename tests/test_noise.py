@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
-from casemate.attacks.base import stream_name
+from casemate.attacks.base import stream_key
 from casemate.attacks.noise import CornerNoise, NoiseAttack, UniformNoise
 from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import margin
@@ -108,7 +108,7 @@ def test_the_first_that_fools_or_else_the_most_wrong_is_handed_back(attack: Nois
     task = small_task(1, scale=30.0)
     targets = (task.labels + 1) % 4 if targeted else None
     result = attack(task.model, task.images, task.labels, targets=targets, seed=5)
-    streams = Streams(derive(5, stream_name(attack)), torch.arange(len(task.labels)))
+    streams = Streams(derive(5, stream_key(attack)), torch.arange(len(task.labels)))
     draws = torch.stack([attack.draw(task.images, UNIT, streams, number) for number in range(20)])
     with torch.no_grad():
         logits = torch.stack([task.model(each) for each in draws])

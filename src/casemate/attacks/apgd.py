@@ -230,6 +230,8 @@ class AutoPGD(Attack):
 class APGD(AutoPGD):
     """Auto-PGD on any loss; with targets it descends the loss of the target (`dlr`: ascends the targeted ratio)."""
 
+    stream: ClassVar[str] = "APGD"
+
     loss: LossName = "ce"
     """What is ascended: `torch-ce` is the original's cross-entropy, `dlr` its other loss."""
 
@@ -256,6 +258,7 @@ class TargetedAPGD(AutoPGD):
     It ascends the targeted difference of logits ratio (Croce and Hein 2020, eq. 7); any wrong class on the way will do.
     """
 
+    stream: ClassVar[str] = "TargetedAPGD"
     targetable: ClassVar[bool] = False
 
     classes: int = 9

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, final, get_args
 import torch
 
 from casemate.attacks.apgd import APGD, TargetedAPGD
-from casemate.attacks.base import Attack, Criterion, Passes, stream_name, verify
+from casemate.attacks.base import Attack, Criterion, Passes, stream_key, verify
 from casemate.attacks.fab import FAB, TargetedFAB
 from casemate.attacks.square import Square
 from casemate.errors import SettingError
@@ -33,6 +33,7 @@ DRAWS = 20
 class AutoAttack(Attack):
     """The list of attacks that the field reports robust accuracy by."""
 
+    stream: ClassVar[str] = "AutoAttack"
     targetable: ClassVar[bool] = False
 
     eps: float
@@ -114,7 +115,7 @@ class AutoAttack(Attack):
         for attack in attacks.values():
             if not len(left):
                 break
-            own = Streams(derive(streams.seed, stream_name(attack)), streams.index[left])
+            own = Streams(derive(streams.seed, stream_key(attack)), streams.index[left])
             share = len(left) / len(clean) / len(attacks)
             candidates, moved, cost = attack.run(
                 model,

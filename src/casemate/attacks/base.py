@@ -220,6 +220,8 @@ class Attack(ABC):
 
     targetable: ClassVar[bool] = True
     """Whether its paper says how to reach a given class."""
+    stream: ClassVar[str] = ""
+    """Key of its random draws besides the seed; the name of the class if empty. Set it, and renaming changes no draw."""
 
     @abstractmethod
     def ball(self) -> Ball:
@@ -323,7 +325,7 @@ class Attack(ABC):
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
         if targets is not None and not can_aim(self):
-            raise SettingError(f"{stream_name(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
+            raise SettingError(f"{name_of(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
         if targets is not None:
             check_images(known, images, targets)
             if (targets.cpu() == labels.cpu()).any():
@@ -358,7 +360,7 @@ class Attack(ABC):
                 criterion = Criterion(
                     truth if targets is None else ordinary(targets)[group].to(known.device), targets is not None
                 )
-                streams = Streams(derive(seed, stream_name(self)), numbers[group].to(known.device))
+                streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
                 told = _Told(advance)
                 found = self._attack(both, clean, criterion, streams, told)
                 success = criterion.met(found.logits)
@@ -393,7 +395,7 @@ def _warn_of(attack: Attack, status: Tensor) -> None:
     """Warn where images withstood an attack that did not take place on them."""
     found = {each: int((status == each).sum()) for each in Status}
     warn_of_outcome(
-        stream_name(attack),
+        name_of(attack),
         len(status),
         no_gradient=found[Status.ZERO_GRADIENT],
         not_finite=found[Status.NON_FINITE],
@@ -443,9 +445,14 @@ def innermost(attack: Attack) -> Attack:
     return innermost(inner[0]) if inner else attack
 
 
-def stream_name(attack: Attack) -> str:
-    """What keys an attack's random draws besides the seed: its name, or that of the attack it wraps."""
+def name_of(attack: Attack) -> str:
+    """The name of an attack, or of the attack that it wraps."""
     return type(innermost(attack)).__name__
+
+
+def stream_key(attack: Attack) -> str:
+    """Key of an attack's random draws besides the seed; a wrapper draws what the attack inside would."""
+    return innermost(attack).stream or name_of(attack)
 
 
 def can_aim(attack: Attack) -> bool:

@@ -7,7 +7,7 @@ L0 (VI.B) is left out.
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -116,6 +116,8 @@ class CarliniWagner(MinimumNormAttack):
 
     Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
     """
+
+    stream: ClassVar[str] = "CarliniWagner"
 
     norm: Norm = "l2"
     """L2 or Linf."""

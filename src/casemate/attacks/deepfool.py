@@ -44,6 +44,7 @@ def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
 class DeepFool(MinimumNormAttack):
     """DeepFool for L2 (the paper's algorithm 2) and Linf (its section 3.3)."""
 
+    stream: ClassVar[str] = "DeepFool"
     targetable: ClassVar[bool] = False
 
     norm: Norm = "l2"

@@ -5,7 +5,7 @@ shrinkage-thresholding (FISTA), which sets pixels to exactly their clean value; 
 """
 
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class EAD(MinimumNormAttack):
 
     Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
     """
+
+    stream: ClassVar[str] = "EAD"
 
     norm: Norm = "l1"
     """L1."""

@@ -197,6 +197,8 @@ class FAB(_AdaptiveBoundary):
     class that is most likely at the iterate, in one backward pass.
     """
 
+    stream: ClassVar[str] = "FAB"
+
     def aims(self, logits: Logits, criterion: Criterion) -> list[Rivals | None]:
         """All other classes at once."""
         if criterion.targeted:
@@ -219,6 +221,7 @@ class TargetedFAB(_AdaptiveBoundary):
     (Croce and Hein 2020, arXiv 2003.01690, section 4.)
     """
 
+    stream: ClassVar[str] = "TargetedFAB"
     targetable: ClassVar[bool] = False
 
     classes: int = 9

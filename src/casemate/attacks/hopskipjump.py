@@ -10,7 +10,7 @@ noise, which often never has the target's class.
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Int64
@@ -47,6 +47,8 @@ _BEYOND = 1e-4
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(MinimumNormAttack):
     """Walk along the decision boundary towards the clean image."""
+
+    stream: ClassVar[str] = "HopSkipJump"
 
     norm: Norm = "l2"
     """L2 or Linf; the paper defines no other."""

@@ -7,7 +7,7 @@ its own step, and a pass serves all of them, be it for a new iterate or for a st
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +146,8 @@ class LBFGS(MinimumNormAttack):
 
     Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
     """
+
+    stream: ClassVar[str] = "LBFGS"
 
     norm: Norm = "l2"
     """L2."""

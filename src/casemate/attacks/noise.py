@@ -7,7 +7,7 @@ gradient is taken here.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -93,6 +93,8 @@ class NoiseAttack(Attack):
 class UniformNoise(NoiseAttack):
     """Points drawn uniformly from the ball, then brought within the bounds."""
 
+    stream: ClassVar[str] = "UniformNoise"
+
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
         """A point of the ball."""
         return self.ball().sample(clean, bounds, streams, "noise", number)
@@ -107,6 +109,8 @@ class CornerNoise(NoiseAttack):
     has no corners, and nearly all its volume lies next to its surface, so that `UniformNoise` draws from there anyway;
     a corner of an L1 ball moves one pixel by all of eps, which the bounds seldom let it do.
     """
+
+    stream: ClassVar[str] = "CornerNoise"
 
     def __post_init__(self) -> None:
         super().__post_init__()

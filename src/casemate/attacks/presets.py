@@ -1,7 +1,7 @@
 """The named attacks of the study's family, each a preset of the gradient loop."""
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from casemate.attacks.gradient import GradientAttack, Loop, Track
 from casemate.errors import SettingError
@@ -13,6 +13,8 @@ from casemate.norms import Ball, Norm, parse_eps
 @dataclass(frozen=True, kw_only=True)
 class FGSM(GradientAttack):
     """Fast gradient sign method: one step to the edge of the ball (Goodfellow et al. 2015; the study's eq. 1)."""
+
+    stream: ClassVar[str] = "FGSM"
 
     eps: float
     """Radius of the ball, in pixel units."""
@@ -33,6 +35,8 @@ class FGSM(GradientAttack):
 @dataclass(frozen=True, kw_only=True)
 class BIM(GradientAttack):
     """Basic iterative method (Kurakin et al. 2017; the study's eq. 2), with both of the study's clippings."""
+
+    stream: ClassVar[str] = "BIM"
 
     eps: float
     """Radius of the ball, in pixel units; with clip `range` it only sets the default step."""
@@ -65,6 +69,8 @@ class BIM(GradientAttack):
 @dataclass(frozen=True, kw_only=True)
 class PGD(GradientAttack):
     """Projected gradient ascent from random starts (Madry et al. 2018)."""
+
+    stream: ClassVar[str] = "PGD"
 
     eps: float
     """Radius of the ball, in pixel units."""
@@ -102,6 +108,8 @@ class PGD(GradientAttack):
 @dataclass(frozen=True, kw_only=True)
 class MIFGSM(GradientAttack):
     """Momentum iterative FGSM (Dong et al. 2018): gradients, each over its L1 norm, are accumulated."""
+
+    stream: ClassVar[str] = "MIFGSM"
 
     eps: float
     """Radius of the ball, in pixel units."""

@@ -7,7 +7,7 @@ grid of 31 angles and 5 x 5 shifts, or (`draws`) the worst of that many random o
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ class Spatial(Attack):
     image as it is. Pixels are interpolated bilinearly. The change is small to the eye only: in every norm it is large,
     so its ball is unbounded, and its results cannot be compared with those of an attack within a small one.
     """
+
+    stream: ClassVar[str] = "Spatial"
 
     max_rotation: float = 30.0
     """Largest angle to either side, in degrees."""

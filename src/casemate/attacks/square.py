@@ -15,7 +15,7 @@ For Linf a query that leaves the best image as it is takes no pass: its answer i
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Int64
@@ -45,6 +45,8 @@ _BLOCK = 64
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
     """Random search with square windows, within a fixed number of queries."""
+
+    stream: ClassVar[str] = "Square"
 
     eps: float
     """Radius of the ball, in pixel units."""

@@ -22,7 +22,7 @@ from casemate.attacks.base import (
     model_of,
     prepared,
     status_of,
-    stream_name,
+    stream_key,
     verify,
     with_eps,
 )
@@ -133,7 +133,7 @@ def _prepare(
     clean = prepared(images, model)
     labels = ordinary(labels).to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
-    return clean, labels, Criterion(labels), Streams(derive(seed, stream_name(attack)), index)
+    return clean, labels, Criterion(labels), Streams(derive(seed, stream_key(attack)), index)
 
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
