@@ -221,7 +221,7 @@ class Attack(ABC):
     targetable: ClassVar[bool] = True
     """Whether its paper says how to reach a given class."""
     stream: ClassVar[str] = ""
-    """Key of its random draws besides the seed; the name of the class if empty. Set it, and renaming changes no draw."""
+    """Key of its random draws besides the seed, so that renaming the class changes none; its name if empty."""
 
     @abstractmethod
     def ball(self) -> Ball:
