@@ -222,21 +222,19 @@ def cases(slow: bool) -> Iterator[tuple[str, Callable[[], str]]]:
         parts = [tensors(each) for each in found] if isinstance(found, list | tuple) else []
         return digest(*filter(None, parts)) if any(parts) else ""
 
-    def sweep(axis: str, keep: str, norm: str) -> str:
+    def sweep(axis: str, only_worst: bool, norm: str) -> str:
         values = [0.0, 0.5 * balls[norm]["eps"], balls[norm]["eps"]]
-        built = make(attacks.PGD, steps=4, keep=keep, norm=norm, **balls[norm])
-        model = classifier()
-        found = (
-            attacks.sweep_eps(built, model, images, labels, values)
-            if axis == "eps"
-            else attacks.sweep_steps(built, model, images, labels, [1, 2, 4])
-        )
-        return tensors(found)
+        built = make(attacks.PGD, steps=4, norm=norm, **balls[norm])
+        if axis == "eps":
+            return tensors(attacks.sweep_eps(built, classifier(), images, labels, values, only_worst=only_worst))
+        steps = [1, 2, 4]
+        return tensors(attacks.sweep_steps(built, classifier(), images, labels, steps, only_worst=only_worst))
 
     for axis in ("eps", "steps"):
-        for keep in ("first_success", "last"):
+        for only_worst in (False, True):
             for norm in balls:
-                yield f"sweep/{axis}/{keep}/{norm}", lambda a=axis, k=keep, n=norm: sweep(a, k, n)
+                name = f"sweep/{axis}/{'worst' if only_worst else 'all'}/{norm}"
+                yield name, lambda a=axis, w=only_worst, n=norm: sweep(a, w, n)
 
     def labelled() -> Any:
         return data.LabelledImages(pixels=pixels, labels=labels)
