@@ -17,16 +17,16 @@ import safetensors.numpy
 from casemate.attacks import Passes, Status
 from casemate.engine import Piece
 from casemate.engine.task import Task
-from casemate.evaluate import CleanResult, Curve, WorstCase, mean, share
-from casemate.evaluate.curves import LastIterates
-from casemate.evaluate.examples import clean_table, curve_table, worst_table
-from casemate.study.catalogue import choose, models_of, tasks_of
-from casemate.study.claims import Evidence
-from casemate.study.measured import attack_of
-from casemate.study.models import Model
-from casemate.study.results import Judged
-from casemate.study.scales import SCALES
-from casemate.study.tasks import LOSSES, Setup
+from casemate.evaluation import CleanResult, Curve, WorstCase, mean, share
+from casemate.evaluation.curves import LastIterates
+from casemate.evaluation.examples import clean_table, curve_table, worst_table
+from casemate_study.claims import Evidence
+from casemate_study.experiments.catalogue import choose, models_of, tasks_of
+from casemate_study.experiments.models import Model
+from casemate_study.experiments.scales import SCALES
+from casemate_study.experiments.specs import LOSSES, Setup
+from casemate_study.results import Judged
+from casemate_study.tasks.inputs import attack_of
 
 N = 400
 """Images of every measure."""

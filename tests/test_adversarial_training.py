@@ -23,10 +23,10 @@ from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier, create, load
 from casemate.norms import Norm
 from casemate.progress import SILENT
-from casemate.study.defending import defend_model
-from casemate.study.tasks import step_cost
-from casemate.train import CrossEntropy, Objective, Training, fit
-from casemate.train.state import Weights, snapshot
+from casemate.training import CrossEntropy, Objective, Training, fit
+from casemate.training.cost import relative_step_cost
+from casemate.training.state import Weights, snapshot
+from casemate_study.tasks.defended_training import defend_model
 from conftest import tiny_images, tiny_model
 from oracles import as_installed, check_inside, classifier, distance, linear_problem, network, small_task
 
@@ -291,12 +291,12 @@ def test_the_study_s_producer_knows_it(tmp_path: Path) -> None:
 
 def test_it_costs_a_gradient_a_step() -> None:
     def cost(**settings: object) -> float:
-        return step_cost({"name": "adversarial-training", "settings": settings})
+        return relative_step_cost({"name": "adversarial-training", "settings": settings})
 
     assert cost() == cost(steps=7) > cost(steps=2) > 2
     assert cost(steps=3) - cost(steps=2) == pytest.approx(
-        step_cost({"name": "adversarial-regularization", "settings": {"iterations": 3}})
-        - step_cost({"name": "adversarial-regularization", "settings": {"iterations": 2}})
+        relative_step_cost({"name": "adversarial-regularization", "settings": {"iterations": 3}})
+        - relative_step_cost({"name": "adversarial-regularization", "settings": {"iterations": 2}})
     )
 
 

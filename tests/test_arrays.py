@@ -25,7 +25,7 @@ from casemate.arrays import UnsoundError, parse_safetensors, read_npz, read_safe
 from casemate.cli.main import main
 from casemate.data import read_images
 from casemate.errors import DataError
-from casemate.evaluate import Evaluation, make_record, write_record
+from casemate.evaluation import Evaluation, make_record, write_record
 from casemate.models import Description, save
 from conftest import tiny_images
 from test_record import found as found
@@ -279,7 +279,7 @@ FUZZ = """
     from casemate.data import fashion_mnist, read_images
     from casemate.data.idx import parse_images, parse_labels
     from casemate.errors import CasemateError
-    from casemate.evaluate import read_record
+    from casemate.evaluation import read_record
     from casemate.models import load
 
     import conftest  # registers the networks

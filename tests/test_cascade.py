@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from casemate.attacks import FAB, FGSM, PGD, Attack, AutoAttack, Square, UniformNoise
 from casemate.data import LabelledImages
-from casemate.defenses import averaged, with_same_draws
 from casemate.errors import MachineError, ModelError, SettingError, ShapeError
-from casemate.evaluate.budgets import attacks_for
-from casemate.evaluate.cascade import ALREADY, NOBODY, run_cascade
-from casemate.evaluate.evaluation import evaluate
-from casemate.evaluate.findings import Finding, Severity
-from casemate.evaluate.intervals import share
-from casemate.evaluate.verdict import verdict_on
+from casemate.evaluation.budgets import attacks_for
+from casemate.evaluation.cascade import ALREADY, NOBODY, run_cascade
+from casemate.evaluation.evaluation import evaluate
+from casemate.evaluation.findings import Finding, Severity
+from casemate.evaluation.intervals import share
+from casemate.evaluation.verdict import verdict_on
 from casemate.memory import batched
+from casemate.models import mean_over_samples, with_fixed_seed
 from conftest import Listener
 from oracles import Linear, classifier, linear_problem, network, room, small_task, steepest_descent
 
@@ -304,20 +304,20 @@ def test_the_mean_of_many_answers_is_the_answer_without_noise() -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         truth = PROBLEM.model(PROBLEM.images)
-        few, many = ((averaged(noisy, draws)(PROBLEM.images) - truth).std().item() for draws in (4, 400))
+        few, many = ((mean_over_samples(noisy, draws)(PROBLEM.images) - truth).std().item() for draws in (4, 400))
     assert 5 < few / many < 20
     with pytest.raises(SettingError, match="draws = 0"):
-        averaged(noisy, 0)
+        mean_over_samples(noisy, 0)
 
 
 def test_the_same_draws_give_the_same_answer_and_leave_the_generator_alone() -> None:
-    fixed = with_same_draws(classifier(_Noisy(PROBLEM.model)), seed=1)
+    fixed = with_fixed_seed(classifier(_Noisy(PROBLEM.model)), seed=1)
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     first, second = fixed(PROBLEM.images), fixed(PROBLEM.images)
     assert torch.equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert not torch.equal(first, with_same_draws(classifier(_Noisy(PROBLEM.model)), seed=2)(PROBLEM.images))
+    assert not torch.equal(first, with_fixed_seed(classifier(_Noisy(PROBLEM.model)), seed=2)(PROBLEM.images))
 
 
 # --------------------------------------------------------------------------------------------------------- verdicts

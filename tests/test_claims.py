@@ -11,12 +11,12 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 from casemate.engine import Piece
 from casemate.losses import TITLES
-from casemate.study import paper
-from casemate.study.claims import CLAIMS, Claim, Evidence, Judgement, judge
-from casemate.study.claims.rules import NOTHING, Found, Verdict
-from casemate.study.results import Compared, Evaluated, Judged, compare_accuracy, compare_loss, right
-from casemate.study.tasks import LOSSES
-from casemate.study.verdicts import Advice, advice, advise, causes
+from casemate_study.claims import CLAIMS, Claim, Evidence, Judgement, judge
+from casemate_study.claims.rules import NOTHING, Found, Verdict
+from casemate_study.claims.verdicts import Advice, advice, advise, causes
+from casemate_study.experiments import paper
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.results import Compared, Evaluated, Judged, compare_accuracy, compare_loss, right
 from pieces import LEFT, LOST, RANDOM, Level, N, Numbers, Shelf, World, easiest, iterations, losses, tasks, world
 
 ONE = 1 / N

@@ -51,10 +51,10 @@ from casemate.files import write_json
 from casemate.losses import LossName
 from casemate.models import Description, create, load, save
 from casemate.norms import Norm
-from casemate.study.defended import REGULARIZATION
-from casemate.study.scales import SCALES
-from casemate.study.speed import Speed
-from casemate.train.settings import SCHEDULES
+from casemate.training.config import SCHEDULES
+from casemate.training.cost import StepCost
+from casemate_study.experiments.defended import REGULARIZATION
+from casemate_study.experiments.scales import SCALES
 from conftest import Listener
 from test_study import SMOKE, TINY, Run, casemate, finished, runner
 
@@ -887,7 +887,7 @@ def test_patience_saves_the_best_weights_even_if_it_never_runs_out(
 def test_a_planned_defence_tells_its_settings_and_its_time(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "measure_speed", lambda *args: Speed(training=0.5, gradient=0.1))
+    monkeypatch.setattr(training, "measure_step_cost", lambda *args: StepCost(training=0.5, gradient=0.1))
     out = tmp_path / "m.safetensors"
     paper = create("paper-cnn", input_shape=(1, 28, 28), classes=DIGITS)
     teacher = save(paper, tmp_path / "t.safetensors", Description(architecture="paper-cnn", dataset="digits"))
@@ -1027,7 +1027,7 @@ def _piece(store: Store, key: str, *, code: str = "0") -> None:
 def test_the_store_is_listed_and_cleaned(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     _piece(store, "old")
-    _piece(store, "new", code=code_version("casemate.study.measures"))
+    _piece(store, "new", code=code_version("casemate_study.tasks.measurements"))
     with contextlib.suppress(RuntimeError), store.producing("begun") as working:
         (working / "checkpoint").write_bytes(bytes(700))
         raise RuntimeError

@@ -35,9 +35,9 @@ from casemate.models import Classifier, Description, create, load, save
 from casemate.models.layers import NoiseLayer
 from casemate.norms import Norm
 from casemate.progress import SILENT
-from casemate.study.defending import defend_model
-from casemate.train import CrossEntropy, Objective, Trained, Training, fit
-from casemate.train.state import Weights, snapshot
+from casemate.training import CrossEntropy, Objective, Trained, Training, fit
+from casemate.training.state import Weights, snapshot
+from casemate_study.tasks.defended_training import defend_model
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
 from oracles import as_installed, generator
 

@@ -17,22 +17,22 @@ import pytest
 import torch
 
 from casemate.engine import Context, Producer, Store, Task, code_version, is_current, make_plan, run_plan
-from casemate.engine.provenance import surroundings
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
 from casemate.errors import StoreError
-from casemate.evaluate.examples import read_table
+from casemate.evaluation.examples import read_table
 from casemate.files import write_json
+from casemate.provenance import surroundings
 from conftest import Listener
 
 code_version_module = sys.modules["casemate.engine.code_version"]
 
 FACTS = {"kind": "curve", "name": "A/b", "config": {}, "needs": {}, "code": "0", "result": {"x": 1}, "provenance": {}}
 CODE = {
-    "__init__": "",
-    "study/__init__": "",
-    "study/measure": "from casemate import losses\nfrom casemate.files import write\n\nX = losses.ce()\n",
-    "losses": '''"""The losses."""
+    "casemate/__init__": "",
+    "casemate_study/__init__": "",
+    "casemate_study/measure": "from casemate import losses\nfrom casemate.files import write\n\nX = losses.ce()\n",
+    "casemate/losses": '''"""The losses."""
 
 def ce():
     """Cross-entropy."""
@@ -40,28 +40,28 @@ def ce():
         raise ValueError("bad")
     return 1.5
 ''',
-    "files": "def write():\n    return 0\n",
-    "unrelated": "X = 1\n",
+    "casemate/files": "def write():\n    return 0\n",
+    "casemate/unrelated": "X = 1\n",
 }
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Writes a small package in place of casemate, with some modules exchanged; returns the version of its code."""
-    root = tmp_path / "casemate"
-    monkeypatch.setattr(code_version_module, "_ROOT", root)
+    root = tmp_path
+    monkeypatch.setattr(code_version_module, "_SOURCE", root)
 
     def forget() -> None:
         code_version_module._module.cache_clear()
         code_version_module.code_version.cache_clear()
 
     def version(**changed: str) -> str:
-        for name, text in (CODE | {name.replace("__", "/"): text for name, text in changed.items()}).items():
+        for name, text in (CODE | {name.replace("__", "/", 1): text for name, text in changed.items()}).items():
             path = root / f"{name}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         forget()
-        return code_version("casemate.study.measure")
+        return code_version("casemate_study.measure")
 
     yield version
     forget()
@@ -70,15 +70,15 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 @pytest.mark.parametrize(
     ("changed", "is_new"),
     [
-        ({"losses": CODE["losses"].replace("1.5", "1.6")}, True),
-        ({"losses": CODE["losses"].replace("if False", "if 0")}, True),
-        ({"study__measure": CODE["study/measure"].replace("losses.ce()", "losses.ce() + 0")}, True),
-        ({"losses": "# a comment\n" + CODE["losses"].replace("1.5", "1.5  # why")}, False),
-        ({"losses": CODE["losses"].replace("The losses.", "All the losses.").replace("Cross-entropy.", "CE.")}, False),
-        ({"losses": CODE["losses"].replace('"bad"', '"bad value; expected a good one"')}, False),
-        ({"losses": CODE["losses"].replace("return 1.5", "return (\n        1.5\n    )")}, False),
-        ({"unrelated": "X = 2\n"}, False),
-        ({"files": "def write():\n    return 1\n"}, False),
+        ({"casemate__losses": CODE["casemate/losses"].replace("1.5", "1.6")}, True),
+        ({"casemate__losses": CODE["casemate/losses"].replace("if False", "if 0")}, True),
+        ({"casemate_study__measure": CODE["casemate_study/measure"].replace("losses.ce()", "losses.ce() + 0")}, True),
+        ({"casemate__losses": "# a comment\n" + CODE["casemate/losses"].replace("1.5", "1.5  # why")}, False),
+        ({"casemate__losses": CODE["casemate/losses"].replace("The losses.", "All.").replace("Cross-e", "E")}, False),
+        ({"casemate__losses": CODE["casemate/losses"].replace('"bad"', '"bad value; expected a good one"')}, False),
+        ({"casemate__losses": CODE["casemate/losses"].replace("return 1.5", "return (\n        1.5\n    )")}, False),
+        ({"casemate__unrelated": "X = 2\n"}, False),
+        ({"casemate__files": "def write():\n    return 1\n"}, False),
     ],
     ids=["constant", "condition", "caller", "comment", "docstring", "wording", "layout", "unrelated", "neutral"],
 )
@@ -90,9 +90,9 @@ def test_only_code_that_can_change_a_number_changes_the_version(
 
 
 def test_the_version_follows_imports_of_imports(package: Callable[..., str]) -> None:
-    through = {"losses": "from casemate.unrelated import X\n" + CODE["losses"]}
+    through = {"casemate__losses": "from casemate.unrelated import X\n" + CODE["casemate/losses"]}
     before = package(**through)
-    assert package(**through, unrelated="X = 2\n") != before
+    assert package(**through, casemate__unrelated="X = 2\n") != before
 
 
 def test_a_module_that_is_not_there_has_no_version(package: Callable[..., str]) -> None:

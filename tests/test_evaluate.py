@@ -15,9 +15,9 @@ from torch import nn
 from casemate.attacks import BIM, EOT, FGSM, PGD, Passes, Status, sweep_eps
 from casemate.data import LabelledImages, to_unit
 from casemate.errors import CasemateWarning, SettingError, ShapeError
-from casemate.evaluate import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
-from casemate.evaluate.clean import CleanResult, expected_calibration_error
-from casemate.evaluate.examples import attack_table, clean_table, curve_table, write_table
+from casemate.evaluation import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
+from casemate.evaluation.clean import CleanResult, expected_calibration_error
+from casemate.evaluation.examples import attack_table, clean_table, curve_table, write_table
 from casemate.models import Classifier
 from conftest import Listener
 from oracles import PIXELS, SHAPE, classifier, generator, network, small_task

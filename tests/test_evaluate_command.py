@@ -25,8 +25,8 @@ from casemate.cli import evaluating
 from casemate.cli.main import main
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
-from casemate.evaluate import Budget, evaluate, evaluation, read_record, verify_record
-from casemate.evaluate.findings import CHECKS
+from casemate.evaluation import Budget, evaluate, evaluation, read_record, verify_record
+from casemate.evaluation.findings import CHECKS
 from casemate.models import Classifier, Description, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation

@@ -33,12 +33,12 @@ from casemate.attacks import (
 )
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
-from casemate.evaluate import Checked, evaluate, seconds_at_most
-from casemate.evaluate.budgets import attacks_for
-from casemate.evaluate.expected import Speed, attack_passes, check_passes
-from casemate.evaluate.findings import CHECKS
-from casemate.evaluate.findings.check import Check
-from casemate.evaluate.findings.evidence import Evidence
+from casemate.evaluation import Checked, evaluate, seconds_at_most
+from casemate.evaluation.budgets import attacks_for
+from casemate.evaluation.cost import PassCost, attack_passes, check_passes
+from casemate.evaluation.findings import CHECKS
+from casemate.evaluation.findings.check import Check
+from casemate.evaluation.findings.evidence import Evidence
 from casemate.models import Classifier
 from conftest import tiny_images, tiny_model
 from oracles import EXAMINED, SHAPE, Tally, classifier
@@ -202,7 +202,7 @@ def test_the_times_are_told_for_every_budget() -> None:
 
 
 def test_the_time_is_that_of_the_passes() -> None:
-    assert Speed(0.5, 2.0).seconds(Passes(4, 3)) == 8.0
+    assert PassCost(0.5, 2.0).seconds(Passes(4, 3)) == 8.0
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

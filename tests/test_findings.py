@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import PGD, Square
-from casemate.defenses import instead
-from casemate.evaluate import Evaluation, evaluate
-from casemate.models import Classifier
+from casemate.evaluation import Evaluation, evaluate
+from casemate.models import Classifier, with_network
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_record import thirds
 
@@ -35,7 +34,7 @@ class Calls(nn.Module):
 
 def judged(model: nn.Module) -> Evaluation:
     """A model evaluated by few attacks."""
-    return evaluate(instead(thirds(), model), IMAGES, eps=0.05, attacks=ATTACKS)
+    return evaluate(with_network(thirds(), model), IMAGES, eps=0.05, attacks=ATTACKS)
 
 
 def raised(found: Evaluation) -> dict[str, str]:

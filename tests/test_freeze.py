@@ -30,13 +30,13 @@ from casemate.attacks import (
 )
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
+from casemate.models.accel.coarse import in_bfloat16
+from casemate.models.accel.dense_on_maps import DenseOnMaps
+from casemate.models.accel.equivalence import TOLERANCE
+from casemate.models.accel.few_channels import FewChannels, suits
+from casemate.models.accel.pass_size import DEFAULT
+from casemate.models.accel.rearrange import lighten
 from casemate.models.layers import NoiseLayer
-from casemate.models.quick.alike import TOLERANCE
-from casemate.models.quick.coarse import in_bfloat16
-from casemate.models.quick.dense_on_maps import DenseOnMaps
-from casemate.models.quick.few_channels import FewChannels, suits
-from casemate.models.quick.pass_size import DEFAULT
-from casemate.models.quick.rearrange import lighten
 from casemate.progress import SILENT
 from oracles import NoWayBack, Uncopied, classifier, generator, small_task
 
@@ -522,7 +522,7 @@ def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monke
     observer: Any = SimpleNamespace(say=said.append, work=SILENT.work, lock=threading.RLock())
     times = iter([2.0, 1.0])
     monkeypatch.setattr(
-        sys.modules["casemate.models.quick.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
+        sys.modules["casemate.models.accel.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
     )
     model = model_of(NoiseLayer(0.01, at_inference=True), nn.Conv2d(1, 4, 3), *head(4, 10)).float()
     torch.manual_seed(5)
@@ -622,7 +622,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
     def precision(model: Classifier, gain: float) -> str:
         times = iter([gain, 1.0])
         monkeypatch.setattr(
-            sys.modules["casemate.models.quick.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
+            sys.modules["casemate.models.accel.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
         )
         with frozen(model):
             return freeze(model, IMAGES.float(), precision="bfloat16", observer=observer).precision  # type: ignore[arg-type]

@@ -15,12 +15,12 @@ from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed
 from casemate.engine.store import Piece
 from casemate.engine.task import Context
-from casemate.evaluate import Targeted, eps_curve, gradient_alignment, share, targeted_matrix, worst_case
+from casemate.evaluation import Targeted, eps_curve, gradient_alignment, share, targeted_matrix, worst_case
 from casemate.models import Classifier, Description, create, save
 from casemate.norms import Ball
 from casemate.progress import SILENT, Advance
 from casemate.rng import Streams
-from casemate.study.measured import attack_of, model_of, seeded
+from casemate_study.tasks.inputs import attack_of, model_of, seeded
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 from oracles import (
     EXAMINED,

@@ -11,13 +11,12 @@ _SOURCE = Path(__file__).parent.parent / "src" / "casemate"
 _ROOMS = (
     "cli",
     "play",
-    "selftest",
     "report",
-    "study",
+    "selftest",
     "engine",
-    "evaluate",
+    "evaluation",
     "defenses",
-    "train",
+    "training",
     "attacks",
     "models",
     "data",
@@ -27,7 +26,7 @@ _GROUND = (
     ("losses",),
     ("logits",),
     ("norms", "units"),
-    ("rng", "memory", "compiled", "arrays"),
+    ("rng", "memory", "compiled", "arrays", "geometry", "provenance"),
     ("types", "files", "progress"),
     ("errors",),
 )
@@ -38,7 +37,7 @@ _SHELLS = ("cli", "play")
 
 
 def _level(module: str) -> int:
-    """How high a module lies; `module` is its path below the package, such as "train.loop"."""
+    """How high a module lies; `module` is its path below the package, such as "training.loop"."""
     first = module.split(".")[0]
     floors = [_DOORS, *((room,) for room in _ROOMS), *_GROUND]
     for height, names in enumerate(reversed(floors)):
@@ -149,29 +148,29 @@ def test_only_the_shells_speak_to_the_user() -> None:
     ("module", "text", "expected"),
     [
         ("data.dataset", "from casemate.models import Classifier", ["data.dataset imports models"]),
-        ("data.dataset", "import casemate.train.loop", ["data.dataset imports train.loop"]),
+        ("data.dataset", "import casemate.training.loop", ["data.dataset imports training.loop"]),
         ("data.dataset", "from casemate import attacks", ["data.dataset imports attacks"]),
-        ("data.dataset", "from ..train import loop", ["data.dataset imports train.loop"]),
-        ("data.dataset", "from .. import train", ["data.dataset imports train"]),
+        ("data.dataset", "from ..training import loop", ["data.dataset imports training.loop"]),
+        ("data.dataset", "from .. import training", ["data.dataset imports training"]),
         ("data.dataset", "def late():\n    from casemate.cli.main import main", ["data.dataset imports cli.main"]),
-        ("data", "from ..train.loop import fit", ["data imports train.loop"]),
+        ("data", "from ..training.loop import fit", ["data imports training.loop"]),
         ("data", "from .dataset import split", []),
         ("rng", "from casemate.norms import Ball", ["rng imports norms"]),
         ("norms", "from .losses import margin", ["norms imports losses"]),
         ("files", "from casemate.rng import derive", ["files imports rng"]),
         ("errors", "import casemate.files", ["errors imports files"]),
         ("data.dataset", "from casemate import fit", ["data.dataset imports __init__"]),
-        ("train.loop", "from .. import fit", ["train.loop imports __init__"]),
-        ("train.loop", "import casemate", ["train.loop imports __init__"]),
+        ("training.loop", "from .. import fit", ["training.loop imports __init__"]),
+        ("training.loop", "import casemate", ["training.loop imports __init__"]),
         ("__init__", "from . import errors, cli", []),
         ("losses", "from casemate.norms import Ball\nfrom casemate import __version__\nimport torch", []),
-        ("train.loop", "from casemate.models import create\nfrom casemate.train.settings import Training", []),
-        ("attacks", "import casemates.train\nfrom train import loop", []),
+        ("training.loop", "from casemate.models import create\nfrom casemate.training.config import Training", []),
+        ("attacks", "import casemates.training\nfrom training import loop", []),
     ],
 )
 def test_the_check_finds_a_planted_import(module: str, text: str, expected: list[str]) -> None:
     plain = ["__init__", "errors", "files", "rng", "norms", "losses", "data", "data.dataset", "models", "attacks"]
-    modules = dict.fromkeys([*plain, "train", "train.loop", "train.settings", "cli", "cli.main"], "")
+    modules = dict.fromkeys([*plain, "training", "training.loop", "training.settings", "cli", "cli.main"], "")
     assert _upward(modules | {module: text}) == expected
 
 
@@ -192,6 +191,10 @@ def test_the_check_finds_a_planted_circle() -> None:
 
 
 def test_the_check_finds_a_planted_print() -> None:
-    texts = {"train.loop": "x = 1\nif x:\n    print(x)", "data": "import sys\nsys.stderr.write('')", "cli": "print(1)"}
-    assert _speaking(texts) == ["train.loop:3", "data:2"]
+    texts = {
+        "training.loop": "x = 1\nif x:\n    print(x)",
+        "data": "import sys\nsys.stderr.write('')",
+        "cli": "print(1)",
+    }
+    assert _speaking(texts) == ["training.loop:3", "data:2"]
     assert _speaking({"data": "'print(1)'  # print(1)\nobject().print()"}) == []

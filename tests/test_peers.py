@@ -14,7 +14,7 @@ import torch
 
 from casemate import data
 from casemate.models import Description, create, save
-from casemate.train import Training, fit
+from casemate.training import Training, fit
 
 pytestmark = pytest.mark.reference
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from casemate import compiled
 from casemate.attacks import frozen
 from casemate.models import freeze
-from casemate.models.quick.cropped import Cropped
-from casemate.models.quick.cropped import suits as suits_cropping
-from casemate.models.quick.dropout import QuickDropout
-from casemate.models.quick.few_channels import FewChannels
-from casemate.models.quick.pooled import PooledFewChannels, RectifiedPool, suits_convolution, suits_pooling
+from casemate.models.accel.cropped import Cropped
+from casemate.models.accel.cropped import suits as suits_cropping
+from casemate.models.accel.dropout import QuickDropout
+from casemate.models.accel.few_channels import FewChannels
+from casemate.models.accel.pooled import PooledFewChannels, RectifiedPool, suits_convolution, suits_pooling
 from oracles import check_layer, classifier, generator
 
 RECTIFIED = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())

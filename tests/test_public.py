@@ -64,8 +64,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_carries_templates_and_reference_data(wheel: Path) -> None:
     """What is not Python is in the wheel too."""
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("report/templates/report.html.j2", "study/keras_reference.json", "py.typed"):
-        assert f"casemate/{needed}" in names
+    study = ("report/templates/report.html.j2", "experiments/keras_reference.json", "reference/full.json")
+    for needed in (
+        "casemate/report/templates/page.html.j2",
+        "casemate/py.typed",
+        *(f"casemate_study/{n}" for n in study),
+    ):
+        assert needed in names
 
 
 def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> None:

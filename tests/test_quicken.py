@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from casemate.models import Classifier, create, quickened
-from casemate.models.quick.dropout import QuickDropout
-from casemate.models.quick.pooled import RectifiedPool
+from casemate.models.accel.dropout import QuickDropout
+from casemate.models.accel.pooled import RectifiedPool
 from oracles import Uncopied, classifier, generator
 
 IMAGES = torch.rand(8, 1, 12, 12, generator=generator(0))

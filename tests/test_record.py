@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from casemate.attacks import PGD, Square, TargetedFAB
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
-from casemate.evaluate import Evaluation, Record, evaluate, make_record, read_record, verify_record, write_record
-from casemate.evaluate.record import fingerprint
+from casemate.evaluation import Evaluation, Record, evaluate, make_record, read_record, verify_record, write_record
+from casemate.evaluation.record import fingerprint
 from casemate.models import Classifier, Description, create, load, save
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_study import Run, runner

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import FAB, PGD, Attack, TargetedFAB, held, sweep_eps
 from casemate.models import Classifier, freeze
-from casemate.models.quick.replayed import SIZES, Recording, Replayed, replaying
+from casemate.models.accel.replayed import SIZES, Recording, Replayed, replaying
 from oracles import both_ways, check_layer, classifier, generator
 
 IMAGES = torch.rand(40, 1, 6, 6, generator=generator(0))

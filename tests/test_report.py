@@ -22,19 +22,20 @@ from casemate.data import fashion_mnist
 from casemate.engine import Piece
 from casemate.losses import TITLES
 from casemate.progress import SILENT
-from casemate.report import build, charts, comparison, markdown, overview, sentences, stated
-from casemate.report.build import build_report
+from casemate.report import charts
 from casemate.report.charts import Figure
-from casemate.report.figures import all_figures
-from casemate.study import reference as references
-from casemate.study.catalogue import EXPERIMENTS, models_of
-from casemate.study.claims import CLAIMS
-from casemate.study.experiments import E3_CLIPPINGS, E4_STEP_SIZES, e4_prefix
-from casemate.study.reference import Reference, reference_for, summarised
-from casemate.study.results import Judged
-from casemate.study.run import Study, plan_study, run_study
-from casemate.study.scales import SCALES
-from casemate.study.tasks import LOSSES
+from casemate_study import reference as references
+from casemate_study.claims import CLAIMS
+from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
+from casemate_study.experiments.scales import SCALES
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.experiments.undefended import E3_CLIPPINGS, E4_STEP_SIZES, e4_prefix
+from casemate_study.reference import Reference, reference_for, summarised
+from casemate_study.report import build, comparison, markdown, overview, paper_comparison, sentences
+from casemate_study.report.build import build_report
+from casemate_study.report.figures import all_figures
+from casemate_study.results import Judged
+from casemate_study.run import Study, plan_study, run_study
 from pieces import world
 from test_study import SMOKE, TINY, casemate, driver_for, finished
 
@@ -151,7 +152,7 @@ def _commit_to(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """The package's data lie in this folder, as far as committed runs are concerned."""
 
     def files(package: str) -> Path:
-        assert package == "casemate.study"
+        assert package == "casemate_study"
         return folder
 
     patch.setattr(references, "resources", SimpleNamespace(files=files))
@@ -647,7 +648,7 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
         assert table is not None
         assert markdown.grid(table.head, table.rows) in text
         assert table.note in text
-    for row in stated.comparisons(done.pieces, done.study.setup.scale, None):
+    for row in paper_comparison.comparisons(done.pieces, done.study.setup.scale, None):
         assert f"| {row.what} | {row.paper} | {row.ours} |" in text
     assert "| E1 after epoch |" in text
     for file in ("results.md", "summary.md"):
@@ -789,7 +790,7 @@ def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[P
     """reference.json: the models' numbers, the verdicts, our numbers beside the paper's, read back by `Reference`."""
     content = json.loads((built[0] / "reference.json").read_text())
     claims = comparison.judged_claims(done.models, done.pieces, decides=False)
-    compared = stated.comparisons(done.pieces, done.study.setup.scale, "Fashion-MNIST")
+    compared = paper_comparison.comparisons(done.pieces, done.study.setup.scale, "Fashion-MNIST")
     about = {"scale": "smoke", "dataset": "digits", "seed": 0}
     numbers = {row.name: row.estimate for row in compared}
     assert len(numbers) == len(compared) > 3
@@ -812,7 +813,7 @@ def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[P
     for each in claims:
         known = None if each.verdict == "not measured" else f"smoke: {each.verdict}"
         assert found.entry(str, "claims", each.claim.says) == known
-    for row in stated.table(compared, found).rows:
+    for row in paper_comparison.table(compared, found).rows:
         assert row[3] == f"smoke: {row[2]}"
     for path in (("models", "E99", "clean"), ("claims", "The moon is round."), ("compared", "E1")):
         assert found.entry(str, *path) is None
@@ -845,7 +846,7 @@ def test_the_runs_shown_beside_are_all_larger_ones_on_the_same_data(
 
 
 def test_the_package_s_copies_of_committed_runs_are_the_committed_ones() -> None:
-    """src/casemate/study/reference/SCALE.json is docs/results/*/reference.json of that scale."""
+    """src/casemate_study/reference/SCALE.json is docs/results/*/reference.json of that scale."""
     committed: dict[str, list[Path]] = {}
     for path in sorted(RESULTS.glob("*/reference.json")):
         committed.setdefault(json.loads(path.read_text())["scale"], []).append(path)
@@ -906,7 +907,7 @@ def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
     done: Done, ours: float, words: str
 ) -> None:
     """The rule of the table's last column."""
-    rows = stated.comparisons(_set(done.pieces, {"E2/fgsm/": ours}), SCALES["full"], None)
+    rows = paper_comparison.comparisons(_set(done.pieces, {"E2/fgsm/": ours}), SCALES["full"], None)
     fgsm = [row for row in rows if row.what.startswith("E2")]
     assert len(fgsm) == len(LOSSES)
     assert all(words in row.why for row in fgsm)
@@ -920,7 +921,7 @@ def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
     facts = copy.deepcopy(done.pieces["E2/fgsm/prob-ce"].facts)
     facts["result"]["zero_gradients"]["value"] = share
     piece = replace(done.pieces["E2/fgsm/prob-ce"], facts=facts)
-    (row,) = stated.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
+    (row,) = paper_comparison.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
     assert row.what.endswith("softmax probabilities")
     words = f"{said} of the images had no gradient to follow under this loss."
     assert row.why.endswith(words) if said else "no gradient" not in row.why
@@ -932,7 +933,7 @@ def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
         (SCALES["quick"], None, "Scale quick cannot decide this: it trains on 800 images."),
         (SCALES["full"], "Fashion-MNIST", "Another data set than the paper's Fashion-MNIST: this decides nothing."),
     ):
-        rows = stated.comparisons(done.pieces, scale, stands_in_for)
+        rows = paper_comparison.comparisons(done.pieces, scale, stands_in_for)
         assert rows
         assert all(row.why.startswith(words) for row in rows)
 

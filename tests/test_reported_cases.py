@@ -31,7 +31,7 @@ from casemate import (
 )
 from casemate.attacks import Attack
 from casemate.errors import ModelError, SettingError
-from casemate.evaluate import Evaluation
+from casemate.evaluation import Evaluation
 
 pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")
 

@@ -21,11 +21,11 @@ from casemate.defenses import AdversarialRegularization
 from casemate.engine import Store
 from casemate.engine.task import Task, keys, ordered
 from casemate.errors import SettingError
-from casemate.study.catalogue import EXPERIMENTS, choose, models_of, tasks_of
-from casemate.study.paper import STATEMENTS
-from casemate.study.producers import PRODUCERS
-from casemate.study.scales import SCALES, Scale, scale_by_name, table
-from casemate.study.tasks import LOSSES, Setup
+from casemate_study.experiments.catalogue import EXPERIMENTS, choose, models_of, tasks_of
+from casemate_study.experiments.paper import STATEMENTS
+from casemate_study.experiments.scales import SCALES, Scale, scale_by_name, table
+from casemate_study.experiments.specs import LOSSES, Setup
+from casemate_study.tasks.registry import PRODUCERS
 
 TINY: dict[str, Any] = {
     "train_images": 96,
@@ -50,7 +50,7 @@ def driver_for(scale: dict[str, Any]) -> str:
     return f"""
         import sys
         from dataclasses import replace
-        from casemate.study.scales import SCALES
+        from casemate_study.experiments.scales import SCALES
         from casemate.cli.main import main
         SCALES["smoke"] = replace(SCALES["smoke"], **{scale!r})
         sys.exit(main())
@@ -252,11 +252,11 @@ def test_a_plan_computes_nothing(undisturbed: Path, tmp_path: Path, run: Run) ->
 
 @pytest.fixture
 def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the package that is taken for the code which makes the results."""
+    """A copy of the packages that is taken for the code which makes the results."""
     module = sys.modules["casemate.engine.code_version"]
-    copy = tmp_path / "casemate"
-    shutil.copytree(module._ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "_ROOT", copy)
+    copy = tmp_path / "src"
+    shutil.copytree(module._SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "_SOURCE", copy)
 
     def forget() -> None:
         module._module.cache_clear()
@@ -282,7 +282,7 @@ def test_comments_in_the_code_make_nothing_stale(undisturbed: Path, edited: Path
 
 @pytest.mark.usefixtures("tiny")
 def test_another_attack_loss_leaves_the_trained_models(undisturbed: Path, edited: Path, run: Run) -> None:
-    losses = edited / "losses.py"
+    losses = edited / "casemate" / "losses.py"
     assert "_CLIP = 1e-7" in losses.read_text()
     losses.write_text(losses.read_text().replace("_CLIP = 1e-7", "_CLIP = 1e-6"))
     _, out, _ = run(*SMOKE, "--store", undisturbed, "--dry-run", "--json")

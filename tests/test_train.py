@@ -25,11 +25,11 @@ from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
 from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier, create
-from casemate.models.quick.dropout import QuickDropout
-from casemate.train import CrossEntropy, Objective, Trained, Training, fit
-from casemate.train.loop import _batches
-from casemate.train.settings import SCHEDULES
-from casemate.train.state import Weights, checksum, snapshot
+from casemate.models.accel.dropout import QuickDropout
+from casemate.training import CrossEntropy, Objective, Trained, Training, fit
+from casemate.training.config import SCHEDULES
+from casemate.training.loop import _batches
+from casemate.training.state import Weights, checksum, snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 
 _TRAIN, _VALIDATION = split(tiny_images(150, noise=90, wrong=0.2), 50, 0)

@@ -52,7 +52,7 @@ from casemate.cli.main import main
 from casemate.data import LabelledImages
 from casemate.defenses import AdversarialRegularization, AdversarialTraining, Distillation, Recipe
 from casemate.errors import CasemateWarning, ModelError
-from casemate.evaluate import (
+from casemate.evaluation import (
     eps_curve,
     evaluate,
     evaluate_clean,
@@ -68,7 +68,7 @@ from casemate.evaluate import (
 )
 from casemate.losses import LOSSES
 from casemate.models import Classifier
-from casemate.train import Training, fit
+from casemate.training import Training, fit
 from user_networks import NETWORKS, UserNetwork, convolutional
 
 pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")

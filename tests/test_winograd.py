@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from casemate.attacks import frozen
 from casemate.models import freeze
-from casemate.models.quick import winograd
-from casemate.models.quick.winograd import Winograd, suits
+from casemate.models.accel import winograd
+from casemate.models.accel.winograd import Winograd, suits
 from oracles import both_ways, check_layer, classifier, generator
 
 

@@ -23,10 +23,10 @@ from torch import Generator, Tensor
 
 from casemate.data.augment import Affine, Augmentation
 from casemate.data.named import AUGMENTATIONS
-from casemate.engine.provenance import surroundings
 from casemate.files import write_json
 from casemate.models import create
-from casemate.train import CrossEntropy, Training
+from casemate.provenance import surroundings
+from casemate.training import CrossEntropy, Training
 
 HERE = Path(__file__).resolve().parent
 BATCH = 128

@@ -19,12 +19,12 @@ import torch
 
 from casemate.attacks import frozen
 from casemate.data import load as load_data
-from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateError
-from casemate.evaluate.budgets import attacks_for
-from casemate.evaluate.cascade import run_cascade
+from casemate.evaluation.budgets import attacks_for
+from casemate.evaluation.cascade import run_cascade
 from casemate.files import write_json
 from casemate.models import load as load_model
+from casemate.provenance import surroundings
 
 HERE = Path(__file__).resolve().parent
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}

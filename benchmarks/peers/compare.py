@@ -18,11 +18,11 @@ import torch
 
 from casemate.attacks import BIM, FGSM
 from casemate.data import load as load_data
-from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateError
 from casemate.files import write_json
 from casemate.models import Classifier
 from casemate.models import load as load_model
+from casemate.provenance import surroundings
 
 HERE = Path(__file__).resolve().parent
 WANTED = {"torchattacks": "3.5.1", "foolbox": "3.3.4"}

@@ -24,9 +24,9 @@ from networks import NETWORKS, as_written, prepare
 
 from casemate.data import LabelledImages
 from casemate.data import load as load_data
-from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateError
 from casemate.files import write_json
+from casemate.provenance import surroundings
 
 HERE = Path(__file__).resolve().parent
 EPS = [0.01, 0.025, 0.05, 0.1, 0.15, 0.2]

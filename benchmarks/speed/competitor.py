@@ -66,9 +66,9 @@ def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:
     """The functions that `casemate attack` and `casemate evaluate` call; batch 0: the size is its own choice."""
     from casemate.attacks import BIM, FGSM
     from casemate.data import LabelledImages
-    from casemate.evaluate import eps_curve
-    from casemate.evaluate.budgets import attacks_for
-    from casemate.evaluate.cascade import run_cascade
+    from casemate.evaluation import eps_curve
+    from casemate.evaluation.budgets import attacks_for
+    from casemate.evaluation.cascade import run_cascade
 
     def stored(images: Tensor, labels: Tensor) -> LabelledImages:
         return LabelledImages(pixels=(images * 255).round().to(torch.uint8), labels=labels)

@@ -32,12 +32,12 @@ from casemate import (
     subset,
 )
 from casemate.attacks import Criterion, held, input_gradient
-from casemate.models.quick.alike import largest_difference, own_randomness
-from casemate.models.quick.coarse import in_bfloat16
-from casemate.models.quick.replayed import Replayed, replaying
+from casemate.models.accel.coarse import in_bfloat16
+from casemate.models.accel.equivalence import largest_difference, own_randomness
+from casemate.models.accel.replayed import Replayed, replaying
 
 HERE = Path(__file__).resolve().parent
-FREEZE = importlib.import_module("casemate.models.quick.freeze")
+FREEZE = importlib.import_module("casemate.models.accel.freeze")
 EPS = [0.01, 0.025, 0.05, 0.1, 0.15, 0.2]
 SEED = 0
 CHECKED = 32

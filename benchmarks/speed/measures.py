@@ -15,9 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from casemate.attacks import FGSM, Criterion, held, input_gradient
 from casemate.data import LabelledImages
-from casemate.evaluate import eps_curve
+from casemate.evaluation import eps_curve
 from casemate.models import Classifier, quickened
-from casemate.train import CrossEntropy, Training
+from casemate.training import CrossEntropy, Training
 
 _BATCHES = (32, 64, 128, 250)
 _SECONDS = 2.0

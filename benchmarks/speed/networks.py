@@ -9,7 +9,7 @@ from torch import nn
 from casemate.data import Dataset, split, subset
 from casemate.defenses import AdversarialTraining, Recipe
 from casemate.models import Classifier, Description, create, load, register, save
-from casemate.train import CrossEntropy, Objective, Training
+from casemate.training import CrossEntropy, Objective, Training
 
 
 @register("strided")

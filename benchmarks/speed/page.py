@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from casemate.report.markdown import grid
+from casemate_study.report.markdown import grid
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "performance.md"

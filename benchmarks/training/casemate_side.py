@@ -14,12 +14,12 @@ from torch import nn
 
 from casemate.data import load, split
 from casemate.data.named import make_augmentation
-from casemate.engine.provenance import surroundings
-from casemate.evaluate import evaluate_clean
+from casemate.evaluation import evaluate_clean
 from casemate.files import write_json
 from casemate.models import create
-from casemate.study.experiments import TUNED, TUNED_AUGMENT, TUNED_DROPOUT
-from casemate.train import Training, fit
+from casemate.provenance import surroundings
+from casemate.training import Training, fit
+from casemate_study.experiments.undefended import TUNED, TUNED_AUGMENT, TUNED_DROPOUT
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ _HOMES = {
         "StochasticAffine",
     ),
     "casemate.errors": ("CasemateError", "CasemateWarning"),
-    "casemate.evaluate": (
+    "casemate.evaluation": (
         "Evaluation",
         "Finding",
         "Severity",
@@ -67,10 +67,10 @@ _HOMES = {
     ),
     "casemate.models": ("Classifier", "Description", "create", "register"),
     "casemate.norms": ("Ball", "parse_eps"),
-    "casemate.train": ("CrossEntropy", "Training", "fit"),
+    "casemate.training": ("CrossEntropy", "Training", "fit"),
 }
 _RENAMED = {
-    "evaluate_model": ("casemate.evaluate", "evaluate"),  # `casemate.evaluate` is the package
+    "evaluate_model": ("casemate.evaluation", "evaluate"),  # `casemate.evaluation` is the package
     "load_data": ("casemate.data", "load"),
     "load_model": ("casemate.models", "load"),
     "save_model": ("casemate.models", "save"),
@@ -119,23 +119,23 @@ if TYPE_CHECKING:
     from casemate.defenses import StochasticAffine as StochasticAffine
     from casemate.errors import CasemateError as CasemateError
     from casemate.errors import CasemateWarning as CasemateWarning
-    from casemate.evaluate import Evaluation as Evaluation
-    from casemate.evaluate import Finding as Finding
-    from casemate.evaluate import Severity as Severity
-    from casemate.evaluate import Verdict as Verdict
-    from casemate.evaluate import eps_curve as eps_curve
-    from casemate.evaluate import evaluate as evaluate_model
-    from casemate.evaluate import evaluate_clean as evaluate_clean
-    from casemate.evaluate import gradient_alignment as gradient_alignment
-    from casemate.evaluate import make_record as make_record
-    from casemate.evaluate import mcnemar as mcnemar
-    from casemate.evaluate import read_record as read_record
-    from casemate.evaluate import steps_curve as steps_curve
-    from casemate.evaluate import targeted_matrix as targeted_matrix
-    from casemate.evaluate import verify_record as verify_record
-    from casemate.evaluate import worst_case as worst_case
-    from casemate.evaluate import write_record as write_record
-    from casemate.evaluate import zero_gradients as zero_gradients
+    from casemate.evaluation import Evaluation as Evaluation
+    from casemate.evaluation import Finding as Finding
+    from casemate.evaluation import Severity as Severity
+    from casemate.evaluation import Verdict as Verdict
+    from casemate.evaluation import eps_curve as eps_curve
+    from casemate.evaluation import evaluate as evaluate_model
+    from casemate.evaluation import evaluate_clean as evaluate_clean
+    from casemate.evaluation import gradient_alignment as gradient_alignment
+    from casemate.evaluation import make_record as make_record
+    from casemate.evaluation import mcnemar as mcnemar
+    from casemate.evaluation import read_record as read_record
+    from casemate.evaluation import steps_curve as steps_curve
+    from casemate.evaluation import targeted_matrix as targeted_matrix
+    from casemate.evaluation import verify_record as verify_record
+    from casemate.evaluation import worst_case as worst_case
+    from casemate.evaluation import write_record as write_record
+    from casemate.evaluation import zero_gradients as zero_gradients
     from casemate.models import Classifier as Classifier
     from casemate.models import Description as Description
     from casemate.models import create as create
@@ -144,9 +144,9 @@ if TYPE_CHECKING:
     from casemate.models import save as save_model
     from casemate.norms import Ball as Ball
     from casemate.norms import parse_eps as parse_eps
-    from casemate.train import CrossEntropy as CrossEntropy
-    from casemate.train import Training as Training
-    from casemate.train import fit as fit
+    from casemate.training import CrossEntropy as CrossEntropy
+    from casemate.training import Training as Training
+    from casemate.training import fit as fit
 
 __all__ = [
     "APGD",

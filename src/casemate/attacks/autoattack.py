@@ -53,7 +53,7 @@ class AutoAttack(Attack):
 
     @property
     def bears_rounding(self) -> bool:
-        """FAB among them does not; in `casemate.evaluate` each of the attacks is run by itself."""
+        """FAB among them does not; in `casemate.evaluation` each of the attacks is run by itself."""
         return False
 
     def ball(self) -> Ball:

@@ -305,7 +305,7 @@ class Attack(ABC):
 
         Args:
             model: attacked in evaluation mode with frozen weights; left exactly as it was. What is attacked is a copy
-                (see `casemate.models.quick.freeze`), what the copy is fooled by is tried on the model itself.
+                (see `casemate.models.accel.freeze`), what the copy is fooled by is tried on the model itself.
             images: `(n, channels, height, width)` within the model's bounds.
             labels: the true classes, int64 `(n,)`.
             targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.

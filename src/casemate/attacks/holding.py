@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
-from casemate.models.quick.pass_size import DEFAULT, MEASURED_WITH
+from casemate.models.accel.pass_size import DEFAULT, MEASURED_WITH
 from casemate.models.undisturbed import frozen
 from casemate.progress import SILENT, Observer
 from casemate.types import Images
@@ -76,7 +76,7 @@ def held(
         pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
             usual one. A model that is frozen already keeps its own.
         passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
-        precision: in which attacks within a ball may look for their way; see `casemate.models.quick.freeze`.
+        precision: in which attacks within a ball may look for their way; see `casemate.models.accel.freeze`.
     """
     if isinstance(model, Frozen):
         with frozen(model.original):

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.data.augment import affine
 from casemate.errors import SettingError
+from casemate.geometry import affine
 from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier

@@ -203,7 +203,7 @@ def sweep_eps(
 
     With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
     complete run on all, and `worst` comes with it for nothing. Only the former follows a coarse copy, if there is one
-    (see `casemate.models.quick.freeze`). With `warm_start` every run starts where the one at the eps before ended:
+    (see `casemate.models.accel.freeze`). With `warm_start` every run starts where the one at the eps before ended:
     fewer steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)

@@ -17,15 +17,15 @@ from casemate.attacks import ATTACKS, EOT, GradientAttack, Passes, Status
 from casemate.cli import outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
-from casemate.engine.provenance import surroundings
 from casemate.errors import ModelError, SettingError
-from casemate.evaluate import eps_curve, mean, share
-from casemate.evaluate.examples import attack_table, curve_table, write_table
-from casemate.evaluate.record import fingerprint, fingerprint_of_images
+from casemate.evaluation import eps_curve, mean, share
+from casemate.evaluation.examples import attack_table, curve_table, write_table
+from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier, load
 from casemate.norms import parse_eps
 from casemate.progress import Observer
+from casemate.provenance import surroundings
 from casemate.rng import derive
 
 _BY_CHANCE = "the model answers at random: last counts one answer, worst any wrong one on the way, if by chance"

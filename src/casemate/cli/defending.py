@@ -11,7 +11,7 @@ from casemate.defenses import AdversarialRegularization, AtTemperature, Distilla
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.errors import ModelError
 from casemate.models import Classifier, Description, load
-from casemate.train import CrossEntropy, Objective
+from casemate.training import CrossEntropy, Objective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "adversarial-regularization": AdversarialRegularization,

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from casemate.cli import console
 from casemate.cli.evaluating import Ready
-from casemate.evaluate.budgets import WORDS
+from casemate.evaluation.budgets import WORDS
 
 _COLOURS = {"robust": "green", "broken": "bold red", "not to be trusted": "bold yellow"}
 _LOUDNESS = {"voids": "bold red", "weakens": "yellow", "note": "cyan"}

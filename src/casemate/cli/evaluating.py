@@ -9,16 +9,16 @@ from typing import Any
 
 from casemate.cli import given, outputs
 from casemate.data import LabelledImages
-from casemate.engine.provenance import surroundings
 from casemate.errors import CasemateWarning
-from casemate.evaluate import Evaluation, evaluate, make_record, seconds_at_most, write_record
-from casemate.evaluate.budgets import Budget
-from casemate.evaluate.examples import evaluation_table, write_table
-from casemate.evaluate.record import fingerprint, fingerprint_of_images
+from casemate.evaluation import Evaluation, evaluate, make_record, seconds_at_most, write_record
+from casemate.evaluation.budgets import Budget
+from casemate.evaluation.examples import evaluation_table, write_table
+from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_json
 from casemate.models import Classifier, Precision, load
 from casemate.norms import Ball, Norm, parse_eps
 from casemate.progress import Observer
+from casemate.provenance import surroundings
 from casemate.report.evaluation import build_evaluation
 from casemate.units import doubt_of
 

@@ -10,8 +10,8 @@ from casemate.cli import console
 from casemate.cli.observers import watching
 from casemate.cli.options import Json, Machine
 from casemate.engine import default_store
-from casemate.engine.provenance import surroundings
 from casemate.files import cache_folder
+from casemate.provenance import surroundings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Info:
             from casemate.cli import changes, datasets, defending
             from casemate.data.named import AUGMENTATIONS
             from casemate.losses import TITLES
-            from casemate.study.catalogue import EXPERIMENTS
+            from casemate_study.experiments.catalogue import EXPERIMENTS
 
             facts: dict[str, Any] = surroundings(device, threads)
             facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None

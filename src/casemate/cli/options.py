@@ -16,7 +16,7 @@ from casemate.progress import Observer
 DatasetName = Literal["fashion-mnist", "digits"]
 """`casemate.data.NAMES`, which cannot be imported here without PyTorch."""
 ScaleName = Literal["smoke", "quick", "medium", "full"]
-"""The keys of `casemate.study.scales.SCALES`."""
+"""The keys of `casemate_study.experiments.scales.SCALES`."""
 
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 DataDir = Annotated[

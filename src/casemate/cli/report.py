@@ -12,7 +12,7 @@ from casemate.cli.observers import watching
 from casemate.cli.options import Device, Json, Selection, check_folder, resolve
 from casemate.cli.outputs import Overwrite
 from casemate.errors import SettingError
-from casemate.study.catalogue import choose
+from casemate_study.experiments.catalogue import choose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from rich.markup import escape
 
 from casemate import data
 from casemate.cli import console
-from casemate.evaluate.budgets import Budget
-from casemate.evaluate.intervals import Estimate
+from casemate.evaluation.budgets import Budget
+from casemate.evaluation.intervals import Estimate
 from casemate.progress import Observer
 from casemate.selftest import Outcome, Sizes, Workshop, choose, seconds_at_most, self_test
 

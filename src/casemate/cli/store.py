@@ -13,7 +13,7 @@ from casemate.cli.options import Flag, Json, StoreFolder
 from casemate.engine import Piece, Store, is_current
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
-from casemate.study.producers import PRODUCERS
+from casemate_study.tasks.registry import PRODUCERS
 
 HELP = """\
 List and clean the store of finished pieces.

@@ -11,8 +11,8 @@ from casemate.cli import console, summary
 from casemate.cli.options import Selection
 from casemate.engine import Piece
 from casemate.progress import Observer
-from casemate.study.run import Study, plan_study, run_study
-from casemate.study.speed import Speed, measure_speed
+from casemate.training.cost import StepCost, measure_step_cost
+from casemate_study.run import Study, plan_study, run_study, task_seconds
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def plan(selection: Selection, device: str, observer: Observer) -> Study:
         )
 
 
-def measure(study: Study, observer: Observer) -> Speed:
+def measure(study: Study, observer: Observer) -> StepCost:
     """How fast this machine is on the study's images."""
     with observer.work("Measuring how fast this machine is", 0):
-        return measure_speed(study.dataset.image_shape, study.device)
+        return measure_step_cost(study.dataset.image_shape, study.device)
 
 
 def compute(study: Study, selection: Selection, threads: int, out: Path | None, observer: Observer) -> Found:
@@ -60,7 +60,7 @@ def compute(study: Study, selection: Selection, threads: int, out: Path | None, 
 def write_report(study: Study, pieces: Mapping[str, Piece], out: Path, observer: Observer) -> Path:
     """Make the report; return the path of its page."""
     with observer.work("Writing the report", 0):
-        from casemate.report.build import build_report
+        from casemate_study.report.build import build_report
 
         return build_report(study, dict(pieces), out)
 
@@ -83,17 +83,17 @@ def identity(study: Study) -> dict[str, Any]:
     return {"scale": study.setup.scale.name, "dataset": study.dataset.name, "seed": study.setup.seed}
 
 
-def show_plan(study: Study, speed: Speed, *, as_json: bool) -> None:
+def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
     """Print the pieces: what is finished, and the time the rest would take."""
     planned, setup = study.plan, study.setup
-    left = sum(speed.seconds(task) for task in planned.missing)
+    left = sum(task_seconds(task, speed) for task in planned.missing)
     if as_json:
         rows = [
             {
                 "name": task.name,
                 "key": planned.keys[task.name],
                 "finished": task.name in planned.pieces,
-                "seconds_left": 0.0 if task.name in planned.pieces else speed.seconds(task),
+                "seconds_left": 0.0 if task.name in planned.pieces else task_seconds(task, speed),
             }
             for task in planned.tasks
         ]
@@ -104,7 +104,7 @@ def show_plan(study: Study, speed: Speed, *, as_json: bool) -> None:
     for task in planned.tasks:
         piece = planned.pieces.get(task.name)
         if piece is None:
-            made.add_row(task.name, "to do", f"about {console.duration(speed.seconds(task))}")
+            made.add_row(task.name, "to do", f"about {console.duration(task_seconds(task, speed))}")
         else:
             made.add_row(task.name, "finished", f"took {console.duration(piece.facts['provenance']['seconds'])}")
     time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"

@@ -9,12 +9,12 @@ from rich.table import Table
 
 from casemate.cli import console
 from casemate.engine import Piece
-from casemate.report import comparison
-from casemate.study import paper
-from casemate.study.experiments import E4_STEP_SIZES, e4_prefix
-from casemate.study.results import point_at
-from casemate.study.run import Study
-from casemate.study.tasks import LOSSES
+from casemate_study.experiments import paper
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
+from casemate_study.report import comparison
+from casemate_study.results import point_at
+from casemate_study.run import Study
 
 _FGSM_EPS = 0.1
 _BIM_EPS = 0.05

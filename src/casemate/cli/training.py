@@ -14,15 +14,14 @@ from casemate.cli.options import at_least_one
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe
-from casemate.engine.provenance import surroundings
 from casemate.errors import SettingError
-from casemate.evaluate import CleanResult, evaluate_clean
+from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.files import writing
 from casemate.models import Classifier, Description, create, save
 from casemate.progress import Observer
-from casemate.study.speed import measure_speed
-from casemate.study.tasks import step_cost
-from casemate.train import Trained, Training
+from casemate.provenance import surroundings
+from casemate.training import Trained, Training
+from casemate.training.cost import measure_step_cost, relative_step_cost
 
 _VALIDATION = 6000
 _SETTINGS = (
@@ -165,9 +164,9 @@ def estimate(ready: Ready, observer: Observer) -> float | None:
     if ready.architectures != {"paper-cnn"}:
         return None
     with observer.work("Measuring how fast this machine is", 0):
-        speed = measure_speed(ready.dataset.image_shape, ready.device)
+        speed = measure_step_cost(ready.dataset.image_shape, ready.device)
     images = len(ready.train) * (1 + len(ready.recipe.extra)) + len(ready.validation)
-    return speed.training * step_cost(ready.about["objective"]) * images * ready.settings.epochs
+    return speed.training * relative_step_cost(ready.about["objective"]) * images * ready.settings.epochs
 
 
 def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> Done:

@@ -9,7 +9,7 @@ from casemate import data
 from casemate.cli import console, given
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError
-from casemate.evaluate import Record, Verification, read_record, verify_record
+from casemate.evaluation import Record, Verification, read_record, verify_record
 from casemate.progress import Observer
 
 _WORDS = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "[dim]only told[/]"}

@@ -11,10 +11,11 @@ from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Generator, Tensor
 
 from casemate.errors import SettingError
+from casemate.geometry import affine
 from casemate.types import Images
 
 
@@ -30,34 +31,6 @@ class Augmentation(Protocol):
 def _expect(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise SettingError(f"{name} = {value}; expected {expected}")
-
-
-def affine(
-    images: Images, angle: Float[Tensor, " n"], shift: Float[Tensor, "n 2"], scale: Float[Tensor, " n"]
-) -> Images:
-    """Shift, then rotate, then scale each image about its centre, with bilinear interpolation; what enters is black.
-
-    Args:
-        images: `(n, channels, height, width)`.
-        angle: in degrees, counter-clockwise as seen.
-        shift: to the right and downwards, as shares of width and height.
-        scale: factor on the size of what is shown.
-
-    The gradient with respect to `images` is that of the interpolation.
-    """
-    height, width = images.shape[2:]
-    # grid_sample asks for the way back, from a place of the result to its source: scale, rotate and shift undone
-    turn = torch.deg2rad(angle)
-    cosine, sine = turn.cos() / scale, turn.sin() / scale
-    # its coordinates run from -1 to 1 over each side, so sides of unequal length need the factors width/height
-    rows = [
-        torch.stack([cosine, -sine * height / width, -2 * shift[:, 0]], 1),
-        torch.stack([sine * width / height, cosine, -2 * shift[:, 1]], 1),
-    ]
-    back = torch.stack(rows, 1).to(images.device, images.dtype)
-    grid = F.affine_grid(back, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return moved.contiguous(memory_format=torch.channels_last)
 
 
 def _between(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:

@@ -6,9 +6,6 @@ from casemate.defenses.distillation import AtTemperature as AtTemperature
 from casemate.defenses.distillation import Distillation as Distillation
 from casemate.defenses.distillation import at_temperature as at_temperature
 from casemate.defenses.randomized import StochasticAffine as StochasticAffine
-from casemate.defenses.randomized import averaged as averaged
-from casemate.defenses.randomized import instead as instead
 from casemate.defenses.randomized import preprocessed as preprocessed
 from casemate.defenses.randomized import with_noise as with_noise
-from casemate.defenses.randomized import with_same_draws as with_same_draws
 from casemate.defenses.recipe import Recipe as Recipe

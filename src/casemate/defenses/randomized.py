@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from casemate.data.augment import Affine
-from casemate.errors import ModelError, SettingError
-from casemate.models import Classifier
+from casemate.errors import ModelError
+from casemate.models import Classifier, with_network
 from casemate.models.layers import NoiseLayer
-from casemate.rng import all_seeded
-from casemate.types import Images, Logits
+from casemate.types import Images
 
 
 @final
@@ -52,7 +51,7 @@ def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
         raise ModelError(
             f"a model for pixels within {model.bounds}; expected (0, 1): scale inside the Classifier (std=)"
         )
-    return instead(model, nn.Sequential(change, model))
+    return with_network(model, nn.Sequential(change, model))
 
 
 def with_noise(model: Classifier) -> Classifier:
@@ -64,65 +63,3 @@ def with_noise(model: Classifier) -> Classifier:
     for layer in layers:
         layer.at_inference = True
     return noisy
-
-
-@final
-class _Mean(nn.Module):
-    """The mean logits of several answers."""
-
-    def __init__(self, model: nn.Module, draws: int) -> None:
-        super().__init__()
-        self.model, self.draws = model, draws
-
-    def forward(self, images: Images) -> Logits:
-        logits = self.model(images)
-        for _ in range(self.draws - 1):
-            logits = logits + self.model(images)
-        return logits / self.draws
-
-
-@final
-class _SameDraws(nn.Module):
-    """The answer that a seed of the global generators (PyTorch's, NumPy's, Python's) gives, every time."""
-
-    def __init__(self, model: nn.Module, seed: int) -> None:
-        super().__init__()
-        self.model, self.seed = model, seed
-
-    def forward(self, images: Images) -> Logits:
-        with all_seeded(images.device, self.seed):
-            return self.model(images)
-
-
-def averaged(model: Classifier, draws: int) -> Classifier:
-    """A classifier that asks a randomised `model` `draws` times and returns its mean logits (it shares the weights).
-
-    Its gradient is the mean over the draws, so every attack on it takes the expectation over the randomness (Athalye
-    et al. 2018, section 4.2), and an answer no longer hangs on the luck of one draw. Raises `SettingError`.
-    """
-    if draws < 1:
-        raise SettingError(f"draws = {draws}; expected at least 1")
-    return instead(model, _Mean(model, draws))
-
-
-def with_same_draws(model: Classifier, seed: int = 0) -> Classifier:
-    """A classifier that draws the same random numbers at every pass: what a randomised model is to one who knows them.
-
-    An image's draws then depend on its place in the batch, so compare only passes over the same batch.
-    """
-    return instead(model, _SameDraws(model, seed))
-
-
-def instead(model: Classifier, network: nn.Module) -> Classifier:
-    """A classifier like `model` that answers by `network`, which takes its images as they are."""
-    changed = Classifier(
-        network,
-        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
-        classes=model.classes,
-        bounds=model.bounds,
-    )
-    modes = [(module, module.training) for module in model.modules()]
-    changed.train(model.training)
-    for module, mode in modes:  # `train` reaches the model's own modules too, whose modes are its owner's
-        module.training = mode
-    return changed

@@ -9,7 +9,7 @@ from casemate.data import LabelledImages, to_unit
 from casemate.data.augment import Augmentation
 from casemate.models import Classifier
 from casemate.rng import derive
-from casemate.train import CrossEntropy, Objective, Trained, Training, fit
+from casemate.training import CrossEntropy, Objective, Trained, Training, fit
 
 _BATCH = 1000
 
@@ -46,6 +46,6 @@ class Recipe:
         settings: Training,
         **options: Any,
     ) -> Trained:
-        """Train `model` in place by this recipe; `options` are those of `casemate.train.fit`, and so are the errors."""
+        """Train `model` in place by this recipe; `options` are those of `casemate.training.fit`; so are the errors."""
         images = self.images(train, settings.seed)
         return fit(model, images, validation, settings, objective=self.objective, augment=self.augment, **options)

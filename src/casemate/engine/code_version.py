@@ -1,7 +1,7 @@
 """A hash of the code that makes a result, so that a mended bug cannot leave stale numbers in the store.
 
-The hash runs over the syntax trees of a module and of every casemate module it imports, directly or not. Comments,
-docstrings, layout and the wording of errors do not enter it: none of them can change a number.
+The hash runs over the syntax trees of a module and of every module of the two packages that it imports, directly or
+not. Comments, docstrings, layout and the wording of errors do not enter it: none of them can change a number.
 """
 
 import ast
@@ -9,17 +9,18 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-_PACKAGE = "casemate"
-_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("casemate", "casemate_study")
+_SOURCE = Path(__file__).resolve().parents[2]
 _NEUTRAL = tuple(
-    f"{_PACKAGE}.{name}" for name in ("arrays", "errors", "files", "progress", "types", "data.fashion_mnist", "engine")
+    f"casemate.{name}"
+    for name in ("arrays", "errors", "files", "progress", "provenance", "types", "data.fashion_mnist", "engine")
 )
 """Modules and rooms that cannot change a number: messages, reading and writing, progress, annotations, scheduling, and
 the finding of data whose bytes are verified by checksum."""
 
 
 def _is_neutral(module: str) -> bool:
-    return module == _PACKAGE or any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
+    return module == "casemate" or any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
 
 
 class _WithoutWords(ast.NodeTransformer):
@@ -34,23 +35,23 @@ class _WithoutWords(ast.NodeTransformer):
 
 
 def _path_of(module: str) -> Path | None:
-    """The source file of a dotted module name within the package, found without importing it."""
-    base = _ROOT.joinpath(*module.split(".")[1:])
+    """The source file of a dotted module name within the packages, found without importing it."""
+    base = _SOURCE.joinpath(*module.split("."))
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file() and (module != _PACKAGE or candidate.name == "__init__.py"):
+        if candidate.is_file():
             return candidate
     return None
 
 
 def _imports(tree: ast.AST) -> set[str]:
-    """The casemate modules that `tree` imports, by full name (a name taken from a package may be a module itself)."""
+    """Full names of the modules that `tree` imports (a name taken from a package may be a module itself)."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == _PACKAGE and _path_of(name)}
+    return {name for name in found if name.split(".")[0] in _PACKAGES and _path_of(name)}
 
 
 @cache
@@ -58,7 +59,7 @@ def _module(module: str) -> tuple[str, frozenset[str]]:
     """The hash of one module's own code, and the modules it imports."""
     path = _path_of(module)
     if path is None:
-        raise ModuleNotFoundError(f"{module} is not a module of {_PACKAGE}")
+        raise ModuleNotFoundError(f"{module} is not a module of {' or '.join(_PACKAGES)}")
     tree = ast.parse(path.read_text())
     imports = frozenset(name for name in _imports(tree) if not _is_neutral(name))
     return hashlib.sha256(ast.dump(_WithoutWords().visit(tree)).encode()).hexdigest(), imports

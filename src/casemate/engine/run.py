@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from casemate.engine.code_version import code_version
-from casemate.engine.provenance import environment, surroundings
 from casemate.engine.store import Piece, Store
 from casemate.engine.task import Context, Produce, Producer, Task, keys, ordered
 from casemate.progress import Advance, Observer
+from casemate.provenance import environment, surroundings
 
 
 @dataclass(frozen=True)

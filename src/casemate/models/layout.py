@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import torch
 
+from casemate.models.accel.equivalence import TOLERANCE, answers, largest_difference, own_randomness
+from casemate.models.accel.pass_size import ask_for_gradient
 from casemate.models.classifier import Classifier
-from casemate.models.quick.alike import TOLERANCE, answers, largest_difference, own_randomness
-from casemate.models.quick.pass_size import ask_for_gradient
 from casemate.types import Images
 
 

@@ -1,1 +1,1 @@
-"""What shows: figures and the one-file HTML report, from stored results alone."""
+"""Parts of pages and figures, and the one-file HTML report of an evaluation, from stored results alone."""

@@ -8,11 +8,11 @@ from typing import Any
 from casemate import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
-from casemate.evaluate.budgets import WORDS
-from casemate.evaluate.examples import read_table
-from casemate.evaluate.findings import CHECKS
+from casemate.evaluation.budgets import WORDS
+from casemate.evaluation.examples import read_table
+from casemate.evaluation.findings import CHECKS
 from casemate.files import read_json, write_text
-from casemate.report import judged
+from casemate.report import evaluation_figures
 from casemate.report.charts import shown, styled
 from casemate.report.page import environment
 
@@ -30,9 +30,9 @@ def build_evaluation(folder: Path) -> Path:
     images = {name: tensor.numpy() for name, tensor in tensors.items()}
     with styled():
         figures = [
-            judged.accuracy_over_eps(result),
-            judged.accuracy_per_class(result),
-            judged.pictures(result, table, images),
+            evaluation_figures.accuracy_over_eps(result),
+            evaluation_figures.accuracy_per_class(result),
+            evaluation_figures.pictures(result, table, images),
         ]
     html = (
         environment()

@@ -19,7 +19,7 @@ from casemate.defenses import (
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 from casemate.selftest.parts import KWinners, ResizeAndPad, small
-from casemate.train import CrossEntropy, Objective, Training, fit
+from casemate.training import CrossEntropy, Objective, Training, fit
 
 EPS = 0.1
 """At which most are judged, and the one that is trained adversarially is trained."""

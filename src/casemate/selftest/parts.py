@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.defenses import instead, preprocessed
-from casemate.models import Classifier
+from casemate.defenses import preprocessed
+from casemate.models import Classifier, with_network
 from casemate.models.layers import NoiseLayer
 from casemate.types import Images, Logits
 
@@ -153,12 +153,12 @@ def misleading(model: Classifier) -> Classifier:
 
 def counting(model: Classifier) -> Classifier:
     """The model, which counts its questions."""
-    return instead(model, Counting(model))
+    return with_network(model, Counting(model))
 
 
 def with_probabilities(model: Classifier) -> Classifier:
     """The model with a softmax where logits are expected."""
-    return instead(model, nn.Sequential(model, nn.Softmax(dim=1)))
+    return with_network(model, nn.Sequential(model, nn.Softmax(dim=1)))
 
 
 def normalised_twice(model: Classifier) -> Classifier:

@@ -9,10 +9,10 @@ from typing import Any
 from casemate.attacks import PGD, Passes, Transfer
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning, SettingError
-from casemate.evaluate.budgets import DRAWS, Budget, attacks_for
-from casemate.evaluate.evaluation import Evaluation, evaluate
-from casemate.evaluate.expected import attack_passes, check_passes, measure_speed
-from casemate.evaluate.intervals import Estimate, share
+from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
+from casemate.evaluation.cost import attack_passes, check_passes, measure_pass_cost
+from casemate.evaluation.evaluation import Evaluation, evaluate
+from casemate.evaluation.intervals import Estimate, share
 from casemate.models import Classifier
 from casemate.progress import SILENT, Observer
 from casemate.selftest.networks import Workshop, gradients
@@ -75,7 +75,7 @@ def choose(names: Sequence[str]) -> list[Subject]:
 
 def seconds_at_most(workshop: Workshop, subjects: Sequence[Subject], budget: Budget) -> float:
     """Seconds that training and judging these take if no image is ever fooled."""
-    speed = measure_speed(workshop.fresh("undefended"), workshop.test, "linf")
+    speed = measure_pass_cost(workshop.fresh("undefended"), workshop.test, "linf")
     learning = gradients([subject.network for subject in subjects], workshop.sizes)
     total = speed.seconds(Passes(learning, learning))
     count, classes = len(workshop.test), len(workshop.data.classes)

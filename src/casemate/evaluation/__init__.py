@@ -1,0 +1,33 @@
+"""What judges: clean measures, curves, zero gradients, intervals and paired tests, per-example tables."""
+
+from casemate.evaluation.budgets import Budget as Budget
+from casemate.evaluation.cascade import Cascade as Cascade
+from casemate.evaluation.cascade import run_cascade as run_cascade
+from casemate.evaluation.clean import CleanResult as CleanResult
+from casemate.evaluation.clean import evaluate_clean as evaluate_clean
+from casemate.evaluation.cost import seconds_at_most as seconds_at_most
+from casemate.evaluation.curves import Curve as Curve
+from casemate.evaluation.curves import eps_curve as eps_curve
+from casemate.evaluation.curves import steps_curve as steps_curve
+from casemate.evaluation.evaluation import Evaluation as Evaluation
+from casemate.evaluation.evaluation import evaluate as evaluate
+from casemate.evaluation.findings import Checked as Checked
+from casemate.evaluation.findings import Finding as Finding
+from casemate.evaluation.findings import Severity as Severity
+from casemate.evaluation.gradients import gradient_alignment as gradient_alignment
+from casemate.evaluation.gradients import zero_gradients as zero_gradients
+from casemate.evaluation.intervals import Estimate as Estimate
+from casemate.evaluation.intervals import mcnemar as mcnemar
+from casemate.evaluation.intervals import mean as mean
+from casemate.evaluation.intervals import share as share
+from casemate.evaluation.record import Record as Record
+from casemate.evaluation.record import make_record as make_record
+from casemate.evaluation.record import read_record as read_record
+from casemate.evaluation.record import write_record as write_record
+from casemate.evaluation.targeted import Targeted as Targeted
+from casemate.evaluation.targeted import targeted_matrix as targeted_matrix
+from casemate.evaluation.verdict import Verdict as Verdict
+from casemate.evaluation.verification import Verification as Verification
+from casemate.evaluation.verification import verify_record as verify_record
+from casemate.evaluation.worst import WorstCase as WorstCase
+from casemate.evaluation.worst import worst_case as worst_case

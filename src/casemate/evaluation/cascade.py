@@ -1,0 +1,257 @@
+"""The worst case per example: a declared list of attacks, each on what the ones before left, over a range of eps.
+
+An image fooled at one eps stays fooled at every larger one, so later attacks and larger radii get fewer and fewer
+images. Minimum-norm attacks run once, at the smallest eps, and count wherever the distance they found is within reach.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from casemate.attacks import (
+    COMPARED,
+    Attack,
+    AttackResult,
+    MinimumNormAttack,
+    Passes,
+    Status,
+    held,
+    is_unlimited,
+    model_of,
+    warn_of_eps,
+    warn_of_network,
+    warn_of_outcome,
+    with_eps,
+)
+from casemate.data import LabelledImages
+from casemate.errors import SettingError
+from casemate.evaluation.clean import is_right
+from casemate.models import Classifier, Frozen, Precision, undisturbed
+from casemate.norms import Ball, Norm
+from casemate.progress import SILENT, Observer
+
+NOBODY = -1
+"""In `Cascade.winner`: no attack fooled it."""
+ALREADY = -2
+"""In `Cascade.winner`: misclassified without an attack."""
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """What one attack did at one eps."""
+
+    attack: str
+    eps: float
+    tried: int
+    """Images that it was run on: those that everything before left."""
+    fooled: int
+    seconds: float
+    passes: Passes
+    status: dict[str, int]
+    """How many of `tried` ended in which status."""
+    unlimited: bool = False
+    """The attack looks for the nearest image that fools at whatever distance."""
+
+    @property
+    def not_found(self) -> int:
+        """On how many images such an attack found nothing that fools, at whatever distance."""
+        return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
+
+
+@dataclass(kw_only=True)
+class Cascade:
+    """What a list of attacks left, per example and eps."""
+
+    norm: Norm
+    values: tuple[float, ...]
+    """The values of eps, ascending."""
+    attacks: dict[str, dict[str, Any]]
+    """By name, the settings of each attack, in the order in which they ran."""
+    robust: np.ndarray
+    """Withstood everything at this and every smaller eps, booleans `(n, values)`."""
+    winner: np.ndarray
+    """Position in `attacks` of the attack that fooled it first, or `NOBODY` or `ALREADY`, int64 `(n,)`."""
+    adversarial: Tensor
+    """The image that fooled, at the smallest eps at which one did; the clean image elsewhere. On the CPU."""
+    distance: np.ndarray
+    """Smallest norm at which each image is known to be fooled: 0 if misclassified, infinite if nothing fooled it."""
+    attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def passes(self) -> Passes:
+        """Of all attempts together."""
+        total = Passes()
+        for attempt in self.attempts:
+            total.add(attempt.passes)
+        return total
+
+    def alone(self, eps: float, name: str) -> Attempt | None:
+        """What one attack did at one eps; None if nothing was left for it."""
+        return next((each for each in self.attempts if each.attack == name and each.eps == eps), None)
+
+
+def run_cascade(
+    model: Classifier | Frozen,
+    attacks: Mapping[str, Attack],
+    images: LabelledImages,
+    values: Sequence[float],
+    *,
+    norm: Norm = "linf",
+    correct: np.ndarray | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    observer: Observer = SILENT,
+) -> Cascade:
+    """Run `attacks` in order on the survivors, for every eps of `values`, ascending.
+
+    Args:
+        attacks: by name; attacks with an eps are run at each of `values`, whatever their own is.
+        norm: in which eps is measured; every attack must use it.
+        correct: which images are classified correctly without an attack, `(n,)`, if that is known already.
+        seed: of all random draws, keyed by example.
+        batch_size: images that pass through the network at a time; measured if None.
+        precision: in which attacks within a ball look for their way; whether an image fools is said in float32.
+
+    Raises:
+        SettingError: no attacks, no or descending values, an attack in another norm.
+    """
+    values = tuple(float(value) for value in values)
+    _check(attacks, values, norm)
+    known = model_of(model)
+    few, _ = images[:COMPARED].unit(known.device)
+    work = len(images) * most_work(attacks, len(known.classes))
+    with (
+        undisturbed(known, seed=seed) as direct,
+        held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
+    ):
+        if direct:
+            warn_of_network(known)
+            warn_of_eps(Ball(eps=values[-1], norm=norm), known)
+        if correct is None:
+            correct = _correct(both.checking, images)
+        found = _run(both, attacks, images, values, norm, correct, seed, observer)
+    if direct:
+        for attempt in (each for each in found.attempts if each.eps == values[-1]):
+            status = {each: attempt.status[each.name.lower()] for each in Status}
+            warn_of_outcome(
+                attempt.attack,
+                attempt.tried,
+                no_gradient=status[Status.ZERO_GRADIENT],
+                not_finite=status[Status.NON_FINITE],
+                not_found=attempt.not_found,
+            )
+    return found
+
+
+def _run(
+    model: Frozen,
+    attacks: Mapping[str, Attack],
+    images: LabelledImages,
+    values: tuple[float, ...],
+    norm: Norm,
+    correct: np.ndarray,
+    seed: int,
+    observer: Observer,
+) -> Cascade:
+    """The cascade on a model that is held frozen."""
+    device, classes = model.original.device, len(model.original.classes)
+    images = images.kept_on(device)
+    found = Cascade(
+        norm=norm,
+        values=values,
+        attacks={name: attack.record() for name, attack in attacks.items()},
+        robust=np.zeros((len(images), len(values)), dtype=bool),
+        winner=np.where(correct, NOBODY, ALREADY),
+        adversarial=images.unit()[0].detach().clone(),  # `unit` may return the images' own memory
+        distance=np.where(correct, np.inf, 0.0),
+    )
+    standing = correct.copy()
+    nearest: dict[str, AttackResult] = {}  # of minimum-norm attacks, for the larger eps
+    places: dict[str, Tensor] = {}
+    work = {name: _work(attack, classes) for name, attack in attacks.items()}
+    again = {name: 0 if isinstance(attack, MinimumNormAttack) else work[name] for name, attack in attacks.items()}
+    total = sum(work.values()) + (len(values) - 1) * sum(again.values())
+    with observer.work("Attacking", total) as advance:
+        for column, eps in enumerate(values):
+            for place, (name, attack) in enumerate(attacks.items()):
+                left = torch.from_numpy(np.flatnonzero(standing))
+                if len(left):
+                    start = time.perf_counter()
+                    if name in nearest:
+                        result = nearest[name].take(places[name][left])
+                    else:
+                        pixels, labels = images[left].unit(device)
+                        aimed = with_eps(attack, eps)
+                        result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
+                        if isinstance(attack, MinimumNormAttack):
+                            nearest[name], places[name] = result, _places(left, len(images))
+                    hit = result.success.cpu()
+                    if isinstance(attack, MinimumNormAttack):
+                        hit = hit & (result.norm.cpu() <= Ball(eps=eps, norm=norm).reach(model.original.bounds))
+                    chosen = left[hit]
+                    found.adversarial[chosen] = result.adversarial[hit].cpu()
+                    found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()
+                    found.winner[chosen.numpy()] = place
+                    standing[chosen.numpy()] = False
+                    found.attempts.append(
+                        Attempt(
+                            attack=name,
+                            eps=eps,
+                            tried=len(left),
+                            fooled=len(chosen),
+                            seconds=time.perf_counter() - start,
+                            passes=result.passes,
+                            status={each.name.lower(): int((result.status == each).sum()) for each in Status},
+                            unlimited=is_unlimited(attack),
+                        )
+                    )
+                words = f"{name} at eps {eps:g}: {int(standing.sum())} of {len(images)} left"
+                advance((again if column else work)[name], words)
+            found.robust[:, column] = standing
+    return found
+
+
+def most_work(attacks: Mapping[str, Attack], classes: int) -> int:
+    """The passes, forward and back, that attacks take at most for one image."""
+    found = [attack.most_passes(classes) for attack in attacks.values()]
+    return sum(most.forward + most.backward for most in found)
+
+
+def _work(attack: Attack, classes: int) -> int:
+    """How much an attack has to do, for the time left: a pass back costs about as much as two forward."""
+    most = attack.most_passes(classes)
+    return most.forward + 2 * most.backward
+
+
+def _places(numbers: Tensor, count: int) -> Tensor:
+    """The inverse of a choice of images: where each of `count` stands among `numbers`."""
+    places = torch.full((count,), -1)
+    places[numbers] = torch.arange(len(numbers))
+    return places
+
+
+def _check(attacks: Mapping[str, Attack], values: Sequence[float], norm: Norm) -> None:
+    if not attacks:
+        raise SettingError("a worst case over no attacks; name at least one")
+    if not values or list(values) != sorted(set(values)) or values[0] < 0:
+        raise SettingError(f"eps = {list(values)}; expected at least one value, ascending, zero or more")
+    for name, attack in attacks.items():
+        if attack.ball().norm != norm:
+            raise SettingError(f"{name} measures in {attack.ball().norm}, the others in {norm}; take one norm")
+
+
+@torch.no_grad()
+def _correct(model: Classifier, images: LabelledImages) -> np.ndarray:
+    """Which images are classified correctly without an attack."""
+
+    def classify(part: slice) -> tuple[Tensor, ...]:
+        pixels, labels = images[part].unit(model.device)
+        return (is_right(model(pixels), labels),)
+
+    return model.in_parts(len(images), classify)[0].cpu().numpy()

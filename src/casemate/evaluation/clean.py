@@ -1,0 +1,126 @@
+"""How a classifier does on images that nobody attacked: accuracy, loss, confusion, calibration."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from casemate.attacks import check_images, frozen, model_of, warn_of_network
+from casemate.data import LabelledImages
+from casemate.errors import ShapeError
+from casemate.evaluation.intervals import Estimate, mean, share
+from casemate.logits import is_valid, top_gap
+from casemate.losses import stable_cross_entropy
+from casemate.memory import batched
+from casemate.models import Classifier, undisturbed
+from casemate.progress import SILENT, Observer
+from casemate.types import Flags, Labels, Logits
+
+_BINS = 15
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanResult:
+    """Per-example outcomes as NumPy arrays `(n,)`, and what is computed from them."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    prediction: np.ndarray
+    loss: np.ndarray
+    """Cross-entropy in its stable form; NaN where a logit is not finite."""
+    confidence: np.ndarray
+    """Largest softmax probability."""
+    gap: np.ndarray
+    """Largest logit minus the second largest."""
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each example is classified correctly; never where a logit is not finite."""
+        return (self.prediction == self.labels) & ~np.isnan(self.loss)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share classified correctly."""
+        return share(self.correct)
+
+    @property
+    def mean_loss(self) -> Estimate:
+        """Mean cross-entropy."""
+        return mean(self.loss)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts, true class by row and predicted class by column."""
+        count = len(self.classes)
+        return np.bincount(self.labels * count + self.prediction, minlength=count * count).reshape(count, count)
+
+    @property
+    def per_class(self) -> list[Estimate | None]:
+        """Accuracy within each true class; None for a class without examples."""
+        picks = [self.labels == label for label in range(len(self.classes))]
+        return [share(self.correct[pick]) if pick.any() else None for pick in picks]
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error over 15 equal bins of confidence (Guo et al. 2017, eq. 3)."""
+        return expected_calibration_error(self.confidence, self.correct)
+
+    @property
+    def gap_quantiles(self) -> dict[str, float]:
+        """Quantiles of the top-1 logit gap, by name."""
+        return {f"{q:g}": float(np.quantile(self.gap, q)) for q in _QUANTILES}
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """The mean distance between confidence and accuracy over 15 bins, weighted by size (Guo et al. 2017, eq. 3)."""
+    place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    size = np.bincount(place, minlength=_BINS)
+    sums = np.bincount(place, weights=confidence - correct, minlength=_BINS)
+    return float(np.abs(sums[size > 0]).sum() / size.sum())
+
+
+def is_right(logits: Logits, labels: Labels) -> Flags:
+    """Which images are classified as their labels; never where a logit is not finite, which says nothing."""
+    return (logits.argmax(1) == labels) & is_valid(logits)
+
+
+@torch.no_grad()
+def evaluate_clean(
+    model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = SILENT
+) -> CleanResult:
+    """Classify `images` in evaluation mode; the model is left as it was.
+
+    Raises:
+        ShapeError: no images, or images and labels that the model does not take.
+        ModelError: a model that fails, or returns something other than one logit per class.
+    """
+    if not len(images):
+        raise ShapeError("no images to classify; expected at least one")
+    model_of(model)
+    with undisturbed(model) as direct, frozen(model), observer.work("Classifying", len(images)) as advance:
+        few, some = images[:2].unit(model.device)
+        check_images(model, few, some)
+        model.examine(few)
+        if direct:
+            warn_of_network(model)
+
+        def classify(batch: slice) -> list[np.ndarray]:
+            pixels, labels = images[batch].unit(model.device)
+            check_images(model, pixels, labels)
+            logits = model(pixels)
+            confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
+            loss = stable_cross_entropy(logits, labels).where(is_valid(logits), torch.nan)
+            advance(len(labels), "")
+            return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
+
+        parts = batched(len(images), batch_size, classify, observer)
+    prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return CleanResult(
+        classes=model.classes,
+        labels=images.labels.cpu().numpy(),
+        prediction=prediction,
+        loss=loss,
+        confidence=confidence,
+        gap=gap,
+    )

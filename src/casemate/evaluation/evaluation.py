@@ -1,0 +1,221 @@
+"""How robust a model is, and whether the answer can be trusted: attacks, worst case, checks, verdict, in one call."""
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from casemate.attacks import COMPARED, Attack, held
+from casemate.data import LabelledImages
+from casemate.errors import SettingError
+from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
+from casemate.evaluation.cascade import Cascade, most_work, run_cascade
+from casemate.evaluation.clean import CleanResult, evaluate_clean
+from casemate.evaluation.findings import Checked, Evidence, Finding, run_checks
+from casemate.evaluation.intervals import Estimate, share
+from casemate.evaluation.probe import try_out
+from casemate.evaluation.verdict import Verdict, verdict_on
+from casemate.models import Classifier, Precision, made_in_inference, mean_over_samples, undisturbed
+from casemate.norms import Norm, parse_eps
+from casemate.progress import SILENT, Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that was found out about a model."""
+
+    norm: Norm
+    values: tuple[float, ...]
+    """The values of eps, ascending."""
+    budget: str
+    seed: int
+    randomised: bool
+    """The model answers at random; it was judged by its mean over `draws`."""
+    draws: int
+    images: LabelledImages
+    clean: CleanResult
+    cascade: Cascade
+    checks: list[Checked]
+    verdicts: list[Verdict]
+    """One for each eps."""
+    batch_size: int
+    """Images that passed through the network at a time."""
+    precision: Precision
+    """In which attacks within a ball looked for their way; whether an image fools was said in float32."""
+    changes: dict[str, int]
+    """What was changed in the copy that was attacked, and how often (see `casemate.models.accel.freeze`)."""
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict at the largest eps."""
+        return self.verdicts[-1]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was raised, the gravest first."""
+        raised = [each.finding for each in self.checks if each.finding is not None]
+        return sorted(raised, key=lambda each: ("voids", "weakens", "note").index(each.severity))
+
+    @property
+    def robust(self) -> list[Estimate]:
+        """Robust accuracy at each eps: right under every attack at this and every smaller eps."""
+        return [share(self.cascade.robust[:, column]) for column in range(len(self.values))]
+
+    @property
+    def per_class(self) -> list[Estimate | None]:
+        """Robust accuracy at the largest eps within each class; None for a class without images."""
+        labels, robust = self.clean.labels, self.cascade.robust[:, -1]
+        picks = [labels == label for label in range(len(self.clean.classes))]
+        return [share(robust[pick]) if pick.any() else None for pick in picks]
+
+    @property
+    def winners(self) -> dict[str, int]:
+        """How many images each attack was the first to fool, in the order of the attacks."""
+        return {name: int((self.cascade.winner == place).sum()) for place, name in enumerate(self.cascade.attacks)}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the images and the per-example table."""
+        classes = self.clean.classes
+        return {
+            "norm": self.norm,
+            "eps": list(self.values),
+            "budget": self.budget,
+            "seed": self.seed,
+            "images": len(self.images),
+            "randomised": self.randomised,
+            "draws": self.draws,
+            "clean_accuracy": self.clean.accuracy.as_json(),
+            "robust_accuracy": [estimate.as_json() for estimate in self.robust],
+            "per_class": [
+                {"class": name, "clean_accuracy": clean.as_json(), "robust_accuracy": robust.as_json()}
+                for name, clean, robust in zip(classes, self.clean.per_class, self.per_class, strict=True)
+                if clean is not None and robust is not None
+            ],
+            "attacks": [
+                {"attack": name, "first_to_fool": self.winners[name], "settings": settings}
+                for name, settings in self.cascade.attacks.items()
+            ],
+            "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
+            "passes": asdict(self.cascade.passes),
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "frozen": self.changes,
+            "checks": [checked.as_json() for checked in self.checks],
+            "verdicts": [verdict.as_json() for verdict in self.verdicts],
+            "verdict": self.verdict.word,
+            "seconds": self.seconds,
+        }
+
+
+def evaluate(
+    model: Classifier,
+    images: LabelledImages,
+    *,
+    eps: float | str | Sequence[float | str],
+    norm: Norm = "linf",
+    budget: Budget = "standard",
+    attacks: Mapping[str, Attack] | None = None,
+    thorough: bool | None = None,
+    substitute: Classifier | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    precision: Precision = "float32",
+    observer: Observer = SILENT,
+) -> Evaluation:
+    """Attack a model with everything in the budget, and say whether the result is to be trusted.
+
+    Args:
+        model: judged in evaluation mode, and left as it was.
+        images: with their true labels.
+        eps: one radius or several, in pixel units; the verdict is given at each, the checks are made at the largest.
+        norm: in which eps is measured: linf, l2 or l1.
+        budget: quick, standard (AutoAttack) or thorough.
+        attacks: by name, to be run instead of the budget's.
+        thorough: also run the checks that take minutes; by default only with the budget of that name.
+        substitute: an undefended model for the same images, for the checks that need one.
+        seed: of all random draws.
+        batch_size: images that pass through the network at a time, halved where the memory does not hold them;
+            measured if None.
+        precision: in which attacks within a ball look for their way, where that is faster on this machine; whether an
+            image fools is said in float32, and what only bfloat16 is fooled by is attacked again.
+
+    Raises:
+        SettingError: no eps, an unknown budget, an attack in another norm.
+        ShapeError: no images, or images and labels that the model does not take.
+        ModelError: a model that fails, or returns something other than one logit per class.
+    """
+    start = time.perf_counter()
+    given = [eps] if isinstance(eps, float | int | str) else list(eps)
+    values = sorted({parse_eps(each) for each in given})
+    if not values or values[0] <= 0:
+        raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
+    if made_in_inference(model):
+        with torch.inference_mode(False):
+            model = _copied(model) or model
+    in_training = any(module.training for module in model.modules())
+    as_given = _copied(model) if in_training else None
+    with undisturbed(*(each for each in (model, substitute) if each is not None), seed=seed):
+        randomised = try_out(model, images)
+        draws = DRAWS[budget] if randomised else 1
+        judged = mean_over_samples(model, draws) if randomised else model
+        chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
+        few, _ = images[:COMPARED].unit(model.device)
+        work = len(images) * most_work(chosen, len(model.classes))
+        with held(judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
+            clean = evaluate_clean(both.checking, images, observer=observer)
+            cascade = run_cascade(
+                both, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
+            )
+        evidence = Evidence(
+            asked=model,
+            model=judged,
+            images=images,
+            norm=norm,
+            eps=values[-1],
+            clean=clean,
+            cascade=cascade,
+            frozen=both,
+            as_given=as_given,
+            in_training=in_training,
+            randomised=randomised,
+            substitute=substitute,
+            seed=seed,
+            batch_size=both.copy.pass_size,
+            observer=observer,
+        )
+        checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
+    findings = [each.finding for each in checks if each.finding is not None]
+    robust = [share(cascade.robust[:, column]) for column in range(len(values))]
+    return Evaluation(
+        norm=norm,
+        values=tuple(values),
+        budget=budget if attacks is None else "own",
+        seed=seed,
+        randomised=randomised,
+        draws=draws,
+        images=images,
+        clean=clean,
+        cascade=cascade,
+        checks=checks,
+        verdicts=[
+            verdict_on(each, clean.accuracy, found, findings, classes=len(model.classes))
+            for each, found in zip(values, robust, strict=True)
+        ],
+        batch_size=both.checking.pass_size or 0,
+        precision=both.precision,
+        changes=both.changes,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _copied(model: Classifier) -> Classifier | None:
+    """A copy in the same modes; None for a model that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a model may hold a lock, an open file, a generator
+        return None

@@ -1,0 +1,70 @@
+"""Is an evaluation to be trusted? Every check by name, in the order in which they are told."""
+
+from collections.abc import Mapping
+
+from casemate.attacks import Passes
+from casemate.evaluation.findings import agreement, gradients, inputs, randomness
+from casemate.evaluation.findings.check import Check as Check
+from casemate.evaluation.findings.evidence import Evidence as Evidence
+from casemate.evaluation.findings.finding import Checked as Checked
+from casemate.evaluation.findings.finding import Finding as Finding
+from casemate.evaluation.findings.finding import Severity as Severity
+
+CHECKS: Mapping[str, Check] = {
+    each.name: each
+    for each in (
+        inputs.training_mode,
+        inputs.alone,
+        inputs.probabilities,
+        inputs.non_finite,
+        inputs.masked_classes,
+        inputs.eps_unit,
+        inputs.labels,
+        inputs.normalisation,
+        inputs.frozen_copy,
+        inputs.saturation,
+        inputs.sample_size,
+        randomness.repeatable,
+        randomness.unchanged,
+        randomness.same_draws,
+        randomness.draws,
+        randomness.optimises_inside,
+        gradients.zero_gradients,
+        gradients.precision,
+        gradients.finite_differences,
+        agreement.one_step,
+        agreement.learnt_by_heart,
+        agreement.more_steps,
+        agreement.still_rising,
+        agreement.passed_by,
+        agreement.larger_eps,
+        agreement.unlimited,
+        agreement.losses,
+        agreement.without_gradients,
+        agreement.nothing_found,
+        agreement.noise,
+        agreement.re_checked,
+        agreement.transfer,
+        agreement.attack_works,
+        agreement.much_noise,
+        agreement.by_decisions,
+    )
+}
+
+CHEAP = Passes(forward=80_000, backward=52_000)
+"""What all checks that always run take at most together, besides one pass forward of every image."""
+EXPENSIVE = Passes(forward=1_950_000)
+"""What the others take at most."""
+
+
+def run_checks(evidence: Evidence, *, thorough: bool = False) -> list[Checked]:
+    """Run every check; those that take minutes only if `thorough`, else they are listed as not run."""
+    found: list[Checked] = []
+    with evidence.observer.work("Checking the evaluation", len(CHECKS)) as advance:
+        for check in CHECKS.values():
+            if check.thorough and not thorough:
+                found.append(check.skipped("takes minutes; ask for it with --thorough"))
+            else:
+                found.append(check(evidence))
+            advance(1, check.title)
+    return found

@@ -1,0 +1,239 @@
+"""A record of adversarial examples that others can re-check: what is claimed, and the images that prove it.
+
+`record.json` says what was claimed, of which model, on which data, and names the file with the images by its SHA-256;
+`adversarial.safetensors` holds clean and adversarial images, labels, their numbers in the data set, and which attack
+fooled each first. Nothing in either is executed. The claims are those that the images prove when the model is asked
+about each alone, so that `verify_record` must find the same.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from casemate import __version__
+from casemate.arrays import UnsoundError, parse_safetensors
+from casemate.attacks import Criterion
+from casemate.data import LabelledImages
+from casemate.errors import RecordError
+from casemate.evaluation.cascade import ALREADY, NOBODY
+from casemate.evaluation.clean import is_right
+from casemate.evaluation.evaluation import Evaluation
+from casemate.evaluation.single_image import ask_alone, clear
+from casemate.files import read_json, write_bytes, write_json
+from casemate.models import Classifier
+from casemate.norms import Ball, Norm, norm_of
+from casemate.progress import SILENT, Observer
+from casemate.types import Flags, Images, Labels
+
+FORMAT = "casemate record 1"
+IMAGES = "adversarial.safetensors"
+_CLAIMS = (
+    "version",
+    "model",
+    "fingerprint",
+    "data",
+    "classes",
+    "norm",
+    "eps",
+    "seed",
+    "draws",
+    "attacks",
+    "clean_accuracy",
+    "robust_accuracy",
+)
+_MOST_DRAWS = 10_000
+"""A record that asks for more would never be checked to its end."""
+_MOST = 1e12
+"""No eps is as large; whole numbers in JSON may be too large for a float."""
+_TENSORS = ("clean", "adversarial", "labels", "index", "winner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is claimed of a model, and the images that prove it. Tensors are on the CPU."""
+
+    model: str
+    """Its file, or where it came from."""
+    fingerprint: str
+    """SHA-256 of its weights file."""
+    data: str
+    """The name of the data set, or of the file with the images."""
+    classes: tuple[str, ...]
+    norm: Norm
+    eps: tuple[float, ...]
+    """Ascending."""
+    seed: int
+    draws: int
+    """Answers of which the mean stands for a model that answers at random; 1 for one that does not."""
+    attacks: Mapping[str, Any]
+    """By name, the settings of each attack, in the order in which they ran."""
+    clean_accuracy: float
+    robust_accuracy: tuple[float, ...]
+    """At each eps, the share of images that nothing in the record fools."""
+    clean: Images
+    adversarial: Images
+    """The image that fooled; the clean image where none did."""
+    labels: Labels
+    index: Labels
+    """Numbers of the images in their data set."""
+    winner: Labels
+    """Position in `attacks` of the one that fooled first, or -1 (none did) or -2 (wrong without an attack)."""
+    version: str = __version__
+    """Of the casemate that made it."""
+    images_match: bool = True
+    """The file with the images is the one that the record names, by its checksum."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def distance(self) -> Tensor:
+        """How far each adversarial image lies from the clean one, in float64."""
+        return norm_of(self.adversarial.double() - self.clean.double(), self.norm)
+
+    def within(self, radius: float) -> Flags:
+        """Which adversarial images lie within that distance, up to the rounding of float32."""
+        largest = self.clean.abs().max().item() if len(self) else 0.0
+        return self.distance <= Ball(eps=radius, norm=self.norm).reach((-largest, largest))
+
+    def allowed(self, right: Flags, fooled: Flags) -> tuple[float, ...]:
+        """The highest robust accuracy that the images allow at each eps.
+
+        Args:
+            right: the clean image is classified correctly.
+            fooled: the adversarial image is not.
+        """
+        return tuple((right & ~(fooled & self.within(each))).double().mean().item() for each in self.eps)
+
+
+def fingerprint(model: Classifier) -> str:
+    """The SHA-256 of the file that `casemate.save_model` writes of a model: what tells its weights from all others."""
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    # clones, since tied weights share memory, which the format does not hold
+    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+
+
+def fingerprint_of_images(images: LabelledImages) -> str:
+    """A SHA-256 that tells images and labels, as they are stored, from all others."""
+    digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
+    for part in (images.pixels, images.labels):
+        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def make_record(
+    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = SILENT
+) -> tuple[Record, Labels]:
+    """The record of an evaluation, and the class that the model, asked alone, gives each adversarial image.
+
+    An image that fooled in a batch but not alone, or by no more than rounding, is not claimed.
+
+    Args:
+        model: the one that was evaluated.
+        name, data: of the model and of the images, as the record tells them.
+    """
+    clean, labels = found.images.unit()
+    winner = torch.from_numpy(found.cascade.winner)
+    moved = winner >= 0
+    before = ask_alone(model, clean, draws=found.draws, seed=found.seed, observer=observer)
+    after = before.clone()
+    after[moved] = ask_alone(
+        model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
+    )
+    right = is_right(before, labels)
+    proven = moved & Criterion(labels).met(after) & clear(after)
+    claims = Record(
+        model=name,
+        fingerprint=fingerprint(model),
+        data=data,
+        classes=model.classes,
+        norm=found.norm,
+        eps=found.values,
+        seed=found.seed,
+        draws=found.draws,
+        attacks=found.cascade.attacks,
+        clean_accuracy=right.double().mean().item(),
+        robust_accuracy=(),
+        clean=clean.contiguous(),
+        adversarial=found.cascade.adversarial.where(proven.view(-1, 1, 1, 1), clean).contiguous(),
+        labels=labels,
+        index=torch.arange(len(labels)),
+        winner=torch.where(proven, winner, torch.where(right, NOBODY, ALREADY)),
+    )
+    return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former."""
+    images = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
+    digest = hashlib.sha256(images).hexdigest()
+    content = {name: getattr(record, name) for name in _CLAIMS}
+    content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
+    # a list, since `winner` counts in the order in which they ran
+    content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
+    write_bytes(folder / IMAGES, images)
+    return write_json(folder / "record.json", content)
+
+
+def read_record(path: Path) -> Record:
+    """Read a record and the file of images beside it; neither is believed, see `verify_record`.
+
+    Raises:
+        RecordError: a file that is missing, damaged, of another format, or at odds with the other.
+    """
+    content = read_json(path, RecordError)
+    said = content.get("format") if isinstance(content, dict) else None
+    if said != FORMAT:
+        raise RecordError(f"{path}: format {said!r}; expected {FORMAT!r}, as written by casemate evaluate")
+    try:
+        file = path.parent / Path(content["file"]).name  # a record names no place but its own folder
+        raw = file.read_bytes()
+        tensors = parse_safetensors(raw)
+        parts: dict[str, Any] = {name: content[name] for name in _CLAIMS}
+        parts |= {name: tuple(parts[name]) for name in ("classes", "eps", "robust_accuracy")}
+        parts["attacks"] = {each["attack"]: each["settings"] for each in content["attacks"]}
+        parts |= {name: tensors[name] for name in _TENSORS}
+        record = Record(**parts, images_match=hashlib.sha256(raw).hexdigest() == content["sha256"])
+        _check(path, record)
+    except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{path} and the images beside it are not a whole record: {why}") from error
+    return record
+
+
+def _check(path: Path, record: Record) -> None:
+    """Raise `RecordError` unless all parts have the sizes and types that they need."""
+    count = len(record.labels)
+    texts = (record.model, record.fingerprint, record.data, record.version, *record.classes, *record.attacks)
+    numbers = (*record.eps, record.clean_accuracy, *record.robust_accuracy)
+    sound = {
+        "texts": all(isinstance(each, str) for each in texts),
+        "types": all(type(each) in (int, float) and abs(each) < _MOST for each in numbers)
+        and all(type(each) is int for each in (record.seed, record.draws)),
+        "images": record.clean.shape == record.adversarial.shape
+        and record.clean.ndim == 4
+        and record.clean.numel() > 0,
+        "type of images": record.clean.dtype == record.adversarial.dtype == torch.float32,
+        "numbers": all(
+            each.dtype == torch.int64 and each.shape == (count,)
+            for each in (record.labels, record.index, record.winner)
+        ),
+        "count": len(record.clean) == count > 0 and len(record.index.unique()) == count,
+        "labels": bool(((record.labels >= 0) & (record.labels < len(record.classes))).all()),
+        "winners": bool(((record.winner >= ALREADY) & (record.winner < len(record.attacks))).all()),
+        "norm": record.norm in get_args(Norm),
+        "eps": len(record.eps) > 0 and record.eps == tuple(sorted(record.eps)) and record.eps[0] > 0,
+        "draws": 1 <= record.draws <= _MOST_DRAWS,
+        "accuracies": len(record.robust_accuracy) == len(record.eps)
+        and all(0 <= each <= 1 for each in (record.clean_accuracy, *record.robust_accuracy)),
+    }
+    wrong = [name for name, holds in sound.items() if not holds]
+    if wrong:
+        raise RecordError(f"{path} and the images beside it contradict each other: {', '.join(wrong)}")

@@ -1,0 +1,103 @@
+"""Targeted attacks from every class to every other: how often an image can be turned into the class one wants."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from casemate.attacks import (
+    COMPARED,
+    Attack,
+    Passes,
+    Status,
+    group_size,
+    held,
+    model_of,
+    warn_of_eps,
+    warn_of_network,
+    warn_of_outcome,
+)
+from casemate.data import LabelledImages
+from casemate.errors import ShapeError
+from casemate.evaluation.clean import is_right
+from casemate.evaluation.intervals import Estimate, share
+from casemate.models import Classifier, undisturbed
+from casemate.progress import SILENT, Observer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted:
+    """What became of the images that the model classifies correctly, which are the ones attacked."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """True classes `(n,)`."""
+    reached: np.ndarray
+    """Booleans `(n, classes)`: turned into that class; False in the column of the true one."""
+    passes: Passes
+
+    def rate(self, source: int, target: int) -> Estimate | None:
+        """The share of the images of class `source` that became `target`; None without such images."""
+        chosen = self.reached[self.labels == source, target]
+        return share(chosen) if chosen.size else None
+
+
+def targeted_matrix(
+    model: Classifier,
+    attack: Attack,
+    images: LabelledImages,
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    observer: Observer = SILENT,
+) -> Targeted:
+    """Attack every correctly classified image towards every class but its own."""
+    if len(images) == 0:
+        raise ShapeError("no images to attack; expected at least one")
+    passes = Passes()
+    labels: list[torch.Tensor] = []
+    reached: list[torch.Tensor] = []
+    first = 0
+    most = attack.most_passes(len(model.classes))
+    work = len(images) * (len(model.classes) - 1) * (most.forward + most.backward)
+    first_ones = images[:COMPARED].unit(model.device)[0]
+    no_gradient = not_finite = attacked = 0
+    with (
+        undisturbed(model_of(model), seed=seed) as direct,
+        held(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as both,
+        observer.work("Targeted attacks", len(images)) as advance,
+    ):
+        if direct:
+            warn_of_network(model)
+            warn_of_eps(attack.ball(), model)
+        for pixels, truth in images.batches(group_size(model.input_shape), model.device):
+            with torch.no_grad():
+                right = is_right(both.checking(pixels), truth)
+            pixels, truth = pixels[right], truth[right]
+            numbers = (right.nonzero().squeeze(1) + first).cpu()
+            found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
+            for target in range(len(model.classes)):
+                chosen = (truth != target).nonzero().squeeze(1)
+                if len(chosen):
+                    result = attack(
+                        both,
+                        pixels[chosen],
+                        truth[chosen],
+                        targets=torch.full_like(truth[chosen], target),
+                        seed=seed,
+                        index=numbers[chosen.cpu()],
+                    )
+                    found[chosen.cpu(), target] = result.success.cpu()
+                    passes.add(result.passes)
+                    attacked += len(chosen)
+                    no_gradient += int((result.status == Status.ZERO_GRADIENT).sum())
+                    not_finite += int((result.status == Status.NON_FINITE).sum())
+            labels.append(truth.cpu())
+            reached.append(found)
+            first += len(right)
+            advance(len(right), "")
+    if direct:
+        warn_of_outcome(type(attack).__name__, attacked, no_gradient=no_gradient, not_finite=not_finite)
+    return Targeted(
+        classes=model.classes, labels=torch.cat(labels).numpy(), reached=torch.cat(reached).numpy(), passes=passes
+    )

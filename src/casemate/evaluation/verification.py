@@ -1,0 +1,174 @@
+"""Re-checking a record against a model: nothing that the record says is believed, everything is asked again."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from casemate.attacks import Criterion
+from casemate.data import LabelledImages
+from casemate.errors import RecordError
+from casemate.evaluation.cascade import ALREADY
+from casemate.evaluation.clean import is_right
+from casemate.evaluation.record import Record, fingerprint
+from casemate.evaluation.single_image import ask_alone, clear
+from casemate.models import Classifier
+from casemate.progress import SILENT, Observer
+from casemate.types import Flags, Images
+
+_BY_CHANCE = 0.05
+"""Share of the images on which a model that answers at random may answer otherwise than claimed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that was checked."""
+
+    title: str
+    """What should hold."""
+    holds: bool | None
+    """None: it was not checked, or is only told."""
+    sentence: str
+    """What was seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What became of a record's claims."""
+
+    claims: list[Claim]
+    clean_accuracy: float
+    robust_accuracy: tuple[float, ...]
+    """The highest that the record allows at each eps, as found here."""
+    rounded: float
+    """Share of the adversarial images that still fool after rounding to 8 bits."""
+
+    @property
+    def holds(self) -> bool:
+        """No claim failed."""
+        return all(claim.holds is not False for claim in self.claims)
+
+
+def verify_record(
+    record: Record,
+    model: Classifier,
+    *,
+    images: LabelledImages | None = None,
+    seed: int = 0,
+    observer: Observer = SILENT,
+) -> Verification:
+    """Check every claim of a record, asking the model about each image alone.
+
+    Answers that hang on how a machine rounds count neither for a claim nor against it; for a model that answers at
+    random so do those on one image in twenty.
+
+    Args:
+        images: those of the data set, to see whether the record's are among them; None: that is not checked.
+        seed: of the random numbers of a model that answers at random.
+
+    Raises:
+        RecordError: the model takes other images, or tells other classes apart.
+    """
+    _check_kind(record, model)
+    moved = record.winner >= 0
+    made = record.adversarial[moved]
+
+    def ask(pixels: Images) -> Tensor:
+        return ask_alone(model, pixels, draws=record.draws, seed=seed, observer=observer)
+
+    before = ask(record.clean)
+    after = before.clone()
+    after[moved] = ask(made)
+    right, fooled = is_right(before, record.labels), Criterion(record.labels).met(after)
+    rounded = Criterion(record.labels[moved]).met(ask(_rounded(made, model)))
+    inside = _within_bounds(record.clean, model) & _within_bounds(record.adversarial, model)
+    near = record.within(record.eps[-1])
+    farthest = record.distance.max().item()
+    unlike = (right == (record.winner == ALREADY)) & clear(before)
+    lost = (moved & ~fooled & clear(after)).sum().item()
+    slack = _BY_CHANCE if record.draws > 1 else 0.0
+    doubt = slack + (~(clear(before) & clear(after))).double().mean().item() + 1e-9
+    clean = right.double().mean().item()
+    allowed = record.allowed(right, fooled & inside)
+    claims = [
+        Claim("The file with the images is the record's", record.images_match, "by its SHA-256"),
+        _same_model(record, model),
+        _same_images(record, images),
+        Claim("All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images reach outside"),
+        Claim(
+            f"Adversarial images lie within eps {record.eps[-1]:g} in {record.norm}",
+            bool(near.all()),
+            f"{int((~near).sum())} lie outside; the farthest at {farthest:.7g}, in float64",
+        ),
+        Claim(
+            "Clean images are classified as claimed",
+            unlike.sum().item() <= slack * len(record),
+            f"{int(unlike.sum())} of {len(record)} are not",
+        ),
+        Claim(
+            "Adversarial images fool when asked alone",
+            lost <= slack * len(made),
+            f"{int((moved & fooled).sum())} of {len(made)} do",
+        ),
+        Claim("They fool after rounding to 8 bits", None, f"{int(rounded.sum())} of {len(made)} do"),
+        _as_claimed("Clean accuracy", record.clean_accuracy, clean, doubt),
+        *(
+            _as_claimed(f"Robust accuracy at eps {eps:g}", claimed, found, doubt)
+            for eps, claimed, found in zip(record.eps, record.robust_accuracy, allowed, strict=True)
+        ),
+    ]
+    return Verification(
+        claims=claims,
+        clean_accuracy=clean,
+        robust_accuracy=allowed,
+        rounded=rounded.double().mean().item() if len(made) else 1.0,
+    )
+
+
+def _check_kind(record: Record, model: Classifier) -> None:
+    """Raise `RecordError` unless the model is one for the record's images and classes."""
+    shape = tuple(record.clean.shape[1:])
+    if shape != model.input_shape:
+        raise RecordError(f"the record's images are of shape {shape}, the model takes {model.input_shape}")
+    if record.classes != model.classes:
+        raise RecordError(
+            f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model tells "
+            f"{', '.join(model.classes[:3])}, ... apart; choose the model of the record ({record.model})"
+        )
+
+
+def _rounded(images: Images, model: Classifier) -> Images:
+    """The nearest images in whole grey levels from 0 to 255."""
+    low, high = model.bounds
+    return ((images - low) / (high - low) * 255).round() / 255 * (high - low) + low
+
+
+def _within_bounds(images: Images, model: Classifier) -> Flags:
+    """Which images have no pixel outside the bounds (and none that is not a number)."""
+    low, high = model.bounds
+    return ((images >= low) & (images <= high)).flatten(1).all(1)
+
+
+def _same_model(record: Record, model: Classifier) -> Claim:
+    own = fingerprint(model)
+    words = own[:16] if own == record.fingerprint else f"claimed {record.fingerprint[:16]}, found {own[:16]}"
+    return Claim("The model is the record's", own == record.fingerprint, f"SHA-256 of its weights: {words}")
+
+
+def _same_images(record: Record, images: LabelledImages | None) -> Claim:
+    """Whether the clean images and labels are those of the data set, by their numbers."""
+    title = f"The clean images are those of {record.data}"
+    if images is None:
+        return Claim(title, None, "not checked, for want of the data set")
+    if int(record.index.min()) < 0 or int(record.index.max()) >= len(images):
+        return Claim(title, False, f"numbered up to {int(record.index.max())}, but there are {len(images)}")
+    pixels, labels = images[record.index].unit()
+    if pixels.shape != record.clean.shape:
+        return Claim(title, False, f"those are of shape {tuple(pixels.shape[1:])}")
+    same = (pixels - record.clean).flatten(1).abs().amax(1) <= 1e-6
+    wrong = int((~(same & (labels == record.labels))).sum())
+    return Claim(title, wrong == 0, f"{wrong} of {len(record)} are other images or have other labels")
+
+
+def _as_claimed(what: str, claimed: float, found: float, doubt: float) -> Claim:
+    words = f"claimed {100 * claimed:.1f} %, the images give {100 * found:.1f} %"
+    return Claim(f"{what} as claimed", abs(found - claimed) <= doubt, words)

@@ -1,0 +1,50 @@
+"""Dropout whose random numbers are hashes of where a number stands.
+
+PyTorch draws them one after another, which takes a twentieth of a training step, and keeps a mask for the way back.
+Here they are computed where they are needed, both times: on one core of a Xeon the dropouts of appendix A of the paper
+took 3 instead of 39 microseconds an image forward.
+"""
+
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from casemate import compiled
+from casemate.models.accel import loops
+
+
+@final
+class QuickDropout(nn.Module):
+    """Does what `nn.Dropout` does, with other random numbers; two of PyTorch's decide about them."""
+
+    def __init__(self, layer: nn.Dropout) -> None:
+        super().__init__()
+        self.p = layer.p
+        self.train(layer.training)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return the values kept, scaled, and zeros; in evaluation mode the values."""
+        keep = round((1 - self.p) * 2**32)
+        if not self.training or not 0 < keep < 2**32 or values.ndim < 2 or not compiled.takes(values):
+            return F.dropout(values, self.p, self.training)
+        seeds = torch.randint(2**32, (2,), device=values.device)
+        return _Dropout.apply(values, seeds.new_tensor([keep]), seeds)  # pyright: ignore[reportReturnType]
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, keep: Tensor, seeds: Tensor) -> Tensor:
+        ctx.save_for_backward(keep, seeds)
+        maps = values.ndim == 4
+        given = compiled.channels_last(values) if maps else values.detach().contiguous()
+        kept = compiled.empty_maps(values, *values.shape) if maps else torch.empty_like(given)
+        filled = compiled.channels_last(kept) if maps else kept
+        rows = torch.arange(len(values), device=values.device)
+        compiled.over_images(loops.drop, given.flatten(1), rows, filled.flatten(1), fixed=(keep, seeds))
+        return kept
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Dropout.apply(*gradients, *ctx.saved_tensors), None, None  # pyright: ignore[reportReturnType]

@@ -1,0 +1,75 @@
+"""Classifiers round a classifier: mean over several passes, a fixed seed, another network in its place.
+
+They serve to judge randomised models: attacks on the mean, and answers that repeat.
+"""
+
+from typing import final
+
+from torch import nn
+
+from casemate.errors import SettingError
+from casemate.models.classifier import Classifier
+from casemate.rng import all_seeded
+from casemate.types import Images, Logits
+
+
+@final
+class _Mean(nn.Module):
+    """Mean logits over several passes."""
+
+    def __init__(self, model: nn.Module, draws: int) -> None:
+        super().__init__()
+        self.model, self.draws = model, draws
+
+    def forward(self, images: Images) -> Logits:
+        logits = self.model(images)
+        for _ in range(self.draws - 1):
+            logits = logits + self.model(images)
+        return logits / self.draws
+
+
+@final
+class _FixedSeed(nn.Module):
+    """Logits under a fixed seed of the global generators (PyTorch's, NumPy's, Python's)."""
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.model, self.seed = model, seed
+
+    def forward(self, images: Images) -> Logits:
+        with all_seeded(images.device, self.seed):
+            return self.model(images)
+
+
+def mean_over_samples(model: Classifier, draws: int) -> Classifier:
+    """Classifier whose logits are the mean over `draws` passes of a randomised `model` (it shares the weights).
+
+    Its gradient is the mean over the draws, so every attack on it takes the expectation over the randomness (Athalye
+    et al. 2018, section 4.2), and a prediction does not depend on one draw. Raises `SettingError` for `draws` below 1.
+    """
+    if draws < 1:
+        raise SettingError(f"draws = {draws}; expected at least 1")
+    return with_network(model, _Mean(model, draws))
+
+
+def with_fixed_seed(model: Classifier, seed: int = 0) -> Classifier:
+    """Classifier that draws the same random numbers at every pass: a randomised model seen by who knows its seed.
+
+    An image's draws then depend on its place in the batch, so compare only passes over the same batch.
+    """
+    return with_network(model, _FixedSeed(model, seed))
+
+
+def with_network(model: Classifier, network: nn.Module) -> Classifier:
+    """Classifier with the shape, classes and bounds of `model` round `network`, which takes its images as they are."""
+    changed = Classifier(
+        network,
+        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
+        classes=model.classes,
+        bounds=model.bounds,
+    )
+    modes = [(module, module.training) for module in model.modules()]
+    changed.train(model.training)
+    for module, mode in modes:  # `train` reaches the model's own modules too, whose modes are its owner's
+        module.training = mode
+    return changed

@@ -1,0 +1,363 @@
+"""The one training loop. Recipes change the data stream, the objective or the model; this loop trains them all.
+
+Images stay in memory as bytes, batches are cut from the tensor (no worker processes), everything is channels-last.
+Each epoch draws from its own seed, a checkpoint is written after each, and a run that was killed goes on from the
+last one and ends in the same weights, bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from casemate.data import LabelledImages, to_unit
+from casemate.data.augment import Augmentation
+from casemate.errors import ModelError, ShapeError, TrainingError
+from casemate.memory import is_out_of_memory
+from casemate.models import (
+    Classifier,
+    backward_failed,
+    channels_last_if_taken,
+    made_in_inference,
+    quickened,
+    restored_on_error,
+    undisturbed,
+)
+from casemate.models.undisturbed import frozen
+from casemate.models.warn import warn_of_eps, warn_of_network
+from casemate.norms import Ball
+from casemate.progress import SILENT, Advance, Observer
+from casemate.rng import derive
+from casemate.training.config import Training
+from casemate.training.objective import CrossEntropy, Objective
+from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
+
+_EVAL_BATCH = 500
+_COMPARED = 32
+"""Images on which a quickened network is compared with what it was."""
+_CHECK_EVERY = 20
+"""Steps between looks at the loss: for progress, and to stop soon after it ceases to be finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training leaves: the model itself holds the final weights, or with early stopping the best ones."""
+
+    model: Classifier
+    history: list[dict[str, Any]]
+    """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
+    epoch: int
+    """The epoch whose weights the model holds."""
+    best_epoch: int
+    """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
+    stopped_at: int | None
+    """Epoch after which early stopping ended or would have ended it; None if patience never ran out."""
+    best: Weights
+    """The weights of `best_epoch`."""
+    kept: dict[int, Weights]
+    """The weights after the epochs named in `Training.keep`."""
+
+
+def fit(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    *,
+    objective: Objective | None = None,
+    augment: Sequence[Augmentation] = (),
+    checkpoint: Path | None = None,
+    device: torch.device | str = "cpu",
+    observer: Observer = SILENT,
+) -> Trained:
+    """Train `model` in place and return it with its history.
+
+    Args:
+        model: trained in place; moved to `device`.
+        train: the images to learn from.
+        validation: the other part of a split; it chooses the best epoch, nothing else does.
+        settings: see `Training`.
+        objective: the loss to minimise; plain cross-entropy if None.
+        augment: applied in order to every training batch.
+        checkpoint: a file written after every epoch; if it is there, the training goes on from it.
+        device: where to train.
+        observer: hears of every few batches.
+
+    Raises:
+        TrainingError: the loss is no longer finite (the checkpoint keeps the last good epoch), or the checkpoint
+            belongs to another training.
+        ShapeError: images that the model does not take.
+        ModelError: a model that fails, returns something other than one logit per class, or has no gradient.
+
+    A training that ends in an error leaves the model as it came; one that is interrupted as far as it got.
+    """
+    objective = objective or CrossEntropy()
+    _check(model, train, "training", least=2)
+    _check(model, validation, "validation", least=1)
+    teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
+    model.to(device)
+    few = to_unit(train.pixels[:_COMPARED].to(device), device)
+    with frozen(model):
+        model.examine(few)
+    with undisturbed(*teachers, trained=model) as direct, restored_on_error(model):
+        if direct:
+            warn_of_network(model)
+            if isinstance(ball := getattr(objective, "ball", None), Ball):
+                warn_of_eps(ball, model)
+        with channels_last_if_taken(model, few):
+            return _fit(model, train, validation, settings, objective, augment, checkpoint, device, observer, few)
+
+
+def _fit(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+    checkpoint: Path | None,
+    device: torch.device | str,
+    observer: Observer,
+    few: Tensor,
+) -> Trained:
+    """The training itself, of a model and images that go together."""
+    optimizer = settings.make_optimizer(model)
+    fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
+    state = TrainingState(fingerprint)
+    if checkpoint is not None and checkpoint.exists():
+        state = read_state(checkpoint, fingerprint, model, optimizer)
+    if settings.ema is not None and state.average is None:
+        state.average = snapshot(model)
+    average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
+
+    pixels, labels = train.pixels.to(device), train.labels.to(device)
+    with (
+        observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance,
+        quickened(model, few),
+    ):
+        advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
+        while state.epoch < settings.epochs and (state.stopped_at is None or settings.run_on):
+            start = time.perf_counter()
+            row = _one_epoch(
+                model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance
+            )
+            state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
+            current = _current_weights(model, state.average)
+            with _own_randomness(labels.device, settings.seed, "validation", state.epoch + 1):
+                row |= _validate(model, None if average is None else current, validation, objective, device)
+            if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
+                raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
+            row["seconds"] = time.perf_counter() - start
+            _take_in(state, row, current, settings)
+            if checkpoint is not None:
+                state.write(checkpoint, model, optimizer)
+
+    best = state.best
+    if best is None:
+        raise TrainingError("no epoch had a finite validation loss; lower the learning rate")
+    keeps_best = settings.patience is not None and not settings.run_on
+    model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
+    return Trained(
+        model=model.eval(),
+        history=state.history,
+        epoch=state.best_epoch if keeps_best else state.epoch,
+        best_epoch=state.best_epoch,
+        stopped_at=state.stopped_at,
+        best=best,
+        kept=state.kept,
+    )
+
+
+def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
+    if made_in_inference(model):
+        raise ModelError(
+            "the model's weights were made inside torch.inference_mode() and cannot be trained; make the model outside"
+        )
+    if len(images) < least:
+        raise ShapeError(f"{len(images)} {part} images; at least {least} needed")
+    seen = tuple(images.pixels.shape[1:])
+    if seen != model.input_shape:
+        raise ShapeError(f"{part} images of shape {seen}, but the model takes {model.input_shape}")
+    outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
+    if len(outside):
+        raise ShapeError(
+            f"a label {int(outside[0])} in the {part} images; the model's run from 0 to {len(model.classes) - 1}"
+        )
+
+
+def _one_epoch(
+    model: Classifier,
+    pixels: Tensor,
+    labels: Tensor,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+    optimizer: torch.optim.Optimizer,
+    average: Weights | None,
+    epoch: int,
+    advance: Advance,
+) -> dict[str, Any]:
+    """Train for one epoch; return its row of the history (without validation)."""
+    generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
+    batches = _batches(len(labels), settings.batch_size, generator)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    rate = settings.rate((epoch - 1) / settings.epochs)
+    with _own_randomness(labels.device, settings.seed, "dropout", epoch):
+        model.train()
+        for step, batch in enumerate(batches, start=1):
+            done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(done)
+            index = batch.to(labels.device)
+            images = to_unit(pixels[index], labels.device)
+            for change in augment:
+                images = change(images, batch, epoch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            with (
+                torch.enable_grad(),
+                torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"),
+            ):
+                loss, logits = objective(model, images, labels[index])
+            _differentiate(loss)
+            optimizer.step()
+            loss_sum += loss.detach() * len(batch)
+            right += (logits.detach().argmax(1) == labels[index]).sum()
+            if average is not None and settings.ema is not None:
+                taken = (epoch - 1) * len(batches) + step
+                _move_average(average, model, min(settings.ema, taken / (taken + 9)))
+            if step % _CHECK_EVERY == 0 or step == len(batches):
+                seen = sum(len(each) for each in batches[:step])
+                mean = loss_sum.item() / seen
+                if not math.isfinite(mean):
+                    raise _not_finite(
+                        f"loss (epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} before)", epoch - 1, settings
+                    )
+                advance((step - 1) % _CHECK_EVERY / len(batches) + 1 / len(batches), f"epoch {epoch}, loss {mean:.4f}")
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        "loss": loss_sum.item() / len(labels),
+        "accuracy": right.item() / len(labels),
+    }
+
+
+def _differentiate(loss: Tensor) -> None:
+    """Give the weights their gradients. Raises `ModelError` for a model that has none."""
+    if not loss.requires_grad:
+        raise ModelError(
+            "the loss does not depend on the model's weights in a way that can be differentiated: its forward runs "
+            "without autograd (no_grad, inference_mode, detach), or no weight requires a gradient"
+        )
+    try:
+        loss.backward()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise backward_failed(error) from error
+
+
+@contextmanager
+def _own_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """PyTorch's global generators start from `parts` inside, and are as they were after."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(*parts))
+        yield
+
+
+def _not_finite(where: str, last_good: int, settings: Training) -> TrainingError:
+    return TrainingError(
+        f"the {where} is not finite; the checkpoint, if one was asked for, keeps the state after epoch {last_good}. "
+        f"Lower the learning rate ({settings.learning_rate:g}) and train again."
+    )
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """A shuffled epoch cut into batches; a last batch of one joins the one before (batch norm needs two)."""
+    batches = list(torch.randperm(count, generator=generator).split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+@torch.no_grad()
+def _move_average(average: Weights, model: Classifier, decay: float) -> None:
+    """Move the average towards the model; a small decay in the first steps forgets the random start."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+def _current_weights(model: Classifier, average: Weights | None) -> Weights:
+    """What the model would be if training ended now: the moving average if there is one."""
+    return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
+
+
+def _validate(
+    model: Classifier,
+    average: Weights | None,
+    validation: LabelledImages,
+    objective: Objective,
+    device: torch.device | str,
+) -> dict[str, float]:
+    """Loss and accuracy on the validation images of `average`, or of the model itself, which keeps its own weights."""
+    own = None
+    if average is not None:
+        own = snapshot(model)
+        model.load_state_dict(average)
+    model.eval()
+    loss, right = 0.0, 0
+    for images, labels in validation.batches(_EVAL_BATCH, device):
+        value, logits = objective.validate(model, images, labels)
+        loss += value.item() * len(labels)
+        right += int((logits.argmax(1) == labels).sum())
+    if own is not None:
+        model.load_state_dict(own)
+    return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
+
+
+def _take_in(state: TrainingState, row: dict[str, Any], current: Weights, settings: Training) -> None:
+    """Enter a finished epoch into the state: history, kept weights, early stopping."""
+    state.epoch = row["epoch"]
+    state.history.append(row)
+    if state.epoch in settings.keep:
+        state.kept[state.epoch] = current
+    if state.stopped_at is not None:
+        return
+    if row["val_loss"] < state.best_loss:
+        state.best_epoch, state.best_loss, state.best = state.epoch, row["val_loss"], current
+    elif settings.patience is not None and state.epoch - state.best_epoch >= settings.patience:
+        state.stopped_at = state.epoch
+
+
+def _fingerprint(
+    model: Classifier,
+    train: LabelledImages,
+    validation: LabelledImages,
+    settings: Training,
+    objective: Objective,
+    augment: Sequence[Augmentation],
+) -> str:
+    """A hash of all that a training depends on, taken before its first step."""
+    tensors = {
+        "train pixels": train.pixels,
+        "train labels": train.labels,
+        "validation pixels": validation.pixels,
+        "validation labels": validation.labels,
+    }
+    named = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    schedule = named["schedule"]
+    if callable(schedule):  # a function has no stable text of its own: what counts is what it returns
+        named["schedule"] = [schedule(step / 100) for step in range(100)]
+    for name, part in vars(objective).items():
+        if isinstance(part, nn.Module):  # a teacher: its text names its layers, not its weights
+            tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(part).items()}
+    return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))

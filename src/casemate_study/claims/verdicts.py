@@ -1,0 +1,191 @@
+"""What follows from the numbers of one defence, by stated rules: how it fails, and what to do about it.
+
+Nothing here is decided by name: every sentence is chosen by comparing stored numbers with the thresholds below.
+FGSM, BIM and PGD can show a defence broken, never robust, and the sentences say so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from casemate.losses import TITLES
+from casemate_study.results import Estimate, Evaluated, Judged, compare_accuracy, compare_flags
+
+EPS = 0.1
+"""Where verdicts are taken: the study's own eps."""
+MASKED = 0.1
+"""Share of images without a gradient from which a loss is called unusable."""
+COLLAPSED = 0.2
+"""Accuracy that one step leaves above what many leave, from which one step is called misleading."""
+BROKEN = 0.1
+"""Accuracy under all that was tried below which a defence is called broken: what guessing among ten classes gives."""
+COSTLY = 0.02
+"""Loss of clean accuracy from which it is mentioned as a price."""
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(estimate: Estimate) -> str:
+    """A share with its interval and n."""
+    low, high = 100 * estimate["low"], 100 * estimate["high"]
+    return f"{percent(estimate['value'])} ({low:.1f} to {high:.1f}, n = {int(estimate['n']):,})"
+
+
+def masking(judged: Judged) -> str | None:
+    """Rule: a loss under which at least 10 % of the images have no gradient flatters the model."""
+    found: list[str] = []
+    for loss in ("torch-ce", "prob-ce"):
+        zero = judged.zero(loss)
+        stable, flattered = judged.left("fgsm", EPS), judged.left("fgsm", EPS, loss)
+        if zero is not None and zero["value"] >= MASKED:
+            words = f"{percent(zero['value'])} of the images have no gradient at all under {TITLES[loss]}"
+            if stable is not None and flattered is not None and flattered["value"] > stable["value"]:
+                shares = f"{percent(flattered['value'])} instead of {percent(stable['value'])}"
+                words += f", so that FGSM at {EPS:g} leaves {shares}"
+            found.append(words)
+    return "; ".join(found) or None
+
+
+def collapse(judged: Judged) -> str | None:
+    """Rule: one step that leaves 20 points more than many, or more than the clean accuracy, was learnt by heart."""
+    one = judged.left("fgsm", EPS)
+    many = judged.strongest(EPS)
+    clean = judged.clean
+    if one is None or many is None or clean is None or judged.randomised:
+        return None
+    if one["value"] > clean["accuracy"]["high"]:
+        return (
+            f"FGSM at {EPS:g} leaves {percent(one['value'])}, more than the clean "
+            f"{percent(clean['accuracy']['value'])}: the network has learnt that one step"
+        )
+    if one["value"] - many["value"] > COLLAPSED:
+        return f"one step at {EPS:g} leaves {percent(one['value'])}, many leave {percent(many['value'])}"
+    return None
+
+
+def shrugged(judged: Judged) -> str | None:
+    """Rule: a randomised model that loses 20 points more once its draws are averaged had hidden its gradient."""
+    averaged, single = judged.strongest(EPS), judged.left("ball", EPS)
+    if not judged.randomised or averaged is None or single is None:
+        return None
+    if single["value"] - averaged["value"] > COLLAPSED:
+        return (
+            f"BIM at {EPS:g} leaves {percent(single['value'])} by one draw a step and {percent(averaged['value'])} "
+            "by the mean of several"
+        )
+    return None
+
+
+def bent(judged: Judged) -> str | None:
+    """Rule: an angle above 60 degrees between gradients at an image and 0.01 away from it says that steps mislead."""
+    clean = judged.clean
+    angle = None if clean is None else clean["alignment"]["0.01"]
+    if judged.randomised or angle is None or angle["low"] <= 60:
+        return None
+    return f"gradients 0.01 apart point {angle['value']:.0f} degrees apart on average"
+
+
+def causes(judged: Judged) -> list[str]:
+    """Why apparent robustness of this model is not to be believed; empty if no rule applies."""
+    found = (masking(judged), collapse(judged), shrugged(judged), bent(judged))
+    return [each for each in found if each]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The verdict on a defence, in one sentence that can be acted on."""
+
+    verdict: str
+    """broken, no better, not to be trusted, helps so far, or not measured."""
+    sentence: str
+
+
+def _left(judged: Judged, estimate: Estimate) -> str:
+    """What was tried, and what it left."""
+    if judged.randomised:
+        return f"BIM with averaged gradients leaves {interval(estimate)}"
+    tried = (
+        ("FGSM", judged.left("fgsm", EPS)),
+        ("BIM", judged.left("ball", EPS)),
+        ("PGD-40 with restarts", judged.strongest(EPS)),
+    )
+    names = [name for name, found in tried if found is not None]
+    together = f"{', '.join(names[:-1])} and {names[-1]} together leave" if len(names) > 1 else f"{names[0]} leaves"
+    return f"{together} {interval(estimate)}"
+
+
+def _price(judged: Judged, baseline: Judged) -> str:
+    """What it costs: clean accuracy, by the paired test, and training time."""
+    words: list[str] = []
+    clean = compare_accuracy(judged.piece("clean"), baseline.piece("clean"))
+    if clean is not None and clean.order < 0 and clean.second - clean.first >= COSTLY:
+        words.append(f"{100 * (clean.second - clean.first):.1f} points of clean accuracy")
+    mine, plain = judged.seconds, baseline.seconds
+    if mine is not None and plain is not None and mine[1] > 1.5 * plain[1]:
+        words.append(f"{mine[1] / plain[1]:.1f} times the time per epoch")
+    return f" It costs {' and '.join(words)}." if words else ""
+
+
+def _beyond(whole: Evaluated | None) -> str:
+    """What the whole evaluation says of a defence that helps, or that there was none."""
+    if whole is None:
+        return "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
+    if whole.word == "broken":
+        return (
+            f"It is not robust, though: the whole evaluation leaves {interval(whole.robust)}, too few of the images "
+            "that are right without an attack."
+        )
+    return whole.sentence.replace("This evaluation is", "But the whole evaluation is")
+
+
+def advice(judged: Judged, baseline: Judged) -> Advice:
+    """The verdict on a defence.
+
+    Rules, in order: below 10 % under all that was tried, or in the whole evaluation: broken; PGD not run: not measured;
+    not above the baseline by the paired test: no better; else it helps against what was tried, unless the evaluation
+    says that its own number is not to be trusted.
+    """
+    left, fgsm = judged.worst(EPS), judged.left("fgsm", EPS)
+    unknown = Advice("not measured", f"{judged.title}: not measured yet.")
+    if left is None or fgsm is None:
+        return unknown
+    suggested = (
+        f", although FGSM alone suggested {percent(fgsm['value'])}" if fgsm["value"] - left["value"] > COLLAPSED else ""
+    )
+    reasons = causes(judged)
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    whole = judged.evaluated(EPS)
+    if whole is not None and whole.robust["value"] < min(BROKEN, left["value"]):
+        return Advice(
+            "broken",
+            f"Do not rely on {judged.title}: the whole evaluation leaves {interval(whole.robust)} at eps {EPS:g}"
+            f"{suggested}{why}.",
+        )
+    if left["value"] < BROKEN:
+        return Advice("broken", f"Do not rely on {judged.title}: {_left(judged, left)} at eps {EPS:g}{suggested}{why}.")
+    mine, theirs = judged.standing(EPS), baseline.standing(EPS)
+    against = None if mine is None or theirs is None else compare_flags(mine, theirs)
+    if judged.strongest(EPS) is None or baseline.strongest(EPS) is None or against is None:
+        return unknown
+    if against.order <= 0:
+        return Advice(
+            "no better",
+            f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
+            f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
+        )
+    doubted = whole is not None and whole.word == "not to be trusted"
+    helps = "seems to help" if doubted else "helps"
+    return Advice(
+        "not to be trusted" if doubted else "helps so far",
+        f"{judged.title} {helps} against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
+        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} {_beyond(whole)}",
+    )
+
+
+def advise(models: Mapping[str, Judged], baseline: str = "E1") -> list[tuple[str, Advice]]:
+    """The verdict on every model but the baseline itself."""
+    if baseline not in models:
+        return []
+    return [(name, advice(each, models[baseline])) for name, each in models.items() if name != baseline]

@@ -1,0 +1,40 @@
+"""All experiments of the study in the paper's order, and how to choose among them."""
+
+import difflib
+from collections.abc import Sequence
+
+from casemate.engine.task import Task
+from casemate.errors import SettingError
+from casemate_study.experiments.defended import DEFENDED
+from casemate_study.experiments.models import Model
+from casemate_study.experiments.specs import Setup
+from casemate_study.experiments.undefended import UNDEFENDED, Experiment
+
+
+def _place(experiment: Experiment) -> tuple[int, str]:
+    return int(experiment.name[1:].rstrip("+")), experiment.name
+
+
+EXPERIMENTS = {each.name: each for each in sorted((*UNDEFENDED, *DEFENDED), key=_place)}
+
+
+def choose(names: Sequence[str]) -> list[Experiment]:
+    """The experiments called `names` (all if there are none). Raises `SettingError` with the nearest name."""
+    for name in names:
+        if name not in EXPERIMENTS:
+            near = difflib.get_close_matches(name.upper(), EXPERIMENTS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}{hint}")
+    return [EXPERIMENTS[name] for name in EXPERIMENTS if not names or name in names]
+
+
+def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task], list[str]]:
+    """All tasks of the study (they may be needed), and the names of those that `experiments` want."""
+    every = {name: experiment.tasks(setup) for name, experiment in EXPERIMENTS.items()}
+    wanted = [task.name for experiment in experiments for task in every[experiment.name]]
+    return [task for tasks in every.values() for task in tasks], wanted
+
+
+def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[Model]:
+    """The judged models of the experiments, in order."""
+    return [model for experiment in experiments for model in experiment.models(setup)]

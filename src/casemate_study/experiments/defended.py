@@ -1,0 +1,354 @@
+"""The study's defences as data: augmentation (E5), adversarial regularisation (E6 to E8), distillation (E9, E10), and
+the paper's further work (E13).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from casemate.engine.task import Task
+from casemate_study.experiments import specs
+from casemate_study.experiments.models import FIGURE_EPS, Model, battery
+from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
+from casemate_study.experiments.undefended import E1, E11, Experiment, decayed
+
+STOPPING = {"patience": 5}
+BLUR = {"name": "gaussian-blur", "settings": {"size": 3, "sigma": 1.0}}
+FLIP = {"name": "flip", "settings": {}}
+MOVED = {"name": "affine", "settings": {"rotation": 90.0, "shift": 0.1, "scale": 0.0}}
+NOISES: Mapping[str, Mapping[str, Any]] = {
+    "gaussian-noise": {"name": "gaussian-noise", "settings": {"std": 0.1}},
+    "speckle": {"name": "speckle", "settings": {"std": 0.3}},
+    "salt-and-pepper": {"name": "salt-and-pepper", "settings": {"share": 0.05}},
+}
+REGULARIZATION = {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.25}
+"""E6 as the paper has it, with its odd limit below and none above."""
+E8_STEPS = (0.1, 0.15, 0.2, 0.25)
+SEARCH_TEMPERATURE = 20.0
+
+
+def _early(setup: Setup) -> dict[str, Any]:
+    return {"epochs": setup.scale.defended_epochs, **STOPPING}
+
+
+def _model(name: str, title: str, **more: Any) -> Model:
+    """A model whose training is its own and which keeps the best epoch's weights."""
+    return Model(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
+
+
+def _regularization(**settings: Any) -> dict[str, Any]:
+    return {"name": "adversarial-regularization", "settings": REGULARIZATION | settings}
+
+
+def _judged(setup: Setup, trained: list[tuple[Task, Model]]) -> list[Task]:
+    return [each for task, model in trained for each in (task, *battery(setup, model))]
+
+
+# E5 -------------------------------------------------------------------------------------------------------------------
+E5 = _model("E5", "E5, augmentation")
+E5_LAYER = _model("E5-noise-layer", "E5, noise layers in training")
+E5_LAYER_ON = Model(
+    name="E5-noise-inference",
+    title="E5, noise layers at inference too",
+    source=Source(task="E5-noise-layer/train", weights="best", inference="noise"),
+)
+E5_AFFINE = Model(
+    name="E5-stochastic-affine",
+    title="E1 behind the Stochastic Affine Transformation",
+    source=Source(task="E1/train", weights="final", inference="stochastic-affine"),
+)
+
+
+_NOISE_TITLES = {"gaussian-noise": "Gaussian noise", "speckle": "speckle", "salt-and-pepper": "salt and pepper"}
+
+
+def _noisy(name: str) -> Model:
+    return _model(f"E5-{name}", f"E5, {_NOISE_TITLES[name]} alone")
+
+
+def _e5_models(setup: Setup) -> list[Model]:
+    return [E5, *map(_noisy, setup.scale.noises), E5_LAYER, E5_LAYER_ON, E5_AFFINE]
+
+
+def _e5(setup: Setup) -> list[Task]:
+    trained = [(specs.defend(setup, E5.source.task, _early(setup), extra=[BLUR], augment=[MOVED, FLIP]), E5)]
+    trained += [
+        (specs.defend(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
+        for noise in setup.scale.noises
+    ]
+    layer = specs.defend(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
+    shown = {
+        "Gaussian blur": [BLUR],
+        "horizontal flip": [{"name": "flip", "settings": {"horizontal": 1.0, "vertical": 0.0}}],
+        "vertical flip": [{"name": "flip", "settings": {"horizontal": 0.0, "vertical": 1.0}}],
+        "rotation": [{"name": "affine", "settings": {"rotation": 90.0, "shift": 0.0, "scale": 0.0}}],
+        "shift": [{"name": "affine", "settings": {"rotation": 0.0, "shift": 0.1, "scale": 0.0}}],
+        "Gaussian noise": [NOISES["gaussian-noise"]],
+        "speckle": [NOISES["speckle"]],
+        "salt and pepper": [NOISES["salt-and-pepper"]],
+        "E5's mixture": [MOVED, FLIP],
+        "Stochastic Affine Transformation": [
+            {"name": "affine", "settings": {"rotation": 4.0, "shift": 0.16, "scale": 0.16}}
+        ],
+    }
+    return [
+        specs.augmented(setup, "E5/samples", shown, count=8),
+        *_judged(setup, [*trained, (layer, E5_LAYER)]),
+        *battery(setup, E5_LAYER_ON),
+        *battery(setup, E5_AFFINE),
+    ]
+
+
+# E6, E7, E8 -----------------------------------------------------------------------------------------------------------
+E6 = _model("E6", "E6, adversarial regularisation", in_figures=True)
+E6_CLIPPED = _model("E6-clipped", "E6, also clipped above at 1")
+E6_PLAIN = _model("E6-plain", "E6, clipped to [0, 1] instead")
+E7 = _model("E7", "E7, E6 on E5")
+E8 = Model(
+    name="E8",
+    title="E8, E6 four times",
+    source=Source(task=f"E8/train-{E8_STEPS[-1]:g}", weights="best"),
+)
+
+
+def _e6(setup: Setup) -> list[Task]:
+    limits = ((E6, {}), (E6_CLIPPED, {"clip_max": 1.0}), (E6_PLAIN, {"clip_min": 0.0, "clip_max": 1.0}))
+    trained = [
+        (specs.defend(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
+        for m, limit in limits
+    ]
+    shown = {
+        "0.25 to no limit (the paper's)": REGULARIZATION,
+        "0.25 to 1": REGULARIZATION | {"clip_max": 1.0},
+        "0 to 1": REGULARIZATION | {"clip_min": 0.0, "clip_max": 1.0},
+    }
+    return [*_judged(setup, trained), specs.neighbours(setup, "E6/neighbours", E1.source, shown, count=4)]
+
+
+def _e7(setup: Setup) -> list[Task]:
+    task = specs.defend(setup, E7.source.task, _early(setup), _regularization(), start=E5.source)
+    return _judged(setup, [(task, E7)])
+
+
+def _e8(setup: Setup) -> list[Task]:
+    found: list[Task] = []
+    start = E1.source
+    for step in E8_STEPS:
+        name = f"E8/train-{step:g}"
+        objective = _regularization(step_size=step, multiplier=1 / 9)
+        found.append(specs.defend(setup, name, _early(setup), objective, start=start))
+        start = Source(task=name, weights="best")
+    return [*found, *battery(setup, E8)]
+
+
+# E9, E10 --------------------------------------------------------------------------------------------------------------
+def teacher(temperature: float) -> Source:
+    """The network that teaches at a temperature, over-fitted as the paper's: at 1 it is E1 itself."""
+    return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
+
+
+def student(experiment: str, temperature: float) -> Model:
+    """The student of E9 (same network) or E10 (appendix B) at a temperature."""
+    name = f"{experiment}-{temperature:g}"
+    what = "same network" if experiment == "E9" else "appendix B"
+    return Model(
+        name=name,
+        title=f"{experiment}, distilled at T = {temperature:g}, {what}",
+        source=Source(task=f"{name}/train", weights="final"),
+        in_figures=True,
+    )
+
+
+def _students(experiment: str, setup: Setup) -> list[Model]:
+    return [student(experiment, temperature) for temperature in setup.scale.temperatures]
+
+
+def _distilled(
+    setup: Setup, name: str, temperature: float, *, teacher: Source, architecture: str = "paper-cnn", **more: Any
+) -> Task:
+    objective = {"name": "distillation", "settings": {"temperature": temperature}}
+    training = more.pop("training", {"epochs": setup.scale.distilled_epochs})
+    return specs.defend(setup, name, training, objective, architecture=architecture, teacher=teacher, **more)
+
+
+def _teachers(setup: Setup) -> list[Task]:
+    """Of every temperature but 1, and of the one that the search over students uses."""
+    needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
+    training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "run_on": True}
+    return [
+        specs.defend(setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}})
+        for each in needed
+    ]
+
+
+def divided(setup: Setup, temperature: float, model: Model) -> Task:
+    """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
+    source = replace(model.source, divide=temperature)
+    attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last", "loss": "prob-ce"}
+    images = setup.scale.judged_images
+    return specs.curve(setup, model.piece("divided"), source, attack, "eps", FIGURE_EPS, images)
+
+
+def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
+    found: list[Task] = []
+    for temperature, model in zip(setup.scale.temperatures, _students(experiment, setup), strict=True):
+        source = teacher(temperature)
+        found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
+        found += battery(setup, model)
+        if temperature != 1:
+            found.append(divided(setup, temperature, model))
+    return found
+
+
+# E13 ------------------------------------------------------------------------------------------------------------------
+E13_REGULARISED = _model("E13-regularised", "E13, E6 on a weight-decayed model")
+E13_MIX = _model("E13-mix", "E13, clean, augmented and adversarial")
+E13_RESNET = _model("E13-resnet", "E13, augmentation on resnet-14 with weight decay")
+E13_EARLY = _model("E13-early-teacher", "E13, distilled at T = 20, early-stopped teacher")
+TARGETED = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "loss": "ce", "track": "worst"}
+
+
+def _weighted(multiplier: float) -> Model:
+    return _model(f"E13-weight-{multiplier:g}", f"E13, E6 with adversarial weight {multiplier:g}")
+
+
+def searched(setup: Setup) -> list[tuple[str, float, Source]]:
+    """The search over students: network, factor on its dropout rates, and what holds it."""
+    return [
+        (network, dropout, Source(task=f"E13/search/{network}-{dropout:g}", weights="best"))
+        for network in setup.scale.students
+        for dropout in setup.scale.student_dropouts
+    ]
+
+
+def _e13_models(setup: Setup) -> list[Model]:
+    weights = map(_weighted, setup.scale.multipliers)
+    return [E13_REGULARISED, E13_MIX, *weights, E13_RESNET, E13_EARLY]
+
+
+def _e13(setup: Setup) -> list[Task]:
+    decay = 1e-4 if 1e-4 in setup.scale.decays else setup.scale.decays[0]
+    early = _early(setup)
+    half = [{**change, "share": 0.5} for change in (MOVED, FLIP)]
+    mix = _regularization(multiplier=1.0, step_size=0.1, clip_min=0.0, clip_max=1.0)
+    soft = teacher(SEARCH_TEMPERATURE)
+    trained = [
+        (
+            specs.defend(setup, E13_REGULARISED.source.task, early, _regularization(), start=decayed(decay).source),
+            E13_REGULARISED,
+        ),
+        (specs.defend(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
+        *(
+            (specs.defend(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
+            for weight, m in ((weight, _weighted(weight)) for weight in setup.scale.multipliers)
+        ),
+        (
+            specs.defend(
+                setup,
+                E13_RESNET.source.task,
+                early | {"weight_decay": 1e-4},
+                architecture="resnet-14",
+                extra=[BLUR],
+                augment=[MOVED, FLIP],
+            ),
+            E13_RESNET,
+        ),
+        (
+            _distilled(
+                setup,
+                E13_EARLY.source.task,
+                SEARCH_TEMPERATURE,
+                teacher=Source(task=soft.task, weights="best"),
+                training=early,
+            ),
+            E13_EARLY,
+        ),
+    ]
+    attacks = [
+        ["FGSM", {"name": "fgsm", "eps": 0.1, "track": "last"}, [0.1]],
+        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "track": "last"}, [0.05]],
+    ]
+    search: list[Task] = []
+    for network, dropout, source in searched(setup):
+        search.append(
+            _distilled(
+                setup,
+                source.task,
+                SEARCH_TEMPERATURE,
+                teacher=soft,
+                architecture=network,
+                dropout=dropout,
+                training=early,
+            )
+        )
+        search.append(specs.masking(setup, source.task.replace("/search/", "/found/"), source, attacks, ("ce",)))
+    matrices = [specs.targeted(setup, f"E13/targeted/{model.name}", model.source, TARGETED) for model in (E1, E11, E6)]
+    return [*_judged(setup, trained), *search, *matrices]
+
+
+DEFENDED = (
+    Experiment(
+        name="E5",
+        title="Data augmentation, noise, and randomised inference",
+        notes=(
+            "Blurred copies of all training images are added; then every batch is shifted by up to 0.1 of the side, "
+            "rotated by up to 90 degrees to either side, and mirrored both ways by coin tosses. What enters at the "
+            "edges is black.",
+            "The paper names noise without strengths: Gaussian 0.1, speckle 0.3, salt and pepper on 5 % of the pixels; "
+            "noise layers of 0.2 before the first and 0.1 before every other convolution (Liu et al. 2018).",
+            "Randomised models are attacked with BIM by one gradient a step and by the mean of 10 (expectation over "
+            "transformation).",
+        ),
+        tasks=_e5,
+        models=_e5_models,
+    ),
+    Experiment(
+        name="E6",
+        title="Adversarial regularisation of E1",
+        notes=(
+            "Neural Structured Learning's rule: one step of 0.2 along the sign, weight 0.5. The paper clips below at "
+            "0.25 and names no limit above: run as stated, with a limit of 1 above, and with [0, 1] instead.",
+            "Patience 5 on the adversarial loss of the validation split.",
+        ),
+        tasks=_e6,
+        models=lambda setup: [E6, E6_CLIPPED, E6_PLAIN],
+    ),
+    Experiment(name="E7", title="Adversarial regularisation of E5", notes=(), tasks=_e7, models=lambda setup: [E7]),
+    Experiment(
+        name="E8",
+        title="Adversarial regularisation four times in a row",
+        notes=("0.9 CE + 0.1 adversarial is, up to scale, CE + 1/9 adversarial; steps 0.1, 0.15, 0.2, 0.25.",),
+        tasks=_e8,
+        models=lambda setup: [E8],
+    ),
+    Experiment(
+        name="E9",
+        title="Defensive distillation, the same network",
+        notes=(
+            "The paper names no temperature: 1, 20 and 100. A teacher is trained at its student's temperature, with no "
+            "early stopping, as E1; at 1 it is E1.",
+        ),
+        tasks=lambda setup: [*_teachers(setup), *_distillations(setup, "E9", "paper-cnn")],
+        models=lambda setup: _students("E9", setup),
+    ),
+    Experiment(
+        name="E10",
+        title="Defensive distillation, the network of appendix B",
+        notes=("Teachers and temperatures as in E9.",),
+        tasks=lambda setup: _distillations(setup, "E10", "paper-student"),
+        models=lambda setup: _students("E10", setup),
+    ),
+    Experiment(
+        name="E13",
+        title="The paper's further work",
+        notes=(
+            "New results, which the paper asks for in section 7. Early stopping with patience 5 throughout.",
+            "Mixture: half of the images moved and mirrored as in E5, and the loss of neighbours at a step of 0.1 "
+            "within [0, 1], weight 1.",
+            "The search distils at T = 20; networks are named by the channels of their first block and their number "
+            "of blocks.",
+        ),
+        tasks=_e13,
+        models=_e13_models,
+    ),
+)

@@ -1,0 +1,78 @@
+"""Every model of the study that is judged: what it is called, which piece holds it, and how it is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from casemate.engine.task import Task
+from casemate_study.experiments import specs
+from casemate_study.experiments.scales import EPS_GRID
+from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source
+
+TABLE_EPS = (0.05, 0.1, 0.2)
+"""The values of eps in the table of all defences."""
+FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
+"""The values of BIM in figures of several models."""
+SMALL_EPS = (0.01, 0.025, 0.1)
+"""The values of PGD for undefended models: two at which they still stand."""
+EOT_DRAWS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A judged model."""
+
+    name: str
+    """As in the study, such as "E6", with a suffix where an experiment has several."""
+    title: str
+    source: Source
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Measures whose curves an experiment of another name holds: "fgsm" -> "E2/fgsm"."""
+    in_figures: bool = False
+    """Whether a figure shows it under BIM: then under every loss, with both clippings and at more values of eps."""
+    pgd: tuple[float, ...] = (0.1,)
+    """Values of eps under PGD."""
+
+    @property
+    def ours(self) -> bool:
+        """It is not one of the paper's models, but of its further work, or our own."""
+        return self.experiment in ("E1+", "E13")
+
+    @property
+    def experiment(self) -> str:
+        """The experiment it belongs to."""
+        return self.name.split("-")[0]
+
+    def piece(self, measure: str, loss: str | None = None) -> str:
+        """The name of the piece that holds a measure: clean, fgsm, ball, range, pgd, eot, evaluation."""
+        place = self.elsewhere.get(measure, f"{self.name}/{measure}")
+        return place if loss is None else f"{place}/{loss}"
+
+
+def battery(setup: Setup, model: Model) -> list[Task]:
+    """Every measure of a model that no other experiment takes."""
+    scale, source = setup.scale, model.source
+    found = [specs.clean(setup, model.piece("clean"), source)]
+    bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last"}
+    every = LOSSES if model.in_figures else LOSSES[:1]
+    values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
+    kinds = {
+        "fgsm": ({"name": "fgsm", "eps": 0.1, "track": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
+        "ball": (bim | {"clip": "ball"}, every, values, scale.judged_images),
+        "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.judged_images),
+    }
+    for measure, (attack, losses, grid, images) in kinds.items():
+        if measure not in model.elsewhere:
+            found += [
+                specs.curve(setup, model.piece(measure, loss), source, attack | {"loss": loss}, "eps", grid, images)
+                for loss in losses
+            ]
+    if source.inference is None:
+        found.append(specs.worst(setup, model.piece("pgd"), source, model.pgd))
+    else:
+        attack = bim | {"clip": "ball", "loss": "ce", "draws": EOT_DRAWS}
+        found.append(
+            specs.curve(setup, model.piece("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
+        )
+    if scale.evaluates_ours or not model.ours:
+        found.append(specs.evaluation(setup, model.piece("evaluation"), source, model.pgd))
+    return found

@@ -1,0 +1,280 @@
+"""The kinds of tasks that experiments are made of: what each computes, as data, and roughly what it costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from casemate.engine.task import Task
+from casemate.training.cost import FORWARD_COST, GRADIENT_COST, relative_step_cost
+from casemate_study.experiments.scales import Scale
+
+LOSSES = ("ce", "torch-ce", "prob-ce")
+"""The losses of every attack figure: what is right, what other tools use, what a softmax output would give."""
+BIM_STEPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What every experiment of one run of the study shares."""
+
+    scale: Scale
+    dataset: str
+    """A definite name, never "auto"."""
+    test_size: int
+    """Images in the test part of the data set."""
+    train_size: int
+    """Images in its training part."""
+    seed: int
+
+    def images(self, wanted: int) -> int:
+        """At most `wanted` test images."""
+        return min(wanted, self.test_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The model that a task measures."""
+
+    task: str
+    """The name of the task that trains it."""
+    weights: str
+    """Which of its versions: final, best, epoch-010."""
+    inference: str | None = None
+    """What it does at random when it answers: "stochastic-affine", "noise"; None for nothing."""
+    divide: float | None = None
+    """Divide its logits by this when it answers, as a network distilled at that temperature was trained to be."""
+
+
+def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
+    return {
+        "dataset": setup.dataset,
+        "weights": source.weights,
+        "inference": source.inference,
+        "divide": source.divide,
+        "images": setup.images(images),
+        "seed": setup.seed,
+    }
+
+
+def _batches(scale: Scale) -> dict[str, int]:
+    """The size of batches, where it is not the paper scale's 128, which is the default of the loop."""
+    return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
+
+
+def train(
+    setup: Setup,
+    name: str,
+    epochs: int,
+    training: Mapping[str, Any],
+    *,
+    architecture: str = "paper-cnn",
+    augment: Sequence[Mapping[str, Any]] = (),
+    label_smoothing: float = 0.0,
+    dropout: float = 1.0,
+) -> Task:
+    """An ordinary training."""
+    scale = setup.scale
+    total = min(scale.train_images + scale.validation_images, setup.train_size)
+    return Task(
+        name=name,
+        kind="train",
+        config={
+            "dataset": setup.dataset,
+            "architecture": architecture,
+            "train_images": scale.train_images,
+            "validation_images": scale.validation_images,
+            "seed": setup.seed,
+            "training": {**_batches(scale), "epochs": epochs, **training},
+            "augment": list(augment),
+            "label_smoothing": label_smoothing,
+            "dropout": dropout,
+        },
+        work=total * epochs,
+    )
+
+
+def defend(
+    setup: Setup,
+    name: str,
+    training: Mapping[str, Any],
+    objective: Mapping[str, Any] | None = None,
+    *,
+    architecture: str = "paper-cnn",
+    start: Source | None = None,
+    teacher: Source | None = None,
+    extra: Sequence[Mapping[str, Any]] = (),
+    augment: Sequence[Mapping[str, Any]] = (),
+    dropout: float = 1.0,
+) -> Task:
+    """A training by a recipe: from the weights of `start`, if given, or with a `teacher`."""
+    scale = setup.scale
+    objective = objective or {"name": "cross-entropy", "settings": {}}
+    sources = {role: source for role, source in (("start", start), ("teacher", teacher)) if source is not None}
+    images = min(scale.train_images, setup.train_size) * (1 + len(extra))
+    return Task(
+        name=name,
+        kind="defend",
+        config={
+            "dataset": setup.dataset,
+            "architecture": architecture,
+            "train_images": scale.train_images,
+            "validation_images": scale.validation_images,
+            "seed": setup.seed,
+            "training": {**_batches(scale), **training},
+            "objective": dict(objective),
+            "extra": list(extra),
+            "augment": list(augment),
+            "dropout": dropout,
+            "weights": {role: source.weights for role, source in sources.items()},
+        },
+        needs={role: source.task for role, source in sources.items()},
+        work=relative_step_cost(objective) * images * training["epochs"],
+    )
+
+
+def clean(setup: Setup, name: str, source: Source) -> Task:
+    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients, gradients nearby."""
+    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.judged_images)
+    return Task(
+        name=name,
+        kind="clean",
+        config=_config(setup, source, setup.scale.test_images) | {"gradient_images": few, "radii": [0.01, 0.1]},
+        needs={"model": source.task},
+        work=FORWARD_COST * images + (4 + 2 * 2) * GRADIENT_COST * few,
+    )
+
+
+def curve(
+    setup: Setup,
+    name: str,
+    source: Source,
+    attack: Mapping[str, Any],
+    axis: str,
+    values: Sequence[float] | Sequence[int],
+    images: int,
+) -> Task:
+    """One attack over eps or iterations."""
+    # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
+    by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
+    gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("draws", 1)
+    config = _config(setup, source, images)
+    return Task(
+        name=name,
+        kind="curve",
+        config=config | {"attack": dict(attack), "axis": axis, "values": list(values)},
+        needs={"model": source.task},
+        work=config["images"] * (GRADIENT_COST * gradients + FORWARD_COST * len(values)),
+    )
+
+
+def masking(
+    setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
+) -> Task:
+    """Attacks under every loss, and zero gradients: what depends on how long a network was trained."""
+    few = setup.images(setup.scale.on_the_way_images)
+    config = _config(setup, source, setup.scale.test_images)
+    return Task(
+        name=name,
+        kind="masking",
+        config=config | {"attacked_images": few, "attacks": list(attacks), "losses": list(losses)},
+        needs={"model": source.task},
+        work=few * (len(losses) * 12 + 4 + 2) * GRADIENT_COST + config["images"] * FORWARD_COST,
+    )
+
+
+def _standing(eps: float) -> float:
+    """The share of images that an undefended network keeps at this eps, roughly: only they cost all restarts."""
+    return max(0.15, 1 - 25 * eps)
+
+
+def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """PGD-40 with restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
+    config = _config(setup, source, setup.scale.judged_images)
+    attacks = {
+        loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
+        for loss in ("ce", "margin")
+    }
+    return Task(
+        name=name,
+        kind="worst",
+        config=config | {"attacks": attacks, "values": list(values)},
+        needs={"model": source.task},
+        work=config["images"]
+        * GRADIENT_COST
+        * sum(_standing(eps) for eps in values)
+        * 2
+        * 40
+        * setup.scale.pgd_restarts,
+    )
+
+
+def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """The whole evaluation: strong attacks on survivors, the cheap checks, the verdict."""
+    scale = setup.scale
+    config = _config(setup, source, scale.evaluated_images)
+    # in gradients an image: the checks take them of every image, the attacks of those that are left
+    checks, attacks = 300, {"quick": 400, "standard": 4000}[scale.budget]
+    left = 1.0 if source.inference else 0.15
+    return Task(
+        name=name,
+        kind="evaluation",
+        config=config | {"values": list(values), "budget": scale.budget},
+        needs={"model": source.task},
+        work=config["images"] * GRADIENT_COST * (checks + left * attacks * len(values)),
+    )
+
+
+def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
+    """The targeted attack from every class to every other."""
+    config = _config(setup, source, setup.scale.targeted_images)
+    return Task(
+        name=name,
+        kind="targeted",
+        config=config | {"attack": dict(attack)},
+        needs={"model": source.task},
+        work=config["images"] * 9 * 0.8 * attack["steps"] * GRADIENT_COST,
+    )
+
+
+def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+    """Images before and after attacks."""
+    config = _config(setup, source, 200)
+    return Task(
+        name=name,
+        kind="pictures",
+        config=config | {"attacks": {title: dict(attack) for title, attack in attacks.items()}, "count": count},
+        needs={"model": source.task},
+        work=400,
+    )
+
+
+def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+    """Images and their adversarial neighbours under several settings of adversarial regularisation."""
+    config = _config(setup, source, 200)
+    return Task(
+        name=name,
+        kind="neighbours",
+        config=config | {"settings": {title: dict(each) for title, each in settings.items()}, "count": count},
+        needs={"model": source.task},
+        work=200,
+    )
+
+
+def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
+    """Training images before and after changes."""
+    return Task(
+        name=name,
+        kind="augmented",
+        config={
+            "dataset": setup.dataset,
+            "seed": setup.seed,
+            "changes": {title: [dict(each) for each in row] for title, row in changes.items()},
+            "count": count,
+        },
+        work=50,
+    )
+
+
+def samples(setup: Setup) -> Task:
+    """The first training images of every class."""
+    return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)

@@ -1,0 +1,99 @@
+"""The figures of changed training images: augmentation (the paper's figures 2, 3, 4, 11) and adversarial neighbours."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from casemate.report.charts import Figure, canvas, finished, shown
+from casemate_study.results import Pieces
+
+
+def _strips(images: dict[str, np.ndarray], titles: Sequence[str], words: Sequence[str]) -> Figure | None:
+    """One row of images per title, the first title being the originals; `words`: name, title, caption."""
+    there = [title for title in titles if title in images]
+    if len(there) < 2:
+        return None
+    drawing, axes = canvas(len(there), 1, 8.6, 0.95 * len(there))
+    drawing.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr]  # the names at the left need the room
+    rows = []
+    for place, title in zip(axes[:, 0], there, strict=True):
+        strip = np.concatenate(list(images[title]), axis=1)
+        place.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        place.set_xticks([])
+        place.set_yticks([])
+        place.grid(visible=False)
+        for side in place.spines.values():
+            side.set_visible(False)
+        place.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+        changed = np.abs(images[title] - images[there[0]]).mean()
+        rows.append((title, len(images[title]), float(changed)))
+    name, heading, caption = words
+    return finished(
+        drawing,
+        name,
+        title=heading,
+        caption=caption,
+        alt="; ".join(f"{title}: pixels change by {change:.3f} on average" for title, _, change in rows[1:]) + ".",
+        columns=("row", "images", "mean change of a pixel"),
+        rows=rows,
+    )
+
+
+_AUGMENTED = (
+    (
+        ("original", "Gaussian blur", "Gaussian noise", "speckle", "salt and pepper"),
+        (
+            "figure-02",
+            "Blur and noise",
+            "The paper's figure 2 calls a 3 x 3 Gaussian filter of sigma 1 noise: it blurs.",
+        ),
+    ),
+    (
+        ("original", "horizontal flip", "vertical flip"),
+        ("figure-03", "Flips", "Here every image is flipped; in training each by its own coin tosses."),
+    ),
+    (
+        ("original", "rotation", "shift", "Stochastic Affine Transformation"),
+        (
+            "figure-04",
+            "Rotations and shifts",
+            "Each image by its own draw: up to 90 degrees to either side; up to 0.1 of the side; and the Stochastic "
+            "Affine Transformation, which draws anew at every inference.",
+        ),
+    ),
+    (
+        ("original", "E5's mixture", "Gaussian blur"),
+        (
+            "figure-11",
+            "Augmented data as E5 trains on it",
+            "Shift, rotation and flips drawn anew each epoch, and blurred copies.",
+        ),
+    ),
+)
+
+
+def augmented(pieces: Pieces) -> list[Figure | None]:
+    """Figures 2, 3, 4 and 11."""
+    piece = pieces.get("E5/samples")
+    if piece is None:
+        return []
+    images = piece.arrays("images.safetensors")
+    return [_strips(images, titles, words) for titles, words in _AUGMENTED]
+
+
+def neighbours(pieces: Pieces) -> Figure | None:
+    """What adversarial regularisation trains on, under the paper's limits and others."""
+    piece = pieces.get("E6/neighbours")
+    if piece is None:
+        return None
+    images = piece.arrays("images.safetensors")
+    settings = piece.result["settings"]
+    words = "; ".join(
+        f"{title}: pixels from {facts['lowest']:.2f} to {facts['highest']:.2f}, {shown(facts['changed_pixels'])} of "
+        f"them changed, {shown(facts['outside_range'])} outside [0, 1], the mean image brighter by "
+        f"{facts['mean_shift']:.2f}"
+        for title, facts in settings.items()
+    )
+    renamed = {"original": images["clean"]} | {f"limits {title}": images[title] for title in settings}
+    heading = "What adversarial regularisation trains on: one step of 0.2"
+    return _strips(renamed, list(renamed), ("neighbours", heading, f"{words}. Shown from 0 to 1."))

@@ -1,0 +1,176 @@
+"""The figures that put several models side by side under the same attack: the paper's figures 15, 16 and 17."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from casemate.losses import TITLES
+from casemate.report.charts import (
+    MARKERS,
+    PAPER,
+    Figure,
+    canvas,
+    estimate_line,
+    finished,
+    percent_axis,
+    plain_ticks,
+    shown,
+)
+from casemate_study.experiments import paper
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.report.curves import CURVE_COLUMNS, curve_rows
+from casemate_study.results import Judged
+
+Models = Mapping[str, Judged]
+
+# Okabe and Ito's palette again, for models; a model beyond it starts again with dashes
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range"}
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One attack under one loss."""
+
+    measure: str
+    loss: str
+    title: str
+
+
+def _compared(
+    models: Sequence[Judged],
+    columns: Sequence[_Column],
+    name: str,
+    title: str,
+    words: str,
+    *,
+    at: float = 0.1,
+    marks: Mapping[str, tuple[float, paper.Statement]] | None = None,
+) -> Figure | None:
+    """Mean loss above, accuracy of the last iterate below, one column per attack, one line per model."""
+    there = [column for column in columns if any(each.piece(column.measure, column.loss) for each in models)]
+    shown_models = [each for each in models if any(each.piece(column.measure, column.loss) for column in there)]
+    if not there or len(shown_models) < 2:
+        return None
+    drawing, axes = canvas(2, len(there), 3.7 * len(there), 7.4)
+    rows = []
+    for number, column in enumerate(there):
+        for place, model in enumerate(shown_models):
+            piece = model.piece(column.measure, column.loss)
+            if piece is None:
+                continue
+            points = piece.result["points"]
+            x = [point["eps"] for point in points]
+            style = {
+                "color": _COLOURS[place % len(_COLOURS)],
+                "linestyle": "-" if place < len(_COLOURS) else "--",
+                "marker": MARKERS[LOSSES[place % len(LOSSES)]],
+                "markersize": 3.5,
+                "linewidth": 1.3,
+            }
+            estimate_line(axes[0, number], x, [p["loss"] for p in points], percent=False, label=model.title, **style)
+            estimate_line(axes[1, number], x, [p["last"] for p in points], percent=True, **style)
+            rows += [(_MEASURES[column.measure], *row) for row in curve_rows(model.title, column.loss, "eps", points)]
+        axes[0, number].set_title(column.title)
+        axes[0, number].set_ylabel("mean cross-entropy")
+        axes[0, number].set_yscale("symlog", linthresh=1)
+        axes[0, number].set_ylim(bottom=0)
+        plain_ticks(axes[0, number].yaxis, axes[0, number].get_ylim()[1])
+        percent_axis(axes[1, number])
+        axes[1, number].set_xlabel("eps")
+        if marks and column.measure in marks:
+            eps, statement = marks[column.measure]
+            axes[1, number].plot([eps], [100 * statement.value], **PAPER)
+            # beside it: a star in a legend would look like a second number of the paper
+            beside = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
+            axes[1, number].annotate("the paper", (eps, 100 * statement.value), **beside)
+    drawing.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2 if len(there) < 3 else 3,
+        fontsize=8.5,
+    )
+    found = [
+        f"{model.title} {shown(left['value'])}"
+        for model in shown_models
+        if (left := model.left(there[0].measure, at, there[0].loss)) is not None
+    ]
+    pieces = [(c.measure, piece) for c in there for each in shown_models if (piece := each.piece(c.measure, c.loss))]
+    sizes: dict[str, set[int]] = {}
+    for measure, piece in pieces:
+        sizes.setdefault(_MEASURES[measure], set()).add(int(piece.result["points"][0]["last"]["n"]))
+    counts = [f"{' or '.join(f'{n:,}' for n in sorted(found))} under {attack}" for attack, found in sizes.items()]
+    return finished(
+        drawing,
+        name,
+        title=title,
+        caption=f"{words} Mean loss above (linear to 1, then logarithmic), accuracy of the last iterate below. "
+        f"n = {'; '.join(counts)}; seed {pieces[0][1].facts['config']['seed']}; bands: 95 % intervals.",
+        alt=f"Accuracy under {there[0].title} at eps {at:g}: {', '.join(found)}.",
+        columns=("attack", *CURVE_COLUMNS),
+        rows=rows,
+    )
+
+
+def _picked(models: Models, names: Sequence[str]) -> list[Judged]:
+    return [models[name] for name in names if name in models]
+
+
+def _losses(measure: str) -> list[_Column]:
+    return [_Column(measure, loss, f"{_MEASURES[measure]}, {TITLES[loss]}") for loss in LOSSES]
+
+
+def _attacks(loss: str) -> list[_Column]:
+    return [_Column(measure, loss, words) for measure, words in _MEASURES.items()]
+
+
+def defences(models: Models) -> Figure | None:
+    """Figure 15: the original model and the defences of the paper's section 4.2 under FGSM."""
+    return _compared(
+        _picked(models, ("E1", "E5", "E6", "E7", "E8")),
+        _losses("fgsm"),
+        "figure-15",
+        "The original model and three defences under FGSM",
+        "One column per loss that the attack ascends. The paper states 70 % for adversarial regularisation at 0.2; its "
+        "figure has no E8.",
+        marks={"fgsm": (0.2, paper.ADVERSARIAL_AT_02)},
+    )
+
+
+def regularised_bim(models: Models) -> Figure | None:
+    """The paper's section 4.2.2 in words: E1 against E6 under BIM, both clippings."""
+    return _compared(
+        _picked(models, ("E1", "E6")),
+        [
+            _Column("fgsm", "ce", "FGSM"),
+            _Column("ball", "ce", "BIM, clip ball"),
+            _Column("range", "ce", "BIM, clip range"),
+        ],
+        "bim-adversarial",
+        "Original and adversarially regularised model under FGSM and BIM",
+        "All ascend the stable cross-entropy. The paper reports that under BIM the original is the better one, without "
+        "numbers.",
+    )
+
+
+def distillation(models: Models, loss: str, name: str) -> Figure | None:
+    """Figure 16: teacher and students under FGSM and both BIMs."""
+    students = [each for key, each in models.items() if key.startswith(("E9-", "E10-"))]
+    return _compared(
+        [*_picked(models, ("E1",)), *students],
+        _attacks(loss),
+        name,
+        f"Teacher and students, attacks ascending {TITLES[loss]}",
+        "E1 is the teacher at T = 1; all answer at temperature 1.",
+    )
+
+
+def early(models: Models) -> Figure | None:
+    """Figure 17 with the new models added."""
+    decayed = [name for name in models if name.startswith("E12-")]
+    return _compared(
+        _picked(models, ("E1", "E11", "E1+", *decayed, "E13-regularised", "E13-mix", "E13-resnet")),
+        _losses("fgsm"),
+        "figure-17-extended",
+        "The over-fitted model, and models that do not over-fit, under FGSM",
+        "The paper's figure 17 with the later models added; one column per loss that the attack ascends.",
+    )

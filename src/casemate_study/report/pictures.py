@@ -1,0 +1,195 @@
+"""The figures that are pictures: sample images, the network, the confusion matrix, before and after an attack."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.patches import FancyBboxPatch
+from torch import nn
+
+from casemate.engine import Piece
+from casemate.models import create
+from casemate.report.charts import Figure, canvas, finished, picture, shown
+from casemate_study.experiments import paper
+
+Pieces = Mapping[str, Piece]
+
+
+def samples(pieces: Pieces) -> Figure | None:
+    """Figure 6: the first images of every class."""
+    piece = pieces.get("data/samples")
+    if piece is None:
+        return None
+    rows = piece.arrays("images.safetensors")["samples"]
+    classes = piece.result["classes"]
+    drawing, axes = canvas(len(classes), 1, 8, 0.62 * len(classes))
+    for place, name, images in zip(axes[:, 0], classes, rows, strict=True):
+        place.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)
+        place.set_yticks([])
+        place.set_xticks([])
+        place.grid(visible=False)
+        for side in place.spines.values():
+            side.set_visible(False)
+        place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    return finished(
+        drawing,
+        "figure-06",
+        title="Sample images of every class",
+        caption=f"The first {rows.shape[1]} training images of each class, shown dark on light.",
+        alt=f"Sample images of the {len(classes)} classes: {', '.join(classes)}.",
+        columns=("class", "images shown"),
+        rows=[(name, rows.shape[1]) for name in classes],
+    )
+
+
+def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, str, int]]:
+    """Name, output shape and parameters of each layer, from a pass of one empty image."""
+    found: list[tuple[str, str, int]] = []
+
+    def note(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        words = {
+            nn.Conv2d: lambda m: f"Conv {m.out_channels}, 3x3, same",
+            nn.Linear: lambda m: f"Dense {m.out_features}",
+            nn.MaxPool2d: lambda m: "MaxPool 2x2",
+            nn.Dropout: lambda m: f"Dropout {m.p:g}",
+            nn.BatchNorm2d: lambda m: "BatchNorm",
+            nn.BatchNorm1d: lambda m: "BatchNorm",
+        }
+        name = words.get(type(layer), lambda m: type(m).__name__)(layer)
+        size = " x ".join(str(n) for n in output.shape[1:])
+        found.append((name, size, sum(p.numel() for p in layer.parameters())))
+
+    hooks = [layer.register_forward_hook(note) for layer in network.children()]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, *shape))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def architecture(pieces: Pieces) -> Figure | None:
+    """Figure 7: the network, layer by layer, read off the network itself."""
+    piece = pieces.get("data/samples")
+    if piece is None:
+        return None
+    model = create("paper-cnn", input_shape=(1, 28, 28), classes=tuple(piece.result["classes"]))
+    layers = [("Input", "1 x 28 x 28", 0), *_layers(model.network, (1, 28, 28))]
+    colours = {
+        "Conv": "#cfe3f3",
+        "Dense": "#f7dcc4",
+        "MaxPool": "#d5ecd9",
+        "Dropout": "#eeeeee",
+        "BatchNorm": "#efe3f3",
+    }
+    per_row = 7
+    lines = -(-len(layers) // per_row)
+    drawing, axes = canvas(1, 1, 9, 1.15 * lines + 0.2)
+    place = axes[0, 0]
+    place.set_axis_off()
+    place.set_xlim(0, per_row)
+    place.set_ylim(-lines, 0.05)
+    for number, (name, size, _) in enumerate(layers):
+        row, column = divmod(number, per_row)
+        colour = next((c for start, c in colours.items() if name.startswith(start)), "white")
+        box = FancyBboxPatch(
+            (column + 0.06, -row - 0.86), 0.8, 0.72, boxstyle="round,pad=0.02", facecolor=colour, edgecolor="#666666"
+        )
+        place.add_patch(box)
+        place.text(column + 0.46, -row - 0.4, name.replace(", ", "\n", 1), ha="center", va="center", fontsize=8)
+        place.text(column + 0.46, -row - 0.74, size, ha="center", va="center", fontsize=7, color="#444444")
+        if column < per_row - 1 and number < len(layers) - 1:
+            place.annotate(
+                "", (column + 1.05, -row - 0.5), (column + 0.88, -row - 0.5), arrowprops={"arrowstyle": "->", "lw": 0.8}
+            )
+    total = sum(count for _, _, count in layers)
+    return finished(
+        drawing,
+        "figure-07",
+        title="Model architecture (appendix A)",
+        caption=f"{total:,} trainable parameters. Under each layer the shape of its output. Pooling stands before "
+        "ReLU: the two commute, value and gradient are those of the paper's order. Softmax belongs to the loss.",
+        alt="The layers in order: " + "; ".join(f"{name} giving {size}" for name, size, _ in layers) + ".",
+        columns=("layer", "output", "trainable parameters"),
+        rows=list(layers),
+    )
+
+
+def confusion(pieces: Pieces) -> Figure | None:
+    """Figure 8: the confusion matrix of E1."""
+    piece = pieces.get("E1/clean")
+    if piece is None:
+        return None
+    counts = np.array(piece.result["confusion"])
+    classes = piece.result["classes"]
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    drawing, axes = canvas(1, 1, 7, 6)
+    place = axes[0, 0]
+    place.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    place.grid(visible=False)
+    ticks = range(len(classes))
+    place.set_xticks(ticks, classes, rotation=45, ha="right")
+    place.set_yticks(ticks, classes)
+    place.set_xlabel("predicted")
+    place.set_ylabel("true")
+    for row in ticks:
+        for column in ticks:
+            if counts[row, column]:
+                colour = "white" if share[row, column] > 55 else "black"
+                place.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
+    right = [each["value"] for each in piece.result["per_class"] if each is not None]
+    return finished(
+        drawing,
+        "figure-08",
+        title="Confusion matrix of the initial training",
+        caption=f"Test images by true class (rows, shaded by share) and prediction, n = {counts.sum():,}. Accuracy "
+        f"within a class runs from {shown(min(right))} to {shown(max(right))}; the paper: "
+        f"{shown(paper.WORST_CLASS.value)} to {shown(paper.BEST_CLASS.value)}.",
+        alt="Accuracy per class: "
+        + ", ".join(
+            f"{name} {shown(each['value'])}"
+            for name, each in zip(classes, piece.result["per_class"], strict=True)
+            if each is not None
+        )
+        + ".",
+        columns=("true class", *(f"as {name}" for name in classes), "accuracy"),
+        rows=[
+            (name, *map(int, row), float(row[number] / max(row.sum(), 1)))
+            for number, (name, row) in enumerate(zip(classes, counts, strict=True))
+        ],
+    )
+
+
+def before_after(pieces: Pieces, task: str, name: str, title: str, caption: str) -> Figure | None:
+    """Figures 9 and 10: an image, and what the attacks make of it, with what the network takes each for."""
+    piece = pieces.get(task)
+    if piece is None:
+        return None
+    images = piece.arrays("images.safetensors")
+    result = piece.result
+    attacks = list(result["attacks"])
+    drawing, axes = canvas(
+        len(result["label"]), 1 + 2 * len(attacks), 2.0 * (1 + 2 * len(attacks)), 2.2 * len(result["label"])
+    )
+    rows = []
+    for number, (label, clean) in enumerate(zip(result["label"], images["clean"], strict=True)):
+        picture(axes[number, 0], clean, f"original: {label}\ntaken for: {result['clean_taken_for'][number]}")
+        for column, attack in enumerate(attacks):
+            entry = result["attacks"][attack][number]
+            changed = images[attack][number]
+            noise = (changed - clean) / (2 * max(entry["norm"], 1e-9)) + 0.5
+            picture(axes[number, 1 + 2 * column], noise, f"change, {attack}\nlargest {entry['norm']:.3f}")
+            picture(axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {entry['taken_for']}")
+            rows.append((result["index"][number], label, attack, entry["norm"], entry["taken_for"]))
+    return finished(
+        drawing,
+        name,
+        title=title,
+        caption=caption
+        + " Images: the first of the test set, one of each class, that the network classifies correctly. "
+        "In a change grey means none, white and black the largest either way.",
+        alt="; ".join(f"test image {i}, {label}, after {attack} taken for {seen}" for i, label, attack, _, seen in rows)
+        + ".",
+        columns=("test image", "true class", "attack", "largest change", "taken for"),
+        rows=rows,
+    )

@@ -1,0 +1,232 @@
+"""Reading stored results: points of curves, everything known of one model, and paired comparisons of two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from casemate.engine import Piece
+from casemate.errors import StoreError
+from casemate.evaluation import mcnemar, mean, share
+from casemate.evaluation.budgets import Budget
+from casemate.evaluation.examples import read_table
+from casemate_study.experiments.models import Model
+from casemate_study.experiments.specs import LOSSES
+
+Pieces = Mapping[str, Piece]
+Estimate = Mapping[str, float]
+"""value, low, high, n."""
+
+_LEVEL = 0.05
+"""Of the paired tests: below it two models differ."""
+
+
+def point_at(piece: Piece, axis: str, value: float) -> dict[str, Any] | None:
+    """The point of a stored curve where `axis` ("eps" or "steps") is `value`, if it was computed."""
+    return next((point for point in piece.result["points"] if abs(point[axis] - value) < 1e-9), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The verdict of a whole evaluation at one eps."""
+
+    robust: Estimate
+    """Robust accuracy: the worst case over all its attacks."""
+    word: str
+    """robust, broken, or not to be trusted."""
+    sentence: str
+    raised: Mapping[str, str]
+    """By name, the severity of the checks that found something."""
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model with all that was measured of it; what is not finished is None."""
+
+    model: Model
+    pieces: Pieces
+
+    @property
+    def title(self) -> str:
+        """The model's title."""
+        return self.model.title
+
+    def piece(self, measure: str, loss: str | None = None) -> Piece | None:
+        """The piece of a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
+        return self.pieces.get(self.model.piece(measure, loss))
+
+    @property
+    def clean(self) -> dict[str, Any] | None:
+        """The result on images that nobody attacked."""
+        piece = self.piece("clean")
+        return None if piece is None else piece.result
+
+    @property
+    def trained(self) -> dict[str, Any] | None:
+        """The result of its training."""
+        piece = self.pieces.get(self.model.source.task)
+        return None if piece is None else piece.result
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Seconds of the training, without later epochs that only another model uses, and seconds per epoch."""
+        trained = self.trained
+        if trained is None:
+            return None
+        stopped = trained["stopped_at"] if self.model.source.weights == "best" else None
+        rows = trained["history"][:stopped]
+        total = sum(row["seconds"] for row in rows)
+        return total, total / len(rows)
+
+    def under(self, measure: str, eps: float, loss: str = "ce") -> dict[str, Any] | None:
+        """The point of an attack's curve: last, worst, loss."""
+        piece = self.piece(measure, loss)
+        return None if piece is None else point_at(piece, "eps", eps)
+
+    def left(self, measure: str, eps: float, loss: str = "ce") -> Estimate | None:
+        """The accuracy that an attack's last iterate leaves."""
+        point = self.under(measure, eps, loss)
+        return None if point is None else point["last"]
+
+    @property
+    def randomised(self) -> bool:
+        """Whether it answers at random."""
+        return self.model.source.inference is not None
+
+    def strongest(self, eps: float) -> Estimate | None:
+        """The accuracy under the strongest attack that was run: PGD with restarts, or for a randomised model EOT."""
+        if self.randomised:
+            piece = self.piece("eot")
+            point = None if piece is None else point_at(piece, "eps", eps)
+            return None if point is None else point["last"]
+        piece = self.piece("pgd")
+        point = None if piece is None else point_at(piece, "eps", eps)
+        return None if point is None else point["every"]
+
+    def standing(self, eps: float) -> np.ndarray | None:
+        """Which images withstood everything that was tried within `eps`: no iterate of any attack fooled them.
+
+        Of a randomised model, whose answers differ by chance, only the last answer under averaged gradients counts.
+        """
+        if self.randomised:
+            piece = self.piece("eot")
+            return None if piece is None or point_at(piece, "eps", eps) is None else right(piece, "eps", eps)
+        curves = [self.piece(measure, loss) for measure in ("fgsm", "ball") for loss in LOSSES]
+        found = [_column(piece, eps, "worst") for piece in curves if piece and point_at(piece, "eps", eps)]
+        pgd = self.piece("pgd")
+        if pgd is not None and point_at(pgd, "eps", eps):
+            found.append(right(pgd, "eps", eps))
+        return np.logical_and.reduce([each[: min(map(len, found))] for each in found]) if found else None
+
+    def worst(self, eps: float) -> Estimate | None:
+        """The share of images that withstood everything that was tried."""
+        standing = self.standing(eps)
+        return None if standing is None else share(standing).as_json()
+
+    def evaluated(self, eps: float) -> Evaluated | None:
+        """What the whole evaluation found at `eps`."""
+        piece = self.piece("evaluation")
+        if piece is None:
+            return None
+        found = next((each for each in piece.result["verdicts"] if abs(each["eps"] - eps) < 1e-9), None)
+        if found is None:
+            return None
+        raised = {each["check"]: each["state"] for each in piece.result["checks"] if each["sentence"] is not None}
+        return Evaluated(
+            robust=found["robust_accuracy"],
+            word=found["verdict"],
+            sentence=found["sentence"],
+            raised=raised,
+            budget=piece.result["budget"],
+        )
+
+    def zero(self, loss: str) -> Estimate | None:
+        """The share of images whose gradient is exactly zero under a loss."""
+        return None if self.clean is None else self.clean["zero_gradients"][loss]
+
+
+@lru_cache(maxsize=512)
+def _table(path: Path) -> pl.DataFrame:
+    return read_table(path, StoreError)
+
+
+def _rows(piece: Piece, axis: str | None, value: float | None) -> pl.DataFrame:
+    table = _table(piece.path("examples.parquet"))
+    if axis is None or value is None:
+        return table
+    return table.filter((pl.col(axis) - value).abs() < 1e-9)
+
+
+def right(piece: Piece, axis: str | None = None, value: float | None = None) -> np.ndarray:
+    """Which images were right: clean, at the last iterate of a curve, or after every attack of a worst case."""
+    rows = _rows(piece, axis, value)
+    if "right" in rows.columns:
+        return rows["right"].to_numpy()
+    if "prediction" in rows.columns:
+        return (rows["prediction"] == rows["label"]).to_numpy()
+    attacks = [name for name in rows.columns if name not in ("index", "label", "eps")]
+    return np.logical_and.reduce([rows[name].to_numpy() for name in attacks])
+
+
+def _column(piece: Piece, eps: float, name: str) -> np.ndarray:
+    return _rows(piece, "eps", eps)[name].to_numpy()
+
+
+Order = Literal[-1, 0, 1]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models, or two attacks, on the same images."""
+
+    first: float
+    second: float
+    order: Order
+    """1: the first is larger, -1: the second is, 0: no difference at the 5 % level of the paired test."""
+    n: int
+
+
+def _order(difference: float, real: bool) -> Order:
+    return 0 if not real or difference == 0 else (1 if difference > 0 else -1)
+
+
+def compare_accuracy(
+    first: Piece | None, second: Piece | None, axis: str | None = None, value: float | None = None
+) -> Compared | None:
+    """Which leaves more images right, by McNemar's test on the images that both were measured on."""
+    if first is None or second is None:
+        return None
+    return compare_flags(right(first, axis, value), right(second, axis, value))
+
+
+def compare_flags(one: np.ndarray, other: np.ndarray) -> Compared | None:
+    """The same of two lists of images that were right, the same images first in both."""
+    n = min(len(one), len(other))
+    if n == 0:
+        return None
+    one, other = one[:n], other[:n]
+    a, b = float(one.mean()), float(other.mean())
+    return Compared(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), n)
+
+
+def compare_loss(
+    first: Piece | None, second: Piece | None, axis: str | None = None, value: float | None = None
+) -> Compared | None:
+    """Which has the larger mean cross-entropy, by the bootstrap interval of the paired difference."""
+    if first is None or second is None:
+        return None
+    one, other = (_rows(piece, axis, value)["loss"].to_numpy().astype(np.float64) for piece in (first, second))
+    n = min(len(one), len(other))
+    known = np.isfinite(one[:n]) & np.isfinite(other[:n])
+    if not known.any():
+        return None
+    one, other = one[:n][known], other[:n][known]
+    interval = mean(one - other)
+    return Compared(
+        float(one.mean()), float(other.mean()), _order(interval.value, interval.low > 0 or interval.high < 0), len(one)
+    )

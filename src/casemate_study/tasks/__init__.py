@@ -1,0 +1,1 @@
+"""What computes one task of the study: trainings, measurements, pictures, evaluations."""

@@ -1,0 +1,73 @@
+"""What measures and pictures share: the model, the attack and the images that a configuration names."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from casemate import data
+from casemate.attacks import ATTACKS, EOT, GradientAttack
+from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
+from casemate.engine.store import Piece
+from casemate.engine.task import Context, Produce
+from casemate.models import Classifier, load
+from casemate.models.accel.pass_size import DEFAULT
+from casemate.progress import SILENT
+from casemate.rng import derive
+
+
+def model_of(config: dict[str, Any], needs: Mapping[str, Piece], context: Context) -> Classifier:
+    """The version of the model that the configuration names, with what is changed about its answers."""
+    model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
+    if config["inference"] == "stochastic-affine":
+        model = preprocessed(model, StochasticAffine())
+    elif config["inference"] == "noise":
+        model = with_noise(model)
+    if config["divide"] is not None:
+        model = at_temperature(model, config["divide"])
+    return model.to(context.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def attack_of(spec: Mapping[str, Any]) -> GradientAttack:
+    """The attack of a configuration: its name and settings, and the `draws` of an expectation, if it takes one."""
+    settings = {name: value for name, value in spec.items() if name not in ("name", "draws")}
+    attack = ATTACKS[spec["name"]](**settings)
+    return EOT(attack=attack, draws=spec["draws"]) if "draws" in spec else attack
+
+
+@functools.lru_cache(maxsize=1)
+def _read(dataset: str, context: Context) -> data.Dataset:
+    return data.load(dataset, context.data_dir, observer=context.observer)
+
+
+def read(dataset: str, context: Context) -> data.Dataset:
+    """The data set, read and verified once for all pieces of a run."""
+    return _read(dataset, replace(context, observer=SILENT))
+
+
+def batch_size(context: Context) -> int | None:
+    """Images that pass through a network at a time: on a CPU always as many, so that results agree bit for bit."""
+    return None if context.device.startswith("cuda") else DEFAULT
+
+
+def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
+    """The test images that are measured."""
+    return read(config["dataset"], context).test[: config["images"]]
+
+
+def seeded(produce: Produce) -> Produce:
+    """A producer that starts PyTorch's global random numbers from its seed: what a randomised model draws from."""
+
+    @functools.wraps(produce)
+    def run(
+        config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    ) -> dict[str, Any]:
+        gpus = [torch.device(context.device)] if context.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(derive(config["seed"], "answers at random"))
+            return produce(config, needs, folder, working, context)
+
+    return run

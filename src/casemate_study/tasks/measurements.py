@@ -1,0 +1,181 @@
+"""Producers of everything that is measured on a trained model: clean results, curves, worst cases, targets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casemate.engine.store import Piece
+from casemate.engine.task import Context
+from casemate.evaluation import (
+    Curve,
+    eps_curve,
+    evaluate_clean,
+    gradient_alignment,
+    mean,
+    share,
+    steps_curve,
+    targeted_matrix,
+    worst_case,
+    zero_gradients,
+)
+from casemate.evaluation.examples import clean_table, curve_table, worst_table, write_table
+from casemate_study.tasks.inputs import attack_of, batch_size, model_of, seeded, tested
+
+
+def _estimate(hits: np.ndarray) -> dict[str, float | int]:
+    return share(hits).as_json()
+
+
+@seeded
+def measure_clean(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients. Writes examples.parquet."""
+    del working
+    model, test = model_of(config, needs, context), tested(config, context)
+    found = evaluate_clean(model, test, observer=context.observer)
+    few = test[: config["gradient_images"]]
+    zero = zero_gradients(model, few, observer=context.observer)
+    aligned = {
+        f"{radius:g}": gradient_alignment(model, few, radius, seed=config["seed"], observer=context.observer)
+        for radius in config["radii"]
+    }
+    write_table(clean_table(found), folder / "examples.parquet")
+    return {
+        "classes": list(found.classes),
+        "accuracy": found.accuracy.as_json(),
+        "loss": found.mean_loss.as_json(),
+        "confusion": found.confusion.tolist(),
+        "per_class": [None if each is None else each.as_json() for each in found.per_class],
+        "calibration_error": found.calibration_error,
+        "gap_quantiles": found.gap_quantiles,
+        "zero_gradients": {loss: _estimate(hits) for loss, hits in zero.items()},
+        "alignment": {radius: _mean_angle(cosine) for radius, cosine in aligned.items()},
+    }
+
+
+def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
+    """The mean angle in degrees, over the images that have gradients at both places."""
+    known = cosine[np.isfinite(cosine)]
+    return mean(np.degrees(np.arccos(known.clip(-1, 1)))).as_json() if known.size else None
+
+
+@seeded
+def measure_curve(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """One attack over eps or iterations. Writes examples.parquet."""
+    del working
+    model, test = model_of(config, needs, context), tested(config, context)
+    attack = attack_of(config["attack"])
+    sweep = eps_curve if config["axis"] == "eps" else steps_curve
+    curve: Curve = sweep(
+        model,
+        attack,
+        test,
+        config["values"],
+        seed=config["seed"],
+        batch_size=batch_size(context),
+        observer=context.observer,
+    )
+    write_table(curve_table(curve, test.labels.numpy()), folder / "examples.parquet")
+    zero = zero_gradients(model, test, (config["attack"]["loss"],), observer=context.observer)
+    return {
+        "axis": curve.axis,
+        "attack": curve.attack,
+        "points": curve.points(),
+        "zero_gradients": _estimate(zero[config["attack"]["loss"]]),
+        "forward": curve.passes.forward,
+        "backward": curve.passes.backward,
+    }
+
+
+@seeded
+def measure_worst(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """The worst case over several attacks at several eps. Writes examples.parquet."""
+    del working
+    model, test = model_of(config, needs, context), tested(config, context)
+    attacks = {name: attack_of(spec) for name, spec in config["attacks"].items()}
+    found = worst_case(
+        model,
+        attacks,
+        test,
+        config["values"],
+        seed=config["seed"],
+        batch_size=batch_size(context),
+        observer=context.observer,
+    )
+    write_table(worst_table(found, test.labels.numpy()), folder / "examples.parquet")
+    return {
+        "points": [
+            {
+                "eps": eps,
+                "every": _estimate(found.every[:, column]),
+                "each": {name: _estimate(hits[:, column]) for name, hits in found.each.items()},
+            }
+            for column, eps in enumerate(found.values)
+        ],
+        "attacks": {name: attack.record() for name, attack in attacks.items()},
+        "forward": found.passes.forward,
+        "backward": found.passes.backward,
+    }
+
+
+@seeded
+def measure_targeted(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """How often a targeted attack turns an image of each class into each other class."""
+    del folder, working
+    model, test = model_of(config, needs, context), tested(config, context)
+    attack = attack_of(config["attack"])
+    found = targeted_matrix(
+        model, attack, test, seed=config["seed"], batch_size=batch_size(context), observer=context.observer
+    )
+    places = range(len(found.classes))
+    rates = [[None if i == j else found.rate(i, j) for j in places] for i in places]
+    others = found.reached[np.arange(len(model.classes)) != found.labels[:, None]]
+    return {
+        "classes": list(found.classes),
+        "attack": attack.record(),
+        "rates": [[None if rate is None else rate.as_json() for rate in row] for row in rates],
+        "overall": _estimate(others) if others.size else None,
+        "attacked": len(found.labels),
+    }
+
+
+@seeded
+def measure_masking(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """What depends on how long a network was trained: FGSM and BIM under every loss, and zero gradients."""
+    del folder, working
+    model = model_of(config, needs, context)
+    whole = tested(config, context)
+    few = whole[: config["attacked_images"]]
+    clean = evaluate_clean(model, whole, observer=context.observer)
+    zero = zero_gradients(model, few, observer=context.observer)
+    attacks: dict[str, dict[str, Any]] = {}
+    for loss in config["losses"]:
+        for name, spec, values in config["attacks"]:
+            curve = eps_curve(
+                model,
+                attack_of({**spec, "loss": loss}),
+                few,
+                values,
+                batch_size=batch_size(context),
+                observer=context.observer,
+            )
+            for point in curve.points():
+                attacks.setdefault(f"{name} {point['eps']:g}", {})[loss] = point
+    return {
+        "accuracy": clean.accuracy.as_json(),
+        "loss": clean.mean_loss.as_json(),
+        "gap_quantiles": clean.gap_quantiles,
+        "zero_gradients": {loss: _estimate(hits) for loss, hits in zero.items()},
+        "attacks": attacks,
+    }

@@ -1,0 +1,106 @@
+"""Producer of models trained plainly, and what it shares with the producer of defended ones (`defending`)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from casemate import data
+from casemate.data.named import make_augmentation
+from casemate.engine.store import Piece
+from casemate.engine.task import Context
+from casemate.models import Classifier, Description, create, save
+from casemate.training import CrossEntropy, Trained, Training, fit
+from casemate.training.state import Weights
+
+
+def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
+    """The data set a configuration names (its name is always a definite one, never "auto")."""
+    return data.load(config["dataset"], context.data_dir, observer=context.observer)
+
+
+def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.LabelledImages, data.LabelledImages]:
+    """The training and the validation images that a configuration asks for."""
+    pool = data.subset(dataset.train, config["train_images"] + config["validation_images"], config["seed"])
+    return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
+
+
+def settings_of(config: dict[str, Any]) -> Training:
+    """The settings of the loop."""
+    settings = dict(config["training"])
+    return Training(seed=config["seed"], **{**settings, "keep": tuple(settings.get("keep", ()))})
+
+
+def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
+    """An untrained network, its dropout rates multiplied as configured."""
+    model = create(
+        config["architecture"], input_shape=dataset.image_shape, classes=dataset.classes, seed=config["seed"]
+    )
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p *= config["dropout"]
+    return model
+
+
+def train_model(
+    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """Train as configured; writes what `written` writes."""
+    del needs
+    dataset = dataset_of(config, context)
+    train, validation = parts_of(config, dataset)
+    trained = fit(
+        network_of(config, dataset),
+        train,
+        validation,
+        settings_of(config),
+        objective=CrossEntropy(label_smoothing=config["label_smoothing"]),
+        augment=[make_augmentation(spec) for spec in config["augment"]],
+        checkpoint=working / "training.safetensors",
+        device=context.device,
+        observer=context.observer,
+    )
+    return written(trained, config, folder) | {"train_images": len(train), "validation_images": len(validation)}
+
+
+def written(trained: Trained, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write final.safetensors, best.safetensors, epoch-NNN.safetensors with their sidecars; return what happened."""
+    versions: dict[str, tuple[int, Weights | None]] = {
+        "final": (trained.epoch, None),
+        "best": (trained.best_epoch, trained.best),
+    }
+    versions |= {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
+    final = {name: tensor.cpu().clone() for name, tensor in trained.model.state_dict().items()}
+    for name, (epoch, weights) in versions.items():
+        _save_version(
+            trained.model.cpu(), final if weights is None else weights, name, epoch, trained.history, config, folder
+        )
+    return {
+        "history": trained.history,
+        "best_epoch": trained.best_epoch,
+        "stopped_at": trained.stopped_at,
+        "versions": {name: epoch for name, (epoch, _) in versions.items()},
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+    }
+
+
+def _save_version(
+    model: Classifier,
+    weights: Weights,
+    name: str,
+    epoch: int,
+    history: list[dict[str, Any]],
+    config: dict[str, Any],
+    folder: Path,
+) -> None:
+    model.load_state_dict(weights)
+    row = history[epoch - 1]
+    description = Description(
+        architecture=config["architecture"],
+        dataset=config["dataset"],
+        recipe={key: value for key, value in config.items() if key not in ("dataset", "architecture", "seed")},
+        seed=config["seed"],
+        metrics={"epoch": epoch, "val_loss": row["val_loss"], "val_accuracy": row["val_accuracy"]},
+    )
+    save(model, folder / f"{name}.safetensors", description)
