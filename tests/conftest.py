@@ -87,7 +87,7 @@ class Listener:
         self.done += amount
         self.notes.append(note)
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         self.said.append(message)
 
 

@@ -22,8 +22,8 @@ from casemate.engine.task import Context
 from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier, create, load
 from casemate.norms import Norm
-from casemate.progress import SILENT
-from casemate.training import CrossEntropy, Objective, Training, fit
+from casemate.progress import NULL_OBSERVER
+from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 from casemate.training.cost import relative_step_cost
 from casemate.training.state import Weights, snapshot
 from casemate_study.tasks.defended_training import defend_model
@@ -31,9 +31,9 @@ from conftest import tiny_images, tiny_model
 from oracles import as_installed, check_inside, classifier, distance, linear_problem, network, small_task
 
 TRAIN, VALIDATION = split(tiny_images(150, noise=90, wrong=0.2), 50, 0)
-IMAGES, LABELS = TRAIN[:20].unit()
+IMAGES, LABELS = TRAIN[:20].tensors()
 STILL = AdversarialTraining(eps=0.1, steps=4, random_start=False)
-SETTINGS = Training(epochs=2, batch_size=30, seed=3)
+SETTINGS = TrainConfig(epochs=2, batch_size=30, seed=3)
 
 
 def plain_pgd(model: nn.Module, images: Tensor, labels: Tensor, start: Tensor, steps: int, step: float) -> Tensor:
@@ -218,8 +218,8 @@ def test_settings_outside_their_values_are_refused(make: Callable[[], object], w
 def test_a_few_epochs_make_a_model_more_robust_than_the_undefended_one() -> None:
     found = digits.load()
     train, validation = split(subset(found.train, 540, 0), 40, 0)
-    images, labels = found.test[:100].unit()
-    settings = Training(epochs=6, batch_size=32, learning_rate=1e-2, schedule="one-cycle")
+    images, labels = found.test[:100].tensors()
+    settings = TrainConfig(epochs=6, batch_size=32, learning_rate=1e-2, schedule="one-cycle")
     shares, clean = [], []
     for objective in (CrossEntropy(), AdversarialTraining(eps=0.1, steps=3)):
         model = create("tiny", input_shape=found.image_shape, classes=found.classes, seed=0)
@@ -244,7 +244,7 @@ def test_training_is_a_function_of_its_seed_and_tells_the_clean_accuracy() -> No
         assert torch.equal(torch.get_rng_state(), state)
     for name, tensor in snapshot(done[0].model).items():
         assert torch.equal(tensor, snapshot(done[1].model)[name]), name
-    model, (images, labels) = done[0].model, VALIDATION.unit()
+    model, (images, labels) = done[0].model, VALIDATION.tensors()
     accuracy = float((model(images).argmax(1) == labels).float().mean())
     assert done[0].history[-1]["val_accuracy"] == pytest.approx(accuracy)
     assert done[0].history[-1]["val_loss"] > F.cross_entropy(model(images), labels).item()
@@ -281,9 +281,9 @@ def test_the_study_s_producer_knows_it(tmp_path: Path) -> None:
         create("tiny", input_shape=found.image_shape, classes=found.classes, seed=2),
         train,
         validation,
-        Training(epochs=1, batch_size=30, seed=2),
+        TrainConfig(epochs=1, batch_size=30, seed=2),
     )
-    defend_model(config, {}, tmp_path, tmp_path, Context(device="cpu", observer=SILENT))
+    defend_model(config, {}, tmp_path, tmp_path, Context(device="cpu", observer=NULL_OBSERVER))
     trained = load(tmp_path / "final.safetensors")[0]
     for name, tensor in snapshot(trained).items():
         assert torch.equal(tensor, snapshot(expected.model)[name]), name
@@ -320,7 +320,7 @@ def test_the_command_trains_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[
     by_hand = fit(
         create("tiny", input_shape=found.image_shape, classes=found.classes, seed=0),
         *parts,
-        Training(epochs=2, batch_size=30),
+        TrainConfig(epochs=2, batch_size=30),
         objective=AdversarialTraining(**settings),
     )
     for name, tensor in snapshot(load(out)[0]).items():

@@ -26,7 +26,7 @@ from casemate.cli.main import main
 from casemate.data import read_images
 from casemate.errors import DataError
 from casemate.evaluation import Evaluation, make_record, write_record
-from casemate.models import Description, save
+from casemate.models import ModelMetadata, save
 from conftest import tiny_images
 from test_record import found as found
 from test_record import thirds
@@ -294,7 +294,7 @@ FUZZ = """
     def images(path):
         found = read_images(path)
         assert found.pixels.shape == (12, 1, 8, 8)
-        assert found.unit()[0].isfinite().all() and (found.labels >= 0).all()
+        assert found.tensors()[0].isfinite().all() and (found.labels >= 0).all()
 
     def record(path):
         found = read_record(folder / "record.json")
@@ -358,7 +358,7 @@ def test_no_damage_anywhere_is_more_than_one_error(tmp_path: Path, found: Evalua
     np.savez_compressed(tmp_path / "unit.npz", images=PIXELS.astype(np.float32) / 255, labels=LABELS.astype(np.uint8))
     safetensors.torch.save_file({"images": IMAGES.pixels, "labels": IMAGES.labels}, tmp_path / "own.safetensors")
     write_record(make_record(found, thirds(), name="thirds", data="tiny")[0], tmp_path)
-    save(thirds(), tmp_path / "model.safetensors", Description(architecture="linear", dataset="tiny"))
+    save(thirds(), tmp_path / "model.safetensors", ModelMetadata(architecture="linear", dataset="tiny"))
     (tmp_path / "images.idx").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 12, 0, 0, 0, 8, 0, 0, 0, 8]) + PIXELS.tobytes())
     packed = bytes(range(256)) * 3 + bytes(16)
     (tmp_path / "packed.gz").write_bytes(gzip.compress(packed))
@@ -373,7 +373,7 @@ def test_no_damage_anywhere_is_more_than_one_error(tmp_path: Path, found: Evalua
 
 
 def test_the_command_line_shows_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(thirds(), tmp_path / "model.safetensors", Description(architecture="linear", dataset="tiny"))
+    path = save(thirds(), tmp_path / "model.safetensors", ModelMetadata(architecture="linear", dataset="tiny"))
     bad = _npz(tmp_path / "own.npz", _with())
     bad.write_bytes(_patched(bad.read_bytes(), 8, 99))
     assert main(["evaluate", str(path), "--data", str(bad), "--out", str(tmp_path / "out")]) == 2

@@ -20,8 +20,8 @@ from casemate.data.augment import (
     Augmentation,
     Flip,
     GaussianBlur,
+    RandomApply,
     Shift,
-    Sometimes,
     affine,
 )
 from casemate.data.named import AUGMENTATIONS, make_augmentation
@@ -45,15 +45,15 @@ _RANDOM: list[tuple[Augmentation, int]] = [
     (GaussianNoise(), 40),
     (Speckle(), 40),
     (SaltAndPepper(share=0.2), 40),
-    (Sometimes(change=GaussianBlur(), share=0.5), 2),
-    (Sometimes(change=Shift(pixels=3), share=1.0), 20),
+    (RandomApply(change=GaussianBlur(), share=0.5), 2),
+    (RandomApply(change=Shift(pixels=3), share=1.0), 20),
 ]
 """Those that draw for each image, and how many of 40 equal images at least come out different (of 49 moves: 27)."""
 
 
 def _all() -> list[Augmentation]:
     changes = [AUGMENTATIONS[name](**settings) for name, several in _SETTINGS.items() for settings in several]
-    return [*changes, Sometimes(change=Affine()), Sometimes(change=GaussianNoise(), share=1.0)]
+    return [*changes, RandomApply(change=Affine()), RandomApply(change=GaussianNoise(), share=1.0)]
 
 
 def _images(count: int, channels: int = 1, height: int = 6, width: int = 6, seed: int = 1) -> Tensor:
@@ -169,8 +169,8 @@ def test_a_blur_draws_nothing() -> None:
         (lambda: Speckle(std=-1.0), "std = -1.0"),
         (lambda: SaltAndPepper(share=-0.1), "share = -0.1; expected a probability"),
         (lambda: SaltAndPepper(share=1.1), "share = 1.1"),
-        (lambda: Sometimes(change=Flip(), share=-0.5), "share = -0.5; expected a probability"),
-        (lambda: Sometimes(change=Flip(), share=math.nan), "share = nan"),
+        (lambda: RandomApply(change=Flip(), share=-0.5), "share = -0.5; expected a probability"),
+        (lambda: RandomApply(change=Flip(), share=math.nan), "share = nan"),
     ],
 )
 def test_a_bad_setting_is_named(build: Callable[[], Augmentation], message: str) -> None:
@@ -184,8 +184,8 @@ def test_a_bad_setting_is_named(build: Callable[[], Augmentation], message: str)
 def test_an_augmentation_is_made_from_its_name_and_settings() -> None:
     assert make_augmentation({"name": "flip"}) == Flip()
     assert make_augmentation({"name": "shift", "settings": {"pixels": 4}}) == Shift(pixels=4)
-    assert make_augmentation({"name": "gaussian-blur", "share": 0.25}) == Sometimes(change=GaussianBlur(), share=0.25)
-    assert make_augmentation({"name": "speckle", "settings": {"std": 0.1}, "share": 0}) == Sometimes(
+    assert make_augmentation({"name": "gaussian-blur", "share": 0.25}) == RandomApply(change=GaussianBlur(), share=0.25)
+    assert make_augmentation({"name": "speckle", "settings": {"std": 0.1}, "share": 0}) == RandomApply(
         change=Speckle(std=0.1), share=0
     )
     for name, change in AUGMENTATIONS.items():
@@ -494,7 +494,7 @@ class _Negative:
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_a_share_of_the_images_is_changed_and_each_as_a_whole(share: float) -> None:
     images = _images(2000, 1, 3, 3)
-    shown = _apply(Sometimes(change=_Negative(), share=share), images)
+    shown = _apply(RandomApply(change=_Negative(), share=share), images)
     changed = (shown == 1 - images).flatten(1).all(1)
     assert torch.equal(shown[~changed], images[~changed])
     assert float(changed.float().mean()) == pytest.approx(share, abs=0 if share in (0, 1) else 0.04)
@@ -503,12 +503,12 @@ def test_a_share_of_the_images_is_changed_and_each_as_a_whole(share: float) -> N
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_sometimes_hands_on_the_images_numbers_and_the_epoch(epoch: int) -> None:
     images, index = _images(50), torch.randperm(1000, generator=Generator().manual_seed(0))[:50]
-    always = Sometimes(change=AlternatingFlip(), share=1.0)
+    always = RandomApply(change=AlternatingFlip(), share=1.0)
     assert torch.equal(always(images, index, epoch, Generator()), AlternatingFlip()(images, index, epoch, Generator()))
 
 
 def test_who_is_changed_says_nothing_about_how() -> None:
     images = _images(4000, 1, 3, 3)
-    shown = _apply(Sometimes(change=Flip(vertical=0.0), share=0.5), images)
+    shown = _apply(RandomApply(change=Flip(vertical=0.0), share=0.5), images)
     mirrored = (shown == images.flip(3)).flatten(1).all(1)
     assert float(mirrored.float().mean()) == pytest.approx(0.25, abs=0.03)

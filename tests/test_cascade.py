@@ -12,7 +12,7 @@ from casemate.attacks import FAB, FGSM, PGD, Attack, AutoAttack, Square, Uniform
 from casemate.data import LabelledImages
 from casemate.errors import MachineError, ModelError, SettingError, ShapeError
 from casemate.evaluation.budgets import attacks_for
-from casemate.evaluation.cascade import ALREADY, NOBODY, run_cascade
+from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST, run_cascade
 from casemate.evaluation.evaluation import evaluate
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.intervals import share
@@ -53,11 +53,11 @@ def test_what_is_left_is_what_cannot_be_fooled(attacks: dict[str, Attack]) -> No
         assert np.array_equal(found.robust[:, column], ~fallen(PROBLEM, eps))
     assert (np.diff(found.robust.astype(int), axis=1) <= 0).all()
     moved = (found.adversarial - PROBLEM.images).abs().flatten(1).amax(1).numpy()
-    lost = found.winner >= 0
+    lost = found.first_success >= 0
     assert np.allclose(moved[lost], found.distance[lost], atol=1e-6)
     assert (PROBLEM.margin(found.adversarial)[torch.from_numpy(lost)] <= 1e-6).all()
     assert (moved[~lost] == 0).all()
-    assert np.isinf(found.distance[found.winner == NOBODY]).all()
+    assert np.isinf(found.distance[found.first_success == ROBUST]).all()
     for eps, robust in zip(VALUES, found.robust.T, strict=True):
         assert (found.distance[~robust] <= eps + 1e-6).all()
 
@@ -71,7 +71,7 @@ def test_later_attacks_get_survivors_only() -> None:
         assert attempt.fooled == attempt.status["success"]
         left -= attempt.fooled
     assert left == found.robust[:, -1].sum()
-    assert sum((found.winner == place).sum() for place in range(2)) == len(IMAGES) - left
+    assert sum((found.first_success == place).sum() for place in range(2)) == len(IMAGES) - left
 
 
 def test_a_minimum_norm_attack_runs_once() -> None:
@@ -93,7 +93,7 @@ def test_images_that_are_wrong_already_are_nobodys_success() -> None:
     wrong = torch.arange(len(IMAGES)) % 4 == 0
     images = LabelledImages(pixels=IMAGES.pixels, labels=torch.where(wrong, 1 - IMAGES.labels, IMAGES.labels))
     found = run_cascade(PROBLEM.model, {"pgd": PGD(eps=0.1, steps=3)}, images, VALUES)
-    assert np.array_equal(found.winner == ALREADY, wrong.numpy())
+    assert np.array_equal(found.first_success == MISCLASSIFIED, wrong.numpy())
     assert (found.distance[wrong.numpy()] == 0).all()
     assert not found.robust[wrong.numpy()].any()
     assert torch.equal(found.adversarial[wrong], images.pixels[wrong])

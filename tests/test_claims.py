@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
-from casemate.engine import Piece
+from artifacts import LEFT, LOST, RANDOM, Level, N, Numbers, Shelf, World, easiest, iterations, losses, tasks, world
+from casemate.engine import Artifact
 from casemate.losses import TITLES
-from casemate_study.claims import CLAIMS, Claim, Evidence, Judgement, judge
+from casemate_study.claims import CLAIMS, ClaimEvidence, Judgement, PaperClaim, judge
 from casemate_study.claims.rules import NOTHING, Found, Verdict
 from casemate_study.claims.verdicts import Advice, advice, advise, causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Compared, Evaluated, Judged, compare_accuracy, compare_loss, right
-from pieces import LEFT, LOST, RANDOM, Level, N, Numbers, Shelf, World, easiest, iterations, losses, tasks, world
+from casemate_study.results import Compared, Evaluated, ModelResults, compare_accuracy, compare_loss, right
 
 ONE = 1 / N
 """One image."""
@@ -26,7 +26,7 @@ ONE = 1 / N
 @pytest.fixture(scope="module")
 def alike(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world in which no model differs from another."""
-    return world(tmp_path_factory.mktemp("pieces"))
+    return world(tmp_path_factory.mktemp("artifacts"))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 # Reading and comparing ------------------------------------------------------------------------------------------------
-def _curve(shelf: Shelf, kept: np.ndarray, lost: np.ndarray | None = None) -> Piece:
+def _curve(shelf: Shelf, kept: np.ndarray, lost: np.ndarray | None = None) -> Artifact:
     """FGSM on E1 that leaves these images right, and these losses, at eps 0.1; elsewhere all and 1."""
     task = tasks()["E2/fgsm/ce"]
     values: list[float] = task.config["values"]
@@ -116,9 +116,9 @@ def test_losses_that_are_not_finite_are_left_out_of_both(shelf: Shelf) -> None:
 def test_right_means_last_iterate_prediction_or_every_attack(alike: World, shelf: Shelf) -> None:
     """What a curve, a clean result and a worst case say of each image."""
     models = alike.but({"E6": Numbers(clean=0.8, left={"fgsm": 0.6, "pgd/ce": 0.5, "pgd/margin": 0.45})}).models
-    found = {name: models["E6"].piece(*name) for name in (("clean",), ("fgsm", "ce"), ("pgd",))}
+    found = {name: models["E6"].artifact(*name) for name in (("clean",), ("fgsm", "ce"), ("pgd",))}
     assert all(found.values())
-    clean, fgsm, pgd = (piece for piece in found.values() if piece is not None)
+    clean, fgsm, pgd = (artifact for artifact in found.values() if artifact is not None)
     assert np.array_equal(right(clean), easiest(0.8))
     assert np.array_equal(right(fgsm, "eps", 0.1), easiest(0.6))
     assert np.array_equal(right(fgsm, "eps", 0.0), easiest(0.8))
@@ -142,7 +142,7 @@ def test_a_model_knows_its_numbers_and_what_it_lacks(alike: World) -> None:
     assert e6.seconds == (6.0, 2.0)
     assert e6.left("fgsm", 0.07) is None
     assert e6.strongest(0.05) is None
-    nothing = Judged(e6.model, {})
+    nothing = ModelResults(e6.model, {})
     assert [nothing.clean, nothing.trained, nothing.seconds] == [None] * 3
     assert [nothing.zero("ce"), nothing.left("fgsm", 0.1), nothing.strongest(0.1)] == [None] * 3
 
@@ -152,31 +152,33 @@ def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> No
     places = np.arange(N)
     one, other, third = (places % number != 0 for number in (2, 3, 5))
     e6 = alike.models["E6"].model
-    task = tasks()[e6.piece("fgsm", "prob-ce")]
+    task = tasks()[e6.artifact("fgsm", "prob-ce")]
     values: list[float] = task.config["values"]
     early = [one if value == 0.05 else np.ones(N, dtype=bool) for value in values]
     everything = [np.ones(N, dtype=bool) for _ in values]
     level = [losses(1.0)] * len(values)
-    pieces = {name: alike.pieces[name] for name in ("E6/clean", "E1/clean")}
-    pieces["E6/fgsm/prob-ce"] = alike.shelf.curve(task, early, level)
-    pieces["E6/fgsm/ce"] = alike.shelf.curve(tasks()["E6/fgsm/ce"], everything, level)
-    bim = tasks()[e6.piece("ball", "torch-ce")]
+    artifacts = {name: alike.artifacts[name] for name in ("E6/clean", "E1/clean")}
+    artifacts["E6/fgsm/prob-ce"] = alike.shelf.curve(task, early, level)
+    artifacts["E6/fgsm/ce"] = alike.shelf.curve(tasks()["E6/fgsm/ce"], everything, level)
+    bim = tasks()[e6.artifact("ball", "torch-ce")]
     times = len(bim.config["values"])
-    pieces[bim.name] = alike.shelf.curve(bim, [other] * times, [losses(1.0)] * times)
-    judged = Judged(e6, pieces)
+    artifacts[bim.name] = alike.shelf.curve(bim, [other] * times, [losses(1.0)] * times)
+    judged = ModelResults(e6, artifacts)
     before, after = judged.standing(0.025), judged.standing(0.1)
     assert before is not None
     assert after is not None
     assert np.array_equal(before, other)
     assert np.array_equal(after, one & other)
-    pieces["E6/pgd"] = alike.shelf.worst(tasks()["E6/pgd"], {"ce": [third[:300]], "margin": [np.ones(300, dtype=bool)]})
-    whole, share = Judged(e6, pieces).standing(0.1), Judged(e6, pieces).worst(0.1)
+    artifacts["E6/pgd"] = alike.shelf.worst(
+        tasks()["E6/pgd"], {"ce": [third[:300]], "margin": [np.ones(300, dtype=bool)]}
+    )
+    whole, share = ModelResults(e6, artifacts).standing(0.1), ModelResults(e6, artifacts).worst(0.1)
     assert whole is not None
     assert share is not None
     assert np.array_equal(whole, (one & other & third)[:300])
     assert (share["value"], share["n"]) == (whole.mean(), 300)
-    assert Judged(e6, {}).standing(0.1) is None
-    assert Judged(e6, {}).worst(0.1) is None
+    assert ModelResults(e6, {}).standing(0.1) is None
+    assert ModelResults(e6, {}).worst(0.1) is None
 
 
 def test_of_a_random_answer_only_the_one_after_averaged_gradients_stands(alike: World) -> None:
@@ -200,7 +202,7 @@ BIMS = ("ball", "range")
 ATTACKS = ("fgsm", *BIMS)
 
 
-def claim(start: str) -> Claim:
+def claim(start: str) -> PaperClaim:
     """The claim that begins like that."""
     (found,) = [each for each in CLAIMS if each.says.startswith(start)]
     return found
@@ -284,7 +286,7 @@ each_order = pytest.mark.parametrize("order", ORDERS, ids=_named)
 
 @each_order
 def test_an_order_holds_by_its_numbers_and_falls_when_the_two_models_change_places(alike: World, order: Order) -> None:
-    """The same pieces under the other's name: another verdict and another sentence."""
+    """The same artifacts under the other's name: another verdict and another sentence."""
     borne_out = alike.but(dict(zip(order.pair, (order.first, order.second), strict=True)))
     found, turned = order.found(borne_out), order.found(borne_out.swapped(*order.pair))
     assert found.verdict == "holds"
@@ -313,7 +315,7 @@ def test_an_order_under_a_loss_without_gradients_is_named_and_makes_no_claim_hol
 def test_an_order_of_models_that_were_not_attacked_is_not_measured(alike: World, order: Order) -> None:
     for name in order.pair:
         model = alike.models[name].model
-        curves = [model.piece(attack, "ce") for attack in ATTACKS]
+        curves = [model.artifact(attack, "ce") for attack in ATTACKS]
         assert order.found(alike.without(*curves)).verdict == "not measured", name
         others = alike.only(*(other for other in alike.models if other != name))
         if name not in ("E9-1", "E9-100", "E10-1", "E10-100"):  # of students, any that are there are judged
@@ -551,7 +553,7 @@ def test_the_clippings_change_places_with_their_pieces(alike: World) -> None:
     e3 = claim("BIM with clip ball")
     turned = start.given(
         {
-            f"E3/{mine}/{loss}": start.pieces[f"E3/{other}/{loss}"]
+            f"E3/{mine}/{loss}": start.artifacts[f"E3/{other}/{loss}"]
             for mine, other in (("ball", "range"), ("range", "ball"))
             for loss in LOSSES
         }
@@ -587,7 +589,7 @@ def judged(mixed: World) -> list[Judgement]:
 
 def test_nothing_is_claimed_of_nothing() -> None:
     for decides in (True, False):
-        found = judge(Evidence({}, {}), decides=decides)
+        found = judge(ClaimEvidence({}, {}), decides=decides)
         assert len(found) == len(CLAIMS)
         assert {each.verdict for each in found} == {"not measured"}
 
@@ -606,9 +608,9 @@ def test_a_scale_that_cannot_decide_says_so_and_where_it_points(mixed: World, ju
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_is_finished_can_be_judged(mixed: World, seed: int) -> None:
-    """Any part of the pieces: no claim and no verdict fails, and none is reached without the stable loss's curves."""
+    """Any part of the artifacts: no claim or verdict fails, and none is reached without the stable loss's curves."""
     draw = np.random.default_rng(seed)
-    some = mixed.without(*(name for name in mixed.pieces if draw.random() < 0.5))
+    some = mixed.without(*(name for name in mixed.artifacts if draw.random() < 0.5))
     found = judge(some.evidence, decides=True)
     assert len(found) == len(CLAIMS)
     for name, told in advise(some.models):
@@ -618,17 +620,19 @@ def test_whatever_is_finished_can_be_judged(mixed: World, seed: int) -> None:
 
 
 def _renamed(start: World, name: str) -> World:
-    """The model has another name, title and place for its pieces; its numbers and its part in the claims stay."""
+    """The model has another name, title and place for its artifacts; its numbers and its part in the claims stay."""
     old = start.models[name].model
-    model = replace(old, name="Z", title="something else", elsewhere={})
-    pieces = dict(start.pieces)
+    model = replace(old, name="Z", title="something else", aliases={})
+    artifacts = dict(start.artifacts)
     for measure in ("clean", "fgsm", "ball", "range", "range-4", "pgd", "eot", "divided"):
         for loss in (None, *LOSSES):
-            piece = pieces.pop(old.piece(measure, loss), None)
-            if piece is not None:
-                pieces[model.piece(measure, loss)] = piece
-    models = {each: Judged(model if each == name else known.model, pieces) for each, known in start.models.items()}
-    return World(start.shelf, models, pieces)
+            artifact = artifacts.pop(old.artifact(measure, loss), None)
+            if artifact is not None:
+                artifacts[model.artifact(measure, loss)] = artifact
+    models = {
+        each: ModelResults(model if each == name else known.model, artifacts) for each, known in start.models.items()
+    }
+    return World(start.shelf, models, artifacts)
 
 
 @pytest.mark.parametrize("name", ["E1", "E6", "E9-100", "E11", RANDOM])
@@ -739,7 +743,7 @@ def _causes(start: World, numbers: Numbers, name: str = "E6") -> list[str]:
 def test_a_model_that_hides_nothing_has_no_cause(alike: World) -> None:
     for each in alike.models.values():
         assert causes(each) == []
-        assert causes(Judged(each.model, {})) == []
+        assert causes(ModelResults(each.model, {})) == []
 
 
 @pytest.mark.parametrize("loss", ["torch-ce", "prob-ce"])
@@ -862,7 +866,7 @@ def test_a_defence_that_helps_is_not_called_broken_in_the_same_breath(
     """What the whole evaluation says comes after it, as a limit to it."""
     left = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 100}
     whole = Evaluated(robust=left, word=word, sentence=sentence, raised={}, budget="quick")
-    monkeypatch.setattr(Judged, "evaluated", lambda *_: whole)
+    monkeypatch.setattr(ModelResults, "evaluated", lambda *_: whole)
     found = _advised(alike, _images(200), _images(20))
     assert found.verdict == verdict
     assert told in found.sentence

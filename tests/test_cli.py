@@ -49,7 +49,7 @@ from casemate.engine import Store, code_version
 from casemate.errors import DataError, ModelError, SettingError
 from casemate.files import write_json
 from casemate.losses import LossName
-from casemate.models import Description, create, load, save
+from casemate.models import ModelMetadata, create, load, save
 from casemate.norms import Norm
 from casemate.training.config import SCHEDULES
 from casemate.training.cost import StepCost
@@ -271,14 +271,14 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_written(tmp_path: Path) -> 
     assert "error: cannot write" in err
     assert "File too large" in err
     assert "Traceback" not in err
-    assert Store(tmp_path).pieces() == []
-    assert [path for path in (tmp_path / "pieces").iterdir() if not path.name.startswith(".")] == []
+    assert Store(tmp_path).artifacts() == []
+    assert [path for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")] == []
 
 
 def test_a_second_writer_is_told_of_the_first(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], **TINY))
     plan = json.loads(run(*SMOKE, "--store", tmp_path, "--dry-run", "--json")[1])
-    with Store(tmp_path).producing(plan["pieces"][0]["key"]):
+    with Store(tmp_path).lock_for(plan["artifacts"][0]["key"]):
         message = _refused(run, *SMOKE, "--store", tmp_path)
     assert "another process (pid" in message
     assert "wait for it and run the same command again, or use another --store" in message
@@ -302,7 +302,7 @@ def test_an_unexpected_fault_keeps_its_traceback(run: Run, monkeypatch: pytest.M
     def fail() -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr(Store, "pieces", lambda self: fail())
+    monkeypatch.setattr(Store, "artifacts", lambda self: fail())
     with pytest.raises(ZeroDivisionError, match="ours"):
         run("store", "list")
 
@@ -314,7 +314,7 @@ DIGITS = tuple("0123456789")
 def model(tmp_path: Path) -> Path:
     """A small untrained network for the digits."""
     network = create("tiny", input_shape=(1, 28, 28), classes=DIGITS, seed=3)
-    return save(network, tmp_path / "model.safetensors", Description(architecture="tiny", dataset="digits"))
+    return save(network, tmp_path / "model.safetensors", ModelMetadata(architecture="tiny", dataset="digits"))
 
 
 def test_an_attack_tells_what_is_left_at_each_eps(run: Run, model: Path) -> None:
@@ -389,7 +389,7 @@ def test_another_attack_is_not_replaced(run: Run, model: Path, tmp_path: Path, m
             assert "choose another --out, or give --overwrite to replace it" in message
         network = create("tiny", input_shape=(1, 28, 28), classes=DIGITS, seed=4)
         before = model.read_bytes(), model.with_suffix(".json").read_bytes()
-        save(network, model, Description(architecture="tiny", dataset="digits"))
+        save(network, model, ModelMetadata(architecture="tiny", dataset="digits"))
         assert "(other weights)" in _refused(run, *command)
         model.write_bytes(before[0])
         model.with_suffix(".json").write_bytes(before[1])
@@ -415,8 +415,8 @@ def test_a_refused_attack_leaves_no_folder(run: Run, model: Path, tmp_path: Path
         ({"scale": "full"}, {}, "(scale quick, now full)"),
         ({"seed": 1}, {}, "(seed 0, now 1)"),
         ({"dataset": "fashion-mnist"}, {}, "(dataset digits, now fashion-mnist)"),
-        ({"dataset": "fashion-mnist"}, {"stands_in_for": "Fashion-MNIST"}, None),
-        ({"scale": "full"}, {"stands_in_for": "Fashion-MNIST"}, "(scale quick, now full)"),
+        ({"dataset": "fashion-mnist"}, {"fallback_for": "Fashion-MNIST"}, None),
+        ({"scale": "full"}, {"fallback_for": "Fashion-MNIST"}, "(scale quick, now full)"),
     ],
 )
 def test_the_report_of_another_study_is_not_replaced(
@@ -509,7 +509,9 @@ def test_draws_average_the_gradient(run: Run, model: Path) -> None:
 
 def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> None:
     network = create("paper-cnn-noise", input_shape=(1, 28, 28), classes=DIGITS)
-    noisy = save(network, tmp_path / "noisy.safetensors", Description(architecture="paper-cnn-noise", dataset="digits"))
+    noisy = save(
+        network, tmp_path / "noisy.safetensors", ModelMetadata(architecture="paper-cnn-noise", dataset="digits")
+    )
     arguments = ["--attack", "fgsm", "--eps", "0.1", "--images", 8]
     losses = [
         json.loads(run("attack", noisy, *arguments, *more, "--json")[1])["points"][0]["loss"]["value"]
@@ -783,7 +785,7 @@ def test_a_saved_model_is_hardened_by_adversarial_regularisation(run: Run, model
         objective=package.AdversarialRegularization(**recipe["objective"]["settings"]),
         extra=tuple(map(make_augmentation, recipe["extra"])),
         augment=tuple(map(make_augmentation, recipe["augment"])),
-    ).fit(load(model)[0], *parts, package.Training(epochs=2, batch_size=30))
+    ).fit(load(model)[0], *parts, package.TrainConfig(epochs=2, batch_size=30))
     for name, weights in load(out)[0].state_dict().items():
         assert weights.equal(by_hand.model.state_dict()[name]), name
     assert [row["val_loss"] for row in found["history"]] == [row["val_loss"] for row in by_hand.history]
@@ -842,7 +844,7 @@ def test_a_teacher_and_its_student(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_the_temperature_of_a_teacher(recipe: dict[str, Any], temperature: float) -> None:
-    assert defending.trained_at(Description(architecture="tiny", dataset="digits", recipe=recipe)) == temperature
+    assert defending.trained_at(ModelMetadata(architecture="tiny", dataset="digits", recipe=recipe)) == temperature
 
 
 def test_a_stopped_distillation_goes_on_where_it_was(
@@ -890,7 +892,7 @@ def test_a_planned_defence_tells_its_settings_and_its_time(
     monkeypatch.setattr(training, "measure_step_cost", lambda *args: StepCost(training=0.5, gradient=0.1))
     out = tmp_path / "m.safetensors"
     paper = create("paper-cnn", input_shape=(1, 28, 28), classes=DIGITS)
-    teacher = save(paper, tmp_path / "t.safetensors", Description(architecture="paper-cnn", dataset="digits"))
+    teacher = save(paper, tmp_path / "t.safetensors", ModelMetadata(architecture="paper-cnn", dataset="digits"))
 
     def seconds(*arguments: object) -> float | None:
         return json.loads(run("train", *SMALL, *arguments, "--out", out, "--dry-run", "--json")[1])["seconds_left"]
@@ -964,7 +966,7 @@ def test_models_that_a_training_cannot_build_on(run: Run, model: Path, tmp_path:
         message = _refused(run, "train", *SMALL, *role, path, *out)
         assert f"given as {role[-1]}, has the classes a, b, c, ..., but scikit-learn digits has 0, 1, 2, ..." in message
     small = create("tiny", input_shape=(1, 8, 8), classes=DIGITS)
-    save(small, tmp_path / "small.safetensors", Description(architecture="tiny", dataset="letters"))
+    save(small, tmp_path / "small.safetensors", ModelMetadata(architecture="tiny", dataset="letters"))
     message = _refused(run, "train", *SMALL, "--start", tmp_path / "small.safetensors", *out)
     assert "has images of shape 1, 8, 8, but scikit-learn digits has 1, 28, 28" in message
     message = _refused(run, "train", "--start", tmp_path / "small.safetensors", *out)
@@ -1028,7 +1030,7 @@ def test_the_store_is_listed_and_cleaned(run: Run, tmp_path: Path, monkeypatch: 
     store = Store(tmp_path)
     _piece(store, "old")
     _piece(store, "new", code=code_version("casemate_study.tasks.measurements"))
-    with contextlib.suppress(RuntimeError), store.producing("begun") as working:
+    with contextlib.suppress(RuntimeError), store.lock_for("begun") as working:
         (working / "checkpoint").write_bytes(bytes(700))
         raise RuntimeError
 
@@ -1037,28 +1039,31 @@ def test_the_store_is_listed_and_cleaned(run: Run, tmp_path: Path, monkeypatch: 
     assert code == 0
     states = {line.split()[0]: line.split()[-1] for line in out.splitlines() if "E9/" in line}
     assert states == {"E9/old": "stale", "E9/new": "current"}
-    assert "2 pieces (1 stale)" in out
+    assert "2 artifacts (1 stale)" in out
     assert "1 folders, 700 B, unfinished or damaged" in out
     assert all(len(line) <= 80 for line in out.splitlines() if "E9/" in line)
     listed = json.loads(run("store", "list", "--store", tmp_path, "--json")[1])
-    assert {piece["name"]: piece["current"] for piece in listed["pieces"]} == {"E9/old": False, "E9/new": True}
-    assert {"kind", "key", "bytes", "finished", "seconds"} <= listed["pieces"][0].keys()
+    assert {artifact["name"]: artifact["current"] for artifact in listed["artifacts"]} == {
+        "E9/old": False,
+        "E9/new": True,
+    }
+    assert {"kind", "key", "bytes", "finished", "seconds"} <= listed["artifacts"][0].keys()
 
     planned = json.loads(run("store", "clean", "--store", tmp_path, "--dry-run", "--json")[1])
     assert planned["bytes"] > 5700
     assert {Path(each["path"]).name for each in planned["removed"]} == {"old", "begun"}
-    assert len(store.pieces()) == 2
-    with store.producing("old"):
+    assert len(store.artifacts()) == 2
+    with store.lock_for("old"):
         code, out, _ = run("store", "clean", "--store", tmp_path)
         assert code == 0
         assert "kept: E9/old (old) is in use by another process" in out
-    assert len(store.pieces()) == 2
+    assert len(store.artifacts()) == 2
     assert not (tmp_path / "working" / "begun").exists()
     code, out, _ = run("store", "clean", "--store", tmp_path)
     assert "bytes freed" in out
-    assert [piece.key for piece in store.pieces()] == ["new"]
+    assert [artifact.key for artifact in store.artifacts()] == ["new"]
     assert json.loads(run("store", "clean", "--store", tmp_path, "--all", "--json")[1])["bytes"] >= 5000
-    assert store.pieces() == []
+    assert store.artifacts() == []
 
 
 def test_info_names_what_is_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1159,7 +1164,7 @@ def test_lines_come_at_most_every_ten_seconds(clock: Clock, capsys: pytest.Captu
         for second in range(1, 41):
             clock.now += 1
             advance(1, f"step {second}")
-        observer.say("by the way")
+        observer.message("by the way")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "Training: 2 %, 1 min 38 s left, step 2",
@@ -1212,7 +1217,7 @@ def test_the_live_display_nests_and_stays_within_the_screen(clock: Clock) -> Non
                     inner(1, "epoch 1, loss 0.1234")
                     outer(1, "")
                     live._progress.refresh()
-            live.say("WARNING: something")
+            live.message("WARNING: something")
 
     text = _screen(draw)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))

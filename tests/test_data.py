@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from casemate import data
-from casemate.data import Dataset, LabelledImages, digits, fashion_mnist, split, subset, to_unit
+from casemate.data import Dataset, LabelledImages, digits, fashion_mnist, split, subset, to_float
 from casemate.data.augment import AlternatingFlip, Augmentation, Shift
 from casemate.data.idx import parse_images, parse_labels
 from casemate.errors import DataError, SettingError
@@ -152,7 +152,7 @@ def test_a_good_folder_is_read(copy: Copy, gzipped: bool) -> None:
     folder = copy.folder("good", gzipped=gzipped)
     found = data.load("fashion-mnist", folder)
     copy.check(found)
-    assert (found.name, found.origin, found.stands_in_for) == ("fashion-mnist", str(folder), None)
+    assert (found.name, found.origin, found.fallback_for) == ("fashion-mnist", str(folder), None)
 
 
 @pytest.mark.parametrize("length", [0, 5, 12, 60, -9, -1])
@@ -235,7 +235,7 @@ def test_places_are_tried_in_order(copy: Copy, monkeypatch: pytest.MonkeyPatch) 
 
 def test_auto_falls_back_to_the_digits_and_says_so(copy: Copy, listener: Listener) -> None:
     found = data.load("auto", offline=True, observer=listener)
-    assert (found.name, found.stands_in_for) == ("digits", "Fashion-MNIST")
+    assert (found.name, found.fallback_for) == ("digits", "Fashion-MNIST")
     assert len(listener.said) == 1
     assert listener.said[0].startswith("WARNING: falling back to scikit-learn's digits")
     assert str(copy.root / "cache") in listener.said[0]
@@ -367,7 +367,7 @@ def test_a_bad_download_is_refused_and_not_kept(
     monkeypatch.setattr(fashion_mnist, "OFFICIAL_URLS", (site.url(only),))
     with pytest.raises(DataError, match=rf"{_IMAGE_FILE} could not be downloaded: http://127.0.0.1"):
         data.load("fashion-mnist")
-    assert data.load("auto").stands_in_for == "Fashion-MNIST"
+    assert data.load("auto").fallback_for == "Fashion-MNIST"
     assert not list((copy.root / "cache").rglob("*ubyte*"))
 
 
@@ -447,7 +447,7 @@ def test_the_digits() -> None:
         assert int(counts.max() - counts.min()) <= count // 100
     assert torch.equal(one.test.pixels, two.test.pixels)
     assert one.classes[7] == "7"
-    assert data.load("digits").stands_in_for is None
+    assert data.load("digits").fallback_for is None
 
 
 def test_a_digit_is_an_enlarged_original() -> None:
@@ -463,7 +463,7 @@ def test_a_digit_is_an_enlarged_original() -> None:
 
 def test_pixels_become_their_share_of_255() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 4, 8, 8)
-    unit = to_unit(levels)
+    unit = to_float(levels)
     assert unit.dtype == torch.float32
     assert unit.is_contiguous(memory_format=torch.channels_last)
     expected = np.arange(256, dtype=np.float32) / np.float32(255)
@@ -474,12 +474,12 @@ def test_pixels_become_their_share_of_255() -> None:
 def test_annotations_are_checked_in_tests() -> None:
     # the point of running the suite with jaxtyping: three dimensions where four are stated do not pass
     with pytest.raises(TypeError):
-        to_unit(torch.zeros(1, 2, 2))
+        to_float(torch.zeros(1, 2, 2))
 
 
 def test_pixels_that_are_numbers_already_are_taken_as_they_are() -> None:
     images = LabelledImages(pixels=torch.rand(3, 1, 2, 2, dtype=torch.float64), labels=torch.arange(3))
-    unit, _ = images.unit()
+    unit, _ = images.tensors()
     assert unit.dtype == torch.float32
     assert torch.equal(unit, images.pixels.float())
 
@@ -562,7 +562,7 @@ def test_batches_come_in_order_and_whole() -> None:
     images = _numbered([0, 1, 2, 3, 4])
     batches = list(images.batches(2))
     assert [len(labels) for _, labels in batches] == [2, 2, 1]
-    everything = images.unit()
+    everything = images.tensors()
     assert torch.equal(torch.cat([pixels for pixels, _ in batches]), everything[0])
     assert torch.equal(torch.cat([labels for _, labels in batches]), everything[1])
 
@@ -659,7 +659,7 @@ def test_a_gpu_keeps_images_as_bytes_if_they_are_small(free: int, kept: bool, mo
     """PyTorch's `meta` device stands in for a GPU."""
     monkeypatch.setattr("casemate.data.dataset.free_memory", lambda device: free)
     images = LabelledImages(pixels=torch.zeros(3, 1, 4, 4, dtype=torch.uint8), labels=torch.arange(3))
-    there = images.kept_on(torch.device("meta"))
+    there = images.to_device_if_small(torch.device("meta"))
     assert (there.pixels.device.type, there.labels.device.type) == (("meta", "meta") if kept else ("cpu", "cpu"))
     assert there.pixels.dtype is torch.uint8
-    assert images.kept_on(torch.device("cpu")) is images
+    assert images.to_device_if_small(torch.device("cpu")) is images

@@ -14,28 +14,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from casemate.data import LabelledImages, digits, split, subset, to_unit
+from casemate.data import LabelledImages, digits, split, subset, to_float
 from casemate.data import augment as augment_module
 from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, Shift
 from casemate.data.noise import GaussianNoise
 from casemate.defenses import (
     AdversarialRegularization,
-    AtTemperature,
     Distillation,
     Recipe,
     StochasticAffine,
+    TemperatureCrossEntropy,
     at_temperature,
     preprocessed,
     with_noise,
 )
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.errors import ModelError, SettingError, ShapeError, TrainingError
-from casemate.models import Classifier, Description, create, load, save
+from casemate.models import Classifier, ModelMetadata, create, load, save
 from casemate.models.layers import NoiseLayer
 from casemate.norms import Norm
-from casemate.progress import SILENT
-from casemate.training import CrossEntropy, Objective, Trained, Training, fit
+from casemate.progress import NULL_OBSERVER
+from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.state import Weights, snapshot
 from casemate_study.tasks.defended_training import defend_model
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
@@ -53,7 +53,7 @@ def assert_same(one: Weights, two: Weights) -> None:
         assert torch.equal(tensor, two[name]), name
 
 
-def untimed(trained: Trained) -> list[dict[str, Any]]:
+def untimed(trained: TrainResult) -> list[dict[str, Any]]:
     """The history without what a clock says."""
     return [{key: value for key, value in row.items() if key != "seconds"} for row in trained.history]
 
@@ -371,7 +371,7 @@ def without_dropout(seed: int = 0) -> Classifier:
     return model
 
 
-BATCH = TRAIN[:12].unit()[0].double(), TRAIN.labels[:12]
+BATCH = TRAIN[:12].tensors()[0].double(), TRAIN.labels[:12]
 _MASK = (torch.arange(64).view(1, 8, 8) % 3 / 2).tolist()
 
 
@@ -527,7 +527,7 @@ def test_settings_at_their_limits_are_taken() -> None:
 def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
     model = tiny_model()
     makers: list[Callable[[], object]] = [
-        lambda: AtTemperature(temperature=temperature),
+        lambda: TemperatureCrossEntropy(temperature=temperature),
         lambda: Distillation(teacher=model, temperature=temperature),
         lambda: at_temperature(model, temperature),
     ]
@@ -600,7 +600,7 @@ def test_the_labels_are_not_used() -> None:
 
 
 def test_at_temperature_one_training_is_ordinary() -> None:
-    found, found_gradients = gradients(AtTemperature(temperature=1.0), without_dropout(), *BATCH)
+    found, found_gradients = gradients(TemperatureCrossEntropy(temperature=1.0), without_dropout(), *BATCH)
     expected, expected_gradients = gradients(CrossEntropy(), without_dropout(), *BATCH)
     assert found == expected
     assert_same(found_gradients, expected_gradients)
@@ -610,12 +610,12 @@ def test_at_temperature_one_training_is_ordinary() -> None:
 def test_at_a_temperature_the_logits_are_divided_by_it(temperature: float) -> None:
     images, labels = BATCH
     model = scaled(20.0)
-    loss, logits = AtTemperature(temperature=temperature)(model, images, labels)
+    loss, logits = TemperatureCrossEntropy(temperature=temperature)(model, images, labels)
     z = logits_of(model, images)
     log_q = np.log(softmax(z / temperature))
     assert loss.item() == pytest.approx(float(-log_q[np.arange(12), labels.numpy()].mean()), rel=1e-12)
     np.testing.assert_array_equal(logits.detach().numpy(), z)
-    value, _ = AtTemperature(temperature=temperature).validate(model, images, labels)
+    value, _ = TemperatureCrossEntropy(temperature=temperature).validate(model, images, labels)
     assert value == loss
     assert not value.requires_grad
 
@@ -636,7 +636,7 @@ def test_a_classifier_at_a_temperature_divides_its_logits_and_shares_its_weights
     assert {id(p) for p in cool.parameters()} == {id(p) for p in model.parameters()}
 
 
-class Lesson:
+class TrainSpec:
     """A teacher in an untidy state, and all that could change about it."""
 
     def __init__(self) -> None:
@@ -656,8 +656,8 @@ class Lesson:
 
 @pytest.mark.parametrize("validating", [False, True])
 def test_the_teacher_answers_in_evaluation_mode_and_is_left_as_it_was(validating: bool) -> None:
-    images, labels = TRAIN[:12].unit()
-    lesson = Lesson()
+    images, labels = TRAIN[:12].tensors()
+    lesson = TrainSpec()
     state, weights = lesson.state(), snapshot(lesson.model)
     objective = Distillation(teacher=lesson.model, temperature=3.0)
     student = tiny_model(4).eval()
@@ -677,7 +677,7 @@ def test_the_teacher_answers_in_evaluation_mode_and_is_left_as_it_was(validating
 def test_the_student_s_mode_is_its_own() -> None:
     student = tiny_model(4).train()
     before_ = snapshot(student)
-    Distillation(teacher=tiny_model(3), temperature=2.0)(student, *TRAIN[:12].unit())
+    Distillation(teacher=tiny_model(3), temperature=2.0)(student, *TRAIN[:12].tensors())
     assert all(module.training for module in student.modules())
     assert any(not torch.equal(tensor, before_[name]) for name, tensor in snapshot(student).items())  # batch norm moved
 
@@ -695,20 +695,20 @@ def test_a_teacher_of_something_else_is_refused(shape: tuple[int, int, int], cla
     objective = Distillation(teacher=teacher, temperature=2.0)
     for call in (objective, objective.validate):
         with pytest.raises(ShapeError, match=words):
-            call(tiny_model(), *TRAIN[:3].unit())
+            call(tiny_model(), *TRAIN[:3].tensors())
 
 
 def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> None:
     images = tiny_images(60, noise=120)
     teacher = scaled(6.0, seed=5).float()
     student = tiny_model(8, "linear")
-    x = images.unit()[0]
+    x = images.tensors()[0]
 
     def distance() -> float:
         return float(np.abs(softmax(logits_of(teacher, x) / 5) - softmax(logits_of(student, x) / 5)).max())
 
     first = distance()
-    settings = Training(epochs=80, batch_size=60, learning_rate=0.2, schedule="cosine")
+    settings = TrainConfig(epochs=80, batch_size=60, learning_rate=0.2, schedule="cosine")
     done = fit(student, images, images, settings, objective=Distillation(teacher=teacher, temperature=5.0))
     assert first > 0.25
     assert distance() < 0.04
@@ -719,10 +719,10 @@ def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> No
 
 
 def test_a_student_s_checkpoint_is_known_by_its_teacher(tmp_path: Path) -> None:
-    settings = Training(epochs=2, batch_size=50)
+    settings = TrainConfig(epochs=2, batch_size=50)
     place = tmp_path / "state"
 
-    def run(teacher: Classifier, temperature: float = 2.0) -> Trained:
+    def run(teacher: Classifier, temperature: float = 2.0) -> TrainResult:
         objective = Distillation(teacher=teacher, temperature=temperature)
         return fit(tiny_model(), TRAIN, VALIDATION, settings, objective=objective, checkpoint=place)
 
@@ -813,7 +813,7 @@ def test_copies_of_many_images_keep_order_and_numbers() -> None:
     assert torch.equal(done.labels[2300:], images.labels)
 
 
-_SETTINGS = Training(epochs=2, batch_size=30, seed=3)
+_SETTINGS = TrainConfig(epochs=2, batch_size=30, seed=3)
 
 
 def test_an_empty_recipe_is_ordinary_training() -> None:
@@ -849,7 +849,7 @@ def test_a_recipe_s_images_and_changes_reach_the_loop() -> None:
         index = torch.cat([numbers for when, numbers, _ in first.seen if when == epoch])
         images = torch.cat([seen for when, _, seen in first.seen if when == epoch])
         assert index.sort().values.tolist() == list(range(300))
-        assert torch.equal(images, to_unit(whole.pixels[index]))
+        assert torch.equal(images, to_float(whole.pixels[index]))
     assert len(first.seen) == 20
     for (_, numbers, seen), (_, same, changed) in zip(first.seen, last.seen, strict=True):
         assert torch.equal(numbers, same)
@@ -857,7 +857,7 @@ def test_a_recipe_s_images_and_changes_reach_the_loop() -> None:
 
 
 def test_a_recipe_trains_by_its_objective_and_options(tmp_path: Path) -> None:
-    objective = AtTemperature(temperature=7.0)
+    objective = TemperatureCrossEntropy(temperature=7.0)
     changes: tuple[Augmentation, ...] = (Shift(pixels=1), AlternatingFlip())
     whole = fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS, objective=objective, augment=changes)
     place = tmp_path / "state"
@@ -884,11 +884,13 @@ def test_the_study_s_producer_trains_by_what_its_configuration_says(tmp_path: Pa
     start, teacher = (
         create("tiny", input_shape=found.image_shape, classes=found.classes, seed=seed) for seed in (5, 6)
     )
-    pieces = {}
+    artifacts = {}
     for role, model in (("start", start), ("teacher", teacher)):
         (tmp_path / role).mkdir()
-        save(model, tmp_path / role / f"{role}-weights.safetensors", Description(architecture="tiny", dataset="digits"))
-        pieces[role] = Piece(role, tmp_path / role, {})
+        save(
+            model, tmp_path / role / f"{role}-weights.safetensors", ModelMetadata(architecture="tiny", dataset="digits")
+        )
+        artifacts[role] = Artifact(role, tmp_path / role, {})
     config = {
         "dataset": "digits",
         "architecture": "tiny",
@@ -897,12 +899,12 @@ def test_the_study_s_producer_trains_by_what_its_configuration_says(tmp_path: Pa
         "validation_images": 15,
         "seed": 2,
         "training": {"epochs": 2, "batch_size": 40, "patience": 1},
-        "weights": {role: f"{role}-weights" for role in pieces},
+        "weights": {role: f"{role}-weights" for role in artifacts},
         "extra": [{"name": "gaussian-blur"}],
         "augment": [{"name": "flip", "settings": {"vertical": 0.0}}],
     }
     train, validation = split(subset(found.train, 75, 2), 15, 2)
-    settings = Training(epochs=2, batch_size=40, patience=1, seed=2)
+    settings = TrainConfig(epochs=2, batch_size=40, patience=1, seed=2)
     regularised = {"name": "adversarial-regularization", "settings": {"step_size": 0.2, "norm": "linf"}}
     distilled = {"name": "distillation", "settings": {"temperature": 3.0}}
     cases: list[tuple[str, dict[str, Any], Objective]] = [
@@ -910,11 +912,11 @@ def test_the_study_s_producer_trains_by_what_its_configuration_says(tmp_path: Pa
         ("teacher", distilled, Distillation(teacher=teacher, temperature=3.0)),
     ]
     for role, spec, objective in cases:
-        folder, working = tmp_path / f"{role}-piece", tmp_path / f"{role}-working"
+        folder, working = tmp_path / f"{role}-artifact", tmp_path / f"{role}-working"
         folder.mkdir()
         working.mkdir()
-        context = Context(device="cpu", observer=SILENT)
-        result = defend_model(config | {"objective": spec}, {role: pieces[role]}, folder, working, context)
+        context = Context(device="cpu", observer=NULL_OBSERVER)
+        result = defend_model(config | {"objective": spec}, {role: artifacts[role]}, folder, working, context)
         model = create("tiny", input_shape=found.image_shape, classes=found.classes, seed=5 if role == "start" else 2)
         recipe = Recipe(objective=objective, extra=(GaussianBlur(),), augment=(Flip(vertical=0.0),))
         expected = recipe.fit(model, train, validation, settings)
@@ -930,13 +932,13 @@ _REGULARISED = NSL(norm="linf", step_size=0.1, clip_min=0.0, clip_max=1.0, multi
 
 
 def test_early_stopping_restores_the_epoch_of_the_lowest_adversarial_loss() -> None:
-    settings = Training(epochs=40, batch_size=10, learning_rate=0.02, patience=3)
+    settings = TrainConfig(epochs=40, batch_size=10, learning_rate=0.02, patience=3)
     done = fit(tiny_model(), TRAIN, VALIDATION, settings, objective=_REGULARISED)
     losses = [each["val_loss"] for each in done.history]
     assert done.stopped_at == len(losses) < 40
     assert done.epoch == done.best_epoch == 1 + int(np.argmin(losses)) == len(losses) - 3
     assert_same(snapshot(done.model), done.best)
-    model, (images, labels) = done.model.eval(), VALIDATION.unit()
+    model, (images, labels) = done.model.eval(), VALIDATION.tensors()
     moved = reference_neighbours(_REGULARISED, model, images, labels)
     adversarial, clean = (F.cross_entropy(model(x), labels).item() for x in (moved, images))
     assert adversarial == pytest.approx(min(losses), rel=1e-5)
@@ -949,7 +951,7 @@ def test_an_adversarial_training_that_is_stopped_goes_on_bit_for_bit(tmp_path: P
     class Killed(BaseException):
         """What a signal does to a process."""
 
-    settings = Training(epochs=3, batch_size=25)
+    settings = TrainConfig(epochs=3, batch_size=25)
     objective = NSL(norm="linf", step_size=0.05, pgd_eps=0.1, iterations=2)
     whole = fit(tiny_model(), TRAIN, VALIDATION, settings, objective=objective)
     place = tmp_path / "state"
@@ -976,7 +978,7 @@ def test_an_adversarial_training_that_is_stopped_goes_on_bit_for_bit(tmp_path: P
 
 def test_a_training_with_random_starts_is_a_function_of_its_seed() -> None:
     objective = replace(_REGULARISED, random_start=True, pgd_eps=0.1)
-    settings = Training(epochs=1, batch_size=50)
+    settings = TrainConfig(epochs=1, batch_size=50)
     histories, untouched = [], []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -111,7 +111,7 @@ def _produce(
             raise StoreError("this one fails")
         (folder / "out.txt").write_text(str(config["value"]))
         advance(1, "whole")
-    return {"value": config["value"] + sum(piece.result["value"] for piece in needs.values())}
+    return {"value": config["value"] + sum(artifact.result["value"] for artifact in needs.values())}
 
 
 PRODUCERS = {kind: Producer(module="casemate.losses", load=lambda: _produce) for kind in ("first", "second")}
@@ -159,18 +159,18 @@ def test_a_plan_computes_what_is_missing_and_keeps_it(tmp_path: Path, listener: 
     plan = make_plan(TASKS, ["c"], PRODUCERS, store, "cpu")
     assert [task.name for task in plan.missing] == ["a", "b", "c"]
     assert plan.work_left == 9
-    pieces = run_plan(plan, PRODUCERS, store, context, threads=1)
-    assert {name: piece.result["value"] for name, piece in pieces.items()} == {"a": 1, "b": 11, "c": 111}
-    assert pieces["b"].path("out.txt").read_text() == "10"
-    assert pieces["b"].facts["needs"] == {"model": pieces["a"].key}
-    assert {"commit", "libraries", "seconds", "finished", "threads"} <= pieces["a"].facts["provenance"].keys()
-    with pytest.raises(StoreError, match="missing from a finished piece"):
-        pieces["b"].path("nothing.txt")
+    artifacts = run_plan(plan, PRODUCERS, store, context, threads=1)
+    assert {name: artifact.result["value"] for name, artifact in artifacts.items()} == {"a": 1, "b": 11, "c": 111}
+    assert artifacts["b"].path("out.txt").read_text() == "10"
+    assert artifacts["b"].facts["needs"] == {"model": artifacts["a"].key}
+    assert {"commit", "libraries", "seconds", "finished", "threads"} <= artifacts["a"].facts["provenance"].keys()
+    with pytest.raises(StoreError, match="missing from a finished artifact"):
+        artifacts["b"].path("nothing.txt")
 
     again = make_plan(TASKS, ["c"], PRODUCERS, store, "cpu")
     listener.titles.clear()
     assert again.missing == []
-    assert run_plan(again, PRODUCERS, store, context, threads=1).keys() == pieces.keys()
+    assert run_plan(again, PRODUCERS, store, context, threads=1).keys() == artifacts.keys()
     assert listener.titles == []
 
 
@@ -180,7 +180,7 @@ def test_what_finished_before_a_failure_is_kept(tmp_path: Path, listener: Listen
     plan = make_plan(failing, ["b"], PRODUCERS, store, "cpu")
     with pytest.raises(StoreError, match="this one fails"):
         run_plan(plan, PRODUCERS, store, context, threads=1)
-    assert list(make_plan(failing, ["b"], PRODUCERS, store, "cpu").pieces) == ["a"]
+    assert list(make_plan(failing, ["b"], PRODUCERS, store, "cpu").artifacts) == ["a"]
     assert [path.parent.name for path in store.unfinished()] == ["working"]
 
 
@@ -216,10 +216,10 @@ def test_the_whole_moves_along_with_its_pieces(tmp_path: Path) -> None:
 def test_a_piece_made_by_other_code_is_stale(tmp_path: Path, listener: Listener) -> None:
     store = Store(tmp_path)
     plan = make_plan(TASKS, ["a"], PRODUCERS, store, "cpu")
-    piece = run_plan(plan, PRODUCERS, store, Context("cpu", listener), threads=1)["a"]
-    assert is_current(piece, PRODUCERS)
-    assert not is_current(replace(piece, facts=piece.facts | {"code": "0123456789abcdef"}), PRODUCERS)
-    assert not is_current(piece, {"second": PRODUCERS["second"]})
+    artifact = run_plan(plan, PRODUCERS, store, Context("cpu", listener), threads=1)["a"]
+    assert is_current(artifact, PRODUCERS)
+    assert not is_current(replace(artifact, facts=artifact.facts | {"code": "0123456789abcdef"}), PRODUCERS)
+    assert not is_current(artifact, {"second": PRODUCERS["second"]})
 
 
 def test_code_version_is_that_of_the_installed_code() -> None:
@@ -233,14 +233,14 @@ def _put(store: Store, key: str = "k1", **facts: Any) -> None:
 
 def test_a_piece_is_in_the_store_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError, match="halfway"), store.producing("k1") as working:  # noqa: PT012
+    with pytest.raises(RuntimeError, match="halfway"), store.lock_for("k1") as working:  # noqa: PT012
         (working / "checkpoint").write_text("epoch 3")
         with store.put("k1", dict(FACTS)) as folder:
             (folder / "data.bin").write_bytes(b"x")
             raise RuntimeError("halfway")
     assert store.find("k1") is None
-    assert store.pieces() == []
-    with store.producing("k1") as working:
+    assert store.artifacts() == []
+    with store.lock_for("k1") as working:
         assert (working / "checkpoint").read_text() == "epoch 3"
         _put(store)
     found = store.find("k1")
@@ -254,14 +254,14 @@ def test_a_piece_is_replaced_whole(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _put(store, result={"x": 1})
     _put(store, result={"x": 2})
-    assert [piece.result for piece in store.pieces()] == [{"x": 2}]
+    assert [artifact.result for artifact in store.artifacts()] == [{"x": 2}]
 
 
 def test_pieces_come_in_the_order_they_were_made(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for key, when in (("k1", "2026-03-01"), ("k2", "2026-01-01"), ("k3", "2026-02-01")):
         _put(store, key, provenance={"finished": when})
-    assert [piece.key for piece in store.pieces()] == ["k2", "k3", "k1"]
+    assert [artifact.key for artifact in store.artifacts()] == ["k2", "k3", "k1"]
 
 
 @pytest.mark.parametrize(
@@ -289,24 +289,24 @@ def test_pieces_come_in_the_order_they_were_made(tmp_path: Path) -> None:
 def test_a_damaged_piece_is_named_and_can_be_cleaned(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
     _put(store)
-    (tmp_path / "pieces" / "k1" / "piece.json").write_text(content)
+    (tmp_path / "artifacts" / "k1" / "artifact.json").write_text(content)
     with pytest.raises(StoreError, match="damaged; run `casemate store clean`"):
         store.find("k1")
-    assert store.pieces() == []
-    assert store.unfinished() == [tmp_path / "pieces" / "k1"]
-    assert store.discard(tmp_path / "pieces" / "k1") >= 1000
+    assert store.artifacts() == []
+    assert store.unfinished() == [tmp_path / "artifacts" / "k1"]
+    assert store.discard(tmp_path / "artifacts" / "k1") >= 1000
     assert store.find("k1") is None
 
 
 def test_damaged_files_of_a_piece_are_named(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _put(store)
-    piece = store.find("k1")
-    assert piece is not None
+    artifact = store.find("k1")
+    assert artifact is not None
     with pytest.raises(StoreError, match=r"data.bin is damaged: its header is said to take \d+ bytes"):
-        piece.arrays("data.bin")
+        artifact.arrays("data.bin")
     with pytest.raises(StoreError, match=r"cannot read .*data.bin as a table"):
-        read_table(piece.path("data.bin"), StoreError)
+        read_table(artifact.path("data.bin"), StoreError)
 
 
 def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:
 def test_a_removal_that_is_cut_off_leaves_no_half_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     _put(store)
-    (piece,) = store.pieces()
+    (artifact,) = store.artifacts()
     with monkeypatch.context() as patch:
 
         def refuse(path: Path, ignore_errors: bool = False) -> None:
@@ -327,12 +327,12 @@ def test_a_removal_that_is_cut_off_leaves_no_half_piece(tmp_path: Path, monkeypa
 
         patch.setattr("shutil.rmtree", refuse)
         with pytest.raises(StoreError, match=r"cannot remove .*Permission denied"):
-            store.remove(piece)
+            store.remove(artifact)
     assert store.find("k1") is None
     assert len(store.unfinished()) == 1
     assert sum(store.discard(path) for path in store.unfinished()) > 1000
     assert store.unfinished() == []
-    assert list((tmp_path / "pieces").iterdir()) == []
+    assert list((tmp_path / "artifacts").iterdir()) == []
 
 
 def test_a_store_without_permission_to_lock_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ def test_a_store_without_permission_to_lock_says_so(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("filelock.FileLock.acquire", refuse)
-    with pytest.raises(StoreError, match=r"cannot lock .*Permission denied; make .* writable"), store.producing("k1"):
+    with pytest.raises(StoreError, match=r"cannot lock .*Permission denied; make .* writable"), store.lock_for("k1"):
         pass
 
 
@@ -363,7 +363,7 @@ HOLD = """
     import sys, time
     from pathlib import Path
     from casemate.engine import Store
-    with Store(Path(sys.argv[1])).producing(sys.argv[2]) as working:
+    with Store(Path(sys.argv[1])).lock_for(sys.argv[2]) as working:
         (working / "checkpoint").write_text("epoch 1")
         print("ready", flush=True)
         time.sleep(60)
@@ -373,7 +373,7 @@ HALF_A_PUT = """
     from pathlib import Path
     from casemate.engine import Store
     store = Store(Path(sys.argv[1]))
-    with store.producing("k1") as working:
+    with store.lock_for("k1") as working:
         (working / "checkpoint").write_text("epoch 1")
         with store.put("k1", {}) as folder:
             (folder / "data.bin").write_bytes(b"x" * 5000)
@@ -385,16 +385,16 @@ HALF_A_PUT = """
 def test_one_process_at_a_time_computes_a_piece(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _put(store, "k2")
-    (other,) = store.pieces()
+    (other,) = store.artifacts()
     with _rival(HOLD, tmp_path, "k1") as rival:
-        with pytest.raises(StoreError, match=rf"another process \(pid {rival.pid}\) is computing this piece"):
-            store.producing("k1").__enter__()
+        with pytest.raises(StoreError, match=rf"another process \(pid {rival.pid}\) is computing this artifact"):
+            store.lock_for("k1").__enter__()
         assert store.unfinished() == []  # what is being worked on is not left over
         with pytest.raises(StoreError, match="in use by another process"):
             store.discard(tmp_path / "working" / "k1")
-        with store.producing("k2"):
+        with store.lock_for("k2"):
             pass
-    with store.producing("k1") as working:  # a lock dies with its holder
+    with store.lock_for("k1") as working:  # a lock dies with its holder
         assert (working / "checkpoint").read_text() == "epoch 1"
     with _rival(HOLD, tmp_path, "k2"), pytest.raises(StoreError, match=r"A/b \(k2\) is in use by another process"):
         store.remove(other)
@@ -409,11 +409,11 @@ def test_a_kill_during_a_put_leaves_no_half_piece(tmp_path: Path) -> None:
         os.kill(rival.pid, signal.SIGKILL)
         rival.wait()
     assert store.find("k1") is None
-    assert store.pieces() == []
+    assert store.artifacts() == []
     left = store.unfinished()
-    assert sorted(path.parent.name for path in left) == ["pieces", "working"]
+    assert sorted(path.parent.name for path in left) == ["artifacts", "working"]
     assert sum(size_of(path) for path in left) == 5000 + len("epoch 1")
-    with store.producing("k1") as working:
+    with store.lock_for("k1") as working:
         assert (working / "checkpoint").read_text() == "epoch 1"
         _put(store)
     assert store.find("k1") is not None
@@ -424,7 +424,7 @@ def test_a_kill_during_a_put_leaves_no_half_piece(tmp_path: Path) -> None:
 
 def test_stray_files_in_the_store_are_left_over(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    (tmp_path / "pieces" / ".stray").write_text("12345")
+    (tmp_path / "artifacts" / ".stray").write_text("12345")
     write_json(tmp_path / "working" / "notes.json", {})
     assert len(store.unfinished()) == 2
     for path in store.unfinished():

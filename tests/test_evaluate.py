@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from casemate.attacks import BIM, EOT, FGSM, PGD, Passes, Status, sweep_eps
-from casemate.data import LabelledImages, to_unit
+from casemate.data import LabelledImages, to_float
 from casemate.errors import CasemateWarning, SettingError, ShapeError
 from casemate.evaluation import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
 from casemate.evaluation.clean import CleanResult, expected_calibration_error
@@ -173,7 +173,7 @@ def test_clean_measures_are_those_of_the_network() -> None:
     result = evaluate_clean(model, images, batch_size=16)
     assert model.training
     with torch.no_grad():
-        logits = model(to_unit(images.pixels)).double()
+        logits = model(to_float(images.pixels)).double()
     assert result.prediction.tolist() == logits.argmax(1).tolist()
     assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels, reduction="none").numpy())
     assert result.confidence == pytest.approx(logits.softmax(1).amax(1).numpy())
@@ -192,7 +192,7 @@ def learner() -> tuple[Classifier, LabelledImages]:
     model = classifier(network(dtype=torch.float32, scale=4.0), classes=4)
     images = stored_images(45)
     with torch.no_grad():
-        labels = model(to_unit(images.pixels)).argmax(1)
+        labels = model(to_float(images.pixels)).argmax(1)
     labels[::9] = (labels[::9] + 1) % 4
     return model, LabelledImages(pixels=images.pixels, labels=labels)
 
@@ -232,7 +232,7 @@ def test_a_curve_is_its_sweeps_joined_whatever_the_batch_size() -> None:
     model, images = learner()
     attack = PGD(eps=0.5, steps=3)
     curve = eps_curve(model, attack, images, [0.02, 0.1], batch_size=7, seed=5)
-    pixels, labels = images.unit()
+    pixels, labels = images.tensors()
     whole = sweep_eps(attack, model, pixels, labels, [0.02, 0.1], seed=5)
     assert np.array_equal(curve.worst, whole.worst.numpy())
     assert curve.last is not None
@@ -311,7 +311,7 @@ def test_zero_gradients_of_a_saturated_classifier() -> None:
 
 def test_with_a_zero_gradient_fgsm_does_not_move_whatever_its_eps() -> None:
     model, images = overconfident([30.0, 60.0])
-    pixels, labels = images.unit()
+    pixels, labels = images.tensors()
     for loss, standing in (("prob-ce", True), ("torch-ce", True), ("ce", False), ("margin", False)):
         words = "FGSM had no gradient to follow on 2 of 2 images"
         with pytest.warns(CasemateWarning, match=words) if standing else nullcontext():

@@ -27,7 +27,7 @@ from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
 from casemate.evaluation import Budget, evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
-from casemate.models import Classifier, Description, save
+from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
@@ -80,7 +80,7 @@ class Done:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved model for tiny images."""
     path = tmp_path_factory.mktemp("model") / "thirds.safetensors"
-    return save(thirds(), path, Description(architecture="linear", dataset="tiny"))
+    return save(thirds(), path, ModelMetadata(architecture="linear", dataset="tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +123,11 @@ def test_the_files_are_there_and_agree(done: Done) -> None:
         left = table["fooled_at"].is_null() | (table["fooled_at"] > eps)
         assert left.mean() == pytest.approx(robust["value"])
         assert robust["low"] < robust["value"] < robust["high"]
-    fooled = table.filter(pl.col("winner").is_not_null())
-    assert (fooled["taken_for"] != fooled["label"]).all()
+    fooled = table.filter(pl.col("first_success").is_not_null())
+    assert (fooled["adversarial_prediction"] != fooled["label"]).all()
     assert (fooled["distance"] <= fooled["fooled_at"] + 1e-6).all()
     for each in done.result["attacks"]:
-        assert (table["winner"] == each["attack"]).sum() == each["first_to_fool"]
+        assert (table["first_success"] == each["attack"]).sum() == each["first_to_fool"]
     assert [each["attack"] for each in done.result["attacks"]] == ["pgd", "square"]
 
 
@@ -369,7 +369,7 @@ def test_another_evaluation_is_not_replaced(
         np.savez(other, images=255 - IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
     weights = model
     if "OTHER MODEL" in changed:
-        description = Description(architecture="linear", dataset="tiny")
+        description = ModelMetadata(architecture="linear", dataset="tiny")
         weights, changed = save(thirds(19.0), tmp_path / model.name, description), []
     changed = [{"MODEL": str(model), "OTHER IMAGES": str(other)}.get(each, each) for each in changed]
     command = ["evaluate", weights, "--data", images, "--eps", *EPS, "--out", before]
@@ -595,7 +595,7 @@ def test_images_are_read_in_all_their_forms(tmp_path: Path, kind: str) -> None:
             path = tmp_path / "own.safetensors"
             safetensors.torch.save_file({"images": IMAGES.pixels, "labels": IMAGES.labels.int()}, path)
     found = read_images(path)
-    assert torch.allclose(found.unit()[0], IMAGES.unit()[0], atol=1e-7)
+    assert torch.allclose(found.tensors()[0], IMAGES.tensors()[0], atol=1e-7)
     assert torch.equal(found.labels, IMAGES.labels)
 
 
@@ -690,7 +690,7 @@ class Sick(nn.Module):
 def test_logits_that_are_not_numbers_void_the_evaluation_and_count_as_wrong() -> None:
     model = Classifier(Sick(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
     found = evaluate(model, IMAGES, eps=0.05, attacks=ATTACKS)
-    bright = IMAGES.unit()[0][:, 0, 0, 0] > 0.6
+    bright = IMAGES.tensors()[0][:, 0, 0, 0] > 0.6
     healthy = evaluate(thirds(), IMAGES, eps=0.05, attacks=ATTACKS)
     assert 3 < bright.sum() < 37
     assert found.clean.accuracy.value == (healthy.clean.correct & ~bright.numpy()).mean()

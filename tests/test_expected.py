@@ -38,7 +38,7 @@ from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.cost import PassCost, attack_passes, check_passes
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.findings.check import Check
-from casemate.evaluation.findings.evidence import Evidence
+from casemate.evaluation.findings.context import CheckContext
 from casemate.models import Classifier
 from conftest import tiny_images, tiny_model
 from oracles import EXAMINED, SHAPE, Tally, classifier
@@ -164,8 +164,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Passes]:
     found: dict[str, Passes] = {}
     call = Check.__call__
 
-    def counting(self: Check, evidence: Evidence) -> Checked:
-        network = evidence.asked.network
+    def counting(self: Check, evidence: CheckContext) -> Checked:
+        network = evidence.original_model.network
         assert isinstance(network, Firm)
         before = copy.copy(network.passes)
         result = call(self, evidence)
@@ -189,7 +189,7 @@ def test_the_most_passes_of_the_checks_are_what_they_take(counted: dict[str, Pas
     most = check_passes(600, thorough=False)
     assert 0.7 * most.forward < total.forward <= most.forward
     assert 0.7 * most.backward < total.backward <= most.backward
-    noise = counted["noise"].forward  # a hundredth of much-noise; by-decisions may ask 10,000 times for each of 64
+    noise = counted["noise"].forward  # a hundredth of noise-10k; decision-based may ask 10,000 times for each of 64
     dear = check_passes(600, thorough=True).forward - most.forward
     assert 0.9 * dear < 100 * noise + 64 * 10_000 <= dear
 

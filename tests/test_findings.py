@@ -51,12 +51,12 @@ def raised(found: Evaluation) -> dict[str, str]:
 )
 def test_a_model_that_counts_its_questions_is_not_trusted(other: Callable[[int], bool]) -> None:
     found = judged(Calls(thirds(), other))
-    assert raised(found)["unchanged"] == "voids"
+    assert raised(found)["stateful-model"] == "voids"
     assert found.verdict.word == "not to be trusted"
 
 
 def test_a_model_that_remembers_nothing_is_unchanged() -> None:
-    assert "unchanged" not in raised(judged(thirds()))
+    assert "stateful-model" not in raised(judged(thirds()))
 
 
 class Noisy(nn.Module):
@@ -78,14 +78,14 @@ def test_what_answers_at_random_remembers_nothing(own: bool) -> None:
     """Its draws can be held fixed, wherever they come from."""
     found = judged(Noisy(own=own))
     assert found.randomised
-    assert not {"unchanged", "same-draws"} & set(raised(found))
+    assert not {"stateful-model", "fixed-randomness"} & set(raised(found))
     assert "robust" in found.verdict.word
 
 
 def test_what_counts_from_the_first_question_on_is_not_taken_for_random() -> None:
     found = judged(Calls(thirds(), lambda count: count % 3 == 0))
     assert found.randomised
-    assert raised(found)["unchanged"] == "voids"
+    assert raised(found)["stateful-model"] == "voids"
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
@@ -124,7 +124,7 @@ def test_a_normalisation_that_is_another_ones_is_found(mean: float, std: float, 
         for each, other in ((mean, std), (0.1307, 0.3081))
     )
     images = tiny_images(80)
-    found = evaluate(model, images[known(images.unit()[0]).argmax(1) == images.labels], eps=0.02, attacks=ATTACKS)
+    found = evaluate(model, images[known(images.tensors()[0]).argmax(1) == images.labels], eps=0.02, attacks=ATTACKS)
     assert ("normalisation" in raised(found)) == told
     if told:
         (said,) = [each.sentence for each in found.findings if each.check == "normalisation"]

@@ -37,7 +37,7 @@ from casemate.models.accel.few_channels import FewChannels, suits
 from casemate.models.accel.pass_size import DEFAULT
 from casemate.models.accel.rearrange import lighten
 from casemate.models.layers import NoiseLayer
-from casemate.progress import SILENT
+from casemate.progress import NULL_OBSERVER
 from oracles import NoWayBack, Uncopied, classifier, generator, small_task
 
 SHAPE = (1, 12, 12)
@@ -519,7 +519,7 @@ def test_a_copy_without_parameters_knows_where_it_is() -> None:
 def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that cannot be copied, such as one that holds a lock."""
     said: list[str] = []
-    observer: Any = SimpleNamespace(say=said.append, work=SILENT.work, lock=threading.RLock())
+    observer: Any = SimpleNamespace(say=said.append, work=NULL_OBSERVER.work, lock=threading.RLock())
     times = iter([2.0, 1.0])
     monkeypatch.setattr(
         sys.modules["casemate.models.accel.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
@@ -617,7 +617,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    observer = SimpleNamespace(say=said.append, work=SILENT.work)
+    observer = SimpleNamespace(say=said.append, work=NULL_OBSERVER.work)
 
     def precision(model: Classifier, gain: float) -> str:
         times = iter([gain, 1.0])

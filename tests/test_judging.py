@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from casemate.attacks import BIM, EOT, FGSM, PGD, Attack, Criterion, GradientAttack, Passes, input_gradient
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.evaluation import Targeted, eps_curve, gradient_alignment, share, targeted_matrix, worst_case
-from casemate.models import Classifier, Description, create, save
+from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.norms import Ball
-from casemate.progress import SILENT, Advance
+from casemate.progress import NULL_OBSERVER, Advance
 from casemate.rng import Streams
-from casemate_study.tasks.inputs import attack_of, model_of, seeded
+from casemate_study.tasks.inputs import attack_of, classifier_for, seeded
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 from oracles import (
     EXAMINED,
@@ -91,7 +91,7 @@ def test_the_cosine_is_that_of_the_gradients_at_the_image_and_at_a_point_in_the_
     found = gradient_alignment(classifier(looking, classes=4), images, radius)
     assert len(looking.tally.seen) == EXAMINED + 2
     here, near = (seen.double() for seen in looking.tally.seen[EXAMINED:])
-    torch.testing.assert_close(here, images.unit()[0].double(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(here, images.tensors()[0].double(), rtol=0, atol=1e-7)
     assert (near - here).abs().max() <= radius + 1e-6
     assert (near - here).flatten(1).abs().amax(1).min() > 0.8 * radius
     assert near.min() >= 0
@@ -175,7 +175,7 @@ def rough() -> tuple[Classifier, LabelledImages]:
     """A network whose loss has many hills, so that attacks disagree; it is right about four images in five."""
     model = classifier(network(1, dtype=torch.float32, scale=100.0), classes=4)
     images = random_images(60, 4)
-    labels = model(images.unit()[0]).argmax(1)
+    labels = model(images.tensors()[0]).argmax(1)
     labels[::5] = (labels[::5] + 1) % 4
     return model, replace(images, labels=labels)
 
@@ -202,7 +202,7 @@ def test_the_worst_case_is_what_withstood_every_attack(rough: tuple[Classifier, 
         passes.add(curve.passes)
     np.testing.assert_array_equal(found.every, by_hand)
     assert found.passes == passes
-    right = (model(images.unit()[0]).argmax(1) == images.labels).numpy()
+    right = (model(images.tensors()[0]).argmax(1) == images.labels).numpy()
     assert right.sum() == 48
     np.testing.assert_array_equal(found.every[:, 0], right)
     assert (found.every[:, 1:] <= found.every[:, :-1]).all()
@@ -270,7 +270,7 @@ def near() -> tuple[Classifier, LabelledImages]:
 def right_of(model: Classifier, images: LabelledImages) -> Tensor:
     """Which images the model classifies as labelled."""
     with torch.no_grad():
-        return model(images.unit()[0]).argmax(1) == images.labels
+        return model(images.tensors()[0]).argmax(1) == images.labels
 
 
 STRONG = BIM(eps=1.0, steps=30, step=0.1)
@@ -300,7 +300,7 @@ def test_every_cell_is_the_attack_towards_that_class(near: tuple[Classifier, Lab
     attack = BIM(eps=0.2, steps=5)
     found = targeted_matrix(model, attack, images, batch_size=batch_size)
     chosen = images[right_of(model, images)]
-    pixels, labels = chosen.unit()
+    pixels, labels = chosen.tensors()
     passes = Passes()
     for target in range(4):
         others = labels != target
@@ -321,7 +321,7 @@ def test_only_images_that_are_classified_correctly_are_attacked(near: tuple[Clas
     asked = torch.cat(later)
     assert len(first) == 32  # the look at all of them
     assert len(asked) == 2 * 3 * int(right.sum())  # a step and a look again, towards three classes
-    wrong = images.unit()[0][~right]
+    wrong = images.tensors()[0][~right]
     assert not (asked.unsqueeze(1) == wrong.unsqueeze(0)).flatten(2).all(2).any()
 
 
@@ -372,7 +372,7 @@ def test_with_two_classes_the_other_is_reached_where_a_linear_margin_can_be_over
     images = stored(problem.images, problem.labels)
     images = images[right_of(problem.model, images)]
     found = targeted_matrix(problem.model, FGSM(eps=eps), images)
-    pixels, labels = images.unit()
+    pixels, labels = images.tensors()
     slope = problem.slope[[int((problem.labels == label).nonzero()[0]) for label in labels]]
     fall = steepest_descent(slope, room(pixels.flatten(1).double(), slope), "linf", eps)
     with torch.no_grad():
@@ -436,7 +436,7 @@ def test_what_an_image_draws_does_not_depend_on_the_batch_size(
 
 # ------------------------------------------------------------------------------- what the study's measures start from
 
-CONTEXT = Context(device="cpu", observer=SILENT)
+CONTEXT = Context(device="cpu", observer=NULL_OBSERVER)
 
 
 def measured(produce: Callable[..., dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -448,7 +448,7 @@ def at_random(config: dict[str, Any], needs: object, folder: Path, working: Path
     """Measures a classifier that moves its images at random; what it is given besides the seed is of no matter."""
     del config, needs, folder, working, context
     model = preprocessed(tiny_model(2).eval(), StochasticAffine())
-    images, labels = tiny_images(6).unit()
+    images, labels = tiny_images(6).tensors()
     _, gradient = input_gradient(model, images, Criterion(labels), "ce", draws=2)
     return {"logits": model(images).tolist(), "gradient": gradient.tolist()}
 
@@ -498,17 +498,17 @@ class Asked:
 def asked(tmp_path: Path) -> Asked:
     """A saved network with noise layers."""
     model = create("paper-cnn-noise", input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
-    save(model, tmp_path / "best.safetensors", Description(architecture="paper-cnn-noise", dataset="tiny"))
-    needs = {"model": Piece("key", tmp_path, {})}
+    save(model, tmp_path / "best.safetensors", ModelMetadata(architecture="paper-cnn-noise", dataset="tiny"))
+    needs = {"model": Artifact("key", tmp_path, {})}
 
     def of(inference: str | None, divide: float | None) -> Classifier:
-        return model_of({"weights": "best", "inference": inference, "divide": divide}, needs, CONTEXT)
+        return classifier_for({"weights": "best", "inference": inference, "divide": divide}, needs, CONTEXT)
 
     return Asked(model, of)
 
 
 def test_a_model_is_made_from_its_configuration(asked: Asked) -> None:
-    images, _ = tiny_images(5).unit()
+    images, _ = tiny_images(5).tensors()
     calm = asked.model(images).detach()
     torch.testing.assert_close(asked.of(None, None)(images), calm)
     torch.testing.assert_close(asked.of(None, 20.0)(images), calm / 20)

@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from casemate.errors import CasemateError, ModelError, SettingError, ShapeError
-from casemate.models import Classifier, Description, create, load, names, register, save
+from casemate.models import Classifier, ModelMetadata, create, load, names, register, save
 from casemate.models.checkpoint import sidecar_of
 from casemate.models.keras_init import he_normal, keras_defaults
 from casemate.models.registry import builder
@@ -290,7 +290,7 @@ def test_normalisation_lives_inside() -> None:
 
 # --- checkpoints -------------------------------------------------------------------------------------------------
 
-_DESCRIPTION = Description(
+_DESCRIPTION = ModelMetadata(
     architecture="tiny",
     dataset="stripes",
     recipe={"name": "none", "eps": 0.1, "more": [1, None]},
@@ -303,7 +303,7 @@ _DESCRIPTION = Description(
 def saved(tmp_path: Path) -> Path:
     """A checkpoint of a network whose running statistics have moved."""
     model = tiny_model().train()
-    model(tiny_images(32).unit()[0])
+    model(tiny_images(32).tensors()[0])
     return save(model, tmp_path / "model.safetensors", _DESCRIPTION)
 
 
@@ -317,7 +317,7 @@ def _reseal(path: Path) -> None:
 @pytest.mark.parametrize("normalised", [False, True])
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, normalised: bool) -> None:
     plain = tiny_model().train()
-    plain(tiny_images(32).unit()[0])
+    plain(tiny_images(32).tensors()[0])
     model = Classifier(
         plain.network,
         input_shape=TINY_SHAPE,
@@ -335,7 +335,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path, normalised: bool) -
         assert torch.equal(back.state_dict()[name], tensor)
         assert back.state_dict()[name].dtype == tensor.dtype
     assert (back.input_shape, back.classes, back.bounds) == (TINY_SHAPE, TINY_CLASSES, (-1.0, 2.0))
-    images = tiny_images(16).unit()[0]
+    images = tiny_images(16).tensors()[0]
     assert torch.equal(back(images), model.eval()(images))
     assert sorted(p.name for p in path.parent.iterdir()) == ["model.v1.json", "model.v1.safetensors"]
 
@@ -362,7 +362,7 @@ def test_only_safetensors_are_written(tmp_path: Path) -> None:
 def test_a_description_that_json_cannot_hold_leaves_the_old_checkpoint(saved: Path) -> None:
     before = {path: path.read_bytes() for path in saved.parent.iterdir()}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save(tiny_model(seed=5), saved, Description(architecture="tiny", dataset="", metrics={"loss": math.nan}))
+        save(tiny_model(seed=5), saved, ModelMetadata(architecture="tiny", dataset="", metrics={"loss": math.nan}))
     assert {path: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from casemate.attacks import Attack
-from casemate.models import Description, create, save
+from casemate.models import ModelMetadata, create, save
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "attacks"
 
@@ -103,7 +103,7 @@ def test_a_missing_environment_is_exit_code_2(tmp_path: Path, capsys: pytest.Cap
     compare = loaded("compare")
     model = create("paper-student", input_shape=(1, 28, 28), classes=tuple("0123456789"), seed=0)
     path = save(
-        model, tmp_path / "model.safetensors", Description(architecture="paper-student", dataset="fashion-mnist")
+        model, tmp_path / "model.safetensors", ModelMetadata(architecture="paper-student", dataset="fashion-mnist")
     )
     arguments = Namespace(
         model=path,

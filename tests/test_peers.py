@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from casemate import data
-from casemate.models import Description, create, save
-from casemate.training import Training, fit
+from casemate.models import ModelMetadata, create, save
+from casemate.training import TrainConfig, fit
 
 pytestmark = pytest.mark.reference
 
@@ -28,9 +28,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = data.load("fashion-mnist", offline=True)
     train, validation = data.split(data.subset(images.train, 3300, 0), 300, 0)
     model = create("paper-cnn", input_shape=images.image_shape, classes=images.classes, seed=0)
-    fit(model, train, validation, Training(epochs=1, batch_size=32))
+    fit(model, train, validation, TrainConfig(epochs=1, batch_size=32))
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    return save(model, path, Description(architecture="paper-cnn", dataset="fashion-mnist"))
+    return save(model, path, ModelMetadata(architecture="paper-cnn", dataset="fashion-mnist"))
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import casemate
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
-APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AtTemperature AttackResult
-AutoAttack Ball CarliniWagner CasemateError CasemateWarning Classifier CornerNoise CrossEntropy Dataset DeepFool
-Description Distillation Evaluation Finding HopSkipJump LabelledImages Recipe Restarts Severity Spatial Square Status
-StochasticAffine TargetedAPGD TargetedFAB Training Transfer UniformNoise Verdict create eps_curve evaluate_clean
+APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AttackResult AutoAttack Ball
+CarliniWagner CasemateError CasemateWarning Classifier CornerNoise CrossEntropy Dataset DeepFool Distillation Evaluation
+Finding HopSkipJump LabelledImages ModelMetadata Recipe Restarts Severity Spatial Square Status TemperatureCrossEntropy
+StochasticAffine TargetedAPGD TargetedFAB TrainConfig Transfer UniformNoise Verdict create eps_curve evaluate_clean
 evaluate_model fit gradient_alignment load_data load_model make_record mcnemar parse_eps read_images read_record
-register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix to_unit verify_record worst_case
+register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix to_float verify_record worst_case
 write_record zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )

@@ -18,7 +18,7 @@ from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation import Evaluation, Record, evaluate, make_record, read_record, verify_record, write_record
 from casemate.evaluation.record import fingerprint
-from casemate.models import Classifier, Description, create, load, save
+from casemate.models import Classifier, ModelMetadata, create, load, save
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_study import Run, runner
 
@@ -59,7 +59,7 @@ def folder(found: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("record")
     record, _ = make_record(found, thirds(), name="thirds", data="tiny")
     write_record(record, out)
-    save(thirds(), out / "model.safetensors", Description(architecture="linear", dataset="tiny"))
+    save(thirds(), out / "model.safetensors", ModelMetadata(architecture="linear", dataset="tiny"))
     return out
 
 
@@ -83,15 +83,15 @@ def test_a_record_claims_what_the_evaluation_found(found: Evaluation, folder: Pa
     assert 0 < record.robust_accuracy[1] < record.robust_accuracy[0] < record.clean_accuracy < 1
     assert record.clean_accuracy == pytest.approx(found.clean.accuracy.value)
     assert record.robust_accuracy == pytest.approx([each.value for each in found.robust])
-    assert record.winner.tolist() == found.cascade.winner.tolist()
+    assert record.first_success.tolist() == found.cascade.first_success.tolist()
     assert list(record.attacks) == ["pgd", "square"]
     assert record.attacks["pgd"]["steps"] == 5
     assert (record.eps, record.norm, record.seed, record.draws) == ((EPS / 2, EPS), "linf", 0, 1)
     assert record.fingerprint == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    pixels, labels = IMAGES.unit()
+    pixels, labels = IMAGES.tensors()
     assert torch.equal(record.clean, pixels)
     assert torch.equal(record.labels, labels)
-    moved = record.winner >= 0
+    moved = record.first_success >= 0
     assert torch.equal(record.adversarial[~moved], record.clean[~moved])
     assert (record.distance[moved] > 0).all()
 
@@ -119,7 +119,7 @@ def test_a_record_holds_no_code(folder: Path) -> None:
     content = json.loads((folder / "record.json").read_text())
     raw = (folder / content["file"]).read_bytes()
     assert hashlib.sha256(raw).hexdigest() == content["sha256"]
-    assert set(safetensors.torch.load(raw)) == {"clean", "adversarial", "labels", "index", "winner"}
+    assert set(safetensors.torch.load(raw)) == {"clean", "adversarial", "labels", "index", "first_success"}
 
 
 class Crowd(nn.Module):
@@ -143,11 +143,11 @@ def test_what_fools_only_in_a_batch_is_not_claimed() -> None:
     assert judged.robust[0].value == 0
     assert judged.verdict.word == "not to be trusted"
     assert any(each.check == "re-checked" for each in judged.findings)
-    record, taken_for = make_record(judged, model, name="crowd", data="tiny")
-    assert (record.winner < 0).all()
+    record, adversarial_prediction = make_record(judged, model, name="crowd", data="tiny")
+    assert (record.first_success < 0).all()
     assert record.robust_accuracy[0] == record.clean_accuracy
     assert torch.equal(record.adversarial, record.clean)
-    assert (taken_for == record.labels).double().mean() == record.clean_accuracy
+    assert (adversarial_prediction == record.labels).double().mean() == record.clean_accuracy
     assert _failed(record, model) == []
 
 
@@ -174,7 +174,7 @@ def test_records_in_other_norms_hold(norm: str, tmp_path: Path) -> None:
     attacks = {"pgd": PGD(eps=radius, steps=5, norm=norm)}  # type: ignore[arg-type]
     judged = evaluate(thirds(), IMAGES, eps=radius, norm=norm, attacks=attacks)  # type: ignore[arg-type]
     record, _ = make_record(judged, thirds(), name="thirds", data="tiny")
-    assert (record.winner == 0).sum() > 5
+    assert (record.first_success == 0).sum() > 5
     assert _failed(read_record(write_record(record, tmp_path)), images=IMAGES) == []
     far = record.clean + 1.1 * (record.adversarial - record.clean)
     assert any("lie within eps" in title for title in _failed(replace(record, adversarial=far.clamp(0, 1))))
@@ -186,7 +186,7 @@ def test_what_a_minimum_norm_attack_finds_too_far_away_proves_nothing(norm: str)
     attacks = {"fab": TargetedFAB(norm=norm, steps=5)}  # type: ignore[arg-type]
     judged = evaluate(thirds(), IMAGES, eps=[radius / 2, radius], norm=norm, attacks=attacks)  # type: ignore[arg-type]
     record, _ = make_record(judged, thirds(), name="thirds", data="tiny")
-    assert 0 < (record.winner == 0).sum() < 30
+    assert 0 < (record.first_success == 0).sum() < 30
     assert _failed(record) == []
 
 
@@ -233,7 +233,7 @@ def _tampered(folder: Path, change: Callable[[dict[str, Tensor]], object], *, op
 
 def _first(tensors: dict[str, Tensor]) -> int:
     """An image that was fooled."""
-    return int((tensors["winner"] >= 0).nonzero()[0])
+    return int((tensors["first_success"] >= 0).nonzero()[0])
 
 
 def _outside_the_ball(tensors: dict[str, Tensor]) -> None:
@@ -251,7 +251,7 @@ def _not_a_number(tensors: dict[str, Tensor]) -> None:
 
 
 def _another_label(tensors: dict[str, Tensor]) -> None:
-    place = int((tensors["winner"] == -1).nonzero()[0])
+    place = int((tensors["first_success"] == -1).nonzero()[0])
     tensors["labels"][place] = (tensors["labels"][place] + 1) % 3
 
 
@@ -365,7 +365,7 @@ def test_a_record_that_is_not_one(copied: Path, change: Callable[[dict[str, Any]
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda tensors: tensors.pop("winner"), "not a whole record"),
+        (lambda tensors: tensors.pop("first_success"), "not a whole record"),
         (lambda tensors: tensors.update(clean=tensors["clean"][:3].clone()), "contradict each other: images, count"),
         (lambda tensors: tensors.update(labels=tensors["labels"].float()), "contradict each other: numbers"),
         (lambda tensors: tensors["index"].zero_(), "contradict each other: count"),

@@ -18,10 +18,11 @@ import polars as pl
 import pytest
 import safetensors.numpy
 
+from artifacts import world
 from casemate.data import fashion_mnist
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.losses import TITLES
-from casemate.progress import SILENT
+from casemate.progress import NULL_OBSERVER
 from casemate.report import charts
 from casemate.report.charts import Figure
 from casemate_study import reference as references
@@ -34,9 +35,8 @@ from casemate_study.reference import Reference, reference_for, summarised
 from casemate_study.report import build, comparison, markdown, overview, paper_comparison, sentences
 from casemate_study.report.build import build_report
 from casemate_study.report.figures import all_figures
-from casemate_study.results import Judged
+from casemate_study.results import ModelResults
 from casemate_study.run import Study, plan_study, run_study
-from pieces import world
 from test_study import SMOKE, TINY, casemate, driver_for, finished
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ FIGURES = (
 )
 """The paper's by number, then ours."""
 
-Pieces = Mapping[str, Piece]
+Artifacts = Mapping[str, Artifact]
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Done:
     """A finished study, what it is judged by, and its figures."""
 
     study: Study
-    pieces: dict[str, Piece]
-    models: dict[str, Judged]
+    artifacts: dict[str, Artifact]
+    models: dict[str, ModelResults]
     figures: list[Figure]
 
     def figure(self, name: str) -> Figure:
@@ -84,11 +84,11 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         # in a process of its own, where types are not checked at every call: that takes half the time
         finished(casemate(*SMOKE, "--dataset", "digits", "--store", store, driver=driver_for(scale)))
         settings: dict[str, Any] = {"dataset": "digits", "only": [], "seed": 0, "store": store, "device": "cpu"}
-        study = plan_study(scale="smoke", data_dir=None, observer=SILENT, **settings)
+        study = plan_study(scale="smoke", data_dir=None, observer=NULL_OBSERVER, **settings)
         assert study.plan.missing == []
-        pieces = run_study(study, threads=1, data_dir=None, observer=SILENT)
-        models = comparison.judged_models(study.setup, pieces)
-        yield Done(study, pieces, models, all_figures(pieces, models))
+        artifacts = run_study(study, threads=1, data_dir=None, observer=NULL_OBSERVER)
+        models = comparison.judged_models(study.setup, artifacts)
+        yield Done(study, artifacts, models, all_figures(artifacts, models))
 
 
 class Page(HTMLParser):
@@ -158,10 +158,10 @@ def _commit_to(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(references, "resources", SimpleNamespace(files=files))
 
 
-def _built(study: Study, pieces: Pieces, out: Path, committed: Path | None = None) -> Page:
+def _built(study: Study, artifacts: Artifacts, out: Path, committed: Path | None = None) -> Page:
     """A report without figures."""
     with _replaced(committed, []):
-        return Page(build_report(study, pieces, out).read_text())
+        return Page(build_report(study, artifacts, out).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +169,8 @@ def built(done: Done, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     """The folder of the report, and its page."""
     out = tmp_path_factory.mktemp("report")
     with _replaced(None, done.figures) as asked:
-        page = Page(build_report(done.study, done.pieces, out).read_text())
-    assert asked == [(done.pieces, done.models)]
+        page = Page(build_report(done.study, done.artifacts, out).read_text())
+    assert asked == [(done.artifacts, done.models)]
     return out, page
 
 
@@ -191,19 +191,19 @@ def test_the_page_refers_to_nothing_outside_itself(built: tuple[Path, Page]) -> 
 
 def test_a_small_scale_and_other_data_say_that_they_decide_nothing(done: Done, tmp_path: Path) -> None:
     """The banners: scale smoke, and digits in place of Fashion-MNIST."""
-    page = _built(done.study, done.pieces, tmp_path)
+    page = _built(done.study, done.artifacts, tmp_path)
     assert "can confirm or refute" in page.text
     assert "say how these small models behave, not how the paper's would" in " ".join(page.text.split())
-    other = replace(done.study, dataset=replace(done.study.dataset, stands_in_for="Fashion-MNIST"))
-    assert "Not the study's data" in _built(other, done.pieces, tmp_path).text
+    other = replace(done.study, dataset=replace(done.study.dataset, fallback_for="Fashion-MNIST"))
+    assert "Not the study's data" in _built(other, done.artifacts, tmp_path).text
 
 
 def test_a_report_of_nothing_and_of_a_part_names_what_is_missing(done: Done, tmp_path: Path) -> None:
-    """Whatever subset of pieces is finished, there is a report, and it says what it lacks."""
+    """Whatever subset of artifacts is finished, there is a report, and it says what it lacks."""
     some = ("data/samples", "E1/train", "E1/clean", "E3/ball/ce", "E11/fgsm/ce", "E6/clean", "E6/pgd", "E9-100/divided")
-    for part in ({}, {name: done.pieces[name] for name in some}):
+    for part in ({}, {name: done.artifacts[name] for name in some}):
         page = _built(done.study, part, tmp_path)
-        assert f"{len(done.pieces) - len(part)} pieces are still to be computed" in " ".join(page.text.split())
+        assert f"{len(done.artifacts) - len(part)} artifacts are still to be computed" in " ".join(page.text.split())
         assert {row[2] for row in page.table("experiment", "the paper says")} >= {"not measured"}
         assert "No defence has been measured yet." in page.text
     assert [row[0] for row in page.table("model", "clean", "FGSM 0.05")] == [
@@ -213,8 +213,8 @@ def test_a_report_of_nothing_and_of_a_part_names_what_is_missing(done: Done, tmp
 
 
 def test_the_figures_of_a_part_are_those_whose_pieces_are_there(done: Done) -> None:
-    """One figure from one piece; none of several models from one."""
-    part = {name: done.pieces[name] for name in ("E1/clean", "E2/fgsm/ce", "E5/samples", "E6/neighbours")}
+    """One figure from one artifact; none of several models from one."""
+    part = {name: done.artifacts[name] for name in ("E1/clean", "E2/fgsm/ce", "E5/samples", "E6/neighbours")}
     models = comparison.judged_models(done.study.setup, part)
     names = [figure.name for figure in all_figures(part, models)]
     assert names == ["figure-02", "figure-03", "figure-04", "figure-08", "figure-11", "figure-12", "neighbours"]
@@ -223,10 +223,10 @@ def test_the_figures_of_a_part_are_those_whose_pieces_are_there(done: Done) -> N
 
 def test_markup_in_stored_words_is_shown_not_obeyed(done: Done, tmp_path: Path) -> None:
     """A class called <script> stays a word; so does a model's title."""
-    clean = done.pieces["E1/clean"]
+    clean = done.artifacts["E1/clean"]
     facts = copy.deepcopy(clean.facts)
     facts["provenance"] |= {"processor": "<script>alert(1)</script>", "finished": "9999"}
-    page = _built(done.study, {**done.pieces, "E1/clean": Piece(clean.key, clean.folder, facts)}, tmp_path)
+    page = _built(done.study, {**done.artifacts, "E1/clean": Artifact(clean.key, clean.folder, facts)}, tmp_path)
     assert "script" not in [name for name, _ in page.tags]
     assert "<script>alert(1)</script>" in page.text
 
@@ -294,8 +294,8 @@ def _stored(points: Sequence[Mapping[str, Any]], axis: str) -> list[tuple[Any, .
     return rows
 
 
-def _curve(pieces: Pieces, name: str, axis: str = "eps") -> list[tuple[Any, ...]]:
-    return _stored(pieces[name].result["points"], axis)
+def _curve(artifacts: Artifacts, name: str, axis: str = "eps") -> list[tuple[Any, ...]]:
+    return _stored(artifacts[name].result["points"], axis)
 
 
 def _grouped(figure: Figure, by: int) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
@@ -308,31 +308,31 @@ def _grouped(figure: Figure, by: int) -> dict[tuple[Any, ...], list[tuple[Any, .
 
 def test_the_numbers_under_the_figures_of_e1_are_the_stored_ones(done: Done) -> None:
     """Figures 12, 13, 14, 17, training and masking: every stored point, and nothing else."""
-    pieces = done.pieces
+    artifacts = done.artifacts
     assert _grouped(done.figure("figure-12"), 2) == {
-        ("E1", TITLES[loss]): _curve(pieces, f"E2/fgsm/{loss}") for loss in LOSSES
+        ("E1", TITLES[loss]): _curve(artifacts, f"E2/fgsm/{loss}") for loss in LOSSES
     }
     assert _grouped(done.figure("figure-13"), 2) == {
-        (f"clip {setting['clip']}, {setting['steps']} iterations", TITLES[loss]): _curve(pieces, f"E3/{clip}/{loss}")
+        (f"clip {setting['clip']}, {setting['steps']} iterations", TITLES[loss]): _curve(artifacts, f"E3/{clip}/{loss}")
         for clip, setting in E3_CLIPPINGS.items()
         for loss in LOSSES
     }
     assert _grouped(done.figure("figure-14"), 2) == {
-        (f"step {size}", TITLES[loss]): _curve(pieces, f"{e4_prefix(size)}/{loss}", "steps")
+        (f"step {size}", TITLES[loss]): _curve(artifacts, f"{e4_prefix(size)}/{loss}", "steps")
         for size in E4_STEP_SIZES
         for loss in LOSSES
     }
     assert _grouped(done.figure("figure-17"), 2) == {
-        (words, TITLES[loss]): _curve(pieces, f"{name}/fgsm/{loss}")
+        (words, TITLES[loss]): _curve(artifacts, f"{name}/fgsm/{loss}")
         for name, words in (("E2", "E1, over-fitted"), ("E11", "E11, early-stopped"))
         for loss in LOSSES
     }
-    history = pieces["E1/train"].result["history"]
+    history = artifacts["E1/train"].result["history"]
     assert [row[0] for row in done.figure("training").rows] == [row["epoch"] for row in history]
     assert [row[4] for row in done.figure("training").rows] == [row["val_loss"] for row in history]
     shown = {row[:3]: row[4] for row in done.figure("masking").rows}
     for epoch in (1, 2):
-        result = pieces[f"E1/epoch-{epoch:03d}"].result
+        result = artifacts[f"E1/epoch-{epoch:03d}"].result
         for loss in LOSSES:
             zero = result["zero_gradients"][loss]["value"]
             assert shown[epoch, "exactly zero gradient", TITLES[loss]] == zero
@@ -370,7 +370,7 @@ def test_the_numbers_under_figures_of_several_models_are_the_stored_ones(
     """Which models, attacks and losses; and every stored point of theirs."""
     assert _grouped(done.figure(figure), 3) == {
         (words, done.models[name].title, TITLES[loss]): _curve(
-            done.pieces, done.models[name].model.piece(measure, loss)
+            done.artifacts, done.models[name].model.artifact(measure, loss)
         )
         for words, measure, loss in columns
         for name in names
@@ -413,22 +413,22 @@ def test_the_numbers_under_the_overviews_are_the_stored_ones(done: Done) -> None
         assert row[11] == clean["calibration_error"]
 
 
-def _images(piece: Piece) -> dict[str, np.ndarray]:
-    return safetensors.numpy.load(piece.path("images.safetensors").read_bytes())
+def _images(artifact: Artifact) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load(artifact.path("images.safetensors").read_bytes())
 
 
 def test_the_numbers_under_pictures_are_those_of_the_pictures(done: Done) -> None:
     """Mean changes of pixels, computed again from the stored images."""
-    images = _images(done.pieces["E5/samples"])
+    images = _images(done.artifacts["E5/samples"])
     rows = {row[0]: row for name in ("02", "03", "04", "11") for row in done.figure(f"figure-{name}").rows}
     assert set(rows) == set(images)
     for title, (_, count, changed) in rows.items():
         assert count == len(images[title]) == 8
         assert changed == pytest.approx(np.abs(images[title] - images["original"]).mean())
         assert (changed == 0) == (title == "original")
-    near = _images(done.pieces["E6/neighbours"])
+    near = _images(done.artifacts["E6/neighbours"])
     figure = done.figure("neighbours")
-    settings = done.pieces["E6/neighbours"].result["settings"]
+    settings = done.artifacts["E6/neighbours"].result["settings"]
     assert {"clean", *settings} == set(near)
     assert [row[0] for row in figure.rows] == ["original", *(f"limits {title}" for title in settings)]
     for title, facts in settings.items():
@@ -441,7 +441,7 @@ def test_the_numbers_under_the_targeted_attacks_are_the_stored_ones(done: Done) 
     shown = {row[:3]: row[3:] for row in done.figure("targeted").rows}
     wanted: dict[tuple[str, str, str], tuple[Any, ...]] = {}
     for name in ("E1", "E11", "E6"):
-        result = done.pieces[f"E13/targeted/{name}"].result
+        result = done.artifacts[f"E13/targeted/{name}"].result
         for true, rates in zip(result["classes"], result["rates"], strict=True):
             for target, rate in zip(result["classes"], rates, strict=True):
                 if rate is not None:
@@ -449,27 +449,27 @@ def test_the_numbers_under_the_targeted_attacks_are_the_stored_ones(done: Done) 
     assert shown == wanted != {}
 
 
-def _targeted(piece: Piece, classes: Sequence[str], rates: Mapping[tuple[str, str], float]) -> Piece:
+def _targeted(artifact: Artifact, classes: Sequence[str], rates: Mapping[tuple[str, str], float]) -> Artifact:
     """A matrix of targeted attacks: these rates, of 10 images each; every other pair untried."""
-    facts = copy.deepcopy(piece.facts)
+    facts = copy.deepcopy(artifact.facts)
     table: list[list[Any]] = [[None] * len(classes) for _ in classes]
     for (true, target), value in rates.items():
         estimate = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 10}
         table[classes.index(true)][classes.index(target)] = estimate
     overall = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10} if rates else None
     facts["result"] |= {"classes": list(classes), "rates": table, "overall": overall}
-    return Piece(piece.key, piece.folder, facts)
+    return Artifact(artifact.key, artifact.folder, facts)
 
 
 def test_shirt_against_t_shirt_is_answered_in_words(done: Done) -> None:
     """The pair that the paper asks for, by its numbers, both ways."""
     shirt, other = "Shirt", "T-shirt/top"
     assert {shirt, other} <= set(fashion_mnist.CLASSES)
-    piece = done.pieces["E13/targeted/E6"]
+    artifact = done.artifacts["E13/targeted/E6"]
     for there, back in ((0.8, 0.3), (0.3, 0.8)):
         rates = {(shirt, other): there, (other, shirt): back}
-        pieces = {"E13/targeted/E6": _targeted(piece, fashion_mnist.CLASSES, rates)}
-        figure = overview.targeted(pieces, done.models)
+        artifacts = {"E13/targeted/E6": _targeted(artifact, fashion_mnist.CLASSES, rates)}
+        figure = overview.targeted(artifacts, done.models)
         assert figure is not None
         assert f"{done.models['E6'].title}: shirt to T-shirt {100 * there:.1f} %" in figure.caption
         assert f"back {100 * back:.1f} %" in figure.caption
@@ -477,8 +477,8 @@ def test_shirt_against_t_shirt_is_answered_in_words(done: Done) -> None:
 
 def test_a_matrix_of_nothing_has_words_too(done: Done) -> None:
     """A network that is always wrong leaves nothing to attack."""
-    piece = done.pieces["E13/targeted/E6"]
-    figure = overview.targeted({"E13/targeted/E6": _targeted(piece, fashion_mnist.CLASSES, {})}, done.models)
+    artifact = done.artifacts["E13/targeted/E6"]
+    figure = overview.targeted({"E13/targeted/E6": _targeted(artifact, fashion_mnist.CLASSES, {})}, done.models)
     assert figure is None or len(figure.alt) > 30
 
 
@@ -513,7 +513,7 @@ def test_the_whole_evaluation_of_the_papers_models_is_shown(done: Done, built: t
     for name, found in judged.items():
         if found is not None:
             row = rows[done.models[name].title]
-            stored = done.pieces[f"{name}/evaluation"].result
+            stored = done.artifacts[f"{name}/evaluation"].result
             assert row[4] == comparison.short(stored["robust_accuracy"][-1])
             assert row[5] == stored["verdict"]
             grave = [each["check"] for each in stored["checks"] if each["state"] in ("voids", "weakens")]
@@ -539,7 +539,7 @@ def test_the_table_of_models_shows_the_stored_numbers(done: Done, built: tuple[P
 def test_what_misleads_attacks_is_shown_as_stored(done: Done, built: tuple[Path, Page]) -> None:
     rows = {row[0]: row for row in built[1].table("model", "loss", "calibration error")}
     e6 = done.models["E6"]
-    clean, pgd = e6.clean, e6.piece("pgd")
+    clean, pgd = e6.clean, e6.artifact("pgd")
     assert clean is not None
     assert pgd is not None
     left = [e6.left("fgsm", 0.1, loss) for loss in LOSSES]
@@ -557,29 +557,29 @@ def test_students_on_divided_logits_and_the_search_have_their_tables(done: Done,
     page = built[1]
     divided = page.table("student", "median gap")
     assert [row[0] for row in divided] == [done.models[name].title for name in ("E9-100", "E10-100")]
-    point = next(p for p in done.pieces["E9-100/divided"].result["points"] if p["eps"] == 0.05)["last"]
+    point = next(p for p in done.artifacts["E9-100/divided"].result["points"] if p["eps"] == 0.05)["last"]
     assert divided[0][5] == f"{100 * point['value']:.1f} ({100 * point['low']:.1f} to {100 * point['high']:.1f})"
     (row,) = page.table("network", "dropout times")
-    trained = done.pieces["E13/search/student-8x1-1"]
+    trained = done.artifacts["E13/search/student-8x1-1"]
     assert row[:3] == ["student-8x1", "1", f"{trained.result['parameters']:,}"]
 
 
 def test_the_search_is_ordered_by_the_validation_split(done: Done) -> None:
     """The network that the test part likes best is not put first for it."""
-    (start,) = [name for name in done.pieces if name.startswith("E13/search/")]
+    (start,) = [name for name in done.artifacts if name.startswith("E13/search/")]
     scale = replace(done.study.setup.scale, students=("student-8x1", "student-16x1"))
     setup = replace(done.study.setup, scale=scale)
     for first, second in ((0.9, 0.8), (0.8, 0.9)):
-        pieces: dict[str, Piece] = {}
+        artifacts: dict[str, Artifact] = {}
         for network, share, test in (("student-8x1", first, 0.1), ("student-16x1", second, 0.99)):
             name = start.replace("student-8x1", network)
-            trained, found = done.pieces[start], done.pieces[start.replace("/search/", "/found/")]
+            trained, found = done.artifacts[start], done.artifacts[start.replace("/search/", "/found/")]
             facts, judged = copy.deepcopy(trained.facts), copy.deepcopy(found.facts)
             facts["result"]["history"][facts["result"]["best_epoch"] - 1]["val_accuracy"] = share
             judged["result"]["accuracy"] |= {"value": test}
-            pieces[name] = Piece(trained.key, trained.folder, facts)
-            pieces[name.replace("/search/", "/found/")] = Piece(found.key, found.folder, judged)
-        table = comparison.search(setup, pieces)
+            artifacts[name] = Artifact(trained.key, trained.folder, facts)
+            artifacts[name.replace("/search/", "/found/")] = Artifact(found.key, found.folder, judged)
+        table = comparison.search(setup, artifacts)
         assert table is not None
         assert table.rows[0][0] == ("student-8x1" if first > second else "student-16x1")
 
@@ -600,7 +600,7 @@ def test_every_defence_has_its_verdict_in_the_page_and_in_the_results(done: Done
 
 def test_every_claim_has_its_verdict_in_the_page_and_in_the_results(done: Done, built: tuple[Path, Page]) -> None:
     out, page = built
-    claims = comparison.judged_claims(done.models, done.pieces, decides=False)
+    claims = comparison.judged_claims(done.models, done.artifacts, decides=False)
     rows = page.table("experiment", "the paper says")
     assert [row[1] for row in rows] == [claim.says for claim in CLAIMS]
     for row, each in zip(rows, claims, strict=True):
@@ -622,14 +622,14 @@ def test_other_data_decide_no_claim_at_any_scale(done: Done, tmp_path: Path) -> 
     """The digits at a scale that would decide; the study's own data do."""
     study = _deciding(done.study)
     for name, decided in (("digits", False), ("fashion-mnist", True)):
-        page = _built(replace(study, dataset=replace(study.dataset, name=name)), done.pieces, tmp_path)
+        page = _built(replace(study, dataset=replace(study.dataset, name=name)), done.artifacts, tmp_path)
         verdicts = {row[2] for row in page.table("experiment", "the paper says")}
         assert ("holds" in verdicts or "does not hold" in verdicts) == decided
 
 
 def test_numbers_on_other_data_are_not_compared_without_a_word(done: Done, tmp_path: Path) -> None:
     """`--dataset digits` at a scale that decides."""
-    rows = _built(_deciding(done.study), done.pieces, tmp_path).table("what", "paper")
+    rows = _built(_deciding(done.study), done.artifacts, tmp_path).table("what", "paper")
     assert rows
     assert all(
         row[4].startswith("Another data set than the paper's Fashion-MNIST: this decides nothing.") for row in rows
@@ -642,13 +642,13 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
     for table in (
         comparison.defences(done.models, None),
         comparison.diagnosis(done.models),
-        comparison.divided(done.models),
-        comparison.search(done.study.setup, done.pieces),
+        comparison.temperature_scaled(done.models),
+        comparison.search(done.study.setup, done.artifacts),
     ):
         assert table is not None
         assert markdown.grid(table.head, table.rows) in text
         assert table.note in text
-    for row in paper_comparison.comparisons(done.pieces, done.study.setup.scale, None):
+    for row in paper_comparison.comparisons(done.artifacts, done.study.setup.scale, None):
         assert f"| {row.what} | {row.paper} | {row.ours} |" in text
     assert "| E1 after epoch |" in text
     for file in ("results.md", "summary.md"):
@@ -660,16 +660,16 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
 def test_the_results_of_a_part_name_the_experiments_that_are_whole(done: Done) -> None:
     """What somebody has to type to get the same."""
     names = [task.name for name in ("E2", "E11") for task in EXPERIMENTS[name].tasks(done.study.setup)]
-    part = {name: done.pieces[name] for name in (*names, "E1/train", "E3/ball/ce")}
+    part = {name: done.artifacts[name] for name in (*names, "E1/train", "E3/ball/ce")}
     text = markdown.summary(done.study, part, comparison.judged_models(done.study.setup, part))
     assert "\n`casemate study --scale smoke --only E2 E11` and some pieces of E1, E3, " in text
 
 
 def test_the_summary_for_machines_holds_every_piece(done: Done, built: tuple[Path, Page]) -> None:
     found = json.loads((built[0] / "summary.json").read_text())
-    assert found["pieces"].keys() == done.pieces.keys()
+    assert found["artifacts"].keys() == done.artifacts.keys()
     assert found["figures"] == list(FIGURES)
-    assert found["pieces"]["E6/pgd"]["result"] == done.pieces["E6/pgd"].result
+    assert found["artifacts"]["E6/pgd"]["result"] == done.artifacts["E6/pgd"].result
 
 
 # The committed run at a larger scale ----------------------------------------------------------------------------------
@@ -713,7 +713,7 @@ def _committed(folder: Path, dataset: str, scales: Sequence[str] = ("full",)) ->
 
 def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done, tmp_path: Path) -> None:
     """Four columns of every model, dashes where that run has none; its verdict on every claim; the paper's numbers."""
-    page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits"))
+    page = _built(done.study, done.artifacts, tmp_path, _committed(tmp_path, "digits"))
     assert "those of our committed results on the same data at scale full;" in " ".join(page.text.split())
     (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
     assert head[9:13] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
@@ -737,7 +737,7 @@ def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done
 
 
 def test_the_headlines_stand_beside_the_committed_numbers(done: Done) -> None:
-    found = build.headlines(done.study, done.pieces, Reference(({"scale": "full", **RUNS["full"]},)))
+    found = build.headlines(done.study, done.artifacts, Reference(({"scale": "full", **RUNS["full"]},)))
     beside = {what: (value, other) for what, value, _, other in found}
     fgsm = done.models["E1"].left("fgsm", 0.1)
     assert fgsm is not None
@@ -748,7 +748,7 @@ def test_the_headlines_stand_beside_the_committed_numbers(done: Done) -> None:
 
 def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_path: Path) -> None:
     """Entry by entry, in all three tables."""
-    page = _built(done.study, done.pieces, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
+    page = _built(done.study, done.artifacts, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
     where = "full or medium"
     assert f"on the same data at scale {where}; the name of the scale" in " ".join(page.text.split())
     (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
@@ -774,9 +774,9 @@ def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_p
 def test_a_run_on_other_data_is_not_shown_beside(done: Done, tmp_path: Path) -> None:
     """The digits, asked for or standing in; the committed run is on Fashion-MNIST."""
     folder = _committed(tmp_path, "fashion-mnist")
-    for stands_in_for in (None, "Fashion-MNIST"):
-        study = replace(done.study, dataset=replace(done.study.dataset, stands_in_for=stands_in_for))
-        page = _built(study, done.pieces, tmp_path, folder)
+    for fallback_for in (None, "Fashion-MNIST"):
+        study = replace(done.study, dataset=replace(done.study.dataset, fallback_for=fallback_for))
+        page = _built(study, done.artifacts, tmp_path, folder)
         assert not any("at scale" in cell for table in page.tables if table for cell in table[0])
 
 
@@ -789,8 +789,8 @@ def test_without_a_committed_run_there_is_no_empty_column(built: tuple[Path, Pag
 def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[Path, Page]) -> None:
     """reference.json: the models' numbers, the verdicts, our numbers beside the paper's, read back by `Reference`."""
     content = json.loads((built[0] / "reference.json").read_text())
-    claims = comparison.judged_claims(done.models, done.pieces, decides=False)
-    compared = paper_comparison.comparisons(done.pieces, done.study.setup.scale, "Fashion-MNIST")
+    claims = comparison.judged_claims(done.models, done.artifacts, decides=False)
+    compared = paper_comparison.comparisons(done.artifacts, done.study.setup.scale, "Fashion-MNIST")
     about = {"scale": "smoke", "dataset": "digits", "seed": 0}
     numbers = {row.name: row.estimate for row in compared}
     assert len(numbers) == len(compared) > 3
@@ -869,30 +869,30 @@ def _only(paths: Sequence[Path], place: Path) -> Path:
 
 
 # Sentences ------------------------------------------------------------------------------------------------------------
-def _with_accuracy(piece: Piece, value: float) -> Piece:
+def _with_accuracy(artifact: Artifact, value: float) -> Artifact:
     """The same curve with every accuracy of the last iterate at `value`, but for the clean one."""
-    facts = copy.deepcopy(piece.facts)
+    facts = copy.deepcopy(artifact.facts)
     for point in facts["result"]["points"]:
         if point["eps"]:
             point["last"] |= {"value": value, "low": value - 0.01, "high": value + 0.01}
-    return Piece(piece.key, piece.folder, facts)
+    return Artifact(artifact.key, artifact.folder, facts)
 
 
-def _set(pieces: Pieces, values: Mapping[str, float]) -> dict[str, Piece]:
+def _set(artifacts: Artifacts, values: Mapping[str, float]) -> dict[str, Artifact]:
     changed = {
-        name: _with_accuracy(piece, value)
+        name: _with_accuracy(artifact, value)
         for start, value in values.items()
-        for name, piece in pieces.items()
+        for name, artifact in artifacts.items()
         if name.startswith(start)
     }
-    return {**pieces, **changed}
+    return {**artifacts, **changed}
 
 
 def test_which_model_keeps_more_is_read_off_the_numbers(done: Done) -> None:
     """Over-fitted or early-stopped: the sentence turns round when the numbers do."""
-    early = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.3, "E11/fgsm/": 0.5}))
-    late = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.3}))
-    same = sentences.masking_sentence(_set(done.pieces, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.51}))
+    early = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.3, "E11/fgsm/": 0.5}))
+    late = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.3}))
+    same = sentences.masking_sentence(_set(done.artifacts, {"E2/fgsm/": 0.5, "E11/fgsm/": 0.51}))
     assert early is not None
     assert late is not None
     assert same is not None
@@ -907,7 +907,7 @@ def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
     done: Done, ours: float, words: str
 ) -> None:
     """The rule of the table's last column."""
-    rows = paper_comparison.comparisons(_set(done.pieces, {"E2/fgsm/": ours}), SCALES["full"], None)
+    rows = paper_comparison.comparisons(_set(done.artifacts, {"E2/fgsm/": ours}), SCALES["full"], None)
     fgsm = [row for row in rows if row.what.startswith("E2")]
     assert len(fgsm) == len(LOSSES)
     assert all(words in row.why for row in fgsm)
@@ -918,10 +918,10 @@ def test_a_number_of_the_paper_is_explained_only_by_an_interval_that_holds_it(
 def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
     done: Done, share: float, said: str | None
 ) -> None:
-    facts = copy.deepcopy(done.pieces["E2/fgsm/prob-ce"].facts)
+    facts = copy.deepcopy(done.artifacts["E2/fgsm/prob-ce"].facts)
     facts["result"]["zero_gradients"]["value"] = share
-    piece = replace(done.pieces["E2/fgsm/prob-ce"], facts=facts)
-    (row,) = paper_comparison.comparisons({"E2/fgsm/prob-ce": piece}, SCALES["full"], None)
+    artifact = replace(done.artifacts["E2/fgsm/prob-ce"], facts=facts)
+    (row,) = paper_comparison.comparisons({"E2/fgsm/prob-ce": artifact}, SCALES["full"], None)
     assert row.what.endswith("softmax probabilities")
     words = f"{said} of the images had no gradient to follow under this loss."
     assert row.why.endswith(words) if said else "no gradient" not in row.why
@@ -929,11 +929,11 @@ def test_images_without_a_gradient_are_mentioned_if_there_are_any_to_speak_of(
 
 def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
     """And other data than the paper's."""
-    for scale, stands_in_for, words in (
+    for scale, fallback_for, words in (
         (SCALES["quick"], None, "Scale quick cannot decide this: it trains on 800 images."),
         (SCALES["full"], "Fashion-MNIST", "Another data set than the paper's Fashion-MNIST: this decides nothing."),
     ):
-        rows = paper_comparison.comparisons(done.pieces, scale, stands_in_for)
+        rows = paper_comparison.comparisons(done.artifacts, scale, fallback_for)
         assert rows
         assert all(row.why.startswith(words) for row in rows)
 
@@ -959,7 +959,7 @@ def test_the_results_in_the_readme_are_the_committed_ones() -> None:
         assert block.strip() == place.read_text().strip(), name
 
 
-# Synthetic pieces -----------------------------------------------------------------------------------------------------
+# Synthetic artifacts ------------------------------------------------------------------------------------------------
 def _shape(value: Any) -> Any:
     """What a JSON value looks like, without its numbers: names, kinds, and of a list its first element."""
     if isinstance(value, dict):
@@ -972,23 +972,23 @@ def _shape(value: Any) -> Any:
 
 
 def test_the_pieces_of_the_tests_of_claims_look_like_real_ones(done: Done, tmp_path: Path) -> None:
-    """Same facts, same results, same tables: what `pieces` builds is what producers write."""
-    made = world(tmp_path, ("E1", "E6", "E5-stochastic-affine", "E11")).pieces
-    assert made.keys() <= done.pieces.keys()
-    for name, piece in made.items():
-        real = done.pieces[name]
-        assert piece.facts.keys() == real.facts.keys(), name
-        assert piece.facts["kind"] == real.facts["kind"], name
-        assert piece.facts["needs"].keys() == real.facts["needs"].keys(), name
-        assert piece.facts["config"].keys() == real.facts["config"].keys(), name
-        assert piece.facts["provenance"].keys() == real.facts["provenance"].keys(), name
-        ours, theirs = _shape(piece.result), _shape(real.result)
-        if piece.facts["kind"] in ("train", "defend"):
+    """Same facts, same results, same tables: what `artifacts` builds is what producers write."""
+    made = world(tmp_path, ("E1", "E6", "E5-stochastic-affine", "E11")).artifacts
+    assert made.keys() <= done.artifacts.keys()
+    for name, artifact in made.items():
+        real = done.artifacts[name]
+        assert artifact.facts.keys() == real.facts.keys(), name
+        assert artifact.facts["kind"] == real.facts["kind"], name
+        assert artifact.facts["needs"].keys() == real.facts["needs"].keys(), name
+        assert artifact.facts["config"].keys() == real.facts["config"].keys(), name
+        assert artifact.facts["provenance"].keys() == real.facts["provenance"].keys(), name
+        ours, theirs = _shape(artifact.result), _shape(real.result)
+        if artifact.facts["kind"] in ("train", "defend"):
             assert ours.keys() == theirs.keys()
             del ours["stopped_at"], theirs["stopped_at"]
             assert ours.pop("versions").items() <= theirs.pop("versions").items(), name
         assert ours == theirs, name
-        files = {path.name for path in piece.folder.iterdir()}
+        files = {path.name for path in artifact.folder.iterdir()}
         if "examples.parquet" in files:
-            tables_of = [pl.read_parquet(each.path("examples.parquet")).schema for each in (piece, real)]
+            tables_of = [pl.read_parquet(each.path("examples.parquet")).schema for each in (artifact, real)]
             assert tables_of[0] == tables_of[1], name

@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "fgsm_images": 8,
     "bim_images": 4,
     "steps_images": 4,
-    "on_the_way_images": 4,
+    "checkpoint_images": 4,
     "judged_images": 4,
     "targeted_images": 4,
     "step_counts": (0, 1, 2),
@@ -59,7 +59,7 @@ def driver_for(scale: dict[str, Any]) -> str:
 
 DRIVER = driver_for(TINY)
 SMOKE = ["study", "--scale", "smoke", "--threads", "1", "--device", "cpu", "--no-report"]
-START = "pieces to compute"
+START = "artifacts to compute"
 
 
 def casemate(*arguments: object, driver: str = DRIVER, **options: Any) -> subprocess.Popen[str]:
@@ -112,12 +112,12 @@ def _timeless(content: Any) -> Any:
 
 
 def _contents(store: Path) -> dict[str, Any]:
-    """Everything that finished pieces hold, but for times."""
+    """Everything that finished artifacts hold, but for times."""
     found: dict[str, Any] = {}
-    for piece in Store(store).pieces():
-        facts = {name: _timeless(piece.facts[name]) for name in ("key", "kind", "config", "needs", "code", "result")}
-        files = {path.name: path.read_bytes() for path in piece.folder.iterdir() if path.name != "piece.json"}
-        found[piece.facts["name"]] = (facts, files)
+    for artifact in Store(store).artifacts():
+        facts = {name: _timeless(artifact.facts[name]) for name in ("key", "kind", "config", "needs", "code", "result")}
+        files = {path.name: path.read_bytes() for path in artifact.folder.iterdir() if path.name != "artifact.json"}
+        found[artifact.facts["name"]] = (facts, files)
     return found
 
 
@@ -148,7 +148,7 @@ def _killed_study(store: Path, moments: list[float], driver: str, *only: str) ->
         kills += process.returncode == -signal.SIGKILL
     finished(casemate(*command, driver=driver))
     plan = json.loads(finished(casemate(*command, "--dry-run", "--json", driver=driver))[0])
-    assert {piece["name"] for piece in plan["pieces"]} == _contents(store).keys()
+    assert {artifact["name"] for artifact in plan["artifacts"]} == _contents(store).keys()
     return kills
 
 
@@ -182,7 +182,7 @@ def test_a_stopped_study_says_that_it_goes_on(tmp_path: Path) -> None:
     lines = err.splitlines()
     assert lines[-1] == "stopped: what is finished is kept; the same command goes on from there."
     assert "Traceback" not in err
-    with Store(tmp_path).producing("free"):  # and every lock is free
+    with Store(tmp_path).lock_for("free"):  # and every lock is free
         assert all(path.parent.name == "working" for path in Store(tmp_path).unfinished())
 
 
@@ -223,7 +223,7 @@ def test_a_finished_study_computes_nothing(undisturbed: Path, run: Run, monkeypa
     assert code == 0, err
     found = json.loads(out)
     assert found["computed"] == 0
-    assert len(found["pieces"]) > 20
+    assert len(found["artifacts"]) > 20
     assert "nothing is computed" in err
     assert {row["what"] for row in found["results"]} >= {"test accuracy", "FGSM, eps 0.1, ce", "BIM ball, eps 0.05, ce"}
     assert all({"value", "low", "high", "n"} <= row["accuracy"].keys() for row in found["results"])
@@ -236,10 +236,10 @@ def test_a_plan_computes_nothing(undisturbed: Path, tmp_path: Path, run: Run) ->
     code, out, _ = run(*SMOKE, "--store", tmp_path / "store", "--out", tmp_path / "out", "--dry-run", "--json")
     plan = json.loads(out)
     assert code == 0
-    assert not any(piece["finished"] for piece in plan["pieces"])
-    assert plan["seconds_left"] == pytest.approx(sum(piece["seconds_left"] for piece in plan["pieces"]))
+    assert not any(artifact["finished"] for artifact in plan["artifacts"])
+    assert plan["seconds_left"] == pytest.approx(sum(artifact["seconds_left"] for artifact in plan["artifacts"]))
     assert plan["seconds_left"] > 0
-    assert Store(tmp_path / "store").pieces() == []
+    assert Store(tmp_path / "store").artifacts() == []
     assert Store(tmp_path / "store").unfinished() == []
     assert not (tmp_path / "out").exists()
 
@@ -275,9 +275,9 @@ def test_comments_in_the_code_make_nothing_stale(undisturbed: Path, edited: Path
         path.write_text(text.replace('"""', '"""Now said better: ', 1) + "\n# a thought at the end\n")
     code, out, _ = run(*SMOKE, "--store", undisturbed, "--dry-run", "--json")
     assert code == 0
-    assert [piece["name"] for piece in json.loads(out)["pieces"] if not piece["finished"]] == []
+    assert [artifact["name"] for artifact in json.loads(out)["artifacts"] if not artifact["finished"]] == []
     _, out, _ = run("store", "list", "--store", undisturbed, "--json")
-    assert all(piece["current"] for piece in json.loads(out)["pieces"])
+    assert all(artifact["current"] for artifact in json.loads(out)["artifacts"])
 
 
 @pytest.mark.usefixtures("tiny")
@@ -287,14 +287,14 @@ def test_another_attack_loss_leaves_the_trained_models(undisturbed: Path, edited
     losses.write_text(losses.read_text().replace("_CLIP = 1e-7", "_CLIP = 1e-6"))
     _, out, _ = run(*SMOKE, "--store", undisturbed, "--dry-run", "--json")
     trained = ["E1/train", "E1+/train", "E12-0.0001/train"]
-    assert [piece["name"] for piece in json.loads(out)["pieces"] if piece["finished"]] == trained
+    assert [artifact["name"] for artifact in json.loads(out)["artifacts"] if artifact["finished"]] == trained
     _, out, _ = run("store", "list", "--store", undisturbed, "--json")
-    assert {piece["kind"] for piece in json.loads(out)["pieces"] if piece["current"]} == {"train"}
+    assert {artifact["kind"] for artifact in json.loads(out)["artifacts"] if artifact["current"]} == {"train"}
     store = edited.parent / "store"
     shutil.copytree(undisturbed, store)
     code, out, _ = run("store", "clean", "--store", store)
     assert code == 0
-    assert [piece.facts["kind"] for piece in Store(store).pieces()] == ["train"] * len(trained)
+    assert [artifact.facts["kind"] for artifact in Store(store).artifacts()] == ["train"] * len(trained)
 
 
 @pytest.mark.usefixtures("tiny", "unchecked")
@@ -311,7 +311,7 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
     assert "FGSM, eps 0.1, torch-ce" in shown
     code, shown, err = run("report", "--scale", "smoke", "--store", store, "--out", out)
     assert code == 0, err
-    done = len(Store(store).pieces())
+    done = len(Store(store).artifacts())
     assert f"Report of {done} of " in shown
     page = (out / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -319,7 +319,7 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
 
     code, shown, _ = run("report", "--scale", "smoke", "--only", "E2", "--store", store, "--out", out, "--json")
     assert code == 0
-    assert json.loads(shown) == {"report": str(out / "report.html"), "finished": done, "pieces": done}
+    assert json.loads(shown) == {"report": str(out / "report.html"), "finished": done, "artifacts": done}
 
 
 SETUPS = [
@@ -408,8 +408,8 @@ def test_every_model_is_measured_clean_under_three_losses_and_by_a_strong_attack
     assert len({model.name for model in models}) == len(models)
     assert len({model.title for model in models}) == len(models)
     for model in models:
-        measures = [tasks[model.piece("clean")], *(tasks[model.piece("fgsm", loss)] for loss in LOSSES)]
-        bim = tasks[model.piece("ball", "ce")]
+        measures = [tasks[model.artifact("clean")], *(tasks[model.artifact("fgsm", loss)] for loss in LOSSES)]
+        bim = tasks[model.artifact("ball", "ce")]
         measures.append(bim)
         for loss, fgsm in zip(LOSSES, measures[1:], strict=False):
             assert (fgsm.config["attack"]["name"], fgsm.config["attack"]["loss"]) == ("fgsm", loss)
@@ -417,14 +417,14 @@ def test_every_model_is_measured_clean_under_three_losses_and_by_a_strong_attack
         assert bim.config["attack"].items() >= {"name": "bim", "steps": 10, "clip": "ball", "loss": "ce"}.items()
         assert {0.05, 0.1, 0.2} <= set(bim.config["values"])
         if model.source.inference is None:
-            strongest = tasks[model.piece("pgd")]
+            strongest = tasks[model.artifact("pgd")]
             attacks = strongest.config["attacks"]
             assert set(attacks) == {"ce", "margin"}
             for loss, attack in attacks.items():
                 assert (attack["name"], attack["loss"], attack["steps"]) == ("pgd", loss, 40)
                 assert attack["restarts"] == setup.scale.pgd_restarts
         else:
-            strongest = tasks[model.piece("eot")]
+            strongest = tasks[model.artifact("eot")]
             assert strongest.config["attack"].items() >= {"name": "bim", "steps": 10, "loss": "ce", "draws": 10}.items()
             assert "draws" not in bim.config["attack"]
         assert 0.1 in strongest.config["values"]
@@ -442,11 +442,11 @@ def test_models_that_answer_at_random_are_judged_by_one_draw_and_by_expectation(
         random_ones = [model for model in models_of(choose([]), setup) if model.source.inference]
         assert {model.source.inference for model in random_ones} == {"noise", "stochastic-affine"}
         for model in random_ones:
-            one, several = tasks[model.piece("ball", "ce")].config, tasks[model.piece("eot")].config
+            one, several = tasks[model.artifact("ball", "ce")].config, tasks[model.artifact("eot")].config
             assert one["attack"] == {key: each for key, each in several["attack"].items() if key != "draws"}
             assert one["images"] == several["images"]
             assert set(several["values"]) - {0.0} <= set(one["values"])
-            assert model.piece("pgd") not in tasks
+            assert model.artifact("pgd") not in tasks
 
 
 def test_the_undefended_models_meet_pgd_where_they_still_stand() -> None:
@@ -524,13 +524,13 @@ def test_students_are_taught_at_their_own_temperature(experiment: str, architect
         assert task.config["architecture"] == architecture
         assert "patience" not in task.config["training"]
         assert model.source.weights == "final"
-        assert tasks[teacher].config["training"]["run_on"]
+        assert tasks[teacher].config["training"]["continue_after_stop"]
         if temperature == 1:
-            assert model.piece("divided") not in tasks
+            assert model.artifact("divided") not in tasks
         else:
             taught = {"name": "at-temperature", "settings": {"temperature": temperature}}
             assert tasks[teacher].config["objective"] == taught
-            assert tasks[model.piece("divided")].config["divide"] == temperature
+            assert tasks[model.artifact("divided")].config["divide"] == temperature
 
 
 def test_the_further_work_of_the_paper_is_all_there() -> None:

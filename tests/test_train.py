@@ -26,7 +26,7 @@ from casemate.defenses import AdversarialTraining
 from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier, create
 from casemate.models.accel.dropout import QuickDropout
-from casemate.training import CrossEntropy, Objective, Trained, Training, fit
+from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.config import SCHEDULES
 from casemate.training.loop import _batches
 from casemate.training.state import Weights, checksum, snapshot
@@ -36,7 +36,7 @@ _TRAIN, _VALIDATION = split(tiny_images(150, noise=90, wrong=0.2), 50, 0)
 _KEYS = ["epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
 
 
-def _fit(settings: Training, *, model: Classifier | None = None, **other: Any) -> Trained:
+def _fit(settings: TrainConfig, *, model: Classifier | None = None, **other: Any) -> TrainResult:
     return fit(tiny_model() if model is None else model, _TRAIN, _VALIDATION, settings, **other)
 
 
@@ -54,7 +54,7 @@ def _untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
 
-def _assert_same_training(one: Trained, two: Trained) -> None:
+def _assert_same_training(one: TrainResult, two: TrainResult) -> None:
     _assert_same(snapshot(one.model), snapshot(two.model))
     _assert_same(one.best, two.best)
     assert one.kept.keys() == two.kept.keys()
@@ -66,7 +66,7 @@ def _assert_same_training(one: Trained, two: Trained) -> None:
 
 def _loss_and_accuracy(model: Classifier, images: LabelledImages) -> tuple[float, float]:
     with torch.no_grad():
-        pixels, labels = images.unit()
+        pixels, labels = images.tensors()
         logits = model.eval()(pixels)
     return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 
@@ -81,7 +81,7 @@ def test_it_learns_the_digits(optimizer: Any) -> None:
     model = create("tiny", input_shape=found.image_shape, classes=found.classes)
     rate = 0.02 if optimizer == "sgd" else 0.01
     done = fit(
-        model, train, validation, Training(epochs=8, batch_size=64, optimizer=optimizer, learning_rate=rate)
+        model, train, validation, TrainConfig(epochs=8, batch_size=64, optimizer=optimizer, learning_rate=rate)
     )  # fmt: skip
     loss, accuracy = _loss_and_accuracy(done.model, found.test)
     assert accuracy > 0.8  # chance is 0.1
@@ -94,7 +94,7 @@ def test_it_learns_the_digits(optimizer: Any) -> None:
 def test_in_bfloat16_it_learns_the_digits_too_and_keeps_float32_weights(objective: Objective) -> None:
     found = digits.load()
     train, validation = split(found.train, 200, 0)
-    settings = Training(epochs=4, batch_size=64, learning_rate=0.01)
+    settings = TrainConfig(epochs=4, batch_size=64, learning_rate=0.01)
     exact, coarse = (
         fit(
             create("tiny", input_shape=found.image_shape, classes=found.classes, seed=1),
@@ -113,7 +113,7 @@ def test_in_bfloat16_it_learns_the_digits_too_and_keeps_float32_weights(objectiv
 
 
 def test_the_history_says_what_happened() -> None:
-    done = _fit(Training(epochs=3, batch_size=40, learning_rate=0.02, schedule="linear"))
+    done = _fit(TrainConfig(epochs=3, batch_size=40, learning_rate=0.02, schedule="linear"))
     assert [list(row) for row in done.history] == [_KEYS] * 3
     assert [row["epoch"] for row in done.history] == [1, 2, 3]
     assert [row["learning_rate"] for row in done.history] == pytest.approx([0.02, 0.02 * 2 / 3, 0.02 / 3])
@@ -130,20 +130,20 @@ def test_loss_and_accuracy_are_means_over_images() -> None:
     # with a step of nothing and no dropout, the epoch's means are those of the untouched network
     model = tiny_model(name="linear")
     expected = _loss_and_accuracy(model, _TRAIN), _loss_and_accuracy(model, _VALIDATION)
-    row = _fit(Training(epochs=1, batch_size=33, optimizer="sgd", learning_rate=1e-30), model=model).history[0]
+    row = _fit(TrainConfig(epochs=1, batch_size=33, optimizer="sgd", learning_rate=1e-30), model=model).history[0]
     assert (row["loss"], row["accuracy"]) == pytest.approx(expected[0], rel=1e-5)
     assert (row["val_loss"], row["val_accuracy"]) == pytest.approx(expected[1], rel=1e-5)
 
 
 def test_one_step_is_the_one_computed_by_hand() -> None:
     model = tiny_model(name="linear")
-    images, labels = _TRAIN.unit()
+    images, labels = _TRAIN.tensors()
     x, y = images.flatten(1).double().numpy(), labels.numpy()
     weight, bias = (snapshot(model)[f"network.1.{name}"].double().numpy() for name in ("weight", "bias"))
     exponent = np.exp(x @ weight.T + bias)
     wrong = exponent / exponent.sum(1, keepdims=True) - np.eye(3)[y]
     step = 0.1 * 1.9  # Nesterov: gradient + 0.9 * momentum, which is the gradient itself in the first step
-    done = _fit(Training(epochs=1, batch_size=200, optimizer="sgd", learning_rate=0.1), model=model)
+    done = _fit(TrainConfig(epochs=1, batch_size=200, optimizer="sgd", learning_rate=0.1), model=model)
     weights = snapshot(done.model)
     expected = weight - step * wrong.T @ x / len(x)
     np.testing.assert_allclose(weights["network.1.weight"].numpy(), expected, rtol=1e-4, atol=1e-6)
@@ -151,7 +151,7 @@ def test_one_step_is_the_one_computed_by_hand() -> None:
 
 
 def test_the_observer_hears_of_all_epochs(listener: Listener) -> None:
-    _fit(Training(epochs=3, batch_size=4), observer=listener)
+    _fit(TrainConfig(epochs=3, batch_size=4), observer=listener)
     assert listener.titles == ["Training, 3 epochs"]
     assert listener.done == pytest.approx(3)
     assert listener.total == 3
@@ -160,7 +160,7 @@ def test_the_observer_hears_of_all_epochs(listener: Listener) -> None:
 
 def test_the_global_generator_is_not_touched() -> None:
     before = torch.get_rng_state()
-    _fit(Training(epochs=1), augment=(Shift(),))
+    _fit(TrainConfig(epochs=1), augment=(Shift(),))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -171,11 +171,11 @@ def test_augmentations_see_numbers_of_the_data_set_in_order() -> None:
     class Look:
         def __call__(self, images: Tensor, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
             del generator
-            assert torch.equal(images, _TRAIN[index].unit()[0])
+            assert torch.equal(images, _TRAIN[index].tensors()[0])
             seen.append((epoch, index.tolist()))
             return images
 
-    _fit(Training(epochs=2, batch_size=30), augment=(Look(),))
+    _fit(TrainConfig(epochs=2, batch_size=30), augment=(Look(),))
     for epoch in (1, 2):
         order = [number for when, numbers in seen if when == epoch for number in numbers]
         assert sorted(order) == list(range(100))
@@ -196,7 +196,7 @@ def test_a_last_batch_of_one_joins_the_one_before(count: int, size: int, sizes: 
 def test_batch_norm_survives_one_image_too_many() -> None:
     # batch norm over flat features refuses a batch of one, which 9 images in batches of 4 would leave
     model = create("paper-cnn", input_shape=TINY_SHAPE, classes=TINY_CLASSES)
-    done = fit(model, _TRAIN[:9], _VALIDATION, Training(epochs=1, batch_size=4))
+    done = fit(model, _TRAIN[:9], _VALIDATION, TrainConfig(epochs=1, batch_size=4))
     assert math.isfinite(done.history[0]["loss"])
 
 
@@ -222,7 +222,7 @@ def test_weight_decay_pulls_on_kernels_only(optimizer: Any) -> None:
         for parameter in model.parameters():
             parameter.add_(0.5)
     before = snapshot(model)
-    settings = Training(epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
+    settings = TrainConfig(epochs=2, batch_size=50, optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
     after = snapshot(_fit(settings, model=model, objective=Flat()).model)
     kernels = {"network.0.weight", "network.3.weight", "network.8.weight"}
     for name, _ in model.named_parameters():
@@ -237,14 +237,19 @@ def test_weight_decay_pulls_on_kernels_only(optimizer: Any) -> None:
 def test_without_weight_decay_nothing_pulls() -> None:
     model = tiny_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    _fit(Training(epochs=1), model=model, objective=Flat())
+    _fit(TrainConfig(epochs=1), model=model, objective=Flat())
     _assert_same(dict(model.named_parameters()), before)
 
 
 def test_the_moving_average_is_the_one_computed_by_hand() -> None:
     # one step an epoch, so that the weights kept without averaging are those after every single step
-    plain = Training(
-        epochs=12, batch_size=200, optimizer="sgd", learning_rate=0.5, keep=tuple(range(1, 13)), schedule="cosine"
+    plain = TrainConfig(
+        epochs=12,
+        batch_size=200,
+        optimizer="sgd",
+        learning_rate=0.5,
+        save_epochs=tuple(range(1, 13)),
+        schedule="cosine",
     )
     steps = _fit(plain, model=tiny_model(name="linear")).kept
     averaged = _fit(replace(plain, ema=0.4), model=tiny_model(name="linear"))
@@ -258,9 +263,9 @@ def test_the_moving_average_is_the_one_computed_by_hand() -> None:
 
 
 def test_what_is_validated_is_the_average() -> None:
-    done = _fit(Training(epochs=2, ema=0.9, batch_size=20))
+    done = _fit(TrainConfig(epochs=2, ema=0.9, batch_size=20))
     assert _loss_and_accuracy(done.model, _VALIDATION)[0] == pytest.approx(done.history[-1]["val_loss"], rel=1e-5)
-    assert _differ(snapshot(done.model), snapshot(_fit(Training(epochs=2, batch_size=20)).model))
+    assert _differ(snapshot(done.model), snapshot(_fit(TrainConfig(epochs=2, batch_size=20)).model))
 
 
 def test_schedules_at_their_corners() -> None:
@@ -272,7 +277,7 @@ def test_schedules_at_their_corners() -> None:
     }
     assert SCHEDULES.keys() == expected.keys()
     for name, corners in expected.items():
-        settings = Training(learning_rate=0.3, schedule=name)
+        settings = TrainConfig(learning_rate=0.3, schedule=name)
         for done, factor in corners.items():
             assert settings.rate(done) == pytest.approx(0.3 * factor, abs=1e-12), (name, done)
     before, after = SCHEDULES["one-cycle"](0.25 - 1e-9), SCHEDULES["one-cycle"](0.25 + 1e-9)
@@ -286,7 +291,7 @@ def test_every_step_has_its_own_rate() -> None:
         asked.append(done)
         return 1.0
 
-    _fit(Training(epochs=2, batch_size=25, schedule=schedule))
+    _fit(TrainConfig(epochs=2, batch_size=25, schedule=schedule))
     in_steps = [done for done in asked if done in {number / 8 for number in range(8)}]
     assert set(in_steps) == {number / 8 for number in range(8)}
     assert max(asked) < 1
@@ -294,8 +299,8 @@ def test_every_step_has_its_own_rate() -> None:
 
 # --- the same training again -------------------------------------------------------------------------------------
 
-_PLAIN = Training(epochs=4, batch_size=16, learning_rate=0.01)
-_EVERYTHING = Training(
+_PLAIN = TrainConfig(epochs=4, batch_size=16, learning_rate=0.01)
+_EVERYTHING = TrainConfig(
     epochs=6,
     batch_size=16,
     optimizer="adamw",
@@ -303,9 +308,9 @@ _EVERYTHING = Training(
     schedule="one-cycle",
     weight_decay=0.01,
     patience=2,
-    run_on=True,
+    continue_after_stop=True,
     ema=0.8,
-    keep=(1, 3, 6),
+    save_epochs=(1, 3, 6),
     seed=5,
 )
 _CHANGES = (AlternatingFlip(), Shift(pixels=1))
@@ -344,7 +349,7 @@ def test_every_epoch_and_step_has_its_own_dropout(hooked: bool, monkeypatch: pyt
         for layer in model.modules():
             if isinstance(layer, nn.Conv2d):
                 layer.weight.fill_(0.1)
-    fit(model, ones, ones, Training(epochs=2, batch_size=50, learning_rate=1e-9, optimizer="sgd"))
+    fit(model, ones, ones, TrainConfig(epochs=2, batch_size=50, learning_rate=1e-9, optimizer="sgd"))
     trained = [masks[place] for place in (0, 1, 3, 4)]  # each epoch: two batches to train, one to validate
     for number, mask in enumerate(trained):
         assert 0.1 < float(mask.float().mean()) < 0.4
@@ -373,7 +378,7 @@ class _KillsIn(Listener):
             raise _Killed
 
 
-def _killed_and_resumed(settings: Training, epochs: list[int], checkpoint: Path, **other: Any) -> Trained:
+def _killed_and_resumed(settings: TrainConfig, epochs: list[int], checkpoint: Path, **other: Any) -> TrainResult:
     for epoch in epochs:
         with pytest.raises(_Killed):
             _fit(settings, checkpoint=checkpoint, observer=_KillsIn(epoch), **other)
@@ -448,7 +453,7 @@ def test_a_training_killed_by_a_signal_resumes_in_another_process(tmp_path: Path
 # --- early stopping ----------------------------------------------------------------------------------------------
 
 # few images, a fifth of them mislabelled, and large steps: the validation loss soon rises
-_STOPPING = Training(epochs=40, batch_size=10, learning_rate=0.02, patience=3)
+_STOPPING = TrainConfig(epochs=40, batch_size=10, learning_rate=0.02, patience=3)
 
 
 def test_early_stopping_restores_the_best_weights() -> None:
@@ -462,7 +467,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
 
 def test_running_on_notes_where_it_would_have_stopped() -> None:
     stopped = _fit(_STOPPING)
-    on = _fit(replace(_STOPPING, run_on=True, epochs=40, keep=(stopped.best_epoch,)))
+    on = _fit(replace(_STOPPING, continue_after_stop=True, epochs=40, save_epochs=(stopped.best_epoch,)))
     assert (on.stopped_at, on.best_epoch) == (stopped.stopped_at, stopped.best_epoch)
     assert len(on.history) == 40
     _assert_same(on.best, snapshot(stopped.model))
@@ -480,7 +485,7 @@ def test_a_stopped_training_stays_stopped_when_resumed(tmp_path: Path) -> None:
 def test_patience_counts_epochs_without_a_lower_loss() -> None:
     # nothing moves, so that no epoch after the first is better: 1 + patience epochs
     for patience in (1, 2, 4):
-        settings = Training(epochs=9, patience=patience, optimizer="sgd", learning_rate=1e-30)
+        settings = TrainConfig(epochs=9, patience=patience, optimizer="sgd", learning_rate=1e-30)
         done = _fit(settings, model=tiny_model(name="linear"))
         assert (done.best_epoch, done.stopped_at, len(done.history)) == (1, 1 + patience, 1 + patience)
 
@@ -501,7 +506,7 @@ class LikesFirst:
 
 def test_early_stopping_watches_what_the_objective_validates() -> None:
     done = _fit(replace(_STOPPING, epochs=12), objective=LikesFirst())
-    images, labels = _VALIDATION.unit()
+    images, labels = _VALIDATION.tensors()
     losses = [row["val_loss"] for row in done.history]
     assert float(LikesFirst().validate(done.model, images, labels)[0]) == pytest.approx(min(losses), rel=1e-5)
     assert done.best_epoch == 1 + int(np.argmin(losses))
@@ -552,7 +557,7 @@ def _explodes_at(share: float, width: float = 1.0) -> Callable[[float], float]:
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state(
     tmp_path: Path, schedule: Callable[[float], float]
 ) -> None:
-    settings = Training(epochs=4, batch_size=16, optimizer="sgd", learning_rate=1.0, schedule=schedule)
+    settings = TrainConfig(epochs=4, batch_size=16, optimizer="sgd", learning_rate=1.0, schedule=schedule)
     checkpoint = tmp_path / "state"
     with pytest.raises(TrainingError, match=r"loss \(epoch 3.* is not finite.*after epoch 2. Lower the learning rate"):
         _fit(settings, model=tiny_model(name="linear"), checkpoint=checkpoint)
@@ -689,7 +694,7 @@ def test_a_folder_as_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_a_bad_setting_is_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        Training(**settings)
+        TrainConfig(**settings)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
@@ -699,7 +704,7 @@ def test_a_bad_label_smoothing_is_refused_by_name(smoothing: float) -> None:
 
 
 def test_label_smoothing_is_the_mix_with_the_mean_over_classes() -> None:
-    model, (images, labels) = tiny_model(name="linear"), _TRAIN.unit()
+    model, (images, labels) = tiny_model(name="linear"), _TRAIN.tensors()
     loss, logits = CrossEntropy(label_smoothing=0.3)(model, images, labels)
     log_p = logits.log_softmax(1)
     expected = -(0.7 * log_p.gather(1, labels.unsqueeze(1)).squeeze(1) + 0.3 * log_p.mean(1)).mean()
@@ -730,10 +735,10 @@ def test_images_that_the_model_does_not_take_are_refused(bad: LabelledImages, me
     before = snapshot(model)
     parts = (bad, _VALIDATION) if part == "training" else (_TRAIN, bad)
     with pytest.raises(ShapeError, match=message.format(part=part)):
-        fit(model, *parts, Training(epochs=1))
+        fit(model, *parts, TrainConfig(epochs=1))
     _assert_same(snapshot(model), before)
 
 
 def test_one_image_is_not_a_training() -> None:
     with pytest.raises(ShapeError, match="1 training images; at least 2 needed"):
-        fit(tiny_model(), _TRAIN[:1], _VALIDATION, Training(epochs=1))
+        fit(tiny_model(), _TRAIN[:1], _VALIDATION, TrainConfig(epochs=1))

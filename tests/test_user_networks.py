@@ -68,7 +68,7 @@ from casemate.evaluation import (
 )
 from casemate.losses import LOSSES
 from casemate.models import Classifier
-from casemate.training import Training, fit
+from casemate.training import TrainConfig, fit
 from user_networks import NETWORKS, UserNetwork, convolutional
 
 pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")
@@ -317,7 +317,12 @@ def _clean(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
 
 def _cascade(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
     found = run_cascade(model, FEW, LabelledImages(pixels=pixels, labels=labels), [0.02, EPS])
-    return {"robust": found.robust, "winner": found.winner, "images": found.adversarial, "distance": found.distance}
+    return {
+        "robust": found.robust,
+        "first_success": found.first_success,
+        "images": found.adversarial,
+        "distance": found.distance,
+    }
 
 
 def _worst_case(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
@@ -344,7 +349,7 @@ def _evaluate(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
     return {
         "clean": found.clean.correct,
         "robust": found.cascade.robust,
-        "winner": found.cascade.winner,
+        "first_success": found.cascade.first_success,
         "verdict": found.verdict.word,
         "gravest findings": [each.check for each in found.findings if each.severity == "voids"],
     }
@@ -353,14 +358,14 @@ def _evaluate(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
 def _record(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
     images = LabelledImages(pixels=pixels, labels=labels)
     found = evaluate(model, images, eps=EPS, attacks=FEW)
-    record, taken_for = make_record(found, model, name="network", data="images")
+    record, adversarial_prediction = make_record(found, model, name="network", data="images")
     verified = verify_record(record, model, images=images)
-    return {"taken for": taken_for, "winner": record.winner, "holds": verified.holds}
+    return {"taken for": adversarial_prediction, "first_success": record.first_success, "holds": verified.holds}
 
 
-def _few_epochs(pixels: Tensor, labels: Tensor) -> tuple[LabelledImages, LabelledImages, Training]:
+def _few_epochs(pixels: Tensor, labels: Tensor) -> tuple[LabelledImages, LabelledImages, TrainConfig]:
     images = LabelledImages(pixels=pixels, labels=labels)
-    return images, images[:5], Training(epochs=2, batch_size=4)
+    return images, images[:5], TrainConfig(epochs=2, batch_size=4)
 
 
 def _history(history: list[dict[str, Any]]) -> Found:

@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
     libraries = args.libraries
     most = max(case.images for case in cases)
     data = load_data(description.dataset or "fashion-mnist", args.data_dir).test[: 10 * most]
-    images, labels = right_ones(model, *data.unit(), most)
+    images, labels = right_ones(model, *data.tensors(), most)
     ours, eps = Ours(model, images, labels, args.seed), {"linf": args.linf, "l2": args.l2, "l1": args.l1}
     rows, skipped = [], []
     for library in libraries:

@@ -26,7 +26,7 @@ from casemate.data.named import AUGMENTATIONS
 from casemate.files import write_json
 from casemate.models import create
 from casemate.provenance import surroundings
-from casemate.training import CrossEntropy, Training
+from casemate.training import CrossEntropy, TrainConfig
 
 HERE = Path(__file__).resolve().parent
 BATCH = 128
@@ -85,7 +85,7 @@ def measure(threads: int, repeats: int) -> list[Row]:
     model = create("paper-cnn", input_shape=SHAPE, classes=tuple("0123456789")).train()
     pixels = torch.rand(BATCH, *SHAPE).contiguous(memory_format=torch.channels_last)
     labels, index, generator = torch.arange(BATCH) % 10, torch.arange(BATCH), Generator().manual_seed(0)
-    objective, optimizer = CrossEntropy(), Training().make_optimizer(model)
+    objective, optimizer = CrossEntropy(), TrainConfig().make_optimizer(model)
 
     def step(images: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)

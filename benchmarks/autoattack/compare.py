@@ -82,7 +82,7 @@ def compare(args: argparse.Namespace) -> int:
     model, description = load_model(args.model)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     images = load_data(description.dataset or "fashion-mnist", args.data_dir).test[: args.n]
-    pixels, labels = images.unit()
+    pixels, labels = images.tensors()
     document = json.loads(args.out.read_text()) if args.out.is_file() else {"rows": []}
     behind = 0
     for eps in args.eps:

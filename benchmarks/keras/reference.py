@@ -426,7 +426,7 @@ def reported_loss(model: Any, images: Array, labels: Array, judge: Judge) -> dic
 # ---------------------------------------------------------------------------------- the report
 
 
-def say(line: str) -> None:
+def message(line: str) -> None:
     """A line of progress, at once."""
     print(line, flush=True)
 

@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, description = load_model(arguments.model)
     if description.dataset != "fashion-mnist":
         raise NotComparedError(f"{arguments.model} was trained on {description.dataset}; expected fashion-mnist")
-    images, labels = load_data("fashion-mnist", arguments.data_dir).test[: arguments.n].unit()
+    images, labels = load_data("fashion-mnist", arguments.data_dir).test[: arguments.n].tensors()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         safetensors.torch.save_file({"images": images.contiguous(), "labels": labels}, folder / "images.safetensors")

@@ -65,7 +65,7 @@ class Track:
     def __init__(self, args: argparse.Namespace, network: str, images: LabelledImages, folder: Path) -> None:
         self.args, self.folder = args, folder
         self.model = prepare(network, args.data, args.models)
-        pixels, labels = images.unit()
+        pixels, labels = images.tensors()
         safetensors.torch.save_file({"images": pixels.contiguous(), "labels": labels}, folder / "images.safetensors")
         self._chosen: dict[tuple[str, str], list[tuple[int, str]]] = {}
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from within import watched
 
 from casemate.models import Classifier
-from casemate.progress import SILENT, Advance
+from casemate.progress import NULL_OBSERVER, Advance
 
 Run = Callable[[Tensor, Tensor, list[float]], dict[str, Any]]
 """(images, labels, values of eps) -> accuracy at each, and what else is known."""
@@ -55,11 +55,11 @@ class Heard:
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         self.said.append(message)
 
     def work(self, title: str, total: float) -> contextlib.AbstractContextManager[Advance]:
-        return SILENT.work(title, total)
+        return NULL_OBSERVER.work(title, total)
 
 
 def casemate(model: Classifier, task: str, batch: int, steps: int) -> Run:

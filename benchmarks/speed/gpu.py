@@ -23,7 +23,7 @@ from casemate import (
     FGSM,
     Classifier,
     LabelledImages,
-    Training,
+    TrainConfig,
     create,
     eps_curve,
     fit,
@@ -236,11 +236,11 @@ def main() -> None:
     for tf32 in (True, False):
         torch.backends.cudnn.allow_tf32 = tf32
         model = create("paper-cnn", input_shape=data.image_shape, classes=data.classes, seed=SEED)
-        settings = Training(epochs=1 if bench.few else 3, seed=SEED)
+        settings = TrainConfig(epochs=1 if bench.few else 3, seed=SEED)
         history = fit(model, train, validation, settings, device=args.device).history
         found["epochs"]["tf32" if tf32 else "float32"] = [row["seconds"] for row in history]
     model.eval()
-    unit, labels = (each.to(args.device) for each in data.test[:1024].unit())
+    unit, labels = (each.to(args.device) for each in data.test[:1024].tensors())
     colours = torch.rand(1024, 3, 32, 32, generator=torch.Generator().manual_seed(SEED)).to(args.device)
     resnet = resnet18(16 if bench.few else 64).to(args.device)
     few = 64 if bench.few else 1024

@@ -17,7 +17,7 @@ from casemate.attacks import FGSM, Criterion, held, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluation import eps_curve
 from casemate.models import Classifier, quickened
-from casemate.training import CrossEntropy, Training
+from casemate.training import CrossEntropy, TrainConfig
 
 _BATCHES = (32, 64, 128, 250)
 _SECONDS = 2.0
@@ -40,7 +40,7 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     plain = as_written(path)
     for batch in _BATCHES:
-        pixels, labels = images[:batch].unit()
+        pixels, labels = images[:batch].tensors()
         with held(plain, pixels, pass_size=batch) as both:
             for name, model in (("as written", plain), ("frozen", both.copy)):
                 gradient = partial(input_gradient, model, pixels, Criterion(labels), "ce")
@@ -50,14 +50,14 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
                     "share_of_limit": found * 2 * forward / rate,
                 }
     model = as_written(path).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    pixels, labels = images[:128].unit()
+    pixels, labels = images[:128].tensors()
     with quickened(model, pixels[:32]):  # as `fit` does
         found = _rate(_step(model, pixels, labels), len(labels))
     rows["training step, batch 128"] = {"images_per_second": found, "share_of_limit": found * 3 * forward / rate}
-    pixels, labels = images[:64].unit()
+    pixels, labels = images[:64].tensors()
     with held(as_written(path), pixels, pass_size=64) as both:
         where = _kernels(lambda: input_gradient(both.copy, pixels, Criterion(labels), "ce"))
-    pixels, labels = images[:128].unit()
+    pixels, labels = images[:128].tensors()
     with quickened(model, pixels[:32]):
         training = _kernels(_step(model, pixels, labels))
     return {"forward_flops": forward, "rows": rows, "gradient_kernels": where, "training_kernels": training}
@@ -65,7 +65,7 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
 
 def _step(model: Classifier, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """A training step."""
-    objective, optimizer = CrossEntropy(), Training().make_optimizer(model)
+    objective, optimizer = CrossEntropy(), TrainConfig().make_optimizer(model)
     model.train().requires_grad_(True)
 
     def step() -> None:

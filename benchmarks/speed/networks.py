@@ -8,8 +8,8 @@ from torch import nn
 
 from casemate.data import Dataset, split, subset
 from casemate.defenses import AdversarialTraining, Recipe
-from casemate.models import Classifier, Description, create, load, register, save
-from casemate.training import CrossEntropy, Objective, Training
+from casemate.models import Classifier, ModelMetadata, create, load, register, save
+from casemate.training import CrossEntropy, Objective, TrainConfig
 
 
 @register("strided")
@@ -67,10 +67,10 @@ def prepare(name: str, data: Dataset, folder: Path) -> Path:
     train, validation = split(subset(data.train, plan.images + 1000, 0), 1000, 0)
     model = create(plan.architecture, input_shape=data.image_shape, classes=data.classes)
     schedule = "constant" if name == "undefended" else "one-cycle"
-    settings = Training(epochs=plan.epochs, learning_rate=plan.rate, schedule=schedule)
+    settings = TrainConfig(epochs=plan.epochs, learning_rate=plan.rate, schedule=schedule)
     Recipe(objective=plan.objective).fit(model, train, validation, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    save(model, path, Description(architecture=plan.architecture, dataset=data.name, recipe={"epochs": plan.epochs}))
+    save(model, path, ModelMetadata(architecture=plan.architecture, dataset=data.name, recipe={"epochs": plan.epochs}))
     return path
 
 

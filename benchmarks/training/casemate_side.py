@@ -18,7 +18,7 @@ from casemate.evaluation import evaluate_clean
 from casemate.files import write_json
 from casemate.models import create
 from casemate.provenance import surroundings
-from casemate.training import Training, fit
+from casemate.training import TrainConfig, fit
 from casemate_study.experiments.undefended import TUNED, TUNED_AUGMENT, TUNED_DROPOUT
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):
             layer.p *= TUNED_DROPOUT
-    settings = Training(epochs=args.epochs, precision=args.precision, **TUNED)  # pyright: ignore[reportArgumentType]
+    settings = TrainConfig(epochs=args.epochs, precision=args.precision, **TUNED)  # pyright: ignore[reportArgumentType]
     start, before = time.perf_counter(), time.process_time()
     trained = fit(model, train, validation, settings, augment=[make_augmentation(each) for each in TUNED_AUGMENT])
     seconds, cpu = time.perf_counter() - start, time.process_time() - before

@@ -37,11 +37,11 @@ _HOMES = {
         "sweep_eps",
         "sweep_steps",
     ),
-    "casemate.data": ("Dataset", "LabelledImages", "read_images", "split", "subset", "to_unit"),
+    "casemate.data": ("Dataset", "LabelledImages", "read_images", "split", "subset", "to_float"),
     "casemate.defenses": (
         "AdversarialRegularization",
         "AdversarialTraining",
-        "AtTemperature",
+        "TemperatureCrossEntropy",
         "Distillation",
         "Recipe",
         "StochasticAffine",
@@ -65,9 +65,9 @@ _HOMES = {
         "write_record",
         "zero_gradients",
     ),
-    "casemate.models": ("Classifier", "Description", "create", "register"),
+    "casemate.models": ("Classifier", "ModelMetadata", "create", "register"),
     "casemate.norms": ("Ball", "parse_eps"),
-    "casemate.training": ("CrossEntropy", "Training", "fit"),
+    "casemate.training": ("CrossEntropy", "TrainConfig", "fit"),
 }
 _RENAMED = {
     "evaluate_model": ("casemate.evaluation", "evaluate"),  # `casemate.evaluation` is the package
@@ -110,13 +110,13 @@ if TYPE_CHECKING:
     from casemate.data import read_images as read_images
     from casemate.data import split as split
     from casemate.data import subset as subset
-    from casemate.data import to_unit as to_unit
+    from casemate.data import to_float as to_float
     from casemate.defenses import AdversarialRegularization as AdversarialRegularization
     from casemate.defenses import AdversarialTraining as AdversarialTraining
-    from casemate.defenses import AtTemperature as AtTemperature
     from casemate.defenses import Distillation as Distillation
     from casemate.defenses import Recipe as Recipe
     from casemate.defenses import StochasticAffine as StochasticAffine
+    from casemate.defenses import TemperatureCrossEntropy as TemperatureCrossEntropy
     from casemate.errors import CasemateError as CasemateError
     from casemate.errors import CasemateWarning as CasemateWarning
     from casemate.evaluation import Evaluation as Evaluation
@@ -137,7 +137,7 @@ if TYPE_CHECKING:
     from casemate.evaluation import write_record as write_record
     from casemate.evaluation import zero_gradients as zero_gradients
     from casemate.models import Classifier as Classifier
-    from casemate.models import Description as Description
+    from casemate.models import ModelMetadata as ModelMetadata
     from casemate.models import create as create
     from casemate.models import load as load_model
     from casemate.models import register as register
@@ -145,7 +145,7 @@ if TYPE_CHECKING:
     from casemate.norms import Ball as Ball
     from casemate.norms import parse_eps as parse_eps
     from casemate.training import CrossEntropy as CrossEntropy
-    from casemate.training import Training as Training
+    from casemate.training import TrainConfig as TrainConfig
     from casemate.training import fit as fit
 
 __all__ = [
@@ -161,7 +161,6 @@ __all__ = [
     "PGD",
     "AdversarialRegularization",
     "AdversarialTraining",
-    "AtTemperature",
     "AttackResult",
     "AutoAttack",
     "Ball",
@@ -173,12 +172,12 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "DeepFool",
-    "Description",
     "Distillation",
     "Evaluation",
     "Finding",
     "HopSkipJump",
     "LabelledImages",
+    "ModelMetadata",
     "Recipe",
     "Restarts",
     "Severity",
@@ -188,7 +187,8 @@ __all__ = [
     "StochasticAffine",
     "TargetedAPGD",
     "TargetedFAB",
-    "Training",
+    "TemperatureCrossEntropy",
+    "TrainConfig",
     "Transfer",
     "UniformNoise",
     "Verdict",
@@ -213,7 +213,7 @@ __all__ = [
     "sweep_eps",
     "sweep_steps",
     "targeted_matrix",
-    "to_unit",
+    "to_float",
     "verify_record",
     "worst_case",
     "write_record",

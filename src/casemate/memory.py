@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch
 
 from casemate.errors import MachineError
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def batched(
     count: int,
     batch_size: int,
     work: Callable[[slice], T],
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
     *,
     shrunk: Callable[[int], None] | None = None,
 ) -> list[T]:
@@ -52,7 +52,7 @@ def batched(
             continue
         # outside the handler, so that the failed attempt's tensors are gone before the next
         batch_size = max(1, min(batch_size, count - start) // 2)
-        observer.say(f"Out of memory; going on with {batch_size} images at a time")
+        observer.message(f"Out of memory; going on with {batch_size} images at a time")
         if shrunk is not None:
             shrunk(batch_size)
         if torch.cuda.is_available():

@@ -146,7 +146,7 @@ def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
     """The nearest point to `delta` with L1 norm at most `eps` and each entry's size at most its `room`.
 
     It is sign(d) * min(max(|d| - t, 0), room) with the smallest t >= 0 that meets the norm. The norm falls with t in
-    straight pieces with corners at |d| and |d| - room, so t is found by sorting the corners. Float64 `(n, d)`.
+    straight artifacts with corners at |d| and |d| - room, so t is found by sorting the corners. Float64 `(n, d)`.
     """
     size = delta.abs()
     inside = size.minimum(room).sum(1) <= eps
@@ -156,7 +156,7 @@ def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
     slope = slope_change.cumsum(1)
     rise = slope[:, :-1] * (corners[:, :-1] - corners[:, 1:])
     total = torch.cat([torch.zeros_like(rise[:, :1]), rise.cumsum(1)], 1)
-    piece = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
-    threshold = corners.gather(1, piece) - (eps - total.gather(1, piece)) / slope.gather(1, piece).clamp(min=1)
+    artifact = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
+    threshold = corners.gather(1, artifact) - (eps - total.gather(1, artifact)) / slope.gather(1, artifact).clamp(min=1)
     threshold = threshold.masked_fill(inside.unsqueeze(1), 0).clamp(min=0)
     return delta.sign() * (size - threshold).clamp(min=0).minimum(room)

@@ -1,6 +1,6 @@
 """Progress as an observer: the library reports, only the command line and the web page render.
 
-A long loop takes an `Observer` and tells it when work starts, advances and ends. The default, `SILENT`,
+A long loop takes an `Observer` and tells it when work starts, advances and ends. The default, `NULL_OBSERVER`,
 hears nothing, so library code needs no special case.
 """
 
@@ -12,7 +12,7 @@ Advance = Callable[[float, str], None]
 """Called with the amount of work done since the last call, and a short note on how it is going."""
 
 
-def untold(amount: float, note: str = "") -> None:
+def no_progress(amount: float, note: str = "") -> None:
     """Advances nothing."""
     del amount, note
 
@@ -25,20 +25,20 @@ class Observer(Protocol):
         """Announce a piece of work of size `total` (any unit) and yield the function that advances it."""
         ...
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         """Pass on one line meant for the user (a warning, a result)."""
         ...
 
 
-class _Silent:
+class _NullObserver:
     @contextmanager
     def work(self, title: str, total: int | float):
         del title, total
-        yield untold
+        yield no_progress
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         del message
 
 
-SILENT: Observer = _Silent()
+NULL_OBSERVER: Observer = _NullObserver()
 """The observer that hears nothing."""

@@ -1,4 +1,4 @@
-"""Where and with what a piece was made: versions, hardware, commit. Recorded with every piece."""
+"""Where and with what an artifact was made: versions, hardware, commit. Recorded with every artifact."""
 
 import os
 import platform

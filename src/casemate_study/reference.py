@@ -14,7 +14,7 @@ from typing import Any
 from casemate_study.claims import Judgement
 from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments.scales import Scale
-from casemate_study.results import Estimate, Judged
+from casemate_study.results import Estimate, ModelResults
 
 ORDER = ("full", "medium")
 """The larger first."""
@@ -45,7 +45,7 @@ class Reference:
 
 
 def summarised(
-    models: Mapping[str, Judged],
+    models: Mapping[str, ModelResults],
     claims: Sequence[Judgement],
     compared: Mapping[str, Estimate],
     about: Mapping[str, Any],

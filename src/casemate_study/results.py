@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.errors import StoreError
 from casemate.evaluation import mcnemar, mean, share
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.examples import read_table
-from casemate_study.experiments.models import Model
+from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import LOSSES
 
-Pieces = Mapping[str, Piece]
+Artifacts = Mapping[str, Artifact]
 Estimate = Mapping[str, float]
 """value, low, high, n."""
 
@@ -25,9 +25,9 @@ _LEVEL = 0.05
 """Of the paired tests: below it two models differ."""
 
 
-def point_at(piece: Piece, axis: str, value: float) -> dict[str, Any] | None:
+def point_at(artifact: Artifact, axis: str, value: float) -> dict[str, Any] | None:
     """The point of a stored curve where `axis` ("eps" or "steps") is `value`, if it was computed."""
-    return next((point for point in piece.result["points"] if abs(point[axis] - value) < 1e-9), None)
+    return next((point for point in artifact.result["points"] if abs(point[axis] - value) < 1e-9), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +45,32 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ModelResults:
     """One model with all that was measured of it; what is not finished is None."""
 
-    model: Model
-    pieces: Pieces
+    model: StudyModel
+    artifacts: Artifacts
 
     @property
     def title(self) -> str:
         """The model's title."""
         return self.model.title
 
-    def piece(self, measure: str, loss: str | None = None) -> Piece | None:
+    def artifact(self, measure: str, loss: str | None = None) -> Artifact | None:
         """The piece of a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
-        return self.pieces.get(self.model.piece(measure, loss))
+        return self.artifacts.get(self.model.artifact(measure, loss))
 
     @property
     def clean(self) -> dict[str, Any] | None:
         """The result on images that nobody attacked."""
-        piece = self.piece("clean")
-        return None if piece is None else piece.result
+        artifact = self.artifact("clean")
+        return None if artifact is None else artifact.result
 
     @property
     def trained(self) -> dict[str, Any] | None:
         """The result of its training."""
-        piece = self.pieces.get(self.model.source.task)
-        return None if piece is None else piece.result
+        artifact = self.artifacts.get(self.model.source.task)
+        return None if artifact is None else artifact.result
 
     @property
     def seconds(self) -> tuple[float, float] | None:
@@ -85,8 +85,8 @@ class Judged:
 
     def under(self, measure: str, eps: float, loss: str = "ce") -> dict[str, Any] | None:
         """The point of an attack's curve: last, worst, loss."""
-        piece = self.piece(measure, loss)
-        return None if piece is None else point_at(piece, "eps", eps)
+        artifact = self.artifact(measure, loss)
+        return None if artifact is None else point_at(artifact, "eps", eps)
 
     def left(self, measure: str, eps: float, loss: str = "ce") -> Estimate | None:
         """The accuracy that an attack's last iterate leaves."""
@@ -101,11 +101,11 @@ class Judged:
     def strongest(self, eps: float) -> Estimate | None:
         """The accuracy under the strongest attack that was run: PGD with restarts, or for a randomised model EOT."""
         if self.randomised:
-            piece = self.piece("eot")
-            point = None if piece is None else point_at(piece, "eps", eps)
+            artifact = self.artifact("eot")
+            point = None if artifact is None else point_at(artifact, "eps", eps)
             return None if point is None else point["last"]
-        piece = self.piece("pgd")
-        point = None if piece is None else point_at(piece, "eps", eps)
+        artifact = self.artifact("pgd")
+        point = None if artifact is None else point_at(artifact, "eps", eps)
         return None if point is None else point["every"]
 
     def standing(self, eps: float) -> np.ndarray | None:
@@ -114,11 +114,11 @@ class Judged:
         Of a randomised model, whose answers differ by chance, only the last answer under averaged gradients counts.
         """
         if self.randomised:
-            piece = self.piece("eot")
-            return None if piece is None or point_at(piece, "eps", eps) is None else right(piece, "eps", eps)
-        curves = [self.piece(measure, loss) for measure in ("fgsm", "ball") for loss in LOSSES]
-        found = [_column(piece, eps, "worst") for piece in curves if piece and point_at(piece, "eps", eps)]
-        pgd = self.piece("pgd")
+            artifact = self.artifact("eot")
+            return None if artifact is None or point_at(artifact, "eps", eps) is None else right(artifact, "eps", eps)
+        curves = [self.artifact(measure, loss) for measure in ("fgsm", "ball") for loss in LOSSES]
+        found = [_column(artifact, eps, "worst") for artifact in curves if artifact and point_at(artifact, "eps", eps)]
+        pgd = self.artifact("pgd")
         if pgd is not None and point_at(pgd, "eps", eps):
             found.append(right(pgd, "eps", eps))
         return np.logical_and.reduce([each[: min(map(len, found))] for each in found]) if found else None
@@ -130,19 +130,19 @@ class Judged:
 
     def evaluated(self, eps: float) -> Evaluated | None:
         """What the whole evaluation found at `eps`."""
-        piece = self.piece("evaluation")
-        if piece is None:
+        artifact = self.artifact("evaluation")
+        if artifact is None:
             return None
-        found = next((each for each in piece.result["verdicts"] if abs(each["eps"] - eps) < 1e-9), None)
+        found = next((each for each in artifact.result["verdicts"] if abs(each["eps"] - eps) < 1e-9), None)
         if found is None:
             return None
-        raised = {each["check"]: each["state"] for each in piece.result["checks"] if each["sentence"] is not None}
+        raised = {each["check"]: each["state"] for each in artifact.result["checks"] if each["sentence"] is not None}
         return Evaluated(
             robust=found["robust_accuracy"],
             word=found["verdict"],
             sentence=found["sentence"],
             raised=raised,
-            budget=piece.result["budget"],
+            budget=artifact.result["budget"],
         )
 
     def zero(self, loss: str) -> Estimate | None:
@@ -155,16 +155,16 @@ def _table(path: Path) -> pl.DataFrame:
     return read_table(path, StoreError)
 
 
-def _rows(piece: Piece, axis: str | None, value: float | None) -> pl.DataFrame:
-    table = _table(piece.path("examples.parquet"))
+def _rows(artifact: Artifact, axis: str | None, value: float | None) -> pl.DataFrame:
+    table = _table(artifact.path("examples.parquet"))
     if axis is None or value is None:
         return table
     return table.filter((pl.col(axis) - value).abs() < 1e-9)
 
 
-def right(piece: Piece, axis: str | None = None, value: float | None = None) -> np.ndarray:
+def right(artifact: Artifact, axis: str | None = None, value: float | None = None) -> np.ndarray:
     """Which images were right: clean, at the last iterate of a curve, or after every attack of a worst case."""
-    rows = _rows(piece, axis, value)
+    rows = _rows(artifact, axis, value)
     if "right" in rows.columns:
         return rows["right"].to_numpy()
     if "prediction" in rows.columns:
@@ -173,8 +173,8 @@ def right(piece: Piece, axis: str | None = None, value: float | None = None) -> 
     return np.logical_and.reduce([rows[name].to_numpy() for name in attacks])
 
 
-def _column(piece: Piece, eps: float, name: str) -> np.ndarray:
-    return _rows(piece, "eps", eps)[name].to_numpy()
+def _column(artifact: Artifact, eps: float, name: str) -> np.ndarray:
+    return _rows(artifact, "eps", eps)[name].to_numpy()
 
 
 Order = Literal[-1, 0, 1]
@@ -196,7 +196,7 @@ def _order(difference: float, real: bool) -> Order:
 
 
 def compare_accuracy(
-    first: Piece | None, second: Piece | None, axis: str | None = None, value: float | None = None
+    first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
 ) -> Compared | None:
     """Which leaves more images right, by McNemar's test on the images that both were measured on."""
     if first is None or second is None:
@@ -215,12 +215,12 @@ def compare_flags(one: np.ndarray, other: np.ndarray) -> Compared | None:
 
 
 def compare_loss(
-    first: Piece | None, second: Piece | None, axis: str | None = None, value: float | None = None
+    first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
 ) -> Compared | None:
     """Which has the larger mean cross-entropy, by the bootstrap interval of the paired difference."""
     if first is None or second is None:
         return None
-    one, other = (_rows(piece, axis, value)["loss"].to_numpy().astype(np.float64) for piece in (first, second))
+    one, other = (_rows(artifact, axis, value)["loss"].to_numpy().astype(np.float64) for artifact in (first, second))
     n = min(len(one), len(other))
     known = np.isfinite(one[:n]) & np.isfinite(other[:n])
     if not known.any():

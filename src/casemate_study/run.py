@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casemate import data
-from casemate.engine import Context, Piece, Plan, Store, Task, make_plan, run_plan
+from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
 from casemate.training.cost import StepCost
@@ -55,13 +55,13 @@ def plan_study(
     images = data.load(dataset or size.dataset, data_dir, observer=observer)
     setup = Setup(scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed)
     tasks, wanted = tasks_of(experiments, setup)
-    pieces = Store(store)
-    plan = make_plan(tasks, wanted, PRODUCERS, pieces, device)
-    return Study(setup=setup, dataset=images, experiments=experiments, plan=plan, store=pieces, device=device)
+    artifacts = Store(store)
+    plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device)
+    return Study(setup=setup, dataset=images, experiments=experiments, plan=plan, store=artifacts, device=device)
 
 
-def run_study(study: Study, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Piece]:
-    """Compute what is missing, in order; every finished piece is in the store at once."""
+def run_study(study: Study, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
+    """Compute what is missing, in order; every finished artifact is in the store at once."""
     context = Context(device=study.device, observer=observer, data_dir=data_dir)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # what they are about is in the study's own tables

@@ -19,10 +19,10 @@ from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import Loss, stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, ordinary, undisturbed
+from casemate.models import Classifier, Frozen, normal_tensor, preserve_state
 from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.norms import Ball, Bounds, Norm, norm_of
-from casemate.progress import SILENT, Advance, Observer, untold
+from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
@@ -203,7 +203,7 @@ def verify(
     return Verified(images, logits, norms.float(), finite, passes, steered=torch.ones_like(finite))
 
 
-class _Told:
+class _CountingProgress:
     """Passes on what an attack says of its progress, and remembers how much that was."""
 
     def __init__(self, advance: Advance) -> None:
@@ -271,7 +271,7 @@ class Attack(ABC):
         again = (failed & (claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
         if not len(again):
             return found
-        some = self._run_on(then, both, clean[again], criterion.take(again), streams.take(again), untold)
+        some = self._run_on(then, both, clean[again], criterion.take(again), streams.take(again), no_progress)
         return found.put(again, some)
 
     def _run_on(
@@ -299,7 +299,7 @@ class Attack(ABC):
         seed: int = 0,
         index: Labels | None = None,
         batch_size: int | None = None,
-        observer: Observer = SILENT,
+        observer: Observer = NULL_OBSERVER,
     ) -> AttackResult:
         """Attack `images` and return verified results.
 
@@ -337,10 +337,10 @@ class Attack(ABC):
         if not len(images):
             raise ShapeError("no images to attack; expected at least one")
         numbers = torch.arange(len(images)) if index is None else index
-        labels = ordinary(labels)
+        labels = normal_tensor(labels)
         most = self.most_passes(len(known.classes))
         with (
-            undisturbed(known, seed=seed) as direct,
+            preserve_state(known, seed=seed) as direct,
             held(
                 model,
                 images,
@@ -358,10 +358,10 @@ class Attack(ABC):
                 clean = prepared(images[group], known)
                 truth = labels[group].to(known.device)
                 criterion = Criterion(
-                    truth if targets is None else ordinary(targets)[group].to(known.device), targets is not None
+                    truth if targets is None else normal_tensor(targets)[group].to(known.device), targets is not None
                 )
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
-                told = _Told(advance)
+                told = _CountingProgress(advance)
                 found = self._attack(both, clean, criterion, streams, told)
                 success = criterion.met(found.logits)
                 status = status_of(success, found.finite, found.steered)

@@ -15,7 +15,7 @@ from casemate.losses import LossName, loss_by_name
 from casemate.memory import is_out_of_memory
 from casemate.models import Classifier, backward_failed
 from casemate.norms import Ball, norm_of
-from casemate.progress import Advance, untold
+from casemate.progress import Advance, no_progress
 from casemate.rng import Streams
 from casemate.types import Flags, Images, Logits, PerExample
 
@@ -155,7 +155,7 @@ def climb(
     start: Images | None = None,
     first: tuple[Logits, Images] | None = None,
     visit: Visit | None = None,
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Climb:
     """One run from one start. `model` must be frozen.
 
@@ -224,7 +224,7 @@ def climb_all(
     *,
     start: Images | None = None,
     first: tuple[Logits, Images] | None = None,
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Climb:
     """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss.
 

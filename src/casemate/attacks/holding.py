@@ -10,8 +10,8 @@ from torch import Tensor
 from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
 from casemate.models.accel.pass_size import DEFAULT, MEASURED_WITH
-from casemate.models.undisturbed import frozen
-from casemate.progress import SILENT, Observer
+from casemate.models.state import frozen
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images
 
 _GROUP_BYTES, _MOST_BYTES = 1 << 25, 1 << 28
@@ -67,7 +67,7 @@ def held(
     pass_size: int | None = None,
     passes: int | None = None,
     precision: Precision = "float32",
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Frozen]:
     """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
 

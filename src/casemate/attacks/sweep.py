@@ -30,10 +30,10 @@ from casemate.attacks.gradient import Climb, GradientAttack, Loop, climb, climb_
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier, Frozen, ordinary, undisturbed
+from casemate.models import Classifier, Frozen, normal_tensor, preserve_state
 from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
 from casemate.norms import norm_of
-from casemate.progress import Advance, untold
+from casemate.progress import Advance, no_progress
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
@@ -131,7 +131,7 @@ def _prepare(
     attack: GradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
 ) -> tuple[Images, Labels, Criterion, Streams]:
     clean = prepared(images, model)
-    labels = ordinary(labels).to(model.device)
+    labels = normal_tensor(labels).to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
     return clean, labels, Criterion(labels), Streams(derive(seed, stream_key(attack)), index)
 
@@ -197,7 +197,7 @@ def sweep_eps(
     warm_start: bool = False,
     seed: int = 0,
     first_index: int = 0,
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Sweep:
     """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
 
@@ -209,7 +209,7 @@ def sweep_eps(
     values = _ascending(values)
     known = model_of(given)
     check_images(known, images, labels)
-    with undisturbed(known, seed=seed) as direct, held(given, images) as both:
+    with preserve_state(known, seed=seed) as direct, held(given, images) as both:
         if direct:
             warn_of_network(known)
             warn_of_eps(with_eps(attack, values[-1]).ball(), known)
@@ -267,7 +267,7 @@ def sweep_steps(
     *,
     seed: int = 0,
     first_index: int = 0,
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Sweep:
     """Run `attack` (untargeted, on one batch) for every number of iterations of `values`, ascending.
 
@@ -285,7 +285,7 @@ def sweep_steps(
         shared = [loops] if loops else []
     known = model_of(given)
     check_images(known, images, labels)
-    with undisturbed(known, seed=seed) as direct, held(given, images) as both:
+    with preserve_state(known, seed=seed) as direct, held(given, images) as both:
         if direct:
             warn_of_network(known)
             warn_of_eps(attack.ball(), known)

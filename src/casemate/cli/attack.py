@@ -121,5 +121,5 @@ class Attack:
                 show = partial(attacked.show, ready, found)
                 if self.out is not None:
                     attacking.write(self.out, ready, found, threads)
-                    observer.say(f"Written to {self.out}: result.json, examples.parquet, adversarial.safetensors")
+                    observer.message(f"Written to {self.out}: result.json, examples.parquet, adversarial.safetensors")
         show(as_json=self.json)

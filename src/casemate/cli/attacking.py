@@ -184,7 +184,7 @@ def attack(ready: Ready, *, keep: bool, observer: Observer) -> Found:
     start = time.perf_counter()
     found = Found()
     if keep:
-        images, labels = ready.test.unit()
+        images, labels = ready.test.tensors()
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}
     gpus = [ready.model.device] if ready.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
@@ -213,7 +213,7 @@ def _sweep(ready: Ready, found: Found, observer: Observer) -> None:
 
 def _keep(ready: Ready, found: Found, observer: Observer) -> None:
     """The attack once more at each eps on its own, for its adversarial images."""
-    images, labels = ready.test.unit(ready.model.device)
+    images, labels = ready.test.tensors(ready.model.device)
     for eps, (_, each) in ready.attacks.items():
         result = each(ready.model, images, labels, seed=ready.about["seed"], observer=observer)
         found.images[f"eps-{eps:g}"] = result.adversarial.cpu().contiguous()
@@ -221,7 +221,7 @@ def _keep(ready: Ready, found: Found, observer: Observer) -> None:
 
 def _reach(ready: Ready, target: int, found: Found, keep: bool, observer: Observer) -> None:
     """The images, all of other classes, are to be taken for the target."""
-    images, labels = ready.test.unit(ready.model.device)
+    images, labels = ready.test.tensors(ready.model.device)
     targets = torch.full_like(labels, target)
     tables = []
     for eps, (_, each) in ready.attacks.items():

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from casemate.data import Dataset
-from casemate.defenses import AdversarialRegularization, AtTemperature, Distillation
+from casemate.defenses import AdversarialRegularization, Distillation, TemperatureCrossEntropy
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.errors import ModelError
-from casemate.models import Classifier, Description, load
+from casemate.models import Classifier, ModelMetadata, load
 from casemate.training import CrossEntropy, Objective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     "adversarial-regularization": AdversarialRegularization,
     "adversarial-training": AdversarialTraining,
-    "at-temperature": AtTemperature,
+    "at-temperature": TemperatureCrossEntropy,
     "distillation": Distillation,
 }
 """The losses of the defences, by the names of --defense."""
@@ -29,7 +29,7 @@ class Held:
     path: Path
     role: str
     model: Classifier
-    description: Description
+    description: ModelMetadata
     sha256: str
 
     def as_json(self) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _short(values: tuple[Any, ...]) -> str:
     return ", ".join([*map(str, values[:3]), *(["..."] if len(values) > 3 else [])])
 
 
-def trained_at(description: Description) -> float:
+def trained_at(description: ModelMetadata) -> float:
     """The temperature that a saved model was trained at; 1 if it names none."""
     match description.recipe:
         case {"objective": {"settings": {"temperature": float(temperature)}}}:

@@ -116,7 +116,7 @@ class Evaluate:
             out = self.out or Path("runs") / f"evaluate-{ready.model.short}"
             check_folder(out)
             outputs.check_results(out, ready.about(), overwrite=self.overwrite, observer=observer)
-            observer.say(evaluated.announced(ready))
+            observer.message(evaluated.announced(ready))
             found = evaluating.run(ready, observer)
             result = evaluating.write(out, ready, found, threads, observer)
             show = partial(evaluated.show, result, out)

@@ -117,26 +117,26 @@ def run(ready: Ready, observer: Observer) -> Evaluation:
             observer=observer,
         )
     except BaseException:
-        observer.say("Nothing of this evaluation is kept: it has no result before its end.")
+        observer.message("Nothing of this evaluation is kept: it has no result before its end.")
         raise
 
 
 def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write the record, result.json, examples.parquet and report.html, all or none; return what is in result.json."""
-    record, taken_for = make_record(
+    record, adversarial_prediction = make_record(
         found, ready.model.model, name=ready.model.name, data=ready.images.name, observer=observer
     )
     result = ready.about() | found.as_json()
     result["fingerprint"] = record.fingerprint
     result["record"] = {
-        "examples": int((record.winner >= 0).sum()),
-        "unproven": int((found.cascade.winner >= 0).sum()) - int((record.winner >= 0).sum()),
+        "examples": int((record.first_success >= 0).sum()),
+        "unproven": int((found.cascade.first_success >= 0).sum()) - int((record.first_success >= 0).sum()),
         "robust_accuracy": list(record.robust_accuracy),
     }
     result["provenance"] = surroundings(ready.device, threads)
     with observer.work("Writing the report", 0), filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_record(record, temporary)
-        write_table(evaluation_table(found, taken_for.numpy()), temporary / "examples.parquet")
+        write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples.parquet")
         write_json(temporary / outputs.RESULT, result)
         build_evaluation(temporary)
     return result

@@ -114,7 +114,7 @@ class _Plain:
     def __init__(self) -> None:
         self._stack = _Stack()
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
     @contextmanager
@@ -132,7 +132,7 @@ class _Plain:
                 facts.append(f"{duration(work.left)} left")
             if work.note:
                 facts.append(work.note)
-            self.say(f"{title}: {', '.join(facts)}" if facts else f"{title} ...")
+            self.message(f"{title}: {', '.join(facts)}" if facts else f"{title} ...")
 
         def advance(amount: float | int, note: str = "") -> None:
             work.advance(amount, note, at_once=self._stack.at_once)
@@ -145,7 +145,7 @@ class _Plain:
         try:
             yield advance
             if lines and work.total > 0:
-                self.say(f"{title}: done in {duration(work.elapsed)}")
+                self.message(f"{title}: done in {duration(work.elapsed)}")
         finally:
             waiting.cancel()
             self._stack.works.pop()
@@ -188,7 +188,7 @@ class _Live:
         """End the display."""
         self._progress.stop()
 
-    def say(self, message: str) -> None:
+    def message(self, message: str) -> None:
         style = "yellow" if message.startswith("WARNING") else ""
         self._progress.console.print(Text(message, style=style))
 

@@ -49,7 +49,7 @@ StoreFolder = Annotated[
     Path | None,
     arg(
         metavar="FOLDER",
-        help="Where finished pieces are kept.",
+        help="Where finished artifacts are kept.",
         help_behavior_hint="(default: $CASEMATE_STORE, else in the user's cache)",
     ),
 ]
@@ -100,7 +100,7 @@ def resolve(device: str, observer: Observer) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which study is meant; the same options name the same finished pieces."""
+    """Which study is meant; the same options name the same finished artifacts."""
 
     scale: ScaleName = "quick"
     """How much is computed: smoke shows that everything runs, quick is a first look, full has the paper's sizes."""

@@ -57,7 +57,7 @@ def check_results(folder: Path, about: Mapping[str, Any], *, overwrite: bool, ob
             f"{folder} holds {_title(old)}, and {_title(about)} would be written over it ({'; '.join(other)}): "
             f"{WAY_OUT}"
         )
-    observer.say(f"{folder} holds the results of the same run; they are replaced.")
+    observer.message(f"{folder} holds the results of the same run; they are replaced.")
 
 
 def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
@@ -75,7 +75,7 @@ def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, obs
     title = f"the report of a study at {about['scale']} scale ({about['dataset']}, seed {about['seed']})"
     if isinstance(old, str):
         raise SettingError(f"{folder} holds {', '.join(held)}, {old}; {title} would be written over it: {WAY_OUT}")
-    stood_in = old.get("stands_in_for") is not None
+    stood_in = old.get("fallback_for") is not None
     other = [
         _difference(name, old.get(name), value)
         for name, value in about.items()
@@ -86,7 +86,7 @@ def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, obs
             f"{folder} holds the report of another study, and {title} would be written over it ({'; '.join(other)}): "
             f"{WAY_OUT}"
         )
-    observer.say(f"{folder} holds a report of this study; it will be replaced.")
+    observer.message(f"{folder} holds a report of this study; it will be replaced.")
 
 
 def _held(folder: Path) -> list[str]:

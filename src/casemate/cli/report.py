@@ -33,7 +33,7 @@ class Report:
     json: Json = False
 
     def run(self) -> None:
-        """Build the report of the finished pieces."""
+        """Build the report of the finished artifacts."""
         choose(self.selection.only)
         out = self.out or self.selection.default_out()
         with watching() as observer:
@@ -41,17 +41,17 @@ class Report:
             from casemate.cli import studying
 
             study = studying.plan(self.selection, device, observer)
-            pieces, total = study.plan.pieces, len(study.plan.tasks)
-            if not pieces:
+            artifacts, total = study.plan.artifacts, len(study.plan.tasks)
+            if not artifacts:
                 raise SettingError(
                     f"none of the {total} pieces of this study is finished in {study.store.root}; run `casemate study` "
                     "with the same options first"
                 )
             check_folder(out)
             outputs.check_report(out, studying.identity(study), overwrite=self.overwrite, observer=observer)
-            path = studying.write_report(study, pieces, out, observer)
+            path = studying.write_report(study, artifacts, out, observer)
         if self.json:
-            console.show_json({"report": str(path), "finished": len(pieces), "pieces": total})
+            console.show_json({"report": str(path), "finished": len(artifacts), "artifacts": total})
         else:
-            whole = "all" if len(pieces) == total else str(len(pieces))
-            console.show(f"Report of {whole} of {total} pieces: {escape(str(path))}")
+            whole = "all" if len(artifacts) == total else str(len(artifacts))
+            console.show(f"Report of {whole} of {total} artifacts: {escape(str(path))}")

@@ -10,7 +10,7 @@ from casemate.cli import console
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.intervals import Estimate
 from casemate.progress import Observer
-from casemate.selftest import Outcome, Sizes, Workshop, choose, seconds_at_most, self_test
+from casemate.selftest import ModelFactory, Outcome, Sizes, choose, seconds_at_most, self_test
 
 
 def run(
@@ -25,17 +25,17 @@ def run(
     observer: Observer,
 ) -> list[Outcome]:
     """Run the self-test. Raises `CasemateError`."""
-    subjects = choose(only)
+    cases = choose(only)
     with observer.work("Reading the images", 0):
         whole = data.load(dataset, data_dir, observer=observer)
-    workshop = Workshop(whole, Sizes(test=images), device=device, seed=seed, observer=observer)
+    factory = ModelFactory(whole, Sizes(test=images), device=device, seed=seed, observer=observer)
     with observer.work("Measuring the speed", 0):
-        seconds = seconds_at_most(workshop, subjects, budget)
-    observer.say(
-        f"{len(subjects)} models, budget {budget}: at most about {console.duration(seconds)} here; less where attacks "
+        seconds = seconds_at_most(factory, cases, budget)
+    observer.message(
+        f"{len(cases)} models, budget {budget}: at most about {console.duration(seconds)} here; less where attacks "
         "succeed."
     )
-    return list(self_test(workshop, subjects, budget=budget, seed=seed, observer=observer))
+    return list(self_test(factory, cases, budget=budget, seed=seed, observer=observer))
 
 
 def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
@@ -57,8 +57,8 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
         found = outcome.evaluation
         raised = [each.check for each in found.findings if each.severity != "note"]
         made.add_row(
-            outcome.subject.name,
-            f"{outcome.subject.eps:g}",
+            outcome.case.name,
+            f"{outcome.case.eps:g}",
             _percent(found.clean.accuracy),
             _percent(outcome.claim),
             _percent(outcome.truth),
@@ -72,7 +72,7 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
         "Claimed: left by the one attack that the model fools. Truth: left by all attacks of the evaluation, and by "
         "images that fool the network without what hides it.",
         f"{len(outcomes) - len(missed)} of {len(outcomes)} as expected; {console.duration(seconds)}.",
-        *(f"[bold red]{outcome.subject.name}[/]: {escape(_why(outcome))}" for outcome in missed),
+        *(f"[bold red]{outcome.case.name}[/]: {escape(_why(outcome))}" for outcome in missed),
     )
 
 
@@ -83,6 +83,6 @@ def _percent(estimate: Estimate | None) -> str:
 def _why(outcome: Outcome) -> str:
     """What went wrong with a model that did not come out as it must."""
     sentence = outcome.evaluation.verdict.sentence
-    if outcome.subject.honest or outcome.evaluation.verdict.word == "robust":
+    if outcome.case.honest or outcome.evaluation.verdict.word == "robust":
         return sentence
     return f"the attack that it should fool was not fooled: it claims too little more than the truth. {sentence}"

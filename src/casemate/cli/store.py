@@ -1,4 +1,4 @@
-"""`casemate store`: what is in the store of finished pieces, and removing what is no longer of use."""
+"""`casemate store`: what is in the store of finished artifacts, and removing what is no longer of use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from rich.markup import escape
 from casemate.cli import console
 from casemate.cli.observers import watching
 from casemate.cli.options import Flag, Json, StoreFolder
-from casemate.engine import Piece, Store, is_current
+from casemate.engine import Artifact, Store, is_current
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
 from casemate_study.tasks.registry import PRODUCERS
 
 HELP = """\
-List and clean the store of finished pieces.
+List and clean the store of finished artifacts.
 
 Examples:
   casemate store list
@@ -24,19 +24,19 @@ Examples:
 """
 
 
-def _row(piece: Piece) -> dict[str, Any]:
-    """A piece as JSON."""
-    made = piece.facts["provenance"]
+def _row(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON."""
+    made = artifact.facts["provenance"]
     return {
-        "name": piece.facts["name"],
-        "kind": piece.facts["kind"],
-        "key": piece.key,
-        "bytes": piece.size,
+        "name": artifact.facts["name"],
+        "kind": artifact.facts["kind"],
+        "key": artifact.key,
+        "bytes": artifact.size,
         "finished": made.get("finished"),
         "seconds": made.get("seconds"),
-        "current": is_current(piece, PRODUCERS),
-        "dataset": piece.facts["config"].get("dataset"),
-        "folder": str(piece.folder),
+        "current": is_current(artifact, PRODUCERS),
+        "dataset": artifact.facts["config"].get("dataset"),
+        "folder": str(artifact.folder),
     }
 
 
@@ -46,8 +46,8 @@ def _when(text: str | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the finished pieces, oldest first.
-    - A stale piece was made by other code than today's: no study finds it again.
+    """List the finished artifacts, oldest first.
+    - A stale artifact was made by other code than today's: no study finds it again.
 
     Examples:
       casemate store list
@@ -61,13 +61,13 @@ class List:
         """Print the table."""
         with watching() as observer, observer.work("Looking through the store", 0):
             store = Store(self.store)
-            rows = [_row(piece) for piece in store.pieces()]
+            rows = [_row(artifact) for artifact in store.artifacts()]
             unfinished = store.unfinished()
             left_over = sum(size_of(path) for path in unfinished)
         if self.json:
             rest = [str(path) for path in unfinished]
             console.show_json(
-                {"store": str(store.root), "pieces": rows, "unfinished": rest, "unfinished_bytes": left_over}
+                {"store": str(store.root), "artifacts": rows, "unfinished": rest, "unfinished_bytes": left_over}
             )
             return
         made = console.table("Name", "Kind", "Key", *console.right("Size"), "Finished", *console.right("Took"), "State")
@@ -80,7 +80,7 @@ class List:
         whole = console.size(sum(row["bytes"] for row in rows))
         if rows:
             console.show(made)
-        console.show(f"{len(rows)} pieces ({stale} stale), {whole}, in {escape(str(store.root))}")
+        console.show(f"{len(rows)} artifacts ({stale} stale), {whole}, in {escape(str(store.root))}")
         if unfinished:
             words = "unfinished or damaged; a study goes on from what is unfinished, `casemate store clean` removes it"
             console.show(f"{len(unfinished)} folders, {console.size(left_over)}, {words}")
@@ -88,18 +88,18 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Remove stale pieces, and what was left unfinished.
+    """Remove stale artifacts, and what was left unfinished.
     - What another process is working on is left alone.
     - A stopped training is unfinished: after this it starts from its first epoch.
 
     Examples:
       casemate store clean --dry-run   what would be removed?
       casemate store clean
-      casemate store clean --all       finished, current pieces too
+      casemate store clean --all       finished, current artifacts too
     """
 
     all: Flag = False
-    """Remove current pieces as well."""
+    """Remove current artifacts as well."""
     dry_run: Flag = False
     """Remove nothing: say what would be removed."""
     store: StoreFolder = None
@@ -111,11 +111,11 @@ class Clean:
         kept: list[str] = []
         with watching() as observer, observer.work("Cleaning the store", 0):
             store = Store(self.store)
-            for piece in store.pieces():
-                if self.all or not is_current(piece, PRODUCERS):
-                    what = {"name": piece.facts["name"], "path": str(piece.folder)}
+            for artifact in store.artifacts():
+                if self.all or not is_current(artifact, PRODUCERS):
+                    what = {"name": artifact.facts["name"], "path": str(artifact.folder)}
                     try:
-                        removed.append(what | {"bytes": piece.size if self.dry_run else store.remove(piece)})
+                        removed.append(what | {"bytes": artifact.size if self.dry_run else store.remove(artifact)})
                     except StoreError as error:
                         kept.append(str(error))
             for path in store.unfinished():

@@ -18,7 +18,7 @@ from casemate_study.experiments.catalogue import choose
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Reproduce the paper's study: train, attack, report.
-    - Every finished piece is kept at once and never computed twice: after a kill
+    - Every finished artifact is kept at once and never computed twice: after a kill
       or Ctrl-C the same command goes on from there.
     - At the end there is a report, one HTML file; its main numbers are printed.
 
@@ -35,7 +35,7 @@ class Study:
     no_report: Flag = False
     """Compute only; `casemate report` makes the report later."""
     dry_run: Flag = False
-    """Compute nothing: list the pieces, what is finished, and the time the rest would take."""
+    """Compute nothing: list the artifacts, what is finished, and the time the rest would take."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from casemate.cli import console, summary
 from casemate.cli.options import Selection
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.progress import Observer
 from casemate.training.cost import StepCost, measure_step_cost
 from casemate_study.run import Study, plan_study, run_study, task_seconds
@@ -20,8 +20,8 @@ class Found:
     """What a run of the study ends with."""
 
     computed: int
-    """Pieces computed in this run."""
-    pieces: Mapping[str, Piece]
+    """Artifacts computed in this run."""
+    artifacts: Mapping[str, Artifact]
     report: Path | None
 
 
@@ -50,19 +50,19 @@ def compute(study: Study, selection: Selection, threads: int, out: Path | None, 
     """Compute what is missing and write the report, unless `out` is None."""
     missing, total = len(study.plan.missing), len(study.plan.tasks)
     if missing:
-        observer.say(f"{missing} of {total} pieces to compute, {total - missing} finished before.")
+        observer.message(f"{missing} of {total} artifacts to compute, {total - missing} finished before.")
     else:
-        observer.say(f"All {total} pieces were finished before; nothing is computed.")
-    pieces = run_study(study, threads=threads, data_dir=selection.data_dir, observer=observer)
-    return Found(missing, pieces, None if out is None else write_report(study, pieces, out, observer))
+        observer.message(f"All {total} artifacts were finished before; nothing is computed.")
+    artifacts = run_study(study, threads=threads, data_dir=selection.data_dir, observer=observer)
+    return Found(missing, artifacts, None if out is None else write_report(study, artifacts, out, observer))
 
 
-def write_report(study: Study, pieces: Mapping[str, Piece], out: Path, observer: Observer) -> Path:
+def write_report(study: Study, artifacts: Mapping[str, Artifact], out: Path, observer: Observer) -> Path:
     """Make the report; return the path of its page."""
     with observer.work("Writing the report", 0):
         from casemate_study.report.build import build_report
 
-        return build_report(study, dict(pieces), out)
+        return build_report(study, dict(artifacts), out)
 
 
 def _header(study: Study) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _header(study: Study) -> dict[str, Any]:
     return {
         "scale": study.setup.scale.name,
         "dataset": study.setup.dataset,
-        "stands_in_for": study.dataset.stands_in_for,
+        "fallback_for": study.dataset.fallback_for,
         "seed": study.setup.seed,
         "device": study.device,
         "experiments": [experiment.name for experiment in study.experiments],
@@ -84,7 +84,7 @@ def identity(study: Study) -> dict[str, Any]:
 
 
 def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
-    """Print the pieces: what is finished, and the time the rest would take."""
+    """Print the artifacts: what is finished, and the time the rest would take."""
     planned, setup = study.plan, study.setup
     left = sum(task_seconds(task, speed) for task in planned.missing)
     if as_json:
@@ -92,35 +92,38 @@ def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
             {
                 "name": task.name,
                 "key": planned.keys[task.name],
-                "finished": task.name in planned.pieces,
-                "seconds_left": 0.0 if task.name in planned.pieces else task_seconds(task, speed),
+                "finished": task.name in planned.artifacts,
+                "seconds_left": 0.0 if task.name in planned.artifacts else task_seconds(task, speed),
             }
             for task in planned.tasks
         ]
-        console.show_json(_header(study) | {"pieces": rows, "seconds_left": left})
+        console.show_json(_header(study) | {"artifacts": rows, "seconds_left": left})
         return
     title = f"The study at {setup.scale.name} scale on {study.dataset.title}, seed {setup.seed}, {study.device}"
-    made = console.table("Piece", "State", *console.right("Time"), title=title)
+    made = console.table("Artifact", "State", *console.right("Time"), title=title)
     for task in planned.tasks:
-        piece = planned.pieces.get(task.name)
-        if piece is None:
+        artifact = planned.artifacts.get(task.name)
+        if artifact is None:
             made.add_row(task.name, "to do", f"about {console.duration(task_seconds(task, speed))}")
         else:
-            made.add_row(task.name, "finished", f"took {console.duration(piece.facts['provenance']['seconds'])}")
+            made.add_row(task.name, "finished", f"took {console.duration(artifact.facts['provenance']['seconds'])}")
     time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"
-    console.show(made, f"{len(planned.pieces)} of {len(planned.tasks)} pieces are finished; {time}.")
+    console.show(made, f"{len(planned.artifacts)} of {len(planned.tasks)} artifacts are finished; {time}.")
 
 
 def show_results(study: Study, found: Found, *, as_json: bool) -> None:
     """Print the main results beside the paper's, and where the report is."""
-    rows = summary.rows(found.pieces)
+    rows = summary.rows(found.artifacts)
     if as_json:
-        done = {"computed": found.computed, "pieces": {name: piece.key for name, piece in found.pieces.items()}}
+        done = {
+            "computed": found.computed,
+            "artifacts": {name: artifact.key for name, artifact in found.artifacts.items()},
+        }
         report = None if found.report is None else str(found.report)
         results = [row.as_json() for row in rows]
         console.show_json(_header(study) | done | {"results": results, "report": report})
         return
-    every = summary.every_model(study, found.pieces)
+    every = summary.every_model(study, found.artifacts)
     if every is not None:
         console.show(every)
     if rows:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from casemate.cli import console
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
@@ -36,18 +36,18 @@ class Row:
         return {"experiment": self.experiment, "what": self.what, "accuracy": self.accuracy, "paper": self.paper}
 
 
-def rows(pieces: Mapping[str, Piece]) -> list[Row]:
-    """The main results among the pieces that are there; accuracies under attack are of the last iterate."""
+def rows(artifacts: Mapping[str, Artifact]) -> list[Row]:
+    """The main results among the artifacts that are there; accuracies under attack are of the last iterate."""
     found: list[Row] = []
     for name in ("E1", "E1+", "E11"):
-        piece = pieces.get(f"{name}/clean")
-        if piece is not None:
+        artifact = artifacts.get(f"{name}/clean")
+        if artifact is not None:
             stated = paper.TEST_ACCURACY.value if name == "E1" else None
-            found.append(Row(experiment=name, what="test accuracy", accuracy=piece.result["accuracy"], paper=stated))
+            found.append(Row(experiment=name, what="test accuracy", accuracy=artifact.result["accuracy"], paper=stated))
 
     def add(name: str, what: str, axis: str, value: float | int, stated: float | None) -> None:
-        piece = pieces.get(name)
-        point = None if piece is None else point_at(piece, axis, value)
+        artifact = artifacts.get(name)
+        point = None if artifact is None else point_at(artifact, axis, value)
         if point is not None:
             found.append(Row(experiment=name.split("/")[0], what=what, accuracy=point["last"], paper=stated))
 
@@ -76,9 +76,9 @@ def render(found: list[Row], *, comparable: bool) -> Table:
     return made
 
 
-def every_model(study: Study, pieces: Mapping[str, Piece]) -> Table | None:
+def every_model(study: Study, artifacts: Mapping[str, Artifact]) -> Table | None:
     """All models with what the attacks leave of them, and the verdicts; None if fewer than two were measured."""
-    found = comparison.brief(comparison.judged_models(study.setup, pieces))
+    found = comparison.brief(comparison.judged_models(study.setup, artifacts))
     if len(found.rows) < 2:
         return None
     made = console.table(found.head[0].capitalize(), *console.right(*found.head[1:-1]), found.head[-1].capitalize())

@@ -17,10 +17,10 @@ from casemate.defenses import Recipe
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.files import writing
-from casemate.models import Classifier, Description, create, save
+from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
-from casemate.training import Trained, Training
+from casemate.training import TrainConfig, TrainResult
 from casemate.training.cost import measure_step_cost, relative_step_cost
 
 _VALIDATION = 6000
@@ -36,9 +36,9 @@ class Ready:
 
     about: dict[str, Any]
     """What it is, as JSON."""
-    description: Description
+    description: ModelMetadata
     """What will be written beside the model, without its metrics."""
-    settings: Training
+    settings: TrainConfig
     recipe: Recipe
     dataset: Dataset
     train: LabelledImages
@@ -55,7 +55,7 @@ class Ready:
 class Done:
     """A finished training."""
 
-    trained: Trained
+    trained: TrainResult
     found: CleanResult
     history: Path
 
@@ -79,7 +79,7 @@ def prepare(
 
     `options` are those of the training; `objective` is the loss as data, its temperature None if the teacher sets it.
     """
-    settings = Training(seed=seed, **{name: options[name] for name in _SETTINGS})
+    settings = TrainConfig(seed=seed, **{name: options[name] for name in _SETTINGS})
     augment, extra = ([read_change(text) for text in options[name]] for name in ("augment", "extra"))
     roles = {"start": hold(start, "start", architecture=architecture), "teacher": hold(teacher, "teacher")}
     held = {role: each for role, each in roles.items() if each is not None}
@@ -114,7 +114,7 @@ def prepare(
         "notes": notes,
     }
     own = {name: value for name, value in options.items() if name != "label_smoothing"}  # which is the objective's
-    description = Description(architecture=architecture, dataset=images.name, recipe=own | defended, seed=seed)
+    description = ModelMetadata(architecture=architecture, dataset=images.name, recipe=own | defended, seed=seed)
     architectures = {architecture, *(each.description.architecture for each in held.values())}
     return Ready(
         about, description, settings, recipe, images, train, validation, model, architectures, out, device, threads

@@ -51,7 +51,7 @@ def show(found: Verification, *, as_json: bool) -> None:
     if as_json:
         console.show_json({"holds": found.holds, **asdict(found)})
         return
-    made = console.table("Claim", "", "Seen", title="The record")
+    made = console.table("RecordCheck", "", "Seen", title="The record")
     for claim in found.claims:
         made.add_row(escape(claim.title), _WORDS[claim.holds], escape(claim.sentence))
     last = "[green]Everything that was checked holds.[/]" if found.holds else "[bold red]Not everything holds.[/]"

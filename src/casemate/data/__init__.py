@@ -8,23 +8,23 @@ from casemate.data.dataset import Dataset as Dataset
 from casemate.data.dataset import LabelledImages as LabelledImages
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
-from casemate.data.dataset import to_unit as to_unit
+from casemate.data.dataset import to_float as to_float
 from casemate.data.own import read_images as read_images
 from casemate.errors import DataError, SettingError
 from casemate.files import cache_folder
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
 NAMES = ("fashion-mnist", "digits")
 """The data sets that `load` knows, besides "auto"."""
 
 
 def load(
-    name: str = "auto", data_dir: Path | None = None, *, offline: bool = False, observer: Observer = SILENT
+    name: str = "auto", data_dir: Path | None = None, *, offline: bool = False, observer: Observer = NULL_OBSERVER
 ) -> Dataset:
     """Return the data set `name`: "fashion-mnist", "digits", or "auto".
 
     "auto" is Fashion-MNIST, or, where that cannot be had, the digits: the result then says so in
-    `stands_in_for`, and the observer is told. A `data_dir` (or CASEMATE_DATA) that the user named must be good:
+    `fallback_for`, and the observer is told. A `data_dir` (or CASEMATE_DATA) that the user named must be good:
     with it "auto" does not fall back. Raises `DataError` or `SettingError`.
     """
     if name == "digits":
@@ -36,5 +36,5 @@ def load(
     except DataError as error:
         if name != "auto" or fashion_mnist.named_folder(data_dir) is not None:
             raise
-        observer.say(f"WARNING: falling back to scikit-learn's digits, which decide nothing on the study. {error}")
-        return replace(digits.load(), stands_in_for="Fashion-MNIST")
+        observer.message(f"WARNING: falling back to scikit-learn's digits, which decide nothing on the study. {error}")
+        return replace(digits.load(), fallback_for="Fashion-MNIST")

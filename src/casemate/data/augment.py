@@ -170,7 +170,7 @@ def _weighted(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Sometimes:
+class RandomApply:
     """Another change, to a share of the images of every batch; the others stay as they are."""
 
     change: Augmentation

@@ -14,7 +14,7 @@ _SMALL_PART = 0.1
 """Of the memory that is free on a GPU."""
 
 
-def to_unit(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
+def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
     """Scale uint8 pixels to float32 in [0, 1], channels-last in memory; other numbers are taken as they are."""
     moved = pixels.to(device, non_blocking=torch.device(device).type != "cpu")  # what comes back is read at once
     scaled = moved.float() if moved.is_floating_point() else moved.float().div_(255)
@@ -62,9 +62,9 @@ class LabelledImages:
         """Yield `(images in [0, 1], labels)` in order, `size` at a time."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield to_unit(self.pixels[part], device), self.labels[part].to(device)
+            yield to_float(self.pixels[part], device), self.labels[part].to(device)
 
-    def kept_on(self, device: torch.device) -> "LabelledImages":
+    def to_device_if_small(self, device: torch.device) -> "LabelledImages":
         """The same as stored, in a GPU's memory if a small part of what is free there holds them.
 
         So they are sent once for all attacks, in a quarter of the memory that numbers take.
@@ -73,9 +73,9 @@ class LabelledImages:
             return self
         return LabelledImages(pixels=self.pixels.to(device), labels=self.labels.to(device))
 
-    def unit(self, device: torch.device | str = "cpu") -> tuple[Images, Labels]:
+    def tensors(self, device: torch.device | str = "cpu") -> tuple[Images, Labels]:
         """All images in [0, 1] and their labels at once."""
-        return to_unit(self.pixels, device), self.labels.to(device)
+        return to_float(self.pixels, device), self.labels.to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Dataset:
     test: LabelledImages
     origin: str
     """Where the images came from: a folder, or "scikit-learn"."""
-    stands_in_for: str | None = None
+    fallback_for: str | None = None
     """The data set that was wanted but could not be had, if this one replaces it."""
 
     @property

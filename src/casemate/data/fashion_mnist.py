@@ -23,7 +23,7 @@ from casemate.data.dataset import Dataset, LabelledImages
 from casemate.data.idx import parse_images, parse_labels
 from casemate.errors import DataError
 from casemate.files import write_bytes
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
 CLASSES = (
     "T-shirt/top",
@@ -180,7 +180,7 @@ def named_folder(data_dir: Path | None) -> Path | None:
     return data_dir or (Path(from_environment) if from_environment else None)
 
 
-def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer: Observer = SILENT) -> Dataset:
+def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer: Observer = NULL_OBSERVER) -> Dataset:
     """Return Fashion-MNIST from the first place that has it whole.
 
     `data_dir` (or the environment's CASEMATE_DATA), when given, is the only place looked at, so that a damaged
@@ -213,7 +213,7 @@ def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer:
             faults.append(f"  {place}: {error}")
             damaged = place == str(target) and target.is_dir() and any(target.iterdir())
             if damaged:
-                observer.say(f"The cached copy of Fashion-MNIST is not usable and is passed over: {error}")
+                observer.message(f"The cached copy of Fashion-MNIST is not usable and is passed over: {error}")
     raise DataError(
         "Fashion-MNIST was not found. Tried:\n" + "\n".join(faults) + "\n"
         f"Install Debian's package {DEBIAN_PACKAGE}, or put the four official .gz files into a folder and name it "

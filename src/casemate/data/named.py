@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, Shift, Sometimes
+from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, RandomApply, Shift
 from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.errors import SettingError
 
@@ -36,6 +36,6 @@ def make_augmentation(spec: Mapping[str, Any]) -> Augmentation:
         raise SettingError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}{hint}")
     try:
         change = AUGMENTATIONS[name](**settings)
-        return Sometimes(change=change, share=spec["share"]) if "share" in spec else change
+        return RandomApply(change=change, share=spec["share"]) if "share" in spec else change
     except TypeError as error:
         raise SettingError(f"augmentation {name} with {dict(spec)}: {error}") from error

@@ -2,8 +2,8 @@
 
 from casemate.defenses.adversarial_regularization import AdversarialRegularization as AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining as AdversarialTraining
-from casemate.defenses.distillation import AtTemperature as AtTemperature
 from casemate.defenses.distillation import Distillation as Distillation
+from casemate.defenses.distillation import TemperatureCrossEntropy as TemperatureCrossEntropy
 from casemate.defenses.distillation import at_temperature as at_temperature
 from casemate.defenses.randomized import StochasticAffine as StochasticAffine
 from casemate.defenses.randomized import preprocessed as preprocessed

@@ -1,9 +1,9 @@
 """Defensive distillation (Papernot et al. 2016; the study's section 3.5.3).
 
-A teacher is trained at temperature T (`AtTemperature`): its logits are divided by T before the softmax. A student is
-trained on the teacher's probabilities at T, at T itself (`Distillation`). Both answer at temperature 1, where logits
-that were trained to be divided by T are T times too large: probabilities saturate and gradients vanish, which looks
-like robustness and is none (Carlini and Wagner 2017, section VIII).
+A teacher is trained at temperature T (`TemperatureCrossEntropy`): its logits are divided by T before the softmax. A
+student is trained on the teacher's probabilities at T, at T itself (`Distillation`). Both answer at temperature 1,
+where logits that were trained to be divided by T are T times too large: probabilities saturate and gradients vanish,
+which looks like robustness and is none (Carlini and Wagner 2017, section VIII).
 """
 
 import math
@@ -27,7 +27,7 @@ def _check_temperature(temperature: float) -> None:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AtTemperature:
+class TemperatureCrossEntropy:
     """The teacher's objective: cross-entropy of the logits divided by the temperature."""
 
     temperature: float

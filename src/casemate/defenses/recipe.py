@@ -5,11 +5,11 @@ from typing import Any, final
 
 import torch
 
-from casemate.data import LabelledImages, to_unit
+from casemate.data import LabelledImages, to_float
 from casemate.data.augment import Augmentation
 from casemate.models import Classifier
 from casemate.rng import derive
-from casemate.training import CrossEntropy, Objective, Trained, Training, fit
+from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 
 _BATCH = 1000
 
@@ -34,7 +34,7 @@ class Recipe:
             for start in range(0, len(train), _BATCH):
                 part = train.pixels[start : start + _BATCH]
                 index = torch.arange(start, start + len(part))
-                changed = change(to_unit(part), index, 0, generator)
+                changed = change(to_float(part), index, 0, generator)
                 parts.append((changed * 255).round().to(torch.uint8).contiguous())
         return LabelledImages(pixels=torch.cat(parts), labels=train.labels.repeat(1 + len(self.extra)))
 
@@ -43,9 +43,9 @@ class Recipe:
         model: Classifier,
         train: LabelledImages,
         validation: LabelledImages,
-        settings: Training,
+        settings: TrainConfig,
         **options: Any,
-    ) -> Trained:
+    ) -> TrainResult:
         """Train `model` in place by this recipe; `options` are those of `casemate.training.fit`; so are the errors."""
         images = self.images(train, settings.seed)
         return fit(model, images, validation, settings, objective=self.objective, augment=self.augment, **options)

@@ -5,7 +5,7 @@ from casemate.engine.run import Plan as Plan
 from casemate.engine.run import is_current as is_current
 from casemate.engine.run import make_plan as make_plan
 from casemate.engine.run import run_plan as run_plan
-from casemate.engine.store import Piece as Piece
+from casemate.engine.store import Artifact as Artifact
 from casemate.engine.store import Store as Store
 from casemate.engine.store import default_store as default_store
 from casemate.engine.task import Context as Context

@@ -1,4 +1,4 @@
-"""Runs tasks in this process, one after the other, each finished piece into the store at once."""
+"""Runs tasks in this process, one after the other, each finished artifact into the store at once."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from casemate.engine.code_version import code_version
-from casemate.engine.store import Piece, Store
-from casemate.engine.task import Context, Produce, Producer, Task, keys, ordered
+from casemate.engine.store import Artifact, Store
+from casemate.engine.task import Context, Producer, ProducerFn, Task, keys, ordered
 from casemate.progress import Advance, Observer
 from casemate.provenance import environment, surroundings
 
@@ -21,13 +21,13 @@ class Plan:
     tasks: list[Task]
     """In the order they run."""
     keys: dict[str, str]
-    pieces: dict[str, Piece]
+    artifacts: dict[str, Artifact]
     """The finished ones, by task name."""
 
     @property
     def missing(self) -> list[Task]:
         """What is still to be computed."""
-        return [task for task in self.tasks if task.name not in self.pieces]
+        return [task for task in self.tasks if task.name not in self.artifacts]
 
     @property
     def work_left(self) -> float:
@@ -42,17 +42,17 @@ def make_plan(
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
     found = {name: store.find(key) for name, key in key_of.items()}
-    return Plan(chosen, key_of, {name: piece for name, piece in found.items() if piece is not None})
+    return Plan(chosen, key_of, {name: artifact for name, artifact in found.items() if artifact is not None})
 
 
 def run_plan(
     plan: Plan, producers: Mapping[str, Producer], store: Store, context: Context, threads: int
-) -> dict[str, Piece]:
-    """Compute what is missing; return all pieces by task name. Whatever finished before a failure is kept."""
-    pieces = dict(plan.pieces)
+) -> dict[str, Artifact]:
+    """Compute what is missing; return all artifacts by task name. Whatever finished before a failure is kept."""
+    artifacts = dict(plan.artifacts)
     missing = plan.missing
     if not missing:
-        return pieces
+        return artifacts
     # all code is loaded before the first task, so that a change on the disk meanwhile cannot run under an older key
     functions = {kind: producers[kind].load() for kind in {task.kind for task in missing}}
     with context.observer.work("Study", plan.work_left) as advance:
@@ -61,17 +61,17 @@ def run_plan(
             advance(0, note)
             inner = _Within(context.observer, advance, task.work, note)
             within = replace(context, observer=inner)
-            pieces[task.name] = _produce(
-                task, plan.keys[task.name], pieces, producers, functions, store, within, threads
+            artifacts[task.name] = _produce(
+                task, plan.keys[task.name], artifacts, producers, functions, store, within, threads
             )
             advance(task.work - inner.passed_on, note)
-    return pieces
+    return artifacts
 
 
 class _Within:
-    """The observer of one piece: passes everything on, and moves the whole along with the piece.
+    """The observer of one artifact: passes everything on, and moves the whole along with the artifact.
 
-    The first work that a piece announces stands for all of it: it is the training, or the attack. What it announces
+    The first work that an artifact announces stands for all of it: it is the training, or the attack. What it announces
     after that does not move the whole any further.
     """
 
@@ -80,8 +80,8 @@ class _Within:
         self._observer, self._advance, self._work, self._note = observer, advance, work, note
         self._depth = 0
 
-    def say(self, message: str) -> None:
-        self._observer.say(message)
+    def message(self, message: str) -> None:
+        self._observer.message(message)
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
@@ -101,23 +101,23 @@ class _Within:
             self._depth -= 1
 
 
-def is_current(piece: Piece, producers: Mapping[str, Producer]) -> bool:
-    """Whether the code of today would make this piece; a stale one is never found again and may be removed."""
-    producer = producers.get(piece.facts["kind"])
-    return producer is not None and piece.facts["code"] == code_version(producer.module)
+def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
+    """Whether the code of today would make this artifact; a stale one is never found again and may be removed."""
+    producer = producers.get(artifact.facts["kind"])
+    return producer is not None and artifact.facts["code"] == code_version(producer.module)
 
 
 def _produce(
     task: Task,
     key: str,
-    pieces: Mapping[str, Piece],
+    artifacts: Mapping[str, Artifact],
     producers: Mapping[str, Producer],
-    functions: Mapping[str, Produce],
+    functions: Mapping[str, ProducerFn],
     store: Store,
     context: Context,
     threads: int,
-) -> Piece:
-    with store.producing(key) as working:
+) -> Artifact:
+    with store.lock_for(key) as working:
         found = store.find(key)  # another process may have finished it since the plan was made
         if found is not None:
             return found
@@ -127,17 +127,17 @@ def _produce(
             "kind": task.kind,
             "name": task.name,
             "config": task.config,
-            "needs": {role: pieces[name].key for role, name in task.needs.items()},
+            "needs": {role: artifacts[name].key for role, name in task.needs.items()},
             "code": code_version(producers[task.kind].module),
         }
         with store.put(key, facts) as folder:
-            needed = {role: pieces[name] for role, name in task.needs.items()}
+            needed = {role: artifacts[name] for role, name in task.needs.items()}
             facts["result"] = functions[task.kind](task.config, needed, folder, working, context)
             facts["provenance"] = surroundings(context.device, threads) | {
                 "seconds": time.perf_counter() - start,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             }
-    piece = store.find(key)
-    if piece is None:
+    artifact = store.find(key)
+    if artifact is None:
         raise RuntimeError(f"{task.name} was written under {key} but is not there")
-    return piece
+    return artifact

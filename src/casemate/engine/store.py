@@ -1,8 +1,8 @@
-"""The store of finished pieces: each under a key, written whole or not at all, never computed twice.
+"""The store of finished artifacts: each under a key, written whole or not at all, never computed twice.
 
-    STORE/pieces/KEY/piece.json   what it is, its result, how it came about; beside it the piece's files
+    STORE/artifacts/KEY/artifact.json   what it is, its result, how it came about; beside it the artifact's files
     STORE/working/KEY/            unfinished work (a training's checkpoint) that a later run goes on from
-    STORE/locks/KEY.lock          held by the process that is producing the piece; freed by the system if it dies
+    STORE/locks/KEY.lock          held by the process that is producing the artifact; freed by the system if it dies
 
 The store lies in the user's cache directory unless told otherwise, so it outlives any checkout.
 """
@@ -22,14 +22,14 @@ from casemate.errors import StoreError
 from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
 
 _FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
-"""What every piece.json says, and in what form."""
+"""What every artifact.json says, and in what form."""
 _PATIENCE = 0.5
 """Seconds to wait for a lock that another process only holds to look at something."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A finished piece in the store."""
+class Artifact:
+    """A finished artifact in the store."""
 
     key: str
     folder: Path
@@ -38,18 +38,20 @@ class Piece:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the piece's producer returned."""
+        """What the artifact's producer returned."""
         return self.facts["result"]
 
     def path(self, name: str) -> Path:
-        """A file of the piece. Raises `StoreError` if it is not there."""
+        """A file of the artifact. Raises `StoreError` if it is not there."""
         path = self.folder / name
         if not path.is_file():
-            raise StoreError(f"{path} is missing from a finished piece; run `casemate store clean --all` and try again")
+            raise StoreError(
+                f"{path} is missing from a finished artifact; run `casemate store clean --all` and try again"
+            )
         return path
 
     def arrays(self, name: str) -> dict[str, Any]:
-        """The NumPy arrays in a .safetensors file of the piece. Raises `StoreError` if it is not there, or damaged."""
+        """The NumPy arrays in a .safetensors file of the artifact. Raises `StoreError` if it is absent or damaged."""
         from casemate.arrays import UnsoundError, read_safetensors  # with PyTorch, which the help does without
 
         path = self.path(name)
@@ -71,32 +73,32 @@ def default_store() -> Path:
 
 
 class Store:
-    """A folder of finished pieces. Creating the object creates the folder."""
+    """A folder of finished artifacts. Creating the object creates the folder."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = make_folder(Path(root) if root is not None else default_store())
-        self._pieces = make_folder(self.root / "pieces")
+        self._artifacts = make_folder(self.root / "artifacts")
         self._working = make_folder(self.root / "working")
         self._locks = make_folder(self.root / "locks")
 
-    def find(self, key: str) -> Piece | None:
-        """The finished piece under `key`, if there is one. Raises `StoreError` if it is damaged."""
-        folder = self._pieces / key
-        if not (folder / "piece.json").is_file():
+    def find(self, key: str) -> Artifact | None:
+        """The finished artifact under `key`, if there is one. Raises `StoreError` if it is damaged."""
+        folder = self._artifacts / key
+        if not (folder / "artifact.json").is_file():
             return None
         facts = _facts_of(folder)
         if facts is None:
             raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
-        return Piece(key, folder, facts)
+        return Artifact(key, folder, facts)
 
-    def pieces(self) -> list[Piece]:
-        """All finished pieces, in the order they were made; damaged ones are left out."""
+    def artifacts(self) -> list[Artifact]:
+        """All finished artifacts, in the order they were made; damaged ones are left out."""
         found = []
-        for folder in self._pieces.iterdir():
+        for folder in self._artifacts.iterdir():
             facts = None if folder.name.startswith(".") else _facts_of(folder)
             if facts is not None:
-                found.append(Piece(folder.name, folder, facts))
-        return sorted(found, key=lambda piece: piece.facts["provenance"].get("finished") or "")
+                found.append(Artifact(folder.name, folder, facts))
+        return sorted(found, key=lambda artifact: artifact.facts["provenance"].get("finished") or "")
 
     def _acquire(self, key: str, patience: float) -> filelock.BaseFileLock | None:
         """Take the key's lock, or return None if another process holds it for longer than `patience` seconds."""
@@ -113,7 +115,7 @@ class Store:
         return lock
 
     @contextmanager
-    def producing(self, key: str) -> Iterator[Path]:
+    def lock_for(self, key: str) -> Iterator[Path]:
         """Hold the key's lock and yield its working folder, which survives a failure and is removed by `put`.
 
         Raises `StoreError` if another process holds the lock.
@@ -123,7 +125,7 @@ class Store:
         if lock is None:
             pid = holder.read_text(errors="replace")[:20] if holder.is_file() else "unknown"
             raise StoreError(
-                f"another process (pid {pid}) is computing this piece in {self.root}; wait for it and run the same "
+                f"another process (pid {pid}) is computing this artifact in {self.root}; wait for it and run the same "
                 "command again, or use another --store"
             )
         try:
@@ -135,13 +137,13 @@ class Store:
 
     @contextmanager
     def put(self, key: str, facts: dict[str, Any]) -> Iterator[Path]:
-        """Yield a folder to fill with the piece's files; after the block the piece is in the store, whole.
+        """Yield a folder to fill with the artifact's files; after the block the artifact is in the store, whole.
 
         `facts` may be completed inside the block. The key's working folder is removed afterwards.
         """
-        with writing_folder(self._pieces / key) as folder:
+        with writing_folder(self._artifacts / key) as folder:
             yield folder
-            write_json(folder / "piece.json", facts)
+            write_json(folder / "artifact.json", facts)
         shutil.rmtree(self._working / key, ignore_errors=True)
 
     @contextmanager
@@ -155,9 +157,9 @@ class Store:
                 lock.release()
 
     def unfinished(self) -> list[Path]:
-        """What no process is working on: working folders, leftovers of writes that were cut off, damaged pieces."""
+        """What no process is working on: working folders, leftovers of writes that were cut off, damaged artifacts."""
         leftovers = [*self._working.iterdir()]
-        leftovers += [f for f in self._pieces.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
+        leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
         found = []
         for path in sorted(leftovers):
             with self._holding(_key_of(path)) as held:
@@ -165,12 +167,12 @@ class Store:
                     found.append(path)
         return found
 
-    def remove(self, piece: Piece) -> int:
-        """Remove a finished piece and return the bytes freed.
+    def remove(self, artifact: Artifact) -> int:
+        """Remove a finished artifact and return the bytes freed.
 
         It goes whole or not at all. Raises `StoreError` if it is being produced anew at this moment.
         """
-        return self._remove(piece.folder, f"{piece.facts['name']} ({piece.key})")
+        return self._remove(artifact.folder, f"{artifact.facts['name']} ({artifact.key})")
 
     def discard(self, unfinished: Path) -> int:
         """Remove one of `unfinished()` and return the bytes freed. Raises `StoreError` if it is in use again."""
@@ -182,10 +184,10 @@ class Store:
                 raise StoreError(f"{what} is in use by another process; try again later")
             size = size_of(path)
             try:
-                if path.parent == self._pieces and not path.name.startswith("."):
+                if path.parent == self._artifacts and not path.name.startswith("."):
                     hidden = path.with_name(f".{path.name}.removed.tmp")
                     shutil.rmtree(hidden, ignore_errors=True)
-                    path = path.replace(hidden)  # first out of sight: a kill on the way must not leave half a piece
+                    path = path.replace(hidden)  # first out of sight: a kill on the way must not leave half an artifact
                 path.unlink() if path.is_file() else shutil.rmtree(path)
             except OSError as error:
                 raise StoreError(f"cannot remove {path}: {error.strerror or error}; see who owns it") from error
@@ -198,9 +200,9 @@ def _key_of(path: Path) -> str:
 
 
 def _facts_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's piece.json says; None unless it is one of ours and readable."""
+    """What a folder's artifact.json says; None unless it is one of ours and readable."""
     try:
-        facts = read_json(folder / "piece.json", StoreError)
+        facts = read_json(folder / "artifact.json", StoreError)
     except StoreError:
         return None
     if not isinstance(facts, dict) or not facts.keys() >= _FACTS.keys():

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from casemate.engine.code_version import code_version
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.progress import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One piece to be computed."""
+    """One artifact to be computed."""
 
     name: str
     """Unique within a plan, such as "E2/fgsm/ce"."""
@@ -23,7 +23,7 @@ class Task:
     config: dict[str, Any]
     """Everything the producer reads, as JSON."""
     needs: dict[str, str] = field(default_factory=dict)
-    """Names of the tasks whose pieces the producer takes, by role."""
+    """Names of the tasks whose artifacts the producer takes, by role."""
     work: float | int = 1.0
     """Rough cost, in passes of one image forward and backward; for telling the time left."""
 
@@ -38,11 +38,11 @@ class Context:
 
 
 @runtime_checkable
-class Produce(Protocol):
+class ProducerFn(Protocol):
     """The function of a producer."""
 
     def __call__(
-        self, config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+        self, config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
     ) -> dict[str, Any]:
         """Compute: write files into `folder`, keep what a resume needs in `working`, return the result as JSON."""
         ...
@@ -54,7 +54,7 @@ class Producer:
 
     module: str
     """The module whose code, with all it imports, makes the result; part of the key."""
-    load: Callable[[], Produce]
+    load: Callable[[], ProducerFn]
     """Returns the function; a plan can be made without calling it, and so without PyTorch."""
 
 

@@ -31,14 +31,14 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.clean import is_right
-from casemate.models import Classifier, Frozen, Precision, undisturbed
+from casemate.models import Classifier, Frozen, Precision, preserve_state
 from casemate.norms import Ball, Norm
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
-NOBODY = -1
-"""In `Cascade.winner`: no attack fooled it."""
-ALREADY = -2
-"""In `Cascade.winner`: misclassified without an attack."""
+ROBUST = -1
+"""In `Cascade.first_success`: no attack fooled it."""
+MISCLASSIFIED = -2
+"""In `Cascade.first_success`: misclassified without an attack."""
 
 
 @dataclass(kw_only=True)
@@ -74,8 +74,8 @@ class Cascade:
     """By name, the settings of each attack, in the order in which they ran."""
     robust: np.ndarray
     """Withstood everything at this and every smaller eps, booleans `(n, values)`."""
-    winner: np.ndarray
-    """Position in `attacks` of the attack that fooled it first, or `NOBODY` or `ALREADY`, int64 `(n,)`."""
+    first_success: np.ndarray
+    """Position in `attacks` of the attack that fooled it first, or `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
     adversarial: Tensor
     """The image that fooled, at the smallest eps at which one did; the clean image elsewhere. On the CPU."""
     distance: np.ndarray
@@ -106,7 +106,7 @@ def run_cascade(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Cascade:
     """Run `attacks` in order on the survivors, for every eps of `values`, ascending.
 
@@ -124,10 +124,10 @@ def run_cascade(
     values = tuple(float(value) for value in values)
     _check(attacks, values, norm)
     known = model_of(model)
-    few, _ = images[:COMPARED].unit(known.device)
+    few, _ = images[:COMPARED].tensors(known.device)
     work = len(images) * most_work(attacks, len(known.classes))
     with (
-        undisturbed(known, seed=seed) as direct,
+        preserve_state(known, seed=seed) as direct,
         held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
     ):
         if direct:
@@ -161,17 +161,17 @@ def _run(
 ) -> Cascade:
     """The cascade on a model that is held frozen."""
     device, classes = model.original.device, len(model.original.classes)
-    images = images.kept_on(device)
+    images = images.to_device_if_small(device)
     found = Cascade(
         norm=norm,
         values=values,
         attacks={name: attack.record() for name, attack in attacks.items()},
         robust=np.zeros((len(images), len(values)), dtype=bool),
-        winner=np.where(correct, NOBODY, ALREADY),
-        adversarial=images.unit()[0].detach().clone(),  # `unit` may return the images' own memory
+        first_success=np.where(correct, ROBUST, MISCLASSIFIED),
+        adversarial=images.tensors()[0].detach().clone(),  # `unit` may return the images' own memory
         distance=np.where(correct, np.inf, 0.0),
     )
-    standing = correct.copy()
+    robust_mask = correct.copy()
     nearest: dict[str, AttackResult] = {}  # of minimum-norm attacks, for the larger eps
     places: dict[str, Tensor] = {}
     work = {name: _work(attack, classes) for name, attack in attacks.items()}
@@ -180,13 +180,13 @@ def _run(
     with observer.work("Attacking", total) as advance:
         for column, eps in enumerate(values):
             for place, (name, attack) in enumerate(attacks.items()):
-                left = torch.from_numpy(np.flatnonzero(standing))
+                left = torch.from_numpy(np.flatnonzero(robust_mask))
                 if len(left):
                     start = time.perf_counter()
                     if name in nearest:
                         result = nearest[name].take(places[name][left])
                     else:
-                        pixels, labels = images[left].unit(device)
+                        pixels, labels = images[left].tensors(device)
                         aimed = with_eps(attack, eps)
                         result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
                         if isinstance(attack, MinimumNormAttack):
@@ -197,8 +197,8 @@ def _run(
                     chosen = left[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
                     found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()
-                    found.winner[chosen.numpy()] = place
-                    standing[chosen.numpy()] = False
+                    found.first_success[chosen.numpy()] = place
+                    robust_mask[chosen.numpy()] = False
                     found.attempts.append(
                         Attempt(
                             attack=name,
@@ -211,9 +211,9 @@ def _run(
                             unlimited=is_unlimited(attack),
                         )
                     )
-                words = f"{name} at eps {eps:g}: {int(standing.sum())} of {len(images)} left"
+                words = f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left"
                 advance((again if column else work)[name], words)
-            found.robust[:, column] = standing
+            found.robust[:, column] = robust_mask
     return found
 
 
@@ -251,7 +251,7 @@ def _correct(model: Classifier, images: LabelledImages) -> np.ndarray:
     """Which images are classified correctly without an attack."""
 
     def classify(part: slice) -> tuple[Tensor, ...]:
-        pixels, labels = images[part].unit(model.device)
+        pixels, labels = images[part].tensors(model.device)
         return (is_right(model(pixels), labels),)
 
     return model.in_parts(len(images), classify)[0].cpu().numpy()

@@ -12,8 +12,8 @@ from casemate.evaluation.intervals import Estimate, mean, share
 from casemate.logits import is_valid, top_gap
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, undisturbed
-from casemate.progress import SILENT, Observer
+from casemate.models import Classifier, preserve_state
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Labels, Logits
 
 _BINS = 15
@@ -87,7 +87,7 @@ def is_right(logits: Logits, labels: Labels) -> Flags:
 
 @torch.no_grad()
 def evaluate_clean(
-    model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = SILENT
+    model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = NULL_OBSERVER
 ) -> CleanResult:
     """Classify `images` in evaluation mode; the model is left as it was.
 
@@ -98,15 +98,15 @@ def evaluate_clean(
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
     model_of(model)
-    with undisturbed(model) as direct, frozen(model), observer.work("Classifying", len(images)) as advance:
-        few, some = images[:2].unit(model.device)
+    with preserve_state(model) as direct, frozen(model), observer.work("Classifying", len(images)) as advance:
+        few, some = images[:2].tensors(model.device)
         check_images(model, few, some)
         model.examine(few)
         if direct:
             warn_of_network(model)
 
         def classify(batch: slice) -> list[np.ndarray]:
-            pixels, labels = images[batch].unit(model.device)
+            pixels, labels = images[batch].tensors(model.device)
             check_images(model, pixels, labels)
             logits = model(pixels)
             confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties

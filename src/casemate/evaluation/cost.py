@@ -12,8 +12,8 @@ from casemate.attacks.holding import prepared
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE
-from casemate.evaluation.findings.evidence import FEW
-from casemate.evaluation.probe import TRIED, try_out
+from casemate.evaluation.findings.context import FEW
+from casemate.evaluation.probe import TRIED, probe_model
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples
 from casemate.norms import Norm
@@ -53,9 +53,9 @@ def seconds_at_most(
         thorough: the checks that take minutes are made with every budget.
 
     Raises:
-        ShapeError, ModelError: see `try_out`.
+        ShapeError, ModelError: see `probe_model`.
     """
-    randomised = try_out(model, images)
+    randomised = probe_model(model, images)
     speeds: dict[int, PassCost] = {}
     found: dict[Budget, float] = {}
     for budget in get_args(Budget):
@@ -105,7 +105,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
         return Square(eps=1.0, norm=norm, queries=steps, rescale=True)
 
     few = images[:TRIED]
-    with held(model, few.unit(model.device)[0]) as frozen:
+    with held(model, few.tensors(model.device)[0]) as frozen:
         forward, passes = _measured(search, frozen.copy, few)
         alone = forward / passes.forward
         both, passes = _measured(ascent, frozen.copy, few)
@@ -114,7 +114,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
 
 def _measured(attack: Callable[[int], Attack], model: Classifier, images: LabelledImages) -> tuple[float, Passes]:
     """Seconds and passes of an attack with so many steps that they can be measured; shorter ones prepare."""
-    pixels, labels = images.unit(model.device)
+    pixels, labels = images.tensors(model.device)
     index = torch.arange(len(labels), device=labels.device)
     steps = 2
     while True:

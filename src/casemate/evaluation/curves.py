@@ -26,9 +26,9 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision, undisturbed
+from casemate.models import Classifier, Frozen, Precision, preserve_state
 from casemate.norms import Ball
-from casemate.progress import SILENT, Advance, Observer
+from casemate.progress import NULL_OBSERVER, Advance, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ def eps_curve(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Curve:
     """The curve of `attack` over eps (`values` ascending; 0 = clean); `only_worst` and `warm_start` as in `sweep_eps`.
 
@@ -117,7 +117,7 @@ def steps_curve(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Curve:
     """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean); see `eps_curve`."""
 
@@ -151,14 +151,14 @@ def _curve(
     passes = Passes()
     most = attack.most_passes(len(model.classes))
     work = runs * len(images) * (most.forward + most.backward)
-    images = images.kept_on(model.device)
-    few, _ = images[:COMPARED].unit(model.device)
+    images = images.to_device_if_small(model.device)
+    few, _ = images[:COMPARED].tensors(model.device)
     names = [field.name for field in fields(LastIterates)]
-    # one array for all groups: kept pieces between their large arrays would make the memory grow with each
+    # one array for all groups: kept artifacts between their large arrays would make the memory grow with each
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (
-        undisturbed(model_of(model), seed=seed) as direct,
+        preserve_state(model_of(model), seed=seed) as direct,
         held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
@@ -168,7 +168,7 @@ def _curve(
 
         def run(group: slice) -> tuple[float, ...]:
             nonlocal no_gradient, not_finite
-            pixels, labels = images[group].unit(model.device)
+            pixels, labels = images[group].tensors(model.device)
             part = sweep(both, pixels, labels, group.start, advance)
             passes.add(part.passes)
             no_gradient += int(part.no_gradient.sum())

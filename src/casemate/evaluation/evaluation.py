@@ -14,13 +14,13 @@ from casemate.errors import SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
 from casemate.evaluation.clean import CleanResult, evaluate_clean
-from casemate.evaluation.findings import Checked, Evidence, Finding, run_checks
+from casemate.evaluation.findings import CheckContext, Checked, Finding, run_checks
 from casemate.evaluation.intervals import Estimate, share
-from casemate.evaluation.probe import try_out
+from casemate.evaluation.probe import probe_model
 from casemate.evaluation.verdict import Verdict, verdict_on
-from casemate.models import Classifier, Precision, made_in_inference, mean_over_samples, undisturbed
+from casemate.models import Classifier, Precision, made_in_inference, mean_over_samples, preserve_state
 from casemate.norms import Norm, parse_eps
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,11 @@ class Evaluation:
         return [share(robust[pick]) if pick.any() else None for pick in picks]
 
     @property
-    def winners(self) -> dict[str, int]:
+    def successes_by_attack(self) -> dict[str, int]:
         """How many images each attack was the first to fool, in the order of the attacks."""
-        return {name: int((self.cascade.winner == place).sum()) for place, name in enumerate(self.cascade.attacks)}
+        return {
+            name: int((self.cascade.first_success == place).sum()) for place, name in enumerate(self.cascade.attacks)
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the images and the per-example table."""
@@ -96,7 +98,7 @@ class Evaluation:
                 if clean is not None and robust is not None
             ],
             "attacks": [
-                {"attack": name, "first_to_fool": self.winners[name], "settings": settings}
+                {"attack": name, "first_to_fool": self.successes_by_attack[name], "settings": settings}
                 for name, settings in self.cascade.attacks.items()
             ],
             "attempts": [asdict(attempt) for attempt in self.cascade.attempts],
@@ -124,7 +126,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
     """Attack a model with everything in the budget, and say whether the result is to be trusted.
 
@@ -159,20 +161,20 @@ def evaluate(
             model = _copied(model) or model
     in_training = any(module.training for module in model.modules())
     as_given = _copied(model) if in_training else None
-    with undisturbed(*(each for each in (model, substitute) if each is not None), seed=seed):
-        randomised = try_out(model, images)
+    with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
+        randomised = probe_model(model, images)
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
-        few, _ = images[:COMPARED].unit(model.device)
+        few, _ = images[:COMPARED].tensors(model.device)
         work = len(images) * most_work(chosen, len(model.classes))
         with held(judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
             clean = evaluate_clean(both.checking, images, observer=observer)
             cascade = run_cascade(
                 both, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
             )
-        evidence = Evidence(
-            asked=model,
+        context = CheckContext(
+            original_model=model,
             model=judged,
             images=images,
             norm=norm,
@@ -188,7 +190,7 @@ def evaluate(
             batch_size=both.copy.pass_size,
             observer=observer,
         )
-        checks = run_checks(evidence, thorough=budget == "thorough" if thorough is None else thorough)
+        checks = run_checks(context, thorough=budget == "thorough" if thorough is None else thorough)
     findings = [each.finding for each in checks if each.finding is not None]
     robust = [share(cascade.robust[:, column]) for column in range(len(values))]
     return Evaluation(

@@ -8,7 +8,7 @@ import polars as pl
 
 from casemate.attacks import AttackResult, Status
 from casemate.errors import CasemateError
-from casemate.evaluation.cascade import ALREADY, NOBODY
+from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import CleanResult
 from casemate.evaluation.curves import Curve
 from casemate.evaluation.evaluation import Evaluation
@@ -72,24 +72,24 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> pl.DataFrame:
     return pl.DataFrame(columns | {name: hits.ravel() for name, hits in found.each.items()})
 
 
-def evaluation_table(found: Evaluation, taken_for: np.ndarray) -> pl.DataFrame:
-    """One row per image, whose adversarial image is `taken_for` a class.
+def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> pl.DataFrame:
+    """One row per image; `adversarial_prediction` is the class of its adversarial image, int64 `(n,)`.
 
-    Columns: index, label, prediction, taken_for; winner (the attack that fooled it first), fooled_at (the smallest eps
-    at which one did) and distance, all three null if none did; of an image that is wrong without an attack, fooled_at
-    and distance are 0.
+    Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled it first),
+    fooled_at (the smallest eps at which one did) and distance, all three null if none did; of an image that is
+    misclassified without an attack, fooled_at and distance are 0.
     """
     cascade = found.cascade
-    names = [*cascade.attacks, None, None]  # of ALREADY and NOBODY, which are -2 and -1
-    first = np.where(cascade.winner == ALREADY, 0, 1 + np.argmin(cascade.robust, axis=1))
-    lost = cascade.winner != NOBODY
+    names = [*cascade.attacks, None, None]  # of MISCLASSIFIED and ROBUST, which are -2 and -1
+    first = np.where(cascade.first_success == MISCLASSIFIED, 0, 1 + np.argmin(cascade.robust, axis=1))
+    lost = cascade.first_success != ROBUST
     table = pl.DataFrame(
         {
             "index": np.arange(len(lost)),
             "label": found.clean.labels,
             "prediction": found.clean.prediction,
-            "taken_for": taken_for,
-            "winner": pl.Series([names[place] for place in cascade.winner], dtype=pl.String),
+            "adversarial_prediction": adversarial_prediction,
+            "first_success": pl.Series([names[place] for place in cascade.first_success], dtype=pl.String),
             "fooled_at": np.where(lost, np.array([0.0, *found.values])[first], np.nan),
             "distance": np.where(lost, cascade.distance, np.nan),
         }

@@ -8,7 +8,7 @@ from casemate.data import LabelledImages
 from casemate.losses import LossName
 from casemate.models import Classifier, as_it_is
 from casemate.norms import Ball
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
 
 COMPARED: tuple[LossName, ...] = ("ce", "torch-ce", "prob-ce", "margin")
@@ -21,7 +21,7 @@ def zero_gradients(
     losses: tuple[LossName, ...] = COMPARED,
     *,
     batch_size: int = 64,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> dict[str, np.ndarray]:
     """For each loss, whether each image's input gradient is exactly zero in every pixel, booleans `(n,)`.
 
@@ -46,7 +46,7 @@ def gradient_alignment(
     *,
     seed: int = 0,
     batch_size: int = 64,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> np.ndarray:
     """Cosine between the input gradient at each image and at a point drawn from the Linf ball round it, `(n,)`.
 

@@ -10,7 +10,7 @@ TRIED = 64
 """Images that a model is asked about."""
 
 
-def try_out(model: Classifier, images: LabelledImages) -> bool:
+def probe_model(model: Classifier, images: LabelledImages) -> bool:
     """Whether a model, in evaluation mode, answers at random; it is left as it was.
 
     Raises:
@@ -19,8 +19,8 @@ def try_out(model: Classifier, images: LabelledImages) -> bool:
     """
     if not len(images):
         raise ShapeError("no images; expected at least one")
-    check_images(model, *images.unit())
-    few, _ = images[:TRIED].unit(model.device)
+    check_images(model, *images.tensors())
+    few, _ = images[:TRIED].tensors(model.device)
     with frozen(model):
         model.examine(few)
         return answers_at_random(model, few)

@@ -21,14 +21,14 @@ from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.attacks import Criterion
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
-from casemate.evaluation.cascade import ALREADY, NOBODY
+from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
-from casemate.evaluation.single_image import ask_alone, clear
+from casemate.evaluation.single_image import has_margin, predict_singly
 from casemate.files import read_json, write_bytes, write_json
 from casemate.models import Classifier
 from casemate.norms import Ball, Norm, norm_of
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
 
 FORMAT = "casemate record 1"
@@ -51,7 +51,7 @@ _MOST_DRAWS = 10_000
 """A record that asks for more would never be checked to its end."""
 _MOST = 1e12
 """No eps is as large; whole numbers in JSON may be too large for a float."""
-_TENSORS = ("clean", "adversarial", "labels", "index", "winner")
+_TENSORS = ("clean", "adversarial", "labels", "index", "first_success")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Record:
     labels: Labels
     index: Labels
     """Numbers of the images in their data set."""
-    winner: Labels
+    first_success: Labels
     """Position in `attacks` of the one that fooled first, or -1 (none did) or -2 (wrong without an attack)."""
     version: str = __version__
     """Of the casemate that made it."""
@@ -129,7 +129,7 @@ def fingerprint_of_images(images: LabelledImages) -> str:
 
 
 def make_record(
-    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = SILENT
+    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = NULL_OBSERVER
 ) -> tuple[Record, Labels]:
     """The record of an evaluation, and the class that the model, asked alone, gives each adversarial image.
 
@@ -139,16 +139,16 @@ def make_record(
         model: the one that was evaluated.
         name, data: of the model and of the images, as the record tells them.
     """
-    clean, labels = found.images.unit()
-    winner = torch.from_numpy(found.cascade.winner)
-    moved = winner >= 0
-    before = ask_alone(model, clean, draws=found.draws, seed=found.seed, observer=observer)
+    clean, labels = found.images.tensors()
+    first_success = torch.from_numpy(found.cascade.first_success)
+    moved = first_success >= 0
+    before = predict_singly(model, clean, draws=found.draws, seed=found.seed, observer=observer)
     after = before.clone()
-    after[moved] = ask_alone(
+    after[moved] = predict_singly(
         model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
     )
     right = is_right(before, labels)
-    proven = moved & Criterion(labels).met(after) & clear(after)
+    proven = moved & Criterion(labels).met(after) & has_margin(after)
     claims = Record(
         model=name,
         fingerprint=fingerprint(model),
@@ -165,7 +165,7 @@ def make_record(
         adversarial=found.cascade.adversarial.where(proven.view(-1, 1, 1, 1), clean).contiguous(),
         labels=labels,
         index=torch.arange(len(labels)),
-        winner=torch.where(proven, winner, torch.where(right, NOBODY, ALREADY)),
+        first_success=torch.where(proven, first_success, torch.where(right, ROBUST, MISCLASSIFIED)),
     )
     return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
 
@@ -176,7 +176,7 @@ def write_record(record: Record, folder: Path) -> Path:
     digest = hashlib.sha256(images).hexdigest()
     content = {name: getattr(record, name) for name in _CLAIMS}
     content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
-    # a list, since `winner` counts in the order in which they ran
+    # a list, since `first_success` counts in the order in which they ran
     content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
     write_bytes(folder / IMAGES, images)
     return write_json(folder / "record.json", content)
@@ -223,11 +223,13 @@ def _check(path: Path, record: Record) -> None:
         "type of images": record.clean.dtype == record.adversarial.dtype == torch.float32,
         "numbers": all(
             each.dtype == torch.int64 and each.shape == (count,)
-            for each in (record.labels, record.index, record.winner)
+            for each in (record.labels, record.index, record.first_success)
         ),
         "count": len(record.clean) == count > 0 and len(record.index.unique()) == count,
         "labels": bool(((record.labels >= 0) & (record.labels < len(record.classes))).all()),
-        "winners": bool(((record.winner >= ALREADY) & (record.winner < len(record.attacks))).all()),
+        "first_success": bool(
+            ((record.first_success >= MISCLASSIFIED) & (record.first_success < len(record.attacks))).all()
+        ),
         "norm": record.norm in get_args(Norm),
         "eps": len(record.eps) > 0 and record.eps == tuple(sorted(record.eps)) and record.eps[0] > 0,
         "draws": 1 <= record.draws <= _MOST_DRAWS,

@@ -6,7 +6,7 @@ from casemate.attacks import frozen
 from casemate.errors import ModelError
 from casemate.logits import magnitude, top_gap
 from casemate.models import Classifier, mean_over_samples
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import seeded
 from casemate.types import Flags, Images, Logits
 
@@ -15,8 +15,8 @@ _ROUNDING = 1e-5
 
 
 @torch.no_grad()
-def ask_alone(
-    model: Classifier, images: Images, *, draws: int = 1, seed: int = 0, observer: Observer = SILENT
+def predict_singly(
+    model: Classifier, images: Images, *, draws: int = 1, seed: int = 0, observer: Observer = NULL_OBSERVER
 ) -> Logits:
     """What a model says of each image in a batch of its own, `(n, classes)`, on the CPU.
 
@@ -42,6 +42,6 @@ def ask_alone(
     return torch.cat(found)
 
 
-def clear(logits: Logits) -> Flags:
+def has_margin(logits: Logits) -> Flags:
     """Where the answer does not hang on how a machine rounds."""
     return top_gap(logits) > _ROUNDING * magnitude(logits)

@@ -21,8 +21,8 @@ from casemate.data import LabelledImages
 from casemate.errors import ShapeError
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import Estimate, share
-from casemate.models import Classifier, undisturbed
-from casemate.progress import SILENT, Observer
+from casemate.models import Classifier, preserve_state
+from casemate.progress import NULL_OBSERVER, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def targeted_matrix(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Targeted:
     """Attack every correctly classified image towards every class but its own."""
     if len(images) == 0:
@@ -60,10 +60,10 @@ def targeted_matrix(
     first = 0
     most = attack.most_passes(len(model.classes))
     work = len(images) * (len(model.classes) - 1) * (most.forward + most.backward)
-    first_ones = images[:COMPARED].unit(model.device)[0]
+    first_ones = images[:COMPARED].tensors(model.device)[0]
     no_gradient = not_finite = attacked = 0
     with (
-        undisturbed(model_of(model), seed=seed) as direct,
+        preserve_state(model_of(model), seed=seed) as direct,
         held(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as both,
         observer.work("Targeted attacks", len(images)) as advance,
     ):

@@ -7,12 +7,12 @@ from torch import Tensor
 from casemate.attacks import Criterion
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
-from casemate.evaluation.cascade import ALREADY
+from casemate.evaluation.cascade import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.record import Record, fingerprint
-from casemate.evaluation.single_image import ask_alone, clear
+from casemate.evaluation.single_image import has_margin, predict_singly
 from casemate.models import Classifier
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
 
 _BY_CHANCE = 0.05
@@ -20,7 +20,7 @@ _BY_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Claim:
+class RecordCheck:
     """One thing that was checked."""
 
     title: str
@@ -35,7 +35,7 @@ class Claim:
 class Verification:
     """What became of a record's claims."""
 
-    claims: list[Claim]
+    claims: list[RecordCheck]
     clean_accuracy: float
     robust_accuracy: tuple[float, ...]
     """The highest that the record allows at each eps, as found here."""
@@ -54,7 +54,7 @@ def verify_record(
     *,
     images: LabelledImages | None = None,
     seed: int = 0,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Verification:
     """Check every claim of a record, asking the model about each image alone.
 
@@ -69,11 +69,11 @@ def verify_record(
         RecordError: the model takes other images, or tells other classes apart.
     """
     _check_kind(record, model)
-    moved = record.winner >= 0
+    moved = record.first_success >= 0
     made = record.adversarial[moved]
 
     def ask(pixels: Images) -> Tensor:
-        return ask_alone(model, pixels, draws=record.draws, seed=seed, observer=observer)
+        return predict_singly(model, pixels, draws=record.draws, seed=seed, observer=observer)
 
     before = ask(record.clean)
     after = before.clone()
@@ -83,33 +83,35 @@ def verify_record(
     inside = _within_bounds(record.clean, model) & _within_bounds(record.adversarial, model)
     near = record.within(record.eps[-1])
     farthest = record.distance.max().item()
-    unlike = (right == (record.winner == ALREADY)) & clear(before)
-    lost = (moved & ~fooled & clear(after)).sum().item()
+    unlike = (right == (record.first_success == MISCLASSIFIED)) & has_margin(before)
+    lost = (moved & ~fooled & has_margin(after)).sum().item()
     slack = _BY_CHANCE if record.draws > 1 else 0.0
-    doubt = slack + (~(clear(before) & clear(after))).double().mean().item() + 1e-9
+    doubt = slack + (~(has_margin(before) & has_margin(after))).double().mean().item() + 1e-9
     clean = right.double().mean().item()
     allowed = record.allowed(right, fooled & inside)
     claims = [
-        Claim("The file with the images is the record's", record.images_match, "by its SHA-256"),
+        RecordCheck("The file with the images is the record's", record.images_match, "by its SHA-256"),
         _same_model(record, model),
         _same_images(record, images),
-        Claim("All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images reach outside"),
-        Claim(
+        RecordCheck(
+            "All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images reach outside"
+        ),
+        RecordCheck(
             f"Adversarial images lie within eps {record.eps[-1]:g} in {record.norm}",
             bool(near.all()),
             f"{int((~near).sum())} lie outside; the farthest at {farthest:.7g}, in float64",
         ),
-        Claim(
+        RecordCheck(
             "Clean images are classified as claimed",
             unlike.sum().item() <= slack * len(record),
             f"{int(unlike.sum())} of {len(record)} are not",
         ),
-        Claim(
+        RecordCheck(
             "Adversarial images fool when asked alone",
             lost <= slack * len(made),
             f"{int((moved & fooled).sum())} of {len(made)} do",
         ),
-        Claim("They fool after rounding to 8 bits", None, f"{int(rounded.sum())} of {len(made)} do"),
+        RecordCheck("They fool after rounding to 8 bits", None, f"{int(rounded.sum())} of {len(made)} do"),
         _as_claimed("Clean accuracy", record.clean_accuracy, clean, doubt),
         *(
             _as_claimed(f"Robust accuracy at eps {eps:g}", claimed, found, doubt)
@@ -148,27 +150,27 @@ def _within_bounds(images: Images, model: Classifier) -> Flags:
     return ((images >= low) & (images <= high)).flatten(1).all(1)
 
 
-def _same_model(record: Record, model: Classifier) -> Claim:
+def _same_model(record: Record, model: Classifier) -> RecordCheck:
     own = fingerprint(model)
     words = own[:16] if own == record.fingerprint else f"claimed {record.fingerprint[:16]}, found {own[:16]}"
-    return Claim("The model is the record's", own == record.fingerprint, f"SHA-256 of its weights: {words}")
+    return RecordCheck("The model is the record's", own == record.fingerprint, f"SHA-256 of its weights: {words}")
 
 
-def _same_images(record: Record, images: LabelledImages | None) -> Claim:
+def _same_images(record: Record, images: LabelledImages | None) -> RecordCheck:
     """Whether the clean images and labels are those of the data set, by their numbers."""
     title = f"The clean images are those of {record.data}"
     if images is None:
-        return Claim(title, None, "not checked, for want of the data set")
+        return RecordCheck(title, None, "not checked, for want of the data set")
     if int(record.index.min()) < 0 or int(record.index.max()) >= len(images):
-        return Claim(title, False, f"numbered up to {int(record.index.max())}, but there are {len(images)}")
-    pixels, labels = images[record.index].unit()
+        return RecordCheck(title, False, f"numbered up to {int(record.index.max())}, but there are {len(images)}")
+    pixels, labels = images[record.index].tensors()
     if pixels.shape != record.clean.shape:
-        return Claim(title, False, f"those are of shape {tuple(pixels.shape[1:])}")
+        return RecordCheck(title, False, f"those are of shape {tuple(pixels.shape[1:])}")
     same = (pixels - record.clean).flatten(1).abs().amax(1) <= 1e-6
     wrong = int((~(same & (labels == record.labels))).sum())
-    return Claim(title, wrong == 0, f"{wrong} of {len(record)} are other images or have other labels")
+    return RecordCheck(title, wrong == 0, f"{wrong} of {len(record)} are other images or have other labels")
 
 
-def _as_claimed(what: str, claimed: float, found: float, doubt: float) -> Claim:
+def _as_claimed(what: str, claimed: float, found: float, doubt: float) -> RecordCheck:
     words = f"claimed {100 * claimed:.1f} %, the images give {100 * found:.1f} %"
-    return Claim(f"{what} as claimed", abs(found - claimed) <= doubt, words)
+    return RecordCheck(f"{what} as claimed", abs(found - claimed) <= doubt, words)

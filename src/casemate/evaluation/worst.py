@@ -10,7 +10,7 @@ from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.curves import eps_curve
 from casemate.models import Classifier
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def worst_case(
     *,
     seed: int = 0,
     batch_size: int | None = None,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> WorstCase:
     """Run every attack at every eps on every image; each leaves an image alone once it has fooled it."""
     if not attacks:

@@ -26,7 +26,7 @@ _SMALL = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
+class ModelMetadata:
     """What a saved model says of itself, besides its weights."""
 
     architecture: str
@@ -41,7 +41,7 @@ def sidecar_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save(model: Classifier, path: Path, description: Description) -> Path:
+def save(model: Classifier, path: Path, description: ModelMetadata) -> Path:
     """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`."""
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
@@ -65,7 +65,7 @@ def save(model: Classifier, path: Path, description: Description) -> Path:
     return path
 
 
-def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, Description]:
+def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, ModelMetadata]:
     """Load a model saved by `save`, in evaluation mode; nothing in the file is executed.
 
     Args:
@@ -99,7 +99,7 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, De
         if named not in names():
             raise ModelError(f"{path} holds a {named}, which is not registered here; known: {', '.join(names())}")
         _check_sidecar(sidecar)
-        description = Description(
+        description = ModelMetadata(
             architecture=named,
             dataset=sidecar["dataset"],
             recipe=sidecar["recipe"],

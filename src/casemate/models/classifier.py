@@ -19,8 +19,8 @@ from casemate.errors import CasemateError, ModelError, ShapeError
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched, is_out_of_memory
 from casemate.models.answers import backward_failed, what_is_wrong
-from casemate.models.undisturbed import restored, undisturbed
-from casemate.progress import SILENT, Observer
+from casemate.models.state import preserve_state, restored
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import all_seeded
 from casemate.types import Images, Logits
 
@@ -109,7 +109,7 @@ class Classifier(nn.Module):
         self.pass_size: int | None = None
         """Images that pass through the network at a time; None for all that are given. It grows smaller where the
         memory does not hold them."""
-        self.observer: Observer = SILENT
+        self.observer: Observer = NULL_OBSERVER
         """Is told of that."""
         self.memory_format = torch.contiguous_format
         """In which layout the network is given images: the plain one, which all networks take."""
@@ -164,7 +164,7 @@ class Classifier(nn.Module):
         self._habits.known = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
-            with undisturbed(self), restored(self):  # round all three, so that a state lives from one to the next
+            with preserve_state(self), restored(self):  # round all three, so that a state lives from one to the next
                 alone, together, again = (self._first_answer(batch) for batch in (pair[:1], pair, pair[:1]))
         except Exception:
             self._habits.forget()
@@ -186,7 +186,7 @@ class Classifier(nn.Module):
 
     def _first_answer(self, images: Images, seed: int = 0) -> Tensor:
         """The logits of the first of a few images, from random numbers of their own; nothing remembers it."""
-        with undisturbed(self), all_seeded(self.device, seed):
+        with preserve_state(self), all_seeded(self.device, seed):
             return self._answer(images)[:1]
 
     def _draws(self, image: Images, before: Tensor) -> bool:
@@ -201,7 +201,7 @@ class Classifier(nn.Module):
         for functional in (False, True):
             self._habits.functional = functional
             try:
-                with undisturbed(self), restored(self), all_seeded(self.device, 0), torch.enable_grad():
+                with preserve_state(self), restored(self), all_seeded(self.device, 0), torch.enable_grad():
                     leaf = pair.detach().requires_grad_(True)
                     logits = self._answer(leaf)
                     if logits.requires_grad:

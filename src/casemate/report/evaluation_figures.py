@@ -117,7 +117,7 @@ def accuracy_per_class(result: Mapping[str, Any]) -> Figure:
 
 def pictures(result: Mapping[str, Any], table: pl.DataFrame, images: Mapping[str, np.ndarray]) -> Figure | None:
     """Some images, what was done to them, and what the model then takes them for; None if nothing was fooled."""
-    fooled = table.filter(pl.col("winner").is_not_null() & (pl.col("taken_for") != pl.col("label")))
+    fooled = table.filter(pl.col("first_success").is_not_null() & (pl.col("adversarial_prediction") != pl.col("label")))
     chosen = fooled.unique("label", keep="first", maintain_order=True).head(_EXAMPLES).to_dicts()
     if not chosen:
         return None
@@ -129,7 +129,7 @@ def pictures(result: Mapping[str, Any], table: pl.DataFrame, images: Mapping[str
         largest = float(np.abs(change).max())
         _picture(column[0], clean, f"{names[row['label']]}")
         _picture(column[1], change / (2 * max(largest, 1e-9)) + 0.5, f"at most {largest:.2g} a pixel")
-        _picture(column[2], made, f"{names[row['taken_for']]}\nby {row['winner']}")
+        _picture(column[2], made, f"{names[row['adversarial_prediction']]}\nby {row['first_success']}")
     for place, words in zip(axes[:, 0], ("original", "change", "taken for"), strict=True):
         place.text(-0.08, 0.5, words, transform=place.transAxes, rotation=90, va="center", ha="right", fontsize=9)
     return finished(
@@ -139,7 +139,8 @@ def pictures(result: Mapping[str, Any], table: pl.DataFrame, images: Mapping[str
         caption="The first image of a class that was fooled: as it is, what was added (grey: nothing; stretched to the "
         "full range), and the sum, with what the model takes it for and which attack found it.",
         alt="; ".join(
-            f"image {row['index']}, {names[row['label']]}, taken for {names[row['taken_for']]} after {row['winner']}"
+            f"image {row['index']}, {names[row['label']]}, taken for {names[row['adversarial_prediction']]} after "
+            f"{row['first_success']}"
             for row in chosen
         )
         + ".",
@@ -148,8 +149,8 @@ def pictures(result: Mapping[str, Any], table: pl.DataFrame, images: Mapping[str
             (
                 row["index"],
                 names[row["label"]],
-                names[row["taken_for"]],
-                row["winner"],
+                names[row["adversarial_prediction"]],
+                row["first_success"],
                 row["fooled_at"],
                 row["distance"],
             )

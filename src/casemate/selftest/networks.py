@@ -1,4 +1,4 @@
-"""How the networks of the self-test are trained, as data, and the workshop that trains each once."""
+"""How the networks of the self-test are trained, as data, and the factory that trains each once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from casemate.data import Dataset, LabelledImages, split, subset
 from casemate.defenses import (
     AdversarialRegularization,
     AdversarialTraining,
-    AtTemperature,
     Distillation,
     StochasticAffine,
+    TemperatureCrossEntropy,
 )
 from casemate.models import Classifier
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.selftest.parts import KWinners, ResizeAndPad, small
-from casemate.training import CrossEntropy, Objective, Training, fit
+from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 
 EPS = 0.1
 """At which most are judged, and the one that is trained adversarially is trained."""
@@ -41,7 +41,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class TrainSpec:
     """How one network is trained; the defaults are an ordinary training."""
 
     network: Callable[[tuple[int, int, int], int], nn.Module] = small
@@ -64,13 +64,13 @@ class Lesson:
     weight_decay: float = 0.0
 
 
-LESSONS: Mapping[str, Lesson] = {
-    "undefended": Lesson(network=partial(small, dropout=0.25)),
-    "normalised": Lesson(normalised=True),
-    "early-stopped": Lesson(epochs=4, patience=2),
-    "weight-decayed": Lesson(weight_decay=0.05),
-    "adversarial": Lesson(objective=partial(AdversarialTraining, eps=EPS), gradients=8),
-    "single-step": Lesson(
+TRAIN_SPECS: Mapping[str, TrainSpec] = {
+    "undefended": TrainSpec(network=partial(small, dropout=0.25)),
+    "normalised": TrainSpec(normalised=True),
+    "early-stopped": TrainSpec(epochs=4, patience=2),
+    "weight-decayed": TrainSpec(weight_decay=0.05),
+    "adversarial": TrainSpec(objective=partial(AdversarialTraining, eps=EPS), gradients=8),
+    "single-step": TrainSpec(
         objective=partial(
             AdversarialRegularization, multiplier=1.0, step_size=FAR, norm="linf", clip_min=0.0, clip_max=1.0
         ),
@@ -78,32 +78,32 @@ LESSONS: Mapping[str, Lesson] = {
         gradients=2,
         rate=4e-3,
     ),
-    "teacher": Lesson(objective=partial(AtTemperature, temperature=_T), rate=1e-2),
-    "distilled": Lesson(teacher="teacher", rate=1e-2),
-    "over-fitted": Lesson(images=1000, epochs=6, rate=2e-2),
-    "k-winners": Lesson(network=partial(small, activation=partial(KWinners, 0.02))),
-    "noisy": Lesson(network=partial(small, noise=0.2)),
-    "resized": Lesson(before=ResizeAndPad),
-    "moved": Lesson(before=StochasticAffine),
+    "teacher": TrainSpec(objective=partial(TemperatureCrossEntropy, temperature=_T), rate=1e-2),
+    "distilled": TrainSpec(teacher="teacher", rate=1e-2),
+    "over-fitted": TrainSpec(images=1000, epochs=6, rate=2e-2),
+    "k-winners": TrainSpec(network=partial(small, activation=partial(KWinners, 0.02))),
+    "noisy": TrainSpec(network=partial(small, noise=0.2)),
+    "resized": TrainSpec(before=ResizeAndPad),
+    "moved": TrainSpec(before=StochasticAffine),
 }
 
 
 def gradients(names: Iterable[str], sizes: Sizes) -> int:
     """Passes forward and back that training these networks takes at most, and those that they learn from."""
     whole = set(names)
-    whole |= {teacher for name in names if (teacher := LESSONS[name].teacher) is not None}
-    lessons = [LESSONS[name] for name in whole]
+    whole |= {teacher for name in names if (teacher := TRAIN_SPECS[name].teacher) is not None}
+    lessons = [TRAIN_SPECS[name] for name in whole]
     return sum(
         round(each.epochs * sizes.epochs) * min(each.images or sizes.train, sizes.train) * each.gradients
         for each in lessons
     )
 
 
-class Workshop:
-    """Trains the networks of `LESSONS`, each when it is first asked for."""
+class ModelFactory:
+    """Trains the networks of `TRAIN_SPECS`, each when it is first asked for."""
 
     def __init__(
-        self, data: Dataset, sizes: Sizes, *, device: str = "cpu", seed: int = 0, observer: Observer = SILENT
+        self, data: Dataset, sizes: Sizes, *, device: str = "cpu", seed: int = 0, observer: Observer = NULL_OBSERVER
     ) -> None:
         self.data = data
         self.sizes = sizes
@@ -122,23 +122,23 @@ class Workshop:
         return self._made[name]
 
     def _taught(self, name: str) -> Classifier:
-        lesson, model = LESSONS[name], self.fresh(name)
+        spec, model = TRAIN_SPECS[name], self.fresh(name)
         objective = (
-            lesson.objective()
-            if lesson.teacher is None
-            else Distillation(teacher=self.network(lesson.teacher), temperature=_T)
+            spec.objective()
+            if spec.teacher is None
+            else Distillation(teacher=self.network(spec.teacher), temperature=_T)
         )
-        settings = Training(
-            epochs=round(lesson.epochs * self.sizes.epochs),
+        settings = TrainConfig(
+            epochs=round(spec.epochs * self.sizes.epochs),
             batch_size=64,
             optimizer="adamw",
-            learning_rate=lesson.rate,
+            learning_rate=spec.rate,
             schedule="one-cycle",
-            patience=lesson.patience,
-            weight_decay=lesson.weight_decay,
+            patience=spec.patience,
+            weight_decay=spec.weight_decay,
             seed=self.seed,
         )
-        images = self.train if lesson.images is None else subset(self.train, lesson.images, self.seed)
+        images = self.train if spec.images is None else subset(self.train, spec.images, self.seed)
         return fit(
             model,
             images,
@@ -151,22 +151,22 @@ class Workshop:
 
     def fresh(self, name: str) -> Classifier:
         """The network before its training."""
-        lesson = LESSONS[name]
+        spec = TRAIN_SPECS[name]
         channels, height, width = self.train.pixels.shape[1:]
         shape = channels, height, width
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.seed)
-            network = lesson.network(shape, len(self.data.classes))
-        if lesson.before is not None:
-            network = nn.Sequential(lesson.before(), network)
+            network = spec.network(shape, len(self.data.classes))
+        if spec.before is not None:
+            network = nn.Sequential(spec.before(), network)
         pixels = self.train.pixels.float() / 255
         dims = (0, 2, 3)
         return Classifier(
             network,
             input_shape=shape,
             classes=self.data.classes,
-            mean=tuple(pixels.mean(dims).tolist()) if lesson.normalised else None,
-            std=tuple(pixels.std(dims).tolist()) if lesson.normalised else None,
+            mean=tuple(pixels.mean(dims).tolist()) if spec.normalised else None,
+            std=tuple(pixels.std(dims).tolist()) if spec.normalised else None,
         )
 
 

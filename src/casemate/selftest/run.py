@@ -14,9 +14,9 @@ from casemate.evaluation.cost import attack_passes, check_passes, measure_pass_c
 from casemate.evaluation.evaluation import Evaluation, evaluate
 from casemate.evaluation.intervals import Estimate, share
 from casemate.models import Classifier
-from casemate.progress import SILENT, Observer
-from casemate.selftest.networks import Workshop, gradients
-from casemate.selftest.subjects import SUBJECTS, Subject, shifted
+from casemate.progress import NULL_OBSERVER, Observer
+from casemate.selftest.cases import CASES, Case, shifted
+from casemate.selftest.networks import ModelFactory, gradients
 
 LIE = 0.3
 """By how much the fooled attack must claim more than the truth."""
@@ -24,9 +24,9 @@ LIE = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the evaluation said of a subject."""
+    """What the evaluation said of a case."""
 
-    subject: Subject
+    case: Case
     claim: Estimate | None
     """Accuracy left by the attack that is fooled, if there is one."""
     evaluation: Evaluation
@@ -36,7 +36,7 @@ class Outcome:
     """For training, claim and evaluation."""
 
     @property
-    def lied(self) -> bool | None:
+    def overclaimed(self) -> bool | None:
         """The fooled attack claims far more than the truth; None if there is none."""
         return None if self.claim is None else self.claim.value - self.truth.value >= LIE
 
@@ -44,78 +44,78 @@ class Outcome:
     def as_expected(self) -> bool:
         """A liar was shown to lie and came out as broken or not to be trusted; an honest model as anything trusted."""
         word = self.evaluation.verdict.word
-        if self.subject.honest:
+        if self.case.honest:
             return word != "not to be trusted"
-        return word != "robust" and self.lied is not False
+        return word != "robust" and self.overclaimed is not False
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the images."""
         return {
-            "name": self.subject.name,
-            "about": self.subject.about,
-            "honest": self.subject.honest,
+            "name": self.case.name,
+            "about": self.case.about,
+            "honest": self.case.honest,
             "claim": None if self.claim is None else self.claim.as_json(),
-            "fooled": None if self.subject.claim is None else self.subject.claim.record(),
+            "fooled": None if self.case.claim is None else self.case.claim.record(),
             "truth_at_most": self.truth.as_json(),
-            "lied": self.lied,
+            "overclaimed": self.overclaimed,
             "as_expected": self.as_expected,
             "seconds": self.seconds,
             "evaluation": self.evaluation.as_json(),
         }
 
 
-def choose(names: Sequence[str]) -> list[Subject]:
-    """The subjects of these names, in the order of the table; all of them if none is given. Raises `SettingError`."""
-    known = [subject.name for subject in SUBJECTS]
+def choose(names: Sequence[str]) -> list[Case]:
+    """The cases of these names, in the order of the table; all of them if none is given. Raises `SettingError`."""
+    known = [case.name for case in CASES]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SettingError(f"no model {', '.join(unknown)} in the self-test; it has {', '.join(known)}")
-    return [subject for subject in SUBJECTS if not names or subject.name in names]
+    return [case for case in CASES if not names or case.name in names]
 
 
-def seconds_at_most(workshop: Workshop, subjects: Sequence[Subject], budget: Budget) -> float:
+def seconds_at_most(factory: ModelFactory, cases: Sequence[Case], budget: Budget) -> float:
     """Seconds that training and judging these take if no image is ever fooled."""
-    speed = measure_pass_cost(workshop.fresh("undefended"), workshop.test, "linf")
-    learning = gradients([subject.network for subject in subjects], workshop.sizes)
+    speed = measure_pass_cost(factory.fresh("undefended"), factory.test, "linf")
+    learning = gradients([case.network for case in cases], factory.sizes)
     total = speed.seconds(Passes(learning, learning))
-    count, classes = len(workshop.test), len(workshop.data.classes)
-    for subject in subjects:
-        attacks = attacks_for(budget, "linf", subject.eps, randomised=subject.randomised)
+    count, classes = len(factory.test), len(factory.data.classes)
+    for case in cases:
+        attacks = attacks_for(budget, "linf", case.eps, randomised=case.randomised)
         most = attack_passes(attacks, classes, count, 1)
         most.add(check_passes(count, thorough=budget == "thorough"))
-        total += (DRAWS[budget] if subject.randomised else 1) * speed.seconds(most)
+        total += (DRAWS[budget] if case.randomised else 1) * speed.seconds(most)
     return total
 
 
 def self_test(
-    workshop: Workshop,
-    subjects: Sequence[Subject] = SUBJECTS,
+    factory: ModelFactory,
+    cases: Sequence[Case] = CASES,
     *,
     budget: Budget = "quick",
     seed: int = 0,
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Outcome]:
-    """Train, attack and judge one subject after another."""
-    with observer.work("Self-test", len(subjects)) as advance:
-        for subject in subjects:
-            outcome = _judged(workshop, subject, budget, seed, observer)
-            advance(1, f"{subject.name}: {outcome.evaluation.verdict.word}")
+    """Train, attack and judge one case after another."""
+    with observer.work("Self-test", len(cases)) as advance:
+        for case in cases:
+            outcome = _judged(factory, case, budget, seed, observer)
+            advance(1, f"{case.name}: {outcome.evaluation.verdict.word}")
             yield outcome
 
 
-def _judged(workshop: Workshop, subject: Subject, budget: Budget, seed: int, observer: Observer) -> Outcome:
+def _judged(factory: ModelFactory, case: Case, budget: Budget, seed: int, observer: Observer) -> Outcome:
     start = time.perf_counter()
-    network = workshop.network(subject.network)
-    model = subject.change(network)
-    images = shifted(workshop.test, len(model.classes)) if subject.shifted else workshop.test
-    found = evaluate(model, images, eps=subject.eps, budget=budget, seed=seed, observer=observer)
+    network = factory.network(case.network)
+    model = case.change(network)
+    images = shifted(factory.test, len(model.classes)) if case.shifted else factory.test
+    found = evaluate(model, images, eps=case.eps, budget=budget, seed=seed, observer=observer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the attack that is fooled is meant to be
-        return _claimed(subject, network, model, images, found, seed, start)
+        return _claimed(case, network, model, images, found, seed, start)
 
 
 def _claimed(
-    subject: Subject,
+    case: Case,
     network: Classifier,
     model: Classifier,
     images: LabelledImages,
@@ -125,11 +125,11 @@ def _claimed(
 ) -> Outcome:
     """The outcome with what the attack that is fooled claims, and what is known of the truth."""
     left, claim = found.cascade.robust[:, -1], None
-    if subject.claim is not None:
-        pixels, labels = images.unit(model.device)
-        claim = share((~subject.claim(model, pixels, labels, seed=seed).success).cpu().numpy())
+    if case.claim is not None:
+        pixels, labels = images.tensors(model.device)
+        claim = share((~case.claim(model, pixels, labels, seed=seed).success).cpu().numpy())
         # what was made for the network as it was learnt owes nothing to the gradients that the change hides
-        bare = Transfer(attack=PGD(eps=subject.eps, steps=20), substitute=network)
+        bare = Transfer(attack=PGD(eps=case.eps, steps=20), substitute=network)
         left = left & ~bare(model, pixels, labels, seed=seed).success.cpu().numpy()
     seconds = time.perf_counter() - start
-    return Outcome(subject=subject, claim=claim, evaluation=found, truth=share(left), seconds=seconds)
+    return Outcome(case=case, claim=claim, evaluation=found, truth=share(left), seconds=seconds)

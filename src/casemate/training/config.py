@@ -31,7 +31,7 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class TrainConfig:
     """How a network is trained. The defaults are Keras' (Adam at 1e-3) with batches of 128."""
 
     epochs: int = 50
@@ -48,14 +48,14 @@ class Training:
     """On kernels only, never on biases or batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: int | None = None
     """Early stopping: end after this many epochs without a lower validation loss, and restore the best weights."""
-    run_on: bool = False
+    continue_after_stop: bool = False
     """With `patience`: note where early stopping would end, keep those weights, and train on to the last epoch."""
     ema: float | None = None
     """Decay per step of a moving average of the weights; the average is what is validated and returned."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of convolutions and matrix products while training (Micikevicius et al. 2018); weights, optimiser, losses and
     validation keep float32. Some processors multiply bfloat16 several times as fast."""
-    keep: tuple[int, ...] = ()
+    save_epochs: tuple[int, ...] = ()
     """Epochs after which the weights are kept beside the final ones."""
     seed: int = 0
     """Of the shuffling, the augmentation and the dropout (the weights' seed belongs to the model)."""
@@ -71,7 +71,12 @@ class Training:
             (self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1"),
             (self.precision in ("float32", "bfloat16"), "precision", self.precision, "float32 or bfloat16"),
             (self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1"),
-            (all(1 <= k <= self.epochs for k in self.keep), "keep", self.keep, f"epochs from 1 to {self.epochs}"),
+            (
+                all(1 <= k <= self.epochs for k in self.save_epochs),
+                "save_epochs",
+                self.save_epochs,
+                f"epochs from 1 to {self.epochs}",
+            ),
         )
         for holds, name, value, expected in checks:
             if not holds:

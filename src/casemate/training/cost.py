@@ -9,7 +9,7 @@ import torch
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.models import create
-from casemate.training import CrossEntropy, Training
+from casemate.training import CrossEntropy, TrainConfig
 
 _SECONDS = 0.5
 _BATCH = 128
@@ -47,7 +47,7 @@ def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCos
         model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
         images = torch.rand(_BATCH, *input_shape).to(where).contiguous(memory_format=torch.channels_last)
         labels = torch.arange(_BATCH).to(where) % len(_CLASSES)
-        objective, optimizer = CrossEntropy(), Training().make_optimizer(model)
+        objective, optimizer = CrossEntropy(), TrainConfig().make_optimizer(model)
 
         def step() -> None:
             model.train()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from casemate.data import LabelledImages, to_unit
+from casemate.data import LabelledImages, to_float
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
 from casemate.memory import is_out_of_memory
@@ -25,16 +25,16 @@ from casemate.models import (
     backward_failed,
     channels_last_if_taken,
     made_in_inference,
+    preserve_state,
     quickened,
     restored_on_error,
-    undisturbed,
 )
-from casemate.models.undisturbed import frozen
+from casemate.models.state import frozen
 from casemate.models.warn import warn_of_eps, warn_of_network
 from casemate.norms import Ball
-from casemate.progress import SILENT, Advance, Observer
+from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive
-from casemate.training.config import Training
+from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 
@@ -46,7 +46,7 @@ _CHECK_EVERY = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainResult:
     """What a training leaves: the model itself holds the final weights, or with early stopping the best ones."""
 
     model: Classifier
@@ -61,28 +61,28 @@ class Trained:
     best: Weights
     """The weights of `best_epoch`."""
     kept: dict[int, Weights]
-    """The weights after the epochs named in `Training.keep`."""
+    """The weights after the epochs named in `TrainConfig.save_epochs`."""
 
 
 def fit(
     model: Classifier,
     train: LabelledImages,
     validation: LabelledImages,
-    settings: Training,
+    settings: TrainConfig,
     *,
     objective: Objective | None = None,
     augment: Sequence[Augmentation] = (),
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
-    observer: Observer = SILENT,
-) -> Trained:
+    observer: Observer = NULL_OBSERVER,
+) -> TrainResult:
     """Train `model` in place and return it with its history.
 
     Args:
         model: trained in place; moved to `device`.
         train: the images to learn from.
         validation: the other part of a split; it chooses the best epoch, nothing else does.
-        settings: see `Training`.
+        settings: see `TrainConfig`.
         objective: the loss to minimise; plain cross-entropy if None.
         augment: applied in order to every training batch.
         checkpoint: a file written after every epoch; if it is there, the training goes on from it.
@@ -102,10 +102,10 @@ def fit(
     _check(model, validation, "validation", least=1)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     model.to(device)
-    few = to_unit(train.pixels[:_COMPARED].to(device), device)
+    few = to_float(train.pixels[:_COMPARED].to(device), device)
     with frozen(model):
         model.examine(few)
-    with undisturbed(*teachers, trained=model) as direct, restored_on_error(model):
+    with preserve_state(*teachers, trained=model) as direct, restored_on_error(model):
         if direct:
             warn_of_network(model)
             if isinstance(ball := getattr(objective, "ball", None), Ball):
@@ -118,14 +118,14 @@ def _fit(
     model: Classifier,
     train: LabelledImages,
     validation: LabelledImages,
-    settings: Training,
+    settings: TrainConfig,
     objective: Objective,
     augment: Sequence[Augmentation],
     checkpoint: Path | None,
     device: torch.device | str,
     observer: Observer,
     few: Tensor,
-) -> Trained:
+) -> TrainResult:
     """The training itself, of a model and images that go together."""
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
@@ -142,7 +142,7 @@ def _fit(
         quickened(model, few),
     ):
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
-        while state.epoch < settings.epochs and (state.stopped_at is None or settings.run_on):
+        while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start = time.perf_counter()
             row = _one_epoch(
                 model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance
@@ -161,9 +161,9 @@ def _fit(
     best = state.best
     if best is None:
         raise TrainingError("no epoch had a finite validation loss; lower the learning rate")
-    keeps_best = settings.patience is not None and not settings.run_on
+    keeps_best = settings.patience is not None and not settings.continue_after_stop
     model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
-    return Trained(
+    return TrainResult(
         model=model.eval(),
         history=state.history,
         epoch=state.best_epoch if keeps_best else state.epoch,
@@ -195,7 +195,7 @@ def _one_epoch(
     model: Classifier,
     pixels: Tensor,
     labels: Tensor,
-    settings: Training,
+    settings: TrainConfig,
     objective: Objective,
     augment: Sequence[Augmentation],
     optimizer: torch.optim.Optimizer,
@@ -216,7 +216,7 @@ def _one_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(done)
             index = batch.to(labels.device)
-            images = to_unit(pixels[index], labels.device)
+            images = to_float(pixels[index], labels.device)
             for change in augment:
                 images = change(images, batch, epoch, generator)
             optimizer.zero_grad(set_to_none=True)
@@ -271,7 +271,7 @@ def _own_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
         yield
 
 
-def _not_finite(where: str, last_good: int, settings: Training) -> TrainingError:
+def _not_finite(where: str, last_good: int, settings: TrainConfig) -> TrainingError:
     return TrainingError(
         f"the {where} is not finite; the checkpoint, if one was asked for, keeps the state after epoch {last_good}. "
         f"Lower the learning rate ({settings.learning_rate:g}) and train again."
@@ -324,11 +324,11 @@ def _validate(
     return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
 
 
-def _take_in(state: TrainingState, row: dict[str, Any], current: Weights, settings: Training) -> None:
+def _take_in(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
     """Enter a finished epoch into the state: history, kept weights, early stopping."""
     state.epoch = row["epoch"]
     state.history.append(row)
-    if state.epoch in settings.keep:
+    if state.epoch in settings.save_epochs:
         state.kept[state.epoch] = current
     if state.stopped_at is not None:
         return
@@ -342,7 +342,7 @@ def _fingerprint(
     model: Classifier,
     train: LabelledImages,
     validation: LabelledImages,
-    settings: Training,
+    settings: TrainConfig,
     objective: Objective,
     augment: Sequence[Augmentation],
 ) -> str:

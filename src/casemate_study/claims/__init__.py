@@ -4,130 +4,130 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from casemate_study.claims import attacks, defenses
-from casemate_study.claims.rules import Evidence, Found
+from casemate_study.claims.rules import ClaimEvidence, Found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class PaperClaim:
     """One claim of the paper."""
 
     experiment: str
     where: str
     """Section of the paper."""
     says: str
-    judge: Callable[[Evidence], Found]
+    judge: Callable[[ClaimEvidence], Found]
 
 
 CLAIMS = (
-    Claim(
+    PaperClaim(
         experiment="E1",
         where="3.3",
         says="93.7 % test accuracy.",
         judge=attacks.test_accuracy,
     ),
-    Claim(
+    PaperClaim(
         experiment="E2",
         where="4.1.1",
         says="FGSM at eps 0.1 lowers 94 % to 63.6 %.",
         judge=attacks.fgsm,
     ),
-    Claim(
+    PaperClaim(
         experiment="E3",
         where="4.1.2",
         says="BIM with clip ball is more effective than with clip range.",
         judge=attacks.clipping,
     ),
-    Claim(
+    PaperClaim(
         experiment="E3",
         where="5",
         says="With clip ball the changes keep to the garment and leave the black background alone.",
         judge=attacks.background,
     ),
-    Claim(
+    PaperClaim(
         experiment="E4",
         where="4.1.2",
         says="BIM at eps 0.05 leaves 37.48 % after 25 iterations.",
         judge=attacks.iterations,
     ),
-    Claim(
+    PaperClaim(
         experiment="E4",
         where="4.1.2",
         says="From then on accuracy is level while the loss keeps growing.",
         judge=attacks.level,
     ),
-    Claim(
+    PaperClaim(
         experiment="E5",
         where="4.2.1",
         says="Augmentation under-fits: validation above training accuracy.",
         judge=defenses.under_fits,
     ),
-    Claim(
+    PaperClaim(
         experiment="E5",
         where="4.2.1",
         says="Under FGSM it has the lower loss and the worse accuracy than E1.",
-        judge=defenses.calmer,
+        judge=defenses.lower_loss_and_accuracy,
     ),
-    Claim(
+    PaperClaim(
         experiment="E6",
         where="4.2.2",
         says="Adversarial regularisation keeps up to 70 % under FGSM at 0.2.",
         judge=defenses.keeps_70,
     ),
-    Claim(
+    PaperClaim(
         experiment="E6",
         where="4.2.2",
         says="Under BIM, both clippings, E1 is better than it.",
         judge=defenses.loses_to_bim,
     ),
-    Claim(
+    PaperClaim(
         experiment="E7",
         where="4.2.2",
         says="E6 on E5: much worse accuracy than E6, loss on par.",
         judge=defenses.e7,
     ),
-    Claim(
+    PaperClaim(
         experiment="E8",
         where="3.5.2",
         says="Four rounds with growing steps are no better than one.",
         judge=defenses.e8,
     ),
-    Claim(
+    PaperClaim(
         experiment="E9",
         where="4.2.3",
         says="The student's loss is always below the teacher's.",
         judge=defenses.calmer_students,
     ),
-    Claim(
+    PaperClaim(
         experiment="E9",
         where="4.2.3",
         says="The student is more accurate than the teacher under FGSM.",
         judge=defenses.students_fgsm,
     ),
-    Claim(
+    PaperClaim(
         experiment="E9",
         where="4.2.3",
         says="Under both BIMs the teacher is more accurate.",
         judge=defenses.students_bim,
     ),
-    Claim(
+    PaperClaim(
         experiment="E9",
         where="4.2.3",
         says="An epoch of the student takes 1.25 times the teacher's.",
         judge=defenses.epoch_time,
     ),
-    Claim(
+    PaperClaim(
         experiment="E10",
         where="4.2.3",
         says="The adjusted student beats the teacher under BIM, clip ball, up to eps 0.1.",
         judge=defenses.adjusted_bim,
     ),
-    Claim(
+    PaperClaim(
         experiment="E11",
         where="5",
         says="The early-stopped model is clearly more accurate under FGSM than the over-fitted one.",
         judge=defenses.early,
     ),
-    Claim(
+    PaperClaim(
         experiment="E12",
         where="5",
         says="The regularised model is less sensitive to attacks than E1.",
@@ -140,12 +140,12 @@ CLAIMS = (
 class Judgement:
     """A claim with its verdict at the scale of this run."""
 
-    claim: Claim
+    claim: PaperClaim
     verdict: str
     because: str
 
 
-def judge(evidence: Evidence, *, decides: bool) -> list[Judgement]:
+def judge(evidence: ClaimEvidence, *, decides: bool) -> list[Judgement]:
     """Every claim. At a scale (or on data) that cannot decide, the verdict says so and keeps where it points."""
     found = []
     for claim in CLAIMS:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from casemate.losses import TITLES
-from casemate_study.claims.rules import NOTHING, Evidence, Found, counted, number, tally
+from casemate_study.claims.rules import NOTHING, ClaimEvidence, Found, counted, number, tally
 from casemate_study.claims.verdicts import interval, percent
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
@@ -11,7 +11,7 @@ from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
 from casemate_study.results import Estimate, compare_accuracy, compare_flags, point_at, right
 
 
-def test_accuracy(evidence: Evidence) -> Found:
+def test_accuracy(evidence: ClaimEvidence) -> Found:
     e1 = evidence.models.get("E1")
     if e1 is None or e1.clean is None:
         return NOTHING
@@ -20,36 +20,36 @@ def test_accuracy(evidence: Evidence) -> Found:
     return Found("holds" if inside else "unexplained", f"Ours: {interval(estimate)}.")
 
 
-def fgsm(evidence: Evidence) -> Found:
+def fgsm(evidence: ClaimEvidence) -> Found:
     e1 = evidence.models.get("E1")
     found = {TITLES[loss]: e1.left("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
     return number(evidence, paper.FGSM_AT_01, {name: each for name, each in found.items() if each})
 
 
-def iterations(evidence: Evidence) -> Found:
+def iterations(evidence: ClaimEvidence) -> Found:
     settings: dict[str, Estimate] = {}
     for size in E4_STEP_SIZES:
         for loss in LOSSES:
-            piece = evidence.pieces.get(f"{e4_prefix(size)}/{loss}")
-            point = None if piece is None else point_at(piece, "steps", 25)
+            artifact = evidence.artifacts.get(f"{e4_prefix(size)}/{loss}")
+            point = None if artifact is None else point_at(artifact, "steps", 25)
             if point is not None:
                 settings[f"step {size}, {TITLES[loss]}"] = point["last"]
     return number(evidence, paper.BIM_AT_25, settings)
 
 
-def level(evidence: Evidence) -> Found:
+def level(evidence: ClaimEvidence) -> Found:
     """Rule: from 25 iterations to the most, no change of accuracy by the paired test, and a larger loss."""
     verdicts: dict[str, tuple[bool, bool]] = {}
     words: list[str] = []
     for size in E4_STEP_SIZES:
         for loss in LOSSES:
-            piece = evidence.pieces.get(f"{e4_prefix(size)}/{loss}")
-            if piece is None or not point_at(piece, "steps", 25):
+            artifact = evidence.artifacts.get(f"{e4_prefix(size)}/{loss}")
+            if artifact is None or not point_at(artifact, "steps", 25):
                 continue
-            first, last = point_at(piece, "steps", 25), piece.result["points"][-1]
+            first, last = point_at(artifact, "steps", 25), artifact.result["points"][-1]
             if first is None or first["loss"] is None or last["loss"] is None:
                 continue
-            changed = compare_flags(right(piece, "steps", 25), right(piece, "steps", last["steps"]))
+            changed = compare_flags(right(artifact, "steps", 25), right(artifact, "steps", last["steps"]))
             level = changed is not None and changed.order == 0
             grows = last["loss"]["value"] > first["loss"]["high"]
             before = verdicts.get(loss, (True, True))
@@ -70,7 +70,7 @@ def level(evidence: Evidence) -> Found:
     return Found("does not hold", text)
 
 
-def clipping(evidence: Evidence) -> Found:
+def clipping(evidence: ClaimEvidence) -> Found:
     """Ball against range at equal steps, and against range with an equal total; accuracy, lower is more effective."""
     e1 = evidence.models.get("E1")
     if e1 is None:
@@ -78,7 +78,7 @@ def clipping(evidence: Evidence) -> Found:
     words, orders = [], {}
     for other, setting in (("range", "equal steps"), ("range-4", "equal total")):
         for loss in LOSSES:
-            ball, wide = e1.piece("ball", loss), e1.piece(other, loss)
+            ball, wide = e1.artifact("ball", loss), e1.artifact(other, loss)
             if ball is None or wide is None:
                 continue
             values = [p["eps"] for p in ball.result["points"] if p["eps"]]
@@ -98,12 +98,12 @@ def clipping(evidence: Evidence) -> Found:
     return Found(orders["equal steps", "ce"], text)
 
 
-def background(evidence: Evidence) -> Found:
+def background(evidence: ClaimEvidence) -> Found:
     """Rule: BIM with clip ball changes less than 1 % of the black pixels of the stored pictures."""
-    piece = evidence.pieces.get("E3/pictures")
-    if piece is None:
+    artifact = evidence.artifacts.get("E3/pictures")
+    if artifact is None:
         return NOTHING
-    images = piece.arrays("images.safetensors")
+    images = artifact.arrays("images.safetensors")
     black = images["clean"] == 0
     shares = {
         name: float((np.abs(images[name] - images["clean"])[black] > 1e-6).mean()) for name in images if name != "clean"

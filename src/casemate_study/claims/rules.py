@@ -14,18 +14,18 @@ from casemate.losses import TITLES
 from casemate_study.claims.verdicts import causes, interval, percent
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Compared, Estimate, Judged, Pieces, compare_accuracy, compare_loss, point_at
+from casemate_study.results import Artifacts, Compared, Estimate, ModelResults, compare_accuracy, compare_loss, point_at
 
 Verdict = Literal["holds", "does not hold", "unexplained", "cannot be decided", "not measured"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ClaimEvidence:
     """All that a claim is judged by."""
 
-    models: Mapping[str, Judged]
+    models: Mapping[str, ModelResults]
     """Every judged model, by name."""
-    pieces: Pieces
+    artifacts: Artifacts
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Found:
     because: str
 
 
-NOTHING = Found("not measured", "Its pieces are not finished.")
+NOTHING = Found("not measured", "Its artifacts are not finished.")
 Compare = Callable[..., Compared | None]
 
 
@@ -56,8 +56,8 @@ def counted(orders: Sequence[Compared], wanted: int) -> str:
 
 
 def over_eps(
-    first: Judged | None,
-    second: Judged | None,
+    first: ModelResults | None,
+    second: ModelResults | None,
     measure: str,
     loss: str,
     compare: Compare,
@@ -66,7 +66,7 @@ def over_eps(
     """The two models compared at every eps but 0 that both curves have, up to a limit."""
     if first is None or second is None:
         return []
-    one, other = first.piece(measure, loss), second.piece(measure, loss)
+    one, other = first.artifact(measure, loss), second.artifact(measure, loss)
     if one is None or other is None:
         return []
     values = [point["eps"] for point in one.result["points"] if 0 < point["eps"] <= up_to]
@@ -75,9 +75,11 @@ def over_eps(
     return [each for each in found if each is not None]
 
 
-def pair_at(first: Judged, second: Judged, measure: str, loss: str, compare: Compare, eps: float = 0.1) -> str:
+def pair_at(
+    first: ModelResults, second: ModelResults, measure: str, loss: str, compare: Compare, eps: float = 0.1
+) -> str:
     """The two means that are compared at one eps."""
-    found = compare(first.piece(measure, loss), second.piece(measure, loss), "eps", eps)
+    found = compare(first.artifact(measure, loss), second.artifact(measure, loss), "eps", eps)
     if found is None:
         return ""
     shown = "{:.2f}".format if compare is compare_loss else percent
@@ -85,7 +87,7 @@ def pair_at(first: Judged, second: Judged, measure: str, loss: str, compare: Com
 
 
 def order(
-    evidence: Evidence,
+    evidence: ClaimEvidence,
     first: str,
     second: str,
     measure: str,
@@ -113,13 +115,13 @@ def order(
     return Found(verdicts["ce"], text + why(one, other))
 
 
-def why(*models: Judged) -> str:
-    """What the rules on masking, collapse, chance and bent gradients say of the models concerned."""
+def why(*models: ModelResults) -> str:
+    """What the rules on masking, collapse, chance and gradient_misalignment gradients say of the models concerned."""
     parts = [f"{each.title}: {'; '.join(causes(each))}" for each in models if causes(each)]
     return f" Measured: {'. '.join(parts)}." if parts else ""
 
 
-def number(evidence: Evidence, statement: paper.Statement, settings: Mapping[str, Estimate]) -> Found:
+def number(evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate]) -> Found:
     """Rule: inside the stable loss's interval, holds; inside another's, does not hold; else unexplained."""
     if not settings:
         return NOTHING

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from casemate.losses import TITLES
-from casemate_study.results import Estimate, Evaluated, Judged, compare_accuracy, compare_flags
+from casemate_study.results import Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
 
 EPS = 0.1
 """Where verdicts are taken: the study's own eps."""
@@ -33,7 +33,7 @@ def interval(estimate: Estimate) -> str:
     return f"{percent(estimate['value'])} ({low:.1f} to {high:.1f}, n = {int(estimate['n']):,})"
 
 
-def masking(judged: Judged) -> str | None:
+def masking(judged: ModelResults) -> str | None:
     """Rule: a loss under which at least 10 % of the images have no gradient flatters the model."""
     found: list[str] = []
     for loss in ("torch-ce", "prob-ce"):
@@ -48,7 +48,7 @@ def masking(judged: Judged) -> str | None:
     return "; ".join(found) or None
 
 
-def collapse(judged: Judged) -> str | None:
+def collapse(judged: ModelResults) -> str | None:
     """Rule: one step that leaves 20 points more than many, or more than the clean accuracy, was learnt by heart."""
     one = judged.left("fgsm", EPS)
     many = judged.strongest(EPS)
@@ -65,7 +65,7 @@ def collapse(judged: Judged) -> str | None:
     return None
 
 
-def shrugged(judged: Judged) -> str | None:
+def eot_gap(judged: ModelResults) -> str | None:
     """Rule: a randomised model that loses 20 points more once its draws are averaged had hidden its gradient."""
     averaged, single = judged.strongest(EPS), judged.left("ball", EPS)
     if not judged.randomised or averaged is None or single is None:
@@ -78,7 +78,7 @@ def shrugged(judged: Judged) -> str | None:
     return None
 
 
-def bent(judged: Judged) -> str | None:
+def gradient_misalignment(judged: ModelResults) -> str | None:
     """Rule: an angle above 60 degrees between gradients at an image and 0.01 away from it says that steps mislead."""
     clean = judged.clean
     angle = None if clean is None else clean["alignment"]["0.01"]
@@ -87,9 +87,9 @@ def bent(judged: Judged) -> str | None:
     return f"gradients 0.01 apart point {angle['value']:.0f} degrees apart on average"
 
 
-def causes(judged: Judged) -> list[str]:
+def causes(judged: ModelResults) -> list[str]:
     """Why apparent robustness of this model is not to be believed; empty if no rule applies."""
-    found = (masking(judged), collapse(judged), shrugged(judged), bent(judged))
+    found = (masking(judged), collapse(judged), eot_gap(judged), gradient_misalignment(judged))
     return [each for each in found if each]
 
 
@@ -102,7 +102,7 @@ class Advice:
     sentence: str
 
 
-def _left(judged: Judged, estimate: Estimate) -> str:
+def _left(judged: ModelResults, estimate: Estimate) -> str:
     """What was tried, and what it left."""
     if judged.randomised:
         return f"BIM with averaged gradients leaves {interval(estimate)}"
@@ -116,10 +116,10 @@ def _left(judged: Judged, estimate: Estimate) -> str:
     return f"{together} {interval(estimate)}"
 
 
-def _price(judged: Judged, baseline: Judged) -> str:
+def _price(judged: ModelResults, baseline: ModelResults) -> str:
     """What it costs: clean accuracy, by the paired test, and training time."""
     words: list[str] = []
-    clean = compare_accuracy(judged.piece("clean"), baseline.piece("clean"))
+    clean = compare_accuracy(judged.artifact("clean"), baseline.artifact("clean"))
     if clean is not None and clean.order < 0 and clean.second - clean.first >= COSTLY:
         words.append(f"{100 * (clean.second - clean.first):.1f} points of clean accuracy")
     mine, plain = judged.seconds, baseline.seconds
@@ -140,7 +140,7 @@ def _beyond(whole: Evaluated | None) -> str:
     return whole.sentence.replace("This evaluation is", "But the whole evaluation is")
 
 
-def advice(judged: Judged, baseline: Judged) -> Advice:
+def advice(judged: ModelResults, baseline: ModelResults) -> Advice:
     """The verdict on a defence.
 
     Rules, in order: below 10 % under all that was tried, or in the whole evaluation: broken; PGD not run: not measured;
@@ -184,7 +184,7 @@ def advice(judged: Judged, baseline: Judged) -> Advice:
     )
 
 
-def advise(models: Mapping[str, Judged], baseline: str = "E1") -> list[tuple[str, Advice]]:
+def advise(models: Mapping[str, ModelResults], baseline: str = "E1") -> list[tuple[str, Advice]]:
     """The verdict on every model but the baseline itself."""
     if baseline not in models:
         return []

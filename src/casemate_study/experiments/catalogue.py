@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from casemate.engine.task import Task
 from casemate.errors import SettingError
 from casemate_study.experiments.defended import DEFENDED
-from casemate_study.experiments.models import Model
+from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import UNDEFENDED, Experiment
 
@@ -35,6 +35,6 @@ def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task
     return [task for tasks in every.values() for task in tasks], wanted
 
 
-def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[Model]:
+def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[StudyModel]:
     """The judged models of the experiments, in order."""
     return [model for experiment in experiments for model in experiment.models(setup)]

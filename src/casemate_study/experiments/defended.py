@@ -8,7 +8,7 @@ from typing import Any
 
 from casemate.engine.task import Task
 from casemate_study.experiments import specs
-from casemate_study.experiments.models import FIGURE_EPS, Model, battery
+from casemate_study.experiments.models import FIGURE_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
 from casemate_study.experiments.undefended import E1, E11, Experiment, decayed
 
@@ -31,28 +31,28 @@ def _early(setup: Setup) -> dict[str, Any]:
     return {"epochs": setup.scale.defended_epochs, **STOPPING}
 
 
-def _model(name: str, title: str, **more: Any) -> Model:
+def _model(name: str, title: str, **more: Any) -> StudyModel:
     """A model whose training is its own and which keeps the best epoch's weights."""
-    return Model(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
+    return StudyModel(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
 
 
 def _regularization(**settings: Any) -> dict[str, Any]:
     return {"name": "adversarial-regularization", "settings": REGULARIZATION | settings}
 
 
-def _judged(setup: Setup, trained: list[tuple[Task, Model]]) -> list[Task]:
-    return [each for task, model in trained for each in (task, *battery(setup, model))]
+def _judged(setup: Setup, trained: list[tuple[Task, StudyModel]]) -> list[Task]:
+    return [each for task, model in trained for each in (task, *evaluation_tasks(setup, model))]
 
 
 # E5 -------------------------------------------------------------------------------------------------------------------
 E5 = _model("E5", "E5, augmentation")
 E5_LAYER = _model("E5-noise-layer", "E5, noise layers in training")
-E5_LAYER_ON = Model(
+E5_LAYER_ON = StudyModel(
     name="E5-noise-inference",
     title="E5, noise layers at inference too",
     source=Source(task="E5-noise-layer/train", weights="best", inference="noise"),
 )
-E5_AFFINE = Model(
+E5_AFFINE = StudyModel(
     name="E5-stochastic-affine",
     title="E1 behind the Stochastic Affine Transformation",
     source=Source(task="E1/train", weights="final", inference="stochastic-affine"),
@@ -62,11 +62,11 @@ E5_AFFINE = Model(
 _NOISE_TITLES = {"gaussian-noise": "Gaussian noise", "speckle": "speckle", "salt-and-pepper": "salt and pepper"}
 
 
-def _noisy(name: str) -> Model:
+def _noisy(name: str) -> StudyModel:
     return _model(f"E5-{name}", f"E5, {_NOISE_TITLES[name]} alone")
 
 
-def _e5_models(setup: Setup) -> list[Model]:
+def _e5_models(setup: Setup) -> list[StudyModel]:
     return [E5, *map(_noisy, setup.scale.noises), E5_LAYER, E5_LAYER_ON, E5_AFFINE]
 
 
@@ -94,8 +94,8 @@ def _e5(setup: Setup) -> list[Task]:
     return [
         specs.augmented(setup, "E5/samples", shown, count=8),
         *_judged(setup, [*trained, (layer, E5_LAYER)]),
-        *battery(setup, E5_LAYER_ON),
-        *battery(setup, E5_AFFINE),
+        *evaluation_tasks(setup, E5_LAYER_ON),
+        *evaluation_tasks(setup, E5_AFFINE),
     ]
 
 
@@ -104,7 +104,7 @@ E6 = _model("E6", "E6, adversarial regularisation", in_figures=True)
 E6_CLIPPED = _model("E6-clipped", "E6, also clipped above at 1")
 E6_PLAIN = _model("E6-plain", "E6, clipped to [0, 1] instead")
 E7 = _model("E7", "E7, E6 on E5")
-E8 = Model(
+E8 = StudyModel(
     name="E8",
     title="E8, E6 four times",
     source=Source(task=f"E8/train-{E8_STEPS[-1]:g}", weights="best"),
@@ -138,7 +138,7 @@ def _e8(setup: Setup) -> list[Task]:
         objective = _regularization(step_size=step, multiplier=1 / 9)
         found.append(specs.defend(setup, name, _early(setup), objective, start=start))
         start = Source(task=name, weights="best")
-    return [*found, *battery(setup, E8)]
+    return [*found, *evaluation_tasks(setup, E8)]
 
 
 # E9, E10 --------------------------------------------------------------------------------------------------------------
@@ -147,11 +147,11 @@ def teacher(temperature: float) -> Source:
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
-def student(experiment: str, temperature: float) -> Model:
+def student(experiment: str, temperature: float) -> StudyModel:
     """The student of E9 (same network) or E10 (appendix B) at a temperature."""
     name = f"{experiment}-{temperature:g}"
     what = "same network" if experiment == "E9" else "appendix B"
-    return Model(
+    return StudyModel(
         name=name,
         title=f"{experiment}, distilled at T = {temperature:g}, {what}",
         source=Source(task=f"{name}/train", weights="final"),
@@ -159,7 +159,7 @@ def student(experiment: str, temperature: float) -> Model:
     )
 
 
-def _students(experiment: str, setup: Setup) -> list[Model]:
+def _students(experiment: str, setup: Setup) -> list[StudyModel]:
     return [student(experiment, temperature) for temperature in setup.scale.temperatures]
 
 
@@ -174,19 +174,19 @@ def _distilled(
 def _teachers(setup: Setup) -> list[Task]:
     """Of every temperature but 1, and of the one that the search over students uses."""
     needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
-    training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "run_on": True}
+    training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "continue_after_stop": True}
     return [
         specs.defend(setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}})
         for each in needed
     ]
 
 
-def divided(setup: Setup, temperature: float, model: Model) -> Task:
+def temperature_scaled(setup: Setup, temperature: float, model: StudyModel) -> Task:
     """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last", "loss": "prob-ce"}
     images = setup.scale.judged_images
-    return specs.curve(setup, model.piece("divided"), source, attack, "eps", FIGURE_EPS, images)
+    return specs.curve(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
 
 
 def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
@@ -194,9 +194,9 @@ def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Tas
     for temperature, model in zip(setup.scale.temperatures, _students(experiment, setup), strict=True):
         source = teacher(temperature)
         found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
-        found += battery(setup, model)
+        found += evaluation_tasks(setup, model)
         if temperature != 1:
-            found.append(divided(setup, temperature, model))
+            found.append(temperature_scaled(setup, temperature, model))
     return found
 
 
@@ -208,7 +208,7 @@ E13_EARLY = _model("E13-early-teacher", "E13, distilled at T = 20, early-stopped
 TARGETED = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "loss": "ce", "track": "worst"}
 
 
-def _weighted(multiplier: float) -> Model:
+def _weighted(multiplier: float) -> StudyModel:
     return _model(f"E13-weight-{multiplier:g}", f"E13, E6 with adversarial weight {multiplier:g}")
 
 
@@ -221,7 +221,7 @@ def searched(setup: Setup) -> list[tuple[str, float, Source]]:
     ]
 
 
-def _e13_models(setup: Setup) -> list[Model]:
+def _e13_models(setup: Setup) -> list[StudyModel]:
     weights = map(_weighted, setup.scale.multipliers)
     return [E13_REGULARISED, E13_MIX, *weights, E13_RESNET, E13_EARLY]
 

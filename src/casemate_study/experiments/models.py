@@ -1,4 +1,4 @@
-"""Every model of the study that is judged: what it is called, which piece holds it, and how it is measured."""
+"""Every model of the study that is judged: what it is called, which artifact holds it, and how it is measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ EOT_DRAWS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class StudyModel:
     """A judged model."""
 
     name: str
     """As in the study, such as "E6", with a suffix where an experiment has several."""
     title: str
     source: Source
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     """Measures whose curves an experiment of another name holds: "fgsm" -> "E2/fgsm"."""
     in_figures: bool = False
     """Whether a figure shows it under BIM: then under every loss, with both clippings and at more values of eps."""
@@ -42,16 +42,16 @@ class Model:
         """The experiment it belongs to."""
         return self.name.split("-")[0]
 
-    def piece(self, measure: str, loss: str | None = None) -> str:
-        """The name of the piece that holds a measure: clean, fgsm, ball, range, pgd, eot, evaluation."""
-        place = self.elsewhere.get(measure, f"{self.name}/{measure}")
+    def artifact(self, measure: str, loss: str | None = None) -> str:
+        """The name of the artifact that holds a measure: clean, fgsm, ball, range, pgd, eot, evaluation."""
+        place = self.aliases.get(measure, f"{self.name}/{measure}")
         return place if loss is None else f"{place}/{loss}"
 
 
-def battery(setup: Setup, model: Model) -> list[Task]:
+def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     """Every measure of a model that no other experiment takes."""
     scale, source = setup.scale, model.source
-    found = [specs.clean(setup, model.piece("clean"), source)]
+    found = [specs.clean(setup, model.artifact("clean"), source)]
     bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last"}
     every = LOSSES if model.in_figures else LOSSES[:1]
     values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
@@ -61,18 +61,18 @@ def battery(setup: Setup, model: Model) -> list[Task]:
         "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.judged_images),
     }
     for measure, (attack, losses, grid, images) in kinds.items():
-        if measure not in model.elsewhere:
+        if measure not in model.aliases:
             found += [
-                specs.curve(setup, model.piece(measure, loss), source, attack | {"loss": loss}, "eps", grid, images)
+                specs.curve(setup, model.artifact(measure, loss), source, attack | {"loss": loss}, "eps", grid, images)
                 for loss in losses
             ]
     if source.inference is None:
-        found.append(specs.worst(setup, model.piece("pgd"), source, model.pgd))
+        found.append(specs.worst(setup, model.artifact("pgd"), source, model.pgd))
     else:
         attack = bim | {"clip": "ball", "loss": "ce", "draws": EOT_DRAWS}
         found.append(
-            specs.curve(setup, model.piece("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
+            specs.curve(setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
         )
     if scale.evaluates_ours or not model.ours:
-        found.append(specs.evaluation(setup, model.piece("evaluation"), source, model.pgd))
+        found.append(specs.evaluation(setup, model.artifact("evaluation"), source, model.pgd))
     return found

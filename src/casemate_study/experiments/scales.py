@@ -53,7 +53,7 @@ class Scale:
     """Whether it is made of our own models too, or of the paper's alone."""
     targeted_images: int
     """The same for targeted attacks, from every class to every other."""
-    on_the_way_images: int
+    checkpoint_images: int
     """The same for the measures at the kept epochs."""
     step_counts: tuple[int, ...]
     """Numbers of iterations in E4."""
@@ -97,7 +97,7 @@ SMOKE = Scale(
     budget="quick",
     evaluates_ours=False,
     targeted_images=10,
-    on_the_way_images=16,
+    checkpoint_images=16,
     step_counts=(0, 1, 2, 5, 10),
     defended_epochs=1,
     distilled_epochs=1,
@@ -129,7 +129,7 @@ QUICK = Scale(
     budget="quick",
     evaluates_ours=False,
     targeted_images=60,
-    on_the_way_images=100,
+    checkpoint_images=100,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
     defended_epochs=10,
     distilled_epochs=14,
@@ -161,7 +161,7 @@ MEDIUM = Scale(
     budget="standard",
     evaluates_ours=True,
     targeted_images=1000,
-    on_the_way_images=1000,
+    checkpoint_images=1000,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
     defended_epochs=20,
     distilled_epochs=20,
@@ -193,7 +193,7 @@ FULL = Scale(
     budget="standard",
     evaluates_ours=True,
     targeted_images=1000,
-    on_the_way_images=1000,
+    checkpoint_images=1000,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100),
     defended_epochs=50,
     distilled_epochs=50,

@@ -171,7 +171,7 @@ def masking(
     setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
 ) -> Task:
     """Attacks under every loss, and zero gradients: what depends on how long a network was trained."""
-    few = setup.images(setup.scale.on_the_way_images)
+    few = setup.images(setup.scale.checkpoint_images)
     config = _config(setup, source, setup.scale.test_images)
     return Task(
         name=name,

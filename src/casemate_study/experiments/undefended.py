@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from casemate.engine.task import Task
 from casemate_study.experiments import specs
-from casemate_study.experiments.models import SMALL_EPS, Model, battery
+from casemate_study.experiments.models import SMALL_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.scales import EPS_GRID
 from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source
 
@@ -27,25 +27,27 @@ class Experiment:
     """The settings that the paper leaves open, and what was chosen."""
     tasks: Callable[[Setup], list[Task]]
     """All its tasks, those of its models included."""
-    models: Callable[[Setup], list[Model]] = lambda setup: []
+    models: Callable[[Setup], list[StudyModel]] = lambda setup: []
     """The models that it adds to the comparison."""
 
 
-E1 = Model(
+E1 = StudyModel(
     name="E1",
     title="E1, no early stopping",
     source=Source(task="E1/train", weights="final"),
-    elsewhere={"fgsm": "E2/fgsm", "ball": "E3/ball", "range": "E3/range", "range-4": "E3/range-4"},
+    aliases={"fgsm": "E2/fgsm", "ball": "E3/ball", "range": "E3/range", "range-4": "E3/range-4"},
     in_figures=True,
     pgd=SMALL_EPS,
 )
-E1_TUNED = Model(name="E1+", title="E1+, our recipe", source=Source(task="E1+/train", weights="final"))
-E11 = Model(name="E11", title="E11, E1 stopped early", source=Source(task="E1/train", weights="best"), pgd=SMALL_EPS)
+E1_TUNED = StudyModel(name="E1+", title="E1+, our recipe", source=Source(task="E1+/train", weights="final"))
+E11 = StudyModel(
+    name="E11", title="E11, E1 stopped early", source=Source(task="E1/train", weights="best"), pgd=SMALL_EPS
+)
 
 
 def _e1(setup: Setup) -> list[Task]:
     scale = setup.scale
-    kept = {"patience": 5, "run_on": True, "keep": list(scale.kept_epochs)}
+    kept = {"patience": 5, "continue_after_stop": True, "save_epochs": list(scale.kept_epochs)}
     attacks = [
         ["FGSM", {"name": "fgsm", "eps": 0.1, "track": "last"}, [0.1, 0.2]],
         ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "step": 0.01, "track": "last"}, [0.05]],
@@ -54,7 +56,7 @@ def _e1(setup: Setup) -> list[Task]:
     return [
         specs.samples(setup),
         specs.train(setup, "E1/train", scale.epochs, kept),
-        *battery(setup, E1),
+        *evaluation_tasks(setup, E1),
         *(specs.masking(setup, f"E1/{name}", Source(task="E1/train", weights=name), attacks) for name in names),
     ]
 
@@ -74,14 +76,14 @@ TUNED_AUGMENT = [{"name": "alternating-flip", "settings": {}}]
 def _e1_tuned(setup: Setup) -> list[Task]:
     epochs = setup.scale.tuned_epochs
     training = specs.train(setup, "E1+/train", epochs, TUNED, augment=TUNED_AUGMENT, dropout=TUNED_DROPOUT)
-    return [training, *battery(setup, E1_TUNED)]
+    return [training, *evaluation_tasks(setup, E1_TUNED)]
 
 
 def _e2(setup: Setup) -> list[Task]:
     attack = {"name": "fgsm", "eps": 0.1, "track": "last"}
     images = setup.scale.fgsm_images
     curves = [
-        specs.curve(setup, E1.piece("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
+        specs.curve(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
         for loss in LOSSES
     ]
     return [*curves, specs.pictures(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
@@ -99,7 +101,9 @@ def _e3(setup: Setup) -> list[Task]:
     attack = {"name": "bim", "eps": 0.1, "track": "last"}
     images = setup.scale.bim_images
     curves = [
-        specs.curve(setup, E1.piece(name, loss), E1.source, attack | clipping | {"loss": loss}, "eps", EPS_GRID, images)
+        specs.curve(
+            setup, E1.artifact(name, loss), E1.source, attack | clipping | {"loss": loss}, "eps", EPS_GRID, images
+        )
         for name, clipping in E3_CLIPPINGS.items()
         for loss in LOSSES
     ]
@@ -128,13 +132,15 @@ def _e4(setup: Setup) -> list[Task]:
     ]
 
 
-def decayed(decay: float) -> Model:
+def decayed(decay: float) -> StudyModel:
     """E12: the model trained with weight decay of this strength."""
     name = f"E12-{decay:g}"
-    return Model(name=name, title=f"E12, weight decay {decay:g}", source=Source(task=f"{name}/train", weights="best"))
+    return StudyModel(
+        name=name, title=f"E12, weight decay {decay:g}", source=Source(task=f"{name}/train", weights="best")
+    )
 
 
-def _decayed(setup: Setup) -> list[Model]:
+def _decayed(setup: Setup) -> list[StudyModel]:
     return [decayed(decay) for decay in setup.scale.decays]
 
 
@@ -143,7 +149,7 @@ def _e12(setup: Setup) -> list[Task]:
     for decay, model in zip(setup.scale.decays, _decayed(setup), strict=True):
         settings = {"patience": 5, "weight_decay": decay}
         found.append(specs.train(setup, model.source.task, setup.scale.defended_epochs, settings))
-        found += battery(setup, model)
+        found += evaluation_tasks(setup, model)
     return found
 
 
@@ -193,7 +199,7 @@ UNDEFENDED = (
             "Patience 5 on the validation loss, best weights restored. Every epoch draws from its own seed, so the "
             "early-stopped training is the first part of E1's, bit for bit, and is taken from it.",
         ),
-        tasks=lambda setup: battery(setup, E11),
+        tasks=lambda setup: evaluation_tasks(setup, E11),
         models=lambda setup: [E11],
     ),
     Experiment(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from casemate.report.charts import Figure, canvas, finished, shown
-from casemate_study.results import Pieces
+from casemate_study.results import Artifacts
 
 
 def _strips(images: dict[str, np.ndarray], titles: Sequence[str], words: Sequence[str]) -> Figure | None:
@@ -72,22 +72,22 @@ _AUGMENTED = (
 )
 
 
-def augmented(pieces: Pieces) -> list[Figure | None]:
+def augmented(artifacts: Artifacts) -> list[Figure | None]:
     """Figures 2, 3, 4 and 11."""
-    piece = pieces.get("E5/samples")
-    if piece is None:
+    artifact = artifacts.get("E5/samples")
+    if artifact is None:
         return []
-    images = piece.arrays("images.safetensors")
+    images = artifact.arrays("images.safetensors")
     return [_strips(images, titles, words) for titles, words in _AUGMENTED]
 
 
-def neighbours(pieces: Pieces) -> Figure | None:
+def neighbours(artifacts: Artifacts) -> Figure | None:
     """What adversarial regularisation trains on, under the paper's limits and others."""
-    piece = pieces.get("E6/neighbours")
-    if piece is None:
+    artifact = artifacts.get("E6/neighbours")
+    if artifact is None:
         return None
-    images = piece.arrays("images.safetensors")
-    settings = piece.result["settings"]
+    images = artifact.arrays("images.safetensors")
+    settings = artifact.result["settings"]
     words = "; ".join(
         f"{title}: pixels from {facts['lowest']:.2f} to {facts['highest']:.2f}, {shown(facts['changed_pixels'])} of "
         f"them changed, {shown(facts['outside_range'])} outside [0, 1], the mean image brighter by "

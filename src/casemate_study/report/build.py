@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from casemate import __version__
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.files import make_folder, write_bytes, write_json, write_text
 from casemate.report.charts import Figure, shown
 from casemate.report.page import environment
@@ -16,7 +16,7 @@ from casemate_study.experiments.scales import SCALES, table
 from casemate_study.reference import Reference, reference_for, summarised
 from casemate_study.report import comparison, markdown, paper_comparison, sentences
 from casemate_study.report.figures import all_figures
-from casemate_study.results import Judged
+from casemate_study.results import ModelResults
 from casemate_study.run import Study
 
 _HEADLINES = (
@@ -29,10 +29,12 @@ _HEADLINES = (
 
 
 def headlines(
-    study: Study, pieces: Mapping[str, Piece], reference: Reference | None
+    study: Study, artifacts: Mapping[str, Artifact], reference: Reference | None
 ) -> list[tuple[str, str, str, str]]:
     """The few numbers that come first: what, value, in which setting, and the same in the committed runs."""
-    models = {model.name: Judged(model, pieces) for model in models_of(list(EXPERIMENTS.values()), study.setup)}
+    models = {
+        model.name: ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), study.setup)
+    }
     found = []
     for words, name, measure in _HEADLINES:
         each = models.get(name)
@@ -49,34 +51,34 @@ def headlines(
     return found
 
 
-def _experiments(study: Study, pieces: Mapping[str, Piece]) -> list[dict[str, Any]]:
+def _experiments(study: Study, artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Title, notes and state of each experiment that was asked for."""
     wanted = []
     for experiment in study.experiments:
         names = [task.name for task in experiment.tasks(study.setup)]
-        done = [name for name in names if name in pieces]
-        seconds = sum(pieces[name].facts["provenance"]["seconds"] for name in done)
+        done = [name for name in names if name in artifacts]
+        seconds = sum(artifacts[name].facts["provenance"]["seconds"] for name in done)
         wanted.append(
             {
                 "name": experiment.name,
                 "title": experiment.title,
                 "notes": experiment.notes,
-                "state": "finished" if len(done) == len(names) else f"{len(done)} of {len(names)} pieces finished",
+                "state": "finished" if len(done) == len(names) else f"{len(done)} of {len(names)} artifacts finished",
                 "seconds": seconds,
             }
         )
     return wanted
 
 
-def _provenance(pieces: Sequence[Piece]) -> list[tuple[str, ...]]:
-    """When, how long and where every piece was made."""
+def _provenance(artifacts: Sequence[Artifact]) -> list[tuple[str, ...]]:
+    """When, how long and where every artifact was made."""
     rows = []
-    for piece in pieces:
-        made = piece.facts["provenance"]
+    for artifact in artifacts:
+        made = artifact.facts["provenance"]
         rows.append(
             (
-                piece.facts["name"],
-                piece.key,
+                artifact.facts["name"],
+                artifact.key,
                 f"{made['seconds']:.1f}",
                 made["finished"],
                 made["commit"] or "-",
@@ -86,29 +88,29 @@ def _provenance(pieces: Sequence[Piece]) -> list[tuple[str, ...]]:
     return rows
 
 
-def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
+def build_report(study: Study, artifacts: Mapping[str, Artifact], out: Path) -> Path:
     """Write report.html, the same results as Markdown and JSON, and the figures into `out`; return the report.
 
-    Figures are SVG, PNG and CSV. Everything comes from `pieces`; what is not finished is named as such. Files are
+    Figures are SVG, PNG and CSV. Everything comes from `artifacts`; what is not finished is named as such. Files are
     written whole or not at all.
     """
     make_folder(out)
     scale, seed = study.setup.scale, study.setup.seed
-    models = comparison.judged_models(study.setup, pieces)
-    figures = all_figures(pieces, models)
+    models = comparison.judged_models(study.setup, artifacts)
+    figures = all_figures(artifacts, models)
     reference = reference_for(scale, study.dataset.name)
     decides = scale.decides and not paper_comparison.other_data(study.dataset)
-    claims = comparison.judged_claims(models, pieces, decides=decides)
+    claims = comparison.judged_claims(models, artifacts, decides=decides)
     advices = comparison.advices(models)
-    compared = paper_comparison.comparisons(pieces, scale, paper_comparison.other_data(study.dataset))
-    missing = [task.name for task in study.plan.tasks if task.name not in pieces]
-    recent = max(pieces.values(), key=lambda piece: piece.facts["provenance"]["finished"], default=None)
+    compared = paper_comparison.comparisons(artifacts, scale, paper_comparison.other_data(study.dataset))
+    missing = [task.name for task in study.plan.tasks if task.name not in artifacts]
+    recent = max(artifacts.values(), key=lambda artifact: artifact.facts["provenance"]["finished"], default=None)
     html = (
         environment("casemate_study.report")
         .get_template("report.html.j2")
         .render(
             dataset=study.dataset.title,
-            stands_in_for=study.dataset.stands_in_for,
+            fallback_for=study.dataset.fallback_for,
             scale=scale,
             scale_names=list(SCALES),
             scale_table=table(),
@@ -116,10 +118,10 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             version=__version__,
             written=datetime.now(UTC).isoformat(timespec="minutes"),
             made=None if recent is None else recent.facts["provenance"],
-            total_seconds=sum(piece.facts["provenance"]["seconds"] for piece in pieces.values()),
-            experiments=_experiments(study, pieces),
+            total_seconds=sum(artifact.facts["provenance"]["seconds"] for artifact in artifacts.values()),
+            experiments=_experiments(study, artifacts),
             missing=missing,
-            headlines=headlines(study, pieces, reference),
+            headlines=headlines(study, artifacts, reference),
             compared=paper_comparison.table(compared, reference),
             reference=reference,
             claims=comparison.claims(claims, reference),
@@ -130,12 +132,12 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
             defences=comparison.defences(models, reference),
             evaluated=comparison.evaluated(models),
             diagnosis=comparison.diagnosis(models),
-            divided=comparison.divided(models),
-            search=comparison.search(study.setup, pieces),
-            masking=sentences.masking_sentence(pieces),
+            divided=comparison.temperature_scaled(models),
+            search=comparison.search(study.setup, artifacts),
+            masking=sentences.masking_sentence(artifacts),
             keras=sentences.keras_sentences(sentences.keras_reference()),
             figures=figures,
-            provenance=_provenance([pieces[task.name] for task in study.plan.tasks if task.name in pieces]),
+            provenance=_provenance([artifacts[task.name] for task in study.plan.tasks if task.name in artifacts]),
         )
     )
     folder = make_folder(out / "figures")
@@ -143,29 +145,32 @@ def build_report(study: Study, pieces: Mapping[str, Piece], out: Path) -> Path:
         write_bytes(folder / f"{figure.name}.svg", figure.svg)
         write_bytes(folder / f"{figure.name}.png", figure.png)
         write_text(folder / f"{figure.name}.csv", figure.csv)
-    write_text(out / "results.md", markdown.results(study, pieces, models, claims, advices))
-    write_text(out / "summary.md", markdown.summary(study, pieces, models))
+    write_text(out / "results.md", markdown.results(study, artifacts, models, claims, advices))
+    write_text(out / "summary.md", markdown.summary(study, artifacts, models))
     about = {"scale": scale.name, "dataset": study.dataset.name, "seed": seed}
     numbers = {row.name: row.estimate for row in compared}
     write_json(out / "reference.json", summarised(models, claims, numbers, about))
-    write_json(out / "summary.json", summary(study, pieces, compared, figures))
+    write_json(out / "summary.json", summary(study, artifacts, compared, figures))
     return write_text(out / "report.html", html)
 
 
 def summary(
-    study: Study, pieces: Mapping[str, Piece], compared: Sequence[paper_comparison.Comparison], figures: list[Figure]
+    study: Study,
+    artifacts: Mapping[str, Artifact],
+    compared: Sequence[paper_comparison.Comparison],
+    figures: list[Figure],
 ) -> dict[str, Any]:
-    """The same results for a machine: every finished piece's result and provenance."""
+    """The same results for a machine: every finished artifact's result and provenance."""
     return {
         "casemate": __version__,
         "dataset": study.dataset.name,
-        "stands_in_for": study.dataset.stands_in_for,
+        "fallback_for": study.dataset.fallback_for,
         "scale": study.setup.scale.name,
         "seed": study.setup.seed,
         "compared": [vars(row) for row in compared],
         "figures": [figure.name for figure in figures],
-        "pieces": {
-            name: {k: piece.facts[k] for k in ("key", "config", "result", "provenance")}
-            for name, piece in pieces.items()
+        "artifacts": {
+            name: {k: artifact.facts[k] for k in ("key", "config", "result", "provenance")}
+            for name, artifact in artifacts.items()
         },
     }

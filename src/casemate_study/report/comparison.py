@@ -6,14 +6,14 @@ from typing import Any
 
 from casemate.evaluation.budgets import WORDS, Budget
 from casemate.losses import TITLES
-from casemate_study.claims import Evidence, Judgement, judge
+from casemate_study.claims import ClaimEvidence, Judgement, judge
 from casemate_study.claims.verdicts import EPS, Advice, advise, percent
 from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.defended import searched
 from casemate_study.experiments.models import TABLE_EPS
 from casemate_study.experiments.specs import LOSSES, Setup
 from casemate_study.reference import Reference
-from casemate_study.results import Estimate, Judged, Pieces, point_at
+from casemate_study.results import Artifacts, Estimate, ModelResults, point_at
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Table:
     note: str
 
 
-def judged_models(setup: Setup, pieces: Pieces) -> dict[str, Judged]:
+def judged_models(setup: Setup, artifacts: Artifacts) -> dict[str, ModelResults]:
     """Every model of the study of which something is known, by name."""
-    every = [Judged(model, pieces) for model in models_of(list(EXPERIMENTS.values()), setup)]
+    every = [ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), setup)]
     return {each.model.name: each for each in every if each.clean is not None}
 
 
@@ -38,12 +38,12 @@ def short(estimate: Estimate | None) -> str:
     return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
-def _time(judged: Judged) -> tuple[str, str]:
+def _time(judged: ModelResults) -> tuple[str, str]:
     seconds = judged.seconds
     return ("-", "-") if seconds is None else (f"{seconds[1]:.1f}", f"{seconds[0]:,.0f}")
 
 
-def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table:
+def defences(models: Mapping[str, ModelResults], reference: Reference | None) -> Table:
     """One row per model: clean, under FGSM and BIM, in the worst case; in the committed runs; loss, time."""
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
@@ -75,7 +75,7 @@ def defences(models: Mapping[str, Judged], reference: Reference | None) -> Table
     )
 
 
-def evaluated(models: Mapping[str, Judged]) -> Table | None:
+def evaluated(models: Mapping[str, ModelResults]) -> Table | None:
     """One row per model that was evaluated as a whole: robust accuracy, verdict, and what was raised."""
     head = ("model", "clean", f"FGSM {EPS:g}", f"PGD {EPS:g}", f"all attacks {EPS:g}", "verdict", "raised")
     rows: list[tuple[str, ...]] = []
@@ -109,7 +109,7 @@ def evaluated(models: Mapping[str, Judged]) -> Table | None:
     )
 
 
-def brief(models: Mapping[str, Judged]) -> Table:
+def brief(models: Mapping[str, ModelResults]) -> Table:
     """The models in one short table: clean, two attacks, the worst case, the evaluation, and the verdict."""
     verdicts = {name: advice.verdict for name, advice in advices(models)}
     whole = {name: found for name, each in models.items() if (found := each.evaluated(EPS)) is not None}
@@ -124,7 +124,7 @@ def brief(models: Mapping[str, Judged]) -> Table:
     return Table((*head, "verdict"), rows, "")
 
 
-def diagnosis(models: Mapping[str, Judged]) -> Table:
+def diagnosis(models: Mapping[str, ModelResults]) -> Table:
     """One row per model: what is known to make attacks misleading."""
     head = ("model", "loss", "calibration error", "logit gap: 5 %", "median", "95 %")
     head += tuple(f"zero gradient, {TITLES[loss]}" for loss in LOSSES)
@@ -136,7 +136,7 @@ def diagnosis(models: Mapping[str, Judged]) -> Table:
         if clean is None:
             continue
         angles = [clean["alignment"][radius] for radius in ("0.01", "0.1")]
-        pgd = each.piece("pgd")
+        pgd = each.artifact("pgd")
         point: Mapping[str, Any] = {} if pgd is None else pgd.result["points"][-1]["each"]
         rows.append(
             (
@@ -159,21 +159,21 @@ def diagnosis(models: Mapping[str, Judged]) -> Table:
     )
 
 
-def divided(models: Mapping[str, Judged]) -> Table | None:
+def temperature_scaled(models: Mapping[str, ModelResults]) -> Table | None:
     """The deciding test on distillation: the same attack with the logits divided by the temperature."""
     eps = 0.05
     rows: list[tuple[str, ...]] = []
     for each in models.values():
-        piece = each.piece("divided")
-        point = None if piece is None else point_at(piece, "eps", eps)
-        if each.clean is None or piece is None or point is None:
+        artifact = each.artifact("divided")
+        point = None if artifact is None else point_at(artifact, "eps", eps)
+        if each.clean is None or artifact is None or point is None:
             continue
         rows.append(
             (
                 each.title,
                 f"{each.clean['gap_quantiles']['0.5']:.0f}",
                 short(each.zero("prob-ce")),
-                short(piece.result["zero_gradients"]),
+                short(artifact.result["zero_gradients"]),
                 short(each.left("ball", eps, "prob-ce")),
                 short(point["last"]),
                 short(each.left("ball", eps)),
@@ -189,11 +189,11 @@ def divided(models: Mapping[str, Judged]) -> Table | None:
     )
 
 
-def search(setup: Setup, pieces: Pieces) -> Table | None:
+def search(setup: Setup, artifacts: Artifacts) -> Table | None:
     """The search over student networks."""
     rows: list[tuple[str, ...]] = []
     for network, dropout, source in searched(setup):
-        trained, found = pieces.get(source.task), pieces.get(source.task.replace("/search/", "/found/"))
+        trained, found = artifacts.get(source.task), artifacts.get(source.task.replace("/search/", "/found/"))
         if trained is None or found is None:
             continue
         history = trained.result["history"]
@@ -255,11 +255,11 @@ def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Tabl
     return Table(head, rows, "")
 
 
-def judged_claims(models: Mapping[str, Judged], pieces: Pieces, *, decides: bool) -> list[Judgement]:
+def judged_claims(models: Mapping[str, ModelResults], artifacts: Artifacts, *, decides: bool) -> list[Judgement]:
     """Every claim, judged."""
-    return judge(Evidence(models, pieces), decides=decides)
+    return judge(ClaimEvidence(models, artifacts), decides=decides)
 
 
-def advices(models: Mapping[str, Judged]) -> list[tuple[str, Advice]]:
+def advices(models: Mapping[str, ModelResults]) -> list[tuple[str, Advice]]:
     """The verdict on every measured defence."""
     return [(name, advice) for name, advice in advise(models) if advice.verdict != "not measured"]

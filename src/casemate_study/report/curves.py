@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.losses import TITLES
 from casemate.report.charts import (
     COLOURS,
@@ -23,21 +23,21 @@ from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E3_CLIPPINGS, E4_EPS, E4_STEP_SIZES, e4_prefix
 from casemate_study.results import point_at
 
-Pieces = Mapping[str, Piece]
+Artifacts = Mapping[str, Artifact]
 Points = list[dict[str, Any]]
 
 
-def _with_zero(loss: str, piece: Piece) -> str:
+def _with_zero(loss: str, artifact: Artifact) -> str:
     """A loss in the legend, with the share of images that have no gradient at all under it."""
-    return f"{TITLES[loss]} (zero gradient: {shown(piece.result['zero_gradients']['value'])})"
+    return f"{TITLES[loss]} (zero gradient: {shown(artifact.result['zero_gradients']['value'])})"
 
 
-def training(pieces: Pieces) -> Figure | None:
+def training(artifacts: Artifacts) -> Figure | None:
     """Loss and accuracy of E1 over its epochs, training against validation."""
-    piece = pieces.get("E1/train")
-    if piece is None:
+    artifact = artifacts.get("E1/train")
+    if artifact is None:
         return None
-    history = piece.result["history"]
+    history = artifact.result["history"]
     epochs = [row["epoch"] for row in history]
     drawing, axes = canvas(1, 2, 9, 3.3)
     for place, name in zip(axes[0], ("loss", "accuracy"), strict=True):
@@ -45,7 +45,7 @@ def training(pieces: Pieces) -> Figure | None:
         place.plot(epochs, [factor * row[name] for row in history], color="#0072B2", label="training (with dropout)")
         place.plot(epochs, [factor * row[f"val_{name}"] for row in history], color="#D55E00", label="validation")
         place.axvline(
-            piece.result["best_epoch"],
+            artifact.result["best_epoch"],
             color="#666666",
             linestyle=":",
             linewidth=1,
@@ -54,12 +54,12 @@ def training(pieces: Pieces) -> Figure | None:
         place.set_xlabel("epoch")
         place.set_ylabel("accuracy, %" if factor == 100 else "mean cross-entropy")
         place.legend()
-    last, best = history[-1], history[piece.result["best_epoch"] - 1]
+    last, best = history[-1], history[artifact.result["best_epoch"] - 1]
     return finished(
         drawing,
         "training",
         title="Training of E1",
-        caption=f"{piece.result['train_images']:,} training and {piece.result['validation_images']:,} validation "
+        caption=f"{artifact.result['train_images']:,} training and {artifact.result['validation_images']:,} validation "
         f"images. Lowest validation loss after epoch {best['epoch']} ({best['val_loss']:.3f}); at the end "
         f"{last['val_loss']:.3f}, while the training loss went on to {last['loss']:.3f}.",
         alt=f"Training loss falls from {history[0]['loss']:.2f} to {last['loss']:.3f}; validation loss is lowest, "
@@ -105,14 +105,14 @@ CURVE_COLUMNS = (
 )
 
 
-def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Mapping[str, Piece], axis: str, label: str) -> None:
+def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Mapping[str, Artifact], axis: str, label: str) -> None:
     """One attack under several losses: mean loss in one panel, accuracy in the other (`worst` thin and dashed)."""
-    for loss, piece in curves.items():
-        points: Points = piece.result["points"]
+    for loss, artifact in curves.items():
+        points: Points = artifact.result["points"]
         x = [point[axis] for point in points]
         style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
         losses = [point["loss"] for point in points]
-        estimate_line(loss_axes, x, losses, percent=False, label=_with_zero(loss, piece), **style)
+        estimate_line(loss_axes, x, losses, percent=False, label=_with_zero(loss, artifact), **style)
         lasts, worsts = [point["last"] for point in points], [point["worst"] for point in points]
         estimate_line(accuracy_axes, x, lasts, percent=True, label=TITLES[loss], **style)
         estimate_line(
@@ -130,14 +130,14 @@ def _mark(axes: Axes, at: Sequence[float], statements: Sequence[paper.Statement]
     axes.legend(fontsize=7.5)
 
 
-def _at(piece: Piece, axis: str, value: float) -> str:
+def _at(artifact: Artifact, axis: str, value: float) -> str:
     """Accuracy of the last iterate there, in words."""
-    point = point_at(piece, axis, value)
+    point = point_at(artifact, axis, value)
     return "not computed" if point is None else shown(point["last"]["value"])
 
 
-def _lines_caption(pieces: Mapping[str, Piece]) -> str:
-    first = next(iter(pieces.values()))
+def _lines_caption(artifacts: Mapping[str, Artifact]) -> str:
+    first = next(iter(artifacts.values()))
     n = first.result["points"][0]["last"]["n"]
     return (
         f"n = {n:,} test images, seed {first.facts['config']['seed']}; bands: 95 % intervals. One line per loss that "
@@ -147,9 +147,9 @@ def _lines_caption(pieces: Mapping[str, Piece]) -> str:
     )
 
 
-def fgsm(pieces: Pieces) -> Figure | None:
+def fgsm(artifacts: Artifacts) -> Figure | None:
     """Figure 12: E1 under FGSM."""
-    curves = {loss: pieces[f"E2/fgsm/{loss}"] for loss in LOSSES if f"E2/fgsm/{loss}" in pieces}
+    curves = {loss: artifacts[f"E2/fgsm/{loss}"] for loss in LOSSES if f"E2/fgsm/{loss}" in artifacts}
     if not curves:
         return None
     drawing, axes = canvas(1, 2, 9.5, 3.8)
@@ -167,10 +167,10 @@ def fgsm(pieces: Pieces) -> Figure | None:
     )
 
 
-def bim(pieces: Pieces) -> Figure | None:
+def bim(artifacts: Artifacts) -> Figure | None:
     """Figure 13: E1 under BIM with both clippings."""
     curves = {
-        clip: {loss: pieces[f"E3/{clip}/{loss}"] for loss in LOSSES if f"E3/{clip}/{loss}" in pieces}
+        clip: {loss: artifacts[f"E3/{clip}/{loss}"] for loss in LOSSES if f"E3/{clip}/{loss}" in artifacts}
         for clip in E3_CLIPPINGS
     }
     curves = {clip: found for clip, found in curves.items() if found}
@@ -203,12 +203,12 @@ def bim(pieces: Pieces) -> Figure | None:
     )
 
 
-def iterations(pieces: Pieces) -> Figure | None:
+def iterations(artifacts: Artifacts) -> Figure | None:
     """Figure 14: E1 under BIM against the number of iterations."""
     curves = {}
     for size in E4_STEP_SIZES:
         prefix = e4_prefix(size)
-        found = {loss: pieces[f"{prefix}/{loss}"] for loss in LOSSES if f"{prefix}/{loss}" in pieces}
+        found = {loss: artifacts[f"{prefix}/{loss}"] for loss in LOSSES if f"{prefix}/{loss}" in artifacts}
         if found:
             curves[size] = found
     if not curves:
@@ -238,9 +238,9 @@ def iterations(pieces: Pieces) -> Figure | None:
     )
 
 
-def overfitted(pieces: Pieces) -> Figure | None:
+def overfitted(artifacts: Artifacts) -> Figure | None:
     """Figure 17: the over-fitted E1 against the early-stopped E11 under FGSM, one column per loss."""
-    shared = [loss for loss in LOSSES if f"E2/fgsm/{loss}" in pieces and f"E11/fgsm/{loss}" in pieces]
+    shared = [loss for loss in LOSSES if f"E2/fgsm/{loss}" in artifacts and f"E11/fgsm/{loss}" in artifacts]
     if not shared:
         return None
     drawing, axes = canvas(2, len(shared), 3.3 * len(shared), 6)
@@ -250,10 +250,10 @@ def overfitted(pieces: Pieces) -> Figure | None:
             ("E2", "#D55E00", "E1, over-fitted"),
             ("E11", "#0072B2", "E11, early-stopped"),
         ):
-            piece = pieces[f"{experiment}/fgsm/{loss}"]
-            points: Points = piece.result["points"]
+            artifact = artifacts[f"{experiment}/fgsm/{loss}"]
+            points: Points = artifact.result["points"]
             x = [point["eps"] for point in points]
-            label = f"{words}\n(zero gradient: {shown(piece.result['zero_gradients']['value'])})"
+            label = f"{words}\n(zero gradient: {shown(artifact.result['zero_gradients']['value'])})"
             style = {"color": colour, "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
             estimate_line(axes[0, column], x, [p["loss"] for p in points], percent=False, label=label, **style)
             estimate_line(axes[1, column], x, [p["last"] for p in points], percent=True, label=words, **style)
@@ -264,11 +264,11 @@ def overfitted(pieces: Pieces) -> Figure | None:
         percent_axis(axes[1, column])
         axes[1, column].set_xlabel("eps")
     words = "; ".join(
-        f"{TITLES[loss]}: E1 {_at(pieces[f'E2/fgsm/{loss}'], 'eps', 0.1)}, "
-        f"E11 {_at(pieces[f'E11/fgsm/{loss}'], 'eps', 0.1)}"
+        f"{TITLES[loss]}: E1 {_at(artifacts[f'E2/fgsm/{loss}'], 'eps', 0.1)}, "
+        f"E11 {_at(artifacts[f'E11/fgsm/{loss}'], 'eps', 0.1)}"
         for loss in shared
     )
-    first = {loss: pieces[f"E11/fgsm/{loss}"] for loss in shared}
+    first = {loss: artifacts[f"E11/fgsm/{loss}"] for loss in shared}
     return finished(
         drawing,
         "figure-17",
@@ -282,13 +282,13 @@ def overfitted(pieces: Pieces) -> Figure | None:
     )
 
 
-def masking(pieces: Pieces) -> Figure | None:
+def masking(artifacts: Artifacts) -> Figure | None:
     """How FGSM, BIM and the share of zero gradients change while E1 trains on."""
-    found = {name: piece for name, piece in sorted(pieces.items()) if name.startswith("E1/epoch-")}
+    found = {name: artifact for name, artifact in sorted(artifacts.items()) if name.startswith("E1/epoch-")}
     if not found:
         return None
     epochs = [int(name.rsplit("-", 1)[1]) for name in found]
-    results = [piece.result for piece in found.values()]
+    results = [artifact.result for artifact in found.values()]
     attacks = list(results[0]["attacks"])
     drawing, axes = canvas(1, len(attacks) + 1, 3.3 * (len(attacks) + 1), 3.4)
     rows = []

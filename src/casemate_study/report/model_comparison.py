@@ -18,9 +18,9 @@ from casemate.report.charts import (
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.curves import CURVE_COLUMNS, curve_rows
-from casemate_study.results import Judged
+from casemate_study.results import ModelResults
 
-Models = Mapping[str, Judged]
+Models = Mapping[str, ModelResults]
 
 # Okabe and Ito's palette again, for models; a model beyond it starts again with dashes
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -37,7 +37,7 @@ class _Column:
 
 
 def _compared(
-    models: Sequence[Judged],
+    models: Sequence[ModelResults],
     columns: Sequence[_Column],
     name: str,
     title: str,
@@ -47,18 +47,18 @@ def _compared(
     marks: Mapping[str, tuple[float, paper.Statement]] | None = None,
 ) -> Figure | None:
     """Mean loss above, accuracy of the last iterate below, one column per attack, one line per model."""
-    there = [column for column in columns if any(each.piece(column.measure, column.loss) for each in models)]
-    shown_models = [each for each in models if any(each.piece(column.measure, column.loss) for column in there)]
+    there = [column for column in columns if any(each.artifact(column.measure, column.loss) for each in models)]
+    shown_models = [each for each in models if any(each.artifact(column.measure, column.loss) for column in there)]
     if not there or len(shown_models) < 2:
         return None
     drawing, axes = canvas(2, len(there), 3.7 * len(there), 7.4)
     rows = []
     for number, column in enumerate(there):
         for place, model in enumerate(shown_models):
-            piece = model.piece(column.measure, column.loss)
-            if piece is None:
+            artifact = model.artifact(column.measure, column.loss)
+            if artifact is None:
                 continue
-            points = piece.result["points"]
+            points = artifact.result["points"]
             x = [point["eps"] for point in points]
             style = {
                 "color": _COLOURS[place % len(_COLOURS)],
@@ -94,24 +94,26 @@ def _compared(
         for model in shown_models
         if (left := model.left(there[0].measure, at, there[0].loss)) is not None
     ]
-    pieces = [(c.measure, piece) for c in there for each in shown_models if (piece := each.piece(c.measure, c.loss))]
+    artifacts = [
+        (c.measure, artifact) for c in there for each in shown_models if (artifact := each.artifact(c.measure, c.loss))
+    ]
     sizes: dict[str, set[int]] = {}
-    for measure, piece in pieces:
-        sizes.setdefault(_MEASURES[measure], set()).add(int(piece.result["points"][0]["last"]["n"]))
+    for measure, artifact in artifacts:
+        sizes.setdefault(_MEASURES[measure], set()).add(int(artifact.result["points"][0]["last"]["n"]))
     counts = [f"{' or '.join(f'{n:,}' for n in sorted(found))} under {attack}" for attack, found in sizes.items()]
     return finished(
         drawing,
         name,
         title=title,
         caption=f"{words} Mean loss above (linear to 1, then logarithmic), accuracy of the last iterate below. "
-        f"n = {'; '.join(counts)}; seed {pieces[0][1].facts['config']['seed']}; bands: 95 % intervals.",
+        f"n = {'; '.join(counts)}; seed {artifacts[0][1].facts['config']['seed']}; bands: 95 % intervals.",
         alt=f"Accuracy under {there[0].title} at eps {at:g}: {', '.join(found)}.",
         columns=("attack", *CURVE_COLUMNS),
         rows=rows,
     )
 
 
-def _picked(models: Models, names: Sequence[str]) -> list[Judged]:
+def _picked(models: Models, names: Sequence[str]) -> list[ModelResults]:
     return [models[name] for name in names if name in models]
 
 

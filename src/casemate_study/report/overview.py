@@ -10,9 +10,9 @@ from casemate.losses import TITLES
 from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, legend_below, plain_ticks, shown
 from casemate_study.experiments.models import EOT_DRAWS
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Estimate, Judged, Pieces
+from casemate_study.results import Artifacts, Estimate, ModelResults
 
-Models = Mapping[str, Judged]
+Models = Mapping[str, ModelResults]
 _EPS = 0.1
 
 
@@ -144,7 +144,7 @@ def diagnosis(models: Models) -> Figure | None:
     return finished(
         drawing,
         "diagnosis",
-        title="Why attacks mislead: saturation, vanished gradients, bent gradients",
+        title="Why attacks mislead: saturation, vanished gradients, gradient_misalignment gradients",
         caption="Left: quantiles 5, 25, 50, 75 and 95 % of the gap between the two largest logits; past about 17 "
         "(dotted) the float32 F.cross_entropy gradient of the true class is exactly zero. Middle: images whose "
         "gradient is exactly zero under each loss. Right: angle between the gradients at an image and at a random "
@@ -179,15 +179,15 @@ def _confusable(title: str, result: Mapping[str, Any]) -> str | None:
     return f"{title}: shirt to T-shirt {words[0]}, back {words[1]}."
 
 
-def targeted(pieces: Pieces, models: Models) -> Figure | None:
+def targeted(artifacts: Artifacts, models: Models) -> Figure | None:
     """The matrices of targeted success rates."""
-    found = {name: piece for name in models if (piece := pieces.get(f"E13/targeted/{name}"))}
+    found = {name: artifact for name in models if (artifact := artifacts.get(f"E13/targeted/{name}"))}
     if not found:
         return None
     drawing, axes = canvas(1, len(found), 4.9 * len(found), 5)
     rows: list[tuple[Any, ...]] = []
-    for place, (name, piece) in zip(axes[0], found.items(), strict=True):
-        classes, rates = piece.result["classes"], piece.result["rates"]
+    for place, (name, artifact) in zip(axes[0], found.items(), strict=True):
+        classes, rates = artifact.result["classes"], artifact.result["rates"]
         values = np.array([[np.nan if rate is None else 100 * rate["value"] for rate in row] for row in rates])
         place.imshow(values, cmap="Reds", vmin=0, vmax=100)
         place.grid(visible=False)
@@ -203,7 +203,7 @@ def targeted(pieces: Pieces, models: Models) -> Figure | None:
                     rows.append((name, classes[i], classes[j], rate["n"], rate["value"], rate["low"], rate["high"]))
     axes[0, 0].set_ylabel("true class", fontsize=11)
     some = next(iter(found.values())).result
-    pairs = [words for name, piece in found.items() if (words := _confusable(models[name].title, piece.result))]
+    pairs = [words for name, artifact in found.items() if (words := _confusable(models[name].title, artifact.result))]
     attack = some["attack"]
     sizes = [row[3] for row in rows]
     attacked = f"n = {min(sizes)} to {max(sizes)} images of a class" if sizes else "no image attacked"
@@ -214,10 +214,10 @@ def targeted(pieces: Pieces, models: Models) -> Figure | None:
         caption=f"Success of {attack['name']} towards each class, in % of the correctly classified test images, eps "
         f"{attack['eps']:g}, {attack['steps']} iterations, stable cross-entropy; {attacked}. " + " ".join(pairs),
         alt="; ".join(
-            f"{models[name].title}: {shown(piece.result['overall']['value'])} of all pairs succeed"
-            if piece.result["overall"]
+            f"{models[name].title}: {shown(artifact.result['overall']['value'])} of all pairs succeed"
+            if artifact.result["overall"]
             else f"{models[name].title}: no image was classified correctly, and none attacked"
-            for name, piece in found.items()
+            for name, artifact in found.items()
         )
         + ".",
         columns=("model", "true class", "target", "n", "value", "low", "high"),

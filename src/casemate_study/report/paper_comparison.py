@@ -12,7 +12,7 @@ from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
 from casemate_study.reference import Reference
 from casemate_study.report.comparison import Table
-from casemate_study.results import Estimate, Pieces, point_at
+from casemate_study.results import Artifacts, Estimate, point_at
 
 _MENTIONED = 0.0005
 """Share of images from which it is said that they have no gradient: less would be shown as 0.0 %."""
@@ -23,7 +23,7 @@ class Comparison:
     """One row of "paper, ours, difference, why"."""
 
     name: str
-    """What was measured: the piece, and what of it. The same at every scale."""
+    """What was measured: the artifact, and what of it. The same at every scale."""
     what: str
     paper: str
     ours: str
@@ -49,15 +49,15 @@ def other_data(dataset: Dataset) -> str | None:
     return None if dataset.name == "fashion-mnist" else "Fashion-MNIST"
 
 
-def comparisons(pieces: Pieces, scale: Scale, instead_of: str | None) -> list[Comparison]:
-    """The paper's stated numbers beside ours, as far as their pieces are there."""
+def comparisons(artifacts: Artifacts, scale: Scale, instead_of: str | None) -> list[Comparison]:
+    """The paper's stated numbers beside ours, as far as their artifacts are there."""
     steps = {f"step {size}, {TITLES[loss]}": f"{e4_prefix(size)}/{loss}" for size in E4_STEP_SIZES for loss in LOSSES}
     fgsm = {TITLES[loss]: f"E2/fgsm/{loss}" for loss in LOSSES}
     doubt = _doubt(scale, instead_of)
     return [
-        *_clean_rows(pieces, doubt),
-        *_attack_rows(paper.FGSM_AT_01, _settings(pieces, fgsm, "eps", 0.1), doubt),
-        *_attack_rows(paper.BIM_AT_25, _settings(pieces, steps, "steps", 25), doubt),
+        *_clean_rows(artifacts, doubt),
+        *_attack_rows(paper.FGSM_AT_01, _settings(artifacts, fgsm, "eps", 0.1), doubt),
+        *_attack_rows(paper.BIM_AT_25, _settings(artifacts, steps, "steps", 25), doubt),
     ]
 
 
@@ -107,14 +107,14 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
     )
 
 
-def _clean_rows(pieces: Pieces, doubt: str) -> list[Comparison]:
+def _clean_rows(artifacts: Artifacts, doubt: str) -> list[Comparison]:
     """Rule: inside our interval = agrees; else more or less accurate by the difference, and what is known to differ."""
-    piece = pieces.get("E1/clean")
-    if piece is None:
+    artifact = artifacts.get("E1/clean")
+    if artifact is None:
         return []
-    classes = [each for each in piece.result["per_class"] if each is not None]
+    classes = [each for each in artifact.result["per_class"] if each is not None]
     found = (
-        ("accuracy", paper.TEST_ACCURACY, piece.result["accuracy"]),
+        ("accuracy", paper.TEST_ACCURACY, artifact.result["accuracy"]),
         ("worst class", paper.WORST_CLASS, min(classes, key=lambda e: e["value"])),
         ("best class", paper.BEST_CLASS, max(classes, key=lambda e: e["value"])),
     )
@@ -132,14 +132,14 @@ def _clean_rows(pieces: Pieces, doubt: str) -> list[Comparison]:
     return rows
 
 
-def _settings(pieces: Pieces, names: Mapping[str, str], axis: str, value: float) -> list[_Setting]:
-    """The settings whose curve has a point at `value`; `names` holds the curve's piece by the setting's words."""
+def _settings(artifacts: Artifacts, names: Mapping[str, str], axis: str, value: float) -> list[_Setting]:
+    """The settings whose curve has a point at `value`; `names` holds the curve's artifact by the setting's words."""
     found = []
     for words, name in names.items():
-        piece = pieces.get(name)
-        point = None if piece is None else point_at(piece, axis, value)
-        if piece is not None and point is not None:
-            zero = piece.result["zero_gradients"]
+        artifact = artifacts.get(name)
+        point = None if artifact is None else point_at(artifact, axis, value)
+        if artifact is not None and point is not None:
+            zero = artifact.result["zero_gradients"]
             found.append(_Setting(name=f"{name}, {axis} {value:g}", words=words, left=point["last"], zero=zero))
     return found
 

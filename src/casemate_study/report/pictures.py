@@ -8,21 +8,21 @@ import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.models import create
 from casemate.report.charts import Figure, canvas, finished, picture, shown
 from casemate_study.experiments import paper
 
-Pieces = Mapping[str, Piece]
+Artifacts = Mapping[str, Artifact]
 
 
-def samples(pieces: Pieces) -> Figure | None:
+def samples(artifacts: Artifacts) -> Figure | None:
     """Figure 6: the first images of every class."""
-    piece = pieces.get("data/samples")
-    if piece is None:
+    artifact = artifacts.get("data/samples")
+    if artifact is None:
         return None
-    rows = piece.arrays("images.safetensors")["samples"]
-    classes = piece.result["classes"]
+    rows = artifact.arrays("images.safetensors")["samples"]
+    classes = artifact.result["classes"]
     drawing, axes = canvas(len(classes), 1, 8, 0.62 * len(classes))
     for place, name, images in zip(axes[:, 0], classes, rows, strict=True):
         place.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)
@@ -68,12 +68,12 @@ def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, 
     return found
 
 
-def architecture(pieces: Pieces) -> Figure | None:
+def architecture(artifacts: Artifacts) -> Figure | None:
     """Figure 7: the network, layer by layer, read off the network itself."""
-    piece = pieces.get("data/samples")
-    if piece is None:
+    artifact = artifacts.get("data/samples")
+    if artifact is None:
         return None
-    model = create("paper-cnn", input_shape=(1, 28, 28), classes=tuple(piece.result["classes"]))
+    model = create("paper-cnn", input_shape=(1, 28, 28), classes=tuple(artifact.result["classes"]))
     layers = [("Input", "1 x 28 x 28", 0), *_layers(model.network, (1, 28, 28))]
     colours = {
         "Conv": "#cfe3f3",
@@ -106,7 +106,7 @@ def architecture(pieces: Pieces) -> Figure | None:
     return finished(
         drawing,
         "figure-07",
-        title="Model architecture (appendix A)",
+        title="StudyModel architecture (appendix A)",
         caption=f"{total:,} trainable parameters. Under each layer the shape of its output. Pooling stands before "
         "ReLU: the two commute, value and gradient are those of the paper's order. Softmax belongs to the loss.",
         alt="The layers in order: " + "; ".join(f"{name} giving {size}" for name, size, _ in layers) + ".",
@@ -115,13 +115,13 @@ def architecture(pieces: Pieces) -> Figure | None:
     )
 
 
-def confusion(pieces: Pieces) -> Figure | None:
+def confusion(artifacts: Artifacts) -> Figure | None:
     """Figure 8: the confusion matrix of E1."""
-    piece = pieces.get("E1/clean")
-    if piece is None:
+    artifact = artifacts.get("E1/clean")
+    if artifact is None:
         return None
-    counts = np.array(piece.result["confusion"])
-    classes = piece.result["classes"]
+    counts = np.array(artifact.result["confusion"])
+    classes = artifact.result["classes"]
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawing, axes = canvas(1, 1, 7, 6)
     place = axes[0, 0]
@@ -137,7 +137,7 @@ def confusion(pieces: Pieces) -> Figure | None:
             if counts[row, column]:
                 colour = "white" if share[row, column] > 55 else "black"
                 place.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
-    right = [each["value"] for each in piece.result["per_class"] if each is not None]
+    right = [each["value"] for each in artifact.result["per_class"] if each is not None]
     return finished(
         drawing,
         "figure-08",
@@ -148,7 +148,7 @@ def confusion(pieces: Pieces) -> Figure | None:
         alt="Accuracy per class: "
         + ", ".join(
             f"{name} {shown(each['value'])}"
-            for name, each in zip(classes, piece.result["per_class"], strict=True)
+            for name, each in zip(classes, artifact.result["per_class"], strict=True)
             if each is not None
         )
         + ".",
@@ -160,13 +160,13 @@ def confusion(pieces: Pieces) -> Figure | None:
     )
 
 
-def before_after(pieces: Pieces, task: str, name: str, title: str, caption: str) -> Figure | None:
+def before_after(artifacts: Artifacts, task: str, name: str, title: str, caption: str) -> Figure | None:
     """Figures 9 and 10: an image, and what the attacks make of it, with what the network takes each for."""
-    piece = pieces.get(task)
-    if piece is None:
+    artifact = artifacts.get(task)
+    if artifact is None:
         return None
-    images = piece.arrays("images.safetensors")
-    result = piece.result
+    images = artifact.arrays("images.safetensors")
+    result = artifact.result
     attacks = list(result["attacks"])
     drawing, axes = canvas(
         len(result["label"]), 1 + 2 * len(attacks), 2.0 * (1 + 2 * len(attacks)), 2.2 * len(result["label"])
@@ -179,8 +179,10 @@ def before_after(pieces: Pieces, task: str, name: str, title: str, caption: str)
             changed = images[attack][number]
             noise = (changed - clean) / (2 * max(entry["norm"], 1e-9)) + 0.5
             picture(axes[number, 1 + 2 * column], noise, f"change, {attack}\nlargest {entry['norm']:.3f}")
-            picture(axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {entry['taken_for']}")
-            rows.append((result["index"][number], label, attack, entry["norm"], entry["taken_for"]))
+            picture(
+                axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {entry['adversarial_prediction']}"
+            )
+            rows.append((result["index"][number], label, attack, entry["norm"], entry["adversarial_prediction"]))
     return finished(
         drawing,
         name,

@@ -8,14 +8,14 @@ from typing import Any
 from casemate.losses import TITLES
 from casemate.report.charts import shown
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Pieces, point_at
+from casemate_study.results import Artifacts, point_at
 
 
-def masking_sentence(pieces: Pieces) -> str | None:
+def masking_sentence(artifacts: Artifacts) -> str | None:
     """Whether over-fitting lowered or raised apparent robustness under FGSM at 0.1, loss by loss."""
     parts = []
     for loss in LOSSES:
-        curves = [pieces.get(f"{name}/fgsm/{loss}") for name in ("E2", "E11")]
+        curves = [artifacts.get(f"{name}/fgsm/{loss}") for name in ("E2", "E11")]
         points = [point for curve in curves if curve is not None and (point := point_at(curve, "eps", 0.1))]
         if len(points) < len(curves):
             return None

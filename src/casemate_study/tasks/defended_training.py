@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from casemate.data.named import make_augmentation
-from casemate.defenses import AdversarialRegularization, AtTemperature, Distillation, Recipe
+from casemate.defenses import AdversarialRegularization, Distillation, Recipe, TemperatureCrossEntropy
 from casemate.defenses.adversarial_training import AdversarialTraining
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.models import Classifier, load
 from casemate.training import CrossEntropy, Objective
@@ -17,17 +17,17 @@ _OBJECTIVES = {
     "cross-entropy": CrossEntropy,
     "adversarial-regularization": AdversarialRegularization,
     "adversarial-training": AdversarialTraining,
-    "at-temperature": AtTemperature,
+    "at-temperature": TemperatureCrossEntropy,
 }
 
 
 def defend_model(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """Train as configured, from the weights of `start` if there is one; writes what `training.written` writes."""
     dataset = dataset_of(config, context)
     train, validation = parts_of(config, dataset)
-    held = {role: load(piece.path(f"{config['weights'][role]}.safetensors"))[0] for role, piece in needs.items()}
+    held = {role: load(artifact.path(f"{config['weights'][role]}.safetensors"))[0] for role, artifact in needs.items()}
     recipe = Recipe(
         objective=_objective(config["objective"], held.get("teacher"), context.device),
         extra=tuple(make_augmentation(spec) for spec in config["extra"]),

@@ -6,20 +6,20 @@ from typing import Any
 
 import polars
 
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.evaluation.evaluation import evaluate
 from casemate.evaluation.examples import write_table
-from casemate_study.tasks.inputs import batch_size, model_of, seeded, tested
+from casemate_study.tasks.inputs import batch_size, classifier_for, seeded, tested
 
 
 @seeded
 def judge_model(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """Everything the evaluation found; which images held against which eps goes into the table."""
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate(
         model,
         test,
@@ -29,7 +29,7 @@ def judge_model(
         batch_size=batch_size(context),
         observer=context.observer,
     )
-    columns = {"label": test.labels.numpy(), "winner": found.cascade.winner}
+    columns = {"label": test.labels.numpy(), "first_success": found.cascade.first_success}
     held = {f"held_{eps:g}": found.cascade.robust[:, column] for column, eps in enumerate(found.values)}
     write_table(polars.DataFrame(columns | held), folder / "examples.parquet")
     return found.as_json()

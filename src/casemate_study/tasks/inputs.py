@@ -11,15 +11,15 @@ import torch
 from casemate import data
 from casemate.attacks import ATTACKS, EOT, GradientAttack
 from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
-from casemate.engine.store import Piece
-from casemate.engine.task import Context, Produce
+from casemate.engine.store import Artifact
+from casemate.engine.task import Context, ProducerFn
 from casemate.models import Classifier, load
 from casemate.models.accel.pass_size import DEFAULT
-from casemate.progress import SILENT
+from casemate.progress import NULL_OBSERVER
 from casemate.rng import derive
 
 
-def model_of(config: dict[str, Any], needs: Mapping[str, Piece], context: Context) -> Classifier:
+def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], context: Context) -> Classifier:
     """The version of the model that the configuration names, with what is changed about its answers."""
     model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
     if config["inference"] == "stochastic-affine":
@@ -45,7 +45,7 @@ def _read(dataset: str, context: Context) -> data.Dataset:
 
 def read(dataset: str, context: Context) -> data.Dataset:
     """The data set, read and verified once for all pieces of a run."""
-    return _read(dataset, replace(context, observer=SILENT))
+    return _read(dataset, replace(context, observer=NULL_OBSERVER))
 
 
 def batch_size(context: Context) -> int | None:
@@ -58,12 +58,12 @@ def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
     return read(config["dataset"], context).test[: config["images"]]
 
 
-def seeded(produce: Produce) -> Produce:
+def seeded(produce: ProducerFn) -> ProducerFn:
     """A producer that starts PyTorch's global random numbers from its seed: what a randomised model draws from."""
 
     @functools.wraps(produce)
     def run(
-        config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+        config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
     ) -> dict[str, Any]:
         gpus = [torch.device(context.device)] if context.device.startswith("cuda") else []
         with torch.random.fork_rng(devices=gpus):

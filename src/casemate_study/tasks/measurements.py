@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.evaluation import (
     Curve,
@@ -21,7 +21,7 @@ from casemate.evaluation import (
     zero_gradients,
 )
 from casemate.evaluation.examples import clean_table, curve_table, worst_table, write_table
-from casemate_study.tasks.inputs import attack_of, batch_size, model_of, seeded, tested
+from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, seeded, tested
 
 
 def _estimate(hits: np.ndarray) -> dict[str, float | int]:
@@ -30,11 +30,11 @@ def _estimate(hits: np.ndarray) -> dict[str, float | int]:
 
 @seeded
 def measure_clean(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """Accuracy, loss, confusion, calibration, logit gaps, zero gradients. Writes examples.parquet."""
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate_clean(model, test, observer=context.observer)
     few = test[: config["gradient_images"]]
     zero = zero_gradients(model, few, observer=context.observer)
@@ -64,11 +64,11 @@ def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
 
 @seeded
 def measure_curve(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """One attack over eps or iterations. Writes examples.parquet."""
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
     sweep = eps_curve if config["axis"] == "eps" else steps_curve
     curve: Curve = sweep(
@@ -94,11 +94,11 @@ def measure_curve(
 
 @seeded
 def measure_worst(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """The worst case over several attacks at several eps. Writes examples.parquet."""
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     attacks = {name: attack_of(spec) for name, spec in config["attacks"].items()}
     found = worst_case(
         model,
@@ -127,11 +127,11 @@ def measure_worst(
 
 @seeded
 def measure_targeted(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """How often a targeted attack turns an image of each class into each other class."""
     del folder, working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
     found = targeted_matrix(
         model, attack, test, seed=config["seed"], batch_size=batch_size(context), observer=context.observer
@@ -150,11 +150,11 @@ def measure_targeted(
 
 @seeded
 def measure_masking(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """What depends on how long a network was trained: FGSM and BIM under every loss, and zero gradients."""
     del folder, working
-    model = model_of(config, needs, context)
+    model = classifier_for(config, needs, context)
     whole = tested(config, context)
     few = whole[: config["attacked_images"]]
     clean = evaluate_clean(model, whole, observer=context.observer)

@@ -11,16 +11,16 @@ import torch
 from casemate.attacks import frozen
 from casemate.data.named import make_augmentation
 from casemate.defenses import AdversarialRegularization
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.evaluation import evaluate_clean
 from casemate.files import write_bytes
 from casemate.rng import derive
-from casemate_study.tasks.inputs import attack_of, model_of, read, tested
+from casemate_study.tasks.inputs import attack_of, classifier_for, read, tested
 
 
 def show_attack(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """The study's before-and-after pictures: one test image per class row asked for, attacked in several ways.
 
@@ -28,21 +28,21 @@ def show_attack(
     first of the test set that the model classifies correctly, one of each class, up to `count`.
     """
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
+    model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate_clean(model, test, observer=context.observer)
     right = np.flatnonzero(found.correct)
     _, firsts = np.unique(found.labels[right], return_index=True)
     chosen = np.sort(right[firsts])[: config["count"]]
     if not len(chosen):
         chosen = np.arange(min(config["count"], len(test)))  # a model that is never right still has pictures
-    images, labels = test[torch.from_numpy(chosen)].unit(context.device)
+    images, labels = test[torch.from_numpy(chosen)].tensors(context.device)
     pictures = {"clean": images.cpu().numpy()[:, 0]}
     shown: dict[str, list[dict[str, Any]]] = {}
     for title, spec in config["attacks"].items():
         result = attack_of(spec)(model, images, labels)
         pictures[title] = result.adversarial.cpu().numpy()[:, 0]
         shown[title] = [
-            {"taken_for": model.classes[prediction], "norm": norm}
+            {"adversarial_prediction": model.classes[prediction], "norm": norm}
             for prediction, norm in zip(result.prediction.tolist(), result.norm.tolist(), strict=True)
         ]
     contiguous = {title: np.ascontiguousarray(picture) for title, picture in pictures.items()}
@@ -56,7 +56,7 @@ def show_attack(
 
 
 def show_samples(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """The first images of every class of the training part. Writes images.safetensors, uint8 `(class, n, h, w)`."""
     del needs, working
@@ -75,15 +75,15 @@ def show_samples(
 
 
 def show_neighbours(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """What adversarial regularisation trains on: test images and their neighbours under several settings.
 
     Writes images.safetensors: `clean` and one entry per setting, float32 `(n, height, width)`.
     """
     del working
-    model, test = model_of(config, needs, context), tested(config, context)
-    images, labels = test.unit(context.device)
+    model, test = classifier_for(config, needs, context), tested(config, context)
+    images, labels = test.tensors(context.device)
     pictures = {"clean": images[: config["count"], 0].cpu().numpy()}
     facts: dict[str, dict[str, float]] = {}
     for title, settings in config["settings"].items():
@@ -105,11 +105,11 @@ def show_neighbours(
 
 
 def show_augmented(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """The first training images under each change. Writes images.safetensors, float32 `(n, height, width)` each."""
     del needs, working
-    images, labels = read(config["dataset"], context).train[: config["count"]].unit()
+    images, labels = read(config["dataset"], context).train[: config["count"]].tensors()
     pictures = {"original": images[:, 0].numpy()}
     for title, changes in config["changes"].items():
         generator = torch.Generator().manual_seed(derive(config["seed"], "augmented", title))

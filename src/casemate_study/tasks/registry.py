@@ -2,11 +2,11 @@
 
 from importlib import import_module
 
-from casemate.engine.task import Produce, Producer
+from casemate.engine.task import Producer, ProducerFn
 
 
 def _producer(module: str, function: str) -> Producer:
-    def load() -> Produce:
+    def load() -> ProducerFn:
         return getattr(import_module(module), function)
 
     return Producer(module=module, load=load)

@@ -8,10 +8,10 @@ from torch import nn
 
 from casemate import data
 from casemate.data.named import make_augmentation
-from casemate.engine.store import Piece
+from casemate.engine.store import Artifact
 from casemate.engine.task import Context
-from casemate.models import Classifier, Description, create, save
-from casemate.training import CrossEntropy, Trained, Training, fit
+from casemate.models import Classifier, ModelMetadata, create, save
+from casemate.training import CrossEntropy, TrainConfig, TrainResult, fit
 from casemate.training.state import Weights
 
 
@@ -26,10 +26,10 @@ def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.Labell
     return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
 
 
-def settings_of(config: dict[str, Any]) -> Training:
+def settings_of(config: dict[str, Any]) -> TrainConfig:
     """The settings of the loop."""
     settings = dict(config["training"])
-    return Training(seed=config["seed"], **{**settings, "keep": tuple(settings.get("keep", ()))})
+    return TrainConfig(seed=config["seed"], **{**settings, "save_epochs": tuple(settings.get("save_epochs", ()))})
 
 
 def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
@@ -44,7 +44,7 @@ def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
 
 
 def train_model(
-    config: dict[str, Any], needs: Mapping[str, Piece], folder: Path, working: Path, context: Context
+    config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """Train as configured; writes what `written` writes."""
     del needs
@@ -64,7 +64,7 @@ def train_model(
     return written(trained, config, folder) | {"train_images": len(train), "validation_images": len(validation)}
 
 
-def written(trained: Trained, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def written(trained: TrainResult, config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write final.safetensors, best.safetensors, epoch-NNN.safetensors with their sidecars; return what happened."""
     versions: dict[str, tuple[int, Weights | None]] = {
         "final": (trained.epoch, None),
@@ -96,7 +96,7 @@ def _save_version(
 ) -> None:
     model.load_state_dict(weights)
     row = history[epoch - 1]
-    description = Description(
+    description = ModelMetadata(
         architecture=config["architecture"],
         dataset=config["dataset"],
         recipe={key: value for key, value in config.items() if key not in ("dataset", "architecture", "seed")},

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from casemate.attacks import Passes
 from casemate.evaluation.findings import agreement, gradients, inputs, randomness
 from casemate.evaluation.findings.check import Check as Check
-from casemate.evaluation.findings.evidence import Evidence as Evidence
+from casemate.evaluation.findings.context import CheckContext as CheckContext
 from casemate.evaluation.findings.finding import Checked as Checked
 from casemate.evaluation.findings.finding import Finding as Finding
 from casemate.evaluation.findings.finding import Severity as Severity
@@ -14,7 +14,7 @@ CHECKS: Mapping[str, Check] = {
     each.name: each
     for each in (
         inputs.training_mode,
-        inputs.alone,
+        inputs.batch_dependence,
         inputs.probabilities,
         inputs.non_finite,
         inputs.masked_classes,
@@ -24,30 +24,30 @@ CHECKS: Mapping[str, Check] = {
         inputs.frozen_copy,
         inputs.saturation,
         inputs.sample_size,
-        randomness.repeatable,
-        randomness.unchanged,
-        randomness.same_draws,
-        randomness.draws,
-        randomness.optimises_inside,
+        randomness.randomized,
+        randomness.stateful_model,
+        randomness.fixed_randomness,
+        randomness.eot_samples,
+        randomness.inference_time_optimization,
         gradients.zero_gradients,
         gradients.precision,
         gradients.finite_differences,
         agreement.one_step,
-        agreement.learnt_by_heart,
+        agreement.label_leaking,
         agreement.more_steps,
         agreement.still_rising,
-        agreement.passed_by,
+        agreement.best_not_last,
         agreement.larger_eps,
-        agreement.unlimited,
+        agreement.unbounded_attack,
         agreement.losses,
-        agreement.without_gradients,
+        agreement.black_box_stronger,
         agreement.nothing_found,
         agreement.noise,
         agreement.re_checked,
         agreement.transfer,
         agreement.attack_works,
-        agreement.much_noise,
-        agreement.by_decisions,
+        agreement.noise_10k,
+        agreement.decision_based,
     )
 }
 
@@ -57,14 +57,14 @@ EXPENSIVE = Passes(forward=1_950_000)
 """What the others take at most."""
 
 
-def run_checks(evidence: Evidence, *, thorough: bool = False) -> list[Checked]:
+def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked]:
     """Run every check; those that take minutes only if `thorough`, else they are listed as not run."""
     found: list[Checked] = []
-    with evidence.observer.work("Checking the evaluation", len(CHECKS)) as advance:
+    with context.observer.work("Checking the evaluation", len(CHECKS)) as advance:
         for check in CHECKS.values():
             if check.thorough and not thorough:
                 found.append(check.skipped("takes minutes; ask for it with --thorough"))
             else:
-                found.append(check(evidence))
+                found.append(check(context))
             advance(1, check.title)
     return found

@@ -9,10 +9,10 @@ import torch
 from casemate.attacks import FGSM, PGD, CornerNoise, Criterion, HopSkipJump, Square, Transfer, UniformNoise
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
-from casemate.evaluation.findings.evidence import STEPS, Evidence
+from casemate.evaluation.findings.context import STEPS, CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.intervals import mcnemar
-from casemate.evaluation.single_image import ask_alone
+from casemate.evaluation.single_image import predict_singly
 from casemate.losses import stable_cross_entropy
 from casemate.norms import Ball, norm_of
 
@@ -32,7 +32,7 @@ def _surely(first: np.ndarray, second: np.ndarray, gap: float) -> bool:
 
 
 @check("one-step", "Many steps do more than one")
-def one_step(e: Evidence) -> Measured:
+def one_step(e: CheckContext) -> Measured:
     """One step that fools what many do not: the gradient loses its way (Athalye et al. 2018, section 3.1)."""
     last = e.pgd.last
     if last is None:
@@ -51,11 +51,11 @@ def one_step(e: Evidence) -> Measured:
     )
 
 
-@check("learnt-by-heart", "FGSM does not make the model better")
-def learnt_by_heart(e: Evidence) -> Measured:
+@check("label-leaking", "FGSM does not make the model better")
+def label_leaking(e: CheckContext) -> Measured:
     """Accuracy under FGSM above the clean one: training on single steps learnt to recognise them (label leaking)."""
     few = e.images[: 2 * len(e.few)]
-    images, labels = few.unit(e.model.device)
+    images, labels = few.tensors(e.model.device)
     attack = FGSM(eps=e.eps, norm=e.norm, track="last")
     under = (~attack(e.model, images, labels, batch_size=e.batch_size).success).cpu().numpy()
     clean = e.right[: len(few)]
@@ -70,7 +70,7 @@ def learnt_by_heart(e: Evidence) -> Measured:
 
 
 @check("more-steps", "Twice the steps do not help the attack any more")
-def more_steps(e: Evidence) -> Measured:
+def more_steps(e: CheckContext) -> Measured:
     """PGD that still gains has not converged (Carlini et al. 2019, section 5.3)."""
     last = e.pgd.last
     if last is None:
@@ -88,7 +88,7 @@ def more_steps(e: Evidence) -> Measured:
 
 
 @check("still-rising", "The loss has stopped rising on what is left")
-def still_rising(e: Evidence) -> Measured | NotRun:
+def still_rising(e: CheckContext) -> Measured | NotRun:
     """On images that hold, the last half of the steps should add little to what the first half climbed."""
     last = e.pgd.last
     if last is None:
@@ -118,8 +118,8 @@ def _log_odds(loss: torch.Tensor) -> torch.Tensor:
     return torch.where(exact > floor, bent + (-torch.expm1(-bent)).log(), start - 1 + exact / floor)
 
 
-@check("passed-by", "Attacks end where they were best")
-def passed_by(e: Evidence) -> Measured:
+@check("best-not-last", "Attacks end where they were best")
+def best_not_last(e: CheckContext) -> Measured:
     """Images fooled on the way but not at the end: other tools, which look at the end only, would miss them."""
     last = e.pgd.last
     if last is None:
@@ -134,7 +134,7 @@ def passed_by(e: Evidence) -> Measured:
 
 
 @check("larger-eps", "A larger eps leaves fewer right")
-def larger_eps(e: Evidence) -> Measured | NotRun:
+def larger_eps(e: CheckContext) -> Measured | NotRun:
     """Accuracy under PGD must fall as eps grows; if it rises, the attack fails (Athalye et al. 2018)."""
     width = e.model.bounds[1] - e.model.bounds[0]
     values = [e.eps * factor for factor in _FAR if e.norm != "linf" or e.eps * factor < width]
@@ -157,13 +157,13 @@ def larger_eps(e: Evidence) -> Measured | NotRun:
     )
 
 
-@check("unlimited", "Without a limit every image is fooled")
-def unlimited(e: Evidence) -> Measured:
+@check("unbounded-attack", "Without a limit every image is fooled")
+def unbounded_attack(e: CheckContext) -> Measured:
     """Any image may become any other: what holds now holds against an attack that does not work."""
     radius = _UNLIMITED[e.norm]
     if e.norm == "linf":
         radius *= e.model.bounds[1] - e.model.bounds[0]
-    images, labels = e.unit
+    images, labels = e.few_tensors
     # of a model that answers at random the end counts: a lucky answer on the way would stop the attack at once
     attack = PGD(
         eps=radius, steps=5 * STEPS, norm=e.norm, random_start=False, track="last" if e.randomised else "worst"
@@ -181,7 +181,7 @@ def unlimited(e: Evidence) -> Measured:
 
 
 @check("losses", "Attacks on different losses find the same")
-def losses(e: Evidence) -> Measured:
+def losses(e: CheckContext) -> Measured:
     """Cross-entropy and logit margin should be about equally good to ascend."""
     ce, ratio = (
         e.last(PGD(eps=e.eps, steps=STEPS, norm=e.norm, loss=loss, track="last")).cpu().numpy()
@@ -198,12 +198,12 @@ def losses(e: Evidence) -> Measured:
     )
 
 
-def _survivors(e: Evidence) -> torch.Tensor:
+def _survivors(e: CheckContext) -> torch.Tensor:
     return torch.from_numpy(np.flatnonzero(e.robust)[:_SURVIVORS])
 
 
-@check("without-gradients", "Square finds nothing that attacks by gradient missed")
-def without_gradients(e: Evidence) -> Measured | NotRun:
+@check("black-box-stronger", "Square finds nothing that attacks by gradient missed")
+def black_box_stronger(e: CheckContext) -> Measured | NotRun:
     """An attack that sees less must not find more: otherwise gradients are masked (Croce and Hein 2020)."""
     names = [name for name, settings in e.cascade.attacks.items() if settings["name"] == Square.__name__]
     if not names:
@@ -225,7 +225,7 @@ def without_gradients(e: Evidence) -> Measured | NotRun:
 
 
 @check("nothing-found", "Attacks that look for the nearest adversarial image find one")
-def nothing_found(e: Evidence) -> Measured | NotRun:
+def nothing_found(e: CheckContext) -> Measured | NotRun:
     """Every image can be turned into any other: one for which such an attack finds nothing was not attacked enough."""
     ran = [attempt for attempt in e.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
@@ -245,28 +245,28 @@ def nothing_found(e: Evidence) -> Measured | NotRun:
 
 
 @check("noise", "Random points of the ball fool nothing that is left")
-def noise(e: Evidence) -> Measured | NotRun:
+def noise(e: CheckContext) -> Measured | NotRun:
     """Blind draws must not find what attacks missed (Athalye et al. 2018; Carlini et al. 2019)."""
     return _noise(e, draws=100)
 
 
-@check("much-noise", "Ten thousand random points of the ball fool nothing that is left", thorough=True)
-def much_noise(e: Evidence) -> Measured | NotRun:
+@check("noise-10k", "Ten thousand random points of the ball fool nothing that is left", thorough=True)
+def noise_10k(e: CheckContext) -> Measured | NotRun:
     """The same with a hundred times the draws."""
     return _noise(e, draws=10_000)
 
 
-def _noise(e: Evidence, draws: int) -> Measured | NotRun:
+def _noise(e: CheckContext, draws: int) -> Measured | NotRun:
     chosen = _survivors(e)
     if not len(chosen):
         return NotRun("nothing was left")
-    images, labels = e.images[chosen].unit(e.model.device)
+    images, labels = e.images[chosen].tensors(e.model.device)
     fooled = torch.zeros(len(chosen), dtype=torch.bool, device=labels.device)
     kinds = (UniformNoise, CornerNoise) if e.norm == "linf" else (UniformNoise,)
     for kind in kinds:
         attack = kind(eps=e.eps, norm=e.norm, draws=draws)
         result = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size, observer=e.observer)
-        fooled |= result.success & e.fool_again(result.adversarial, labels)
+        fooled |= result.success & e.reproduces(result.adversarial, labels)
     value = fooled.double().mean().item()
     return Measured(
         value,
@@ -277,18 +277,18 @@ def _noise(e: Evidence, draws: int) -> Measured | NotRun:
     )
 
 
-@check("by-decisions", "An attack that sees decisions only finds nothing new", thorough=True)
-def by_decisions(e: Evidence) -> Measured | NotRun:
+@check("decision-based", "An attack that sees decisions only finds nothing new", thorough=True)
+def decision_based(e: CheckContext) -> Measured | NotRun:
     """HopSkipJump on survivors (Chen et al. 2020)."""
     if e.norm == "l1":
         return NotRun("HopSkipJump is defined for linf and l2")
     chosen = _survivors(e)
     if not len(chosen):
         return NotRun("nothing was left")
-    images, labels = e.images[chosen].unit(e.model.device)
+    images, labels = e.images[chosen].tensors(e.model.device)
     attack = HopSkipJump(norm=e.norm)
     found = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size, observer=e.observer)
-    hit = (found.distance <= e.eps) & e.fool_again(found.adversarial, labels)
+    hit = (found.distance <= e.eps) & e.reproduces(found.adversarial, labels)
     value = hit.double().mean().item()
     return Measured(
         value,
@@ -300,17 +300,17 @@ def by_decisions(e: Evidence) -> Measured | NotRun:
 
 
 @check("transfer", "Adversarial examples of an undefended model find nothing new")
-def transfer(e: Evidence) -> Measured | NotRun:
+def transfer(e: CheckContext) -> Measured | NotRun:
     """Images made on a substitute must not fool what the model's own gradients did not."""
     if e.substitute is None:
         return NotRun("no undefended substitute was given")
     chosen = _survivors(e)
     if not len(chosen):
         return NotRun("nothing was left")
-    images, labels = e.images[chosen].unit(e.model.device)
+    images, labels = e.images[chosen].tensors(e.model.device)
     attack = Transfer(attack=PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm, track="last"), substitute=e.substitute)
     found = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size)
-    value = (found.success & e.fool_again(found.adversarial, labels)).double().mean().item()
+    value = (found.success & e.reproduces(found.adversarial, labels)).double().mean().item()
     return Measured(
         value,
         0.0,
@@ -321,11 +321,11 @@ def transfer(e: Evidence) -> Measured | NotRun:
 
 
 @check("attack-works", "The same attack fells an undefended model")
-def attack_works(e: Evidence) -> Measured | NotRun:
+def attack_works(e: CheckContext) -> Measured | NotRun:
     """An ablation: what cannot break a model without a defence says nothing about one with (Carlini et al. 2019)."""
     if e.substitute is None:
         return NotRun("no undefended substitute was given")
-    images, labels = e.unit
+    images, labels = e.few_tensors
     attack = PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm)
     before = is_right(e.logits_of(e.substitute, e.few), e.few.labels).double().mean().item()
     left = attack(e.substitute, images, labels, seed=e.seed, batch_size=e.batch_size).robust_accuracy
@@ -340,20 +340,20 @@ def attack_works(e: Evidence) -> Measured | NotRun:
 
 
 @check("re-checked", "Adversarial examples fool again, one at a time and as bytes")
-def re_checked(e: Evidence) -> Measured | NotRun:
+def re_checked(e: CheckContext) -> Measured | NotRun:
     """Each one alone in its batch, inside the ball in float64; and after rounding to whole grey levels."""
-    chosen = np.flatnonzero(e.cascade.winner >= 0)[:_SURVIVORS]
+    chosen = np.flatnonzero(e.cascade.first_success >= 0)[:_SURVIVORS]
     if not len(chosen):
         return NotRun("no adversarial example was found")
     places = torch.from_numpy(chosen)
     made = e.cascade.adversarial[places].to(e.model.device)
-    clean, labels = e.images[places].unit(e.model.device)
+    clean, labels = e.images[places].tensors(e.model.device)
     moved = norm_of(made.double() - clean.double(), e.norm)
     low, high = e.model.bounds
     levels = ((made - low) / (high - low) * 255).round() / 255 * (high - low) + low
     rounded = e.ask(e.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
     inside = (moved <= Ball(eps=e.eps, norm=e.norm).reach(e.model.bounds)).cpu()
-    again = Criterion(labels.cpu()).met(ask_alone(e.model, made)) & inside
+    again = Criterion(labels.cpu()).met(predict_singly(e.model, made)) & inside
     value = 1 - again.double().mean().item()
     severity = Severity.VOIDS if value > 0.1 and not e.randomised else Severity.WEAKENS if value > 0.01 else None
     if severity is None and rounded.double().mean() < 0.9:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from casemate.evaluation.findings.evidence import Evidence
+from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
 
@@ -43,7 +43,7 @@ class Check:
     name: str
     title: str
     """What holds if it passes."""
-    measure: Callable[[Evidence], Measured | NotRun]
+    measure: Callable[[CheckContext], Measured | NotRun]
     thorough: bool
     """Takes minutes, and is run only where asked for."""
 
@@ -52,10 +52,10 @@ class Check:
         """Why it matters, in a sentence."""
         return inspect.cleandoc(self.measure.__doc__ or "")
 
-    def __call__(self, evidence: Evidence) -> Checked:
+    def __call__(self, context: CheckContext) -> Checked:
         """Measure, and judge by the threshold."""
         try:
-            found = self.measure(evidence)
+            found = self.measure(context)
         except Exception as error:  # hours of attacks are not lost to a model that one check cannot handle
             return self.failed(f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(found, NotRun):
@@ -100,6 +100,6 @@ class Check:
 
 def check(
     name: str, title: str, *, thorough: bool = False
-) -> Callable[[Callable[[Evidence], Measured | NotRun]], Check]:
+) -> Callable[[Callable[[CheckContext], Measured | NotRun]], Check]:
     """Make a check of a function that measures."""
     return lambda measure: Check(name, title, measure, thorough)

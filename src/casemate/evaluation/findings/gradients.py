@@ -8,7 +8,7 @@ from torch import Tensor
 from casemate.attacks import Criterion, Status, frozen, input_gradient
 from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, NotRun, check
-from casemate.evaluation.findings.evidence import Evidence
+from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.losses import LossName, margin
 from casemate.models import Classifier
@@ -29,7 +29,7 @@ _STRIDES = (0.01, 0.03, 0.1)
 
 
 @check("zero-gradients", "Every image has a gradient to follow")
-def zero_gradients(e: Evidence) -> Measured:
+def zero_gradients(e: CheckContext) -> Measured:
     """Where it is exactly zero, no attack by gradient took place."""
     losses: tuple[LossName, ...] = ("ce", "dlr")
     shares = {loss: (e.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses}
@@ -44,7 +44,7 @@ def zero_gradients(e: Evidence) -> Measured:
     )
 
 
-def _never_had_one(e: Evidence) -> float:
+def _never_had_one(e: CheckContext) -> float:
     """The share of all images on which even the luckiest of the attacks by gradient never had one other than zero."""
     name = Status.ZERO_GRADIENT.name.lower()
     found = [each.status[name] for each in e.cascade.attempts if each.eps == e.eps and each.passes.backward]
@@ -52,11 +52,11 @@ def _never_had_one(e: Evidence) -> float:
 
 
 @check("precision", "float32 is exact enough for the gradients")
-def precision(e: Evidence) -> Measured | NotRun:
+def precision(e: CheckContext) -> Measured | NotRun:
     """The signs of the gradient in float64, weighted by its size, must be those in float32."""
     if e.randomised:
         return NotRun("the model answers at random")
-    images, labels = e.unit
+    images, labels = e.few_tensors
     images, labels = images[:_ROOM], labels[:_ROOM]
     double, runs = _in_float64(e.model, images)
     if not runs:
@@ -79,11 +79,11 @@ def precision(e: Evidence) -> Measured | NotRun:
 
 
 @check("finite-differences", "The gradient is that of the model")
-def finite_differences(e: Evidence) -> Measured | NotRun:
+def finite_differences(e: CheckContext) -> Measured | NotRun:
     """Along random directions the margin must change as the gradient says; in a model of stairs, rise at least."""
     if e.randomised:
         return NotRun("the model answers at random")
-    images, labels = (each[:_ROOM] for each in e.unit)
+    images, labels = (each[:_ROOM] for each in e.few_tensors)
     model, exact = _in_float64(e.model, images)
     images = images.double() if exact else images
     streams = Streams(derive(e.seed, "directions"), torch.arange(len(labels), device=images.device))
@@ -98,7 +98,7 @@ def finite_differences(e: Evidence) -> Measured | NotRun:
         if (
             still > 0.5
         ):  # something inside rounds, and the gradient is an approximation, which must at least lead uphill
-            value = _downhill(e.model, e.unit[0][:_ROOM], labels, gradient, streams)
+            value = _downhill(e.model, e.few_tensors[0][:_ROOM], labels, gradient, streams)
             words = (
                 f"on {100 * value:.0f} % of the images a step along the gradient raises the loss less than blind ones"
             )

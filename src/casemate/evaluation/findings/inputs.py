@@ -11,10 +11,10 @@ from casemate.attacks import Status
 from casemate.errors import ModelError
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
-from casemate.evaluation.findings.evidence import Evidence
+from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.intervals import mcnemar, share
-from casemate.evaluation.single_image import ask_alone
+from casemate.evaluation.single_image import predict_singly
 from casemate.logits import difference, is_valid, magnitude, top_gap
 from casemate.models import with_fixed_seed
 from casemate.models.accel.equivalence import TOLERANCE
@@ -50,16 +50,16 @@ _KNOWN_SCALES = {
 
 
 @check("training-mode", "The model was in evaluation mode")
-def training_mode(e: Evidence) -> Measured:
+def training_mode(e: CheckContext) -> Measured:
     """A model given in training mode is judged in evaluation mode; in training mode it may be another model."""
     changed = 0.0
     if e.in_training and e.as_given is None:
         raise ModelError("the model was given in training mode, and cannot be copied to see what it answers in it")
     if e.as_given is not None:
-        images, _ = e.unit
+        images, _ = e.few_tensors
         with torch.no_grad():  # with the same draws, so that a model that answers at random differs by its mode alone
             there = with_fixed_seed(e.as_given)(images)
-        here = e.logits_of(with_fixed_seed(e.asked), e.few).to(images.device)
+        here = e.logits_of(with_fixed_seed(e.original_model), e.few).to(images.device)
         changed = (difference(there, here) > 1e-3 * magnitude(here).clamp(min=1e-6)).double().mean().item()
     return Measured(
         changed,
@@ -71,13 +71,13 @@ def training_mode(e: Evidence) -> Measured:
     )
 
 
-@check("alone", "An image gets the same answer whatever comes with it")
-def alone(e: Evidence) -> Measured | NotRun:
+@check("batch-dependence", "An image gets the same answer whatever comes with it")
+def batch_dependence(e: CheckContext) -> Measured | NotRun:
     """Where the batch takes part in the answer, an attack on a batch says nothing about an image that comes alone."""
     if e.randomised:
         return NotRun("the model answers at random")
     few = e.few[:_LONE]
-    together, apart = e.logits_of(e.asked, few), ask_alone(e.asked, few.unit()[0])
+    together, apart = e.logits_of(e.original_model, few), predict_singly(e.original_model, few.tensors()[0])
     same = difference(together, apart) <= 1e-3 * magnitude(together).clamp(min=1e-6)
     changed = 1 - same.double().mean().item()  # no number is no answer
     return Measured(
@@ -91,7 +91,7 @@ def alone(e: Evidence) -> Measured | NotRun:
 
 
 @check("probabilities", "The model returns logits")
-def probabilities(e: Evidence) -> Measured:
+def probabilities(e: CheckContext) -> Measured:
     """Probabilities saturate: the attacks' losses vanish where the model is sure."""
     sums = (e.logits.double().sum(1) - 1).abs() < 1e-4
     inside = (e.logits >= -1e-6).all(1) & (e.logits <= 1 + 1e-6).all(1)
@@ -106,7 +106,7 @@ def probabilities(e: Evidence) -> Measured:
 
 
 @check("non-finite", "All logits are numbers")
-def non_finite(e: Evidence) -> Measured:
+def non_finite(e: CheckContext) -> Measured:
     """What is not a number is neither right nor wrong; minus infinity is the logit of a masked class."""
     wrong = (~is_valid(e.logits)).double().mean().item()
     name = Status.NON_FINITE.name.lower()
@@ -124,13 +124,13 @@ def non_finite(e: Evidence) -> Measured:
     )
 
 
-def _well(e: Evidence) -> float:
+def _well(e: CheckContext) -> float:
     """Accuracy half way between guessing and perfect: with less, a model does not show what it was meant for."""
     return (1 + 1 / len(e.model.classes)) / 2
 
 
 @check("masked-classes", "The same classes are masked on all images")
-def masked_classes(e: Evidence) -> Measured:
+def masked_classes(e: CheckContext) -> Measured:
     """A class with the logit minus infinity cannot be reached; if that hangs on the image, the way there is hidden."""
     masked = e.logits == -torch.inf
     share = masked.double().mean(0)
@@ -145,7 +145,7 @@ def masked_classes(e: Evidence) -> Measured:
 
 
 @check("eps-unit", "eps is in the unit of the pixels")
-def eps_unit(e: Evidence) -> Measured:
+def eps_unit(e: CheckContext) -> Measured:
     """A radius written for pixels on another scale makes the ball far too large or too small."""
     doubt = doubt_of(Ball(eps=e.eps, norm=e.norm), e.model.bounds, math.prod(e.model.input_shape))
     severity = None
@@ -161,7 +161,7 @@ def eps_unit(e: Evidence) -> Measured:
 
 
 @check("labels", "Labels mean the classes that the model means")
-def labels(e: Evidence) -> Measured:
+def labels(e: CheckContext) -> Measured:
     """If another naming of the classes fits far better, the labels are shifted or permuted."""
     truth, said, count = e.images.labels.numpy(), e.logits.argmax(1).numpy(), e.logits.shape[1]
     naming = _naming(truth, said, count)
@@ -193,10 +193,10 @@ def _naming(truth: np.ndarray, said: np.ndarray, count: int) -> np.ndarray:
     return columns[np.argsort(rows)]
 
 
-def _rescalings(e: Evidence, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+def _rescalings(e: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Factors and summands by name: what the pixels become if a normalisation is undone, or made up for."""
     found: dict[str, tuple[Tensor | float, Tensor | float]] = {}
-    own = e.asked.mean, e.asked.std
+    own = e.original_model.mean, e.original_model.std
     if own[0] is not None and own[1] is not None:
         found[_UNDONE] = (own[1], own[0])
     pairs: dict[str, tuple[Tensor | float, Tensor | float]] = dict(_KNOWN_SCALES)
@@ -210,15 +210,15 @@ def _rescalings(e: Evidence, images: Tensor) -> dict[str, tuple[Tensor | float, 
         if own[0] is not None and own[1] is not None:
             found[f"{name} in place of the Classifier's own"] = (own[1] / std, own[0] - own[1] * mean / std)
     found["times 255"], found["divided by 255"] = (255.0, 0.0), (1 / 255, 0.0)
-    found["black and white exchanged"] = (-1.0, sum(e.asked.bounds))
+    found["black and white exchanged"] = (-1.0, sum(e.original_model.bounds))
     return found
 
 
 @check("normalisation", "Pixels arrive on the scale that the network was trained on")
-def normalisation(e: Evidence) -> Measured:
+def normalisation(e: CheckContext) -> Measured:
     """If pixels on another scale are classified better, normalisation is missing or applied twice."""
     few = e.images[:_MANY]
-    images, _ = few.unit(e.model.device)
+    images, _ = few.tensors(e.model.device)
     right = e.right[: len(few)]
     best, gain, threshold, p = "", 0.0, _OTHER, 1.0
     for name, (factor, summand) in _rescalings(e, images).items():
@@ -236,13 +236,13 @@ def normalisation(e: Evidence) -> Measured:
     )
 
 
-def _rescaled(e: Evidence, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
+def _rescaled(e: CheckContext, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
     """Logits of pixels that are stretched and moved, out of the model's bounds perhaps."""
-    return e.ask(e.asked, len(images), lambda part: images[part] * factor + summand)
+    return e.ask(e.original_model, len(images), lambda part: images[part] * factor + summand)
 
 
 @check("frozen-copy", "The copy made for attacking answers as the model does")
-def frozen_copy(e: Evidence) -> Measured:
+def frozen_copy(e: CheckContext) -> Measured:
     """Attacks run on a copy with dropout taken out and batch norms folded, if its logits are those of the model."""
     return Measured(
         e.frozen.difference,
@@ -255,7 +255,7 @@ def frozen_copy(e: Evidence) -> Measured:
 
 
 @check("saturation", "Logits lie close enough for a softmax in float32")
-def saturation(e: Evidence) -> Measured:
+def saturation(e: CheckContext) -> Measured:
     """Gaps past 17 leave `F.cross_entropy` without a gradient; attacks here use a loss that keeps one."""
     found = (top_gap(e.logits)[torch.from_numpy(e.right)] > 17).double()
     value = found.mean().item() if len(found) else 0.0
@@ -269,7 +269,7 @@ def saturation(e: Evidence) -> Measured:
 
 
 @check("sample-size", "There are enough images")
-def sample_size(e: Evidence) -> Measured:
+def sample_size(e: CheckContext) -> Measured:
     """An interval of more than ten points decides little."""
     estimate = share(e.robust)
     width = estimate.high - estimate.low

@@ -13,7 +13,7 @@ from torch import nn
 from casemate.attacks import PGD, frozen
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
-from casemate.evaluation.findings.evidence import STEPS, Evidence
+from casemate.evaluation.findings.context import STEPS, CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.logits import difference, magnitude, top_gap
 from casemate.memory import batched
@@ -45,8 +45,8 @@ def answers_at_random(model: Classifier, images: torch.Tensor) -> bool:
         return any(bool((difference(ask(), first) > _SAME * scale).any()) for _ in range(_REPEATS - 1))
 
 
-@check("repeatable", "The same image gets the same answer")
-def repeatable(e: Evidence) -> Measured:
+@check("randomized", "The same image gets the same answer")
+def randomized(e: CheckContext) -> Measured:
     """A model that answers at random is judged by its mean over several draws."""
     value = float(e.randomised)
     return Measured(
@@ -58,11 +58,11 @@ def repeatable(e: Evidence) -> Measured:
     )
 
 
-@check("unchanged", "The model answers as it did before the attacks")
-def unchanged(e: Evidence) -> Measured:
+@check("stateful-model", "The model answers as it did before the attacks")
+def stateful_model(e: CheckContext) -> Measured:
     """A model that counts or remembers its questions, or seldom answers otherwise, is not one model but several."""
     if e.randomised:
-        value = float(_counts(e.asked, e.unit[0][:_LONE]))
+        value = float(_counts(e.original_model, e.few_tensors[0][:_LONE]))
         words = "the model's answers change from one question to the next, but not by chance: it counts or remembers"
     else:
         before = e.clean.prediction, e.clean.gap
@@ -104,9 +104,9 @@ def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> f
     return float((~near | other).mean())
 
 
-def _left(e: Evidence, model: Classifier) -> float:
+def _left(e: CheckContext, model: Classifier) -> float:
     """Of the few, the share still right after PGD (the raw last iterate, so that no draw is picked for its luck)."""
-    images, labels = e.unit
+    images, labels = e.few_tensors
     attack = PGD(eps=e.eps, norm=e.norm, steps=STEPS, track="last")
     return attack(model, images, labels, seed=e.seed, batch_size=len(labels)).robust_accuracy
 
@@ -123,17 +123,17 @@ class _Afresh(nn.Module):
         return copy.deepcopy(self.model)(images)
 
 
-@check("same-draws", "Robustness does not rest on the attacker's not knowing the draws")
-def same_draws(e: Evidence) -> Measured | NotRun:
+@check("fixed-randomness", "Robustness does not rest on the attacker's not knowing the draws")
+def fixed_randomness(e: CheckContext) -> Measured | NotRun:
     """With the random numbers held fixed the model is an ordinary one; if that one falls, the randomness was all."""
     if not e.randomised:
         return NotRun(_NOT_RANDOM)
     if not e.right.any():
         return NotRun("no image is classified correctly")
-    images, labels = e.unit
-    known = with_fixed_seed(e.asked, e.seed)
+    images, labels = e.few_tensors
+    known = with_fixed_seed(e.original_model, e.seed)
     if answers_at_random(known, images):
-        known = with_fixed_seed(with_network(e.asked, _Afresh(e.asked)), e.seed)
+        known = with_fixed_seed(with_network(e.original_model, _Afresh(e.original_model)), e.seed)
     if answers_at_random(known, images):
         return Measured(
             1.0,
@@ -156,12 +156,12 @@ def same_draws(e: Evidence) -> Measured | NotRun:
     )
 
 
-@check("draws", "Averaging over more draws does not help the attack any more")
-def draws(e: Evidence) -> Measured | NotRun:
+@check("eot-samples", "Averaging over more draws does not help the attack any more")
+def eot_samples(e: CheckContext) -> Measured | NotRun:
     """If the accuracy still falls from 5 to 20 draws a gradient, more would lower it further."""
     if not e.randomised:
         return NotRun(_NOT_RANDOM)
-    fewer, more = (_left(e, mean_over_samples(e.asked, number)) for number in (5, 20))
+    fewer, more = (_left(e, mean_over_samples(e.original_model, number)) for number in (5, 20))
     return Measured(
         fewer - more,
         0.05,
@@ -190,12 +190,12 @@ def _counting() -> Iterator[list[str]]:
         torch.autograd.grad, torch.autograd.backward = grad, backward
 
 
-@check("optimises-inside", "The model does not optimise while it answers")
-def optimises_inside(e: Evidence) -> Measured:
+@check("inference-time-optimization", "The model does not optimise while it answers")
+def inference_time_optimization(e: CheckContext) -> Measured:
     """A defence that runs gradient steps of its own at inference needs an attack made for it."""
-    images, _ = e.unit
-    with frozen(e.asked), torch.enable_grad(), _counting() as noted:
-        e.asked(images[:2])
+    images, _ = e.few_tensors
+    with frozen(e.original_model), torch.enable_grad(), _counting() as noted:
+        e.original_model(images[:2])
     return Measured(
         float(len(noted)),
         0.0,

@@ -40,7 +40,7 @@ from casemate.models.accel.pass_size import DEFAULT, ask_for_gradient, fastest_p
 from casemate.models.accel.rearrange import lighten
 from casemate.models.accel.replayed import replaying
 from casemate.models.classifier import Classifier
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images, Labels, Logits
 
 Precision = Literal["float32", "bfloat16"]
@@ -130,7 +130,7 @@ def freeze(
     *,
     pass_size: int | None = DEFAULT,
     precision: Precision = "float32",
-    observer: Observer = SILENT,
+    observer: Observer = NULL_OBSERVER,
 ) -> Frozen:
     """Make the copy, and compare its logits with the model's on a few images.
 
@@ -155,7 +155,7 @@ def freeze(
     return found
 
 
-def as_it_is(model: Classifier, pass_size: int, observer: Observer = SILENT) -> Frozen:
+def as_it_is(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERVER) -> Frozen:
     """The model and another view of the same layers and weights, with a pass size of its own.
 
     Weights in half precision, in which small gradients are zero, are copied into float32, and so are weights that were
@@ -222,13 +222,13 @@ def _with_coarse(given: Frozen, plain: Classifier, images: Images) -> Frozen:
             exact, coarse = (seconds_per_pass(each, images, len(images)) for each in (given.copy, made))
             gain = exact / coarse
     except Exception as error:  # the model's own code may not bear another precision, in whatever way
-        given.copy.observer.say(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
+        given.copy.observer.message(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
         return given
     if difference > _COARSE_TOLERANCE:
-        given.copy.observer.say(f"bfloat16 is not used: it changes logits by {difference:.0%} of the largest")
+        given.copy.observer.message(f"bfloat16 is not used: it changes logits by {difference:.0%} of the largest")
         return given
     if gain < _WORTH_COARSE:
-        given.copy.observer.say(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
+        given.copy.observer.message(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
         return given
     return replace(given, coarse=made, coarse_difference=difference)
 

@@ -1,4 +1,4 @@
-"""Pieces of the study with numbers of one's choosing, as its producers write them, and a world of models made of them.
+"""Artifacts of the study with numbers of one's choosing, as its producers write them, and models made of them.
 
 Images are right in one order: if two curves leave different shares right, the images of the smaller are among those of
 the larger. So with n = 400 a difference of six images is significant, and one of five is not.
@@ -15,17 +15,17 @@ import polars as pl
 import safetensors.numpy
 
 from casemate.attacks import Passes, Status
-from casemate.engine import Piece
+from casemate.engine import Artifact
 from casemate.engine.task import Task
 from casemate.evaluation import CleanResult, Curve, WorstCase, mean, share
 from casemate.evaluation.curves import LastIterates
 from casemate.evaluation.examples import clean_table, curve_table, worst_table
-from casemate_study.claims import Evidence
+from casemate_study.claims import ClaimEvidence
 from casemate_study.experiments.catalogue import choose, models_of, tasks_of
-from casemate_study.experiments.models import Model
+from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES, Setup
-from casemate_study.results import Judged
+from casemate_study.results import ModelResults
 from casemate_study.tasks.inputs import attack_of
 
 N = 400
@@ -41,7 +41,7 @@ SETUP = Setup(
         steps_images=N,
         judged_images=N,
         targeted_images=N,
-        on_the_way_images=N,
+        checkpoint_images=N,
         step_counts=(0, 1, 10, 25, 50),
         decays=(1e-4, 1e-3),
     ),
@@ -91,12 +91,12 @@ class Numbers:
 
 @cache
 def tasks() -> Mapping[str, Task]:
-    """Every task of the study at the scale of the synthetic pieces, by name."""
+    """Every task of the study at the scale of the synthetic artifacts, by name."""
     return {task.name: task for task in tasks_of(choose([]), SETUP)[0]}
 
 
 @cache
-def catalogued() -> Mapping[str, Model]:
+def catalogued() -> Mapping[str, StudyModel]:
     """Every model of the study, by name."""
     return {model.name: model for model in models_of(choose([]), SETUP)}
 
@@ -137,15 +137,15 @@ def _labels(n: int) -> np.ndarray:
 
 
 class Shelf:
-    """Makes pieces in a folder. Every piece has its own, so nothing that was read once is taken for another."""
+    """Makes artifacts in a folder. Every artifact has its own, so nothing that was read once is taken for another."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._made = 0
 
-    def piece(
+    def artifact(
         self, task: Task, result: Mapping[str, Any], table: pl.DataFrame | None = None, *, seconds: float = 1.0
-    ) -> Piece:
+    ) -> Artifact:
         """A finished piece of a task."""
         self._made += 1
         key = f"{self._made:020d}"
@@ -175,9 +175,9 @@ class Shelf:
                 "threads": 1,
             },
         }
-        return Piece(key, folder, facts)
+        return Artifact(key, folder, facts)
 
-    def clean(self, task: Task, numbers: Numbers) -> Piece:
+    def clean(self, task: Task, numbers: Numbers) -> Artifact:
         """Results on images that nobody attacked."""
         n: int = task.config["images"]
         few: int = task.config["gradient_images"]
@@ -205,9 +205,9 @@ class Shelf:
             },
             "alignment": {"0.01": near, "0.1": near},
         }
-        return self.piece(task, result, clean_table(found))
+        return self.artifact(task, result, clean_table(found))
 
-    def curve(self, task: Task, right: Sequence[np.ndarray], loss: Sequence[np.ndarray], zero: float = 0.0) -> Piece:
+    def curve(self, task: Task, right: Sequence[np.ndarray], loss: Sequence[np.ndarray], zero: float = 0.0) -> Artifact:
         """One attack over eps or iterations, from what became of each image at each value."""
         n, axis = len(right[0]), task.config["axis"]
         hits, lost = np.stack(list(right), axis=1), np.stack(list(loss), axis=1).astype(np.float32)
@@ -245,9 +245,9 @@ class Shelf:
             "forward": 0,
             "backward": 0,
         }
-        return self.piece(task, result, curve_table(curve, labels))
+        return self.artifact(task, result, curve_table(curve, labels))
 
-    def worst(self, task: Task, each: Mapping[str, Sequence[np.ndarray]]) -> Piece:
+    def worst(self, task: Task, each: Mapping[str, Sequence[np.ndarray]]) -> Artifact:
         """A worst case, from which images withstood which attack at each eps."""
         hits = {name: np.stack(list(columns), axis=1) for name, columns in each.items()}
         values = tuple(float(value) for value in task.config["values"])
@@ -265,9 +265,9 @@ class Shelf:
             "forward": 0,
             "backward": 0,
         }
-        return self.piece(task, result, worst_table(found, _labels(len(found.every))))
+        return self.artifact(task, result, worst_table(found, _labels(len(found.every))))
 
-    def training(self, task: Task, numbers: Numbers, *, epochs: int = 3, best_epoch: int = 2) -> Piece:
+    def training(self, task: Task, numbers: Numbers, *, epochs: int = 3, best_epoch: int = 2) -> Artifact:
         """A training, whose best epoch has the numbers."""
         history = [
             {
@@ -292,9 +292,9 @@ class Shelf:
         }
         if task.kind == "defend":
             result["original_images"] = result["train_images"]
-        return self.piece(task, result, seconds=epochs * numbers.seconds)
+        return self.artifact(task, result, seconds=epochs * numbers.seconds)
 
-    def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2) -> Piece:
+    def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2) -> Artifact:
         """Images before and after attacks, whose upper half is black: `changed` is the share of it that they change."""
         clean = np.full((count, 20, 20), 0.5, dtype=np.float32)
         clean[:, :10] = 0
@@ -310,11 +310,11 @@ class Shelf:
             "index": list(range(count)),
             "label": list(CLASSES[:count]),
             "clean_taken_for": list(CLASSES[:count]),
-            "attacks": {title: [{"taken_for": "J", "norm": 0.05}] * count for title in changed},
+            "attacks": {title: [{"adversarial_prediction": "J", "norm": 0.05}] * count for title in changed},
         }
-        piece = self.piece(task, result)
-        (piece.folder / "images.safetensors").write_bytes(safetensors.numpy.save(images))
-        return piece
+        artifact = self.artifact(task, result)
+        (artifact.folder / "images.safetensors").write_bytes(safetensors.numpy.save(images))
+        return artifact
 
 
 def _known_mean(values: np.ndarray) -> dict[str, float | int] | None:
@@ -333,7 +333,7 @@ def _level(stated: Mapping[str, Level], measure: str, loss: str | None, at: floa
     return level.get(at, otherwise) if isinstance(level, Mapping) else float(level)
 
 
-def curve_of(shelf: Shelf, task: Task, measure: str, numbers: Numbers) -> Piece:
+def curve_of(shelf: Shelf, task: Task, measure: str, numbers: Numbers) -> Artifact:
     """A curve of a model's numbers."""
     n, loss = task.config["images"], task.config["attack"]["loss"]
     kept: list[np.ndarray] = []
@@ -346,12 +346,12 @@ def curve_of(shelf: Shelf, task: Task, measure: str, numbers: Numbers) -> Piece:
     return shelf.curve(task, kept, lost, numbers.zero.get(loss, 0.0))
 
 
-def measured(shelf: Shelf, model: Model, numbers: Numbers) -> dict[str, Piece]:
+def measured(shelf: Shelf, model: StudyModel, numbers: Numbers) -> dict[str, Artifact]:
     """Every piece of a model, its training included."""
-    found: dict[str, Piece] = {}
+    found: dict[str, Artifact] = {}
     every = tasks()
     for measure in MEASURES:
-        for name in (model.piece(measure, loss) for loss in (None, *LOSSES)):
+        for name in (model.artifact(measure, loss) for loss in (None, *LOSSES)):
             task = every.get(name)
             if task is None or task.kind == "masking":
                 continue
@@ -377,54 +377,56 @@ def measured(shelf: Shelf, model: Model, numbers: Numbers) -> dict[str, Piece]:
 
 @dataclass(frozen=True)
 class World:
-    """Pieces, and the models that they measure."""
+    """Artifacts, and the models that they measure."""
 
     shelf: Shelf
-    models: Mapping[str, Judged]
-    pieces: Mapping[str, Piece]
+    models: Mapping[str, ModelResults]
+    artifacts: Mapping[str, Artifact]
 
     @property
-    def evidence(self) -> Evidence:
+    def evidence(self) -> ClaimEvidence:
         """What claims are judged by."""
-        return Evidence(self.models, self.pieces)
+        return ClaimEvidence(self.models, self.artifacts)
 
-    def _of(self, pieces: Mapping[str, Piece]) -> "World":
-        return World(self.shelf, {name: Judged(each.model, pieces) for name, each in self.models.items()}, pieces)
+    def _of(self, artifacts: Mapping[str, Artifact]) -> "World":
+        return World(
+            self.shelf, {name: ModelResults(each.model, artifacts) for name, each in self.models.items()}, artifacts
+        )
 
     def but(self, numbers: Mapping[str, Numbers]) -> "World":
         """The same world where some models have other numbers."""
-        changed: dict[str, Piece] = {}
+        changed: dict[str, Artifact] = {}
         for name, each in numbers.items():
             changed |= measured(self.shelf, self.models[name].model, each)
-        return self._of({**self.pieces, **changed})
+        return self._of({**self.artifacts, **changed})
 
-    def given(self, pieces: Mapping[str, Piece]) -> "World":
-        """The same world with these pieces in place of its own of those names."""
-        return self._of({**self.pieces, **pieces})
+    def given(self, artifacts: Mapping[str, Artifact]) -> "World":
+        """The same world with these artifacts in place of its own of those names."""
+        return self._of({**self.artifacts, **artifacts})
 
     def without(self, *starts: str) -> "World":
-        """The same world without the pieces whose names begin like that."""
-        return self._of({name: piece for name, piece in self.pieces.items() if not name.startswith(starts)})
+        """The same world without the artifacts whose names begin like that."""
+        return self._of({name: artifact for name, artifact in self.artifacts.items() if not name.startswith(starts)})
 
     def only(self, *names: str) -> "World":
-        """The same world with only these models; all pieces stay."""
-        return World(self.shelf, {name: self.models[name] for name in names if name in self.models}, self.pieces)
+        """The same world with only these models; all artifacts stay."""
+        return World(self.shelf, {name: self.models[name] for name in names if name in self.models}, self.artifacts)
 
     def swapped(self, first: str, second: str) -> "World":
         """The same world where each of two models has the pieces of the other, as far as both have them."""
-        pieces = dict(self.pieces)
+        artifacts = dict(self.artifacts)
         one, other = self.models[first].model, self.models[second].model
         names = [(one.source.task, other.source.task)]
-        names += [(one.piece(m, loss), other.piece(m, loss)) for m in MEASURES for loss in (None, *LOSSES)]
+        names += [(one.artifact(m, loss), other.artifact(m, loss)) for m in MEASURES for loss in (None, *LOSSES)]
         for mine, theirs in names:
-            if mine in pieces and theirs in pieces:
-                pieces[mine], pieces[theirs] = self.pieces[theirs], self.pieces[mine]
-        return self._of(pieces)
+            if mine in artifacts and theirs in artifacts:
+                artifacts[mine], artifacts[theirs] = self.artifacts[theirs], self.artifacts[mine]
+        return self._of(artifacts)
 
 
-def iterations(shelf: Shelf, left: Mapping[str, Level], lost: Mapping[str, Level]) -> dict[str, Piece]:
+def iterations(shelf: Shelf, left: Mapping[str, Level], lost: Mapping[str, Level]) -> dict[str, Artifact]:
     """E4's curves, by step size and loss ("1-255/ce"); by default 40 % and a loss of 1.5 after any iterations."""
-    found: dict[str, Piece] = {}
+    found: dict[str, Artifact] = {}
     for name, task in tasks().items():
         if name.startswith("E4/"):
             _, size, _ = name.split("/")
@@ -435,9 +437,9 @@ def iterations(shelf: Shelf, left: Mapping[str, Level], lost: Mapping[str, Level
 def world(root: Path, names: Sequence[str] = NAMES) -> World:
     """A world in which all models are alike, so that no order can be decided, and every measure is there."""
     shelf = Shelf(root)
-    pieces = iterations(shelf, {}, {})
-    pieces["E3/pictures"] = shelf.pictures(tasks()["E3/pictures"], {"BIM 0.05, range": 0.5, "BIM 0.05, ball": 0.5})
+    artifacts = iterations(shelf, {}, {})
+    artifacts["E3/pictures"] = shelf.pictures(tasks()["E3/pictures"], {"BIM 0.05, range": 0.5, "BIM 0.05, ball": 0.5})
     models = {name: catalogued()[name] for name in names}
     for model in models.values():
-        pieces |= measured(shelf, model, Numbers())
-    return World(shelf, {name: Judged(model, pieces) for name, model in models.items()}, pieces)
+        artifacts |= measured(shelf, model, Numbers())
+    return World(shelf, {name: ModelResults(model, artifacts) for name, model in models.items()}, artifacts)

@@ -17,7 +17,7 @@ from casemate.losses import LossName
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen
 from casemate.norms import Norm
-from casemate.progress import SILENT, Observer
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels, Logits
 
 FEW = 128
@@ -27,24 +27,24 @@ STEPS = 20
 
 
 @dataclass(kw_only=True)
-class Evidence:
+class CheckContext:
     """An evaluation as the checks see it.
 
     Args:
-        asked: the model as it was given, which may answer at random.
+        original_model: the model as it was given, which may answer at random.
         model: the model that was attacked: the same, or its mean over several draws.
         images: all the images of the evaluation.
         norm, eps: the threat; `eps` is the one the verdict is about.
         clean: what the model said before it was attacked.
         cascade: what the attacks left.
         frozen: the model with the copy of it that was attacked.
-        as_given: a copy of `asked` in the modes in which it was given, if any part of it was in training mode and it
-            can be copied.
+        as_given: a copy of `original_model` in the modes in which it was given, if any part of it was in training
+            mode and it can be copied.
         in_training: any part of it was in training mode.
         seed: of all draws.
     """
 
-    asked: Classifier
+    original_model: Classifier
     model: Classifier
     images: LabelledImages
     norm: Norm
@@ -58,7 +58,7 @@ class Evidence:
     substitute: Classifier | None = None
     seed: int = 0
     batch_size: int | None = None
-    observer: Observer = SILENT
+    observer: Observer = NULL_OBSERVER
 
     @cached_property
     def logits(self) -> Logits:
@@ -82,9 +82,9 @@ class Evidence:
         return self.images[torch.from_numpy(chosen)] if len(chosen) else self.images[:FEW]
 
     @cached_property
-    def unit(self) -> tuple[Images, Labels]:
+    def few_tensors(self) -> tuple[Images, Labels]:
         """The few images and their labels, as the model takes them."""
-        return self.few.unit(self.model.device)
+        return self.few.tensors(self.model.device)
 
     @cached_property
     def fgsm(self) -> Flags:
@@ -100,7 +100,7 @@ class Evidence:
 
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
         """Logits and input gradient of the few."""
-        images, labels = self.unit
+        images, labels = self.few_tensors
         model = self.model if self.frozen.exact else self.frozen.copy  # in half precision small gradients are zero
         with frozen(model):
             parts = batched(
@@ -113,7 +113,7 @@ class Evidence:
 
     def last(self, attack: GradientAttack) -> Flags:
         """Of the few, whether each is right at the raw last iterate of an attack."""
-        images, labels = self.unit
+        images, labels = self.few_tensors
         result = attack(self.model, images, labels, seed=self.seed, batch_size=self.batch_size)
         return ~result.success
 
@@ -121,7 +121,7 @@ class Evidence:
         """An attack on the few over several eps."""
         return eps_curve(self.model, attack, self.few, values, seed=self.seed, batch_size=self.batch_size)
 
-    def fool_again(self, images: Images, labels: Labels) -> Flags:
+    def reproduces(self, images: Images, labels: Labels) -> Flags:
         """Whether images that fooled a model which answers at random do so in most further answers (else: surely)."""
         if not self.randomised:
             return torch.ones_like(labels, dtype=torch.bool)
@@ -132,7 +132,7 @@ class Evidence:
 
     def logits_of(self, model: Classifier, images: LabelledImages) -> Logits:
         """What a model says of images, in evaluation mode, on the CPU."""
-        return self.ask(model, len(images), lambda part: images[part].unit(model.device)[0])
+        return self.ask(model, len(images), lambda part: images[part].tensors(model.device)[0])
 
     @torch.no_grad()
     def ask(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:

@@ -41,7 +41,7 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 
 @contextmanager
-def undisturbed(*models: nn.Module, seed: int | None = None, trained: nn.Module | None = None) -> Iterator[bool]:
+def preserve_state(*models: nn.Module, seed: int | None = None, trained: nn.Module | None = None) -> Iterator[bool]:
     """Inside, autograd can be used; afterwards the models and everything global are as they were before.
 
     Inside of another such region only models that are new to it are restored at the end, so that a network which
@@ -83,9 +83,9 @@ def restored_on_error(model: nn.Module) -> Iterator[None]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no weight gradients inside; every module's mode and parameter's flag restored after.
 
-    So is everything else that the network may change; see `undisturbed`.
+    So is everything else that the network may change; see `preserve_state`.
     """
-    with undisturbed(model):
+    with preserve_state(model):
         modes = [(module, module.training) for module in model.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
@@ -165,7 +165,7 @@ def _alike(now: dict[Any, Any], before: dict[Any, Any]) -> bool:
     return list(now) == list(before) and all(now[name] is value for name, value in before.items())
 
 
-def ordinary(tensor: Tensor) -> Tensor:
+def normal_tensor(tensor: Tensor) -> Tensor:
     """The tensor, or, of one that was made in inference mode, a copy of which gradients can be taken."""
     if not tensor.is_inference():
         return tensor

@@ -29,7 +29,7 @@ def shifted(images: LabelledImages, classes: int) -> LabelledImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Case:
     """A model of which it is known what an evaluation must say."""
 
     name: str
@@ -37,7 +37,7 @@ class Subject:
     """Whose lie it is, or why it has none."""
     honest: bool = False
     network: str = "undefended"
-    """In `networks.LESSONS`."""
+    """In `networks.TRAIN_SPECS`."""
     change: Callable[[Classifier], Classifier] = _as_it_is
     """What is done to the trained network."""
     shifted: bool = False
@@ -49,77 +49,77 @@ class Subject:
     """The attack that is fooled, if the lie is of the kind that fools one."""
 
 
-SUBJECTS: tuple[Subject, ...] = (
-    Subject(
+CASES: tuple[Case, ...] = (
+    Case(
         name="single-step",
         about="trained on single steps of FGSM, which it recognises",
         network="single-step",
         eps=FAR,
         claim=FGSM(eps=FAR, loss="torch-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="distilled",
         about="defensive distillation at T = 100: probabilities saturate",
         network="distilled",
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="saturated",
         about="over-fitted until probabilities saturate, attacked by a loss of probabilities",
         network="over-fitted",
         claim=FGSM(eps=EPS, loss="prob-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="quantised",
         about="pixels rounded to three bits, which leaves no gradient",
         change=quantised,
         claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="stairs",
         about="pixels rounded smoothly, with next to no gradient",
         change=on_stairs,
         claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="misleading",
         about="a gradient that points the wrong way",
         change=misleading,
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
     ),
-    Subject(
+    Case(
         name="k-winners",
         about="k-winners-take-all activations, whose gradients jump",
         network="k-winners",
         claim=FGSM(eps=EPS, loss="torch-ce", track="last"),
     ),
-    Subject(name="resize-and-pad", about="images resized and padded at random", network="resized", randomised=True),
-    Subject(
+    Case(name="resize-and-pad", about="images resized and padded at random", network="resized", randomised=True),
+    Case(
         name="noise-layer",
         about="noise layers left on at inference",
         network="noisy",
         change=with_noise,
         randomised=True,
     ),
-    Subject(name="stochastic-affine", about="images moved at random", network="moved", randomised=True),
-    Subject(
+    Case(name="stochastic-affine", about="images moved at random", network="moved", randomised=True),
+    Case(
         name="probabilities",
         about="a softmax at the end of the network",
         network="distilled",
         change=with_probabilities,
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
     ),
-    Subject(name="counting", about="every ninth answer is another one", change=counting),
-    Subject(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),
-    Subject(
+    Case(name="counting", about="every ninth answer is another one", change=counting),
+    Case(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),
+    Case(
         name="normalised-twice",
         about="images normalised before a network that normalises",
         network="normalised",
         change=normalised_twice,
     ),
-    Subject(name="labels-shifted", about="labels that count from one", shifted=True),
-    Subject(name="undefended", about="ordinary training", honest=True),
-    Subject(name="early-stopped", about="early stopping", honest=True, network="early-stopped"),
-    Subject(name="weight-decayed", about="weight decay", honest=True, network="weight-decayed"),
-    Subject(name="pgd-trained", about="adversarial training with PGD", honest=True, network="adversarial"),
+    Case(name="labels-shifted", about="labels that count from one", shifted=True),
+    Case(name="undefended", about="ordinary training", honest=True),
+    Case(name="early-stopped", about="early stopping", honest=True, network="early-stopped"),
+    Case(name="weight-decayed", about="weight decay", honest=True, network="weight-decayed"),
+    Case(name="pgd-trained", about="adversarial training with PGD", honest=True, network="adversarial"),
 )
