@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from casemate.engine import Context, Producer, Store, Task, code_version, is_current, make_plan, run_plan
+from casemate.engine.code_version import SourceTree
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
 from casemate.errors import StoreError
@@ -25,14 +26,12 @@ from casemate.files import write_json
 from casemate.provenance import surroundings
 from conftest import Listener
 
-code_version_module = sys.modules["casemate.engine.code_version"]
-
 FACTS = {"kind": "curve", "name": "A/b", "config": {}, "needs": {}, "code": "0", "result": {"x": 1}, "provenance": {}}
 CODE = {
-    "casemate/__init__": "",
-    "casemate_study/__init__": "",
-    "casemate_study/measure": "from casemate import losses\nfrom casemate.files import write\n\nX = losses.ce()\n",
-    "casemate/losses": '''"""The losses."""
+    "__init__": "",
+    "study/__init__": "",
+    "study/measure": "from casemate import losses\nfrom casemate.files import write\n\nX = losses.ce()\n",
+    "losses": '''"""The losses."""
 
 def ce():
     """Cross-entropy."""
@@ -40,45 +39,37 @@ def ce():
         raise ValueError("bad")
     return 1.5
 ''',
-    "casemate/files": "def write():\n    return 0\n",
-    "casemate/unrelated": "X = 1\n",
+    "files": "def write():\n    return 0\n",
+    "unrelated": "X = 1\n",
 }
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """Writes a small package in place of casemate, with some modules exchanged; returns the version of its code."""
-    root = tmp_path
-    monkeypatch.setattr(code_version_module, "_SOURCE", root)
+def package(tmp_path: Path) -> Callable[..., str]:
+    """Writes a small package, with some modules exchanged; returns the version of the code of one of them."""
 
-    def forget() -> None:
-        code_version_module._module.cache_clear()
-        code_version_module.code_version.cache_clear()
-
-    def version(**changed: str) -> str:
-        for name, text in (CODE | {name.replace("__", "/", 1): text for name, text in changed.items()}).items():
-            path = root / f"{name}.py"
+    def version(module: str = "casemate.study.measure", changed: Mapping[str, str] | None = None) -> str:
+        for name, text in (CODE | dict(changed or {})).items():
+            path = tmp_path / "casemate" / (name if name.endswith(".pyi") else f"{name}.py")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        forget()
-        return code_version("casemate_study.measure")
+        return SourceTree(tmp_path / "casemate").version(module)
 
-    yield version
-    forget()
+    return version
 
 
 @pytest.mark.parametrize(
     ("changed", "is_new"),
     [
-        ({"casemate__losses": CODE["casemate/losses"].replace("1.5", "1.6")}, True),
-        ({"casemate__losses": CODE["casemate/losses"].replace("if False", "if 0")}, True),
-        ({"casemate_study__measure": CODE["casemate_study/measure"].replace("losses.ce()", "losses.ce() + 0")}, True),
-        ({"casemate__losses": "# a comment\n" + CODE["casemate/losses"].replace("1.5", "1.5  # why")}, False),
-        ({"casemate__losses": CODE["casemate/losses"].replace("The losses.", "All.").replace("Cross-e", "E")}, False),
-        ({"casemate__losses": CODE["casemate/losses"].replace('"bad"', '"bad value; expected a good one"')}, False),
-        ({"casemate__losses": CODE["casemate/losses"].replace("return 1.5", "return (\n        1.5\n    )")}, False),
-        ({"casemate__unrelated": "X = 2\n"}, False),
-        ({"casemate__files": "def write():\n    return 1\n"}, False),
+        ({"losses": CODE["losses"].replace("1.5", "1.6")}, True),
+        ({"losses": CODE["losses"].replace("if False", "if 0")}, True),
+        ({"study/measure": CODE["study/measure"].replace("losses.ce()", "losses.ce() + 0")}, True),
+        ({"losses": "# a comment\n" + CODE["losses"].replace("1.5", "1.5  # why")}, False),
+        ({"losses": CODE["losses"].replace("The losses.", "All the losses.").replace("Cross-entropy.", "CE.")}, False),
+        ({"losses": CODE["losses"].replace('"bad"', '"bad value; expected a good one"')}, False),
+        ({"losses": CODE["losses"].replace("return 1.5", "return (\n        1.5\n    )")}, False),
+        ({"unrelated": "X = 2\n"}, False),
+        ({"files": "def write():\n    return 1\n"}, False),
     ],
     ids=["constant", "condition", "caller", "comment", "docstring", "wording", "layout", "unrelated", "neutral"],
 )
@@ -86,19 +77,104 @@ def test_only_code_that_can_change_a_number_changes_the_version(
     package: Callable[..., str], changed: dict[str, str], is_new: bool
 ) -> None:
     before = package()
-    assert (package(**changed) != before) == is_new
+    assert (package(changed=changed) != before) == is_new
 
 
 def test_the_version_follows_imports_of_imports(package: Callable[..., str]) -> None:
-    through = {"casemate__losses": "from casemate.unrelated import X\n" + CODE["casemate/losses"]}
-    before = package(**through)
-    assert package(**through, casemate__unrelated="X = 2\n") != before
+    through = {"losses": "from casemate.unrelated import X\n" + CODE["losses"]}
+    before = package(changed=through)
+    assert package(changed=through | {"unrelated": "X = 2\n"}) != before
 
 
 def test_a_module_that_is_not_there_has_no_version(package: Callable[..., str]) -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"casemate\.nothing is not a module of casemate$"):
+        package("casemate.nothing")
+
+
+REEXPORTED = {
+    "__init__": "import lazy_loader\n\nfrom casemate._version import V as V\n",
+    "__init__.pyi": "from .attacks import PGD as PGD, FAB as FAB\nfrom .losses import ce as ce\n",
+    "_version": "V = 1\n",
+    "attacks/__init__": """
+from casemate.attacks import listed
+from casemate.attacks import noise as noise
+from casemate.attacks.fab import FAB
+from .pgd import PGD as PGD, _LOOP as LOOP
+
+ALL = [FAB, *listed.MORE]
+
+def find():
+    from casemate.attacks.late import LATE
+    return LATE
+""",
+    "attacks/fab": "FAB = 1\n",
+    "attacks/late": "LATE = 1\n",
+    "attacks/listed": "MORE = []\n",
+    "attacks/noise": "from casemate import losses as _losses\n",
+    "attacks/pgd": "from ..loop import run as _LOOP\n\nPGD = 1\n",
+    "loop": "from . import unrelated\n\ndef run(): ...\n",
+    "engine/__init__": "from casemate.engine.keys import keys as keys\n",
+    "engine/keys": "def keys(): ...\n",
+}
+PGD_ALONE = {"attacks.pgd", "loop", "unrelated"}
+REGISTERED = {"attacks.noise", "losses"}
+"""What `attacks` imports whole and does not use, and what that rests on."""
+ALL_OF_ATTACKS = {"attacks", "attacks.fab", "attacks.late", "attacks.listed"} | PGD_ALONE | REGISTERED
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from casemate import PGD", PGD_ALONE | REGISTERED),
+        ("from casemate.attacks import PGD", PGD_ALONE | REGISTERED),
+        ("from casemate.attacks import LOOP", PGD_ALONE | REGISTERED),
+        ("from casemate.attacks.pgd import PGD", PGD_ALONE | REGISTERED),
+        ("from ..attacks import PGD as attack", PGD_ALONE | REGISTERED),
+        ("from .. import PGD", PGD_ALONE | REGISTERED),
+        ("def late():\n    from casemate import FAB", {"attacks.fab"} | REGISTERED),
+        ("from casemate.attacks import fab", {"attacks.fab"} | REGISTERED),
+        ("from casemate.attacks import ALL", ALL_OF_ATTACKS),
+        ("from casemate.attacks import find", ALL_OF_ATTACKS),
+        ("from casemate.attacks import unknown", ALL_OF_ATTACKS),
+        ("from casemate.attacks import *", ALL_OF_ATTACKS),
+        ("from casemate import attacks", ALL_OF_ATTACKS),
+        ("import casemate.attacks", ALL_OF_ATTACKS),
+        ("import casemate.attacks as them", ALL_OF_ATTACKS),
+        ("import casemate", {"", "attacks.fab", "losses"} | PGD_ALONE | REGISTERED),
+        ("import casemate.loop", {"loop", "unrelated"}),
+        ("from casemate import ce", {"losses"}),
+        ("from casemate import unrelated", {"unrelated"}),
+        ("from casemate.engine import keys", set()),
+        ("from casemate._version import V", set()),
+        ("import torch\nfrom numpy import array\nfrom casemates import PGD", set()),
+    ],
+)
+def test_a_name_leads_to_the_module_that_defines_it(
+    package: Callable[..., str], tmp_path: Path, text: str, expected: set[str]
+) -> None:
+    package(changed=REEXPORTED | {"study/measure": text})
+    found = SourceTree(tmp_path / "casemate").rests_on("casemate.study.measure")
+    assert {name.removeprefix("casemate").removeprefix(".") for name in found} == {"study.measure"} | expected
+
+
+def test_a_circle_of_re_exports_has_an_end(package: Callable[..., str]) -> None:
+    circle = {"a/__init__": "from casemate.b import X as X", "b/__init__": "from casemate.a import X as X"}
+    assert package(changed=circle | {"study/measure": "from casemate.a import X"})
+
+
+def test_names_are_followed_from_one_package_into_another(tmp_path: Path, package: Callable[..., str]) -> None:
     package()
-    with pytest.raises(ModuleNotFoundError, match=r"casemate\.nothing is not a module"):
-        code_version("casemate.nothing")
+    study = tmp_path / "casemate_study"
+    study.mkdir()
+    (study / "__init__.py").touch()
+    (study / "measure.py").write_text("from casemate.losses import ce\nfrom casemate_study.scale import SCALE\n")
+    (study / "scale.py").write_text("SCALE = 1\n")
+    tree = SourceTree(tmp_path / "casemate", study, tmp_path / "nothing")
+    expected = {"casemate.losses", "casemate_study.measure", "casemate_study.scale"}
+    assert tree.rests_on("casemate_study.measure") == expected
+    before = tree.version("casemate_study.measure")
+    (study / "scale.py").write_text("SCALE = 2\n")
+    assert SourceTree(tmp_path / "casemate", study).version("casemate_study.measure") != before
 
 
 def _produce(

@@ -28,11 +28,12 @@ _GROUND = (
     ("norms", "units"),
     ("rng", "memory", "compiled", "arrays", "geometry", "provenance"),
     ("types", "files", "progress"),
+    ("_version",),
     ("errors",),
 )
 """The modules below all rooms, from top to bottom too."""
 _DOORS = ("__main__", "__init__")
-"""What is seen from outside lies above everything: nothing inside goes through it, but for `__version__`."""
+"""What is seen from outside lies above everything: nothing inside goes through it."""
 _SHELLS = ("cli", "play")
 
 
@@ -76,8 +77,7 @@ def _imports(module: str, modules: Mapping[str, str]) -> Iterator[str]:
                 kept = len(here) - node.level + (is_package or module == "__init__")
                 base = ".".join([*here[:kept], *([node.module] if node.module else [])])
             if base.split(".")[0] == "casemate":
-                names = [alias.name for alias in node.names if alias.name != "__version__"]
-                yield from (inside(f"{base}.{name}") for name in names)
+                yield from (inside(f"{base}.{alias.name}") for alias in node.names)
 
 
 def _upward(modules: Mapping[str, str]) -> list[str]:
@@ -163,7 +163,7 @@ def test_only_the_shells_speak_to_the_user() -> None:
         ("training.loop", "from .. import fit", ["training.loop imports __init__"]),
         ("training.loop", "import casemate", ["training.loop imports __init__"]),
         ("__init__", "from . import errors, cli", []),
-        ("losses", "from casemate.norms import Ball\nfrom casemate import __version__\nimport torch", []),
+        ("losses", "from casemate.norms import Ball\nimport torch", []),
         ("training.loop", "from casemate.models import create\nfrom casemate.training.config import Training", []),
         ("attacks", "import casemates.training\nfrom training import loop", []),
     ],

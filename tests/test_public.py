@@ -14,23 +14,22 @@ import casemate
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
     """
-APGD BIM BPDA EAD EOT FAB FGSM LBFGS MIFGSM PGD AdversarialRegularization AdversarialTraining AttackResult AutoAttack Ball
-CarliniWagner CasemateError CasemateWarning Classifier CornerNoise CrossEntropy Dataset DeepFool Distillation Evaluation
-Finding HopSkipJump LabelledImages ModelMetadata Recipe Restarts Severity Spatial Square Status TemperatureCrossEntropy
-StochasticAffine TargetedAPGD TargetedFAB TrainConfig Transfer UniformNoise Verdict create eps_curve evaluate_clean
-evaluate_model fit gradient_alignment load_data load_model make_record mcnemar parse_eps read_images read_record
-register save_model split steps_curve subset sweep_eps sweep_steps targeted_matrix to_float verify_record worst_case
-write_record zero_gradients
+APGD AdversarialRegularization AdversarialTraining AttackResult AutoAttack BIM BPDA Ball CarliniWagner CasemateError
+CasemateWarning Classifier CornerNoise CrossEntropy Dataset DeepFool Distillation EAD EOT Evaluation FAB FGSM Finding
+HopSkipJump LBFGS LabelledImages MIFGSM PGD Recipe Restarts Severity Spatial Square StochasticAffine TargetedAPGD
+TargetedFAB TemperatureCrossEntropy TrainConfig Transfer UniformNoise Verdict eps_curve evaluate evaluate_clean fit
+gradient_alignment load make_record mcnemar parse_eps read_images read_record save steps_curve sweep_eps sweep_steps
+targeted_matrix verify_record worst_case write_record zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 
 
 def test_public_names_are_the_agreed_ones() -> None:
     """A name that goes or comes is a decision, made here and in the changelog."""
-    assert set(casemate.__all__) == NAMES
+    assert set(casemate.__all__) == NAMES  # pyright: ignore[reportAttributeAccessIssue]  # a lazy attribute
     for name in NAMES:
         assert getattr(casemate, name) is not None
-    with pytest.raises(AttributeError, match="no attribute"):
+    with pytest.raises(AttributeError, match="No casemate attribute nothing"):
         _ = casemate.nothing  # type: ignore[attr-defined]
 
 
@@ -47,9 +46,9 @@ def readme_example() -> str:
     return found.group(1)
 
 
-def test_readme_example_is_five_lines() -> None:
-    """The README promises five lines."""
-    assert len([line for line in readme_example().splitlines() if line.strip()]) == 5
+def test_readme_example_is_short() -> None:
+    """At most eight lines of code."""
+    assert len([line for line in readme_example().splitlines() if line.strip()]) <= 8
 
 
 @pytest.fixture(scope="module")
@@ -68,20 +67,21 @@ def test_wheel_carries_templates_and_reference_data(wheel: Path) -> None:
     for needed in (
         "casemate/report/templates/page.html.j2",
         "casemate/py.typed",
+        "casemate/__init__.pyi",
         *(f"casemate_study/{n}" for n in study),
     ):
         assert needed in names
 
 
 def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    """From outside the tree, on the installed wheel, the README's five lines print a robust accuracy."""
+    """From outside the tree, on the installed wheel, the README's lines print a robust accuracy."""
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     python = tmp_path / "env" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True, capture_output=True)
-    site = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    sites = [path for path in sys.path if Path(path).name == "site-packages"]
     # the heavy dependencies are borrowed from this environment, but casemate itself must be the wheel's
-    script = f"import sys; sys.path.append({str(site)!r})\nimport casemate\nprint(casemate.__file__)\n"
+    script = f"import sys; sys.path += {sites!r}\nimport casemate\nprint(casemate.__file__)\n"
     script += readme_example()
     done = subprocess.run([python, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(tmp_path) in done.stdout.splitlines()[0]

@@ -26,8 +26,8 @@ from casemate import (
     TargetedAPGD,
     TargetedFAB,
     eps_curve,
+    evaluate,
     evaluate_clean,
-    evaluate_model,
 )
 from casemate.attacks import Attack
 from casemate.errors import ModelError, SettingError
@@ -73,7 +73,7 @@ FEW: tuple[Attack, ...] = (FGSM(eps=0.1), ATTACK, APGD(eps=0.1, steps=10), DeepF
 
 def judged(model: Classifier, images: Tensor = IMAGES, labels: Tensor = LABELS, eps: Any = 0.1) -> Evaluation:
     data = LabelledImages(pixels=images.clone(), labels=labels)
-    return evaluate_model(model, data, eps=eps, budget="quick", attacks={"pgd": PGD(eps=eps, steps=5)})
+    return evaluate(model, data, eps=eps, budget="quick", attacks={"pgd": PGD(eps=eps, steps=5)})
 
 
 def answers(model: Classifier, images: Tensor = IMAGES) -> Tensor:
@@ -278,7 +278,7 @@ def test_11_a_search_that_is_too_short_warns() -> None:
 
 def test_11_an_evaluation_does_not_rest_on_it() -> None:
     data, attacks = LabelledImages(pixels=IMAGES, labels=LABELS), {"cw": CarliniWagner(steps=10, binary_steps=1)}
-    found = evaluate_model(BASE, data, eps=0.5, norm="l2", budget="quick", attacks=attacks)
+    found = evaluate(BASE, data, eps=0.5, norm="l2", budget="quick", attacks=attacks)
     assert found.verdict.word == "not to be trusted"
     assert "nothing-found" in [finding.check for finding in found.findings]
 

@@ -3,13 +3,14 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ import pytest
 from casemate.cli.main import main
 from casemate.defenses import AdversarialRegularization
 from casemate.engine import Store
+from casemate.engine.code_version import SourceTree
 from casemate.engine.task import Task, keys, ordered
 from casemate.errors import SettingError
 from casemate_study.experiments.catalogue import EXPERIMENTS, choose, models_of, tasks_of
@@ -26,6 +28,8 @@ from casemate_study.experiments.paper import STATEMENTS
 from casemate_study.experiments.scales import SCALES, Scale, scale_by_name, table
 from casemate_study.experiments.specs import LOSSES, Setup
 from casemate_study.tasks.registry import PRODUCERS
+
+SOURCE = Path(__file__).parent.parent / "src"
 
 TINY: dict[str, Any] = {
     "train_images": 96,
@@ -250,26 +254,82 @@ def test_a_plan_computes_nothing(undisturbed: Path, tmp_path: Path, run: Run) ->
     assert "to do" not in out
 
 
+def copied(folder: Path) -> list[Path]:
+    """Copies of the packages whose code makes the results, for editing."""
+    copies = []
+    for root in (SOURCE / "casemate", SOURCE / "casemate_study"):
+        if root.is_dir():
+            copies.append(shutil.copytree(root, folder / root.name, ignore=shutil.ignore_patterns("__pycache__")))
+    return copies
+
+
 @pytest.fixture
-def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the packages that is taken for the code which makes the results."""
-    module = sys.modules["casemate.engine.code_version"]
-    copy = tmp_path / "src"
-    shutil.copytree(module._SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "_SOURCE", copy)
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the packages that are taken for the code which makes the results."""
+    copies = copied(tmp_path)
+    monkeypatch.setattr(sys.modules["casemate.engine.code_version"], "INSTALLED", SourceTree(*copies))
+    return copies[0]
 
-    def forget() -> None:
-        module._module.cache_clear()
-        module.code_version.cache_clear()
 
-    forget()
-    yield copy
-    forget()
+def versions(copies: Sequence[Path]) -> dict[str, str]:
+    """The version of the code of every kind of artifact."""
+    tree = SourceTree(*copies)
+    return {kind: tree.version(producer.module) for kind, producer in PRODUCERS.items()}
+
+
+TRAINED = {"train", "defend"}
+MEASURED = {"clean", "curve", "masking", "worst", "targeted"}
+SHOWN = {"pictures", "neighbours", "augmented", "samples"}
+
+
+@pytest.mark.parametrize(
+    ("module", "stale"),
+    [
+        ("casemate.attacks.gradient", {"defend", "evaluation"} | MEASURED | SHOWN),
+        ("casemate.attacks.square", {"evaluation"} | MEASURED),
+        ("casemate.attacks.lbfgs", set()),
+        ("casemate.training.loop", TRAINED),
+        ("casemate.defenses.adversarial_training", {"defend"}),
+        ("casemate.models.paper", {"evaluation"} | TRAINED | MEASURED | SHOWN),
+        ("casemate_study.report.build", set()),
+        ("casemate_study.tasks.training", TRAINED),
+        ("casemate_study.tasks.measurements", MEASURED),
+        ("casemate_study.tasks.evaluations", {"evaluation"}),
+        ("casemate_study.tasks.pictures", SHOWN),
+        ("casemate_study.claims", set()),
+    ],
+)
+def test_one_line_makes_what_rests_on_it_stale(tmp_path: Path, module: str, stale: set[str]) -> None:
+    copies = copied(tmp_path)
+    before = versions(copies)
+    base = tmp_path.joinpath(*module.split("."))
+    path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    text = path.read_text()
+    path.write_text(text + "\n\nADDED = 1\n")
+    after = versions(copies)
+    assert {kind for kind in before if after[kind] != before[kind]} == stale
+
+    path.write_text(text.replace('"""', '"""Now said better: ', 1) + "\n# a comment at the end\n")
+    assert versions(copies) == before
+
+
+def test_the_wording_of_errors_makes_nothing_stale(tmp_path: Path) -> None:
+    copies = copied(tmp_path)
+    before = versions(copies)
+    errors = 0
+    for path in (each for copy in copies for each in copy.rglob("*.py")):
+        text, count = re.subn(r'raise (\w+)\(\n? *f?"', r"\g<0>now said better: ", path.read_text())
+        path.write_text(text)
+        errors += count
+    assert errors > 100
+    assert versions(copies) == before
 
 
 @pytest.mark.usefixtures("tiny")
 def test_comments_in_the_code_make_nothing_stale(undisturbed: Path, edited: Path, run: Run) -> None:
-    for path in edited.rglob("*.py"):
+    for path in (
+        each for root in edited.parent.iterdir() if root.name.startswith("casemate") for each in root.rglob("*.py")
+    ):
         text = path.read_text()
         assert text == "" or text.startswith('"""'), path
         path.write_text(text.replace('"""', '"""Now said better: ', 1) + "\n# a thought at the end\n")

@@ -24,14 +24,13 @@ from casemate import (
     Classifier,
     LabelledImages,
     TrainConfig,
-    create,
     eps_curve,
     fit,
-    load_data,
-    split,
-    subset,
 )
 from casemate.attacks import Criterion, held, input_gradient
+from casemate.data import load as load_data
+from casemate.data import split, subset
+from casemate.models import create
 from casemate.models.accel.coarse import in_bfloat16
 from casemate.models.accel.equivalence import largest_difference, own_randomness
 from casemate.models.accel.replayed import Replayed, replaying

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from casemate._version import __version__
+
 _LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "polars")
 
 
@@ -50,7 +52,7 @@ def _versions() -> dict[str, str]:
 def surroundings(device: str, threads: int) -> dict[str, Any]:
     """Versions, hardware and commit, as JSON."""
     return {
-        "casemate": metadata.version("casemate"),
+        "casemate": __version__,
         "commit": commit(),
         "python": platform.python_version(),
         "libraries": dict(_versions()),

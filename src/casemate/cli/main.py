@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import tyro
 
-from casemate import __version__
+from casemate._version import __version__
 from casemate.cli import console, data, store
 from casemate.cli.attack import Attack
 from casemate.cli.evaluate import Evaluate

@@ -1,26 +1,40 @@
-"""A hash of the code that makes a result, so that a mended bug cannot leave stale numbers in the store.
+"""A hash of the code that makes a result, so that a corrected bug cannot leave stale numbers in the store.
 
-The hash runs over the syntax trees of a module and of every module of the two packages that it imports, directly or
+The hash runs over the syntax trees of a module and of every module of the same packages that it imports, directly or
 not. Comments, docstrings, layout and the wording of errors do not enter it: none of them can change a number.
+
+Source files are read and never imported. A name that a package's `__init__` only re-exports, by an import or lazily by
+a stub (`__init__.pyi`), leads to the module that defines it and not to the rest of the `__init__`.
 """
 
 import ast
 import hashlib
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
-_PACKAGES = ("casemate", "casemate_study")
-_SOURCE = Path(__file__).resolve().parents[2]
 _NEUTRAL = tuple(
     f"casemate.{name}"
-    for name in ("arrays", "errors", "files", "progress", "provenance", "types", "data.fashion_mnist", "engine")
+    for name in (
+        "_version",
+        "arrays",
+        "errors",
+        "files",
+        "progress",
+        "provenance",
+        "tables",
+        "types",
+        "data.fashion_mnist",
+        "engine",
+    )
 )
 """Modules and rooms that cannot change a number: messages, reading and writing, progress, annotations, scheduling, and
 the finding of data whose bytes are verified by checksum."""
 
 
 def _is_neutral(module: str) -> bool:
-    return module == "casemate" or any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
+    return any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
 
 
 class _WithoutWords(ast.NodeTransformer):
@@ -34,45 +48,171 @@ class _WithoutWords(ast.NodeTransformer):
         return ast.copy_location(ast.Pass(), node) if is_text else self.generic_visit(node)
 
 
-def _path_of(module: str) -> Path | None:
-    """The source file of a dotted module name within the packages, found without importing it."""
-    base = _SOURCE.joinpath(*module.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
+@dataclass(frozen=True)
+class _Import:
+    """One imported name, by absolute module names."""
+
+    module: str
+    name: str | None
+    """What is taken from the module; None for the module itself."""
+    bound: str
+    """What it is called where it is imported."""
 
 
-def _imports(tree: ast.AST) -> set[str]:
-    """Full names of the modules that `tree` imports (a name taken from a package may be a module itself)."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in _PACKAGES and _path_of(name)}
+@dataclass(frozen=True)
+class _File:
+    """What one source file holds."""
+
+    digest: str
+    imports: tuple[_Import, ...]
+    is_package: bool
+    exports: Mapping[str, tuple[_Import, ...]]
+    """Of a package's `__init__`, what a name stands for that is imported outside functions or exported by a stub."""
+    unused: tuple[_Import, ...]
+    """Of a package's `__init__`, imports that its own code does not use."""
 
 
-@cache
-def _module(module: str) -> tuple[str, frozenset[str]]:
-    """The hash of one module's own code, and the modules it imports."""
-    path = _path_of(module)
-    if path is None:
-        raise ModuleNotFoundError(f"{module} is not a module of {' or '.join(_PACKAGES)}")
-    tree = ast.parse(path.read_text())
-    imports = frozenset(name for name in _imports(tree) if not _is_neutral(name))
-    return hashlib.sha256(ast.dump(_WithoutWords().visit(tree)).encode()).hexdigest(), imports
+@final
+class SourceTree:
+    """The source files of some packages.
+
+    Args:
+        roots: the folders of the packages, by whose names they are imported; those that do not exist are left out.
+    """
+
+    def __init__(self, *roots: Path) -> None:
+        self._roots = {root.name: root for root in roots if root.is_dir()}
+        self._files: dict[str, _File] = {}
+        self._versions: dict[str, str] = {}
+
+    def version(self, module: str) -> str:
+        """16 hex digits that change when the code of `module`, or of anything it rests on, changes.
+
+        Raises `ModuleNotFoundError`.
+        """
+        if module not in self._versions:
+            parts = "".join(f"{name}={self._read(name).digest};" for name in sorted(self.rests_on(module)))
+            self._versions[module] = hashlib.sha256(parts.encode()).hexdigest()[:16]
+        return self._versions[module]
+
+    def rests_on(self, module: str) -> Set[str]:
+        """The modules whose code makes the results of `module`, itself among them."""
+        seen: set[str] = set()
+        waiting = {module}
+        while waiting:
+            name = waiting.pop()
+            seen.add(name)
+            found = {each for imported in self._read(name).imports for each in self._defining(imported)}
+            found |= self._registered(name)
+            waiting |= {each for each in found if not _is_neutral(each)} - seen
+        return seen
+
+    def _path_of(self, module: str) -> Path | None:
+        """The source file of a dotted module name."""
+        package, *parts = module.split(".")
+        if package not in self._roots:
+            return None
+        base = self._roots[package].joinpath(*parts)
+        places = (base / "__init__.py", base.with_suffix(".py")) if parts else (base / "__init__.py",)
+        return next((path for path in places if path.is_file()), None)
+
+    def _read(self, module: str) -> _File:
+        if module not in self._files:
+            path = self._path_of(module)
+            if path is None:
+                raise ModuleNotFoundError(f"{module} is not a module of {' or '.join(self._roots)}")
+            self._files[module] = _parsed(module, path)
+        return self._files[module]
+
+    def _defining(self, imported: _Import, tried: Set[_Import] = frozenset()) -> set[str]:
+        """The modules that define what is imported; none if it lies in other packages."""
+        if self._path_of(imported.module) is None or imported in tried:
+            return set()
+        if imported.name is None:
+            return {imported.module}
+        file = self._read(imported.module)
+        if not file.is_package:
+            return {imported.module}
+        submodule = f"{imported.module}.{imported.name}"
+        exported = file.exports.get(imported.name, ())
+        found = {each for export in exported for each in self._defining(export, tried | {imported})}
+        if not found and self._path_of(submodule) is not None:
+            return {submodule}
+        return found if exported else {imported.module}
+
+    def _registered(self, module: str) -> set[str]:
+        """Modules that the packages round `module` import whole and do not use: for what running them does.
+
+        (Networks are registered so, by name.)
+        """
+        parts = module.split(".")
+        packages = (".".join(parts[:count]) for count in range(1, len(parts)))
+        unused = (each for package in packages if self._path_of(package) for each in self._read(package).unused)
+        found: set[str] = set()
+        for each in unused:
+            name = each.module if each.name is None else f"{each.module}.{each.name}"
+            if self._path_of(name) is not None and self._defining(each) == {name}:
+                found.add(name)
+        return found
 
 
-@cache
+INSTALLED = SourceTree(*(Path(__file__).resolve().parents[2] / name for name in ("casemate", "casemate_study")))
+
+
 def code_version(module: str) -> str:
-    """16 hex digits that change when the code of `module`, or of anything it rests on, changes."""
-    seen: set[str] = set()
-    waiting = {module}
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        waiting |= _module(name)[1] - seen
-    digest = hashlib.sha256("".join(f"{name}={_module(name)[0]};" for name in sorted(seen)).encode())
-    return digest.hexdigest()[:16]
+    """16 hex digits that change when the installed code of `module`, or of anything it rests on, changes."""
+    return INSTALLED.version(module)
+
+
+def _parsed(module: str, path: Path) -> _File:
+    tree = ast.parse(path.read_text())
+    is_package = path.name == "__init__.py"
+    inside = module if is_package else module.rpartition(".")[0]
+    imports = tuple(_imports(ast.walk(tree), inside))
+    exports: dict[str, tuple[_Import, ...]] = {}
+    unused: tuple[_Import, ...] = ()
+    if is_package:
+        stub = path.with_suffix(".pyi")
+        lazy = tuple(_imports(ast.walk(ast.parse(stub.read_text())), inside)) if stub.is_file() else ()
+        imports += lazy
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        here = tuple(_imports(_outside_functions(tree), inside))
+        unused = tuple(each for each in here if each.bound not in used)
+        own = set(_defined(tree))
+        for each in (*here, *lazy):
+            if each.name not in (None, "*") and each.bound not in own:
+                exports[each.bound] = (*exports.get(each.bound, ()), each)
+    digest = hashlib.sha256(ast.dump(_WithoutWords().visit(tree)).encode()).hexdigest()
+    return _File(digest, imports, is_package, exports, unused)
+
+
+def _imports(nodes: Iterable[ast.AST], inside: str) -> Iterator[_Import]:
+    """What the import statements among `nodes` import, in a file of the package `inside`."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield _Import(alias.name, None, alias.asname or alias.name.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            base = [node.module] if node.module else []
+            if node.level:
+                parts = inside.split(".")
+                base = [*parts[: len(parts) - node.level + 1], *base]
+            for alias in node.names:
+                yield _Import(".".join(base), alias.name, alias.asname or alias.name)
+
+
+def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that run when a module is imported, with those of conditions and classes."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _outside_functions(node)
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Names that a module binds otherwise than by an import."""
+    for node in _outside_functions(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id

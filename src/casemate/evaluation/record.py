@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from casemate import __version__
+from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.attacks import Criterion
 from casemate.data import LabelledImages
@@ -113,7 +113,7 @@ class Record:
 
 
 def fingerprint(model: Classifier) -> str:
-    """The SHA-256 of the file that `casemate.save_model` writes of a model: what tells its weights from all others."""
+    """The SHA-256 of the file that `casemate.save` writes of a model: what tells its weights from all others."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     # clones, since tied weights share memory, which the format does not hold
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from casemate import __version__
+from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.errors import ModelError
 from casemate.files import read_file, read_json, write_bytes, write_json

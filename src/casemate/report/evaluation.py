@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casemate import __version__
+from casemate._version import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import WORDS

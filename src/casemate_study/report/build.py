@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casemate import __version__
+from casemate._version import __version__
 from casemate.engine import Artifact
 from casemate.files import make_folder, write_bytes, write_json, write_text
 from casemate.report.charts import Figure, shown
