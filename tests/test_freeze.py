@@ -30,11 +30,11 @@ from casemate.attacks import (
 )
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
-from casemate.models.accel.coarse import in_bfloat16
 from casemate.models.accel.dense_on_maps import DenseOnMaps
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.models.accel.few_channels import FewChannels, suits
 from casemate.models.accel.pass_size import DEFAULT
+from casemate.models.accel.precision import in_bfloat16
 from casemate.models.accel.rearrange import lighten
 from casemate.models.layers import NoiseLayer
 from casemate.progress import NULL_OBSERVER
@@ -516,13 +516,15 @@ def test_a_copy_without_parameters_knows_where_it_is() -> None:
     assert model.device.type == "meta"
 
 
-def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_low_precision_copy_leaves_random_numbers_and_the_observer_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Also one that cannot be copied, such as one that holds a lock."""
     said: list[str] = []
     observer: Any = SimpleNamespace(say=said.append, work=NULL_OBSERVER.work, lock=threading.RLock())
     times = iter([2.0, 1.0])
     monkeypatch.setattr(
-        sys.modules["casemate.models.accel.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
+        sys.modules["casemate.models.accel.precision"], "seconds_per_pass", lambda model, images, size: next(times)
     )
     model = model_of(NoiseLayer(0.01, at_inference=True), nn.Conv2d(1, 4, 3), *head(4, 10)).float()
     torch.manual_seed(5)
@@ -532,9 +534,9 @@ def test_making_a_coarse_copy_leaves_random_numbers_and_the_observer_alone(monke
         both = freeze(model, IMAGES.float(), precision="bfloat16", observer=observer)
     assert torch.equal(torch.rand(3), expected)
     assert said == []
-    assert both.coarse is not None
-    assert both.coarse.observer is observer
-    assert both.coarse(IMAGES.float()).dtype == torch.float32
+    assert both.low_precision is not None
+    assert both.low_precision.observer is observer
+    assert both.low_precision(IMAGES.float()).dtype == torch.float32
 
 
 def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> None:
@@ -550,15 +552,15 @@ def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> N
         PGD(eps=0.1)(both, IMAGES, torch.zeros(6, dtype=torch.int64))
 
 
-def test_a_coarse_copy_shows_the_way_and_float32_says_what_fools() -> None:
-    """Its way is not the exact one, and no claim of it is reported that the model does not bear out."""
+def test_gradients_in_bfloat16_are_followed_and_float32_says_what_fools() -> None:
+    """The images are not those of float32, and no claim of it is reported that the model does not bear out."""
     task = small_task(count=60)
     model = classifier(copy.deepcopy(task.model.network).float(), classes=4)
     images = task.images.float()
     attack = PGD(eps=0.08, steps=12)
     exact = attack(model, images, task.labels)
     with frozen(model):
-        both = replace(freeze(model, images), coarse=in_bfloat16(model))
+        both = replace(freeze(model, images), low_precision=in_bfloat16(model))
         result = attack(both, images, task.labels)
     assert both.precision == "bfloat16"
     assert not torch.equal(result.adversarial, exact.adversarial)
@@ -567,27 +569,8 @@ def test_a_coarse_copy_shows_the_way_and_float32_says_what_fools() -> None:
     assert result.passes.backward > 0
 
 
-def test_a_coarse_copy_is_doubted_where_its_lead_is_small() -> None:
-    model = model_of(nn.Flatten(), nn.Linear(144, 3))
-    own = torch.tensor([0, 0, 1, 2])
-    logits = torch.tensor([[10.0, 9.3, 0.0], [10.0, 9.1, 0.0], [5.0, 4.0, 0.0], [float("nan"), 0.0, 1.0]]).double()
-    with frozen(model):
-        both = replace(freeze(model, IMAGES), coarse_difference=0.01)  # so a lead of 0.8 is not enough
-        exact = model(IMAGES[:4])
-        said = both.doubted(IMAGES[:4], own, logits)
-        unknown = replace(both, coarse_difference=float("inf"))
-        torch.testing.assert_close(unknown.doubted(IMAGES[:4], own, logits), exact)
-    finite = logits[:3]
-    torch.testing.assert_close(said[[0, 2, 3]], exact[[0, 2, 3]])  # of what is no number nothing is known
-    assert torch.equal(said[1], logits[1])  # which says nothing about the others
-    with frozen(model):
-        said = both.doubted(IMAGES[:3], own[:3], finite)
-    assert torch.equal(said[1], finite[1])
-    torch.testing.assert_close(said[[0, 2]], exact[[0, 2]])
-
-
-def test_what_only_the_coarse_copy_is_fooled_by_is_attacked_again() -> None:
-    """Here the coarse copy is another model altogether: it takes every image for fooled, or has no gradient."""
+def test_what_only_the_low_precision_copy_is_fooled_by_is_attacked_again() -> None:
+    """Here that copy is another model altogether: it takes every image for fooled, or has no gradient."""
     task = small_task(count=30)
     model = classifier(copy.deepcopy(task.model.network).float(), classes=4)
     images = task.images.float()
@@ -605,7 +588,7 @@ def test_what_only_the_coarse_copy_is_fooled_by_is_attacked_again() -> None:
 
     for network in (Wrong(), Flat()):
         with frozen(model):
-            both = replace(freeze(model, images), coarse=classifier(network, classes=4))
+            both = replace(freeze(model, images), low_precision=classifier(network, classes=4))
             result = attack(both, images, task.labels)
         wrong = model(images).argmax(1) != task.labels
         assert torch.equal(result.success, exact.success)
@@ -622,7 +605,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
     def precision(model: Classifier, gain: float) -> str:
         times = iter([gain, 1.0])
         monkeypatch.setattr(
-            sys.modules["casemate.models.accel.freeze"], "seconds_per_pass", lambda model, images, size: next(times)
+            sys.modules["casemate.models.accel.precision"], "seconds_per_pass", lambda model, images, size: next(times)
         )
         with frozen(model):
             return freeze(model, IMAGES.float(), precision="bfloat16", observer=observer).precision  # type: ignore[arg-type]
@@ -646,6 +629,23 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
 
     assert precision(classifier(Double(), classes=3, shape=SHAPE), 2.0) == "float32"
     assert "fails in it" in said.pop()
+
+
+def test_in_which_turn_models_are_attacked() -> None:
+    """Low precision first, for attacks that bear rounding; a model in half precision last, after its float32 copy."""
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).eval(), classes=3, shape=SHAPE)
+    half = classifier(copy.deepcopy(model.network).to(torch.bfloat16), classes=3, shape=SHAPE)
+    with frozen(model), frozen(half):
+        plain, both = freeze(model, IMAGES.float()), freeze(half, IMAGES.float())
+    low = replace(plain, low_precision=in_bfloat16(model))
+    assert plain.in_turn(bears_rounding=True) == (plain.copy,)
+    assert low.in_turn(bears_rounding=True) == (low.low_precision, low.copy)
+    assert low.in_turn(bears_rounding=False) == (low.copy,)
+    first, last = both.in_turn(bears_rounding=True)
+    assert (first.dtype, last.dtype) == (torch.float32, torch.bfloat16)
+    assert last.network is half.network
+    assert both.differentiable is both.copy
+    assert plain.differentiable is model
 
 
 def test_attacks_that_end_at_the_boundary_stay_in_float32() -> None:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from casemate import compiled
 from casemate.attacks import frozen
 from casemate.models import freeze
-from casemate.models.accel.cropped import Cropped
-from casemate.models.accel.cropped import suits as suits_cropping
 from casemate.models.accel.dropout import QuickDropout
 from casemate.models.accel.few_channels import FewChannels
 from casemate.models.accel.pooled import PooledFewChannels, RectifiedPool, suits_convolution, suits_pooling
@@ -164,54 +162,6 @@ def test_other_poolings_are_left(settings: dict[str, Any]) -> None:
     assert not suits_pooling(nn.AvgPool2d(2))
 
 
-@pytest.mark.parametrize(
-    "pooling",
-    [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2}, {"kernel_size": (2, 3)}, {"kernel_size": 4, "stride": 3}],
-)
-@pytest.mark.parametrize("convolution", [
-    {"kernel_size": 3, "padding": "same"}, {"kernel_size": 4, "padding": "same"}, {"kernel_size": 3},
-    {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 3, "padding": "same", "dilation": 2},
-    {"kernel_size": (1, 5), "padding": (1, 0), "groups": 4},
-    {"kernel_size": 5, "stride": 3, "padding": 4, "bias": False},
-])  # fmt: skip
-@pytest.mark.parametrize("sides", [(9, 8), (14, 11), (10, 17)])
-@pytest.mark.filterwarnings("ignore:Using padding='same'")  # with even kernels PyTorch copies, and says so
-def test_cropping_changes_nothing_that_a_pooling_sees(
-    convolution: dict[str, Any], pooling: dict[str, Any], sides: tuple[int, int]
-) -> None:
-    layer, pool = nn.Conv2d(4, 8, **convolution).double(), nn.MaxPool2d(**pooling)
-    assert suits_cropping(layer, pool)
-    maps = torch.randn(3, 4, *sides, dtype=torch.float64, generator=generator(6))
-    try:
-        pool(layer(maps))
-    except RuntimeError:
-        pytest.skip("the maps are too small for the pooling")
-    check_layer(nn.Sequential(layer, pool), nn.Sequential(Cropped(layer, pool), pool), maps, rtol=1e-12, atol=1e-13)
-
-
-def test_cropping_leaves_out_what_is_worth_it() -> None:
-    layer, pool = nn.Conv2d(4, 8, 3, padding=1), nn.MaxPool2d(2)
-    cropped = Cropped(layer, pool)
-    assert cropped(torch.rand(1, 4, 7, 7)).shape[2:] == (6, 6)
-    assert cropped(torch.rand(1, 4, 8, 8)).shape[2:] == (8, 8)
-    assert cropped(torch.rand(1, 4, 101, 101)).shape[2:] == (101, 101)
-    assert cropped(torch.rand(4, 7, 7)).shape == (8, 7, 7)
-
-
-@pytest.mark.parametrize(
-    ("convolution", "pooling"),
-    [
-        (nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular"), nn.MaxPool2d(2)),
-        (nn.Conv2d(4, 8, 3), nn.MaxPool2d(2, ceil_mode=True)),
-        (nn.Conv2d(4, 8, 3), nn.MaxPool2d(2, padding=1)),
-        (nn.Conv2d(4, 8, 3), nn.MaxPool2d(2, dilation=2)),
-        (nn.Conv2d(4, 8, 3), nn.MaxPool2d(2, return_indices=True)),
-    ],
-)
-def test_other_pairs_are_not_cropped(convolution: nn.Conv2d, pooling: nn.MaxPool2d) -> None:
-    assert not suits_cropping(convolution, pooling)
-
-
 def test_a_frozen_network_uses_all_of_it() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.2),
@@ -229,7 +179,6 @@ def test_a_frozen_network_uses_all_of_it() -> None:
         "ReLU behind pooling": 1,
         "pooling with ReLU": 2,
         "convolution with pooling": 1,
-        "convolution cropped": 2,
     }
     assert expected.items() <= both.changes.items()
     assert not any(isinstance(layer, nn.ReLU | nn.BatchNorm2d) for layer in both.copy.modules())

@@ -1,11 +1,10 @@
-"""What CUDA graphs, the frozen copy and bfloat16 are worth on a GPU: input gradients, training epochs, sweeps, APGD.
+"""What the frozen copy and bfloat16 are worth on a GPU: input gradients, training epochs, sweeps, APGD.
 
-`python benchmarks/speed/gpu.py` writes `gpu.json`. With `--device cpu`: few images, no graphs, to see that it runs.
+`python benchmarks/speed/gpu.py` writes `gpu.json`. With `--device cpu`: few images, to see that it runs. (The rows with
+graphs in the file are of CUDA graphs, which are no longer part of the library.)
 """
 
 import argparse
-import copy
-import importlib
 import json
 import statistics
 import time
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from networks import resnet18
+from torch import Tensor
 
 from casemate import (
     APGD,
@@ -31,48 +31,12 @@ from casemate.attacks import Criterion, held, input_gradient
 from casemate.data import load as load_data
 from casemate.data import split, subset
 from casemate.models import create
-from casemate.models.accel.coarse import in_bfloat16
-from casemate.models.accel.equivalence import largest_difference, own_randomness
-from casemate.models.accel.replayed import Replayed, replaying
+from casemate.models.accel.equivalence import largest_difference
+from casemate.models.accel.precision import Precision, in_bfloat16
 
 HERE = Path(__file__).resolve().parent
-FREEZE = importlib.import_module("casemate.models.accel.freeze")
 EPS = [0.01, 0.025, 0.05, 0.1, 0.15, 0.2]
 SEED = 0
-CHECKED = 32
-
-
-class Block(nn.Module):
-    """Two convolutions and a short cut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.one, self.n1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.two, self.n2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        same = stride == 1 and inputs == outputs
-        project = [] if same else [nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)]
-        self.short = nn.Sequential(*project)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the maps that come out."""
-        out = torch.relu(self.n1(self.one(maps)))
-        return torch.relu(self.n2(self.two(out)) + self.short(maps))
-
-
-def resnet18(images: int) -> Classifier:
-    """A ResNet-18 for 3 x 32 x 32 with random weights, its batch norms fitted to noise."""
-    torch.manual_seed(SEED)
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    inputs = 64
-    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
-        inputs = outputs
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).train()
-    with torch.no_grad():
-        for _ in range(20):
-            network(torch.rand(images, 3, 32, 32))
-    mean, std = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-    return Classifier(network, input_shape=(3, 32, 32), classes=tuple("0123456789"), mean=mean, std=std).eval()
 
 
 class Bench:
@@ -80,17 +44,12 @@ class Bench:
 
     def __init__(self, device: str) -> None:
         self.device, self.few = device, device == "cpu"
-        self.replaying = FREEZE.replaying
         self.seconds = 0.05 if self.few else 0.25
 
     def wait(self) -> None:
         """Until the GPU is done."""
         if not self.few:
             torch.cuda.synchronize()
-
-    def graphs(self, on: bool) -> None:
-        """Whether the frozen copy may replay CUDA graphs."""
-        FREEZE.replaying = self.replaying if on else (lambda *_: None)
 
     def rate(self, run: Callable[[], Any], images: int) -> float:
         """Images a second: the median of what fits into a quarter of a second, after three runs."""
@@ -113,7 +72,6 @@ class Bench:
         ask = partial(_gradient, images=images, labels=labels)
         row: dict[str, Any] = {"network": name, "batch": batch, "tf32": torch.backends.cudnn.allow_tf32}
         rates: dict[str, float] = {}
-        self.graphs(False)
         with held(model, images, pass_size=batch) as both:
             plain = both.copy
             expected = ask(plain)
@@ -123,27 +81,11 @@ class Bench:
             row["frozen_difference"] = both.difference
             row["frozen_apart"] = _apart(ask(model), expected)
             row["same_bits_twice"] = _same(expected, ask(plain))
-            coarse = in_bfloat16(plain)
-            rates["bfloat16"] = self.rate(partial(ask, coarse), batch)
-            row["bfloat16_apart"] = _apart(expected, ask(coarse))
-            if not self.few:
-                made = _forced(plain)
-                rates["frozen, replayed"] = self.rate(partial(ask, made), batch)
-                row["replayed_apart"], row["replayed_same_bits"] = (
-                    _apart(expected, ask(made)),
-                    _same(expected, ask(made)),
-                )
-                row["replayed_apart_when_checked"] = _checked(model, plain, made, images)
-                row["replaying_accepts"] = replaying(plain, images[:CHECKED]) is not None
-                rates["bfloat16, replayed"] = self.rate(partial(ask, _forced(coarse)), batch)
-        self.graphs(True)
+            low = in_bfloat16(plain)
+            rates["bfloat16"] = self.rate(partial(ask, low), batch)
+            row["bfloat16_apart"] = _apart(expected, ask(low))
         with held(model, images, pass_size=batch, precision="bfloat16") as both:
-            rates["as chosen"] = self.rate(partial(ask, both.copy), batch)
-            row["chosen_replayed"] = isinstance(both.copy.network, Replayed)
-            row["bfloat16_chosen"] = both.coarse is not None
-            if both.coarse is not None:
-                rates["bfloat16, as chosen"] = self.rate(partial(ask, both.coarse), batch)
-                row["bfloat16_chosen_replayed"] = isinstance(both.coarse.network, Replayed)
+            row["bfloat16_chosen"] = both.precision == "bfloat16"
         return row | {"gradients_per_second": rates}
 
     def timed(self, what: str, run: Callable[[], Any], **more: Any) -> tuple[dict[str, Any], Any]:
@@ -156,34 +98,22 @@ class Bench:
         return row, found
 
     def apgd(self, name: str, model: Classifier, images: Tensor, labels: Tensor, eps: float, steps: int) -> list[Any]:
-        """APGD with and without graphs; the first run only loads kernels."""
-        rows, found = [], {}
-        for graphs in (None, False, True):
-            self.graphs(bool(graphs))
-            attack = partial(APGD(eps=eps, steps=steps), model, images, labels, seed=SEED)
-            row, result = self.timed(f"APGD-{steps} at {eps:.4f} on {name}", attack, n=len(images), graphs=graphs)
-            if graphs is not None:
-                found[graphs] = result
-                row |= {"robust_accuracy": result.robust_accuracy, "forward": result.passes.forward}
-                rows.append(row)
-        self.graphs(True)
-        first, second = found[False], found[True]
-        rows[-1]["same_status"] = int((first.status == second.status).sum())
-        rows[-1]["images_apart"] = float((first.adversarial - second.adversarial).abs().max())
-        return rows
+        """APGD; the first run only loads kernels."""
+        attack = partial(APGD(eps=eps, steps=steps), model, images, labels, seed=SEED)
+        attack()
+        row, result = self.timed(f"APGD-{steps} at {eps:.4f} on {name}", attack, n=len(images))
+        return [row | {"robust_accuracy": result.robust_accuracy, "forward": result.passes.forward}]
 
     def sweeps(self, model: Classifier, images: LabelledImages) -> list[Any]:
-        """FGSM and BIM over six values of eps, with and without graphs."""
+        """FGSM and BIM over six values of eps; BIM by `worst` in bfloat16 too."""
         rows = []
+        kinds: list[tuple[Precision, bool]] = [("float32", True), ("float32", False), ("bfloat16", True)]
         for title, attack in (("FGSM", FGSM(eps=0.1)), ("BIM-10", BIM(eps=0.1, steps=10))):
-            for worst in (True, False):
-                for graphs in (False, True):
-                    self.graphs(graphs)
-                    run = partial(eps_curve, model, attack, images, EPS, only_worst=worst, seed=SEED)
-                    what = f"{title}, {len(EPS)} values of eps, {'worst' if worst else 'last'}"
-                    row, curve = self.timed(what, run, n=len(images), graphs=graphs)
-                    rows.append(row | {"accuracy": curve.worst.mean(0).tolist()})
-        self.graphs(True)
+            for precision, worst in kinds:
+                run = partial(eps_curve, model, attack, images, EPS, only_worst=worst, precision=precision, seed=SEED)
+                what = f"{title}, {len(EPS)} values of eps, {'worst' if worst else 'last'}, {precision}"
+                row, curve = self.timed(what, run, n=len(images))
+                rows.append(row | {"accuracy": curve.worst.mean(0).tolist()})
         return rows
 
 
@@ -198,25 +128,6 @@ def _apart(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[float
 
 def _same(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[bool]:
     return [torch.equal(one, other) for one, other in zip(expected, seen, strict=True)]
-
-
-def _forced(model: Classifier) -> Classifier:
-    """A view that replays whether or not that is worth while."""
-    made = copy.copy(model)
-    made._modules = {**model._modules, "network": Replayed(model.network)}
-    return made
-
-
-def _checked(model: Classifier, plain: Classifier, made: Classifier, images: Tensor) -> float:
-    """What `replaying` compares: all of a few images, and a number that is filled up."""
-    apart = []
-    with own_randomness(model):
-        for count in (CHECKED, -(-2 * CHECKED // 3)):
-            leaves = [images[:count].clone().requires_grad_(True) for _ in range(2)]
-            logits = [each(leaf) for each, leaf in zip((plain, made), leaves, strict=True)]
-            ways = [torch.autograd.grad(x.square().sum(), leaf)[0] for x, leaf in zip(logits, leaves, strict=True)]
-            apart += _apart((logits[0], ways[0]), (logits[1], ways[1]))
-    return max(apart)
 
 
 def main() -> None:

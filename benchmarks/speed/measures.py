@@ -52,18 +52,18 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
     model = as_written(path).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     pixels, labels = images[:128].tensors()
     with quickened(model, pixels[:32]):  # as `fit` does
-        found = _rate(_step(model, pixels, labels), len(labels))
+        found = _rate(training_step(model, pixels, labels), len(labels))
     rows["training step, batch 128"] = {"images_per_second": found, "share_of_limit": found * 3 * forward / rate}
     pixels, labels = images[:64].tensors()
     with held(as_written(path), pixels, pass_size=64) as both:
         where = _kernels(lambda: input_gradient(both.copy, pixels, Criterion(labels), "ce"))
     pixels, labels = images[:128].tensors()
     with quickened(model, pixels[:32]):
-        training = _kernels(_step(model, pixels, labels))
+        training = _kernels(training_step(model, pixels, labels))
     return {"forward_flops": forward, "rows": rows, "gradient_kernels": where, "training_kernels": training}
 
 
-def _step(model: Classifier, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def training_step(model: Classifier, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """A training step."""
     objective, optimizer = CrossEntropy(), TrainConfig().make_optimizer(model)
     model.train().requires_grad_(True)

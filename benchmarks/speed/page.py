@@ -1,4 +1,7 @@
-"""Writes `docs/performance.md` from `result.json`, and from `../training/*.json` where they are. Types no number in."""
+"""Writes `docs/performance.md` from `result.json`, and from the other results where they are. Types no number in.
+
+The others: `transformations.json`, `gpu.json`, `../training/*.json`.
+"""
 
 import json
 import sys
@@ -17,9 +20,9 @@ competitor gets appendix A as the paper writes it (ReLU, then pooling), the batc
 is fastest on a part of the images, and a run on a part of them to warm up. `usual layout`: the same, but in the layout
 that models have unless somebody changes it, at the batch size that is fastest then. `worst`: fooled at any iterate, or
 at a smaller eps. `last`: the raw last iterate of all images, as the others report. The floor is the time that the
-arithmetic of the passes takes at the rate of a matrix product, in float32, for the network as it is written (our copy
-leaves out an eighth of it); `at most`: how many times as fast ours would be at that rate. In rows with bfloat16 attacks
-look for their way in that precision; what fools is said in float32 in every row, and at the last eps who withstands."""
+arithmetic of the passes takes at the rate of a matrix product, in float32, for the network as it is written; `at most`:
+how many times as fast ours would be at that rate. In rows with bfloat16 attacks follow gradients in that precision;
+what fools is said in float32 in every row."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
 
@@ -185,6 +188,63 @@ def training(folder: Path) -> str | None:
     )
 
 
+def transformations(path: Path) -> str | None:
+    """What each change of the frozen copy is worth."""
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    tables = []
+    titles = {"gradient": "Input gradients", "forward": "Passes forward", "step": "Training steps of paper-cnn"}
+    for task, title in titles.items():
+        parts = {name: part["tasks"][task] for name, part in found.items() if task in part["tasks"]}
+        changes = dict.fromkeys(change for rows in parts.values() for change in rows if change != "all")
+        head = [title, *(f"{name}, {found[name]['images']} images" for name in parts)]
+        tables.append(
+            grid(head, [(change, *(_times(rows.get(change)) for rows in parts.values())) for change in changes])
+        )
+    made = [f"- {name}: {part['rounds']} rounds, {made_by(part)}" for name, part in found.items()]
+    return (
+        "How many times as long a pass takes where one of the changes that `models/accel/freeze.py` names is left out "
+        "and the others are made, or none is made; the same of what training exchanges. Medians of interleaved rounds, "
+        "with quartiles; random weights and images, other work beside all. A row of a change that the library no "
+        "longer makes is the reason why.\n\n" + "\n\n".join(tables) + "\n\n" + "\n".join(made)
+    )
+
+
+def _times(row: dict[str, float] | None) -> str:
+    """A ratio with its quartiles."""
+    return "" if row is None else f"{row['times']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def gpu(path: Path) -> str | None:
+    """Input gradients on a GPU, in float32 and in bfloat16."""
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    rows = []
+    for row in found["gradients"]:
+        each = row["gradients_per_second"]
+        ratio = f"{each['bfloat16'] / each['frozen']:.1f}"
+        rates = (f"{each[name]:,.0f}" for name in ("original", "frozen", "bfloat16"))
+        where = (row["network"], str(row["batch"]), "yes" if row["tf32"] else "no")
+        rows.append((*where, *rates, ratio, "yes" if row["bfloat16_chosen"] else "no"))
+    head = [
+        "network",
+        "batch",
+        "TensorFloat-32",
+        "as written",
+        "frozen copy",
+        "bfloat16",
+        "times the frozen copy",
+        "used",
+    ]
+    return (
+        f"Input gradients a second.\n\n{grid(head, rows)}\n\n`Used`: whether `--precision bfloat16` takes it, which it "
+        "does where the gain on the few images that are compared is large enough. Medians of what fits into a quarter "
+        f"of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit {found['commit']}."
+    )
+
+
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
     parts = [
@@ -195,11 +255,14 @@ def page(document: dict[str, Any]) -> str:
         *(autoattack(part) for name, part in document.items() if name.startswith("autoattack")),
         "## One pass",
         passes(document["passes"]) if "passes" in document else "Not measured.",
+        "## The changes of the frozen copy",
+        transformations(HERE / "transformations.json") or "Not measured.",
         "## Growth",
         scaling(document["scaling"]) if "scaling" in document else "Not measured.",
         "## Training",
         training(HERE.parent / "training") or "Not measured.",
-        "## GPU\n\nNot measured: no GPU was at hand.",
+        "## GPU",
+        gpu(HERE / "gpu.json") or "Not measured.",
     ]
     return "\n\n".join(parts) + "\n"
 

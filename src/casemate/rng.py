@@ -85,8 +85,8 @@ class Streams:
     seed: int
     index: Int64[Tensor, " n"]
 
-    def take(self, chosen: Tensor) -> "Streams":
-        """The streams of some of the examples (a mask or positions): they go on as before."""
+    def take(self, chosen: Tensor | slice) -> "Streams":
+        """The streams of some of the examples (a mask, positions or a range): they go on as before."""
         return Streams(self.seed, self.index[chosen])
 
     def uniform(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:

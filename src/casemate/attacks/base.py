@@ -6,7 +6,7 @@ code that did not make the claim: projected once more, inside ball and bounds in
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar, final
@@ -168,13 +168,15 @@ class Verified:
     passes: Passes
     steered: Flags
     """There was a gradient to follow; True unless it is known otherwise."""
+    claimed: Flags
+    """The model that was attacked takes this image, or one on the way to it, for fooled; False unless that is known."""
 
     def put(self, at: Tensor, other: "Verified") -> "Verified":
         """The same with other rows at some positions; passes add up."""
         both = Passes()
         for each in (self, other):
             both.add(each.passes)
-        names = ("images", "logits", "norm", "finite", "steered")
+        names = ("images", "logits", "norm", "finite", "steered", "claimed")
         rows = {name: getattr(self, name).index_put((at,), getattr(other, name)) for name in names}
         return Verified(**rows, passes=both)
 
@@ -200,7 +202,29 @@ def verify(
     low, high = bounds
     if len(norms) and not (norms.max() <= ball.reach(bounds) and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
-    return Verified(images, logits, norms.float(), finite, passes, steered=torch.ones_like(finite))
+    known = torch.ones_like(finite)
+    return Verified(images, logits, norms.float(), finite, passes, steered=known, claimed=~known)
+
+
+def run_in_turn(
+    models: Sequence[Classifier], criterion: Criterion, run: Callable[[Classifier, Tensor | slice], Verified]
+) -> Verified:
+    """Run an attack on the first model, and on each next one where what the one before shows is not the truth.
+
+    That is where only that model is fooled, or where its numbers are not finite or it has no gradient. The models are
+    those of `Frozen.in_turn`: copies in another precision come before one in which their claims are tried.
+
+    Args:
+        run: the attack on a model, verified, for the images at some positions. What it `claimed` of a model that is not
+            the last decides who is attacked again; of the last one it is left as it is.
+    """
+    found = run(models[0], slice(None))
+    for model in models[1:]:
+        failed = ~criterion.met(found.logits)
+        again = (failed & (found.claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
+        if len(again):
+            found = found.put(again, run(model, again))
+    return found
 
 
 class _CountingProgress:
@@ -250,37 +274,31 @@ class Attack(ABC):
 
     @property
     def bears_rounding(self) -> bool:
-        """Whether a way found in a coarse precision is about as good: not for one that ends at the very boundary."""
+        """Whether it may follow gradients in low precision: not if it ends at the very boundary."""
         inner = innermost(self)
         return inner is self or inner.bears_rounding
 
     def _attack(
         self, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
-        """Run on one batch, and verify; what only a copy in another precision is fooled by or stuck on is run again."""
-        first, then = both.copy, None if both.exact else both.checking
-        if both.coarse is not None and self.bears_rounding:
-            first, then = both.coarse, both.copy
-        found = self._run_on(first, both, clean, criterion, streams, advance)
-        if then is None:
-            return found
-        with torch.no_grad():
-            claimed = criterion.met(first(found.images))
-        found.passes.forward += len(clean)
-        failed = ~criterion.met(found.logits)
-        again = (failed & (claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
-        if not len(again):
-            return found
-        some = self._run_on(then, both, clean[again], criterion.take(again), streams.take(again), no_progress)
-        return found.put(again, some)
+        """Run on one batch, and verify."""
+        models = both.in_turn(bears_rounding=self.bears_rounding)
 
-    def _run_on(
-        self, model: Classifier, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> Verified:
-        candidate, steered, passes = self.run(model, clean, criterion, streams, advance)
-        found = verify(both.checking, candidate, clean, self.ball(), model.bounds)
-        passes.add(found.passes)
-        return replace(found, steered=steered, passes=passes)
+        def run(model: Classifier, at: Tensor | slice) -> Verified:
+            aim, first, last = criterion.take(at), model is models[0], model is models[-1]
+            candidate, steered, passes = self.run(
+                model, clean[at], aim, streams.take(at), advance if first else no_progress
+            )
+            found = verify(both.checking, candidate, clean[at], self.ball(), model.bounds)
+            passes.add(found.passes)
+            found = replace(found, steered=steered, passes=passes)
+            if last:
+                return found
+            passes.forward += len(found.images)
+            with torch.no_grad():
+                return replace(found, claimed=aim.met(model(found.images)))
+
+        return run_in_turn(models, criterion, run)
 
     def record(self) -> dict[str, Any]:
         """Name and hyper-parameters, as written into results."""

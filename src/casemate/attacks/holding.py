@@ -76,7 +76,7 @@ def held(
         pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
             usual one. A model that is frozen already keeps its own.
         passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
-        precision: in which attacks within a ball may look for their way; see `casemate.models.accel.freeze`.
+        precision: of the gradients that attacks within a ball follow; see `casemate.models.accel.precision`.
     """
     if isinstance(model, Frozen):
         with frozen(model.original):

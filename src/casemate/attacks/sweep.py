@@ -17,16 +17,18 @@ from torch import Tensor
 from casemate.attacks.base import (
     Criterion,
     Passes,
+    Verified,
     check_images,
     held,
     model_of,
     prepared,
+    run_in_turn,
     status_of,
     stream_key,
     verify,
     with_eps,
 )
-from casemate.attacks.gradient import Climb, GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
+from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
@@ -142,48 +144,45 @@ def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -
     return input_gradient(model, clean, criterion, loop.loss, loop.draws), Passes(cost, cost)
 
 
-def _one_answer(loop: Loop, model: Classifier, images: Images, logits: Logits, passes: Passes) -> Logits:
-    """What the model says of images, asked once: `logits`, unless they are the mean of several draws."""
-    if loop.draws == 1:
+def _one_answer(
+    loop: Loop, both: Frozen, models: Sequence[Classifier], images: Images, logits: Logits, passes: Passes
+) -> Logits:
+    """What the model says of images, once: `logits` of the first of `models`, if they are neither the mean of several
+    draws nor those of a copy that others of `models` come after.
+    """
+    if loop.draws == 1 and len(models) == 1:
         return logits
     passes.add(Passes(forward=len(images)))
     with torch.no_grad():
-        return model(images)
+        return models[0](images) if len(models) == 1 else both.classify(images)
 
 
-def _fooled(
+def _until_fooled(
     both: Frozen,
-    model: Classifier,
+    models: Sequence[Classifier],
     clean: Images,
     criterion: Criterion,
     loop: Loop,
     streams: Streams,
     *,
-    start: Images | None = None,
-    first: tuple[Logits, Images] | None = None,
-    final: bool = True,
-) -> tuple[Flags, Climb]:
-    """Who is fooled by one run, on the way or at its end, and the run.
+    start: Images | None,
+    first: tuple[Logits, Images],
+) -> tuple[Flags, Verified]:
+    """Who is fooled by one run on each of `models` in turn, on the way or at its end, and the run.
 
-    What the coarse copy takes for fooled is not believed: where only it was fooled, or had no gradient or no finite
-    numbers, the exact copy gets a run of its own. Unless this is the `final` run of a sweep, it is believed where it is
-    sure that an image withstands, which then is attacked again.
+    `first`: logits and gradient at the clean images, of the first model.
     """
-    run = climb_all(model, clean, criterion, loop, streams, start=start, first=first)
-    quick = model is both.coarse and not final
-    found = verify(model if quick else both.classify, run.images, clean, loop.ball, model.bounds)
-    run.passes.add(found.passes)
-    logits = both.doubted(found.images, criterion.classes, found.logits) if quick else found.logits
-    met = criterion.met(logits)
-    if model is not both.coarse:
-        return met | run.fooled, run
-    again = (~met & (run.fooled | ~run.finite | ~run.steered)).nonzero().squeeze(1)
-    if len(again):
-        where = (clean[again], criterion.take(again), loop, streams.take(again))
-        met[again], exact = _fooled(both, both.copy, *where, start=None if start is None else start[again])
-        run.images[again] = exact.images
-        run.passes.add(exact.passes)
-    return met, run
+
+    def run(model: Classifier, at: Tensor | slice) -> Verified:
+        known = first if model is models[0] else None
+        begin = None if start is None else start[at]
+        ascent = climb_all(model, clean[at], criterion.take(at), loop, streams.take(at), start=begin, first=known)
+        found = verify(both.classify, ascent.images, clean[at], loop.ball, model.bounds)
+        found.passes.add(ascent.passes)
+        return replace(found, finite=found.finite & ascent.finite, steered=ascent.steered, claimed=ascent.fooled)
+
+    found = run_in_turn(models, criterion, run)
+    return criterion.met(found.logits) | found.claimed, found
 
 
 def sweep_eps(
@@ -202,9 +201,9 @@ def sweep_eps(
     """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
 
     With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
-    complete run on all, and `worst` comes with it for nothing. Only the former follows a coarse copy, if there is one
-    (see `casemate.models.accel.freeze`). With `warm_start` every run starts where the one at the eps before ended:
-    fewer steps then do, but an eps no longer gets what it would get alone.
+    complete run on all, and `worst` comes with it for nothing. Only the former follows gradients in low precision, if
+    there is such a copy (see `casemate.models.accel.precision`). With `warm_start` every run starts where the one at
+    the eps before ended: fewer steps then do, but an eps no longer gets what it would get alone.
     """
     values = _ascending(values)
     known = model_of(given)
@@ -213,14 +212,11 @@ def sweep_eps(
         if direct:
             warn_of_network(known)
             warn_of_eps(with_eps(attack, values[-1]).ball(), known)
-        model = both.coarse if only_worst and both.coarse is not None else both.copy
+        models = both.in_turn(bears_rounding=attack.bears_rounding) if only_worst else (both.copy,)
+        model = models[0]
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
-        if model is both.coarse:
-            answer = both.classify(clean)
-            passes.add(Passes(forward=len(clean)))
-        else:
-            answer = _one_answer(attack.loop(), model, clean, first_logits, passes)
+        answer = _one_answer(attack.loop(), both, models, clean, first_logits, passes)
         collector = _Collector(labels, criterion, ~criterion.met(answer))
         nobody = torch.zeros_like(collector.standing)
         ended: Images | None = None
@@ -238,8 +234,7 @@ def sweep_eps(
                 start = None if ended is None else ended[chosen]
                 where = (clean[chosen], rest, loop, streams.take(chosen))
                 if only_worst:
-                    final = value == values[-1]
-                    fooled, run = _fooled(both, model, *where, start=start, first=first, final=final)
+                    fooled, run = _until_fooled(both, models, *where, start=start, first=first)
                     collector.ran(chosen, run.steered, run.finite)
                     collector.fooled(nobody.index_fill(0, chosen[fooled], True))
                 else:
@@ -292,7 +287,7 @@ def sweep_steps(
         model = both.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), model, clean, first[0], passes)
+        answer = _one_answer(attack.loop(), both, (model,), clean, first[0], passes)
         collector = _Collector(labels, criterion, ~criterion.met(answer))
         if numbers[0] == 0:
             still = torch.zeros(len(clean), device=clean.device)
@@ -329,7 +324,7 @@ def _one_run(
 
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
-            logits = _one_answer(lengths[number], both.copy, images, logits, asked)
+            logits = _one_answer(lengths[number], both, (both.copy,), images, logits, asked)
             known = is_valid(logits)  # where not, the attack of this length returns the clean image
             norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
             seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))

@@ -116,7 +116,7 @@ def run_cascade(
         correct: which images are classified correctly without an attack, `(n,)`, if that is known already.
         seed: of all random draws, keyed by example.
         batch_size: images that pass through the network at a time; measured if None.
-        precision: in which attacks within a ball look for their way; whether an image fools is said in float32.
+        precision: of the gradients that attacks within a ball follow; whether an image fools is said in float32.
 
     Raises:
         SettingError: no attacks, no or descending values, an attack in another norm.

@@ -3,10 +3,10 @@
 from casemate.models import paper as paper
 from casemate.models import residual as residual
 from casemate.models.accel.freeze import Frozen as Frozen
-from casemate.models.accel.freeze import Precision as Precision
 from casemate.models.accel.freeze import as_it_is as as_it_is
 from casemate.models.accel.freeze import freeze as freeze
 from casemate.models.accel.freeze import made_in_inference as made_in_inference
+from casemate.models.accel.precision import Precision as Precision
 from casemate.models.accel.quicken import quickened as quickened
 from casemate.models.answers import backward_failed as backward_failed
 from casemate.models.checkpoint import ModelMetadata as ModelMetadata

@@ -101,7 +101,7 @@ class CheckContext:
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
         """Logits and input gradient of the few."""
         images, labels = self.few_tensors
-        model = self.model if self.frozen.exact else self.frozen.copy  # in half precision small gradients are zero
+        model = self.frozen.differentiable
         with frozen(model):
             parts = batched(
                 len(labels),

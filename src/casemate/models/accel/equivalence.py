@@ -29,17 +29,6 @@ def answers(model: Classifier, images: Images) -> Tensor:
     return torch.cat(batched(len(images), len(images), lambda part: model(images[part].to(model.device)))).double()
 
 
-def largest_difference_of_gradients(expected: Tensor, seen: Tensor) -> float:
-    """The largest difference as a share of the largest number; infinite where only one of two is finite."""
-    if expected.shape != seen.shape or not torch.equal(expected.isfinite(), seen.isfinite()):
-        return float("inf")
-    known = expected.isfinite()
-    if not known.any():
-        return 0.0
-    largest = expected[known].abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    return float((expected[known] - seen[known]).abs().max() / largest)
-
-
 def largest_difference(expected: Tensor, seen: Tensor) -> float:
     """The largest difference as a share of the largest logit in play; infinite where only one of two is an answer."""
     if expected.shape != seen.shape or not torch.equal(is_valid(expected), is_valid(seen)):

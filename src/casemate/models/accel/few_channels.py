@@ -11,8 +11,6 @@ from typing import Any, TypeGuard, final
 import torch
 from torch import Tensor, nn
 
-from casemate.models.accel.convolutions import border_of
-
 FEW = 3
 """Those of colour images; with many channels the usual kernels are as good."""
 
@@ -44,7 +42,9 @@ class FewChannels(nn.Module):
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
         down, across = layer.stride
         self.stride = (down, across)
-        left, _, top, _ = border_of(layer)  # the same on both sides, see `suits`
+        tall, wide = layer.kernel_size
+        same = (tall // 2, wide // 2) if layer.padding == "same" else (0, 0)  # of odd kernels, see `suits`
+        top, left = same if isinstance(layer.padding, str) else layer.padding
         self.padding = (top, left)
 
     def forward(self, images: Tensor) -> Tensor:

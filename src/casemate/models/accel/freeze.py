@@ -10,8 +10,6 @@ What is changed in the copy, where it changes no logit:
   same, and a quarter of the numbers are left to look at;
 - a pooling over 2 x 2 and its ReLU are one compiled loop, with the convolution before them if that has few channels
   (`pooled.py`);
-- a convolution leaves out the rows and columns that the pooling behind it drops (`cropped.py`);
-- a convolution of many channels goes by Winograd's filtering (`winograd.py`);
 - another convolution of few channels passes its gradient back by one matrix product (`few_channels.py`);
 - a dense layer takes feature maps as they lie in memory (`dense_on_maps.py`);
 - a ReLU writes over what it was given, where nothing else needs that;
@@ -20,37 +18,25 @@ What is changed in the copy, where it changes no logit:
 How it is found is in `rearrange.py`. The copy's logits are compared with the model's before it is used; see
 `Frozen.faithful`. It also knows how many images should pass through it at a time.
 
-On a GPU, passes are replayed from CUDA graphs where that gives the same and is faster (`replayed.py`).
-
-Where that is asked for there is a second, coarse copy in bfloat16, which some processors multiply several times as fast
-as float32. Attacks look for their way with it; whether an image fools is said in float32.
+Copies in another precision are made in `precision.py`; `Frozen.in_turn` says what an attack runs on.
 """
 
 import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal, final
+from typing import final
 
 import torch
 
 from casemate.logits import magnitude
-from casemate.models.accel.coarse import in_bfloat16
 from casemate.models.accel.equivalence import TOLERANCE, answers, largest_difference, own_randomness
-from casemate.models.accel.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size, seconds_per_pass
+from casemate.models.accel.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size
+from casemate.models.accel.precision import Precision, faster_in_bfloat16, in_float32, is_half
 from casemate.models.accel.rearrange import lighten
-from casemate.models.accel.replayed import replaying
 from casemate.models.classifier import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.types import Images, Labels, Logits
+from casemate.types import Images, Logits
 
-Precision = Literal["float32", "bfloat16"]
-
-_COARSE_TOLERANCE = 0.1
-"""`TOLERANCE` for a copy in bfloat16, whose rounding is 0.4 %; many layers add up to some per cent."""
-_WORTH_COARSE = 1.2
-"""How many times as fast an input gradient in bfloat16 must be."""
-_SAFETY = 4
-"""So many times the difference seen in logits of a coarse copy is allowed for."""
 _ALWAYS_ASKED = 4
 """Images of every batch about which the model itself is asked too."""
 
@@ -64,10 +50,8 @@ class Frozen:
     """As it was given; what is claimed of it is checked with it."""
     copy: Classifier
     """What is attacked; another view of the original where there is nothing to change, or no change can be used."""
-    coarse: Classifier | None = None
+    low_precision: Classifier | None = None
     """The copy in bfloat16, if it was asked for, answers much as the model does, and is faster on this machine."""
-    coarse_difference: float = float("inf")
-    """The largest difference of a logit of that, as a share of the largest one; infinite if that is not known."""
     changes: dict[str, int] = field(default_factory=dict)
     """What was changed, and how often."""
     difference: float = 0.0
@@ -77,8 +61,22 @@ class Frozen:
 
     @property
     def precision(self) -> Precision:
-        """In which attacks may look for their way."""
-        return "float32" if self.coarse is None else "bfloat16"
+        """Of the gradients that attacks within a ball follow first."""
+        return "float32" if self.low_precision is None else "bfloat16"
+
+    def in_turn(self, *, bears_rounding: bool) -> tuple[Classifier, ...]:
+        """The models that an attack runs on, each on what only the one before is fooled by, or on which it is stuck.
+
+        Of an attack that bears rounding the copy in low precision comes first, if there is one; then the copy; and last
+        the original, if that computes in another precision than the copy.
+        """
+        first = () if self.low_precision is None or not bears_rounding else (self.low_precision,)
+        return (*first, self.copy) if self.exact else (*first, self.copy, self.checking)
+
+    @property
+    def differentiable(self) -> Classifier:
+        """The original, or its copy in float32, since in half precision small gradients are zero."""
+        return self.original if self.exact else self.copy
 
     @property
     def checking(self) -> Classifier:
@@ -107,17 +105,6 @@ class Frozen:
         same = largest_difference(told[:_ALWAYS_ASKED].double(), logits[:_ALWAYS_ASKED].double()) <= TOLERANCE
         return logits.index_put((asked,), told) if same else checking(images)
 
-    @torch.no_grad()
-    def doubted(self, images: Images, own: Labels, logits: Logits) -> Logits:
-        """The coarse copy's logits where it is sure that images are taken for their own class, else as by `classify`.
-
-        It is sure where its lead is more than twice, four times over, what its logits differed by when it was made.
-        """
-        others = logits.scatter(1, own.unsqueeze(1), float("-inf")).amax(1)
-        lead = logits.gather(1, own.unsqueeze(1)).squeeze(1) - others
-        doubt = (lead > 2 * _SAFETY * self.coarse_difference * magnitude(logits).max()).logical_not_()
-        return logits.index_put((doubt,), self.classify(images[doubt]))
-
     @property
     def faithful(self) -> bool:
         """Whether the copy answered as the original did; where not, the original is attacked itself."""
@@ -139,19 +126,16 @@ def freeze(
     Args:
         images: the first ones that will be attacked, `(n, channels, height, width)` within the bounds.
         pass_size: images that pass through the copy at a time; measured if None.
-        precision: bfloat16 for a coarse copy too, if it turns out to be of use.
-        observer: is told where the pass size has to become smaller for want of memory, and if bfloat16 is of no use.
+        precision: bfloat16 for a copy in it too, if it turns out to be of use.
+        observer: hears where the pass size has to become smaller for want of memory, and if bfloat16 is of no use.
     """
     found = as_it_is(model, pass_size or DEFAULT, observer)
     with torch.no_grad():
         found = _changed(found, images)
-    plain = found.copy
-    if model.device.type == "cuda":
-        found = replace(found, copy=replaying(plain, images) or plain)
     if pass_size is None:
-        plain.pass_size = found.copy.pass_size = fastest_pass_size(found.copy, images)
+        found.copy.pass_size = fastest_pass_size(found.copy, images)
     if precision == "bfloat16":
-        found = _with_coarse(found, plain, images)
+        found = replace(found, low_precision=faster_in_bfloat16(found.copy, model, images))
     return found
 
 
@@ -161,9 +145,8 @@ def as_it_is(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERV
     Weights in half precision, in which small gradients are zero, are copied into float32, and so are weights that were
     made in inference mode, which have no gradients at all.
     """
-    half = model.dtype in (torch.float16, torch.bfloat16)
-    same = _in_float32(model) if half or made_in_inference(model) else None
-    exact = same is None or not half
+    same = in_float32(model) if is_half(model) or made_in_inference(model) else None
+    exact = same is None or not is_half(model)
     same = copy.copy(model) if same is None else same
     same.pass_size, same.observer = pass_size, observer
     return Frozen(original=model, copy=same, exact=exact)
@@ -172,18 +155,6 @@ def as_it_is(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERV
 def made_in_inference(model: Classifier) -> bool:
     """Whether weights or buffers were made in inference mode, so that autograd refuses them."""
     return any(each.is_inference() for each in chain(model.parameters(), model.buffers()))
-
-
-def _in_float32(model: Classifier) -> Classifier | None:
-    """A copy in float32, if one can be made."""
-    try:
-        made = copy.deepcopy(model).float().requires_grad_(False)
-        made.forget()
-        with torch.no_grad():
-            made(torch.zeros(1, *model.input_shape, device=model.device))
-    except Exception:  # a model may hold what cannot be copied, or its code insist on half precision
-        return None
-    return made
 
 
 def _changed(given: Frozen, images: Images) -> Frozen:
@@ -209,28 +180,6 @@ def _changed(given: Frozen, images: Images) -> Frozen:
             difference = float("inf")
     usable = made if difference <= TOLERANCE else given.copy
     return replace(given, copy=usable, changes=changes, difference=difference)
-
-
-def _with_coarse(given: Frozen, plain: Classifier, images: Images) -> Frozen:
-    """The same with a copy of `plain` in bfloat16, unless it fails, answers too differently, or is no faster."""
-    try:
-        made = in_bfloat16(plain)
-        if made.device.type == "cuda":
-            made = replaying(made, images) or made
-        with own_randomness(given.copy), torch.no_grad():
-            difference = largest_difference(answers(given.original, images), answers(made, images))
-            exact, coarse = (seconds_per_pass(each, images, len(images)) for each in (given.copy, made))
-            gain = exact / coarse
-    except Exception as error:  # the model's own code may not bear another precision, in whatever way
-        given.copy.observer.message(f"bfloat16 is not used: the model fails in it ({type(error).__name__}: {error})")
-        return given
-    if difference > _COARSE_TOLERANCE:
-        given.copy.observer.message(f"bfloat16 is not used: it changes logits by {difference:.0%} of the largest")
-        return given
-    if gain < _WORTH_COARSE:
-        given.copy.observer.message(f"bfloat16 is not used: here it is {gain:.1f} times as fast as float32")
-        return given
-    return replace(given, coarse=made, coarse_difference=difference)
 
 
 def _bears_gradient(model: Classifier, images: Images) -> bool:

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from casemate import compiled
 from casemate.models.accel import few_channels, loops
-from casemate.models.accel.convolutions import pair
 from casemate.models.accel.few_channels import FewChannels
 
 _FEW_PLACES = 9
 """Of a kernel, times channels: with more, the compiled loop is slower than PyTorch's convolution."""
 
 
+def _pair(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width, of which PyTorch takes one where they are equal."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def suits_pooling(layer: nn.Module) -> bool:
     """Whether a layer is a pooling over 2 x 2 as it is meant here."""
     return (
         type(layer) is nn.MaxPool2d
-        and (pair(layer.kernel_size), pair(layer.stride)) == ((2, 2), (2, 2))
-        and (pair(layer.padding), pair(layer.dilation)) == ((0, 0), (1, 1))
+        and (_pair(layer.kernel_size), _pair(layer.stride)) == ((2, 2), (2, 2))
+        and (_pair(layer.padding), _pair(layer.dilation)) == ((0, 0), (1, 1))
         and not layer.ceil_mode
         and not layer.return_indices
     )

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from casemate.models.accel import cropped, few_channels, pooled, winograd
+from casemate.models.accel import few_channels, pooled
 from casemate.models.accel.dense_on_maps import DenseOnMaps
 from casemate.models.accel.dropout import QuickDropout
 from casemate.models.accel.few_channels import FewChannels
@@ -33,7 +33,7 @@ _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.Ada
 WITHOUT_WEIGHTS = (nn.Dropout, nn.Identity, nn.ReLU, *_POOLS, QuickDropout, pooled.RectifiedPool)
 """What `quicken` exchanges, and for what."""
 
-_OVERWRITTEN = (*_NORMS, *set(_NORMS.values()), *_POOLS, DenseOnMaps, winograd.Winograd)
+_OVERWRITTEN = (*_NORMS, *set(_NORMS.values()), *_POOLS, DenseOnMaps)
 """Layers whose own output they do not need for their gradient."""
 
 
@@ -140,21 +140,6 @@ class _Layers:
                 first, second = str(node.target), str(following.target)
                 yield first, self._named[first], second, self._named[second]
 
-    def single(self) -> Iterator[tuple[str, nn.Module, bool]]:
-        """Names and layers, and whether a max-pooling may look at what they give, be it through a ReLU or a norm."""
-        for node in self._graph.nodes:
-            if self._alone(node):
-                yield str(node.target), self._named[str(node.target)], any(map(self._pools, node.users))
-
-    def _pools(self, node: fx.Node) -> bool:
-        layer = self._named.get(str(node.target)) if node.op == "call_module" else None
-        called = f"{node.name} {node.target}"
-        beyond = node.op == "output"  # of a part: what the whole does with it is not known
-        if beyond or isinstance(layer, (*_POOLS, pooled.RectifiedPool)) or "max_pool" in called:
-            return True
-        passes = isinstance(layer, (nn.Identity, nn.ReLU, *_DROPOUT, *_NORMS.values())) or "relu" in called
-        return passes and any(map(self._pools, node.users))
-
     def put(self, name: str, layer: nn.Module) -> None:
         """Exchange a layer."""
         parent, _, own = name.rpartition(".")
@@ -235,14 +220,6 @@ def _pooled_first(layers: _Layers) -> Iterator[int]:
             yield 1
 
 
-def _cropped(layers: _Layers) -> Iterator[int]:
-    """A convolution, as far as the max-pooling behind it looks."""
-    for first_name, first, _, second in layers.pairs():
-        if isinstance(first, nn.Conv2d) and isinstance(second, nn.MaxPool2d) and cropped.suits(first, second):
-            layers.put(first_name, cropped.Cropped(first, second))
-            yield 1
-
-
 def _rectified(layers: _Layers) -> Iterator[int]:
     """A max-pooling over 2 x 2 and then a ReLU: one layer."""
     for first_name, first, second_name, second in layers.pairs():
@@ -258,17 +235,6 @@ def _pooled(layers: _Layers) -> Iterator[int]:
         if pooled.suits_convolution(first) and type(second) is pooled.RectifiedPool:
             layers.put(first_name, nn.Identity())
             layers.put(second_name, pooled.PooledFewChannels(FewChannels(first)))
-            yield 1
-
-
-def _filtered(layers: _Layers) -> Iterator[int]:
-    """A convolution of many channels, but not before a max-pooling: of equal places the first would not be the largest.
-
-    (Rounding differs between the four places of a tile; PyTorch's gives equal places equal numbers.)
-    """
-    for name, layer, looked_at in layers.single():
-        if winograd.suits(layer) and not looked_at:
-            layers.put(name, winograd.Winograd(layer))
             yield 1
 
 
@@ -292,10 +258,8 @@ def _overwriting(layers: _Layers) -> Iterator[int]:
 _STEPS = {
     "batch norm folded": _folded,
     "ReLU behind pooling": _pooled_first,
-    "convolution cropped": _cropped,
     "pooling with ReLU": _rectified,
     "convolution with pooling": _pooled,
-    "convolution by Winograd": _filtered,
     "dense layer on maps": _unflattened,
     "ReLU in place": _overwriting,
 }
