@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import Attack, AttackResult
+from casemate.attacks import AbstractAttack, AttackResult
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm
 
@@ -118,7 +118,7 @@ def steepest_descent(slope: Tensor, rooms: Tensor, norm: Norm, eps: float) -> Te
 
 
 def check_reaches_optimum(
-    attack: Attack, problem: Linear, *, norm: Norm, eps: float, slack: float = 2e-5, targeted: bool = False
+    attack: AbstractAttack, problem: Linear, *, norm: Norm, eps: float, slack: float = 2e-5, targeted: bool = False
 ) -> None:
     """On a linear classifier the attack reaches the lowest margin in the ball, and not less; so it fools the same.
 
@@ -182,7 +182,7 @@ def distance(first: Tensor, second: Tensor, norm: Norm) -> np.ndarray:
     return np.linalg.norm(delta, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
 
 
-def check_inside(attack: Attack, result: AttackResult, images: Tensor, bounds: Bounds = UNIT) -> None:
+def check_inside(attack: AbstractAttack, result: AttackResult, images: Tensor, bounds: Bounds = UNIT) -> None:
     """Every image lies in ball and bounds, and the norm that is claimed is the norm."""
     ball = attack.ball()
     norms = distance(result.adversarial, images, ball.norm)
@@ -202,7 +202,7 @@ def check_claims(result: AttackResult, task: Task, targets: Tensor | None = None
     assert torch.allclose(result.loss, nn.functional.cross_entropy(logits, task.labels, reduction="none"))
 
 
-def check_beats_chance(attack: Attack, task: Task) -> None:
+def check_beats_chance(attack: AbstractAttack, task: Task) -> None:
     """The attack raises the loss of every image it can move, and by more than the best of 20 random corners does.
 
     The corners are those of the attack's own ball, so anything that follows the gradient uphill passes.
@@ -223,7 +223,7 @@ def check_beats_chance(attack: Attack, task: Task) -> None:
     assert (result.loss >= torch.stack(corners).amax(0) - 1e-9).double().mean() > 0.9
 
 
-def check_approaches_target(attack: Attack, task: Task, *, reached: int = 1) -> None:
+def check_approaches_target(attack: AbstractAttack, task: Task, *, reached: int = 1) -> None:
     """Of a targeted attack: the target's probability rises for every image, and at least `reached` more reach it."""
     targets = (task.labels + 2) % 4
     result = attack(task.model, task.images, task.labels, targets=targets)
@@ -238,7 +238,7 @@ def check_approaches_target(attack: Attack, task: Task, *, reached: int = 1) -> 
     check_claims(result, task, targets)
 
 
-def check_nothing_at_zero(make: Callable[[float], Attack], task: Task) -> None:
+def check_nothing_at_zero(make: Callable[[float], AbstractAttack], task: Task) -> None:
     """With eps 0 the images come back bit for bit."""
     result = make(0.0)(task.model, task.images, task.labels)
     assert torch.equal(result.adversarial, task.images)

@@ -69,7 +69,7 @@ def settled() -> Classifier:
 @pytest.mark.parametrize("step", [None, 0.03])
 def test_the_images_are_those_of_pgd_on_the_model_in_evaluation_mode(step: float | None) -> None:
     model = settled()
-    moved, logits = replace(STILL, step=step).adversarial(model, IMAGES, LABELS)
+    moved, logits = replace(STILL, step_size=step).adversarial(model, IMAGES, LABELS)
     quiet = settled().eval()
     length = 2.5 * 0.1 / 4 if step is None else step
     expected = plain_pgd(quiet, IMAGES, LABELS, IMAGES, 4, length)
@@ -129,14 +129,14 @@ def test_on_a_linear_classifier_the_worst_images_are_found() -> None:
     problem = linear_problem(0)
     images = problem.images.detach()
     moved, _ = AdversarialTraining(eps=0.1).adversarial(problem.model, images, problem.labels)
-    best, _ = AdversarialTraining(eps=0.1, steps=1, step=0.1, random_start=False).adversarial(
+    best, _ = AdversarialTraining(eps=0.1, steps=1, step_size=0.1, random_start=False).adversarial(
         problem.model, images, problem.labels
     )
     assert torch.allclose(moved, best, atol=1e-6)
 
 
 def test_starts_are_random_and_those_of_pytorch_s_seed() -> None:
-    objective = AdversarialTraining(eps=0.1, steps=1, step=0.0)
+    objective = AdversarialTraining(eps=0.1, steps=1, step_size=0.0)
     model = settled()
     torch.manual_seed(1)
     first, second = (objective.adversarial(model, IMAGES, LABELS)[0] for _ in range(2))
@@ -201,8 +201,8 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: AdversarialTraining(eps=-0.1), "eps = -0.1; expected zero or more"),
     (lambda: AdversarialTraining(eps=math.inf), "eps = inf"),
     (lambda: AdversarialTraining(steps=0), "steps = 0; expected at least 1"),
-    (lambda: AdversarialTraining(step=-1.0), "eps = -1.0"),
-    (lambda: AdversarialTraining(norm="l3"), "norm 'l3'"),  # type: ignore[arg-type]
+    (lambda: AdversarialTraining(step_size=-1.0), "step_size = -1.0"),
+    (lambda: AdversarialTraining(norm="l3"), "norm = 'l3'"),  # type: ignore[arg-type]
 ]
 
 
@@ -311,7 +311,7 @@ def test_the_command_trains_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[
     own = ["--eps", "8/255", "--steps", "2", "--norm", "linf"]
     assert main.main([*TRAINING, *own, "--out", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    settings = {"eps": 8 / 255, "steps": 2, "step": None, "norm": "linf", "random_start": True}
+    settings = {"eps": 8 / 255, "steps": 2, "step_size": None, "norm": "linf", "random_start": True}
     recipe = json.loads(out.with_suffix(".json").read_text())["recipe"]
     assert recipe["objective"] == shown["objective"] == {"name": "adversarial-training", "settings": settings}
 
@@ -361,7 +361,7 @@ def test_what_is_not_given_is_the_library_s() -> None:
         (["--eps", "much"], "--eps 'much' is not a number; write 0.2 or 8/255"),
         (["--eps=-1/255"], "eps = -0.0039"),
         (["--steps", "0"], "steps = 0; expected at least 1"),
-        (["--step", "x"], "--step 'x' is not a number"),
+        (["--step-size", "x"], "--step-size 'x' is not a number"),
     ],
 )
 def test_options_that_do_not_belong_or_are_wrong_are_refused(

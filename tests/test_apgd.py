@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, Attack, Criterion, Passes, Status, frozen, held
-from casemate.attacks.adaptive import Ascent, checkpoints
-from casemate.attacks.apgd import APGD, Goal, TargetedAPGD
+from casemate.attacks import PGD, AbstractAttack, Criterion, Passes, Status, frozen, prepare_for_attack
+from casemate.attacks.apgd import APGD, Ascent, Goal, TargetedAPGD, checkpoints
 from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import LossName, loss_by_name, targeted_dlr
 from casemate.models import Classifier
@@ -40,17 +39,17 @@ NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.25, "l1": 1.0}
 
 
-def attacks(norm: Norm, steps: int = 6) -> list[Attack]:
+def attacks(norm: Norm, steps: int = 6) -> list[AbstractAttack]:
     """One of every kind."""
     eps = EPS[norm]
-    kinds: list[Attack] = [
+    kinds: list[AbstractAttack] = [
         APGD(eps=eps, norm=norm, steps=steps),
         APGD(eps=eps, norm=norm, steps=steps, loss="dlr", restarts=2),
         TargetedAPGD(eps=eps, norm=norm, steps=steps),
     ]
     if norm == "l1":
-        kinds += [APGD(eps=eps, norm=norm, steps=steps, wide=True)]
-        kinds += [TargetedAPGD(eps=eps, norm=norm, steps=steps, wide=True, restarts=2, classes=2)]
+        kinds += [APGD(eps=eps, norm=norm, steps=steps, use_larger_eps=True)]
+        kinds += [TargetedAPGD(eps=eps, norm=norm, steps=steps, use_larger_eps=True, restarts=2, classes=2)]
     return kinds
 
 
@@ -130,11 +129,9 @@ def unfooled(attack: APGD | TargetedAPGD, task: Task) -> tuple[Tensor, Passes, S
     with frozen(task.model):
         for one in torch.arange(len(task.images)).split(1):
             aim = Criterion(task.labels[one], never=True)
-            image, _, passes = attack.run(
-                task.model, task.images[one], aim, streams.take(one), lambda amount, note: None
-            )
-            found.append(image)
-            total.add(passes)
+            run = attack.run(task.model, task.images[one], aim, streams[one], lambda amount, note: None)
+            found.append(run.images)
+            total.add(run.passes)
     return torch.cat(found), total, streams
 
 
@@ -184,7 +181,7 @@ def test_the_ascent_for_l1_is_that_of_the_second_paper(loss: LossName | None) ->
 
 def test_the_wide_schedule_goes_through_three_balls() -> None:
     task = small_task(count=1)
-    found, passes, streams = unfooled(APGD(eps=1.0, norm="l1", steps=200, wide=True), task)
+    found, passes, streams = unfooled(APGD(eps=1.0, norm="l1", steps=200, use_larger_eps=True), task)
     assert (passes.forward, passes.backward) == (1 + 200 + 3, 200)
     for number in range(len(found)):
         one = slice(number, number + 1)
@@ -262,7 +259,7 @@ def test_an_l1_step_has_length_one_and_moves_the_steepest_pixels() -> None:
 # ---------------------------------------------------------------------------------------------- closed-form optima
 
 
-def decided(attack: Attack, *, seed: int, slack: float, low: float = 0.0, targeted: bool = False) -> None:
+def decided(attack: AbstractAttack, *, seed: int, slack: float, low: float = 0.0, targeted: bool = False) -> None:
     """It fools exactly where the optimum of the two-class linear classifier does, and elsewhere nears the optimum."""
     problem = linear_problem(seed, low=low, high=1 - low, count=16)
     ball = attack.ball()
@@ -290,14 +287,14 @@ def test_with_two_classes_it_fools_exactly_what_can_be_fooled(seed: int, targete
 def test_with_two_classes_the_one_wrong_class_is_the_target() -> None:
     decided(TargetedAPGD(eps=0.02, steps=40), seed=3, slack=1e-4)
     decided(TargetedAPGD(eps=0.1, norm="l2", steps=60), seed=3, slack=2e-3, low=0.3)
-    decided(TargetedAPGD(eps=0.3, norm="l1", wide=True), seed=3, slack=2.5e-2)
+    decided(TargetedAPGD(eps=0.3, norm="l1", use_larger_eps=True), seed=3, slack=2.5e-2)
 
 
 # ------------------------------------------------------------------------------------------------------ properties
 
 
 @every_attack
-def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(attack: Attack) -> None:
+def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(attack: AbstractAttack) -> None:
     task = small_task(3)
     result = attack(task.model, task.images, task.labels)
     check_inside(attack, result, task.images)
@@ -305,7 +302,7 @@ def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(attack: 
 
 
 @every_attack
-def test_the_batch_does_not_matter(attack: Attack) -> None:
+def test_the_batch_does_not_matter(attack: AbstractAttack) -> None:
     task = small_task(1, count=16)
     whole = attack(task.model, task.images, task.labels, seed=4)
     split = attack(task.model, task.images, task.labels, seed=4, batch_size=9)
@@ -333,7 +330,7 @@ def test_targeted_attacks_approach_their_target(norm: Norm) -> None:
 def test_the_ratio_of_a_target_that_ranks_third_is_not_flat() -> None:
     goal = Goal(Criterion(torch.tensor([3]), targeted=True), "dlr")
     logits = torch.tensor([[4.0, 3.0, 1.0, 2.0, 0.0]], requires_grad=True)
-    (value,) = goal.rising(logits)
+    (value,) = goal.objective(logits)
     assert value.item() == pytest.approx((2 - 4) / (4 - 1.5))
     value.backward()
     assert logits.grad is not None
@@ -342,7 +339,7 @@ def test_the_ratio_of_a_target_that_ranks_third_is_not_flat() -> None:
 
 @pytest.mark.parametrize("make", [APGD, TargetedAPGD])
 @pytest.mark.parametrize("norm", NORMS)
-def test_eps_zero_changes_nothing(make: Callable[..., Attack], norm: Norm) -> None:
+def test_eps_zero_changes_nothing(make: Callable[..., AbstractAttack], norm: Norm) -> None:
     task = small_task()
     check_nothing_at_zero(lambda eps: make(eps=eps, norm=norm), task)
     result = make(eps=0.0, norm=norm)(task.model, task.images, task.labels)
@@ -405,8 +402,8 @@ def test_the_targets_are_the_most_likely_wrong_classes_in_order() -> None:
     goals = TargetedAPGD(eps=0.1).goals(Criterion(labels), logits)
     aims = [goal.aims for goal in goals]
     assert torch.equal(torch.stack([aim for aim in aims if aim is not None], 1), torch.tensor([[2, 1, 3], [3, 2, 0]]))
-    assert torch.equal(goals[1].rising(logits), targeted_dlr(logits, labels, torch.tensor([1, 2])))
-    assert torch.equal(goals[1].take(torch.tensor([1])).rising(logits[1:]), goals[1].rising(logits)[1:])
+    assert torch.equal(goals[1].objective(logits), targeted_dlr(logits, labels, torch.tensor([1, 2])))
+    assert torch.equal(goals[1][torch.tensor([1])].objective(logits[1:]), goals[1].objective(logits)[1:])
     assert len(TargetedAPGD(eps=0.1, classes=2).goals(Criterion(labels), logits)) == 2
 
 
@@ -439,7 +436,7 @@ def test_the_targeted_version_takes_no_targets() -> None:
 
 
 @every_attack
-def test_passes_are_what_the_network_sees(attack: Attack) -> None:
+def test_passes_are_what_the_network_sees(attack: AbstractAttack) -> None:
     task = small_task()
     counting = Counting(task.model.network)
     result = attack(classifier(counting, classes=4), task.images, task.labels, batch_size=11)
@@ -451,14 +448,14 @@ def test_passes_by_hand() -> None:
     """30 images; 5 are misclassified, and only looked at; then the verification. No gradient at the last point."""
     task = small_task()
     for draws in (1, 3):
-        passes = APGD(eps=1e-6, steps=4, restarts=2, draws=draws)(task.model, task.images, task.labels).passes
+        passes = APGD(eps=1e-6, steps=4, restarts=2, eot_samples=draws)(task.model, task.images, task.labels).passes
         assert (passes.forward, passes.backward) == (draws * (30 + 2 * 25 * 5) + 30, draws * 2 * 25 * 4)
     passes = TargetedAPGD(eps=1e-6, steps=4)(task.model, task.images, task.labels).passes
     assert (passes.forward, passes.backward) == (30 + 3 * 25 * 5 + 30, 3 * 25 * 4)
 
 
 @every_attack
-def test_what_is_misclassified_from_the_start_is_left_alone(attack: Attack) -> None:
+def test_what_is_misclassified_from_the_start_is_left_alone(attack: AbstractAttack) -> None:
     task = small_task()
     result = attack(task.model, task.images, (task.labels + 1) % 4)
     wrong = task.model(task.images).argmax(1) != (task.labels + 1) % 4
@@ -472,9 +469,9 @@ def test_an_image_leaves_with_the_first_iterate_that_fools() -> None:
     task = small_task(count=60)
     sizes: list[int] = []
     task.model.network.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
-    with held(task.model, task.images, pass_size=60) as both:
+    with prepare_for_attack(task.model, task.images, pass_size=60) as prepared:
         sizes.clear()
-        result = APGD(eps=0.05, steps=30)(both, task.images, task.labels)
+        result = APGD(eps=0.05, steps=30)(prepared, task.images, task.labels)
     left = int((~result.success).sum())
     assert sizes[:2] == [60, 50]
     assert all(after <= before for before, after in pairwise(sizes[1:-1]))
@@ -504,7 +501,7 @@ class Rounded(nn.Module):
 
 
 @every_attack
-def test_an_attack_without_a_direction_says_so(attack: Attack) -> None:
+def test_an_attack_without_a_direction_says_so(attack: AbstractAttack) -> None:
     task = small_task(scale=1.0)
     for model in (Rounded(task.model.network), Undifferentiable(task.model.network)):
         with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 30 images"):
@@ -544,7 +541,7 @@ class Trouble(nn.Module):
 
 
 @every_attack
-def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(attack: Attack) -> None:
+def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(attack: AbstractAttack) -> None:
     """The others' results are what they are without them."""
     task = small_task()
     images = task.images.clone()
@@ -585,7 +582,10 @@ def test_an_image_that_walks_into_trouble_keeps_what_fooled_before() -> None:
 
 def test_progress_amounts_to_the_images_at_most() -> None:
     task = small_task()
-    for attack in (APGD(eps=0.01, restarts=3, steps=10), TargetedAPGD(eps=0.5, norm="l1", steps=10, wide=True)):
+    for attack in (
+        APGD(eps=0.01, restarts=3, steps=10),
+        TargetedAPGD(eps=0.5, norm="l1", steps=10, use_larger_eps=True),
+    ):
         done: list[float] = []
         streams = Streams(1, torch.arange(30))
         with frozen(task.model):
@@ -621,7 +621,7 @@ def test_averaged_gradients_see_through_noise() -> None:
     problem = linear_problem(0)
     model = classifier(Noisy(problem.model.network, 5.0))
     one = APGD(eps=0.03, steps=10)(model, problem.images, problem.labels)
-    many = APGD(eps=0.03, steps=10, draws=40)(model, problem.images, problem.labels)
+    many = APGD(eps=0.03, steps=10, eot_samples=40)(model, problem.images, problem.labels)
     assert many.success.sum() >= one.success.sum() + 3
 
 
@@ -630,7 +630,7 @@ def test_draws_of_a_model_that_does_not_answer_at_random_change_nothing() -> Non
     for norm in NORMS:
         once = APGD(eps=EPS[norm], norm=norm, steps=6)
         expected = once(task.model, task.images, task.labels).adversarial
-        found = replace(once, draws=4)(task.model, task.images, task.labels).adversarial
+        found = replace(once, eot_samples=4)(task.model, task.images, task.labels).adversarial
         assert torch.allclose(found, expected, rtol=0, atol=1e-9)
 
 
@@ -646,21 +646,23 @@ def test_draws_of_a_model_that_does_not_answer_at_random_change_nothing() -> Non
         ({"norm": "l3"}, "l3"),
         ({"steps": 0}, "steps = 0"),
         ({"restarts": 0}, "restarts = 0"),
-        ({"draws": 0}, "draws = 0"),
+        ({"eot_samples": 0}, "eot_samples = 0"),
         ({"rho": -0.1}, "rho = -0.1"),
         ({"rho": 1.1}, "rho = 1.1"),
         ({"rho": math.nan}, "rho = nan"),
-        ({"wide": True}, "wide"),
-        ({"wide": True, "norm": "l2"}, "wide"),
+        ({"use_larger_eps": True}, "use_larger_eps"),
+        ({"use_larger_eps": True, "norm": "l2"}, "use_larger_eps"),
     ],
 )
-def test_settings_outside_their_values_are_refused(make: Callable[..., Attack], settings: dict, words: str) -> None:
+def test_settings_outside_their_values_are_refused(
+    make: Callable[..., AbstractAttack], settings: dict, words: str
+) -> None:
     with as_installed(), pytest.raises(SettingError, match=words):
         make(**{"eps": 0.1, **settings})
 
 
 def test_losses_and_classes_outside_their_values_are_refused() -> None:
-    with as_installed(), pytest.raises(SettingError, match="unknown loss"):
+    with as_installed(), pytest.raises(SettingError, match="loss = "):
         APGD(eps=0.1, loss="mse")  # type: ignore[arg-type]
     with as_installed(), pytest.raises(SettingError, match="classes = 0"):
         TargetedAPGD(eps=0.1, classes=0)
@@ -668,6 +670,6 @@ def test_losses_and_classes_outside_their_values_are_refused() -> None:
 
 def test_defaults_are_those_of_the_original() -> None:
     attack, targeted = APGD(eps=0.1), TargetedAPGD(eps=0.1)
-    assert (attack.steps, attack.restarts, attack.rho, attack.draws, attack.norm) == (100, 1, 0.75, 1, "linf")
+    assert (attack.steps, attack.restarts, attack.rho, attack.eot_samples, attack.norm) == (100, 1, 0.75, 1, "linf")
     assert (targeted.steps, targeted.classes, targeted.restarts) == (100, 9, 1)
     assert attack.record()["loss"] == "ce"

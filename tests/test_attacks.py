@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from typing import final
 
 import pytest
 import torch
@@ -11,12 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from casemate.attacks import ATTACKS, BIM, FGSM, MIFGSM, PGD, Attack, Criterion, GradientAttack, Status, frozen
+from casemate.attacks import (
+    ATTACKS,
+    BIM,
+    FGSM,
+    MIFGSM,
+    PGD,
+    AbstractAttack,
+    AbstractGradientAttack,
+    Criterion,
+    Passes,
+    Restarts,
+    RunResult,
+    Status,
+    frozen,
+)
 from casemate.attacks.base import check_images, with_eps
-from casemate.attacks.gradient import Loop, Track, with_steps
+from casemate.attacks.gradient import Keep, Loop, with_steps
 from casemate.errors import CasemateWarning, ModelError, SettingError, ShapeError
 from casemate.models import Classifier
-from casemate.norms import Ball, Norm
+from casemate.norms import AnyNorm, Ball, Eps, Norm
+from casemate.progress import Advance
+from casemate.rng import Streams
+from casemate.settings import expect
 from oracles import (
     EXAMINED,
     PIXELS,
@@ -44,18 +62,18 @@ EPS: dict[Norm, float] = {"linf": 0.1, "l2": 0.5, "l1": 2.0}
 seeds = st.integers(0, 10_000)
 
 
-def attacks(norm: Norm, eps: float | None = None) -> list[GradientAttack]:
+def attacks(norm: Norm, eps: float | None = None) -> list[AbstractGradientAttack]:
     """One of every kind, `last` and `worst`, few steps."""
     eps = EPS[norm] if eps is None else eps
     return [
-        FGSM(eps=eps, norm=norm, track="last"),
+        FGSM(eps=eps, norm=norm, keep="last"),
         FGSM(eps=eps, norm=norm),
-        BIM(eps=eps, steps=4, norm=norm, track="last"),
+        BIM(eps=eps, steps=4, norm=norm, keep="last"),
         BIM(eps=eps, steps=4, norm=norm),
         BIM(eps=eps, steps=4, norm=norm, clip="range"),
-        PGD(eps=eps, steps=4, norm=norm, track="last"),
+        PGD(eps=eps, steps=4, norm=norm, keep="last"),
         PGD(eps=eps, steps=3, restarts=2, norm=norm),
-        MIFGSM(eps=eps, steps=4, norm=norm, track="last"),
+        MIFGSM(eps=eps, steps=4, norm=norm, keep="last"),
         MIFGSM(eps=eps, steps=4, norm=norm),
     ]
 
@@ -69,28 +87,28 @@ every_attack = st.sampled_from([attack for norm in NORMS for attack in attacks(n
 @given(seeds, st.floats(0.005, 0.4))
 def test_fgsm_reaches_the_exact_optimum_on_a_linear_classifier(seed: int, eps: float) -> None:
     """Margin minus the sum of |w_i| * min(eps, room of pixel i to its bound)."""
-    check_reaches_optimum(FGSM(eps=eps, track="last"), linear_problem(seed), norm="linf", eps=eps)
+    check_reaches_optimum(FGSM(eps=eps, keep="last"), linear_problem(seed), norm="linf", eps=eps)
 
 
 @given(seeds, st.floats(0.01, 0.3))
 def test_fgsm_l2_reaches_eps_times_the_length_where_no_bound_is_met(seed: int, eps: float) -> None:
     problem = linear_problem(seed, low=0.35, high=0.65, gap=0.5)
-    check_reaches_optimum(FGSM(eps=eps, norm="l2", track="last"), problem, norm="l2", eps=eps)
+    check_reaches_optimum(FGSM(eps=eps, norm="l2", keep="last"), problem, norm="l2", eps=eps)
 
 
 @given(seeds, st.floats(0.01, 0.3))
 def test_fgsm_l1_spends_all_of_eps_on_the_steepest_pixel(seed: int, eps: float) -> None:
     problem = linear_problem(seed, low=0.35, high=0.65, gap=0.5)
-    check_reaches_optimum(FGSM(eps=eps, norm="l1", track="last"), problem, norm="l1", eps=eps)
+    check_reaches_optimum(FGSM(eps=eps, norm="l1", keep="last"), problem, norm="l1", eps=eps)
 
 
-ITERATED: list[Callable[[float, Norm], GradientAttack]] = [
-    lambda eps, norm: BIM(eps=eps, norm=norm, track="last"),
-    lambda eps, norm: BIM(eps=eps, steps=25, step=eps / 8, norm=norm, track="last"),
-    lambda eps, norm: PGD(eps=eps, norm=norm, track="last"),
-    lambda eps, norm: PGD(eps=eps, norm=norm, restarts=3, track="last"),
-    lambda eps, norm: MIFGSM(eps=eps, norm=norm, track="last"),
-    lambda eps, norm: MIFGSM(eps=eps, norm=norm, decay=0.0, track="last"),
+ITERATED: list[Callable[[float, Norm], AbstractGradientAttack]] = [
+    lambda eps, norm: BIM(eps=eps, norm=norm, keep="last"),
+    lambda eps, norm: BIM(eps=eps, steps=25, step_size=eps / 8, norm=norm, keep="last"),
+    lambda eps, norm: PGD(eps=eps, norm=norm, keep="last"),
+    lambda eps, norm: PGD(eps=eps, norm=norm, restarts=3, keep="last"),
+    lambda eps, norm: MIFGSM(eps=eps, norm=norm, keep="last"),
+    lambda eps, norm: MIFGSM(eps=eps, norm=norm, decay=0.0, keep="last"),
 ]
 
 
@@ -98,14 +116,16 @@ ITERATED: list[Callable[[float, Norm], GradientAttack]] = [
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("eps", [0.02, 0.1, 0.3])
 def test_iterated_attacks_reach_the_same_optimum(
-    make: Callable[[float, Norm], GradientAttack], seed: int, eps: float
+    make: Callable[[float, Norm], AbstractGradientAttack], seed: int, eps: float
 ) -> None:
     check_reaches_optimum(make(eps, "linf"), linear_problem(seed), norm="linf", eps=eps)
 
 
 @pytest.mark.parametrize("make", ITERATED)
 @pytest.mark.parametrize("eps", [0.05, 0.2])
-def test_iterated_l2_attacks_reach_the_same_optimum(make: Callable[[float, Norm], GradientAttack], eps: float) -> None:
+def test_iterated_l2_attacks_reach_the_same_optimum(
+    make: Callable[[float, Norm], AbstractGradientAttack], eps: float
+) -> None:
     """From a random start the part across the gradient only shrinks, so the optimum is neared, not met."""
     attack = make(eps, "l2")
     slack = 4e-2 * eps if isinstance(attack, PGD) else 2e-5
@@ -116,27 +136,27 @@ def test_iterated_l2_attacks_reach_the_same_optimum(make: Callable[[float, Norm]
 @pytest.mark.parametrize("eps", [0.5, 2.0, 5.0])
 def test_bim_l1_fills_the_steepest_pixels_to_their_bounds(seed: int, eps: float) -> None:
     """The greedy optimum; the last pixels are reached to within a step."""
-    attack = BIM(eps=eps, steps=300, step=0.02, norm="l1", track="last")
+    attack = BIM(eps=eps, steps=300, step_size=0.02, norm="l1", keep="last")
     check_reaches_optimum(attack, linear_problem(seed), norm="l1", eps=eps, slack=0.02)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_bim_with_clip_range_reaches_the_optimum_of_the_larger_ball(seed: int) -> None:
-    attack = BIM(eps=0.1, steps=10, clip="range", track="last")
+    attack = BIM(eps=0.1, steps=10, clip="range", keep="last")
     check_reaches_optimum(attack, linear_problem(seed), norm="linf", eps=0.25)
 
 
 @pytest.mark.parametrize("gap", [40.0, 60.0])
 def test_the_optimum_is_reached_where_other_losses_have_no_gradient_left(gap: float) -> None:
     problem = saturated(gap)
-    check_reaches_optimum(FGSM(eps=0.2, track="last"), problem, norm="linf", eps=0.2)
-    check_reaches_optimum(FGSM(eps=0.2, loss="margin", track="last"), problem, norm="linf", eps=0.2)
+    check_reaches_optimum(FGSM(eps=0.2, keep="last"), problem, norm="linf", eps=0.2)
+    check_reaches_optimum(FGSM(eps=0.2, loss="margin", keep="last"), problem, norm="linf", eps=0.2)
     with pytest.warns(CasemateWarning, match=f"FGSM had no gradient to follow on {len(problem.images)} of "):
-        stuck = FGSM(eps=0.2, loss="prob-ce", track="last")(problem.model, problem.images, problem.labels)
+        stuck = FGSM(eps=0.2, loss="prob-ce", keep="last")(problem.model, problem.images, problem.labels)
     assert torch.equal(stuck.adversarial, problem.images)
     assert stuck.status.eq(Status.ZERO_GRADIENT).all()
     with pytest.raises(AssertionError, match="missed the optimum"):
-        check_reaches_optimum(FGSM(eps=0.2, loss="torch-ce", track="last"), problem, norm="linf", eps=0.2)
+        check_reaches_optimum(FGSM(eps=0.2, loss="torch-ce", keep="last"), problem, norm="linf", eps=0.2)
 
 
 def saturated(gap: float) -> Linear:
@@ -156,14 +176,16 @@ def test_with_two_classes_the_targeted_attack_is_the_untargeted_one(norm: Norm) 
         assert torch.allclose(free.adversarial, aimed.adversarial, rtol=0, atol=1e-6)
         assert torch.equal(free.success, aimed.success)
     if norm == "linf":
-        check_reaches_optimum(FGSM(eps=0.1, track="last"), problem, norm=norm, eps=0.1, targeted=True)
+        check_reaches_optimum(FGSM(eps=0.1, keep="last"), problem, norm=norm, eps=0.1, targeted=True)
 
 
 # ---------------------------------------------------------------------------------- properties, on a small network
 
 
 @given(seeds, every_attack)
-def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(seed: int, attack: GradientAttack) -> None:
+def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(
+    seed: int, attack: AbstractGradientAttack
+) -> None:
     task = small_task(seed % 7)
     result = attack(task.model, task.images, task.labels, seed=seed)
     check_inside(attack, result, task.images)
@@ -176,7 +198,7 @@ def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(seed: in
 def test_float32_images_are_inside_at_every_radius(seed: int, norm: Norm, eps: float) -> None:
     task = small_task(1, dtype=torch.float32)
     task = replace(task, images=task.images.mul(1.5).sub(0.25).clamp(0, 1))
-    for attack in (BIM(eps=eps, steps=3, norm=norm), PGD(eps=eps, steps=3, norm=norm, track="last")):
+    for attack in (BIM(eps=eps, steps=3, norm=norm), PGD(eps=eps, steps=3, norm=norm, keep="last")):
         check_inside(attack, attack(task.model, task.images, task.labels, seed=seed), task.images)
 
 
@@ -184,20 +206,20 @@ def test_float32_images_are_inside_at_every_radius(seed: int, norm: Norm, eps: f
 def test_eps_zero_changes_nothing(norm: Norm) -> None:
     task = small_task(dtype=torch.float32)
     for kind in ATTACKS.values():
-        check_nothing_at_zero(lambda eps, kind=kind: kind(eps=eps, norm=norm, track="last"), task)  # type: ignore[call-arg]
+        check_nothing_at_zero(lambda eps, kind=kind: kind(eps=eps, norm=norm, keep="last"), task)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("attack", [attack for attack in attacks("linf") if not isinstance(attack, PGD)])
-def test_attacks_raise_the_loss_more_than_chance_does(attack: GradientAttack) -> None:
-    check_beats_chance(replace(attack, track="last"), small_task(scale=2.0))  # type: ignore[call-arg]
+def test_attacks_raise_the_loss_more_than_chance_does(attack: AbstractGradientAttack) -> None:
+    check_beats_chance(replace(attack, keep="last"), small_task(scale=2.0))  # type: ignore[call-arg]
 
 
 def test_pgd_raises_the_loss_more_than_chance_does() -> None:
-    check_beats_chance(PGD(eps=0.1, track="last"), small_task(scale=2.0))
+    check_beats_chance(PGD(eps=0.1, keep="last"), small_task(scale=2.0))
 
 
 @pytest.mark.parametrize("attack", [a for norm in NORMS for a in attacks(norm) if not isinstance(a, PGD)])
-def test_targeted_attacks_approach_their_target(attack: GradientAttack) -> None:
+def test_targeted_attacks_approach_their_target(attack: AbstractGradientAttack) -> None:
     # one L1 step moves one pixel of 36, which may not suffice
     check_approaches_target(attack, small_task(scale=3.0), reached=0 if attack.ball().norm == "l1" else 1)
 
@@ -210,7 +232,7 @@ def test_what_was_fooled_is_left_alone_with_worst_and_goes_on_with_last(norm: No
     assert wrong.sum() == 5
     for worst in (FGSM(eps=EPS[norm], norm=norm), BIM(eps=EPS[norm], norm=norm), MIFGSM(eps=EPS[norm], norm=norm)):
         early = worst(task.model, task.images, task.labels)
-        late = replace(worst, track="last")(task.model, task.images, task.labels)
+        late = replace(worst, keep="last")(task.model, task.images, task.labels)
         assert torch.equal(early.adversarial[wrong], task.images[wrong])
         assert early.status[wrong].eq(Status.SUCCESS).all()
         assert distance(late.adversarial, task.images, norm)[wrong].min() > 0
@@ -220,7 +242,7 @@ def test_what_was_fooled_is_left_alone_with_worst_and_goes_on_with_last(norm: No
 
 
 @pytest.mark.parametrize("attack", attacks("linf") + attacks("l2")[2:3])
-def test_the_batch_size_does_not_matter(attack: GradientAttack) -> None:
+def test_the_batch_size_does_not_matter(attack: AbstractGradientAttack) -> None:
     task = small_task()
     whole = attack(task.model, task.images, task.labels, seed=4)
     parts = attack(task.model, task.images, task.labels, seed=4, batch_size=7)
@@ -231,7 +253,7 @@ def test_the_batch_size_does_not_matter(attack: GradientAttack) -> None:
 
 
 @pytest.mark.parametrize("attack", attacks("linf") + attacks("l1")[5:6])
-def test_an_image_is_attacked_alike_whatever_lies_beside_it(attack: GradientAttack) -> None:
+def test_an_image_is_attacked_alike_whatever_lies_beside_it(attack: AbstractGradientAttack) -> None:
     """Its random numbers are those of its number in the data set, not of its place in the batch."""
     task = small_task()
     whole = attack(task.model, task.images, task.labels, seed=4)
@@ -245,7 +267,7 @@ def test_an_image_is_attacked_alike_whatever_lies_beside_it(attack: GradientAtta
 
 def test_seeds() -> None:
     task = small_task()
-    attack = PGD(eps=0.1, steps=2, track="last")
+    attack = PGD(eps=0.1, steps=2, keep="last")
     first, again, other = (attack(task.model, task.images, task.labels, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.adversarial, again.adversarial)
     assert not torch.equal(first.adversarial, other.adversarial)
@@ -256,14 +278,14 @@ def test_seeds() -> None:
     )
 
 
-@pytest.mark.parametrize("track", ["worst", "last"])
+@pytest.mark.parametrize("keep", ["first_success", "last"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_restarts_never_worsen(norm: Norm, track: Track) -> None:
+def test_restarts_never_worsen(norm: Norm, keep: Keep) -> None:
     task = small_task(1, count=60, scale=30.0)
     previous: Tensor | None = None
     shares = []
     for restarts in (1, 2, 4, 8):
-        attack = PGD(eps=0.5 * EPS[norm], steps=2, restarts=restarts, norm=norm, track=track)
+        attack = PGD(eps=0.5 * EPS[norm], steps=2, restarts=restarts, norm=norm, keep=keep)
         result = attack(task.model, task.images, task.labels)
         check_inside(attack, result, task.images)
         if previous is not None:
@@ -287,9 +309,9 @@ def test_of_several_restarts_without_success_the_highest_loss_is_kept() -> None:
 def test_bim_with_clip_range_leaves_the_eps_ball_and_says_so() -> None:
     task = small_task(2)
     for steps, step, radius in ((10, 0.02, 0.2), (10, None, 0.125), (50, 0.05, 1.0)):
-        attack = BIM(eps=0.05, steps=steps, step=step, clip="range", track="last")
+        attack = BIM(eps=0.05, steps=steps, step_size=step, clip="range", keep="last")
         assert attack.ball().eps == pytest.approx(radius)
-        assert BIM(eps=0.05, steps=steps, step=step).ball().eps == 0.05
+        assert BIM(eps=0.05, steps=steps, step_size=step).ball().eps == 0.05
         result = attack(task.model, task.images, task.labels)
         check_inside(attack, result, task.images)
         assert result.norm.max() > 0.05 + 1e-3
@@ -312,7 +334,7 @@ def test_momentum_is_that_of_dong_et_al() -> None:
         return moved
 
     expected = torch.stack([published(*pair) for pair in zip(task.images, task.labels, strict=True)])
-    attack = MIFGSM(eps=eps, steps=steps, decay=decay, loss="torch-ce", track="last")
+    attack = MIFGSM(eps=eps, steps=steps, decay=decay, loss="torch-ce", keep="last")
     found = attack(task.model, task.images, task.labels).adversarial
     assert torch.allclose(found, expected, rtol=0, atol=1e-12)
     assert not torch.allclose(replace(attack, decay=0.0)(task.model, task.images, task.labels).adversarial, expected)
@@ -377,7 +399,7 @@ def assert_same(before: object, after: object) -> None:
 
 
 @pytest.mark.parametrize("attack", attacks("linf") + attacks("l1")[-1:])
-def test_the_model_is_left_as_it_was(attack: GradientAttack) -> None:
+def test_the_model_is_left_as_it_was(attack: AbstractGradientAttack) -> None:
     model, _ = unruly()
     images, labels = torch.rand(6, *SHAPE), torch.tensor([0, 1, 2, 0, 1, 2])
     images_before, before = images.clone(), everything(model)
@@ -395,7 +417,7 @@ def test_the_model_is_left_as_it_was_also_when_it_raises_midway(fail_at: int) ->
     before = everything(model)
     inner.count, inner.fail_at = 0, fail_at
     with pytest.raises(ModelError, match=r"fails on a batch of .*: ZeroDivisionError: the model gave up") as failed:
-        BIM(eps=0.1, track="last")(model, torch.full((6, *SHAPE), 0.5), torch.zeros(6, dtype=torch.int64))
+        BIM(eps=0.1, keep="last")(model, torch.full((6, *SHAPE), 0.5), torch.zeros(6, dtype=torch.int64))
     assert isinstance(failed.value.__cause__, ZeroDivisionError)
     for was, is_now in zip(before, everything(model), strict=True):
         assert_same(was, is_now)
@@ -426,7 +448,7 @@ def test_gradients_that_the_caller_switched_off_or_asked_for_change_nothing() ->
 
 @pytest.mark.parametrize("attack", [attack for norm in NORMS for attack in attacks(norm)])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_passes_are_what_the_network_sees(attack: GradientAttack, targeted: bool) -> None:
+def test_passes_are_what_the_network_sees(attack: AbstractGradientAttack, targeted: bool) -> None:
     task = small_task()
     counting = Counting(task.model.network)
     targets = (task.labels + 1) % 4 if targeted else None
@@ -438,7 +460,7 @@ def test_passes_are_what_the_network_sees(attack: GradientAttack, targeted: bool
 def test_passes_by_hand() -> None:
     """30 images, 5 of them misclassified: those leave `worst` after the first look."""
     task = small_task()
-    last = BIM(eps=1e-6, steps=4, track="last")(task.model, task.images, task.labels).passes
+    last = BIM(eps=1e-6, steps=4, keep="last")(task.model, task.images, task.labels).passes
     assert (last.forward, last.backward) == (30 * 5, 30 * 4)
     worst = BIM(eps=1e-6, steps=4)(task.model, task.images, task.labels).passes
     assert (worst.forward, worst.backward) == (30 + 25 * 3 + 30, 30 + 25 * 3)
@@ -471,7 +493,7 @@ class Rounded(nn.Module):
 
 
 @pytest.mark.parametrize("attack", attacks("linf") + attacks("l2") + attacks("l1"))
-def test_an_attack_without_a_direction_says_so(attack: GradientAttack) -> None:
+def test_an_attack_without_a_direction_says_so(attack: AbstractGradientAttack) -> None:
     task = small_task()
     model = classifier(Rounded(task.model.network), classes=4)
     with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 30 images"):
@@ -501,9 +523,9 @@ class Trouble(nn.Module):
         return self.inner(images) + extra.unsqueeze(1) * torch.tensor([1.0, 0, 0, 0], dtype=images.dtype)
 
 
-@pytest.mark.parametrize("track", ["worst", "last"])
+@pytest.mark.parametrize("keep", ["first_success", "last"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm: Norm, track: Track) -> None:
+def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm: Norm, keep: Keep) -> None:
     task = small_task(4)
     model = classifier(Trouble(task.model.network), classes=4)
     images = task.images.clone()
@@ -515,7 +537,7 @@ def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(norm:
     right = clean.isfinite().all(1) & (clean.argmax(1) == labels)
     for kind in (FGSM, BIM, MIFGSM):
         with pytest.warns(CasemateWarning, match="of 30 images .* met logits or gradients that are not finite"):
-            result = kind(eps=EPS[norm] / 4, norm=norm, track=track)(model, images, labels)
+            result = kind(eps=EPS[norm] / 4, norm=norm, keep=keep)(model, images, labels)
         trouble = torch.arange(30) < 20
         assert torch.equal(result.adversarial[trouble], images[trouble])
         assert result.status[:10][right[:10]].eq(Status.NON_FINITE).all()
@@ -533,7 +555,7 @@ def test_an_attack_that_walks_into_numbers_that_are_not_finite_hands_the_clean_i
     images = task.images.clone()
     images[:, 0, 0, 0], images[:, 0, 0, 1] = 0.9, 0.35
     with pytest.warns(CasemateWarning, match="met logits or gradients that are not finite"):
-        result = FGSM(eps=0.1, track="last")(model, images, task.labels)
+        result = FGSM(eps=0.1, keep="last")(model, images, task.labels)
     lost = result.status == Status.NON_FINITE
     assert 0 < lost.sum() < 30
     assert torch.equal(result.adversarial[lost], images[lost])
@@ -561,8 +583,8 @@ def test_a_restart_with_finite_numbers_outweighs_one_without() -> None:
 
 def test_success_is_never_claimed_for_logits_that_are_not_finite() -> None:
     logits = torch.tensor([[1.0, float("nan")], [float("inf"), 0.0], [0.0, 1.0]])
-    assert Criterion(torch.tensor([1, 1, 0])).met(logits).tolist() == [False, False, True]
-    assert Criterion(torch.tensor([1, 0, 1]), targeted=True).met(logits).tolist() == [False, False, True]
+    assert Criterion(torch.tensor([1, 1, 0])).is_adversarial(logits).tolist() == [False, False, True]
+    assert Criterion(torch.tensor([1, 0, 1]), targeted=True).is_adversarial(logits).tolist() == [False, False, True]
 
 
 def test_robust_accuracy_is_the_share_that_withstood() -> None:
@@ -574,11 +596,11 @@ def test_robust_accuracy_is_the_share_that_withstood() -> None:
         "name": "BIM",
         "eps": 0.05,
         "steps": 10,
-        "step": None,
+        "step_size": None,
         "clip": "ball",
         "norm": "linf",
         "loss": "ce",
-        "track": "worst",
+        "keep": "first_success",
     }
 
 
@@ -653,7 +675,7 @@ def test_bounds_other_than_zero_and_one() -> None:
     images = 255 * torch.rand(20, *SHAPE, generator=generator(0))
     labels = model(images).argmax(1)
     for norm in NORMS:
-        result = BIM(eps=7.7, norm=norm, track="last")(model, images, labels)
+        result = BIM(eps=7.7, norm=norm, keep="last")(model, images, labels)
         assert result.adversarial.min() >= 0
         assert result.adversarial.max() <= 255
         assert distance(result.adversarial, images, norm).max() <= 7.7 + 1e-3
@@ -665,18 +687,18 @@ BAD_SETTINGS: list[Callable[[], object]] = [
     lambda: FGSM(eps=math.inf),
     lambda: FGSM(eps=0.1, loss="nope"),  # type: ignore[arg-type]
     lambda: FGSM(eps=0.1, norm="l3"),  # type: ignore[arg-type]
-    lambda: FGSM(eps=0.1, track="best"),  # type: ignore[arg-type]
+    lambda: FGSM(eps=0.1, keep="best"),  # type: ignore[arg-type]
     lambda: BIM(eps=0.1, clip="both"),  # type: ignore[arg-type]
     lambda: BIM(eps=0.1, steps=0),
     lambda: BIM(eps=0.1, steps=-1, clip="range"),
-    lambda: BIM(eps=0.1, step=-0.1),
-    lambda: BIM(eps=0.1, step=math.inf),
+    lambda: BIM(eps=0.1, step_size=-0.1),
+    lambda: BIM(eps=0.1, step_size=math.inf),
     lambda: PGD(eps=0.1, steps=0),
     lambda: PGD(eps=0.1, restarts=0),
     lambda: PGD(eps=0.1, restarts=2, random_start=False),
     lambda: MIFGSM(eps=0.1, steps=0),
     lambda: MIFGSM(eps=0.1, decay=-1.0),
-    lambda: Loop(ball=Ball(eps=0.1), steps=1, step=math.nan, loss="ce"),
+    lambda: Loop(ball=Ball(eps=0.1), steps=1, step_size=math.nan, loss="ce"),
     lambda: with_eps(FGSM(eps=0.1), -1.0),
     lambda: with_steps(BIM(eps=0.1), 0),
     lambda: with_steps(FGSM(eps=0.1), 3),
@@ -693,10 +715,49 @@ def test_an_attack_is_its_settings() -> None:
     """The same object is the algorithm and the record: frozen, comparable, every field documented by its name."""
     assert FGSM(eps=0.1) == FGSM(eps=0.1)
     assert hash(BIM(eps=0.1)) == hash(BIM(eps=0.1))
-    assert with_eps(BIM(eps=0.1), 0.2).loop().step == 0.05
-    assert with_eps(BIM(eps=0.1, step=0.01), 0.2).loop().step == 0.01
-    assert with_steps(PGD(eps=0.1), 10).loop().step == pytest.approx(0.025)
+    assert with_eps(BIM(eps=0.1), 0.2).loop().step_size == 0.05
+    assert with_eps(BIM(eps=0.1, step_size=0.01), 0.2).loop().step_size == 0.01
+    assert with_steps(PGD(eps=0.1), 10).loop().step_size == pytest.approx(0.025)
     for name, kind in ATTACKS.items():
         assert name == kind.__name__.lower()
-        assert {"eps", "norm", "loss", "track"} <= {field.name for field in fields(kind)}
-        assert issubclass(kind, Attack)
+        assert {"eps", "norm", "loss", "keep"} <= {field.name for field in fields(kind)}
+        assert issubclass(kind, AbstractAttack)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Brighter(AbstractAttack):
+    """All that a new attack needs: fields and `run`. Its images leave the ball; one has no finite numbers."""
+
+    eps: Eps
+    norm: AnyNorm = "linf"
+
+    def __post_init__(self) -> None:
+        expect(self)
+
+    def run(
+        self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> RunResult:
+        """Add more than is allowed."""
+        del model, criterion, advance
+        return RunResult(clean + 1, streams.index > 0, streams.index != 1, Passes(forward=len(clean)))
+
+
+def test_a_new_attack_needs_fields_and_run_alone() -> None:
+    task = small_task(dtype=torch.float32)
+    with as_installed():
+        attack = Brighter(eps="1/16", norm="LINF")  # type: ignore[arg-type]
+    assert attack.ball() == Ball(eps=1 / 16)
+    assert attack.max_passes(4) is None
+    assert attack.record() == {"name": "Brighter", "eps": 1 / 16, "norm": "linf"}
+    with pytest.warns(CasemateWarning):
+        result = attack(task.model, task.images, task.labels)
+    expected = (task.images + 1 / 16).clamp(0, 1)
+    assert torch.allclose(result.adversarial[1:], expected[1:])
+    assert torch.equal(result.adversarial[0], task.images[0])
+    assert result.status[0] in (Status.NON_FINITE, Status.SUCCESS)
+    assert result.status[1] in (Status.ZERO_GRADIENT, Status.SUCCESS)
+    wrapped = Restarts(attack=attack, restarts=2)
+    assert wrapped.ball() == attack.ball()
+    assert wrapped.max_passes(4) is None
+    assert torch.equal(result[result.success].adversarial, result.adversarial[result.success])

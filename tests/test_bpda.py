@@ -93,9 +93,9 @@ def test_an_attack_through_it_moves_images_as_if_nothing_were_in_the_way(eps: fl
     """On a linear classifier the gradient does not depend on the place, so the optimum is reached behind any change."""
     problem = linear_problem(0)
     hidden = classifier(nn.Sequential(BPDA(rounded), problem.model.network))
-    open_ = FGSM(eps=eps, track="last")(problem.model, problem.images, problem.labels)
-    found = FGSM(eps=eps, track="last")(hidden, problem.images, problem.labels)
-    check_reaches_optimum(FGSM(eps=eps, track="last"), problem, norm="linf", eps=eps)
+    open_ = FGSM(eps=eps, keep="last")(problem.model, problem.images, problem.labels)
+    found = FGSM(eps=eps, keep="last")(hidden, problem.images, problem.labels)
+    check_reaches_optimum(FGSM(eps=eps, keep="last"), problem, norm="linf", eps=eps)
     assert torch.equal(found.adversarial, open_.adversarial)
     assert torch.equal(found.prediction, hidden(open_.adversarial).argmax(1))
 

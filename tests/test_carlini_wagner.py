@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, Criterion, MinimumNormAttack, Status
+from casemate.attacks import PGD, AbstractMinimumNormAttack, Criterion, Status
+from casemate.attacks._minimum_norm import BinarySearchConst, MinimumNormSearch, PlateauDetector
 from casemate.attacks.carlini_wagner import CarliniWagner
-from casemate.attacks.nearest import Constants, Nearest, Stalling
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
@@ -67,7 +67,12 @@ def linear(seed: int, **settings: float) -> Linear:
 
 
 def check_exact(
-    attack: MinimumNormAttack, problem: Linear, *, share: float = 0.05, targeted: bool = False, beyond: float = 0.0
+    attack: AbstractMinimumNormAttack,
+    problem: Linear,
+    *,
+    share: float = 0.05,
+    targeted: bool = False,
+    beyond: float = 0.0,
 ) -> None:
     """On a linear classifier every image fools, no nearer than possible and at most `share` further."""
     exact = exact_distance(problem, attack.norm, beyond)
@@ -102,7 +107,7 @@ class Shifted(nn.Module):
         return self.inner((images - self.low) / self.width) - self.by
 
 
-def check_shifted_logits(attack: MinimumNormAttack) -> None:
+def check_shifted_logits(attack: AbstractMinimumNormAttack) -> None:
     """Only differences of logits count: where all are negative the images are the same."""
     task = small_task(2, count=8)
     expected = attack(task.model, task.images, task.labels)
@@ -112,7 +117,7 @@ def check_shifted_logits(attack: MinimumNormAttack) -> None:
     assert torch.allclose(found.distance, expected.distance, rtol=1e-4)
 
 
-def check_other_bounds(attack: MinimumNormAttack) -> None:
+def check_other_bounds(attack: AbstractMinimumNormAttack) -> None:
     """In other units of the pixels the distances are the same, in those units."""
     task = small_task(2, count=8)
     expected = attack(task.model, task.images, task.labels)
@@ -130,7 +135,7 @@ def check_other_bounds(attack: MinimumNormAttack) -> None:
     assert torch.allclose(found.distance, width * expected.distance, rtol=1e-4)
 
 
-def check_targets(attack: MinimumNormAttack, classes: int) -> None:
+def check_targets(attack: AbstractMinimumNormAttack, classes: int) -> None:
     """Untargeted, all images of a small network fool; aimed, they end in the class asked for, and no nearer."""
     model = classifier(network(3, classes=classes, scale=3.0), classes=classes)
     images = torch.rand(9, *SHAPE, generator=generator(classes)).double()
@@ -146,7 +151,7 @@ def check_targets(attack: MinimumNormAttack, classes: int) -> None:
         assert torch.allclose(aimed.distance, anywhere.distance, rtol=1e-3)
 
 
-def check_split(attack: MinimumNormAttack) -> None:
+def check_split(attack: AbstractMinimumNormAttack) -> None:
     """How the images are cut into batches changes nothing."""
     task = small_task(5, count=11)
     whole = attack(task.model, task.images, task.labels)
@@ -155,7 +160,7 @@ def check_split(attack: MinimumNormAttack) -> None:
     assert torch.equal(parts.status, whole.status)
 
 
-def check_holds_alone(attack: MinimumNormAttack) -> None:
+def check_holds_alone(attack: AbstractMinimumNormAttack) -> None:
     """In float32 images that fool by a hair in a batch fool one at a time as well."""
     task = small_task(6, count=24, dtype=torch.float32)
     result = attack(task.model, task.images, task.labels)
@@ -165,7 +170,7 @@ def check_holds_alone(attack: MinimumNormAttack) -> None:
     assert (alone != task.labels).all()
 
 
-def check_misclassified(attack: MinimumNormAttack) -> None:
+def check_misclassified(attack: AbstractMinimumNormAttack) -> None:
     """What is misclassified from the start, or classified as the target, is done; it costs the first look alone."""
     task = small_task(count=12)
     with torch.no_grad():
@@ -186,17 +191,17 @@ def check_misclassified(attack: MinimumNormAttack) -> None:
     check_claims(mixed, task)
 
 
-def check_passes(attack: MinimumNormAttack) -> None:
+def check_passes(attack: AbstractMinimumNormAttack) -> None:
     """Passes are what the network sees, and no more than the attack says."""
     task = small_task()
     counting = Counting(task.model.network)
     result = attack(classifier(counting, classes=4), task.images, task.labels, batch_size=16)
     assert (result.passes.forward, result.passes.backward) == (counting.forwards, counting.backwards)
-    most = attack.most_passes(4)
+    most = attack.max_passes(4)
     assert result.passes.backward <= 30 * most.backward
 
 
-def check_no_direction(attack: MinimumNormAttack) -> None:
+def check_no_direction(attack: AbstractMinimumNormAttack) -> None:
     """Without a gradient nothing is found, after one look."""
     task = small_task(count=12)
     with pytest.warns(CasemateWarning, match="had no gradient to follow on .* of 12 images"):
@@ -209,7 +214,7 @@ def check_no_direction(attack: MinimumNormAttack) -> None:
     assert (result.passes.forward, result.passes.backward) == (24, 12)
 
 
-def check_trouble(attack: MinimumNormAttack) -> None:
+def check_trouble(attack: AbstractMinimumNormAttack) -> None:
     """Numbers that are not finite are a status, and do not spoil the neighbours."""
     task = small_task(4)
     model = classifier(Trouble(task.model.network), classes=4)
@@ -232,7 +237,7 @@ def check_trouble(attack: MinimumNormAttack) -> None:
     assert result.adversarial.isfinite().all()
 
 
-def check_beats_pgd(attack: MinimumNormAttack, steps: int) -> None:
+def check_beats_pgd(attack: AbstractMinimumNormAttack, steps: int) -> None:
     """At every eps it fools as many images as PGD does, or more."""
     task = small_task(1, count=40, dtype=torch.float32)
     found = attack(task.model, task.images, task.labels).distance
@@ -244,7 +249,7 @@ def check_beats_pgd(attack: MinimumNormAttack, steps: int) -> None:
     assert 1 / 6 < shares[-1] < 1, "the comparison must be able to fail"
 
 
-def check_progress(attack: MinimumNormAttack, listener: Listener) -> None:
+def check_progress(attack: AbstractMinimumNormAttack, listener: Listener) -> None:
     """Work is told as it is done, and adds up."""
     task = small_task(count=12)
     attack(task.model, task.images, task.labels, observer=listener)
@@ -252,7 +257,7 @@ def check_progress(attack: MinimumNormAttack, listener: Listener) -> None:
     assert listener.done == pytest.approx(12)
 
 
-def check_leaves_unfound(attack: MinimumNormAttack) -> None:
+def check_leaves_unfound(attack: AbstractMinimumNormAttack) -> None:
     """Where no image within the bounds fools, the clean one comes back and the status says that it failed."""
     layer = nn.Linear(PIXELS, 3)
     with torch.no_grad():
@@ -274,7 +279,7 @@ def check_refused(make: Callable[[], object]) -> None:
 
 # --------------------------------------------------------------------------------------------- Carlini and Wagner's
 
-FAST = {"steps": 30, "binary_steps": 4, "initial_const": 1.0, "learning_rate": 0.1}
+FAST = {"steps": 30, "binary_search_steps": 4, "initial_const": 1.0, "learning_rate": 0.1}
 BOTH = [CarliniWagner(**FAST), CarliniWagner(norm="linf", **FAST)]  # type: ignore[arg-type]
 unchecked = pytest.mark.usefixtures("unchecked")
 """For thousands of steps: checking the annotations takes ten times as long as the steps."""
@@ -381,14 +386,14 @@ def test_progress_adds_up(attack: CarliniWagner, listener: Listener) -> None:
 @unchecked
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_as_strong_as_pgd(norm: Norm) -> None:
-    check_beats_pgd(CarliniWagner(norm=norm, steps=80, initial_const=0.1, binary_steps=7), 80)
+    check_beats_pgd(CarliniWagner(norm=norm, steps=80, initial_const=0.1, binary_search_steps=7), 80)
 
 
 BAD_SETTINGS: list[Callable[[], object]] = [
     lambda: CarliniWagner(norm="l1"),
     lambda: CarliniWagner(norm="l3"),  # type: ignore[arg-type]
     lambda: CarliniWagner(steps=0),
-    lambda: CarliniWagner(binary_steps=0),
+    lambda: CarliniWagner(binary_search_steps=0),
     lambda: CarliniWagner(confidence=-1.0),
     lambda: CarliniWagner(confidence=math.nan),
     lambda: CarliniWagner(confidence=math.inf),
@@ -408,7 +413,7 @@ def test_settings_outside_their_values_are_refused(make: Callable[[], object]) -
 
 
 def test_the_constant_is_bisected_once_it_sufficed() -> None:
-    constants = Constants(torch.zeros(3, *SHAPE), 0.001)
+    constants = BinarySearchConst(torch.zeros(3, *SHAPE), 0.001)
     at = torch.tensor([0, 2])
     for reached in ([False, True], [False, False], [True, False]):
         constants.narrow(at, torch.tensor(reached))
@@ -417,7 +422,7 @@ def test_the_constant_is_bisected_once_it_sufficed() -> None:
 
 
 def test_an_objective_that_swings_about_a_falling_mean_has_not_stalled() -> None:
-    stalling = Stalling(torch.zeros(3))
+    stalling = PlateauDetector(torch.zeros(3))
     stalled: list[list[bool]] = []
     for window in range(3):
         for step in range(4):
@@ -436,19 +441,19 @@ def test_a_fooling_image_outlives_numbers_that_are_not_finite() -> None:
 
     clean = torch.full((3, *SHAPE), 0.2)
     criterion = Criterion(torch.zeros(3, dtype=torch.int64))
-    nearest = Nearest(classifier(Edge()), clean, criterion, size=lambda delta: norm_of(delta, "linf"))
+    nearest = MinimumNormSearch(classifier(Edge()), clean, criterion, size=lambda delta: norm_of(delta, "linf"))
     at = nearest.open()
     assert at.tolist() == [0, 1, 2]
     levels = torch.tensor([0.6, 0.7, 0.4]).view(-1, 1, 1, 1)
-    nearest.look(at, levels.expand_as(clean))
+    nearest.value_and_grad(at, levels.expand_as(clean))
     assert nearest.reached.tolist() == [True, True, False]
-    nearest.look(at, torch.tensor([0.95, 0.65, 0.95]).view(-1, 1, 1, 1).expand_as(clean))
+    nearest.value_and_grad(at, torch.tensor([0.95, 0.65, 0.95]).view(-1, 1, 1, 1).expand_as(clean))
     assert nearest.open().tolist() == [1]
-    images, steered, passes = nearest.result()
-    assert torch.allclose(images[:2, 0, 0, 0], torch.tensor([0.6, 0.65]))
-    assert images[2].isnan().all()
-    assert steered.all()
-    assert (passes.forward, passes.backward) == (9, 9)
+    found = nearest.result()
+    assert torch.allclose(found.images[:2, 0, 0, 0], torch.tensor([0.6, 0.65]))
+    assert found.finite.tolist() == [True, True, False]
+    assert found.has_gradient.all()
+    assert (found.passes.forward, found.passes.backward) == (9, 9)
     assert nearest.distance.tolist() == pytest.approx([0.4, 0.45, math.inf])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import FAB, FGSM, PGD, Attack, AutoAttack, Square, UniformNoise
+from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, AutoAttack, Square, UniformNoise
 from casemate.data import LabelledImages
 from casemate.errors import MachineError, ModelError, SettingError, ShapeError
 from casemate.evaluation.budgets import attacks_for
@@ -41,13 +41,13 @@ def fallen(problem: Linear, eps: float) -> np.ndarray:
 @pytest.mark.parametrize(
     "attacks",
     [
-        {"noise": UniformNoise(eps=0.01, draws=3), "pgd": PGD(eps=0.01, steps=5, step=0.03)},
-        {"fab": FAB(norm="linf"), "pgd": PGD(eps=0.01, steps=5, step=0.03)},
-        {"pgd": PGD(eps=0.01, steps=5, step=0.03), "fab": FAB(norm="linf")},
+        {"noise": UniformNoise(eps=0.01, num_samples=3), "pgd": PGD(eps=0.01, steps=5, step_size=0.03)},
+        {"fab": FAB(norm="linf"), "pgd": PGD(eps=0.01, steps=5, step_size=0.03)},
+        {"pgd": PGD(eps=0.01, steps=5, step_size=0.03), "fab": FAB(norm="linf")},
     ],
     ids=["weak first", "minimum norm first", "minimum norm last"],
 )
-def test_what_is_left_is_what_cannot_be_fooled(attacks: dict[str, Attack]) -> None:
+def test_what_is_left_is_what_cannot_be_fooled(attacks: dict[str, AbstractAttack]) -> None:
     found = run_cascade(PROBLEM.model, attacks, IMAGES, VALUES)
     for column, eps in enumerate(VALUES):
         assert np.array_equal(found.robust[:, column], ~fallen(PROBLEM, eps))
@@ -110,7 +110,7 @@ def test_images_that_are_wrong_already_are_nobodys_success() -> None:
     ],
 )
 def test_a_list_that_makes_no_worst_case_is_refused(
-    attacks: dict[str, Attack], values: tuple[float, ...], message: str
+    attacks: dict[str, AbstractAttack], values: tuple[float, ...], message: str
 ) -> None:
     with pytest.raises(SettingError, match=message):
         run_cascade(PROBLEM.model, attacks, IMAGES, values)
@@ -124,18 +124,24 @@ def test_autoattack_has_the_parameters_of_the_original() -> None:
     standard = AutoAttack(eps=0.1).attacks()
     assert list(standard) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     facts = {name: attack.record() for name, attack in standard.items()}
-    assert facts["apgd-ce"] | {"steps": 100, "restarts": 1, "rho": 0.75, "draws": 1, "wide": False} == facts["apgd-ce"]
+    assert (
+        facts["apgd-ce"] | {"steps": 100, "restarts": 1, "rho": 0.75, "eot_samples": 1, "use_larger_eps": False}
+        == facts["apgd-ce"]
+    )
     assert facts["apgd-t"] | {"steps": 100, "restarts": 1, "classes": 9} == facts["apgd-t"]
     assert facts["fab-t"] | {"steps": 100, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9, "classes": 9} == facts["fab-t"]
-    assert facts["square"] | {"queries": 5001, "p": 0.8, "restarts": 1, "rescale": False} == facts["square"]
+    assert (
+        facts["square"] | {"n_queries": 5001, "p_init": 0.8, "restarts": 1, "rescale_schedule": False}
+        == facts["square"]
+    )
     plus = AutoAttack(eps=0.1, version="plus").attacks()
     assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
     assert [plus[name].record()["restarts"] for name in ("apgd-ce", "apgd-dlr", "fab")] == [5, 5, 5]
     rand = AutoAttack(eps=0.1, version="rand").attacks()
-    assert {name: attack.record()["draws"] for name, attack in rand.items()} == {"apgd-ce": 20, "apgd-dlr": 20}
+    assert {name: attack.record()["eot_samples"] for name, attack in rand.items()} == {"apgd-ce": 20, "apgd-dlr": 20}
     sparse = {name: attack.record() for name, attack in AutoAttack(eps=8, norm="l1").attacks().items()}
-    assert sparse["apgd-ce"] | {"restarts": 5, "wide": True} == sparse["apgd-ce"]
-    assert sparse["apgd-t"] | {"classes": 5, "wide": True} == sparse["apgd-t"]
+    assert sparse["apgd-ce"] | {"restarts": 5, "use_larger_eps": True} == sparse["apgd-ce"]
+    assert sparse["apgd-t"] | {"classes": 5, "use_larger_eps": True} == sparse["apgd-t"]
 
 
 def test_plus_is_not_defined_for_l1() -> None:
@@ -224,7 +230,7 @@ class _Small(nn.Module):
 @pytest.mark.usefixtures("unchecked")
 def test_an_evaluation_goes_on_with_smaller_batches() -> None:
     """And finds the same, since draws are keyed by example."""
-    attacks = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, queries=20)}
+    attacks = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, n_queries=20)}
     small = classifier(_Small(PROBLEM.model))
     listener = Listener()
     found = evaluate(small, IMAGES, eps=VALUES, attacks=attacks, observer=listener)

@@ -474,7 +474,7 @@ def test_a_randomised_model_answers_the_same_to_the_same_command(run: Run, model
     assert found() == first
     assert found("--seed", 1)["points"] != first["points"]
     assert first["inference"] == "stochastic-affine"
-    assert first["attack"]["track"] == "last"  # a lucky answer on the way must not end an attack
+    assert first["attack"]["keep"] == "last"  # a lucky answer on the way must not end an attack
     assert first["passes"]["backward"] == 2 * 2 * first["images"] - (0 if more else first["images"])
     torch.set_rng_state(before)
     run("attack", model, *BEHIND)
@@ -530,9 +530,12 @@ def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> N
         (["--eps", "8/0"], "eps '8/0' is not a number"),
         (["--eps"], "no eps; give at least one"),
         (["--attack", "fgsm", "--steps", "3"], "fgsm has no --steps; it has --norm, --loss"),
-        (["--attack", "pgd", "--clip", "range", "--decay", "1"], "pgd has no --clip, --decay; it has --steps, --step"),
+        (
+            ["--attack", "pgd", "--clip", "range", "--decay", "1"],
+            "pgd has no --clip, --decay; it has --steps, --step-size",
+        ),
         (["--steps", "0"], "steps = 0; expected at least 1"),
-        (["--step", "-1/255"], "expected zero or more"),
+        (["--step-size=-1/255"], "expected zero or more"),
         (["--images", "0"], "images = 0; expected at least 1"),
         (["--target", "Shirt"], "target 'Shirt'; expected a number from 0 to 9 or one of 0, 1"),
         (["--target", "10"], "target '10'"),

@@ -31,7 +31,7 @@ from test_carlini_wagner import (
     unchecked,
 )
 
-FAST = EAD(steps=30, binary_steps=4, initial_const=1.0)
+FAST = EAD(steps=30, binary_search_steps=4, initial_const=1.0)
 
 
 @unchecked
@@ -56,8 +56,8 @@ def test_confidence_is_the_lead_that_is_reached() -> None:
 @unchecked
 def test_it_changes_fewer_pixels_and_less_in_l1_than_the_l2_attack() -> None:
     task = small_task(1, count=16)
-    sparse = EAD(steps=60, initial_const=0.1, binary_steps=7)(task.model, task.images, task.labels)
-    dense = CarliniWagner(steps=60, initial_const=0.1, binary_steps=7)(task.model, task.images, task.labels)
+    sparse = EAD(steps=60, initial_const=0.1, binary_search_steps=7)(task.model, task.images, task.labels)
+    dense = CarliniWagner(steps=60, initial_const=0.1, binary_search_steps=7)(task.model, task.images, task.labels)
     fooled = sparse.distance > 0
 
     def pixels(images: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def test_it_changes_fewer_pixels_and_less_in_l1_than_the_l2_attack() -> None:
 
 def test_each_rule_keeps_what_is_nearest_by_its_own_measure() -> None:
     task = small_task(1, count=12)
-    attack = EAD(steps=60, binary_steps=4, initial_const=1.0, beta=0.02)
+    attack = EAD(steps=60, binary_search_steps=4, initial_const=1.0, beta=0.02)
 
     def measured(attack: EAD) -> tuple[Tensor, Tensor]:
         delta = attack(task.model, task.images, task.labels).adversarial - task.images
@@ -95,7 +95,7 @@ def test_without_shrinkage_it_is_plain_descent() -> None:
 
 @unchecked
 def test_as_strong_as_pgd() -> None:
-    check_beats_pgd(EAD(steps=80, initial_const=0.1, binary_steps=7), 80)
+    check_beats_pgd(EAD(steps=80, initial_const=0.1, binary_search_steps=7), 80)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -133,7 +133,7 @@ BAD_SETTINGS: list[Callable[[], object]] = [
     lambda: EAD(beta=-0.1),
     lambda: EAD(beta=math.nan),
     lambda: EAD(steps=0),
-    lambda: EAD(binary_steps=0),
+    lambda: EAD(binary_search_steps=0),
     lambda: EAD(confidence=-1.0),
     lambda: EAD(learning_rate=0.0),
     lambda: EAD(initial_const=math.inf),

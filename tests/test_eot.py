@@ -13,9 +13,9 @@ from casemate.attacks import (
     FGSM,
     MIFGSM,
     PGD,
+    AbstractGradientAttack,
     AttackResult,
     Criterion,
-    GradientAttack,
     Sweep,
     frozen,
     input_gradient,
@@ -39,25 +39,25 @@ from oracles import (
 
 TASK = small_task(2, count=20)
 
-STILL: dict[str, GradientAttack] = {
+STILL: dict[str, AbstractGradientAttack] = {
     "fgsm": FGSM(eps=0.1),
-    "fgsm-last": FGSM(eps=0.1, track="last"),
-    "fgsm-l2": FGSM(eps=0.5, norm="l2", track="last"),
-    "fgsm-margin": FGSM(eps=0.1, loss="margin", track="last"),
+    "fgsm-last": FGSM(eps=0.1, keep="last"),
+    "fgsm-l2": FGSM(eps=0.5, norm="l2", keep="last"),
+    "fgsm-margin": FGSM(eps=0.1, loss="margin", keep="last"),
     "bim": BIM(eps=0.1, steps=4),
-    "bim-last": BIM(eps=0.1, steps=4, track="last"),
+    "bim-last": BIM(eps=0.1, steps=4, keep="last"),
     "bim-l1": BIM(eps=2.0, steps=4, norm="l1"),
     "bim-range": BIM(eps=0.05, steps=4, clip="range"),
-    "mifgsm": MIFGSM(eps=0.1, steps=4, track="last"),
+    "mifgsm": MIFGSM(eps=0.1, steps=4, keep="last"),
     "pgd-still": PGD(eps=0.1, steps=4, random_start=False),
 }
-RANDOM: dict[str, GradientAttack] = {
-    "pgd": PGD(eps=0.1, steps=4, track="last"),
+RANDOM: dict[str, AbstractGradientAttack] = {
+    "pgd": PGD(eps=0.1, steps=4, keep="last"),
     "pgd-restarts": PGD(eps=0.1, steps=2, restarts=3),
 }
 
 
-def run(attack: GradientAttack, model: Classifier = TASK.model, **options: Any) -> AttackResult:
+def run(attack: AbstractGradientAttack, model: Classifier = TASK.model, **options: Any) -> AttackResult:
     """The attack on the images of TASK."""
     return attack(model, TASK.images, TASK.labels, **options)
 
@@ -74,33 +74,33 @@ def assert_same(one: AttackResult, two: AttackResult) -> None:
 
 @pytest.mark.parametrize("attack", STILL.values(), ids=STILL.keys())
 @pytest.mark.parametrize("targeted", [False, True])
-def test_one_draw_is_the_attack_itself(attack: GradientAttack, targeted: bool) -> None:
+def test_one_draw_is_the_attack_itself(attack: AbstractGradientAttack, targeted: bool) -> None:
     targets = (TASK.labels + 1) % 4 if targeted else None
-    once = EOT(attack=attack, draws=1)
+    once = EOT(attack=attack, eot_samples=1)
     assert_same(run(once, targets=targets, seed=3), run(attack, targets=targets, seed=3))
     assert once.ball() == attack.ball()
 
 
 @pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM.keys())
-def test_one_draw_is_the_attack_itself_from_random_starts_too(attack: GradientAttack) -> None:
-    assert_same(run(EOT(attack=attack, draws=1), seed=3), run(attack, seed=3))
+def test_one_draw_is_the_attack_itself_from_random_starts_too(attack: AbstractGradientAttack) -> None:
+    assert_same(run(EOT(attack=attack, eot_samples=1), seed=3), run(attack, seed=3))
 
 
 @pytest.mark.parametrize("attack", STILL.values(), ids=STILL.keys())
 @pytest.mark.parametrize("draws", [2, 5])
-def test_averaging_changes_nothing_where_all_draws_are_alike(attack: GradientAttack, draws: int) -> None:
-    found, expected = run(EOT(attack=attack, draws=draws)), run(attack)
+def test_averaging_changes_nothing_where_all_draws_are_alike(attack: AbstractGradientAttack, draws: int) -> None:
+    found, expected = run(EOT(attack=attack, eot_samples=draws)), run(attack)
     assert torch.allclose(found.adversarial, expected.adversarial, rtol=0, atol=1e-12)
     assert torch.equal(found.status, expected.status)
     assert torch.equal(found.prediction, expected.prediction)
 
 
 @pytest.mark.parametrize("attack", RANDOM.values(), ids=RANDOM.keys())
-def test_from_random_starts_the_number_of_draws_changes_nothing_either(attack: GradientAttack) -> None:
-    few, many = run(EOT(attack=attack, draws=1), seed=3), run(EOT(attack=attack, draws=4), seed=3)
+def test_from_random_starts_the_number_of_draws_changes_nothing_either(attack: AbstractGradientAttack) -> None:
+    few, many = run(EOT(attack=attack, eot_samples=1), seed=3), run(EOT(attack=attack, eot_samples=4), seed=3)
     assert torch.allclose(few.adversarial, many.adversarial, rtol=0, atol=1e-12)
     assert torch.equal(few.status, many.status)
-    assert not torch.equal(few.adversarial, run(EOT(attack=attack, draws=4), seed=4).adversarial)
+    assert not torch.equal(few.adversarial, run(EOT(attack=attack, eot_samples=4), seed=4).adversarial)
 
 
 # ---------------------------------------------------------------------------------------- on a model that is not
@@ -170,13 +170,13 @@ def test_averaged_gradients_approach_those_without_noise() -> None:
 
 @pytest.mark.parametrize("loss", ["margin", "ce"])
 def test_an_attack_with_averaged_gradients_is_nearly_as_strong_as_on_the_noiseless_model(loss: Any) -> None:
-    attack, model = FGSM(eps=0.1, loss=loss, track="last"), noisy(PROBLEM, 3.0)
+    attack, model = FGSM(eps=0.1, loss=loss, keep="last"), noisy(PROBLEM, 3.0)
     best = PROBLEM.margin(attack(PROBLEM.model, IMAGES, LABELS).adversarial).detach()
     clean = PROBLEM.margin(IMAGES).detach()
     achieved = {}
     for draws in (1, 64):
         torch.manual_seed(0)
-        found = EOT(attack=attack, draws=draws)(model, IMAGES, LABELS)
+        found = EOT(attack=attack, eot_samples=draws)(model, IMAGES, LABELS)
         reached = PROBLEM.margin(found.adversarial).detach()
         achieved[draws] = float(((clean - reached) / (clean - best)).mean())
     assert achieved[1] < 0.5
@@ -185,11 +185,11 @@ def test_an_attack_with_averaged_gradients_is_nearly_as_strong_as_on_the_noisele
 
 def test_what_is_handed_back_is_inside_and_classified_once() -> None:
     model = noisy(PROBLEM, 1.0)
-    attack = EOT(attack=BIM(eps=0.1, steps=3), draws=4)
+    attack = EOT(attack=BIM(eps=0.1, steps=3), eot_samples=4)
     torch.manual_seed(1)
     result = attack(model, IMAGES, LABELS)
     check_inside(attack, result, IMAGES)
-    calm = run(EOT(attack=BIM(eps=0.1, steps=3), draws=4))
+    calm = run(EOT(attack=BIM(eps=0.1, steps=3), eot_samples=4))
     check_claims(calm, TASK)
 
 
@@ -198,16 +198,16 @@ def test_what_is_handed_back_is_inside_and_classified_once() -> None:
     "attack",
     [
         FGSM(eps=0.1),
-        FGSM(eps=0.1, track="last"),
+        FGSM(eps=0.1, keep="last"),
         BIM(eps=0.1, steps=3),
-        MIFGSM(eps=0.1, steps=3, track="last"),
+        MIFGSM(eps=0.1, steps=3, keep="last"),
         PGD(eps=0.1, steps=2, restarts=2),
     ],
-    ids=lambda attack: f"{type(attack).__name__}-{attack.track}",
+    ids=lambda attack: f"{type(attack).__name__}-{attack.keep}",
 )
-def test_passes_are_what_the_network_sees(attack: GradientAttack, draws: int) -> None:
+def test_passes_are_what_the_network_sees(attack: AbstractGradientAttack, draws: int) -> None:
     model, tally = counted(2.0)
-    result = EOT(attack=attack, draws=draws)(model, IMAGES, LABELS, batch_size=16)
+    result = EOT(attack=attack, eot_samples=draws)(model, IMAGES, LABELS, batch_size=16)
     assert (result.passes.forward, result.passes.backward) == (tally.forwards, tally.backwards)
 
 
@@ -215,9 +215,9 @@ def test_passes_are_what_the_network_sees(attack: GradientAttack, draws: int) ->
 def test_passes_by_hand() -> None:
     """20 images, 4 of them misclassified: those leave `worst` after the first look."""
     assert int((TASK.model(TASK.images).argmax(1) != TASK.labels).sum()) == 4
-    last = run(EOT(attack=BIM(eps=1e-6, steps=3, track="last"), draws=5)).passes
+    last = run(EOT(attack=BIM(eps=1e-6, steps=3, keep="last"), eot_samples=5)).passes
     assert (last.forward, last.backward) == (20 * 3 * 5 + 20, 20 * 3 * 5)
-    worst = run(EOT(attack=BIM(eps=1e-6, steps=3), draws=5)).passes
+    worst = run(EOT(attack=BIM(eps=1e-6, steps=3), eot_samples=5)).passes
     assert (worst.forward, worst.backward) == ((20 + 16 + 16) * 5 + 20, (20 + 16 + 16) * 5)
 
 
@@ -225,12 +225,12 @@ def test_passes_by_hand() -> None:
 
 
 def test_the_inner_attack_gets_the_eps_and_the_steps() -> None:
-    attack = EOT(attack=BIM(eps=0.1, steps=10), draws=3)
-    assert with_eps(attack, 0.2) == EOT(attack=BIM(eps=0.2, steps=10), draws=3)
-    assert with_eps(attack, 0.2).loop() == replace(BIM(eps=0.2).loop(), draws=3)
-    assert with_steps(attack, 4) == EOT(attack=BIM(eps=0.1, steps=4), draws=3)
-    assert attack.loop() == replace(BIM(eps=0.1).loop(), draws=3)
-    assert EOT(attack=BIM(eps=0.1)).loop().draws == 20
+    attack = EOT(attack=BIM(eps=0.1, steps=10), eot_samples=3)
+    assert with_eps(attack, 0.2) == EOT(attack=BIM(eps=0.2, steps=10), eot_samples=3)
+    assert with_eps(attack, 0.2).loop() == replace(BIM(eps=0.2).loop(), eot_samples=3)
+    assert with_steps(attack, 4) == EOT(attack=BIM(eps=0.1, steps=4), eot_samples=3)
+    assert attack.loop() == replace(BIM(eps=0.1).loop(), eot_samples=3)
+    assert EOT(attack=BIM(eps=0.1)).loop().eot_samples == 20
     with pytest.raises(SettingError, match="FGSM takes one step"):
         with_steps(EOT(attack=FGSM(eps=0.1)), 4)
     with pytest.raises(SettingError, match="eps = -1"):
@@ -238,17 +238,17 @@ def test_the_inner_attack_gets_the_eps_and_the_steps() -> None:
 
 
 def test_the_record_holds_that_of_the_inner_attack() -> None:
-    attack = EOT(attack=FGSM(eps=0.1, loss="margin"), draws=3)
-    inner = {"name": "FGSM", "eps": 0.1, "norm": "linf", "loss": "margin", "track": "worst"}
-    assert attack.record() == {"name": "EOT", "attack": inner, "draws": 3}
+    attack = EOT(attack=FGSM(eps=0.1, loss="margin"), eot_samples=3)
+    inner = {"name": "FGSM", "eps": 0.1, "norm": "linf", "loss": "margin", "keep": "first_success"}
+    assert attack.record() == {"name": "EOT", "attack": inner, "eot_samples": 3}
     assert run(attack).attack == attack.record()
     assert attack.record()["attack"] == attack.attack.record()
 
 
 @pytest.mark.parametrize("draws", [0, -3])
 def test_fewer_draws_than_one_are_refused(draws: int) -> None:
-    with as_installed(), pytest.raises(SettingError, match=f"draws = {draws}; expected at least 1"):
-        EOT(attack=FGSM(eps=0.1), draws=draws)
+    with as_installed(), pytest.raises(SettingError, match=f"eot_samples = {draws}; expected at least 1"):
+        EOT(attack=FGSM(eps=0.1), eot_samples=draws)
 
 
 # ----------------------------------------------------------------------------------------------------------- sweeps
@@ -257,13 +257,13 @@ EPS = [0.0, 0.02, 0.1, 0.3]
 
 
 @pytest.mark.parametrize("attack", [STILL["fgsm"], STILL["bim"], STILL["mifgsm"], RANDOM["pgd-restarts"]], ids=str)
-def test_every_column_over_eps_is_the_attack_run_by_itself(attack: GradientAttack) -> None:
-    averaged = EOT(attack=attack, draws=3)
+def test_every_column_over_eps_is_the_attack_run_by_itself(attack: AbstractGradientAttack) -> None:
+    averaged = EOT(attack=attack, eot_samples=3)
     sweep = sweep_eps(averaged, TASK.model, TASK.images, TASK.labels, EPS, seed=3)
     assert sweep.last is not None
     for column, eps in enumerate(EPS):
-        inner = replace(attack, eps=eps, track="last")  # type: ignore[call-arg]
-        alone = run(EOT(attack=inner, draws=3), seed=3)
+        inner = replace(attack, eps=eps, keep="last")  # type: ignore[call-arg]
+        alone = run(EOT(attack=inner, eot_samples=3), seed=3)
         assert torch.equal(sweep.last.right[:, column], ~alone.success)
         assert torch.allclose(sweep.last.loss[:, column], alone.loss, rtol=1e-9)
     less = sweep_eps(averaged, TASK.model, TASK.images, TASK.labels, EPS, seed=3, only_worst=True)
@@ -272,12 +272,12 @@ def test_every_column_over_eps_is_the_attack_run_by_itself(attack: GradientAttac
 
 
 @pytest.mark.parametrize("attack", [STILL["bim"], STILL["mifgsm"], RANDOM["pgd"]], ids=str)
-def test_every_column_over_steps_is_the_attack_run_by_itself(attack: GradientAttack) -> None:
-    sweep = sweep_steps(EOT(attack=attack, draws=3), TASK.model, TASK.images, TASK.labels, [0, 1, 2, 5], seed=3)
+def test_every_column_over_steps_is_the_attack_run_by_itself(attack: AbstractGradientAttack) -> None:
+    sweep = sweep_steps(EOT(attack=attack, eot_samples=3), TASK.model, TASK.images, TASK.labels, [0, 1, 2, 5], seed=3)
     assert sweep.last is not None
     for column, steps in enumerate([1, 2, 5], start=1):
-        inner = replace(attack, steps=steps, track="last")  # type: ignore[call-arg]
-        alone = run(EOT(attack=inner, draws=3), seed=3)
+        inner = replace(attack, steps=steps, keep="last")  # type: ignore[call-arg]
+        alone = run(EOT(attack=inner, eot_samples=3), seed=3)
         assert torch.equal(sweep.last.right[:, column], ~alone.success)
         assert torch.allclose(sweep.last.loss[:, column], alone.loss, rtol=1e-9)
 
@@ -290,7 +290,7 @@ def test_over_steps_an_attack_of_one_step_is_refused() -> None:
 @pytest.mark.parametrize("only_worst", [False, True])
 def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst: bool) -> None:
     model, tally = counted(0.5)
-    attack = EOT(attack=BIM(eps=0.1, steps=3), draws=4)
+    attack = EOT(attack=BIM(eps=0.1, steps=3), eot_samples=4)
     torch.manual_seed(0)
     sweep = sweep_eps(attack, model, IMAGES, LABELS, EPS, only_worst=only_worst)
     assert (sweep.passes.forward, sweep.passes.backward) == (tally.forwards, tally.backwards)
@@ -303,7 +303,7 @@ def test_sweeps_on_a_noisy_model_count_their_passes_and_fall_with_eps(only_worst
 
 def test_sweeps_over_steps_on_a_noisy_model_count_their_passes() -> None:
     model, tally = counted(0.5)
-    attack = EOT(attack=BIM(eps=0.1), draws=4)
+    attack = EOT(attack=BIM(eps=0.1), eot_samples=4)
     sweep = sweep_steps(attack, model, IMAGES, LABELS, [0, 1, 3])
     assert (sweep.passes.forward, sweep.passes.backward) == (tally.forwards, tally.backwards)
     assert sweep.passes.backward == 40 * 4 * 3
@@ -336,7 +336,7 @@ def one_answer() -> float:
     return found
 
 
-STANDSTILL = EOT(attack=BIM(eps=1e-9, step=1e-9), draws=100)
+STANDSTILL = EOT(attack=BIM(eps=1e-9, step_size=1e-9), eot_samples=100)
 """Nothing moves, so all points of a sweep are the same."""
 
 

@@ -215,7 +215,7 @@ def test_the_points_of_a_curve(listener: Listener) -> None:
 
 def test_a_curve_of_averaged_gradients_says_whose_they_are(listener: Listener) -> None:
     model, images = learner()
-    eps_curve(model, EOT(attack=BIM(eps=0.5, steps=1), draws=2), images, [0.0], observer=listener)
+    eps_curve(model, EOT(attack=BIM(eps=0.5, steps=1), eot_samples=2), images, [0.0], observer=listener)
     assert listener.titles == ["BIM over eps, mean of 2 gradients"]
 
 
@@ -243,7 +243,7 @@ def test_a_curve_is_its_sweeps_joined_whatever_the_batch_size() -> None:
 
 def test_a_curve_over_iterations() -> None:
     model, images = learner()
-    curve = steps_curve(model, BIM(eps=0.05, step=0.01), images, [0, 1, 5])
+    curve = steps_curve(model, BIM(eps=0.05, step_size=0.01), images, [0, 1, 5])
     assert [point["steps"] for point in curve.points()] == [0, 1, 5]
     assert curve.axis == "steps"
     assert (np.diff(curve.worst.mean(0)) <= 0).all()

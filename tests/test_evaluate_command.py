@@ -38,7 +38,7 @@ from test_study import Run, runner
 
 EPS = ("0.1", "0.2")
 IMAGES = tiny_images(40, noise=90.0)
-ATTACKS = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, queries=20)}
+ATTACKS = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, n_queries=20)}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from casemate.attacks import (
     LBFGS,
     MIFGSM,
     PGD,
-    Attack,
+    AbstractAttack,
     AutoAttack,
     CarliniWagner,
     CornerNoise,
@@ -82,37 +82,37 @@ def firm(classes: int = CLASSES, *, noise: float = 0.0) -> Classifier:
     return classifier(Firm(classes, noise=noise), classes)
 
 
-EXACT: list[Attack] = [
+EXACT: list[AbstractAttack] = [
     FGSM(eps=0.1),
     BIM(eps=0.1, steps=3),
     PGD(eps=0.1, restarts=3, steps=4),
     MIFGSM(eps=0.1, steps=3),
-    EOT(attack=PGD(eps=0.1, steps=3), draws=2),
+    EOT(attack=PGD(eps=0.1, steps=3), eot_samples=2),
     APGD(eps=0.1, restarts=2, steps=20),
-    APGD(eps=0.1, draws=3, steps=7),
-    APGD(eps=2, norm="l1", wide=True, steps=20),
+    APGD(eps=0.1, eot_samples=3, steps=7),
+    APGD(eps=2, norm="l1", use_larger_eps=True, steps=20),
     TargetedAPGD(eps=0.1, steps=10),
     TargetedAPGD(eps=0.1, steps=10, classes=2, restarts=2),
-    Square(eps=0.1, norm="l2", queries=50, restarts=2),
+    Square(eps=0.1, norm="l2", n_queries=50, restarts=2),
     FAB(steps=6, restarts=2),
     TargetedFAB(steps=6, restarts=2),
     TargetedFAB(steps=6, classes=3),
     DeepFool(steps=5),
     DeepFool(steps=5, candidates=3),
-    CarliniWagner(steps=20, binary_steps=3, abort_early=False),
-    CarliniWagner(norm="linf", steps=20, binary_steps=3, abort_early=False),
-    EAD(steps=20, binary_steps=2),
-    UniformNoise(eps=0.1, draws=9),
-    CornerNoise(eps=0.1, draws=9),
+    CarliniWagner(steps=20, binary_search_steps=3, abort_early=False),
+    CarliniWagner(norm="linf", steps=20, binary_search_steps=3, abort_early=False),
+    EAD(steps=20, binary_search_steps=2),
+    UniformNoise(eps=0.1, num_samples=9),
+    CornerNoise(eps=0.1, num_samples=9),
     Spatial(rotations=3, shifts=2),
-    Spatial(draws=4),
+    Spatial(num_samples=4),
     Restarts(attack=PGD(eps=0.1, steps=4), restarts=3),
     AutoAttack(eps=0.1, norm="l2"),
     AutoAttack(eps=0.1, version="rand"),
 ]
 
 
-def _took(attack: Attack) -> tuple[Passes, Passes]:
+def _took(attack: AbstractAttack) -> tuple[Passes, Passes]:
     """What an attack takes on four images that never fall, by its own count and by the model's, less a look after."""
     model = firm()
     images = torch.rand(COUNT, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -124,25 +124,25 @@ def _took(attack: Attack) -> tuple[Passes, Passes]:
 
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools on 4 of 4 images:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("attack", EXACT, ids=lambda each: type(each).__name__)
-def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: Attack) -> None:
+def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: AbstractAttack) -> None:
     told, seen = _took(attack)
-    most = attack.most_passes(CLASSES)
+    most = attack.max_passes(CLASSES)
     assert (told.forward, told.backward) == (most.forward, most.backward)
     assert seen.forward == most.forward
     assert seen.backward <= most.backward  # several pass back through one graph
 
 
-@pytest.mark.parametrize("attack", [Square(eps=0.1, queries=50, restarts=2), AutoAttack(eps=0.1)])
-def test_queries_that_change_nothing_are_fewer_passes_than_the_most(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", [Square(eps=0.1, n_queries=50, restarts=2), AutoAttack(eps=0.1)])
+def test_queries_that_change_nothing_are_fewer_passes_than_the_most(attack: AbstractAttack) -> None:
     told, seen = _took(attack)
-    assert told.forward == seen.forward < attack.most_passes(CLASSES).forward
+    assert told.forward == seen.forward < attack.max_passes(CLASSES).forward
 
 
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools on 4 of 4 images:casemate.errors.CasemateWarning")
-@pytest.mark.parametrize("attack", [LBFGS(steps=10, binary_steps=2), HopSkipJump(queries=200, starts=50)])
-def test_an_attack_that_may_end_sooner_takes_no_more(attack: Attack) -> None:
+@pytest.mark.parametrize("attack", [LBFGS(steps=10, binary_search_steps=2), HopSkipJump(n_queries=200, starts=50)])
+def test_an_attack_that_may_end_sooner_takes_no_more(attack: AbstractAttack) -> None:
     told, _ = _took(attack)
-    most = attack.most_passes(CLASSES)
+    most = attack.max_passes(CLASSES)
     assert told.forward <= most.forward
     assert told.backward <= most.backward
 
@@ -150,11 +150,11 @@ def test_an_attack_that_may_end_sooner_takes_no_more(attack: Attack) -> None:
 def test_the_passes_of_a_transfer_are_those_on_the_substitute() -> None:
     attack = Transfer(attack=PGD(eps=0.1, steps=5), substitute=firm())
     told, _ = _took(attack)
-    assert told == attack.most_passes(CLASSES) == Passes(6, 5)
+    assert told == attack.max_passes(CLASSES) == Passes(6, 5)
 
 
 def test_an_attack_within_a_ball_counts_for_every_eps_and_one_without_once() -> None:
-    attacks: dict[str, Attack] = {"pgd": PGD(eps=0.1, steps=4), "deepfool": DeepFool(norm="linf", steps=5)}
+    attacks: dict[str, AbstractAttack] = {"pgd": PGD(eps=0.1, steps=4), "deepfool": DeepFool(norm="linf", steps=5)}
     assert attack_passes(attacks, CLASSES, images=10, values=3) == Passes(10 * (3 * 5 + 12), 10 * (3 * 4 + 20))
 
 
@@ -181,7 +181,7 @@ def test_the_most_passes_of_the_checks_are_what_they_take(counted: dict[str, Pas
     """On many images of which none falls; the checks that take minutes are counted apart, in small."""
     images = torch.rand(600, *SHAPE, generator=torch.Generator().manual_seed(2))
     labels = torch.zeros(600, dtype=torch.int64)
-    square: dict[str, Attack] = {"square": Square(eps=0.1, queries=2)}
+    square: dict[str, AbstractAttack] = {"square": Square(eps=0.1, n_queries=2)}
     evaluate(firm(10), LabelledImages(pixels=images, labels=labels), eps=0.1, attacks=square, substitute=firm(10))
     total = Passes()
     for passes in counted.values():

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, MinimumNormAttack, Status, frozen
+from casemate.attacks import PGD, AbstractMinimumNormAttack, Status, frozen
+from casemate.attacks._hyperplane import NormalizedNormal, likeliest_classes, nearest_boundary, nearest_point
 from casemate.attacks.fab import FAB, TargetedFAB
-from casemate.attacks.hyperplane import Incline, likeliest_rivals, nearest_boundary, nearest_point
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, norm_of
@@ -41,7 +41,7 @@ from oracles import (
 from test_attacks import Trouble
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
-KINDS: tuple[Callable[..., MinimumNormAttack], ...] = (FAB, TargetedFAB)
+KINDS: tuple[Callable[..., AbstractMinimumNormAttack], ...] = (FAB, TargetedFAB)
 seeds = st.integers(0, 10_000)
 
 
@@ -77,7 +77,7 @@ def exact_distance(problem: Linear, norm: Norm, bounds: Bounds = UNIT) -> Tensor
 
 
 def check_near_exact(
-    attack: MinimumNormAttack, problem: Linear, *, slack: float, beyond: float = 1e-6, targeted: bool = False
+    attack: AbstractMinimumNormAttack, problem: Linear, *, slack: float, beyond: float = 1e-6, targeted: bool = False
 ) -> None:
     """Every image fools, and none is nearer than possible, or farther than by a share `slack` and `beyond`."""
     targets = 1 - problem.labels if targeted else None
@@ -102,7 +102,7 @@ def plane_problem(seed: int, count: int, side: int, dtype: torch.dtype) -> tuple
 
 def check_nearest(images: Tensor, slope: Tensor, rise: Tensor, norm: Norm, bounds: Bounds, rounding: float) -> None:
     """On the plane, within the bounds, and as short as the answer found by other means."""
-    move = nearest_point(images, Incline(slope), rise, norm, bounds).double()
+    move = nearest_point(images, NormalizedNormal(slope), rise, norm, bounds).double()
     reached = (slope.double() * move).flatten(1).sum(1)
     assert ((reached - rise.double()).abs() <= rounding * rise.abs()).all()
     moved = images.double() + move
@@ -147,12 +147,12 @@ def test_a_plane_out_of_reach_gives_the_corner_and_no_slope_or_rise_no_move(norm
     corner = torch.where(slope > 0, 1 - images, torch.where(slope < 0, -images, 0))
     most = (slope * corner).flatten(1).sum(1)
     for rise in (1.001 * most, 1e6 * most, torch.full_like(most, 1e38), torch.full_like(most, torch.inf)):
-        assert torch.equal(nearest_point(images, Incline(slope), rise, norm, UNIT), corner)
+        assert torch.equal(nearest_point(images, NormalizedNormal(slope), rise, norm, UNIT), corner)
     mixed = torch.where(torch.arange(9) % 2 == 0, 1e6, 0.0) * most  # one in reach does not hang on one that is not
-    assert torch.equal(nearest_point(images, Incline(slope), mixed, norm, UNIT)[::2], corner[::2])
-    assert nearest_point(images, Incline(slope), mixed, norm, UNIT)[1::2].eq(0).all()
+    assert torch.equal(nearest_point(images, NormalizedNormal(slope), mixed, norm, UNIT)[::2], corner[::2])
+    assert nearest_point(images, NormalizedNormal(slope), mixed, norm, UNIT)[1::2].eq(0).all()
     for rise in (torch.zeros_like(most), most):
-        assert nearest_point(images, Incline(torch.zeros_like(slope)), rise, norm, UNIT).eq(0).all()
+        assert nearest_point(images, NormalizedNormal(torch.zeros_like(slope)), rise, norm, UNIT).eq(0).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -181,8 +181,8 @@ def test_the_nearest_boundary_is_that_of_least_gap_over_dual_norm(norm: Norm) ->
 def test_the_likeliest_rivals_come_in_order_and_are_never_the_own_class() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, -1.0, 5.0]])
     own = torch.tensor([0, 0])
-    assert likeliest_rivals(logits, own, 9).tolist() == [[2, 1], [2, 1]]
-    assert likeliest_rivals(logits, torch.tensor([2, 1]), 1).tolist() == [[0], [2]]
+    assert likeliest_classes(logits, own, 9).tolist() == [[2, 1], [2, 1]]
+    assert likeliest_classes(logits, torch.tensor([2, 1]), 1).tolist() == [[0], [2]]
 
 
 # ----------------------------------------------------------------------------------- exact on linear classifiers
@@ -191,7 +191,9 @@ def test_the_likeliest_rivals_come_in_order_and_are_never_the_own_class() -> Non
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_distance_to_a_plane_is_found(kind: Callable[..., MinimumNormAttack], norm: Norm, seed: int) -> None:
+def test_the_distance_to_a_plane_is_found(
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm, seed: int
+) -> None:
     """Pixels meet their bounds, in L1 nearly all that move. The required 5 per cent, and in fact one."""
     check_near_exact(kind(norm=norm, steps=50), linear_problem(seed), slack=0.01)
     check_near_exact(kind(norm=norm, steps=10), linear_problem(seed, gap=4.0), slack=0.05)
@@ -205,7 +207,7 @@ def test_the_distance_is_found_towards_a_target(norm: Norm) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_distance_is_found_where_the_softmax_is_saturated(
-    kind: Callable[..., MinimumNormAttack], norm: Norm
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm
 ) -> None:
     problem = linear_problem(4, scale=30.0, gap=4.0)
     assert problem.margin(problem.images).max() > 50
@@ -285,7 +287,7 @@ def test_steps_are_those_of_the_paper(norm: Norm) -> None:
     found = attack(task.model, task.images, task.labels)
     assert found.success.all()
     assert torch.allclose(found.adversarial, expected, rtol=0, atol=1e-9)
-    likeliest = likeliest_rivals(task.model(task.images), task.labels, 1).squeeze(1).tolist()
+    likeliest = likeliest_classes(task.model(task.images), task.labels, 1).squeeze(1).tolist()
     aimed = torch.stack([published(task, attack, aim, number) for number, aim in enumerate(likeliest)])
     settings = {name: getattr(attack, name) for name in ("norm", "steps", "alpha_max", "eta", "beta")}
     found = TargetedFAB(classes=1, **settings)(task.model, task.images, task.labels)
@@ -310,7 +312,7 @@ class Recorder(Uncopied):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_starts_lie_at_half_the_radius_or_half_the_distance_found(
-    kind: Callable[..., MinimumNormAttack], norm: Norm
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm
 ) -> None:
     task = small_task(1, count=12)
     images = 0.45 + 0.1 * task.images
@@ -318,7 +320,7 @@ def test_random_starts_lie_at_half_the_radius_or_half_the_distance_found(
     for radius, expected in ((0.02, 0.01), (None, None), (0.0, 0.0)):
         recorder = Recorder(task.model.network)
         settings: dict[str, Any] = {"classes": 1} if kind is TargetedFAB else {}
-        attack = kind(norm=norm, steps=1, restarts=2, radius=radius, **settings)
+        attack = kind(norm=norm, steps=1, restarts=2, restart_eps=radius, **settings)
         found = kind(norm=norm, steps=1, **settings)(task.model, images, labels).distance
         attack(classifier(recorder, 4), images, labels)
         seen = recorder.tally.seen[EXAMINED:]
@@ -337,7 +339,9 @@ def test_random_starts_lie_at_half_the_radius_or_half_the_distance_found(
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_fool_and_are_what_they_are_said_to_be(kind: Callable[..., MinimumNormAttack], norm: Norm) -> None:
+def test_images_fool_and_are_what_they_are_said_to_be(
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm
+) -> None:
     task = small_task(1)
     attack = kind(norm=norm, steps=20)
     result = attack(task.model, task.images, task.labels)
@@ -360,7 +364,7 @@ def test_targets_are_reached(norm: Norm) -> None:
         task.model.network[-1].bias -= logits.mean(0)  # type: ignore[index]
         logits -= logits.mean(0)
     task = replace(task, labels=logits.argmax(1))
-    targets = likeliest_rivals(logits, task.labels, 3)[:, -1]
+    targets = likeliest_classes(logits, task.labels, 3)[:, -1]
     result = FAB(norm=norm, steps=30)(task.model, task.images, task.labels, targets=targets)
     check_claims(result, task, targets)
     assert result.success.sum() >= 28
@@ -375,7 +379,9 @@ def test_targets_are_reached(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_least_as_many_are_fooled_within_eps_as_by_pgd(kind: Callable[..., MinimumNormAttack], norm: Norm) -> None:
+def test_at_least_as_many_are_fooled_within_eps_as_by_pgd(
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm
+) -> None:
     task = small_task(0)
     near = kind(norm=norm, steps=20)(task.model, task.images, task.labels)
     for share in (0.25, 0.5, 0.75):
@@ -401,9 +407,9 @@ def test_any_number_of_classes(classes: int) -> None:
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_batch_size_does_not_matter(kind: Callable[..., MinimumNormAttack], norm: Norm) -> None:
+def test_the_batch_size_does_not_matter(kind: Callable[..., AbstractMinimumNormAttack], norm: Norm) -> None:
     task = small_task(1, scale=30.0)
-    attack = kind(norm=norm, steps=2, restarts=2, enough={"linf": 0.02, "l2": 0.1, "l1": 0.3}[norm])
+    attack = kind(norm=norm, steps=2, restarts=2, stop_at_distance={"linf": 0.02, "l2": 0.1, "l1": 0.3}[norm])
     whole = attack(task.model, task.images, task.labels, seed=4)
     parts = attack(task.model, task.images, task.labels, seed=4, batch_size=7)
     assert torch.allclose(whole.adversarial, parts.adversarial, rtol=0, atol=1e-9)
@@ -415,7 +421,7 @@ def test_the_batch_size_does_not_matter(kind: Callable[..., MinimumNormAttack], 
 
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_restarts_and_steps_never_worsen(kind: Callable[..., MinimumNormAttack]) -> None:
+def test_restarts_and_steps_never_worsen(kind: Callable[..., AbstractMinimumNormAttack]) -> None:
     task = small_task(1, scale=30.0)
     previous, medians = torch.full((30,), math.inf, dtype=torch.float64), []
     for steps, restarts in ((3, 1), (10, 1), (10, 3)):
@@ -429,24 +435,26 @@ def test_restarts_and_steps_never_worsen(kind: Callable[..., MinimumNormAttack])
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_enough_fools_the_same_images_in_less_time(kind: Callable[..., MinimumNormAttack], norm: Norm) -> None:
+def test_enough_fools_the_same_images_in_less_time(kind: Callable[..., AbstractMinimumNormAttack], norm: Norm) -> None:
     task = small_task(2)
     full = kind(norm=norm, steps=10, restarts=2)(task.model, task.images, task.labels)
     eps = float(full.distance[full.distance > 0].median()) * 1.001
-    early = kind(norm=norm, steps=10, restarts=2, enough=eps)(task.model, task.images, task.labels)
+    early = kind(norm=norm, steps=10, restarts=2, stop_at_distance=eps)(task.model, task.images, task.labels)
     assert ((full.distance <= eps) == (early.distance <= eps)).all()
     assert early.success.all()
     assert early.passes.backward < 0.75 * full.passes.backward
-    nothing = kind(norm=norm, steps=2, enough=0.0, radius=0.0, restarts=2)(task.model, task.images, task.labels)
+    nothing = kind(norm=norm, steps=2, stop_at_distance=0.0, restart_eps=0.0, restarts=2)(
+        task.model, task.images, task.labels
+    )
     assert (nothing.distance <= 0).sum() == 5, "only what is wrong from the start lies within 0"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_passes_are_counted(kind: Callable[..., MinimumNormAttack]) -> None:
+def test_passes_are_counted(kind: Callable[..., AbstractMinimumNormAttack]) -> None:
     task = small_task(1)
     counting = Counting(task.model.network)
     model = classifier(counting, 4)
-    result = kind(steps=4, restarts=2, enough=0.03)(model, task.images, task.labels)
+    result = kind(steps=4, restarts=2, stop_at_distance=0.03)(model, task.images, task.labels)
     assert result.passes.forward == counting.forwards
     assert result.passes.backward == counting.backwards > 0
     wrong = task.model(task.images).argmax(1) != task.labels
@@ -471,7 +479,7 @@ def test_progress_adds_up(listener: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_that_are_not_finite_are_a_status_and_give_the_clean_image(
-    kind: Callable[..., MinimumNormAttack], norm: Norm
+    kind: Callable[..., AbstractMinimumNormAttack], norm: Norm
 ) -> None:
     task = small_task(4)
     model = classifier(Trouble(task.model.network), 4)
@@ -505,7 +513,7 @@ class Steps(nn.Module):
 
 @pytest.mark.parametrize("cut", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_gradient_is_a_status(kind: Callable[..., MinimumNormAttack], cut: bool) -> None:
+def test_no_gradient_is_a_status(kind: Callable[..., AbstractMinimumNormAttack], cut: bool) -> None:
     task = small_task(1)
     model = classifier(Steps(task.model.network, cut=cut), 4)
     with pytest.warns(CasemateWarning, match="had no gradient to follow on 25 of 30 images"):
@@ -516,7 +524,7 @@ def test_no_gradient_is_a_status(kind: Callable[..., MinimumNormAttack], cut: bo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_fooled_is_handed_back(kind: Callable[..., MinimumNormAttack]) -> None:
+def test_what_cannot_be_fooled_is_handed_back(kind: Callable[..., AbstractMinimumNormAttack]) -> None:
     """A slope, but a boundary far outside the box."""
     problem = linear_problem(1)
     layer = problem.model.network[1]  # type: ignore[index]
@@ -541,17 +549,17 @@ BAD_SETTINGS: list[dict[str, Any]] = [
     {"eta": math.inf},
     {"beta": 0.0},
     {"beta": 1.01},
-    {"radius": -1.0},
-    {"radius": math.inf},
-    {"enough": -0.1},
-    {"enough": math.nan},
+    {"restart_eps": -1.0},
+    {"restart_eps": math.inf},
+    {"stop_at_distance": -0.1},
+    {"stop_at_distance": math.nan},
 ]
 
 
 @pytest.mark.parametrize("settings", BAD_SETTINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_settings_outside_their_values_are_refused(
-    kind: Callable[..., MinimumNormAttack], settings: dict[str, Any]
+    kind: Callable[..., AbstractMinimumNormAttack], settings: dict[str, Any]
 ) -> None:
     with as_installed(), pytest.raises(SettingError, match=next(iter(settings)) if "norm" not in settings else "norm"):
         kind(**settings)

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from casemate import compiled
-from casemate.attacks import fab_step
-from casemate.attacks.fab_step import next_iterates
-from casemate.attacks.hyperplane import Hyperplane
+from casemate.attacks import fab
+from casemate.attacks._hyperplane import Hyperplane
+from casemate.attacks.fab import next_iterates
 from casemate.norms import Bounds, Norm
 from oracles import generator
 
@@ -31,11 +31,11 @@ def _both(
     """The next iterates by the loop, and by tensor operations."""
     settings = {"eta": eta, "alpha_max": alpha_max}
     with monkeypatch.context() as patch:
-        patch.setattr(fab_step, "_by_operations", lambda *arguments: pytest.fail("asked for"))
+        patch.setattr(fab, "_by_operations", lambda *arguments: pytest.fail("asked for"))
         fast = next_iterates(images, clean, plane, norm, bounds, **settings)
     with monkeypatch.context() as patch:
         patch.setattr(compiled, "takes", lambda values: False)
-        patch.setattr(fab_step, "_in_one_loop", lambda *arguments: pytest.fail("asked for"))
+        patch.setattr(fab, "_in_one_loop", lambda *arguments: pytest.fail("asked for"))
         slow = next_iterates(images, clean, plane, norm, bounds, **settings)
     return fast, slow
 
@@ -105,7 +105,7 @@ def test_without_images_there_is_nothing_to_do() -> None:
 
 
 def test_l1_goes_by_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fab_step, "_in_one_loop", lambda *arguments: pytest.fail("asked for"))
+    monkeypatch.setattr(fab, "_in_one_loop", lambda *arguments: pytest.fail("asked for"))
     images, slope = torch.rand(SHAPE, generator=generator(6)), torch.randn(SHAPE, generator=generator(7))
     found = next_iterates(images, images, _plane(slope, torch.ones(7)), "l1", (0.0, 1.0), eta=1.05, alpha_max=0.1)
     assert found.isfinite().all()

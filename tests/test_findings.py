@@ -15,7 +15,7 @@ from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_record import thirds
 
 IMAGES = tiny_images(40, noise=90.0)
-ATTACKS = {"pgd": PGD(eps=0.05, steps=5), "square": Square(eps=0.05, queries=20)}
+ATTACKS = {"pgd": PGD(eps=0.05, steps=5), "square": Square(eps=0.05, n_queries=20)}
 
 
 class Calls(nn.Module):

@@ -25,9 +25,10 @@ from casemate.attacks import (
     TargetedFAB,
     frozen,
     group_size,
-    held,
+    prepare_for_attack,
     sweep_eps,
 )
+from casemate.attacks.base import innermost
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
 from casemate.models.accel.dense_on_maps import DenseOnMaps
@@ -80,13 +81,13 @@ def with_gradient(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
 def check_same(model: Classifier, changes: dict[str, int]) -> Classifier:
     """The copy made those changes, its logits and gradients are the model's to float64's rounding."""
     with frozen(model):
-        both = freeze(model, IMAGES)
-        expected, seen = with_gradient(model, IMAGES), with_gradient(both.copy, IMAGES)
-    assert both.changes == changes
-    assert both.faithful
+        prepared = freeze(model, IMAGES)
+        expected, seen = with_gradient(model, IMAGES), with_gradient(prepared.copy, IMAGES)
+    assert prepared.changes == changes
+    assert prepared.faithful
     for one, other in zip(expected, seen, strict=True):
         assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
-    return both.copy
+    return prepared.copy
 
 
 HEAD = {"dense layer on maps": 1}
@@ -252,10 +253,10 @@ def test_the_study_s_networks_keep_their_answers(name: str) -> None:
     lived_in(made)
     images = torch.rand(3, 1, 28, 28, dtype=torch.float64, generator=generator(3))
     with frozen(made):
-        both = freeze(made, images)
-        assert both.faithful
-        assert both.changes["dropout removed"] >= 1
-        assert torch.allclose(made(images), both.copy(images), rtol=1e-10, atol=1e-12)
+        prepared = freeze(made, images)
+        assert prepared.faithful
+        assert prepared.changes["dropout removed"] >= 1
+        assert torch.allclose(made(images), prepared.copy(images), rtol=1e-10, atol=1e-12)
 
 
 class Twice(nn.Module):
@@ -336,11 +337,11 @@ class Sly(nn.Module):
 def test_a_copy_that_answers_otherwise_is_not_attacked() -> None:
     model = model_of(Sly())
     with frozen(model):
-        both = freeze(model, IMAGES)
-    assert both.difference > TOLERANCE
-    assert not both.faithful
-    assert torch.equal(both.copy(IMAGES), model(IMAGES))
-    assert both.copy is not model  # another view, with a pass size of its own
+        prepared = freeze(model, IMAGES)
+    assert prepared.difference > TOLERANCE
+    assert not prepared.faithful
+    assert torch.equal(prepared.copy(IMAGES), model(IMAGES))
+    assert prepared.copy is not model  # another view, with a pass size of its own
     assert model.pass_size is None
 
 
@@ -364,27 +365,27 @@ def test_the_model_itself_is_asked_where_its_copy_is_not_sure() -> None:
     images = torch.rand(40, *SHAPE, dtype=torch.float64, generator=generator(7))
     dense = inner[-1]  # type: ignore[index]
     with frozen(model):
-        both = freeze(model, images[:8])
+        prepared = freeze(model, images[:8])
         network: Any = model.network
         network.count = 0
-        assert torch.allclose(both.classify(images), inner(images), rtol=1e-10)
+        assert torch.allclose(prepared.classify(images), inner(images), rtol=1e-10)
         assert network.count < 10
         dense.weight[1] = dense.weight[0]
         dense.bias[1], dense.bias[2] = dense.bias[0] + 1e-6, -100.0
-        both = freeze(model, images[:8])
+        prepared = freeze(model, images[:8])
         network.count = 0
-        assert torch.allclose(both.classify(images), inner(images), rtol=1e-10)
+        assert torch.allclose(prepared.classify(images), inner(images), rtol=1e-10)
         assert network.count == 40
 
 
 def test_a_copy_that_answers_otherwise_later_is_not_believed() -> None:
     model = model_of(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *head(4, 10))
     with frozen(model):
-        both = freeze(model, IMAGES)
-        for buffer in both.copy.buffers():
+        prepared = freeze(model, IMAGES)
+        for buffer in prepared.copy.buffers():
             buffer += 0.1
-        assert not torch.allclose(both.copy(IMAGES), model(IMAGES), rtol=1e-3)
-        assert torch.equal(both.classify(IMAGES), model(IMAGES))
+        assert not torch.allclose(prepared.copy(IMAGES), model(IMAGES), rtol=1e-3)
+        assert torch.equal(prepared.classify(IMAGES), model(IMAGES))
 
 
 def test_a_model_that_cannot_be_copied_is_attacked_itself() -> None:
@@ -407,10 +408,10 @@ def test_noise_is_kept_and_the_caller_s_random_numbers_are_left_alone() -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
     with frozen(model):
-        both = freeze(model, IMAGES)
-    assert both.faithful
+        prepared = freeze(model, IMAGES)
+    assert prepared.faithful
     assert torch.equal(torch.rand(3), expected)
-    assert not torch.equal(both.copy(IMAGES), both.copy(IMAGES))
+    assert not torch.equal(prepared.copy(IMAGES), prepared.copy(IMAGES))
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -428,7 +429,13 @@ def test_the_model_is_left_as_it_was() -> None:
 
 @pytest.mark.parametrize(
     "attack",
-    [FGSM(eps=0.1), PGD(eps=0.1, steps=7), APGD(eps=0.1, steps=9), TargetedFAB(steps=6), Square(eps=0.1, queries=200)],
+    [
+        FGSM(eps=0.1),
+        PGD(eps=0.1, steps=7),
+        APGD(eps=0.1, steps=9),
+        TargetedFAB(steps=6),
+        Square(eps=0.1, n_queries=200),
+    ],
 )
 def test_the_pass_size_does_not_change_what_is_found(attack: Any) -> None:
     """In float64, where no result hangs on the rounding of a batch size."""
@@ -451,9 +458,9 @@ def test_images_pass_in_equal_parts_of_at_most_the_pass_size() -> None:
 
     model = classifier(Sizes(), classes=3, shape=SHAPE)
     images, labels = torch.rand(9, *SHAPE, generator=generator(2)), torch.zeros(9, dtype=torch.int64)
-    with held(model, images, pass_size=4) as both:
+    with prepare_for_attack(model, images, pass_size=4) as prepared:
         seen.clear()
-        sweep_eps(BIM(eps=0.1, steps=2, track="last"), both, images, labels, [0.0, 0.1])
+        sweep_eps(BIM(eps=0.1, steps=2, keep="last"), prepared, images, labels, [0.0, 0.1])
     assert seen == [3, 3, 3] * 3  # the clean images, the second step, the verification
 
 
@@ -467,8 +474,8 @@ def test_an_attack_s_memory_does_not_grow_with_the_images() -> None:
 def test_a_measured_pass_size_is_one_of_those_tried() -> None:
     model = create("student-8x1", input_shape=(1, 28, 28), classes=("a", "b"))
     with frozen(model):
-        both = freeze(model, torch.rand(2, 1, 28, 28), pass_size=None)
-    assert both.copy.pass_size in (16, 32, 64, 128, 256)
+        prepared = freeze(model, torch.rand(2, 1, 28, 28), pass_size=None)
+    assert prepared.copy.pass_size in (16, 32, 64, 128, 256)
 
 
 class Looping(nn.Module):
@@ -503,9 +510,9 @@ class Curious(nn.Module):
 def test_a_copy_that_fails_is_not_used(network: type[nn.Module]) -> None:
     model = model_of(network())
     with frozen(model):
-        both = freeze(model, IMAGES)
-        assert not both.faithful
-        expected, seen = with_gradient(model, IMAGES), with_gradient(both.copy, IMAGES)
+        prepared = freeze(model, IMAGES)
+        assert not prepared.faithful
+        expected, seen = with_gradient(model, IMAGES), with_gradient(prepared.copy, IMAGES)
     assert all(torch.equal(one, other) for one, other in zip(expected, seen, strict=True))
 
 
@@ -531,12 +538,12 @@ def test_a_low_precision_copy_leaves_random_numbers_and_the_observer_alone(
     expected = torch.rand(3)
     torch.manual_seed(5)
     with frozen(model):
-        both = freeze(model, IMAGES.float(), precision="bfloat16", observer=observer)
+        prepared = freeze(model, IMAGES.float(), precision="bfloat16", observer=observer)
     assert torch.equal(torch.rand(3), expected)
     assert said == []
-    assert both.low_precision is not None
-    assert both.low_precision.observer is observer
-    assert both.low_precision(IMAGES.float()).dtype == torch.float32
+    assert prepared.low_precision is not None
+    assert prepared.low_precision.observer is observer
+    assert prepared.low_precision(IMAGES.float()).dtype == torch.float32
 
 
 def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> None:
@@ -546,10 +553,10 @@ def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> N
 
     model = classifier(Failing(), classes=3, shape=SHAPE)
     with frozen(model):
-        both = freeze(model, IMAGES, pass_size=None)
-    assert both.copy.pass_size == DEFAULT
+        prepared = freeze(model, IMAGES, pass_size=None)
+    assert prepared.copy.pass_size == DEFAULT
     with pytest.raises(ModelError, match="no way back"):
-        PGD(eps=0.1)(both, IMAGES, torch.zeros(6, dtype=torch.int64))
+        PGD(eps=0.1)(prepared, IMAGES, torch.zeros(6, dtype=torch.int64))
 
 
 def test_gradients_in_bfloat16_are_followed_and_float32_says_what_fools() -> None:
@@ -560,9 +567,9 @@ def test_gradients_in_bfloat16_are_followed_and_float32_says_what_fools() -> Non
     attack = PGD(eps=0.08, steps=12)
     exact = attack(model, images, task.labels)
     with frozen(model):
-        both = replace(freeze(model, images), low_precision=in_bfloat16(model))
-        result = attack(both, images, task.labels)
-    assert both.precision == "bfloat16"
+        prepared = replace(freeze(model, images), low_precision=in_bfloat16(model))
+        result = attack(prepared, images, task.labels)
+    assert prepared.precision == "bfloat16"
     assert not torch.equal(result.adversarial, exact.adversarial)
     assert torch.equal(result.success, model(result.adversarial).argmax(1) != task.labels)
     assert (result.success == exact.success).double().mean() > 0.9
@@ -588,8 +595,8 @@ def test_what_only_the_low_precision_copy_is_fooled_by_is_attacked_again() -> No
 
     for network in (Wrong(), Flat()):
         with frozen(model):
-            both = replace(freeze(model, images), low_precision=classifier(network, classes=4))
-            result = attack(both, images, task.labels)
+            prepared = replace(freeze(model, images), low_precision=classifier(network, classes=4))
+            result = attack(prepared, images, task.labels)
         wrong = model(images).argmax(1) != task.labels
         assert torch.equal(result.success, exact.success)
         assert torch.equal(result.adversarial[~wrong], exact.adversarial[~wrong])
@@ -638,10 +645,10 @@ def test_in_which_turn_models_are_attacked() -> None:
     with frozen(model), frozen(half):
         plain, both = freeze(model, IMAGES.float()), freeze(half, IMAGES.float())
     low = replace(plain, low_precision=in_bfloat16(model))
-    assert plain.in_turn(bears_rounding=True) == (plain.copy,)
-    assert low.in_turn(bears_rounding=True) == (low.low_precision, low.copy)
-    assert low.in_turn(bears_rounding=False) == (low.copy,)
-    first, last = both.in_turn(bears_rounding=True)
+    assert plain.in_turn(low_precision=True) == (plain.copy,)
+    assert low.in_turn(low_precision=True) == (low.low_precision, low.copy)
+    assert low.in_turn(low_precision=False) == (low.copy,)
+    first, last = both.in_turn(low_precision=True)
     assert (first.dtype, last.dtype) == (torch.float32, torch.bfloat16)
     assert last.network is half.network
     assert both.differentiable is both.copy
@@ -649,8 +656,8 @@ def test_in_which_turn_models_are_attacked() -> None:
 
 
 def test_attacks_that_end_at_the_boundary_stay_in_float32() -> None:
-    assert not TargetedFAB().bears_rounding
-    assert not AutoAttack(eps=0.1).bears_rounding
-    assert not Restarts(attack=HopSkipJump(norm="l2"), restarts=2).bears_rounding
-    assert APGD(eps=0.1).bears_rounding
-    assert Square(eps=0.1).bears_rounding
+    assert not innermost(TargetedFAB()).supports_low_precision
+    assert not innermost(AutoAttack(eps=0.1)).supports_low_precision
+    assert not innermost(Restarts(attack=HopSkipJump(norm="l2"), restarts=2)).supports_low_precision
+    assert innermost(APGD(eps=0.1)).supports_low_precision
+    assert innermost(Square(eps=0.1)).supports_low_precision

@@ -56,7 +56,7 @@ def test_the_exact_distance_to_a_plane(norm: Norm, targeted: bool) -> None:
     """Within 5 % of the exact distance after 5,000 queries, and never nearer than it."""
     problem = linear_problem(0, low=0.35, high=0.65, gap=0.5)
     targets = 1 - problem.labels if targeted else None
-    result = HopSkipJump(norm=norm, queries=5000)(problem.model, problem.images, problem.labels, targets=targets)
+    result = HopSkipJump(norm=norm, n_queries=5000)(problem.model, problem.images, problem.labels, targets=targets)
     assert result.success.all()
     ratio = result.distance.numpy() / exact_distance(problem, norm)
     assert ratio.min() >= 1 - 1e-5
@@ -70,7 +70,7 @@ def test_the_exact_distance_where_bounds_are_met(norm: Norm) -> None:
     """Pixels that lie at their bounds cannot move: the probes say so, but the way there is longer."""
     problem = linear_problem(1, count=16)
     assert (problem.images == 0).any()
-    result = HopSkipJump(norm=norm, queries=10_000)(problem.model, problem.images, problem.labels)
+    result = HopSkipJump(norm=norm, n_queries=10_000)(problem.model, problem.images, problem.labels)
     ratio = result.distance.numpy() / exact_distance(problem, norm)
     assert ratio.min() >= 1 - 1e-5
     assert ratio.max() < 1.1
@@ -83,7 +83,7 @@ def test_the_exact_distance_where_bounds_are_met(norm: Norm) -> None:
 def test_more_queries_come_nearer(norm: Norm) -> None:
     task = small_task(2, dtype=torch.float32)
     results = [
-        HopSkipJump(norm=norm, queries=queries)(task.model, task.images, task.labels) for queries in (100, 500, 3000)
+        HopSkipJump(norm=norm, n_queries=queries)(task.model, task.images, task.labels) for queries in (100, 500, 3000)
     ]
     assert all(result.success.all() for result in results)
     for fewer, more in itertools.pairwise(results):
@@ -100,7 +100,7 @@ def test_it_is_not_far_from_what_gradients_find(norm: Norm, grid: tuple[float, f
     for eps in np.geomspace(*grid, 40).tolist():
         found = PGD(eps=eps, norm=norm, steps=15)(task.model, task.images, task.labels)
         smallest = smallest.minimum(found.distance)
-    result = HopSkipJump(norm=norm, queries=4000)(task.model, task.images, task.labels)
+    result = HopSkipJump(norm=norm, n_queries=4000)(task.model, task.images, task.labels)
     moved = smallest > 0
     ratio = (result.distance / smallest)[moved]
     assert ratio.median() < 1.2
@@ -126,7 +126,7 @@ def test_decisions_are_all_it_uses(targeted: bool) -> None:
     """Of a network that hides its scores it makes exactly the same."""
     task = small_task(1)
     targets = (task.labels + 2) % 4 if targeted else None
-    attack = HopSkipJump(queries=400)
+    attack = HopSkipJump(n_queries=400)
     open_, shut = (
         attack(classifier(network, classes=4), task.images, task.labels, targets=targets)
         for network in (task.model.network, Decisions(task.model.network))
@@ -142,7 +142,7 @@ def test_decisions_are_all_it_uses(targeted: bool) -> None:
 def test_targets_are_met_or_the_clean_image_comes_back() -> None:
     task = small_task(1, dtype=torch.float32)
     targets = (task.labels + 2) % 4
-    attack = HopSkipJump(queries=600)
+    attack = HopSkipJump(n_queries=600)
     result = attack(task.model, task.images, task.labels, targets=targets)
     check_claims(result, task, targets)
     check_inside(attack, result, task.images)
@@ -165,14 +165,14 @@ def test_one_image_without_a_start_does_not_stop_the_others() -> None:
     images = 0.2 + 0.2 * torch.rand(9, *SHAPE, generator=generator(0))
     labels, targets = torch.zeros(9, dtype=torch.int64), torch.tensor([1, 2, 1, 2, 1, 1, 2, 1, 1])
     with pytest.warns(CasemateWarning, match="HopSkipJump found nothing that fools on 3 of 9 images"):
-        result = HopSkipJump(queries=3000)(model, images, labels, targets=targets)
+        result = HopSkipJump(n_queries=3000)(model, images, labels, targets=targets)
     assert torch.equal(result.success, targets == 1)
     assert result.status[targets == 2].eq(Status.FAILED).all()
     assert torch.equal(result.adversarial[targets == 2], images[targets == 2])
     assert result.distance[targets == 2].isinf().all()
     exact = (0.7 - images.flatten(1).mean(1)) * SHAPE[1]  # along (1, ..., 1) over all 36 pixels
     assert (result.distance / exact)[targets == 1].max() < 1.05
-    alone = HopSkipJump(queries=3000)(model, images[:1], labels[:1], targets=targets[:1])
+    alone = HopSkipJump(n_queries=3000)(model, images[:1], labels[:1], targets=targets[:1])
     assert torch.allclose(alone.adversarial, result.adversarial[:1], atol=1e-4)
 
 
@@ -182,7 +182,7 @@ def test_the_budget_is_kept(listener: Listener) -> None:
     model = classifier(counting, classes=4)
     for queries, steps in ((100, 50), (777, 50), (5000, 2)):
         counting.restart()
-        attack = HopSkipJump(queries=queries, steps=steps)
+        attack = HopSkipJump(n_queries=queries, steps=steps)
         result = attack(model, task.images[:6], task.labels[:6])
         assert result.passes.forward == counting.forwards
         already = int((model(task.images[:6]).argmax(1) != task.labels[:6]).sum())
@@ -190,7 +190,7 @@ def test_the_budget_is_kept(listener: Listener) -> None:
         assert spent <= (6 - already) * queries
         assert spent >= (6 - already) * (400 if queries == 777 else 20 if steps == 50 else 250)
     assert counting.forwards < 6 * 400 + 12  # two steps of 100 and 141 probes
-    HopSkipJump(queries=300)(model, task.images, task.labels, observer=listener)
+    HopSkipJump(n_queries=300)(model, task.images, task.labels, observer=listener)
     assert listener.done == pytest.approx(listener.total)
 
 
@@ -198,7 +198,7 @@ def test_the_budget_is_kept(listener: Listener) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     task = small_task(1, count=12)
-    attack = HopSkipJump(norm=norm, queries=500)
+    attack = HopSkipJump(norm=norm, n_queries=500)
     whole = attack(task.model, task.images, task.labels, seed=3)
     parts = attack(task.model, task.images, task.labels, seed=3, batch_size=5)
     rest = attack(task.model, task.images[7:], task.labels[7:], seed=3, index=torch.arange(7, 12))
@@ -214,11 +214,11 @@ def test_what_was_misclassified_lies_at_no_distance() -> None:
     task = small_task()
     with torch.no_grad():
         wrong = task.model(task.images).argmax(1) != task.labels
-    result = HopSkipJump(queries=150)(task.model, task.images, task.labels)
+    result = HopSkipJump(n_queries=150)(task.model, task.images, task.labels)
     assert torch.equal(result.adversarial[wrong], task.images[wrong])
     assert result.distance[wrong].eq(0).all()
     assert (result.distance[~wrong] > 0).all()
-    again = HopSkipJump(queries=150)(task.model, task.images[wrong], task.labels[wrong])
+    again = HopSkipJump(n_queries=150)(task.model, task.images[wrong], task.labels[wrong])
     assert again.passes.forward == 2 * int(wrong.sum())
 
 
@@ -242,12 +242,12 @@ def test_logits_that_are_not_finite() -> None:
     images[:2] = 0.05
     labels = torch.zeros(6, dtype=torch.int64)
     with pytest.warns(CasemateWarning, match="on 2 of 6 images HopSkipJump met logits or gradients that are not"):
-        result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.1), classes=3), images, labels)
+        result = HopSkipJump(n_queries=300)(classifier(Broken(Lamp(), 0.1), classes=3), images, labels)
     assert result.status.tolist() == [Status.NON_FINITE] * 2 + [Status.SUCCESS] * 4
     assert torch.equal(result.adversarial[:2], images[:2])
     # what is bright enough to fool is not finite: nothing does, and that is why
     with pytest.warns(CasemateWarning, match="on 6 of 6 images HopSkipJump met logits or gradients that are not"):
-        result = HopSkipJump(queries=300)(classifier(Broken(Lamp(), 0.0, also=0.69), classes=3), images, labels)
+        result = HopSkipJump(n_queries=300)(classifier(Broken(Lamp(), 0.0, also=0.69), classes=3), images, labels)
     assert result.status.eq(Status.NON_FINITE).all()
     assert torch.equal(result.adversarial, images)
 
@@ -262,7 +262,7 @@ def test_any_shape_and_any_bounds(norm: Norm, shape: tuple[int, int, int]) -> No
     model = Classifier(nn.Sequential(nn.Flatten(), layer), input_shape=shape, classes=("a", "b"), bounds=(-4.0, 8.0))
     images = -1 + 0.5 * torch.rand(8, *shape, generator=generator(2))
     labels = torch.zeros(8, dtype=torch.int64)
-    attack = HopSkipJump(norm=norm, queries=3000)
+    attack = HopSkipJump(norm=norm, n_queries=3000)
     result = attack(model, images, labels)
     check_inside(attack, result, images, bounds=(-4.0, 8.0))
     mean = -images.flatten(1).mean(1)
@@ -275,7 +275,7 @@ def test_any_shape_and_any_bounds(norm: Norm, shape: tuple[int, int, int]) -> No
     ("settings", "words"),
     [
         ({"norm": "l1"}, "norm = 'l1'; expected l2 or linf"),
-        ({"queries": 99}, "queries = 99; expected at least 100"),
+        ({"n_queries": 99}, "n_queries = 99; expected at least 100"),
         ({"steps": 0}, "steps = 0; expected"),
         ({"evaluations": 0}, "evaluations = 0; expected"),
         ({"most_evaluations": 0}, "most_evaluations = 0; expected"),

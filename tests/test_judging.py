@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import BIM, EOT, FGSM, PGD, Attack, Criterion, GradientAttack, Passes, input_gradient
+from casemate.attacks import (
+    BIM,
+    EOT,
+    FGSM,
+    PGD,
+    AbstractAttack,
+    AbstractGradientAttack,
+    Criterion,
+    Passes,
+    RunResult,
+    input_gradient,
+)
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed
 from casemate.engine.store import Artifact
@@ -180,7 +191,7 @@ def rough() -> tuple[Classifier, LabelledImages]:
     return model, replace(images, labels=labels)
 
 
-ATTACKS: dict[str, GradientAttack] = {
+ATTACKS: dict[str, AbstractGradientAttack] = {
     "fgsm": FGSM(eps=0.5),
     "fgsm margin": FGSM(eps=0.5, loss="margin"),
     "bim l2": BIM(eps=0.5, steps=3, norm="l2"),
@@ -239,7 +250,7 @@ def test_the_worst_case_tells_how_far_it_is(rough: tuple[Classifier, LabelledIma
 # ------------------------------------------------------------------------------------------------ targeted attacks
 
 
-class Nearest(nn.Module):
+class MinimumNormSearch(nn.Module):
     """Scores each class by minus the squared distance to its prototype."""
 
     def __init__(self, prototypes: Tensor) -> None:
@@ -261,7 +272,7 @@ def near() -> tuple[Classifier, LabelledImages]:
     random = generator(12)
     labels = torch.arange(32) % 4
     images = (PROTOTYPES[labels] + 0.15 * torch.randn(32, PIXELS, generator=random)).clamp(0, 1)
-    model = classifier(Nearest(PROTOTYPES), classes=4)
+    model = classifier(MinimumNormSearch(PROTOTYPES), classes=4)
     assert torch.equal(model(images.view(-1, *SHAPE)).argmax(1), labels)
     labels[4::5] = (labels[4::5] + 1) % 4
     return model, stored(images.view(-1, *SHAPE), labels)
@@ -273,7 +284,7 @@ def right_of(model: Classifier, images: LabelledImages) -> Tensor:
         return model(images.tensors()[0]).argmax(1) == images.labels
 
 
-STRONG = BIM(eps=1.0, steps=30, step=0.1)
+STRONG = BIM(eps=1.0, steps=30, step_size=0.1)
 
 
 def test_with_all_of_the_pixels_range_every_class_can_be_reached(near: tuple[Classifier, LabelledImages]) -> None:
@@ -316,7 +327,7 @@ def test_only_images_that_are_classified_correctly_are_attacked(near: tuple[Clas
     model, images = near
     right = right_of(model, images)
     looking = Everything(model.network)
-    targeted_matrix(classifier(looking, classes=4), FGSM(eps=0.0, track="last"), images)
+    targeted_matrix(classifier(looking, classes=4), FGSM(eps=0.0, keep="last"), images)
     first, *later = looking.tally.seen[EXAMINED:]
     asked = torch.cat(later)
     assert len(first) == 32  # the look at all of them
@@ -398,7 +409,7 @@ def test_targeted_attacks_tell_how_far_they_are(near: tuple[Classifier, Labelled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keyed(Attack):
+class Keyed(AbstractAttack):
     """Attacks nothing, and notes under which number each image is asked to draw, by its bytes and its target."""
 
     notes: dict[tuple[bytes, int], int]
@@ -407,19 +418,20 @@ class Keyed(Attack):
         """Nothing moves."""
         return Ball(eps=0.0)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """None that count."""
         del classes
         return Passes()
 
     def run(
         self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Tensor, Tensor, Passes]:
+    ) -> RunResult:
         """Note, and hand the images back."""
         del model, advance
         for image, target, number in zip(clean, criterion.classes.tolist(), streams.index.tolist(), strict=True):
             self.notes[image.contiguous().numpy().tobytes(), target] = number
-        return clean, torch.ones(len(clean), dtype=torch.bool), Passes()
+        every = torch.ones(len(clean), dtype=torch.bool)
+        return RunResult(clean, every, every, Passes())
 
 
 @pytest.mark.parametrize("batch_size", [5, 12])
@@ -449,7 +461,7 @@ def at_random(config: dict[str, Any], needs: object, folder: Path, working: Path
     del config, needs, folder, working, context
     model = preprocessed(tiny_model(2).eval(), StochasticAffine())
     images, labels = tiny_images(6).tensors()
-    _, gradient = input_gradient(model, images, Criterion(labels), "ce", draws=2)
+    _, gradient = input_gradient(model, images, Criterion(labels), "ce", eot_samples=2)
     return {"logits": model(images).tolist(), "gradient": gradient.tolist()}
 
 
@@ -481,8 +493,8 @@ def test_a_measure_that_is_seeded_leaves_the_caller_s_random_numbers_alone() -> 
 
 def test_an_attack_is_made_from_its_configuration() -> None:
     assert attack_of({"name": "bim", "eps": 0.1, "steps": 7}) == BIM(eps=0.1, steps=7)
-    assert attack_of({"name": "pgd", "eps": 0.1, "restarts": 2, "draws": 5}) == EOT(
-        attack=PGD(eps=0.1, restarts=2), draws=5
+    assert attack_of({"name": "pgd", "eps": 0.1, "restarts": 2, "eot_samples": 5}) == EOT(
+        attack=PGD(eps=0.1, restarts=2), eot_samples=5
     )
 
 

@@ -27,7 +27,7 @@ _GROUND = (
     ("logits",),
     ("norms", "units"),
     ("rng", "memory", "compiled", "arrays", "geometry", "provenance"),
-    ("types", "files", "progress"),
+    ("types", "files", "progress", "rows", "settings"),
     ("_version",),
     ("errors",),
 )

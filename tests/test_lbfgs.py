@@ -33,7 +33,7 @@ from test_carlini_wagner import (
     linear,
 )
 
-FAST = LBFGS(steps=12, binary_steps=8, initial_const=0.1)
+FAST = LBFGS(steps=12, binary_search_steps=8, initial_const=0.1)
 
 
 @pytest.mark.parametrize(("seed", "scale", "targeted"), [(0, 1.0, True), (1, 1.0, False), (2, 30.0, False)])
@@ -81,7 +81,7 @@ BAD_SETTINGS: list[Callable[[], object]] = [
     lambda: LBFGS(norm="l1"),
     lambda: LBFGS(norm="l3"),  # type: ignore[arg-type]
     lambda: LBFGS(steps=0),
-    lambda: LBFGS(binary_steps=0),
+    lambda: LBFGS(binary_search_steps=0),
     lambda: LBFGS(initial_const=0.0),
     lambda: LBFGS(initial_const=math.nan),
 ]
@@ -153,7 +153,7 @@ def test_the_optimizer_keeps_examples_apart() -> None:
         minimizer = _Minimizer(low[rows], high[rows])
         for step in range(12):
             if step == keep_after:
-                minimizer.keep(torch.tensor([row < 3 for row in rows]))
+                minimizer = minimizer[torch.tensor([row < 3 for row in rows])]
                 rows = [row for row in rows if row < 3]
             bent = (curvature[rows] @ minimizer.trial.unsqueeze(2)).squeeze(2)
             minimizer.arrive((minimizer.trial * (bent / 2 - pull[rows])).sum(1), bent - pull[rows])

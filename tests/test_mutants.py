@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from casemate.attacks import BIM, FGSM, MIFGSM, PGD, Criterion, GradientAttack, base
+from casemate.attacks import BIM, FGSM, MIFGSM, PGD, AbstractGradientAttack, Criterion, RunResult, base
 from casemate.losses import LOSSES
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds
@@ -31,30 +31,30 @@ Check = Callable[[], None]
 
 # ------------------------------------------------------------------------------------------------------ the checks
 
-REAL: dict[str, GradientAttack] = {
-    "fgsm": FGSM(eps=0.1, track="last"),
-    "bim": BIM(eps=0.1, track="last"),
-    "pgd": PGD(eps=0.1, track="last"),
-    "mifgsm": MIFGSM(eps=0.1, track="last"),
+REAL: dict[str, AbstractGradientAttack] = {
+    "fgsm": FGSM(eps=0.1, keep="last"),
+    "bim": BIM(eps=0.1, keep="last"),
+    "pgd": PGD(eps=0.1, keep="last"),
+    "mifgsm": MIFGSM(eps=0.1, keep="last"),
 }
 
 
-def optimum(attack: GradientAttack) -> Check:
+def optimum(attack: AbstractGradientAttack) -> Check:
     """The closed form on a linear classifier."""
     return lambda: check_reaches_optimum(attack, linear_problem(0), norm="linf", eps=0.1)
 
 
-def beats_chance(attack: GradientAttack) -> Check:
+def beats_chance(attack: AbstractGradientAttack) -> Check:
     """Against random corners on a small network."""
     return lambda: check_beats_chance(attack, small_task(scale=2.0))
 
 
-def target(attack: GradientAttack) -> Check:
+def target(attack: AbstractGradientAttack) -> Check:
     """A targeted attack."""
     return lambda: check_approaches_target(attack, small_task(scale=3.0))
 
 
-def inside(attack: GradientAttack) -> Check:
+def inside(attack: AbstractGradientAttack) -> Check:
     """Ball, bounds and the claimed norm."""
 
     def check() -> None:
@@ -64,7 +64,7 @@ def inside(attack: GradientAttack) -> Check:
     return check
 
 
-def claims(attack: GradientAttack) -> Check:
+def claims(attack: AbstractGradientAttack) -> Check:
     """Predictions, success and loss."""
 
     def check() -> None:
@@ -76,18 +76,18 @@ def claims(attack: GradientAttack) -> Check:
 
 def zero(kind: type[FGSM] | type[BIM] | type[PGD] | type[MIFGSM]) -> Check:
     """Nothing at eps 0."""
-    return lambda: check_nothing_at_zero(lambda eps: kind(eps=eps, track="last"), small_task())
+    return lambda: check_nothing_at_zero(lambda eps: kind(eps=eps, keep="last"), small_task())
 
 
 def sure() -> None:
     """The closed form where only the stable gradient is left."""
-    check_reaches_optimum(FGSM(eps=0.2, track="last"), saturated(40), norm="linf", eps=0.2)
+    check_reaches_optimum(FGSM(eps=0.2, keep="last"), saturated(40), norm="linf", eps=0.2)
 
 
 def in_norm(norm: str) -> Check:
     """The closed form in another norm, where no bound is met."""
     problem = linear_problem(1, low=0.35, high=0.65, gap=0.5)
-    attack = FGSM(eps=0.2, norm=norm, track="last")  # type: ignore[arg-type]
+    attack = FGSM(eps=0.2, norm=norm, keep="last")  # type: ignore[arg-type]
     return lambda: check_reaches_optimum(attack, problem, norm=norm, eps=0.2)  # type: ignore[arg-type]
 
 
@@ -122,7 +122,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-ASCENT = Ball.ascent
+ASCENT = Ball.steepest_step
 
 
 def no_step(self: Ball, gradient: Tensor, images: Tensor, bounds: Bounds) -> Tensor:
@@ -157,29 +157,29 @@ def sign_in_every_norm(self: Ball, gradient: Tensor, images: Tensor, bounds: Bou
 def test_a_null_attack_and_a_wrong_sign_fail_every_check_of_strength(
     name: str, ascent: Callable[..., Tensor], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr(Ball, "ascent", ascent)
+    patch.setattr(Ball, "steepest_step", ascent)
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
 
-RISING = Criterion.rising
+RISING = Criterion.objective
 
 
 @pytest.mark.parametrize("name", STRENGTH)
 def test_descending_the_loss_fails_every_check_of_strength(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Criterion, "rising", lambda self, loss, logits: -RISING(self, loss, logits))
+    patch.setattr(Criterion, "objective", lambda self, loss, logits: -RISING(self, loss, logits))
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", STRENGTH)
 def test_handing_the_clean_images_back_fails_every_check_of_strength(name: str, patch: pytest.MonkeyPatch) -> None:
-    run = GradientAttack.run
+    run = AbstractGradientAttack.run
 
-    def idle(self: GradientAttack, model: Classifier, clean: Tensor, *rest: object) -> tuple[object, ...]:
-        return clean, *run(self, model, clean, *rest)[1:]  # type: ignore[arg-type]
+    def idle(self: AbstractGradientAttack, model: Classifier, clean: Tensor, *rest: object) -> RunResult:
+        return replace(run(self, model, clean, *rest), images=clean)  # type: ignore[arg-type]
 
-    patch.setattr(GradientAttack, "run", idle)
+    patch.setattr(AbstractGradientAttack, "run", idle)
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
@@ -187,28 +187,28 @@ def test_handing_the_clean_images_back_fails_every_check_of_strength(name: str, 
 @pytest.mark.parametrize("name", [name for name in STRENGTH if name.startswith("target")])
 def test_a_target_that_is_avoided_fails(name: str, patch: pytest.MonkeyPatch) -> None:
     """`targeted` forgotten: the loss of the target is raised, as if it were the label."""
-    patch.setattr(Criterion, "rising", lambda self, loss, logits: loss(logits, self.classes))
+    patch.setattr(Criterion, "objective", lambda self, loss, logits: loss(logits, self.classes))
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", ["optimum-fgsm", "optimum-mifgsm", "optimum-l2", "optimum-l1"])
 def test_half_a_step_fails_where_the_steps_just_reach_the_edge(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "ascent", half_a_step)
+    patch.setattr(Ball, "steepest_step", half_a_step)
     with pytest.raises(AssertionError, match="missed the optimum"):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", [name for name in STRENGTH if name.startswith(("optimum", "chance"))])
 def test_a_step_that_does_not_look_at_the_gradient_fails(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "ascent", blind)
+    patch.setattr(Ball, "steepest_step", blind)
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", ["optimum-l2", "optimum-l1"])
 def test_the_step_of_another_norm_fails(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "ascent", sign_in_every_norm)
+    patch.setattr(Ball, "steepest_step", sign_in_every_norm)
     with pytest.raises(AssertionError, match="missed the optimum"):
         STRENGTH[name]()
 
@@ -249,9 +249,11 @@ def test_bounds_that_are_forgotten_fail(name: str, patch: pytest.MonkeyPatch) ->
         ALL[name]()
     found = base.verify
 
-    def careless(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds) -> base.Verified:
+    def careless(
+        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
+    ) -> base.Verified:
         del bounds
-        return found(model, candidates, clean, ball, (-9.0, 9.0))
+        return found(model, candidates, clean, ball, (-9.0, 9.0), finite)
 
     patch.setattr(base, "verify", careless)
     with pytest.raises(AssertionError):
@@ -265,7 +267,7 @@ def test_a_ball_that_is_a_little_too_large_fails(name: str, patch: pytest.Monkey
 
     def larger(self: FGSM | BIM) -> object:
         made = loop[type(self)](self)  # type: ignore[index]
-        return replace(made, ball=replace(made.ball, eps=1.01 * made.ball.eps), step=1.01 * made.step)
+        return replace(made, ball=replace(made.ball, eps=1.01 * made.ball.eps), step_size=1.01 * made.step_size)
 
     for kind in loop:
         patch.setattr(kind, "loop", larger)
@@ -281,8 +283,10 @@ def test_claims_that_were_not_checked_again_fail(name: str, patch: pytest.Monkey
     """The predictions of the clean images, reported for the adversarial ones."""
     found = base.verify
 
-    def trusting(model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds) -> base.Verified:
-        return replace(found(model, candidates, clean, ball, bounds), logits=model(clean).detach())
+    def trusting(
+        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
+    ) -> base.Verified:
+        return replace(found(model, candidates, clean, ball, bounds, finite), logits=model(clean).detach())
 
     patch.setattr(base, "verify", trusting)
     with pytest.raises(AssertionError):

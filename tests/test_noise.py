@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
 from casemate.attacks.base import stream_key
-from casemate.attacks.noise import CornerNoise, NoiseAttack, UniformNoise
+from casemate.attacks.noise import AbstractNoise, CornerNoise, UniformNoise
 from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
@@ -30,9 +30,9 @@ from oracles import (
 EPS: dict[Norm, float] = {"linf": 0.15, "l2": 0.8, "l1": 3.0}
 
 
-def attacks(draws: int, eps: float | None = None) -> list[NoiseAttack]:
-    uniform = [UniformNoise(eps=EPS[norm] if eps is None else eps, norm=norm, draws=draws) for norm in EPS]
-    return [*uniform, CornerNoise(eps=EPS["linf"] if eps is None else eps, draws=draws)]
+def attacks(draws: int, eps: float | None = None) -> list[AbstractNoise]:
+    uniform = [UniformNoise(eps=EPS[norm] if eps is None else eps, norm=norm, num_samples=draws) for norm in EPS]
+    return [*uniform, CornerNoise(eps=EPS["linf"] if eps is None else eps, num_samples=draws)]
 
 
 every_attack = pytest.mark.parametrize("attack", attacks(20), ids=lambda a: f"{type(a).__name__}-{a.norm}")
@@ -59,7 +59,7 @@ def test_all_corners_of_few_pixels_are_found(targeted: bool) -> None:
     margins = torch.linspace(0.01, 0.41, 41)
     model, images, labels = one_pixel(margins, (1, 2, 2))
     targets = 1 - labels if targeted else None
-    result = CornerNoise(eps=0.05, draws=200)(model, images, labels, targets=targets)
+    result = CornerNoise(eps=0.05, num_samples=200)(model, images, labels, targets=targets)
     clear = (margins - 0.2).abs() > 1e-4
     assert torch.equal(result.success[clear], (margins < 0.2)[clear])
     stood = margins > 0.2 + 1e-4
@@ -71,7 +71,7 @@ def test_uniform_noise_on_one_pixel_comes_within_a_fiftieth_of_the_edge() -> Non
     """1,000 draws leave the last fiftieth of the way on one side unvisited with probability 4e-5."""
     margins = torch.linspace(0.0025, 0.2, 80)
     model, images, labels = one_pixel(margins)
-    result = UniformNoise(eps=0.1, draws=1000)(model, images, labels)
+    result = UniformNoise(eps=0.1, num_samples=1000)(model, images, labels)
     assert result.success[margins < 0.098].all()
     assert not result.success[margins > 0.1001].any()
     stood = ~result.success
@@ -94,7 +94,7 @@ def test_corners_move_every_pixel_by_eps_or_to_the_bound() -> None:
 
 @every_attack
 @pytest.mark.parametrize("targeted", [False, True])
-def test_images_are_inside_and_are_what_they_are_said_to_be(attack: NoiseAttack, targeted: bool) -> None:
+def test_images_are_inside_and_are_what_they_are_said_to_be(attack: AbstractNoise, targeted: bool) -> None:
     task = small_task(1, scale=30.0)
     targets = (task.labels + 2) % 4 if targeted else None
     result = attack(task.model, task.images, task.labels, targets=targets)
@@ -104,7 +104,7 @@ def test_images_are_inside_and_are_what_they_are_said_to_be(attack: NoiseAttack,
 
 @every_attack
 @pytest.mark.parametrize("targeted", [False, True])
-def test_the_first_that_fools_or_else_the_most_wrong_is_handed_back(attack: NoiseAttack, targeted: bool) -> None:
+def test_the_first_that_fools_or_else_the_most_wrong_is_handed_back(attack: AbstractNoise, targeted: bool) -> None:
     task = small_task(1, scale=30.0)
     targets = (task.labels + 1) % 4 if targeted else None
     result = attack(task.model, task.images, task.labels, targets=targets, seed=5)
@@ -126,12 +126,12 @@ def test_the_first_that_fools_or_else_the_most_wrong_is_handed_back(attack: Nois
 
 
 @every_attack
-def test_more_draws_find_more_but_less_than_pgd(attack: NoiseAttack) -> None:
+def test_more_draws_find_more_but_less_than_pgd(attack: AbstractNoise) -> None:
     task = small_task(1, count=60, dtype=torch.float32, scale=30.0)
     with torch.no_grad():
         before = task.model(task.images).argmax(1) != task.labels
     kind = {"eps": attack.eps, "norm": attack.norm}
-    few, many = (type(attack)(**kind, draws=draws)(task.model, task.images, task.labels) for draws in (3, 100))
+    few, many = (type(attack)(**kind, num_samples=draws)(task.model, task.images, task.labels) for draws in (3, 100))
     pgd = PGD(**kind, steps=20, loss="margin")(task.model, task.images, task.labels)
     assert (many.success | ~few.success).all()
     assert before.sum() < many.success.sum() < pgd.success.sum()
@@ -139,7 +139,7 @@ def test_more_draws_find_more_but_less_than_pgd(attack: NoiseAttack) -> None:
 
 
 @every_attack
-def test_the_batch_split_does_not_matter(attack: NoiseAttack) -> None:
+def test_the_batch_split_does_not_matter(attack: AbstractNoise) -> None:
     task = small_task(1, scale=30.0)
     whole = attack(task.model, task.images, task.labels, seed=3)
     parts = attack(task.model, task.images, task.labels, seed=3, batch_size=7)
@@ -158,7 +158,7 @@ def test_draws_are_counted_and_the_fooled_leave(listener: Listener) -> None:
     model = classifier(counting, classes=4)
     with torch.no_grad():
         start = int((task.model(task.images).argmax(1) == task.labels).sum())
-    result = UniformNoise(eps=0.2, draws=50)(model, task.images, task.labels, observer=listener)
+    result = UniformNoise(eps=0.2, num_samples=50)(model, task.images, task.labels, observer=listener)
     stood = int((~result.success).sum())
     assert result.passes.forward == counting.forwards
     assert result.passes.backward == 0
@@ -171,8 +171,8 @@ def test_draws_are_counted_and_the_fooled_leave(listener: Listener) -> None:
 
 def test_eps_zero_changes_nothing_and_draws_nothing() -> None:
     task = small_task(dtype=torch.float32)
-    check_nothing_at_zero(lambda eps: UniformNoise(eps=eps, norm="l2", draws=5), task)
-    check_nothing_at_zero(lambda eps: CornerNoise(eps=eps, draws=5), task)
+    check_nothing_at_zero(lambda eps: UniformNoise(eps=eps, norm="l2", num_samples=5), task)
+    check_nothing_at_zero(lambda eps: CornerNoise(eps=eps, num_samples=5), task)
     assert CornerNoise(eps=0.0)(task.model, task.images, task.labels).passes.forward == 2 * len(task.labels)
 
 
@@ -193,18 +193,18 @@ def test_logits_that_are_not_finite() -> None:
     model, images, labels = one_pixel(torch.tensor([0.02, 0.3, 0.02, 0.3, 0.46]))
     broken = classifier(Broken(model.network, 0.955), shape=(1, 1, 1))
     with pytest.warns(CasemateWarning, match="on 1 of 5 images UniformNoise met logits or gradients that are not"):
-        result = UniformNoise(eps=0.15, draws=60)(broken, images, labels)
+        result = UniformNoise(eps=0.15, num_samples=60)(broken, images, labels)
     # the last is not finite from the start
     codes = [Status.SUCCESS, Status.FAILED, Status.SUCCESS, Status.FAILED, Status.NON_FINITE]
     assert result.status.tolist() == codes
     assert torch.equal(result.adversarial[4], images[4])
     # here some draws of every image are lost; one that is fooled all the same counts, the others are named
     broken = classifier(Broken(model.network, 0.53), shape=(1, 1, 1))
-    result = UniformNoise(eps=0.15, draws=60)(broken, images[:1], labels[:1])
+    result = UniformNoise(eps=0.15, num_samples=60)(broken, images[:1], labels[:1])
     assert result.status.tolist() == [Status.SUCCESS]
     broken = classifier(Broken(model.network, 0.81), shape=(1, 1, 1))
     with pytest.warns(CasemateWarning, match="on 1 of 1 images UniformNoise met logits or gradients that are not"):
-        result = UniformNoise(eps=0.15, draws=60)(broken, images[1:2], labels[1:2])
+        result = UniformNoise(eps=0.15, num_samples=60)(broken, images[1:2], labels[1:2])
     assert result.status.tolist() == [Status.NON_FINITE]
     assert torch.equal(result.adversarial, images[1:2])
 
@@ -225,13 +225,13 @@ def test_other_bounds_and_channels() -> None:
     ("kind", "settings", "words"),
     [
         (UniformNoise, {"eps": -1.0}, "eps = -1.0; expected"),
-        (UniformNoise, {"norm": "l5"}, "norm 'l5'; expected"),
-        (UniformNoise, {"draws": 0}, "draws = 0; expected"),
-        (CornerNoise, {"draws": 0}, "draws = 0; expected"),
+        (UniformNoise, {"norm": "l5"}, "norm = 'l5'; expected"),
+        (UniformNoise, {"num_samples": 0}, "num_samples = 0; expected"),
+        (CornerNoise, {"num_samples": 0}, "num_samples = 0; expected"),
         (CornerNoise, {"norm": "l2"}, "norm = 'l2'; expected linf"),
         (CornerNoise, {"norm": "l1"}, "norm = 'l1'; expected linf"),
     ],
 )
-def test_settings_are_refused(kind: type[NoiseAttack], settings: dict[str, object], words: str) -> None:
+def test_settings_are_refused(kind: type[AbstractNoise], settings: dict[str, object], words: str) -> None:
     with as_installed(), pytest.raises(SettingError, match=words):
         kind(**{"eps": 0.1, **settings})  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ def thirds(slope: float = 20.0) -> Classifier:
 
 
 IMAGES = tiny_images(40, noise=90.0)
-ATTACKS = {"pgd": PGD(eps=EPS, steps=5), "square": Square(eps=EPS, queries=20)}
+ATTACKS = {"pgd": PGD(eps=EPS, steps=5), "square": Square(eps=EPS, n_queries=20)}
 
 
 @pytest.fixture(scope="module")

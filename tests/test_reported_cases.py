@@ -29,7 +29,7 @@ from casemate import (
     evaluate,
     evaluate_clean,
 )
-from casemate.attacks import Attack
+from casemate.attacks import AbstractAttack
 from casemate.errors import ModelError, SettingError
 from casemate.evaluation import Evaluation
 
@@ -68,7 +68,7 @@ BASE = wrapped(small())
 with torch.no_grad():
     LABELS = BASE(IMAGES).argmax(1)
 ATTACK = PGD(eps=0.1, steps=5)
-FEW: tuple[Attack, ...] = (FGSM(eps=0.1), ATTACK, APGD(eps=0.1, steps=10), DeepFool(steps=10), FAB(steps=5))
+FEW: tuple[AbstractAttack, ...] = (FGSM(eps=0.1), ATTACK, APGD(eps=0.1, steps=10), DeepFool(steps=10), FAB(steps=5))
 
 
 def judged(model: Classifier, images: Tensor = IMAGES, labels: Tensor = LABELS, eps: Any = 0.1) -> Evaluation:
@@ -94,7 +94,7 @@ def everywhere(model: Classifier, images: Tensor = IMAGES, labels: Tensor = LABE
 
 @pytest.mark.parametrize("made_inside", [False, True], ids=["images", "images and model"])
 @pytest.mark.parametrize("attack", FEW, ids=lambda attack: type(attack).__name__)
-def test_1_inside_inference_mode(attack: Attack, made_inside: bool) -> None:
+def test_1_inside_inference_mode(attack: AbstractAttack, made_inside: bool) -> None:
     wanted = attack(BASE, IMAGES, LABELS)
     with torch.inference_mode():
         model = wrapped(small()) if made_inside else BASE
@@ -223,7 +223,7 @@ def test_6_eps_of_bytes_and_images_of_a_range_of_one() -> None:
 @pytest.mark.parametrize(
     "attack", [*FEW, TargetedAPGD(eps=0.1, steps=10), TargetedFAB(steps=5)], ids=lambda attack: type(attack).__name__
 )
-def test_7_masked_classes_are_as_if_they_were_not_there(attack: Attack, value: float) -> None:
+def test_7_masked_classes_are_as_if_they_were_not_there(attack: AbstractAttack, value: float) -> None:
     mask = torch.tensor([False, False, False, True])
     masked = wrapped(Around(small(), after=lambda o: o.masked_fill(mask, value)))
     indexed = wrapped(Around(small(), after=lambda o: o[:, :3]), 3)
@@ -272,12 +272,12 @@ def test_10_what_is_no_classifier_and_no_tensor() -> None:
 def test_11_a_search_that_is_too_short_warns() -> None:
     for steps, rounds in ((10, 1), (50, 2)):
         with pytest.warns(CasemateWarning, match="found nothing that fools on 11 of 12 images"):
-            CarliniWagner(steps=steps, binary_steps=rounds)(BASE, IMAGES, LABELS)
-    assert CarliniWagner(steps=200, binary_steps=5)(BASE, IMAGES, LABELS).robust_accuracy == 0
+            CarliniWagner(steps=steps, binary_search_steps=rounds)(BASE, IMAGES, LABELS)
+    assert CarliniWagner(steps=200, binary_search_steps=5)(BASE, IMAGES, LABELS).robust_accuracy == 0
 
 
 def test_11_an_evaluation_does_not_rest_on_it() -> None:
-    data, attacks = LabelledImages(pixels=IMAGES, labels=LABELS), {"cw": CarliniWagner(steps=10, binary_steps=1)}
+    data, attacks = LabelledImages(pixels=IMAGES, labels=LABELS), {"cw": CarliniWagner(steps=10, binary_search_steps=1)}
     found = evaluate(BASE, data, eps=0.5, norm="l2", budget="quick", attacks=attacks)
     assert found.verdict.word == "not to be trusted"
     assert "nothing-found" in [finding.check for finding in found.findings]
@@ -380,7 +380,7 @@ def test_18_company_does_not_matter() -> None:
 
 
 def test_19_images_that_are_wrong_already_stay() -> None:
-    for attack in (DeepFool(steps=10), HopSkipJump(queries=200, starts=20), FAB(steps=5)):
+    for attack in (DeepFool(steps=10), HopSkipJump(n_queries=200, starts=20), FAB(steps=5)):
         assert torch.equal(attack(BASE, IMAGES, (LABELS + 1) % 4).adversarial, IMAGES)
 
 
@@ -395,7 +395,7 @@ def test_20_targets() -> None:
 @pytest.mark.parametrize("shape", [(1, 5, 3), (3, 4, 40), (13, 6, 6)])
 def test_21_any_shape(shape: tuple[int, int, int]) -> None:
     model, images = wrapped(small(4, shape), 4, shape), torch.rand(4, *shape)
-    for attack in (Square(eps=0.1, queries=40), Spatial(rotations=3, shifts=3)):
+    for attack in (Square(eps=0.1, n_queries=40), Spatial(rotations=3, shifts=3)):
         assert torch.isfinite(attack(model, images, answers(model, images)).adversarial).all()
 
 

@@ -11,8 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import BIM, EOT, FGSM, PGD, Attack, MinimumNormAttack, Passes, Status, with_eps
-from casemate.attacks.base import Criterion
+from casemate.attacks import (
+    BIM,
+    EOT,
+    FGSM,
+    PGD,
+    AbstractAttack,
+    AbstractMinimumNormAttack,
+    Passes,
+    RunResult,
+    Status,
+    with_eps,
+)
+from casemate.attacks.criterion import Criterion
 from casemate.attacks.restarts import Restarts
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
@@ -37,39 +48,36 @@ WEAK = PGD(eps=0.05, steps=1)
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Noise(Attack):
+class Noise(AbstractAttack):
     """One point drawn from the ball; remembers which images it was given, and what it drew."""
 
     eps: float = 0.1
     norm: Norm = "linf"
     seen: list[tuple[list[int], Tensor]] = field(default_factory=list, compare=False)
 
-    def ball(self) -> Ball:
-        """The ball."""
-        return Ball(eps=self.eps, norm=self.norm)
-
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """None that count."""
         del classes
         return Passes()
 
     def run(
         self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Tensor, Tensor, Passes]:
+    ) -> RunResult:
         """Draw."""
         del criterion
         advance(len(clean), "")
         moved = self.ball().sample(clean, model.bounds, streams, "point")
         self.seen.append((streams.index.tolist(), moved))
-        return moved, torch.ones(len(clean), dtype=torch.bool), Passes()
+        every = torch.ones(len(clean), dtype=torch.bool)
+        return RunResult(moved, every, every, Passes())
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Lottery(MinimumNormAttack):
+class Lottery(AbstractMinimumNormAttack):
     """Straight to the boundary of a linear problem, and beyond it by a share that is drawn; sometimes it fails.
 
-    It counts how often each image was given to it; image number `broken` comes back as not a number.
+    It counts how often each image was given to it; the numbers of image number `broken` are not finite.
     """
 
     problem: Linear
@@ -77,24 +85,24 @@ class Lottery(MinimumNormAttack):
     broken: int = -1
     given: list[int] = field(default_factory=list, compare=False)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """None that count."""
         del classes
         return Passes()
 
     def run(
         self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Tensor, Tensor, Passes]:
+    ) -> RunResult:
         """Go there."""
         del advance
         self.given.extend(streams.index.tolist())
         slope, length = self.problem.slope[streams.index], self.shares(streams)
         with torch.no_grad():
-            fooled = criterion.met(model(clean))
+            fooled = criterion.is_adversarial(model(clean))
         factor = torch.where(fooled, 0.0, length) * self.gap()[streams.index]
         moved = (clean - (factor.unsqueeze(1) * slope).view_as(clean).to(clean.dtype)).clone()
-        moved[streams.index == self.broken] = math.nan
-        return moved, torch.ones(len(clean), dtype=torch.bool), Passes(forward=len(clean))
+        finite = streams.index != self.broken
+        return RunResult(moved, finite, torch.ones_like(finite), Passes(forward=len(clean)))
 
     @staticmethod
     def shares(streams: Streams) -> Tensor:
@@ -120,11 +128,11 @@ def margins(problem: Linear, index: list[int], images: Tensor) -> list[float]:
 
 @pytest.mark.parametrize(
     "attack",
-    [WEAK, PGD(eps=0.5, steps=2, norm="l2", track="last"), EOT(attack=BIM(eps=0.05, steps=2), draws=2), Noise()],
+    [WEAK, PGD(eps=0.5, steps=2, norm="l2", keep="last"), EOT(attack=BIM(eps=0.05, steps=2), eot_samples=2), Noise()],
     ids=lambda attack: type(attack).__name__,
 )
 @pytest.mark.parametrize("targeted", [False, True])
-def test_one_run_is_the_attack_itself(attack: Attack, targeted: bool) -> None:
+def test_one_run_is_the_attack_itself(attack: AbstractAttack, targeted: bool) -> None:
     task = small_task()
     targets = (task.labels + 1) % 4 if targeted else None
     once = Restarts(attack=attack, restarts=1)(task.model, task.images, task.labels, targets=targets, seed=3)
@@ -359,20 +367,20 @@ def test_it_says_what_it_is_made_of_and_takes_another_eps() -> None:
 def test_an_attack_that_cannot_aim_cannot_do_so_in_a_wrapper() -> None:
     @final
     @dataclass(frozen=True, kw_only=True)
-    class Aimless(Attack):
+    class Aimless(AbstractAttack):
         targetable = False  # pyright: ignore[reportAssignmentType]
 
         def ball(self) -> Ball:
             return Ball(eps=0.1)
 
-        def most_passes(self, classes: int) -> Passes:
+        def max_passes(self, classes: int) -> Passes:
             """None that count."""
             del classes
             return Passes()
 
         def run(
             self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
-        ) -> tuple[Tensor, Tensor, Passes]:
+        ) -> RunResult:
             raise AssertionError("was run")
 
     task = small_task()

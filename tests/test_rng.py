@@ -82,8 +82,8 @@ def test_taking_some_examples_goes_on_with_their_streams() -> None:
     streams = Streams(5, torch.arange(6))
     mask = torch.tensor([True, False, True, True, False, False])
     everyone = streams.uniform((4,), "step", 3)
-    assert torch.equal(streams.take(mask).uniform((4,), "step", 3), everyone[mask])
-    assert torch.equal(streams.take(torch.tensor([4, 0])).uniform((4,), "step", 3), everyone[[4, 0]])
+    assert torch.equal(streams[mask].uniform((4,), "step", 3), everyone[mask])
+    assert torch.equal(streams[torch.tensor([4, 0])].uniform((4,), "step", 3), everyone[[4, 0]])
 
 
 def test_more_positions_extend_a_stream() -> None:

@@ -190,7 +190,7 @@ def test_two_classes_will_do() -> None:
 
 
 def test_drawn_placements_fill_their_limits_and_keep_them() -> None:
-    attack = Spatial(max_rotation=12, max_shift=2, draws=50)
+    attack = Spatial(max_rotation=12, max_shift=2, num_samples=50)
     streams = Streams(3, torch.arange(40))
     drawn = [attack._placement(number, streams) for number in range(50)]
     angle, shift = torch.cat([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
@@ -205,7 +205,7 @@ def test_drawn_placements_fill_their_limits_and_keep_them() -> None:
 
 def test_the_worst_of_the_draws_is_returned() -> None:
     task = small_task(2, count=40, scale=3.0)
-    attack = Spatial(max_rotation=25, max_shift=1.5, draws=6)
+    attack = Spatial(max_rotation=25, max_shift=1.5, num_samples=6)
     found = attack(task.model, task.images, task.labels, seed=9)
     streams = Streams(derive(9, "Spatial"), torch.arange(40))
     candidates = [task.images] + [
@@ -223,7 +223,7 @@ def test_more_draws_never_fool_less() -> None:
     shares = []
     before = torch.zeros(60, dtype=torch.bool)
     for draws in (1, 3, 10, 30):
-        found = Spatial(max_rotation=5, max_shift=0.5, draws=draws)(task.model, task.images, task.labels)
+        found = Spatial(max_rotation=5, max_shift=0.5, num_samples=draws)(task.model, task.images, task.labels)
         assert (found.success | ~before).all()
         before = found.success
         shares.append(found.robust_accuracy)
@@ -233,7 +233,7 @@ def test_more_draws_never_fool_less() -> None:
 # -------------------------------------------------------------------------------------------------------- all of it
 
 
-@pytest.mark.parametrize("attack", [SMALL, Spatial(draws=7)])
+@pytest.mark.parametrize("attack", [SMALL, Spatial(num_samples=7)])
 def test_the_batch_size_does_not_matter(attack: Spatial) -> None:
     task = small_task(1)
     whole = attack(task.model, task.images, task.labels, seed=4)
@@ -244,7 +244,7 @@ def test_the_batch_size_does_not_matter(attack: Spatial) -> None:
     rest = attack(task.model, task.images[11:], task.labels[11:], seed=4, index=torch.arange(11, 30))
     assert torch.allclose(whole.adversarial[11:], rest.adversarial, rtol=0, atol=1e-9)
     other = attack(task.model, task.images, task.labels, seed=5)
-    assert torch.equal(other.adversarial, whole.adversarial) == (attack.draws is None)
+    assert torch.equal(other.adversarial, whole.adversarial) == (attack.num_samples is None)
 
 
 def test_what_is_fooled_leaves_and_what_is_wrong_already_stays_as_it_is() -> None:
@@ -264,7 +264,7 @@ def test_what_is_fooled_leaves_and_what_is_wrong_already_stays_as_it_is() -> Non
 
 def test_nothing_moves_without_room() -> None:
     task = small_task()
-    found = Spatial(max_rotation=0, max_shift=0, draws=3)(task.model, task.images, task.labels)
+    found = Spatial(max_rotation=0, max_shift=0, num_samples=3)(task.model, task.images, task.labels)
     assert torch.allclose(found.adversarial, task.images, rtol=0, atol=1e-6)
     assert found.success.sum() == 5
 
@@ -330,7 +330,7 @@ def test_other_bounds_and_several_channels() -> None:
 def test_progress_is_told_as_it_is_made() -> None:
     task = small_task()
     told: list[float] = []
-    Spatial(max_rotation=0.01, max_shift=0, draws=9).run(
+    Spatial(max_rotation=0.01, max_shift=0, num_samples=9).run(
         task.model,
         task.images,
         Criterion(task.labels),
@@ -341,13 +341,13 @@ def test_progress_is_told_as_it_is_made() -> None:
 
 
 def test_it_says_what_it_is() -> None:
-    assert Spatial(draws=10).record() == {
+    assert Spatial(num_samples=10).record() == {
         "name": "Spatial",
         "max_rotation": 30.0,
         "max_shift": 3.0,
         "rotations": 31,
         "shifts": 5,
-        "draws": 10,
+        "num_samples": 10,
     }
     assert with_eps(SMALL, 0.1) == SMALL
 
@@ -360,7 +360,7 @@ BAD: list[Callable[[], object]] = [
     lambda: Spatial(max_shift=math.inf),
     lambda: Spatial(rotations=0),
     lambda: Spatial(shifts=0),
-    lambda: Spatial(draws=0),
+    lambda: Spatial(num_samples=0),
 ]
 
 

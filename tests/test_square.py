@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import PGD, Status
 from casemate.attacks.noise import CornerNoise, UniformNoise
-from casemate.attacks.square import Square
-from casemate.attacks.windows import Bumps, Corners, Moves, _bumps, _hill
+from casemate.attacks.square import AbstractSquareProposal, L2Square, LinfSquare, Square, _bumps, _eta
 from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import margin
 from casemate.models import Classifier
@@ -47,7 +46,7 @@ def test_linf_reaches_the_exact_optimum_on_a_linear_classifier(seed: int, target
     """The best corner of the ball: an image is fooled where that corner's margin is negative, and else ends there."""
     problem, eps = linear_problem(seed), 0.02
     targets = 1 - problem.labels if targeted else None
-    result = Square(eps=eps, queries=1500)(problem.model, problem.images, problem.labels, targets=targets)
+    result = Square(eps=eps, n_queries=1500)(problem.model, problem.images, problem.labels, targets=targets)
     rooms = room(problem.images.flatten(1).double(), problem.slope)
     best = problem.margin(problem.images) - steepest_descent(problem.slope, rooms, "linf", eps)
     assert 0 < (best < 0).sum() < len(best)
@@ -67,7 +66,7 @@ def test_l2_and_l1_come_near_the_exact_optimum(norm: Norm, eps: float, share: fl
     labels = torch.zeros_like(problem.labels)
     slope = torch.where(problem.labels.bool().unsqueeze(1), -problem.slope, problem.slope)
     problem = replace(problem, labels=labels, slope=slope)
-    result = Square(eps=eps, norm=norm, queries=600)(problem.model, images, labels)
+    result = Square(eps=eps, norm=norm, n_queries=600)(problem.model, images, labels)
     assert not result.success.any()
     fall = problem.margin(images) - problem.margin(result.adversarial)
     most = steepest_descent(slope, room(images.flatten(1).double(), slope), norm, eps)
@@ -81,8 +80,8 @@ def test_it_is_stronger_than_noise_and_not_far_from_pgd(norm: Norm) -> None:
     task = small_task(1, count=60, dtype=torch.float32)
     eps = EPS[norm]
     fooled = {
-        "noise": UniformNoise(eps=eps, norm=norm, draws=300),
-        "square": Square(eps=eps, norm=norm, queries=300),
+        "noise": UniformNoise(eps=eps, norm=norm, num_samples=300),
+        "square": Square(eps=eps, norm=norm, n_queries=300),
         "pgd": PGD(eps=eps, norm=norm, steps=40, loss="margin"),
     }
     counts = {name: int(attack(task.model, task.images, task.labels).success.sum()) for name, attack in fooled.items()}
@@ -93,8 +92,8 @@ def test_it_is_stronger_than_noise_and_not_far_from_pgd(norm: Norm) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_it_is_stronger_than_random_corners() -> None:
     task = small_task(1, count=60, dtype=torch.float32)
-    corners = CornerNoise(eps=0.15, draws=300)(task.model, task.images, task.labels)
-    square = Square(eps=0.15, queries=300)(task.model, task.images, task.labels)
+    corners = CornerNoise(eps=0.15, num_samples=300)(task.model, task.images, task.labels)
+    square = Square(eps=0.15, n_queries=300)(task.model, task.images, task.labels)
     assert square.success.sum() > corners.success.sum()
     stood = ~square.success & ~corners.success
     with torch.no_grad():
@@ -108,7 +107,7 @@ def test_it_is_stronger_than_random_corners() -> None:
 def test_targets_are_reached(norm: Norm) -> None:
     task = small_task(1, scale=30.0)
     targets = (task.labels + 2) % 4
-    attack = Square(eps=EPS[norm], norm=norm, queries=200)
+    attack = Square(eps=EPS[norm], norm=norm, n_queries=200)
     result = attack(task.model, task.images, task.labels, targets=targets)
     check_inside(attack, result, task.images)
     check_claims(result, task, targets)
@@ -123,7 +122,7 @@ def test_more_queries_never_worsen(norm: Norm) -> None:
     """The same draws as far as they go; what is kept is never less wrong."""
     task = small_task(1, count=40)
     results = [
-        Square(eps=0.5 * EPS[norm], norm=norm, queries=queries)(task.model, task.images, task.labels)
+        Square(eps=0.5 * EPS[norm], norm=norm, n_queries=queries)(task.model, task.images, task.labels)
         for queries in (1, 20, 200)
     ]
     for fewer, more in itertools.pairwise(results):
@@ -139,7 +138,7 @@ def test_more_queries_never_worsen(norm: Norm) -> None:
 def test_restarts_never_worsen_and_take_only_those_that_stood() -> None:
     task = small_task(1, count=60)
     one, three = (
-        Square(eps=0.2, queries=25, restarts=restarts)(task.model, task.images, task.labels) for restarts in (1, 3)
+        Square(eps=0.2, n_queries=25, restarts=restarts)(task.model, task.images, task.labels) for restarts in (1, 3)
     )
     assert (three.success | ~one.success).all()
     assert three.success.sum() > one.success.sum()
@@ -161,21 +160,21 @@ def test_the_schedule_of_the_window() -> None:
     assert {step: attack.side(step, 28, 28) for step in sides} == sides
     rounded = {0: 25, 11: 19, 51: 13, 201: 9, 501: 7, 1001: 5, 2001: 3, 8001: 3}
     assert {step: replace(attack, norm="l2").side(step, 28, 28) for step in rounded} == rounded
-    stretched = replace(attack, rescale=True, queries=1000)
+    stretched = replace(attack, rescale_schedule=True, n_queries=1000)
     assert [stretched.side(step, 28, 28) for step in (1, 2, 20, 21, 999)] == [25, 18, 13, 9, 1]
     assert attack.side(0, 3, 40) == 3
     assert [replace(attack, norm="l1").side(9000, height, 40) for height in (1, 2, 3, 40)] == [1, 2, 3, 3]
 
 
-def started(norm: Norm, eps: float, clean: Tensor) -> Moves:
-    moves = (Corners if norm == "linf" else Bumps)(clean, Ball(eps=eps, norm=norm), UNIT)
+def started(norm: Norm, eps: float, clean: Tensor) -> AbstractSquareProposal:
+    moves = (LinfSquare if norm == "linf" else L2Square)(clean, Ball(eps=eps, norm=norm), UNIT)
     moves.start(Streams(1, torch.arange(len(clean))), 0)
     return moves
 
 
-def step(moves: Moves, draws: Tensor, side: int) -> Tensor:
+def step(moves: AbstractSquareProposal, draws: Tensor, side: int) -> Tensor:
     """The images after one step with these draws, in which everything is better."""
-    moves.plan(draws.unsqueeze(0), [side])
+    moves.plan(draws.unsqueeze(1), [side])
     moves.step(0)
     moves.settle(torch.ones(len(draws), dtype=torch.bool))
     return moves.images(slice(None)).clone()
@@ -210,7 +209,7 @@ def test_a_linf_step_sends_one_square_of_each_channel_to_a_corner() -> None:
 def test_a_linf_step_that_does_not_help_is_undone_and_one_that_changes_nothing_is_not_asked() -> None:
     moves = started("linf", 0.1, grey(50, (2, 6, 6), low=0.0, high=1.0))
     start = moves.images(slice(None)).clone()
-    moves.plan(torch.rand(1, 50, 7, generator=generator(1)), [3])
+    moves.plan(torch.rand(50, 1, 7, generator=generator(1)), [3])
     asked = moves.step(0)
     assert isinstance(asked, Tensor)
     assert torch.equal(asked, moves.images(slice(None)).ne(start).flatten(1).any(1).nonzero().squeeze(1))
@@ -264,7 +263,7 @@ def test_bumps_are_two_hills_of_opposite_sign() -> None:
     nested = torch.zeros(5, 5, dtype=torch.float64)
     for storey in range(3):
         nested[2 - storey : 3 + storey, 2 - storey : 3 + storey] += (storey + 1) ** -2.0
-    assert torch.allclose(_hill(5, 5, 2), nested / nested.norm())
+    assert torch.allclose(_eta(5, 5, 2), nested / nested.norm())
 
 
 # ------------------------------------------------------------------------------------- claims, budget, odd input
@@ -276,7 +275,7 @@ def test_bumps_are_two_hills_of_opposite_sign() -> None:
 def test_images_are_inside_and_are_what_they_are_said_to_be(norm: Norm, dtype: torch.dtype) -> None:
     task = small_task(3, dtype=dtype)
     for eps in (0.3 * EPS[norm], EPS[norm], 10 * EPS[norm]):
-        attack = Square(eps=eps, norm=norm, queries=70)
+        attack = Square(eps=eps, norm=norm, n_queries=70)
         result = attack(task.model, task.images, task.labels)
         check_inside(attack, result, task.images)
         check_claims(result, task)
@@ -292,7 +291,7 @@ def test_any_shape_and_any_bounds(norm: Norm, shape: tuple[int, int, int], class
     images = -1 + 4 * torch.rand(20, *shape, generator=random)
     with torch.no_grad():
         labels = model(images).argmax(1)
-    attack = Square(eps=4 * EPS[norm], norm=norm, queries=100)
+    attack = Square(eps=4 * EPS[norm], norm=norm, n_queries=100)
     result = attack(model, images, labels)
     check_inside(attack, result, images, bounds=(-1.0, 3.0))
     assert (result.norm[~result.success] > 0).all()
@@ -303,7 +302,7 @@ def test_any_shape_and_any_bounds(norm: Norm, shape: tuple[int, int, int], class
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     task = small_task(1)
-    attack = Square(eps=EPS[norm], norm=norm, queries=60, restarts=2)
+    attack = Square(eps=EPS[norm], norm=norm, n_queries=60, restarts=2)
     whole = attack(task.model, task.images, task.labels, seed=3)
     parts = attack(task.model, task.images, task.labels, seed=3, batch_size=7)
     rest = attack(task.model, task.images[11:], task.labels[11:], seed=3, index=torch.arange(11, 30))
@@ -319,18 +318,18 @@ def test_the_batch_split_does_not_matter(norm: Norm) -> None:
 @pytest.mark.parametrize("bad", [2.0, 0.5])
 def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it change what is found; also where the start's logits are not finite (`bad` = 0.5, for some images)."""
-    task, attack = small_task(1, dtype=torch.float32), Square(eps=0.02, queries=400)
+    task, attack = small_task(1, dtype=torch.float32), Square(eps=0.02, n_queries=400)
     task.images[:, 0, 0, 0] = 0.5
     model = classifier(Broken(task.model.network, bad), classes=4)
     found = attack(model, task.images, task.labels)
     assert (found.status == Status.NON_FINITE).any() == (bad < 1)
-    step = Corners.step
+    step = LinfSquare.step
 
-    def ask_all(moves: Corners, number: int) -> slice:
+    def ask_all(moves: LinfSquare, number: int) -> slice:
         step(moves, number)
         return slice(None)
 
-    monkeypatch.setattr(Corners, "step", ask_all)
+    monkeypatch.setattr(LinfSquare, "step", ask_all)
     all_asked = attack(model, task.images, task.labels)
     assert torch.equal(found.adversarial, all_asked.adversarial)
     assert torch.equal(found.status, all_asked.status)
@@ -343,7 +342,7 @@ def test_queries_are_counted_and_the_fooled_leave() -> None:
     task = small_task(1, dtype=torch.float32)
     counting = Counting(task.model.network)
     model = classifier(counting, classes=4)
-    result = Square(eps=0.8, norm="l2", queries=200)(model, task.images, task.labels)
+    result = Square(eps=0.8, norm="l2", n_queries=200)(model, task.images, task.labels)
     assert result.passes.forward == counting.forwards
     assert result.passes.backward == counting.backwards == 0
     with torch.no_grad():
@@ -352,13 +351,13 @@ def test_queries_are_counted_and_the_fooled_leave() -> None:
     most = 2 * len(clean) + 200 * int(stood.sum()) + 200 * int(fell.sum())
     assert 2 * len(clean) + 200 * int(stood.sum()) + int(fell.sum()) <= result.passes.forward < most
     assert fell.sum() >= 5
-    nobody = Square(eps=1e-6, norm="l2", queries=40)(model, task.images[clean], task.labels[clean])
+    nobody = Square(eps=1e-6, norm="l2", n_queries=40)(model, task.images[clean], task.labels[clean])
     assert nobody.passes.forward == int(clean.sum()) * 42  # the clean image, 40 queries, the verification
 
 
 def test_what_was_misclassified_is_left_alone(listener: Listener) -> None:
     task = small_task()
-    attack = Square(eps=0.03, queries=300)
+    attack = Square(eps=0.03, n_queries=300)
     result = attack(task.model, task.images, task.labels, observer=listener)
     with torch.no_grad():
         wrong = task.model(task.images).argmax(1) != task.labels
@@ -372,7 +371,7 @@ def test_what_was_misclassified_is_left_alone(listener: Listener) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_eps_zero_changes_nothing(norm: Norm) -> None:
-    check_nothing_at_zero(lambda eps: Square(eps=eps, norm=norm, queries=20), small_task(dtype=torch.float32))
+    check_nothing_at_zero(lambda eps: Square(eps=eps, norm=norm, n_queries=20), small_task(dtype=torch.float32))
 
 
 class Broken(nn.Module):
@@ -397,15 +396,17 @@ def test_logits_that_are_not_finite() -> None:
     with torch.no_grad():
         labels = inner(images).argmax(1)
     with pytest.warns(CasemateWarning, match="on 6 of 30 images Square met logits or gradients that are not finite"):
-        always = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.74), classes=4), images, labels)
+        always = Square(eps=0.2, n_queries=100)(classifier(Broken(inner, 0.74), classes=4), images, labels)
     bad = images[:, 0, 0, 0] > 0.7
     assert always.status[bad].eq(Status.NON_FINITE).all()
     assert torch.equal(always.adversarial[bad], images[bad])
-    whole = Square(eps=0.2, queries=100)(classifier(inner, classes=4), images, labels)
+    whole = Square(eps=0.2, n_queries=100)(classifier(inner, classes=4), images, labels)
     assert torch.equal(always.adversarial[~bad], whole.adversarial[~bad])
     # where only some queries are not finite, the others may still fool; if none does, the fault is named
     with pytest.warns(CasemateWarning, match="of 24 images Square met logits or gradients that are not finite"):
-        sometimes = Square(eps=0.2, queries=100)(classifier(Broken(inner, 0.5), classes=4), images[~bad], labels[~bad])
+        sometimes = Square(eps=0.2, n_queries=100)(
+            classifier(Broken(inner, 0.5), classes=4), images[~bad], labels[~bad]
+        )
     assert set(sometimes.status.tolist()) == {Status.SUCCESS, Status.NON_FINITE}
     assert sometimes.adversarial[sometimes.success][:, 0, 0, 0].max() <= 0.5
 
@@ -415,10 +416,10 @@ def test_logits_that_are_not_finite() -> None:
     [
         ({"eps": -0.1}, "eps"),
         ({"norm": "l3"}, "norm"),
-        ({"queries": 0}, "queries = 0; expected"),
-        ({"p": 0.0}, r"p = 0.0; expected"),
-        ({"p": 1.1}, r"p = 1.1; expected"),
-        ({"p": math.nan}, "p = nan; expected"),
+        ({"n_queries": 0}, "n_queries = 0; expected"),
+        ({"p_init": 0.0}, r"p_init = 0.0; expected"),
+        ({"p_init": 1.1}, r"p_init = 1.1; expected"),
+        ({"p_init": math.nan}, "p_init = nan; expected"),
         ({"restarts": 0}, "restarts = 0; expected"),
     ],
 )
@@ -429,4 +430,4 @@ def test_settings_are_refused(settings: dict[str, object], words: str) -> None:
 
 def test_defaults_are_those_of_autoattack() -> None:
     attack = Square(eps=0.1)
-    assert (attack.queries, attack.p, attack.restarts, attack.rescale) == (5000, 0.8, 1, False)
+    assert (attack.n_queries, attack.p_init, attack.restarts, attack.rescale_schedule) == (5000, 0.8, 1, False)

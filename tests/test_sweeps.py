@@ -15,7 +15,7 @@ from casemate.attacks import (
     FGSM,
     MIFGSM,
     PGD,
-    GradientAttack,
+    AbstractGradientAttack,
     Passes,
     Status,
     Sweep,
@@ -33,35 +33,35 @@ from test_attacks import Trouble
 EPS = [0.0, 0.01, 0.03, 0.06, 0.1, 0.2]
 STEPS = [0, 1, 2, 5, 9]
 
-OVER_EPS: dict[str, GradientAttack] = {
+OVER_EPS: dict[str, AbstractGradientAttack] = {
     "fgsm": FGSM(eps=0.5),
     "fgsm-l2": FGSM(eps=0.5, norm="l2"),
     "fgsm-torch-ce": FGSM(eps=0.5, loss="torch-ce"),
     "bim": BIM(eps=0.5, steps=5),
     "bim-l1": BIM(eps=0.5, steps=5, norm="l1"),
-    "bim-fixed-step": BIM(eps=0.5, steps=5, step=0.02),
+    "bim-fixed-step": BIM(eps=0.5, steps=5, step_size=0.02),
     "bim-range": BIM(eps=0.5, steps=5, clip="range"),
     "pgd": PGD(eps=0.5, steps=4),
     "pgd-restarts": PGD(eps=0.5, steps=2, restarts=3),
     "pgd-still": PGD(eps=0.5, steps=4, random_start=False),
     "mifgsm": MIFGSM(eps=0.5, steps=4),
 }
-OVER_STEPS: dict[str, GradientAttack] = {
+OVER_STEPS: dict[str, AbstractGradientAttack] = {
     "bim": BIM(eps=0.1),
-    "bim-small-step": BIM(eps=0.05, step=1 / 255),
+    "bim-small-step": BIM(eps=0.05, step_size=1 / 255),
     "bim-range": BIM(eps=0.1, clip="range"),
     "bim-l2": BIM(eps=0.6, norm="l2"),
     "bim-l1-range": BIM(eps=2.0, norm="l1", clip="range"),
     "pgd": PGD(eps=0.1),  # its step depends on the number of steps
-    "pgd-fixed-step": PGD(eps=0.1, step=0.02),
+    "pgd-fixed-step": PGD(eps=0.1, step_size=0.02),
     "mifgsm": MIFGSM(eps=0.1),
-    "mifgsm-fixed-step": MIFGSM(eps=0.1, step=0.02),
+    "mifgsm-fixed-step": MIFGSM(eps=0.1, step_size=0.02),
 }
 
 
-def assert_column_is(sweep: Sweep, column: int, attack: GradientAttack, images: Tensor, labels: Tensor) -> None:
+def assert_column_is(sweep: Sweep, column: int, attack: AbstractGradientAttack, images: Tensor, labels: Tensor) -> None:
     """The `last` column is what the attack gives when run by itself, as other tools run it."""
-    alone = replace(attack, track="last")(MODEL, images, labels, seed=3, index=torch.arange(40, 40 + len(labels)))  # type: ignore[call-arg]
+    alone = replace(attack, keep="last")(MODEL, images, labels, seed=3, index=torch.arange(40, 40 + len(labels)))  # type: ignore[call-arg]
     assert sweep.last is not None
     assert torch.equal(sweep.last.right[:, column], ~alone.success)
     assert torch.equal(sweep.last.prediction[:, column], alone.prediction)
@@ -78,7 +78,7 @@ MODEL = TASK.model
 
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
-def test_every_column_over_eps_is_the_attack_run_by_itself(attack: GradientAttack) -> None:
+def test_every_column_over_eps_is_the_attack_run_by_itself(attack: AbstractGradientAttack) -> None:
     sweep = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS, seed=3, first_index=40)
     assert sweep.values == tuple(EPS)
     for column, eps in enumerate(EPS):
@@ -88,7 +88,7 @@ def test_every_column_over_eps_is_the_attack_run_by_itself(attack: GradientAttac
 
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
-def test_worst_falls_with_eps_and_is_never_above_last(attack: GradientAttack) -> None:
+def test_worst_falls_with_eps_and_is_never_above_last(attack: AbstractGradientAttack) -> None:
     sweep = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS)
     assert sweep.last is not None
     assert (sweep.worst[:, 1:] <= sweep.worst[:, :-1]).all()
@@ -99,22 +99,22 @@ def test_worst_falls_with_eps_and_is_never_above_last(attack: GradientAttack) ->
 
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
-def test_worst_is_whatever_failed_at_any_iterate_of_this_or_a_smaller_eps(attack: GradientAttack) -> None:
+def test_worst_is_whatever_failed_at_any_iterate_of_this_or_a_smaller_eps(attack: AbstractGradientAttack) -> None:
     """Written out with the attack's own `worst` runs: the first fooling iterate of a run ends it there."""
     sweep = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS, seed=3)
     standing = MODEL(TASK.images).argmax(1) == TASK.labels
     for column, eps in enumerate(EPS):
-        alone = replace(attack, eps=eps, track="worst")(MODEL, TASK.images, TASK.labels, seed=3)  # type: ignore[call-arg]
+        alone = replace(attack, eps=eps, keep="first_success")(MODEL, TASK.images, TASK.labels, seed=3)  # type: ignore[call-arg]
         standing = standing & ~alone.success
         assert torch.equal(sweep.worst[:, column], standing)
 
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
-def test_only_worst_gives_the_same_worst_for_less(attack: GradientAttack) -> None:
+def test_only_worst_gives_the_same_worst_for_less(attack: AbstractGradientAttack) -> None:
     """The same, example by example, for every attack, not only on average and not only for FGSM.
 
     An example that leaves early is one that `worst` has lost already. Up to its first fooling iterate its path does
-    not depend on the others or on `track`: the gradient is its own, its random numbers are keyed by its number, and
+    not depend on the others or on `keep`: the gradient is its own, its random numbers are keyed by its number, and
     a restart happens where the last iterate of the run before did not fool, which is so in both modes as long as no
     iterate fooled. So the paths can part only after the verdict. (In float32 a batch of another size may round
     otherwise; that is all that could differ.)
@@ -157,7 +157,7 @@ def test_where_a_low_precision_copy_has_no_gradient_the_exact_one_is_followed() 
 
 def test_a_warm_start_goes_on_where_the_exact_copy_ended() -> None:
     """Not at what only the one in low precision took for fooled, where it would stay."""
-    attack = BIM(eps=0.5, steps=1, step=0.01)
+    attack = BIM(eps=0.5, steps=1, step_size=0.01)
     values = [0.01 * step for step in range(1, 21)]
     with frozen(MODEL):
         exact = freeze(MODEL, TASK.images)
@@ -192,7 +192,7 @@ def test_what_only_a_low_precision_copy_is_fooled_by_is_attacked_again(name: str
 @pytest.mark.parametrize("only_worst", [False, True])
 def test_a_warm_start_goes_on_where_the_smaller_eps_ended(only_worst: bool) -> None:
     """With one step of a fixed length at each eps, the ends lie one, two, three steps away instead of one."""
-    attack = BIM(eps=0.5, steps=1, step=0.01)
+    attack = BIM(eps=0.5, steps=1, step_size=0.01)
     model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)).double().requires_grad_(False), classes=4)
     images = 0.5 + TASK.images / 10
     labels = model(images).argmax(1)
@@ -211,7 +211,7 @@ def test_a_warm_start_goes_on_where_the_smaller_eps_ended(only_worst: bool) -> N
 
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
-def test_a_warm_start_stays_inside_and_first_is_the_same(attack: GradientAttack) -> None:
+def test_a_warm_start_stays_inside_and_first_is_the_same(attack: AbstractGradientAttack) -> None:
     cold = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS)
     warm = sweep_eps(attack, MODEL, TASK.images, TASK.labels, EPS, warm_start=True)
     assert warm.last is not None
@@ -236,7 +236,7 @@ def test_bim_with_clip_range_is_reported_with_the_radius_that_it_reaches() -> No
 
 def test_to_clip_range_eps_is_only_the_default_step() -> None:
     """With a step of its own, nothing depends on eps: the curve is level."""
-    sweep = sweep_eps(BIM(eps=0.5, steps=5, step=0.02, clip="range"), MODEL, TASK.images, TASK.labels, EPS)
+    sweep = sweep_eps(BIM(eps=0.5, steps=5, step_size=0.02, clip="range"), MODEL, TASK.images, TASK.labels, EPS)
     assert sweep.last is not None
     assert (sweep.last.norm[:, 1:] == sweep.last.norm[:, 1:2]).all()
     assert (sweep.last.right[:, 1:] == sweep.last.right[:, 1:2]).all()
@@ -246,7 +246,7 @@ def test_to_clip_range_eps_is_only_the_default_step() -> None:
 
 
 @pytest.mark.parametrize("attack", OVER_STEPS.values(), ids=OVER_STEPS.keys())
-def test_every_column_over_iterations_is_the_attack_run_by_itself(attack: GradientAttack) -> None:
+def test_every_column_over_iterations_is_the_attack_run_by_itself(attack: AbstractGradientAttack) -> None:
     sweep = sweep_steps(attack, MODEL, TASK.images, TASK.labels, STEPS, seed=3, first_index=40)
     assert sweep.values == tuple(STEPS)
     for column, steps in enumerate(STEPS):
@@ -259,7 +259,7 @@ def test_every_column_over_iterations_is_the_attack_run_by_itself(attack: Gradie
 
 
 @pytest.mark.parametrize("attack", OVER_STEPS.values(), ids=OVER_STEPS.keys())
-def test_worst_over_iterations(attack: GradientAttack) -> None:
+def test_worst_over_iterations(attack: AbstractGradientAttack) -> None:
     """Falls, is never above `last`, and is what the attack's own `worst` runs of these lengths have fooled."""
     sweep = sweep_steps(attack, MODEL, TASK.images, TASK.labels, STEPS, seed=3)
     assert sweep.last is not None
@@ -268,7 +268,7 @@ def test_worst_over_iterations(attack: GradientAttack) -> None:
     standing = MODEL(TASK.images).argmax(1) == TASK.labels
     for column, steps in enumerate(STEPS):
         if steps:
-            alone = replace(attack, steps=steps, track="worst")(MODEL, TASK.images, TASK.labels, seed=3)  # type: ignore[call-arg]
+            alone = replace(attack, steps=steps, keep="first_success")(MODEL, TASK.images, TASK.labels, seed=3)  # type: ignore[call-arg]
             standing = standing & ~alone.success
         assert torch.equal(sweep.worst[:, column], standing)
 
@@ -287,7 +287,7 @@ def test_one_run_serves_all_numbers_of_iterations_unless_the_step_depends_on_the
 
 @pytest.mark.parametrize("attack", OVER_EPS.values(), ids=OVER_EPS.keys())
 @pytest.mark.parametrize("only_worst", [False, True])
-def test_the_passes_of_a_sweep_are_what_the_network_sees(attack: GradientAttack, only_worst: bool) -> None:
+def test_the_passes_of_a_sweep_are_what_the_network_sees(attack: AbstractGradientAttack, only_worst: bool) -> None:
     counting = Counting(MODEL.network)
     model = classifier(counting, classes=4)
     sweep = sweep_eps(attack, model, TASK.images, TASK.labels, EPS, only_worst=only_worst)
@@ -299,7 +299,7 @@ def test_the_passes_of_a_sweep_are_what_the_network_sees(attack: GradientAttack,
 
 @pytest.mark.parametrize("sweep", [sweep_eps, sweep_steps])
 def test_a_batch_is_as_good_as_its_parts(sweep: Callable[..., Sweep]) -> None:
-    attack = PGD(eps=0.1, steps=3, step=0.03)
+    attack = PGD(eps=0.1, steps=3, step_size=0.03)
     values = EPS if sweep is sweep_eps else STEPS
     whole = sweep(attack, MODEL, TASK.images, TASK.labels, values)
     parts = [
@@ -322,7 +322,7 @@ def test_numbers_that_are_not_finite_are_in_a_sweep_what_they_are_in_an_attack(n
     images = TASK.images.clone()
     images[:, 0, 0, 0], images[:, 0, 0, 1] = 0.9, 0.36
     images[:10, 0, 0, 0] = 0.5
-    attack = BIM(eps=EDGE[norm], norm=norm, step=EDGE[norm] / 6, track="last")
+    attack = BIM(eps=EDGE[norm], norm=norm, step_size=EDGE[norm] / 6, keep="last")
     with pytest.warns(CasemateWarning, match="of 40 images BIM met logits or gradients that are not finite"):
         sweep = sweep_steps(attack, model, images, TASK.labels, STEPS)
     assert sweep.last is not None
@@ -385,5 +385,5 @@ def test_no_perturbation_of_a_sweep_is_larger_than_its_eps() -> None:
         sweep = sweep_eps(PGD(eps=0.5, steps=2, norm=norm), MODEL, TASK.images, TASK.labels, EPS)  # type: ignore[arg-type]
         assert sweep.last is not None
         assert (sweep.last.norm <= torch.tensor(EPS) + 1e-6).all()
-    alone = FGSM(eps=0.2, track="last")(MODEL, TASK.images, TASK.labels)
+    alone = FGSM(eps=0.2, keep="last")(MODEL, TASK.images, TASK.labels)
     assert distance(alone.adversarial, TASK.images, "linf").max() == pytest.approx(0.2)

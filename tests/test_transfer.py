@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import BIM, FGSM, PGD, Attack, MinimumNormAttack, Passes, Status, with_eps
-from casemate.attacks.base import Criterion
+from casemate.attacks import (
+    BIM,
+    FGSM,
+    PGD,
+    AbstractAttack,
+    AbstractMinimumNormAttack,
+    Passes,
+    RunResult,
+    Status,
+    with_eps,
+)
+from casemate.attacks.criterion import Criterion
 from casemate.attacks.restarts import Restarts
 from casemate.attacks.transfer import Transfer
 from casemate.errors import CasemateWarning, SettingError, ShapeError
@@ -78,12 +88,12 @@ def test_a_substitute_with_other_slopes_gives_what_those_are_worth() -> None:
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_with_the_model_itself_as_substitute_the_whole_budget_is_used(norm: Norm, targeted: bool) -> None:
-    """As with `track="last"`, whatever the attack says, but on the images that are not wrong already."""
+    """As with `keep="last"`, whatever the attack says, but on the images that are not wrong already."""
     task = small_task()
     targets = (task.labels + 3) % 4 if targeted else None  # where the labels are wrong that is the prediction
     attack = PGD(eps={"linf": 0.1, "l2": 0.5, "l1": 2.0}[norm], steps=5, norm=norm)
     found = Transfer(attack=attack, substitute=task.model)(task.model, task.images, task.labels, targets=targets)
-    whole = replace(attack, track="last")(task.model, task.images, task.labels, targets=targets)
+    whole = replace(attack, keep="last")(task.model, task.images, task.labels, targets=targets)
     before = task.model(task.images).argmax(1)
     fooled = before != task.labels if targets is None else before == targets
     assert fooled.any()
@@ -100,7 +110,7 @@ def test_with_the_model_itself_as_substitute_the_whole_budget_is_used(norm: Norm
 def test_images_that_had_just_fooled_the_substitute_would_transfer_less() -> None:
     task = small_task(1, count=120, scale=10.0)
     substitute = like(task.model, 0.25)
-    attack = BIM(eps=0.2, steps=20, step=0.02)
+    attack = BIM(eps=0.2, steps=20, step_size=0.02)
     found = Transfer(attack=attack, substitute=substitute)(task.model, task.images, task.labels)
     early = attack(substitute, task.images, task.labels).adversarial
     before = task.model(task.images).argmax(1) == task.labels
@@ -271,25 +281,26 @@ def test_models_that_do_not_match_are_refused() -> None:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Halfway(MinimumNormAttack):
+class Halfway(AbstractMinimumNormAttack):
     """Half of the way to grey; remembers the criterion."""
 
     norm: Norm = "l2"
     confidence: float = 0.0
     asked: list[Criterion] = field(default_factory=list, compare=False)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """None that count."""
         del classes
         return Passes()
 
     def run(
         self, model: Classifier, clean: Tensor, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Tensor, Tensor, Passes]:
+    ) -> RunResult:
         """Go there."""
         del model, streams, advance
         self.asked.append(criterion)
-        return (clean + 0.5) / 2, torch.ones(len(clean), dtype=torch.bool), Passes()
+        every = torch.ones(len(clean), dtype=torch.bool)
+        return RunResult((clean + 0.5) / 2, every, every, Passes())
 
 
 def test_a_minimum_norm_attack_must_ask_for_confidence() -> None:
@@ -331,7 +342,7 @@ def test_the_record_is_json_and_tells_substitutes_apart() -> None:
 
 def test_it_takes_another_eps() -> None:
     task = small_task()
-    attack: Attack = Transfer(attack=PGD(eps=0.1), substitute=task.model)
+    attack: AbstractAttack = Transfer(attack=PGD(eps=0.1), substitute=task.model)
     other = with_eps(attack, 0.2)
     assert other == Transfer(attack=PGD(eps=0.2), substitute=task.model)
     assert other.ball().eps == 0.2

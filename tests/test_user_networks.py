@@ -33,7 +33,7 @@ from casemate.attacks import (
     LBFGS,
     MIFGSM,
     PGD,
-    Attack,
+    AbstractAttack,
     AutoAttack,
     CarliniWagner,
     CornerNoise,
@@ -231,7 +231,7 @@ class Entry:
         return self.name
 
 
-def _attacking(name: str, make: Callable[[Classifier], Attack]) -> Entry:
+def _attacking(name: str, make: Callable[[Classifier], AbstractAttack]) -> Entry:
     def call(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
         result = make(model)(model, pixels, labels)
         return {
@@ -246,7 +246,7 @@ def _attacking(name: str, make: Callable[[Classifier], Attack]) -> Entry:
     return Entry(name, call)
 
 
-_FOLLOWING: Mapping[str, Callable[[Classifier], Attack]] = {
+_FOLLOWING: Mapping[str, Callable[[Classifier], AbstractAttack]] = {
     "FGSM": lambda _: FGSM(eps=EPS),
     "BIM": lambda _: BIM(eps=EPS, steps=3),
     "PGD": lambda _: PGD(eps=EPS, steps=3, restarts=2),
@@ -257,24 +257,24 @@ _FOLLOWING: Mapping[str, Callable[[Classifier], Attack]] = {
     "FAB": lambda _: FAB(steps=3),
     "TargetedFAB": lambda _: TargetedFAB(steps=3, classes=3),
     "DeepFool": lambda _: DeepFool(steps=3),
-    "CarliniWagner": lambda _: CarliniWagner(steps=4, binary_steps=2, initial_const=1.0),
-    "EAD": lambda _: EAD(steps=4, binary_steps=2, initial_const=1.0),
-    "LBFGS": lambda _: LBFGS(steps=3, binary_steps=2, initial_const=1.0),
-    "EOT": lambda _: EOT(attack=PGD(eps=EPS, steps=2), draws=2),
+    "CarliniWagner": lambda _: CarliniWagner(steps=4, binary_search_steps=2, initial_const=1.0),
+    "EAD": lambda _: EAD(steps=4, binary_search_steps=2, initial_const=1.0),
+    "LBFGS": lambda _: LBFGS(steps=3, binary_search_steps=2, initial_const=1.0),
+    "EOT": lambda _: EOT(attack=PGD(eps=EPS, steps=2), eot_samples=2),
     "Restarts": lambda _: Restarts(attack=PGD(eps=EPS, steps=2), restarts=2),
     "Transfer": lambda model: Transfer(attack=PGD(eps=EPS, steps=3), substitute=model),
     "AutoAttack": lambda _: AutoAttack(eps=0.3),  # so large that the first of its attacks fool nearly all
 }
 """Attacks that follow the gradient."""
-_GRADIENT_FREE: Mapping[str, Callable[[Classifier], Attack]] = {
-    "Square": lambda _: Square(eps=EPS, queries=10),
-    "HopSkipJump": lambda _: HopSkipJump(queries=100, starts=10, evaluations=20),
+_GRADIENT_FREE: Mapping[str, Callable[[Classifier], AbstractAttack]] = {
+    "Square": lambda _: Square(eps=EPS, n_queries=10),
+    "HopSkipJump": lambda _: HopSkipJump(n_queries=100, starts=10, evaluations=20),
     "Spatial": lambda _: Spatial(rotations=3, shifts=3),
-    "UniformNoise": lambda _: UniformNoise(eps=EPS, draws=3),
-    "CornerNoise": lambda _: CornerNoise(eps=EPS, draws=3),
+    "UniformNoise": lambda _: UniformNoise(eps=EPS, num_samples=3),
+    "CornerNoise": lambda _: CornerNoise(eps=EPS, num_samples=3),
 }
 """Attacks that ask for answers only."""
-_LOSSES: Mapping[str, Callable[[Classifier], Attack]] = {
+_LOSSES: Mapping[str, Callable[[Classifier], AbstractAttack]] = {
     f"{name}-{loss}": lambda _, make=make, loss=loss: make(loss)
     for loss in LOSSES
     for name, make in {
@@ -285,7 +285,7 @@ _LOSSES: Mapping[str, Callable[[Classifier], Attack]] = {
 }
 
 
-def _entries(attacks: Mapping[str, Callable[[Classifier], Attack]]) -> list[Entry]:
+def _entries(attacks: Mapping[str, Callable[[Classifier], AbstractAttack]]) -> list[Entry]:
     return [_attacking(name, make) for name, make in attacks.items()]
 
 
@@ -293,7 +293,7 @@ FOLLOWING, GRADIENT_FREE = _entries(_FOLLOWING), _entries(_GRADIENT_FREE)
 WITH_LOSSES = _entries(_LOSSES)
 ATTACKS = FOLLOWING + GRADIENT_FREE
 CORE = [each for each in ATTACKS if each.name in ("PGD", "FAB", "Square")]
-FEW: Mapping[str, Attack] = {"pgd": PGD(eps=EPS, steps=3), "square": Square(eps=EPS, queries=10)}
+FEW: Mapping[str, AbstractAttack] = {"pgd": PGD(eps=EPS, steps=3), "square": Square(eps=EPS, n_queries=10)}
 
 
 def _eps_curve(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:

@@ -15,7 +15,7 @@ from casemate.attacks import (
     LBFGS,
     MIFGSM,
     PGD,
-    Attack,
+    AbstractAttack,
     CarliniWagner,
     DeepFool,
     HopSkipJump,
@@ -28,7 +28,7 @@ from casemate.attacks import (
 from casemate.norms import Norm
 
 Settings = Mapping[str, Any]
-Build = Callable[[Settings, Norm, float], Attack]
+Build = Callable[[Settings, Norm, float], AbstractAttack]
 """(settings, norm, eps) -> our attack; a minimum-norm attack does not look at eps."""
 
 
@@ -62,83 +62,85 @@ class Case:
     """The attack has no ball (`spatial`): its images are not held against one."""
 
 
-def _pgd(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _pgd(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     step = settings["step"] * eps
-    return PGD(eps=eps, norm=norm, steps=settings["steps"], step=step, loss="torch-ce", track="last")
+    return PGD(eps=eps, norm=norm, steps=settings["steps"], step_size=step, loss="torch-ce", keep="last")
 
 
-def _mifgsm(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _mifgsm(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     step = settings["step"] * eps
     decay = settings["decay"]
-    return MIFGSM(eps=eps, norm=norm, steps=settings["steps"], step=step, decay=decay, loss="torch-ce", track="last")
+    return MIFGSM(
+        eps=eps, norm=norm, steps=settings["steps"], step_size=step, decay=decay, loss="torch-ce", keep="last"
+    )
 
 
-def _apgd(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _apgd(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     loss = {"ce": "torch-ce", "dlr": "dlr"}[settings["loss"]]
     return APGD(eps=eps, norm=norm, steps=settings["steps"], loss=loss)
 
 
-def _apgd_t(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _apgd_t(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     return TargetedAPGD(eps=eps, norm=norm, steps=settings["steps"], classes=settings["targets"])
 
 
-def _fab(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _fab(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del eps
     return FAB(norm=norm, steps=settings["steps"])
 
 
-def _fab_t(settings: Settings, norm: Norm, eps: float) -> Attack:
-    return TargetedFAB(norm=norm, steps=settings["steps"], classes=settings["targets"], enough=eps)
+def _fab_t(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
+    return TargetedFAB(norm=norm, steps=settings["steps"], classes=settings["targets"], stop_at_distance=eps)
 
 
-def _square(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _square(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     # ours counts the query of the start, the others do not
-    return Square(eps=eps, norm=norm, queries=settings["queries"] + 1, p=settings["p"])
+    return Square(eps=eps, norm=norm, n_queries=settings["n_queries"] + 1, p_init=settings["p_init"])
 
 
-def _carlini_wagner(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _carlini_wagner(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del eps
     return CarliniWagner(norm=norm, **settings)
 
 
-def _deepfool(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _deepfool(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del eps
     return DeepFool(norm=norm, **settings)
 
 
-def _lbfgs(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _lbfgs(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del settings, eps  # of Foolbox's Carlini & Wagner, beside which it is shown
     return LBFGS(norm=norm)
 
 
-def _ead(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _ead(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del eps
     return EAD(norm=norm, rule="l1", **settings)
 
 
-def _hopskipjump(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _hopskipjump(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del eps
     # no limit but the number of steps, as there
-    return HopSkipJump(norm=norm, queries=10**6, **settings)
+    return HopSkipJump(norm=norm, n_queries=10**6, **settings)
 
 
-def _spatial(settings: Settings, norm: Norm, eps: float) -> Attack:
+def _spatial(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
     del norm, eps
     return Spatial(**settings)
 
 
-def _noise(settings: Settings, norm: Norm, eps: float) -> Attack:
-    return UniformNoise(eps=eps, norm=norm, draws=settings["draws"])
+def _noise(settings: Settings, norm: Norm, eps: float) -> AbstractAttack:
+    return UniformNoise(eps=eps, norm=norm, num_samples=settings["num_samples"])
 
 
 _MEAN = "ascends the mean of the batch's losses"
 _PGD = {"steps": 20, "step": 0.1}
 _MIFGSM = {"steps": 10, "step": 0.1, "decay": 1.0}
 _SIGNS = "accumulates the gradients' signs, not the gradients over their L1 norm, as Dong et al. have it"
-_CW = {"steps": 300, "binary_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3}
+_CW = {"steps": 300, "binary_search_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3}
 _STOPS = "ends a round for the whole batch at once"
 _LINE_SEARCH = "gradient descent with a line search in place of Adam"
-_EAD = {"steps": 300, "binary_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3, "beta": 0.01}
+_EAD = {"steps": 300, "binary_search_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3, "beta": 0.01}
 _EAD_LOOK = "also looks at the iterates between the gradients; no round is ended early"
 _HOP = {"steps": 15, "evaluations": 100, "starts": 100}
 _HOP_START = "another first image; each bisects to its own precision"
@@ -234,7 +236,7 @@ CASES = (
             name="Square",
             kind="ball",
             norm=norm,
-            settings={"queries": 1000, "p": 0.8},
+            settings={"n_queries": 1000, "p_init": 0.8},
             ours=_square,
             random=True,
             images=200,
@@ -258,7 +260,7 @@ CASES = (
         name="Carlini & Wagner",
         kind="nearest",
         norm="linf",
-        settings={"steps": 100, "binary_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3},
+        settings={"steps": 100, "binary_search_steps": 9, "learning_rate": 0.01, "initial_const": 1e-3},
         ours=_carlini_wagner,
         images=10,
         peers={"art": Peer(differs="a search of its own: c and tau step by step, as many steps each")},
@@ -332,7 +334,7 @@ CASES = (
         name="Uniform noise",
         kind="ball",
         norm="linf",
-        settings={"draws": 200},
+        settings={"num_samples": 200},
         ours=_noise,
         random=True,
         images=200,
@@ -342,7 +344,7 @@ CASES = (
         name="Uniform noise",
         kind="ball",
         norm="l2",
-        settings={"draws": 200},
+        settings={"num_samples": 200},
         ours=_noise,
         random=True,
         images=200,

@@ -63,8 +63,8 @@ def torchattacks(model: Classifier) -> Craft:
                     model,
                     norm=norm,
                     eps=eps,
-                    n_queries=settings["queries"],
-                    p_init=settings["p"],
+                    n_queries=settings["n_queries"],
+                    p_init=settings["p_init"],
                     resc_schedule=False,
                 )
             case "DeepFool":
@@ -73,7 +73,7 @@ def torchattacks(model: Classifier) -> Craft:
                 attack = library.EADL1(
                     model,
                     lr=settings["learning_rate"],
-                    binary_search_steps=settings["binary_steps"],
+                    binary_search_steps=settings["binary_search_steps"],
                     max_iterations=settings["steps"],
                     initial_const=settings["initial_const"],
                     beta=settings["beta"],
@@ -114,7 +114,7 @@ def autoattack(model: Classifier) -> Craft:
                 )
             case "Square":
                 attack = SquareAttack(
-                    model, n_queries=settings["queries"], p_init=settings["p"], resc_schedule=False, **same
+                    model, n_queries=settings["n_queries"], p_init=settings["p_init"], resc_schedule=False, **same
                 )
             case name:
                 raise NotImplementedError(f"AutoAttack has no {name}")
@@ -141,7 +141,7 @@ def foolbox(model: Classifier) -> Craft:
                 )
             case "Carlini & Wagner" | "L-BFGS":
                 return attacks.L2CarliniWagnerAttack(
-                    binary_search_steps=settings["binary_steps"],
+                    binary_search_steps=settings["binary_search_steps"],
                     steps=settings["steps"],
                     stepsize=settings["learning_rate"],
                     initial_const=settings["initial_const"],
@@ -151,7 +151,7 @@ def foolbox(model: Classifier) -> Craft:
                 return kind(**settings)
             case "EAD":
                 return attacks.EADAttack(
-                    binary_search_steps=settings["binary_steps"],
+                    binary_search_steps=settings["binary_search_steps"],
                     steps=settings["steps"],
                     initial_stepsize=settings["learning_rate"],
                     initial_const=settings["initial_const"],
@@ -171,7 +171,7 @@ def foolbox(model: Classifier) -> Craft:
                     "linf": attacks.LinfRepeatedAdditiveUniformNoiseAttack,
                     "l2": attacks.L2RepeatedAdditiveGaussianNoiseAttack,
                 }
-                return kinds[norm](repeats=settings["draws"])
+                return kinds[norm](repeats=settings["num_samples"])
             case name:
                 raise NotImplementedError(f"Foolbox has no {name}")
 
@@ -264,7 +264,7 @@ def art(model: Classifier) -> Craft:
                 return evasion.CarliniL2Method(
                     wrapped,
                     learning_rate=settings["learning_rate"],
-                    binary_search_steps=settings["binary_steps"],
+                    binary_search_steps=settings["binary_search_steps"],
                     max_iter=settings["steps"],
                     initial_const=settings["initial_const"],
                     **many,
@@ -285,7 +285,7 @@ def art(model: Classifier) -> Craft:
                 return evasion.ElasticNet(
                     wrapped,
                     learning_rate=settings["learning_rate"],
-                    binary_search_steps=settings["binary_steps"],
+                    binary_search_steps=settings["binary_search_steps"],
                     max_iter=settings["steps"],
                     beta=settings["beta"],
                     initial_const=settings["initial_const"],

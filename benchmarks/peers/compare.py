@@ -59,8 +59,8 @@ def our_predictions(model: Classifier, images: torch.Tensor, labels: torch.Tenso
     found: dict[str, dict[str, np.ndarray]] = {"FGSM": {}, "BIM": {}}
     for eps in EPS:
         for attack in (
-            FGSM(eps=eps, loss="torch-ce", track="last"),
-            BIM(eps=eps, steps=STEPS, step=eps / 4, clip="ball", loss="torch-ce", track="last"),
+            FGSM(eps=eps, loss="torch-ce", keep="last"),
+            BIM(eps=eps, steps=STEPS, step_size=eps / 4, clip="ball", loss="torch-ce", keep="last"),
         ):
             result = attack(model, images, labels, batch_size=BATCH)
             found[type(attack).__name__][str(eps)] = result.prediction.numpy()

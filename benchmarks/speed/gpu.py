@@ -27,7 +27,7 @@ from casemate import (
     eps_curve,
     fit,
 )
-from casemate.attacks import Criterion, held, input_gradient
+from casemate.attacks import Criterion, input_gradient, prepare_for_attack
 from casemate.data import load as load_data
 from casemate.data import split, subset
 from casemate.models import create
@@ -72,20 +72,20 @@ class Bench:
         ask = partial(_gradient, images=images, labels=labels)
         row: dict[str, Any] = {"network": name, "batch": batch, "tf32": torch.backends.cudnn.allow_tf32}
         rates: dict[str, float] = {}
-        with held(model, images, pass_size=batch) as both:
-            plain = both.copy
+        with prepare_for_attack(model, images, pass_size=batch) as prepared:
+            plain = prepared.copy
             expected = ask(plain)
             rates["original"] = self.rate(partial(ask, model), batch)
             rates["frozen"] = self.rate(partial(ask, plain), batch)
             row["frozen_used"] = plain.network is not model.network
-            row["frozen_difference"] = both.difference
+            row["frozen_difference"] = prepared.difference
             row["frozen_apart"] = _apart(ask(model), expected)
             row["same_bits_twice"] = _same(expected, ask(plain))
             low = in_bfloat16(plain)
             rates["bfloat16"] = self.rate(partial(ask, low), batch)
             row["bfloat16_apart"] = _apart(expected, ask(low))
-        with held(model, images, pass_size=batch, precision="bfloat16") as both:
-            row["bfloat16_chosen"] = both.precision == "bfloat16"
+        with prepare_for_attack(model, images, pass_size=batch, precision="bfloat16") as prepared:
+            row["bfloat16_chosen"] = prepared.precision == "bfloat16"
         return row | {"gradients_per_second": rates}
 
     def timed(self, what: str, run: Callable[[], Any], **more: Any) -> tuple[dict[str, Any], Any]:

@@ -13,7 +13,7 @@ from networks import as_written
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from casemate.attacks import FGSM, Criterion, held, input_gradient
+from casemate.attacks import FGSM, Criterion, input_gradient, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.evaluation import eps_curve
 from casemate.models import Classifier, quickened
@@ -41,8 +41,8 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
     plain = as_written(path)
     for batch in _BATCHES:
         pixels, labels = images[:batch].tensors()
-        with held(plain, pixels, pass_size=batch) as both:
-            for name, model in (("as written", plain), ("frozen", both.copy)):
+        with prepare_for_attack(plain, pixels, pass_size=batch) as prepared:
+            for name, model in (("as written", plain), ("frozen", prepared.copy)):
                 gradient = partial(input_gradient, model, pixels, Criterion(labels), "ce")
                 found = _rate(gradient, batch)
                 rows[f"gradient, {name}, batch {batch}"] = {
@@ -55,8 +55,8 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
         found = _rate(training_step(model, pixels, labels), len(labels))
     rows["training step, batch 128"] = {"images_per_second": found, "share_of_limit": found * 3 * forward / rate}
     pixels, labels = images[:64].tensors()
-    with held(as_written(path), pixels, pass_size=64) as both:
-        where = _kernels(lambda: input_gradient(both.copy, pixels, Criterion(labels), "ce"))
+    with prepare_for_attack(as_written(path), pixels, pass_size=64) as prepared:
+        where = _kernels(lambda: input_gradient(prepared.copy, pixels, Criterion(labels), "ce"))
     pixels, labels = images[:128].tensors()
     with quickened(model, pixels[:32]):
         training = _kernels(training_step(model, pixels, labels))

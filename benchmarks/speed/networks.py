@@ -51,7 +51,7 @@ NETWORKS = {
         images=30_000,
         epochs=6,
         rate=2e-3,
-        objective=AdversarialTraining(eps=0.1, steps=1, step=0.125),
+        objective=AdversarialTraining(eps=0.1, steps=1, step_size=0.125),
     ),
     "adversarial": Network(
         about="appendix A, adversarial training with three steps at 0.1",

@@ -8,7 +8,7 @@ softmax gives to a loss that takes probabilities, and vanishes first.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from casemate.errors import SettingError
 from casemate.logits import all_in_play, in_play
+from casemate.settings import one_of
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
@@ -25,7 +26,7 @@ _CLIP = 1e-7
 """Keras' epsilon: probabilities are clipped to [1e-7, 1 - 1e-7]."""
 
 
-def _without(logits: Logits, labels: Labels) -> Tensor:
+def without(logits: Logits, labels: Labels) -> Tensor:
     """The logits with each example's own class at minus infinity."""
     return logits.scatter(1, labels.unsqueeze(1), float("-inf"))
 
@@ -42,7 +43,7 @@ def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     value and gradient are below 1e-18 there anyway, but the direction stays exact however sure the network is, and an
     attack that steps by direction moves as it would in exact arithmetic.
     """
-    log_odds = _without(logits, labels).logsumexp(1) - _own(logits, labels)
+    log_odds = without(logits, labels).logsumexp(1) - _own(logits, labels)
     start = math.log(torch.finfo(logits.dtype).tiny) / 2
     # from 40 on, softplus(x) is x in float64 too; PyTorch's own threshold of 20 would be wrong in the ninth digit
     value = F.softplus(log_odds.clamp(min=start), threshold=40)
@@ -64,7 +65,7 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
 
     (Carlini and Wagner 2017.)
     """
-    return _without(logits, labels).amax(1) - _own(logits, labels)
+    return without(logits, labels).amax(1) - _own(logits, labels)
 
 
 _SMALLEST_SPREAD = 1e-12
@@ -111,6 +112,8 @@ LOSSES: Mapping[str, Loss] = {
     "margin": margin,
     "dlr": dlr,
 }
+AnyLoss = Annotated[LossName, one_of(*LOSSES)]
+"""A loss by its name."""
 TITLES: Mapping[str, str] = {
     "ce": "stable cross-entropy",
     "torch-ce": "F.cross_entropy",

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, final, get_args
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor
 
 from casemate.errors import SettingError
 from casemate.rng import Streams
+from casemate.settings import Rule, expect, one_of
 from casemate.types import Images, PerExample
 
 Norm = Literal["linf", "l2", "l1"]
@@ -19,18 +20,27 @@ _L1_SHARE = 0.01
 """Share of the coordinates that one L1 step moves: one alone converges slowly (Tramer and Boneh 2019, section 3)."""
 
 
-def parse_eps(text: str | float) -> float:
-    """Read a radius or step in pixel units from a number or a fraction such as "8/255".
+def parse_eps(text: str | float, name: str = "eps") -> float:
+    """Read a radius or step in pixel units from a number or a fraction such as "8/255"; `name` it is called in errors.
 
     Raises `SettingError` if it is not a number, negative, or not finite.
     """
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise SettingError(f"eps {text!r} is not a number; write 0.03 or 8/255") from error
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise SettingError(f"{name} {text!r} is not a number; write 0.03 or 8/255") from error
     if not 0 <= value < math.inf:
-        raise SettingError(f"eps = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
+        raise SettingError(f"{name} = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
     return value
+
+
+Eps = Annotated[
+    float, Rule("zero or more and finite, in units of pixels, such as 0.03 or 8/255", lambda eps: eps >= 0, parse_eps)
+]
+"""A radius or the length of a step, given as a number or as text such as "8/255", and stored as a number."""
+
+AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
+"""A norm, in lower or upper case."""
 
 
 def _column(values: PerExample, like: Tensor) -> Tensor:
@@ -50,16 +60,13 @@ def norm_of(delta: Tensor, norm: Norm) -> Tensor:
 class Ball:
     """All images within `eps` of a clean one, in a norm; always intersected with the bounds of the pixels."""
 
-    eps: float
+    eps: Annotated[float, Rule("zero or more", lambda eps: eps >= 0)]
     """Radius, in pixel units; the norm runs over all pixels of an image. Infinite: the bounds are the only limit."""
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     """Which norm."""
 
     def __post_init__(self) -> None:
-        if not self.eps >= 0:
-            raise SettingError(f"eps = {self.eps}; expected zero or more")
-        if self.norm not in get_args(Norm):
-            raise SettingError(f"norm {self.norm!r}; expected one of {', '.join(get_args(Norm))}")
+        expect(self)
 
     @property
     def tolerance(self) -> float:
@@ -97,7 +104,7 @@ class Ball:
         """Linf: the smallest and the largest value of each pixel."""
         return (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
 
-    def ascent(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
+    def steepest_step(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
         """The step of length 1 in this norm along which a linear function with `gradient` rises fastest.
 
         Linf: the sign. L2: the gradient over its length. L1: the sign on the one per cent of the coordinates with

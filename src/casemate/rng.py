@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from casemate.rows import Rows
+
 
 def _signed(value: int) -> int:
     """The 64 bits of `value` as torch's signed integer."""
@@ -74,8 +76,8 @@ def _mix(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
 
 @final
 @dataclass(frozen=True)
-class Streams:
-    """One stream of random numbers per example of a batch.
+class Streams(Rows):
+    """One stream of random numbers per example of a batch; `streams[mask]` are those of some of the examples.
 
     Args:
         seed: what `derive` returned for the run.
@@ -84,10 +86,6 @@ class Streams:
 
     seed: int
     index: Int64[Tensor, " n"]
-
-    def take(self, chosen: Tensor | slice) -> "Streams":
-        """The streams of some of the examples (a mask, positions or a range): they go on as before."""
-        return Streams(self.seed, self.index[chosen])
 
     def uniform(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:
         """Numbers in [0, 1), `(n, *shape)`, for a `purpose` such as ("start", restart)."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from importlib import resources
-from typing import Any
+from typing import Any, final
 
 from casemate_study.claims import Judgement
 from casemate_study.claims.verdicts import EPS
@@ -20,6 +20,7 @@ ORDER = ("full", "medium")
 """The larger first."""
 
 
+@final
 @dataclass(frozen=True)
 class Reference:
     """Committed runs at larger scales, the largest first. Each entry is of the first run that has it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import polars as pl
@@ -30,6 +30,7 @@ def point_at(artifact: Artifact, axis: str, value: float) -> dict[str, Any] | No
     return next((point for point in artifact.result["points"] if abs(point[axis] - value) < 1e-9), None)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """The verdict of a whole evaluation at one eps."""
@@ -44,6 +45,7 @@ class Evaluated:
     budget: Budget
 
 
+@final
 @dataclass(frozen=True)
 class ModelResults:
     """One model with all that was measured of it; what is not finished is None."""
@@ -180,6 +182,7 @@ def _column(artifact: Artifact, eps: float, name: str) -> np.ndarray:
 Order = Literal[-1, 0, 1]
 
 
+@final
 @dataclass(frozen=True)
 class Compared:
     """Two models, or two attacks, on the same images."""

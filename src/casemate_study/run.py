@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from casemate import data
 from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run_plan
@@ -17,6 +18,7 @@ from casemate_study.experiments.undefended import Experiment
 from casemate_study.tasks.registry import PRODUCERS
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A planned study."""

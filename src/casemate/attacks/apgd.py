@@ -1,47 +1,167 @@
 """Auto-PGD: gradient ascent that finds its own step size (Croce and Hein 2020, arXiv 2003.01690).
 
-The steps are in `adaptive.py`; for L1 they are those of Croce and Hein 2021 (arXiv 2103.01208). Parameters are those of
-the original code (github.com/fra31/auto-attack), with these differences: an example leaves as soon as it is fooled,
-draws are per example, the first step is compared with the start (there: with zero), of the wide schedule's steps the
-last ball gets what rounding leaves, and where a model answers at random the means over the draws are taken of losses
-and logits too.
+Linf and L2 (algorithm 1 of the paper): the step starts at 2 eps, with momentum; at checkpoints it is halved where the
+loss has stopped rising. L1 (Croce and Hein 2021, arXiv 2103.01208): a step moves only the pixels with the largest
+gradient, fewer of them as the best point becomes sparser. Every example has a step of its own; the checkpoints are
+common to all.
+
+Parameters are those of the original code (github.com/fra31/auto-attack), with these differences: an example leaves as
+soon as it is fooled, draws are per example, the first step is compared with the start (there: with zero), of the wide
+schedule's steps the last ball gets what rounding leaves, and where a model answers at random the means over the draws
+are taken of losses and logits too.
 """
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from casemate.attacks.adaptive import Ascent, checkpoints
-from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.attacks.gradient import look
-from casemate.attacks.hyperplane import is_new, likeliest_rivals
+from casemate.attacks._hyperplane import is_new, likeliest_classes
+from casemate.attacks.base import AbstractAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.gradient import value_and_grad
+from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError
 from casemate.logits import is_valid
-from casemate.losses import LossName, loss_by_name, targeted_dlr
+from casemate.losses import AnyLoss, LossName, loss_by_name, targeted_dlr, without
 from casemate.models import Classifier
-from casemate.norms import Ball, Bounds, Norm, parse_eps
+from casemate.norms import AnyNorm, Ball, Bounds, Eps, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
+from casemate.rows import Rows
+from casemate.settings import at_least, between, expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
+
+_MOMENTUM = 0.75
+"""Weight of the new move; the rest is the weight of the one before it (alpha in the paper)."""
+
+
+def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
+    """The steps after which the step size is looked at.
+
+    Linf and L2: after 22 % of the steps, then in intervals shorter by 3 % each time, but not below 6 %. L1: every 4 %.
+    """
+    shares = (4, 0, 4) if norm == "l1" else (22, 3, 6)
+    interval, shorter, shortest = (max(steps * share // 100, share > 0) for share in shares)
+    step = interval
+    while step < steps:
+        yield step
+        interval = max(interval - shorter, shortest)
+        step += interval
+
+
+@final
+class Ascent(Rows):
+    """The examples still going up, one row of every tensor each."""
+
+    def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
+        """`dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
+        nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        self.place = torch.arange(len(images), device=images.device)
+        """Positions in the batch."""
+        self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
+        self.gradient = self.best_gradient = torch.zeros_like(images)
+        if ball.norm == "linf":
+            self.low, self.high = ball.limits(clean, bounds)
+        self.highest = self.highest_checked = nothing - math.inf
+        """The loss of `best`, now and at the last checkpoint."""
+        self.loss, self.rises = nothing, nothing
+        """The loss of `images`, and how often it rose since the last checkpoint."""
+        self.halved = torch.ones_like(self.place, dtype=torch.bool)
+        """At the last checkpoint; counts as done before the first."""
+        self.size = torch.full_like(images[:, 0, 0, 0], ball.eps if ball.norm == "l1" else 2 * ball.eps)
+        """Length of the step."""
+        pixels = clean[0].numel()
+        self.changed = torch.full_like(self.place, pixels) if dense else self._changed(images)
+        """L1: the pixels in which `best` was not `clean` at the last checkpoint."""
+        self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _share(self.changed)
+        """L1: the pixels that a step moves."""
+
+    def arrive(self, loss: PerExample, gradient: Images, *, first: bool) -> None:
+        """Note what was seen at `images`. A loss that is not a number is never the highest."""
+        if not first:
+            self.rises = self.rises + (loss > self.loss)
+        self.loss, self.gradient = loss, gradient
+        rose = loss > self.highest
+        self.highest = loss.where(rose, self.highest)
+        place = rose.nonzero().squeeze(1)
+        self.best[place], self.best_gradient[place] = self.images[place], gradient[place]
+
+    def halve(self, enough: float) -> None:
+        """Checkpoint of Linf and L2: halve the step and go back to the best point where the ascent has stalled.
+
+        That is (conditions 1 and 2 of the paper) where the loss rose `enough` times or less, or where the step was not
+        halved the last time and no better point was found since.
+        """
+        stalled = (self.rises <= enough) | (~self.halved & (self.highest_checked >= self.highest))
+        self.halved, self.highest_checked, self.rises = stalled, self.highest, torch.zeros_like(self.rises)
+        self._put(stalled, size=self.size / 2, images=self.best, gradient=self.best_gradient)
+
+    def adapt(self, eps: float) -> None:
+        """Checkpoint of L1: move two thirds as many pixels as the best point changes.
+
+        Where that has become at least 5 % sparser, go back to it with the full step; elsewhere shorten the step.
+        """
+        changed = self._changed(self.best)
+        sparser = changed < 0.95 * self.changed
+        self.changed, self.moved = changed, _share(changed)
+        self.size = (self.size / 1.5).clamp(min=eps / 10).masked_fill(sparser, eps)
+        self._put(sparser, images=self.best, gradient=self.best_gradient)
+
+    def move(self, ball: Ball, bounds: Bounds, *, first: bool) -> None:
+        """One step; for Linf and L2, but for the first one, with momentum."""
+        here, size = self.images, self.size.view(-1, 1, 1, 1)
+        direction = self._sparse() if ball.norm == "l1" else ball.steepest_step(self.gradient, here, bounds)
+        there = self._inside(here + direction.mul_(size), ball, bounds)
+        if ball.norm != "l1" and not first:
+            there = there.sub_(here).mul_(_MOMENTUM).add_(here).add_((here - self.before).mul_(1 - _MOMENTUM))
+            there = self._inside(there, ball, bounds)
+        self.images, self.before = there, here
+
+    def _inside(self, images: Images, ball: Ball, bounds: Bounds) -> Images:
+        """The projection, in place where the limits of each pixel are known."""
+        return images.clamp_(self.low, self.high) if ball.norm == "linf" else ball.project(images, self.clean, bounds)
+
+    def _sparse(self) -> Images:
+        """The L1 step of length 1: the gradient's sign in its `moved` largest entries, and in those equal to them."""
+        magnitude = self.gradient.abs()
+        ranked = magnitude.flatten(1).sort(dim=1, descending=True).values
+        least = ranked.gather(1, (self.moved - 1).unsqueeze(1))
+        sign = self.gradient.sign() * (magnitude >= least.view(-1, 1, 1, 1))
+        return sign / norm_of(sign, "l1").clamp(min=1).view(-1, 1, 1, 1)
+
+    def _changed(self, images: Images) -> Tensor:
+        """In how many entries images are not the clean ones."""
+        return images.ne(self.clean).flatten(1).sum(1)
+
+    def _put(self, where: Flags, **new: Tensor) -> None:
+        """Replace rows."""
+        for name, rows in new.items():
+            old = getattr(self, name)
+            setattr(self, name, rows.where(where.view(-1, *[1] * (old.ndim - 1)), old))
+
+
+def _share(changed: Tensor) -> Tensor:
+    """Two thirds of the pixels, rounded up, at least one."""
+    return (-(-2 * changed // 3)).clamp(min=1)
 
 
 @final
 @dataclass(frozen=True)
-class Goal:
-    """What is ascended, and when an image counts as fooled."""
+class Goal(Rows):
+    """What is ascended, and when an image counts as fooled; `goal[mask]` is the goal of some of the examples."""
 
     criterion: Criterion
     loss: LossName = "ce"
     aims: Labels | None = None
     """Wrong classes: ascend the targeted difference of logits ratio towards them, whatever `loss` is."""
 
-    def rising(self, logits: Logits) -> PerExample:
+    def objective(self, logits: Logits) -> PerExample:
         """The number to ascend.
 
         Minus the ratio of a target would be flat wherever the target ranks third; the targeted ratio against the
@@ -51,8 +171,8 @@ class Goal:
         if self.aims is not None:
             return targeted_dlr(logits, classes, self.aims)
         if self.criterion.targeted and self.loss == "dlr":
-            return targeted_dlr(logits, _without(logits, classes).argmax(1), classes)
-        return self.criterion.rising(loss_by_name(self.loss), logits)
+            return targeted_dlr(logits, without(logits, classes).argmax(1), classes)
+        return self.criterion.objective(loss_by_name(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
         """For which examples this goal is not the first one again: it is where a masked class would be aimed at."""
@@ -60,45 +180,33 @@ class Goal:
             return torch.ones_like(self.criterion.classes, dtype=torch.bool)
         return is_new(self.aims.unsqueeze(1), first.aims.unsqueeze(1))
 
-    def take(self, chosen: Tensor | slice) -> "Goal":
-        """The goal of some of the examples (a mask, positions or a range)."""
-        return Goal(self.criterion.take(chosen), self.loss, None if self.aims is None else self.aims[chosen])
-
 
 @dataclass(frozen=True, kw_only=True)
-class AutoPGD(Attack):
+class AbstractAPGD(AbstractAttack):
     """What APGD and its targeted version share: all but what is ascended."""
 
-    eps: float
+    eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
-    steps: int = 100
+    steps: Annotated[int, at_least(1)] = 100
     """Gradient steps of each run (AutoAttack's number)."""
-    restarts: int = 1
+    restarts: Annotated[int, at_least(1)] = 1
     """Runs from fresh random starts, for the examples not yet fooled."""
-    rho: float = 0.75
+    rho: Annotated[float, between(0, 1, "a share of the steps")] = 0.75
     """The step is halved where at most this share of the steps since the last checkpoint raised the loss; not for L1,
     whose step follows the sparsity."""
-    draws: int = 1
+    eot_samples: Annotated[int, at_least(1)] = 1
     """Passes whose gradients are averaged at every step, for a model that answers at random."""
-    wide: bool = False
+    use_larger_eps: bool = False
     """Spend 30 % of the steps in a ball of 3 eps, 30 % in one of 2 eps and the rest in the ball itself; L1 only."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        for name in ("steps", "restarts", "draws"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} = {getattr(self, name)}; expected at least 1")
-        if not 0 <= self.rho <= 1:
-            raise SettingError(f"rho = {self.rho}; expected 0 to 1, a share of the steps")
-        if self.wide and self.norm != "l1":
-            raise SettingError(f"wide = True with norm {self.norm}; expected l1, for which larger balls were proposed")
-
-    @final
-    def ball(self) -> Ball:
-        """The ball of the final images."""
-        return Ball(eps=parse_eps(self.eps), norm=self.norm)
+        expect(self)
+        if self.use_larger_eps and self.norm != "l1":
+            raise SettingError(
+                f"use_larger_eps = True with norm {self.norm}; expected l1, for which larger balls were proposed"
+            )
 
     @abstractmethod
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
@@ -109,25 +217,25 @@ class AutoPGD(Attack):
         """How many goals there are at most."""
 
     @final
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """Every step of every run, a look at the end of each of its balls, and one at the clean image."""
-        runs = self.restarts * self.most_goals(classes) * self.draws
-        return Passes(self.draws + runs * (self.steps + len(self._balls())), runs * self.steps)
+        runs = self.restarts * self.most_goals(classes) * self.eot_samples
+        return Passes(self.eot_samples + runs * (self.steps + len(self._balls())), runs * self.steps)
 
     @final
     @torch.no_grad()
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """Every goal from every start, on those not fooled yet; of the others, the image with the highest loss."""
-        logits = _look(model, clean, Goal(criterion), self.draws, differentiate=False)[0]
-        passes = Passes(forward=self.draws * len(clean))
+        logits = _look(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
+        passes = Passes(forward=self.eot_samples * len(clean))
         movable = self.ball().eps > 0
         finite = is_valid(logits)
-        steered = torch.full_like(finite, not movable)
+        has_gradient = torch.full_like(finite, not movable)
         found = clean.clone()
         highest = torch.full_like(logits[:, 0], -math.inf, dtype=torch.float64)
-        left = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
+        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
         goals = self.goals(criterion, logits)
         for number, restart in product(range(len(goals)), range(self.restarts)):
             if not (len(left) and movable):
@@ -139,23 +247,23 @@ class AutoPGD(Attack):
             run = self._run(
                 model,
                 clean[at],
-                goals[number].take(at),
-                self._start(clean[at], model.bounds, streams.take(at), "start", number, restart),
+                goals[number][at],
+                self._start(clean[at], model.bounds, streams[at], "start", number, restart),
                 lambda share=share: advance(share, ""),
             )
             passes.add(run.passes)
-            steered[at] |= run.steered
+            has_gradient[at] |= run.has_gradient
             finite[at] = run.fooled | (finite[at] & run.finite)
             better = run.fooled | (run.highest > highest[at])
             found[at[better]] = run.images[better]
             highest[at[better]] = run.highest[better]
             left = left[~torch.isin(left, at[run.fooled])]
-        return found.where(finite.view(-1, 1, 1, 1), torch.nan), steered, passes
+        return RunResult(found, finite, has_gradient, passes)
 
     def _balls(self) -> list[tuple[Ball, int]]:
         """The balls that a run goes through, and the steps in each."""
         ball = self.ball()
-        if not self.wide:
+        if not self.use_larger_eps:
             return [(ball, self.steps)]
         part = 3 * self.steps // 10
         first, second = replace(ball, eps=3 * ball.eps), replace(ball, eps=2 * ball.eps)
@@ -179,7 +287,7 @@ class AutoPGD(Attack):
             images = before[-1].images
         run = self._ascend(model, clean, goal, ball, steps, images, stepped)
         for each in before:
-            run.steered |= each.steered
+            run.has_gradient |= each.has_gradient
             run.finite &= each.finite
             run.passes.add(each.passes)
         return run
@@ -196,24 +304,24 @@ class AutoPGD(Attack):
     ) -> "_Run":
         """The ascent in one ball."""
         images = ball.project(images, clean, model.bounds)
-        run, on = _Run(images), Ascent(clean, images, ball, model.bounds, dense=not self.wide)
+        run, on = _Run(images), Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
         looks = set(checkpoints(steps, self.norm))
         checked = 0
         for step in range(steps + 1):
-            logits, loss, gradient = _look(model, on.images, goal, self.draws, differentiate=step < steps)
-            run.passes.add(Passes(self.draws * len(loss), self.draws * len(loss) * (step < steps)))
-            fooled = goal.criterion.met(logits)
+            logits, loss, gradient = _look(model, on.images, goal, self.eot_samples, differentiate=step < steps)
+            run.passes.add(Passes(self.eot_samples * len(loss), self.eot_samples * len(loss) * (step < steps)))
+            fooled = goal.criterion.is_adversarial(logits)
             steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
             finite = is_valid(logits) & steepest.isfinite()
             run.fooled[on.place] = fooled
             run.finite[on.place] = fooled | finite
-            run.steered[on.place] |= steepest != 0
+            run.has_gradient[on.place] |= steepest != 0
             on.arrive(loss, gradient, first=step == 0)
             going = finite & ~fooled
             if not going.all():
                 run.images[on.place[fooled]] = on.images[fooled]
-                on.keep(going)
-                goal = goal.take(going)
+                on = on[going]
+                goal = goal[going]
             if step == steps or not len(on.place):
                 break
             if step in looks:
@@ -227,17 +335,13 @@ class AutoPGD(Attack):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class APGD(AutoPGD):
+class APGD(AbstractAPGD):
     """Auto-PGD on any loss; with targets it descends the loss of the target (`dlr`: ascends the targeted ratio)."""
 
     stream: ClassVar[str] = "APGD"
 
-    loss: LossName = "ce"
+    loss: AnyLoss = "ce"
     """What is ascended: `torch-ce` is the original's cross-entropy, `dlr` its other loss."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        loss_by_name(self.loss)
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
         """The loss."""
@@ -252,7 +356,7 @@ class APGD(AutoPGD):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TargetedAPGD(AutoPGD):
+class TargetedAPGD(AbstractAPGD):
     """Auto-PGD towards the most likely wrong classes, one after the other (AutoAttack's APGD-T).
 
     It ascends the targeted difference of logits ratio (Croce and Hein 2020, eq. 7); any wrong class on the way will do.
@@ -261,17 +365,12 @@ class TargetedAPGD(AutoPGD):
     stream: ClassVar[str] = "TargetedAPGD"
     targetable: ClassVar[bool] = False
 
-    classes: int = 9
+    classes: Annotated[int, at_least(1)] = 9
     """Wrong classes aimed at, fewer where the model has fewer."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.classes < 1:
-            raise SettingError(f"classes = {self.classes}; expected at least 1")
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
         """One for each rank of the wrong classes, the most likely first."""
-        ranked = likeliest_rivals(logits, criterion.classes, self.classes)
+        ranked = likeliest_classes(logits, criterion.classes, self.classes)
         return [Goal(criterion, aims=aims) for aims in ranked.unbind(1)]
 
     def most_goals(self, classes: int) -> int:
@@ -279,25 +378,21 @@ class TargetedAPGD(AutoPGD):
         return min(self.classes, classes - 1)
 
 
-def _without(logits: Logits, classes: Labels) -> Logits:
-    """The logits with one class of each example at minus infinity."""
-    return logits.scatter(1, classes.unsqueeze(1), -math.inf)
-
-
 def _look(
-    model: Classifier, images: Images, goal: Goal, draws: int, *, differentiate: bool
+    model: Classifier, images: Images, goal: Goal, eot_samples: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
-    """Means over the draws of the logits, of what is ascended, and of its gradient (zero unless `differentiate`)."""
-    logits, loss, gradient = look(
+    """Means over the samples of the logits, of what is ascended, and of its gradient (zero unless `differentiate`)."""
+    logits, loss, gradient = value_and_grad(
         model,
         images,
-        lambda part, logits: goal.take(part).rising(logits),
-        draws=draws,
+        lambda part, logits: goal[part].objective(logits),
+        eot_samples=eot_samples,
         differentiate=differentiate,
     )
     return logits, loss.double(), gradient
 
 
+@final
 class _Run:
     """Where a run ended, per example."""
 
@@ -307,5 +402,5 @@ class _Run:
         """The first that fooled, or the one with the highest loss; the start where not `finite`."""
         self.highest = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
         """The loss there, if it did not fool."""
-        self.fooled, self.finite, self.steered = none.clone(), ~none, none.clone()
+        self.fooled, self.finite, self.has_gradient = none.clone(), ~none, none.clone()
         self.passes = Passes()

@@ -6,21 +6,24 @@ is the stable form unless `loss` says otherwise, an example leaves as soon as it
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 
 from casemate.attacks.apgd import APGD, TargetedAPGD
-from casemate.attacks.base import Attack, Criterion, Passes, stream_key, verify
+from casemate.attacks.base import AbstractAttack, stream_key, verify
+from casemate.attacks.criterion import Criterion
 from casemate.attacks.fab import FAB, TargetedFAB
+from casemate.attacks.result import Passes, RunResult
 from casemate.attacks.square import Square
 from casemate.errors import SettingError
-from casemate.losses import LossName
+from casemate.losses import AnyLoss
 from casemate.models import Classifier
-from casemate.norms import Ball, Norm, parse_eps
+from casemate.norms import AnyNorm, Eps
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
-from casemate.types import Flags, Images
+from casemate.settings import expect, one_of
+from casemate.types import Images
 
 Version = Literal["standard", "plus", "rand"]
 
@@ -30,61 +33,52 @@ DRAWS = 20
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack(Attack):
+class AutoAttack(AbstractAttack):
     """The list of attacks that the field reports robust accuracy by."""
 
     stream: ClassVar[str] = "AutoAttack"
     targetable: ClassVar[bool] = False
+    supports_low_precision: ClassVar[bool] = False  # FAB does not; `casemate.evaluation` runs each attack by itself
 
-    eps: float
+    eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
-    version: Version = "standard"
+    version: Annotated[Version, one_of("standard", "plus", "rand")] = "standard"
     """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, APGD-DLR and FAB besides (Linf and L2 only).
     `rand`: APGD-CE and APGD-DLR with the mean gradient of 20 draws."""
-    loss: LossName = "ce"
+    loss: AnyLoss = "ce"
     """Of APGD-CE: `ce` is the stable form, `torch-ce` the original's."""
 
     def __post_init__(self) -> None:
-        if self.version not in get_args(Version):
-            raise SettingError(f"version {self.version!r}; expected one of {', '.join(get_args(Version))}")
+        expect(self)
         self.attacks()
 
-    @property
-    def bears_rounding(self) -> bool:
-        """FAB among them does not; in `casemate.evaluation` each of the attacks is run by itself."""
-        return False
-
-    def ball(self) -> Ball:
-        """The ball that all of them share."""
-        return Ball(eps=parse_eps(self.eps), norm=self.norm)
-
-    def attacks(self) -> dict[str, Attack]:
+    def attacks(self) -> dict[str, AbstractAttack]:
         """The attacks by name, in the order in which they run. Raises `SettingError` for `plus` with L1."""
-        eps, norm = parse_eps(self.eps), self.norm
+        eps, norm = self.eps, self.norm
         if self.version == "rand":
             return {
-                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, draws=DRAWS),
-                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", draws=DRAWS),
+                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=DRAWS),
+                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=DRAWS),
             }
-        square = Square(eps=eps, norm=norm, queries=5001)  # the original does not count the start's
-        fab_t = TargetedFAB(norm=norm, radius=eps, enough=eps)
+        square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the start's
+        fab_t = TargetedFAB(norm=norm, restart_eps=eps, stop_at_distance=eps)
         if self.version == "plus":
             if norm == "l1":
                 raise SettingError("version plus is defined for linf and l2; take standard for l1")
             return {
                 "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, restarts=5),
                 "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", restarts=5),
-                "fab": FAB(norm=norm, restarts=5, radius=eps, enough=eps),
+                "fab": FAB(norm=norm, restarts=5, restart_eps=eps, stop_at_distance=eps),
                 "square": square,
                 "apgd-t": TargetedAPGD(eps=eps, norm=norm),
                 "fab-t": fab_t,
             }
         if norm == "l1":  # Croce and Hein 2021, arXiv 2103.01208
             return {
-                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, restarts=5, wide=True),
-                "apgd-t": TargetedAPGD(eps=eps, norm=norm, classes=5, wide=True),
+                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, restarts=5, use_larger_eps=True),
+                "apgd-t": TargetedAPGD(eps=eps, norm=norm, classes=5, use_larger_eps=True),
                 "fab-t": fab_t,
                 "square": square,
             }
@@ -95,21 +89,21 @@ class AutoAttack(Attack):
             "square": square,
         }
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """All attacks, and a look after each."""
         total = Passes()
         for attack in self.attacks().values():
-            total.add(attack.most_passes(classes))
+            total.add(attack.max_passes(classes) or Passes())
             total.forward += 1
         return total
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """Each attack on those that the ones before left; what it claims is verified before it counts."""
         ball = self.ball()
-        found, passes = clean.clone(), Passes()
-        steered = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        no = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
+        found = RunResult(clean.clone(), finite=~no, has_gradient=no, passes=Passes())
         left = torch.arange(len(clean), device=clean.device)
         attacks = self.attacks()
         for attack in attacks.values():
@@ -117,17 +111,17 @@ class AutoAttack(Attack):
                 break
             own = Streams(derive(streams.seed, stream_key(attack)), streams.index[left])
             share = len(left) / len(clean) / len(attacks)
-            candidates, moved, cost = attack.run(
+            run = attack.run(
                 model,
                 clean[left],
-                criterion.take(left),
+                criterion[left],
                 own,
                 lambda amount, note="", share=share: advance(amount * share, note),
             )
-            passes.add(cost)
-            steered[left] |= moved
-            checked = verify(model, candidates, clean[left], ball, model.bounds)
-            passes.add(checked.passes)
-            found[left] = checked.images.where(checked.finite.view(-1, 1, 1, 1), torch.nan)
-            left = left[~criterion.take(left).met(checked.logits)]
-        return found, steered, passes
+            checked = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
+            found.passes.add(run.passes)
+            found.passes.add(checked.passes)
+            found.has_gradient[left] |= run.has_gradient
+            found.images[left], found.finite[left] = checked.images, checked.finite
+            left = left[~criterion[left].is_adversarial(checked.logits)]
+        return found

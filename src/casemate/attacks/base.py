@@ -1,127 +1,32 @@
 """What all attacks share: the checks before, the verification after, and the result.
 
-`Attack.__call__` is the same for every attack; `run` is the algorithm. What an attack claims is re-checked here, by
-code that did not make the claim: projected once more, inside ball and bounds in float64, classified again.
+`AbstractAttack.__call__` is the same for every attack; `run` is the algorithm. What an attack claims is re-checked
+here, by code that did not make the claim: projected once more, inside ball and bounds in float64, classified again.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from enum import IntEnum
 from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor
 
-from casemate.attacks.holding import group_size, held, model_of, prepared
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.holding import group_size, model_of, prepare_for_attack, prepare_images
+from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
-from casemate.losses import Loss, stable_cross_entropy
+from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, normal_tensor, preserve_state
 from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
-from casemate.norms import Ball, Bounds, Norm, norm_of
+from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
+from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, Logits, PerExample
-
-
-class Status(IntEnum):
-    """What became of one example."""
-
-    SUCCESS = 0
-    """Misclassified (or classified as the target) after the attack, perhaps already before it."""
-    FAILED = 1
-    """Still classified correctly (or not as the target)."""
-    NON_FINITE = 2
-    """The model's logits or its gradient were not finite; the clean image is returned, and it does not fool."""
-    ZERO_GRADIENT = 3
-    """Failed, and the gradient was exactly zero at every step: the attack never had a direction."""
-
-
-@final
-@dataclass(frozen=True)
-class Criterion:
-    """When an example counts as fooled: not classified as its label, or, `targeted`, classified as its target."""
-
-    classes: Labels
-    targeted: bool = False
-    never: bool = False
-    """Nothing counts as fooled, so that an attack uses its whole budget: for one on a substitute (see `Transfer`)."""
-
-    def met(self, logits: Logits) -> Flags:
-        """Which examples are fooled; never where a logit is not finite."""
-        hit = logits.argmax(1) == self.classes
-        if self.never:
-            return torch.zeros_like(hit)
-        return (hit if self.targeted else ~hit) & is_valid(logits)
-
-    def rising(self, loss: Loss, logits: Logits) -> PerExample:
-        """What to ascend: the loss of the label, or minus the loss of the target."""
-        value = loss(logits, self.classes)
-        return -value if self.targeted else value
-
-    def take(self, chosen: Tensor | slice) -> "Criterion":
-        """The criterion of some of the examples (a mask, positions or a range)."""
-        return Criterion(self.classes[chosen], self.targeted, self.never)
-
-
-@dataclass
-class Passes:
-    """Forward and backward passes through the network, counted per example: cost without a clock."""
-
-    forward: int = 0
-    backward: int = 0
-
-    def add(self, other: "Passes") -> None:
-        """Add the count of another piece of work."""
-        self.forward += other.forward
-        self.backward += other.backward
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackResult:
-    """The outcome of an attack, one entry per image."""
-
-    adversarial: Images
-    """Images inside the ball and the bounds."""
-    prediction: Labels
-    """The class the model gives each of them, classified again after the attack."""
-    success: Flags
-    status: Tensor
-    """`Status` codes, uint8."""
-    loss: PerExample
-    """Cross-entropy of the adversarial image under its true label."""
-    norm: PerExample
-    """Norm of the perturbation, computed in float64."""
-    passes: Passes
-    attack: dict[str, Any]
-    """The attack's name and hyper-parameters."""
-
-    def take(self, chosen: Tensor) -> "AttackResult":
-        """The outcome for some of the images (a mask or positions), which takes no passes."""
-        columns = ("adversarial", "prediction", "success", "status", "loss", "norm")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in columns}, passes=Passes())
-
-    @property
-    def distance(self) -> PerExample:
-        """Norm of the perturbation that fooled, infinite where none did: what a minimum-norm attack is run for."""
-        return self.norm.where(self.success, math.inf)
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of all images on which the attack failed (of an untargeted attack: still classified correctly)."""
-        return 1 - self.success.double().mean().item()
-
-
-def status_of(success: Flags, finite: Flags, steered: Flags) -> Tensor:
-    """The `Status` code of each example, uint8: whether it is fooled, its numbers are finite, it had a gradient."""
-    status = torch.full_like(success, Status.FAILED, dtype=torch.uint8)
-    status[~steered] = Status.ZERO_GRADIENT
-    status[~finite] = Status.NON_FINITE
-    status[success] = Status.SUCCESS
-    return status
 
 
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
@@ -153,8 +58,9 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
         )
 
 
+@final
 @dataclass(frozen=True)
-class Verified:
+class Verified(Rows):
     """Candidate images after the verification, one entry per image."""
 
     images: Images
@@ -166,30 +72,29 @@ class Verified:
     finite: Flags
     """The candidate and the model's logits on it were finite."""
     passes: Passes
-    steered: Flags
+    has_gradient: Flags
     """There was a gradient to follow; True unless it is known otherwise."""
     claimed: Flags
     """The model that was attacked takes this image, or one on the way to it, for fooled; False unless that is known."""
 
-    def put(self, at: Tensor, other: "Verified") -> "Verified":
-        """The same with other rows at some positions; passes add up."""
-        both = Passes()
-        for each in (self, other):
-            both.add(each.passes)
-        names = ("images", "logits", "norm", "finite", "steered", "claimed")
-        rows = {name: getattr(self, name).index_put((at,), getattr(other, name)) for name in names}
-        return Verified(**rows, passes=both)
-
 
 @torch.no_grad()
 def verify(
-    classify: Callable[[Images], Logits], candidates: Images, clean: Images, ball: Ball, bounds: Bounds
+    classify: Callable[[Images], Logits],
+    candidates: Images,
+    clean: Images,
+    ball: Ball,
+    bounds: Bounds,
+    finite: Flags | None = None,
 ) -> Verified:
     """Bring candidate images into ball and bounds, and classify them again.
 
+    In the place of candidates that are not finite, or are said not to be, the clean images are classified.
+
     Raises `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
     """
-    finite = candidates.flatten(1).isfinite().all(1)
+    sound = candidates.flatten(1).isfinite().all(1)
+    finite = sound if finite is None else sound & finite
     images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, bounds)
     logits = classify(images)
     passes = Passes(forward=len(clean))
@@ -203,7 +108,7 @@ def verify(
     if len(norms) and not (norms.max() <= ball.reach(bounds) and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
     known = torch.ones_like(finite)
-    return Verified(images, logits, norms.float(), finite, passes, steered=known, claimed=~known)
+    return Verified(images, logits, norms.float(), finite, passes, has_gradient=known, claimed=~known)
 
 
 def run_in_turn(
@@ -220,13 +125,16 @@ def run_in_turn(
     """
     found = run(models[0], slice(None))
     for model in models[1:]:
-        failed = ~criterion.met(found.logits)
-        again = (failed & (found.claimed | ~found.finite | ~found.steered)).nonzero().squeeze(1)
+        failed = ~criterion.is_adversarial(found.logits)
+        again = (failed & (found.claimed | ~found.finite | ~found.has_gradient)).nonzero().squeeze(1)
         if len(again):
-            found = found.put(again, run(model, again))
+            some = run(model, again)
+            found.passes.add(some.passes)
+            found = found.put(again, some)
     return found
 
 
+@final
 class _CountingProgress:
     """Passes on what an attack says of its progress, and remembers how much that was."""
 
@@ -238,73 +146,94 @@ class _CountingProgress:
         self.advance(amount, note)
 
 
+def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a method of an abstract base as a default that a class may replace; no other implemented method may be."""
+    method.__overridable__ = True  # type: ignore[attr-defined]
+    return method
+
+
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
-    """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images."""
+class AbstractAttack(ABC):
+    """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images.
+
+    A new attack needs fields and `run`. What its fields may be is stated in their annotations and checked by `expect`
+    in `__post_init__` (see `casemate.settings`).
+    """
 
     targetable: ClassVar[bool] = True
     """Whether its paper says how to reach a given class."""
     stream: ClassVar[str] = ""
     """Key of its random draws besides the seed, so that renaming the class changes none; its name if empty."""
 
-    @abstractmethod
-    def ball(self) -> Ball:
-        """The set in which the adversarial images lie."""
+    supports_low_precision: ClassVar[bool] = True
+    """Whether it may follow gradients in bfloat16: not if it ends at the boundary, where rounding decides the class."""
 
-    @abstractmethod
-    def most_passes(self, classes: int) -> Passes:
-        """The passes that `run`, untargeted, takes at most for one image, of a model for so many classes."""
+    @overridable
+    def ball(self) -> Ball:
+        """The set in which the adversarial images lie: by the fields `eps` and `norm`, or that of the attack inside.
+
+        Without `eps` it is all images within the bounds.
+        """
+        inner = innermost(self)
+        if inner is not self:
+            return inner.ball()
+        eps = getattr(self, "eps", math.inf)
+        return Ball(eps=parse_eps(eps) if isinstance(eps, str) else eps, norm=getattr(self, "norm", "linf"))
+
+    @overridable
+    def max_passes(self, classes: int) -> Passes | None:
+        """The passes that `run`, untargeted, takes at most for one image, of a model for so many classes.
+
+        None: not known, and estimates of time leave them out.
+        """
+        del classes
+        return None
 
     @abstractmethod
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """The algorithm, on one batch; `model` is frozen.
 
         Args:
             clean: within the model's bounds, on its device, channels-last.
             criterion: when an image counts as fooled.
             streams: random draws, keyed by example.
-            advance: may be told, as it goes on, how many images' worth of work has been done since the last call.
-
-        Returns:
-            candidate images, whether each ever had a gradient other than zero (True for an attack that follows none),
-            and the passes taken. A candidate that is not finite says that the model's logits or gradient were not.
+            advance: may be called, as it goes on, with how many images' worth of work has been done since the last
+                call.
         """
 
-    @property
-    def bears_rounding(self) -> bool:
-        """Whether it may follow gradients in low precision: not if it ends at the very boundary."""
-        inner = innermost(self)
-        return inner is self or inner.bears_rounding
-
     def _attack(
-        self, both: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+        self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
         """Run on one batch, and verify."""
-        models = both.in_turn(bears_rounding=self.bears_rounding)
+        models = prepared.in_turn(low_precision=innermost(self).supports_low_precision)
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
-            aim, first, last = criterion.take(at), model is models[0], model is models[-1]
-            candidate, steered, passes = self.run(
-                model, clean[at], aim, streams.take(at), advance if first else no_progress
-            )
-            found = verify(both.checking, candidate, clean[at], self.ball(), model.bounds)
-            passes.add(found.passes)
-            found = replace(found, steered=steered, passes=passes)
+            aim, first, last = criterion[at], model is models[0], model is models[-1]
+            made = self.run(model, clean[at], aim, streams[at], advance if first else no_progress)
+            found = verify(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
+            made.passes.add(found.passes)
+            found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
                 return found
-            passes.forward += len(found.images)
+            made.passes.forward += len(found.images)
             with torch.no_grad():
-                return replace(found, claimed=aim.met(model(found.images)))
+                return replace(found, claimed=aim.is_adversarial(model(found.images)))
 
         return run_in_turn(models, criterion, run)
 
+    @final
     def record(self) -> dict[str, Any]:
-        """Name and hyper-parameters, as written into results."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        inner = {name: value.record() for name, value in settings.items() if isinstance(value, Attack)}
-        return {"name": type(self).__name__, **settings, **inner}
+        """Name and hyper-parameters, as written into results.
+
+        A field that JSON cannot say has a function in its metadata, under "record", that says what is written of it.
+        """
+        found: dict[str, Any] = {"name": type(self).__name__}
+        for each in fields(self):
+            value, words = getattr(self, each.name), each.metadata.get("record")
+            found[each.name] = value.record() if isinstance(value, AbstractAttack) else words(value) if words else value
+        return found
 
     @final
     def __call__(
@@ -356,16 +285,16 @@ class Attack(ABC):
             raise ShapeError("no images to attack; expected at least one")
         numbers = torch.arange(len(images)) if index is None else index
         labels = normal_tensor(labels)
-        most = self.most_passes(len(known.classes))
+        most = self.max_passes(len(known.classes))
         with (
             preserve_state(known, seed=seed) as direct,
-            held(
+            prepare_for_attack(
                 model,
                 images,
                 pass_size=batch_size,
-                passes=len(images) * (most.forward + most.backward),
+                passes=None if most is None else len(images) * (most.forward + most.backward),
                 observer=observer,
-            ) as both,
+            ) as prepared,
             observer.work(type(self).__name__, len(images)) as advance,
         ):
             if direct:
@@ -373,16 +302,16 @@ class Attack(ABC):
                 warn_of_eps(ball, known)
 
             def attack(group: slice) -> tuple[tuple[Tensor, ...], Passes]:
-                clean = prepared(images[group], known)
+                clean = prepare_images(images[group], known)
                 truth = labels[group].to(known.device)
                 criterion = Criterion(
                     truth if targets is None else normal_tensor(targets)[group].to(known.device), targets is not None
                 )
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
                 told = _CountingProgress(advance)
-                found = self._attack(both, clean, criterion, streams, told)
-                success = criterion.met(found.logits)
-                status = status_of(success, found.finite, found.steered)
+                found = self._attack(prepared, clean, criterion, streams, told)
+                success = criterion.is_adversarial(found.logits)
+                status = status_of(success, found.finite, found.has_gradient)
                 loss = stable_cross_entropy(found.logits, truth)
                 advance(len(clean) - told.done, "")
                 columns = (found.images, found.logits.argmax(1), success, status, loss, found.norm)
@@ -409,7 +338,7 @@ class Attack(ABC):
         )
 
 
-def _warn_of(attack: Attack, status: Tensor) -> None:
+def _warn_of(attack: AbstractAttack, status: Tensor) -> None:
     """Warn where images withstood an attack that did not take place on them."""
     found = {each: int((status == each).sum()) for each in Status}
     warn_of_outcome(
@@ -422,27 +351,19 @@ def _warn_of(attack: Attack, status: Tensor) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNormAttack(Attack):
+class AbstractMinimumNormAttack(AbstractAttack):
     """An attack that looks for the nearest image that fools: one run gives the accuracy at every eps.
 
     Read `AttackResult.distance`. The image returned is the nearest one found; where none was, the clean one.
     """
 
-    norm: Norm
+    supports_low_precision: ClassVar[bool] = False
+
+    norm: AnyNorm
     """What is made small."""
 
-    @property
-    def bears_rounding(self) -> bool:
-        """The nearest image that fools lies at the boundary, and rounding decides on which side."""
-        return False
 
-    @final
-    def ball(self) -> Ball:
-        """All images within the bounds."""
-        return Ball(eps=math.inf, norm=self.norm)
-
-
-A = TypeVar("A", bound=Attack)
+A = TypeVar("A", bound=AbstractAttack)
 
 
 def with_eps(attack: A, eps: float) -> A:
@@ -451,34 +372,38 @@ def with_eps(attack: A, eps: float) -> A:
     A minimum-norm attack has none and is returned as it is.
     """
     values = {field.name: getattr(attack, field.name) for field in fields(attack)}
-    inner = {name: with_eps(value, eps) for name, value in values.items() if isinstance(value, Attack)}
+    inner = {name: with_eps(value, eps) for name, value in values.items() if isinstance(value, AbstractAttack)}
     if inner:
         return replace(attack, **inner)
     return replace(attack, eps=eps) if "eps" in values else attack  # type: ignore[call-arg]
 
 
-def innermost(attack: Attack) -> Attack:
+def innermost(attack: AbstractAttack) -> AbstractAttack:
     """The attack itself, or, of one that wraps another, what is at the bottom."""
-    inner = [value for value in (getattr(attack, field.name) for field in fields(attack)) if isinstance(value, Attack)]
+    inner = [
+        value
+        for value in (getattr(attack, field.name) for field in fields(attack))
+        if isinstance(value, AbstractAttack)
+    ]
     return innermost(inner[0]) if inner else attack
 
 
-def name_of(attack: Attack) -> str:
+def name_of(attack: AbstractAttack) -> str:
     """The name of an attack, or of the attack that it wraps."""
     return type(innermost(attack)).__name__
 
 
-def stream_key(attack: Attack) -> str:
+def stream_key(attack: AbstractAttack) -> str:
     """Key of an attack's random draws besides the seed; a wrapper draws what the attack inside would."""
     return innermost(attack).stream or name_of(attack)
 
 
-def can_aim(attack: Attack) -> bool:
+def can_aim(attack: AbstractAttack) -> bool:
     """Whether an attack can be targeted: it, and one that it wraps."""
     return attack.targetable and innermost(attack).targetable
 
 
-def is_unlimited(attack: Attack) -> bool:
+def is_unlimited(attack: AbstractAttack) -> bool:
     """Whether it looks for the nearest image that fools the very model, so that it should find one for every image."""
     elsewhere = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
-    return isinstance(innermost(attack), MinimumNormAttack) and not elsewhere
+    return isinstance(innermost(attack), AbstractMinimumNormAttack) and not elsewhere

@@ -16,6 +16,7 @@ from casemate.errors import ShapeError
 Change = Callable[[Tensor], Tensor]
 
 
+@final
 class _Value(torch.autograd.Function):
     """The value of one tensor, exactly, with the derivative of another."""
 

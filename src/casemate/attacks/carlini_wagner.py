@@ -1,24 +1,34 @@
 """Carlini and Wagner's attack: the shortest move that changes the decision (2017, arXiv 1608.04644).
 
 Distance and hinge loss of the logits are minimised together by Adam, in a variable whose tanh is the image, so that no
-pixel leaves its bounds; see `nearest` for the search around it. L2 is section VI.A of the paper, Linf section VI.C;
-L0 (VI.B) is left out.
+pixel leaves its bounds; see `_minimum_norm` for the search around it. L2 is section VI.A of the paper, Linf section
+VI.C; L0 (VI.B) is left out.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.attacks.nearest import CHECKS, Constants, Nearest, Stalling, check_settings, column
-from casemate.errors import SettingError
+from casemate.attacks._minimum_norm import (
+    CHECKS,
+    BinarySearchConst,
+    MinimumNormSearch,
+    PlateauDetector,
+    column,
+)
+from casemate.attacks.base import AbstractMinimumNormAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
+from casemate.rows import Rows
+from casemate.settings import at_least, expect, not_negative, one_of, positive
 from casemate.types import Flags, Images, PerExample
 
 _BEYOND = 0.2
@@ -36,7 +46,8 @@ _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
 """Adam's parameters (Kingma and Ba 2015), the usual ones."""
 
 
-class _Adam:
+@final
+class _Adam(Rows):
     """Adam in the variable w whose tanh is the image; one row of every tensor per example."""
 
     def __init__(self, images: Images, bounds: Bounds, rate: PerExample) -> None:
@@ -60,13 +71,9 @@ class _Adam:
         step = self._rate * mean / (squares.sqrt() + _TINY)
         self._variable = (self._variable - step).clamp(-self._limit, self._limit)
 
-    def keep(self, going: Flags) -> None:
-        """Drop the other examples."""
-        self._variable, self._rate = self._variable[going], self._rate[going]
-        self._mean, self._squares = self._mean[going], self._squares[going]
 
-
-class _Squared:
+@final
+class _Squared(Rows):
     """The penalty of L2: the squared norm."""
 
     changed: Flags | None = None
@@ -76,11 +83,9 @@ class _Squared:
         del loss
         return delta.square().flatten(1).sum(1), 2 * delta
 
-    def keep(self, going: Flags) -> None:
-        """Drop the other examples, of which nothing is known here."""
 
-
-class _Excess:
+@final
+class _Excess(Rows):
     """The penalty of Linf: by how much all pixels together exceed tau, which is lowered as soon as it is met."""
 
     def __init__(self, tau: PerExample, shrink: PerExample) -> None:
@@ -96,14 +101,24 @@ class _Excess:
         self._tau = torch.where(self.changed, (1 - self._shrink) * norm_of(delta, "linf"), self._tau)
         return penalty, excess.sign() * delta.sign()
 
-    def keep(self, going: Flags) -> None:
-        """Drop the other examples."""
-        self._tau, self._shrink = self._tau[going], self._shrink[going]
+
+@final
+@dataclass(frozen=True)
+class _Active(Rows):
+    """The examples that a round still works on."""
+
+    at: Int64[Tensor, " n"]
+    """Positions in the batch."""
+    clean: Images
+    constant: PerExample
+    adam: _Adam
+    plateau: PlateauDetector
+    penalty: _Squared | _Excess
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CarliniWagner(MinimumNormAttack):
+class CarliniWagner(AbstractMinimumNormAttack):
     """Carlini and Wagner's attack for L2 and Linf, untargeted and targeted.
 
     L2: every round minimises |delta|^2 + c * hinge from the clean image, with another c. The c suffices if an image
@@ -119,71 +134,63 @@ class CarliniWagner(MinimumNormAttack):
 
     stream: ClassVar[str] = "CarliniWagner"
 
-    norm: Norm = "l2"
+    norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take EAD")] = "l2"
     """L2 or Linf."""
-    steps: int = 1000
+    steps: Annotated[int, at_least(1)] = 1000
     """Most passes of a round, the first of them at its start (published: 10,000 for L2, 1,000 for Linf)."""
-    binary_steps: int = 9
+    binary_search_steps: Annotated[int, at_least(1)] = 9
     """Rounds."""
-    confidence: float = 0.0
+    confidence: Annotated[float, not_negative()] = 0.0
     """By how much the logits of what fools must lead (kappa)."""
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, positive()] = 0.01
     """Of Adam, in the variable whose tanh is the image."""
-    initial_const: float = 1e-3
+    initial_const: Annotated[float, positive()] = 1e-3
     """The first c."""
     abort_early: bool = True
     """End a round for an example whose objective fell by less than 0.01 % between two tenths of it."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        if self.norm == "l1":
-            raise SettingError("norm = l1; expected l2 or linf (for L1 take EAD)")
-        check_settings(
-            self,
-            counts=("steps", "binary_steps"),
-            positive=("learning_rate", "initial_const"),
-            not_negative=("confidence",),
-        )
+        expect(self)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """Every step of every round, and a look at the clean image."""
         del classes
-        return Passes(1 + self.binary_steps * self.steps, 1 + self.binary_steps * self.steps)
+        return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """All rounds of all examples."""
         del streams
 
         def size(delta: Images) -> PerExample:
             return norm_of(delta, self.norm)
 
-        nearest = Nearest(model, clean, criterion, size=size, confidence=self.confidence)
-        constants = Constants(clean, self.initial_const)
+        search = MinimumNormSearch(model, clean, criterion, size=size, confidence=self.confidence)
+        constants = BinarySearchConst(clean, self.initial_const)
         fine = torch.ones_like(constants.value)
-        for _ in range(self.binary_steps):
-            at = nearest.open()
+        for _ in range(self.binary_search_steps):
+            at = search.open()
             if not len(at):
                 break
             rate = self.learning_rate * fine[at]
             if self.norm == "l2":
-                self._round(nearest, at, clean[at], constants.value[at], rate, _Squared(), advance)
-                constants.narrow(at, nearest.reached[at])
+                self._round(search, at, clean[at], constants.value[at], rate, _Squared(), advance)
+                constants.narrow(at, search.reached[at])
             else:
                 shrink = _SHRINK * fine[at]
-                tau = ((1 - shrink) * nearest.distance[at]).clamp(max=1)
+                tau = ((1 - shrink) * search.distance[at]).clamp(max=1)
                 excess = _Excess(tau, shrink)
-                self._round(nearest, at, nearest.images[at], constants.value[at], rate, excess, advance)
-                distance = nearest.distance[at]
+                self._round(search, at, search.images[at], constants.value[at], rate, excess, advance)
+                distance = search.distance[at]
                 missed = distance > tau
                 constants.value[at] = torch.where(missed, _HEAVIER * constants.value[at], constants.value[at])
                 fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
-        return nearest.result()
+        return search.result()
 
     def _round(
         self,
-        nearest: Nearest,
+        search: MinimumNormSearch,
         at: Tensor,
         start: Images,
         constant: PerExample,
@@ -192,25 +199,24 @@ class CarliniWagner(MinimumNormAttack):
         advance: Advance,
     ) -> None:
         """Minimise penalty + c * hinge for the examples `at`."""
-        adam, stalling = _Adam(start, nearest.model.bounds, rate), Stalling(constant)
-        clean = nearest.clean[at]
+        on = _Active(
+            at, search.clean[at], constant, _Adam(start, search.model.bounds, rate), PlateauDetector(constant), penalty
+        )
         every = max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
-            images = adam.images()
-            loss, gradient = nearest.look(at, images)
-            distance, slope = penalty.of((images - clean) / nearest.width, loss)
-            stalling.note(distance + constant * loss, penalty.changed)
-            adam.descend(slope / nearest.width + column(constant) * gradient)
+            images = on.adam.images()
+            loss, gradient = search.value_and_grad(on.at, images)
+            distance, slope = on.penalty.of((images - on.clean) / search.width, loss)
+            on.plateau.note(distance + on.constant * loss, on.penalty.changed)
+            on.adam.descend(slope / search.width + column(on.constant) * gradient)
             if step % every == 0:
-                advance(len(at) * every / (self.steps * self.binary_steps), "")
-                going = ~nearest.broken[at]
+                advance(len(on.at) * every / (self.steps * self.binary_search_steps), "")
+                going = ~search.broken[on.at]
                 if self.abort_early:
-                    going &= ~stalling.check()
+                    going &= ~on.plateau.check()
                 if not going.all():
-                    at, clean, constant = at[going], clean[going], constant[going]
-                    for part in (adam, stalling, penalty):
-                        part.keep(going)
-                    if not len(at):
+                    on = on[going]
+                    if not len(on.at):
                         break
                 if step + every <= self.steps:
-                    nearest.reached[at] = False
+                    search.reached[on.at] = False

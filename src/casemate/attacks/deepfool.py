@@ -9,21 +9,22 @@ clipped it is the nearest point within the bounds once it reaches the plane. FAB
 image ends at the first iterate that fools, that is too far wherever the boundary bends.
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 
-from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.attacks.hyperplane import Hyperplane, likeliest_rivals, nearest_boundary
-from casemate.errors import SettingError
+from casemate.attacks._hyperplane import Hyperplane, likeliest_classes, nearest_boundary
+from casemate.attacks.base import AbstractMinimumNormAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.types import Flags, Images
+from casemate.settings import at_least, expect, not_negative, one_of
+from casemate.types import Images
 
 _NUDGE = 1e-4
 """Each step is longer by this share of the range of the pixels, as in the authors' code: an image exactly on a boundary
@@ -41,69 +42,60 @@ def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DeepFool(MinimumNormAttack):
+class DeepFool(AbstractMinimumNormAttack):
     """DeepFool for L2 (the paper's algorithm 2) and Linf (its section 3.3)."""
 
     stream: ClassVar[str] = "DeepFool"
     targetable: ClassVar[bool] = False
 
-    norm: Norm = "l2"
+    norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take FAB")] = "l2"
     """L2 or Linf."""
-    steps: int = 50
+    steps: Annotated[int, at_least(1)] = 50
     """Most steps; three usually suffice far from the bounds, ten to forty near them."""
-    overshoot: float = 0.02
+    overshoot: Annotated[float, not_negative()] = 0.02
     """How far beyond the sum of all steps the iterate lies, as a share of it: the paper's eta."""
-    candidates: int = 10
+    candidates: Annotated[int, at_least(2)] = 10
     """Most likely classes at the clean image, its own among them, whose boundaries are looked at; a step takes one
     backward pass for each but the own."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        if self.norm == "l1":
-            raise SettingError("norm = l1; expected l2 or linf (for L1 take FAB)")
-        if self.steps < 1:
-            raise SettingError(f"steps = {self.steps}; expected at least 1")
-        if not 0 <= self.overshoot < math.inf:
-            raise SettingError(f"overshoot = {self.overshoot}; expected zero or more and finite")
-        if self.candidates < 2:
-            raise SettingError(f"candidates = {self.candidates}; expected at least 2")
+        expect(self)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """In every step a pass back for each boundary and two passes forward, and one at the clean image."""
         return Passes(1 + 2 * self.steps, self.steps * (min(self.candidates, classes) - 1))
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """Steps until an iterate fools; an image that none does for is handed back clean."""
         del streams
         with torch.no_grad():
             logits = model(clean)
         finite = is_valid(logits)
-        found = clean.where(finite.view(-1, 1, 1, 1), torch.nan)
-        steered, passes = torch.zeros_like(finite), Passes(forward=len(clean))
-        active = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
-        clean, criterion = clean[active], criterion.take(active)
-        rivals = likeliest_rivals(logits[active], criterion.classes, self.candidates - 1)
+        result = RunResult(clean.clone(), finite, torch.zeros_like(finite), Passes(forward=len(clean)))
+        active = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        clean, criterion = clean[active], criterion[active]
+        target_classes = likeliest_classes(logits[active], criterion.classes, self.candidates - 1)
         images, total = clean, torch.zeros_like(clean)
         low, high = model.bounds
         for _ in range(self.steps):
             if not len(active):
                 break
-            plane = nearest_boundary(model, images, criterion.classes, rivals, self.norm)
+            plane = nearest_boundary(model, images, criterion.classes, target_classes, self.norm)
             total = total + _shortest_step(plane, self.norm, _NUDGE * (high - low))
             images = (clean + (1 + self.overshoot) * total).clamp(low, high)
             with torch.no_grad():
                 logits = model(images)
-            passes.add(Passes(forward=2 * len(active), backward=rivals.shape[1] * len(active)))
-            steered[active] |= plane.length > 0
+            result.passes.add(Passes(forward=2 * len(active), backward=target_classes.shape[1] * len(active)))
+            result.has_gradient[active] |= plane.length > 0
             finite = plane.finite & is_valid(logits)
-            fooled = criterion.met(logits) & finite
-            found[active[fooled]] = images[fooled]
-            found[active[~finite]] = torch.nan
+            fooled = criterion.is_adversarial(logits) & finite
+            result.images[active[fooled]] = images[fooled]
+            result.finite[active] = finite
             going = finite & ~fooled
             advance(len(active) / self.steps, "")
             if not going.all():
                 active, images, clean, total = active[going], images[going], clean[going], total[going]
-                criterion, rivals = criterion.take(going), rivals[going]
-        return found, steered, passes
+                criterion, target_classes = criterion[going], target_classes[going]
+        return result

@@ -1,30 +1,48 @@
 """EAD, the elastic-net attack: moves that are short in L1, hence of few pixels (Chen et al. 2018, arXiv 1709.04114).
 
 Carlini and Wagner's objective with beta * |delta|_1 + |delta|_2^2 as the distance, minimised by fast iterative
-shrinkage-thresholding (FISTA), which sets pixels to exactly their clean value; see `nearest` for the search around it.
+shrinkage-thresholding (FISTA), which sets pixels to exactly their clean value; see `_minimum_norm` for the search
+around it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final, get_args
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.attacks.nearest import CHECKS, Constants, Nearest, check_settings, column
-from casemate.errors import SettingError
+from casemate.attacks._minimum_norm import CHECKS, BinarySearchConst, MinimumNormSearch, column
+from casemate.attacks.base import AbstractMinimumNormAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.types import Flags, Images, PerExample
+from casemate.rows import Rows
+from casemate.settings import at_least, expect, not_negative, one_of, positive
+from casemate.types import Images, PerExample
 
-Rule = Literal["l1", "en"]
+
+@final
+@dataclass
+class _Active(Rows):
+    """The examples that a round still works on; perturbations are in shares of the range of the pixels."""
+
+    at: Int64[Tensor, " n"]
+    """Positions in the batch."""
+    clean: Images
+    constant: PerExample
+    delta: Images
+    """The iterate."""
+    ahead: Images
+    """Where the next gradient is taken."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class EAD(MinimumNormAttack):
+class EAD(AbstractMinimumNormAttack):
     """The elastic-net attack, untargeted and targeted (the paper's algorithm 1).
 
     As published, every step shrinks by beta itself, not by beta times the step length: as the steps become shorter, L1
@@ -39,80 +57,70 @@ class EAD(MinimumNormAttack):
 
     stream: ClassVar[str] = "EAD"
 
-    norm: Norm = "l1"
+    norm: Annotated[Norm, one_of("l1", why="for l2 and linf take CarliniWagner")] = "l1"
     """L1."""
-    rule: Rule = "l1"
+    rule: Annotated[Literal["l1", "en"], one_of("l1", "en")] = "l1"
     """Which of the images that fool is the nearest: by L1, or by the elastic net beta * |delta|_1 + |delta|_2^2."""
-    beta: float = 1e-2
+    beta: Annotated[float, not_negative()] = 1e-2
     """Weight of L1, and by how much a step draws every pixel back to its clean value, as a share of the range of the
     pixels (the published code: 1e-3)."""
-    steps: int = 300
+    steps: Annotated[int, at_least(1)] = 300
     """Passes of a round, the first of them at the clean image (the published code: 10,000; on a small network 300 gain
     1 % on 100)."""
-    binary_steps: int = 9
+    binary_search_steps: Annotated[int, at_least(1)] = 9
     """Rounds: values of c that are tried."""
-    confidence: float = 0.0
+    confidence: Annotated[float, not_negative()] = 0.0
     """By how much the logits of what fools must lead (kappa)."""
-    learning_rate: float = 0.01
+    learning_rate: Annotated[float, positive()] = 0.01
     """Length of the first step; it falls to zero with the square root of the steps that are left."""
-    initial_const: float = 1e-3
+    initial_const: Annotated[float, positive()] = 1e-3
     """The first c."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        if self.norm != "l1":
-            raise SettingError(f"norm = {self.norm}; expected l1 (for l2 and linf take CarliniWagner)")
-        if self.rule not in get_args(Rule):
-            raise SettingError(f"rule {self.rule!r}; expected one of {', '.join(get_args(Rule))}")
-        check_settings(
-            self,
-            counts=("steps", "binary_steps"),
-            positive=("learning_rate", "initial_const"),
-            not_negative=("beta", "confidence"),
-        )
+        expect(self)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """Every step of every round, and a look at the clean image."""
         del classes
-        return Passes(1 + self.binary_steps * self.steps, 1 + self.binary_steps * self.steps)
+        return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """All rounds of all examples."""
         del streams
-        nearest = Nearest(model, clean, criterion, size=self._size, confidence=self.confidence)
-        constants = Constants(clean, self.initial_const)
-        for _ in range(self.binary_steps):
-            at = nearest.open()
+        search = MinimumNormSearch(model, clean, criterion, size=self._size, confidence=self.confidence)
+        constants = BinarySearchConst(clean, self.initial_const)
+        for _ in range(self.binary_search_steps):
+            at = search.open()
             if not len(at):
                 break
-            self._round(nearest, at, constants.value[at], advance)
-            constants.narrow(at, nearest.reached[at])
-        return nearest.result()
+            self._round(search, at, constants.value[at], advance)
+            constants.narrow(at, search.reached[at])
+        return search.result()
 
     def _size(self, delta: Images) -> PerExample:
         length = norm_of(delta, "l1")
         return length if self.rule == "l1" else self.beta * length + delta.square().flatten(1).sum(1)
 
-    def _round(self, nearest: Nearest, at: Tensor, constant: PerExample, advance: Advance) -> None:
+    def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
         """FISTA from the clean images, for the examples `at`."""
-        width, (low, high) = nearest.width, nearest.model.bounds
-        clean = nearest.clean[at]
-        delta = ahead = torch.zeros_like(clean)
+        width, (low, high) = search.width, search.model.bounds
+        clean = search.clean[at]
+        on = _Active(at, clean, constant, delta=torch.zeros_like(clean), ahead=torch.zeros_like(clean))
         every = max(1, self.steps // CHECKS)
         for step in range(self.steps):
-            _, gradient = nearest.look(at, (clean + width * ahead).clamp(low, high))
+            _, gradient = search.value_and_grad(on.at, (on.clean + width * on.ahead).clamp(low, high))
             rate = self.learning_rate * (1 - step / self.steps) ** 0.5
-            wanted = ahead - rate * (2 * ahead + width * column(constant) * gradient)
+            wanted = on.ahead - rate * (2 * on.ahead + width * column(on.constant) * gradient)
             shrunk = wanted.sign() * (wanted.abs() - self.beta).clamp(min=0)
-            before, delta = delta, shrunk.maximum((low - clean) / width).minimum((high - clean) / width)
-            ahead = delta + step / (step + 3) * (delta - before)
+            before = on.delta
+            on.delta = shrunk.maximum((low - on.clean) / width).minimum((high - on.clean) / width)
+            on.ahead = on.delta + step / (step + 3) * (on.delta - before)
             if (step + 1) % every == 0:
-                advance(len(at) * every / (self.steps * self.binary_steps), "")
-                going = ~nearest.broken[at]
+                advance(len(on.at) * every / (self.steps * self.binary_search_steps), "")
+                going = ~search.broken[on.at]
                 if not going.all():
-                    at, clean, constant = at[going], clean[going], constant[going]
-                    delta, ahead = delta[going], ahead[going]
-                    if not len(at):
+                    on = on[going]
+                    if not len(on.at):
                         break

@@ -20,7 +20,7 @@ _FULL = 256
 _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
 COMPARED = 32
-"""Images on which the frozen copy is held against the model."""
+"""Images on which the frozen copy is compared with the model."""
 _WORTH_COPYING = 1000
 """Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
 second, once)."""
@@ -37,7 +37,7 @@ def group_size(image_shape: tuple[int, ...]) -> int:
     return max(1, _GROUP_BYTES // each, min(_FULL, _MOST_BYTES // each))
 
 
-def prepared(images: Tensor, model: Classifier) -> Images:
+def prepare_images(images: Tensor, model: Classifier) -> Images:
     """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds.
 
     They are float32, since half precision would round perturbations away; float64 where the model's weights are too, or
@@ -60,7 +60,7 @@ def model_of(given: Classifier | Frozen) -> Classifier:
 
 
 @contextmanager
-def held(
+def prepare_for_attack(
     model: Classifier | Frozen,
     images: Images,
     *,
@@ -83,11 +83,11 @@ def held(
             yield model
         return
     with frozen(model):
-        model.examine(prepared(images[:2], model))
+        model.examine(prepare_images(images[:2], model))
         if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
             pass_size = DEFAULT
         if passes is not None and passes < _WORTH_COPYING:
             yield as_it_is(model, pass_size or DEFAULT, observer)
         else:
-            few = prepared(images[:COMPARED], model)
+            few = prepare_images(images[:COMPARED], model)
             yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)

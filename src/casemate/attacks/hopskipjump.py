@@ -10,19 +10,21 @@ noise, which often never has the target's class.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.errors import SettingError
+from casemate.attacks.base import AbstractMinimumNormAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
+from casemate.settings import at_least, expect, one_of
 from casemate.types import Flags, Images, PerExample
 
 Places = Int64[Tensor, " m"]
@@ -45,44 +47,38 @@ _BEYOND = 1e-4
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump(MinimumNormAttack):
+class HopSkipJump(AbstractMinimumNormAttack):
     """Walk along the decision boundary towards the clean image."""
 
     stream: ClassVar[str] = "HopSkipJump"
 
-    norm: Norm = "l2"
+    norm: Annotated[Norm, one_of("l2", "linf")] = "l2"
     """L2 or Linf; the paper defines no other."""
-    queries: int = 10_000
+    n_queries: Annotated[int, at_least(100, "finding a start alone takes as many")] = 10_000
     """Forward passes per image at most, all told. The paper shows 1,000 to 25,000; its own 50 steps take about 25,000.
     A step that the rest does not pay for is not begun."""
-    steps: int = 50
+    steps: Annotated[int, at_least(1)] = 50
     """Steps at most."""
-    evaluations: int = 100
+    evaluations: Annotated[int, at_least(1)] = 100
     """Probes of the first step; step t takes sqrt(t) times as many (the paper's B_0)."""
-    most_evaluations: int = 10_000
+    most_evaluations: Annotated[int, at_least(1)] = 10_000
     """Probes of a step at most."""
-    starts: int = 100
+    starts: Annotated[int, at_least(1)] = 100
     """Random images tried until one fools."""
 
     def __post_init__(self) -> None:
-        if self.norm not in ("l2", "linf"):
-            raise SettingError(f"norm = {self.norm!r}; expected l2 or linf")
-        if self.queries < 100:
-            raise SettingError(f"queries = {self.queries}; expected at least 100: finding a start alone takes as many")
-        for name in ("steps", "evaluations", "most_evaluations", "starts"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} = {getattr(self, name)}; expected at least 1")
+        expect(self)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """All queries."""
         del classes
-        return Passes(forward=self.queries)
+        return Passes(forward=self.n_queries)
 
     @torch.no_grad()
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
-        """Find a start for each image, then step; NaN where nothing fooled and some logits were not finite."""
+    ) -> RunResult:
+        """Find a start for each image, then step; not `finite` where nothing fooled and some logits were not."""
         oracle = _Oracle(model, criterion, len(clean))
         pixels = clean[0].numel()
         # the paper's precisions are d^-1.5 and d^-2; float32 tells no more than 2^-22 apart, and a handful of pixels
@@ -90,7 +86,7 @@ class HopSkipJump(MinimumNormAttack):
         bisections = min(22, max(10, math.ceil((1.5 if self.norm == "l2" else 2.0) * math.log2(pixels))))
         active = torch.arange(len(clean), device=clean.device)
         active = active[~oracle(clean, active) & oracle.finite]
-        tries = min(self.starts, self.queries - _BLENDS - bisections - 2)
+        tries = min(self.starts, self.n_queries - _BLENDS - bisections - 2)
         starts, started = _start(oracle, clean, active, streams, tries)
         active = started.nonzero().squeeze(1)
         images = starts[active]
@@ -113,21 +109,21 @@ class HopSkipJump(MinimumNormAttack):
             advance(len(clean) / (self.steps + 1), "")
 
             probes = min(int(self.evaluations * math.sqrt(step)), self.most_evaluations)
-            going = oracle.spent[active] + probes + _SHRINKS + bisections + 1 <= self.queries
+            going = oracle.spent[active] + probes + _SHRINKS + bisections + 1 <= self.n_queries
             if step > self.steps or not going.any():
                 break
             active, images, length = active[going], images[going], length[going]
             first = torch.full_like(length, 0.1 * (model.bounds[1] - model.bounds[0]))  # as in the original code
             radius = first if step == 1 else length / pixels
-            normal = _normal(oracle, images, active, radius, streams.take(active), step, probes)
+            normal = _normal(oracle, images, active, radius, streams[active], step, probes)
             if self.norm == "linf":
                 normal = normal.sign()
             images = _walk(oracle, images, active, normal, length / math.sqrt(step))
         usable = oracle.finite | distance.isfinite()
-        found = nearest.where(usable.view(-1, 1, 1, 1), torch.nan)
-        return found, torch.ones_like(usable), Passes(forward=int(oracle.spent.sum()))
+        return RunResult(nearest, usable, torch.ones_like(usable), Passes(forward=int(oracle.spent.sum())))
 
 
+@final
 class _Oracle:
     """Answers whether images fool, and counts what it is asked."""
 
@@ -141,7 +137,7 @@ class _Oracle:
         logits = torch.cat([self.model(part) for part in images.split(_ROWS)])
         self.spent.index_add_(0, who, torch.ones_like(who))
         self.finite[who[~is_valid(logits)]] = False
-        return self.criterion.take(who).met(logits)
+        return self.criterion[who].is_adversarial(logits)
 
 
 def _start(oracle: _Oracle, clean: Images, who: Places, streams: Streams, tries: int) -> tuple[Images, Flags]:
@@ -159,7 +155,7 @@ def _start(oracle: _Oracle, clean: Images, who: Places, streams: Streams, tries:
             break
         side = 2 ** (number % coarsenesses)
         shape = (channels, math.ceil(height / side), math.ceil(width / side))
-        noise = streams.take(who).uniform(shape, "start", number).to(clean.dtype)
+        noise = streams[who].uniform(shape, "start", number).to(clean.dtype)
         if number // coarsenesses % 2:
             noise = noise.round()
         noise = (

@@ -1,27 +1,30 @@
 """The L-BFGS attack, with which adversarial examples were found (Szegedy et al. 2014, arXiv 1312.6199, section 4.1).
 
 The paper minimises c * |r| + loss(x + r, target) within the bounds by L-BFGS, and looks for the c that gives the
-nearest image. Here, as in `nearest`, c multiplies the loss instead, which gives the same images, and the norm is
+nearest image. Here, as in `_minimum_norm`, c multiplies the loss instead, which gives the same images, and the norm is
 squared, which is smooth. The optimiser is a projected L-BFGS for a whole batch: every example has its own history and
 its own step, and a pass serves all of them, be it for a new iterate or for a step that has to be shortened.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from casemate.attacks.base import Criterion, MinimumNormAttack, Passes
-from casemate.attacks.nearest import CHECKS, Constants, Nearest, check_settings
-from casemate.errors import SettingError
+from casemate.attacks._minimum_norm import CHECKS, BinarySearchConst, MinimumNormSearch
+from casemate.attacks.base import AbstractMinimumNormAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
+from casemate.rows import Rows
+from casemate.settings import at_least, expect, one_of, positive
 from casemate.types import Flags, Images, Logits, PerExample
 
 _MEMORY = 8
@@ -57,7 +60,8 @@ def improbability(criterion: Criterion, logits: Logits) -> PerExample:
     return F.softplus(others - logits.gather(1, target).squeeze(1), threshold=40)
 
 
-class _Minimizer:
+@final
+class _Minimizer(Rows):
     """Projected L-BFGS for a batch, one row of every tensor per example; perturbations are flat.
 
     Pixels at a bound that the gradient presses against are held (Bertsekas 1982); among the others the two-loop
@@ -97,11 +101,6 @@ class _Minimizer:
         self.settled |= (self.trial - self._here).abs().amax(1) < _SETTLED
         return taken
 
-    def keep(self, going: Flags) -> None:
-        """Drop the other examples."""
-        for name, rows in vars(self).items():
-            setattr(self, name, rows[going])
-
     def _remember(self, where: Flags, move: _Flat, turn: _Flat) -> None:
         """Store a move and what it did to the gradient, in place of the oldest, if the curvature is positive."""
         where = where & (_dot(move, turn) > _CURVED * move.norm(dim=1) * turn.norm(dim=1))
@@ -137,8 +136,22 @@ class _Minimizer:
 
 
 @final
+@dataclass
+class _Active(Rows):
+    """The examples that a round still works on."""
+
+    at: Int64[Tensor, " n"]
+    """Positions in the batch."""
+    clean: Images
+    constant: PerExample
+    fools: Flags
+    """The last iterate fools."""
+    minimizer: _Minimizer
+
+
+@final
 @dataclass(frozen=True, kw_only=True)
-class LBFGS(MinimumNormAttack):
+class LBFGS(AbstractMinimumNormAttack):
     """The L-BFGS attack for L2, targeted as in the paper, and untargeted.
 
     About a hundred passes find images as near as those of thousands of passes of Carlini and Wagner's attack (on small
@@ -149,63 +162,60 @@ class LBFGS(MinimumNormAttack):
 
     stream: ClassVar[str] = "LBFGS"
 
-    norm: Norm = "l2"
+    norm: Annotated[Norm, one_of("l2", why="for linf take CarliniWagner, for l1 EAD")] = "l2"
     """L2."""
-    steps: int = 30
+    steps: Annotated[int, at_least(1)] = 30
     """Most passes of a round, the first of them at the clean image, steps that had to be shortened among them."""
-    binary_steps: int = 15
+    binary_search_steps: Annotated[int, at_least(1)] = 15
     """Rounds: values of c that are tried."""
-    initial_const: float = 1e-3
+    initial_const: Annotated[float, positive()] = 1e-3
     """The first c."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        if self.norm != "l2":
-            raise SettingError(f"norm = {self.norm}; expected l2 (for linf take CarliniWagner, for l1 EAD)")
-        check_settings(self, counts=("steps", "binary_steps"), positive=("initial_const",))
+        expect(self)
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """Every step of every round, and a look at the clean image."""
         del classes
-        return Passes(1 + self.binary_steps * self.steps, 1 + self.binary_steps * self.steps)
+        return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """All rounds of all examples."""
         del streams
-        nearest = Nearest(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
-        constants = Constants(clean, self.initial_const)
-        for _ in range(self.binary_steps):
-            at = nearest.open()
+        search = MinimumNormSearch(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
+        constants = BinarySearchConst(clean, self.initial_const)
+        for _ in range(self.binary_search_steps):
+            at = search.open()
             if not len(at):
                 break
-            self._round(nearest, at, constants.value[at], advance)
-            constants.narrow(at, nearest.reached[at])
-        return nearest.result()
+            self._round(search, at, constants.value[at], advance)
+            constants.narrow(at, search.reached[at])
+        return search.result()
 
-    def _round(self, nearest: Nearest, at: Tensor, constant: PerExample, advance: Advance) -> None:
+    def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
         """Minimise |delta|^2 + c * loss from the clean images; `reached` are those whose last iterate fools."""
-        width, (low, high) = nearest.width, nearest.model.bounds
-        clean = nearest.clean[at]
+        width, (low, high) = search.width, search.model.bounds
+        clean = search.clean[at]
         flat = clean.flatten(1)
         minimizer = _Minimizer((low - flat) / width, (high - flat) / width)
-        fools = torch.zeros_like(nearest.reached[at])
+        on = _Active(at, clean, constant, torch.zeros_like(search.reached[at]), minimizer)
         every = max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
-            delta = minimizer.trial
-            nearest.reached[at] = False
-            loss, gradient = nearest.look(at, (clean + width * delta.view_as(clean)).clamp(low, high))
-            value = delta.square().sum(1) + constant * loss
-            slope = 2 * delta + width * constant.unsqueeze(1) * gradient.flatten(1)
-            taken = minimizer.arrive(value, slope)
-            fools = nearest.reached[at].where(taken, fools)
-            nearest.reached[at] = fools
+            delta = on.minimizer.trial
+            search.reached[on.at] = False
+            images = (on.clean + width * delta.view_as(on.clean)).clamp(low, high)
+            loss, gradient = search.value_and_grad(on.at, images)
+            value = delta.square().sum(1) + on.constant * loss
+            slope = 2 * delta + width * on.constant.unsqueeze(1) * gradient.flatten(1)
+            taken = on.minimizer.arrive(value, slope)
+            on.fools = search.reached[on.at].where(taken, on.fools)
+            search.reached[on.at] = on.fools
             if step % every == 0:
-                advance(len(at) * every / (self.steps * self.binary_steps), "")
-                going = ~(minimizer.settled | nearest.broken[at])
+                advance(len(on.at) * every / (self.steps * self.binary_search_steps), "")
+                going = ~(on.minimizer.settled | search.broken[on.at])
                 if not going.all():
-                    at, clean, constant, fools = at[going], clean[going], constant[going], fools[going]
-                    minimizer.keep(going)
-                    if not len(at):
+                    on = on[going]
+                    if not len(on.at):
                         break

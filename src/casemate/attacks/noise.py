@@ -7,75 +7,70 @@ gradient is taken here.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 
-from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.errors import SettingError
+from casemate.attacks.base import AbstractAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier
-from casemate.norms import Ball, Bounds, Norm, parse_eps
+from casemate.norms import AnyNorm, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.types import Flags, Images
+from casemate.settings import at_least, expect, one_of
+from casemate.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseAttack(Attack):
+class AbstractNoise(AbstractAttack):
     """Try points drawn from the ball until one fools; where none does, hand back the one with the largest margin."""
 
-    eps: float
+    eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
-    draws: int = 1000
+    num_samples: Annotated[int, at_least(1)] = 1000
     """Points tried per image, each one query (Carlini et al. 2019 advise to try many: noise is cheap)."""
 
     def __post_init__(self) -> None:
-        self.ball()
-        if self.draws < 1:
-            raise SettingError(f"draws = {self.draws}; expected at least 1")
-
-    @final
-    def ball(self) -> Ball:
-        """The ball drawn from."""
-        return Ball(eps=parse_eps(self.eps), norm=self.norm)
+        expect(self)
 
     @abstractmethod
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
         """One point for each image, within ball and bounds; `number` counts the draws."""
 
     @final
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """All draws, and a look at the clean image."""
         del classes
-        return Passes(forward=1 + self.draws)
+        return Passes(forward=1 + self.num_samples)
 
     @final
     @torch.no_grad()
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
         finite = is_valid(logits)
-        found = clean.where(finite.view(-1, 1, 1, 1), torch.nan)
+        found = clean.clone()
         largest = torch.full_like(logits[:, 0], -torch.inf)
-        left = (finite & ~criterion.met(logits)).nonzero().squeeze(1)
-        clean, criterion, streams = clean[left], criterion.take(left), streams.take(left)
-        share = len(finite) / self.draws
-        for number in range(self.draws if self.ball().eps else 0):
+        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        clean, criterion, streams = clean[left], criterion[left], streams[left]
+        share = len(finite) / self.num_samples
+        for number in range(self.num_samples if self.ball().eps else 0):
             if not len(left):
                 break
             images = self.draw(clean, model.bounds, streams, number)
             logits = model(images)
             passes.forward += len(left)
-            fooled = criterion.met(logits)
+            fooled = criterion.is_adversarial(logits)
             valid = is_valid(logits)
-            wrong = criterion.rising(margin, logits).masked_fill(~valid, -torch.inf)
+            wrong = criterion.objective(margin, logits).masked_fill(~valid, -torch.inf)
             better = fooled | (wrong > largest[left])
             found[left[better]] = images[better]
             largest[left[better]] = wrong[better]
@@ -83,14 +78,14 @@ class NoiseAttack(Attack):
             if fooled.any():
                 finite[left[fooled]] = True
                 going = ~fooled
-                left, clean, criterion, streams = left[going], clean[going], criterion.take(going), streams.take(going)
+                left, clean, criterion, streams = left[going], clean[going], criterion[going], streams[going]
             advance(share, "")
-        return found.where(finite.view(-1, 1, 1, 1), torch.nan), torch.ones_like(finite), passes
+        return RunResult(found, finite, torch.ones_like(finite), passes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class UniformNoise(NoiseAttack):
+class UniformNoise(AbstractNoise):
     """Points drawn uniformly from the ball, then brought within the bounds."""
 
     stream: ClassVar[str] = "UniformNoise"
@@ -102,7 +97,7 @@ class UniformNoise(NoiseAttack):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class CornerNoise(NoiseAttack):
+class CornerNoise(AbstractNoise):
     """Corners of the Linf ball, drawn uniformly: every pixel moves by eps, up or down, as far as the bounds let it.
 
     The strongest noise of its kind: on a linear classifier the optimum is a corner. Other norms are refused. An L2 ball
@@ -112,13 +107,10 @@ class CornerNoise(NoiseAttack):
 
     stream: ClassVar[str] = "CornerNoise"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm != "linf":
-            raise SettingError(f"norm = {self.norm!r}; expected linf, whose ball has corners, or take UniformNoise")
+    norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others take UniformNoise")] = "linf"
+    """Linf."""
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
         """A corner of the ball."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
-        eps = parse_eps(self.eps)
-        return torch.where(up, clean + eps, clean - eps).clamp_(*bounds)
+        return torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)

@@ -2,32 +2,34 @@
 
 The natural adversary of a model trained on moved images: no pixel noise, and no gradient, since the landscape over
 three numbers is too rough for one. The defaults are the paper's for small images: up to 30 degrees and 3 pixels, a
-grid of 31 angles and 5 x 5 shifts, or (`draws`) the worst of that many random ones; the paper takes 10.
+grid of 31 angles and 5 x 5 shifts, or (`num_samples`) the worst of that many random ones; the paper takes 10.
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.errors import SettingError
+from casemate.attacks.base import AbstractAttack
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.result import Passes, RunResult
 from casemate.geometry import affine
 from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier
-from casemate.norms import Ball, Bounds
+from casemate.norms import Bounds
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.types import Flags, Images
+from casemate.settings import at_least, between, expect, not_negative
+from casemate.types import Images
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Spatial(Attack):
+class Spatial(AbstractAttack):
     """Each image rotated about its centre, then shifted; what enters is black (the lower bound of the pixels).
 
     Returned is the first placement that fools, or else the one with the largest margin of error, which may be the
@@ -37,46 +39,33 @@ class Spatial(Attack):
 
     stream: ClassVar[str] = "Spatial"
 
-    max_rotation: float = 30.0
+    max_rotation: Annotated[float, between(0, 180, "degrees")] = 30.0
     """Largest angle to either side, in degrees."""
-    max_shift: float = 3.0
+    max_shift: Annotated[float, not_negative("in pixels")] = 3.0
     """Largest shift to every side, in pixels."""
-    rotations: int = 31
+    rotations: Annotated[int, at_least(1)] = 31
     """Angles of the grid, evenly from one limit to the other; 1: no rotation."""
-    shifts: int = 5
+    shifts: Annotated[int, at_least(1)] = 5
     """Shifts of the grid in each of the two directions; 1: no shift."""
-    draws: int | None = None
+    num_samples: Annotated[int, at_least(1)] | None = None
     """Instead of the grid, this many placements drawn uniformly within the limits, each image its own."""
 
     def __post_init__(self) -> None:
-        checks = (
-            (0 <= self.max_rotation <= 180, "max_rotation", self.max_rotation, "degrees from 0 to 180"),
-            (0 <= self.max_shift < math.inf, "max_shift", self.max_shift, "pixels, zero or more"),
-            (self.rotations >= 1, "rotations", self.rotations, "at least 1"),
-            (self.shifts >= 1, "shifts", self.shifts, "at least 1"),
-            (self.draws is None or self.draws >= 1, "draws", self.draws, "at least 1"),
-        )
-        for holds, name, value, expected in checks:
-            if not holds:
-                raise SettingError(f"{name} = {value}; expected {expected}")
-
-    def ball(self) -> Ball:
-        """All images within the bounds."""
-        return Ball(eps=math.inf)
+        expect(self)
 
     @property
     def tries(self) -> int:
         """Placements tried on an image that none of them fools, besides the image as it is."""
-        return self.rotations * self.shifts**2 if self.draws is None else self.draws
+        return self.rotations * self.shifts**2 if self.num_samples is None else self.num_samples
 
-    def most_passes(self, classes: int) -> Passes:
+    def max_passes(self, classes: int) -> Passes:
         """All placements, and a look at the image as it is."""
         del classes
         return Passes(forward=1 + self.tries)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
-    ) -> tuple[Images, Flags, Passes]:
+    ) -> RunResult:
         """The images as they are, then one placement after the other, on those not yet fooled."""
         found, passes = clean.clone(), Passes()
         wrong = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
@@ -87,24 +76,24 @@ class Spatial(Attack):
                 break
             images = clean[left]
             if number > 0:
-                angle, shift = self._placement(number - 1, streams.take(left))
+                angle, shift = self._placement(number - 1, streams[left])
                 images = placed(images, angle, shift, model.bounds)
             with torch.no_grad():
                 logits = model(images)
             passes.forward += len(left)
-            aim = criterion.take(left)
-            fooled, sound = aim.met(logits), is_valid(logits)
-            value = aim.rising(margin, logits).double().where(sound, -math.inf)
+            aim = criterion[left]
+            fooled, sound = aim.is_adversarial(logits), is_valid(logits)
+            value = aim.objective(margin, logits).double().where(sound, -math.inf)
             better = fooled | (value > wrong[left])
             found[left[better]], wrong[left[better]] = images[better], value[better]
             finite[left] = (finite[left] & sound) | fooled
             left = left[~fooled]
             advance(len(clean) / (self.tries + 1), "")
-        return found.where(finite.view(-1, 1, 1, 1), torch.nan), torch.ones_like(finite), passes
+        return RunResult(found, finite, torch.ones_like(finite), passes)
 
     def _placement(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
         """Angles in degrees and shifts in pixels, the same for all images on the grid, else drawn for each."""
-        if self.draws is not None:
+        if self.num_samples is not None:
             limits = torch.tensor([self.max_rotation, self.max_shift, self.max_shift], device=streams.index.device)
             chosen = limits * (2 * streams.uniform((3,), "placement", number) - 1)
         else:

@@ -10,25 +10,33 @@ from the start: monotone by construction) and `last` (the raw last iterate of a 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import final
 
 import torch
 from torch import Tensor
 
 from casemate.attacks.base import (
-    Criterion,
-    Passes,
     Verified,
     check_images,
-    held,
+    innermost,
     model_of,
-    prepared,
+    prepare_for_attack,
+    prepare_images,
     run_in_turn,
-    status_of,
     stream_key,
     verify,
     with_eps,
 )
-from casemate.attacks.gradient import GradientAttack, Loop, climb, climb_all, input_gradient, with_steps
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.gradient import (
+    AbstractGradientAttack,
+    Loop,
+    gradient_ascent,
+    gradient_ascent_restarts,
+    input_gradient,
+    with_steps,
+)
+from casemate.attacks.result import Passes, status_of
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
@@ -40,6 +48,7 @@ from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 
+@final
 @dataclass(frozen=True)
 class Last:
     """The last iterates of complete runs: per example (rows) and value (columns)."""
@@ -56,6 +65,7 @@ class Last:
     """`Status` codes, uint8."""
 
 
+@final
 @dataclass(frozen=True)
 class Sweep:
     """Per example (rows) and value (columns, ascending)."""
@@ -84,6 +94,7 @@ def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
+@final
 class _Collector:
     """Fills the columns of a sweep, keeping `worst` cumulative."""
 
@@ -92,14 +103,14 @@ class _Collector:
         self._criterion = criterion
         self.standing = standing
         self._attacked = torch.zeros_like(standing)
-        self._steered, self._finite = torch.zeros_like(standing), torch.ones_like(standing)
+        self._has_gradient, self._finite = torch.zeros_like(standing), torch.ones_like(standing)
         self._worst: list[Flags] = []
         self._last: list[tuple[Tensor, ...]] = []
 
-    def ran(self, at: Tensor, steered: Flags, finite: Flags) -> None:
+    def ran(self, at: Tensor, has_gradient: Flags, finite: Flags) -> None:
         """Note of a run on the examples `at` whether they had a gradient, and whether all was finite."""
         self._attacked[at] = True
-        self._steered[at] |= steered
+        self._has_gradient[at] |= has_gradient
         self._finite[at] &= finite
 
     def fooled(self, fooled: Flags) -> None:
@@ -107,11 +118,11 @@ class _Collector:
         self.standing = self.standing & ~fooled
         self._worst.append(self.standing)
 
-    def complete(self, fooled: Flags, logits: Logits, norm: PerExample, steered: Flags, finite: Flags) -> None:
+    def complete(self, fooled: Flags, logits: Logits, norm: PerExample, has_gradient: Flags, finite: Flags) -> None:
         """Enter a value with its last iterates; the flags tell of the iterates before."""
-        met = self._criterion.met(logits)
+        met = self._criterion.is_adversarial(logits)
         self.fooled(fooled | met)
-        status = status_of(met, finite & is_valid(logits), steered)
+        status = status_of(met, finite & is_valid(logits), has_gradient)
         loss = stable_cross_entropy(logits, self._labels)
         self._last.append((~met, logits.argmax(1), loss, norm, status))
 
@@ -124,15 +135,15 @@ class _Collector:
             torch.stack(self._worst, 1).cpu(),
             Last(*columns) if columns else None,
             passes,
-            no_gradient=(withstood & self._finite & ~self._steered).cpu(),
+            no_gradient=(withstood & self._finite & ~self._has_gradient).cpu(),
             not_finite=(withstood & ~self._finite).cpu(),
         )
 
 
 def _prepare(
-    attack: GradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
+    attack: AbstractGradientAttack, model: Classifier, images: Images, labels: Labels, seed: int, first_index: int
 ) -> tuple[Images, Labels, Criterion, Streams]:
-    clean = prepared(images, model)
+    clean = prepare_images(images, model)
     labels = normal_tensor(labels).to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
     return clean, labels, Criterion(labels), Streams(derive(seed, stream_key(attack)), index)
@@ -140,25 +151,25 @@ def _prepare(
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
     """Logits and gradient at the clean images, which serve every value, and what they cost."""
-    cost = loop.draws * len(clean)
-    return input_gradient(model, clean, criterion, loop.loss, loop.draws), Passes(cost, cost)
+    cost = loop.eot_samples * len(clean)
+    return input_gradient(model, clean, criterion, loop.loss, loop.eot_samples), Passes(cost, cost)
 
 
 def _one_answer(
-    loop: Loop, both: Frozen, models: Sequence[Classifier], images: Images, logits: Logits, passes: Passes
+    loop: Loop, prepared: Frozen, models: Sequence[Classifier], images: Images, logits: Logits, passes: Passes
 ) -> Logits:
     """What the model says of images, once: `logits` of the first of `models`, if they are neither the mean of several
     draws nor those of a copy that others of `models` come after.
     """
-    if loop.draws == 1 and len(models) == 1:
+    if loop.eot_samples == 1 and len(models) == 1:
         return logits
     passes.add(Passes(forward=len(images)))
     with torch.no_grad():
-        return models[0](images) if len(models) == 1 else both.classify(images)
+        return models[0](images) if len(models) == 1 else prepared.classify(images)
 
 
 def _until_fooled(
-    both: Frozen,
+    prepared: Frozen,
     models: Sequence[Classifier],
     clean: Images,
     criterion: Criterion,
@@ -176,17 +187,19 @@ def _until_fooled(
     def run(model: Classifier, at: Tensor | slice) -> Verified:
         known = first if model is models[0] else None
         begin = None if start is None else start[at]
-        ascent = climb_all(model, clean[at], criterion.take(at), loop, streams.take(at), start=begin, first=known)
-        found = verify(both.classify, ascent.images, clean[at], loop.ball, model.bounds)
+        ascent = gradient_ascent_restarts(model, clean[at], criterion[at], loop, streams[at], start=begin, first=known)
+        found = verify(prepared.classify, ascent.images, clean[at], loop.ball, model.bounds)
         found.passes.add(ascent.passes)
-        return replace(found, finite=found.finite & ascent.finite, steered=ascent.steered, claimed=ascent.fooled)
+        return replace(
+            found, finite=found.finite & ascent.finite, has_gradient=ascent.has_gradient, claimed=ascent.fooled
+        )
 
     found = run_in_turn(models, criterion, run)
-    return criterion.met(found.logits) | found.claimed, found
+    return criterion.is_adversarial(found.logits) | found.claimed, found
 
 
 def sweep_eps(
-    attack: GradientAttack,
+    attack: AbstractGradientAttack,
     given: Classifier | Frozen,
     images: Images,
     labels: Labels,
@@ -208,16 +221,18 @@ def sweep_eps(
     values = _ascending(values)
     known = model_of(given)
     check_images(known, images, labels)
-    with preserve_state(known, seed=seed) as direct, held(given, images) as both:
+    with preserve_state(known, seed=seed) as direct, prepare_for_attack(given, images) as prepared:
         if direct:
             warn_of_network(known)
             warn_of_eps(with_eps(attack, values[-1]).ball(), known)
-        models = both.in_turn(bears_rounding=attack.bears_rounding) if only_worst else (both.copy,)
+        models = (
+            prepared.in_turn(low_precision=innermost(attack).supports_low_precision) if only_worst else (prepared.copy,)
+        )
         model = models[0]
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), both, models, clean, first_logits, passes)
-        collector = _Collector(labels, criterion, ~criterion.met(answer))
+        answer = _one_answer(attack.loop(), prepared, models, clean, first_logits, passes)
+        collector = _Collector(labels, criterion, ~criterion.is_adversarial(answer))
         nobody = torch.zeros_like(collector.standing)
         ended: Images | None = None
         for value in values:
@@ -228,21 +243,23 @@ def sweep_eps(
             elif value == 0 or len(chosen) == 0:
                 collector.fooled(nobody)
             else:
-                loop = replace(with_eps(attack, value).loop(), track="worst" if only_worst else "last")
-                rest = criterion.take(chosen)
+                loop = replace(with_eps(attack, value).loop(), keep="first_success" if only_worst else "last")
+                rest = criterion[chosen]
                 first = (first_logits[chosen], first_gradient[chosen])
                 start = None if ended is None else ended[chosen]
-                where = (clean[chosen], rest, loop, streams.take(chosen))
+                where = (clean[chosen], rest, loop, streams[chosen])
                 if only_worst:
-                    fooled, run = _until_fooled(both, models, *where, start=start, first=first)
-                    collector.ran(chosen, run.steered, run.finite)
+                    fooled, run = _until_fooled(prepared, models, *where, start=start, first=first)
+                    collector.ran(chosen, run.has_gradient, run.finite)
                     collector.fooled(nobody.index_fill(0, chosen[fooled], True))
                 else:
-                    run = climb_all(model, *where, start=start, first=first)
-                    found = verify(both.classify, run.images, clean[chosen], loop.ball, model.bounds)
+                    run = gradient_ascent_restarts(model, *where, start=start, first=first)
+                    found = verify(prepared.classify, run.images, clean[chosen], loop.ball, model.bounds)
                     run.passes.add(found.passes)
-                    collector.ran(chosen, run.steered, run.finite & found.finite)
-                    collector.complete(run.fooled, found.logits, found.norm, run.steered, run.finite & found.finite)
+                    collector.ran(chosen, run.has_gradient, run.finite & found.finite)
+                    collector.complete(
+                        run.fooled, found.logits, found.norm, run.has_gradient, run.finite & found.finite
+                    )
                 passes.add(run.passes)
                 if warm_start:
                     ended = (clean if ended is None else ended).index_put((chosen,), run.images)
@@ -254,7 +271,7 @@ def sweep_eps(
 
 
 def sweep_steps(
-    attack: GradientAttack,
+    attack: AbstractGradientAttack,
     given: Classifier | Frozen,
     images: Images,
     labels: Labels,
@@ -271,35 +288,35 @@ def sweep_steps(
     """
     numbers = _ascending(values)
     counts = [int(number) for number in numbers if number]
-    loops = [replace(with_steps(attack, count).loop(), track="last") for count in counts]
+    loops = [replace(with_steps(attack, count).loop(), keep="last") for count in counts]
     if any(loop.restarts > 1 for loop in loops):
         raise SettingError(f"restarts = {loops[0].restarts} over iterations; sweep them with restarts=1")
-    if len({(loop.step, loop.random_start) for loop in loops}) > 1:
+    if len({(loop.step_size, loop.random_start) for loop in loops}) > 1:
         shared = [[loop] for loop in loops]
     else:
         shared = [loops] if loops else []
     known = model_of(given)
     check_images(known, images, labels)
-    with preserve_state(known, seed=seed) as direct, held(given, images) as both:
+    with preserve_state(known, seed=seed) as direct, prepare_for_attack(given, images) as prepared:
         if direct:
             warn_of_network(known)
             warn_of_eps(attack.ball(), known)
-        model = both.copy
+        model = prepared.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), both, (model,), clean, first[0], passes)
-        collector = _Collector(labels, criterion, ~criterion.met(answer))
+        answer = _one_answer(attack.loop(), prepared, (model,), clean, first[0], passes)
+        collector = _Collector(labels, criterion, ~criterion.is_adversarial(answer))
         if numbers[0] == 0:
             still = torch.zeros(len(clean), device=clean.device)
-            steered = first[1].flatten(1).ne(0).any(1)
+            has_gradient = first[1].flatten(1).ne(0).any(1)
             nobody = torch.zeros_like(collector.standing)
-            collector.complete(nobody, answer, still, steered, ~nobody)
+            collector.complete(nobody, answer, still, has_gradient, ~nobody)
 
         def shared_out(amount: float, note: str = "") -> None:
             advance(amount / len(shared), note)
 
         for group in shared:
-            passes.add(_one_run(group, both, clean, criterion, streams, first, collector, shared_out))
+            passes.add(_one_run(group, prepared, clean, criterion, streams, first, collector, shared_out))
         sweep = collector.sweep(numbers, passes)
     if direct:
         sweep.warn(type(attack).__name__)
@@ -308,7 +325,7 @@ def sweep_steps(
 
 def _one_run(
     loops: list[Loop],
-    both: Frozen,
+    prepared: Frozen,
     clean: Images,
     criterion: Criterion,
     streams: Streams,
@@ -324,18 +341,18 @@ def _one_run(
 
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
-            logits = _one_answer(lengths[number], both, (both.copy,), images, logits, asked)
+            logits = _one_answer(lengths[number], prepared, (prepared.copy,), images, logits, asked)
             known = is_valid(logits)  # where not, the attack of this length returns the clean image
             norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
             seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
-        fooled.logical_or_(criterion.met(logits))
+        fooled.logical_or_(criterion.is_adversarial(logits))
 
     longest = lengths[max(lengths)]
-    run = climb(both.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
-    found = verify(both.classify, run.images, clean, longest.ball, both.original.bounds)
+    run = gradient_ascent(prepared.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
+    found = verify(prepared.classify, run.images, clean, longest.ball, prepared.original.bounds)
     run.passes.add(found.passes)
     run.passes.add(asked)
-    collector.ran(torch.arange(len(clean), device=clean.device), run.steered, run.finite & found.finite)
+    collector.ran(torch.arange(len(clean), device=clean.device), run.has_gradient, run.finite & found.finite)
     for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
-        collector.complete(fooled_before, logits, norms, run.steered, finite)
+        collector.complete(fooled_before, logits, norms, run.has_gradient, finite)
     return run.passes

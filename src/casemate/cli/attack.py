@@ -20,7 +20,7 @@ class Settings:
 
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(bim, mifgsm: 10; pgd: 40)")] = None
     """Iterations."""
-    step: Annotated[
+    step_size: Annotated[
         str | None, arg(metavar="X", help_behavior_hint="(bim: eps / 4; pgd: 2.5 eps / steps; mifgsm: eps / steps)")
     ] = None
     """Length of each, such as 0.01 or 2/255."""

@@ -45,7 +45,7 @@ def _table(ready: Ready, found: Found) -> Table:
 def show_estimate(ready: Ready, *, as_json: bool) -> None:
     """Print what would be attacked, and the most gradients that takes."""
     loops = [each.loop() for _, each in ready.attacks.values()]
-    gradients = len(ready.test) * sum(loop.steps * loop.restarts * loop.draws for loop in loops)
+    gradients = len(ready.test) * sum(loop.steps * loop.restarts * loop.eot_samples for loop in loops)
     if as_json:
         console.show_json(ready.about | {"gradients": gradients})
         return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from casemate import data
-from casemate.attacks import ATTACKS, EOT, GradientAttack, Passes, Status
+from casemate.attacks import ATTACKS, EOT, AbstractGradientAttack, Passes, Status
 from casemate.cli import outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
@@ -39,7 +39,7 @@ class Ready:
     about: dict[str, Any]
     """What it is, as JSON."""
     title: str
-    attacks: Mapping[float, tuple[str, GradientAttack]]
+    attacks: Mapping[float, tuple[str, AbstractGradientAttack]]
     """By eps, ascending, with the eps as it was written."""
     model: Classifier
     test: LabelledImages
@@ -66,7 +66,7 @@ class Found:
 
 def make(
     name: str, texts: Sequence[str], options: Mapping[str, Any], *, inference: str | None, draws: int | None
-) -> dict[float, tuple[str, GradientAttack]]:
+) -> dict[float, tuple[str, AbstractGradientAttack]]:
     """The attack at each eps, ascending, with the eps as it was written.
 
     `options` holds everything that could be set; what is None is left at the attack's default. With `draws` every
@@ -77,25 +77,25 @@ def make(
     kind = ATTACKS[name]
     given = {option: value for option, value in options.items() if value is not None}
     known = {each.name for each in fields(kind)}
-    foreign = [f"--{option}" for option in given if option not in known]
+    foreign = [f"--{option.replace('_', '-')}" for option in given if option not in known]
     if foreign:
-        own = ", ".join(f"--{option}" for option in options if option in known)
+        own = ", ".join(f"--{option.replace('_', '-')}" for option in options if option in known)
         raise SettingError(f"{name} has no {', '.join(foreign)}; it has {own}")
-    if "step" in given:
-        given["step"] = parse_eps(given["step"])
+    if "step_size" in given:
+        given["step_size"] = parse_eps(given["step_size"])
     if inference is not None:
-        given["track"] = "last"
+        given["keep"] = "last"
     made = {}
     for text in texts:
         eps = parse_eps(text)
-        preset: GradientAttack = kind(eps=eps, **given)  # type: ignore[call-arg]  # all of them have the field eps
-        made[eps] = (text, preset if draws is None else EOT(attack=preset, draws=draws))
+        preset: AbstractGradientAttack = kind(eps=eps, **given)  # type: ignore[call-arg]  # all of them have the field eps
+        made[eps] = (text, preset if draws is None else EOT(attack=preset, eot_samples=draws))
     return dict(sorted(made.items()))
 
 
 def prepare(
     path: Path,
-    attacks: Mapping[float, tuple[str, GradientAttack]],
+    attacks: Mapping[float, tuple[str, AbstractGradientAttack]],
     *,
     inference: str | None,
     dataset: str | None,
@@ -161,9 +161,9 @@ def _notes(draws: int | None, *, targeted: bool) -> list[str]:
     return [*([] if targeted else [_BY_CHANCE]), *([_FLATTERED] if draws in (None, 1) else [])]
 
 
-def _record(attack: GradientAttack) -> tuple[dict[str, Any], int | None]:
+def _record(attack: AbstractGradientAttack) -> tuple[dict[str, Any], int | None]:
     """The settings of an attack but for eps, which varies, and the draws that its gradients are the mean of."""
-    inner, draws = (attack.attack, attack.draws) if isinstance(attack, EOT) else (attack, None)
+    inner, draws = (attack.attack, attack.eot_samples) if isinstance(attack, EOT) else (attack, None)
     return {setting: value for setting, value in inner.record().items() if setting != "eps"}, draws
 
 

@@ -23,7 +23,7 @@ NEIGHBOURS: Mapping[str, Any] = {
 }
 """What is not given: the paper's, but for its odd limits on pixels. (The library's defaults are those of Neural
 Structured Learning, which barely move an image.)"""
-WORST: Mapping[str, Any] = {"eps": 0.1, "steps": 7, "step": None, "norm": "linf", "random_start": True}
+WORST: Mapping[str, Any] = {"eps": 0.1, "steps": 7, "step_size": None, "norm": "linf", "random_start": True}
 """The library's defaults of adversarial training."""
 TEMPERATURE = 20.0
 """The teacher's, if none is given: the paper names none, Papernot et al. 2016 take this one most often."""
@@ -37,8 +37,8 @@ class Neighbours:
 
     multiplier: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0.5)")] = None
     """Weight of the neighbours' loss."""
-    step_size: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0.2)")] = None
-    """Length of the step to a neighbour, such as 0.2 or 8/255."""
+    step_size: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0.2; PGD: 2.5 eps / steps)")] = None
+    """Length of the step to a neighbour, such as 0.2 or 8/255; with adversarial-training, of each of PGD's."""
     norm: Annotated[Literal["linf", "l2", "l1"] | None, arg(help_behavior_hint="(default: linf)")] = None
     """Norm in which steps are measured; with adversarial-training, eps too."""
     clip_min: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 0; the paper: 0.25)")] = None
@@ -55,16 +55,14 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True)
 class WorstCase:
-    """With --defense adversarial-training, which also takes --norm. Early stopping then watches the loss of the images
-    that PGD finds.
+    """With --defense adversarial-training, which also takes --norm and --step-size. Early stopping then watches the
+    loss of the images that PGD finds.
     """
 
     eps: Annotated[str | None, arg(metavar="EPS", help_behavior_hint="(default: 0.1)")] = None
     """Radius of the ball in which PGD looks, such as 0.1 or 8/255."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 7)")] = None
     """Its iterations, from a random start."""
-    step: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: 2.5 eps / steps)")] = None
-    """Length of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +80,12 @@ class Distilling:
 _OWN: Mapping[str, tuple[str, ...]] = {
     "none": ("label_smoothing",),
     "adversarial-regularization": tuple(field.name for field in fields(Neighbours)),
-    "adversarial-training": (*(field.name for field in fields(WorstCase)), "norm"),
+    "adversarial-training": (*(field.name for field in fields(WorstCase)), "norm", "step_size"),
     "at-temperature": ("temperature",),
     "distillation": ("teacher", "temperature"),
 }
 """The options that each defence has."""
-_NUMBERS = ("multiplier", "step_size", "clip_min", "clip_max", "pgd_eps", "eps", "step")
+_NUMBERS = ("multiplier", "step_size", "clip_min", "clip_max", "pgd_eps", "eps")
 """Options that may be fractions."""
 
 

@@ -7,15 +7,16 @@ what is drawn is drawn per example and epoch. Labels never change. Noise is in `
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from operator import index
+from typing import Annotated, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from casemate.errors import SettingError
 from casemate.geometry import affine
+from casemate.settings import Rule, at_least, between, expect
 from casemate.types import Images
 
 
@@ -26,11 +27,6 @@ class Augmentation(Protocol):
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return changed images of the same shape, in [0, 1]."""
         ...
-
-
-def _expect(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise SettingError(f"{name} = {value}; expected {expected}")
 
 
 def _between(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -58,14 +54,13 @@ class AlternatingFlip:
 class Flip:
     """Mirror each image left and right, and top and bottom, by two coin tosses (the study's section 3.5.1)."""
 
-    horizontal: float = 0.5
+    horizontal: Annotated[float, between(0, 1, "a probability")] = 0.5
     """Probability of left and right being exchanged."""
-    vertical: float = 0.5
+    vertical: Annotated[float, between(0, 1, "a probability")] = 0.5
     """Probability of top and bottom being exchanged."""
 
     def __post_init__(self) -> None:
-        for name in ("horizontal", "vertical"):
-            _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability from 0 to 1")
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with the images mirrored whose coins say so."""
@@ -80,13 +75,11 @@ class Flip:
 class Shift:
     """Move each image by up to `pixels` whole pixels in both directions; what enters is black."""
 
-    pixels: int = 1
+    pixels: Annotated[int, at_least(0)] = 1
     """Largest move, in pixels, to every side."""
 
     def __post_init__(self) -> None:
-        _expect(
-            isinstance(self.pixels, int) and self.pixels >= 0, "pixels", self.pixels, "a whole number, zero or more"
-        )
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with every image moved by its own draw."""
@@ -110,17 +103,15 @@ class Affine:
     Several interpolations one after the other would blur the images more with each.
     """
 
-    rotation: float = 15.0
+    rotation: Annotated[float, between(0, 180, "degrees")] = 15.0
     """Largest angle to either side, in degrees."""
-    shift: float = 0.1
+    shift: Annotated[float, between(0, 1, "a share of the side")] = 0.1
     """Largest move to every side, as a share of width and height."""
-    scale: float = 0.1
+    scale: Annotated[float, between(0, 1, without_high=True)] = 0.1
     """Largest change of size to either side, as a share."""
 
     def __post_init__(self) -> None:
-        _expect(0 <= self.rotation <= 180, "rotation", self.rotation, "degrees from 0 to 180")
-        _expect(0 <= self.shift <= 1, "shift", self.shift, "a share of the side from 0 to 1")
-        _expect(0 <= self.scale < 1, "scale", self.scale, "zero or more and below 1")
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with every image moved by its own draw."""
@@ -137,15 +128,13 @@ class Affine:
 class GaussianBlur:
     """Convolve each channel with a Gaussian, the same for every image (the study's section 3.5.1: 3 x 3, sigma 1)."""
 
-    size: int = 3
+    size: Annotated[int, Rule("an odd number of pixels", lambda size: index(size) >= 1 and size % 2 == 1)] = 3
     """Pixels along a side of the kernel, odd."""
-    sigma: float = 1.0
+    sigma: Annotated[float, between(1e-3, math.inf, without_high=True)] = 1.0
     """Standard deviation, in pixels."""
 
     def __post_init__(self) -> None:
-        odd = isinstance(self.size, int) and self.size >= 1 and self.size % 2 == 1
-        _expect(odd, "size", self.size, "an odd number of pixels")
-        _expect(1e-3 <= self.sigma < math.inf, "sigma", self.sigma, "a thousandth of a pixel or more, and finite")
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the blurred batch; the edge pixels are repeated outwards."""
@@ -174,11 +163,11 @@ class RandomApply:
     """Another change, to a share of the images of every batch; the others stay as they are."""
 
     change: Augmentation
-    share: float = 0.5
+    share: Annotated[float, between(0, 1, "a probability")] = 0.5
     """Probability that an image is changed."""
 
     def __post_init__(self) -> None:
-        _expect(0 <= self.share <= 1, "share", self.share, "a probability from 0 to 1")
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with the images changed whose coin says so."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Ima
     return scaled.contiguous(memory_format=torch.channels_last)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
     """Labelled images as stored: `pixels` `(n, channels, height, width)`, `labels` int64 `(n,)`.
@@ -78,6 +80,7 @@ class LabelledImages:
         return to_float(self.pixels, device), self.labels.to(device)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A named data set with its fixed train and test parts."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import final
 
 from casemate.data.dataset import Dataset, LabelledImages
 from casemate.data.idx import parse_images, parse_labels
@@ -39,6 +40,7 @@ CLASSES = (
 )
 
 
+@final
 @dataclass(frozen=True)
 class _File:
     name: str

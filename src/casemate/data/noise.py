@@ -4,13 +4,13 @@ They are `Augmentation`s: drawn afresh per example and epoch. Noise inside a net
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from casemate.errors import SettingError
+from casemate.settings import between, expect
 from casemate.types import Images
 
 _LARGEST = 1e3
@@ -21,21 +21,16 @@ def _normal(images: Images, generator: Generator) -> Tensor:
     return torch.randn(images.shape, generator=generator).to(images.device, images.dtype)
 
 
-def _check_std(std: float) -> None:
-    if not 0 <= std <= _LARGEST:
-        raise SettingError(f"std = {std}; expected from 0 to {_LARGEST:g}, in units of pixels within [0, 1]")
-
-
 @final
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise:
     """Add to every pixel a normal number of its own."""
 
-    std: float = 0.1
+    std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.1
     """Standard deviation, in pixel units."""
 
     def __post_init__(self) -> None:
-        _check_std(self.std)
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with noise, clipped to [0, 1]."""
@@ -48,11 +43,11 @@ class GaussianNoise:
 class Speckle:
     """Multiply every pixel by one plus a normal number of its own: black stays black."""
 
-    std: float = 0.3
+    std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.3
     """Standard deviation of the factor."""
 
     def __post_init__(self) -> None:
-        _check_std(self.std)
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with noise, clipped to [0, 1]."""
@@ -65,12 +60,11 @@ class Speckle:
 class SaltAndPepper:
     """Turn a share of the pixels white or black, half each; the channels of a pixel turn together."""
 
-    share: float = 0.05
+    share: Annotated[float, between(0, 1, "a probability")] = 0.05
     """Probability that a pixel turns."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise SettingError(f"share = {self.share}; expected a probability from 0 to 1")
+        expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return the batch with noise."""

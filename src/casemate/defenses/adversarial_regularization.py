@@ -10,7 +10,7 @@ move an image; the study's are a step of 0.2 in Linf. NSL's neighbours need not 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from casemate.attacks.gradient import gradient_of
 from casemate.errors import SettingError
 from casemate.models import Classifier
-from casemate.norms import Ball, Norm
+from casemate.norms import AnyNorm, Ball, Eps, Norm
 from casemate.rng import Streams
+from casemate.settings import expect, not_negative
 from casemate.types import Images, Labels, Logits
 
 MeanLoss = Callable[[Tensor, Tensor], Tensor]
@@ -32,11 +33,11 @@ _EVERYWHERE = (-math.inf, math.inf)
 class AdversarialRegularization:
     """The objective: cross-entropy + `multiplier` * cross-entropy of the adversarial neighbours."""
 
-    multiplier: float = 0.2
+    multiplier: Annotated[float, not_negative()] = 0.2
     """Weight of the adversarial loss; it is added to the full clean loss."""
-    step_size: float = 0.001
+    step_size: Eps = 0.001
     """Length of each step in `norm`, in pixel units."""
-    norm: Norm = "l2"
+    norm: AnyNorm = "l2"
     """Norm of step, projection and random start: Linf steps along the sign of the gradient, L2 along the gradient, L1
     along its largest entries."""
     clip_min: float | None = None
@@ -45,7 +46,7 @@ class AdversarialRegularization:
     """The largest value of a neighbour's pixel; None for no limit."""
     iterations: int = 1
     """Gradient steps."""
-    pgd_eps: float | None = None
+    pgd_eps: Eps | None = None
     """Radius of the ball round the image that every step is brought back into; None for none."""
     random_start: bool = False
     """Start from a point drawn from the ball of radius `pgd_eps` (of `step_size` if that is None)."""
@@ -53,24 +54,12 @@ class AdversarialRegularization:
     """Factors from 0 to 1 on the gradient, nested as an image (or broadcast to one); None for one everywhere."""
 
     def __post_init__(self) -> None:
+        expect(self)
+        if self.iterations < (0 if self.random_start else 1):
+            raise SettingError(f"iterations = {self.iterations}; expected at least 1 (0 with random_start)")
         low = -math.inf if self.clip_min is None else self.clip_min
-        high = math.inf if self.clip_max is None else self.clip_max
-        checks = (
-            (0 <= self.multiplier < math.inf, "multiplier", self.multiplier, "zero or more"),
-            (0 <= self.step_size < math.inf, "step_size", self.step_size, "zero or more"),
-            (self.norm in ("linf", "l2", "l1"), "norm", self.norm, "linf, l2 or l1"),
-            (low < high, "clip_min", self.clip_min, f"less than clip_max, {self.clip_max}"),
-            (
-                self.iterations >= (0 if self.random_start else 1),
-                "iterations",
-                self.iterations,
-                "at least 1 (0 with random_start)",
-            ),
-            (self.pgd_eps is None or 0 <= self.pgd_eps < math.inf, "pgd_eps", self.pgd_eps, "zero or more"),
-        )
-        for holds, name, value, expected in checks:
-            if not holds:
-                raise SettingError(f"{name} = {value!r}; expected {expected}")
+        if not low < (math.inf if self.clip_max is None else self.clip_max):
+            raise SettingError(f"clip_min = {self.clip_min!r}; expected less than clip_max, {self.clip_max}")
         if self.norm == "l1" and self.pgd_eps is not None:
             raise SettingError("pgd_eps with norm l1: NSL defines no projection there; use linf or l2, or no pgd_eps")
         if self.feature_mask is not None:

@@ -5,17 +5,18 @@ is the plain method, which others are measured against: no clean loss beside it,
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.attacks import PGD, Criterion, frozen
-from casemate.attacks.gradient import Loop, climb
+from casemate.attacks.gradient import Loop, gradient_ascent
 from casemate.models import Classifier
-from casemate.norms import Ball, Norm
+from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams
+from casemate.settings import at_least, expect
 from casemate.types import Images, Labels, Logits
 
 
@@ -31,20 +32,20 @@ class AdversarialTraining:
     found are learnt from in the mode that the model came in.
     """
 
-    eps: float = 0.1
+    eps: Eps = 0.1
     """Radius of the ball, in pixel units; the norm runs over all pixels of an image."""
-    steps: int = 7
+    steps: Annotated[int, at_least(1)] = 7
     """Gradient steps (the paper's number on CIFAR-10)."""
-    step: float | None = None
+    step_size: Eps | None = None
     """Length of each; 2.5 * eps / steps if None."""
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     """Linf (as published), L2 or L1."""
     random_start: bool = True
     """Start from a point drawn from the ball. Without it, and with few steps, training may end in a network that only
     hides its gradients."""
 
     def __post_init__(self) -> None:
-        self._loop()
+        expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean cross-entropy of the adversarial images, and the logits of the clean ones.
@@ -75,7 +76,7 @@ class AdversarialTraining:
         with frozen(model):
             with torch.no_grad():
                 logits = model(images)
-            found = climb(model, images.detach(), Criterion(labels), self._loop(), streams)
+            found = gradient_ascent(model, images.detach(), Criterion(labels), self._loop(), streams)
         return found.images, logits
 
     @property
@@ -85,5 +86,5 @@ class AdversarialTraining:
 
     def _loop(self) -> Loop:
         """PGD to its last iterate, whether it fools or not. Raises `SettingError` for a setting outside its values."""
-        settings = {"eps": self.eps, "steps": self.steps, "step": self.step, "norm": self.norm}
-        return PGD(**settings, random_start=self.random_start, track="last").loop()
+        settings = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size, "norm": self.norm}
+        return PGD(**settings, random_start=self.random_start, keep="last").loop()

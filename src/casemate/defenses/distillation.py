@@ -6,23 +6,22 @@ where logits that were trained to be divided by T are T times too large: probabi
 which looks like robustness and is none (Carlini and Wagner 2017, section VIII).
 """
 
-import math
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casemate.attacks import frozen
-from casemate.errors import SettingError, ShapeError
+from casemate.errors import ShapeError
 from casemate.models import Classifier
+from casemate.settings import expect, positive
 from casemate.types import Images, Labels, Logits
 
-
-def _check_temperature(temperature: float) -> None:
-    if not 0 < temperature < math.inf:
-        raise SettingError(f"temperature = {temperature}; expected positive and finite (1 is ordinary training)")
+_POSITIVE = positive("1 is ordinary training")
+Temperature = Annotated[float, _POSITIVE]
+"""What logits are divided by."""
 
 
 @final
@@ -30,11 +29,11 @@ def _check_temperature(temperature: float) -> None:
 class TemperatureCrossEntropy:
     """The teacher's objective: cross-entropy of the logits divided by the temperature."""
 
-    temperature: float
+    temperature: Temperature
     """T; 1 is ordinary training."""
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the batch's mean cross-entropy at the temperature, and its logits (undivided)."""
@@ -57,11 +56,11 @@ class Distillation:
 
     teacher: Classifier
     """Asked in evaluation mode; it is left as it was, and must be on the student's device."""
-    temperature: float
+    temperature: Temperature
     """T of both; the teacher should have been trained at it."""
 
     def __post_init__(self) -> None:
-        _check_temperature(self.temperature)
+        expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the batch's mean loss and the student's logits (undivided)."""
@@ -97,7 +96,7 @@ def at_temperature(model: Classifier, temperature: float) -> Classifier:
 
     Its predictions are the same; what a large temperature had hidden from losses that saturate is visible again.
     """
-    _check_temperature(temperature)
+    _POSITIVE.check(temperature, "temperature")
     return Classifier(
         nn.Sequential(model, _Divided(temperature)),
         input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, final
 
 from casemate.engine.code_version import code_version
 from casemate.engine.store import Artifact, Store
@@ -14,6 +14,7 @@ from casemate.progress import Advance, Observer
 from casemate.provenance import environment, surroundings
 
 
+@final
 @dataclass(frozen=True)
 class Plan:
     """What is to be computed, and what of it the store holds already."""

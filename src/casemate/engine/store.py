@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import filelock
 
@@ -27,6 +27,7 @@ _PATIENCE = 0.5
 """Seconds to wait for a lock that another process only holds to look at something."""
 
 
+@final
 @dataclass(frozen=True)
 class Artifact:
     """A finished artifact in the store."""

@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
 from casemate.engine.code_version import code_version
 from casemate.engine.store import Artifact
 from casemate.progress import Observer
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One artifact to be computed."""
@@ -28,6 +29,7 @@ class Task:
     """Rough cost, in passes of one image forward and backward; for telling the time left."""
 
 
+@final
 @dataclass(frozen=True)
 class Context:
     """What a producer is given besides its configuration; none of it may change the result, but for the device."""
@@ -48,6 +50,7 @@ class ProducerFn(Protocol):
         ...
 
 
+@final
 @dataclass(frozen=True)
 class Producer:
     """Computes all tasks of one kind."""

@@ -7,7 +7,7 @@ from casemate.attacks import (
     APGD,
     EAD,
     PGD,
-    Attack,
+    AbstractAttack,
     AutoAttack,
     CarliniWagner,
     DeepFool,
@@ -28,7 +28,7 @@ WORDS: Mapping[Budget, str] = {
 }
 
 
-def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> dict[str, Attack]:
+def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> dict[str, AbstractAttack]:
     """The attacks of a budget by name, in the order in which they run; `eps` is the smallest that is asked for.
 
     Raises `SettingError` for an unknown budget.
@@ -37,19 +37,19 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
         raise SettingError(f"budget {budget!r}; expected one of {', '.join(get_args(Budget))}")
     if randomised:
         # the model that is attacked is a mean over draws already, so every attack here averages its gradients
-        steps, queries = (30, 100) if budget == "quick" else (100, 1000)
+        steps, n_queries = (30, 100) if budget == "quick" else (100, 1000)
         return {
-            "pgd": PGD(eps=eps, norm=norm, steps=steps, track="last"),  # to the end: not to the first lucky answer
+            "pgd": PGD(eps=eps, norm=norm, steps=steps, keep="last"),  # to the end: not to the first lucky answer
             "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),
             "apgd-dlr": APGD(eps=eps, norm=norm, steps=steps, loss="dlr"),
-            "square": Square(eps=eps, norm=norm, queries=queries, rescale=True),
+            "square": Square(eps=eps, norm=norm, n_queries=n_queries, rescale_schedule=True),
         }
     if budget == "quick":
         return {
             "pgd": PGD(eps=eps, norm=norm, steps=20),
             "apgd-ce": APGD(eps=eps, norm=norm, steps=50),
             "apgd-t": TargetedAPGD(eps=eps, norm=norm, steps=50, classes=3),
-            "square": Square(eps=eps, norm=norm, queries=500, rescale=True),
+            "square": Square(eps=eps, norm=norm, n_queries=500, rescale_schedule=True),
         }
     if budget == "standard":
         return AutoAttack(eps=eps, norm=norm).attacks()

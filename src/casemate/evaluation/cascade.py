@@ -6,8 +6,8 @@ images. Minimum-norm attacks run once, at the smallest eps, and count wherever t
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from casemate.attacks import (
     COMPARED,
-    Attack,
+    AbstractAttack,
+    AbstractMinimumNormAttack,
     AttackResult,
-    MinimumNormAttack,
     Passes,
     Status,
-    held,
     is_unlimited,
     model_of,
+    prepare_for_attack,
     warn_of_eps,
     warn_of_network,
     warn_of_outcome,
@@ -39,8 +39,11 @@ ROBUST = -1
 """In `Cascade.first_success`: no attack fooled it."""
 MISCLASSIFIED = -2
 """In `Cascade.first_success`: misclassified without an attack."""
+_UNKNOWN = Passes(forward=100, backward=100)
+"""How much an attack counts in the time left that does not know its passes."""
 
 
+@final
 @dataclass(kw_only=True)
 class Attempt:
     """What one attack did at one eps."""
@@ -63,6 +66,7 @@ class Attempt:
         return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
 
 
+@final
 @dataclass(kw_only=True)
 class Cascade:
     """What a list of attacks left, per example and eps."""
@@ -97,7 +101,7 @@ class Cascade:
 
 def run_cascade(
     model: Classifier | Frozen,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, AbstractAttack],
     images: LabelledImages,
     values: Sequence[float],
     *,
@@ -125,17 +129,19 @@ def run_cascade(
     _check(attacks, values, norm)
     known = model_of(model)
     few, _ = images[:COMPARED].tensors(known.device)
-    work = len(images) * most_work(attacks, len(known.classes))
+    work = most_work(attacks, len(images), len(known.classes))
     with (
         preserve_state(known, seed=seed) as direct,
-        held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
+        prepare_for_attack(
+            model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
+        ) as prepared,
     ):
         if direct:
             warn_of_network(known)
             warn_of_eps(Ball(eps=values[-1], norm=norm), known)
         if correct is None:
-            correct = _correct(both.checking, images)
-        found = _run(both, attacks, images, values, norm, correct, seed, observer)
+            correct = _correct(prepared.checking, images)
+        found = _run(prepared, attacks, images, values, norm, correct, seed, observer)
     if direct:
         for attempt in (each for each in found.attempts if each.eps == values[-1]):
             status = {each: attempt.status[each.name.lower()] for each in Status}
@@ -151,7 +157,7 @@ def run_cascade(
 
 def _run(
     model: Frozen,
-    attacks: Mapping[str, Attack],
+    attacks: Mapping[str, AbstractAttack],
     images: LabelledImages,
     values: tuple[float, ...],
     norm: Norm,
@@ -159,7 +165,7 @@ def _run(
     seed: int,
     observer: Observer,
 ) -> Cascade:
-    """The cascade on a model that is held frozen."""
+    """The cascade on a model that is frozen."""
     device, classes = model.original.device, len(model.original.classes)
     images = images.to_device_if_small(device)
     found = Cascade(
@@ -175,7 +181,9 @@ def _run(
     nearest: dict[str, AttackResult] = {}  # of minimum-norm attacks, for the larger eps
     places: dict[str, Tensor] = {}
     work = {name: _work(attack, classes) for name, attack in attacks.items()}
-    again = {name: 0 if isinstance(attack, MinimumNormAttack) else work[name] for name, attack in attacks.items()}
+    again = {
+        name: 0 if isinstance(attack, AbstractMinimumNormAttack) else work[name] for name, attack in attacks.items()
+    }
     total = sum(work.values()) + (len(values) - 1) * sum(again.values())
     with observer.work("Attacking", total) as advance:
         for column, eps in enumerate(values):
@@ -184,15 +192,15 @@ def _run(
                 if len(left):
                     start = time.perf_counter()
                     if name in nearest:
-                        result = nearest[name].take(places[name][left])
+                        result = replace(nearest[name][places[name][left]], passes=Passes())
                     else:
                         pixels, labels = images[left].tensors(device)
                         aimed = with_eps(attack, eps)
                         result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
-                        if isinstance(attack, MinimumNormAttack):
+                        if isinstance(attack, AbstractMinimumNormAttack):
                             nearest[name], places[name] = result, _places(left, len(images))
                     hit = result.success.cpu()
-                    if isinstance(attack, MinimumNormAttack):
+                    if isinstance(attack, AbstractMinimumNormAttack):
                         hit = hit & (result.norm.cpu() <= Ball(eps=eps, norm=norm).reach(model.original.bounds))
                     chosen = left[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
@@ -217,15 +225,16 @@ def _run(
     return found
 
 
-def most_work(attacks: Mapping[str, Attack], classes: int) -> int:
-    """The passes, forward and back, that attacks take at most for one image."""
-    found = [attack.most_passes(classes) for attack in attacks.values()]
-    return sum(most.forward + most.backward for most in found)
+def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) -> int | None:
+    """The passes, forward and back, that attacks take at most for so many images; None if one does not know it."""
+    found = [attack.max_passes(classes) for attack in attacks.values()]
+    known = [most.forward + most.backward for most in found if most is not None]
+    return images * sum(known) if len(known) == len(found) else None
 
 
-def _work(attack: Attack, classes: int) -> int:
+def _work(attack: AbstractAttack, classes: int) -> int:
     """How much an attack has to do, for the time left: a pass back costs about as much as two forward."""
-    most = attack.most_passes(classes)
+    most = attack.max_passes(classes) or _UNKNOWN
     return most.forward + 2 * most.backward
 
 
@@ -236,7 +245,7 @@ def _places(numbers: Tensor, count: int) -> Tensor:
     return places
 
 
-def _check(attacks: Mapping[str, Attack], values: Sequence[float], norm: Norm) -> None:
+def _check(attacks: Mapping[str, AbstractAttack], values: Sequence[float], norm: Norm) -> None:
     if not attacks:
         raise SettingError("a worst case over no attacks; name at least one")
     if not values or list(values) != sorted(set(values)) or values[0] < 0:

@@ -1,6 +1,7 @@
 """How a classifier does on images that nobody attacked: accuracy, loss, confusion, calibration."""
 
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ _BINS = 15
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class CleanResult:
     """Per-example outcomes as NumPy arrays `(n,)`, and what is computed from them."""

@@ -3,12 +3,20 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import final, get_args
 
 import torch
 
-from casemate.attacks import APGD, Attack, Criterion, MinimumNormAttack, Passes, Square, held
-from casemate.attacks.holding import prepared
+from casemate.attacks import (
+    APGD,
+    AbstractAttack,
+    AbstractMinimumNormAttack,
+    Criterion,
+    Passes,
+    Square,
+    prepare_for_attack,
+)
+from casemate.attacks.holding import prepare_images
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE
@@ -25,6 +33,7 @@ _DEARER = 1.2
 """How much more than those two attacks others take, pass by pass (measured: up to a tenth), and a margin."""
 
 
+@final
 @dataclass(frozen=True)
 class PassCost:
     """Seconds that a pass of one image takes, with what an attack does around it."""
@@ -73,12 +82,16 @@ def seconds_at_most(
     return found
 
 
-def attack_passes(attacks: Mapping[str, Attack], classes: int, images: int, values: int) -> Passes:
-    """The passes that attacks take at most on so many images at so many values of eps."""
+def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: int, values: int) -> Passes:
+    """The passes that attacks take at most on so many images at so many values of eps; without those of attacks that
+    do not know theirs.
+    """
     total = Passes()
     for attack in attacks.values():
-        most = attack.most_passes(classes)
-        times = images if isinstance(attack, MinimumNormAttack) else images * values
+        most = attack.max_passes(classes)
+        if most is None:
+            continue
+        times = images if isinstance(attack, AbstractMinimumNormAttack) else images * values
         total.add(Passes(times * (most.forward + 1), times * most.backward))  # and one to verify
     return total
 
@@ -98,21 +111,23 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
     So what attacks do between passes is counted too, which for small networks is most of it.
     """
 
-    def ascent(steps: int) -> Attack:
+    def ascent(steps: int) -> AbstractAttack:
         return APGD(eps=1.0, norm=norm, steps=steps)
 
-    def search(steps: int) -> Attack:
-        return Square(eps=1.0, norm=norm, queries=steps, rescale=True)
+    def search(steps: int) -> AbstractAttack:
+        return Square(eps=1.0, norm=norm, n_queries=steps, rescale_schedule=True)
 
     few = images[:TRIED]
-    with held(model, few.tensors(model.device)[0]) as frozen:
-        forward, passes = _measured(search, frozen.copy, few)
+    with prepare_for_attack(model, few.tensors(model.device)[0]) as prepared:
+        forward, passes = _measured(search, prepared.copy, few)
         alone = forward / passes.forward
-        both, passes = _measured(ascent, frozen.copy, few)
+        both, passes = _measured(ascent, prepared.copy, few)
     return PassCost(alone, max(both - passes.forward * alone, 0.0) / passes.backward)
 
 
-def _measured(attack: Callable[[int], Attack], model: Classifier, images: LabelledImages) -> tuple[float, Passes]:
+def _measured(
+    attack: Callable[[int], AbstractAttack], model: Classifier, images: LabelledImages
+) -> tuple[float, Passes]:
     """Seconds and passes of an attack with so many steps that they can be measured; shorter ones prepare."""
     pixels, labels = images.tensors(model.device)
     index = torch.arange(len(labels), device=labels.device)
@@ -120,9 +135,9 @@ def _measured(attack: Callable[[int], Attack], model: Classifier, images: Labell
     while True:
         chosen = attack(steps)
 
-        def run(part: slice, chosen: Attack = chosen) -> Passes:
-            clean, truth = prepared(pixels[part], model), Criterion(labels[part], never=True)
-            return chosen.run(model, clean, truth, Streams(0, index[part]), lambda amount, note="": None)[2]
+        def run(part: slice, chosen: AbstractAttack = chosen) -> Passes:
+            clean, truth = prepare_images(pixels[part], model), Criterion(labels[part], never=True)
+            return chosen.run(model, clean, truth, Streams(0, index[part]), lambda amount, note="": None).passes
 
         start = time.perf_counter()
         parts = batched(len(labels), len(labels), run)

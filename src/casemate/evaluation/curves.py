@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -10,12 +10,12 @@ import torch
 from casemate.attacks import (
     COMPARED,
     EOT,
-    GradientAttack,
+    AbstractGradientAttack,
     Passes,
     Sweep,
     group_size,
-    held,
     model_of,
+    prepare_for_attack,
     sweep_eps,
     sweep_steps,
     warn_of_eps,
@@ -31,6 +31,7 @@ from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class LastIterates:
     """Arrays `(n, values)`; the fields of `attacks.sweep.Last`."""
@@ -42,6 +43,7 @@ class LastIterates:
     status: np.ndarray
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """One attack on one model over a range of eps or iterations. Arrays are `(n, values)`."""
@@ -73,7 +75,7 @@ class Curve:
 
 def eps_curve(
     model: Classifier,
-    attack: GradientAttack,
+    attack: AbstractGradientAttack,
     images: LabelledImages,
     values: Sequence[float],
     *,
@@ -91,10 +93,10 @@ def eps_curve(
     gradients, with `only_worst`; what fools is always said in float32.
     """
 
-    def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_eps(
             attack,
-            both,
+            prepared,
             pixels,
             labels,
             values,
@@ -111,7 +113,7 @@ def eps_curve(
 
 def steps_curve(
     model: Classifier,
-    attack: GradientAttack,
+    attack: AbstractGradientAttack,
     images: LabelledImages,
     values: Sequence[int],
     *,
@@ -121,23 +123,23 @@ def steps_curve(
 ) -> Curve:
     """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean); see `eps_curve`."""
 
-    def sweep(both: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
-        return sweep_steps(attack, both, pixels, labels, values, seed=seed, first_index=first, advance=advance)
+    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+        return sweep_steps(attack, prepared, pixels, labels, values, seed=seed, first_index=first, advance=advance)
 
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
-def _title(attack: GradientAttack, axis: str) -> str:
+def _title(attack: AbstractGradientAttack, axis: str) -> str:
     """What varies, and of averaged gradients whose they are."""
     if isinstance(attack, EOT):
-        return f"{_title(attack.attack, axis)}, mean of {attack.draws} gradients"
+        return f"{_title(attack.attack, axis)}, mean of {attack.eot_samples} gradients"
     return f"{type(attack).__name__} over {axis}"
 
 
 def _curve(
     axis: str,
     model: Classifier,
-    attack: GradientAttack,
+    attack: AbstractGradientAttack,
     images: LabelledImages,
     sweep: Callable[[Frozen, torch.Tensor, torch.Tensor, int, Advance], Sweep],
     runs: int,
@@ -149,7 +151,7 @@ def _curve(
 ) -> Curve:
     """Run `sweep`, which is `runs` runs of the attack, on as many images as are worked on in step, and so on."""
     passes = Passes()
-    most = attack.most_passes(len(model.classes))
+    most = attack.max_passes(len(model.classes))
     work = runs * len(images) * (most.forward + most.backward)
     images = images.to_device_if_small(model.device)
     few, _ = images[:COMPARED].tensors(model.device)
@@ -159,7 +161,9 @@ def _curve(
     no_gradient = not_finite = 0
     with (
         preserve_state(model_of(model), seed=seed) as direct,
-        held(model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both,
+        prepare_for_attack(
+            model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
+        ) as prepared,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
         if direct:
@@ -169,7 +173,7 @@ def _curve(
         def run(group: slice) -> tuple[float, ...]:
             nonlocal no_gradient, not_finite
             pixels, labels = images[group].tensors(model.device)
-            part = sweep(both, pixels, labels, group.start, advance)
+            part = sweep(prepared, pixels, labels, group.start, advance)
             passes.add(part.passes)
             no_gradient += int(part.no_gradient.sum())
             not_finite += int(part.not_finite.sum())

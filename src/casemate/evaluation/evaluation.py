@@ -4,11 +4,11 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 
-from casemate.attacks import COMPARED, Attack, held
+from casemate.attacks import COMPARED, AbstractAttack, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
@@ -23,6 +23,7 @@ from casemate.norms import Norm, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """All that was found out about a model."""
@@ -120,7 +121,7 @@ def evaluate(
     eps: float | str | Sequence[float | str],
     norm: Norm = "linf",
     budget: Budget = "standard",
-    attacks: Mapping[str, Attack] | None = None,
+    attacks: Mapping[str, AbstractAttack] | None = None,
     thorough: bool | None = None,
     substitute: Classifier | None = None,
     seed: int = 0,
@@ -167,11 +168,13 @@ def evaluate(
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         few, _ = images[:COMPARED].tensors(model.device)
-        work = len(images) * most_work(chosen, len(model.classes))
-        with held(judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer) as both:
-            clean = evaluate_clean(both.checking, images, observer=observer)
+        work = most_work(chosen, len(images), len(model.classes))
+        with prepare_for_attack(
+            judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
+        ) as prepared:
+            clean = evaluate_clean(prepared.checking, images, observer=observer)
             cascade = run_cascade(
-                both, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
+                prepared, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
             )
         context = CheckContext(
             original_model=model,
@@ -181,13 +184,13 @@ def evaluate(
             eps=values[-1],
             clean=clean,
             cascade=cascade,
-            frozen=both,
+            frozen=prepared,
             as_given=as_given,
             in_training=in_training,
             randomised=randomised,
             substitute=substitute,
             seed=seed,
-            batch_size=both.copy.pass_size,
+            batch_size=prepared.copy.pass_size,
             observer=observer,
         )
         checks = run_checks(context, thorough=budget == "thorough" if thorough is None else thorough)
@@ -208,9 +211,9 @@ def evaluate(
             verdict_on(each, clean.accuracy, found, findings, classes=len(model.classes))
             for each, found in zip(values, robust, strict=True)
         ],
-        batch_size=both.checking.pass_size or 0,
-        precision=both.precision,
-        changes=both.changes,
+        batch_size=prepared.checking.pass_size or 0,
+        precision=prepared.precision,
+        changes=prepared.changes,
         seconds=time.perf_counter() - start,
     )
 

@@ -1,6 +1,7 @@
 """95 % intervals, and the paired test that "better" needs. The statistics are SciPy's."""
 
 from dataclasses import asdict, dataclass
+from typing import final
 
 import numpy as np
 from scipy import stats
@@ -11,6 +12,7 @@ _CONFIDENCE = 0.95
 _RESAMPLES = 1000
 
 
+@final
 @dataclass(frozen=True)
 class Estimate:
     """A number with its sample size and 95 % interval."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, final, get_args
 
 import safetensors.torch
 import torch
@@ -54,6 +54,7 @@ _MOST = 1e12
 _TENSORS = ("clean", "adversarial", "labels", "index", "first_success")
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """What is claimed of a model, and the images that prove it. Tensors are on the CPU."""
@@ -148,7 +149,7 @@ def make_record(
         model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
     )
     right = is_right(before, labels)
-    proven = moved & Criterion(labels).met(after) & has_margin(after)
+    proven = moved & Criterion(labels).is_adversarial(after) & has_margin(after)
     claims = Record(
         model=name,
         fingerprint=fingerprint(model),

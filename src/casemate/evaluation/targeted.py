@@ -1,18 +1,19 @@
 """Targeted attacks from every class to every other: how often an image can be turned into the class one wants."""
 
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
 
 from casemate.attacks import (
     COMPARED,
-    Attack,
+    AbstractAttack,
     Passes,
     Status,
     group_size,
-    held,
     model_of,
+    prepare_for_attack,
     warn_of_eps,
     warn_of_network,
     warn_of_outcome,
@@ -25,6 +26,7 @@ from casemate.models import Classifier, preserve_state
 from casemate.progress import NULL_OBSERVER, Observer
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Targeted:
     """What became of the images that the model classifies correctly, which are the ones attacked."""
@@ -44,7 +46,7 @@ class Targeted:
 
 def targeted_matrix(
     model: Classifier,
-    attack: Attack,
+    attack: AbstractAttack,
     images: LabelledImages,
     *,
     seed: int = 0,
@@ -58,13 +60,14 @@ def targeted_matrix(
     labels: list[torch.Tensor] = []
     reached: list[torch.Tensor] = []
     first = 0
-    most = attack.most_passes(len(model.classes))
-    work = len(images) * (len(model.classes) - 1) * (most.forward + most.backward)
+    most = attack.max_passes(len(model.classes))
+    runs = len(images) * (len(model.classes) - 1)
+    work = None if most is None else runs * (most.forward + most.backward)
     first_ones = images[:COMPARED].tensors(model.device)[0]
     no_gradient = not_finite = attacked = 0
     with (
         preserve_state(model_of(model), seed=seed) as direct,
-        held(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as both,
+        prepare_for_attack(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as prepared,
         observer.work("Targeted attacks", len(images)) as advance,
     ):
         if direct:
@@ -72,7 +75,7 @@ def targeted_matrix(
             warn_of_eps(attack.ball(), model)
         for pixels, truth in images.batches(group_size(model.input_shape), model.device):
             with torch.no_grad():
-                right = is_right(both.checking(pixels), truth)
+                right = is_right(prepared.checking(pixels), truth)
             pixels, truth = pixels[right], truth[right]
             numbers = (right.nonzero().squeeze(1) + first).cpu()
             found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
@@ -80,7 +83,7 @@ def targeted_matrix(
                 chosen = (truth != target).nonzero().squeeze(1)
                 if len(chosen):
                     result = attack(
-                        both,
+                        prepared,
                         pixels[chosen],
                         truth[chosen],
                         targets=torch.full_like(truth[chosen], target),

@@ -8,7 +8,7 @@ failed are named with every verdict.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.intervals import Estimate
@@ -19,6 +19,7 @@ BROKEN = 0.5
 Word = Literal["robust", "broken", "not to be trusted"]
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What to think of a model at one eps."""

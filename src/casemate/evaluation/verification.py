@@ -1,6 +1,7 @@
 """Re-checking a record against a model: nothing that the record says is believed, everything is asked again."""
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
@@ -19,6 +20,7 @@ _BY_CHANCE = 0.05
 """Share of the images on which a model that answers at random may answer otherwise than claimed."""
 
 
+@final
 @dataclass(frozen=True)
 class RecordCheck:
     """One thing that was checked."""
@@ -31,6 +33,7 @@ class RecordCheck:
     """What was seen."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """What became of a record's claims."""
@@ -78,8 +81,8 @@ def verify_record(
     before = ask(record.clean)
     after = before.clone()
     after[moved] = ask(made)
-    right, fooled = is_right(before, record.labels), Criterion(record.labels).met(after)
-    rounded = Criterion(record.labels[moved]).met(ask(_rounded(made, model)))
+    right, fooled = is_right(before, record.labels), Criterion(record.labels).is_adversarial(after)
+    rounded = Criterion(record.labels[moved]).is_adversarial(ask(_rounded(made, model)))
     inside = _within_bounds(record.clean, model) & _within_bounds(record.adversarial, model)
     near = record.within(record.eps[-1])
     farthest = record.distance.max().item()

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
-from casemate.attacks import GradientAttack, Passes
+from casemate.attacks import AbstractGradientAttack, Passes
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.curves import eps_curve
@@ -13,6 +14,7 @@ from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class WorstCase:
     """Which images withstood which attacks, and all of them. Arrays are booleans `(n, values)`."""
@@ -31,7 +33,7 @@ class WorstCase:
 
 def worst_case(
     model: Classifier,
-    attacks: Mapping[str, GradientAttack],
+    attacks: Mapping[str, AbstractGradientAttack],
     images: LabelledImages,
     values: Sequence[float],
     *,

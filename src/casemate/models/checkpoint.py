@@ -8,7 +8,7 @@ import hashlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import safetensors.torch
 import torch
@@ -25,6 +25,7 @@ _SMALL = 1 << 24
 """Pixels times classes; as many weights take 64 MB."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
     """What a saved model says of itself, besides its weights."""

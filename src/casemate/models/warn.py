@@ -62,5 +62,5 @@ def warn_of_outcome(name: str, count: int, *, no_gradient: int = 0, not_finite: 
         warn(
             f"{name} found nothing that fools on {not_found} of {count} images, at whatever distance, although every "
             "image can be turned into any other: its budget is too small, or its gradient misleads. Raise its steps "
-            "(and where it searches for a constant, binary_steps or initial_const)"
+            "(and where it searches for a constant, binary_search_steps or initial_const)"
         )

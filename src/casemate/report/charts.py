@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import matplotlib
 
@@ -35,6 +35,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """A finished figure."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
-from casemate.attacks import FGSM, PGD, GradientAttack
+from casemate.attacks import FGSM, PGD, AbstractGradientAttack
 from casemate.data import LabelledImages
 from casemate.defenses import with_noise
 from casemate.models import Classifier
@@ -28,6 +29,7 @@ def shifted(images: LabelledImages, classes: int) -> LabelledImages:
     return LabelledImages(pixels=images.pixels, labels=(images.labels + 1) % classes)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A model of which it is known what an evaluation must say."""
@@ -45,7 +47,7 @@ class Case:
     randomised: bool = False
     """It answers at random."""
     eps: float = EPS
-    claim: GradientAttack | None = None
+    claim: AbstractGradientAttack | None = None
     """The attack that is fooled, if the lie is of the kind that fools one."""
 
 
@@ -55,43 +57,43 @@ CASES: tuple[Case, ...] = (
         about="trained on single steps of FGSM, which it recognises",
         network="single-step",
         eps=FAR,
-        claim=FGSM(eps=FAR, loss="torch-ce", track="last"),
+        claim=FGSM(eps=FAR, loss="torch-ce", keep="last"),
     ),
     Case(
         name="distilled",
         about="defensive distillation at T = 100: probabilities saturate",
         network="distilled",
-        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", keep="last"),
     ),
     Case(
         name="saturated",
         about="over-fitted until probabilities saturate, attacked by a loss of probabilities",
         network="over-fitted",
-        claim=FGSM(eps=EPS, loss="prob-ce", track="last"),
+        claim=FGSM(eps=EPS, loss="prob-ce", keep="last"),
     ),
     Case(
         name="quantised",
         about="pixels rounded to three bits, which leaves no gradient",
         change=quantised,
-        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
+        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", keep="last"),
     ),
     Case(
         name="stairs",
         about="pixels rounded smoothly, with next to no gradient",
         change=on_stairs,
-        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", track="last"),
+        claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", keep="last"),
     ),
     Case(
         name="misleading",
         about="a gradient that points the wrong way",
         change=misleading,
-        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", keep="last"),
     ),
     Case(
         name="k-winners",
         about="k-winners-take-all activations, whose gradients jump",
         network="k-winners",
-        claim=FGSM(eps=EPS, loss="torch-ce", track="last"),
+        claim=FGSM(eps=EPS, loss="torch-ce", keep="last"),
     ),
     Case(name="resize-and-pad", about="images resized and padded at random", network="resized", randomised=True),
     Case(
@@ -107,7 +109,7 @@ CASES: tuple[Case, ...] = (
         about="a softmax at the end of the network",
         network="distilled",
         change=with_probabilities,
-        claim=PGD(eps=EPS, steps=20, loss="torch-ce", track="last"),
+        claim=PGD(eps=EPS, steps=20, loss="torch-ce", keep="last"),
     ),
     Case(name="counting", about="every ninth answer is another one", change=counting),
     Case(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),

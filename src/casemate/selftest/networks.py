@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ FAR = 0.3
 _T = 100.0
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much is trained."""
@@ -40,6 +42,7 @@ class Sizes:
     """Images on which models are judged."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How one network is trained; the defaults are an ordinary training."""

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from casemate.attacks import PGD, Passes, Transfer
 from casemate.data import LabelledImages
@@ -22,6 +22,7 @@ LIE = 0.3
 """By how much the fooled attack must claim more than the truth."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What the evaluation said of a case."""

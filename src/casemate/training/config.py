@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from torch import nn
 
 from casemate.errors import SettingError
+from casemate.settings import at_least, between, expect, not_negative, one_of, positive
 
 Schedule = Callable[[float], float]
 """Maps the share of all steps already done, in [0, 1), to a factor on the learning rate."""
@@ -34,25 +35,25 @@ SCHEDULES: Mapping[str, Schedule] = {
 class TrainConfig:
     """How a network is trained. The defaults are Keras' (Adam at 1e-3) with batches of 128."""
 
-    epochs: int = 50
+    epochs: Annotated[int, at_least(1)] = 50
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Annotated[int, at_least(2, "batch normalisation needs two")] = 128
     """Images per step."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Annotated[Literal["adam", "adamw", "sgd"], one_of("adam", "adamw", "sgd")] = "adam"
     """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, positive()] = 1e-3
     """Largest learning rate; the schedule scales it."""
     schedule: str | Schedule = "constant"
     """A name (constant, linear, cosine, one-cycle), or in Python any function of the share of steps done."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, not_negative()] = 0.0
     """On kernels only, never on biases or batch normalisation; decoupled with adamw, else part of the gradient."""
-    patience: int | None = None
+    patience: Annotated[int, at_least(1)] | None = None
     """Early stopping: end after this many epochs without a lower validation loss, and restore the best weights."""
     continue_after_stop: bool = False
     """With `patience`: note where early stopping would end, keep those weights, and train on to the last epoch."""
-    ema: float | None = None
+    ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
     """Decay per step of a moving average of the weights; the average is what is validated and returned."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
     """Of convolutions and matrix products while training (Micikevicius et al. 2018); weights, optimiser, losses and
     validation keep float32. Some processors multiply bfloat16 several times as fast."""
     save_epochs: tuple[int, ...] = ()
@@ -61,26 +62,11 @@ class TrainConfig:
     """Of the shuffling, the augmentation and the dropout (the weights' seed belongs to the model)."""
 
     def __post_init__(self) -> None:
-        checks = (
-            (self.epochs >= 1, "epochs", self.epochs, "at least 1"),
-            (self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (batch normalisation needs two)"),
-            (self.optimizer in ("adam", "adamw", "sgd"), "optimizer", self.optimizer, "adam, adamw or sgd"),
-            (0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "positive and finite"),
-            (callable(self.schedule) or self.schedule in SCHEDULES, "schedule", self.schedule, ", ".join(SCHEDULES)),
-            (0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "zero or more"),
-            (self.patience is None or self.patience >= 1, "patience", self.patience, "at least 1"),
-            (self.precision in ("float32", "bfloat16"), "precision", self.precision, "float32 or bfloat16"),
-            (self.ema is None or 0 < self.ema < 1, "ema", self.ema, "between 0 and 1"),
-            (
-                all(1 <= k <= self.epochs for k in self.save_epochs),
-                "save_epochs",
-                self.save_epochs,
-                f"epochs from 1 to {self.epochs}",
-            ),
-        )
-        for holds, name, value, expected in checks:
-            if not holds:
-                raise SettingError(f"{name} = {value!r}; expected {expected}")
+        expect(self)
+        if not (callable(self.schedule) or self.schedule in SCHEDULES):
+            raise SettingError(f"schedule = {self.schedule!r}; expected {', '.join(SCHEDULES)}")
+        if not all(1 <= epoch <= self.epochs for epoch in self.save_epochs):
+            raise SettingError(f"save_epochs = {self.save_epochs!r}; expected epochs from 1 to {self.epochs}")
 
     def rate(self, done: float) -> float:
         """The learning rate after the share `done` of all steps."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -28,6 +28,7 @@ def relative_step_cost(objective: Mapping[str, Any]) -> float:
     return 1.25 if objective["name"] == "distillation" else 1.0
 
 
+@final
 @dataclass(frozen=True)
 class StepCost:
     """Seconds that one image takes, forward and backward through `paper-cnn`."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ _CHECK_EVERY = 20
 """Steps between looks at the loss: for progress, and to stop soon after it ceases to be finite."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """What a training leaves: the model itself holds the final weights, or with early stopping the best ones."""

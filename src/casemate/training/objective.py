@@ -1,14 +1,14 @@
 """What training minimises: a callable from model, images and labels to the mean loss and the logits."""
 
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Annotated, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.errors import SettingError
 from casemate.models import Classifier
+from casemate.settings import between, expect
 from casemate.types import Images, Labels, Logits
 
 
@@ -30,12 +30,11 @@ class Objective(Protocol):
 class CrossEntropy:
     """The ordinary objective: cross-entropy of the clean images."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Share of the target probability spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise SettingError(f"label_smoothing = {self.label_smoothing}; expected zero or more and below 1")
+        expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the batch's mean cross-entropy and its logits."""

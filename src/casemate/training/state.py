@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import safetensors.torch
 import torch
@@ -35,6 +35,7 @@ def checksum(text: str, weights: Weights) -> str:
     return digest.hexdigest()
 
 
+@final
 @dataclass
 class TrainingState:
     """Everything that the next epoch depends on, and everything worth keeping of the ones before."""

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
 from casemate_study.claims import attacks, defenses
 from casemate_study.claims.rules import ClaimEvidence, Found
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class PaperClaim:
     """One claim of the paper."""
@@ -136,6 +138,7 @@ CLAIMS = (
 )
 
 
+@final
 @dataclass(frozen=True)
 class Judgement:
     """A claim with its verdict at the scale of this run."""

@@ -8,7 +8,7 @@ by our intervals. What no setting of ours reproduces is unexplained.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 from casemate.losses import TITLES
 from casemate_study.claims.verdicts import causes, interval, percent
@@ -19,6 +19,7 @@ from casemate_study.results import Artifacts, Compared, Estimate, ModelResults, 
 Verdict = Literal["holds", "does not hold", "unexplained", "cannot be decided", "not measured"]
 
 
+@final
 @dataclass(frozen=True)
 class ClaimEvidence:
     """All that a claim is judged by."""
@@ -28,6 +29,7 @@ class ClaimEvidence:
     artifacts: Artifacts
 
 
+@final
 @dataclass(frozen=True)
 class Found:
     """A verdict and the numbers that it follows from."""

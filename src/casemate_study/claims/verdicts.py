@@ -6,6 +6,7 @@ FGSM, BIM and PGD can show a defence broken, never robust, and the sentences say
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import final
 
 from casemate.losses import TITLES
 from casemate_study.results import Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
@@ -93,6 +94,7 @@ def causes(judged: ModelResults) -> list[str]:
     return [each for each in found if each]
 
 
+@final
 @dataclass(frozen=True)
 class Advice:
     """The verdict on a defence, in one sentence that can be acted on."""

@@ -184,7 +184,7 @@ def _teachers(setup: Setup) -> list[Task]:
 def temperature_scaled(setup: Setup, temperature: float, model: StudyModel) -> Task:
     """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
     source = replace(model.source, divide=temperature)
-    attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last", "loss": "prob-ce"}
+    attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
     images = setup.scale.judged_images
     return specs.curve(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
 
@@ -205,7 +205,7 @@ E13_REGULARISED = _model("E13-regularised", "E13, E6 on a weight-decayed model")
 E13_MIX = _model("E13-mix", "E13, clean, augmented and adversarial")
 E13_RESNET = _model("E13-resnet", "E13, augmentation on resnet-14 with weight decay")
 E13_EARLY = _model("E13-early-teacher", "E13, distilled at T = 20, early-stopped teacher")
-TARGETED = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "loss": "ce", "track": "worst"}
+TARGETED = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "loss": "ce", "keep": "first_success"}
 
 
 def _weighted(multiplier: float) -> StudyModel:
@@ -265,8 +265,8 @@ def _e13(setup: Setup) -> list[Task]:
         ),
     ]
     attacks = [
-        ["FGSM", {"name": "fgsm", "eps": 0.1, "track": "last"}, [0.1]],
-        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "track": "last"}, [0.05]],
+        ["FGSM", {"name": "fgsm", "eps": 0.1, "keep": "last"}, [0.1]],
+        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "keep": "last"}, [0.05]],
     ]
     search: list[Task] = []
     for network, dropout, source in searched(setup):

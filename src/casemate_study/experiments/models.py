@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import final
 
 from casemate.engine.task import Task
 from casemate_study.experiments import specs
@@ -17,6 +18,7 @@ SMALL_EPS = (0.01, 0.025, 0.1)
 EOT_DRAWS = 10
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class StudyModel:
     """A judged model."""
@@ -52,11 +54,11 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     """Every measure of a model that no other experiment takes."""
     scale, source = setup.scale, model.source
     found = [specs.clean(setup, model.artifact("clean"), source)]
-    bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "track": "last"}
+    bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last"}
     every = LOSSES if model.in_figures else LOSSES[:1]
     values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
     kinds = {
-        "fgsm": ({"name": "fgsm", "eps": 0.1, "track": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
+        "fgsm": ({"name": "fgsm", "eps": 0.1, "keep": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
         "ball": (bim | {"clip": "ball"}, every, values, scale.judged_images),
         "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.judged_images),
     }
@@ -69,7 +71,7 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     if source.inference is None:
         found.append(specs.worst(setup, model.artifact("pgd"), source, model.pgd))
     else:
-        attack = bim | {"clip": "ball", "loss": "ce", "draws": EOT_DRAWS}
+        attack = bim | {"clip": "ball", "loss": "ce", "eot_samples": EOT_DRAWS}
         found.append(
             specs.curve(setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
         )

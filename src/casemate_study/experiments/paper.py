@@ -1,8 +1,10 @@
 """The numbers that the paper states, to be marked beside ours. Accuracies are fractions, times in seconds."""
 
 from dataclasses import dataclass
+from typing import final
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Statement:
     """One number of the paper."""

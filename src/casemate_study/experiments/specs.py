@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from casemate.engine.task import Task
 from casemate.training.cost import FORWARD_COST, GRADIENT_COST, relative_step_cost
@@ -13,6 +13,7 @@ LOSSES = ("ce", "torch-ce", "prob-ce")
 BIM_STEPS = 10
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What every experiment of one run of the study shares."""
@@ -31,6 +32,7 @@ class Setup:
         return min(wanted, self.test_size)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The model that a task measures."""
@@ -156,7 +158,7 @@ def curve(
     """One attack over eps or iterations."""
     # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
     by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
-    gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("draws", 1)
+    gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("eot_samples", 1)
     config = _config(setup, source, images)
     return Task(
         name=name,

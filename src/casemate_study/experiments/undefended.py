@@ -6,6 +6,7 @@ open, the choice made here is in the experiment's `notes` and printed in the rep
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
 from casemate.engine.task import Task
 from casemate_study.experiments import specs
@@ -17,6 +18,7 @@ E4_EPS = 0.05
 E4_STEP_SIZES = {"1/255": 1 / 255, "0.002": 0.002}
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A named node of the study."""
@@ -49,8 +51,8 @@ def _e1(setup: Setup) -> list[Task]:
     scale = setup.scale
     kept = {"patience": 5, "continue_after_stop": True, "save_epochs": list(scale.kept_epochs)}
     attacks = [
-        ["FGSM", {"name": "fgsm", "eps": 0.1, "track": "last"}, [0.1, 0.2]],
-        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "step": 0.01, "track": "last"}, [0.05]],
+        ["FGSM", {"name": "fgsm", "eps": 0.1, "keep": "last"}, [0.1, 0.2]],
+        ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "step_size": 0.01, "keep": "last"}, [0.05]],
     ]
     names = [f"epoch-{epoch:03d}" for epoch in scale.kept_epochs]
     return [
@@ -80,7 +82,7 @@ def _e1_tuned(setup: Setup) -> list[Task]:
 
 
 def _e2(setup: Setup) -> list[Task]:
-    attack = {"name": "fgsm", "eps": 0.1, "track": "last"}
+    attack = {"name": "fgsm", "eps": 0.1, "keep": "last"}
     images = setup.scale.fgsm_images
     curves = [
         specs.curve(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
@@ -98,7 +100,7 @@ E3_CLIPPINGS = {
 
 
 def _e3(setup: Setup) -> list[Task]:
-    attack = {"name": "bim", "eps": 0.1, "track": "last"}
+    attack = {"name": "bim", "eps": 0.1, "keep": "last"}
     images = setup.scale.bim_images
     curves = [
         specs.curve(
@@ -122,7 +124,7 @@ def _e4(setup: Setup) -> list[Task]:
             setup,
             f"{e4_prefix(title)}/{loss}",
             E1.source,
-            {"name": "bim", "eps": E4_EPS, "steps": 10, "step": size, "loss": loss, "track": "last"},
+            {"name": "bim", "eps": E4_EPS, "steps": 10, "step_size": size, "loss": loss, "keep": "last"},
             "steps",
             setup.scale.step_counts,
             setup.scale.steps_images,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from casemate.evaluation.budgets import WORDS, Budget
 from casemate.losses import TITLES
@@ -16,6 +16,7 @@ from casemate_study.reference import Reference
 from casemate_study.results import Artifacts, Estimate, ModelResults, point_at
 
 
+@final
 @dataclass(frozen=True)
 class Table:
     """A heading, rows, and what a reader must know of them."""

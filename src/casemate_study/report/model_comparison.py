@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 from casemate.losses import TITLES
 from casemate.report.charts import (
@@ -27,6 +28,7 @@ _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#
 _MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range"}
 
 
+@final
 @dataclass(frozen=True)
 class _Column:
     """One attack under one loss."""

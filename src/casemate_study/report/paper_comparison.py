@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 from casemate.data import Dataset
 from casemate.losses import TITLES
@@ -18,6 +19,7 @@ _MENTIONED = 0.0005
 """Share of images from which it is said that they have no gradient: less would be shown as 0.0 %."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """One row of "paper, ours, difference, why"."""
@@ -33,6 +35,7 @@ class Comparison:
     why: str
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
     """What an attack leaves in one of the settings between which the paper does not decide."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from casemate import data
-from casemate.attacks import ATTACKS, EOT, GradientAttack
+from casemate.attacks import ATTACKS, EOT, AbstractGradientAttack
 from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
 from casemate.engine.store import Artifact
 from casemate.engine.task import Context, ProducerFn
@@ -31,11 +31,11 @@ def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], contex
     return model.to(context.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def attack_of(spec: Mapping[str, Any]) -> GradientAttack:
-    """The attack of a configuration: its name and settings, and the `draws` of an expectation, if it takes one."""
-    settings = {name: value for name, value in spec.items() if name not in ("name", "draws")}
+def attack_of(spec: Mapping[str, Any]) -> AbstractGradientAttack:
+    """The attack of a configuration: its name and settings, and the `eot_samples` of an expectation if it is one."""
+    settings = {name: value for name, value in spec.items() if name not in ("name", "eot_samples")}
     attack = ATTACKS[spec["name"]](**settings)
-    return EOT(attack=attack, draws=spec["draws"]) if "draws" in spec else attack
+    return EOT(attack=attack, eot_samples=spec["eot_samples"]) if "eot_samples" in spec else attack
 
 
 @functools.lru_cache(maxsize=1)

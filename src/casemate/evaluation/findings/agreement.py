@@ -56,7 +56,7 @@ def label_leaking(e: CheckContext) -> Measured:
     """Accuracy under FGSM above the clean one: training on single steps learnt to recognise them (label leaking)."""
     few = e.images[: 2 * len(e.few)]
     images, labels = few.tensors(e.model.device)
-    attack = FGSM(eps=e.eps, norm=e.norm, track="last")
+    attack = FGSM(eps=e.eps, norm=e.norm, keep="last")
     under = (~attack(e.model, images, labels, batch_size=e.batch_size).success).cpu().numpy()
     clean = e.right[: len(few)]
     gap = float(under.mean() - clean.mean())
@@ -140,7 +140,7 @@ def larger_eps(e: CheckContext) -> Measured | NotRun:
     values = [e.eps * factor for factor in _FAR if e.norm != "linf" or e.eps * factor < width]
     if len(values) < 2:
         return NotRun("no larger eps lies within the range of the pixels")
-    sweep = e.over_eps(PGD(eps=e.eps, steps=STEPS, norm=e.norm, track="last"), values)
+    sweep = e.over_eps(PGD(eps=e.eps, steps=STEPS, norm=e.norm, keep="last"), values)
     if sweep.last is None:
         raise RuntimeError("a complete sweep has last iterates")
     right = sweep.last.right
@@ -166,7 +166,7 @@ def unbounded_attack(e: CheckContext) -> Measured:
     images, labels = e.few_tensors
     # of a model that answers at random the end counts: a lucky answer on the way would stop the attack at once
     attack = PGD(
-        eps=radius, steps=5 * STEPS, norm=e.norm, random_start=False, track="last" if e.randomised else "worst"
+        eps=radius, steps=5 * STEPS, norm=e.norm, random_start=False, keep="last" if e.randomised else "first_success"
     )
     left = ~attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size).success
     value = left.double().mean().item()
@@ -184,8 +184,7 @@ def unbounded_attack(e: CheckContext) -> Measured:
 def losses(e: CheckContext) -> Measured:
     """Cross-entropy and logit margin should be about equally good to ascend."""
     ce, ratio = (
-        e.last(PGD(eps=e.eps, steps=STEPS, norm=e.norm, loss=loss, track="last")).cpu().numpy()
-        for loss in ("ce", "dlr")
+        e.last(PGD(eps=e.eps, steps=STEPS, norm=e.norm, loss=loss, keep="last")).cpu().numpy() for loss in ("ce", "dlr")
     )
     gap = float(abs(ce.mean() - ratio.mean()))
     wide = gap > 0.1 and mcnemar(ce, ratio) < _SURE
@@ -240,23 +239,23 @@ def nothing_found(e: CheckContext) -> Measured | NotRun:
         severity if value > 0.01 else None,
         f"{most.attack} found nothing that fools on {most.not_found} of {most.tried} images, at whatever distance: its "
         "budget is too small, or its gradient misleads. Raise its steps (where it searches for a constant, also "
-        "binary_steps or initial_const), and do not rest on it alone",
+        "binary_search_steps or initial_const), and do not rest on it alone",
     )
 
 
 @check("noise", "Random points of the ball fool nothing that is left")
 def noise(e: CheckContext) -> Measured | NotRun:
     """Blind draws must not find what attacks missed (Athalye et al. 2018; Carlini et al. 2019)."""
-    return _noise(e, draws=100)
+    return _noise(e, num_samples=100)
 
 
 @check("noise-10k", "Ten thousand random points of the ball fool nothing that is left", thorough=True)
 def noise_10k(e: CheckContext) -> Measured | NotRun:
     """The same with a hundred times the draws."""
-    return _noise(e, draws=10_000)
+    return _noise(e, num_samples=10_000)
 
 
-def _noise(e: CheckContext, draws: int) -> Measured | NotRun:
+def _noise(e: CheckContext, num_samples: int) -> Measured | NotRun:
     chosen = _survivors(e)
     if not len(chosen):
         return NotRun("nothing was left")
@@ -264,7 +263,7 @@ def _noise(e: CheckContext, draws: int) -> Measured | NotRun:
     fooled = torch.zeros(len(chosen), dtype=torch.bool, device=labels.device)
     kinds = (UniformNoise, CornerNoise) if e.norm == "linf" else (UniformNoise,)
     for kind in kinds:
-        attack = kind(eps=e.eps, norm=e.norm, draws=draws)
+        attack = kind(eps=e.eps, norm=e.norm, num_samples=num_samples)
         result = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size, observer=e.observer)
         fooled |= result.success & e.reproduces(result.adversarial, labels)
     value = fooled.double().mean().item()
@@ -273,7 +272,7 @@ def _noise(e: CheckContext, draws: int) -> Measured | NotRun:
         0.0,
         Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0 else None,
         f"{100 * value:.1f} % of the images that every attack had left ({len(chosen)} tried) are fooled by one of "
-        f"{draws:,} random points of the ball: the attacks do not search where they should",
+        f"{num_samples:,} random points of the ball: the attacks do not search where they should",
     )
 
 
@@ -308,7 +307,7 @@ def transfer(e: CheckContext) -> Measured | NotRun:
     if not len(chosen):
         return NotRun("nothing was left")
     images, labels = e.images[chosen].tensors(e.model.device)
-    attack = Transfer(attack=PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm, track="last"), substitute=e.substitute)
+    attack = Transfer(attack=PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm, keep="last"), substitute=e.substitute)
     found = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size)
     value = (found.success & e.reproduces(found.adversarial, labels)).double().mean().item()
     return Measured(
@@ -353,7 +352,7 @@ def re_checked(e: CheckContext) -> Measured | NotRun:
     levels = ((made - low) / (high - low) * 255).round() / 255 * (high - low) + low
     rounded = e.ask(e.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
     inside = (moved <= Ball(eps=e.eps, norm=e.norm).reach(e.model.bounds)).cpu()
-    again = Criterion(labels.cpu()).met(predict_singly(e.model, made)) & inside
+    again = Criterion(labels.cpu()).is_adversarial(predict_singly(e.model, made)) & inside
     value = 1 - again.double().mean().item()
     severity = Severity.VOIDS if value > 0.1 and not e.randomised else Severity.WEAKENS if value > 0.01 else None
     if severity is None and rounded.double().mean() < 0.9:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import FGSM, PGD, Criterion, GradientAttack, frozen, input_gradient
+from casemate.attacks import FGSM, PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluation.cascade import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
@@ -26,6 +27,7 @@ STEPS = 20
 """Steps of PGD in the checks."""
 
 
+@final
 @dataclass(kw_only=True)
 class CheckContext:
     """An evaluation as the checks see it.
@@ -89,12 +91,12 @@ class CheckContext:
     @cached_property
     def fgsm(self) -> Flags:
         """Of the few, right after one step of FGSM, whatever came before (the raw last iterate)."""
-        return self.last(FGSM(eps=self.eps, norm=self.norm, track="last"))
+        return self.last(FGSM(eps=self.eps, norm=self.norm, keep="last"))
 
     @cached_property
     def pgd(self) -> Curve:
         """PGD on the few, all iterates of one run; the last iterates after `STEPS` - 10, `STEPS` and 2 `STEPS`."""
-        attack = PGD(eps=self.eps, norm=self.norm, steps=2 * STEPS, step=2.5 * self.eps / STEPS, track="last")
+        attack = PGD(eps=self.eps, norm=self.norm, steps=2 * STEPS, step_size=2.5 * self.eps / STEPS, keep="last")
         steps = [STEPS - 10, STEPS, 2 * STEPS]
         return steps_curve(self.model, attack, self.few, steps, seed=self.seed, batch_size=self.batch_size)
 
@@ -111,13 +113,13 @@ class CheckContext:
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         return logits, gradient
 
-    def last(self, attack: GradientAttack) -> Flags:
+    def last(self, attack: AbstractGradientAttack) -> Flags:
         """Of the few, whether each is right at the raw last iterate of an attack."""
         images, labels = self.few_tensors
         result = attack(self.model, images, labels, seed=self.seed, batch_size=self.batch_size)
         return ~result.success
 
-    def over_eps(self, attack: GradientAttack, values: list[float]) -> Curve:
+    def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> Curve:
         """An attack on the few over several eps."""
         return eps_curve(self.model, attack, self.few, values, seed=self.seed, batch_size=self.batch_size)
 

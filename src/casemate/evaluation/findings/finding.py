@@ -5,7 +5,7 @@ Every check is described in `docs/findings.md` under its name: what it means, an
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, final
 
 
 class Severity(StrEnum):
@@ -19,6 +19,7 @@ class Severity(StrEnum):
     """The number says nothing."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """A reason not to take the robust accuracy as it stands."""
@@ -41,6 +42,7 @@ class Finding:
         return asdict(self)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """One check of an evaluation: passed, raised, or not run and why."""

@@ -107,7 +107,7 @@ def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> f
 def _left(e: CheckContext, model: Classifier) -> float:
     """Of the few, the share still right after PGD (the raw last iterate, so that no draw is picked for its luck)."""
     images, labels = e.few_tensors
-    attack = PGD(eps=e.eps, norm=e.norm, steps=STEPS, track="last")
+    attack = PGD(eps=e.eps, norm=e.norm, steps=STEPS, keep="last")
     return attack(model, images, labels, seed=e.seed, batch_size=len(labels)).robust_accuracy
 
 

@@ -64,13 +64,13 @@ class Frozen:
         """Of the gradients that attacks within a ball follow first."""
         return "float32" if self.low_precision is None else "bfloat16"
 
-    def in_turn(self, *, bears_rounding: bool) -> tuple[Classifier, ...]:
+    def in_turn(self, *, low_precision: bool) -> tuple[Classifier, ...]:
         """The models that an attack runs on, each on what only the one before is fooled by, or on which it is stuck.
 
         Of an attack that bears rounding the copy in low precision comes first, if there is one; then the copy; and last
         the original, if that computes in another precision than the copy.
         """
-        first = () if self.low_precision is None or not bears_rounding else (self.low_precision,)
+        first = () if self.low_precision is None or not low_precision else (self.low_precision,)
         return (*first, self.copy) if self.exact else (*first, self.copy, self.checking)
 
     @property

@@ -23,7 +23,7 @@ _PIXELS = 64
 """How many of the steepest pixels are tried first in L1: images seldom need more, and a full sort takes four times
 as long (measured on 256 images of 784 pixels)."""
 
-Rivals = Int64[Tensor, "n rivals"]
+TargetClasses = Int64[Tensor, "n target_classes"]
 """Per example, classes other than its own."""
 
 _Flat = Float[Tensor, "n pixels"]
@@ -41,10 +41,10 @@ class Hyperplane:
     length: PerExample
     """Dual norm of `slope`: |gap| / length is how far the plane is away, but for the bounds."""
     finite: Flags
-    """Logits and the gradients of all rivals were finite."""
+    """Logits and the gradients of all target_classes were finite."""
 
 
-def likeliest_rivals(logits: Logits, own: Labels, count: int) -> Rivals:
+def likeliest_classes(logits: Logits, own: Labels, count: int) -> TargetClasses:
     """The `count` most likely classes (or as many as there are) other than an example's own, most likely first.
 
     In the place of masked classes (see `casemate.logits`) the most likely one stands again.
@@ -55,13 +55,15 @@ def likeliest_rivals(logits: Logits, own: Labels, count: int) -> Rivals:
     return ranked.where(playing.gather(1, ranked), ranked[:, :1])
 
 
-def is_new(rivals: Rivals, first: Rivals) -> Flags:
-    """Of which examples a further rival is not the first one again (see `likeliest_rivals`)."""
-    return (rivals != first).any(1)
+def is_new(target_classes: TargetClasses, first: TargetClasses) -> Flags:
+    """Of which examples a further rival is not the first one again (see `likeliest_classes`)."""
+    return (target_classes != first).any(1)
 
 
-def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Rivals | None, norm: Norm) -> Hyperplane:
-    """Of the linearised boundaries between an example's own class and its rivals the nearest in `norm`.
+def nearest_boundary(
+    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
+) -> Hyperplane:
+    """Of the linearised boundaries between an example's own class and its target_classes the nearest in `norm`.
 
     It takes one forward pass, and one backward pass per rival: on a CPU no slower than all of them at once
     (`is_grads_batched`: 236 instead of 197 ms for ten classes of a convolutional network), for models of any kind,
@@ -69,26 +71,26 @@ def nearest_boundary(model: Classifier, images: Images, own: Labels, rivals: Riv
 
     Args:
         own: each example's own class.
-        rivals: the classes to consider; None for the most likely other class at `images`.
+        target_classes: the classes to consider; None for the most likely other class at `images`.
     """
 
     def look(part: slice) -> tuple[Tensor, ...]:
-        return _boundary(model, images[part], own[part], None if rivals is None else rivals[part], norm)
+        return _boundary(model, images[part], own[part], None if target_classes is None else target_classes[part], norm)
 
     gap, slope, length, finite = model.in_parts(len(images), look)
     return Hyperplane(gap, slope, length, finite)
 
 
 def _boundary(
-    model: Classifier, images: Images, own: Labels, rivals: Rivals | None, norm: Norm
+    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
 ) -> tuple[PerExample, Images, PerExample, Flags]:
     """The fields of `Hyperplane`, for as many images as pass through the network at a time."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
-        if rivals is None:
-            rivals = likeliest_rivals(logits, own, 1)
-        gaps = logits.gather(1, rivals) - logits.gather(1, own.unsqueeze(1))
+        if target_classes is None:
+            target_classes = likeliest_classes(logits, own, 1)
+        gaps = logits.gather(1, target_classes) - logits.gather(1, own.unsqueeze(1))
         totals = gaps.sum(0).unbind()
     gaps = gaps.detach()
     finite = is_valid(logits.detach())
@@ -118,7 +120,7 @@ def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
 
 
 @final
-class Incline:
+class NormalizedNormal:
     """A slope as `nearest_point` takes it: per pixel the direction, and the size as a share of the largest."""
 
     def __init__(self, slope: Images) -> None:
@@ -129,8 +131,8 @@ class Incline:
         self.size = size.div_(self.largest.unsqueeze(1))
 
 
-def nearest_point(images: Images, incline: Incline, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:
-    """The shortest move within the bounds by which the linear function on an incline rises by `rise`.
+def nearest_point(images: Images, normal: NormalizedNormal, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:
+    """The shortest move within the bounds by which the linear function with this normal rises by `rise`.
 
     Where the box does not reach that far: the move to the corner in which it rises most. Zero where the slope is.
 
@@ -146,11 +148,11 @@ def nearest_point(images: Images, incline: Incline, rise: PerExample, norm: Norm
     Returns:
         the moves; <slope, move> equals `rise` to the rounding of the precision at hand.
     """
-    toward = incline.sign * rise.sign().unsqueeze(1)
+    toward = normal.sign * rise.sign().unsqueeze(1)
     ahead = (toward * max(map(abs, bounds))).clamp_(*bounds)  # the bound that a pixel moves to
     room = ahead.sub_(images.flatten(1)).abs_()
-    need = (rise.abs() / incline.largest).clamp(max=torch.finfo(room.dtype).max)
-    moved = _steepest_first(incline.size, room, need) if norm == "l1" else _in_step(incline.size, room, need, norm)
+    need = (rise.abs() / normal.largest).clamp(max=torch.finfo(room.dtype).max)
+    moved = _steepest_first(normal.size, room, need) if norm == "l1" else _in_step(normal.size, room, need, norm)
     return toward.mul_(moved).view_as(images)
 
 

@@ -8,16 +8,18 @@ weights of norms mean the same for all bounds.
 
 import math
 from collections.abc import Callable
+from typing import final
 
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import Attack, Criterion, Passes
-from casemate.attacks.gradient import look
-from casemate.errors import SettingError
+from casemate.attacks.criterion import Criterion
+from casemate.attacks.gradient import value_and_grad
+from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid, magnitude
 from casemate.losses import margin
 from casemate.models import Classifier
+from casemate.rows import Rows
 from casemate.types import Flags, Images, Logits, PerExample
 
 CHECKS = 10
@@ -39,23 +41,8 @@ def column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-Names = tuple[str, ...]
-
-
-def check_settings(attack: Attack, *, counts: Names, positive: Names, not_negative: Names = ()) -> None:
-    """Refuse, with `SettingError`, counts below 1, and numbers that are not positive, not negative, or not finite."""
-    for name in counts:
-        if not getattr(attack, name) >= 1:
-            raise SettingError(f"{name} = {getattr(attack, name)}; expected at least 1")
-    for name in positive:
-        if not 0 < getattr(attack, name) < math.inf:
-            raise SettingError(f"{name} = {getattr(attack, name)}; expected more than zero and finite")
-    for name in not_negative:
-        if not 0 <= getattr(attack, name) < math.inf:
-            raise SettingError(f"{name} = {getattr(attack, name)}; expected zero or more and finite")
-
-
-class Nearest:
+@final
+class MinimumNormSearch:
     """A batch under attack, and per example the nearest image that fools of all that were looked at."""
 
     def __init__(
@@ -80,7 +67,7 @@ class Nearest:
         self.passes = Passes()
         self._size, self._loss, self._confidence = size, loss or self.hinge, confidence
         logits, _, gradient = self._pass(torch.arange(len(clean), device=clean.device), clean)
-        fooled = criterion.met(logits)
+        fooled = criterion.is_adversarial(logits)
         self.images = clean.clone()
         self.distance = torch.where(fooled, 0.0, math.inf).to(clean.dtype)
         """As `size` has it; infinite where nothing fooled yet."""
@@ -88,9 +75,9 @@ class Nearest:
         """Fooled since an attack last cleared it."""
         self.broken = ~(is_valid(logits) & gradient.flatten(1).isfinite().all(1))
         """Logits or a gradient were not finite: the example takes no further part."""
-        self._steered = gradient.flatten(1).ne(0).any(1)
+        self._has_gradient = gradient.flatten(1).ne(0).any(1)
         # where the clean image has no gradient nothing would ever move it
-        self._attacked = (~fooled & self._steered).nonzero().squeeze(1)
+        self._attacked = (~fooled & self._has_gradient).nonzero().squeeze(1)
 
     def open(self) -> Tensor:
         """The positions of the examples under attack; for a new round, none of them `reached`."""
@@ -98,7 +85,7 @@ class Nearest:
         self.reached[at] = False
         return at
 
-    def look(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
+    def value_and_grad(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
         """The loss at images of the examples `at`, and its gradient."""
         logits, loss, gradient = self._pass(at, images)
         self._note(at, images, logits)
@@ -109,23 +96,23 @@ class Nearest:
         """By how much the lead of what fools falls short of kappa (the paper's f_6, plus kappa), or zero."""
         return self._missing(criterion, logits).clamp(min=0)
 
-    def result(self) -> tuple[Images, Flags, Passes]:
-        """What `Attack.run` returns."""
-        lost = self.broken & self.distance.isinf()
-        return self.images.where(~column(lost), torch.nan), self._steered, self.passes
+    def result(self) -> RunResult:
+        """What `AbstractAttack.run` returns."""
+        usable = ~self.broken | self.distance.isfinite()
+        return RunResult(self.images, usable, self._has_gradient, self.passes)
 
     def _pass(self, at: Tensor, images: Images) -> tuple[Logits, PerExample, Images]:
-        criterion = self.criterion.take(at)
+        criterion = self.criterion[at]
         self.passes.add(Passes(len(at), len(at)))
-        return look(self.model, images, lambda part, logits: self._loss(criterion.take(part), logits))
+        return value_and_grad(self.model, images, lambda part, logits: self._loss(criterion[part], logits))
 
     def _missing(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * magnitude(logits)
-        return self._confidence + clear - criterion.rising(margin, logits)
+        return self._confidence + clear - criterion.objective(margin, logits)
 
     def _note(self, at: Tensor, images: Images, logits: Logits) -> None:
-        criterion = self.criterion.take(at)
-        fooled = criterion.met(logits) & (self._missing(criterion, logits) <= 0)
+        criterion = self.criterion[at]
+        fooled = criterion.is_adversarial(logits) & (self._missing(criterion, logits) <= 0)
         distance = self._size((images - self.clean[at]) / self.width)
         nearer = fooled & (distance < self.distance[at])
         self.images[at[nearer]] = images[nearer]
@@ -134,7 +121,8 @@ class Nearest:
         self.broken[at] |= ~is_valid(logits)
 
 
-class Constants:
+@final
+class BinarySearchConst:
     """The weight c of each example's loss: the smallest that suffices (the published code).
 
     Ten times as much while none suffices, then bisection between the largest that failed and the smallest that did.
@@ -153,7 +141,8 @@ class Constants:
         self.value[at] = torch.where(sufficed.isinf(), (10 * value).clamp(max=_LARGEST), (failed + sufficed) / 2)
 
 
-class Stalling:
+@final
+class PlateauDetector(Rows):
     """Which examples no longer get anywhere: the mean of their objective between two checks did not fall.
 
     The published code compares single values; the mean is not fooled by an iterate that swings to and fro.
@@ -174,7 +163,3 @@ class Stalling:
         self._before = self._total.masked_fill(self._total.isinf(), math.inf)
         self._total = torch.zeros_like(self._total)
         return stalled
-
-    def keep(self, going: Flags) -> None:
-        """Drop the other examples."""
-        self._total, self._before = self._total[going], self._before[going]
