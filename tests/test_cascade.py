@@ -1,4 +1,4 @@
-"""The worst case over a list of attacks, AutoAttack's list, smaller batches, and the verdict."""
+"""The worst case over a list of attacks, AutoAttack's list, and smaller batches."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,9 +14,6 @@ from casemate.errors import MachineError, ModelError, SettingError, ShapeError
 from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST, run_cascade
 from casemate.evaluation.evaluation import evaluate
-from casemate.evaluation.findings import Finding, Severity
-from casemate.evaluation.intervals import share
-from casemate.evaluation.verdict import verdict_on
 from casemate.memory import batched
 from casemate.models import mean_over_samples, with_fixed_seed
 from conftest import Listener
@@ -324,35 +321,3 @@ def test_the_same_draws_give_the_same_answer_and_leave_the_generator_alone() -> 
     assert torch.equal(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not torch.equal(first, with_fixed_seed(classifier(_Noisy(PROBLEM.model)), seed=2)(PROBLEM.images))
-
-
-# --------------------------------------------------------------------------------------------------------- verdicts
-
-
-def _finding(severity: Severity, *, flatters: bool) -> Finding:
-    return Finding(check="a-check", severity=severity, value=1, threshold=0, sentence="seen", flatters=flatters)
-
-
-@pytest.mark.parametrize(
-    ("clean", "robust", "severity", "flatters", "word"),
-    [
-        (90, 46, None, True, "robust"),
-        (90, 44, None, True, "broken"),
-        (90, 46, Severity.NOTE, True, "robust"),
-        (90, 46, Severity.WEAKENS, True, "robust"),
-        (90, 46, Severity.VOIDS, True, "not to be trusted"),
-        (90, 44, Severity.VOIDS, True, "broken"),
-        (90, 44, Severity.VOIDS, False, "not to be trusted"),
-        (0, 0, None, True, "broken"),
-    ],
-)
-def test_verdicts_follow_the_rules(
-    clean: int, robust: int, severity: Severity | None, flatters: bool, word: str
-) -> None:
-    """Half of what is right must hold; what flatters cannot save a broken model; wrong input comes first."""
-    findings = [] if severity is None else [_finding(severity, flatters=flatters)]
-    before, after = (share(np.arange(100) < count) for count in (clean, robust))
-    found = verdict_on(0.1, before, after, findings, classes=10)
-    assert found.word == word
-    assert ("see a-check" in found.sentence) == (severity is Severity.WEAKENS)
-    assert ("because seen" in found.sentence) == (word == "not to be trusted")

@@ -27,6 +27,7 @@ from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
 from casemate.evaluation import Budget, evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
+from casemate.evaluation.verdict import Grade, read_verdicts
 from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation
@@ -149,8 +150,11 @@ def test_its_record_holds(done: Done) -> None:
 
 def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     lines = done.out.splitlines()
-    assert lines[0].startswith("Broken at eps 0.2: ")
-    text = " ".join(done.out.split())
+    assert "Verdict at eps 0.2: BROKEN" in lines[0]
+    text = " ".join(done.out.replace("│", " ").split())
+    smaller, verdict = read_verdicts(done.result, "result.json")
+    for words in (verdict.trust.sentence, verdict.grade_sentence, f"At eps 0.1 {smaller.grade_sentence}"):
+        assert words in text
     assert all(name in text for name in CHECKS)
     assert "eps Robust accuracy, % Verdict" in text
     assert "First to fool, over all eps: pgd " in text
@@ -229,7 +233,11 @@ def test_the_page_asks_for_nothing_outside_itself(done: Done) -> None:
 def test_the_page_tells_everything(done: Done) -> None:
     page = done.page
     text = " ".join(page.text.split())
-    assert done.result["verdicts"][-1]["sentence"] in text
+    smaller, verdict = read_verdicts(done.result, "result.json")
+    for words in (verdict.trust.sentence, verdict.number_sentence, verdict.grade_sentence, smaller.grade_sentence):
+        assert words in text
+    assert verdict.convention in text
+    assert [attrs["class"] for name, attrs in page.tags if name == "section"] == [f"verdict {verdict.colour}"]
     rows = page.table("check")
     assert len(rows) == len(CHECKS)
     for name, check in CHECKS.items():
@@ -274,6 +282,35 @@ def test_a_model_that_falls_short_ends_with_3(
 
 
 @pytest.mark.usefixtures("_few_attacks")
+def test_what_falls_short_is_the_lower_end_unless_the_estimate_is_to_be_compared(
+    run: Run, model: Path, images: Path, tmp_path: Path
+) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "0.05", "--out", tmp_path)
+    assert run(*command)[0] == 0
+    robust = json.loads((tmp_path / "result.json").read_text())["robust_accuracy"][-1]
+    assert robust["low"] < robust["value"]
+    least = ("--fail-under", str((robust["low"] + robust["value"]) / 2))
+    code, _, err = run(*command, *least)
+    assert code == 3
+    assert "the lower end of the 95 % interval of robust accuracy at eps 0.05" in " ".join(err.split())
+    assert run(*command, *least, "--fail-by", "estimate")[0] == 0
+    code, _, err = run(*command, "--fail-under", str(robust["value"] + 0.01), "--fail-by", "estimate")
+    assert code == 3
+    assert "lower end" not in err
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    borders = ("--borders", "0.001", "0.002", "0.003")
+    code, out, err = run("evaluate", model, "--data", images, "--eps", "0.05", "--out", tmp_path, *borders)
+    assert code == 0, err
+    assert "0.1, 0.2, 0.3 %, set for this evaluation" in " ".join(out.replace("│", " ").split())
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["borders"] == {"broken": 0.001, "weak": 0.002, "robust": 0.003}
+    assert read_verdicts(result, "result.json")[-1].grades == (Grade.ROBUST,)
+
+
+@pytest.mark.usefixtures("_few_attacks")
 def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path, images: Path, tmp_path: Path) -> None:
     del own
     command = ("evaluate", "--model-from", "mine:probabilities", "--data", images, "--eps", "0.01", "--out", tmp_path)
@@ -289,6 +326,9 @@ def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path
     [
         (["--fail-under", "60"], "fail-under 60; expected a share from 0 to 1"),
         (["--fail-under", "x"], "fail-under 'x' is not a number"),
+        (["--borders", "0.5", "0.1", "0.9"], "expected three shares that ascend strictly within 0 and 1"),
+        (["--borders", "0.1", "0.5"], "borders 0.1 0.5; expected three shares"),
+        (["--borders", "0.1", "0.5", "x"], "borders 'x' is not a number"),
         (["--images", "0"], "images = 0; expected at least 1"),
         (["--eps", "-1"], "eps = -1; expected zero or more"),
         (["--eps", "0"], "all above zero"),

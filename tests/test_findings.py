@@ -79,7 +79,7 @@ def test_what_answers_at_random_remembers_nothing(own: bool) -> None:
     found = judged(Noisy(own=own))
     assert found.randomised
     assert not {"stateful-model", "fixed-randomness"} & set(raised(found))
-    assert "robust" in found.verdict.word
+    assert found.verdict.trust.trusted
 
 
 def test_what_counts_from_the_first_question_on_is_not_taken_for_random() -> None:

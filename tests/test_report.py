@@ -515,9 +515,10 @@ def test_the_whole_evaluation_of_the_papers_models_is_shown(done: Done, built: t
             row = rows[done.models[name].title]
             stored = done.artifacts[f"{name}/evaluation"].result
             assert row[4] == comparison.short(stored["robust_accuracy"][-1])
-            assert row[5] == stored["verdict"]
+            assert row[5] == comparison.withstood(found.verdict)
+            assert row[6] == stored["verdict"] == found.verdict.word
             grave = [each["check"] for each in stored["checks"] if each["state"] in ("voids", "weakens")]
-            assert row[6] == (", ".join(grave) or "-")
+            assert row[7] == (", ".join(grave) or "-")
 
 
 def test_the_table_of_models_shows_the_stored_numbers(done: Done, built: tuple[Path, Page]) -> None:
@@ -586,16 +587,23 @@ def test_the_search_is_ordered_by_the_validation_split(done: Done) -> None:
 
 # The verdicts and the claims ------------------------------------------------------------------------------------------
 def test_every_defence_has_its_verdict_in_the_page_and_in_the_results(done: Done, built: tuple[Path, Page]) -> None:
-    """One for each model but E1, in order, each as its rules give it."""
+    """A verdict on every model, and the paired test for each but E1, in order, each as its rules give it."""
     out, page = built
     advices = comparison.advices(done.models)
     assert [name for name, _ in advices] == [name for name in done.models if name != "E1"]
-    listed = [item.strip() for item in page.items if item.startswith(("broken", "no better", "helps so far"))]
-    assert listed == [f"{advice.verdict} {advice.sentence}" for _, advice in advices]
+    words = {f"{advice.word} {advice.helps} {advice.sentence}" for _, advice in advices}
+    listed = [item.strip() for item in page.items if item.strip() in words]
+    assert listed == [f"{advice.word} {advice.helps} {advice.sentence}" for _, advice in advices]
     text = (out / "results.md").read_text()
     assert all(f"- {advice.sentence}\n" in text for _, advice in advices)
-    brief = {row[0]: row[-1] for row in comparison.brief(done.models).rows}
-    assert brief == {done.models["E1"].title: ""} | {done.models[name].title: a.verdict for name, a in advices}
+    verdicts = {each.title: each.verdict(0.1) for each in done.models.values()}
+    assert all(verdicts.values())
+    helps = {done.models["E1"].title: ""} | {done.models[name].title: advice.helps for name, advice in advices}
+    assert [row[-3:] for row in comparison.brief(done.models).rows] == [
+        (comparison.withstood(verdict), verdict.word, helps[title]) for title, verdict in verdicts.items() if verdict
+    ]
+    convention = next(verdict.convention for verdict in verdicts.values() if verdict)
+    assert convention in page.text
 
 
 def test_every_claim_has_its_verdict_in_the_page_and_in_the_results(done: Done, built: tuple[Path, Page]) -> None:

@@ -43,6 +43,14 @@ AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
 """A norm, in lower or upper case."""
 
 
+def format_eps(eps: float) -> str:
+    """A radius for a reader: "8/255" where it is so many 255ths and no short decimal, else a number."""
+    levels = round(eps * 255)
+    short = f"{eps:g}"
+    exact = levels > 0 and math.isclose(eps * 255, levels, rel_tol=1e-9)
+    return f"{levels}/255" if exact and len(short) > len("0.0125") else short
+
+
 def _column(values: PerExample, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 

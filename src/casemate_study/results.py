@@ -11,9 +11,9 @@ import polars as pl
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
-from casemate.evaluation import mcnemar, mean, share
-from casemate.evaluation.budgets import Budget
+from casemate.evaluation import Verdict, mcnemar, mean, share
 from casemate.evaluation.examples import read_table
+from casemate.evaluation.verdict import read_verdicts, verdict_on
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import LOSSES
 
@@ -33,16 +33,16 @@ def point_at(artifact: Artifact, axis: str, value: float) -> dict[str, Any] | No
 @final
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """The verdict of a whole evaluation at one eps."""
+    """What a whole evaluation found at one eps."""
 
-    robust: Estimate
-    """Robust accuracy: the worst case over all its attacks."""
-    word: str
-    """robust, broken, or not to be trusted."""
-    sentence: str
+    verdict: Verdict
     raised: Mapping[str, str]
     """By name, the severity of the checks that found something."""
-    budget: Budget
+
+    @property
+    def robust(self) -> Estimate:
+        """Robust accuracy: the worst case over all its attacks."""
+        return self.verdict.number.robust.as_json()
 
 
 @final
@@ -131,21 +131,42 @@ class ModelResults:
         return None if standing is None else share(standing).as_json()
 
     def evaluated(self, eps: float) -> Evaluated | None:
-        """What the whole evaluation found at `eps`."""
+        """What the whole evaluation found at `eps`. Raises `RecordError` for one that another version stored."""
         artifact = self.artifact("evaluation")
         if artifact is None:
             return None
-        found = next((each for each in artifact.result["verdicts"] if abs(each["eps"] - eps) < 1e-9), None)
+        verdicts = read_verdicts(artifact.result, f"the stored evaluation of {self.title}")
+        found = next((each for each in verdicts if abs(each.eps - eps) < 1e-9), None)
         if found is None:
             return None
         raised = {each["check"]: each["state"] for each in artifact.result["checks"] if each["sentence"] is not None}
-        return Evaluated(
-            robust=found["robust_accuracy"],
-            word=found["verdict"],
-            sentence=found["sentence"],
-            raised=raised,
-            budget=artifact.result["budget"],
+        return Evaluated(verdict=found, raised=raised)
+
+    def attacked(self, eps: float) -> Verdict | None:
+        """The verdict on the images that withstood the study's own attacks within `eps`, which nothing checked."""
+        standing, clean = self.standing(eps), self.artifact("clean")
+        if standing is None or clean is None:
+            return None
+        correct, labels = right(clean), _table(clean.path("examples.parquet"))["label"].to_numpy()
+        n = min(len(standing), len(correct))
+        return verdict_on(
+            eps,
+            norm="linf",
+            budget="own",
+            correct=correct[:n],
+            withstood=standing[:n],
+            labels=labels[:n],
+            classes=len(clean.result["classes"]),
+            findings=(),
+            checked=False,
         )
+
+    def verdict(self, eps: float) -> Verdict | None:
+        """The verdict at `eps`: that of the whole evaluation, if there is one and the study's attacks leave more."""
+        own, whole = self.attacked(eps), self.evaluated(eps)
+        if whole is None or (own is not None and own.fallen and not whole.verdict.fallen):
+            return own
+        return whole.verdict
 
     def zero(self, loss: str) -> Estimate | None:
         """The share of images whose gradient is exactly zero under a loss."""

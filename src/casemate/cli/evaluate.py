@@ -68,7 +68,13 @@ class Evaluate:
     substitute: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """An undefended saved model for the same images, for the checks that need one."""
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
-    """Exit with 3 if the robust accuracy at the largest eps, a share such as 0.6, is lower, or not to be trusted."""
+    """Exit with 3 if the robust accuracy at the largest eps is not to be trusted, or the lower end of its 95 % interval
+    is below X, a share such as 0.6."""
+    fail_by: Literal["lower", "estimate"] = "lower"
+    """What --fail-under compares: the lower end of the interval, or the estimate itself."""
+    borders: Annotated[tuple[str, ...], arg(metavar="B W R", help_behavior_hint="(default: 0.1 0.5 0.9)")] = ()
+    """Grades, by the share of right images that withstood everything: broken under B, weak under W, partly robust from
+    W, robust as far as tested from R."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
     """Where the files go."""
     overwrite: Overwrite = False
@@ -84,7 +90,7 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate, write, print. Raises `Unmet` if it was asked for and the model falls short."""
         at_least_one("images", self.images)
-        least = self._least()
+        least, borders = self._least(), self._borders()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
@@ -106,6 +112,7 @@ class Evaluate:
                     substitute=self.substitute,
                     precision=self.precision,
                     seed=self.seed,
+                    borders=borders,
                 ),
                 device,
                 observer,
@@ -122,12 +129,24 @@ class Evaluate:
             show = partial(evaluated.show, result, out)
         show(as_json=self.json)
         verdict = found.verdict
-        if least is not None and (verdict.word == "not to be trusted" or verdict.robust.value < least):
+        if least is None:
+            return
+        if not verdict.trust.trusted:
+            raise Unmet(f"--fail-under {self.fail_under}: {verdict.sentence}")
+        robust = verdict.number.robust
+        compared = robust.low if self.fail_by == "lower" else robust.value
+        if compared < least:
+            lower = "the lower end of the 95 % interval of " if self.fail_by == "lower" else ""
             raise Unmet(
-                f"--fail-under {self.fail_under}: {verdict.sentence}"
-                if verdict.word == "not to be trusted"
-                else f"robust accuracy {verdict.robust.value:.4g} at eps {verdict.eps:g} is below {self.fail_under}"
+                f"{lower}robust accuracy at eps {verdict.eps:g}, {compared:.4g}, is below {self.fail_under} (estimate "
+                f"{robust.value:.4g}, n = {robust.n:,})"
             )
+
+    def _borders(self) -> tuple[float, ...]:
+        """The borders between grades; none for those of the convention."""
+        if self.borders and len(self.borders) != 3:
+            raise SettingError(f"borders {' '.join(self.borders)}; expected three shares, such as 0.1 0.5 0.9")
+        return tuple(number("borders", text) for text in self.borders)
 
     def _least(self) -> float | None:
         """The robust accuracy that is asked for."""

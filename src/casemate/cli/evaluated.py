@@ -4,15 +4,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.constrain import Constrain
 from rich.markup import escape
+from rich.panel import Panel
 from rich.table import Table
 
 from casemate.cli import console
 from casemate.cli.evaluating import Ready
 from casemate.evaluation.budgets import WORDS
+from casemate.evaluation.verdict import Verdict, read_verdicts
+from casemate.norms import format_eps
 
-_COLOURS = {"robust": "green", "broken": "bold red", "not to be trusted": "bold yellow"}
+_COLOURS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
 _LOUDNESS = {"voids": "bold red", "weakens": "yellow", "note": "cyan"}
+_WIDTH = 110
+"""Of the box, at most: longer lines are hard to read."""
 _FEW = 20
 """Up to so many classes are all shown."""
 
@@ -48,12 +54,11 @@ def show(result: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
     if as_json:
         console.show_json({**result, "folder": str(folder)})
         return
-    verdict = result["verdicts"][-1]
-    colour = _COLOURS[verdict["verdict"]]
+    verdicts = read_verdicts(result, str(folder / "result.json"))
     console.show(
-        f"[{colour}]{escape(verdict['sentence'])}[/]\n",
+        box(verdicts),
         f"[bold]{escape(_title(result))}[/]",
-        _accuracies(result),
+        _accuracies(result, verdicts),
         "[bold]Attacks[/], each on what those before it left; passes per image",
         _attacks(result),
         *_winners(result),
@@ -74,14 +79,31 @@ def _title(result: Mapping[str, Any]) -> str:
     )
 
 
-def _accuracies(result: Mapping[str, Any]) -> Table:
+def box(verdicts: Sequence[Verdict]) -> Constrain:
+    """The three parts of the verdict at the largest eps, and a line for each smaller one; it reads without colour."""
+    *smaller, verdict = verdicts
+    colour = _COLOURS[verdict.colour]
+    parts = Table.grid(padding=(0, 2))
+    parts.add_column(style="bold", no_wrap=True)
+    parts.add_column()
+    parts.add_row("To be trusted?", escape(verdict.trust.sentence))
+    parts.add_row("The number", escape(verdict.number_sentence))
+    parts.add_row("The grade", f"[{colour}]{escape(verdict.grade_sentence)}[/]")
+    if verdict.grades:
+        parts.add_row("", f"[dim]{escape(verdict.convention)}[/]")
+    for each in reversed(smaller):
+        parts.add_row(f"At eps {format_eps(each.eps)}", escape(each.grade_sentence))
+    title = f"[{colour}]Verdict at eps {format_eps(verdict.eps)}: {escape(verdict.word.upper())}[/]"
+    return Constrain(Panel(parts, title=title, title_align="left", border_style=colour, padding=(0, 1)), _WIDTH)
+
+
+def _accuracies(result: Mapping[str, Any], verdicts: Sequence[Verdict]) -> Table:
     """One row per eps, and one without an attack."""
     made = console.table("eps", *console.right("Robust accuracy, %"), "Verdict")
     made.add_row("0", console.interval(result["clean_accuracy"]), "[dim]without an attack[/]")
-    for verdict in result["verdicts"]:
-        word = verdict["verdict"]
-        shown = f"[{_COLOURS[word]}]{word}[/]"
-        made.add_row(f"{verdict['eps']:g}", console.interval(verdict["robust_accuracy"]), shown)
+    for each in verdicts:
+        shown = f"[{_COLOURS[each.colour]}]{escape(each.word)}[/]"
+        made.add_row(format_eps(each.eps), console.interval(each.number.robust.as_json()), shown)
     return made
 
 

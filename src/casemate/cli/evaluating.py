@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from casemate.evaluation import Evaluation, evaluate, make_record, seconds_at_mo
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.examples import evaluation_table, write_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
+from casemate.evaluation.verdict import CONVENTION, Borders
 from casemate.files import filling, write_json
 from casemate.models import Classifier, Precision, load
 from casemate.norms import Ball, Norm, parse_eps
@@ -40,6 +41,8 @@ class Asked:
     substitute: Path | None
     precision: Precision
     seed: int
+    borders: Sequence[float] = ()
+    """Between grades, three; those of the convention if there are none."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Ready:
     device: str
     hashes: dict[str, str | None]
     """What tells the model's weights, the images and the substitute's weights from all others."""
+    borders: Borders
+    """Between the grades of the verdict."""
 
     def about(self) -> dict[str, Any]:
         """What it is, as JSON."""
@@ -74,6 +79,7 @@ class Ready:
             "substitute": None if self.asked.substitute is None else str(self.asked.substitute),
             "precision": self.asked.precision,
             "seed": self.asked.seed,
+            "borders": asdict(self.borders),
             "device": self.device,
             "seconds_at_most": self.seconds,
             **self.hashes,
@@ -83,6 +89,10 @@ class Ready:
 def prepare(asked: Asked, device: str, observer: Observer) -> Ready:
     """Load model and images, try the one on the other, measure the speed. Raises `CasemateError`."""
     values = tuple(sorted({parse_eps(text) for text in asked.eps}))
+    borders = CONVENTION
+    if asked.borders:
+        broken, weak, robust = asked.borders
+        borders = Borders(broken=broken, weak=weak, robust=robust)
     model = given.load_model(asked.model, asked.model_from, device)
     substitute = None if asked.substitute is None else load(asked.substitute)[0].to(device)
     images = given.load_images(model, asked.file, asked.dataset, asked.data_dir, observer)
@@ -97,7 +107,7 @@ def prepare(asked: Asked, device: str, observer: Observer) -> Ready:
         "images_sha256": fingerprint_of_images(test),
         "substitute_fingerprint": None if substitute is None else fingerprint(substitute),
     }
-    return Ready(asked, model, images, test, values, substitute, seconds, device, hashes)
+    return Ready(asked, model, images, test, values, substitute, seconds, device, hashes, borders)
 
 
 def run(ready: Ready, observer: Observer) -> Evaluation:
@@ -114,6 +124,7 @@ def run(ready: Ready, observer: Observer) -> Evaluation:
             substitute=ready.substitute,
             precision=asked.precision,
             seed=asked.seed,
+            borders=ready.borders,
             observer=observer,
         )
     except BaseException:

@@ -83,6 +83,6 @@ def _percent(estimate: Estimate | None) -> str:
 def _why(outcome: Outcome) -> str:
     """What went wrong with a model that did not come out as it must."""
     sentence = outcome.evaluation.verdict.sentence
-    if outcome.case.honest or outcome.evaluation.verdict.word == "robust":
+    if outcome.case.honest or outcome.evaluation.verdict.favourable:
         return sentence
     return f"the attack that it should fool was not fooled: it claims too little more than the truth. {sentence}"

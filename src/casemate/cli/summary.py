@@ -77,13 +77,16 @@ def render(found: list[Row], *, comparable: bool) -> Table:
 
 
 def every_model(study: Study, artifacts: Mapping[str, Artifact]) -> Table | None:
-    """All models with what the attacks leave of them, and the verdicts; None if fewer than two were measured."""
+    """All models: what the attacks leave of them, verdicts, paired tests; None if fewer than two were measured."""
     found = comparison.brief(comparison.judged_models(study.setup, artifacts))
     if len(found.rows) < 2:
         return None
-    made = console.table(found.head[0].capitalize(), *console.right(*found.head[1:-1]), found.head[-1].capitalize())
-    for title, *shares, verdict in found.rows:
-        made.add_row(escape(title), *(share.split(" ")[0] for share in shares), verdict)
+    head = found.head
+    made = console.table(
+        head[0].capitalize(), *console.right(*head[1:-2]), *(name[0].upper() + name[1:] for name in head[-2:])
+    )
+    for title, *shares, verdict, against in found.rows:
+        made.add_row(escape(title), *(share.split(" ")[0] for share in shares), verdict, against)
     return made
 
 

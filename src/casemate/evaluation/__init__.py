@@ -26,6 +26,8 @@ from casemate.evaluation.record import read_record as read_record
 from casemate.evaluation.record import write_record as write_record
 from casemate.evaluation.targeted import Targeted as Targeted
 from casemate.evaluation.targeted import targeted_matrix as targeted_matrix
+from casemate.evaluation.verdict import Borders as Borders
+from casemate.evaluation.verdict import Grade as Grade
 from casemate.evaluation.verdict import Verdict as Verdict
 from casemate.evaluation.verification import Verification as Verification
 from casemate.evaluation.verification import verify_record as verify_record

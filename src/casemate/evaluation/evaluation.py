@@ -17,7 +17,7 @@ from casemate.evaluation.clean import CleanResult, evaluate_clean
 from casemate.evaluation.findings import CheckContext, Checked, Finding, run_checks
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
-from casemate.evaluation.verdict import Verdict, verdict_on
+from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
 from casemate.models import Classifier, Precision, made_in_inference, mean_over_samples, preserve_state
 from casemate.norms import Norm, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
@@ -84,6 +84,7 @@ class Evaluation:
         """Everything but the images and the per-example table."""
         classes = self.clean.classes
         return {
+            "schema": SCHEMA,
             "norm": self.norm,
             "eps": list(self.values),
             "budget": self.budget,
@@ -127,6 +128,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    borders: Borders = CONVENTION,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
     """Attack a model with everything in the budget, and say whether the result is to be trusted.
@@ -145,6 +147,7 @@ def evaluate(
             measured if None.
         precision: in which attacks within a ball look for their way, where that is faster on this machine; whether an
             image fools is said in float32, and what only bfloat16 is fooled by is attacked again.
+        borders: between the grades of the verdict.
 
     Raises:
         SettingError: no eps, an unknown budget, an attack in another norm.
@@ -195,11 +198,11 @@ def evaluate(
         )
         checks = run_checks(context, thorough=budget == "thorough" if thorough is None else thorough)
     findings = [each.finding for each in checks if each.finding is not None]
-    robust = [share(cascade.robust[:, column]) for column in range(len(values))]
+    spent = budget if attacks is None else "own"
     return Evaluation(
         norm=norm,
         values=tuple(values),
-        budget=budget if attacks is None else "own",
+        budget=spent,
         seed=seed,
         randomised=randomised,
         draws=draws,
@@ -208,8 +211,18 @@ def evaluate(
         cascade=cascade,
         checks=checks,
         verdicts=[
-            verdict_on(each, clean.accuracy, found, findings, classes=len(model.classes))
-            for each, found in zip(values, robust, strict=True)
+            verdict_on(
+                each,
+                norm=norm,
+                budget=spent,
+                correct=clean.correct,
+                withstood=cascade.robust[:, column],
+                labels=clean.labels,
+                classes=len(model.classes),
+                findings=findings,
+                borders=borders,
+            )
+            for column, each in enumerate(values)
         ],
         batch_size=prepared.checking.pass_size or 0,
         precision=prepared.precision,

@@ -1,22 +1,178 @@
-"""The verdict on a model at one eps, by stated rules from the robust accuracy and the findings.
+"""The verdict on a model at one eps, in three parts: can the number be trusted, the number, and a grade from it.
 
-In order: a finding that voids and does not merely flatter: not to be trusted. Fewer than half of the images that are
-right without an attack stay right, or no more than guessing gets right: broken (whatever flattered the number, the
-truth is lower still). Any other finding that voids: not to be trusted. Else: robust as far as tested. Checks that
-failed are named with every verdict.
+**Trust.** A finding that voids in either direction, or one that only flatters a model that has not fallen: not to be
+trusted, and no grade. A model that has fallen (broken or untrained, and no more images would decide otherwise) is
+broken whatever flattered it, since the truth is lower still.
+
+**Number.** The share of the images classified correctly without an attack that withstood everything tried, with its
+95 % interval.
+
+**Grade**, from the ends of that interval and `Borders`: broken, weak, partly robust, robust as far as tested; where the
+interval lies across a border, all grades that it reaches. Robust accuracy not shown above guessing (the larger of one
+in so many classes and the share of the commonest class) is broken, clean accuracy not shown above it is untrained or
+mislabelled. Attacks give an upper bound, and few of them a loose one: after less than the standard budget the best
+grade is that the model is not broken by what was tried.
+
+Nothing else in casemate grades a model: the command line, reports, tables of the study and result files show a
+`Verdict` of this module.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any, Literal, final
 
+import numpy as np
+
+from casemate.errors import RecordError, SettingError
 from casemate.evaluation.findings import Finding, Severity
-from casemate.evaluation.intervals import Estimate
+from casemate.evaluation.intervals import Estimate, share
+from casemate.norms import format_eps
 
-BROKEN = 0.5
-"""Share of the correctly classified images of which more must stay right for a model not to be broken."""
+SCHEMA = 2
+"""Version of the fields of a result with verdicts. Version 1 had no such field: robust, broken, not to be trusted."""
+PUBLIC_MODELS = (
+    "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
+    "tenths, none more"
+)
+"""How public models fall, to read the borders by (`docs/decisions.md` says how they were counted)."""
 
-Word = Literal["robust", "broken", "not to be trusted"]
+UNTRUSTED = "not to be trusted"
+
+
+class Grade(StrEnum):
+    """What the number says of a model."""
+
+    UNTRAINED = "untrained or mislabelled"
+    BROKEN = "broken"
+    WEAK = "weak"
+    PARTLY_ROBUST = "partly robust"
+    ROBUST = "robust as far as tested"
+    NOT_BROKEN_QUICKLY = "not broken by a quick look"
+    NOT_BROKEN_BY_THESE = "not broken by these attacks"
+    """After a list of attacks of the caller's own."""
+
+
+_ASCENDING = (Grade.BROKEN, Grade.WEAK, Grade.PARTLY_ROBUST, Grade.ROBUST)
+_FALLEN = (Grade.UNTRAINED, Grade.BROKEN)
+_FULL = ("standard", "thorough")
+"""Budgets after which a model can be called robust."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Borders:
+    """Where one grade ends and the next begins, as shares of the correctly classified images: a convention.
+
+    Raises `SettingError` if they do not ascend strictly within 0 and 1.
+    """
+
+    broken: float = 0.1
+    """Broken if the upper end of the interval lies under it."""
+    weak: float = 0.5
+    """Weak if the upper end lies under it; partly robust from it on."""
+    robust: float = 0.9
+    """Robust, as far as tested, if the lower end reaches it."""
+
+    def __post_init__(self) -> None:
+        """Refuse borders that leave a grade without a range."""
+        if not 0 < self.broken < self.weak < self.robust < 1:
+            raise SettingError(
+                f"borders {self.broken:g}, {self.weak:g}, {self.robust:g}; expected three shares that ascend strictly "
+                "within 0 and 1, such as 0.1 0.5 0.9"
+            )
+
+    def reached(self, low: float, high: float) -> tuple[Grade, ...]:
+        """The grades that an interval of shares reaches, ascending."""
+        first, last = (sum(end >= border for border in (self.broken, self.weak, self.robust)) for end in (low, high))
+        return _ASCENDING[first : last + 1]
+
+
+CONVENTION = Borders()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """Can the number be trusted?"""
+
+    because: tuple[str, ...] = ()
+    """What the checks that void the number saw; empty if it can be trusted."""
+    flattered_by: tuple[str, ...] = ()
+    """Checks that would void the number of a model that had not fallen."""
+    weakened_by: tuple[str, ...] = ()
+    """Checks by which the number may be too high."""
+    failed: tuple[str, ...] = ()
+    """Checks that could not be made."""
+    checked: bool = True
+    """Checks were made at all."""
+
+    @property
+    def trusted(self) -> bool:
+        """Nothing voids the number."""
+        return not self.because
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words."""
+        if not self.trusted:
+            return f"No: {UNTRUSTED}, because {'; and '.join(self.because)}.{self.unmade}"
+        if not self.checked:
+            return "Not checked: only attacks were run."
+        found = "Yes: no check voids it."
+        if self.flattered_by:
+            found = f"Yes: the model fell, although it was flattered (see {', '.join(self.flattered_by)})."
+        return f"{found}{self.doubts}{self.unmade}"
+
+    @property
+    def doubts(self) -> str:
+        """The checks that weaken, as a sentence that follows another, or nothing."""
+        return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
+
+    @property
+    def unmade(self) -> str:
+        """The checks that failed, likewise."""
+        if not self.failed:
+            return ""
+        return f" {len(self.failed)} check{'s' * (len(self.failed) > 1)} could not be made: {', '.join(self.failed)}."
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """How many of the correctly classified images withstood everything tried."""
+
+    withstood: Estimate | None
+    """Their share among the images that are right without an attack; None if no image is."""
+    robust: Estimate
+    """Robust accuracy: right under every attack, among all images."""
+    clean: Estimate
+    """Right without an attack, among all images."""
+    guessing: float
+    """Accuracy of the best constant answer, and of a uniform guess if that is larger."""
+    eps: float
+    norm: str
+    budget: str
+    """quick, standard, thorough, or own: a list of attacks of the caller's."""
+
+    @property
+    def sentence(self) -> str:
+        """The number in words."""
+        if self.withstood is None:
+            return f"None: of {self.clean.n:,} images no one is right without an attack; {self.setting}."
+        low, high = 100 * self.withstood.low, 100 * self.withstood.high
+        value, n = _percent(self.withstood.value), self.withstood.n
+        return (
+            f"{value} (95 % interval {low:.1f} to {high:.1f}, n = {n:,}) of the images that are right without an "
+            f"attack withstood everything tried, at {self.setting}. Of all images {_shown(self.robust, n=True)} stay "
+            f"right (robust accuracy), {_shown(self.clean)} without an attack."
+        )
+
+    @property
+    def setting(self) -> str:
+        """Under which eps, norm and budget."""
+        tried = "attacks chosen by the caller" if self.budget == "own" else f"budget {self.budget}"
+        return f"eps {format_eps(self.eps)} ({self.norm}, {tried})"
 
 
 @final
@@ -24,56 +180,272 @@ Word = Literal["robust", "broken", "not to be trusted"]
 class Verdict:
     """What to think of a model at one eps."""
 
-    eps: float
-    word: Word
-    robust: Estimate
-    """Robust accuracy: an upper bound on the truth, as far as attacks can tell."""
-    sentence: str
+    trust: Trust
+    number: Number
+    grades: tuple[Grade, ...]
+    """One; several, ascending, if the interval lies across borders; none if the number is not to be trusted."""
+    borders: Borders = CONVENTION
+
+    @property
+    def eps(self) -> float:
+        """The radius that the verdict is about."""
+        return self.number.eps
+
+    @property
+    def word(self) -> str:
+        """The verdict in a few words."""
+        if not self.grades:
+            return UNTRUSTED
+        *first, last = self.grades
+        return f"{', '.join(first)} or {last}" if first else str(last)
+
+    @property
+    def fallen(self) -> bool:
+        """Broken, untrained or mislabelled for sure."""
+        return bool(self.grades) and all(each in _FALLEN for each in self.grades)
+
+    @property
+    def favourable(self) -> bool:
+        """To be trusted, and better than weak, or not surely weak."""
+        return bool(self.grades) and self.grades[-1] not in (*_FALLEN, Grade.WEAK)
+
+    @property
+    def undecided(self) -> bool:
+        """More images would decide between grades."""
+        number = self.number
+        if Grade.UNTRAINED in self.grades:
+            return number.clean.value > number.guessing
+        return len(self.grades) > 1 or (self._by_guessing and number.robust.value > number.guessing)
+
+    @property
+    def colour(self) -> Literal["green", "yellow", "red"]:
+        """Green only for a number to be trusted, from the standard budget on, and partly robust or better for sure."""
+        if not self.grades or self.fallen:
+            return "red"
+        full = self.number.budget in _FULL and self.trust.checked
+        return "green" if full and self.grades[0] in (Grade.PARTLY_ROBUST, Grade.ROBUST) else "yellow"
+
+    @property
+    def number_sentence(self) -> str:
+        """The number in words, and that it is not to be used, where it is not."""
+        return self.number.sentence if self.trust.trusted else f"Not to be used: {self.number.sentence}"
+
+    @property
+    def grade_sentence(self) -> str:
+        """The grade in words, with what it follows from."""
+        if not self.grades:
+            return f"None: a number that is {UNTRUSTED} gets no grade."
+        return f"{_capital(self.word)}: {self._reason}."
+
+    @property
+    def convention(self) -> str:
+        """What to know of the borders."""
+        shares = ", ".join(f"{100 * each:g}" for each in asdict(self.borders).values())
+        whose = "a convention" if self.borders == CONVENTION else "set for this evaluation"
+        return f"Borders between grades: {shares} %, {whose}; {PUBLIC_MODELS}."
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one sentence or two."""
+        number = self.number
+        if not self.grades:
+            return f"This evaluation is {UNTRUSTED}, because {'; and '.join(self.trust.because)}.{self.trust.unmade}"
+        left = ""
+        if number.withstood is not None:
+            left = f"{_shown(number.withstood, n=True)} of the right images withstood everything tried; "
+        return f"{_capital(self.word)} at {number.setting}: {left}{self._reason}.{self.trust.doubts}{self.trust.unmade}"
+
+    @property
+    def _by_guessing(self) -> bool:
+        """Broken, though the share of right images that withstood is not shown to be small."""
+        number = self.number
+        small = number.withstood is not None and number.withstood.high < self.borders.broken
+        return self.grades == (Grade.BROKEN,) and not small
+
+    @property
+    def _reason(self) -> str:
+        number, more = self.number, "; more images would decide" if self.undecided else ""
+        guessing = f"is not shown above guessing, {_percent(number.guessing)}{more}"
+        if number.guessing == 1:
+            guessing = "is not shown above guessing: all images are of one class, take some of every class"
+        if Grade.UNTRAINED in self.grades:
+            return f"accuracy without an attack, {_shown(number.clean, n=True)}, {guessing}"
+        if self._by_guessing:
+            return f"robust accuracy, {_shown(number.robust, n=True)}, {guessing}"
+        grade, *others = self.grades
+        if others:
+            crossed = [each for each in asdict(self.borders).values() if self._crosses(each)]
+            return f"the interval lies across {' and '.join(f'{100 * each:g} %' for each in crossed)}{more}"
+        if grade in (Grade.BROKEN, Grade.WEAK):
+            border = self.borders.broken if grade is Grade.BROKEN else self.borders.weak
+            return f"the interval ends under {100 * border:g} %"
+        if grade is Grade.PARTLY_ROBUST:
+            return f"the interval lies within {100 * self.borders.weak:g} and {100 * self.borders.robust:g} %"
+        if grade is Grade.ROBUST:
+            return f"the interval begins at {100 * self.borders.robust:g} % or more"
+        return "only the standard budget can call a model robust"
+
+    def _crosses(self, border: float) -> bool:
+        found = self.number.withstood
+        shown = border < self.borders.robust or self.grades[-1] is Grade.ROBUST
+        return found is not None and shown and found.low < border <= found.high
 
     def as_json(self) -> dict[str, Any]:
-        """All fields, for a result file."""
+        """The three parts, and what they come to in words, for a result file."""
+        number = self.number
         return {
-            "eps": self.eps,
+            "eps": number.eps,
             "verdict": self.word,
-            "robust_accuracy": self.robust.as_json(),
+            "trust": {
+                "trusted": self.trust.trusted,
+                "because": list(self.trust.because),
+                "flattered_by": list(self.trust.flattered_by),
+                "weakened_by": list(self.trust.weakened_by),
+                "failed": list(self.trust.failed),
+                "checked": self.trust.checked,
+            },
+            "number": {
+                "withstood": None if number.withstood is None else number.withstood.as_json(),
+                "robust_accuracy": number.robust.as_json(),
+                "clean_accuracy": number.clean.as_json(),
+                "guessing": number.guessing,
+                "norm": number.norm,
+                "budget": number.budget,
+            },
+            "grade": {
+                "grades": [str(each) for each in self.grades],
+                "more_images_would_decide": self.undecided,
+                "colour": self.colour,
+                "borders": asdict(self.borders),
+            },
             "sentence": self.sentence,
         }
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Verdict":
+        """What `as_json` wrote; the words are made anew. Raises `RecordError` for anything else."""
+        try:
+            trust, number, grade = found["trust"], found["number"], found["grade"]
+            return cls(
+                trust=Trust(
+                    because=tuple(trust["because"]),
+                    flattered_by=tuple(trust["flattered_by"]),
+                    weakened_by=tuple(trust["weakened_by"]),
+                    failed=tuple(trust["failed"]),
+                    checked=trust["checked"],
+                ),
+                number=Number(
+                    withstood=None if number["withstood"] is None else Estimate(**number["withstood"]),
+                    robust=Estimate(**number["robust_accuracy"]),
+                    clean=Estimate(**number["clean_accuracy"]),
+                    guessing=number["guessing"],
+                    eps=found["eps"],
+                    norm=number["norm"],
+                    budget=number["budget"],
+                ),
+                grades=tuple(Grade(each) for each in grade["grades"]),
+                borders=Borders(**grade["borders"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"a verdict cannot be read ({type(error).__name__}: {error}); expected trust, number and grade as "
+                f"casemate writes them in schema {SCHEMA}: evaluate again"
+            ) from error
 
-def verdict_on(eps: float, clean: Estimate, robust: Estimate, findings: Sequence[Finding], *, classes: int) -> Verdict:
-    """Judge a model that tells so many classes apart by the rules above."""
-    voids = [each for each in findings if each.severity is Severity.VOIDS]
-    wrong = [each for each in voids if not each.flatters]
-    failed = _failed(findings)
-    left = f"{100 * robust.value:.1f} % ({100 * robust.low:.1f} to {100 * robust.high:.1f}, n = {robust.n:,})"
-    if wrong:
-        return Verdict(eps=eps, word="not to be trusted", robust=robust, sentence=_untrusted(wrong) + failed)
-    kept = robust.value / clean.value if clean.value else 0.0
-    if kept < BROKEN or robust.value <= 1 / classes:
-        why = f"{100 * kept:.0f} % of those right without an attack" if kept < BROKEN else "no more than by guessing"
-        return Verdict(
-            eps=eps, word="broken", robust=robust, sentence=f"Broken at eps {eps:g}: {left} stay right, {why}.{failed}"
-        )
-    if voids:
-        return Verdict(eps=eps, word="not to be trusted", robust=robust, sentence=_untrusted(voids) + failed)
-    weak = [each.check for each in findings if each.severity is Severity.WEAKENS and not each.failed]
-    but = f" The number may be too high: see {', '.join(weak)}." if weak else ""
-    return Verdict(
-        eps=eps,
-        word="robust",
-        robust=robust,
-        sentence=f"Robust at eps {eps:g} as far as tested: {left} stay right under every attack tried.{but}{failed}",
+
+def verdict_on(
+    eps: float,
+    *,
+    norm: str,
+    budget: str,
+    correct: np.ndarray,
+    withstood: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    findings: Sequence[Finding],
+    checked: bool = True,
+    borders: Borders = CONVENTION,
+) -> Verdict:
+    """Judge a model by the rules above.
+
+    Args:
+        eps: the radius, in `norm`.
+        norm: linf, l2 or l1.
+        budget: quick, standard, thorough, or own.
+        correct: which images are classified correctly without an attack, booleans `(n,)`.
+        withstood: which are still classified correctly after everything tried, booleans `(n,)`.
+        labels: the true classes `(n,)`.
+        classes: how many the model tells apart.
+        findings: what the checks raised.
+        checked: whether checks were made.
+        borders: between the grades.
+
+    Raises `ShapeError` for no images.
+    """
+    number = Number(
+        withstood=share(withstood[correct]) if correct.any() else None,
+        robust=share(withstood),
+        clean=share(correct),
+        guessing=max(1 / classes, float(np.unique(labels, return_counts=True)[1].max(initial=0)) / max(len(labels), 1)),
+        eps=float(eps),
+        norm=norm,
+        budget=budget,
     )
+    plain = Verdict(trust=Trust(checked=checked), number=number, grades=grade(number, borders), borders=borders)
+    fallen = plain.fallen and not plain.undecided
+    voids = [each for each in findings if each.severity is Severity.VOIDS]
+    decisive = [each for each in voids if not (each.flatters and fallen)]
+    trust = Trust(
+        because=tuple(each.sentence.split(". ")[0] for each in decisive),  # what to do stands with the findings
+        flattered_by=() if decisive else tuple(each.check for each in voids),
+        weakened_by=tuple(each.check for each in findings if each.severity is Severity.WEAKENS and not each.failed),
+        failed=tuple(each.check for each in findings if each.failed),
+        checked=checked,
+    )
+    return replace(plain, trust=trust, grades=plain.grades if trust.trusted else ())
 
 
-def _failed(findings: Sequence[Finding]) -> str:
-    """The checks that could not be made."""
-    names = [each.check for each in findings if each.failed]
-    if not names:
-        return ""
-    return f" {len(names)} check{'s' if len(names) > 1 else ''} could not be made: {', '.join(names)}."
+def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
+    """The grades that a number reaches, ascending, if it can be trusted."""
+    if number.withstood is None or number.clean.low <= number.guessing:
+        return (Grade.UNTRAINED,)
+    if number.robust.low <= number.guessing:
+        return (Grade.BROKEN,)
+    reached = borders.reached(number.withstood.low, number.withstood.high)
+    if number.budget in _FULL:
+        return reached
+    limit = Grade.NOT_BROKEN_QUICKLY if number.budget == "quick" else Grade.NOT_BROKEN_BY_THESE
+    return tuple(dict.fromkeys(each if each in (Grade.BROKEN, Grade.WEAK) else limit for each in reached))
 
 
-def _untrusted(findings: Sequence[Finding]) -> str:
-    seen = "; and ".join(each.sentence.split(". ")[0] for each in findings)  # what to do is told with the findings
-    return f"This evaluation is not to be trusted, because {seen}."
+def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
+    """The verdicts of a stored evaluation, one for each eps, ascending.
+
+    Raises `RecordError` for a result of another schema, which says so, and for one that is none.
+    """
+    version = result.get("schema", 1)
+    if version != SCHEMA:
+        age = "an older" if isinstance(version, int) and version < SCHEMA else "another"
+        meant = " (robust meant that half of the right images held)" if version == 1 else ""
+        raise RecordError(
+            f"{where} was written by {age} casemate: its verdicts are of schema {version}{meant}, this one reads "
+            f"schema {SCHEMA}. Evaluate again"
+        )
+    found = result.get("verdicts")
+    if not isinstance(found, list) or not found:
+        raise RecordError(f"{where} holds no verdicts; expected at least one. Evaluate again")
+    return tuple(Verdict.from_json(each) for each in found)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _shown(estimate: Estimate, *, n: bool = False) -> str:
+    """A share with its interval, and with n if wanted."""
+    interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    return f"{_percent(estimate.value)} ({interval}{f', n = {estimate.n:,}' if n else ''})"
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]

@@ -1,6 +1,6 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from casemate.errors import RecordError
 from casemate.evaluation.budgets import WORDS
 from casemate.evaluation.examples import read_table
 from casemate.evaluation.findings import CHECKS
+from casemate.evaluation.verdict import UNTRUSTED, Verdict, read_verdicts
 from casemate.files import read_json, write_text
+from casemate.norms import format_eps
 from casemate.report import evaluation_figures
 from casemate.report.charts import shown, styled
 from casemate.report.page import environment
@@ -20,8 +22,12 @@ _LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
 
 
 def build_evaluation(folder: Path) -> Path:
-    """Write report.html into a folder with result.json, examples.parquet and adversarial.safetensors; return it."""
+    """Write report.html into a folder with result.json, examples.parquet and adversarial.safetensors; return it.
+
+    Raises `RecordError` for files that cannot be read, or that another version wrote.
+    """
     result = read_json(folder / "result.json", RecordError)
+    verdicts = read_verdicts(result, str(folder / "result.json"))
     table = read_table(folder / "examples.parquet", RecordError)
     try:
         tensors, _ = read_safetensors(folder / "adversarial.safetensors")
@@ -30,7 +36,7 @@ def build_evaluation(folder: Path) -> Path:
     images = {name: tensor.numpy() for name, tensor in tensors.items()}
     with styled():
         figures = [
-            evaluation_figures.accuracy_over_eps(result),
+            evaluation_figures.accuracy_over_eps(result, verdicts[-1]),
             evaluation_figures.accuracy_per_class(result),
             evaluation_figures.pictures(result, table, images),
         ]
@@ -39,9 +45,9 @@ def build_evaluation(folder: Path) -> Path:
         .get_template("evaluation.html.j2")
         .render(
             result=result,
-            verdict=result["verdicts"][-1],
+            verdicts=verdicts,
             about=_about(result),
-            cards=_cards(result),
+            cards=_cards(verdicts),
             attempts=_attempts(result),
             attacks=_attacks(result),
             checks=_checks(result),
@@ -83,14 +89,14 @@ def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _cards(verdicts: Sequence[Verdict]) -> list[tuple[str, str, str]]:
     """The numbers that come first: what, value, interval."""
-    found = [("accuracy without an attack", result["clean_accuracy"])]
-    for each in result["verdicts"]:
-        doubt = " (not to be trusted)" if each["verdict"] == "not to be trusted" else ""
-        found.append((f"robust accuracy, eps {each['eps']:g}{doubt}", each["robust_accuracy"]))
+    found = [("accuracy without an attack", verdicts[-1].number.clean)]
+    for each in verdicts:
+        doubt = "" if each.trust.trusted else f" ({UNTRUSTED})"
+        found.append((f"robust accuracy, eps {format_eps(each.eps)}{doubt}", each.number.robust))
     return [
-        (words, shown(each["value"]), f"95 %: {100 * each['low']:.1f} to {100 * each['high']:.1f}, n = {each['n']:,}")
+        (words, shown(each.value), f"95 %: {100 * each.low:.1f} to {100 * each.high:.1f}, n = {each.n:,}")
         for words, each in found
     ]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from casemate.evaluation.verdict import BROKEN
+from casemate.evaluation.verdict import Verdict
 from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis, shown
 
 _EXAMPLES = 6
@@ -20,8 +20,8 @@ def _settings(result: Mapping[str, Any]) -> str:
     return f"n = {result['images']:,}, {result['norm']}, budget {result['budget']}, seed {result['seed']}"
 
 
-def accuracy_over_eps(result: Mapping[str, Any]) -> Figure:
-    """Robust accuracy against eps with its interval, and what was left after each attack."""
+def accuracy_over_eps(result: Mapping[str, Any], verdict: Verdict) -> Figure:
+    """Robust accuracy against eps with its interval, what was left after each attack, and borders between grades."""
     values = [0.0, *result["eps"]]
     worst = [result["clean_accuracy"], *result["robust_accuracy"]]
     drawing, axes = canvas(1, 1, 7, 4.2)
@@ -53,8 +53,11 @@ def accuracy_over_eps(result: Mapping[str, Any]) -> Figure:
     estimate_line(
         place, values, worst, percent=True, color=COLOURS["ce"], marker="o", label="worst case, 95 % interval"
     )
-    broken = 100 * max(BROKEN * worst[0]["value"], 1 / len(result["classes"]))
-    place.axhline(broken, color="#888888", linestyle=":", linewidth=1, label="broken below this line")
+    clean, borders = verdict.number.clean.value, verdict.borders
+    broken, weak = max(borders.broken * clean, verdict.number.guessing), borders.weak * clean
+    for least, words, style in ((broken, "broken", ":"), (weak, "weak", "--")):
+        if least >= broken:  # among few classes guessing may lie above the border of weak
+            place.axhline(100 * least, color="#888888", linestyle=style, linewidth=1, label=f"{words} below this line")
     place.set_xlabel(f"eps ({result['norm']})")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)
@@ -63,7 +66,8 @@ def accuracy_over_eps(result: Mapping[str, Any]) -> Figure:
         "robust-accuracy",
         title="Robust accuracy against eps",
         caption=f"Images still right under every attack at this and every smaller eps (line, with its 95 % interval), "
-        f"and what each attack left for the next (dashes). {_settings(result)}.",
+        "what each attack left for the next (dashes), and where the grades of the verdict begin (for the estimate; a "
+        f"grade is given by the interval). {_settings(result)}.",
         alt="; ".join(f"eps {eps:g}: {shown(each['value'])}" for eps, each in zip(values, worst, strict=True)) + ".",
         columns=("eps", "what", "accuracy", "low", "high"),
         rows=[(0.0, "without an attack", *(worst[0][name] for name in ("value", "low", "high"))), *rows],

@@ -4,6 +4,8 @@ import base64
 
 import jinja2
 
+from casemate.norms import format_eps
+
 
 def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -20,5 +22,6 @@ def environment(package: str = "casemate.report") -> jinja2.Environment:
     )
     made.filters["svg_uri"] = lambda figure: _data_uri("image/svg+xml", figure.svg)
     made.filters["csv_uri"] = lambda figure: _data_uri("text/csv", figure.csv.encode())
+    made.filters["eps"] = format_eps
     made.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return made

@@ -1,15 +1,17 @@
 """What follows from the numbers of one defence, by stated rules: how it fails, and what to do about it.
 
 Nothing here is decided by name: every sentence is chosen by comparing stored numbers with the thresholds below.
-FGSM, BIM and PGD can show a defence broken, never robust, and the sentences say so.
+`casemate.evaluation.verdict` alone grades how robust a model is; whether a defence helps is a paired test. FGSM, BIM
+and PGD can show a defence broken, never robust, and the sentences say so.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
+from casemate.evaluation.verdict import Grade, Verdict
 from casemate.losses import TITLES
-from casemate_study.results import Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
+from casemate_study.results import Compared, Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
 
 EPS = 0.1
 """Where verdicts are taken: the study's own eps."""
@@ -17,8 +19,6 @@ MASKED = 0.1
 """Share of images without a gradient from which a loss is called unusable."""
 COLLAPSED = 0.2
 """Accuracy that one step leaves above what many leave, from which one step is called misleading."""
-BROKEN = 0.1
-"""Accuracy under all that was tried below which a defence is called broken: what guessing among ten classes gives."""
 COSTLY = 0.02
 """Loss of clean accuracy from which it is mentioned as a price."""
 
@@ -94,14 +94,24 @@ def causes(judged: ModelResults) -> list[str]:
     return [each for each in found if each]
 
 
+Helps = Literal["helps", "no better", "not measured"]
+
+
 @final
 @dataclass(frozen=True)
 class Advice:
-    """The verdict on a defence, in one sentence that can be acted on."""
+    """The verdict on a defence, whether it helps, and both in one sentence that can be acted on."""
 
-    verdict: str
-    """broken, no better, not to be trusted, helps so far, or not measured."""
+    verdict: Verdict | None
+    """None if not enough was measured."""
+    helps: Helps
+    """More images withstand than of the baseline, by the paired test."""
     sentence: str
+
+    @property
+    def word(self) -> str:
+        """The verdict in a few words."""
+        return "not measured" if self.verdict is None else self.verdict.word
 
 
 def _left(judged: ModelResults, estimate: Estimate) -> str:
@@ -131,59 +141,66 @@ def _price(judged: ModelResults, baseline: ModelResults) -> str:
 
 
 def _beyond(whole: Evaluated | None) -> str:
-    """What the whole evaluation says of a defence that helps, or that there was none."""
+    """What the whole evaluation says of a defence that has not fallen, or that there was none."""
     if whole is None:
         return "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
-    if whole.word == "broken":
-        return (
-            f"It is not robust, though: the whole evaluation leaves {interval(whole.robust)}, too few of the images "
-            "that are right without an attack."
-        )
-    return whole.sentence.replace("This evaluation is", "But the whole evaluation is")
+    sentence = whole.verdict.sentence
+    if whole.verdict.trust.trusted:
+        return f"The whole evaluation: {sentence[0].lower()}{sentence[1:]}"
+    return sentence.replace("This evaluation is", "But the whole evaluation is")
 
 
 def advice(judged: ModelResults, baseline: ModelResults) -> Advice:
-    """The verdict on a defence.
+    """The verdict on a defence (`casemate.evaluation.verdict`), and whether it helps.
 
-    Rules, in order: below 10 % under all that was tried, or in the whole evaluation: broken; PGD not run: not measured;
-    not above the baseline by the paired test: no better; else it helps against what was tried, unless the evaluation
-    says that its own number is not to be trusted.
+    The verdict is that of the whole evaluation, or where there is none, or where they alone break the model, that of
+    the study's own attacks. It helps if more images withstand the study's attacks than of the baseline, by the paired
+    test. Without PGD a model that has not fallen is not measured.
     """
-    left, fgsm = judged.worst(EPS), judged.left("fgsm", EPS)
-    unknown = Advice("not measured", f"{judged.title}: not measured yet.")
-    if left is None or fgsm is None:
+    left, fgsm, verdict = judged.worst(EPS), judged.left("fgsm", EPS), judged.verdict(EPS)
+    unknown = Advice(None, "not measured", f"{judged.title}: not measured yet.")
+    if left is None or fgsm is None or verdict is None:
         return unknown
+    against = _paired(judged, baseline)
+    helps: Helps = "not measured" if against is None else "helps" if against.order > 0 else "no better"
     suggested = (
         f", although FGSM alone suggested {percent(fgsm['value'])}" if fgsm["value"] - left["value"] > COLLAPSED else ""
     )
     reasons = causes(judged)
     why = f" ({'; '.join(reasons)})" if reasons else ""
     whole = judged.evaluated(EPS)
-    if whole is not None and whole.robust["value"] < min(BROKEN, left["value"]):
-        return Advice(
-            "broken",
-            f"Do not rely on {judged.title}: the whole evaluation leaves {interval(whole.robust)} at eps {EPS:g}"
-            f"{suggested}{why}.",
-        )
-    if left["value"] < BROKEN:
-        return Advice("broken", f"Do not rely on {judged.title}: {_left(judged, left)} at eps {EPS:g}{suggested}{why}.")
-    mine, theirs = judged.standing(EPS), baseline.standing(EPS)
-    against = None if mine is None or theirs is None else compare_flags(mine, theirs)
-    if judged.strongest(EPS) is None or baseline.strongest(EPS) is None or against is None:
+    if verdict.fallen:
+        if Grade.UNTRAINED in verdict.grades:
+            return Advice(verdict, helps, f"Do not rely on {judged.title}. {verdict.sentence}")
+        found = _left(judged, left)
+        if whole is not None and whole.verdict.fallen and whole.robust["value"] < left["value"]:
+            found = f"the whole evaluation leaves {interval(whole.robust)}"
+        return Advice(verdict, helps, f"Do not rely on {judged.title}: {found} at eps {EPS:g}{suggested}{why}.")
+    if against is None:
         return unknown
     if against.order <= 0:
         return Advice(
-            "no better",
+            verdict,
+            helps,
             f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
             f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
         )
-    doubted = whole is not None and whole.word == "not to be trusted"
-    helps = "seems to help" if doubted else "helps"
+    doubted = whole is not None and not whole.verdict.trust.trusted
     return Advice(
-        "not to be trusted" if doubted else "helps so far",
-        f"{judged.title} {helps} against what was tried: {_left(judged, left)} at eps {EPS:g}, against "
-        f"{percent(against.second)} of {baseline.title}{suggested}{why}.{_price(judged, baseline)} {_beyond(whole)}",
+        verdict,
+        helps,
+        f"{judged.title} {'seems to help' if doubted else 'helps'} against what was tried: {_left(judged, left)} at "
+        f"eps {EPS:g}, against {percent(against.second)} of {baseline.title}{suggested}{why}."
+        f"{_price(judged, baseline)} {_beyond(whole)}",
     )
+
+
+def _paired(judged: ModelResults, baseline: ModelResults) -> Compared | None:
+    """Which of the two has more images that withstand; None where PGD was not run."""
+    mine, theirs = judged.standing(EPS), baseline.standing(EPS)
+    if mine is None or theirs is None or judged.strongest(EPS) is None or baseline.strongest(EPS) is None:
+        return None
+    return compare_flags(mine, theirs)
 
 
 def advise(models: Mapping[str, ModelResults], baseline: str = "E1") -> list[tuple[str, Advice]]:

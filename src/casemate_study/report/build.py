@@ -129,6 +129,7 @@ def build_report(study: Study, artifacts: Mapping[str, Artifact], out: Path) -> 
                 (advice, reference and reference.entry(comparison.short, "models", name, "worst"))
                 for name, advice in advices
             ],
+            convention=next((advice.verdict.convention for _, advice in advices if advice.verdict), ""),
             defences=comparison.defences(models, reference),
             evaluated=comparison.evaluated(models),
             diagnosis=comparison.diagnosis(models),

@@ -68,6 +68,8 @@ class Checked:
 
     def as_json(self) -> dict[str, Any]:
         """The state and the numbers."""
-        facts = {"check": self.check, "title": self.title, "state": self.state}
+        facts: dict[str, Any] = {"check": self.check, "title": self.title, "state": self.state}
         facts |= {"value": self.value, "threshold": self.threshold, "excuse": self.excuse, "not_run": self.not_run}
-        return facts | {"sentence": None if self.finding is None else self.finding.sentence}
+        found = self.finding
+        facts |= {"sentence": None if found is None else found.sentence}
+        return facts | {"flatters": None if found is None else found.flatters}
