@@ -5,6 +5,8 @@ DATASET ?=
 OUT ?= runs/study-$(SCALE)
 ONLY ?=
 MODEL ?=
+# Which tests `make test-all` runs, by their markers (see pyproject.toml).
+TESTS ?= not reference
 # The address of a package index that holds the PyTorch build you want (PyTorch publishes one per CPU and CUDA
 # version). Empty: whatever the default index gives, which on Linux is a CUDA build of several gigabytes.
 TORCH_INDEX ?=
@@ -13,22 +15,26 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test lint bench reference clean help
+.PHONY: study test test-all lint bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|full DATASET= ONLY="E1 E2" OUT=)
 	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY))
 
-test: .venv/.ready-dev  ## run the tests
+test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one small study (4 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
-lint: .venv/.ready-dev  ## check style and types
+test-all: .venv/.ready-dev  ## run all tests: also kills, wheels, whole studies, programs of their own
+	$(BIN)/python -m pytest -m '$(TESTS)'
+
+lint: .venv/.ready-dev  ## check style, types and which module imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache --no-logo
 
 reference: .venv/.ready-dev .venv-peers/.ready  ## compare FGSM and BIM with torchattacks and Foolbox (MODEL=checkpoint)
 	$(if $(MODEL),$(BIN)/python benchmarks/peers/compare.py --model $(MODEL),$(BIN)/python -m pytest -m reference)
@@ -48,7 +54,7 @@ clean:  ## remove the environments and run outputs (the store of results, outsid
 
 .venv/.ready: .venv/.python pyproject.toml constraints.txt
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) --editable .
+	$(PIP) --editable '.[study,fast,tables]'
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import safetensors.numpy
 
 from casemate.attacks import Passes, Status
@@ -20,6 +19,7 @@ from casemate.engine.task import Task
 from casemate.evaluation import CleanResult, Curve, WorstCase, mean, share
 from casemate.evaluation.curves import LastIterates
 from casemate.evaluation.examples import clean_table, curve_table, worst_table
+from casemate.tables import Table, write_table
 from casemate_study.claims import ClaimEvidence
 from casemate_study.experiments.catalogue import choose, models_of, tasks_of
 from casemate_study.experiments.models import StudyModel
@@ -144,7 +144,7 @@ class Shelf:
         self._made = 0
 
     def artifact(
-        self, task: Task, result: Mapping[str, Any], table: pl.DataFrame | None = None, *, seconds: float = 1.0
+        self, task: Task, result: Mapping[str, Any], table: Table | None = None, *, seconds: float = 1.0
     ) -> Artifact:
         """A finished piece of a task."""
         self._made += 1
@@ -152,7 +152,7 @@ class Shelf:
         folder = self.root / key
         folder.mkdir(parents=True)
         if table is not None:
-            table.write_parquet(folder / "examples.parquet")
+            write_table(table, folder / "examples")
         facts = {
             "kind": task.kind,
             "name": task.name,

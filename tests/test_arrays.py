@@ -351,6 +351,7 @@ FUZZ = """
 """
 
 
+@pytest.mark.integration
 def test_no_damage_anywhere_is_more_than_one_error(tmp_path: Path, found: Evaluation) -> None:
     """Bytes are flipped, cut off and written over: sound data of the same shape comes out, or casemate's own error."""
     np.savez(tmp_path / "stored.npz", images=PIXELS, labels=LABELS)

@@ -192,6 +192,7 @@ def test_adversarial_images_are_inside_and_are_what_they_are_said_to_be(
     check_claims(result, task)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:eps :casemate.errors.CasemateWarning")
 @given(seeds, st.sampled_from(NORMS), st.floats(0.0, 20.0))
 @settings(max_examples=20)

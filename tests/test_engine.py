@@ -21,9 +21,9 @@ from casemate.engine.code_version import SourceTree
 from casemate.engine.store import size_of
 from casemate.engine.task import keys, ordered
 from casemate.errors import StoreError
-from casemate.evaluation.examples import read_table
 from casemate.files import write_json
 from casemate.provenance import surroundings
+from casemate.tables import read_table
 from conftest import Listener
 
 FACTS = {"kind": "curve", "name": "A/b", "config": {}, "needs": {}, "code": "0", "result": {"x": 1}, "provenance": {}}
@@ -381,8 +381,9 @@ def test_damaged_files_of_a_piece_are_named(tmp_path: Path) -> None:
     assert artifact is not None
     with pytest.raises(StoreError, match=r"data.bin is damaged: its header is said to take \d+ bytes"):
         artifact.arrays("data.bin")
-    with pytest.raises(StoreError, match=r"cannot read .*data.bin as a table"):
-        read_table(artifact.path("data.bin"), StoreError)
+    artifact.path("data.bin").rename(artifact.folder / "examples.parquet")
+    with pytest.raises(StoreError, match=r"cannot read .*examples.parquet as a table"):
+        read_table(artifact.folder / "examples", StoreError)
 
 
 def test_a_file_in_the_way_of_the_store(tmp_path: Path) -> None:
@@ -458,6 +459,7 @@ HALF_A_PUT = """
 """
 
 
+@pytest.mark.integration
 def test_one_process_at_a_time_computes_a_piece(tmp_path: Path) -> None:
     store = Store(tmp_path)
     _put(store, "k2")
@@ -479,6 +481,7 @@ def test_one_process_at_a_time_computes_a_piece(tmp_path: Path) -> None:
     assert store.find("k2") is None
 
 
+@pytest.mark.integration
 def test_a_kill_during_a_put_leaves_no_half_piece(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with _rival(HALF_A_PUT, tmp_path) as rival:

@@ -17,8 +17,9 @@ from casemate.data import LabelledImages, to_float
 from casemate.errors import CasemateWarning, SettingError, ShapeError
 from casemate.evaluation import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
 from casemate.evaluation.clean import CleanResult, expected_calibration_error
-from casemate.evaluation.examples import attack_table, clean_table, curve_table, write_table
+from casemate.evaluation.examples import attack_table, clean_table, curve_table
 from casemate.models import Classifier
+from casemate.tables import Table, write_table
 from conftest import Listener
 from oracles import PIXELS, SHAPE, classifier, generator, network, small_task
 
@@ -330,21 +331,27 @@ def test_only_the_losses_asked_for_are_looked_at(listener: Listener) -> None:
 # ----------------------------------------------------------------------------------------------------------- tables
 
 
+def written(table: Table, folder: Path) -> pl.DataFrame:
+    """A table as it comes back from the disk."""
+    read = pl.read_parquet(write_table(table, folder / "table"))
+    assert read.columns == list(table)
+    for name, column in table.items():
+        np.testing.assert_array_equal(read[name].to_numpy(), column)
+    return read
+
+
 def test_a_clean_table_comes_back_from_the_disk(tmp_path: Path) -> None:
     table = clean_table(by_hand())
-    assert table.columns == ["index", "label", "prediction", "loss", "confidence", "gap"]
-    path = write_table(table, tmp_path / "folder" / "clean.parquet")
-    assert pl.read_parquet(path).equals(table)
-    assert [entry.name for entry in path.parent.iterdir()] == ["clean.parquet"]
+    assert list(table) == ["index", "label", "prediction", "loss", "confidence", "gap"]
+    written(table, tmp_path)
 
 
 def test_an_attack_table_comes_back_from_the_disk(tmp_path: Path) -> None:
     task = small_task()
     result = BIM(eps=0.05)(task.model, task.images, task.labels)
     table = attack_table(result, task.labels.numpy())
-    assert table.columns == ["index", "label", "prediction", "loss", "norm", "status"]
-    read = pl.read_parquet(write_table(table, tmp_path / "attack.parquet"))
-    assert read.equals(table)
+    assert list(table) == ["index", "label", "prediction", "loss", "norm", "status"]
+    read = written(table, tmp_path)
     assert read["label"].to_list() == task.labels.tolist()
     assert read["prediction"].to_list() == result.prediction.tolist()
     assert read["status"].to_list() == [Status(code).name.lower() for code in result.status.tolist()]
@@ -358,9 +365,8 @@ def test_a_curve_table_has_one_row_per_image_and_value(tmp_path: Path, only_wors
     curve = eps_curve(model, FGSM(eps=0.5), images, [0.0, 0.05, 0.2], only_worst=only_worst)
     table = curve_table(curve, images.labels.numpy())
     more = [] if only_worst else ["right", "prediction", "loss", "norm", "status"]
-    assert table.columns == ["index", "label", "eps", "worst", *more]
-    read = pl.read_parquet(write_table(table, tmp_path / "curve.parquet"))
-    assert read.equals(table)
+    assert list(table) == ["index", "label", "eps", "worst", *more]
+    read = written(table, tmp_path)
     assert read.height == 45 * 3
     at = read.filter((pl.col("index") == 7) & (pl.col("eps") == 0.2))
     assert at.height == 1
@@ -372,12 +378,6 @@ def test_a_curve_table_has_one_row_per_image_and_value(tmp_path: Path, only_wors
         assert at["loss"].item() == pytest.approx(curve.last.loss[7, 2])
         assert at["status"].item() == Status(curve.last.status[7, 2]).name.lower()
         assert set(read["status"]) == {"success", "failed"}
-
-
-def test_an_older_table_is_replaced_whole(tmp_path: Path) -> None:
-    path = write_table(clean_table(by_hand()), tmp_path / "table.parquet")
-    write_table(clean_table(by_hand()).head(2), path)
-    assert pl.read_parquet(path).height == 2
 
 
 def test_a_curve_can_be_made_by_hand() -> None:

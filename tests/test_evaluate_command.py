@@ -132,6 +132,38 @@ def test_the_files_are_there_and_agree(done: Done) -> None:
     assert [each["attack"] for each in done.result["attacks"]] == ["pgd", "square"]
 
 
+@pytest.mark.usefixtures("_few_attacks")
+def test_without_polars_the_table_is_csv_with_the_same_in_it(
+    model: Path, images: Path, done: Done, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(done.folder / "examples.parquet", tmp_path)
+    monkeypatch.setitem(sys.modules, "polars", None)
+    code, _, err = run("evaluate", model, "--data", images, "--eps", *EPS, "--out", tmp_path, "--overwrite", "--json")
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "report.html",
+        "result.json",
+        "examples.csv",
+        "record.json",
+        "adversarial.safetensors",
+    }
+    (with_polars, page), (without, other_page) = (
+        (read_frame(folder), Page((folder / "report.html").read_text())) for folder in (done.folder, tmp_path)
+    )
+    assert with_polars.columns == without.columns
+    for name in with_polars.columns:
+        assert with_polars[name].to_list() == without[name].to_list(), name
+    alternatives, others = ([each.get("alt") for tag, each in of.tags if tag == "img"] for of in (page, other_page))
+    assert alternatives == others
+    assert any(alternatives)
+
+
+def read_frame(folder: Path) -> pl.DataFrame:
+    """The table of examples, as another program reads it."""
+    parquet = folder / "examples.parquet"
+    return pl.read_parquet(parquet) if parquet.exists() else pl.read_csv(folder / "examples.csv")
+
+
 def test_the_numbers_are_those_of_the_library(done: Done) -> None:
     found = evaluate(thirds(), IMAGES, eps=[*EPS], attacks=ATTACKS).as_json()
     for name in ("clean_accuracy", "robust_accuracy", "per_class", "attacks", "passes", "verdict"):

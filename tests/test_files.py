@@ -68,6 +68,7 @@ def test_an_exception_inside_leaves_no_new_file(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
 
 
+@pytest.mark.integration
 def test_a_kill_inside_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_text(tmp_path / "file", "old")
     done = _python(
@@ -85,6 +86,7 @@ def test_a_kill_inside_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
+@pytest.mark.integration
 def test_a_full_disk_is_a_store_error_and_leaves_the_old_file(tmp_path: Path) -> None:
     path = write_text(tmp_path / "file", "old")
     done = _python(

@@ -42,7 +42,7 @@ def small(classes: int = 4, shape: tuple[int, int, int] = (1, 8, 8), seed: int =
         nn.Conv2d(shape[0], 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * shape[1] * shape[2], classes)
     )
     with torch.no_grad():
-        made[-1].weight.mul_(scale)
+        made[-1].weight.mul_(scale)  # pyright: ignore[reportCallIssue]
     return made
 
 
@@ -424,7 +424,7 @@ def test_26_modules_of_other_kinds(network: Any) -> None:
     inner = small()
     if network is torch.nn.utils.parametrizations:
         made: Any = inner
-        network.weight_norm(inner[3])
+        network.weight_norm(inner[3])  # pyright: ignore[reportIndexIssue]
     else:
         made = network(inner)
     assert ATTACK(wrapped(made), IMAGES, LABELS).robust_accuracy == pytest.approx(2 / 12)

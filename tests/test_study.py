@@ -156,6 +156,7 @@ def _killed_study(store: Path, moments: list[float], driver: str, *only: str) ->
     return kills
 
 
+@pytest.mark.integration
 def test_a_killed_study_goes_on_and_ends_in_the_same_results(undisturbed: Path, tmp_path: Path) -> None:
     draw = random.Random(5)
     kills = _killed_study(tmp_path, [draw.uniform(0.5, 1.5), draw.uniform(0.0, 2.0)], DRIVER, "E1", "E4", "E9")
@@ -163,6 +164,7 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_results(undisturbed: Path, 
     _assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.integration
 @pytest.mark.slow
 def test_ten_kills_of_a_smoke_study(tmp_path: Path) -> None:
     """The same at the scale that users run, with ten kills at random moments."""
@@ -177,6 +179,7 @@ def test_ten_kills_of_a_smoke_study(tmp_path: Path) -> None:
     _assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.integration
 def test_a_stopped_study_says_that_it_goes_on(tmp_path: Path) -> None:
     process = casemate(*SMOKE, "--store", tmp_path)
     await_start(process)
@@ -214,6 +217,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return runner(capsys)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("tiny")
 def test_a_finished_study_computes_nothing(undisturbed: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.parent.name != "locks"}
@@ -235,6 +239,7 @@ def test_a_finished_study_computes_nothing(undisturbed: Path, run: Run, monkeypa
     assert after == before
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("tiny")
 def test_a_plan_computes_nothing(undisturbed: Path, tmp_path: Path, run: Run) -> None:
     code, out, _ = run(*SMOKE, "--store", tmp_path / "store", "--out", tmp_path / "out", "--dry-run", "--json")
@@ -325,6 +330,7 @@ def test_the_wording_of_errors_makes_nothing_stale(tmp_path: Path) -> None:
     assert versions(copies) == before
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("tiny")
 def test_comments_in_the_code_make_nothing_stale(undisturbed: Path, edited: Path, run: Run) -> None:
     for path in (
@@ -340,6 +346,7 @@ def test_comments_in_the_code_make_nothing_stale(undisturbed: Path, edited: Path
     assert all(artifact["current"] for artifact in json.loads(out)["artifacts"])
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("tiny")
 def test_another_attack_loss_leaves_the_trained_models(undisturbed: Path, edited: Path, run: Run) -> None:
     losses = edited / "casemate" / "losses.py"

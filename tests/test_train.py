@@ -334,7 +334,7 @@ def test_every_epoch_and_step_has_its_own_dropout(hooked: bool, monkeypatch: pyt
 
     if hooked:  # then the model is trained as it is, else with less work (`quickened`)
         dropout = next(layer for layer in model.modules() if isinstance(layer, nn.Dropout))
-        dropout.register_forward_hook(lambda layer, given, out: note(layer, out))
+        dropout.register_forward_hook(lambda layer, given, out: note(layer, out))  # pyright: ignore[reportArgumentType]
     else:
         own = QuickDropout.forward
 
@@ -424,6 +424,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     assert (tmp_path / "state").stat().st_mtime_ns == written
 
 
+@pytest.mark.integration
 def test_a_training_killed_by_a_signal_resumes_in_another_process(tmp_path: Path) -> None:
     code = """
         import os, signal, sys

@@ -71,7 +71,7 @@ from casemate.models import Classifier
 from casemate.training import TrainConfig, fit
 from user_networks import NETWORKS, UserNetwork, convolutional
 
-pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("unchecked", "undecorated")]
 
 EPS = 0.05
 COUNT = 12
@@ -391,7 +391,7 @@ def _teach(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
     """The user's network is the teacher."""
     shape, classes = model.input_shape, len(model.classes)
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False), default_dtype(torch.float32):
-        student = Classifier(convolutional(shape[0], classes, seed=5), input_shape=shape, classes=model.classes)
+        student = Classifier(convolutional(shape[0], classes, seed=5), input_shape=shape, classes=model.classes)  # pyright: ignore[reportArgumentType]
     recipe = Recipe(objective=Distillation(teacher=model, temperature=2.0))
     return _history(recipe.fit(student, *_few_epochs(pixels, labels)).history)
 

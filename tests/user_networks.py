@@ -105,7 +105,7 @@ def convolutional(channels: int = 1, classes: int = 4, seed: int = 0, scale: flo
         nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, classes)
     )
     with torch.no_grad():
-        network[-1].weight.mul_(scale)
+        network[-1].weight.mul_(scale)  # pyright: ignore[reportCallIssue]
     return network
 
 
@@ -116,8 +116,8 @@ def with_batch_norm() -> nn.Sequential:
     norm = network[1]
     assert isinstance(norm, nn.BatchNorm2d)
     with torch.no_grad():
-        norm.running_mean.copy_(torch.tensor([0.1, -0.1, 0.2, 0.0]))
-        norm.running_var.copy_(torch.tensor([0.5, 1.5, 0.8, 1.1]))
+        norm.running_mean.copy_(torch.tensor([0.1, -0.1, 0.2, 0.0]))  # pyright: ignore[reportOptionalMemberAccess]
+        norm.running_var.copy_(torch.tensor([0.5, 1.5, 0.8, 1.1]))  # pyright: ignore[reportOptionalMemberAccess]
     return network
 
 
@@ -968,7 +968,7 @@ class Residual(nn.Module):
 
 def _hooked() -> nn.Module:
     network = convolutional()
-    network[1].register_forward_hook(lambda module, given, found: found * 2)
+    network[1].register_forward_hook(lambda module, given, found: found * 2)  # pyright: ignore[reportOperatorIssue]
     network[0].register_forward_pre_hook(lambda module, given: (given[0] - 0.5,))
     return network
 
@@ -1016,7 +1016,7 @@ def _spectral_by_hand(old: bool) -> nn.Module:
     made(torch.rand(2, 1, 8, 8))
     weight = made[0].weight  # pyright: ignore[reportIndexIssue]
     with torch.no_grad():
-        plain[0].weight.copy_(weight)
+        plain[0].weight.copy_(weight)  # pyright: ignore[reportCallIssue]
     return plain
 
 
@@ -1036,7 +1036,7 @@ def _parametrised() -> nn.Module:
 def _absolute() -> nn.Module:
     network = convolutional()
     with torch.no_grad():
-        network[0].weight.abs_()
+        network[0].weight.abs_()  # pyright: ignore[reportCallIssue]
     return network
 
 
@@ -1189,7 +1189,7 @@ def harmless() -> Iterator[UserNetwork]:
     yield each("old-spectral-norm", _old_spectral, lambda: _spectral_by_hand(old=True), trains=False)
     yield each("parametrised", _parametrised, _absolute, trains=False)
     yield each("scripted", lambda: torch.jit.script(convolutional()))
-    yield each("traced", lambda: torch.jit.trace(convolutional(), torch.rand(2, 1, 8, 8)))
+    yield each("traced", lambda: torch.jit.trace(convolutional(), torch.rand(2, 1, 8, 8)))  # pyright: ignore[reportArgumentType]
     yield each("data-parallel", lambda: nn.DataParallel(convolutional()))
     yield each("data-parallel-writes", lambda: nn.DataParallel(before(lambda x: x.sub_(0.5))()), before(_centred))
     yield each(

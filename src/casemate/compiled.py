@@ -3,6 +3,8 @@
 What PyTorch does operation by operation passes over memory for each of them; a loop over images that does it all for
 one image stays in the cache. Loops are compiled when they are first needed, for the sizes and types in question; Numba
 keeps what it has compiled on disk. (Their arguments have no annotations, since Numba finds types of its own.)
+Numba comes with the extra `fast`, and this is the one module that imports it. Without it `takes` is always false, and
+the plain operations of PyTorch or NumPy that stand beside every loop do the work, with the same results up to rounding.
 
 Maps and images are `(n, height, width, channels)` for them, or rows of as many numbers, contiguous.
 """
@@ -15,9 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.autograd import forward_ad
+
+try:
+    from numba import njit
+except ImportError:
+    njit = None
+
+AVAILABLE = njit is not None
+"""Whether loops are compiled here."""
 
 Loop = Callable[..., None]
 
@@ -37,6 +46,8 @@ def loop_in_any_order(function: Loop) -> Loop:
 
 
 def _compiled(function: Loop, freedom: set[str]) -> Loop:
+    if njit is None:
+        return function  # which nobody calls, see `takes`
     settings = {"fastmath": freedom, "nogil": True, "error_model": "numpy"}  # what is divided by zero is infinite
     try:
         return njit(cache=True, **settings)(function)
@@ -45,9 +56,14 @@ def _compiled(function: Loop, freedom: set[str]) -> Loop:
 
 
 def takes(values: Tensor, *, to_compare: bool = False) -> bool:
-    """Whether the loops can take it: plain numbers of 32 or 64 bits, in the memory of the processor.
+    """Whether there are compiled loops and they can take it (see `is_plain`)."""
+    return AVAILABLE and is_plain(values, to_compare=to_compare)
 
-    Those that only compare and move numbers can take bfloat16 too.
+
+def is_plain(values: Tensor, *, to_compare: bool = False) -> bool:
+    """Whether NumPy can look at it: plain numbers of 32 or 64 bits, in the memory of the processor.
+
+    Loops that only compare and move numbers can take bfloat16 too.
     """
     functional = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
     transformed = functional or forward_ad._current_level >= 0  # which the loops do not know

@@ -14,6 +14,15 @@ class CasemateError(Exception):
     """Something the user can mend. The command line prints it without a traceback and exits with 2."""
 
 
+class MissingExtraError(CasemateError):
+    """Something that needs a library which comes with an extra that is not installed."""
+
+
+def missing_extra(what: str, extra: str) -> MissingExtraError:
+    """The error that names the extra which `what` needs."""
+    return MissingExtraError(f"{what} needs the extra {extra!r}: pip install 'casemate[{extra}]'")
+
+
 class DataError(CasemateError):
     """Images or labels that cannot be found, read or trusted."""
 

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from casemate._version import __version__
 
-_LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "polars")
+_LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "numba", "polars")
+"""The last two come with extras."""
 
 
 def environment(device: str) -> dict[str, str]:
@@ -46,7 +48,11 @@ def _processor() -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in _LIBRARIES}
+    found: dict[str, str] = {}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def surroundings(device: str, threads: int) -> dict[str, Any]:

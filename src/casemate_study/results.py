@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import numpy as np
-import polars as pl
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
 from casemate.evaluation import Verdict, mcnemar, mean, share
-from casemate.evaluation.examples import read_table
 from casemate.evaluation.verdict import read_verdicts, verdict_on
+from casemate.tables import Table, read_table
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import LOSSES
 
@@ -147,7 +146,7 @@ class ModelResults:
         standing, clean = self.standing(eps), self.artifact("clean")
         if standing is None or clean is None:
             return None
-        correct, labels = right(clean), _table(clean.path("examples.parquet"))["label"].to_numpy()
+        correct, labels = right(clean), _table(clean)["label"]
         n = min(len(standing), len(correct))
         return verdict_on(
             eps,
@@ -174,30 +173,31 @@ class ModelResults:
 
 
 @lru_cache(maxsize=512)
-def _table(path: Path) -> pl.DataFrame:
-    return read_table(path, StoreError)
+def _table(folder: Path) -> Table:
+    return read_table(folder / "examples", StoreError)
 
 
-def _rows(artifact: Artifact, axis: str | None, value: float | None) -> pl.DataFrame:
-    table = _table(artifact.path("examples.parquet"))
+def _rows(artifact: Artifact, axis: str | None, value: float | None) -> Table:
+    table = _table(artifact.folder)
     if axis is None or value is None:
         return table
-    return table.filter((pl.col(axis) - value).abs() < 1e-9)
+    chosen = np.abs(table[axis] - value) < 1e-9
+    return {name: column[chosen] for name, column in table.items()}
 
 
 def right(artifact: Artifact, axis: str | None = None, value: float | None = None) -> np.ndarray:
     """Which images were right: clean, at the last iterate of a curve, or after every attack of a worst case."""
     rows = _rows(artifact, axis, value)
-    if "right" in rows.columns:
-        return rows["right"].to_numpy()
-    if "prediction" in rows.columns:
-        return (rows["prediction"] == rows["label"]).to_numpy()
-    attacks = [name for name in rows.columns if name not in ("index", "label", "eps")]
-    return np.logical_and.reduce([rows[name].to_numpy() for name in attacks])
+    if "right" in rows:
+        return rows["right"]
+    if "prediction" in rows:
+        return rows["prediction"] == rows["label"]
+    attacks = [name for name in rows if name not in ("index", "label", "eps")]
+    return np.logical_and.reduce([rows[name] for name in attacks])
 
 
 def _column(artifact: Artifact, eps: float, name: str) -> np.ndarray:
-    return _rows(artifact, "eps", eps)[name].to_numpy()
+    return _rows(artifact, "eps", eps)[name]
 
 
 Order = Literal[-1, 0, 1]
@@ -244,7 +244,7 @@ def compare_loss(
     """Which has the larger mean cross-entropy, by the bootstrap interval of the paired difference."""
     if first is None or second is None:
         return None
-    one, other = (_rows(artifact, axis, value)["loss"].to_numpy().astype(np.float64) for artifact in (first, second))
+    one, other = (_rows(artifact, axis, value)["loss"].astype(np.float64) for artifact in (first, second))
     n = min(len(one), len(other))
     known = np.isfinite(one[:n]) & np.isfinite(other[:n])
     if not known.any():

@@ -78,7 +78,7 @@ class Attack:
     data_dir: DataDir = None
     seed: Seed = 0
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: nothing is written)")] = None
-    """Write result.json, examples.parquet and adversarial.safetensors here."""
+    """Write result.json, examples.parquet (or .csv) and adversarial.safetensors here."""
     overwrite: Overwrite = False
     dry_run: Flag = False
     """Attack nothing: say what would be attacked, at what cost."""
@@ -120,6 +120,6 @@ class Attack:
                 found = attacking.attack(ready, keep=self.out is not None, observer=observer)
                 show = partial(attacked.show, ready, found)
                 if self.out is not None:
-                    attacking.write(self.out, ready, found, threads)
-                    observer.message(f"Written to {self.out}: result.json, examples.parquet, adversarial.safetensors")
+                    written = attacking.write(self.out, ready, found, threads)
+                    observer.message(f"Written to {self.out}: {', '.join(written)}")
         show(as_json=self.json)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import ModelError, SettingError
 from casemate.evaluation import eps_curve, mean, share
-from casemate.evaluation.examples import attack_table, curve_table, write_table
+from casemate.evaluation.examples import attack_table, curve_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier, load
@@ -27,6 +26,7 @@ from casemate.norms import parse_eps
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.rng import derive
+from casemate.tables import Table, write_table
 
 _BY_CHANCE = "the model answers at random: last counts one answer, worst any wrong one on the way, if by chance"
 _FLATTERED = "one gradient flatters a defence that answers at random; average over several with --draws 10"
@@ -52,7 +52,7 @@ class Found:
 
     points: list[dict[str, Any]] = field(default_factory=list)
     """One entry per eps, ascending."""
-    table: polars.DataFrame = field(default_factory=polars.DataFrame)
+    table: Table = field(default_factory=dict)
     """One row per image and eps."""
     images: dict[str, Tensor] = field(default_factory=dict)
     """Clean and adversarial images, if they are kept."""
@@ -239,19 +239,20 @@ def _reach(ready: Ready, target: int, found: Found, keep: bool, observer: Observ
         )
         found.passes.add(result.passes)
         table = attack_table(result, ready.test.labels.numpy())
-        tables.append(table.with_columns(polars.lit(eps).alias("eps"), polars.lit(target).alias("target")))
+        tables.append({**table, "eps": np.full(len(labels), eps), "target": np.full(len(labels), target)})
         if keep:
             found.images[f"eps-{eps:g}"] = result.adversarial.cpu().contiguous()
-    found.table = polars.concat(tables)
+    found.table = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
 
 
-def write(folder: Path, ready: Ready, found: Found, threads: int) -> None:
-    """Write result.json, examples.parquet and adversarial.safetensors, all or none."""
+def write(folder: Path, ready: Ready, found: Found, threads: int) -> list[str]:
+    """Write result.json, the table of examples and adversarial.safetensors, all or none; return their names."""
     provenance = surroundings(ready.about["device"], threads)
     with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_bytes(temporary / "adversarial.safetensors", safetensors.torch.save(found.images))
-        write_table(found.table, temporary / "examples.parquet")
+        table = write_table(found.table, temporary / "examples")
         write_json(temporary / outputs.RESULT, ready.about | found.as_json() | {"provenance": provenance})
+    return [outputs.RESULT, table.name, "adversarial.safetensors"]
 
 
 def with_hashes(ready: Ready) -> Ready:

@@ -12,7 +12,7 @@ from tyro.conf import arg
 from casemate.cli import console
 from casemate.cli.observers import watching
 from casemate.cli.options import DataDir, DatasetName, Json, at_least_one, load_torch
-from casemate.errors import DataError, StoreError
+from casemate.errors import CasemateError, DataError, StoreError
 
 HELP = """\
 List, fetch and look at the data sets.
@@ -81,8 +81,8 @@ class Fetch:
             from casemate.cli import datasets
 
             found = datasets.find("fashion-mnist", None, observer)
-            fetched = isinstance(found, DataError)
-            if isinstance(found, DataError):
+            fetched = isinstance(found, CasemateError)
+            if isinstance(found, CasemateError):
                 if os.environ.get("CASEMATE_DATA"):
                     raise DataError(f"{found}\nCASEMATE_DATA names this folder; unset it to fetch into the cache")
                 with observer.work("Fetching Fashion-MNIST", 0):

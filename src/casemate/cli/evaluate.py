@@ -36,8 +36,9 @@ class Evaluate:
     - Every attack of the budget runs on the images that those before it left
       right; what no attack fools counts as robust. Then checks look for
       reasons not to believe the number. None of them can be hidden.
-    - Writes report.html, result.json, examples.parquet, and a record of the
-      adversarial examples that others can check with `casemate verify`.
+    - Writes report.html, result.json, examples.parquet (without the extra
+      `tables` examples.csv), and a record of the adversarial examples that
+      others can check with `casemate verify`.
     - Says beforehand what each budget takes at most. An evaluation that is
       stopped leaves nothing. What another one left in OUT is not replaced.
 

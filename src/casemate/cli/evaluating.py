@@ -12,7 +12,7 @@ from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning
 from casemate.evaluation import Evaluation, evaluate, make_record, seconds_at_most, write_record
 from casemate.evaluation.budgets import Budget
-from casemate.evaluation.examples import evaluation_table, write_table
+from casemate.evaluation.examples import evaluation_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.evaluation.verdict import CONVENTION, Borders
 from casemate.files import filling, write_json
@@ -21,6 +21,7 @@ from casemate.norms import Ball, Norm, parse_eps
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.report.evaluation import build_evaluation
+from casemate.tables import write_table
 from casemate.units import doubt_of
 
 
@@ -133,7 +134,7 @@ def run(ready: Ready, observer: Observer) -> Evaluation:
 
 
 def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
-    """Write the record, result.json, examples.parquet and report.html, all or none; return what is in result.json."""
+    """Write record, result.json, table of examples and report.html, all or none; return what is in result.json."""
     record, adversarial_prediction = make_record(
         found, ready.model.model, name=ready.model.name, data=ready.images.name, observer=observer
     )
@@ -147,7 +148,7 @@ def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer:
     result["provenance"] = surroundings(ready.device, threads)
     with observer.work("Writing the report", 0), filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_record(record, temporary)
-        write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples.parquet")
+        write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples")
         write_json(temporary / outputs.RESULT, result)
         build_evaluation(temporary)
     return result

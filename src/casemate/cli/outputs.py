@@ -15,7 +15,7 @@ RESULT = "result.json"
 """Says what an evaluation or an attack was, and what it found."""
 SUMMARY = "summary.json"
 """Says the same of a study."""
-FILES = ("report.html", "record.json", "adversarial.safetensors", "examples.parquet", RESULT)
+FILES = ("report.html", "record.json", "adversarial.safetensors", "examples.parquet", "examples.csv", RESULT)
 """What evaluations and attacks write; in a folder that holds one of them stands a result."""
 Overwrite = Annotated[bool, arg(help="Replace the results of another run in OUT.", help_behavior_hint="")]
 

@@ -97,7 +97,7 @@ class Train:
     overwrite: Flag = False
     """Replace a finished model in OUT, or files that are in the way of those beside it."""
     history: Literal["csv", "parquet"] = "csv"
-    """Format of the history beside the model."""
+    """Format of the history beside the model; parquet needs the extra `tables`."""
     seed: Seed = 0
     data_dir: DataDir = None
     dry_run: Flag = False
@@ -127,7 +127,9 @@ class Train:
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli import trained, training
+            from casemate.tables import check_format
 
+            check_format(self.history)
             ready = training.prepare(
                 asdict(self.recipe),
                 objective,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import polars
+import numpy as np
 
 from casemate import data
 from casemate.cli.changes import read_change
@@ -16,10 +16,10 @@ from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
-from casemate.files import writing
 from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
+from casemate.tables import write_table_as
 from casemate.training import TrainConfig, TrainResult
 from casemate.training.cost import measure_step_cost, relative_step_cost
 
@@ -182,9 +182,8 @@ def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> D
     )
     found = evaluate_clean(trained.model, ready.dataset.test, observer=observer)
     path = ready.out.with_suffix(f".history.{history}")
-    rows = polars.DataFrame(trained.history).select(_COLUMNS)
-    with writing(path) as temporary:
-        rows.write_csv(temporary) if history == "csv" else rows.write_parquet(temporary)
+    rows = {name: np.array([row[name] for row in trained.history]) for name in _COLUMNS}
+    write_table_as(history, rows, path)
     metrics = {
         "test_accuracy": found.accuracy.as_json(),
         "test_loss": found.mean_loss.as_json(),

@@ -10,7 +10,7 @@ from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float
 from casemate.data.own import read_images as read_images
-from casemate.errors import DataError, SettingError
+from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -25,7 +25,7 @@ def load(
 
     "auto" is Fashion-MNIST, or, where that cannot be had, the digits: the result then says so in
     `fallback_for`, and the observer is told. A `data_dir` (or CASEMATE_DATA) that the user named must be good:
-    with it "auto" does not fall back. Raises `DataError` or `SettingError`.
+    with it "auto" does not fall back. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
     """
     if name == "digits":
         return digits.load()
@@ -36,5 +36,9 @@ def load(
     except DataError as error:
         if name != "auto" or fashion_mnist.named_folder(data_dir) is not None:
             raise
+        try:
+            found = digits.load()
+        except MissingExtraError as missing:
+            raise MissingExtraError(f"{error} To run on the digits in its place: {missing}") from error
         observer.message(f"WARNING: falling back to scikit-learn's digits, which decide nothing on the study. {error}")
-        return replace(digits.load(), fallback_for="Fashion-MNIST")
+        return replace(found, fallback_for="Fashion-MNIST")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from casemate.data.dataset import Dataset, LabelledImages, split
+from casemate.errors import missing_extra
 
 _SIDE = 28
 _TEST = 450
@@ -16,8 +17,14 @@ _SPLIT_SEED = 8
 
 
 def load() -> Dataset:
-    """Return the digits: 1,347 training and 450 test images, uint8, 1 x 28 x 28."""
-    from sklearn.datasets import load_digits  # slow to import, and needed only here
+    """Return the digits: 1,347 training and 450 test images, uint8, 1 x 28 x 28.
+
+    Raises `MissingExtraError` if scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits  # slow to import, and needed only here
+    except ImportError as error:
+        raise missing_extra("the data set digits", "study") from error
 
     bunch = load_digits()
     small = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) * (255 / 16)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,52 +1,45 @@
-"""Per-example results as a table: one row per image, attack and value; written as Parquet."""
+"""Per-example results as a table: one row per image, attack and value (see `casemate.tables`)."""
 
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from casemate.attacks import AttackResult, Status
-from casemate.errors import CasemateError
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import CleanResult
 from casemate.evaluation.curves import Curve
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.worst import WorstCase
-from casemate.files import writing
+from casemate.tables import Table
 
-_STATUS_NAMES = np.array([status.name.lower() for status in Status])
+_STATUS_NAMES = np.array([status.name.lower() for status in Status], dtype=object)
 
 
-def clean_table(result: CleanResult) -> pl.DataFrame:
+def clean_table(result: CleanResult) -> Table:
     """Columns: index, label, prediction, loss, confidence, gap."""
-    return pl.DataFrame(
-        {
-            "index": np.arange(len(result.labels)),
-            "label": result.labels,
-            "prediction": result.prediction,
-            "loss": result.loss,
-            "confidence": result.confidence,
-            "gap": result.gap,
-        }
-    )
+    return {
+        "index": np.arange(len(result.labels)),
+        "label": result.labels,
+        "prediction": result.prediction,
+        "loss": result.loss,
+        "confidence": result.confidence,
+        "gap": result.gap,
+    }
 
 
-def attack_table(result: AttackResult, labels: np.ndarray) -> pl.DataFrame:
+def attack_table(result: AttackResult, labels: np.ndarray) -> Table:
     """Columns: index, label, prediction, loss, norm, status (by name)."""
-    return pl.DataFrame(
-        {
-            "index": np.arange(len(labels)),
-            "label": labels,
-            "prediction": result.prediction.cpu().numpy(),
-            "loss": result.loss.cpu().numpy(),
-            "norm": result.norm.cpu().numpy(),
-            "status": _STATUS_NAMES[result.status.cpu().numpy()],
-        }
-    )
+    return {
+        "index": np.arange(len(labels)),
+        "label": labels,
+        "prediction": result.prediction.cpu().numpy(),
+        "loss": result.loss.cpu().numpy(),
+        "norm": result.norm.cpu().numpy(),
+        "status": _STATUS_NAMES[result.status.cpu().numpy()],
+    }
 
 
-def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
+def curve_table(curve: Curve, labels: np.ndarray) -> Table:
     """Columns: index, label, the axis (eps or steps), worst; of a complete sweep also those of `LastIterates`."""
     count, width = curve.worst.shape
     columns = {
@@ -58,10 +51,10 @@ def curve_table(curve: Curve, labels: np.ndarray) -> pl.DataFrame:
     if curve.last is not None:
         columns |= {field.name: getattr(curve.last, field.name).ravel() for field in fields(curve.last)}
         columns["status"] = _STATUS_NAMES[columns["status"]]
-    return pl.DataFrame(columns)
+    return columns
 
 
-def worst_table(found: WorstCase, labels: np.ndarray) -> pl.DataFrame:
+def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
     """Columns: index, label, eps, and for every attack whether it was withstood."""
     count, width = found.every.shape
     columns = {
@@ -69,44 +62,26 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> pl.DataFrame:
         "label": np.repeat(labels, width),
         "eps": np.tile(np.array(found.values, dtype=np.float64), count),
     }
-    return pl.DataFrame(columns | {name: hits.ravel() for name, hits in found.each.items()})
+    return columns | {name: hits.ravel() for name, hits in found.each.items()}
 
 
-def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> pl.DataFrame:
+def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> Table:
     """One row per image; `adversarial_prediction` is the class of its adversarial image, int64 `(n,)`.
 
     Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled it first),
-    fooled_at (the smallest eps at which one did) and distance, all three null if none did; of an image that is
+    fooled_at (the smallest eps at which one did) and distance, all three missing if none did; of an image that is
     misclassified without an attack, fooled_at and distance are 0.
     """
     cascade = found.cascade
     names = [*cascade.attacks, None, None]  # of MISCLASSIFIED and ROBUST, which are -2 and -1
     first = np.where(cascade.first_success == MISCLASSIFIED, 0, 1 + np.argmin(cascade.robust, axis=1))
     lost = cascade.first_success != ROBUST
-    table = pl.DataFrame(
-        {
-            "index": np.arange(len(lost)),
-            "label": found.clean.labels,
-            "prediction": found.clean.prediction,
-            "adversarial_prediction": adversarial_prediction,
-            "first_success": pl.Series([names[place] for place in cascade.first_success], dtype=pl.String),
-            "fooled_at": np.where(lost, np.array([0.0, *found.values])[first], np.nan),
-            "distance": np.where(lost, cascade.distance, np.nan),
-        }
-    )
-    return table.with_columns(pl.col("fooled_at", "distance").fill_nan(None))
-
-
-def read_table(path: Path, error: type[CasemateError]) -> pl.DataFrame:
-    """Read Parquet, raising `error` (a class of the tree in `errors`) when it is missing or damaged."""
-    try:
-        return pl.read_parquet(path)
-    except (OSError, MemoryError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
-        raise error(f"cannot read {path} as a table: {cause}") from cause
-
-
-def write_table(table: pl.DataFrame, path: Path) -> Path:
-    """Write Parquet, whole or not at all."""
-    with writing(path) as temporary:
-        table.write_parquet(temporary)
-    return path
+    return {
+        "index": np.arange(len(lost)),
+        "label": found.clean.labels,
+        "prediction": found.clean.prediction,
+        "adversarial_prediction": adversarial_prediction,
+        "first_success": np.array([names[place] for place in cascade.first_success], dtype=object),
+        "fooled_at": np.ma.masked_array(np.array([0.0, *found.values])[first], ~lost),
+        "distance": np.ma.masked_array(cascade.distance, ~lost | np.isnan(cascade.distance)),
+    }

@@ -9,7 +9,6 @@ from casemate._version import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import WORDS
-from casemate.evaluation.examples import read_table
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.verdict import UNTRUSTED, Verdict, read_verdicts
 from casemate.files import read_json, write_text
@@ -17,18 +16,19 @@ from casemate.norms import format_eps
 from casemate.report import evaluation_figures
 from casemate.report.charts import shown, styled
 from casemate.report.page import environment
+from casemate.tables import read_table
 
 _LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
 
 
 def build_evaluation(folder: Path) -> Path:
-    """Write report.html into a folder with result.json, examples.parquet and adversarial.safetensors; return it.
+    """Write report.html into a folder with result.json, a table of examples and adversarial.safetensors; return it.
 
     Raises `RecordError` for files that cannot be read, or that another version wrote.
     """
     result = read_json(folder / "result.json", RecordError)
     verdicts = read_verdicts(result, str(folder / "result.json"))
-    table = read_table(folder / "examples.parquet", RecordError)
+    table = read_table(folder / "examples", RecordError)
     try:
         tensors, _ = read_safetensors(folder / "adversarial.safetensors")
     except UnsoundError as error:

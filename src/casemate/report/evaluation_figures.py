@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from casemate.evaluation.verdict import Verdict
 from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis, shown
+from casemate.tables import Table, is_missing
 
 _EXAMPLES = 6
 """Adversarial examples that are shown."""
@@ -119,12 +119,15 @@ def accuracy_per_class(result: Mapping[str, Any]) -> Figure:
     )
 
 
-def pictures(result: Mapping[str, Any], table: pl.DataFrame, images: Mapping[str, np.ndarray]) -> Figure | None:
+def pictures(result: Mapping[str, Any], table: Table, images: Mapping[str, np.ndarray]) -> Figure | None:
     """Some images, what was done to them, and what the model then takes them for; None if nothing was fooled."""
-    fooled = table.filter(pl.col("first_success").is_not_null() & (pl.col("adversarial_prediction") != pl.col("label")))
-    chosen = fooled.unique("label", keep="first", maintain_order=True).head(_EXAMPLES).to_dicts()
-    if not chosen:
+    fooled = np.flatnonzero(~is_missing(table["first_success"]) & (table["adversarial_prediction"] != table["label"]))
+    _, first = np.unique(table["label"][fooled], return_index=True)
+    places = fooled[np.sort(first)][:_EXAMPLES]
+    if not len(places):
         return None
+    columns = {name: column[places].tolist() for name, column in table.items()}
+    chosen = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     names = result["classes"]
     drawing, axes = canvas(3, len(chosen), 1.75 * len(chosen), 6.3)
     for column, row in zip(axes.T, chosen, strict=True):

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars
-
 from casemate.engine.store import Artifact
 from casemate.engine.task import Context
 from casemate.evaluation.evaluation import evaluate
-from casemate.evaluation.examples import write_table
+from casemate.tables import write_table
 from casemate_study.tasks.inputs import batch_size, classifier_for, seeded, tested
 
 
@@ -31,5 +29,5 @@ def judge_model(
     )
     columns = {"label": test.labels.numpy(), "first_success": found.cascade.first_success}
     held = {f"held_{eps:g}": found.cascade.robust[:, column] for column, eps in enumerate(found.values)}
-    write_table(polars.DataFrame(columns | held), folder / "examples.parquet")
+    write_table(columns | held, folder / "examples")
     return found.as_json()

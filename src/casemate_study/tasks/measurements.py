@@ -20,7 +20,8 @@ from casemate.evaluation import (
     worst_case,
     zero_gradients,
 )
-from casemate.evaluation.examples import clean_table, curve_table, worst_table, write_table
+from casemate.evaluation.examples import clean_table, curve_table, worst_table
+from casemate.tables import write_table
 from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, seeded, tested
 
 
@@ -32,7 +33,7 @@ def _estimate(hits: np.ndarray) -> dict[str, float | int]:
 def measure_clean(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients. Writes examples.parquet."""
+    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients. Writes a table of examples."""
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate_clean(model, test, observer=context.observer)
@@ -42,7 +43,7 @@ def measure_clean(
         f"{radius:g}": gradient_alignment(model, few, radius, seed=config["seed"], observer=context.observer)
         for radius in config["radii"]
     }
-    write_table(clean_table(found), folder / "examples.parquet")
+    write_table(clean_table(found), folder / "examples")
     return {
         "classes": list(found.classes),
         "accuracy": found.accuracy.as_json(),
@@ -66,7 +67,7 @@ def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
 def measure_curve(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """One attack over eps or iterations. Writes examples.parquet."""
+    """One attack over eps or iterations. Writes a table of examples."""
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
@@ -80,7 +81,7 @@ def measure_curve(
         batch_size=batch_size(context),
         observer=context.observer,
     )
-    write_table(curve_table(curve, test.labels.numpy()), folder / "examples.parquet")
+    write_table(curve_table(curve, test.labels.numpy()), folder / "examples")
     zero = zero_gradients(model, test, (config["attack"]["loss"],), observer=context.observer)
     return {
         "axis": curve.axis,
@@ -96,7 +97,7 @@ def measure_curve(
 def measure_worst(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """The worst case over several attacks at several eps. Writes examples.parquet."""
+    """The worst case over several attacks at several eps. Writes a table of examples."""
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attacks = {name: attack_of(spec) for name, spec in config["attacks"].items()}
@@ -109,7 +110,7 @@ def measure_worst(
         batch_size=batch_size(context),
         observer=context.observer,
     )
-    write_table(worst_table(found, test.labels.numpy()), folder / "examples.parquet")
+    write_table(worst_table(found, test.labels.numpy()), folder / "examples")
     return {
         "points": [
             {

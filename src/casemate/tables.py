@@ -1,0 +1,160 @@
+"""Tables of results, one row per image: written as Parquet or, where polars is not installed, as CSV.
+
+Both hold the same columns and the same numbers. This is the one module that imports polars (the extra `tables`).
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from casemate.errors import CasemateError, missing_extra
+from casemate.files import writing
+
+Table = Mapping[str, np.ndarray]
+"""Columns by name, `(rows,)` each: numbers, flags or text. A missing number is masked (`numpy.ma`), a missing text is
+None in an array of objects."""
+
+FORMATS = ("parquet", "csv")
+
+
+def is_missing(column: np.ndarray) -> np.ndarray:
+    """Which rows of a column have no value, booleans `(rows,)`."""
+    if column.dtype == object:
+        return np.array([value is None for value in column], dtype=bool)
+    return np.ma.getmaskarray(column)
+
+
+def write_table(table: Table, path: Path) -> Path:
+    """Write a table whole or not at all, as Parquet if polars is installed, else as CSV.
+
+    Args:
+        table: what to write.
+        path: without the suffix.
+
+    Returns:
+        the path with the suffix of the format.
+    """
+    suffix = "csv" if _polars() is None else "parquet"
+    return write_table_as(suffix, table, path.with_name(f"{path.name}.{suffix}"))
+
+
+def write_table_as(suffix: str, table: Table, path: Path) -> Path:
+    """Write a table in one of `FORMATS`, whole or not at all. Raises `MissingExtraError`."""
+    check_format(suffix)
+    with writing(path) as temporary:
+        if suffix == "parquet":
+            _frame(table).write_parquet(temporary)
+        else:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file, lineterminator="\n")
+                rows.writerow(table)
+                rows.writerows(zip(*map(_as_text, table.values()), strict=True))
+    return path
+
+
+def check_format(suffix: str) -> None:
+    """Raise `MissingExtraError` if tables of this format cannot be written here."""
+    if suffix == "parquet" and _polars() is None:
+        raise missing_extra("writing Parquet", "tables")
+
+
+def read_table(path: Path, error: type[CasemateError]) -> Table:
+    """Read what `write_table` wrote.
+
+    Args:
+        path: without the suffix.
+        error: a class of the tree in `errors`, raised when the table is missing or damaged.
+
+    Raises:
+        MissingExtraError: it is Parquet, and polars is not installed.
+    """
+    parquet, text = (path.with_name(f"{path.name}.{suffix}") for suffix in FORMATS)
+    return _read_csv(text, error) if text.exists() and not parquet.exists() else _read_parquet(parquet, error)
+
+
+def _polars() -> Any:
+    """The library; None where it is not installed."""
+    try:
+        import polars
+    except ImportError:
+        return None
+    return polars
+
+
+def _frame(table: Table) -> Any:
+    """The table as a polars data frame."""
+    pl = _polars()
+    columns = {}
+    for name, column in table.items():
+        if column.dtype == object:
+            columns[name] = pl.Series(column.tolist(), dtype=pl.String)
+        elif isinstance(column, np.ma.MaskedArray):
+            known = pl.Series(column.data)
+            none = pl.Series([None] * len(column), dtype=known.dtype)
+            columns[name] = known.zip_with(pl.Series(~is_missing(column)), none)
+        else:
+            columns[name] = column
+    return pl.DataFrame(columns)
+
+
+def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
+    pl = _polars()
+    if pl is None:
+        if path.exists():
+            raise missing_extra(f"reading {path}", "tables")
+        raise error(f"cannot read {path} as a table: neither it nor {path.with_suffix('.csv').name} is there")
+    try:
+        frame = pl.read_parquet(path)
+    except (OSError, MemoryError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
+        raise error(f"cannot read {path} as a table: {cause}") from cause
+    found = {}
+    for series in frame:
+        if series.dtype in (pl.String, pl.Null):
+            found[series.name] = np.array(series.to_list(), dtype=object)
+        elif series.null_count():
+            found[series.name] = np.ma.masked_array(series.fill_null(0).to_numpy(), series.is_null().to_numpy())
+        else:
+            found[series.name] = series.to_numpy()
+    return found
+
+
+def _as_text(column: np.ndarray) -> Sequence[str]:
+    """The values of a column in CSV: numbers exactly, as Python reads them; nothing for what is missing."""
+    missing = is_missing(column)
+    if column.dtype == bool:
+        words = ["true" if value else "false" for value in column]
+    elif np.issubdtype(column.dtype, np.floating):
+        words = ["NaN" if np.isnan(value) else repr(float(value)) for value in np.ma.getdata(column)]
+    else:
+        words = [str(value) for value in np.ma.getdata(column)]
+    return ["" if gone else word for gone, word in zip(missing, words, strict=True)]
+
+
+def _read_csv(path: Path, error: type[CasemateError]) -> Table:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            names, *rows = csv.reader(file, strict=True)
+        ragged = next((number for number, row in enumerate(rows, start=2) if len(row) != len(names)), None)
+        if ragged is not None:
+            raise ValueError(f"line {ragged} does not have {len(names)} columns")
+    except (OSError, MemoryError, ValueError, csv.Error) as cause:
+        raise error(f"cannot read {path} as a table: {cause}") from cause
+    return {name: _from_text([row[place] for row in rows]) for place, name in enumerate(names)}
+
+
+def _from_text(words: Sequence[str]) -> np.ndarray:
+    """A column of CSV as flags, whole numbers, numbers or text, whichever all of its words are."""
+    missing = np.array([word == "" for word in words], dtype=bool)
+    there = [word for word in words if word]
+    if there and set(there) <= {"true", "false"} and not missing.any():
+        return np.array([word == "true" for word in words])
+    for kind in (np.int64, np.float64):
+        try:
+            values = np.array([word or "0" for word in words], dtype=object).astype(kind)
+        except (ValueError, OverflowError):
+            continue
+        return np.ma.masked_array(values, missing) if missing.any() else values
+    return np.array([word or None for word in words], dtype=object)
