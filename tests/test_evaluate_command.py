@@ -334,7 +334,7 @@ def test_what_falls_short_is_the_lower_end_unless_the_estimate_is_to_be_compared
 @pytest.mark.usefixtures("_few_attacks")
 def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
     borders = ("--borders", "0.001", "0.002", "0.003")
-    code, out, err = run("evaluate", model, "--data", images, "--eps", "0.05", "--out", tmp_path, *borders)
+    code, out, err = run("evaluate", model, "--data", images, "--eps", "1/255", "--out", tmp_path, *borders)
     assert code == 0, err
     assert "0.1, 0.2, 0.3 %, set for this evaluation" in " ".join(out.replace("│", " ").split())
     result = json.loads((tmp_path / "result.json").read_text())

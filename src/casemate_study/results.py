@@ -146,7 +146,7 @@ class ModelResults:
         standing, clean = self.standing(eps), self.artifact("clean")
         if standing is None or clean is None:
             return None
-        correct, labels = right(clean), _table(clean)["label"]
+        correct, labels = right(clean), _table(clean.folder)["label"]
         n = min(len(standing), len(correct))
         return verdict_on(
             eps,
