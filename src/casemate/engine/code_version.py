@@ -48,6 +48,7 @@ class _WithoutWords(ast.NodeTransformer):
         return ast.copy_location(ast.Pass(), node) if is_text else self.generic_visit(node)
 
 
+@final
 @dataclass(frozen=True)
 class _Import:
     """One imported name, by absolute module names."""
@@ -59,6 +60,7 @@ class _Import:
     """What it is called where it is imported."""
 
 
+@final
 @dataclass(frozen=True)
 class _File:
     """What one source file holds."""
