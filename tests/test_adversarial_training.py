@@ -23,8 +23,8 @@ from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier, create, load
 from casemate.norms import Norm
 from casemate.progress import NULL_OBSERVER
+from casemate.timing import relative_step_cost
 from casemate.training import CrossEntropy, Objective, TrainConfig, fit
-from casemate.training.cost import relative_step_cost
 from casemate.training.state import Weights, snapshot
 from casemate_study.tasks.defended_training import defend_model
 from conftest import tiny_images, tiny_model

@@ -42,7 +42,7 @@ from casemate.engine import Store, code_version
 from casemate.errors import DataError, ModelError, SettingError
 from casemate.files import write_json
 from casemate.models import ModelMetadata, create, load, save
-from casemate.training.cost import StepCost
+from casemate.timing import StepCost
 from casemate_study.experiments.defended import REGULARIZATION
 from casemate_study.experiments.scales import SCALES
 from conftest import Listener

@@ -8,7 +8,8 @@ from typing import Any
 from casemate.cli.study.selection import Selection
 from casemate.engine import Artifact
 from casemate.progress import Observer
-from casemate.training.cost import StepCost, measure_step_cost
+from casemate.timing import StepCost
+from casemate.training.cost import measure_step_cost
 from casemate_study.run import Study, plan_study, run_study
 
 

@@ -7,7 +7,7 @@ from rich.markup import escape
 from casemate.cli._shared import console
 from casemate.cli.study import summary
 from casemate.cli.study.run import Found
-from casemate.training.cost import StepCost
+from casemate.timing import StepCost
 from casemate_study.run import Study, task_seconds
 
 

@@ -20,8 +20,9 @@ from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.tables import write_table_as
+from casemate.timing import relative_step_cost
 from casemate.training import TrainConfig, TrainResult
-from casemate.training.cost import measure_step_cost, relative_step_cost
+from casemate.training.cost import measure_step_cost
 
 _VALIDATION = 6000
 _COLUMNS = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
