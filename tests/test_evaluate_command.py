@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import PGD, Square
-from casemate.cli import evaluate as options
-from casemate.cli import evaluating
+from casemate.cli.evaluate import request
+from casemate.cli.evaluate import run as evaluating
 from casemate.cli.main import main
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, ModelError, ShapeError
-from casemate.evaluation import Budget, evaluate, evaluation, read_record, verify_record
+from casemate.evaluation import evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.verdict import Grade, read_verdicts
 from casemate.models import Classifier, ModelMetadata, save
@@ -237,13 +237,8 @@ def test_a_plan_evaluates_nothing_and_tells_the_times(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_choices_are_those_of_the_library() -> None:
-    def choices(name: str) -> tuple[object, ...]:
-        return get_args(options.Evaluate.__annotations__[name])
-
-    assert choices("budget") == get_args(Budget)
-    assert choices("norm") == get_args(Norm)
-    assert set(options.EPS) == set(get_args(Norm))
+def test_there_is_an_eps_for_every_norm() -> None:
+    assert set(request.EPS) == set(get_args(Norm))
 
 
 # The page -------------------------------------------------------------------------------------------------------------
@@ -345,7 +340,7 @@ def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Pa
 @pytest.mark.usefixtures("_few_attacks")
 def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path, images: Path, tmp_path: Path) -> None:
     del own
-    command = ("evaluate", "--model-from", "mine:probabilities", "--data", images, "--eps", "0.01", "--out", tmp_path)
+    command = ("evaluate", "mine:probabilities", "--data", images, "--eps", "0.01", "--out", tmp_path)
     assert run(*command)[0] == 0
     code, _, err = run(*command, "--fail-under", "0")
     assert code == 3
@@ -365,7 +360,10 @@ def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path
         (["--eps", "-1"], "eps = -1; expected zero or more"),
         (["--eps", "0"], "all above zero"),
         (["--eps", "nan"], "eps = nan"),
-        (["--model-from", "mine:good"], "give one model"),
+        (
+            ["--model-from", "mine:good"],
+            "--model-from is no longer an option: write the function in the place of MODEL",
+        ),
         (["--dataset", "digits"], "--data and --dataset; give the images once"),
         (["--substitute", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--budget", "huge"], "invalid choice 'huge'"),
@@ -509,9 +507,9 @@ def test_two_functions_of_one_name_share_no_folder(
 ) -> None:
     (own.parent / "other.py").write_text("from mine import good")
     with few_attacks():
-        assert run("evaluate", "--model-from", "mine:good", "--data", images, "--eps", "0.1")[0] == 0
+        assert run("evaluate", "mine:good", "--data", images, "--eps", "0.1")[0] == 0
     monkeypatch.setattr(evaluating, "run", _too_late)
-    code, _, err = run("evaluate", "--model-from", "other:good", "--data", images, "--eps", "0.1")
+    code, _, err = run("evaluate", "other:good", "--data", images, "--eps", "0.1")
     sys.modules.pop("other", None)
     assert code == 2
     assert "(model mine:good, now other:good)" in " ".join(err.split())
@@ -530,11 +528,11 @@ def test_no_empty_folder_is_left(
         monkeypatch.setattr(evaluation, "run_checks", stop)
     name = "breaks" if fault == "refused" else "good"
     with few_attacks():
-        code, _, _ = run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1")
+        code, _, _ = run("evaluate", f"mine:{name}", "--data", images, "--eps", "0.1")
     assert code == (2 if fault == "refused" else 130)
     assert {path.name for path in own.parent.iterdir()} <= {"mine.py", "__pycache__"}
     with few_attacks():
-        run("evaluate", "--model-from", f"mine:{name}", "--data", images, "--eps", "0.1", "--out", "a/b/c")
+        run("evaluate", f"mine:{name}", "--data", images, "--eps", "0.1", "--out", "a/b/c")
     assert not (own.parent / "a").exists()
 
 
@@ -590,7 +588,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("_few_attacks")
 def test_the_user_s_own_model_is_judged(run: Run, own: Path, images: Path, done: Done) -> None:
-    command = ("evaluate", "--model-from", "mine:good", "--data", images, "--eps", *EPS, "--json")
+    command = ("evaluate", "mine:good", "--data", images, "--eps", *EPS, "--json")
     code, out, err = run(*command)
     assert code == 0, err
     found = json.loads(out)
@@ -599,7 +597,7 @@ def test_the_user_s_own_model_is_judged(run: Run, own: Path, images: Path, done:
     assert found["fingerprint"] == done.result["fingerprint"]
     assert (own.parent / "runs" / "evaluate-good" / "report.html").is_file()
     record = own.parent / "runs" / "evaluate-good" / "record.json"
-    assert run("verify", record, "--model-from", "mine:good")[0] == 0
+    assert run("verify", record, "mine:good")[0] == 0
 
 
 @pytest.mark.usefixtures("_few_attacks")
@@ -607,7 +605,7 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (120, 3, 8, 8), generator=random, dtype=torch.uint8)
     np.savez("colour.npz", images=pixels.numpy(), labels=np.arange(120) % 30)
-    command = ("evaluate", "--model-from", "mine:many", "--data", "colour.npz", "--eps", "0.3", "--out", "out")
+    command = ("evaluate", "mine:many", "--data", "colour.npz", "--eps", "0.3", "--out", "out")
     code, out, err = run(*command)
     assert code == 0, err
     assert "the worst 10 of 30: class " in " ".join(out.split())
@@ -619,8 +617,8 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("mine", "expected module:function"),
-        ("mine:good()", "expected module:function"),
+        ("mine", "mine does not exist; expected a .safetensors file written by casemate, or package.module:function"),
+        ("mine:good()", "mine:good() does not exist; expected a .safetensors file"),
         ("nowhere:good", "No module named 'nowhere'"),
         ("mine:absent", "has no attribute 'absent'"),
         ("mine:fails", "ZeroDivisionError: division by zero"),
@@ -634,7 +632,7 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
     ],
 )
 def test_an_own_model_that_cannot_be_had(run: Run, own: Path, images: Path, source: str, words: str) -> None:
-    code, out, err = run("evaluate", "--model-from", source, "--data", images)
+    code, out, err = run("evaluate", source, "--data", images)
     assert code == 2
     assert words in " ".join(err.split())
     assert out == ""
@@ -644,9 +642,9 @@ def test_an_own_model_that_cannot_be_had(run: Run, own: Path, images: Path, sour
 
 def test_a_model_needs_images(run: Run, own: Path, model: Path) -> None:
     del own
-    assert "which images?" in run("evaluate", "--model-from", "mine:good")[2]
+    assert "which images?" in run("evaluate", "mine:good")[2]
     assert "the model was trained on 'tiny'" in run("evaluate", model)[2]
-    assert "give one model" in run("evaluate")[2]
+    assert "Missing from casemate evaluate" in run("evaluate")[2]
 
 
 # The user's own images ------------------------------------------------------------------------------------------------

@@ -911,7 +911,7 @@ class Command:
         np.savez(self.folder / "data.npz", images=pixels.float().numpy(), labels=labels.numpy())
         out = self.folder / "out"
         with switches_restored():
-            given = ["--model-from", f"{module.__name__}:load", "--data", str(self.folder / "data.npz")]
+            given = [f"{module.__name__}:load", "--data", str(self.folder / "data.npz")]
             code = main(["evaluate", *given, "--eps", str(EPS), "--budget", "quick", "--out", str(out)])
         printed = self.capsys.readouterr()
         result = json.loads((out / "result.json").read_text()) if code == 0 else {}

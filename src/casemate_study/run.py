@@ -10,7 +10,7 @@ from casemate import data
 from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
-from casemate.training.cost import StepCost
+from casemate.timing import StepCost
 from casemate_study.experiments.catalogue import choose, tasks_of
 from casemate_study.experiments.scales import scale_by_name
 from casemate_study.experiments.specs import Setup

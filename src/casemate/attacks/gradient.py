@@ -314,3 +314,10 @@ def with_steps(attack: AbstractGradientAttack, steps: int) -> AbstractGradientAt
     if "steps" not in attack.__dataclass_fields__:
         raise SettingError(f"{type(attack).__name__} takes one step; sweep the steps of BIM, PGD or MIFGSM")
     return replace(attack, steps=steps)  # type: ignore[call-arg]
+
+
+def to_last_iterate(attack: AbstractGradientAttack) -> AbstractGradientAttack:
+    """The same attack, run to its end on every example: what counts is the raw last iterate."""
+    if isinstance(attack, EOT):
+        return replace(attack, attack=to_last_iterate(attack.attack))
+    return replace(attack, keep="last")  # type: ignore[call-arg]  # every preset has that field

@@ -1,14 +1,21 @@
-"""`casemate info`: what casemate finds on this machine."""
+"""Show versions, device, folders, data sets, networks, recipes, attacks.
+- Worth attaching to a report of a fault.
+
+Examples:
+  casemate info
+  casemate info --json
+"""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape
 
-from casemate.cli import console
-from casemate.cli.observers import watching
-from casemate.cli.options import Json, Machine
+from casemate.cli._shared import console, parsing
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import Json, Machine
 from casemate.engine import default_store
 from casemate.files import cache_folder
 from casemate.provenance import surroundings
@@ -16,13 +23,7 @@ from casemate.provenance import surroundings
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Show versions, device, folders, data sets, networks, defences, attacks.
-    - Worth attaching to a report of a fault.
-
-    Examples:
-      casemate info
-      casemate info --json
-    """
+    """The options of `casemate info`."""
 
     json: Json = False
 
@@ -33,9 +34,11 @@ class Info:
             import torch
 
             from casemate import models
-            from casemate.attacks import ATTACKS
-            from casemate.cli import changes, datasets, defending
+            from casemate.attacks.registry import attack_types, summary_of
+            from casemate.cli._shared import augmentations
+            from casemate.cli.data import run as datasets
             from casemate.data.named import AUGMENTATIONS
+            from casemate.defenses import RECIPES
             from casemate.losses import TITLES
             from casemate_study.experiments.catalogue import EXPERIMENTS
 
@@ -46,9 +49,9 @@ class Info:
             found = {name: datasets.find(name, None, observer) for name in datasets.TITLES}
             facts["data_sets"] = [datasets.found_as_json(name, each) for name, each in found.items()]
             facts["networks"] = list(models.names())
-            facts["augmentations"] = {name: changes.settings_of(name) for name in AUGMENTATIONS}
-            facts["defenses"] = {name: _first_line(kind) for name, kind in defending.OBJECTIVES.items()}
-            facts["attacks"] = {name: _first_line(kind) for name, kind in ATTACKS.items()}
+            facts["augmentations"] = {name: augmentations.settings_of(name) for name in AUGMENTATIONS}
+            facts["recipes"] = {name: summary_of(kind.objective) for name, kind in RECIPES.items()}
+            facts["attacks"] = {name: summary_of(kind) for name, kind in attack_types().items()}
             facts["losses"] = dict(TITLES)
             facts["experiments"] = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
         if self.json:
@@ -59,11 +62,6 @@ class Info:
         for name, value in facts.items():
             made.add_row(f"[bold]{name.replace('_', ' ')}[/]", escape(_words(value)))
         console.show(made)
-
-
-def _first_line(kind: type) -> str:
-    """What a class says of itself."""
-    return (kind.__doc__ or "").splitlines()[0]
 
 
 def _words(value: Any) -> str:
@@ -81,3 +79,8 @@ def _line(name: str, value: Any) -> str:
         settings = ",".join(f"{setting}={default:g}" for setting, default in value.items())
         return f"{name}:{settings}" if settings else name
     return f"{name}: {value}"
+
+
+def parse(argv: Sequence[str]) -> Info:
+    """The command with the options that `argv` gives."""
+    return parsing.parse(Info, "casemate info", __doc__ or "", argv)

@@ -2,29 +2,24 @@
 
 Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can mend, 3 what was asked to hold does not
 hold (see `evaluate --fail-under` and `verify`), 130 stopped with Ctrl-C.
+
+A command is a folder or a module of this package whose docstring is its help. Its options are in `options`, which is
+only imported once the command is chosen: some are those of the library's own classes and need PyTorch.
 """
 
-import inspect
 import io
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Union, runtime_checkable
-
-import tyro
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, runtime_checkable
 
 from casemate._version import __version__
-from casemate.cli import console, data, store
-from casemate.cli.attack import Attack
-from casemate.cli.evaluate import Evaluate
-from casemate.cli.info import Info
-from casemate.cli.interruption import heard, is_interruption
-from casemate.cli.report import Report
-from casemate.cli.selftest import SelfTest
-from casemate.cli.study import Study
-from casemate.cli.train import Train
-from casemate.cli.verify import Verify
+from casemate.cli._shared import console
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import load_torch
+from casemate.cli._shared.parsing import choose, first_line
+from casemate.cli._shared.sigint import heard, is_interruption
 from casemate.errors import CasemateError
 
 HELP = """\
@@ -38,66 +33,39 @@ Train image classifiers, attack them, and say how far to trust the result.
 Examples:
   casemate study --scale smoke     the whole study in small, a few minutes
   casemate train --epochs 10       train the study's network
-  casemate attack model.safetensors --attack pgd --eps 4/255 8/255
+  casemate attack pgd model.safetensors --eps 4/255 8/255
   casemate evaluate model.safetensors --budget quick
 """
+
+COMMANDS = ("study", "report", "train", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
+_WITH_TORCH = ("train", "attack", "evaluate", "selftest")
+"""Commands whose options are made of classes that need PyTorch, which takes a few seconds to load."""
+_RESUMABLE = ("study", "train")
+"""Commands that take up what they had finished."""
 
 
 @runtime_checkable
 class Command(Protocol):
-    """A parsed command: a dataclass whose docstring is its help and whose fields are its options."""
+    """A parsed command: a dataclass whose fields are its options."""
 
     def run(self) -> None:
         """Do it. Raises `CasemateError` for what the user can mend."""
         ...
 
 
-@dataclass(frozen=True)
-class _InGroup:
-    """Stands in the list of commands for a group, which is parsed on its own."""
-
-    def run(self) -> None: ...
-
-
-_COMMANDS: Mapping[str, type[Command]] = {
-    "study": Study,
-    "report": Report,
-    "train": Train,
-    "attack": Attack,
-    "evaluate": Evaluate,
-    "verify": Verify,
-    "selftest": SelfTest,
-    "info": Info,
-}
-_GROUPS: Mapping[str, tuple[str, Mapping[str, type[Command]]]] = {
-    "data": (data.HELP, data.COMMANDS),
-    "store": (store.HELP, store.COMMANDS),
-}
-_MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
-
-
 def parse(argv: Sequence[str]) -> Command:
-    """Turn arguments into a command. Leaves with 2 on a fault in them, with 0 after showing help."""
-    if argv and argv[0] in _GROUPS:
-        words, commands = _GROUPS[argv[0]]
-        return _choose(f"casemate {argv[0]}", words, commands, {}, argv[1:])
-    return _choose("casemate", HELP, _COMMANDS, {name: words for name, (words, _) in _GROUPS.items()}, argv)
+    """Turn arguments into a command. Leaves with 0 after showing help, with 2 on a fault that tyro finds.
 
-
-def _choose(
-    prog: str, words: str, commands: Mapping[str, type[Command]], groups: Mapping[str, str], argv: Sequence[str]
-) -> Command:
-    """Parse `argv` as one of `commands`; in a list of them each has its first line, in its own help all of it."""
-    chosen = argv[0] if argv else None
-    choices: list[Any] = []
-    for name, command in commands.items():
-        text = inspect.cleandoc(command.__doc__ or "")
-        about = text if name == chosen else text.splitlines()[0]
-        choices.append(Annotated[command, tyro.conf.subcommand(name, description=about)])
-    for name, text in groups.items():
-        choices.append(Annotated[_InGroup, tyro.conf.subcommand(name, description=text.splitlines()[0])])
-    union: Any = Union[tuple(choices)]  # noqa: UP007
-    return tyro.cli(union, prog=prog, description=words, args=argv, config=_MARKERS)
+    Raises `SettingError` for other faults.
+    """
+    about = {name: first_line(import_module(f"casemate.cli.{name}").__doc__) for name in COMMANDS}
+    name = choose("casemate", HELP, about, argv)
+    if name in _WITH_TORCH:
+        with watching() as observer:
+            load_torch(observer)
+    package = import_module(f"casemate.cli.{name}")
+    module = import_module(f"casemate.cli.{name}.options") if hasattr(package, "__path__") else package
+    return module.parse(argv[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,18 +101,19 @@ class _StoppedError(Exception):
 
 def _run(arguments: Sequence[str]) -> None:
     """Run a command, and write out what it printed."""
-    command: Command | None = None
+    began = False
     try:
         try:
             if arguments in (["--version"], ["-V"]):
                 print(f"casemate {__version__}")
             else:
-                command = parse(arguments or ["--help"])
                 with heard(), console.warnings_as_lines():
+                    command = parse(arguments)
+                    began = True
                     command.run()
         finally:
             sys.stdout.flush()
     except BaseException as error:  # before what else it may look like: a model that fails, a reader that is gone
         if is_interruption(error):
-            raise _StoppedError(goes_on=isinstance(command, Study | Train)) from None
+            raise _StoppedError(goes_on=began and arguments[0] in _RESUMABLE) from None
         raise

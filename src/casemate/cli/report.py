@@ -1,5 +1,12 @@
-"""`casemate report`: the report of what the store has finished so far."""
+"""Make the study's report from what is finished so far.
+- Nothing is computed: give the options of the study that the report is of.
 
+Examples:
+  casemate report --scale full           while the study is still running
+  casemate report --only E2 --out fgsm   one experiment
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -7,23 +14,18 @@ from typing import Annotated
 from rich.markup import escape
 from tyro.conf import arg
 
-from casemate.cli import console, outputs
-from casemate.cli.observers import watching
-from casemate.cli.options import Device, Json, Selection, check_folder, resolve
-from casemate.cli.outputs import Overwrite
+from casemate.cli._shared import console, outputs, parsing
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import Device, Json, check_folder, resolve
+from casemate.cli._shared.outputs import Overwrite
+from casemate.cli.study.selection import Selection
 from casemate.errors import SettingError
 from casemate_study.experiments.catalogue import choose
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make the study's report from what is finished so far.
-    - Nothing is computed: give the options of the study that the report is of.
-
-    Examples:
-      casemate report --scale full           while the study is still running
-      casemate report --only E2 --out fgsm   one experiment
-    """
+    """The options of `casemate report`."""
 
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
@@ -38,9 +40,9 @@ class Report:
         out = self.out or self.selection.default_out()
         with watching() as observer:
             device = resolve(self.device, observer)
-            from casemate.cli import studying
+            from casemate.cli.study import run
 
-            study = studying.plan(self.selection, device, observer)
+            study = run.plan(self.selection, device, observer)
             artifacts, total = study.plan.artifacts, len(study.plan.tasks)
             if not artifacts:
                 raise SettingError(
@@ -48,10 +50,15 @@ class Report:
                     "with the same options first"
                 )
             check_folder(out)
-            outputs.check_report(out, studying.identity(study), overwrite=self.overwrite, observer=observer)
-            path = studying.write_report(study, artifacts, out, observer)
+            outputs.check_report(out, run.identity(study), overwrite=self.overwrite, observer=observer)
+            path = run.write_report(study, artifacts, out, observer)
         if self.json:
             console.show_json({"report": str(path), "finished": len(artifacts), "artifacts": total})
         else:
             whole = "all" if len(artifacts) == total else str(len(artifacts))
             console.show(f"Report of {whole} of {total} artifacts: {escape(str(path))}")
+
+
+def parse(argv: Sequence[str]) -> Report:
+    """The command with the options that `argv` gives."""
+    return parsing.parse(Report, "casemate report", __doc__ or "", argv)

@@ -1,42 +1,18 @@
 """Seconds per image of training and attack steps on this machine, measured in about a second, for time estimates."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Callable
 
 import torch
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.models import create
+from casemate.timing import StepCost
 from casemate.training import CrossEntropy, TrainConfig
 
 _SECONDS = 0.5
 _BATCH = 128
 _CLASSES = tuple("0123456789")
-GRADIENT_COST = 0.65
-FORWARD_COST = 0.25
-"""Costs of one image relative to a training step, as measured: an input gradient, a classification."""
-
-
-def relative_step_cost(objective: Mapping[str, Any]) -> float:
-    """Cost of a training step with this objective in plain steps, as measured with `paper-cnn` (teacher: the same)."""
-    if objective["name"] == "adversarial-regularization":
-        return 2.6 + GRADIENT_COST * (objective["settings"].get("iterations", 1) - 1)
-    if objective["name"] == "adversarial-training":
-        return 1 + FORWARD_COST + GRADIENT_COST * objective["settings"].get("steps", 7)
-    return 1.25 if objective["name"] == "distillation" else 1.0
-
-
-@final
-@dataclass(frozen=True)
-class StepCost:
-    """Seconds that one image takes, forward and backward through `paper-cnn`."""
-
-    training: float
-    """In a step of training."""
-    gradient: float
-    """In a step of an attack."""
 
 
 def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCost:

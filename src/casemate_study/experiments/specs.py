@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from casemate.engine.task import Task
-from casemate.training.cost import FORWARD_COST, GRADIENT_COST, relative_step_cost
+from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
 from casemate_study.experiments.scales import Scale
 
 LOSSES = ("ce", "torch-ce", "prob-ce")

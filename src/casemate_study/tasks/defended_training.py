@@ -5,20 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from casemate.data.named import make_augmentation
-from casemate.defenses import AdversarialRegularization, Distillation, Recipe, TemperatureCrossEntropy
-from casemate.defenses.adversarial_training import AdversarialTraining
+from casemate.defenses import Recipe, make_objective
 from casemate.engine.store import Artifact
 from casemate.engine.task import Context
-from casemate.models import Classifier, load
-from casemate.training import CrossEntropy, Objective
+from casemate.models import load
 from casemate_study.tasks.training import dataset_of, network_of, parts_of, settings_of, written
-
-_OBJECTIVES = {
-    "cross-entropy": CrossEntropy,
-    "adversarial-regularization": AdversarialRegularization,
-    "adversarial-training": AdversarialTraining,
-    "at-temperature": TemperatureCrossEntropy,
-}
 
 
 def defend_model(
@@ -29,7 +20,9 @@ def defend_model(
     train, validation = parts_of(config, dataset)
     held = {role: load(artifact.path(f"{config['weights'][role]}.safetensors"))[0] for role, artifact in needs.items()}
     recipe = Recipe(
-        objective=_objective(config["objective"], held.get("teacher"), context.device),
+        objective=make_objective(
+            config["objective"], held["teacher"].to(context.device) if "teacher" in held else None
+        ),
         extra=tuple(make_augmentation(spec) for spec in config["extra"]),
         augment=tuple(make_augmentation(spec) for spec in config["augment"]),
     )
@@ -48,9 +41,3 @@ def defend_model(
         "validation_images": len(validation),
     }
     return written(trained, config, folder) | sizes
-
-
-def _objective(spec: Mapping[str, Any], teacher: Classifier | None, device: str) -> Objective:
-    if teacher is not None:
-        return Distillation(teacher=teacher.to(device), **spec["settings"])
-    return _OBJECTIVES[spec["name"]](**spec["settings"])

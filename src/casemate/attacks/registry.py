@@ -1,0 +1,156 @@
+"""All attacks by name: the public ones of `casemate.attacks`, and those that other packages register.
+
+A new attack is in the command line, in the table of the documentation and in the property tests as soon as it is among
+the names that `casemate.attacks` exports. Another package registers its own under the entry point group
+`casemate.attacks`, in its pyproject.toml:
+
+    [project.entry-points."casemate.attacks"]
+    my-attack = "my_package.my_module:MyAttack"
+
+Wrappers of other attacks (EOT, Restarts, Transfer) are not listed: they are built around an attack in Python.
+"""
+
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from importlib.metadata import entry_points
+from typing import Any, TypeGuard, get_args, get_type_hints
+
+from casemate import attacks
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack
+from casemate.errors import CasemateError, CasemateWarning, SettingError
+from casemate.norms import Norm
+
+GROUP = "casemate.attacks"
+"""The entry point group under which other packages register attacks."""
+
+_CITATION = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)")
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def library_attack_types() -> dict[str, type[AbstractAttack]]:
+    """The attacks that `casemate.attacks` exports, by name in kebab-case (`TargetedAPGD` is "targeted-apgd")."""
+    public = (getattr(attacks, name) for name in dir(attacks) if not name.startswith("_"))
+    return dict(sorted((kebab_case(kind.__name__), kind) for kind in public if is_attack(kind)))
+
+
+def attack_types() -> dict[str, type[AbstractAttack]]:
+    """Every attack by name, sorted: the library's own and those that other packages register.
+
+    An entry point that cannot be loaded, is no attack, or has a name that is taken is left out with a
+    `CasemateWarning`.
+    """
+    found = library_attack_types()
+    for point in entry_points(group=GROUP):
+        try:
+            kind = point.load()
+        except Exception as error:  # whatever a foreign module raises, the other attacks are still there
+            _skip(point, f"it cannot be loaded: {type(error).__name__}: {error}")
+            continue
+        if not is_attack(kind):
+            _skip(point, f"{point.value} is not a concrete dataclass derived from casemate.attacks.AbstractAttack")
+        elif found.get(point.name, kind) is not kind:
+            _skip(point, "there is an attack of that name already")
+        else:
+            found[point.name] = kind
+    return dict(sorted(found.items()))
+
+
+def attack_type(name: str) -> type[AbstractAttack]:
+    """The attack of that name, in any case, with or without hyphens. Raises `SettingError` for an unknown one."""
+    known = attack_types()
+    folded = {_folded(each): kind for each, kind in known.items()}
+    if _folded(name) in folded:
+        return folded[_folded(name)]
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise SettingError(f"unknown attack {name!r}; known: {', '.join(known)}{hint}")
+
+
+def is_attack(kind: object) -> TypeGuard[type[AbstractAttack]]:
+    """Whether an object is a class of attacks that can be built from settings alone."""
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, AbstractAttack)
+        and is_dataclass(kind)
+        and not inspect.isabstract(kind)
+        and not is_wrapper(kind)
+    )
+
+
+def is_wrapper(kind: type[AbstractAttack]) -> bool:
+    """Whether it is built around another attack."""
+    return any(isinstance(hint, type) and issubclass(hint, AbstractAttack) for hint in get_type_hints(kind).values())
+
+
+def kebab_case(name: str) -> str:
+    """`TargetedAPGD` as "targeted-apgd"."""
+    return _WORDS.sub("-", name).replace("_", "-").lower()
+
+
+def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:
+    """The norms that an attack can be built for; empty if it does not measure its perturbation by one."""
+    hints = get_type_hints(kind)
+    if "norm" not in hints:
+        return ()
+    radius: dict[str, Any] = {"eps": 0.1} if "eps" in hints else {}
+
+    def allows(norm: Norm) -> bool:
+        try:
+            kind(**radius, norm=norm)  # type: ignore[call-arg]  # the fields are those that the hints name
+        except CasemateError:
+            return False
+        return True
+
+    return tuple(norm for norm in get_args(Norm) if allows(norm))
+
+
+def paper_of(kind: type[AbstractAttack]) -> str:
+    """The first publication that the docstring of the class, or else that of its module, cites; "" if none."""
+    module = inspect.getmodule(kind)
+    for text in (kind.__doc__, module.__doc__ if module is not None else None):
+        for citation in _CITATION.findall(" ".join((text or "").split())):
+            return citation.split(";")[0].strip(" .")
+    return ""
+
+
+def summary_of(kind: type) -> str:
+    """The first line of a class's docstring, without what it cites."""
+    lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    return re.sub(rf"\s*{_CITATION.pattern}", "", lines[0]) if lines else ""
+
+
+def attack_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
+    """Attacks as a table in Markdown, a row each, for the documentation.
+
+    Columns: name on the command line, class, what it does, norms, what it looks for (any image within eps, or the
+    nearest one), whether it can aim at a class, paper.
+    """
+    head = ("Name", "Class", "Method", "Norms", "Finds", "Targeted", "Paper")
+    rows = [head, ("---",) * len(head)]
+    for name, kind in kinds.items():
+        goal = "nearest image" if issubclass(kind, AbstractMinimumNormAttack) else "image within eps"
+        norms = ", ".join(norms_of(kind))
+        rows.append(
+            (
+                f"`{name}`",
+                f"`{kind.__name__}`",
+                summary_of(kind),
+                norms or "none",
+                goal if norms else "any image",
+                "yes" if kind.targetable else "no",
+                paper_of(kind),
+            )
+        )
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _folded(name: str) -> str:
+    return name.replace("-", "").replace("_", "").lower()
+
+
+def _skip(point: Any, why: str) -> None:
+    warnings.warn(f"the attack {point.name!r} of another package is left out: {why}", CasemateWarning, stacklevel=3)

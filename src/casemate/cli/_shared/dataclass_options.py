@@ -1,0 +1,140 @@
+"""Options made of a dataclass: names, types, defaults and help are those of its fields, written once, there.
+
+Text cannot express every field: callables, tensors, models and other attacks can be set in Python only, and the help
+says which they are (see `python_only`).
+"""
+
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, field, fields, make_dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tyro.conf import arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from casemate.cli._shared.options import MODEL_HELP, number
+from casemate.errors import SettingError
+from casemate.models import Classifier
+
+_TEXT = (bool, int, float, str, Path, type(None))
+"""Types that are written as text."""
+
+
+def options_of(
+    kind: type,
+    *,
+    skip: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    none: str = "none",
+    words: str = "",
+) -> type:
+    """A dataclass of the options of another one, for `tyro`; a model is an option that names it (see `MODEL_HELP`).
+
+    Args:
+        kind: a dataclass with attribute docstrings.
+        skip: fields that are no options.
+        defaults: instead of the fields' own; a None that the field does not take must be replaced by the caller.
+        none: what the help says of such a None.
+        words: what the help says of them all.
+    """
+    given, hints, helps = defaults or {}, get_type_hints(kind), field_help(kind)
+    options: list[tuple[str, Any, Any]] = []
+    for each in fields(kind):
+        if each.name in skip:
+            continue
+        default, about = given.get(each.name, each.default), helps.get(each.name, "")
+        hint = in_text(hints[each.name])
+        if hints[each.name] is Classifier:
+            option: Any = Annotated[str, arg(metavar="MODEL", help=f"{about} {MODEL_HELP}")]
+        elif hint is None:
+            continue
+        else:
+            foreign = default is None and not _takes_none(hint)
+            shown = {None: none if foreign else "none", (): "none"}.get(default) if default in (None, ()) else None
+            behaviour = None if shown is None else f"(default: {shown})"
+            metavar = {int: "N", int | None: "N"}.get(hint)
+            shape = hint | None if foreign else hint
+            if shape in (float, float | None):
+                shape = _number_or_none(shape)
+            option = Annotated[shape, arg(metavar=metavar, help=about, help_behavior_hint=behaviour)]
+        options.append((each.name, option, field() if default is MISSING else field(default=default)))
+    made = make_dataclass(f"{kind.__name__}Options", options, frozen=True, kw_only=True)
+    made.__doc__ = words
+    return made
+
+
+def _takes_none(hint: Any) -> bool:
+    return type(None) in get_args(hint)
+
+
+def settings_of(options: Any) -> dict[str, Any]:
+    """The settings that were chosen, by name."""
+    return {each.name: getattr(options, each.name) for each in fields(options)}
+
+
+def python_only(kind: type) -> list[str]:
+    """The fields of a dataclass that text cannot express."""
+    hints = get_type_hints(kind)
+    names = [each.name for each in fields(kind) if hints[each.name] is not Classifier]
+    return [name for name in names if in_text(hints[name]) is None]
+
+
+def in_text(hint: Any) -> Any:
+    """The part of a type that text can express; None if there is none."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return in_text(get_args(hint)[0])
+    if hint in _TEXT or origin is Literal:
+        return hint
+    if origin in (Union, types.UnionType):
+        parts = [part for part in map(in_text, get_args(hint)) if part is not None]
+        return Union[tuple(parts)] if any(part is not type(None) for part in parts) else None  # noqa: UP007
+    if origin is tuple and get_args(hint)[1:] == (...,) and in_text(get_args(hint)[0]) is not None:
+        return hint
+    return None
+
+
+def field_help(kind: type) -> dict[str, str]:
+    """The attribute docstrings of a class and its bases, by name, each as one paragraph."""
+    found: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        except (OSError, TypeError, SyntaxError):  # without a source, such as `object`
+            continue
+        body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+        for before, after in pairwise(body):
+            match before, after:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    found[name] = " ".join(text.split())
+    return found
+
+
+def _number_or_none(hint: Any) -> Any:
+    """The type of a float that may be written as a fraction, and as `none` where it may be None."""
+    spec = PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="X",
+        instance_from_str=partial(_read_number, optional=hint is not float),
+        is_instance=lambda value: value is None or isinstance(value, float | int),
+        str_from_instance=lambda value: ["none" if value is None else f"{value:g}"],
+    )
+    return Annotated[hint, spec]
+
+
+def _read_number(texts: list[str], *, optional: bool) -> float | None:
+    if optional and texts[0].lower() == "none":
+        return None
+    try:
+        return number("", texts[0])
+    except SettingError as error:
+        raise ValueError(str(error).strip()) from error

@@ -1,0 +1,178 @@
+"""Progress and messages on stderr: a live display on a terminal, elsewhere plain lines.
+
+There is at most one line in ten seconds per piece of work. What is done, how long it took and how long the rest will
+take is kept by rich in both cases; what is reported first is taken for what an earlier run had done, so that the time
+left is known from the second report on.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
+
+from casemate.cli._shared.console import console as make_console
+from casemate.cli._shared.console import duration
+from casemate.progress import Advance, Observer
+
+_FIRST_LINE = 2.0
+"""Seconds after which a piece of work shows itself where there is no terminal."""
+_NEXT_LINE = 10.0
+"""Seconds between its lines."""
+_TIMES_WIDTH = 29
+"""Columns of "100% 12:34:56 left 65:43:21" and the gaps round it."""
+_MARGIN = 3
+"""Columns left free at the right: the ^C that a terminal shows would otherwise begin a new line."""
+_WHOLE_RUN = 1e9
+"""Seconds over which speed is averaged: all."""
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+def _progress(console: Console, *columns: object, live: bool) -> Progress:
+    """Rich's bookkeeping of pieces of work, with or without a display."""
+    return Progress(
+        *columns,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        console=console,
+        transient=True,
+        refresh_per_second=5,
+        speed_estimate_period=_WHOLE_RUN,
+        get_time=lambda: _now(),  # looked up anew, so that tests can set the clock
+        disable=not live,
+    )
+
+
+def _task(progress: Progress, row: TaskID) -> Task:
+    return next(task for task in progress.tasks if task.id == row)
+
+
+class _Plain:
+    """Lines of text, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = _progress(console, live=False)
+
+    def message(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def work(self, title: str, total: float | int) -> Iterator[Advance]:
+        row = self._progress.add_task(title, total=total if total > 0 else None)
+        task = _task(self._progress, row)
+        printed, lines, latest = _now() - _NEXT_LINE + _FIRST_LINE, 0, ""
+
+        def line() -> None:
+            nonlocal printed, lines
+            printed = _now()
+            lines += 1
+            facts = [f"{task.percentage:.0f} %"] if task.total is not None else []
+            if task.time_remaining is not None:
+                facts.append(f"{duration(task.time_remaining)} left")
+            if latest:
+                facts.append(latest)
+            self.message(f"{title}: {', '.join(facts)}" if facts else f"{title} ...")
+
+        def advance(amount: float | int, note: str = "") -> None:
+            nonlocal latest
+            latest = note or latest
+            self._progress.update(row, advance=amount)
+            if _now() - printed >= _NEXT_LINE and task.completed < total:
+                line()
+
+        waiting = threading.Timer(_FIRST_LINE, lambda: None if lines else line())
+        waiting.daemon = True
+        waiting.start()
+        start = _now()
+        try:
+            yield advance
+            if lines and total > 0:
+                self.message(f"{title}: done in {duration(_now() - start)}")
+        finally:
+            waiting.cancel()
+            self._progress.remove_task(row)
+
+
+class _Live:
+    """A live display: one row per level of nesting."""
+
+    def __init__(self, console: Console) -> None:
+        room = console.width - _TIMES_WIDTH - 2 - _MARGIN
+        bar = min(20, max(5, room // 8))
+        width = max(10, min(60, room - bar))
+        heading = Column(no_wrap=True, overflow="ellipsis", width=width)
+        self._progress = _progress(
+            console,
+            TextColumn("{task.description}", markup=False, table_column=heading),
+            BarColumn(bar_width=bar),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", style="progress.remaining"),
+            TimeRemainingColumn(),
+            live=True,
+        )
+        self._depth = 0
+        self._rows: list[TaskID] = []
+
+    def close(self) -> None:
+        """End the display."""
+        self._progress.stop()
+
+    def message(self, message: str) -> None:
+        style = "yellow" if message.startswith("WARNING") else ""
+        self._progress.console.print(Text(message, style=style))
+
+    @contextmanager
+    def work(self, title: str, total: float | int) -> Iterator[Advance]:
+        level, self._depth = self._depth, self._depth + 1
+        self._drop(level)
+        known = total > 0
+        row = self._progress.add_task(title, total=total if known else None, left="left" if known else "")
+        self._rows.append(row)
+        if level == 0:
+            self._progress.start()
+
+        def advance(amount: float | int, note: str = "") -> None:
+            self._progress.update(row, advance=amount, description=f"{title}: {note}" if note else None)
+
+        try:
+            yield advance
+        finally:
+            self._depth = level  # its row stays until the next one takes its place, so that the display does not jump
+            if level == 0:
+                self._progress.stop()
+                self._drop(0)
+
+    def _drop(self, level: int) -> None:
+        """Remove the rows from `level` downward."""
+        while len(self._rows) > level:
+            self._progress.remove_task(self._rows.pop())
+
+
+@contextmanager
+def watching() -> Iterator[Observer]:
+    """The observer that fits where stderr goes."""
+    console = make_console(stderr=True)
+    if sys.stderr.isatty() and not console.is_dumb_terminal:
+        live = _Live(console)
+        try:
+            yield live
+        finally:
+            live.close()
+    else:
+        yield _Plain(console)

@@ -1,0 +1,133 @@
+"""Options that several commands share, each with one meaning and one help text, and the checks that come first."""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from casemate.errors import SettingError, StoreError
+from casemate.progress import Observer
+
+Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
+TestSet = Annotated[
+    str | None,
+    arg(
+        metavar="NAME",
+        help="The test images of this data set, one of `casemate data list`.",
+        help_behavior_hint="(default: the one the model was trained on)",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="The only folder to look for Fashion-MNIST in.",
+        help_behavior_hint="(default: $CASEMATE_DATA, else the usual places)",
+    ),
+]
+DataFile = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="Your own images instead: a .npz or .safetensors file with images, (n, channels, height, width), bytes or "
+        "numbers within [0, 1], and labels.",
+        help_behavior_hint="(default: a data set)",
+    ),
+]
+MODEL_HELP = (
+    "A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, your own "
+    "function without arguments that returns a casemate.Classifier. Only this second form runs code: the module is "
+    "looked for in the current folder and among the installed ones."
+)
+ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
+MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}
+"""What to write instead of the option that is gone."""
+StoreFolder = Annotated[
+    Path | None,
+    arg(
+        metavar="FOLDER",
+        help="Where finished artifacts are kept.",
+        help_behavior_hint="(default: $CASEMATE_STORE, else in the user's cache)",
+    ),
+]
+Json = Annotated[
+    bool, FlagCreatePairsOff, arg(help="Print one JSON document instead of tables.", help_behavior_hint="")
+]
+Seed = Annotated[int, arg(metavar="N", help="Of all random draws.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Where to compute; auto: a GPU if there is one.")]
+Threads = Annotated[
+    int | None,
+    arg(metavar="N", help="Processor threads.", help_behavior_hint="(default: PyTorch's choice)"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and with how much to compute."""
+
+    device: Device = "auto"
+    threads: Threads = None
+
+    def set_up(self, observer: Observer) -> tuple[str, int]:
+        """Load PyTorch; return the device and the number of threads in use. Raises `SettingError`."""
+        if self.threads is not None and self.threads < 1:
+            raise SettingError(f"threads = {self.threads}; expected at least 1")
+        device = resolve(self.device, observer)
+        import torch
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return device, torch.get_num_threads()
+
+
+def load_torch(observer: Observer) -> None:
+    """Import PyTorch, which takes a few seconds, where the user can see what takes them."""
+    with observer.work("Loading PyTorch", 0):
+        import torch  # noqa: F401
+
+
+def resolve(device: str, observer: Observer) -> str:
+    """The device meant. Raises `SettingError` if it is not there."""
+    load_torch(observer)
+    import torch
+
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise SettingError("device cuda, but PyTorch finds no GPU that it can use; take --device cpu or auto")
+    return "cuda" if found and device != "cpu" else "cpu"
+
+
+def check_folder(path: Path) -> None:
+    """Make sure, before anything is computed, that files can be written into `path`, which is not made yet.
+
+    Raises `StoreError`.
+    """
+    try:
+        place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+        if not place.is_dir():
+            raise StoreError(f"{place} is a file, but a folder is expected there: choose another --out")
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise StoreError(f"cannot write into {path}: {error.strerror or error}; choose another --out") from error
+
+
+def at_least_one(name: str, value: int | None) -> None:
+    """Raise `SettingError` if a number that was given is below 1."""
+    if value is not None and value < 1:
+        raise SettingError(f"{name} = {value}; expected at least 1")
+
+
+def number(name: str, text: str) -> float:
+    """Read a number or a fraction such as 8/255. Raises `SettingError` if it is neither, or not finite."""
+    try:
+        value = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingError(f"{name} {text!r} is not a number; write 0.2 or 8/255")
+    return value

@@ -1,0 +1,24 @@
+"""How `casemate data` shows the data sets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+
+from casemate.cli._shared import console
+
+
+def show(rows: Sequence[Mapping[str, Any]], *, explain: bool) -> None:
+    """Print a row per data set; `explain` also why one was not found."""
+    made = console.table("Name", *console.right("Train", "Test", "Classes"), "Images", "Found in")
+    for row in rows:
+        if row["found"] is None:
+            made.add_row(row["name"], "", "", "", "", "[yellow]not found[/]; `casemate data fetch` gets it")
+        else:
+            shape = " x ".join(map(str, row["shape"]))
+            counts = (f"{row['train_images']:,}", f"{row['test_images']:,}", str(len(row["classes"])))
+            made.add_row(row["name"], *counts, shape, escape(row["found"]))
+    console.show(made)
+    for row in rows:
+        if row["found"] is None and explain:
+            console.show(escape(row["why"]))

@@ -1,0 +1,61 @@
+"""The options of `casemate selftest`, and what it does with them."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from casemate.cli import selftest
+from casemate.cli._shared import parsing
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import DataDir, Json, Machine, Seed, at_least_one
+from casemate.evaluation import Budget
+from casemate.selftest import self_test
+
+_DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signature(self_test).parameters.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """Try the evaluation on models known to lie, and on honest ones."""
+
+    only: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
+    """These models; an unknown name is answered with all there are."""
+    budget: Budget = _DEFAULTS["budget"]
+    """How hard to try, as in `casemate evaluate`."""
+    images: Annotated[int, arg(metavar="N")] = 200
+    """Judge on N images, equally many of each class."""
+    dataset: Annotated[str, arg(metavar="NAME")] = "auto"
+    """The images, one of `casemate data list`; auto: Fashion-MNIST, or where it cannot be had scikit-learn's digits."""
+    data_dir: DataDir = None
+    seed: Seed = 0
+    json: Json = False
+    machine: Machine = field(default_factory=Machine)
+
+    def run(self) -> None:
+        """Train, attack, judge, print. Leaves with 1 if a model did not come out as it must."""
+        at_least_one("images", self.images)
+        with watching() as observer:
+            device, _ = self.machine.set_up(observer)
+            from casemate.cli.selftest import run, show
+
+            outcomes = run.run(
+                self.only,
+                budget=self.budget,
+                images=self.images,
+                dataset=self.dataset,
+                data_dir=self.data_dir,
+                device=device,
+                seed=self.seed,
+                observer=observer,
+            )
+        show.show(outcomes, as_json=self.json)
+        if not all(outcome.as_expected for outcome in outcomes):
+            raise SystemExit(1)
+
+
+def parse(argv: Sequence[str]) -> SelfTest:
+    """The command with the options that `argv` gives."""
+    return parsing.parse(SelfTest, "casemate selftest", selftest.__doc__ or "", argv)

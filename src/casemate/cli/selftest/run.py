@@ -1,0 +1,35 @@
+"""What `casemate selftest` does once PyTorch is loaded: tell the time, and run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from casemate import data
+from casemate.cli._shared import console
+from casemate.evaluation.budgets import Budget
+from casemate.progress import Observer
+from casemate.selftest import ModelFactory, Outcome, Sizes, choose, seconds_at_most, self_test
+
+
+def run(
+    only: Sequence[str],
+    *,
+    budget: Budget,
+    images: int,
+    dataset: str,
+    data_dir: Path | None,
+    device: str,
+    seed: int,
+    observer: Observer,
+) -> list[Outcome]:
+    """Run the self-test. Raises `CasemateError`."""
+    cases = choose(only)
+    with observer.work("Reading the images", 0):
+        whole = data.load(dataset, data_dir, observer=observer)
+    factory = ModelFactory(whole, Sizes(test=images), device=device, seed=seed, observer=observer)
+    with observer.work("Measuring the speed", 0):
+        seconds = seconds_at_most(factory, cases, budget)
+    observer.message(
+        f"{len(cases)} models, budget {budget}: at most about {console.duration(seconds)} here; less where attacks "
+        "succeed."
+    )
+    return list(self_test(factory, cases, budget=budget, seed=seed, observer=observer))

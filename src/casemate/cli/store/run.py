@@ -1,0 +1,58 @@
+"""What `casemate store` does: look for finished and unfinished artifacts, and remove what is no longer of use."""
+
+from pathlib import Path
+from typing import Any
+
+from casemate.engine import Artifact, Store, is_current
+from casemate.engine.store import size_of
+from casemate.errors import StoreError
+from casemate_study.tasks.registry import PRODUCERS
+
+
+def look(folder: Path | None) -> dict[str, Any]:
+    """What is in a store, as JSON."""
+    store = Store(folder)
+    unfinished = store.unfinished()
+    return {
+        "store": str(store.root),
+        "artifacts": [_row(artifact) for artifact in store.artifacts()],
+        "unfinished": [str(path) for path in unfinished],
+        "unfinished_bytes": sum(size_of(path) for path in unfinished),
+    }
+
+
+def _row(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON."""
+    made = artifact.facts["provenance"]
+    return {
+        "name": artifact.facts["name"],
+        "kind": artifact.facts["kind"],
+        "key": artifact.key,
+        "bytes": artifact.size,
+        "finished": made.get("finished"),
+        "seconds": made.get("seconds"),
+        "current": is_current(artifact, PRODUCERS),
+        "dataset": artifact.facts["config"].get("dataset"),
+        "folder": str(artifact.folder),
+    }
+
+
+def clean(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
+    """Remove stale artifacts (or `everything`) and what is unfinished, or with `dry_run` only say what; as JSON."""
+    removed: list[dict[str, Any]] = []
+    kept: list[str] = []
+    store = Store(folder)
+    for artifact in store.artifacts():
+        if everything or not is_current(artifact, PRODUCERS):
+            what = {"name": artifact.facts["name"], "path": str(artifact.folder)}
+            try:
+                removed.append(what | {"bytes": artifact.size if dry_run else store.remove(artifact)})
+            except StoreError as error:
+                kept.append(str(error))
+    for path in store.unfinished():
+        what = {"name": "unfinished", "path": str(path)}
+        try:
+            removed.append(what | {"bytes": size_of(path) if dry_run else store.discard(path)})
+        except StoreError as error:
+            kept.append(str(error))
+    return {"removed": removed, "kept": kept, "bytes": sum(each["bytes"] for each in removed), "dry_run": dry_run}

@@ -1,0 +1,49 @@
+"""How `casemate store` shows what is in the store, and what was removed."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.filesize import decimal
+from rich.markup import escape
+
+from casemate.cli._shared import console
+
+
+def show(found: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print a row per artifact, and what is unfinished."""
+    if as_json:
+        console.show_json(found)
+        return
+    rows, unfinished = found["artifacts"], found["unfinished"]
+    made = console.table("Name", "Kind", "Key", *console.right("Size"), "Finished", *console.right("Took"), "State")
+    for row in rows:
+        state = "current" if row["current"] else "[yellow]stale[/]"
+        took = "" if row["seconds"] is None else console.duration(row["seconds"])
+        size = decimal(row["bytes"])
+        made.add_row(escape(row["name"]), row["kind"], row["key"][:8], size, _when(row["finished"]), took, state)
+    stale = sum(not row["current"] for row in rows)
+    whole = decimal(sum(row["bytes"] for row in rows))
+    if rows:
+        console.show(made)
+    console.show(f"{len(rows)} artifacts ({stale} stale), {whole}, in {escape(found['store'])}")
+    if unfinished:
+        words = "unfinished or damaged; a study goes on from what is unfinished, `casemate store clean` removes it"
+        console.show(f"{len(unfinished)} folders, {decimal(found['unfinished_bytes'])}, {words}")
+
+
+def _when(text: str | None) -> str:
+    return "" if text is None else datetime.fromisoformat(text).astimezone().strftime("%d %b %H:%M")
+
+
+def show_cleaned(cleaned: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what was removed, or would be, what was kept and why, and the bytes that this frees."""
+    if as_json:
+        console.show_json(cleaned)
+        return
+    for each in cleaned["removed"]:
+        console.show(f"{escape(each['name'])}  {decimal(each['bytes'])}  {escape(each['path'])}")
+    for why in cleaned["kept"]:
+        console.show(f"[yellow]kept:[/] {escape(why)}")
+    words = "would be freed" if cleaned["dry_run"] else "freed"
+    console.show(f"{len(cleaned['removed'])} folders, {cleaned['bytes']:,} bytes {words}.")

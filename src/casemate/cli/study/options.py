@@ -1,0 +1,62 @@
+"""The options of `casemate study`, and what it does with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from casemate.cli import study
+from casemate.cli._shared import outputs, parsing
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import Flag, Json, Machine, check_folder
+from casemate.cli._shared.outputs import Overwrite
+from casemate.cli.study.selection import Selection
+from casemate.errors import StoreError
+from casemate_study.experiments.catalogue import choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Run the study, or plan it."""
+
+    selection: Selection = field(default_factory=Selection)
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
+    """Where the report goes."""
+    overwrite: Overwrite = False
+    no_report: Flag = False
+    """Compute only; `casemate report` makes the report later."""
+    dry_run: Flag = False
+    """Compute nothing: list the artifacts, what is finished, and the time the rest would take."""
+    json: Json = False
+    machine: Machine = field(default_factory=Machine)
+
+    def run(self) -> None:
+        """Run the study, or plan it."""
+        choose(self.selection.only)
+        out = self.out or self.selection.default_out()
+        if self.dry_run and out.exists() and not out.is_dir():
+            raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")
+        if not self.dry_run and not self.no_report:
+            check_folder(out)
+        with watching() as observer:
+            device, threads = self.machine.set_up(observer)
+            from casemate.cli.study import run, show
+
+            planned = run.plan(self.selection, device, observer)
+            if self.dry_run:
+                display = partial(show.show_plan, planned, run.measure(planned, observer))
+            else:
+                report = None if self.no_report else out
+                if report is not None:
+                    outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
+                found = run.compute(planned, self.selection, threads, report, observer)
+                display = partial(show.show_results, planned, found)
+        display(as_json=self.json)
+
+
+def parse(argv: Sequence[str]) -> Study:
+    """The command with the options that `argv` gives."""
+    return parsing.parse(Study, "casemate study", study.__doc__ or "", argv)

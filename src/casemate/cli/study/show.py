@@ -1,0 +1,73 @@
+"""How `casemate study` shows what is to be done, and what was found."""
+
+from typing import Any
+
+from rich.markup import escape
+
+from casemate.cli._shared import console
+from casemate.cli.study import summary
+from casemate.cli.study.run import Found
+from casemate.timing import StepCost
+from casemate_study.run import Study, task_seconds
+
+
+def _header(study: Study) -> dict[str, Any]:
+    """What was asked for, as JSON."""
+    return {
+        "scale": study.setup.scale.name,
+        "dataset": study.setup.dataset,
+        "fallback_for": study.dataset.fallback_for,
+        "seed": study.setup.seed,
+        "device": study.device,
+        "experiments": [experiment.name for experiment in study.experiments],
+        "store": str(study.store.root),
+    }
+
+
+def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
+    """Print the artifacts: what is finished, and the time the rest would take."""
+    planned, setup = study.plan, study.setup
+    left = sum(task_seconds(task, speed) for task in planned.missing)
+    if as_json:
+        rows = [
+            {
+                "name": task.name,
+                "key": planned.keys[task.name],
+                "finished": task.name in planned.artifacts,
+                "seconds_left": 0.0 if task.name in planned.artifacts else task_seconds(task, speed),
+            }
+            for task in planned.tasks
+        ]
+        console.show_json(_header(study) | {"artifacts": rows, "seconds_left": left})
+        return
+    title = f"The study at {setup.scale.name} scale on {study.dataset.title}, seed {setup.seed}, {study.device}"
+    made = console.table("Artifact", "State", *console.right("Time"), title=title)
+    for task in planned.tasks:
+        artifact = planned.artifacts.get(task.name)
+        if artifact is None:
+            made.add_row(task.name, "to do", f"about {console.duration(task_seconds(task, speed))}")
+        else:
+            made.add_row(task.name, "finished", f"took {console.duration(artifact.facts['provenance']['seconds'])}")
+    time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"
+    console.show(made, f"{len(planned.artifacts)} of {len(planned.tasks)} artifacts are finished; {time}.")
+
+
+def show_results(study: Study, found: Found, *, as_json: bool) -> None:
+    """Print the main results beside the paper's, and where the report is."""
+    rows = summary.rows(found.artifacts)
+    if as_json:
+        done = {
+            "computed": found.computed,
+            "artifacts": {name: artifact.key for name, artifact in found.artifacts.items()},
+        }
+        report = None if found.report is None else str(found.report)
+        results = [row.as_json() for row in rows]
+        console.show_json(_header(study) | done | {"results": results, "report": report})
+        return
+    every = summary.every_model(study, found.artifacts)
+    if every is not None:
+        console.show(every)
+    if rows:
+        console.show(summary.render(rows, comparable=study.dataset.name == "fashion-mnist"), *summary.notes(study))
+    if found.report is not None:
+        console.show(f"Report: {escape(str(found.report))}")

@@ -1,0 +1,11 @@
+"""Check a record of adversarial examples against its model.
+- Believes nothing that the record says: files by their checksums, the
+  distances in float64, every image asked alone; and tells the highest
+  robust accuracy that the examples allow.
+- Exits with 0 if every claim holds, 3 if one does not, 2 if files cannot
+  be read or do not belong together.
+
+Examples:
+  casemate verify runs/evaluate-model/record.json model.safetensors
+  casemate verify record.json mine.nets:load --data mine.npz
+"""

@@ -1,0 +1,54 @@
+"""The options of `casemate verify`, and what it does with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from casemate.cli import verify
+from casemate.cli._shared import parsing
+from casemate.cli._shared.console import Unmet
+from casemate.cli._shared.observers import watching
+from casemate.cli._shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check a record of adversarial examples against its model."""
+
+    record: Annotated[Positional[Path], arg(metavar="RECORD")]
+    """The record.json that `casemate evaluate` wrote, with adversarial.safetensors beside it."""
+    model: ModelName
+    data: DataFile = None
+    data_dir: DataDir = None
+    seed: Seed = 0
+    json: Json = False
+    machine: Machine = field(default_factory=Machine)
+
+    def run(self) -> None:
+        """Check and print. Raises `Unmet` if a claim does not hold."""
+        with watching() as observer:
+            device, _ = self.machine.set_up(observer)
+            from casemate.cli.verify import run, show
+
+            found = run.verify(
+                self.record,
+                self.model,
+                file=self.data,
+                data_dir=self.data_dir,
+                seed=self.seed,
+                device=device,
+                observer=observer,
+            )
+        show.show(found, as_json=self.json)
+        failed = [claim.title for claim in found.claims if claim.holds is False]
+        if failed:
+            raise Unmet(f"{self.record}: {len(failed)} of its claims do not: {'; '.join(failed)}")
+
+
+def parse(argv: Sequence[str]) -> Verify:
+    """The command with the options that `argv` gives. Raises `SettingError` for an option that is gone."""
+    parsing.refuse_removed(argv, MODEL_FROM)
+    return parsing.parse(Verify, "casemate verify", verify.__doc__ or "", argv)

@@ -1,0 +1,126 @@
+"""Contact sheets: pictures of many small images in one PNG file.
+
+matplotlib is imported by the functions that draw, so that a program that draws nothing does not load it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from casemate.data import Dataset
+from casemate.files import writing
+from casemate.types import Images, Labels
+
+_SIZE = 1.5
+"""Inches of one image."""
+
+
+def draw_samples(dataset: Dataset, per_class: int, path: Path) -> None:
+    """Write the first training images of every class to `path`, a row per class."""
+    rows = len(dataset.classes)
+    with _canvas(rows, 1, 1.6 + 0.6 * per_class, 0.62 * rows, path) as axes:
+        for label, (name, place) in enumerate(zip(dataset.classes, axes[:, 0], strict=True)):
+            chosen = (dataset.train.labels == label).nonzero().squeeze(1)[:per_class]
+            pixels = dataset.train.pixels[chosen, 0]
+            blank = torch.zeros(per_class - len(chosen), *pixels.shape[1:], dtype=pixels.dtype)
+            strip = torch.cat([pixels, blank]).permute(1, 0, 2).flatten(1).numpy()
+            place.imshow(strip, cmap="gray", vmin=0, vmax=255)
+            place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+            _bare(place)
+
+
+def draw_attack(
+    clean: Images,
+    adversarial: Images,
+    labels: Labels,
+    adversarial_prediction: Labels,
+    classes: Sequence[str],
+    path: Path,
+    *,
+    title: str = "",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    most: int = 10,
+) -> None:
+    """Write original, perturbation and adversarial image to `path`, side by side, with the class it is taken for.
+
+    All tensors are on the CPU.
+
+    Args:
+        clean: `(n, channels, height, width)` within `bounds`; one channel is drawn in grey, three in colour.
+        adversarial: of the same shape.
+        labels: the true classes, `(n,)`.
+        adversarial_prediction: the classes that the model gives the adversarial images, `(n,)`.
+        classes: their names.
+        path: ends in .png.
+        title: of the sheet.
+        bounds: the smallest and the largest pixel.
+        most: at most so many images: first those that fool the model by a change, then those that fool it as they are,
+            then others.
+    """
+    fooled = adversarial_prediction != labels
+    changed = (adversarial != clean).flatten(1).any(1)
+    order = torch.argsort(2 - fooled.int() - (fooled & changed).int(), stable=True)[:most].tolist()
+    height, width = clean.shape[-2:]
+    low, high = bounds
+    side_by_side = min(2, len(order))
+    rows = -(-len(order) // side_by_side)
+    size = (side_by_side * 3 * (_SIZE * width / max(height, width) + 0.35), _SIZE * rows + 0.9)
+    with _canvas(rows, 3 * side_by_side, *size, path) as axes:
+        sheet = axes.flat[0].figure
+        sheet.suptitle(title, fontsize=10)
+        sheet.supxlabel("Perturbations are stretched to their largest change; grey is no change.", fontsize=8)
+        for place in axes.flat:
+            place.set_axis_off()
+        for at, number in enumerate(order):
+            row, first = at % rows, at // rows * 3
+            before, after = clean[number].float(), adversarial[number].float()
+            change = after - before
+            largest = change.abs().max().item()
+            true, seen = (_short(classes[int(each[number])]) for each in (labels, adversarial_prediction))
+            pictures = (
+                (_scaled(before, low, high), f"original: {true}"),
+                (_scaled(change, -largest or -1.0, largest or 1.0), f"change: up to {largest:.3g}"),
+                (_scaled(after, low, high), f"taken for: {seen}"),
+            )
+            for column, (pixels, words) in enumerate(pictures):
+                place = axes[row, first + column]
+                place.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                wrong = column == 2 and bool(fooled[number])
+                place.set_title(words, fontsize=8, color="#b00020" if wrong else "black")
+                place.set_axis_on()
+                _bare(place)
+
+
+def _scaled(image: Tensor, low: float, high: float) -> Any:
+    """An image, `(channels, height, width)`, as numbers from 0 to 1 with the channels last; of one channel without."""
+    pixels = ((image - low) / (high - low)).clamp(0, 1)
+    if len(pixels) not in (1, 3):
+        pixels = pixels.mean(0, keepdim=True)
+    return pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _bare(place: Any) -> None:
+    """Leave out the ticks."""
+    place.set_xticks([])
+    place.set_yticks([])
+
+
+@contextmanager
+def _canvas(rows: int, columns: int, width: float, height: float, path: Path) -> Iterator[Any]:
+    """The axes of a drawing, which is written to `path` at the end, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)  # no window, whatever the user's default is
+    yield drawing.subplots(rows, columns, squeeze=False)
+    with writing(path) as temporary:
+        drawing.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
