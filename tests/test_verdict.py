@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from casemate.cli.evaluated import box
+from casemate.cli.evaluate.show import box
 from rich.console import Console
 
 from casemate.errors import RecordError, SettingError, ShapeError
