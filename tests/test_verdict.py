@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from casemate.cli.evaluate.show import box
 from rich.console import Console
 
+from casemate.cli.evaluate.show import box
 from casemate.errors import RecordError, SettingError, ShapeError
 from casemate.evaluation import Borders, Finding, Grade, Severity, Verdict, share
 from casemate.evaluation.budgets import Budget
