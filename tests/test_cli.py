@@ -418,8 +418,8 @@ def test_an_attack_without_eps_has_one_row(run: Run, model: Path, tmp_path: Path
 
 def test_kept_weights_are_saved_beside_the_model(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    _, recipe = _trained(run, out, *SMALL, "--architecture", "tiny", "--keep", 1, 2)
-    assert recipe["keep"] == [1, 2]
+    _, recipe = _trained(run, out, *SMALL, "--architecture", "tiny", "--save-epochs", 1, 2)
+    assert recipe["save_epochs"] == [1, 2]
     kept = [load(tmp_path / f"m.epoch-00{epoch}.safetensors")[0] for epoch in (1, 2)]
     final = load(out)[0].state_dict()
     assert all(weights.equal(final[name]) for name, weights in kept[1].state_dict().items())

@@ -129,9 +129,10 @@ def findings_of(checks: Sequence[dict[str, Any]]) -> list[Finding]:
 
 
 def migrate_evaluation(result: dict[str, Any]) -> bool:
-    """Give a stored evaluation its verdicts; False if it has them."""
-    if result.get("schema") == SCHEMA:
+    """Give a stored evaluation its verdicts; False if that changes nothing."""
+    if result.get("schema") == SCHEMA and "migrated_from_schema" not in result:
         return False
+    before = dict(result)
     images, findings = result["images"], findings_of(result["checks"])
     place, sizes = np.arange(images), [each["clean_accuracy"]["n"] for each in result["per_class"]]
     verdicts = [
@@ -153,7 +154,7 @@ def migrate_evaluation(result: dict[str, Any]) -> bool:
         "verdicts": [each.as_json() for each in verdicts],
         "verdict": verdicts[-1].word,
     }
-    return True
+    return result != before
 
 
 @dataclass(frozen=True)
