@@ -524,14 +524,14 @@ def test_draws_average_the_gradient(run: Run, model: Path) -> None:
     code, out, err = run("attack", "bim", model, *BEHIND, AVERAGE, 3, "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert (found["attack"]["name"], found["draws"]) == ("BIM", 3)
+    assert (found["attack"]["name"], found["eot_samples"]) == ("BIM", 3)
     assert "eps" not in found["attack"]
     assert found["passes"]["backward"] == 3 * 12 * 3  # the first gradient serves both values of eps
     assert not any("flatters" in note for note in found["notes"])
     planned = json.loads(run("attack", "bim", model, *BEHIND, AVERAGE, 3, "--dry-run", "--json")[1])
     assert planned["gradients"] == 12 * 2 * 2 * 3
     assert f"BIM, {AVERAGE[2:].replace('-', ' ')} 3 on model" in run("attack", "bim", model, *BEHIND, AVERAGE, 3)[1]
-    assert "draws = 0; expected at least 1" in _refused(run, "attack", "bim", model, *BEHIND, AVERAGE, 0)
+    assert "eot_samples = 0; expected at least 1" in _refused(run, "attack", "bim", model, *BEHIND, AVERAGE, 0)
 
 
 def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> None:
