@@ -17,6 +17,7 @@ from casemate.cli._shared import console, parsing
 from casemate.cli._shared.observers import watching
 from casemate.cli._shared.options import Json, Machine
 from casemate.engine import default_store
+from casemate.extensions import INFO, extensions
 from casemate.files import cache_folder
 from casemate.provenance import surroundings
 
@@ -40,7 +41,6 @@ class Info:
             from casemate.data.named import AUGMENTATIONS
             from casemate.defenses import RECIPES
             from casemate.losses import TITLES
-            from casemate_study.experiments.catalogue import EXPERIMENTS
 
             facts: dict[str, Any] = surroundings(device, threads)
             facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None
@@ -53,7 +53,7 @@ class Info:
             facts["recipes"] = {name: summary_of(kind.objective) for name, kind in RECIPES.items()}
             facts["attacks"] = {name: summary_of(kind) for name, kind in attack_types().items()}
             facts["losses"] = dict(TITLES)
-            facts["experiments"] = {name: experiment.title for name, experiment in EXPERIMENTS.items()}
+            facts |= {name: point.load()() for name, point in extensions(INFO).items()}
         if self.json:
             console.show_json(facts)
             return

@@ -21,6 +21,7 @@ from casemate.cli._shared.options import load_torch
 from casemate.cli._shared.parsing import choose, first_line
 from casemate.cli._shared.sigint import heard, is_interruption
 from casemate.errors import CasemateError
+from casemate.extensions import COMMANDS, extensions
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.
@@ -37,7 +38,8 @@ Examples:
   casemate evaluate model.safetensors --budget quick
 """
 
-COMMANDS = ("study", "report", "train", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
+OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
+"""The commands of this package; others are found by the entry points `casemate.commands`."""
 _WITH_TORCH = ("train", "attack", "evaluate", "selftest")
 """Commands whose options are made of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train")
@@ -58,13 +60,15 @@ def parse(argv: Sequence[str]) -> Command:
 
     Raises `SettingError` for other faults.
     """
-    about = {name: first_line(import_module(f"casemate.cli.{name}").__doc__) for name in COMMANDS}
+    modules = {name: f"casemate.cli.{name}" for name in OWN}
+    modules |= {name: point.value for name, point in extensions(COMMANDS).items() if name not in modules}
+    about = {name: first_line(import_module(module).__doc__) for name, module in modules.items()}
     name = choose("casemate", HELP, about, argv)
     if name in _WITH_TORCH:
         with watching() as observer:
             load_torch(observer)
-    package = import_module(f"casemate.cli.{name}")
-    module = import_module(f"casemate.cli.{name}.options") if hasattr(package, "__path__") else package
+    package = import_module(modules[name])
+    module = import_module(f"{modules[name]}.options") if hasattr(package, "__path__") else package
     return module.parse(argv[1:])
 
 

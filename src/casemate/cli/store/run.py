@@ -1,27 +1,33 @@
 """What `casemate store` does: look for finished and unfinished artifacts, and remove what is no longer of use."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casemate.engine import Artifact, Store, is_current
+from casemate.engine import Artifact, Producer, Store, is_current
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
-from casemate_study.tasks.registry import PRODUCERS
+from casemate.extensions import PRODUCERS, extensions
+
+
+def _producers() -> dict[str, Producer]:
+    """What computes each kind of task, of all installed packages."""
+    return {kind: each for point in extensions(PRODUCERS).values() for kind, each in point.load().items()}
 
 
 def look(folder: Path | None) -> dict[str, Any]:
     """What is in a store, as JSON."""
-    store = Store(folder)
+    store, producers = Store(folder), _producers()
     unfinished = store.unfinished()
     return {
         "store": str(store.root),
-        "artifacts": [_row(artifact) for artifact in store.artifacts()],
+        "artifacts": [_row(artifact, producers) for artifact in store.artifacts()],
         "unfinished": [str(path) for path in unfinished],
         "unfinished_bytes": sum(size_of(path) for path in unfinished),
     }
 
 
-def _row(artifact: Artifact) -> dict[str, Any]:
+def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any]:
     """An artifact as JSON."""
     made = artifact.facts["provenance"]
     return {
@@ -31,7 +37,7 @@ def _row(artifact: Artifact) -> dict[str, Any]:
         "bytes": artifact.size,
         "finished": made.get("finished"),
         "seconds": made.get("seconds"),
-        "current": is_current(artifact, PRODUCERS),
+        "current": is_current(artifact, producers),
         "dataset": artifact.facts["config"].get("dataset"),
         "folder": str(artifact.folder),
     }
@@ -41,9 +47,9 @@ def clean(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, 
     """Remove stale artifacts (or `everything`) and what is unfinished, or with `dry_run` only say what; as JSON."""
     removed: list[dict[str, Any]] = []
     kept: list[str] = []
-    store = Store(folder)
+    store, producers = Store(folder), _producers()
     for artifact in store.artifacts():
-        if everything or not is_current(artifact, PRODUCERS):
+        if everything or not is_current(artifact, producers):
             what = {"name": artifact.facts["name"], "path": str(artifact.folder)}
             try:
                 removed.append(what | {"bytes": artifact.size if dry_run else store.remove(artifact)})

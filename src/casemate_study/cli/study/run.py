@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casemate.cli.study.selection import Selection
 from casemate.engine import Artifact
 from casemate.progress import Observer
 from casemate.timing import StepCost
 from casemate.training.cost import measure_step_cost
+from casemate_study.cli.study.selection import Selection
 from casemate_study.run import Study, plan_study, run_study
 
 

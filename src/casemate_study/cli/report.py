@@ -18,8 +18,8 @@ from casemate.cli._shared import console, outputs, parsing
 from casemate.cli._shared.observers import watching
 from casemate.cli._shared.options import Device, Json, check_folder, resolve
 from casemate.cli._shared.outputs import Overwrite
-from casemate.cli.study.selection import Selection
 from casemate.errors import SettingError
+from casemate_study.cli.study.selection import Selection
 from casemate_study.experiments.catalogue import choose
 
 
@@ -40,7 +40,7 @@ class Report:
         out = self.out or self.selection.default_out()
         with watching() as observer:
             device = resolve(self.device, observer)
-            from casemate.cli.study import run
+            from casemate_study.cli.study import run
 
             study = run.plan(self.selection, device, observer)
             artifacts, total = study.plan.artifacts, len(study.plan.tasks)

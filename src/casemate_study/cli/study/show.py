@@ -5,9 +5,9 @@ from typing import Any
 from rich.markup import escape
 
 from casemate.cli._shared import console
-from casemate.cli.study import summary
-from casemate.cli.study.run import Found
 from casemate.timing import StepCost
+from casemate_study.cli.study import summary
+from casemate_study.cli.study.run import Found
 from casemate_study.run import Study, task_seconds
 
 

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from casemate.cli import study
 from casemate.cli._shared import outputs, parsing
 from casemate.cli._shared.observers import watching
 from casemate.cli._shared.options import Flag, Json, Machine, check_folder
 from casemate.cli._shared.outputs import Overwrite
-from casemate.cli.study.selection import Selection
 from casemate.errors import StoreError
+from casemate_study.cli import study
+from casemate_study.cli.study.selection import Selection
 from casemate_study.experiments.catalogue import choose
 
 
@@ -43,7 +43,7 @@ class Study:
             check_folder(out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            from casemate.cli.study import run, show
+            from casemate_study.cli.study import run, show
 
             planned = run.plan(self.selection, device, observer)
             if self.dry_run:

@@ -1,0 +1,1 @@
+"""Commands of the study, which `casemate` finds by the entry points `casemate.commands`."""

@@ -1,0 +1,8 @@
+"""What `casemate info` says of the study, found by the entry point `casemate.info`."""
+
+from casemate_study.experiments.catalogue import EXPERIMENTS
+
+
+def experiments() -> dict[str, str]:
+    """Titles of the experiments by name."""
+    return {name: experiment.title for name, experiment in EXPERIMENTS.items()}
