@@ -31,9 +31,9 @@ from casemate import data
 from casemate.attacks import EOT
 from casemate.attacks.registry import attack_types
 from casemate.cli import main
-from casemate.cli._shared import augmentations, console, observers, options, outputs, sigint
 from casemate.cli.attack import run as attacking
 from casemate.cli.info import Info
+from casemate.cli.shared import augmentations, console, observers, options, outputs, sigint
 from casemate.cli.train import base_models
 from casemate.cli.train import run as training
 from casemate.data.named import AUGMENTATIONS, make_augmentation

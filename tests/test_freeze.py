@@ -34,7 +34,7 @@ from casemate.models import Classifier, create, freeze
 from casemate.models.accel.dense_on_maps import DenseOnMaps
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.models.accel.few_channels import FewChannels, suits
-from casemate.models.accel.pass_size import DEFAULT
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
 from casemate.models.accel.precision import in_bfloat16
 from casemate.models.accel.rearrange import lighten
 from casemate.models.layers import NoiseLayer
@@ -554,7 +554,7 @@ def test_a_model_that_fails_while_it_is_measured_is_told_of_by_the_attack() -> N
     model = classifier(Failing(), classes=3, shape=SHAPE)
     with frozen(model):
         prepared = freeze(model, IMAGES, pass_size=None)
-    assert prepared.copy.pass_size == DEFAULT
+    assert prepared.copy.pass_size == DEFAULT_PASS_SIZE
     with pytest.raises(ModelError, match="no way back"):
         PGD(eps=0.1)(prepared, IMAGES, torch.zeros(6, dtype=torch.int64))
 

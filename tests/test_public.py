@@ -1,5 +1,6 @@
 """The public face: names, the README's example, the built package seen from outside the tree."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -37,6 +38,62 @@ def test_import_alone_loads_no_torch() -> None:
     """`import casemate` is quick; PyTorch comes with the first name that needs it."""
     check = "import sys, casemate; assert 'torch' not in sys.modules; casemate.FGSM; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def exported(package: Path) -> set[str]:
+    """The public names of a room: what its `__init__`, or its stub, takes from its modules or defines."""
+    stub = package / "__init__.pyi"
+    found: set[str] = set()
+    for node in ast.parse((stub if stub.is_file() else package / "__init__.py").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def private_uses(text: str, source: Path) -> list[str]:
+    """What a program takes of casemate that is not public: modules inside rooms, names that no room exports."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found += [module for module in modules if module.startswith("casemate.")]
+        if not isinstance(node, ast.ImportFrom) or node.module is None or node.module.split(".")[0] != "casemate":
+            continue
+        names = {alias.name for alias in node.names}
+        parts = node.module.split(".")
+        package = source.joinpath(*parts)
+        if parts[1:3] == ["cli", "shared"] or (len(parts) == 2 and not package.is_dir()):
+            bad = {name for name in names if name.startswith("_")}
+        elif parts == ["casemate"]:
+            bad = names - exported(package) - {path.stem for path in package.iterdir()} - {"__version__"}
+        else:
+            bad = names - exported(package) if len(parts) == 2 else names
+        found += [f"{node.module}.{name}" for name in sorted(bad)]
+    return found
+
+
+def test_the_study_takes_public_names_only() -> None:
+    files = sorted((ROOT / "src" / "casemate_study").rglob("*.py"))
+    assert len(files) > 30
+    assert {str(path): bad for path in files if (bad := private_uses(path.read_text(), ROOT / "src"))} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from casemate import PGD, data\nfrom casemate.attacks import Criterion\nfrom casemate.rng import derive", []),
+        ("from casemate.attacks.apgd import APGD", ["casemate.attacks.apgd.APGD"]),
+        ("from casemate.attacks import nothing", ["casemate.attacks.nothing"]),
+        ("from casemate.rng import _mix", ["casemate.rng._mix"]),
+        ("import casemate.attacks.apgd", ["casemate.attacks.apgd"]),
+        ("def late():\n    from casemate.evaluation.verdict import _percent", ["casemate.evaluation.verdict._percent"]),
+    ],
+)
+def test_a_private_use_is_found(text: str, expected: list[str]) -> None:
+    assert private_uses(text, ROOT / "src") == expected
 
 
 def readme_example() -> str:

@@ -26,9 +26,9 @@ from casemate.attacks.registry import (
     norms_of,
     paper_of,
 )
-from casemate.cli._shared.dataclass_options import field_help, python_only
 from casemate.cli.attack.options import command_of
 from casemate.cli.main import main
+from casemate.cli.shared.dataclass_options import field_help, python_only
 from casemate.defenses import RECIPES, AdversarialRegularization, make_objective, recipe_type
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import ModelMetadata, create, save

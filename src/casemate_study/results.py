@@ -10,8 +10,7 @@ import numpy as np
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
-from casemate.evaluation import Verdict, mcnemar, mean, share
-from casemate.evaluation.verdict import read_verdicts, verdict_on
+from casemate.evaluation import Verdict, mcnemar, mean, read_verdicts, share, verdict_on
 from casemate.tables import Table, read_table
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import LOSSES

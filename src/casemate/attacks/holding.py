@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
-from casemate.models.accel.pass_size import DEFAULT, MEASURED_WITH
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, MEASURED_WITH
 from casemate.models.state import frozen
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images
@@ -85,9 +85,9 @@ def prepare_for_attack(
     with frozen(model):
         model.examine(prepare_images(images[:2], model))
         if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
-            pass_size = DEFAULT
+            pass_size = DEFAULT_PASS_SIZE
         if passes is not None and passes < _WORTH_COPYING:
-            yield as_it_is(model, pass_size or DEFAULT, observer)
+            yield as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
         else:
             few = prepare_images(images[:COMPARED], model)
             yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)

@@ -13,9 +13,9 @@ from typing import Any
 
 from rich.markup import escape
 
-from casemate.cli._shared import console, parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import Json, Machine
+from casemate.cli.shared import console, parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import Json, Machine
 from casemate.engine import default_store
 from casemate.extensions import INFO, extensions
 from casemate.files import cache_folder
@@ -36,8 +36,8 @@ class Info:
 
             from casemate import models
             from casemate.attacks.registry import attack_types, summary_of
-            from casemate.cli._shared import augmentations
             from casemate.cli.data import run as datasets
+            from casemate.cli.shared import augmentations
             from casemate.data.named import AUGMENTATIONS
             from casemate.defenses import RECIPES
             from casemate.losses import TITLES

@@ -15,11 +15,11 @@ from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 from casemate._version import __version__
-from casemate.cli._shared import console
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import load_torch
-from casemate.cli._shared.parsing import choose, first_line
-from casemate.cli._shared.sigint import heard, is_interruption
+from casemate.cli.shared import console
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import load_torch
+from casemate.cli.shared.parsing import choose, first_line
+from casemate.cli.shared.sigint import heard, is_interruption
 from casemate.errors import CasemateError
 from casemate.extensions import COMMANDS, extensions
 

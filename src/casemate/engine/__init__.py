@@ -1,4 +1,7 @@
-"""Where tasks run and where results are kept: keys, the store with its locks, the scheduler of this process."""
+"""Where tasks run and where results are kept: keys, the store with its locks, the scheduler of this process.
+
+These names are provisional.
+"""
 
 from casemate.engine.code_version import code_version as code_version
 from casemate.engine.run import Plan as Plan
@@ -10,4 +13,5 @@ from casemate.engine.store import Store as Store
 from casemate.engine.store import default_store as default_store
 from casemate.engine.task import Context as Context
 from casemate.engine.task import Producer as Producer
+from casemate.engine.task import ProducerFn as ProducerFn
 from casemate.engine.task import Task as Task

@@ -1,5 +1,6 @@
 """What judges: clean measures, curves, zero gradients, intervals and paired tests, per-example tables."""
 
+from casemate.evaluation.budgets import BUDGETS_IN_WORDS as BUDGETS_IN_WORDS
 from casemate.evaluation.budgets import Budget as Budget
 from casemate.evaluation.cascade import Cascade as Cascade
 from casemate.evaluation.cascade import run_cascade as run_cascade
@@ -11,6 +12,9 @@ from casemate.evaluation.curves import eps_curve as eps_curve
 from casemate.evaluation.curves import steps_curve as steps_curve
 from casemate.evaluation.evaluation import Evaluation as Evaluation
 from casemate.evaluation.evaluation import evaluate as evaluate
+from casemate.evaluation.examples import clean_table as clean_table
+from casemate.evaluation.examples import curve_table as curve_table
+from casemate.evaluation.examples import worst_table as worst_table
 from casemate.evaluation.findings import Checked as Checked
 from casemate.evaluation.findings import Finding as Finding
 from casemate.evaluation.findings import Severity as Severity
@@ -29,6 +33,8 @@ from casemate.evaluation.targeted import targeted_matrix as targeted_matrix
 from casemate.evaluation.verdict import Borders as Borders
 from casemate.evaluation.verdict import Grade as Grade
 from casemate.evaluation.verdict import Verdict as Verdict
+from casemate.evaluation.verdict import read_verdicts as read_verdicts
+from casemate.evaluation.verdict import verdict_on as verdict_on
 from casemate.evaluation.verification import Verification as Verification
 from casemate.evaluation.verification import verify_record as verify_record
 from casemate.evaluation.worst import WorstCase as WorstCase

@@ -21,7 +21,7 @@ Budget = Literal["quick", "standard", "thorough"]
 
 DRAWS: Mapping[Budget, int] = {"quick": 5, "standard": 20, "thorough": 20}
 """Answers whose mean stands for a model that answers at random."""
-WORDS: Mapping[Budget, str] = {
+BUDGETS_IN_WORDS: Mapping[Budget, str] = {
     "quick": "PGD, APGD and Square, few steps each: a first look",
     "standard": "AutoAttack standard",
     "thorough": "AutoAttack plus, PGD with restarts and minimum-norm attacks; and every check",

@@ -6,6 +6,7 @@ from casemate.models.accel.freeze import Frozen as Frozen
 from casemate.models.accel.freeze import as_it_is as as_it_is
 from casemate.models.accel.freeze import freeze as freeze
 from casemate.models.accel.freeze import made_in_inference as made_in_inference
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE as DEFAULT_PASS_SIZE
 from casemate.models.accel.precision import Precision as Precision
 from casemate.models.accel.quicken import quickened as quickened
 from casemate.models.answers import backward_failed as backward_failed

@@ -8,14 +8,14 @@ from typing import Any
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
-from casemate.evaluation.budgets import WORDS
+from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.verdict import UNTRUSTED, Verdict, read_verdicts
 from casemate.files import read_json, write_text
 from casemate.norms import format_eps
 from casemate.report import evaluation_figures
 from casemate.report.charts import shown, styled
-from casemate.report.page import environment
+from casemate.report.page import template_environment
 from casemate.tables import read_table
 
 _LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
@@ -41,7 +41,7 @@ def build_evaluation(folder: Path) -> Path:
             evaluation_figures.pictures(result, table, images),
         ]
     html = (
-        environment()
+        template_environment()
         .get_template("evaluation.html.j2")
         .render(
             result=result,
@@ -51,7 +51,7 @@ def build_evaluation(folder: Path) -> Path:
             attempts=_attempts(result),
             attacks=_attacks(result),
             checks=_checks(result),
-            budget_words=WORDS.get(result["budget"], "a list of attacks of the caller's own"),
+            budget_words=BUDGETS_IN_WORDS.get(result["budget"], "a list of attacks of the caller's own"),
             figures=[figure for figure in figures if figure is not None],
             version=__version__,
             written=datetime.now(UTC).isoformat(timespec="minutes"),

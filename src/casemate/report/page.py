@@ -11,7 +11,7 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def environment(package: str = "casemate.report") -> jinja2.Environment:
+def template_environment(package: str = "casemate.report") -> jinja2.Environment:
     """Templates of `package`, which may extend those here, with autoescape; an unknown variable is an error."""
     made = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "casemate.report")]),

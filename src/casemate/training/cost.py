@@ -8,7 +8,8 @@ import torch
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.models import create
 from casemate.timing import StepCost
-from casemate.training import CrossEntropy, TrainConfig
+from casemate.training.config import TrainConfig
+from casemate.training.objective import CrossEntropy
 
 _SECONDS = 0.5
 _BATCH = 128

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
-from casemate.evaluation.verdict import Grade, Verdict
+from casemate.evaluation import Grade, Verdict
 from casemate.losses import TITLES
 from casemate_study.results import Compared, Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
 

@@ -14,10 +14,10 @@ from typing import Annotated
 from rich.markup import escape
 from tyro.conf import arg
 
-from casemate.cli._shared import console, outputs, parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import Device, Json, check_folder, resolve
-from casemate.cli._shared.outputs import Overwrite
+from casemate.cli.shared import console, outputs, parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import Device, Json, check_folder, resolve
+from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
 from casemate_study.cli.study.selection import Selection
 from casemate_study.experiments.catalogue import choose

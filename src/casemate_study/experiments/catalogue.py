@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 
-from casemate.engine.task import Task
+from casemate.engine import Task
 from casemate.errors import SettingError
 from casemate_study.experiments.defended import DEFENDED
 from casemate_study.experiments.models import StudyModel

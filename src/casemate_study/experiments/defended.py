@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from casemate.engine.task import Task
+from casemate.engine import Task
 from casemate_study.experiments import specs
 from casemate_study.experiments.models import FIGURE_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source

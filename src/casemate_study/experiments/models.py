@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-from casemate.engine.task import Task
+from casemate.engine import Task
 from casemate_study.experiments import specs
 from casemate_study.experiments.scales import EPS_GRID
 from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source

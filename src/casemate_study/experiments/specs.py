@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from casemate.engine.task import Task
+from casemate.engine import Task
 from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
 from casemate_study.experiments.scales import Scale
 

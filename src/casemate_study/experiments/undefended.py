@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from casemate.engine.task import Task
+from casemate.engine import Task
 from casemate_study.experiments import specs
 from casemate_study.experiments.models import SMALL_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.scales import EPS_GRID

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casemate.report.charts import Figure, canvas, finished, shown
+from casemate.report import Figure, canvas, finished, shown
 from casemate_study.results import Artifacts
 
 

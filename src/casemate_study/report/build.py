@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from casemate._version import __version__
+from casemate import __version__
 from casemate.engine import Artifact
 from casemate.files import make_folder, write_bytes, write_json, write_text
-from casemate.report.charts import Figure, shown
-from casemate.report.page import environment
+from casemate.report import Figure, shown, template_environment
 from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.scales import SCALES, table
@@ -106,7 +105,7 @@ def build_report(study: Study, artifacts: Mapping[str, Artifact], out: Path) -> 
     missing = [task.name for task in study.plan.tasks if task.name not in artifacts]
     recent = max(artifacts.values(), key=lambda artifact: artifact.facts["provenance"]["finished"], default=None)
     html = (
-        environment("casemate_study.report")
+        template_environment("casemate_study.report")
         .get_template("report.html.j2")
         .render(
             dataset=study.dataset.title,

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from casemate.evaluation import Verdict
-from casemate.evaluation.budgets import WORDS
+from casemate.evaluation import BUDGETS_IN_WORDS, Verdict
 from casemate.losses import TITLES
 from casemate_study.claims import ClaimEvidence, Judgement, judge
 from casemate_study.claims.verdicts import EPS, Advice, advise, percent
@@ -108,7 +107,7 @@ def evaluated(models: Mapping[str, ModelResults]) -> Table | None:
         rows.append((*row, found.verdict.word, ", ".join(grave) or "-"))
     if not rows:
         return None
-    tried = " and ".join(f"{budget} ({words})" for budget, words in WORDS.items() if budget in budgets)
+    tried = " and ".join(f"{budget} ({words})" for budget, words in BUDGETS_IN_WORDS.items() if budget in budgets)
     return Table(
         head,
         rows,

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from casemate.engine import Artifact
 from casemate.losses import TITLES
-from casemate.report.charts import (
+from casemate.report import (
     COLOURS,
     MARKERS,
     PAPER,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from casemate.report.charts import Figure, styled
+from casemate.report import Figure, styled
 from casemate_study.report import augmentation, curves, model_comparison, overview, pictures
 from casemate_study.results import Artifacts, ModelResults
 

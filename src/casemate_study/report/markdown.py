@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from casemate.engine import Artifact
 from casemate.losses import TITLES
-from casemate.report.charts import shown
+from casemate.report import shown
 from casemate_study.claims import Judgement
 from casemate_study.claims.verdicts import Advice
 from casemate_study.experiments.catalogue import EXPERIMENTS

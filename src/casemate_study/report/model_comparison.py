@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from casemate.losses import TITLES
-from casemate.report.charts import (
+from casemate.report import (
     MARKERS,
     PAPER,
     Figure,

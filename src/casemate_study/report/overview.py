@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from casemate.losses import TITLES
-from casemate.report.charts import COLOURS, MARKERS, Figure, canvas, finished, legend_below, plain_ticks, shown
+from casemate.report import COLOURS, MARKERS, Figure, canvas, finished, legend_below, plain_ticks, shown
 from casemate_study.experiments.models import EOT_DRAWS
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.results import Artifacts, Estimate, ModelResults

@@ -6,7 +6,7 @@ from typing import final
 
 from casemate.data import Dataset
 from casemate.losses import TITLES
-from casemate.report.charts import shown
+from casemate.report import shown
 from casemate_study.experiments import paper
 from casemate_study.experiments.scales import Scale
 from casemate_study.experiments.specs import LOSSES

@@ -10,7 +10,7 @@ from torch import nn
 
 from casemate.engine import Artifact
 from casemate.models import create
-from casemate.report.charts import Figure, canvas, finished, picture, shown
+from casemate.report import Figure, canvas, finished, picture, shown
 from casemate_study.experiments import paper
 
 Artifacts = Mapping[str, Artifact]

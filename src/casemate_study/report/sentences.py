@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any
 
 from casemate.losses import TITLES
-from casemate.report.charts import shown
+from casemate.report import shown
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.results import Artifacts, point_at
 

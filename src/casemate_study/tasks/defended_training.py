@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casemate.data.named import make_augmentation
+from casemate.data import make_augmentation
 from casemate.defenses import Recipe, make_objective
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context
+from casemate.engine import Artifact, Context
 from casemate.models import load
 from casemate_study.tasks.training import dataset_of, network_of, parts_of, settings_of, written
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context
-from casemate.evaluation.evaluation import evaluate
+from casemate.engine import Artifact, Context
+from casemate.evaluation import evaluate
 from casemate.tables import write_table
 from casemate_study.tasks.inputs import batch_size, classifier_for, seeded, tested
 

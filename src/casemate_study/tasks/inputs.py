@@ -11,10 +11,8 @@ import torch
 from casemate import data
 from casemate.attacks import ATTACKS, EOT, AbstractGradientAttack
 from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context, ProducerFn
-from casemate.models import Classifier, load
-from casemate.models.accel.pass_size import DEFAULT
+from casemate.engine import Artifact, Context, ProducerFn
+from casemate.models import DEFAULT_PASS_SIZE, Classifier, load
 from casemate.progress import NULL_OBSERVER
 from casemate.rng import derive
 
@@ -50,7 +48,7 @@ def read(dataset: str, context: Context) -> data.Dataset:
 
 def batch_size(context: Context) -> int | None:
     """Images that pass through a network at a time: on a CPU always as many, so that results agree bit for bit."""
-    return None if context.device.startswith("cuda") else DEFAULT
+    return None if context.device.startswith("cuda") else DEFAULT_PASS_SIZE
 
 
 def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context
+from casemate.engine import Artifact, Context
 from casemate.evaluation import (
     Curve,
+    clean_table,
+    curve_table,
     eps_curve,
     evaluate_clean,
     gradient_alignment,
@@ -18,9 +19,9 @@ from casemate.evaluation import (
     steps_curve,
     targeted_matrix,
     worst_case,
+    worst_table,
     zero_gradients,
 )
-from casemate.evaluation.examples import clean_table, curve_table, worst_table
 from casemate.tables import write_table
 from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, seeded, tested
 

@@ -9,10 +9,9 @@ import safetensors.numpy
 import torch
 
 from casemate.attacks import frozen
-from casemate.data.named import make_augmentation
+from casemate.data import make_augmentation
 from casemate.defenses import AdversarialRegularization
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context
+from casemate.engine import Artifact, Context
 from casemate.evaluation import evaluate_clean
 from casemate.files import write_bytes
 from casemate.rng import derive

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from casemate.engine.task import Producer, ProducerFn
+from casemate.engine import Producer, ProducerFn
 
 
 def _producer(module: str, function: str) -> Producer:

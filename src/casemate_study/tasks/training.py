@@ -7,12 +7,10 @@ from typing import Any
 from torch import nn
 
 from casemate import data
-from casemate.data.named import make_augmentation
-from casemate.engine.store import Artifact
-from casemate.engine.task import Context
+from casemate.data import make_augmentation
+from casemate.engine import Artifact, Context
 from casemate.models import Classifier, ModelMetadata, create, save
-from casemate.training import CrossEntropy, TrainConfig, TrainResult, fit
-from casemate.training.state import Weights
+from casemate.training import CrossEntropy, TrainConfig, TrainResult, Weights, fit
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:

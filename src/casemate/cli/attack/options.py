@@ -11,10 +11,11 @@ from tyro.conf import Suppress, arg
 from casemate.attacks import EOT, AbstractAttack, AbstractMinimumNormAttack, Restarts
 from casemate.attacks.registry import attack_type, attack_types, paper_of, summary_of
 from casemate.cli import attack as command
-from casemate.cli._shared import outputs, parsing
-from casemate.cli._shared.dataclass_options import field_help, options_of, python_only, settings_of
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import (
+from casemate.cli.attack import run, show
+from casemate.cli.shared import outputs, parsing
+from casemate.cli.shared.dataclass_options import field_help, options_of, python_only, settings_of
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import (
     MODEL_FROM,
     DataDir,
     DataFile,
@@ -27,8 +28,7 @@ from casemate.cli._shared.options import (
     at_least_one,
     check_folder,
 )
-from casemate.cli._shared.outputs import Overwrite
-from casemate.cli.attack import run, show
+from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
 
 _REMOVED = MODEL_FROM | {"--attack": "write the attack before MODEL, such as casemate attack pgd model.safetensors"}

@@ -21,7 +21,7 @@ from casemate.attacks import (
     Status,
 )
 from casemate.attacks.gradient import to_last_iterate
-from casemate.cli._shared import inputs, outputs
+from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError

@@ -4,8 +4,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from casemate.attacks import Passes
-from casemate.cli._shared import console
 from casemate.cli.attack.run import Found, Ready
+from casemate.cli.shared import console
 
 _SHARES = {"worst": "Worst, %", "last": "Last, %", "reached": "Target reached, %", "still_right": "Still right, %"}
 

@@ -10,9 +10,9 @@ from rich.markup import escape
 from tyro.conf import arg
 
 from casemate.cli import data
-from casemate.cli._shared import console, parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import DataDir, Json, at_least_one, load_torch
+from casemate.cli.shared import console, parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import DataDir, Json, at_least_one, load_torch
 from casemate.errors import CasemateError, DataError, StoreError
 
 

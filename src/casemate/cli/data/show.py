@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 
 
 def show(rows: Sequence[Mapping[str, Any]], *, explain: bool) -> None:

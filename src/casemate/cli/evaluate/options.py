@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from casemate.cli import evaluate as command
-from casemate.cli._shared import outputs, parsing
-from casemate.cli._shared.console import Unmet
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, number
-from casemate.cli._shared.outputs import Overwrite
 from casemate.cli.evaluate import run, show
 from casemate.cli.evaluate.request import EvaluateRequest
+from casemate.cli.shared import outputs, parsing
+from casemate.cli.shared.console import Unmet
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, number
+from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
 
 

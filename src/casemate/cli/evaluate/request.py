@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from casemate.cli._shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, number
+from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, number
 from casemate.errors import SettingError
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.verdict import CONVENTION, Borders

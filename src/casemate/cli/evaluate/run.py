@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from casemate.cli._shared import inputs, outputs
 from casemate.cli.evaluate.request import EvaluateRequest
+from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning
 from casemate.evaluation import Evaluation, evaluate, make_record, seconds_at_most, write_record

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from casemate.cli._shared import console
 from casemate.cli.evaluate.run import Ready
-from casemate.evaluation.budgets import WORDS
+from casemate.cli.shared import console
+from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.verdict import Verdict, read_verdicts
 from casemate.norms import format_eps
 
@@ -45,7 +45,7 @@ def show_times(ready: Ready, *, as_json: bool) -> None:
             made.add_row(name, escape(console.words(value)))
     times = console.table("Budget", "At most about", "What is tried", title="Time")
     for name, seconds in ready.seconds.items():
-        times.add_row(name, console.duration(seconds), WORDS[name])
+        times.add_row(name, console.duration(seconds), BUDGETS_IN_WORDS[name])
     console.show(made, times)
 
 

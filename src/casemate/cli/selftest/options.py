@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from casemate.cli import selftest
-from casemate.cli._shared import parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import DataDir, Json, Machine, Seed, at_least_one
+from casemate.cli.shared import parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import DataDir, Json, Machine, Seed, at_least_one
 from casemate.evaluation import Budget
 from casemate.selftest import self_test
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from casemate import data
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 from casemate.evaluation.budgets import Budget
 from casemate.progress import Observer
 from casemate.selftest import ModelFactory, Outcome, Sizes, choose, seconds_at_most, self_test

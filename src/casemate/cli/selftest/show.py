@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 from casemate.evaluation.intervals import Estimate
 from casemate.selftest import Outcome
 

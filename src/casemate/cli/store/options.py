@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from casemate.cli import store
-from casemate.cli._shared import parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import Flag, Json, StoreFolder
+from casemate.cli.shared import parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import Flag, Json, StoreFolder
 from casemate.cli.store import run, show
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.filesize import decimal
 from rich.markup import escape
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 
 
 def show(found: Mapping[str, Any], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casemate.cli._shared import inputs
+from casemate.cli.shared import inputs
 from casemate.data import Dataset
 from casemate.errors import ModelError
 from casemate.evaluation.record import fingerprint

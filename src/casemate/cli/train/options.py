@@ -15,10 +15,10 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from casemate.attacks.registry import summary_of
 from casemate.cli import train as command
-from casemate.cli._shared import parsing
-from casemate.cli._shared.dataclass_options import options_of, python_only, settings_of
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import (
+from casemate.cli.shared import parsing
+from casemate.cli.shared.dataclass_options import options_of, python_only, settings_of
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import (
     DataDir,
     Flag,
     Json,
@@ -27,7 +27,7 @@ from casemate.cli._shared.options import (
     at_least_one,
     check_folder,
 )
-from casemate.cli._shared.outputs import WAY_OUT
+from casemate.cli.shared.outputs import WAY_OUT
 from casemate.cli.train import run, show
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from casemate import data
-from casemate.cli._shared.augmentations import read_change
+from casemate.cli.shared.augmentations import read_change
 from casemate.cli.train.base_models import Held, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation

@@ -6,8 +6,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from casemate.cli._shared import console
-from casemate.cli._shared.augmentations import write_change
+from casemate.cli.shared import console
+from casemate.cli.shared.augmentations import write_change
 from casemate.cli.train.run import Done, Ready
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from casemate.cli import verify
-from casemate.cli._shared import parsing
-from casemate.cli._shared.console import Unmet
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
+from casemate.cli.shared import parsing
+from casemate.cli.shared.console import Unmet
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

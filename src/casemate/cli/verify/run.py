@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from casemate import data
-from casemate.cli._shared import inputs
+from casemate.cli.shared import inputs
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError
 from casemate.evaluation import Record, Verification, read_record, verify_record

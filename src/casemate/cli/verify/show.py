@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from rich.markup import escape
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 from casemate.evaluation import Verification
 
 _WORDS = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "[dim]only told[/]"}

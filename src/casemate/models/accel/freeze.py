@@ -30,7 +30,7 @@ import torch
 
 from casemate.logits import magnitude
 from casemate.models.accel.equivalence import TOLERANCE, answers, largest_difference, own_randomness
-from casemate.models.accel.pass_size import DEFAULT, ask_for_gradient, fastest_pass_size
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, ask_for_gradient, fastest_pass_size
 from casemate.models.accel.precision import Precision, faster_in_bfloat16, in_float32, is_half
 from casemate.models.accel.rearrange import lighten
 from casemate.models.classifier import Classifier
@@ -82,7 +82,7 @@ class Frozen:
     def checking(self) -> Classifier:
         """The original, asked about as many images at a time as the copy."""
         same = copy.copy(self.original)
-        same.pass_size, same.observer = self.copy.pass_size or DEFAULT, self.copy.observer
+        same.pass_size, same.observer = self.copy.pass_size or DEFAULT_PASS_SIZE, self.copy.observer
         return same
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ def freeze(
     model: Classifier,
     images: Images,
     *,
-    pass_size: int | None = DEFAULT,
+    pass_size: int | None = DEFAULT_PASS_SIZE,
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Frozen:
@@ -129,7 +129,7 @@ def freeze(
         precision: bfloat16 for a copy in it too, if it turns out to be of use.
         observer: hears where the pass size has to become smaller for want of memory, and if bfloat16 is of no use.
     """
-    found = as_it_is(model, pass_size or DEFAULT, observer)
+    found = as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
     with torch.no_grad():
         found = _changed(found, images)
     if pass_size is None:

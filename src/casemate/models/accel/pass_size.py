@@ -11,7 +11,7 @@ import torch
 from casemate.models.classifier import Classifier
 from casemate.types import Images
 
-DEFAULT = 128
+DEFAULT_PASS_SIZE = 128
 """Where measuring would take longer than it saves: within some per cent of the fastest for small networks on CPUs."""
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _GAIN = 0.97
@@ -27,7 +27,7 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
         model: frozen, on its device.
         images: at least one, repeated as needed.
     """
-    best, least = DEFAULT, float("inf")
+    best, least = DEFAULT_PASS_SIZE, float("inf")
     for size in _SIZES["cuda" if model.device.type == "cuda" else "cpu"]:
         try:
             seconds = seconds_per_pass(model, images, size) / size
@@ -42,7 +42,7 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
 
 def seconds_per_pass(model: Classifier, images: Images, size: int | None = None) -> float:
     """What an input gradient of `size` images takes, those given repeated as needed: the least of three times."""
-    size = model.pass_size or DEFAULT if size is None else size
+    size = model.pass_size or DEFAULT_PASS_SIZE if size is None else size
     batch = images[torch.arange(size) % len(images)].to(model.device)
     return min(_seconds(model, batch) for _ in range(3))
 

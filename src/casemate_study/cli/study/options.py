@@ -8,10 +8,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from casemate.cli._shared import outputs, parsing
-from casemate.cli._shared.observers import watching
-from casemate.cli._shared.options import Flag, Json, Machine, check_folder
-from casemate.cli._shared.outputs import Overwrite
+from casemate.cli.shared import outputs, parsing
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import Flag, Json, Machine, check_folder
+from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import StoreError
 from casemate_study.cli import study
 from casemate_study.cli.study.selection import Selection

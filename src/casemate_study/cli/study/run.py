@@ -8,7 +8,7 @@ from typing import Any
 from casemate.engine import Artifact
 from casemate.progress import Observer
 from casemate.timing import StepCost
-from casemate.training.cost import measure_step_cost
+from casemate.training import measure_step_cost
 from casemate_study.cli.study.selection import Selection
 from casemate_study.run import Study, plan_study, run_study
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from casemate.cli._shared.options import DataDir, Seed, StoreFolder
+from casemate.cli.shared.options import DataDir, Seed, StoreFolder
 from casemate_study.experiments.scales import SCALES
 
 _SCALE = PrimitiveConstructorSpec(

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 from casemate.timing import StepCost
 from casemate_study.cli.study import summary
 from casemate_study.cli.study.run import Found

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from casemate.cli._shared import console
+from casemate.cli.shared import console
 from casemate.engine import Artifact
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES

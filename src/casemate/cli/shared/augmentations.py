@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from casemate.cli._shared.options import number
+from casemate.cli.shared.options import number
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.errors import SettingError
 

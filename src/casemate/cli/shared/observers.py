@@ -25,8 +25,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from casemate.cli._shared.console import console as make_console
-from casemate.cli._shared.console import duration
+from casemate.cli.shared.console import console as make_console
+from casemate.cli.shared.console import duration
 from casemate.progress import Advance, Observer
 
 _FIRST_LINE = 2.0

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from casemate.cli._shared.options import MODEL_HELP, number
+from casemate.cli.shared.options import MODEL_HELP, number
 from casemate.errors import SettingError
 from casemate.models import Classifier
 
