@@ -336,7 +336,7 @@ def test_a_model_of_another_kind_is_refused(folder: Path) -> None:
         (lambda content: content.update(eps=["x"]), "not a whole record"),
         (lambda content: content.update(norm="l7"), "contradict each other"),
         (lambda content: content.update(classes=["a", "b"]), "contradict each other: labels"),
-        (lambda content: content.update(attacks=[]), "contradict each other: winners"),
+        (lambda content: content.update(attacks=[]), "contradict each other: first_success"),
         (lambda content: content.update(robust_accuracy=[2.0, 0.0]), "contradict each other: accuracies"),
         (lambda content: content.update(draws=0), "contradict each other: draws"),
         (lambda content: content.update(draws=10**18), "contradict each other: draws"),
