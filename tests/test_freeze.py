@@ -528,7 +528,7 @@ def test_a_low_precision_copy_leaves_random_numbers_and_the_observer_alone(
 ) -> None:
     """Also one that cannot be copied, such as one that holds a lock."""
     said: list[str] = []
-    observer: Any = SimpleNamespace(say=said.append, work=NULL_OBSERVER.work, lock=threading.RLock())
+    observer: Any = SimpleNamespace(message=said.append, work=NULL_OBSERVER.work, lock=threading.RLock())
     times = iter([2.0, 1.0])
     monkeypatch.setattr(
         sys.modules["casemate.models.accel.precision"], "seconds_per_pass", lambda model, images, size: next(times)
@@ -607,7 +607,7 @@ def test_bfloat16_is_used_where_it_is_faster_and_much_the_same_and_said_where_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said: list[str] = []
-    observer = SimpleNamespace(say=said.append, work=NULL_OBSERVER.work)
+    observer = SimpleNamespace(message=said.append, work=NULL_OBSERVER.work)
 
     def precision(model: Classifier, gain: float) -> str:
         times = iter([gain, 1.0])

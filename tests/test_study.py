@@ -492,8 +492,8 @@ def test_every_model_is_measured_clean_under_three_losses_and_by_a_strong_attack
                 assert attack["restarts"] == setup.scale.pgd_restarts
         else:
             strongest = tasks[model.artifact("eot")]
-            assert strongest.config["attack"].items() >= {"name": "bim", "steps": 10, "loss": "ce", "draws": 10}.items()
-            assert "draws" not in bim.config["attack"]
+            assert strongest.config["attack"].items() >= {"name": "bim", "steps": 10, "loss": "ce", "eot_samples": 10}.items()
+            assert "eot_samples" not in bim.config["attack"]
         assert 0.1 in strongest.config["values"]
         for task in (*measures, strongest):
             assert task.needs == {"model": model.source.task}
@@ -510,7 +510,7 @@ def test_models_that_answer_at_random_are_judged_by_one_draw_and_by_expectation(
         assert {model.source.inference for model in random_ones} == {"noise", "stochastic-affine"}
         for model in random_ones:
             one, several = tasks[model.artifact("ball", "ce")].config, tasks[model.artifact("eot")].config
-            assert one["attack"] == {key: each for key, each in several["attack"].items() if key != "draws"}
+            assert one["attack"] == {key: each for key, each in several["attack"].items() if key != "eot_samples"}
             assert one["images"] == several["images"]
             assert set(several["values"]) - {0.0} <= set(one["values"])
             assert model.artifact("pgd") not in tasks
