@@ -752,7 +752,8 @@ def test_networks_without_a_gradient(network: UserNetwork) -> None:
         if without and not any(re.search(rf"\b{without}\b", text) for text in said):
             report.add(entry, f"{without} images without a gradient, and it says {said}")
     judged = others.outcomes[EVALUATE.name]
-    if judged.numbers and judged.numbers["verdict"] != "not to be trusted":
+    # a network that answers the same to everything has no accuracy that a void could flatter
+    if judged.numbers and judged.numbers["verdict"] not in ("not to be trusted", "untrained or mislabelled"):
         report.add(EVALUATE, f"the verdict is {judged.numbers['verdict']!r}")
     if judged.warned:
         report.add(EVALUATE, f"warns: {[str(each.message) for each in judged.warned]}; expected a finding")
