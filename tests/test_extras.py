@@ -180,7 +180,7 @@ def test_the_command_line_is_there_without_any_extra() -> None:
     code = (
         "import sys\n"
         "for name in ('polars', 'numba', 'sklearn'): sys.modules[name] = None\n"
-        "from casemate import PGD, evaluate_model, fit, load_data\n"
+        "from casemate import PGD, evaluate, fit\n"
         "from casemate.cli.main import main\n"
         "sys.exit(main(['info', '--json']))"
     )

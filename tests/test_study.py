@@ -492,7 +492,10 @@ def test_every_model_is_measured_clean_under_three_losses_and_by_a_strong_attack
                 assert attack["restarts"] == setup.scale.pgd_restarts
         else:
             strongest = tasks[model.artifact("eot")]
-            assert strongest.config["attack"].items() >= {"name": "bim", "steps": 10, "loss": "ce", "eot_samples": 10}.items()
+            assert (
+                strongest.config["attack"].items()
+                >= {"name": "bim", "steps": 10, "loss": "ce", "eot_samples": 10}.items()
+            )
             assert "eot_samples" not in bim.config["attack"]
         assert 0.1 in strongest.config["values"]
         for task in (*measures, strongest):

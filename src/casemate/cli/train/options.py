@@ -32,6 +32,7 @@ from casemate.cli.train import run, show
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
 from casemate.errors import ModelError, SettingError
+from casemate.tables import check_format
 from casemate.training import TrainConfig
 
 _REMOVED = {"--defense": "write --recipe NAME; ordinary training is the recipe cross-entropy"}
@@ -115,6 +116,7 @@ class AbstractTrainCommand:
     def run(self) -> None:
         """Train, judge, save."""
         self._check_out()
+        check_format(self.history)
         at_least_one("train-images", self.images.train_images)
         at_least_one("validation-images", self.images.validation_images)
         with watching() as observer:
