@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import casemate
-from casemate import attacks
-from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer, registry
+from casemate import attacks, extensions
+from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer
 from casemate.attacks.registry import (
     attack_table,
     attack_type,
@@ -173,7 +173,7 @@ def _register(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None
     def found(*, group: str) -> list[EntryPoint]:
         return [EntryPoint(name, value, group) for name, value in points if group == "casemate.attacks"]
 
-    monkeypatch.setattr(registry, "entry_points", found)
+    monkeypatch.setattr(extensions, "entry_points", found)
 
 
 @pytest.mark.usefixtures("plugin")

@@ -2,6 +2,8 @@
 
 from importlib.metadata import EntryPoint, entry_points
 
+ATTACKS = "casemate.attacks"
+"""Group of attacks by the names that the command line gives them."""
 COMMANDS = "casemate.commands"
 """Group of modules of commands, each with a docstring that is its help and a function `parse` (or one in `options`)."""
 PRODUCERS = "casemate.producers"
@@ -10,6 +12,6 @@ INFO = "casemate.info"
 """Group of functions whose result `casemate info` shows under the entry point's name."""
 
 
-def extensions(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group by name, in the order of their names."""
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda each: each.name)}
+def extensions(group: str) -> list[EntryPoint]:
+    """The entry points of a group, in the order of their names."""
+    return sorted(entry_points(group=group), key=lambda each: each.name)

@@ -308,12 +308,12 @@ class AbstractAttack(ABC):
                     truth if targets is None else normal_tensor(targets)[group].to(known.device), targets is not None
                 )
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
-                told = _CountingProgress(advance)
-                found = self._attack(prepared, clean, criterion, streams, told)
+                counted = _CountingProgress(advance)
+                found = self._attack(prepared, clean, criterion, streams, counted)
                 success = criterion.is_adversarial(found.logits)
                 status = status_of(success, found.finite, found.has_gradient)
                 loss = stable_cross_entropy(found.logits, truth)
-                advance(len(clean) - told.done, "")
+                advance(len(clean) - counted.done, "")
                 columns = (found.images, found.logits.argmax(1), success, status, loss, found.norm)
                 return columns, found.passes
 

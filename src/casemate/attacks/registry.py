@@ -16,16 +16,13 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from importlib.metadata import entry_points
 from typing import Any, TypeGuard, get_args, get_type_hints
 
 from casemate import attacks
 from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack
 from casemate.errors import CasemateError, CasemateWarning, SettingError
+from casemate.extensions import ATTACKS, extensions
 from casemate.norms import Norm
-
-GROUP = "casemate.attacks"
-"""The entry point group under which other packages register attacks."""
 
 _CITATION = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -44,7 +41,7 @@ def attack_types() -> dict[str, type[AbstractAttack]]:
     `CasemateWarning`.
     """
     found = library_attack_types()
-    for point in entry_points(group=GROUP):
+    for point in extensions(ATTACKS):
         try:
             kind = point.load()
         except Exception as error:  # whatever a foreign module raises, the other attacks are still there

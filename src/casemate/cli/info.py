@@ -53,7 +53,7 @@ class Info:
             facts["recipes"] = {name: summary_of(kind.objective) for name, kind in RECIPES.items()}
             facts["attacks"] = {name: summary_of(kind) for name, kind in attack_types().items()}
             facts["losses"] = dict(TITLES)
-            facts |= {name: point.load()() for name, point in extensions(INFO).items()}
+            facts |= {point.name: point.load()() for point in extensions(INFO)}
         if self.json:
             console.show_json(facts)
             return

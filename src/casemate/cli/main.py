@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises `SettingError` for other faults.
     """
     modules = {name: f"casemate.cli.{name}" for name in OWN}
-    modules |= {name: point.value for name, point in extensions(COMMANDS).items() if name not in modules}
+    modules |= {point.name: point.value for point in extensions(COMMANDS) if point.name not in modules}
     about = {name: first_line(import_module(module).__doc__) for name, module in modules.items()}
     name = choose("casemate", HELP, about, argv)
     if name in _WITH_TORCH:

@@ -12,7 +12,7 @@ from casemate.extensions import PRODUCERS, extensions
 
 def _producers() -> dict[str, Producer]:
     """What computes each kind of task, of all installed packages."""
-    return {kind: each for point in extensions(PRODUCERS).values() for kind, each in point.load().items()}
+    return {kind: each for point in extensions(PRODUCERS) for kind, each in point.load().items()}
 
 
 def look(folder: Path | None) -> dict[str, Any]:
