@@ -15,7 +15,17 @@ from torch import nn
 from casemate.attacks import BIM, EOT, FGSM, PGD, Passes, Status, sweep_eps
 from casemate.data import LabelledImages, to_float
 from casemate.errors import CasemateWarning, SettingError, ShapeError
-from casemate.evaluation import Curve, eps_curve, evaluate_clean, mcnemar, mean, share, steps_curve, zero_gradients
+from casemate.evaluation import (
+    Curve,
+    Estimate,
+    eps_curve,
+    evaluate_clean,
+    mcnemar,
+    mean,
+    share,
+    steps_curve,
+    zero_gradients,
+)
 from casemate.evaluation.clean import CleanResult, expected_calibration_error
 from casemate.evaluation.examples import attack_table, clean_table, curve_table
 from casemate.models import Classifier
@@ -100,6 +110,23 @@ def test_what_has_no_mean_is_refused(values: list[float]) -> None:
         mean(np.array(values))
     with pytest.raises(ShapeError):
         share(np.array([], dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("", "62.5 % (58.9 to 66.0)"),
+        ("n", "62.5 % (58.9 to 66.0, n = 1,234)"),
+        (".0%n", "62 % (59 to 66, n = 1,234)"),
+        (".3f", "0.625 (0.589 to 0.660)"),
+    ],
+)
+def test_an_estimate_is_written_in_one_way(form: str, text: str) -> None:
+    estimate = Estimate(0.625, 0.589, 0.66, 1234)
+    assert format(estimate, form) == text
+    assert Estimate.from_json(estimate.as_json()) == estimate
+    with pytest.raises(ValueError, match="expected decimals"):
+        format(estimate, "e")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Prints one line a finding and exits with 1 when there is any:
 
-- a word agreed to be private (it means something only to its author) in the source, the README, CONTRIBUTING or the pages of docs/;
+- a word agreed to be private (it means something only to its author) in the source, the README, CONTRIBUTING or docs/;
 - a public class defined twice;
 - a public function defined twice, unless its name is listed as an interface that several modules share.
 
@@ -10,7 +10,7 @@ In Markdown, code between backticks is not read: it quotes names, and the source
 
     python tools/vocabulary.py [ROOT] [PART ...]
 
-ROOT is the checkout (default: the one this file is in); with PARTs, only findings in paths that begin with one are shown.
+ROOT is the checkout (default: the one this file is in); PARTs keep only the paths that begin with one.
 """
 
 import ast
@@ -18,14 +18,14 @@ import re
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 _SOURCES = ("*.py", "*.pyi", "*.html", "*.jinja", "*.j2", "*.css", "*.md")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
-def pattern_of(words: Mapping[str, str]) -> re.Pattern[str]:
+def pattern_of(words: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds each of the words as a whole word, also as part of a name in code."""
     parts = [re.escape(word).replace(r"\*", "[a-z]*").replace(r"\ ", r"[\s_]+") for word in sorted(words, key=len)]
     return re.compile(rf"(?<![a-z])(?:{'|'.join(reversed(parts))})(?![a-z])", re.IGNORECASE)
@@ -43,11 +43,8 @@ def private_words(files: Mapping[str, str], words: Mapping[str, str]) -> Iterato
         read = _without_code(text) if path.endswith(".md") else text
         for found in pattern.finditer(read):
             line = read.count("\n", 0, found.start()) + 1
-            word = re.sub(r"\s+", " ", found.group())
-            better = next(
-                better for listed, better in words.items() if pattern_of({listed: ""}).fullmatch(found.group())
-            )
-            yield f"{path}:{line}: private word '{word}' (write: {better})"
+            better = next(better for word, better in words.items() if pattern_of([word]).fullmatch(found.group()))
+            yield f"{path}:{line}: private word '{' '.join(found.group().split())}' (write: {better})"
 
 
 def repeated_names(files: Mapping[str, str], interfaces: Mapping[str, str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from casemate.evaluation.gradients import zero_gradients as zero_gradients
 from casemate.evaluation.intervals import Estimate as Estimate
 from casemate.evaluation.intervals import mcnemar as mcnemar
 from casemate.evaluation.intervals import mean as mean
+from casemate.evaluation.intervals import percent as percent
 from casemate.evaluation.intervals import share as share
 from casemate.evaluation.record import Record as Record
 from casemate.evaluation.record import make_record as make_record

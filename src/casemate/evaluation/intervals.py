@@ -1,7 +1,9 @@
-"""95 % intervals, and the paired test that "better" needs. The statistics are SciPy's."""
+"""Numbers with 95 % intervals, their format, and the paired test that "better" needs. The statistics are SciPy's."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import final
+from typing import Any, Self, final
 
 import numpy as np
 from scipy import stats
@@ -10,12 +12,18 @@ from casemate.errors import ShapeError
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 1000
+_FORMAT = re.compile(r"(?:\.(?P<digits>\d+))?(?P<kind>[f%]?)(?P<n>n?)")
 
 
 @final
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its sample size and 95 % interval."""
+    """A number with its sample size and 95 % interval.
+
+    Formatting writes all of it: `f"{estimate}"` gives "62.0 % (58.9 to 65.0)", and `f"{estimate:n}"` adds the sample
+    size: "62.0 % (58.9 to 65.0, n = 1,000)". The format may name decimals and a kind, `%` (default: a share in percent)
+    or `f` (the number as it is): `.2f`, `.0%n`.
+    """
 
     value: float
     low: float
@@ -25,6 +33,27 @@ class Estimate:
     def as_json(self) -> dict[str, float | int]:
         """The four fields, for a result file."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """An estimate from what `as_json` gave; whole numbers may have become floats."""
+        return cls(float(found["value"]), float(found["low"]), float(found["high"]), int(found["n"]))
+
+    def __format__(self, spec: str) -> str:
+        parts = _FORMAT.fullmatch(spec)
+        if parts is None:
+            raise ValueError(f"format {spec!r} of an estimate; expected decimals, % or f, and n, such as .1%n")
+        scale, unit = (1, "") if parts["kind"] == "f" else (100, " %")
+        value, low, high = (f"{scale * each:.{parts['digits'] or 1}f}" for each in (self.value, self.low, self.high))
+        return f"{value}{unit} ({low} to {high}{f', n = {self.n:,}' if parts['n'] else ''})"
+
+    def __str__(self) -> str:
+        return format(self)
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A fraction in percent with its unit: 0.625 is "62.5 %"."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def share(hits: np.ndarray) -> Estimate:
