@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 from scipy import stats
@@ -35,7 +35,7 @@ class Estimate:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Self:
+    def from_json(cls, found: Mapping[str, Any]) -> "Estimate":
         """An estimate from what `as_json` gave; whole numbers may have become floats."""
         return cls(float(found["value"]), float(found["low"]), float(found["high"]), int(found["n"]))
 
