@@ -956,10 +956,10 @@ def test_what_keras_did_is_read_from_its_result() -> None:
     assert "the loss computed from something else" in sentences.keras_sentences(found)[0]
 
 
-def test_the_results_in_the_readme_are_the_committed_ones() -> None:
+def test_the_page_of_results_repeats_the_committed_ones() -> None:
     """Each block repeats the summary of its folder, or where there is none its results.md; no folder is left out."""
     pattern = r"<!-- results: (\S+) -->\n(.*?)<!-- end of results -->"
-    found = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
+    found = re.findall(pattern, (ROOT / "docs" / "results.md").read_text(), re.DOTALL)
     assert {name for name, _ in found} == {path.parent.name for path in RESULTS.glob("*/results.md")}
     for name, block in found:
         summary = RESULTS / name / "summary.md"

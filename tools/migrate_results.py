@@ -4,7 +4,7 @@
 
 FOLDER: as `casemate report` writes them; by default all of docs/results. In summary.json fields, settings of attacks
 and checks get today's names, and the evaluations get trust, number and grade; in summary.md and results.md the tables
-and sentences on models get the new words, and the README repeats the summaries. Nothing is computed anew: provenance,
+and sentences on models get the new words, and docs/results.md repeats the summaries. Nothing is computed anew: provenance,
 the commits in it included, and all other numbers stay as they are. What is of schema 2 already is left alone, so a
 second run changes nothing.
 
@@ -357,16 +357,16 @@ def migrate(folder: Path) -> list[Path]:
     return changed
 
 
-def repeat_in_readme(readme: Path, results: Path) -> list[Path]:
-    """Put the summaries of the committed results into their places in the README."""
-    before = readme.read_text()
+def repeat_on_page(page: Path, results: Path) -> list[Path]:
+    """Put the summaries of the committed results into their places on the page of results."""
+    before = page.read_text()
 
     def block(found: re.Match[str]) -> str:
         text = (results / found[1] / "summary.md").read_text().strip()
         return f"<!-- results: {found[1]} -->\n{text}\n<!-- end of results -->"
 
     after = re.sub(r"<!-- results: (\S+) -->\n.*?<!-- end of results -->", block, before, flags=re.DOTALL)
-    return [write_text(readme, after)] if after != before else []
+    return [write_text(page, after)] if after != before else []
 
 
 def main() -> None:
@@ -377,7 +377,7 @@ def main() -> None:
     folders: list[Path] = parser.parse_args().folders
     changed = [path for folder in folders or sorted(results.iterdir()) for path in migrate(folder)]
     if not folders:
-        changed += repeat_in_readme(ROOT / "README.md", results)
+        changed += repeat_on_page(ROOT / "docs" / "results.md", results)
     print("\n".join(map(str, changed)) or "nothing to migrate")
 
 
