@@ -1,12 +1,15 @@
 """The public face: names, the README's example, the built package seen from outside the tree."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import venv
 import zipfile
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -96,6 +99,28 @@ def test_a_private_use_is_found(text: str, expected: list[str]) -> None:
     assert private_uses(text, ROOT / "src") == expected
 
 
+YOURS = """
+import torch
+from torch import Tensor, nn
+
+torch.manual_seed(0)
+network: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+images: Tensor = torch.rand(64, 3, 32, 32)
+labels: Tensor = network((images - 0.48) / 0.25).argmax(1)
+"""
+"""What the README's example takes from its reader."""
+
+
+def script(place: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = spec_from_file_location(Path(place).stem, ROOT / place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def readme_example() -> str:
     """The first Python block of the README."""
     found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -106,6 +131,48 @@ def readme_example() -> str:
 def test_readme_example_is_short() -> None:
     """At most eight lines of code."""
     assert len([line for line in readme_example().splitlines() if line.strip()]) <= 8
+
+
+@pytest.mark.integration
+def test_readme_example_passes_the_type_checker(tmp_path: Path) -> None:
+    """In strict mode for what a user writes: an unknown name, argument or type is an error."""
+    script = tmp_path / "example.py"
+    script.write_text(YOURS + readme_example() + "evaluation.nothing\n")
+    check = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, str(script)]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    found = [each["message"] for each in json.loads(done.stdout)["generalDiagnostics"] if each["severity"] == "error"]
+    assert found == ['Cannot access attribute "nothing" for class "Evaluation"\n\xa0\xa0Attribute "nothing" is unknown']
+
+
+def test_readme_repeats_the_measured_agreement() -> None:
+    """The table is what `benchmarks/autoattack/table.py` writes from the committed result."""
+    table = script("benchmarks/autoattack/table.py")
+    found = json.loads((ROOT / "benchmarks" / "autoattack" / "result.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    assert table.page(readme, found) == readme
+    found["rows"][0]["agree"] -= 1
+    assert table.page(readme, found) != readme
+
+
+def test_pages_name_places_that_exist() -> None:
+    """Links of the pages, paths in the map of the README and in the architecture lead somewhere."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    places = set(re.findall(r"(?:\w+/)+[\w.]*", architecture)) - {"8/", "src/"}
+    assert len(places) > 30
+    for place in places:
+        assert any((ROOT / "src" / package / place).exists() for package in ("", "casemate")), place
+    rooms = re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    there = {path.parent.name for path in (ROOT / "src" / "casemate").glob("*/__init__.py")}
+    assert set(rooms) == there
+
+
+def test_the_citation_names_this_version() -> None:
+    assert f"\nversion: {casemate.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {casemate.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +200,7 @@ def test_wheel_carries_templates_and_reference_data(wheel: Path) -> None:
 
 @pytest.mark.integration
 def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> None:
-    """From outside the tree, on the installed wheel, the README's lines print a robust accuracy."""
+    """From outside the tree, on the installed wheel, the README's lines print a robust accuracy and a verdict."""
     venv.create(tmp_path / "env", with_pip=True, system_site_packages=False)
     python = tmp_path / "env" / "bin" / "python"
     install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
@@ -141,7 +208,9 @@ def test_readme_example_runs_against_the_wheel(wheel: Path, tmp_path: Path) -> N
     sites = [path for path in sys.path if Path(path).name == "site-packages"]
     # the heavy dependencies are borrowed from this environment, but casemate itself must be the wheel's
     script = f"import sys; sys.path += {sites!r}\nimport casemate\nprint(casemate.__file__)\n"
-    script += readme_example()
+    script += YOURS + readme_example()
     done = subprocess.run([python, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(tmp_path) in done.stdout.splitlines()[0]
-    assert 0 <= float(done.stdout.splitlines()[-1]) <= 1
+    _, leaves, verdict = done.stdout.splitlines()
+    assert re.fullmatch(r"PGD leaves \d+\.\d%", leaves)
+    assert verdict.startswith("Broken"), verdict

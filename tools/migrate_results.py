@@ -4,9 +4,9 @@
 
 FOLDER: as `casemate report` writes them; by default all of docs/results. In summary.json fields, settings of attacks
 and checks get today's names, and the evaluations get trust, number and grade; in summary.md and results.md the tables
-and sentences on models get the new words, and docs/results.md repeats the summaries. Nothing is computed anew: provenance,
-the commits in it included, and all other numbers stay as they are. What is of schema 2 already is left alone, so a
-second run changes nothing.
+and sentences on models get the new words, and docs/results.md repeats the summaries. Nothing is computed anew:
+provenance, the commits in it included, and all other numbers stay as they are. What is of schema 2 already is left
+alone, so a second run changes nothing.
 
 Of the study's own attacks some numbers are not stored, since they take the tables of single images. How many of the
 attacked images are right without an attack is taken from BIM's curve at eps 0 (without one, from the clean accuracy);
