@@ -15,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test test-all lint bench reference clean help
+.PHONY: study test test-all lint release bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -30,11 +30,16 @@ test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one 
 test-all: .venv/.ready-dev  ## run all tests: also kills, wheels, whole studies, programs of their own
 	$(BIN)/python -m pytest -m '$(TESTS)'
 
-lint: .venv/.ready-dev  ## check style, types and which module imports which
+lint: .venv/.ready-dev  ## check style, types, which module imports which, and the words
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python tools/vocabulary.py
+
+release: .venv/.ready-dev  ## build sdist and wheel into dist/ and check them (CANDIDATE=1: also where the changelog has no date)
+	$(PIP) --editable '.[release]'
+	$(BIN)/python tools/release.py $(if $(CANDIDATE),--candidate)
 
 reference: .venv/.ready-dev .venv-peers/.ready  ## compare FGSM and BIM with torchattacks and Foolbox (MODEL=checkpoint)
 	$(if $(MODEL),$(BIN)/python benchmarks/peers/compare.py --model $(MODEL),$(BIN)/python -m pytest -m reference)
