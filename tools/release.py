@@ -84,7 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--candidate", action="store_true", help="build from what is there, released or not")
     candidate: bool = parser.parse_args().candidate
-    version = re.findall(r'"(.+)"', (ROOT / "src" / "casemate" / "_version.py").read_text(encoding="utf-8"))[0]
+    source = (ROOT / "src" / "casemate" / "_version.py").read_text(encoding="utf-8")
+    version = re.findall(r'^__version__ = "(.+)"', source, re.MULTILINE)[0]
     date, text = section_of((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), version)
     if not candidate:
         if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
