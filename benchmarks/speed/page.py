@@ -22,8 +22,8 @@ layout with which it is fastest on a part of the images. The columns and rows:
 - *default layout*: the memory layout that models have unless it is changed, with the batch size that is fastest in it.
 - *worst*: an image counts as fooled if it is fooled at any iterate, or at a smaller eps.
 - *last*: the raw last iterate of all images, which the other libraries report.
-- *% of the limit*: the time that the arithmetic of the passes would take in float32 at the rate of a matrix product, for
-  the network as the paper writes it, divided by the time measured.
+- *% of the limit*: the time that the arithmetic of the passes would take in float32 at the rate of a matrix product,
+  for the network as the paper writes it, divided by the time measured.
 - *at most*: the speed-up if casemate ran at that limit.
 - *bfloat16*: gradients are computed in bfloat16; whether an image is fooled is decided in float32 in every row."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
@@ -111,19 +111,12 @@ def autoattack(part: dict[str, Any]) -> str:
         )
         rows.append(columns)
     steps = [f"{name}: {'; '.join(_step(each) for each in row['steps'])}" for name, row in part["rows"].items()]
-    head = [
-        "",
-        "seconds",
-        "speed-up over the original",
-        "seconds in the network",
-        "forward passes per image",
-        "at most",
-    ]
-    head += ["robust accuracy, %", "same outcome as the original", "batch, layout"]
+    head = ["", "seconds", "speed-up over the original", "seconds in the network", "forward passes per image"]
+    head += ["at most", "robust accuracy, %", "same outcome as the original", "batch, layout"]
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
         "*At most*: the speed-up over the original if nothing but the network took time. Wall-clock seconds of each "
-        f"attack, and how many images it fooled: {'. '.join(steps)}.{remarks(part)} {made_by(part)}"
+        f"attack, and how many images it fooled. {'. '.join(steps)}.{remarks(part)} {made_by(part)}"
     )
 
 
@@ -145,9 +138,10 @@ def passes(part: dict[str, Any]) -> str:
         ],
     )
     return (
-        f"{table}\n\nThe limit: {part['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s, the best of several matrix products, "
-        f"divided by {part['forward_flops'] / 1e6:.1f} MFLOP for a forward pass, as many for the gradient of the images "
-        f"and, in training, as many for that of the weights. {made_by(part)}\n\nWhere the time goes:\n\n{kernels}"
+        f"{table}\n\nThe limit: {part['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s, the best of several matrix "
+        f"products, divided by {part['forward_flops'] / 1e6:.1f} MFLOP for a forward pass, as many for the gradient of "
+        f"the images and, in training, as many for that of the weights. {made_by(part)}\n\nWhere the time goes:\n\n"
+        f"{kernels}"
     )
 
 
@@ -192,7 +186,7 @@ def training(folder: Path) -> str | None:
         rows.append((title, str(found["epochs"]), accuracy, f"{found['cpu_seconds']:.0f}", ratio))
     verb = "is reached" if theirs["reached"] else "would be reached (it was not)"
     return (
-        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'times Keras'], rows)}\n\n"
+        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'speed-up over Keras'], rows)}\n\n"
         f"Keras stops at the first epoch at which {percent(theirs['target'])} % {verb}; our schedules are shorter from "
         "the start. CPU seconds, one thread, one run each, on a machine with other work; "
         f"{theirs['processor']}. `benchmarks/training`."
@@ -215,11 +209,11 @@ def transformations(path: Path) -> str | None:
         )
     made = [f"- {name}: {part['rounds']} rounds, {made_by(part)}" for name, part in found.items()]
     return (
-        "The frozen copy is the model optimised for attacks; `models/accel/freeze.py` lists its changes. Each row leaves "
-        "out one change and shows the time of a pass, divided by the time with all of them: 1.20 means 20 % slower "
-        "without it. *As it is written* leaves out all of them. The last table does the same for the layers that "
-        "training replaces. Medians and quartiles of interleaved rounds, with random weights and images, on a machine "
-        "with other work. Cropped convolutions were removed because of their row.\n\n"
+        "The frozen copy is the model optimised for attacks; `models/accel/freeze.py` lists its changes. Each row "
+        "leaves out one change and shows the time of a pass, divided by the time with all of them: 1.20 means 20 % "
+        "slower without it. *As it is written* leaves out all of them. The last table does the same for the layers "
+        "that training replaces. Medians and quartiles of interleaved rounds, with random weights and images, on a "
+        "machine with other work. Cropped convolutions were removed because of their row.\n\n"
         + "\n\n".join(tables)
         + "\n\n"
         + "\n".join(made)
@@ -254,9 +248,10 @@ def gpu(path: Path) -> str | None:
         "used",
     ]
     return (
-        f"Input gradients per second.\n\n{grid(head, rows)}\n\n*Used*: whether `--precision bfloat16` selects bfloat16, "
-        "which it does if bfloat16 is at least 1.2 times as fast on the few images that are compared. Medians over a "
-        f"quarter of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit {found['commit']}."
+        f"Input gradients per second.\n\n{grid(head, rows)}\n\n*Used*: whether `--precision bfloat16` selects "
+        "bfloat16, which it does if bfloat16 is at least 1.2 times as fast on the few images that are compared. Medians "
+        f"over a quarter of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit "
+        f"{found['commit']}."
     )
 
 
