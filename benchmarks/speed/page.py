@@ -1,4 +1,4 @@
-"""Writes `docs/performance.md`; every number in it comes from a JSON file.
+"""Writes `docs/performance.md`; every measurement in it comes from a JSON file.
 
 These are `result.json` and, where they exist, `transformations.json`, `gpu.json` and `../training/*.json`.
 """
@@ -249,7 +249,7 @@ def gpu(path: Path) -> str | None:
     ]
     return (
         f"Input gradients per second.\n\n{grid(head, rows)}\n\n*Used*: whether `--precision bfloat16` selects "
-        "bfloat16, which it does if bfloat16 is at least 1.2 times as fast on the few images that are compared. Medians "
+        "bfloat16, which it does if bfloat16 is fast enough on the few images that are compared. Medians "
         f"over a quarter of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit "
         f"{found['commit']}."
     )
