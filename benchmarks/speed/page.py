@@ -1,6 +1,6 @@
-"""Writes `docs/performance.md` from `result.json`, and from the other results where they are. Types no number in.
+"""Writes `docs/performance.md`; every measurement in it comes from a JSON file.
 
-The others: `transformations.json`, `gpu.json`, `../training/*.json`.
+These are `result.json` and, where they exist, `transformations.json`, `gpu.json` and `../training/*.json`.
 """
 
 import json
@@ -15,14 +15,17 @@ PAGE = HERE.parents[1] / "docs" / "performance.md"
 _ABOUT = """# Performance
 
 `make bench` writes `benchmarks/speed/result.json`; `python benchmarks/speed/page.py` writes this page from it. Seconds
-are those of the processor, with one thread, in a process of its own for each run; competitors take turns. Every
-competitor gets appendix A as the paper writes it (ReLU, then pooling), the batch size and memory layout with which it
-is fastest on a part of the images, and a run on a part of them to warm up. `usual layout`: the same, but in the layout
-that models have unless somebody changes it, at the batch size that is fastest then. `worst`: fooled at any iterate, or
-at a smaller eps. `last`: the raw last iterate of all images, as the others report. The floor is the time that the
-arithmetic of the passes takes at the rate of a matrix product, in float32, for the network as it is written; `at most`:
-how many times as fast ours would be at that rate. In rows with bfloat16 attacks follow gradients in that precision;
-what fools is said in float32 in every row."""
+are CPU time of one thread. Every run is a process of its own, after a warm-up run on a part of the images, and the
+libraries take turns. Each gets appendix A as the paper writes it (ReLU, then pooling), in the batch size and memory
+layout with which it is fastest on a part of the images. The columns and rows:
+
+- *default layout*: the memory layout that models have unless it is changed, with the batch size that is fastest in it.
+- *worst*: an image counts as fooled if it is fooled at any iterate, or at a smaller eps.
+- *last*: the raw last iterate of all images, which the other libraries report.
+- *% of the limit*: the time that the arithmetic of the passes would take in float32 at the rate of a matrix product,
+  for the network as the paper writes it, divided by the time measured.
+- *at most*: the speed-up if casemate ran at that limit.
+- *bfloat16*: gradients are computed in bfloat16; whether an image is fooled is decided in float32 in every row."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
 
@@ -41,20 +44,20 @@ def made_by(part: dict[str, Any]) -> str:
 
 
 def _title(task: str) -> str:
-    """A row's name: of ours the task with which it was run is known."""
+    """The name of a row; casemate's rows are stored under the name of their task."""
     for kind in KINDS:
         task = task.replace(f"{kind}-", "casemate, ")
-    return task.replace("-bfloat16", ", bfloat16")
+    return task.replace("-bfloat16", ", bfloat16").replace("usual layout", "default layout")
 
 
 def remarks(part: dict[str, Any]) -> str:
-    """What ours said while it ran."""
+    """The messages of casemate's runs."""
     said = [f"{_title(name)}: {remark}." for name, row in part["rows"].items() for remark in row.get("said", [])]
     return "".join(f" {each}" for each in said)
 
 
 def sweeps(kind: str, part: dict[str, Any]) -> str:
-    """The race of sweeps over eps."""
+    """Sweeps over eps, with the table of all libraries."""
     rows = []
     for name, row in part["rows"].items():
         spread = f"{min(row['all_cpu_seconds']):.2f} to {max(row['all_cpu_seconds']):.2f}"
@@ -67,12 +70,13 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
         if not title.startswith("casemate"):
             peer, comma, layout = title.partition(",")
             title = f"{peer} {row['version']}{comma}{layout}"
-        settings = "own choice" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
+        settings = "chosen by casemate" if row["batch"] == 0 else f"{row['batch']}, {row['layout']}"
         accuracy = " ".join(percent(each) for each in row["accuracy"])
         seconds = f"{row['cpu_seconds']:.2f}"
         rows.append((title, settings, seconds, spread, ratio, most, usual, floor, accuracy))
-    times, as_usual = f"times {part['fastest']}", f"times {part['fastest_as_usual']}"
-    head = ["", "batch, layout", "seconds", "spread", times, "at most", as_usual, "% of the floor", "accuracy left, %"]
+    times = f"speed-up over {part['fastest']}"
+    as_usual = f"over {_title(part['fastest_as_usual'])}"
+    head = ["", "batch, layout", "seconds", "range", times, "at most", as_usual, "% of the limit", "robust accuracy, %"]
     return (
         f"### {KINDS[kind]}, eps {', '.join(f'{eps:g}' for eps in part['eps'])}, {part['n']} images\n\n"
         f"{grid(head, rows)}\n\nMedian of {len(next(iter(part['rows'].values()))['all_seconds'])} runs.{remarks(part)} "
@@ -81,14 +85,14 @@ def sweeps(kind: str, part: dict[str, Any]) -> str:
 
 
 def _step(step: dict[str, Any] | str) -> str:
-    """One attack of ours, or a line of the original's log."""
+    """One attack of casemate's AutoAttack, or a line of the original's log."""
     if isinstance(step, str):
         return step
     return f"{step['attack']} {step['s']:.1f} s ({step['fooled']} of {step['tried']})"
 
 
 def autoattack(part: dict[str, Any]) -> str:
-    """AutoAttack beside the original."""
+    """AutoAttack, compared with the original."""
     theirs = part["rows"]["original"]["cpu_seconds"]
     rows = []
     for name, row in part["rows"].items():
@@ -103,22 +107,22 @@ def autoattack(part: dict[str, Any]) -> str:
             f"{theirs / network:.1f}" if ours and network else "",
             percent(row["accuracy"][0]),
             f"{row['alike']} of {part['n']}",
-            f"{row['batch']}, {row['layout']}" if row["batch"] else "own choice",
+            f"{row['batch']}, {row['layout']}" if row["batch"] else "chosen by casemate",
         )
         rows.append(columns)
     steps = [f"{name}: {'; '.join(_step(each) for each in row['steps'])}" for name, row in part["rows"].items()]
-    head = ["", "seconds", "times the original", "of these in the network", "passes forward an image", "at most"]
-    head += ["accuracy left, %", "images that end alike", "batch, layout"]
+    head = ["", "seconds", "speed-up over the original", "seconds in the network", "forward passes per image"]
+    head += ["at most", "robust accuracy, %", "same outcome as the original", "batch, layout"]
     return (
         f"### {part['network']}; eps {part['eps']:g}, {part['n']} images\n\n{grid(head, rows)}\n\n"
-        "`At most`: how many times as fast as the original ours would be if only the network took time. Seconds of the "
-        f"clock of each attack, and how many it fooled. {'. '.join(steps)}.{remarks(part)} {made_by(part)}"
+        "*At most*: the speed-up over the original if nothing but the network took time. Wall-clock seconds of each "
+        f"attack, and how many images it fooled. {'. '.join(steps)}.{remarks(part)} {made_by(part)}"
     )
 
 
 def passes(part: dict[str, Any]) -> str:
-    """One pass beside the limit, and where the time goes."""
-    head = ["", "images a second", "% of the limit"]
+    """Gradients and training steps as a share of the limit, and where their time goes."""
+    head = ["", "images per second", "% of the limit"]
     table = grid(
         head,
         [
@@ -134,16 +138,17 @@ def passes(part: dict[str, Any]) -> str:
         ],
     )
     return (
-        f"{table}\n\nThe limit: {part['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s, the best of several products of "
-        f"matrices, over {part['forward_flops'] / 1e6:.1f} MFLOP forward, as many back to the images, and as many back "
-        f"to the weights. {made_by(part)}\n\nWhere the time goes:\n\n{kernels}"
+        f"{table}\n\nThe limit: {part['gemm_flops_per_second'] / 1e9:.0f} GFLOP/s, the best of several matrix "
+        f"products, divided by {part['forward_flops'] / 1e6:.1f} MFLOP for a forward pass, as many for the gradient of "
+        f"the images and, in training, as many for that of the weights. {made_by(part)}\n\nWhere the time goes:\n\n"
+        f"{kernels}"
     )
 
 
 def scaling(part: dict[str, Any]) -> str:
-    """Growth with images and eps."""
+    """Time and memory against the number of images, and time against the number of eps."""
     images = grid(
-        ["images", "seconds", "microseconds an image", "peak memory, MB", "of these the images, MB"],
+        ["images", "seconds", "microseconds per image", "peak memory, MB", "size of the images, MB"],
         [
             (
                 f"{row['images']:,}",
@@ -166,7 +171,7 @@ def scaling(part: dict[str, Any]) -> str:
 
 
 def training(folder: Path) -> str | None:
-    """Our recipe beside the study's in Keras."""
+    """The time that our recipe and the study's in Keras take to the same accuracy."""
     keras, *ours = (folder / name for name in ("keras.json", "casemate.json", "casemate-bfloat16.json"))
     if not keras.is_file():
         return None
@@ -179,22 +184,22 @@ def training(folder: Path) -> str | None:
         ratio = f"{last['cpu_seconds'] / found['cpu_seconds']:.1f}"
         accuracy = percent(found["test_accuracy"]["value"])
         rows.append((title, str(found["epochs"]), accuracy, f"{found['cpu_seconds']:.0f}", ratio))
-    verb = "is reached" if theirs["reached"] else "was not reached"
+    verb = "is reached" if theirs["reached"] else "would be reached (it was not)"
     return (
-        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'times Keras'], rows)}\n\n"
-        f"Keras is stopped at the first epoch at which {percent(theirs['target'])} % {verb}; our schedules are shorter "
-        "from the start. Seconds of the processor, one thread, one run each, other work beside all; "
+        f"{grid(['recipe', 'epochs', 'test accuracy, %', 'seconds', 'speed-up over Keras'], rows)}\n\n"
+        f"Keras stops at the first epoch at which {percent(theirs['target'])} % {verb}; our schedules are shorter from "
+        "the start. CPU seconds, one thread, one run each, on a machine with other work; "
         f"{theirs['processor']}. `benchmarks/training`."
     )
 
 
 def transformations(path: Path) -> str | None:
-    """What each change of the frozen copy is worth."""
+    """The gain from each change that the frozen copy makes."""
     if not path.is_file():
         return None
     found = json.loads(path.read_text())
     tables = []
-    titles = {"gradient": "Input gradients", "forward": "Passes forward", "step": "Training steps of paper-cnn"}
+    titles = {"gradient": "Input gradients", "forward": "Forward passes", "step": "Training steps of paper-cnn"}
     for task, title in titles.items():
         parts = {name: part["tasks"][task] for name, part in found.items() if task in part["tasks"]}
         changes = dict.fromkeys(change for rows in parts.values() for change in rows if change != "all")
@@ -204,15 +209,19 @@ def transformations(path: Path) -> str | None:
         )
     made = [f"- {name}: {part['rounds']} rounds, {made_by(part)}" for name, part in found.items()]
     return (
-        "How many times as long a pass takes where one of the changes that `models/accel/freeze.py` names is left out "
-        "and the others are made, or none is made; the same of what training exchanges. Medians of interleaved rounds, "
-        "with quartiles; random weights and images, other work beside all. A row of a change that the library no "
-        "longer makes is the reason why.\n\n" + "\n\n".join(tables) + "\n\n" + "\n".join(made)
+        "The frozen copy is the model optimised for attacks; `models/accel/freeze.py` lists its changes. Each row "
+        "leaves out one change and shows the time of a pass, divided by the time with all of them: 1.20 means 20 % "
+        "slower without it. *As it is written* leaves out all of them. The last table does the same for the layers "
+        "that training replaces. Medians and quartiles of interleaved rounds, with random weights and images, on a "
+        "machine with other work. Cropped convolutions were removed because of their row.\n\n"
+        + "\n\n".join(tables)
+        + "\n\n"
+        + "\n".join(made)
     )
 
 
 def _times(row: dict[str, float] | None) -> str:
-    """A ratio with its quartiles."""
+    """A ratio and its quartiles."""
     return "" if row is None else f"{row['times']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
@@ -235,13 +244,14 @@ def gpu(path: Path) -> str | None:
         "as written",
         "frozen copy",
         "bfloat16",
-        "times the frozen copy",
+        "bfloat16 over frozen copy",
         "used",
     ]
     return (
-        f"Input gradients a second.\n\n{grid(head, rows)}\n\n`Used`: whether `--precision bfloat16` takes it, which it "
-        "does where the gain on the few images that are compared is large enough. Medians of what fits into a quarter "
-        f"of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit {found['commit']}."
+        f"Input gradients per second.\n\n{grid(head, rows)}\n\n*Used*: whether `--precision bfloat16` selects "
+        "bfloat16, which it does if bfloat16 is fast enough on the few images that are compared. Medians "
+        f"over a quarter of a second. `{found['command']}`; {found['device']}, PyTorch {found['torch']}, commit "
+        f"{found['commit']}."
     )
 
 
@@ -253,11 +263,11 @@ def page(document: dict[str, Any]) -> str:
         *(sweeps(kind, document[kind]) for kind in KINDS if kind in document),
         "## AutoAttack `standard`, Linf",
         *(autoattack(part) for name, part in document.items() if name.startswith("autoattack")),
-        "## One pass",
+        "## Single passes",
         passes(document["passes"]) if "passes" in document else "Not measured.",
         "## The changes of the frozen copy",
         transformations(HERE / "transformations.json") or "Not measured.",
-        "## Growth",
+        "## Time and memory against the number of images",
         scaling(document["scaling"]) if "scaling" in document else "Not measured.",
         "## Training",
         training(HERE.parent / "training") or "Not measured.",
