@@ -16,7 +16,7 @@ MARKS = re.compile(r"(<!-- agreement -->\n).*?(<!-- end of agreement -->)", re.D
 def table(found: dict[str, Any]) -> str:
     """The table in Markdown, and under it where its numbers come from."""
     lines = [
-        "| network | eps (Linf) | casemate leaves, % | the original leaves, % | images that end alike |",
+        "| network | eps (Linf) | casemate leaves, % | the original leaves, % | images with the same outcome |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:
