@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks._hyperplane import is_new, likeliest_classes
+from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import value_and_grad
@@ -228,19 +229,15 @@ class AbstractAPGD(AbstractAttack):
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
         """Every goal from every start, on those not fooled yet; of the others, the image with the highest loss."""
-        logits = _look(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
+        logits = _value_and_grad(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
         passes = Passes(forward=self.eot_samples * len(clean))
         movable = self.ball().eps > 0
-        finite = is_valid(logits)
-        has_gradient = torch.full_like(finite, not movable)
-        found = clean.clone()
-        highest = torch.full_like(logits[:, 0], -math.inf, dtype=torch.float64)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        best = BestCandidates(clean, criterion, logits)
+        has_gradient = torch.full_like(best.finite, not movable)
         goals = self.goals(criterion, logits)
-        for number, restart in product(range(len(goals)), range(self.restarts)):
-            if not (len(left) and movable):
-                break
-            at = left[goals[number].differs(goals[0])[left]] if number else left
+        # not `Restarts`: the runs share the pass over the clean images, and the draws are keyed by goal and restart
+        for number, restart in product(range(len(goals)), range(self.restarts if movable else 0)):
+            at = best.left[goals[number].differs(goals[0])[best.left]] if number else best.left
             if not len(at):
                 continue
             share = len(at) / (len(goals) * self.restarts * self.steps)
@@ -253,12 +250,8 @@ class AbstractAPGD(AbstractAttack):
             )
             passes.add(run.passes)
             has_gradient[at] |= run.has_gradient
-            finite[at] = run.fooled | (finite[at] & run.finite)
-            better = run.fooled | (run.highest > highest[at])
-            found[at[better]] = run.images[better]
-            highest[at[better]] = run.highest[better]
-            left = left[~torch.isin(left, at[run.fooled])]
-        return RunResult(found, finite, has_gradient, passes)
+            best.update(at, run.images, run.loss, run.fooled, run.finite)
+        return RunResult(best.images, best.finite, has_gradient, passes)
 
     def _balls(self) -> list[tuple[Ball, int]]:
         """The balls that a run goes through, and the steps in each."""
@@ -277,19 +270,16 @@ class AbstractAPGD(AbstractAttack):
         noise = (bounds[1] - bounds[0]) * streams.normal(tuple(clean.shape[1:]), *purpose)
         return ball.project(clean + noise, clean, bounds)
 
-    def _run(self, model: Classifier, clean: Images, goal: Goal, images: Images, stepped: Callable[[], None]) -> "_Run":
+    def _run(
+        self, model: Classifier, clean: Images, goal: Goal, images: Images, stepped: Callable[[], None]
+    ) -> RunState:
         """One run from one start, through all balls; what fools in a larger one than the last does not count."""
         *larger, (ball, steps) = self._balls()
+        run = RunState(images)
         unending = replace(goal, criterion=replace(goal.criterion, never=True))
-        before: list[_Run] = []
-        for wide, some in larger:
-            before.append(self._ascend(model, clean, unending, wide, some, images, stepped))
-            images = before[-1].images
-        run = self._ascend(model, clean, goal, ball, steps, images, stepped)
-        for each in before:
-            run.has_gradient |= each.has_gradient
-            run.finite &= each.finite
-            run.passes.add(each.passes)
+        for larger_ball, some in larger:
+            self._ascend(model, clean, unending, larger_ball, some, run, stepped)
+        self._ascend(model, clean, goal, ball, steps, run, stepped)
         return run
 
     def _ascend(
@@ -299,22 +289,26 @@ class AbstractAPGD(AbstractAttack):
         goal: Goal,
         ball: Ball,
         steps: int,
-        images: Images,
+        run: RunState,
         stepped: Callable[[], None],
-    ) -> "_Run":
-        """The ascent in one ball."""
-        images = ball.project(images, clean, model.bounds)
-        run, on = _Run(images), Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
+    ) -> None:
+        """The ascent in one ball, from where `run` is; its end is entered into `run`."""
+        images = ball.project(run.images, clean, model.bounds)
+        on = Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
+        run.images, run.loss = images.clone(), torch.full_like(run.loss, -math.inf)
         looks = set(checkpoints(steps, self.norm))
         checked = 0
         for step in range(steps + 1):
-            logits, loss, gradient = _look(model, on.images, goal, self.eot_samples, differentiate=step < steps)
-            run.passes.add(Passes(self.eot_samples * len(loss), self.eot_samples * len(loss) * (step < steps)))
+            logits, loss, gradient = _value_and_grad(
+                model, on.images, goal, self.eot_samples, differentiate=step < steps
+            )
+            cost = self.eot_samples * len(loss)
+            run.passes.add(Passes(cost, 0 if last else cost))
             fooled = goal.criterion.is_adversarial(logits)
             steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
             finite = is_valid(logits) & steepest.isfinite()
             run.fooled[on.place] = fooled
-            run.finite[on.place] = fooled | finite
+            run.finite[on.place] &= fooled | finite
             run.has_gradient[on.place] |= steepest != 0
             on.arrive(loss, gradient, first=step == 0)
             going = finite & ~fooled
@@ -322,15 +316,14 @@ class AbstractAPGD(AbstractAttack):
                 run.images[on.place[fooled]] = on.images[fooled]
                 on = on[going]
                 goal = goal[going]
-            if step == steps or not len(on.place):
+            if last or not len(on.place):
                 break
             if step in looks:
                 on.adapt(ball.eps) if self.norm == "l1" else on.halve(self.rho * (step - checked))
                 checked = step
             on.move(ball, model.bounds, first=step == 0)
             stepped()
-        run.images[on.place], run.highest[on.place] = on.best, on.highest
-        return run
+        run.images[on.place], run.loss[on.place] = on.best, on.highest
 
 
 @final
@@ -378,7 +371,7 @@ class TargetedAPGD(AbstractAPGD):
         return min(self.classes, classes - 1)
 
 
-def _look(
+def _value_and_grad(
     model: Classifier, images: Images, goal: Goal, eot_samples: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
     """Means over the samples of the logits, of what is ascended, and of its gradient (zero unless `differentiate`)."""
@@ -390,17 +383,3 @@ def _look(
         differentiate=differentiate,
     )
     return logits, loss.double(), gradient
-
-
-@final
-class _Run:
-    """Where a run ended, per example."""
-
-    def __init__(self, images: Images) -> None:
-        none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.images = images.clone()
-        """The first that fooled, or the one with the highest loss; the start where not `finite`."""
-        self.highest = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        """The loss there, if it did not fool."""
-        self.fooled, self.finite, self.has_gradient = none.clone(), ~none, none.clone()
-        self.passes = Passes()

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
+from torch import Tensor
 
+from casemate.attacks._worst_case import run_on_survivors
 from casemate.attacks.apgd import APGD, TargetedAPGD
-from casemate.attacks.base import AbstractAttack, stream_key, verify
+from casemate.attacks.base import AbstractAttack, Verified, stream_key
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.fab import FAB, TargetedFAB
 from casemate.attacks.result import Passes, RunResult
@@ -23,11 +25,11 @@ from casemate.norms import AnyNorm, Eps
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
 from casemate.settings import expect, one_of
-from casemate.types import Images
+from casemate.types import Flags, Images
 
 Version = Literal["standard", "plus", "rand"]
 
-DRAWS = 20
+_EOT_SAMPLES = 20
 """Passes whose gradients `rand` averages (the original's eot_iter)."""
 
 
@@ -59,8 +61,8 @@ class AutoAttack(AbstractAttack):
         eps, norm = self.eps, self.norm
         if self.version == "rand":
             return {
-                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=DRAWS),
-                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=DRAWS),
+                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=_EOT_SAMPLES),
+                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=_EOT_SAMPLES),
             }
         square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the start's
         fab_t = TargetedFAB(norm=norm, restart_eps=eps, stop_at_distance=eps)
@@ -100,28 +102,11 @@ class AutoAttack(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Each attack on those that the ones before left; what it claims is verified before it counts."""
-        ball = self.ball()
-        no = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-        found = RunResult(clean.clone(), finite=~no, has_gradient=no, passes=Passes())
-        left = torch.arange(len(clean), device=clean.device)
-        attacks = self.attacks()
-        for attack in attacks.values():
-            if not len(left):
-                break
-            own = Streams(derive(streams.seed, stream_key(attack)), streams.index[left])
-            share = len(left) / len(clean) / len(attacks)
-            run = attack.run(
-                model,
-                clean[left],
-                criterion[left],
-                own,
-                lambda amount, note="", share=share: advance(amount * share, note),
-            )
-            checked = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
-            found.passes.add(run.passes)
-            found.passes.add(checked.passes)
-            found.has_gradient[left] |= run.has_gradient
-            found.images[left], found.finite[left] = checked.images, checked.finite
-            left = left[~criterion[left].is_adversarial(checked.logits)]
-        return found
+        """Each attack on the examples that the ones before it left."""
+
+        def keep(at: Tensor, part: Criterion, found: Verified) -> tuple[Flags, Flags]:
+            del at
+            return torch.ones_like(found.finite), part.is_adversarial(found.logits)
+
+        runs = [(attack, derive(streams.seed, stream_key(attack))) for attack in self.attacks().values()]
+        return run_on_survivors(runs, self.ball(), model, clean, criterion, streams.index, keep, advance)

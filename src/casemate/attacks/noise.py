@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
+from casemate.attacks._worst_case import BestCandidates
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -56,31 +57,22 @@ class AbstractNoise(AbstractAttack):
         """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = is_valid(logits)
-        found = clean.clone()
-        largest = torch.full_like(logits[:, 0], -torch.inf)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
-        clean, criterion, streams = clean[left], criterion[left], streams[left]
-        share = len(finite) / self.num_samples
+        best = BestCandidates(clean, criterion, logits)
+        share = len(clean) / self.num_samples
+        clean, criterion, streams = clean[best.left], criterion[best.left], streams[best.left]
         for number in range(self.num_samples if self.ball().eps else 0):
-            if not len(left):
+            if not len(best.left):
                 break
             images = self.draw(clean, model.bounds, streams, number)
             logits = model(images)
-            passes.forward += len(left)
-            fooled = criterion.is_adversarial(logits)
-            valid = is_valid(logits)
-            wrong = criterion.objective(margin, logits).masked_fill(~valid, -torch.inf)
-            better = fooled | (wrong > largest[left])
-            found[left[better]] = images[better]
-            largest[left[better]] = wrong[better]
-            finite[left] &= valid | fooled
+            passes.forward += len(images)
+            fooled, finite = criterion.is_adversarial(logits), is_valid(logits)
+            loss = criterion.objective(margin, logits).masked_fill(~finite, -torch.inf)
+            best.update(best.left, images, loss, fooled, finite)
             if fooled.any():
-                finite[left[fooled]] = True
-                going = ~fooled
-                left, clean, criterion, streams = left[going], clean[going], criterion[going], streams[going]
+                clean, criterion, streams = clean[~fooled], criterion[~fooled], streams[~fooled]
             advance(share, "")
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
 
 @final

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from torch import Tensor
 
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, innermost, verify
+from casemate.attacks._worst_case import run_on_survivors
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, Verified, innermost
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import AbstractGradientAttack
 from casemate.attacks.result import Passes, RunResult
@@ -19,7 +21,7 @@ from casemate.models import Classifier
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
 from casemate.settings import at_least, expect
-from casemate.types import Images
+from casemate.types import Flags, Images
 
 
 @final
@@ -57,37 +59,21 @@ class Restarts(AbstractAttack):
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
         """All runs, each verified before it is compared with the best one so far."""
-        nearest, ball = isinstance(innermost(self.attack), AbstractMinimumNormAttack), self.ball()
-        merit = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
-        no = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-        best = RunResult(clean.clone(), finite=no, has_gradient=no.clone(), passes=Passes())
-        left = torch.arange(len(clean), device=clean.device)
-        for number in range(self.restarts):
-            if not len(left):
-                break
-            aim = criterion[left]
-            seed = streams.seed if number == 0 else derive(streams.seed, "restart", number)
-            run = self.attack.run(
-                model,
-                clean[left],
-                aim,
-                Streams(seed, streams.index[left]),
-                lambda amount, note="": advance(amount / self.restarts, note),
-            )
-            found = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
-            best.has_gradient[left] |= run.has_gradient
-            best.passes.add(run.passes)
-            best.passes.add(found.passes)
-            fooled = aim.is_adversarial(found.logits)
+        nearest = isinstance(innermost(self.attack), AbstractMinimumNormAttack)
+        best = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
+        lowest = torch.finfo(best.dtype).min  # of a finite candidate, so that it is better than none
+
+        def keep(at: Tensor, part: Criterion, found: Verified) -> tuple[Flags, Flags]:
+            fooled = part.is_adversarial(found.logits)
             if nearest:
-                value = (-found.norm.double()).where(fooled, -torch.finfo(torch.float64).max)
-                done = fooled & (found.norm == 0)
+                value, done = (-found.norm.double()).where(fooled, lowest), fooled & (found.norm == 0)
             else:
-                value = aim.objective(stable_cross_entropy, found.logits).double()
-                value = value.clamp(min=-torch.finfo(torch.float64).max).where(~fooled, math.inf)
-                done = fooled
-            better = found.finite & (value > merit[left])
-            best.images[left[better]], best.finite[left[better]] = found.images[better], True
-            merit[left[better]] = value[better]
-            left = left[~done]
-        return best
+                value = part.objective(stable_cross_entropy, found.logits).double().clamp(min=lowest)
+                value, done = value.where(~fooled, math.inf), fooled
+            better = found.finite & (value > best[at])
+            best[at[better]] = value[better]
+            return better, done
+
+        seeds = [streams.seed, *(derive(streams.seed, "restart", number) for number in range(1, self.restarts))]
+        runs = [(self.attack, seed) for seed in seeds]
+        return run_on_survivors(runs, self.ball(), model, clean, criterion, streams.index, keep, advance)

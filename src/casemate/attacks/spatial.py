@@ -5,7 +5,6 @@ three numbers is too rough for one. The defaults are the paper's for small image
 grid of 31 angles and 5 x 5 shifts, or (`num_samples`) the worst of that many random ones; the paper takes 10.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from casemate.attacks._worst_case import BestCandidates
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -67,11 +67,9 @@ class Spatial(AbstractAttack):
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
         """The images as they are, then one placement after the other, on those not yet fooled."""
-        found, passes = clean.clone(), Passes()
-        wrong = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
-        finite = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
-        left = torch.arange(len(clean), device=clean.device)
+        best, passes = BestCandidates(clean, criterion), Passes()
         for number in range(self.tries + 1):
+            left = best.left
             if not len(left):
                 break
             images = clean[left]
@@ -81,15 +79,11 @@ class Spatial(AbstractAttack):
             with torch.no_grad():
                 logits = model(images)
             passes.forward += len(left)
-            aim = criterion[left]
-            fooled, sound = aim.is_adversarial(logits), is_valid(logits)
-            value = aim.objective(margin, logits).double().where(sound, -math.inf)
-            better = fooled | (value > wrong[left])
-            found[left[better]], wrong[left[better]] = images[better], value[better]
-            finite[left] = (finite[left] & sound) | fooled
-            left = left[~fooled]
+            part, finite = criterion[left], is_valid(logits)
+            loss = part.objective(margin, logits).where(finite, -torch.inf)
+            best.update(left, images, loss, part.is_adversarial(logits), finite)
             advance(len(clean) / (self.tries + 1), "")
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
     def _placement(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
         """Angles in degrees and shifts in pixels, the same for all images on the grid, else drawn for each."""

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -295,30 +296,25 @@ class Square(AbstractAttack):
         """
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = is_valid(logits)
-        found = clean.clone()
-        highest = torch.full_like(logits[:, 0], -torch.inf)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        best = BestCandidates(clean, criterion, logits)
+        # not `Restarts`: the runs share the pass over the clean images, and the draws are keyed by restart
         for restart in range(self.restarts if self.ball().eps else 0):
-            if not len(left):
+            at = best.left
+            if not len(at):
                 break
-            share = len(left) / self.restarts
+            share = len(at) / self.restarts
             run = self._search(
                 model,
-                clean[left],
-                criterion[left],
-                streams[left],
+                clean[at],
+                criterion[at],
+                streams[at],
                 restart,
                 lambda part, note="", share=share: advance(part * share, note),
                 logits.dtype,
             )
-            passes.forward += run.forward
-            better = run.fooled | (run.highest > highest[left])
-            found[left[better]] = run.images[better]
-            highest[left[better]] = run.highest[better]
-            finite[left] = run.fooled | (finite[left] & run.finite)
-            left = left[~run.fooled]
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+            passes.add(run.passes)
+            best.update(at, run.images, run.loss, run.fooled, run.finite)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
     def _search(
         self,
@@ -329,7 +325,7 @@ class Square(AbstractAttack):
         restart: int,
         advance: Advance,
         dtype: torch.dtype,
-    ) -> "_Run":
+    ) -> RunState:
         """One run from one start, for images that are not fooled; `advance` is told shares of the whole run.
 
         `dtype` is that of the model's logits.
@@ -338,18 +334,19 @@ class Square(AbstractAttack):
         channels, height, width = clean.shape[1:]
         moves = (LinfSquare if self.norm == "linf" else L2Square)(clean, self.ball(), model.bounds)
         moves.start(streams, restart)
-        run = _Run(
-            images=clean.clone(),
-            highest=torch.empty(len(clean), dtype=dtype, device=clean.device),
-            fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
-            finite=torch.empty(len(clean), dtype=torch.bool, device=clean.device),
-        )
+        run = RunState(clean)
         on = _Standing(
             place=torch.arange(len(clean), device=clean.device),
             logits=clean.new_full((len(clean), len(model.classes)), torch.nan, dtype=dtype),
-            highest=torch.full_like(run.highest, -torch.inf),
+            highest=torch.full((len(clean),), -math.inf, dtype=dtype, device=clean.device),
             finite=torch.ones_like(run.finite),
         )
+
+        def note(chosen: Flags | slice) -> None:
+            place = on.place[chosen]
+            run.images[place], run.finite[place] = moves.images(chosen), on.finite[chosen]
+            run.loss[place] = on.highest[chosen].double()
+
         for query in range(self.n_queries):
             asked = moves.step((query - 1) % _BLOCK) if query else slice(None)  # the first is the start's
             if query % _BLOCK == 0:
@@ -359,7 +356,7 @@ class Square(AbstractAttack):
             if isinstance(asked, Tensor) and not len(asked):
                 continue
             answer = model(moves.images(asked))
-            run.forward += len(answer)
+            run.passes.forward += len(answer)
             logits = on.logits.clone()  # an image that did not change has those of the best
             logits[asked] = answer
             fooled = criterion.is_adversarial(logits)
@@ -371,13 +368,13 @@ class Square(AbstractAttack):
             on.settle(better, logits, value, valid)
             if fooled.any():
                 run.fooled[on.place] = fooled
-                run.note(on, moves, fooled)
+                note(fooled)
                 going = ~fooled
                 on, moves = on[going], moves[going]
                 criterion, streams = criterion[going], streams[going]
             if not len(on.place):
                 break
-        run.note(on, moves, slice(None))
+        note(slice(None))
         return run
 
 
@@ -400,24 +397,3 @@ class _Standing(Rows):
         self.logits = logits.where(better.unsqueeze(1), self.logits)
         self.highest = value.where(better, self.highest)
         self.finite = self.finite & valid
-
-
-@final
-@dataclass
-class _Run:
-    """Where a search ended, per example."""
-
-    images: Images
-    """The first that fooled, or the most wrong one."""
-    highest: PerExample
-    """The loss there."""
-    fooled: Flags
-    finite: Flags
-    """The logits of every query were."""
-    forward: int = 0
-
-    def note(self, on: _Standing, moves: AbstractSquareProposal, chosen: Flags | slice) -> None:
-        """Note the state of some of the images still searched."""
-        place = on.place[chosen]
-        self.images[place] = moves.images(chosen)
-        self.highest[place], self.finite[place] = on.highest[chosen], on.finite[chosen]
