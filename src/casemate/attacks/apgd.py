@@ -299,9 +299,8 @@ class AbstractAPGD(AbstractAttack):
         looks = set(checkpoints(steps, self.norm))
         checked = 0
         for step in range(steps + 1):
-            logits, loss, gradient = _value_and_grad(
-                model, on.images, goal, self.eot_samples, differentiate=step < steps
-            )
+            last = step == steps
+            logits, loss, gradient = _value_and_grad(model, on.images, goal, self.eot_samples, differentiate=not last)
             cost = self.eot_samples * len(loss)
             run.passes.add(Passes(cost, 0 if last else cost))
             fooled = goal.criterion.is_adversarial(logits)
