@@ -159,7 +159,7 @@ class Goal(Rows):
 
     criterion: Criterion
     loss: LossName = "ce"
-    aims: Labels | None = None
+    target_classes: Labels | None = None
     """Wrong classes: ascend the targeted difference of logits ratio towards them, whatever `loss` is."""
 
     def objective(self, logits: Logits) -> PerExample:
@@ -169,17 +169,17 @@ class Goal(Rows):
         strongest other class is not.
         """
         classes = self.criterion.classes
-        if self.aims is not None:
-            return targeted_dlr(logits, classes, self.aims)
+        if self.target_classes is not None:
+            return targeted_dlr(logits, classes, self.target_classes)
         if self.criterion.targeted and self.loss == "dlr":
             return targeted_dlr(logits, without(logits, classes).argmax(1), classes)
         return self.criterion.objective(loss_by_name(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
         """For which examples this goal is not the first one again: it is where a masked class would be aimed at."""
-        if self.aims is None or first.aims is None:
+        if self.target_classes is None or first.target_classes is None:
             return torch.ones_like(self.criterion.classes, dtype=torch.bool)
-        return is_new(self.aims.unsqueeze(1), first.aims.unsqueeze(1))
+        return is_new(self.target_classes.unsqueeze(1), first.target_classes.unsqueeze(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,13 +214,13 @@ class AbstractAPGD(AbstractAttack):
         """What to ascend, one after the other, given what the model says of the clean images."""
 
     @abstractmethod
-    def most_goals(self, classes: int) -> int:
+    def max_goals(self, classes: int) -> int:
         """How many goals there are at most."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
         """Every step of every run, a look at the end of each of its balls, and one at the clean image."""
-        runs = self.restarts * self.most_goals(classes) * self.eot_samples
+        runs = self.restarts * self.max_goals(classes) * self.eot_samples
         return Passes(self.eot_samples + runs * (self.steps + len(self._balls())), runs * self.steps)
 
     @final
@@ -340,7 +340,7 @@ class APGD(AbstractAPGD):
         del logits
         return [Goal(criterion, self.loss)]
 
-    def most_goals(self, classes: int) -> int:
+    def max_goals(self, classes: int) -> int:
         """One."""
         del classes
         return 1
@@ -363,9 +363,9 @@ class TargetedAPGD(AbstractAPGD):
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
         """One for each rank of the wrong classes, the most likely first."""
         ranked = likeliest_classes(logits, criterion.classes, self.classes)
-        return [Goal(criterion, aims=aims) for aims in ranked.unbind(1)]
+        return [Goal(criterion, target_classes=target_classes) for target_classes in ranked.unbind(1)]
 
-    def most_goals(self, classes: int) -> int:
+    def max_goals(self, classes: int) -> int:
         """One for each wrong class."""
         return min(self.classes, classes - 1)
 

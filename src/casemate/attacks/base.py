@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.holding import group_size, model_of, prepare_for_attack, prepare_images
+from casemate.attacks.prepare import group_size, model_of, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
@@ -271,7 +271,7 @@ class AbstractAttack(ABC):
         ball = self.ball()
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
-        if targets is not None and not can_aim(self):
+        if targets is not None and not is_targetable(self):
             raise SettingError(f"{name_of(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
         if targets is not None:
             check_images(known, images, targets)
@@ -292,7 +292,7 @@ class AbstractAttack(ABC):
                 model,
                 images,
                 pass_size=batch_size,
-                passes=None if most is None else len(images) * (most.forward + most.backward),
+                passes=None if most is None else len(images) * most.total,
                 observer=observer,
             ) as prepared,
             observer.work(type(self).__name__, len(images)) as advance,
@@ -398,7 +398,7 @@ def stream_key(attack: AbstractAttack) -> str:
     return innermost(attack).stream or name_of(attack)
 
 
-def can_aim(attack: AbstractAttack) -> bool:
+def is_targetable(attack: AbstractAttack) -> bool:
     """Whether an attack can be targeted: it, and one that it wraps."""
     return attack.targetable and innermost(attack).targetable
 

@@ -33,10 +33,10 @@ is not left there, and iterates that lose more by clipping than `overshoot` adds
 
 def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
     """The shortest to the plane whatever the bounds, and `longer` than that; zero where there is no slope."""
-    limits = torch.finfo(plane.gap.dtype)
+    limits = torch.finfo(plane.offset.dtype)
     length = plane.length.clamp(min=limits.tiny)
-    distance = (plane.gap.abs() / length).clamp(max=limits.max**0.5) + longer
-    direction = plane.slope.sign() if norm == "linf" else plane.slope / length.view(-1, 1, 1, 1)
+    distance = (plane.offset.abs() / length).clamp(max=limits.max**0.5) + longer
+    direction = plane.normal.sign() if norm == "linf" else plane.normal / length.view(-1, 1, 1, 1)
     return distance.view(-1, 1, 1, 1) * direction
 
 

@@ -61,7 +61,7 @@ class HopSkipJump(AbstractMinimumNormAttack):
     """Steps at most."""
     evaluations: Annotated[int, at_least(1)] = 100
     """Probes of the first step; step t takes sqrt(t) times as many (the paper's B_0)."""
-    most_evaluations: Annotated[int, at_least(1)] = 10_000
+    max_evaluations: Annotated[int, at_least(1)] = 10_000
     """Probes of a step at most."""
     starts: Annotated[int, at_least(1)] = 100
     """Random images tried until one fools."""
@@ -108,7 +108,7 @@ class HopSkipJump(AbstractMinimumNormAttack):
             distance[active[closer]] = reach[closer]
             advance(len(clean) / (self.steps + 1), "")
 
-            probes = min(int(self.evaluations * math.sqrt(step)), self.most_evaluations)
+            probes = min(int(self.evaluations * math.sqrt(step)), self.max_evaluations)
             going = oracle.spent[active] + probes + _SHRINKS + bisections + 1 <= self.n_queries
             if step > self.steps or not going.any():
                 break

@@ -130,5 +130,5 @@ class MIFGSM(AbstractGradientAttack):
         return Loop(ball=ball, steps=self.steps, step_size=step, loss=self.loss, decay=self.decay, keep=self.keep)
 
 
-ATTACKS: dict[str, type[AbstractGradientAttack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "mifgsm": MIFGSM}
+PRESETS: dict[str, type[AbstractGradientAttack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "mifgsm": MIFGSM}
 """The attacks by the names the command line uses."""

@@ -42,6 +42,11 @@ class Passes:
     forward: int = 0
     backward: int = 0
 
+    @property
+    def total(self) -> int:
+        """Forward and backward together."""
+        return self.forward + self.backward
+
     def add(self, other: "Passes") -> None:
         """Add the count of another piece of work."""
         self.forward += other.forward

@@ -19,7 +19,7 @@ _FULL = 256
 """Images of a group, if `_MOST_BYTES` hold them, however large they are: so many fill the passes."""
 _COPIES = 16
 """Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
-COMPARED = 32
+COMPARED_IMAGES = 32
 """Images on which the frozen copy is compared with the model."""
 _WORTH_COPYING = 1000
 """Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
@@ -89,5 +89,5 @@ def prepare_for_attack(
         if passes is not None and passes < _WORTH_COPYING:
             yield as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
         else:
-            few = prepare_images(images[:COMPARED], model)
+            few = prepare_images(images[:COMPARED_IMAGES], model)
             yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)
