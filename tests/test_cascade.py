@@ -197,7 +197,7 @@ def test_autoattack_works_with_few_classes(classes: int) -> None:
 
 def test_autoattack_does_not_aim() -> None:
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim at a class"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         AutoAttack(eps=0.1)(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)
 
 

@@ -569,5 +569,5 @@ def test_fab_t_tries_at_least_one_class_and_cannot_aim() -> None:
     with pytest.raises(SettingError, match="classes = 0"):
         TargetedFAB(classes=0)
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         TargetedFAB()(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)

@@ -32,7 +32,7 @@ _Flat = Float[Tensor, "n pixels"]
 @final
 @dataclass(frozen=True)
 class Hyperplane:
-    """Per example, the points z with `offset` + <`normal`, z - image> = 0: where label and target class have equal logits."""
+    """Per example, the points z with `offset` + <`normal`, z - image> = 0: label and target class have equal logits."""
 
     offset: PerExample
     """Logit of the target class minus logit of the label, at the image."""
@@ -115,7 +115,7 @@ def _boundary(
 
 
 def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
-    """The dual norm of gradients from their absolute values `size`, in float64: the steepest fall per unit of `norm`."""
+    """The dual norm of gradients, in float64, from their absolute values `size` and the largest of these."""
     if norm == "linf":
         return size.double().sum(1)
     # of the squares of gradients, those below 1e-19 would be zero in float32
@@ -124,7 +124,7 @@ def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
 
 @final
 class NormalizedNormal:
-    """The sign of a normal's entries and their absolute values, divided by the largest, as `nearest_point` takes them."""
+    """Signs of a normal's entries, and their absolute values divided by the largest, as `nearest_point` takes them."""
 
     def __init__(self, normal: Images) -> None:
         flat = normal.flatten(1)
@@ -188,7 +188,7 @@ def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerE
 
 
 def _steepest_first(size: _Flat, room: _Flat, need: PerExample, pixels: int = _PIXELS) -> _Flat:
-    """For L1: move the pixel with the largest `size` by its `room`, then the next, until the sum of `size` * t is `need`."""
+    """For L1: t = room for the pixels with the largest `size`, until the sum of `size` * t is `need`; 0 elsewhere."""
     pixels = min(pixels, size.shape[1])
     steepest, place = size.topk(pixels, dim=1)
     free = room.gather(1, place)

@@ -1,4 +1,4 @@
-"""The worst case per example: the best of several tries within one attack, and of several attacks run in order."""
+"""The worst case per example: over the tries within one attack, and over several attacks run in order."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ in the batch, their criterion, and their verified candidates."""
 
 @final
 class RunState:
-    """One run of an attack on a batch: what it has found so far, one entry per example."""
+    """The state of one run of an attack on a batch, one entry per example."""
 
     def __init__(self, images: Images) -> None:
         none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.images = images.clone()
         """The first that fooled, or the one with the highest loss."""
         self.loss = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        """The loss of `images` that the attack maximises, where they do not fool."""
+        """The loss that the attack maximises, at `images` that do not fool."""
         self.fooled, self.has_gradient = none.clone(), none.clone()
         self.finite = ~none
         """All logits and gradients of the run were finite."""
@@ -40,19 +40,19 @@ class RunState:
 
 @final
 class BestCandidates:
-    """Per example of a batch, the best of all tries: the first that fools, or else the one with the highest loss."""
+    """The best candidate of each example of a batch: the first that fools, or else the one with the highest loss."""
 
     def __init__(self, clean: Images, criterion: Criterion, logits: Logits | None = None) -> None:
-        """Start from the clean images.
+        """Start with the clean images.
 
         Args:
-            logits: of the clean images. Examples that they misclassify, or whose logits are not finite, are not
+            logits: of the clean images. Examples that count as fooled already, or whose logits are not finite, are not
                 attacked. None: all examples are attacked.
         """
         self.images = clean.clone()
         attacked = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
         self.finite = attacked if logits is None else is_valid(logits)
-        """The logits and gradients of every try were finite, or one of the tries fooled."""
+        """Logits and gradients of all tries were finite, or one of the tries fooled."""
         if logits is not None:
             attacked = self.finite & ~criterion.is_adversarial(logits)
         self.left = attacked.nonzero().squeeze(1)
@@ -60,10 +60,10 @@ class BestCandidates:
         self._loss = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
 
     def update(self, at: Tensor, images: Images, loss: PerExample, fooled: Flags, finite: Flags) -> None:
-        """Compare a try on the examples at positions `at` with the best so far; those that it fools leave `left`.
+        """Compare new candidates of the examples at positions `at` with the best so far; those fooled leave `left`.
 
         Args:
-            loss: what the attack maximises, at `images`; minus infinity where it is not finite.
+            loss: the loss that the attack maximises, at `images`; minus infinity where it is not finite.
             finite: all logits and gradients of the try were finite.
         """
         better = fooled | (loss > self._loss[at])
@@ -83,13 +83,13 @@ def run_on_survivors(
     choose: Choice,
     advance: Advance,
 ) -> RunResult:
-    """Run attacks in order on one batch, each on the examples that the ones before it left; verify every candidate.
+    """Run attacks in order on one batch, each on the examples that the runs before it left; verify every candidate.
 
     Args:
         runs: each attack with the seed of its random draws.
-        ball: in which candidates are verified.
-        index: numbers of the examples in their data set, which key the draws.
-        choose: called after each run.
+        ball: the ball that candidates are verified to lie in.
+        index: numbers of the examples in their data set, which key the draws, int64 `(n,)`.
+        choose: decides after each run which candidates to keep and which examples leave.
     """
     none = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     result = RunResult(clean.clone(), finite=none, has_gradient=none.clone(), passes=Passes())

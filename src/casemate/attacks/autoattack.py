@@ -1,8 +1,9 @@
-"""AutoAttack: a fixed list of attacks, each on what the ones before left (Croce and Hein 2020, arXiv 2003.01690).
+"""AutoAttack: a fixed list of attacks, each on the examples that the ones before it left (Croce and Hein 2020, arXiv
+2003.01690).
 
-Budgets and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
-`plus` for Linf, L2 and L1, `rand` for models that answer at random. It differs in three things: APGD's cross-entropy
-is the stable form unless `loss` says otherwise, an example leaves as soon as it is fooled, and draws are per example.
+Versions and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
+`plus` for Linf, L2 and L1, `rand` for models with random outputs. There are three differences: APGD's cross-entropy is
+the stable form unless `loss` is set, an example leaves as soon as it is fooled, and random draws are per example.
 """
 
 from dataclasses import dataclass
@@ -30,27 +31,27 @@ from casemate.types import Flags, Images
 Version = Literal["standard", "plus", "rand"]
 
 _EOT_SAMPLES = 20
-"""Passes whose gradients `rand` averages (the original's eot_iter)."""
+"""Passes whose gradients are averaged in version `rand` (the original's eot_iter)."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AbstractAttack):
-    """The list of attacks that the field reports robust accuracy by."""
+    """The standard sequence of attacks for reporting robust accuracy."""
 
     stream: ClassVar[str] = "AutoAttack"
     targetable: ClassVar[bool] = False
-    supports_low_precision: ClassVar[bool] = False  # FAB does not; `casemate.evaluation` runs each attack by itself
+    supports_low_precision: ClassVar[bool] = False  # FAB does not; `run_cascade` runs each attack on its own
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     version: Annotated[Version, one_of("standard", "plus", "rand")] = "standard"
-    """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, APGD-DLR and FAB besides (Linf and L2 only).
-    `rand`: APGD-CE and APGD-DLR with the mean gradient of 20 draws."""
+    """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, and also APGD-DLR and FAB (Linf and L2 only).
+    `rand`: APGD-CE and APGD-DLR with gradients averaged over 20 passes."""
     loss: AnyLoss = "ce"
-    """Of APGD-CE: `ce` is the stable form, `torch-ce` the original's."""
+    """Loss of APGD-CE: `ce` is the stable cross-entropy, `torch-ce` the original's."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -64,11 +65,11 @@ class AutoAttack(AbstractAttack):
                 "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=_EOT_SAMPLES),
                 "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=_EOT_SAMPLES),
             }
-        square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the start's
+        square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the query of the start
         fab_t = TargetedFAB(norm=norm, restart_eps=eps, stop_at_distance=eps)
         if self.version == "plus":
             if norm == "l1":
-                raise SettingError("version plus is defined for linf and l2; take standard for l1")
+                raise SettingError("version plus is defined for linf and l2; expected version standard for l1")
             return {
                 "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, restarts=5),
                 "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", restarts=5),
@@ -92,7 +93,7 @@ class AutoAttack(AbstractAttack):
         }
 
     def max_passes(self, classes: int) -> Passes:
-        """All attacks, and a look after each."""
+        """The passes of all attacks, and one to verify each."""
         total = Passes()
         for attack in self.attacks().values():
             total.add(attack.max_passes(classes) or Passes())

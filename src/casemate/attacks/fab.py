@@ -208,7 +208,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
 
     @abstractmethod
     def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """For each run the target classes of its steps (see `nearest_boundary`), from the logits of the clean images."""
+        """For each run the target classes of its steps (see `nearest_boundary`); `logits` are of the clean images."""
 
     @abstractmethod
     def max_boundaries(self, classes: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Any attack several times over, from fresh random draws: what one run missed by bad luck another may find.
+"""Restarts of any attack with random draws: several runs with different draws, and the best result of them.
 
-An attack with restarts of its own (PGD, APGD, FAB) does the same with fewer passes; this is for all the others.
+Attacks with a field `restarts` (PGD, APGD, FAB, Square) need fewer passes for it; this wrapper is for all others.
 """
 
 import math
@@ -27,38 +27,38 @@ from casemate.types import Flags, Images
 @final
 @dataclass(frozen=True, kw_only=True)
 class Restarts(AbstractAttack):
-    """Another attack run again on the images that are not fooled yet; of a minimum-norm attack on all of them.
+    """Another attack, run several times: on the images not yet fooled, or, for a minimum-norm attack, on all.
 
-    Kept is, per image: of an attack within a ball the first result that fools, or else the one with the highest
-    cross-entropy (for a target: the lowest); of a minimum-norm attack the nearest one that fools. A result whose
-    numbers are not finite loses to every other one. The first run draws what the attack alone would.
+    Per image the best result is kept. For an attack within a ball this is the first that fools, or else the one with
+    the highest cross-entropy (lowest for a target); for a minimum-norm attack the nearest that fools. A result with
+    numbers that are not finite is worse than any other. The draws of the first run are those of the attack alone.
     """
 
     attack: AbstractAttack
-    """What is run again. It has to draw at random: the others would repeat themselves."""
+    """The attack to run. It must draw at random; otherwise all runs are the same."""
     restarts: Annotated[int, at_least(1)] = 5
-    """Runs altogether."""
+    """Number of runs."""
 
     def __post_init__(self) -> None:
         expect(self)
         if isinstance(self.attack, Restarts):
-            raise SettingError("Restarts of Restarts; give the number of runs once")
+            raise SettingError("Restarts of Restarts; expected one Restarts, with the number of all runs")
         if self.restarts > 1 and isinstance(self.attack, AbstractGradientAttack):
             loop = self.attack.loop()
             if not loop.random_start and loop.eot_samples == 1:
                 raise SettingError(
-                    f"{type(self.attack).__name__} without a random start would repeat the same run; take PGD"
+                    f"{type(self.attack).__name__} without a random start would repeat the same run; expected PGD"
                 )
 
     def max_passes(self, classes: int) -> Passes | None:
-        """All runs, and a look after each."""
+        """The passes of all runs, and one to verify each."""
         most = self.attack.max_passes(classes)
         return most and Passes(self.restarts * (most.forward + 1), self.restarts * most.backward)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All runs, each verified before it is compared with the best one so far."""
+        """All runs; each is verified before it is compared with the best one so far."""
         nearest = isinstance(innermost(self.attack), AbstractMinimumNormAttack)
         best = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
         lowest = torch.finfo(best.dtype).min  # of a finite candidate, so that it is better than none

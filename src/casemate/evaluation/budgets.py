@@ -44,9 +44,7 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
         # the evaluation attacks the mean of several predictions, so the gradients of these attacks are averages already
         steps, n_queries = (30, 100) if budget == "quick" else (100, 1000)
         return {
-            "pgd": PGD(
-                eps=eps, norm=norm, steps=steps, keep="last"
-            ),  # stopping at the first success would count chance
+            "pgd": PGD(eps=eps, norm=norm, steps=steps, keep="last"),  # an early stop would count lucky draws
             "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),
             "apgd-dlr": APGD(eps=eps, norm=norm, steps=steps, loss="dlr"),
             "square": Square(eps=eps, norm=norm, n_queries=n_queries, rescale_schedule=True),
