@@ -225,8 +225,8 @@ def gradient_ascent_restarts(
 ) -> AscentResult:
     """All restarts of the loop; per example, keep the first run that fools, or else the one with the highest loss.
 
-    `start` and `first` are for the first run (see `gradient_ascent`). `Restarts` could not be used here: it has neither,
-    keys random starts differently and compares runs by the cross-entropy, not by the loop's loss.
+    `start` and `first` are for the first run (see `gradient_ascent`). Not done by `Restarts`, which has neither, keys
+    random starts differently and compares runs by the cross-entropy, not by the loop's loss.
     """
 
     def share(amount: float, note: str = "") -> None:
