@@ -114,7 +114,7 @@ def _boundary(
     return offset, normal, length.to(offset.dtype), finite
 
 
-def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
+def _dual_norm(size: _Flat, largest: PerExample, norm: Norm) -> PerExample:
     """The dual norm of gradients, in float64, from their absolute values `size` and the largest of these."""
     if norm == "linf":
         return size.double().sum(1)

@@ -130,7 +130,7 @@ class Ascent(Rows):
         return images.clamp_(self.low, self.high) if ball.norm == "linf" else ball.project(images, self.clean, bounds)
 
     def _sparse(self) -> Images:
-        """The L1 step of length 1: the gradient's sign in its `moved` largest entries (more where entries are equal)."""
+        """The L1 step of length 1: the gradient's sign in its `moved` largest entries (more if some are equal)."""
         magnitude = self.gradient.abs()
         ranked = magnitude.flatten(1).sort(dim=1, descending=True).values
         least = ranked.gather(1, (self.moved - 1).unsqueeze(1))

@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690): a fixed list of attacks, each run on the survivors of the others.
+"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690): a fixed list of attacks, each on the survivors of those before.
 
 Versions and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
 `plus` for Linf, L2 and L1, `rand` for models with random outputs. There are three differences: APGD's cross-entropy is

@@ -54,7 +54,7 @@ def model_of(given: Classifier | Frozen) -> Classifier:
     if not isinstance(model, Classifier):
         raise ModelError(
             f"the model is a {type(model).__name__}; expected a casemate.Classifier: Classifier(network, input_shape="
-            "(channels, height, width), classes=(...)) around your network, and mean=, std= if it expects normalised images"
+            "(channels, height, width), classes=(...)) around your network, with mean= and std= for normalised images"
         )
     return model
 
