@@ -86,7 +86,7 @@ class MinimumNormSearch:
         return at
 
     def value_and_grad(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
-        """The loss at iterates of the examples `at`, and its gradient; iterates that fool are compared with the best."""
+        """The loss at iterates of the examples `at`, and its gradient; keeps iterates that fool and are the nearest."""
         logits, loss, gradient = self._pass(at, images)
         self._keep_nearest(at, images, logits)
         self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)

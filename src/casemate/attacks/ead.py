@@ -45,9 +45,9 @@ class _Round(Rows):
 class EAD(AbstractMinimumNormAttack):
     """The elastic-net attack, untargeted and targeted (the paper's algorithm 1).
 
-    As published, every step shrinks by beta itself, not by beta times the step size: as steps become shorter, the weight
-    of L1 grows relative to L2 and the loss. On a linear classifier perturbations of 0.2 in L1 are 2 % longer than the
-    shortest, and perturbations of 1.3, for which L2 matters more, 10 %, or 1 % with beta = 0.05.
+    As published, every step shrinks by beta itself, not by beta times the step size: as steps become shorter, L1 weighs
+    more against L2 and the loss. On a linear classifier perturbations of 0.2 in L1 are 2 % longer than the shortest,
+    and perturbations of 1.3, for which L2 matters more, 10 %, or 1 % with beta = 0.05.
 
     Only the points at which a gradient is taken are classified. The published code also classifies the iterates between
     them, which takes a second forward pass, for distances that are 0.3 % shorter (on a linear classifier).
@@ -60,13 +60,13 @@ class EAD(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l1", why="for l2 and linf take CarliniWagner")] = "l1"
     """L1."""
     rule: Annotated[Literal["l1", "en"], one_of("l1", "en")] = "l1"
-    """Distance by which the nearest adversarial image is chosen: L1, or the elastic net beta * |delta|_1 + |delta|_2^2."""
+    """Distance that the image returned minimises: L1, or the elastic net beta * |delta|_1 + |delta|_2^2."""
     beta: Annotated[float, not_negative()] = 1e-2
     """Weight of L1, and by how much each step shrinks the change of every pixel, as a share of the range of the pixels
     (the published code: 1e-3)."""
     steps: Annotated[int, at_least(1)] = 300
-    """Steps of a round, each one gradient (the published code: 10,000; on a small network distances are 1 % shorter with
-    300 than with 100)."""
+    """Steps of a round, each one gradient (the published code: 10,000; on a small network, 300 instead of 100 shorten
+    distances by 1 %)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
     """Rounds, each with another c."""
     confidence: Annotated[float, not_negative()] = 0.0

@@ -50,9 +50,9 @@ def _dot(first: _Flat, second: _Flat) -> PerExample:
 def improbability(criterion: Criterion, logits: Logits) -> PerExample:
     """Cross-entropy of the target; untargeted, of the likeliest wrong class in a softmax with the label alone, `(n,)`.
 
-    The former is the paper's loss, which has no untargeted one. Maximising the loss of the label would be unbounded, and
-    its gradient would vanish where the network is confident. The loss used here falls to zero, and its gradient does
-    not vanish before an image fools. (With all wrong classes together perturbations were up to 16 % longer.)
+    The former is the paper's loss; the paper has no untargeted one. The loss of the label has no maximum, and its
+    gradient vanishes where the network is confident. The loss used here falls to zero, and its gradient does not vanish
+    before an image fools. (With all wrong classes together perturbations were up to 16 % longer.)
     """
     if not criterion.targeted:
         return F.softplus(-margin(logits, criterion.classes), threshold=40)

@@ -1,8 +1,7 @@
-"""Random points of the ball: the baseline that every attack with a gradient must beat.
+"""Random noise within the ball: the baseline that every gradient attack must beat; it uses no gradient.
 
-Where chance finds an image that fools and a gradient attack does not, the gradients are of no use and the evaluation is
-not to be trusted (Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705). No
-gradient is taken here.
+Where noise fools and a gradient attack does not, the gradients are useless and the evaluation is not to be trusted
+(Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).
 """
 
 from abc import abstractmethod
@@ -27,25 +26,25 @@ from casemate.types import Images
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractNoise(AbstractAttack):
-    """Try points drawn from the ball until one fools; where none does, hand back the one with the largest margin."""
+    """Tries random points of the ball until one fools; keeps the one with the largest margin of error if none does."""
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     num_samples: Annotated[int, at_least(1)] = 1000
-    """Points tried per image, each one query (Carlini et al. 2019 advise to try many: noise is cheap)."""
+    """Most points tried per image, each one query (Carlini et al. 2019 recommend many, since noise is cheap)."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     @abstractmethod
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """One point for each image, within ball and bounds; `number` counts the draws."""
+        """One random point for each image, within ball and bounds; `number` counts the draws."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """All draws, and a look at the clean image."""
+        """A forward pass for the clean image, and one for each draw."""
         del classes
         return Passes(forward=1 + self.num_samples)
 
@@ -54,7 +53,7 @@ class AbstractNoise(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
+        """Draw for the examples not yet fooled; a draw whose logits are not finite is not kept."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
         best = BestCandidates(clean, criterion, logits)
@@ -78,31 +77,31 @@ class AbstractNoise(AbstractAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class UniformNoise(AbstractNoise):
-    """Points drawn uniformly from the ball, then brought within the bounds."""
+    """Noise drawn uniformly from the ball, then clipped to the bounds."""
 
     stream: ClassVar[str] = "UniformNoise"
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A point of the ball."""
+        """A uniform point of the ball."""
         return self.ball().sample(clean, bounds, streams, "noise", number)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class CornerNoise(AbstractNoise):
-    """Corners of the Linf ball, drawn uniformly: every pixel moves by eps, up or down, as far as the bounds let it.
+    """Random corners of the Linf ball: every pixel changes by plus or minus eps, clipped to the bounds.
 
-    The strongest noise of its kind: on a linear classifier the optimum is a corner. Other norms are refused. An L2 ball
-    has no corners, and nearly all its volume lies next to its surface, so that `UniformNoise` draws from there anyway;
-    a corner of an L1 ball moves one pixel by all of eps, which the bounds seldom let it do.
+    The strongest noise in Linf: on a linear classifier the optimum is a corner. Other norms are refused: an L2 ball has
+    no corners, and nearly all its volume lies close to its surface, where `UniformNoise` draws from already; a corner
+    of an L1 ball changes one pixel by all of eps, which the bounds seldom allow.
     """
 
     stream: ClassVar[str] = "CornerNoise"
 
-    norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others take UniformNoise")] = "linf"
+    norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others use UniformNoise")] = "linf"
     """Linf."""
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A corner of the ball."""
+        """A uniform corner of the ball."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
         return torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)

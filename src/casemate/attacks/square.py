@@ -47,7 +47,7 @@ _BLOCK = 64
 """Steps whose random numbers are drawn together: a draw takes about the same time for one step as for many."""
 
 _Flat = Float[Tensor, "n pixels channels"]
-Places = Int64[Tensor, "n window channels"]
+Indices = Int64[Tensor, "n window channels"]
 
 _TINY = 1e-12
 
@@ -182,7 +182,7 @@ class L2Square(AbstractSquareProposal):
         self.best = self.tried.where(better.view(-1, 1, 1), self.best)
         self.tried = self.best
 
-    def _places(self, first: Tensor, side: int) -> Places:
+    def _places(self, first: Tensor, side: int) -> Indices:
         """Indices of a window's pixels, `(n, side * side, channels)`, from the index of its first pixel."""
         places = first.view(-1, 1, 1) + _window(side, self.width, 1, self.device)
         return places.expand(-1, -1, self.channels)
@@ -239,7 +239,7 @@ def _bumps(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> T
 
 
 def _eta(height: int, width: int, order: int) -> Tensor:
-    """The paper's eta, `(height, width)`: a sum of nested squares, the k-th of value 1 / k^2 (L1: 1 / k^4), of norm 1."""
+    """The paper's eta, `(height, width)`, of norm 1: a sum of nested squares, the k-th worth 1 / k^2 (L1: 1 / k^4)."""
     steps = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** (-2 if order == 2 else -4)
     heights = steps.flip(0).cumsum(0).flip(0)  # at each distance from the middle, the sum of the squares that reach it
     down = (torch.arange(height) - height // 2).abs()
