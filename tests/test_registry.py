@@ -215,7 +215,7 @@ def test_an_attack_of_another_package_is_listed_and_runs(
         (("absent", "their_attacks:Lighten"), "cannot be loaded: AttributeError"),
         (("abstract", "their_attacks:_Darker"), "their_attacks:_Darker is not a concrete dataclass derived from"),
         (("function", "their_attacks:dataclass"), "is not a concrete dataclass derived from casemate.attacks.Abstract"),
-        (("pgd", "their_attacks:Darken"), "there is an attack of that name already"),
+        (("pgd", "their_attacks:Darken"), "another attack already has that name"),
     ],
 )
 def test_an_entry_point_that_is_no_attack_is_left_out_with_a_warning(
@@ -302,7 +302,7 @@ def test_every_recipe_makes_an_objective_of_its_defaults(name: str) -> None:
         assert isinstance(made, recipe.objective)
         assert isinstance(made, Objective)
     else:
-        with pytest.raises(SettingError, match=f"recipe {name} without a {recipe.teacher}; give the model to learn"):
+        with pytest.raises(SettingError, match=f"recipe {name} without a {recipe.teacher}; expected a trained model"):
             make_objective({"name": name, "settings": recipe.defaults})
 
 

@@ -83,10 +83,10 @@ def _by_operations(
     eta: float,
     alpha_max: float,
 ) -> Images:
-    normal = NormalizedNormal(normal)
-    across = nearest_point(images, normal, -offset, norm, bounds)
+    scaled = NormalizedNormal(normal)
+    across = nearest_point(images, scaled, -offset, norm, bounds)
     from_clean = -offset - (clean - images).mul_(normal).flatten(1).sum(1)
-    back = nearest_point(clean, normal, from_clean, norm, bounds)
+    back = nearest_point(clean, scaled, from_clean, norm, bounds)
     near, far = (norm_of(each, norm).clamp(min=_LEAST) for each in (across, back))
     alpha = (near / (near + far)).clamp(max=alpha_max).view(-1, 1, 1, 1)
     step = (images + across.mul_(eta)).mul_(1 - alpha)
