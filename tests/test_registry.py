@@ -18,7 +18,7 @@ import casemate
 from casemate import attacks, extensions
 from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer
 from casemate.attacks.registry import (
-    attack_table,
+    markdown_table,
     attack_type,
     attack_types,
     kebab_case,
@@ -110,7 +110,7 @@ def test_what_text_cannot_express_is_named(capsys: pytest.CaptureFixture[str], m
 
 # The documentation ----------------------------------------------------------------------------------------------------
 def test_the_table_of_the_documentation_is_up_to_date() -> None:
-    table = attack_table(library_attack_types())
+    table = markdown_table(library_attack_types())
     assert table in (ROOT / "docs" / "attacks.md").read_text(), "put this into docs/attacks.md:\n" + table
     assert len(table.splitlines()) == 2 + len(library_attack_types())
 
@@ -271,8 +271,8 @@ def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
         names.write("from casemate.attacks.careless import Careless as Careless\n")
     check = "; ".join(
         [
-            "from casemate.attacks.registry import attack_table, library_attack_types",
-            "print(attack_table(library_attack_types()))",
+            "from casemate.attacks.registry import markdown_table, library_attack_types",
+            "print(markdown_table(library_attack_types()))",
             "from casemate.cli.main import main",
             "main(['attack', '--help'])",
         ]

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import AbstractAttack, Verified, verify
+from casemate.attacks.base import AbstractAttack, Verified, verify_candidates
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
@@ -100,7 +100,7 @@ def run_on_survivors(
         part = criterion[left]
         streams = Streams(seed, index[left])
         run = attack.run(model, clean[left], part, streams, lambda amount, note="": advance(amount / len(runs), note))
-        found = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
+        found = verify_candidates(model, run.images, clean[left], ball, model.bounds, run.finite)
         result.passes.add(run.passes)
         result.passes.add(found.passes)
         result.has_gradient[left] |= run.has_gradient

@@ -329,7 +329,7 @@ class AbstractAPGD(AbstractAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class APGD(AbstractAPGD):
-    """Auto-PGD on any loss; with targets it minimises the loss of the target (`dlr`: maximises the targeted ratio)."""
+    """Auto-PGD: PGD with an adaptive step size, on any loss (with targets and `dlr` on the targeted ratio)."""
 
     stream: ClassVar[str] = "APGD"
 

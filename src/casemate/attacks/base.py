@@ -79,7 +79,7 @@ class Verified(Rows):
 
 
 @torch.no_grad()
-def verify(
+def verify_candidates(
     classify: Callable[[Images], Logits],
     candidates: Images,
     clean: Images,
@@ -218,7 +218,7 @@ class AbstractAttack(ABC):
         def run(model: Classifier, at: Tensor | slice) -> Verified:
             part, first, last = criterion[at], model is models[0], model is models[-1]
             made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
-            found = verify(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
+            found = verify_candidates(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:

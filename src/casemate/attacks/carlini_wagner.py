@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attack: the nearest adversarial image, by Adam (2017, arXiv 1608.04644).
+"""The nearest adversarial image, found by Adam (Carlini and Wagner 2017, arXiv 1608.04644).
 
 Adam minimises the sum of distance and hinge loss of the logits, in a variable whose tanh is the image, so that no pixel
 leaves its bounds; see `_minimum_norm` for the search around it. L2 is section VI.A of the paper, Linf section VI.C; L0
@@ -120,7 +120,7 @@ class _Round(Rows):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(AbstractMinimumNormAttack):
-    """Carlini and Wagner's attack for L2 and Linf, untargeted and targeted.
+    """Carlini and Wagner's attack: minimises the sum of distance and hinge loss of the logits by Adam.
 
     L2: every round minimises |delta|^2 + c * hinge from the clean image, with another c. A round succeeds if an image
     fooled in its last tenth; the published code also counts a first step that overshoots.

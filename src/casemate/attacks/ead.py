@@ -43,7 +43,7 @@ class _Round(Rows):
 @final
 @dataclass(frozen=True, kw_only=True)
 class EAD(AbstractMinimumNormAttack):
-    """The elastic-net attack, untargeted and targeted (the paper's algorithm 1).
+    """The elastic-net attack (the paper's algorithm 1): sparse perturbations, by FISTA.
 
     As published, every step shrinks by beta itself, not by beta times the step size: as steps become shorter, L1 weighs
     more against L2 and the loss. On a linear classifier perturbations of 0.2 in L1 are 2 % longer than the shortest,

@@ -50,7 +50,7 @@ would decide their class."""
 @final
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(AbstractMinimumNormAttack):
-    """Moves along the decision boundary towards the clean image, using predicted classes only."""
+    """Walk along the decision boundary towards the clean image, using predicted classes only."""
 
     stream: ClassVar[str] = "HopSkipJump"
 

@@ -154,7 +154,7 @@ class _Round(Rows):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(AbstractMinimumNormAttack):
-    """The L-BFGS attack for L2, targeted as in the paper, and untargeted.
+    """The L-BFGS attack, targeted as in the paper, and untargeted: minimises squared L2 distance plus a weighted loss.
 
     On small networks about a hundred passes find images as near as thousands of passes of Carlini and Wagner's attack.
 

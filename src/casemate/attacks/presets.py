@@ -104,7 +104,7 @@ class PGD(AbstractGradientAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class MIFGSM(AbstractGradientAttack):
-    """Momentum iterative FGSM (Dong et al. 2018): accumulates gradients, each divided by its L1 norm."""
+    """Momentum iterative FGSM (Dong et al. 2018): steps along accumulated gradients, each divided by its L1 norm."""
 
     stream: ClassVar[str] = "MIFGSM"
 

@@ -120,7 +120,7 @@ def summary_of(kind: type) -> str:
     return re.sub(rf"\s*{_CITATION.pattern}", "", lines[0]) if lines else ""
 
 
-def attack_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
+def markdown_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
     """A table in Markdown with one row per attack, for the documentation.
 
     Columns: name on the command line, class, summary, norms, goal (any image within eps, or the nearest image), whether

@@ -30,7 +30,7 @@ from casemate.types import Images
 @final
 @dataclass(frozen=True, kw_only=True)
 class Spatial(AbstractAttack):
-    """Rotates each image about its centre, then shifts it; new pixels at the border are black (the lower bound).
+    """Rotations about the centre and shifts, tried until one fools; new pixels at the border are black (lower bound).
 
     Returned is the first transformed image that fools, or else the one with the largest margin of error, which may be
     the clean image. Interpolation is bilinear. The change is small to the eye but large in every norm, so the ball of

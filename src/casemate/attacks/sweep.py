@@ -26,7 +26,7 @@ from casemate.attacks.base import (
     prepare_images,
     run_in_turn,
     stream_key,
-    verify,
+    verify_candidates,
     with_eps,
 )
 from casemate.attacks.criterion import Criterion
@@ -199,7 +199,7 @@ def _until_fooled(
         known = first if model is models[0] else None
         begin = None if start is None else start[at]
         ascent = gradient_ascent_restarts(model, clean[at], criterion[at], loop, streams[at], start=begin, first=known)
-        found = verify(prepared.classify, ascent.images, clean[at], loop.ball, model.bounds)
+        found = verify_candidates(prepared.classify, ascent.images, clean[at], loop.ball, model.bounds)
         found.passes.add(ascent.passes)
         return replace(
             found, finite=found.finite & ascent.finite, has_gradient=ascent.has_gradient, claimed=ascent.fooled
@@ -275,7 +275,7 @@ def sweep_eps(
                     collector.add_worst(none.index_fill(0, chosen[fooled], True))
                 else:
                     run = gradient_ascent_restarts(model, *where, start=start, first=first)
-                    found = verify(prepared.classify, run.images, clean[chosen], loop.ball, model.bounds)
+                    found = verify_candidates(prepared.classify, run.images, clean[chosen], loop.ball, model.bounds)
                     run.passes.add(found.passes)
                     finite = run.finite & found.finite
                     collector.add_run(chosen, run.has_gradient, finite)
@@ -375,7 +375,7 @@ def _one_run(
 
     longest = lengths[max(lengths)]
     run = gradient_ascent(prepared.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
-    found = verify(prepared.classify, run.images, clean, longest.ball, prepared.original.bounds)
+    found = verify_candidates(prepared.classify, run.images, clean, longest.ball, prepared.original.bounds)
     run.passes.add(found.passes)
     run.passes.add(classified)
     all_finite = run.finite & found.finite
