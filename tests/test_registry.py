@@ -18,11 +18,11 @@ import casemate
 from casemate import attacks, extensions
 from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer
 from casemate.attacks.registry import (
-    markdown_table,
     attack_type,
     attack_types,
     kebab_case,
     library_attack_types,
+    markdown_table,
     norms_of,
     paper_of,
 )
