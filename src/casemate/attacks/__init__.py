@@ -1,4 +1,4 @@
-"""What perturbs: the base of all attacks, the one gradient loop and its presets, and every other attack in a module."""
+"""Attacks: their base, the gradient loop and its presets, and one module for every other attack."""
 
 from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD

@@ -30,7 +30,7 @@ _CLEAR = 100
 logits of an image differ by some of these units, and it must fool there too."""
 
 _LARGEST = 1e10
-"""No c is larger (the published code)."""
+"""Upper limit of c (the published code)."""
 
 _STALLED = 0.9999
 """An objective above this share of its value at the last check has stalled (the published code)."""
@@ -76,7 +76,7 @@ class MinimumNormSearch:
         self.broken = ~(is_valid(logits) & gradient.flatten(1).isfinite().all(1))
         """Logits or a gradient were not finite; the example is not attacked any further."""
         self._has_gradient = gradient.flatten(1).ne(0).any(1)
-        # where the clean image has no gradient nothing would ever move it
+        # from a clean image with a gradient of zero no optimiser would ever move
         self._attacked = (~fooled & self._has_gradient).nonzero().squeeze(1)
 
     def start_round(self) -> Tensor:

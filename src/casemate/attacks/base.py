@@ -26,6 +26,7 @@ from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
 from casemate.rows import Rows
+from casemate.settings import expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 
@@ -161,8 +162,8 @@ def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
 class AbstractAttack(ABC):
     """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images.
 
-    A new attack needs fields and `run`. The values allowed for a field are stated in its annotation and checked by
-    `expect` in `__post_init__` (see `casemate.settings`).
+    A new attack needs fields and `run`. The values allowed for a field are stated in its annotation (see
+    `casemate.settings`) and checked when the attack is created.
     """
 
     targetable: ClassVar[bool] = True
@@ -172,6 +173,11 @@ class AbstractAttack(ABC):
 
     supports_low_precision: ClassVar[bool] = True
     """Whether its gradients may be in bfloat16: not if it ends at the boundary, where rounding decides the class."""
+
+    @overridable
+    def __post_init__(self) -> None:
+        """Check the fields by the rules in their annotations. Raises `SettingError`."""
+        expect(self)
 
     @overridable
     def ball(self) -> Ball:

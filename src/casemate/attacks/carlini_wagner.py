@@ -28,7 +28,7 @@ from casemate.norms import Bounds, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, not_negative, one_of, positive
+from casemate.settings import at_least, not_negative, one_of, positive
 from casemate.types import Flags, Images, PerExample
 
 _BEYOND = 0.2
@@ -149,9 +149,6 @@ class CarliniWagner(AbstractMinimumNormAttack):
     """The first c, the weight of the hinge loss."""
     abort_early: bool = True
     """End the round of an example whose objective fell by less than 0.01 % from one tenth of the round to the next."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def max_passes(self, classes: int) -> Passes:
         """One gradient for the clean image, and one for every step of every round."""

@@ -23,7 +23,7 @@ from casemate.models import Classifier
 from casemate.norms import Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, not_negative, one_of
+from casemate.settings import at_least, not_negative, one_of
 from casemate.types import Images
 
 _NUDGE = 1e-4
@@ -58,9 +58,6 @@ class DeepFool(AbstractMinimumNormAttack):
     candidates: Annotated[int, at_least(2)] = 10
     """Number of classes considered: the label, and the most likely others at the clean image. A step takes one backward
     pass for each but the label."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def max_passes(self, classes: int) -> Passes:
         """One pass for the clean image; per step two forward passes and one backward pass for each other class."""

@@ -21,7 +21,7 @@ from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, not_negative, one_of, positive
+from casemate.settings import at_least, not_negative, one_of, positive
 from casemate.types import Images, PerExample
 
 
@@ -75,9 +75,6 @@ class EAD(AbstractMinimumNormAttack):
     """Step size of the first step; it falls to zero with the square root of the number of steps left."""
     initial_const: Annotated[float, positive()] = 1e-3
     """The first c, the weight of the hinge loss."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def max_passes(self, classes: int) -> Passes:
         """One gradient for the clean image, and one for every step of every round."""

@@ -39,7 +39,7 @@ from casemate.models import Classifier
 from casemate.norms import AnyNorm, Bounds, Eps, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, between, expect
+from casemate.settings import at_least, between
 from casemate.types import Flags, Images, Logits, PerExample
 
 _RESTART_EPS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
@@ -202,9 +202,6 @@ class AbstractFAB(AbstractMinimumNormAttack):
     stop_at_distance: Annotated[float, between(0, math.inf, "a distance of")] | None = None
     """Stop attacking an example once an adversarial image within this distance is found; in pixel units. None: never.
     With the value of eps, the success rate at eps stays the same and is reached sooner."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     @abstractmethod
     def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:

@@ -25,7 +25,7 @@ from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, one_of
+from casemate.settings import at_least, one_of
 from casemate.types import Flags, Images, PerExample
 
 Positions = Int64[Tensor, " m"]
@@ -40,7 +40,7 @@ _SHRINKS = 20
 """Halvings of the step along the normal before the step is abandoned; each is a query."""
 
 _BLENDS = 10
-"""Halvings between noise and clean image that make the start: a thousandth of the way, as in the original code."""
+"""Bisection steps between noise and clean image for the start, to a thousandth of the distance as in the original."""
 
 _BEYOND = 1e-4
 """How far beyond the boundary returned images lie, as a share of the perturbation: on the boundary, rounding alone
@@ -67,9 +67,6 @@ class HopSkipJump(AbstractMinimumNormAttack):
     """Most probes of a step."""
     starts: Annotated[int, at_least(1)] = 100
     """Most random images tried as a start."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def max_passes(self, classes: int) -> Passes:
         """`n_queries` forward passes."""

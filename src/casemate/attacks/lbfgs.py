@@ -24,7 +24,7 @@ from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, one_of, positive
+from casemate.settings import at_least, one_of, positive
 from casemate.types import Flags, Images, Logits, PerExample
 
 _MEMORY = 8
@@ -171,9 +171,6 @@ class LBFGS(AbstractMinimumNormAttack):
     """Rounds, each with another c."""
     initial_const: Annotated[float, positive()] = 1e-3
     """The first c, the weight of the loss."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def max_passes(self, classes: int) -> Passes:
         """One gradient for the clean image, and one for every step of every round."""

@@ -20,7 +20,7 @@ from casemate.models import Classifier
 from casemate.norms import AnyNorm, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, one_of
+from casemate.settings import at_least, one_of
 from casemate.types import Images
 
 
@@ -34,9 +34,6 @@ class AbstractNoise(AbstractAttack):
     """Linf, L2 or L1."""
     num_samples: Annotated[int, at_least(1)] = 1000
     """Most points tried per image, each one query (Carlini et al. 2019 recommend many, since noise is cheap)."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     @abstractmethod
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:

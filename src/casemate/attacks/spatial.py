@@ -23,7 +23,7 @@ from casemate.models import Classifier
 from casemate.norms import Bounds
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, between, expect, not_negative
+from casemate.settings import at_least, between, not_negative
 from casemate.types import Images
 
 
@@ -49,9 +49,6 @@ class Spatial(AbstractAttack):
     """Number of shifts in the grid along each axis; 1: no shift."""
     num_samples: Annotated[int, at_least(1)] | None = None
     """Number of random transformations, uniform within the limits and drawn per image, instead of the grid."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     @property
     def tries(self) -> int:

@@ -35,7 +35,7 @@ from casemate.norms import AnyNorm, Ball, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, between, expect
+from casemate.settings import at_least, between
 from casemate.types import Flags, Images, Logits, PerExample
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -268,9 +268,6 @@ class Square(AbstractAttack):
     """Runs from different random starts, for the images not yet fooled."""
     rescale_schedule: bool = False
     """Rescale the schedule, made for 10,000 queries, to the number of queries (AutoAttack does not)."""
-
-    def __post_init__(self) -> None:
-        expect(self)
 
     def side(self, step: int, height: int, width: int) -> int:
         """Side of the window at a step (from 0), in pixels; for L2 and L1 odd and at least 3 if the image allows it."""
