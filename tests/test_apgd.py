@@ -428,7 +428,7 @@ def test_a_later_target_succeeds_where_the_first_is_a_decoy() -> None:
 
 def test_the_targeted_version_takes_no_targets() -> None:
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         TargetedAPGD(eps=0.1)(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)
 
 

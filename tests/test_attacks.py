@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casemate.attacks import (
-    ATTACKS,
     BIM,
     FGSM,
     MIFGSM,
     PGD,
+    PRESETS,
     AbstractAttack,
     AbstractGradientAttack,
     Criterion,
@@ -206,7 +206,7 @@ def test_float32_images_are_inside_at_every_radius(seed: int, norm: Norm, eps: f
 @pytest.mark.parametrize("norm", NORMS)
 def test_eps_zero_changes_nothing(norm: Norm) -> None:
     task = small_task(dtype=torch.float32)
-    for kind in ATTACKS.values():
+    for kind in PRESETS.values():
         check_nothing_at_zero(lambda eps, kind=kind: kind(eps=eps, norm=norm, keep="last"), task)  # type: ignore[call-arg]
 
 
@@ -719,7 +719,7 @@ def test_an_attack_is_its_settings() -> None:
     assert with_eps(BIM(eps=0.1), 0.2).loop().step_size == 0.05
     assert with_eps(BIM(eps=0.1, step_size=0.01), 0.2).loop().step_size == 0.01
     assert with_steps(PGD(eps=0.1), 10).loop().step_size == pytest.approx(0.025)
-    for name, kind in ATTACKS.items():
+    for name, kind in PRESETS.items():
         assert name == kind.__name__.lower()
         assert {"eps", "norm", "loss", "keep"} <= {field.name for field in fields(kind)}
         assert issubclass(kind, AbstractAttack)

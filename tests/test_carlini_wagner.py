@@ -428,7 +428,7 @@ def test_an_objective_that_swings_about_a_falling_mean_has_not_stalled() -> None
         for step in range(4):
             swing = 5.0 * (-1) ** step
             changed = torch.tensor([False, False, window == 1])
-            stalling.note(torch.tensor([20 + swing, 20 - window + swing, 20.0]), changed)
+            stalling.add(torch.tensor([20 + swing, 20 - window + swing, 20.0]), changed)
         stalled.append(stalling.check().tolist())
     assert stalled == [[False, False, False], [True, False, False], [True, False, False]]
 
@@ -442,13 +442,13 @@ def test_a_fooling_image_outlives_numbers_that_are_not_finite() -> None:
     clean = torch.full((3, *SHAPE), 0.2)
     criterion = Criterion(torch.zeros(3, dtype=torch.int64))
     nearest = MinimumNormSearch(classifier(Edge()), clean, criterion, size=lambda delta: norm_of(delta, "linf"))
-    at = nearest.open()
+    at = nearest.start_round()
     assert at.tolist() == [0, 1, 2]
     levels = torch.tensor([0.6, 0.7, 0.4]).view(-1, 1, 1, 1)
     nearest.value_and_grad(at, levels.expand_as(clean))
     assert nearest.reached.tolist() == [True, True, False]
     nearest.value_and_grad(at, torch.tensor([0.95, 0.65, 0.95]).view(-1, 1, 1, 1).expand_as(clean))
-    assert nearest.open().tolist() == [1]
+    assert nearest.start_round().tolist() == [1]
     found = nearest.result()
     assert torch.allclose(found.images[:2, 0, 0, 0], torch.tensor([0.6, 0.65]))
     assert found.finite.tolist() == [True, True, False]

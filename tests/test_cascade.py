@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, AutoAttack, Square, UniformNoise
+from casemate.attacks import (
+    BIM,
+    FAB,
+    FGSM,
+    PGD,
+    AbstractAttack,
+    AutoAttack,
+    Restarts,
+    Spatial,
+    Square,
+    UniformNoise,
+)
 from casemate.data import LabelledImages
 from casemate.errors import MachineError, ModelError, SettingError, ShapeError
 from casemate.evaluation.budgets import attacks_for
@@ -80,6 +91,26 @@ def test_a_minimum_norm_attack_runs_once() -> None:
         assert np.array_equal(alone.robust[:, 0], found.robust[:, column])
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Restarts(attack=FAB(norm="linf"), restarts=1),
+        BIM(eps=0.01, steps=20, step_size=0.02, clip="range"),
+        Spatial(rotations=1, max_shift=1.0, shifts=3),
+    ],
+    ids=["wrapped minimum norm", "BIM with clip range", "shifts"],
+)
+def test_an_image_counts_as_fooled_only_within_eps(attack: AbstractAttack) -> None:
+    """Attacks that do not stay within eps fool more images than can be fooled there."""
+    found = run_cascade(PROBLEM.model, {"attack": attack}, IMAGES, VALUES)
+    anywhere = attack(PROBLEM.model, PROBLEM.images, PROBLEM.labels).success
+    assert anywhere.sum() > (~found.robust[:, -1]).sum()
+    for column, eps in enumerate(VALUES):
+        lost = ~found.robust[:, column]
+        assert (lost <= fallen(PROBLEM, eps)).all()
+        assert (found.distance[lost] <= eps + 1e-6).all()
+
+
 def test_the_images_given_stay_as_they_are() -> None:
     before = IMAGES.pixels.clone()
     run_cascade(PROBLEM.model, {"pgd": PGD(eps=0.1, steps=3)}, IMAGES, VALUES)
@@ -100,10 +131,10 @@ def test_images_that_are_wrong_already_are_nobodys_success() -> None:
 @pytest.mark.parametrize(
     ("attacks", "values", "message"),
     [
-        ({}, VALUES, "name at least one"),
+        ({}, VALUES, "no attacks; expected at least one"),
         ({"pgd": PGD(eps=0.1)}, (), "at least one value"),
         ({"pgd": PGD(eps=0.1)}, (0.1, 0.05), "ascending"),
-        ({"pgd": PGD(eps=0.1), "fab": FAB(norm="l2")}, VALUES, "fab measures in l2, the others in linf"),
+        ({"pgd": PGD(eps=0.1), "fab": FAB(norm="l2")}, VALUES, "fab has norm l2; expected linf"),
     ],
 )
 def test_a_list_that_makes_no_worst_case_is_refused(
@@ -166,7 +197,7 @@ def test_autoattack_works_with_few_classes(classes: int) -> None:
 
 def test_autoattack_does_not_aim() -> None:
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim at a class"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         AutoAttack(eps=0.1)(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)
 
 

@@ -261,5 +261,5 @@ def test_settings_outside_their_values_are_refused(settings: dict[str, Any]) -> 
 
 def test_it_cannot_aim() -> None:
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         DeepFool()(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)

@@ -1106,7 +1106,7 @@ def test_preprocessing_asks_the_same_model_about_changed_images() -> None:
 def test_a_model_of_other_pixels_is_not_preprocessed(bounds: tuple[float, float]) -> None:
     """What moves images keeps them within 0 and 1, and lets black in, which is 0."""
     model = Classifier(tiny_model(2).network, input_shape=TINY_SHAPE, classes=TINY_CLASSES, bounds=bounds)
-    with pytest.raises(ModelError, match=r"a model for pixels within \(.*\); expected \(0, 1\)"):
+    with pytest.raises(ModelError, match=r"a model with bounds \(.*\); expected \(0, 1\)"):
         preprocessed(model, StochasticAffine())
 
 
@@ -1144,7 +1144,7 @@ def test_with_noise_is_a_copy_that_is_noisy_at_inference() -> None:
 
 
 def test_a_network_without_noise_layers_is_refused() -> None:
-    with pytest.raises(ModelError, match="no noise layer"):
+    with pytest.raises(ModelError, match="without a noise layer"):
         with_noise(create("paper-cnn", input_shape=TINY_SHAPE, classes=TINY_CLASSES))
 
 

@@ -231,7 +231,7 @@ def test_the_inner_attack_gets_the_eps_and_the_steps() -> None:
     assert with_steps(attack, 4) == EOT(attack=BIM(eps=0.1, steps=4), eot_samples=3)
     assert attack.loop() == replace(BIM(eps=0.1).loop(), eot_samples=3)
     assert EOT(attack=BIM(eps=0.1)).loop().eot_samples == 20
-    with pytest.raises(SettingError, match="FGSM takes one step"):
+    with pytest.raises(SettingError, match="FGSM has a single step"):
         with_steps(EOT(attack=FGSM(eps=0.1)), 4)
     with pytest.raises(SettingError, match="eps = -1"):
         with_eps(attack, -1.0)
@@ -283,7 +283,7 @@ def test_every_column_over_steps_is_the_attack_run_by_itself(attack: AbstractGra
 
 
 def test_over_steps_an_attack_of_one_step_is_refused() -> None:
-    with pytest.raises(SettingError, match="FGSM takes one step"):
+    with pytest.raises(SettingError, match="FGSM has a single step"):
         sweep_steps(EOT(attack=FGSM(eps=0.1)), TASK.model, TASK.images, TASK.labels, [1, 2])
 
 

@@ -171,11 +171,11 @@ def test_the_nearest_boundary_is_that_of_least_gap_over_dual_norm(norm: Norm) ->
         slopes = {other: jacobian[other] - jacobian[label] for other in wrong}
         lengths = {other: slopes[other].flatten().norm(p=order) for other in wrong}
         near = min(wrong, key=lambda other: float((logits[other] - logits[label]).abs() / lengths[other]))
-        assert torch.allclose(plane.slope[number], slopes[near][0], rtol=0, atol=1e-12)
-        assert torch.allclose(plane.gap[number], logits[near] - logits[label], rtol=0, atol=1e-12)
+        assert torch.allclose(plane.normal[number], slopes[near][0], rtol=0, atol=1e-12)
+        assert torch.allclose(plane.offset[number], logits[near] - logits[label], rtol=0, atol=1e-12)
         assert torch.allclose(plane.length[number], lengths[near], rtol=0, atol=1e-12)
         top = max(wrong, key=lambda other: float(logits[other]))
-        assert torch.allclose(likeliest.slope[number], slopes[top][0], rtol=0, atol=1e-12)
+        assert torch.allclose(likeliest.normal[number], slopes[top][0], rtol=0, atol=1e-12)
 
 
 def test_the_likeliest_rivals_come_in_order_and_are_never_the_own_class() -> None:
@@ -569,5 +569,5 @@ def test_fab_t_tries_at_least_one_class_and_cannot_aim() -> None:
     with pytest.raises(SettingError, match="classes = 0"):
         TargetedFAB(classes=0)
     task = small_task()
-    with pytest.raises(SettingError, match="cannot aim"):
+    with pytest.raises(SettingError, match="cannot be targeted"):
         TargetedFAB()(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)

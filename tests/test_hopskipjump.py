@@ -278,7 +278,7 @@ def test_any_shape_and_any_bounds(norm: Norm, shape: tuple[int, int, int]) -> No
         ({"n_queries": 99}, "n_queries = 99; expected at least 100"),
         ({"steps": 0}, "steps = 0; expected"),
         ({"evaluations": 0}, "evaluations = 0; expected"),
-        ({"most_evaluations": 0}, "most_evaluations = 0; expected"),
+        ({"max_evaluations": 0}, "max_evaluations = 0; expected"),
         ({"starts": 0}, "starts = 0; expected"),
     ],
 )
@@ -291,6 +291,6 @@ def test_probes_grow_with_the_root_of_the_step_up_to_the_most() -> None:
     """What three steps take with 10, 14 and 17 probes, and with 10 each."""
     task = small_task(1, dtype=torch.float32, count=6)
     growing = HopSkipJump(steps=3, evaluations=10)
-    level = replace(growing, most_evaluations=10)
+    level = replace(growing, max_evaluations=10)
     counts = [attack(task.model, task.images[1:2], task.labels[1:2]).passes.forward for attack in (growing, level)]
     assert abs(counts[0] - counts[1] - 11) <= 6  # the steps along the normal may take a query more or less

@@ -247,7 +247,7 @@ def test_bounds_that_are_forgotten_fail(name: str, patch: pytest.MonkeyPatch) ->
     patch.setattr(Ball, "project", lambda self, images, clean, bounds: project(self, images, clean, (-9.0, 9.0)))
     with pytest.raises(RuntimeError, match="outside"):
         ALL[name]()
-    found = base.verify
+    found = base.verify_candidates
 
     def careless(
         model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
@@ -255,7 +255,7 @@ def test_bounds_that_are_forgotten_fail(name: str, patch: pytest.MonkeyPatch) ->
         del bounds
         return found(model, candidates, clean, ball, (-9.0, 9.0), finite)
 
-    patch.setattr(base, "verify", careless)
+    patch.setattr(base, "verify_candidates", careless)
     with pytest.raises(AssertionError):
         ALL[name]()
 
@@ -281,13 +281,13 @@ def test_a_ball_that_is_a_little_too_large_fails(name: str, patch: pytest.Monkey
 @pytest.mark.parametrize("name", [name for name in OTHERS if name.startswith("claims")])
 def test_claims_that_were_not_checked_again_fail(name: str, patch: pytest.MonkeyPatch) -> None:
     """The predictions of the clean images, reported for the adversarial ones."""
-    found = base.verify
+    found = base.verify_candidates
 
     def trusting(
         model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
     ) -> base.Verified:
         return replace(found(model, candidates, clean, ball, bounds, finite), logits=model(clean).detach())
 
-    patch.setattr(base, "verify", trusting)
+    patch.setattr(base, "verify_candidates", trusting)
     with pytest.raises(AssertionError):
         OTHERS[name]()

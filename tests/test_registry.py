@@ -18,11 +18,11 @@ import casemate
 from casemate import attacks, extensions
 from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer
 from casemate.attacks.registry import (
-    attack_table,
     attack_type,
     attack_types,
     kebab_case,
     library_attack_types,
+    markdown_table,
     norms_of,
     paper_of,
 )
@@ -110,7 +110,7 @@ def test_what_text_cannot_express_is_named(capsys: pytest.CaptureFixture[str], m
 
 # The documentation ----------------------------------------------------------------------------------------------------
 def test_the_table_of_the_documentation_is_up_to_date() -> None:
-    table = attack_table(library_attack_types())
+    table = markdown_table(library_attack_types())
     assert table in (ROOT / "docs" / "attacks.md").read_text(), "put this into docs/attacks.md:\n" + table
     assert len(table.splitlines()) == 2 + len(library_attack_types())
 
@@ -215,7 +215,7 @@ def test_an_attack_of_another_package_is_listed_and_runs(
         (("absent", "their_attacks:Lighten"), "cannot be loaded: AttributeError"),
         (("abstract", "their_attacks:_Darker"), "their_attacks:_Darker is not a concrete dataclass derived from"),
         (("function", "their_attacks:dataclass"), "is not a concrete dataclass derived from casemate.attacks.Abstract"),
-        (("pgd", "their_attacks:Darken"), "there is an attack of that name already"),
+        (("pgd", "their_attacks:Darken"), "another attack already has that name"),
     ],
 )
 def test_an_entry_point_that_is_no_attack_is_left_out_with_a_warning(
@@ -271,8 +271,8 @@ def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
         names.write("from casemate.attacks.careless import Careless as Careless\n")
     check = "; ".join(
         [
-            "from casemate.attacks.registry import attack_table, library_attack_types",
-            "print(attack_table(library_attack_types()))",
+            "from casemate.attacks.registry import markdown_table, library_attack_types",
+            "print(markdown_table(library_attack_types()))",
             "from casemate.cli.main import main",
             "main(['attack', '--help'])",
         ]
@@ -302,7 +302,7 @@ def test_every_recipe_makes_an_objective_of_its_defaults(name: str) -> None:
         assert isinstance(made, recipe.objective)
         assert isinstance(made, Objective)
     else:
-        with pytest.raises(SettingError, match=f"recipe {name} without a {recipe.teacher}; give the model to learn"):
+        with pytest.raises(SettingError, match=f"recipe {name} without a {recipe.teacher}; expected a trained model"):
             make_objective({"name": name, "settings": recipe.defaults})
 
 

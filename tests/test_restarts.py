@@ -384,7 +384,7 @@ def test_an_attack_that_cannot_aim_cannot_do_so_in_a_wrapper() -> None:
             raise AssertionError("was run")
 
     task = small_task()
-    with pytest.raises(SettingError, match="Aimless cannot aim at a class"):
+    with pytest.raises(SettingError, match="Aimless cannot be targeted"):
         Restarts(attack=Aimless())(task.model, task.images, task.labels, targets=(task.labels + 1) % 4)
 
 

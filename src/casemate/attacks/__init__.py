@@ -1,4 +1,4 @@
-"""What perturbs: the base of all attacks, the one gradient loop and its presets, and every other attack in a module."""
+"""Attacks: their base, the gradient loop and its presets, and one module for every other attack."""
 
 from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
@@ -6,6 +6,7 @@ from casemate.attacks.autoattack import AutoAttack as AutoAttack
 from casemate.attacks.base import AbstractAttack as AbstractAttack
 from casemate.attacks.base import AbstractMinimumNormAttack as AbstractMinimumNormAttack
 from casemate.attacks.base import check_images as check_images
+from casemate.attacks.base import innermost as innermost
 from casemate.attacks.base import is_unlimited as is_unlimited
 from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
@@ -18,20 +19,20 @@ from casemate.attacks.fab import TargetedFAB as TargetedFAB
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import AbstractGradientAttack as AbstractGradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
-from casemate.attacks.holding import COMPARED as COMPARED
-from casemate.attacks.holding import frozen as frozen
-from casemate.attacks.holding import group_size as group_size
-from casemate.attacks.holding import model_of as model_of
-from casemate.attacks.holding import prepare_for_attack as prepare_for_attack
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise
 from casemate.attacks.noise import UniformNoise as UniformNoise
-from casemate.attacks.presets import ATTACKS as ATTACKS
+from casemate.attacks.prepare import COMPARED_IMAGES as COMPARED_IMAGES
+from casemate.attacks.prepare import frozen as frozen
+from casemate.attacks.prepare import group_size as group_size
+from casemate.attacks.prepare import model_of as model_of
+from casemate.attacks.prepare import prepare_for_attack as prepare_for_attack
 from casemate.attacks.presets import BIM as BIM
 from casemate.attacks.presets import FGSM as FGSM
 from casemate.attacks.presets import MIFGSM as MIFGSM
 from casemate.attacks.presets import PGD as PGD
+from casemate.attacks.presets import PRESETS as PRESETS
 from casemate.attacks.restarts import Restarts as Restarts
 from casemate.attacks.result import AttackResult as AttackResult
 from casemate.attacks.result import Passes as Passes

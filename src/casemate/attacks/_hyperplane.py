@@ -1,9 +1,9 @@
-"""The decision boundary as a hyperplane: the nearest one at an image, and the nearest point of it within the bounds.
+"""The decision boundary as a hyperplane: the nearest one at an image, and its nearest point within the bounds.
 
 DeepFool and FAB replace the boundary between two classes by the plane on which the two logits, linearised at an image,
-are equal. DeepFool goes to its nearest point whatever the bounds, FAB to its nearest point within them. Croce and Hein
-(2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; here it is found without a sort (see
-`nearest_point`).
+are equal. DeepFool steps to the nearest point of the plane regardless of the bounds, FAB to the nearest point within
+the bounds. Croce and Hein (2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; `nearest_point`
+finds it without a sort.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from casemate.norms import Bounds, Norm
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _PIXELS = 64
-"""How many of the steepest pixels are tried first in L1: images seldom need more, and a full sort takes four times
-as long (measured on 256 images of 784 pixels)."""
+"""Pixels with the largest gradients that are tried first in L1: images seldom need more, and a full sort takes four
+times as long (measured on 256 images of 784 pixels)."""
 
 TargetClasses = Int64[Tensor, "n target_classes"]
-"""Per example, classes other than its own."""
+"""Per example, classes other than its label."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -32,87 +32,90 @@ _Flat = Float[Tensor, "n pixels"]
 @final
 @dataclass(frozen=True)
 class Hyperplane:
-    """Per example, the points z at which `gap` + <`slope`, z - image> = 0."""
+    """Per example, the points z with `offset` + <`normal`, z - image> = 0: label and target class have equal logits."""
 
-    gap: PerExample
-    """The rival's logit minus the own at the image."""
-    slope: Images
-    """Its gradient; zero where no rival's logit has one."""
+    offset: PerExample
+    """Logit of the target class minus logit of the label, at the image."""
+    normal: Images
+    """Gradient of `offset` with respect to the image; zero where no target class has a gradient."""
     length: PerExample
-    """Dual norm of `slope`: |gap| / length is how far the plane is away, but for the bounds."""
+    """Dual norm of `normal`: |offset| / length is the distance to the plane if the bounds are ignored."""
     finite: Flags
-    """Logits and the gradients of all target_classes were finite."""
+    """The logits and the gradients for all target classes were finite."""
 
 
 def likeliest_classes(logits: Logits, own: Labels, count: int) -> TargetClasses:
-    """The `count` most likely classes (or as many as there are) other than an example's own, most likely first.
+    """The `count` most likely classes other than `own`, the labels, most likely first; fewer if there are fewer.
 
-    In the place of masked classes (see `casemate.logits`) the most likely one stands again.
+    Masked classes (see `casemate.logits`) are replaced by the most likely one, which is then repeated.
     """
     others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
     ranked = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
-    playing = in_play(logits).scatter(1, own.unsqueeze(1), False)  # the own class ranks among those at minus infinity
+    playing = in_play(logits).scatter(1, own.unsqueeze(1), False)  # the label ranks among those at minus infinity
     return ranked.where(playing.gather(1, ranked), ranked[:, :1])
 
 
 def is_new(target_classes: TargetClasses, first: TargetClasses) -> Flags:
-    """Of which examples a further rival is not the first one again (see `likeliest_classes`)."""
+    """The examples whose target classes are not a repetition of the first ones (see `likeliest_classes`)."""
     return (target_classes != first).any(1)
 
 
 def nearest_boundary(
     model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
 ) -> Hyperplane:
-    """Of the linearised boundaries between an example's own class and its target_classes the nearest in `norm`.
+    """The nearest in `norm` of the linearised boundaries between each example's label and its target classes.
 
-    It takes one forward pass, and one backward pass per rival: on a CPU no slower than all of them at once
+    It takes one forward pass, and one backward pass per target class: on a CPU no slower than all of them at once
     (`is_grads_batched`: 236 instead of 197 ms for ten classes of a convolutional network), for models of any kind,
     and only one gradient is held at a time.
 
     Args:
-        own: each example's own class.
+        own: the labels.
         target_classes: the classes to consider; None for the most likely other class at `images`.
     """
 
-    def look(part: slice) -> tuple[Tensor, ...]:
+    def boundary(part: slice) -> tuple[Tensor, ...]:
         return _boundary(model, images[part], own[part], None if target_classes is None else target_classes[part], norm)
 
-    gap, slope, length, finite = model.in_parts(len(images), look)
-    return Hyperplane(gap, slope, length, finite)
+    offset, normal, length, finite = model.in_parts(len(images), boundary)
+    return Hyperplane(offset, normal, length, finite)
 
 
 def _boundary(
     model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
 ) -> tuple[PerExample, Images, PerExample, Flags]:
-    """The fields of `Hyperplane`, for as many images as pass through the network at a time."""
+    """The fields of `Hyperplane` for images that pass through the network together."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
         if target_classes is None:
             target_classes = likeliest_classes(logits, own, 1)
-        gaps = logits.gather(1, target_classes) - logits.gather(1, own.unsqueeze(1))
-        totals = gaps.sum(0).unbind()
-    gaps = gaps.detach()
+        offsets = logits.gather(1, target_classes) - logits.gather(1, own.unsqueeze(1))
+        totals = offsets.sum(0).unbind()
+    offsets = offsets.detach()
     finite = is_valid(logits.detach())
-    slope = torch.zeros_like(images, requires_grad=False)
+    normal = torch.zeros_like(images, requires_grad=False)
     nearest = torch.full((len(images),), float("inf"), dtype=torch.float64, device=images.device)
-    gap, length = gaps[:, 0].clamp(min=torch.finfo(gaps.dtype).min), torch.zeros_like(nearest)  # of a masked one -inf
+    offset, length = (
+        offsets[:, 0].clamp(min=torch.finfo(offsets.dtype).min),
+        torch.zeros_like(nearest),
+    )  # of a masked one -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
         size = gradient.flatten(1).abs()
         largest = size.amax(1)
         finite &= largest.isfinite()
         steepness = _dual_norm(size, largest, norm)
-        distance = gaps[:, column].abs() / steepness
+        distance = offsets[:, column].abs() / steepness
         nearer = distance < nearest
         nearest = torch.where(nearer, distance, nearest)
-        gap, length = torch.where(nearer, gaps[:, column], gap), torch.where(nearer, steepness, length)
-        slope[nearer] = gradient[nearer]
-    return gap, slope, length.to(gap.dtype), finite
+        offset, length = torch.where(nearer, offsets[:, column], offset), torch.where(nearer, steepness, length)
+        normal[nearer] = gradient[nearer]
+    return offset, normal, length.to(offset.dtype), finite
 
 
-def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
-    """By how much a linear function can fall per unit of length, from the sizes of its slope; in float64."""
+def _dual_norm(size: _Flat, largest: PerExample, norm: Norm) -> PerExample:
+    """The dual norm of gradients, in float64, from their absolute values `size` and the largest of these."""
     if norm == "linf":
         return size.double().sum(1)
     # of the squares of gradients, those below 1e-19 would be zero in float32
@@ -121,32 +124,32 @@ def _dual_norm(size: "_Flat", largest: PerExample, norm: Norm) -> PerExample:
 
 @final
 class NormalizedNormal:
-    """A slope as `nearest_point` takes it: per pixel the direction, and the size as a share of the largest."""
+    """Signs of a normal's entries, and their absolute values divided by the largest, as `nearest_point` takes them."""
 
-    def __init__(self, slope: Images) -> None:
-        flat = slope.flatten(1)
+    def __init__(self, normal: Images) -> None:
+        flat = normal.flatten(1)
         self.sign, size = flat.sign(), flat.abs()
-        # only the ratio counts, so the steepest pixel is given slope 1, and no square leaves the range of the precision
+        # only ratios count; with a largest entry of 1, no square leaves the range of the precision
         self.largest = size.amax(1).clamp(min=torch.finfo(flat.dtype).tiny)
         self.size = size.div_(self.largest.unsqueeze(1))
 
 
 def nearest_point(images: Images, normal: NormalizedNormal, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:
-    """The shortest move within the bounds by which the linear function with this normal rises by `rise`.
+    """The shortest move within the bounds by which the linear function with gradient `normal` changes by `rise`.
 
-    Where the box does not reach that far: the move to the corner in which it rises most. Zero where the slope is.
+    Where the bounds do not allow such a change: the move to the corner with the largest one. Zero where the normal is.
 
-    Every pixel moves downhill or uphill by t_i, at most its room to the bound. For Linf and L2, t_i = min(s * p_i,
-    room_i) with p_i = 1 and p_i = |slope_i|, and one scale s per image. The rise is concave and piecewise linear in s,
-    so Newton's method from the left meets the exact s after a few steps: on 256 images of 784 pixels four or five, in
-    less than half the time of the original's sort. For L1 the steepest pixels move first, each to its bound.
+    Pixel i moves by t_i, at most to its bound, room_i away. For Linf and L2, t_i = min(s * p_i, room_i) with p_i = 1
+    and p_i = |normal_i|, and one scale s per image. The change is concave and piecewise linear in s, so Newton's method
+    from the left reaches the exact s after a few steps: on 256 images of 784 pixels four or five, in less than half
+    the time of the original's sort. For L1 the pixels with the largest |normal_i| move first, each to its bound.
 
     Args:
         images: within the bounds.
-        rise: what is missing, of either sign, `(n,)`.
+        rise: the change wanted, of either sign, `(n,)`.
 
     Returns:
-        the moves; <slope, move> equals `rise` to the rounding of the precision at hand.
+        The moves; <normal, move> equals `rise` up to rounding.
     """
     toward = normal.sign * rise.sign().unsqueeze(1)
     ahead = (toward * max(map(abs, bounds))).clamp_(*bounds)  # the bound that a pixel moves to
@@ -157,9 +160,10 @@ def nearest_point(images: Images, normal: NormalizedNormal, rise: PerExample, no
 
 
 def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerExample | None = None) -> _Flat:
-    """Find t = min(s * pace, room) with the smallest s at which the sum of `size` * t is `need`; by Newton's method.
+    """For Linf and L2: t = min(s * p, room) with the smallest s at which the sum of `size` * t is `need`, by Newton's
+    method.
 
-    It goes on from `scale`, which is no larger than s; None for the first step from 0.
+    It starts from `scale`, which is at most s; from 0 if None.
     """
     limits = torch.finfo(size.dtype)
     gain = size if norm == "linf" else size * size
@@ -170,13 +174,13 @@ def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerE
         wanted = scale.unsqueeze(1) if norm == "linf" else scale.unsqueeze(1) * size
         moved = room.minimum(wanted)
         missing = need - torch.mul(size, moved, out=work).sum(1)
-        # the mask is a number: comparing into a float tensor and multiplying takes a tenth of `masked_fill`
+        # a float mask: comparing into a float tensor and multiplying takes a tenth of the time of `masked_fill`
         left = torch.gt(room, wanted, out=work).mul_(gain).sum(1)
         better = (scale + missing / left.clamp(min=limits.tiny)).clamp(max=limits.max)
         short = (missing > 4 * limits.eps * need) & (left > 0) & (better > scale)
         scale = torch.where(short, better, scale)
         remaining = int(short.sum())
-        if 2 * remaining <= len(short):  # the few that take long go on among themselves
+        if 2 * remaining <= len(short):  # the examples that take longer continue in a smaller batch
             if remaining:
                 rest = short.nonzero().squeeze(1)
                 moved[rest] = _in_step(size[rest], room[rest], need[rest], norm, scale[rest])
@@ -184,7 +188,7 @@ def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerE
 
 
 def _steepest_first(size: _Flat, room: _Flat, need: PerExample, pixels: int = _PIXELS) -> _Flat:
-    """The largest `size` to its `room`, then the next, until the sum of `size` * t is `need`."""
+    """For L1: t = room for the pixels with the largest `size`, until the sum of `size` * t is `need`; 0 elsewhere."""
     pixels = min(pixels, size.shape[1])
     steepest, place = size.topk(pixels, dim=1)
     free = room.gather(1, place)
@@ -197,7 +201,7 @@ def _steepest_first(size: _Flat, room: _Flat, need: PerExample, pixels: int = _P
         return moved
     beyond = (size * room).sum(1)
     short = spent[:, -1] < need
-    moved = torch.where((short & (beyond <= need)).unsqueeze(1), room, moved)  # out of reach: the corner
+    moved = torch.where((short & (beyond <= need)).unsqueeze(1), room, moved)  # not reachable: the corner
     short = (short & (beyond > need)).nonzero().squeeze(1)
     if len(short):
         moved[short] = _steepest_first(size[short], room[short], need[short], size.shape[1])

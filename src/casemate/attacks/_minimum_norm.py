@@ -1,9 +1,9 @@
-"""The search for the nearest image that fools, as Carlini and Wagner set it up (2017, arXiv 1608.04644, section V).
+"""The search for the nearest adversarial image, as Carlini and Wagner set it up (2017, arXiv 1608.04644, section V).
 
-A round minimises distance + c * loss for one weight c per example; from round to round c is searched for, and the
-nearest image that fooled on the way is kept. What minimises is up to the attack: Adam (`CarliniWagner`), iterative
-shrinkage (`EAD`), L-BFGS (`LBFGS`). Distances are in shares of the range of the pixels, so that c, step sizes and the
-weights of norms mean the same for all bounds.
+A round minimises distance + c * loss for one weight c per example; the next round has another c, found by binary
+search. The nearest image that fooled in any round is kept. Each attack has its own optimiser: Adam (`CarliniWagner`),
+iterative shrinkage (`EAD`), L-BFGS (`LBFGS`). Distances are shares of the range of the pixels, so that c, step sizes
+and weights of norms mean the same for all bounds.
 """
 
 import math
@@ -23,27 +23,27 @@ from casemate.rows import Rows
 from casemate.types import Flags, Images, Logits, PerExample
 
 CHECKS = 10
-"""How often per round examples that are done leave the batch (the published code looks for stalled ones as often)."""
+"""Times per round that finished examples leave the batch (the published code checks for stalled ones as often)."""
 
 _CLEAR = 100
-"""By how many units of rounding of the largest logit the lead must exceed zero: in a batch of another size the same
-image gets logits that differ by some of them, and must fool there too."""
+"""Smallest margin of an adversarial image, in units of rounding of the largest logit: in a batch of another size the
+logits of an image differ by some of these units, and it must fool there too."""
 
 _LARGEST = 1e10
-"""No c is larger (the published code)."""
+"""Upper limit of c (the published code)."""
 
 _STALLED = 0.9999
-"""An objective that has not fallen below this share of its value at the last check has stalled (the published code)."""
+"""An objective above this share of its value at the last check has stalled (the published code)."""
 
 
 def column(values: Tensor) -> Tensor:
-    """One number per example, shaped to go with images."""
+    """One number per example in the shape `(n, 1, 1, 1)`, to multiply images by."""
     return values.view(-1, 1, 1, 1)
 
 
 @final
 class MinimumNormSearch:
-    """A batch under attack, and per example the nearest image that fools of all that were looked at."""
+    """A batch under attack, and per example the nearest adversarial image so far."""
 
     def __init__(
         self,
@@ -55,12 +55,12 @@ class MinimumNormSearch:
         loss: Callable[[Criterion, Logits], PerExample] | None = None,
         confidence: float = 0.0,
     ) -> None:
-        """Look at the clean images: which fool as they are, and which have a gradient to follow.
+        """Classify the clean images; those that fool already, or have no gradient, are not attacked.
 
         Args:
-            size: of perturbations in shares of the range of the pixels; the smallest is kept.
-            loss: what has to fall for an image to fool; `hinge` if None.
-            confidence: by how much the logits of what fools must lead (kappa).
+            size: the distance to minimise, from perturbations divided by the range of the pixels.
+            loss: the loss that an image must lower in order to fool; `hinge` if None.
+            confidence: smallest margin of the logits of an adversarial image (kappa).
         """
         self.model, self.clean, self.criterion = model, clean, criterion
         self.width = model.bounds[1] - model.bounds[0]
@@ -70,34 +70,34 @@ class MinimumNormSearch:
         fooled = criterion.is_adversarial(logits)
         self.images = clean.clone()
         self.distance = torch.where(fooled, 0.0, math.inf).to(clean.dtype)
-        """As `size` has it; infinite where nothing fooled yet."""
+        """The `size` of the perturbation in `images`; infinite where none fooled yet."""
         self.reached = torch.zeros_like(fooled)
-        """Fooled since an attack last cleared it."""
+        """An iterate fooled since the attack last reset this flag."""
         self.broken = ~(is_valid(logits) & gradient.flatten(1).isfinite().all(1))
-        """Logits or a gradient were not finite: the example takes no further part."""
+        """Logits or a gradient were not finite; the example is not attacked any further."""
         self._has_gradient = gradient.flatten(1).ne(0).any(1)
-        # where the clean image has no gradient nothing would ever move it
+        # from a clean image with a gradient of zero no optimiser would ever move
         self._attacked = (~fooled & self._has_gradient).nonzero().squeeze(1)
 
-    def open(self) -> Tensor:
-        """The positions of the examples under attack; for a new round, none of them `reached`."""
+    def start_round(self) -> Tensor:
+        """Reset `reached`, and return the positions of the examples to attack in a new round."""
         at = self._attacked[~self.broken[self._attacked]]
         self.reached[at] = False
         return at
 
     def value_and_grad(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
-        """The loss at images of the examples `at`, and its gradient."""
+        """The loss at iterates of the examples `at`, and its gradient; keeps iterates that fool and are the nearest."""
         logits, loss, gradient = self._pass(at, images)
-        self._note(at, images, logits)
+        self._keep_nearest(at, images, logits)
         self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)
         return loss, gradient
 
     def hinge(self, criterion: Criterion, logits: Logits) -> PerExample:
-        """By how much the lead of what fools falls short of kappa (the paper's f_6, plus kappa), or zero."""
-        return self._missing(criterion, logits).clamp(min=0)
+        """By how much the margin falls short of kappa, or zero (the paper's f_6, plus kappa)."""
+        return self._shortfall(criterion, logits).clamp(min=0)
 
     def result(self) -> RunResult:
-        """What `AbstractAttack.run` returns."""
+        """The nearest adversarial images, as `AbstractAttack.run` returns them."""
         usable = ~self.broken | self.distance.isfinite()
         return RunResult(self.images, usable, self._has_gradient, self.passes)
 
@@ -106,13 +106,13 @@ class MinimumNormSearch:
         self.passes.add(Passes(len(at), len(at)))
         return value_and_grad(self.model, images, lambda part, logits: self._loss(criterion[part], logits))
 
-    def _missing(self, criterion: Criterion, logits: Logits) -> PerExample:
+    def _shortfall(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * magnitude(logits)
         return self._confidence + clear - criterion.objective(margin, logits)
 
-    def _note(self, at: Tensor, images: Images, logits: Logits) -> None:
+    def _keep_nearest(self, at: Tensor, images: Images, logits: Logits) -> None:
         criterion = self.criterion[at]
-        fooled = criterion.is_adversarial(logits) & (self._missing(criterion, logits) <= 0)
+        fooled = criterion.is_adversarial(logits) & (self._shortfall(criterion, logits) <= 0)
         distance = self._size((images - self.clean[at]) / self.width)
         nearer = fooled & (distance < self.distance[at])
         self.images[at[nearer]] = images[nearer]
@@ -123,9 +123,9 @@ class MinimumNormSearch:
 
 @final
 class BinarySearchConst:
-    """The weight c of each example's loss: the smallest that suffices (the published code).
+    """Binary search for the smallest weight c of each example's loss with which a round succeeds (the published code).
 
-    Ten times as much while none suffices, then bisection between the largest that failed and the smallest that did.
+    c grows tenfold until a round succeeds, then it is bisected between the largest failure and the smallest success.
     """
 
     def __init__(self, clean: Images, first: float) -> None:
@@ -133,7 +133,7 @@ class BinarySearchConst:
         self._failed, self._sufficed = torch.zeros_like(self.value), torch.full_like(self.value, math.inf)
 
     def narrow(self, at: Tensor, reached: Flags) -> None:
-        """Choose the next c of the examples `at`, given whether the last one sufficed."""
+        """Choose the next c of the examples `at`, from whether the round with the last one `reached` a success."""
         value = self.value[at]
         failed = torch.where(reached, self._failed[at], torch.maximum(self._failed[at], value))
         sufficed = torch.where(reached, torch.minimum(self._sufficed[at], value), self._sufficed[at])
@@ -143,22 +143,22 @@ class BinarySearchConst:
 
 @final
 class PlateauDetector(Rows):
-    """Which examples no longer get anywhere: the mean of their objective between two checks did not fall.
+    """Detects examples whose mean objective between two checks did not fall.
 
-    The published code compares single values; the mean is not fooled by an iterate that swings to and fro.
+    The published code compares single values, which oscillating iterates mislead.
     """
 
     def __init__(self, like: PerExample) -> None:
         self._total, self._before = torch.zeros_like(like), torch.full_like(like, math.inf)
 
-    def note(self, objective: PerExample, changed: Flags | None = None) -> None:
-        """Take in the objective of an iterate; where it `changed` there is nothing to compare it with."""
+    def add(self, objective: PerExample, changed: Flags | None = None) -> None:
+        """Add the objective of an iterate; where it `changed`, the next check has nothing to compare."""
         self._total = self._total + objective
         if changed is not None:
             self._total = self._total.masked_fill(changed, -math.inf)
 
     def check(self) -> Flags:
-        """Who stalled since the last check."""
+        """Mask of the examples that stalled since the last check."""
         stalled = self._total > _STALLED * self._before
         self._before = self._total.masked_fill(self._total.isinf(), math.inf)
         self._total = torch.zeros_like(self._total)

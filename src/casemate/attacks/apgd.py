@@ -1,14 +1,14 @@
 """Auto-PGD: gradient ascent that finds its own step size (Croce and Hein 2020, arXiv 2003.01690).
 
-Linf and L2 (algorithm 1 of the paper): the step starts at 2 eps, with momentum; at checkpoints it is halved where the
-loss has stopped rising. L1 (Croce and Hein 2021, arXiv 2103.01208): a step moves only the pixels with the largest
-gradient, fewer of them as the best point becomes sparser. Every example has a step of its own; the checkpoints are
-common to all.
+Linf and L2 (algorithm 1 of the paper): the step size starts at 2 eps, with momentum; at checkpoints it is halved where
+the loss has stopped rising. L1 (Croce and Hein 2021, arXiv 2103.01208): a step moves only the pixels with the largest
+gradient, fewer of them as the best point becomes sparser. Every example has its own step size; the checkpoints are the
+same for all.
 
 Parameters are those of the original code (github.com/fra31/auto-attack), with these differences: an example leaves as
-soon as it is fooled, draws are per example, the first step is compared with the start (there: with zero), of the wide
-schedule's steps the last ball gets what rounding leaves, and where a model answers at random the means over the draws
-are taken of losses and logits too.
+soon as it is fooled; random draws are per example; the loss after the first step is compared with that of the start
+(there: with zero); with `use_larger_eps` the steps lost to rounding are made in the last ball; and for a model with
+random outputs losses and logits are averaged too, not only gradients.
 """
 
 import math
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks._hyperplane import is_new, likeliest_classes
+from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import value_and_grad
@@ -38,11 +39,11 @@ from casemate.settings import at_least, between, expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _MOMENTUM = 0.75
-"""Weight of the new move; the rest is the weight of the one before it (alpha in the paper)."""
+"""Weight of the new step; the previous one has the rest (alpha in the paper)."""
 
 
 def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
-    """The steps after which the step size is looked at.
+    """The numbers of the steps after which the step size is reconsidered.
 
     Linf and L2: after 22 % of the steps, then in intervals shorter by 3 % each time, but not below 6 %. L1: every 4 %.
     """
@@ -57,10 +58,10 @@ def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
 
 @final
 class Ascent(Rows):
-    """The examples still going up, one row of every tensor each."""
+    """The state of the examples still attacked, one row of every tensor each."""
 
     def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
-        """`dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
+        """Start at `images`. `dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
         """Positions in the batch."""
@@ -73,17 +74,17 @@ class Ascent(Rows):
         self.loss, self.rises = nothing, nothing
         """The loss of `images`, and how often it rose since the last checkpoint."""
         self.halved = torch.ones_like(self.place, dtype=torch.bool)
-        """At the last checkpoint; counts as done before the first."""
+        """The step size was halved at the last checkpoint; True before the first."""
         self.size = torch.full_like(images[:, 0, 0, 0], ball.eps if ball.norm == "l1" else 2 * ball.eps)
-        """Length of the step."""
+        """The step size."""
         pixels = clean[0].numel()
         self.changed = torch.full_like(self.place, pixels) if dense else self._changed(images)
-        """L1: the pixels in which `best` was not `clean` at the last checkpoint."""
-        self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _share(self.changed)
-        """L1: the pixels that a step moves."""
+        """L1: the number of pixels in which `best` differed from `clean` at the last checkpoint."""
+        self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _two_thirds(self.changed)
+        """L1: the number of pixels that a step moves."""
 
     def arrive(self, loss: PerExample, gradient: Images, *, first: bool) -> None:
-        """Note what was seen at `images`. A loss that is not a number is never the highest."""
+        """Update the state with loss and gradient at `images`. A loss that is not a number is never the highest."""
         if not first:
             self.rises = self.rises + (loss > self.loss)
         self.loss, self.gradient = loss, gradient
@@ -92,29 +93,30 @@ class Ascent(Rows):
         place = rose.nonzero().squeeze(1)
         self.best[place], self.best_gradient[place] = self.images[place], gradient[place]
 
-    def halve(self, enough: float) -> None:
-        """Checkpoint of Linf and L2: halve the step and go back to the best point where the ascent has stalled.
+    def halve(self, max_rises: float) -> None:
+        """Checkpoint of Linf and L2: halve the step size and go back to the best point where the ascent has stalled.
 
-        That is (conditions 1 and 2 of the paper) where the loss rose `enough` times or less, or where the step was not
-        halved the last time and no better point was found since.
+        That is (conditions 1 and 2 of the paper) where the loss rose at most `max_rises` times, or where the step size
+        was not halved at the last checkpoint and no better point was found since.
         """
-        stalled = (self.rises <= enough) | (~self.halved & (self.highest_checked >= self.highest))
+        stalled = (self.rises <= max_rises) | (~self.halved & (self.highest_checked >= self.highest))
         self.halved, self.highest_checked, self.rises = stalled, self.highest, torch.zeros_like(self.rises)
         self._put(stalled, size=self.size / 2, images=self.best, gradient=self.best_gradient)
 
     def adapt(self, eps: float) -> None:
-        """Checkpoint of L1: move two thirds as many pixels as the best point changes.
+        """Checkpoint of L1: from now on, move two thirds as many pixels as the best point changes.
 
-        Where that has become at least 5 % sparser, go back to it with the full step; elsewhere shorten the step.
+        Where the best point has become at least 5 % sparser, go back to it with step size eps; elsewhere reduce the
+        step size by a factor of 1.5, to no less than eps / 10.
         """
         changed = self._changed(self.best)
         sparser = changed < 0.95 * self.changed
-        self.changed, self.moved = changed, _share(changed)
+        self.changed, self.moved = changed, _two_thirds(changed)
         self.size = (self.size / 1.5).clamp(min=eps / 10).masked_fill(sparser, eps)
         self._put(sparser, images=self.best, gradient=self.best_gradient)
 
     def move(self, ball: Ball, bounds: Bounds, *, first: bool) -> None:
-        """One step; for Linf and L2, but for the first one, with momentum."""
+        """One step; for Linf and L2 with momentum, except the first."""
         here, size = self.images, self.size.view(-1, 1, 1, 1)
         direction = self._sparse() if ball.norm == "l1" else ball.steepest_step(self.gradient, here, bounds)
         there = self._inside(here + direction.mul_(size), ball, bounds)
@@ -124,11 +126,11 @@ class Ascent(Rows):
         self.images, self.before = there, here
 
     def _inside(self, images: Images, ball: Ball, bounds: Bounds) -> Images:
-        """The projection, in place where the limits of each pixel are known."""
+        """The projection onto ball and bounds; for Linf in place."""
         return images.clamp_(self.low, self.high) if ball.norm == "linf" else ball.project(images, self.clean, bounds)
 
     def _sparse(self) -> Images:
-        """The L1 step of length 1: the gradient's sign in its `moved` largest entries, and in those equal to them."""
+        """The L1 step of length 1: the gradient's sign in its `moved` largest entries (more if some are equal)."""
         magnitude = self.gradient.abs()
         ranked = magnitude.flatten(1).sort(dim=1, descending=True).values
         least = ranked.gather(1, (self.moved - 1).unsqueeze(1))
@@ -136,54 +138,54 @@ class Ascent(Rows):
         return sign / norm_of(sign, "l1").clamp(min=1).view(-1, 1, 1, 1)
 
     def _changed(self, images: Images) -> Tensor:
-        """In how many entries images are not the clean ones."""
+        """The number of entries in which images differ from the clean ones, `(n,)`."""
         return images.ne(self.clean).flatten(1).sum(1)
 
     def _put(self, where: Flags, **new: Tensor) -> None:
-        """Replace rows."""
+        """Replace the rows at `where` of the attributes named."""
         for name, rows in new.items():
             old = getattr(self, name)
             setattr(self, name, rows.where(where.view(-1, *[1] * (old.ndim - 1)), old))
 
 
-def _share(changed: Tensor) -> Tensor:
-    """Two thirds of the pixels, rounded up, at least one."""
+def _two_thirds(changed: Tensor) -> Tensor:
+    """Two thirds of a number of pixels, rounded up, at least one."""
     return (-(-2 * changed // 3)).clamp(min=1)
 
 
 @final
 @dataclass(frozen=True)
 class Goal(Rows):
-    """What is ascended, and when an image counts as fooled; `goal[mask]` is the goal of some of the examples."""
+    """The loss to maximise, and the criterion of success; `goal[mask]` is for some of the examples."""
 
     criterion: Criterion
     loss: LossName = "ce"
-    aims: Labels | None = None
-    """Wrong classes: ascend the targeted difference of logits ratio towards them, whatever `loss` is."""
+    target_classes: Labels | None = None
+    """Wrong classes: maximise the targeted difference of logits ratio towards them instead of `loss`."""
 
     def objective(self, logits: Logits) -> PerExample:
-        """The number to ascend.
+        """The value to maximise, `(n,)`.
 
-        Minus the ratio of a target would be flat wherever the target ranks third; the targeted ratio against the
-        strongest other class is not.
+        For a target with `dlr` it is the targeted ratio against the strongest other class: minus the untargeted ratio
+        would be constant wherever the target ranks third.
         """
         classes = self.criterion.classes
-        if self.aims is not None:
-            return targeted_dlr(logits, classes, self.aims)
+        if self.target_classes is not None:
+            return targeted_dlr(logits, classes, self.target_classes)
         if self.criterion.targeted and self.loss == "dlr":
             return targeted_dlr(logits, without(logits, classes).argmax(1), classes)
         return self.criterion.objective(loss_by_name(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
-        """For which examples this goal is not the first one again: it is where a masked class would be aimed at."""
-        if self.aims is None or first.aims is None:
+        """The examples whose target class is not that of `first` again, which replaces masked classes."""
+        if self.target_classes is None or first.target_classes is None:
             return torch.ones_like(self.criterion.classes, dtype=torch.bool)
-        return is_new(self.aims.unsqueeze(1), first.aims.unsqueeze(1))
+        return is_new(self.target_classes.unsqueeze(1), first.target_classes.unsqueeze(1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractAPGD(AbstractAttack):
-    """What APGD and its targeted version share: all but what is ascended."""
+    """APGD and its targeted version: everything but the losses."""
 
     eps: Eps
     """Radius of the ball, in pixel units."""
@@ -192,14 +194,14 @@ class AbstractAPGD(AbstractAttack):
     steps: Annotated[int, at_least(1)] = 100
     """Gradient steps of each run (AutoAttack's number)."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from fresh random starts, for the examples not yet fooled."""
+    """Runs from different random starts, for the images not yet fooled."""
     rho: Annotated[float, between(0, 1, "a share of the steps")] = 0.75
-    """The step is halved where at most this share of the steps since the last checkpoint raised the loss; not for L1,
-    whose step follows the sparsity."""
+    """The step size is halved where at most this share of the steps since the last checkpoint raised the loss; not for
+    L1, whose step size depends on the sparsity."""
     eot_samples: Annotated[int, at_least(1)] = 1
-    """Passes whose gradients are averaged at every step, for a model that answers at random."""
+    """Passes whose gradients are averaged at every step, for a model with random outputs."""
     use_larger_eps: bool = False
-    """Spend 30 % of the steps in a ball of 3 eps, 30 % in one of 2 eps and the rest in the ball itself; L1 only."""
+    """Make 30 % of the steps in a ball of 3 eps, 30 % in one of 2 eps and the rest in the ball itself; L1 only."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -210,16 +212,16 @@ class AbstractAPGD(AbstractAttack):
 
     @abstractmethod
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
-        """What to ascend, one after the other, given what the model says of the clean images."""
+        """The losses to maximise, one after the other; `logits` are of the clean images."""
 
     @abstractmethod
-    def most_goals(self, classes: int) -> int:
-        """How many goals there are at most."""
+    def max_goals(self, classes: int) -> int:
+        """The largest number of goals for a model with `classes` classes."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every run, a look at the end of each of its balls, and one at the clean image."""
-        runs = self.restarts * self.most_goals(classes) * self.eot_samples
+        """A pass for every step of every run, a forward pass at the end of each ball, and one for the clean image."""
+        runs = self.restarts * self.max_goals(classes) * self.eot_samples
         return Passes(self.eot_samples + runs * (self.steps + len(self._balls())), runs * self.steps)
 
     @final
@@ -227,20 +229,16 @@ class AbstractAPGD(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Every goal from every start, on those not fooled yet; of the others, the image with the highest loss."""
-        logits = _look(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
+        """Every goal from every start, on the examples not fooled yet; keep the image with the highest loss."""
+        logits = _value_and_grad(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
         passes = Passes(forward=self.eot_samples * len(clean))
         movable = self.ball().eps > 0
-        finite = is_valid(logits)
-        has_gradient = torch.full_like(finite, not movable)
-        found = clean.clone()
-        highest = torch.full_like(logits[:, 0], -math.inf, dtype=torch.float64)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        best = BestCandidates(clean, criterion, logits)
+        has_gradient = torch.full_like(best.finite, not movable)
         goals = self.goals(criterion, logits)
-        for number, restart in product(range(len(goals)), range(self.restarts)):
-            if not (len(left) and movable):
-                break
-            at = left[goals[number].differs(goals[0])[left]] if number else left
+        # not `Restarts`: the runs share the pass over the clean images, and the draws are keyed by goal and restart
+        for number, restart in product(range(len(goals)), range(self.restarts if movable else 0)):
+            at = best.left[goals[number].differs(goals[0])[best.left]] if number else best.left
             if not len(at):
                 continue
             share = len(at) / (len(goals) * self.restarts * self.steps)
@@ -253,15 +251,11 @@ class AbstractAPGD(AbstractAttack):
             )
             passes.add(run.passes)
             has_gradient[at] |= run.has_gradient
-            finite[at] = run.fooled | (finite[at] & run.finite)
-            better = run.fooled | (run.highest > highest[at])
-            found[at[better]] = run.images[better]
-            highest[at[better]] = run.highest[better]
-            left = left[~torch.isin(left, at[run.fooled])]
-        return RunResult(found, finite, has_gradient, passes)
+            best.update(at, run.images, run.loss, run.fooled, run.finite)
+        return RunResult(best.images, best.finite, has_gradient, passes)
 
     def _balls(self) -> list[tuple[Ball, int]]:
-        """The balls that a run goes through, and the steps in each."""
+        """The balls of a run, and the number of steps in each."""
         ball = self.ball()
         if not self.use_larger_eps:
             return [(ball, self.steps)]
@@ -270,26 +264,23 @@ class AbstractAPGD(AbstractAttack):
         return [(first, part), (second, part), (ball, self.steps - 2 * part)]
 
     def _start(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
-        """A random point of the first ball; for L1 the projection of noise, which unlike a uniform one is sparse."""
+        """A random point of the first ball: uniform, or for L1 the projection of Gaussian noise, which is sparse."""
         ball = self._balls()[0][0]
         if self.norm != "l1":
             return ball.sample(clean, bounds, streams, *purpose)
         noise = (bounds[1] - bounds[0]) * streams.normal(tuple(clean.shape[1:]), *purpose)
         return ball.project(clean + noise, clean, bounds)
 
-    def _run(self, model: Classifier, clean: Images, goal: Goal, images: Images, stepped: Callable[[], None]) -> "_Run":
-        """One run from one start, through all balls; what fools in a larger one than the last does not count."""
+    def _run(
+        self, model: Classifier, clean: Images, goal: Goal, images: Images, stepped: Callable[[], None]
+    ) -> RunState:
+        """One run from one start through all balls; success counts in the last one only."""
         *larger, (ball, steps) = self._balls()
+        run = RunState(images)
         unending = replace(goal, criterion=replace(goal.criterion, never=True))
-        before: list[_Run] = []
-        for wide, some in larger:
-            before.append(self._ascend(model, clean, unending, wide, some, images, stepped))
-            images = before[-1].images
-        run = self._ascend(model, clean, goal, ball, steps, images, stepped)
-        for each in before:
-            run.has_gradient |= each.has_gradient
-            run.finite &= each.finite
-            run.passes.add(each.passes)
+        for larger_ball, larger_steps in larger:
+            self._ascend(model, clean, unending, larger_ball, larger_steps, run, stepped)
+        self._ascend(model, clean, goal, ball, steps, run, stepped)
         return run
 
     def _ascend(
@@ -299,22 +290,25 @@ class AbstractAPGD(AbstractAttack):
         goal: Goal,
         ball: Ball,
         steps: int,
-        images: Images,
+        run: RunState,
         stepped: Callable[[], None],
-    ) -> "_Run":
-        """The ascent in one ball."""
-        images = ball.project(images, clean, model.bounds)
-        run, on = _Run(images), Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
-        looks = set(checkpoints(steps, self.norm))
+    ) -> None:
+        """The ascent in one ball from `run.images`; updates `run`."""
+        images = ball.project(run.images, clean, model.bounds)
+        on = Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
+        run.images, run.loss = images.clone(), torch.full_like(run.loss, -math.inf)
+        checks = set(checkpoints(steps, self.norm))
         checked = 0
         for step in range(steps + 1):
-            logits, loss, gradient = _look(model, on.images, goal, self.eot_samples, differentiate=step < steps)
-            run.passes.add(Passes(self.eot_samples * len(loss), self.eot_samples * len(loss) * (step < steps)))
+            last = step == steps
+            logits, loss, gradient = _value_and_grad(model, on.images, goal, self.eot_samples, differentiate=not last)
+            cost = self.eot_samples * len(loss)
+            run.passes.add(Passes(cost, 0 if last else cost))
             fooled = goal.criterion.is_adversarial(logits)
             steepest = gradient.flatten(1).abs().amax(1)  # finite and zero where all entries are
             finite = is_valid(logits) & steepest.isfinite()
             run.fooled[on.place] = fooled
-            run.finite[on.place] = fooled | finite
+            run.finite[on.place] &= fooled | finite
             run.has_gradient[on.place] |= steepest != 0
             on.arrive(loss, gradient, first=step == 0)
             going = finite & ~fooled
@@ -322,33 +316,32 @@ class AbstractAPGD(AbstractAttack):
                 run.images[on.place[fooled]] = on.images[fooled]
                 on = on[going]
                 goal = goal[going]
-            if step == steps or not len(on.place):
+            if last or not len(on.place):
                 break
-            if step in looks:
+            if step in checks:
                 on.adapt(ball.eps) if self.norm == "l1" else on.halve(self.rho * (step - checked))
                 checked = step
             on.move(ball, model.bounds, first=step == 0)
             stepped()
-        run.images[on.place], run.highest[on.place] = on.best, on.highest
-        return run
+        run.images[on.place], run.loss[on.place] = on.best, on.highest
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class APGD(AbstractAPGD):
-    """Auto-PGD on any loss; with targets it descends the loss of the target (`dlr`: ascends the targeted ratio)."""
+    """Auto-PGD: PGD with an adaptive step size, on any loss (with targets and `dlr` on the targeted ratio)."""
 
     stream: ClassVar[str] = "APGD"
 
     loss: AnyLoss = "ce"
-    """What is ascended: `torch-ce` is the original's cross-entropy, `dlr` its other loss."""
+    """Loss to maximise: `torch-ce` is the original's cross-entropy, `dlr` its other loss."""
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
-        """The loss."""
+        """The only goal: `loss`."""
         del logits
         return [Goal(criterion, self.loss)]
 
-    def most_goals(self, classes: int) -> int:
+    def max_goals(self, classes: int) -> int:
         """One."""
         del classes
         return 1
@@ -359,29 +352,30 @@ class APGD(AbstractAPGD):
 class TargetedAPGD(AbstractAPGD):
     """Auto-PGD towards the most likely wrong classes, one after the other (AutoAttack's APGD-T).
 
-    It ascends the targeted difference of logits ratio (Croce and Hein 2020, eq. 7); any wrong class on the way will do.
+    It maximises the targeted difference of logits ratio (Croce and Hein 2020, eq. 7); an iterate of any wrong class
+    counts as a success.
     """
 
     stream: ClassVar[str] = "TargetedAPGD"
     targetable: ClassVar[bool] = False
 
     classes: Annotated[int, at_least(1)] = 9
-    """Wrong classes aimed at, fewer where the model has fewer."""
+    """Number of wrong classes to try; at most all there are."""
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
-        """One for each rank of the wrong classes, the most likely first."""
+        """One goal for each wrong class, the most likely first."""
         ranked = likeliest_classes(logits, criterion.classes, self.classes)
-        return [Goal(criterion, aims=aims) for aims in ranked.unbind(1)]
+        return [Goal(criterion, target_classes=target_classes) for target_classes in ranked.unbind(1)]
 
-    def most_goals(self, classes: int) -> int:
+    def max_goals(self, classes: int) -> int:
         """One for each wrong class."""
         return min(self.classes, classes - 1)
 
 
-def _look(
+def _value_and_grad(
     model: Classifier, images: Images, goal: Goal, eot_samples: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
-    """Means over the samples of the logits, of what is ascended, and of its gradient (zero unless `differentiate`)."""
+    """Logits, goal and gradient of the goal, averaged over the samples; the gradient is zero unless `differentiate`."""
     logits, loss, gradient = value_and_grad(
         model,
         images,
@@ -390,17 +384,3 @@ def _look(
         differentiate=differentiate,
     )
     return logits, loss.double(), gradient
-
-
-@final
-class _Run:
-    """Where a run ended, per example."""
-
-    def __init__(self, images: Images) -> None:
-        none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.images = images.clone()
-        """The first that fooled, or the one with the highest loss; the start where not `finite`."""
-        self.highest = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        """The loss there, if it did not fool."""
-        self.fooled, self.finite, self.has_gradient = none.clone(), ~none, none.clone()
-        self.passes = Passes()

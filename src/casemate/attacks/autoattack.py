@@ -1,17 +1,19 @@
-"""AutoAttack: a fixed list of attacks, each on what the ones before left (Croce and Hein 2020, arXiv 2003.01690).
+"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690): a fixed list of attacks, each on the survivors of those before.
 
-Budgets and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
-`plus` for Linf, L2 and L1, `rand` for models that answer at random. It differs in three things: APGD's cross-entropy
-is the stable form unless `loss` says otherwise, an example leaves as soon as it is fooled, and draws are per example.
+Versions and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
+`plus` for Linf, L2 and L1, `rand` for models with random outputs. There are three differences: APGD's cross-entropy is
+the stable form unless `loss` is set, an example leaves as soon as it is fooled, and random draws are per example.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
+from torch import Tensor
 
+from casemate.attacks._worst_case import run_on_survivors
 from casemate.attacks.apgd import APGD, TargetedAPGD
-from casemate.attacks.base import AbstractAttack, stream_key, verify
+from casemate.attacks.base import AbstractAttack, Verified, stream_key
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.fab import FAB, TargetedFAB
 from casemate.attacks.result import Passes, RunResult
@@ -23,32 +25,32 @@ from casemate.norms import AnyNorm, Eps
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
 from casemate.settings import expect, one_of
-from casemate.types import Images
+from casemate.types import Flags, Images
 
 Version = Literal["standard", "plus", "rand"]
 
-DRAWS = 20
-"""Passes whose gradients `rand` averages (the original's eot_iter)."""
+_EOT_SAMPLES = 20
+"""Passes whose gradients are averaged in version `rand` (the original's eot_iter)."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AbstractAttack):
-    """The list of attacks that the field reports robust accuracy by."""
+    """The standard sequence of attacks for reporting robust accuracy."""
 
     stream: ClassVar[str] = "AutoAttack"
     targetable: ClassVar[bool] = False
-    supports_low_precision: ClassVar[bool] = False  # FAB does not; `casemate.evaluation` runs each attack by itself
+    supports_low_precision: ClassVar[bool] = False  # FAB does not; `run_cascade` runs each attack on its own
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     version: Annotated[Version, one_of("standard", "plus", "rand")] = "standard"
-    """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, APGD-DLR and FAB besides (Linf and L2 only).
-    `rand`: APGD-CE and APGD-DLR with the mean gradient of 20 draws."""
+    """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, and also APGD-DLR and FAB (Linf and L2 only).
+    `rand`: APGD-CE and APGD-DLR with gradients averaged over 20 passes."""
     loss: AnyLoss = "ce"
-    """Of APGD-CE: `ce` is the stable form, `torch-ce` the original's."""
+    """Loss of APGD-CE: `ce` is the stable cross-entropy, `torch-ce` the original's."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -59,14 +61,14 @@ class AutoAttack(AbstractAttack):
         eps, norm = self.eps, self.norm
         if self.version == "rand":
             return {
-                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=DRAWS),
-                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=DRAWS),
+                "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, eot_samples=_EOT_SAMPLES),
+                "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", eot_samples=_EOT_SAMPLES),
             }
-        square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the start's
+        square = Square(eps=eps, norm=norm, n_queries=5001)  # the original does not count the query of the start
         fab_t = TargetedFAB(norm=norm, restart_eps=eps, stop_at_distance=eps)
         if self.version == "plus":
             if norm == "l1":
-                raise SettingError("version plus is defined for linf and l2; take standard for l1")
+                raise SettingError("version plus is defined for linf and l2; expected version standard for l1")
             return {
                 "apgd-ce": APGD(eps=eps, norm=norm, loss=self.loss, restarts=5),
                 "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr", restarts=5),
@@ -90,7 +92,7 @@ class AutoAttack(AbstractAttack):
         }
 
     def max_passes(self, classes: int) -> Passes:
-        """All attacks, and a look after each."""
+        """The passes of all attacks, and one to verify each."""
         total = Passes()
         for attack in self.attacks().values():
             total.add(attack.max_passes(classes) or Passes())
@@ -100,28 +102,11 @@ class AutoAttack(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Each attack on those that the ones before left; what it claims is verified before it counts."""
-        ball = self.ball()
-        no = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-        found = RunResult(clean.clone(), finite=~no, has_gradient=no, passes=Passes())
-        left = torch.arange(len(clean), device=clean.device)
-        attacks = self.attacks()
-        for attack in attacks.values():
-            if not len(left):
-                break
-            own = Streams(derive(streams.seed, stream_key(attack)), streams.index[left])
-            share = len(left) / len(clean) / len(attacks)
-            run = attack.run(
-                model,
-                clean[left],
-                criterion[left],
-                own,
-                lambda amount, note="", share=share: advance(amount * share, note),
-            )
-            checked = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
-            found.passes.add(run.passes)
-            found.passes.add(checked.passes)
-            found.has_gradient[left] |= run.has_gradient
-            found.images[left], found.finite[left] = checked.images, checked.finite
-            left = left[~criterion[left].is_adversarial(checked.logits)]
-        return found
+        """Each attack on the examples that the ones before it left."""
+
+        def keep(at: Tensor, part: Criterion, found: Verified) -> tuple[Flags, Flags]:
+            del at
+            return torch.ones_like(found.finite), part.is_adversarial(found.logits)
+
+        runs = [(attack, derive(streams.seed, stream_key(attack))) for attack in self.attacks().values()]
+        return run_on_survivors(runs, self.ball(), model, clean, criterion, streams.index, keep, advance)

@@ -1,7 +1,7 @@
-"""What all attacks share: the checks before, the verification after, and the result.
+"""The base of all attacks: checks of the input before the algorithm, verification of its candidates after it.
 
-`AbstractAttack.__call__` is the same for every attack; `run` is the algorithm. What an attack claims is re-checked
-here, by code that did not make the claim: projected once more, inside ball and bounds in float64, classified again.
+`AbstractAttack.__call__` is the same for every attack; `run` is the algorithm. Its candidates are verified here, by
+code that did not make them: projected once more, checked against ball and bounds in float64, classified again.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.holding import group_size, model_of, prepare_for_attack, prepare_images
+from casemate.attacks.prepare import group_size, model_of, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
@@ -26,11 +26,12 @@ from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
 from casemate.rows import Rows
+from casemate.settings import expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
-    """Raise `ShapeError` unless images and labels are what the model takes."""
+    """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes."""
     for what, given in (("images", images), ("labels", labels)):
         if not isinstance(given, Tensor):
             raise ShapeError(
@@ -61,25 +62,25 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
 @final
 @dataclass(frozen=True)
 class Verified(Rows):
-    """Candidate images after the verification, one entry per image."""
+    """Candidate images after verification, one entry per image."""
 
     images: Images
-    """Inside the ball and the bounds; the clean image where not `finite`."""
+    """Within the ball and the bounds; the clean image where not `finite`."""
     logits: Logits
-    """What the model says of `images`."""
+    """The model's logits of `images`."""
     norm: PerExample
     """Norm of the perturbation, computed in float64."""
     finite: Flags
-    """The candidate and the model's logits on it were finite."""
+    """The candidate and its logits were finite."""
     passes: Passes
     has_gradient: Flags
-    """There was a gradient to follow; True unless it is known otherwise."""
+    """The attack had a gradient other than zero; True if unknown."""
     claimed: Flags
-    """The model that was attacked takes this image, or one on the way to it, for fooled; False unless that is known."""
+    """The copy under attack is fooled by this image or by an iterate before it; False if unknown."""
 
 
 @torch.no_grad()
-def verify(
+def verify_candidates(
     classify: Callable[[Images], Logits],
     candidates: Images,
     clean: Images,
@@ -87,11 +88,15 @@ def verify(
     bounds: Bounds,
     finite: Flags | None = None,
 ) -> Verified:
-    """Bring candidate images into ball and bounds, and classify them again.
+    """Project candidate images into ball and bounds, and classify them again.
 
-    In the place of candidates that are not finite, or are said not to be, the clean images are classified.
+    Args:
+        classify: images to logits.
+        finite: which candidates to accept; those that are not, or whose pixels or logits are not finite, are replaced
+            by the clean images.
 
-    Raises `RuntimeError` if the projection itself should leave the ball: that is a bug of ours, not of the input.
+    Raises:
+        RuntimeError: a projected image lies outside the ball, which is a bug in casemate.
     """
     sound = candidates.flatten(1).isfinite().all(1)
     finite = sound if finite is None else sound & finite
@@ -114,14 +119,15 @@ def verify(
 def run_in_turn(
     models: Sequence[Classifier], criterion: Criterion, run: Callable[[Classifier, Tensor | slice], Verified]
 ) -> Verified:
-    """Run an attack on the first model, and on each next one where what the one before shows is not the truth.
+    """Run an attack on the first model, then on each next one for the examples that the precision of the one before
+    may have decided.
 
-    That is where only that model is fooled, or where its numbers are not finite or it has no gradient. The models are
-    those of `Frozen.in_turn`: copies in another precision come before one in which their claims are tried.
+    Those are the failed examples where the copy was fooled but the original is not, where logits or gradients were not
+    finite, or where the gradient was zero.
 
     Args:
-        run: the attack on a model, verified, for the images at some positions. What it `claimed` of a model that is not
-            the last decides who is attacked again; of the last one it is left as it is.
+        models: of `Frozen.in_turn`: copies in lower precision first.
+        run: attacks one of the models on the examples at some positions, and verifies the candidates.
     """
     found = run(models[0], slice(None))
     for model in models[1:]:
@@ -136,7 +142,7 @@ def run_in_turn(
 
 @final
 class _CountingProgress:
-    """Passes on what an attack says of its progress, and remembers how much that was."""
+    """Passes the progress of an attack on, and adds it up in `done`."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance, self.done = advance, 0.0
@@ -147,7 +153,7 @@ class _CountingProgress:
 
 
 def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a method of an abstract base as a default that a class may replace; no other implemented method may be."""
+    """Mark a method of an abstract base as a default that a subclass may override; no other implemented one may be."""
     method.__overridable__ = True  # type: ignore[attr-defined]
     return method
 
@@ -156,23 +162,28 @@ def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
 class AbstractAttack(ABC):
     """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images.
 
-    A new attack needs fields and `run`. What its fields may be is stated in their annotations and checked by `expect`
-    in `__post_init__` (see `casemate.settings`).
+    A new attack needs fields and `run`. The values allowed for a field are stated in its annotation (see
+    `casemate.settings`) and checked when the attack is created.
     """
 
     targetable: ClassVar[bool] = True
-    """Whether its paper says how to reach a given class."""
+    """Whether the attack can be targeted."""
     stream: ClassVar[str] = ""
-    """Key of its random draws besides the seed, so that renaming the class changes none; its name if empty."""
+    """Key of its random draws besides the seed, so that renaming the class changes none; the class's name if empty."""
 
     supports_low_precision: ClassVar[bool] = True
-    """Whether it may follow gradients in bfloat16: not if it ends at the boundary, where rounding decides the class."""
+    """Whether its gradients may be in bfloat16: not if it ends at the boundary, where rounding decides the class."""
+
+    @overridable
+    def __post_init__(self) -> None:
+        """Check the fields by the rules in their annotations. Raises `SettingError`."""
+        expect(self)
 
     @overridable
     def ball(self) -> Ball:
-        """The set in which the adversarial images lie: by the fields `eps` and `norm`, or that of the attack inside.
+        """The ball in which the adversarial images lie: that of the fields `eps` and `norm`, or of the wrapped attack.
 
-        Without `eps` it is all images within the bounds.
+        Without `eps` its radius is infinite: all images within the bounds.
         """
         inner = innermost(self)
         if inner is not self:
@@ -182,9 +193,9 @@ class AbstractAttack(ABC):
 
     @overridable
     def max_passes(self, classes: int) -> Passes | None:
-        """The passes that `run`, untargeted, takes at most for one image, of a model for so many classes.
+        """The most passes that an untargeted `run` makes for one image of a model with that number of classes.
 
-        None: not known, and estimates of time leave them out.
+        None if unknown; estimates of time then leave the attack out.
         """
         del classes
         return None
@@ -193,33 +204,34 @@ class AbstractAttack(ABC):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """The algorithm, on one batch; `model` is frozen.
+        """The algorithm, on one batch.
 
         Args:
+            model: in evaluation mode, with frozen weights.
             clean: within the model's bounds, on its device, channels-last.
-            criterion: when an image counts as fooled.
+            criterion: which logits count as fooled.
             streams: random draws, keyed by example.
-            advance: may be called, as it goes on, with how many images' worth of work has been done since the last
-                call.
+            advance: progress, if reported: called with the share of work done since the last call, times the number of
+                images.
         """
 
     def _attack(
         self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
-        """Run on one batch, and verify."""
+        """Run on one batch, and verify the candidates."""
         models = prepared.in_turn(low_precision=innermost(self).supports_low_precision)
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
-            aim, first, last = criterion[at], model is models[0], model is models[-1]
-            made = self.run(model, clean[at], aim, streams[at], advance if first else no_progress)
-            found = verify(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
+            part, first, last = criterion[at], model is models[0], model is models[-1]
+            made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
+            found = verify_candidates(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
                 return found
             made.passes.forward += len(found.images)
             with torch.no_grad():
-                return replace(found, claimed=aim.is_adversarial(model(found.images)))
+                return replace(found, claimed=part.is_adversarial(model(found.images)))
 
         return run_in_turn(models, criterion, run)
 
@@ -227,12 +239,12 @@ class AbstractAttack(ABC):
     def record(self) -> dict[str, Any]:
         """Name and hyper-parameters, as written into results.
 
-        A field that JSON cannot say has a function in its metadata, under "record", that says what is written of it.
+        A field whose value JSON cannot express has a function in its metadata, under "record", that converts it.
         """
         found: dict[str, Any] = {"name": type(self).__name__}
         for each in fields(self):
-            value, words = getattr(self, each.name), each.metadata.get("record")
-            found[each.name] = value.record() if isinstance(value, AbstractAttack) else words(value) if words else value
+            value, convert = getattr(self, each.name), each.metadata.get("record", lambda value: value)
+            found[each.name] = value.record() if isinstance(value, AbstractAttack) else convert(value)
         return found
 
     @final
@@ -251,28 +263,29 @@ class AbstractAttack(ABC):
         """Attack `images` and return verified results.
 
         Args:
-            model: attacked in evaluation mode with frozen weights; left exactly as it was. What is attacked is a copy
-                (see `casemate.models.accel.freeze`), what the copy is fooled by is tried on the model itself.
+            model: attacked in evaluation mode with frozen weights, and left exactly as it was. An optimised copy is
+                attacked (see `casemate.models.accel.freeze`); every success is verified on the model itself.
             images: `(n, channels, height, width)` within the model's bounds.
             labels: the true classes, int64 `(n,)`.
             targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
-            index: the numbers of the images in their data set, the keys of their draws, int64 `(n,)`; from 0 if None.
-            batch_size: images that pass through the network at a time, halved where the memory does not hold them;
-                measured if None.
+            index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
+            batch_size: images that pass through the network at a time, halved when memory runs out; measured if None.
+            observer: receives the progress.
 
         Raises:
             ShapeError: images, labels or targets that the model does not take.
-            SettingError: a target that is the true class or that the attack cannot aim at; a batch size below 1.
-            MachineError: not even one image at a time fits into the memory.
+            SettingError: a target that is the true class; targets for an attack that cannot be targeted; a batch size
+                below 1.
+            MachineError: not even one image at a time fits into memory.
         """
         known = model_of(model)
         check_images(known, images, labels)
         ball = self.ball()
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
-        if targets is not None and not can_aim(self):
-            raise SettingError(f"{name_of(self)} cannot aim at a class; leave out the targets, or take PGD or APGD")
+        if targets is not None and not is_targetable(self):
+            raise SettingError(f"{name_of(self)} cannot be targeted; leave out the targets, or use PGD or APGD")
         if targets is not None:
             check_images(known, images, targets)
             if (targets.cpu() == labels.cpu()).any():
@@ -292,7 +305,7 @@ class AbstractAttack(ABC):
                 model,
                 images,
                 pass_size=batch_size,
-                passes=None if most is None else len(images) * (most.forward + most.backward),
+                passes=None if most is None else len(images) * most.total,
                 observer=observer,
             ) as prepared,
             observer.work(type(self).__name__, len(images)) as advance,
@@ -339,7 +352,7 @@ class AbstractAttack(ABC):
 
 
 def _warn_of(attack: AbstractAttack, status: Tensor) -> None:
-    """Warn where images withstood an attack that did not take place on them."""
+    """Warn of images that count as robust although the attack had no gradient or finite numbers, or found nothing."""
     found = {each: int((status == each).sum()) for each in Status}
     warn_of_outcome(
         name_of(attack),
@@ -352,24 +365,24 @@ def _warn_of(attack: AbstractAttack, status: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractMinimumNormAttack(AbstractAttack):
-    """An attack that looks for the nearest image that fools: one run gives the accuracy at every eps.
+    """An attack that searches for the nearest adversarial image: one run gives the accuracy at every eps.
 
-    Read `AttackResult.distance`. The image returned is the nearest one found; where none was, the clean one.
+    Read `AttackResult.distance`. Returned is the nearest adversarial image found, or the clean image if none was.
     """
 
     supports_low_precision: ClassVar[bool] = False
 
     norm: AnyNorm
-    """What is made small."""
+    """The norm of the perturbation that is minimised."""
 
 
 A = TypeVar("A", bound=AbstractAttack)
 
 
 def with_eps(attack: A, eps: float) -> A:
-    """The same attack at another eps; a step that is given as a share of eps follows, and so do attacks it wraps.
+    """A copy of the attack with another eps, also in attacks that it wraps; default step sizes scale with eps.
 
-    A minimum-norm attack has none and is returned as it is.
+    An attack without eps, such as a minimum-norm one, is returned unchanged.
     """
     values = {field.name: getattr(attack, field.name) for field in fields(attack)}
     inner = {name: with_eps(value, eps) for name, value in values.items() if isinstance(value, AbstractAttack)}
@@ -379,7 +392,7 @@ def with_eps(attack: A, eps: float) -> A:
 
 
 def innermost(attack: AbstractAttack) -> AbstractAttack:
-    """The attack itself, or, of one that wraps another, what is at the bottom."""
+    """The attack that a wrapper such as `Restarts` wraps, at any depth; the attack itself if it wraps none."""
     inner = [
         value
         for value in (getattr(attack, field.name) for field in fields(attack))
@@ -389,21 +402,21 @@ def innermost(attack: AbstractAttack) -> AbstractAttack:
 
 
 def name_of(attack: AbstractAttack) -> str:
-    """The name of an attack, or of the attack that it wraps."""
+    """Class name of the innermost attack, for messages."""
     return type(innermost(attack)).__name__
 
 
 def stream_key(attack: AbstractAttack) -> str:
-    """Key of an attack's random draws besides the seed; a wrapper draws what the attack inside would."""
+    """Key of an attack's random draws besides the seed; a wrapper has that of the attack it wraps."""
     return innermost(attack).stream or name_of(attack)
 
 
-def can_aim(attack: AbstractAttack) -> bool:
-    """Whether an attack can be targeted: it, and one that it wraps."""
+def is_targetable(attack: AbstractAttack) -> bool:
+    """Whether an attack, and the one it wraps, can be targeted."""
     return attack.targetable and innermost(attack).targetable
 
 
 def is_unlimited(attack: AbstractAttack) -> bool:
-    """Whether it looks for the nearest image that fools the very model, so that it should find one for every image."""
-    elsewhere = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
-    return isinstance(innermost(attack), AbstractMinimumNormAttack) and not elsewhere
+    """Whether it is a minimum-norm attack on the model itself, which should succeed on every image."""
+    on_substitute = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
+    return isinstance(innermost(attack), AbstractMinimumNormAttack) and not on_substitute

@@ -1,8 +1,8 @@
 """Backward pass differentiable approximation (Athalye, Carlini and Wagner 2018, arXiv 1802.00420, section 4.1).
 
-A part of a model that has no useful derivative (quantisation, JPEG, a threshold) stops every gradient, and an attack
-that follows gradients then looks weak, whatever the model. Here that part is computed as it is, but differentiated as
-if it were another one that behaves alike.
+A part of a model without a useful derivative (quantisation, JPEG, a threshold) makes all gradients zero, and a gradient
+attack then fails whether or not the model is robust. BPDA computes that part as it is in the forward pass, and in the
+backward pass replaces its derivative by that of a similar, differentiable function.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Change = Callable[[Tensor], Tensor]
 
 @final
 class _Value(torch.autograd.Function):
-    """The value of one tensor, exactly, with the derivative of another."""
+    """Returns the value of `exact` with the derivative of `smooth`."""
 
     @staticmethod
     def forward(ctx: Any, exact: Tensor, smooth: Tensor) -> Tensor:
@@ -33,16 +33,17 @@ class _Value(torch.autograd.Function):
 
 @final
 class BPDA(nn.Module):
-    """A change to images that is `forward` going forward and `backward` going back.
+    """A layer that computes `forward` in the forward pass and differentiates `backward` in the backward pass.
 
-    Put it in front of a model, `casemate.defenses.preprocessed(model, BPDA(jpeg))`, or inside its network instead of
-    the part it stands for. What the network sees, and so what it answers, is exactly what `forward` returns. For a
-    change that is random as well, attack the model with expectation over transformation too (`casemate.attacks.EOT`).
+    Put it in front of a model, `casemate.defenses.preprocessed(model, BPDA(jpeg))`, or inside its network in place of
+    the part without a derivative. Predictions are exactly those with `forward`. If `forward` is random as well, attack
+    the model with expectation over transformation too (`casemate.attacks.EOT`).
 
     Args:
-        forward: the change itself. It is given a copy without a gradient, so it may leave PyTorch or write into it.
-        backward: a differentiable change that behaves like it, whose derivative at the same images is taken; the
-            identity if None, for which `forward` must nearly return the images themselves.
+        forward: the function without a useful derivative. It gets a detached copy, so it may leave PyTorch or write
+            into its input.
+        backward: a similar differentiable function, whose derivative at the same images is used; the identity if None,
+            which suits a `forward` that changes images only little.
     """
 
     def __init__(self, forward: Change, backward: Change | None = None) -> None:
@@ -51,7 +52,7 @@ class BPDA(nn.Module):
         self.smooth = backward
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the changed images. Raises `ShapeError` if the two changes return different shapes."""
+        """Return `forward` of the images. Raises `ShapeError` if `forward` and `backward` return different shapes."""
         with torch.no_grad():
             exact = self.exact(images.detach().clone()).to(images)
         if not (torch.is_grad_enabled() and images.requires_grad):
@@ -66,7 +67,7 @@ class BPDA(nn.Module):
         return _Value.apply(exact, smooth)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
-        """The changes that are functions, for the network's text (modules show themselves)."""
+        """The two functions, for `repr`; those that are modules are shown by PyTorch itself."""
         named = {"forward": self.exact, "backward": self.smooth}
         plain = {name: each for name, each in named.items() if not isinstance(each, nn.Module)}
         return ", ".join(f"{name}={getattr(each, '__name__', each or 'identity')}" for name, each in plain.items())

@@ -1,8 +1,8 @@
-"""Carlini and Wagner's attack: the shortest move that changes the decision (2017, arXiv 1608.04644).
+"""The nearest adversarial image, found by Adam (Carlini and Wagner 2017, arXiv 1608.04644).
 
-Distance and hinge loss of the logits are minimised together by Adam, in a variable whose tanh is the image, so that no
-pixel leaves its bounds; see `_minimum_norm` for the search around it. L2 is section VI.A of the paper, Linf section
-VI.C; L0 (VI.B) is left out.
+Adam minimises the sum of distance and hinge loss of the logits, in a variable whose tanh is the image, so that no pixel
+leaves its bounds; see `_minimum_norm` for the search around it. L2 is section VI.A of the paper, Linf section VI.C; L0
+(VI.B) is left out.
 """
 
 import math
@@ -28,19 +28,20 @@ from casemate.norms import Bounds, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, not_negative, one_of, positive
+from casemate.settings import at_least, not_negative, one_of, positive
 from casemate.types import Flags, Images, PerExample
 
 _BEYOND = 0.2
-"""By how much the tanh reaches beyond the bounds, as a share of their range. Without it the variable would be infinite
-at the bounds and its derivative zero, and most pixels of a grey image could never move; with a hundredth they take
-hundreds of steps to get going (100 steps of 0.01 fooled 6 % of black and white images with 0.01, and all with 0.2)."""
+"""How far the range of the tanh extends beyond the bounds, as a share of their range. Without it, pixels at a bound
+would have an infinite variable with a derivative of zero and could never move; with a share of 0.01 they need hundreds
+of steps to start (100 steps of 0.01 fooled 6 % of black-and-white images with 0.01, and all with 0.2)."""
 
 _SHRINK = 0.1
-"""Linf: an image that fools within tau lowers tau to this much less than its norm (the published factor of 0.9)."""
+"""Linf: when an image fools within tau, tau becomes its norm minus this share of it (the published factor is 0.9)."""
 
 _FINER, _HEAVIER = 4.0, 10.0
-"""Linf: after a round that did not get below tau, rate and `_SHRINK` are this much smaller, and c this much larger."""
+"""Linf: after a round that did not get below tau, learning rate and `_SHRINK` are divided by the first number, and c is
+multiplied by the second."""
 
 _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
 """Adam's parameters (Kingma and Ba 2015), the usual ones."""
@@ -48,7 +49,7 @@ _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
 
 @final
 class _Adam(Rows):
-    """Adam in the variable w whose tanh is the image; one row of every tensor per example."""
+    """Adam in a variable w of which the image is a scaled tanh; one row of every tensor per example."""
 
     def __init__(self, images: Images, bounds: Bounds, rate: PerExample) -> None:
         self._bounds, self._steps = bounds, 0
@@ -58,15 +59,15 @@ class _Adam(Rows):
         self._mean, self._squares, self._rate = torch.zeros_like(images), torch.zeros_like(images), column(rate)
 
     def images(self) -> Images:
-        """Where the examples are."""
+        """The current iterates."""
         return (self._middle + self._reach * self._variable.tanh()).clamp(*self._bounds)
 
-    def descend(self, slope: Images) -> None:
-        """One step down a function with the gradient `slope` at the images; w stops where the bounds are."""
+    def descend(self, gradient: Images) -> None:
+        """One step along minus the gradient, which is with respect to the images; w is clamped to the bounds."""
         self._steps += 1
-        slope = slope * self._reach * (1 - self._variable.tanh().square())
-        self._mean = _DECAY * self._mean + (1 - _DECAY) * slope
-        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * slope.square()
+        gradient = gradient * self._reach * (1 - self._variable.tanh().square())
+        self._mean = _DECAY * self._mean + (1 - _DECAY) * gradient
+        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * gradient.square()
         mean, squares = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
         step = self._rate * mean / (squares.sqrt() + _TINY)
         self._variable = (self._variable - step).clamp(-self._limit, self._limit)
@@ -86,12 +87,12 @@ class _Squared(Rows):
 
 @final
 class _Excess(Rows):
-    """The penalty of Linf: by how much all pixels together exceed tau, which is lowered as soon as it is met."""
+    """The penalty of Linf: the sum of what pixels exceed tau by; tau is lowered as soon as an image fools within it."""
 
     def __init__(self, tau: PerExample, shrink: PerExample) -> None:
         self._tau, self._shrink = tau, shrink
         self.changed: Flags | None = None
-        """Where tau was lowered the last time."""
+        """Mask of the examples whose tau the last call of `of` lowered."""
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
         """The penalty and its gradient."""
@@ -104,8 +105,8 @@ class _Excess(Rows):
 
 @final
 @dataclass(frozen=True)
-class _Active(Rows):
-    """The examples that a round still works on."""
+class _Round(Rows):
+    """The state of the examples still in a round."""
 
     at: Int64[Tensor, " n"]
     """Positions in the batch."""
@@ -119,17 +120,17 @@ class _Active(Rows):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(AbstractMinimumNormAttack):
-    """Carlini and Wagner's attack for L2 and Linf, untargeted and targeted.
+    """Carlini and Wagner's attack: minimises the sum of distance and hinge loss of the logits by Adam.
 
-    L2: every round minimises |delta|^2 + c * hinge from the clean image, with another c. The c suffices if an image
-    fooled in the last tenth of the round, where the published code lets a first step that overshoots count as well.
+    L2: every round minimises |delta|^2 + c * hinge from the clean image, with another c. A round succeeds if an image
+    fooled in its last tenth; the published code also counts a first step that overshoots.
 
-    Linf: the penalty is the sum of max(|delta_i| - tau, 0). The paper starts again with a tau lower by a tenth as often
-    as an image fools within tau; here tau is lowered on the way, and a new round begins at the nearest image so far.
-    After a round that did not get below tau, c is larger (as in the paper), and steps and decrease of tau are smaller
-    (the paper stops there, up to a tenth above the nearest).
+    Linf: the penalty is the sum of max(|delta_i| - tau, 0). In the paper, each success within tau starts a new round
+    with a tau lower by a tenth; here tau is lowered within the round, and a new round begins at the nearest image so
+    far. After a round that did not get below tau, c is larger (as in the paper), and the learning rate and the decrease
+    of tau are smaller (the paper stops there, up to a tenth above the minimum).
 
-    Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
+    Images that are misclassified already, or have a gradient of zero, are returned unchanged.
     """
 
     stream: ClassVar[str] = "CarliniWagner"
@@ -137,30 +138,27 @@ class CarliniWagner(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take EAD")] = "l2"
     """L2 or Linf."""
     steps: Annotated[int, at_least(1)] = 1000
-    """Most passes of a round, the first of them at its start (published: 10,000 for L2, 1,000 for Linf)."""
+    """Most steps of a round, each one gradient (published: 10,000 for L2, 1,000 for Linf)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Rounds."""
+    """Rounds, each with another c."""
     confidence: Annotated[float, not_negative()] = 0.0
-    """By how much the logits of what fools must lead (kappa)."""
+    """Smallest margin of the logits of an adversarial image (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01
-    """Of Adam, in the variable whose tanh is the image."""
+    """Learning rate of Adam, in the variable whose tanh is the image."""
     initial_const: Annotated[float, positive()] = 1e-3
-    """The first c."""
+    """The first c, the weight of the hinge loss."""
     abort_early: bool = True
-    """End a round for an example whose objective fell by less than 0.01 % between two tenths of it."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """End the round of an example whose objective fell by less than 0.01 % from one tenth of the round to the next."""
 
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every round, and a look at the clean image."""
+        """One gradient for the clean image, and one for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds of all examples."""
+        """All rounds, on all examples."""
         del streams
 
         def size(delta: Images) -> PerExample:
@@ -170,7 +168,7 @@ class CarliniWagner(AbstractMinimumNormAttack):
         constants = BinarySearchConst(clean, self.initial_const)
         fine = torch.ones_like(constants.value)
         for _ in range(self.binary_search_steps):
-            at = search.open()
+            at = search.start_round()
             if not len(at):
                 break
             rate = self.learning_rate * fine[at]
@@ -199,16 +197,16 @@ class CarliniWagner(AbstractMinimumNormAttack):
         advance: Advance,
     ) -> None:
         """Minimise penalty + c * hinge for the examples `at`."""
-        on = _Active(
+        on = _Round(
             at, search.clean[at], constant, _Adam(start, search.model.bounds, rate), PlateauDetector(constant), penalty
         )
         every = max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
             images = on.adam.images()
             loss, gradient = search.value_and_grad(on.at, images)
-            distance, slope = on.penalty.of((images - on.clean) / search.width, loss)
-            on.plateau.note(distance + on.constant * loss, on.penalty.changed)
-            on.adam.descend(slope / search.width + column(on.constant) * gradient)
+            distance, distance_gradient = on.penalty.of((images - on.clean) / search.width, loss)
+            on.plateau.add(distance + on.constant * loss, on.penalty.changed)
+            on.adam.descend(distance_gradient / search.width + column(on.constant) * gradient)
             if step % every == 0:
                 advance(len(on.at) * every / (self.steps * self.binary_search_steps), "")
                 going = ~search.broken[on.at]

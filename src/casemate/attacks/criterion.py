@@ -1,4 +1,4 @@
-"""When an example counts as fooled."""
+"""The criterion of an attack: which examples count as fooled, and the objective that leads there."""
 
 from dataclasses import dataclass
 from typing import final
@@ -14,24 +14,22 @@ from casemate.types import Flags, Labels, Logits, PerExample
 @final
 @dataclass(frozen=True)
 class Criterion(Rows):
-    """When an example counts as fooled: not classified as its label, or, `targeted`, classified as its target.
-
-    `criterion[mask]` is the criterion of some of the examples.
-    """
+    """Misclassification, or with `targeted` classification as the target; `criterion[mask]` is for some examples."""
 
     classes: Labels
+    """The labels, or the targets."""
     targeted: bool = False
     never: bool = False
-    """Nothing counts as fooled, so that an attack uses its whole budget: for one on a substitute (see `Transfer`)."""
+    """No example counts as fooled, so that an attack uses its whole budget, as `Transfer` needs on a substitute."""
 
     def is_adversarial(self, logits: Logits) -> Flags:
-        """Which examples are fooled; never where a logit is not finite."""
+        """Which examples are fooled; False where a logit is not finite."""
         hit = logits.argmax(1) == self.classes
         if self.never:
             return torch.zeros_like(hit)
         return (hit if self.targeted else ~hit) & is_valid(logits)
 
     def objective(self, loss: Loss, logits: Logits) -> PerExample:
-        """What to ascend: the loss of the label, or minus the loss of the target."""
+        """What an attack maximises: the loss of the label, or minus the loss of the target."""
         value = loss(logits, self.classes)
         return -value if self.targeted else value

@@ -1,12 +1,12 @@
-"""DeepFool: step by step to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599).
+"""DeepFool: steps to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016, arXiv 1511.04599).
 
-A cheap estimate of the distance to the boundary rather than its minimum: an image ends at the first iterate that
-fools. The paper knows no bounds of the pixels: each step is the shortest to the plane whatever the bounds. Here the
-clean image plus the sum of all steps is clipped to them, as by Foolbox. Clipping loses a part of every step, so
-near the bounds, as with black backgrounds, it takes ten to forty steps instead of three; in return the boundary is
-looked at anew on the way. Between two classes of a linear classifier the sum keeps to the slope (Linf: its sign), and
-clipped it is the nearest point within the bounds once it reaches the plane. FAB goes to that point at once; where an
-image ends at the first iterate that fools, that is too far wherever the boundary bends.
+It estimates the distance to the boundary cheaply instead of minimising it: an image ends at the first iterate that
+fools. The paper ignores the bounds of the pixels: each step is the shortest one to the plane. Here, as in Foolbox, the
+clean image plus the sum of all steps is clipped to the bounds. Clipping shortens every step, so near the bounds, as
+with black backgrounds, ten to forty steps are needed instead of three; in return the boundary is linearised again at
+more points. Between two classes of a linear classifier the sum is parallel to the gradient (Linf: to its sign), and,
+clipped, becomes the nearest point within the bounds once it reaches the plane. FAB goes to that point in one step;
+for an attack that ends at the first iterate that fools, that would be too far wherever the boundary curves.
 """
 
 from dataclasses import dataclass
@@ -23,27 +23,28 @@ from casemate.models import Classifier
 from casemate.norms import Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, not_negative, one_of
+from casemate.settings import at_least, not_negative, one_of
 from casemate.types import Images
 
 _NUDGE = 1e-4
-"""Each step is longer by this share of the range of the pixels, as in the authors' code: an image exactly on a boundary
-is not left there, and iterates that lose more by clipping than `overshoot` adds do not creep up to a plane for ever."""
+"""Added to the length of each step, as a share of the range of the pixels, as in the authors' code: otherwise an image
+exactly on a boundary would stay there, and iterates that lose more by clipping than `overshoot` adds would approach the
+plane without ever reaching it."""
 
 
 def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
-    """The shortest to the plane whatever the bounds, and `longer` than that; zero where there is no slope."""
-    limits = torch.finfo(plane.gap.dtype)
+    """The shortest step to the plane, ignoring the bounds, plus `longer`; zero where the normal is zero."""
+    limits = torch.finfo(plane.offset.dtype)
     length = plane.length.clamp(min=limits.tiny)
-    distance = (plane.gap.abs() / length).clamp(max=limits.max**0.5) + longer
-    direction = plane.slope.sign() if norm == "linf" else plane.slope / length.view(-1, 1, 1, 1)
+    distance = (plane.offset.abs() / length).clamp(max=limits.max**0.5) + longer
+    direction = plane.normal.sign() if norm == "linf" else plane.normal / length.view(-1, 1, 1, 1)
     return distance.view(-1, 1, 1, 1) * direction
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(AbstractMinimumNormAttack):
-    """DeepFool for L2 (the paper's algorithm 2) and Linf (its section 3.3)."""
+    """Steps to the nearest linearised boundary, for L2 (the paper's algorithm 2) and Linf (its section 3.3)."""
 
     stream: ClassVar[str] = "DeepFool"
     targetable: ClassVar[bool] = False
@@ -53,22 +54,19 @@ class DeepFool(AbstractMinimumNormAttack):
     steps: Annotated[int, at_least(1)] = 50
     """Most steps; three usually suffice far from the bounds, ten to forty near them."""
     overshoot: Annotated[float, not_negative()] = 0.02
-    """How far beyond the sum of all steps the iterate lies, as a share of it: the paper's eta."""
+    """The perturbation is the sum of all steps times 1 + overshoot (the paper's eta)."""
     candidates: Annotated[int, at_least(2)] = 10
-    """Most likely classes at the clean image, its own among them, whose boundaries are looked at; a step takes one
-    backward pass for each but the own."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Number of classes considered: the label, and the most likely others at the clean image. A step takes one backward
+    pass for each but the label."""
 
     def max_passes(self, classes: int) -> Passes:
-        """In every step a pass back for each boundary and two passes forward, and one at the clean image."""
+        """One pass for the clean image; per step two forward passes and one backward pass for each other class."""
         return Passes(1 + 2 * self.steps, self.steps * (min(self.candidates, classes) - 1))
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Steps until an iterate fools; an image that none does for is handed back clean."""
+        """Steps until an iterate fools; where none does, the clean image is the candidate."""
         del streams
         with torch.no_grad():
             logits = model(clean)

@@ -1,8 +1,8 @@
-"""EAD, the elastic-net attack: moves that are short in L1, hence of few pixels (Chen et al. 2018, arXiv 1709.04114).
+"""EAD, the elastic-net attack: sparse perturbations, of small L1 norm (Chen et al. 2018, arXiv 1709.04114).
 
-Carlini and Wagner's objective with beta * |delta|_1 + |delta|_2^2 as the distance, minimised by fast iterative
-shrinkage-thresholding (FISTA), which sets pixels to exactly their clean value; see `_minimum_norm` for the search
-around it.
+Carlini and Wagner's objective with the distance beta * |delta|_1 + |delta|_2^2, minimised by fast iterative
+shrinkage-thresholding (FISTA), which leaves many pixels exactly at their clean value; see `_minimum_norm` for the
+search around it.
 """
 
 from dataclasses import dataclass
@@ -21,38 +21,38 @@ from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, not_negative, one_of, positive
+from casemate.settings import at_least, not_negative, one_of, positive
 from casemate.types import Images, PerExample
 
 
 @final
 @dataclass
-class _Active(Rows):
-    """The examples that a round still works on; perturbations are in shares of the range of the pixels."""
+class _Round(Rows):
+    """The state of the examples still in a round; perturbations are shares of the range of the pixels."""
 
     at: Int64[Tensor, " n"]
     """Positions in the batch."""
     clean: Images
     constant: PerExample
     delta: Images
-    """The iterate."""
+    """The perturbation of the iterate."""
     ahead: Images
-    """Where the next gradient is taken."""
+    """The perturbation at which the next gradient is taken (Nesterov's extrapolation)."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class EAD(AbstractMinimumNormAttack):
-    """The elastic-net attack, untargeted and targeted (the paper's algorithm 1).
+    """The elastic-net attack (the paper's algorithm 1): sparse perturbations, by FISTA.
 
-    As published, every step shrinks by beta itself, not by beta times the step length: as the steps become shorter, L1
-    gains on L2 and on the loss. On a linear classifier moves of 0.2 in L1 come out 2 % longer than the shortest, and
-    moves of 1.3, to which L2 matters more, 10 %, or 1 % with beta = 0.05.
+    As published, every step shrinks by beta itself, not by beta times the step size: as steps become shorter, L1 weighs
+    more against L2 and the loss. On a linear classifier perturbations of 0.2 in L1 are 2 % longer than the shortest,
+    and perturbations of 1.3, for which L2 matters more, 10 %, or 1 % with beta = 0.05.
 
-    Only the points at which a gradient is taken are looked at. The published code also looks at the iterates between
+    Only the points at which a gradient is taken are classified. The published code also classifies the iterates between
     them, which takes a second forward pass, for distances that are 0.3 % shorter (on a linear classifier).
 
-    Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
+    Images that are misclassified already, or have a gradient of zero, are returned unchanged.
     """
 
     stream: ClassVar[str] = "EAD"
@@ -60,39 +60,36 @@ class EAD(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l1", why="for l2 and linf take CarliniWagner")] = "l1"
     """L1."""
     rule: Annotated[Literal["l1", "en"], one_of("l1", "en")] = "l1"
-    """Which of the images that fool is the nearest: by L1, or by the elastic net beta * |delta|_1 + |delta|_2^2."""
+    """Distance that the image returned minimises: L1, or the elastic net beta * |delta|_1 + |delta|_2^2."""
     beta: Annotated[float, not_negative()] = 1e-2
-    """Weight of L1, and by how much a step draws every pixel back to its clean value, as a share of the range of the
-    pixels (the published code: 1e-3)."""
+    """Weight of L1, and by how much each step shrinks the change of every pixel, as a share of the range of the pixels
+    (the published code: 1e-3)."""
     steps: Annotated[int, at_least(1)] = 300
-    """Passes of a round, the first of them at the clean image (the published code: 10,000; on a small network 300 gain
-    1 % on 100)."""
+    """Steps of a round, each one gradient (the published code: 10,000; on a small network, 300 instead of 100 shorten
+    distances by 1 %)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Rounds: values of c that are tried."""
+    """Rounds, each with another c."""
     confidence: Annotated[float, not_negative()] = 0.0
-    """By how much the logits of what fools must lead (kappa)."""
+    """Smallest margin of the logits of an adversarial image (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01
-    """Length of the first step; it falls to zero with the square root of the steps that are left."""
+    """Step size of the first step; it falls to zero with the square root of the number of steps left."""
     initial_const: Annotated[float, positive()] = 1e-3
-    """The first c."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """The first c, the weight of the hinge loss."""
 
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every round, and a look at the clean image."""
+        """One gradient for the clean image, and one for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds of all examples."""
+        """All rounds, on all examples."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=self._size, confidence=self.confidence)
         constants = BinarySearchConst(clean, self.initial_const)
         for _ in range(self.binary_search_steps):
-            at = search.open()
+            at = search.start_round()
             if not len(at):
                 break
             self._round(search, at, constants.value[at], advance)
@@ -107,7 +104,7 @@ class EAD(AbstractMinimumNormAttack):
         """FISTA from the clean images, for the examples `at`."""
         width, (low, high) = search.width, search.model.bounds
         clean = search.clean[at]
-        on = _Active(at, clean, constant, delta=torch.zeros_like(clean), ahead=torch.zeros_like(clean))
+        on = _Round(at, clean, constant, delta=torch.zeros_like(clean), ahead=torch.zeros_like(clean))
         every = max(1, self.steps // CHECKS)
         for step in range(self.steps):
             _, gradient = search.value_and_grad(on.at, (on.clean + width * on.ahead).clamp(low, high))

@@ -1,15 +1,14 @@
 """Fast Adaptive Boundary attack: the nearest image across the boundary (Croce and Hein 2020, arXiv 1907.02044).
 
-Each step linearises the boundary at the iterate, goes a little beyond its nearest point within the bounds, and leans
-towards the point of the same plane that is nearest to the clean image (algorithm 1 of the paper): the mean, with weight
-alpha, of a step from the iterate and one from the clean image. An iterate that fools is remembered if it is the nearest
-so far, and drawn back towards the clean image. There is no step size to tune, and the attack does not mind scaled
-logits. The paper's final search along the segment to the clean image is left out, as the original code leaves it out
-since it became part of AutoAttack.
+Each step (algorithm 1 of the paper) linearises the boundary at the iterate. The next iterate is the mean, with weights
+1 - alpha and alpha, of two points slightly beyond that plane: the one nearest to the iterate and the one nearest to the
+clean image, both within the bounds. An iterate that fools is kept if it is the nearest so far, and then moved back
+towards the clean image. There is no step size to tune, and scaling the logits changes nothing. The paper's final search
+along the segment to the clean image is left out, as in the original code since it became part of AutoAttack.
 
-On a processor, for Linf and L2, all of a step is one compiled loop: some forty passes over an image, which as tensor
-operations took 38 microseconds for 784 pixels on one core of a Xeon, take 5. Elsewhere, and for L1, it is tensor
-operations. They agree to the rounding of the precision at hand.
+On a CPU, for Linf and L2, a step is one compiled loop: about forty passes over an image, which took 38 microseconds as
+tensor operations for 784 pixels on one core of a Xeon, take 5. On other devices, and for L1, it is tensor operations.
+Both agree up to rounding.
 """
 
 import math
@@ -40,27 +39,25 @@ from casemate.models import Classifier
 from casemate.norms import AnyNorm, Bounds, Eps, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, between, expect
+from casemate.settings import at_least, between
 from casemate.types import Flags, Images, Logits, PerExample
 
-_RADIUS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
-
-
+_RESTART_EPS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 _CACHED = 50_000
-"""Pixels of images that tensor operations are given at a time: some ten arrays of that size stay in a cache of 2 MB."""
+"""Pixels that the tensor operations process at a time: about ten arrays of that size fit into a cache of 2 MB."""
 _LEAST = 1e-8
-"""Length of a step from which on its share counts."""
+"""Shorter steps count as this long in alpha, against division by zero (the original code's)."""
 
 
 def next_iterates(
     images: Images, clean: Images, plane: Hyperplane, norm: Norm, bounds: Bounds, *, eta: float, alpha_max: float
 ) -> Images:
-    """Where the iterates `images` go next, within the bounds; without meaning where the plane is not `finite`.
+    """The iterates after `images`, within the bounds; undefined where the plane is not `finite`.
 
     Args:
-        plane: the nearest boundary at each iterate.
-        eta: how far to go, 1 being the nearest point of the plane.
-        alpha_max: the largest share of the step from the clean image.
+        plane: the nearest linearised boundary at each iterate.
+        eta: length of both steps, as a multiple of the distance to the plane.
+        alpha_max: largest weight of the step from the clean image.
     """
     if norm != "l1" and compiled.takes(images):
         return _in_one_loop(images, clean, plane, norm, bounds, eta, alpha_max)
@@ -68,7 +65,9 @@ def next_iterates(
     parts = (slice(start, start + size) for start in range(0, len(clean), size))
     return torch.cat(
         [
-            _by_operations(images[part], clean[part], plane.slope[part], plane.gap[part], norm, bounds, eta, alpha_max)
+            _by_operations(
+                images[part], clean[part], plane.normal[part], plane.offset[part], norm, bounds, eta, alpha_max
+            )
             for part in parts
         ]
     )
@@ -77,17 +76,17 @@ def next_iterates(
 def _by_operations(
     images: Images,
     clean: Images,
-    slope: Images,
-    gap: PerExample,
+    normal: Images,
+    offset: PerExample,
     norm: Norm,
     bounds: Bounds,
     eta: float,
     alpha_max: float,
 ) -> Images:
-    normal = NormalizedNormal(slope)
-    across = nearest_point(images, normal, -gap, norm, bounds)
-    from_clean = -gap - (clean - images).mul_(slope).flatten(1).sum(1)
-    back = nearest_point(clean, normal, from_clean, norm, bounds)
+    scaled = NormalizedNormal(normal)
+    across = nearest_point(images, scaled, -offset, norm, bounds)
+    from_clean = -offset - (clean - images).mul_(normal).flatten(1).sum(1)
+    back = nearest_point(clean, scaled, from_clean, norm, bounds)
     near, far = (norm_of(each, norm).clamp(min=_LEAST) for each in (across, back))
     alpha = (near / (near + far)).clamp(max=alpha_max).view(-1, 1, 1, 1)
     step = (images + across.mul_(eta)).mul_(1 - alpha)
@@ -98,16 +97,16 @@ def _in_one_loop(
     images: Images, clean: Images, plane: Hyperplane, norm: Norm, bounds: Bounds, eta: float, alpha_max: float
 ) -> Images:
     found = compiled.empty_maps(images, *images.shape)
-    rows = (compiled.channels_last(each).flatten(1) for each in (images, clean, plane.slope))
+    rows = (compiled.channels_last(each).flatten(1) for each in (images, clean, plane.normal))
     settings = images.new_tensor([*bounds, eta, alpha_max, norm == "l2"])
-    gap = plane.gap.detach().to(images.dtype)
-    compiled.over_images(_loop, *rows, gap, compiled.channels_last(found).flatten(1), fixed=(settings,))
+    offset = plane.offset.detach().to(images.dtype)
+    compiled.over_images(_loop, *rows, offset, compiled.channels_last(found).flatten(1), fixed=(settings,))
     return found
 
 
 @compiled.loop_in_any_order
 @no_type_check
-def _loop(images, clean, slope, gap, found, settings):
+def _loop(images, clean, normal, offset, found, settings):
     """`_by_operations` for Linf and L2, image by image."""
     count, pixels = images.shape
     kind = images.dtype.type
@@ -117,11 +116,11 @@ def _loop(images, clean, slope, gap, found, settings):
     for n in range(count):
         largest, apart = kind(0), 0.0
         for i in range(pixels):
-            largest = max(largest, abs(slope[n, i]))
-            apart += (clean[n, i] - images[n, i]) * slope[n, i]
+            largest = max(largest, abs(normal[n, i]))
+            apart += (clean[n, i] - images[n, i]) * normal[n, i]
         largest = max(largest, np.finfo(images.dtype).tiny)
-        _nearest(images[n], slope[n], largest, -gap[n], low, high, squared > 0, room, size, across)
-        _nearest(clean[n], slope[n], largest, kind(-gap[n] - apart), low, high, squared > 0, room, size, back)
+        _nearest(images[n], normal[n], largest, -offset[n], low, high, squared > 0, room, size, across)
+        _nearest(clean[n], normal[n], largest, kind(-offset[n] - apart), low, high, squared > 0, room, size, back)
         near, far = 0.0, 0.0
         for i in range(pixels):
             if squared > 0:
@@ -140,14 +139,14 @@ def _loop(images, clean, slope, gap, found, settings):
 
 @compiled.loop_in_any_order
 @no_type_check
-def _nearest(image, slope, largest, rise, low, high, squared, room, size, move):
+def _nearest(image, normal, largest, rise, low, high, squared, room, size, move):
     """`nearest_point` for Linf and, `squared`, for L2, by the same iteration; `room` and `size` are overwritten."""
     pixels, kind = len(image), image.dtype.type
     tiny, most, rounding = np.finfo(image.dtype).tiny, np.finfo(image.dtype).max, np.finfo(image.dtype).eps
     need, total = min(abs(rise) / largest, most), 0.0
     for i in range(pixels):
-        room[i] = high - image[i] if (slope[i] > 0) == (rise > 0) else image[i] - low
-        size[i] = abs(slope[i]) / largest
+        room[i] = high - image[i] if (normal[i] > 0) == (rise > 0) else image[i] - low
+        size[i] = abs(normal[i]) / largest
         total += size[i] * size[i] if squared else size[i]
     scale = min(need / max(total, tiny), most)
     while True:
@@ -164,13 +163,13 @@ def _nearest(image, slope, largest, rise, low, high, squared, room, size, move):
         scale = better
     for i in range(pixels):
         length = min(room[i], kind(scale) * size[i] if squared else kind(scale))
-        move[i] = np.sign(slope[i]) * np.sign(rise) * length
+        move[i] = np.sign(normal[i]) * np.sign(rise) * length
 
 
 @final
 @dataclass
 class _Found:
-    """The nearest images so far, over all runs, one entry per example of the batch."""
+    """The nearest adversarial images of all runs so far, one entry per example of the batch."""
 
     images: Images
     distance: PerExample
@@ -183,50 +182,47 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractFAB(AbstractMinimumNormAttack):
-    """What FAB and FAB-T share: all but the boundaries they look at."""
+    """FAB and FAB-T: everything but the choice of the target classes."""
 
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     steps: Annotated[int, at_least(1)] = 100
     """Steps of each run."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs per boundary: the first from the clean image, the others from random points near it."""
+    """Runs per target class or set of them: the first from the clean image, the others from random points near it."""
     alpha_max: Annotated[float, between(0, 1, "a share")] = 0.1
-    """Largest share of the step that leans towards the clean image."""
+    """Largest weight of the step from the clean image in the mean of both steps."""
     eta: Annotated[float, between(1, math.inf, without_high=True)] = 1.05
-    """How far to go, 1 being the nearest point of the plane (the paper's extrapolation)."""
+    """Length of a step as a multiple of the distance to the plane (the paper's extrapolation)."""
     beta: Annotated[float, between(0, 1, without_low=True)] = 0.9
-    """Where an iterate that fools is drawn back to, as a share of its way from the clean image (the backward step)."""
+    """The backward step: an iterate that fools is replaced by clean image + beta * perturbation."""
     restart_eps: Eps | None = None
-    """Random starts lie half this far from the clean image, or half the distance found so far if that is less; in
-    pixel units. 0.3 (Linf), 1 (L2) or 5 (L1), the original's, if None."""
+    """Random starts lie at half this distance from the clean image, or at half the distance found so far if that is
+    less; in pixel units. If None the original's: 0.3 (Linf), 1 (L2) or 5 (L1)."""
     stop_at_distance: Annotated[float, between(0, math.inf, "a distance of")] | None = None
-    """A distance in pixel units: an example with an image found within it is decided and leaves. None goes on to the
-    end. With eps, the share fooled at eps is that of the original, sooner."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Stop attacking an example once an adversarial image within this distance is found; in pixel units. None: never.
+    With the value of eps, the success rate at eps stays the same and is reached sooner."""
 
     @abstractmethod
-    def aims(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """The target_classes to consider in each run, from the logits of the clean images; see `nearest_boundary`."""
+    def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
+        """For each run the target classes of its steps (see `nearest_boundary`); `logits` are of the clean images."""
 
     @abstractmethod
-    def most_aims(self, classes: int) -> tuple[int, int]:
-        """How many aims there are at most, and how many target_classes each looks at."""
+    def max_boundaries(self, classes: int) -> tuple[int, int]:
+        """The largest number of runs per restart, and of target classes in each, for a model with `classes` classes."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """In every step of every run a pass back for each rival and two passes forward, and one at the clean image."""
-        aims, target_classes = self.most_aims(classes)
-        steps = aims * self.restarts * self.steps
+        """One pass for the clean image; per step two forward passes and one backward pass for each target class."""
+        runs, target_classes = self.max_boundaries(classes)
+        steps = runs * self.restarts * self.steps
         return Passes(1 + 2 * steps, target_classes * steps)
 
     @final
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Every aim and every restart, on the examples that are not decided yet."""
+        """Every choice of target classes from every start, on the examples not within `stop_at_distance` yet."""
         with torch.no_grad():
             logits = model(clean)
         fooled, finite = criterion.is_adversarial(logits), is_valid(logits)
@@ -238,42 +234,43 @@ class AbstractFAB(AbstractMinimumNormAttack):
             passes=Passes(forward=len(clean)),
         )
         left = (~fooled & finite).nonzero().squeeze(1)
-        aims = self.aims(logits, criterion)
-        work = len(aims) * self.restarts * self.steps
-        for number, target_classes in enumerate(aims):
+        chosen = self.target_classes(logits, criterion)
+        work = len(chosen) * self.restarts * self.steps
+        for number, target_classes in enumerate(chosen):
+            # not `Restarts`: a random start lies within the distance found by the runs before
             for restart in range(self.restarts):
-                left = left[self._open(found.distance[left])]
+                left = left[self._is_far(found.distance[left])]
                 if not len(left):
                     break
-                first = aims[0] if number else None
+                first = chosen[0] if number else None
                 at = left if target_classes is None or first is None else left[is_new(target_classes, first)[left]]
                 origin = clean[at]
                 start = origin
                 if restart:
                     purpose = ("start", number, restart)
-                    start = self._nearby(origin, found.distance[at], streams[at], purpose, model.bounds)
-                aim = None if target_classes is None else target_classes[at]
-                for moved in self._search(model, origin, start, criterion[at], aim, at, found):
+                    start = self._random_start(origin, found.distance[at], streams[at], purpose, model.bounds)
+                targets = None if target_classes is None else target_classes[at]
+                for moved in self._search(model, origin, start, criterion[at], targets, at, found):
                     advance(moved / work, "")
         usable = ~found.broken | found.distance.isfinite()
         return RunResult(found.images, usable, found.has_gradient, found.passes)
 
-    def _open(self, distance: PerExample) -> Flags:
-        """Mask of the examples whose nearest image so far is farther than `stop_at_distance`."""
+    def _is_far(self, distance: PerExample) -> Flags:
+        """Mask of the examples whose nearest adversarial image so far is farther than `stop_at_distance`."""
         return (
             torch.ones_like(distance, dtype=torch.bool)
             if self.stop_at_distance is None
             else distance > self.stop_at_distance
         )
 
-    def _nearby(
+    def _random_start(
         self, clean: Images, distance: PerExample, streams: Streams, purpose: tuple[int | str, ...], bounds: Bounds
     ) -> Images:
-        """Random points at half the radius (or half of a smaller distance known), brought within the bounds."""
+        """Random points at half of `restart_eps`, or half of `distance` if that is less, clipped to the bounds."""
         shape = tuple(clean.shape[1:])
         linf = self.norm == "linf"
         direction = 2 * streams.uniform(shape, *purpose) - 1 if linf else streams.normal(shape, *purpose)
-        radius = _RADIUS[self.norm] if self.restart_eps is None else self.restart_eps
+        radius = _RESTART_EPS[self.norm] if self.restart_eps is None else self.restart_eps
         reach = distance.clamp(max=radius) / 2 / norm_of(direction, self.norm).clamp(min=1e-12)
         return (clean + reach.view(-1, 1, 1, 1) * direction).to(clean.dtype).clamp(*bounds)
 
@@ -287,7 +284,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
         active: Tensor,
         found: _Found,
     ) -> Iterator[int]:
-        """One run from `images` of the examples at `active` in `found`. Yields how many moved in each step."""
+        """One run from `images` for the examples at positions `active`; fills `found`, yields the examples per step."""
         for _ in range(self.steps):
             if not len(active):
                 break
@@ -297,8 +294,8 @@ class AbstractFAB(AbstractMinimumNormAttack):
             )
             with torch.no_grad():
                 logits = model(images)
-            looked_at = 1 if target_classes is None else target_classes.shape[1]
-            found.passes.add(Passes(forward=2 * len(active), backward=looked_at * len(active)))
+            boundaries = 1 if target_classes is None else target_classes.shape[1]
+            found.passes.add(Passes(forward=2 * len(active), backward=boundaries * len(active)))
             found.has_gradient[active] |= plane.length > 0
             finite = plane.finite & is_valid(logits)
             found.broken[active] |= ~finite
@@ -310,7 +307,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
             found.distance[active[nearer]] = distance[nearer]
             images[fooled] = clean[fooled] + self.beta * delta[fooled]
             yield len(active)
-            going = finite & self._open(found.distance[active])
+            going = finite & self._is_far(found.distance[active])
             if not going.all():
                 active, images, clean, criterion = active[going], images[going], clean[going], criterion[going]
                 target_classes = None if target_classes is None else target_classes[going]
@@ -319,34 +316,34 @@ class AbstractFAB(AbstractMinimumNormAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class FAB(AbstractFAB):
-    """FAB, looking at the boundaries with all other classes in every step.
+    """FAB: each step goes to the nearest of the boundaries with all other classes.
 
-    Untargeted, a step takes a backward pass for every class but one, which for many classes is slow: see
-    `TargetedFAB`. Towards a target, which the paper leaves open, it looks at the boundary between the target and the
-    class that is most likely at the iterate, in one backward pass.
+    Untargeted, a step takes a backward pass for every class but one, which is slow for many classes: see `TargetedFAB`.
+    With targets, which the paper does not cover, a step goes to the boundary between the target and the class that is
+    most likely at the iterate, in one backward pass.
     """
 
     stream: ClassVar[str] = "FAB"
 
-    def aims(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """All other classes at once."""
+    def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
+        """One run with all other classes."""
         if criterion.targeted:
             return [None]
         classes = logits.shape[1]
         offsets = torch.arange(1, classes, device=logits.device)
         return [(criterion.classes.unsqueeze(1) + offsets) % classes]
 
-    def most_aims(self, classes: int) -> tuple[int, int]:
-        """All other classes at once."""
+    def max_boundaries(self, classes: int) -> tuple[int, int]:
+        """One run with all other classes."""
         return 1, classes - 1
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TargetedFAB(AbstractFAB):
-    """FAB-T, as AutoAttack runs it: one run for each of the most likely wrong classes, at one backward pass a step.
+    """FAB-T, as in AutoAttack: one run for each of the most likely wrong classes, with one backward pass per step.
 
-    Each run looks at the boundary between the label and that class; an iterate of any wrong class counts.
+    Each run steps to the boundary between the label and one class; an iterate of any wrong class counts as a success.
     (Croce and Hein 2020, arXiv 2003.01690, section 4.)
     """
 
@@ -354,12 +351,12 @@ class TargetedFAB(AbstractFAB):
     targetable: ClassVar[bool] = False
 
     classes: Annotated[int, at_least(1)] = 9
-    """Wrong classes that are tried one after the other, the most likely first; at most all there are."""
+    """Number of wrong classes to try, one after the other, the most likely first; at most all there are."""
 
-    def aims(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """One wrong class at a time."""
+    def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
+        """One run for each wrong class."""
         return list(likeliest_classes(logits, criterion.classes, self.classes).split(1, dim=1))
 
-    def most_aims(self, classes: int) -> tuple[int, int]:
-        """One wrong class at a time."""
+    def max_boundaries(self, classes: int) -> tuple[int, int]:
+        """One run for each wrong class."""
         return min(self.classes, classes - 1), 1

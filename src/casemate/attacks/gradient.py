@@ -1,4 +1,4 @@
-"""The one gradient loop: a ball, a step, a loss and a start. FGSM, BIM, PGD and MI-FGSM are presets of it."""
+"""The one loop of projected gradient ascent: ball, step, loss and start. FGSM, BIM, PGD and MI-FGSM are its presets."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from casemate.types import Flags, Images, Logits, PerExample
 
 Keep = Literal["first_success", "last"]
 AnyKeep = Annotated[Keep, one_of("first_success", "last")]
-"""`first_success`: stop at an example's first fooling iterate. `last`: go to the end and take the raw last iterate."""
+"""`first_success`: stop at an example's first fooling iterate. `last`: make all steps and take the last iterate."""
 
 Visit = Callable[[int, Images, Logits, Flags], None]
 """Called at each iterate with its number (0: the start), all images, their logits, and `AscentResult.finite` so far."""
@@ -33,25 +33,25 @@ Visit = Callable[[int, Images, Logits, Flags], None]
 @final
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """What one run of the loop does."""
+    """The settings of the gradient loop."""
 
     ball: Ball
-    """Where the iterates stay."""
+    """The set that every iterate is projected onto."""
     steps: Annotated[int, at_least(1)]
     """Gradient steps."""
     step_size: Annotated[float, not_negative()]
-    """Length of each, in the ball's norm."""
+    """Length of each step, in the ball's norm."""
     loss: AnyLoss
-    """What is ascended."""
+    """Loss to maximise."""
     random_start: bool = False
-    """Start from a point drawn from the ball, not from the clean image."""
+    """Start from a random point of the ball instead of the clean image."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from fresh starts, for the examples not yet fooled."""
+    """Runs from different random starts, for the examples not yet fooled."""
     decay: Annotated[float, not_negative()] | None = None
     """Momentum: the decay of the accumulated gradient (MI-FGSM); None for none."""
     keep: AnyKeep = "first_success"
     eot_samples: Annotated[int, at_least(1)] = 1
-    """Passes whose gradients are averaged at every step, for a model that answers at random (see `EOT`)."""
+    """Passes whose gradients are averaged at every step, for a model with random outputs (see `EOT`)."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -62,27 +62,27 @@ class Loop:
 @final
 @dataclass
 class AscentResult:
-    """Where a run of the loop ended, per example."""
+    """The result of a run of the loop, one entry per example."""
 
     images: Images
     """The first fooling iterate, or the last one."""
     fooled: Flags
-    """Fooled at an iterate whose logits were seen, which excludes the last one of a complete run."""
+    """Fooled at an iterate whose logits were computed, which excludes the last one of a complete run."""
     has_gradient: Flags
     """The gradient was not exactly zero at some step."""
     finite: Flags
-    """Logits and gradient were finite at every step; where they were not, the image is the clean one."""
+    """Logits and gradient were finite at every step; where they were not, `images` has the clean one."""
     passes: Passes
 
 
 def input_gradient(
     model: Classifier, images: Images, criterion: Criterion, loss: LossName, eot_samples: int = 1
 ) -> tuple[Logits, Images]:
-    """The logits, and the gradient with respect to the images of what the criterion wants to rise.
+    """The logits, and the gradient of the criterion's objective with respect to the images.
 
-    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size. Of several
-    `eot_samples` the means are returned: of the gradients (Athalye et al. 2018, section 4.2), and of the logits. A
-    model that cannot be differentiated has a gradient of zero.
+    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size. With several
+    `eot_samples` both are means over as many passes (Athalye et al. 2018, section 4.2). A model that cannot be
+    differentiated has a gradient of zero.
     """
     function = loss_by_name(loss)
     logits, _, gradient = value_and_grad(
@@ -101,8 +101,10 @@ def value_and_grad(
 ) -> tuple[Logits, PerExample, Images]:
     """Logits, a loss of them, and its gradient with respect to the images (zero unless `differentiate`).
 
-    Done for as many images at a time as pass through the network; `loss` is told which, and gives one number each. Of
-    several `eot_samples` the means are returned.
+    Args:
+        loss: called for the images that pass through the network together, with their range in the batch and their
+            logits; returns one value per image.
+        eot_samples: passes over which all three are averaged.
     """
 
     def differentiated(part: slice) -> tuple[Tensor, ...]:
@@ -120,16 +122,16 @@ def value_and_grad(
     return logits, value, gradient
 
 
-def gradient_of(rising: Tensor, images: Images, *, retain: bool = False) -> Images:
-    """The derivative of a sum with respect to images; zero if it does not depend on them differentiably.
+def gradient_of(total: Tensor, images: Images, *, retain: bool = False) -> Images:
+    """The derivative of the scalar `total` with respect to images; zero if it does not depend on them differentiably.
 
-    With `retain` the graph is kept, for the derivative of another sum of the same pass. Raises `ModelError` for a model
-    that fails on the way back.
+    With `retain` the graph is kept, for the derivative of another scalar from the same forward pass. Raises
+    `ModelError` for a model whose backward pass fails.
     """
-    if not rising.requires_grad:
+    if not total.requires_grad:
         return torch.zeros_like(images)
     try:
-        (gradient,) = torch.autograd.grad(rising, images, retain_graph=retain, allow_unused=True)
+        (gradient,) = torch.autograd.grad(total, images, retain_graph=retain, allow_unused=True)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -150,13 +152,15 @@ def gradient_ascent(
     visit: Visit | None = None,
     advance: Advance = no_progress,
 ) -> AscentResult:
-    """One run from one start. `model` must be frozen.
+    """One run of the loop from one start.
 
     Args:
-        start: where to start, inside the ball, instead of where the loop says.
-        first: logits and gradient at the clean images, if they are known already (they serve every eps).
-        visit: sees the logits of every iterate before the last; with it no example is dropped on the way.
-        advance: is told of every step, in shares of whole runs.
+        model: in evaluation mode, with frozen weights.
+        restart: number of the run, a key of its random start.
+        start: images within the ball to start from, instead of the loop's start.
+        first: logits and gradient at the clean images, if known already; they do not depend on eps.
+        visit: called at every iterate before the last; with it no example leaves the batch when it is fooled.
+        advance: progress, called at every step with the number of examples divided by the number of steps.
     """
     drop = loop.keep == "first_success" and visit is None
     if start is not None:
@@ -219,9 +223,10 @@ def gradient_ascent_restarts(
     first: tuple[Logits, Images] | None = None,
     advance: Advance = no_progress,
 ) -> AscentResult:
-    """All restarts of the loop; of several, keep per example the first that fools, or else the highest loss.
+    """All restarts of the loop; per example, keep the first run that fools, or else the one with the highest loss.
 
-    `start` and `first` are those of the first run; see `gradient_ascent`.
+    `start` and `first` are for the first run (see `gradient_ascent`). Not done by `Restarts`, which has neither, keys
+    random starts differently and compares runs by the cross-entropy, not by the loop's loss.
     """
 
     def share(amount: float, note: str = "") -> None:
@@ -252,15 +257,15 @@ def gradient_ascent_restarts(
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractGradientAttack(AbstractAttack):
-    """An attack that is a preset of the loop."""
+    """An attack that is a preset of the gradient loop."""
 
     def __post_init__(self) -> None:
         expect(self)
-        self.loop()  # refuses at once what does not go together, not when the attack is called
+        self.loop()  # settings that contradict each other are refused here, not when the attack is called
 
     @abstractmethod
     def loop(self) -> Loop:
-        """The loop that this attack's hyper-parameters stand for."""
+        """The settings of the loop that this attack runs."""
 
     @final
     def ball(self) -> Ball:
@@ -269,7 +274,7 @@ class AbstractGradientAttack(AbstractAttack):
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every restart, and two looks between one restart and the next."""
+        """Every step of every restart, and two forward passes to compare a restart with the best run before it."""
         del classes
         loop = self.loop()
         gradients = loop.restarts * loop.steps * loop.eot_samples
@@ -289,35 +294,34 @@ class AbstractGradientAttack(AbstractAttack):
 class EOT(AbstractGradientAttack):
     """Expectation over transformation: another attack with averaged gradients (Athalye et al. 2018, section 4.2).
 
-    For models that answer at random: noise at inference, random resizing or rotation. Every pass draws anew. The
-    result is still classified once, by one draw, as a user of the model would. Of such a model read `last`:
-    `first_success` counts an image as fooled if any one of many answers on the way was wrong, by the attack or by
-    chance.
+    For models with random outputs: noise at inference, random resizing or rotation. Every pass has new random draws.
+    The final image is classified by a single pass, as a user of the model would. For such a model use `keep="last"`:
+    `first_success` counts an image as fooled if any one of many predictions was wrong, by the attack or by chance.
     """
 
     attack: AbstractGradientAttack
-    """What is done with the gradients."""
+    """The attack whose gradients are averaged."""
     eot_samples: Annotated[int, at_least(1)] = 20
     """Passes per gradient."""
 
     def loop(self) -> Loop:
-        """The inner attack's loop with averaged gradients. Raises `SettingError` for an average of averages."""
+        """The inner attack's loop with averaged gradients. Raises `SettingError` for an EOT of an EOT."""
         if isinstance(self.attack, EOT):
-            raise SettingError("EOT of EOT; give the number of draws once")
+            raise SettingError("EOT of EOT; expected one EOT, with all eot_samples in it")
         return replace(self.attack.loop(), eot_samples=self.eot_samples)
 
 
 def with_steps(attack: AbstractGradientAttack, steps: int) -> AbstractGradientAttack:
-    """The same attack with another number of steps. Raises `SettingError` if it takes exactly one."""
+    """A copy of the attack with another number of steps. Raises `SettingError` for a single-step attack."""
     if isinstance(attack, EOT):
         return replace(attack, attack=with_steps(attack.attack, steps))
     if "steps" not in attack.__dataclass_fields__:
-        raise SettingError(f"{type(attack).__name__} takes one step; sweep the steps of BIM, PGD or MIFGSM")
+        raise SettingError(f"{type(attack).__name__} has a single step; expected BIM, PGD or MIFGSM")
     return replace(attack, steps=steps)  # type: ignore[call-arg]
 
 
 def to_last_iterate(attack: AbstractGradientAttack) -> AbstractGradientAttack:
-    """The same attack, run to its end on every example: what counts is the raw last iterate."""
+    """A copy of the attack with `keep="last"`: it makes all steps on every example and returns the last iterate."""
     if isinstance(attack, EOT):
         return replace(attack, attack=to_last_iterate(attack.attack))
     return replace(attack, keep="last")  # type: ignore[call-arg]  # every preset has that field

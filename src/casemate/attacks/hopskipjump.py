@@ -1,11 +1,11 @@
-"""HopSkipJump: the nearest image that fools, from decisions alone (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).
+"""HopSkipJump: a decision-based attack for the nearest image (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).
 
-The network is asked for nothing but its class: no gradient, no score. From a random image that fools, each step finds
-the boundary between it and the clean image by bisection, estimates the boundary's normal from random probes round
-that point, and goes along it (algorithm 2 of the paper). Differences: the first image is drawn from noise of all
-coarsenesses, because many networks give all fine noise the same class; the nearest image met on the way is returned,
-a little beyond the boundary; and an image for which no start is found fails alone. A targeted attack, too, starts from
-noise, which often never has the target's class.
+It uses predicted classes only, no gradients and no scores. Starting from a random image that fools, each step finds the
+boundary between that image and the clean one by bisection, estimates the boundary's normal there from random probes,
+and moves along the normal (algorithm 2 of the paper). Differences: starts are noise of all spatial scales, because many
+networks give all pixel-wise noise the same class; the nearest image of all steps is returned, a little beyond the
+boundary; and an image without a start fails without affecting the others. A targeted attack starts from noise too,
+which often is never classified as the target.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from casemate.attacks._minimum_norm import column
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -24,53 +25,51 @@ from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, one_of
+from casemate.settings import at_least, one_of
 from casemate.types import Flags, Images, PerExample
 
-Places = Int64[Tensor, " m"]
+Positions = Int64[Tensor, " m"]
 
 _BLOCK = 16
-"""Probes per image that are drawn and asked about together."""
+"""Probes per image that are drawn and classified together."""
 
 _ROWS = 512
-"""Images per forward pass at most, for the memory's sake: the probes of a batch are many times its images."""
+"""Most images per forward pass, to limit memory: a batch has many probes per image."""
 
 _SHRINKS = 20
-"""Halvings of the step along the normal before it is given up; each is a query."""
+"""Halvings of the step along the normal before the step is abandoned; each is a query."""
 
 _BLENDS = 10
-"""Halvings between noise and clean image that make the start: a thousandth of the way, as in the original code."""
+"""Bisection steps between noise and clean image for the start, to a thousandth of the distance as in the original."""
 
 _BEYOND = 1e-4
-"""How much further than the boundary the images handed back lie: on it, rounding alone would decide their class."""
+"""How far beyond the boundary returned images lie, as a share of the perturbation: on the boundary, rounding alone
+would decide their class."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump(AbstractMinimumNormAttack):
-    """Walk along the decision boundary towards the clean image."""
+    """Walk along the decision boundary towards the clean image, using predicted classes only."""
 
     stream: ClassVar[str] = "HopSkipJump"
 
     norm: Annotated[Norm, one_of("l2", "linf")] = "l2"
     """L2 or Linf; the paper defines no other."""
     n_queries: Annotated[int, at_least(100, "finding a start alone takes as many")] = 10_000
-    """Forward passes per image at most, all told. The paper shows 1,000 to 25,000; its own 50 steps take about 25,000.
-    A step that the rest does not pay for is not begun."""
+    """Most forward passes per image. The paper shows 1,000 to 25,000; its 50 steps take about 25,000. A step for which
+    too few queries are left is not started."""
     steps: Annotated[int, at_least(1)] = 50
-    """Steps at most."""
+    """Most steps."""
     evaluations: Annotated[int, at_least(1)] = 100
     """Probes of the first step; step t takes sqrt(t) times as many (the paper's B_0)."""
-    most_evaluations: Annotated[int, at_least(1)] = 10_000
-    """Probes of a step at most."""
+    max_evaluations: Annotated[int, at_least(1)] = 10_000
+    """Most probes of a step."""
     starts: Annotated[int, at_least(1)] = 100
-    """Random images tried until one fools."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Most random images tried as a start."""
 
     def max_passes(self, classes: int) -> Passes:
-        """All queries."""
+        """`n_queries` forward passes."""
         del classes
         return Passes(forward=self.n_queries)
 
@@ -78,11 +77,11 @@ class HopSkipJump(AbstractMinimumNormAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Find a start for each image, then step; not `finite` where nothing fooled and some logits were not."""
+        """Find a start for each image, then step; `finite` is False where no image fooled and some logits were not."""
         oracle = _Oracle(model, criterion, len(clean))
         pixels = clean[0].numel()
-        # the paper's precisions are d^-1.5 and d^-2; float32 tells no more than 2^-22 apart, and a handful of pixels
-        # still wants a thousandth
+        # the paper's precisions are d^-1.5 and d^-2 for d pixels; float32 resolves 2^-22, and even for a few pixels the
+        # precision should be 2^-10
         bisections = min(22, max(10, math.ceil((1.5 if self.norm == "l2" else 2.0) * math.log2(pixels))))
         active = torch.arange(len(clean), device=clean.device)
         active = active[~oracle(clean, active) & oracle.finite]
@@ -94,7 +93,7 @@ class HopSkipJump(AbstractMinimumNormAttack):
         nearest[active] = images
         distance[active] = norm_of(images - clean[active], self.norm)
         if len(active):
-            # along the line for Linf too: it starts much nearer than boxes round the clean image, cut out of far noise
+            # along the line for Linf too: much nearer than what clipping noise to boxes round the clean image gives
             images = _to_boundary(oracle, images, clean[active], active, "l2", _BLENDS)
         for step in range(1, self.steps + 2):
             if not len(active):
@@ -108,7 +107,7 @@ class HopSkipJump(AbstractMinimumNormAttack):
             distance[active[closer]] = reach[closer]
             advance(len(clean) / (self.steps + 1), "")
 
-            probes = min(int(self.evaluations * math.sqrt(step)), self.most_evaluations)
+            probes = min(int(self.evaluations * math.sqrt(step)), self.max_evaluations)
             going = oracle.spent[active] + probes + _SHRINKS + bisections + 1 <= self.n_queries
             if step > self.steps or not going.any():
                 break
@@ -125,26 +124,26 @@ class HopSkipJump(AbstractMinimumNormAttack):
 
 @final
 class _Oracle:
-    """Answers whether images fool, and counts what it is asked."""
+    """Decides whether images fool, and counts the queries of each example in `spent`."""
 
     def __init__(self, model: Classifier, criterion: Criterion, count: int) -> None:
         self.model, self.criterion = model, criterion
         self.spent = torch.zeros(count, dtype=torch.int64, device=model.device)
         self.finite = torch.ones(count, dtype=torch.bool, device=model.device)
 
-    def __call__(self, images: Images, who: Places) -> Flags:
-        """Whether each image fools; `who` are the places in the batch of the examples that they belong to."""
+    def __call__(self, images: Images, who: Positions) -> Flags:
+        """Whether each image fools; `who` are the positions in the batch of the examples that the images belong to."""
         logits = torch.cat([self.model(part) for part in images.split(_ROWS)])
         self.spent.index_add_(0, who, torch.ones_like(who))
         self.finite[who[~is_valid(logits)]] = False
         return self.criterion[who].is_adversarial(logits)
 
 
-def _start(oracle: _Oracle, clean: Images, who: Places, streams: Streams, tries: int) -> tuple[Images, Flags]:
-    """For every example of the batch the first noise that fools, and whether there is any; only `who` are tried.
+def _start(oracle: _Oracle, clean: Images, who: Positions, streams: Streams, tries: int) -> tuple[Images, Flags]:
+    """For the examples `who` the first noise image that fools, and for all whether one was found.
 
-    The noise is of one value over squares of 1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also at
-    the bounds only, which reaches classes that uniform noise does not.
+    The noise is constant over squares of 1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also with
+    values at the bounds only, which reaches classes that uniform noise does not.
     """
     channels, height, width = clean.shape[1:]
     low, high = oracle.model.bounds
@@ -171,9 +170,9 @@ def _start(oracle: _Oracle, clean: Images, who: Places, streams: Streams, tries:
     return images, started
 
 
-def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Places, norm: Norm, bisections: int) -> Images:
-    """The nearest image that fools on the way back to the clean one: along the line, or (Linf) in smaller boxes."""
-    largest = _wide(norm_of(images - clean, norm))
+def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Positions, norm: Norm, bisections: int) -> Images:
+    """Bisection between `images`, which fool, and the clean ones: along the line, or for Linf by clipping to boxes."""
+    largest = column(norm_of(images - clean, norm))
     far, low, high = images, torch.zeros_like(largest), torch.ones_like(largest)
     for _ in range(bisections):
         middle = (low + high) / 2
@@ -181,20 +180,21 @@ def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Places, no
             tried = torch.lerp(clean, far, middle)
         else:
             tried = far.maximum(clean - middle * largest).minimum(clean + middle * largest)
-        fooled = _wide(oracle(tried, who))
+        fooled = column(oracle(tried, who))
         images = torch.where(fooled, tried, images)
         low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
     return images
 
 
 def _normal(
-    oracle: _Oracle, images: Images, who: Places, radius: PerExample, streams: Streams, step: int, probes: int
+    oracle: _Oracle, images: Images, who: Positions, radius: PerExample, streams: Streams, step: int, probes: int
 ) -> Images:
-    """The estimated normal of the boundary at images that lie on it, of length 1.
+    """Estimate the normal of the boundary, of length 1, at images that lie on it.
 
     Args:
-        radius: how far from the image each example's probes lie.
-        streams: of the same examples as `who`.
+        who: positions of their examples in the batch.
+        radius: distance of the probes from the image, per example.
+        streams: of the examples `who`.
     """
     low, high = oracle.model.bounds
     shape = tuple(images.shape[1:])
@@ -205,32 +205,27 @@ def _normal(
         direction /= direction.flatten(2).norm(dim=2).view(len(who), count, 1, 1, 1)
         centre, reach = images.unsqueeze(1), radius.view(-1, 1, 1, 1, 1)
         probe = (centre + reach * direction).clamp(low, high)
-        direction = (probe - centre) / reach  # as far as the bounds let it
+        direction = (probe - centre) / reach  # shorter where the bounds clipped the probe
         answer = torch.where(oracle(probe.flatten(0, 1), who.repeat_interleave(count)), 1.0, -1.0)
         answer = answer.to(images.dtype).view(len(who), count)
         weighted += (answer.view(len(who), count, 1, 1, 1) * direction).sum(1)
         plain += direction.sum(1)
         agreed += answer.sum(1)
-    mean = _wide(agreed / probes)
-    # the mean answer is subtracted, as a baseline that lowers the variance, unless all answers were the same
+    mean = column(agreed / probes)
+    # the mean answer is subtracted as a baseline that reduces the variance, unless all answers are the same
     normal = torch.where(mean.abs() == 1, mean * plain, weighted - mean * plain)
-    return normal / _wide(normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny))
+    return normal / column(normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny))
 
 
-def _walk(oracle: _Oracle, images: Images, who: Places, normal: Images, length: PerExample) -> Images:
-    """Go along the normal by `length`, halved until the image fools; stay where it never does."""
+def _walk(oracle: _Oracle, images: Images, who: Positions, normal: Images, length: PerExample) -> Images:
+    """Move along the normal by `length`, halved until the image fools; an image that never does stays where it is."""
     low, high = oracle.model.bounds
     moved, left = images.clone(), torch.arange(len(who), device=images.device)
     for _ in range(_SHRINKS):
-        tried = (images[left] + _wide(length[left]) * normal[left]).clamp(low, high)
+        tried = (images[left] + column(length[left]) * normal[left]).clamp(low, high)
         fooled = oracle(tried, who[left])
         moved[left[fooled]] = tried[fooled]
         left, length = left[~fooled], length / 2
         if not len(left):
             break
     return moved
-
-
-def _wide(values: Tensor) -> Tensor:
-    """One number per example, to multiply its images by."""
-    return values.view(-1, 1, 1, 1)

@@ -1,9 +1,9 @@
-"""The L-BFGS attack, with which adversarial examples were found (Szegedy et al. 2014, arXiv 1312.6199, section 4.1).
+"""The L-BFGS attack, the first for adversarial examples (Szegedy et al. 2014, arXiv 1312.6199, section 4.1).
 
-The paper minimises c * |r| + loss(x + r, target) within the bounds by L-BFGS, and looks for the c that gives the
+The paper minimises c * |r| + loss(x + r, target) within the bounds by L-BFGS, and searches for the c that gives the
 nearest image. Here, as in `_minimum_norm`, c multiplies the loss instead, which gives the same images, and the norm is
-squared, which is smooth. The optimiser is a projected L-BFGS for a whole batch: every example has its own history and
-its own step, and a pass serves all of them, be it for a new iterate or for a step that has to be shortened.
+squared, which makes it smooth. The optimiser is a projected L-BFGS for a whole batch: every example has its own history
+and step size, and one pass evaluates new iterates for some examples and shortened steps for others.
 """
 
 from dataclasses import dataclass
@@ -24,20 +24,21 @@ from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, expect, one_of, positive
+from casemate.settings import at_least, one_of, positive
 from casemate.types import Flags, Images, Logits, PerExample
 
 _MEMORY = 8
-"""Moves that an example remembers; scipy's default is 10, textbooks say 3 to 20."""
+"""Steps in the history of an example; scipy's default is 10, textbooks say 3 to 20."""
 
 _ARMIJO = 1e-4
-"""Share of the fall that the slope promises, at which a step is taken (Nocedal and Wright 2006, section 3.1)."""
+"""A step is accepted if it decreases the objective by this share of the linear prediction (Nocedal and Wright 2006,
+section 3.1)."""
 
 _CURVED = 1e-6
-"""A move is remembered if the cosine between it and the change of the gradient is larger than this."""
+"""A step enters the history if the cosine between it and the change of the gradient is larger than this."""
 
 _SETTLED = 1e-6
-"""An example is done when a step lowers its objective by less than this share, or would be shorter than this."""
+"""An example has converged when a step lowers its objective by less than this share, or would be shorter than this."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -47,11 +48,11 @@ def _dot(first: _Flat, second: _Flat) -> PerExample:
 
 
 def improbability(criterion: Criterion, logits: Logits) -> PerExample:
-    """Cross-entropy of the target; untargeted, of the likeliest wrong class against the label alone, `(n,)`.
+    """Cross-entropy of the target; untargeted, of the likeliest wrong class in a softmax with the label alone, `(n,)`.
 
-    The first is the paper's loss; what to do without a target it leaves open. To ascend the loss of the label has no
-    end, and no start where the network is sure. The second falls as that loss rises, to zero, and its gradient never
-    vanishes before an image fools. (To take all wrong classes together instead gave moves up to 16 % longer.)
+    The former is the paper's loss; the paper has no untargeted one. The loss of the label has no maximum, and its
+    gradient vanishes where the network is confident. The loss used here falls to zero, and its gradient does not vanish
+    before an image fools. (With all wrong classes together perturbations were up to 16 % longer.)
     """
     if not criterion.targeted:
         return F.softplus(-margin(logits, criterion.classes), threshold=40)
@@ -64,8 +65,8 @@ def improbability(criterion: Criterion, logits: Logits) -> PerExample:
 class _Minimizer(Rows):
     """Projected L-BFGS for a batch, one row of every tensor per example; perturbations are flat.
 
-    Pixels at a bound that the gradient presses against are held (Bertsekas 1982); among the others the two-loop
-    recursion (Nocedal and Wright 2006, algorithm 7.4) gives the direction, and steps are shortened until they pay.
+    Pixels at a bound that a step would cross are held fixed (Bertsekas 1982); for the others the two-loop recursion
+    (Nocedal and Wright 2006, algorithm 7.4) gives the direction, and steps are shortened until they are accepted.
     """
 
     def __init__(self, low: _Flat, high: _Flat) -> None:
@@ -75,14 +76,15 @@ class _Minimizer(Rows):
         self._slope = torch.zeros_like(low)
         self._value, self._length = torch.full_like(rows, float("inf")), torch.ones_like(rows)
         self._moves = low.new_zeros(len(low), _MEMORY, low.shape[1])
+        """The steps of the history."""
         self._turns = torch.zeros_like(self._moves)
-        """What the moves did to the gradient."""
+        """The change of the gradient in each of them."""
         self._count = torch.zeros_like(rows, dtype=torch.int64)
         self.settled = torch.zeros_like(rows, dtype=torch.bool)
-        """Nothing more to gain."""
+        """Converged."""
 
     def arrive(self, value: PerExample, slope: _Flat) -> Flags:
-        """Take in value and gradient at `trial`, choose the next trial, and say whose trial was a step taken."""
+        """Process value and gradient at `trial`, and choose the next trial. Returns where the trial was accepted."""
         first = self._value.isinf()
         move = self.trial - self._here
         promised = _dot(self._slope, move)
@@ -90,7 +92,7 @@ class _Minimizer(Rows):
         self._remember(taken & ~first, move, slope - self._slope)
         self.settled |= taken & (self._value - value < _SETTLED * value.abs())
         column = taken.unsqueeze(1)
-        # of a step refused: the minimum of the parabola through what is known, but not less than a tenth
+        # a rejected step is shortened to the minimum of the parabola through the known values, at most to a tenth
         curved = -promised / (2 * (value - self._value - promised)).clamp(min=torch.finfo(value.dtype).tiny)
         shorter = self._length * curved.nan_to_num(0.5).clamp(0.1, 0.5)
         self._here = self.trial.where(column, self._here)
@@ -102,7 +104,7 @@ class _Minimizer(Rows):
         return taken
 
     def _remember(self, where: Flags, move: _Flat, turn: _Flat) -> None:
-        """Store a move and what it did to the gradient, in place of the oldest, if the curvature is positive."""
+        """Store a step and its change of the gradient in place of the oldest, if the curvature is positive."""
         where = where & (_dot(move, turn) > _CURVED * move.norm(dim=1) * turn.norm(dim=1))
         rows = where.nonzero().squeeze(1)
         place = self._count[rows] % _MEMORY
@@ -110,7 +112,7 @@ class _Minimizer(Rows):
         self._count[rows] += 1
 
     def _downhill(self) -> _Flat:
-        """The direction of the next step; zero in the pixels that are held."""
+        """The direction of the next step; zero in the pixels that are held fixed."""
         held = ((self._here <= self._low) & (self._slope > 0)) | ((self._here >= self._high) & (self._slope < 0))
         slope = self._slope.masked_fill(held, 0)
         everyone = torch.arange(len(slope), device=slope.device)
@@ -137,27 +139,26 @@ class _Minimizer(Rows):
 
 @final
 @dataclass
-class _Active(Rows):
-    """The examples that a round still works on."""
+class _Round(Rows):
+    """The state of the examples still in a round."""
 
     at: Int64[Tensor, " n"]
     """Positions in the batch."""
     clean: Images
     constant: PerExample
     fools: Flags
-    """The last iterate fools."""
+    """The last accepted iterate fools."""
     minimizer: _Minimizer
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LBFGS(AbstractMinimumNormAttack):
-    """The L-BFGS attack for L2, targeted as in the paper, and untargeted.
+    """The L-BFGS attack, targeted as in the paper, and untargeted: minimises squared L2 distance plus a weighted loss.
 
-    About a hundred passes find images as near as those of thousands of passes of Carlini and Wagner's attack (on small
-    networks).
+    On small networks about a hundred passes find images as near as thousands of passes of Carlini and Wagner's attack.
 
-    Examples whose image fools from the start take no part; one whose clean image has no gradient stays as it is.
+    Images that are misclassified already, or have a gradient of zero, are returned unchanged.
     """
 
     stream: ClassVar[str] = "LBFGS"
@@ -165,29 +166,26 @@ class LBFGS(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l2", why="for linf take CarliniWagner, for l1 EAD")] = "l2"
     """L2."""
     steps: Annotated[int, at_least(1)] = 30
-    """Most passes of a round, the first of them at the clean image, steps that had to be shortened among them."""
+    """Most gradients of a round, those of the clean image and of rejected steps included."""
     binary_search_steps: Annotated[int, at_least(1)] = 15
-    """Rounds: values of c that are tried."""
+    """Rounds, each with another c."""
     initial_const: Annotated[float, positive()] = 1e-3
-    """The first c."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """The first c, the weight of the loss."""
 
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every round, and a look at the clean image."""
+        """One gradient for the clean image, and one for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds of all examples."""
+        """All rounds, on all examples."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
         constants = BinarySearchConst(clean, self.initial_const)
         for _ in range(self.binary_search_steps):
-            at = search.open()
+            at = search.start_round()
             if not len(at):
                 break
             self._round(search, at, constants.value[at], advance)
@@ -195,12 +193,12 @@ class LBFGS(AbstractMinimumNormAttack):
         return search.result()
 
     def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
-        """Minimise |delta|^2 + c * loss from the clean images; `reached` are those whose last iterate fools."""
+        """Minimise |delta|^2 + c * loss from the clean images; sets `reached` where the last accepted iterate fools."""
         width, (low, high) = search.width, search.model.bounds
         clean = search.clean[at]
         flat = clean.flatten(1)
         minimizer = _Minimizer((low - flat) / width, (high - flat) / width)
-        on = _Active(at, clean, constant, torch.zeros_like(search.reached[at]), minimizer)
+        on = _Round(at, clean, constant, torch.zeros_like(search.reached[at]), minimizer)
         every = max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
             delta = on.minimizer.trial

@@ -1,8 +1,7 @@
-"""Random points of the ball: the baseline that every attack with a gradient must beat.
+"""Random noise within the ball: the baseline that every gradient attack must beat; it uses no gradient.
 
-Where chance finds an image that fools and a gradient attack does not, the gradients are of no use and the evaluation is
-not to be trusted (Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705). No
-gradient is taken here.
+Where noise fools and a gradient attack does not, the gradients are useless and the evaluation is not to be trusted
+(Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).
 """
 
 from abc import abstractmethod
@@ -11,6 +10,7 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
+from casemate.attacks._worst_case import BestCandidates
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -20,31 +20,28 @@ from casemate.models import Classifier
 from casemate.norms import AnyNorm, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, expect, one_of
+from casemate.settings import at_least, one_of
 from casemate.types import Images
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractNoise(AbstractAttack):
-    """Try points drawn from the ball until one fools; where none does, hand back the one with the largest margin."""
+    """Tries random points of the ball until one fools; keeps the one with the largest margin of error if none does."""
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     num_samples: Annotated[int, at_least(1)] = 1000
-    """Points tried per image, each one query (Carlini et al. 2019 advise to try many: noise is cheap)."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Most points tried per image, each one query (Carlini et al. 2019 recommend many, since noise is cheap)."""
 
     @abstractmethod
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """One point for each image, within ball and bounds; `number` counts the draws."""
+        """One random point for each image, within ball and bounds; `number` counts the draws."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """All draws, and a look at the clean image."""
+        """A forward pass for the clean image, and one for each draw."""
         del classes
         return Passes(forward=1 + self.num_samples)
 
@@ -53,64 +50,55 @@ class AbstractNoise(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Draw for those not yet fooled; a draw on which the logits are not finite is lost."""
+        """Draw for the examples not yet fooled; a draw whose logits are not finite is not kept."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = is_valid(logits)
-        found = clean.clone()
-        largest = torch.full_like(logits[:, 0], -torch.inf)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
-        clean, criterion, streams = clean[left], criterion[left], streams[left]
-        share = len(finite) / self.num_samples
+        best = BestCandidates(clean, criterion, logits)
+        share = len(clean) / self.num_samples
+        clean, criterion, streams = clean[best.left], criterion[best.left], streams[best.left]
         for number in range(self.num_samples if self.ball().eps else 0):
-            if not len(left):
+            if not len(best.left):
                 break
             images = self.draw(clean, model.bounds, streams, number)
             logits = model(images)
-            passes.forward += len(left)
-            fooled = criterion.is_adversarial(logits)
-            valid = is_valid(logits)
-            wrong = criterion.objective(margin, logits).masked_fill(~valid, -torch.inf)
-            better = fooled | (wrong > largest[left])
-            found[left[better]] = images[better]
-            largest[left[better]] = wrong[better]
-            finite[left] &= valid | fooled
+            passes.forward += len(images)
+            fooled, finite = criterion.is_adversarial(logits), is_valid(logits)
+            loss = criterion.objective(margin, logits).masked_fill(~finite, -torch.inf)
+            best.update(best.left, images, loss, fooled, finite)
             if fooled.any():
-                finite[left[fooled]] = True
-                going = ~fooled
-                left, clean, criterion, streams = left[going], clean[going], criterion[going], streams[going]
+                clean, criterion, streams = clean[~fooled], criterion[~fooled], streams[~fooled]
             advance(share, "")
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class UniformNoise(AbstractNoise):
-    """Points drawn uniformly from the ball, then brought within the bounds."""
+    """Noise drawn uniformly from the ball, then clipped to the bounds."""
 
     stream: ClassVar[str] = "UniformNoise"
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A point of the ball."""
+        """A uniform point of the ball."""
         return self.ball().sample(clean, bounds, streams, "noise", number)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class CornerNoise(AbstractNoise):
-    """Corners of the Linf ball, drawn uniformly: every pixel moves by eps, up or down, as far as the bounds let it.
+    """Random corners of the Linf ball: every pixel changes by plus or minus eps, clipped to the bounds.
 
-    The strongest noise of its kind: on a linear classifier the optimum is a corner. Other norms are refused. An L2 ball
-    has no corners, and nearly all its volume lies next to its surface, so that `UniformNoise` draws from there anyway;
-    a corner of an L1 ball moves one pixel by all of eps, which the bounds seldom let it do.
+    The strongest noise in Linf: on a linear classifier the optimum is a corner. Other norms are refused: an L2 ball has
+    no corners, and nearly all its volume lies close to its surface, where `UniformNoise` draws from already; a corner
+    of an L1 ball changes one pixel by all of eps, which the bounds seldom allow.
     """
 
     stream: ClassVar[str] = "CornerNoise"
 
-    norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others take UniformNoise")] = "linf"
+    norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others use UniformNoise")] = "linf"
     """Linf."""
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A corner of the ball."""
+        """A uniform corner of the ball."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
         return torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)

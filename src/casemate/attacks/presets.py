@@ -1,4 +1,4 @@
-"""The named attacks of the study's family, each a preset of the gradient loop."""
+"""FGSM, BIM, PGD and MI-FGSM: presets of the gradient loop."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
@@ -21,9 +21,9 @@ class FGSM(AbstractGradientAttack):
     norm: AnyNorm = "linf"
     """Linf (the sign, as published), L2 or L1."""
     loss: AnyLoss = "ce"
-    """What is ascended."""
+    """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """`first_success` leaves an image that is misclassified already; `last` steps anyway, as other tools do."""
+    """`first_success` leaves images alone that are misclassified already; `last` moves them too, as other tools do."""
 
     def loop(self) -> Loop:
         """One step of length eps."""
@@ -39,22 +39,22 @@ class BIM(AbstractGradientAttack):
     stream: ClassVar[str] = "BIM"
 
     eps: Eps
-    """Radius of the ball, in pixel units; with clip `range` it only sets the default step."""
+    """Radius of the ball, in pixel units; with clip `range` it only determines the default step size."""
     steps: Annotated[int, at_least(1)] = 10
     """Iterations."""
     step_size: Eps | None = None
-    """Length of each; a quarter of eps if None."""
+    """Length of each step; a quarter of eps if None."""
     clip: Annotated[Literal["ball", "range"], one_of("ball", "range")] = "ball"
     """`ball`: stay within eps of the image. `range`: only within the bounds; the radius is then steps * step_size."""
     norm: AnyNorm = "linf"
     """Linf (as published), L2 or L1."""
     loss: AnyLoss = "ce"
-    """What is ascended."""
+    """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the raw last one."""
+    """Keep the first iterate that fools, or the last one."""
 
     def loop(self) -> Loop:
-        """The loop; with clip `range` its ball is the one that the steps reach: min(1, steps * step_size) for Linf."""
+        """The loop; with clip `range` the radius is what the steps can reach: min(1, steps * step_size) for Linf."""
         step = self.eps / 4 if self.step_size is None else self.step_size
         reach = self.steps * step
         radius = self.eps if self.clip == "ball" else (min(1.0, reach) if self.norm == "linf" else reach)
@@ -74,17 +74,17 @@ class PGD(AbstractGradientAttack):
     steps: Annotated[int, at_least(1)] = 40
     """Gradient steps of each run."""
     step_size: Eps | None = None
-    """Length of each; 2.5 * eps / steps if None."""
+    """Length of each step; 2.5 * eps / steps if None."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from fresh random starts."""
+    """Runs from different random starts, for the images not yet fooled."""
     random_start: bool = True
-    """Start from a point drawn from the ball."""
+    """Start from a random point of the ball instead of the clean image."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     loss: AnyLoss = "ce"
-    """What is ascended."""
+    """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the raw last one."""
+    """Keep the first iterate that fools, or the last one."""
 
     def loop(self) -> Loop:
         """The loop from random starts."""
@@ -104,7 +104,7 @@ class PGD(AbstractGradientAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class MIFGSM(AbstractGradientAttack):
-    """Momentum iterative FGSM (Dong et al. 2018): gradients, each over its L1 norm, are accumulated."""
+    """Momentum iterative FGSM (Dong et al. 2018): steps along accumulated gradients, each divided by its L1 norm."""
 
     stream: ClassVar[str] = "MIFGSM"
 
@@ -113,15 +113,15 @@ class MIFGSM(AbstractGradientAttack):
     steps: Annotated[int, at_least(1)] = 10
     """Iterations."""
     step_size: Eps | None = None
-    """Length of each; eps / steps if None, as published."""
+    """Length of each step; eps / steps if None, as published."""
     decay: Annotated[float, not_negative()] = 1.0
     """Decay of the accumulated gradient."""
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     loss: AnyLoss = "ce"
-    """What is ascended."""
+    """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the raw last one."""
+    """Keep the first iterate that fools, or the last one."""
 
     def loop(self) -> Loop:
         """The loop with momentum."""
@@ -130,5 +130,5 @@ class MIFGSM(AbstractGradientAttack):
         return Loop(ball=ball, steps=self.steps, step_size=step, loss=self.loss, decay=self.decay, keep=self.keep)
 
 
-ATTACKS: dict[str, type[AbstractGradientAttack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "mifgsm": MIFGSM}
-"""The attacks by the names the command line uses."""
+PRESETS: dict[str, type[AbstractGradientAttack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "mifgsm": MIFGSM}
+"""The presets by name, as the specifications of experiments write them."""

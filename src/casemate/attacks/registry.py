@@ -1,13 +1,13 @@
-"""All attacks by name: the public ones of `casemate.attacks`, and those that other packages register.
+"""All attacks by name: those that `casemate.attacks` exports, and those that other packages register.
 
-A new attack is in the command line, in the table of the documentation and in the property tests as soon as it is among
-the names that `casemate.attacks` exports. Another package registers its own under the entry point group
-`casemate.attacks`, in its pyproject.toml:
+An attack exported by `casemate.attacks` is available on the command line, and is in the table of the documentation and
+in the property tests. Another package registers an attack under the entry point group `casemate.attacks`, in its
+pyproject.toml:
 
     [project.entry-points."casemate.attacks"]
     my-attack = "my_package.my_module:MyAttack"
 
-Wrappers of other attacks (EOT, Restarts, Transfer) are not listed: they are built around an attack in Python.
+Wrappers of other attacks (EOT, Restarts, Transfer) are not listed; they are built around an attack in Python.
 """
 
 import difflib
@@ -35,40 +35,40 @@ def library_attack_types() -> dict[str, type[AbstractAttack]]:
 
 
 def attack_types() -> dict[str, type[AbstractAttack]]:
-    """Every attack by name, sorted: the library's own and those that other packages register.
+    """All attacks by name, sorted: the library's own and those that other packages register.
 
-    An entry point that cannot be loaded, is no attack, or has a name that is taken is left out with a
+    An entry point that cannot be loaded, is not an attack, or has a name already in use is left out with a
     `CasemateWarning`.
     """
     found = library_attack_types()
     for point in extensions(ATTACKS):
         try:
             kind = point.load()
-        except Exception as error:  # whatever a foreign module raises, the other attacks are still there
+        except Exception as error:  # whatever another package raises, all other attacks remain available
             _skip(point, f"it cannot be loaded: {type(error).__name__}: {error}")
             continue
         if not is_attack(kind):
             _skip(point, f"{point.value} is not a concrete dataclass derived from casemate.attacks.AbstractAttack")
         elif found.get(point.name, kind) is not kind:
-            _skip(point, "there is an attack of that name already")
+            _skip(point, "another attack already has that name")
         else:
             found[point.name] = kind
     return dict(sorted(found.items()))
 
 
 def attack_type(name: str) -> type[AbstractAttack]:
-    """The attack of that name, in any case, with or without hyphens. Raises `SettingError` for an unknown one."""
+    """The class of the attack `name`; case, hyphens and underscores do not matter. Raises `SettingError` if unknown."""
     known = attack_types()
-    folded = {_folded(each): kind for each, kind in known.items()}
-    if _folded(name) in folded:
-        return folded[_folded(name)]
+    found = next((kind for each, kind in known.items() if _normalized(each) == _normalized(name)), None)
+    if found is not None:
+        return found
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise SettingError(f"unknown attack {name!r}; known: {', '.join(known)}{hint}")
 
 
 def is_attack(kind: object) -> TypeGuard[type[AbstractAttack]]:
-    """Whether an object is a class of attacks that can be built from settings alone."""
+    """Whether an object is a concrete attack class that can be built from settings alone, without another attack."""
     return (
         isinstance(kind, type)
         and issubclass(kind, AbstractAttack)
@@ -79,7 +79,7 @@ def is_attack(kind: object) -> TypeGuard[type[AbstractAttack]]:
 
 
 def is_wrapper(kind: type[AbstractAttack]) -> bool:
-    """Whether it is built around another attack."""
+    """Whether the attack class has a field for another attack."""
     return any(isinstance(hint, type) and issubclass(hint, AbstractAttack) for hint in get_type_hints(kind).values())
 
 
@@ -89,7 +89,7 @@ def kebab_case(name: str) -> str:
 
 
 def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:
-    """The norms that an attack can be built for; empty if it does not measure its perturbation by one."""
+    """The norms that an attack class accepts; empty if it has no field `norm`."""
     hints = get_type_hints(kind)
     if "norm" not in hints:
         return ()
@@ -106,7 +106,7 @@ def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:
 
 
 def paper_of(kind: type[AbstractAttack]) -> str:
-    """The first publication that the docstring of the class, or else that of its module, cites; "" if none."""
+    """The first publication cited in the docstring of the class, or else of its module; "" if none."""
     module = inspect.getmodule(kind)
     for text in (kind.__doc__, module.__doc__ if module is not None else None):
         for citation in _CITATION.findall(" ".join((text or "").split())):
@@ -115,16 +115,16 @@ def paper_of(kind: type[AbstractAttack]) -> str:
 
 
 def summary_of(kind: type) -> str:
-    """The first line of a class's docstring, without what it cites."""
+    """The first line of a class's docstring, without citations."""
     lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
     return re.sub(rf"\s*{_CITATION.pattern}", "", lines[0]) if lines else ""
 
 
-def attack_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
-    """Attacks as a table in Markdown, a row each, for the documentation.
+def markdown_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
+    """A table in Markdown with one row per attack, for the documentation.
 
-    Columns: name on the command line, class, what it does, norms, what it looks for (any image within eps, or the
-    nearest one), whether it can aim at a class, paper.
+    Columns: name on the command line, class, summary, norms, goal (any image within eps, or the nearest image), whether
+    it can be targeted, paper.
     """
     head = ("Name", "Class", "Method", "Norms", "Finds", "Targeted", "Paper")
     rows = [head, ("---",) * len(head)]
@@ -145,7 +145,7 @@ def attack_table(kinds: Mapping[str, type[AbstractAttack]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _folded(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower()
 
 

@@ -1,6 +1,6 @@
-"""Any attack several times over, from fresh random draws: what one run missed by bad luck another may find.
+"""Restarts of any attack with random draws: several runs with different draws, and the best result of them.
 
-An attack with restarts of its own (PGD, APGD, FAB) does the same with fewer passes; this is for all the others.
+Attacks with a field `restarts` (PGD, APGD, FAB, Square) need fewer passes for it; this wrapper is for all others.
 """
 
 import math
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, final
 
 import torch
+from torch import Tensor
 
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, innermost, verify
+from casemate.attacks._worst_case import run_on_survivors
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, Verified, innermost
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import AbstractGradientAttack
 from casemate.attacks.result import Passes, RunResult
@@ -19,75 +21,59 @@ from casemate.models import Classifier
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
 from casemate.settings import at_least, expect
-from casemate.types import Images
+from casemate.types import Flags, Images
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Restarts(AbstractAttack):
-    """Another attack run again on the images that are not fooled yet; of a minimum-norm attack on all of them.
+    """Another attack, run several times: on the images not yet fooled, or, for a minimum-norm attack, on all.
 
-    Kept is, per image: of an attack within a ball the first result that fools, or else the one with the highest
-    cross-entropy (for a target: the lowest); of a minimum-norm attack the nearest one that fools. A result whose
-    numbers are not finite loses to every other one. The first run draws what the attack alone would.
+    Per image the best result is kept. For an attack within a ball this is the first that fools, or else the one with
+    the highest cross-entropy (lowest for a target); for a minimum-norm attack the nearest that fools. A result with
+    numbers that are not finite is worse than any other. The draws of the first run are those of the attack alone.
     """
 
     attack: AbstractAttack
-    """What is run again. It has to draw at random: the others would repeat themselves."""
+    """The attack to run. It must draw at random; otherwise all runs are the same."""
     restarts: Annotated[int, at_least(1)] = 5
-    """Runs altogether."""
+    """Number of runs."""
 
     def __post_init__(self) -> None:
         expect(self)
         if isinstance(self.attack, Restarts):
-            raise SettingError("Restarts of Restarts; give the number of runs once")
+            raise SettingError("Restarts of Restarts; expected one Restarts, with the number of all runs")
         if self.restarts > 1 and isinstance(self.attack, AbstractGradientAttack):
             loop = self.attack.loop()
             if not loop.random_start and loop.eot_samples == 1:
                 raise SettingError(
-                    f"{type(self.attack).__name__} without a random start would repeat the same run; take PGD"
+                    f"{type(self.attack).__name__} without a random start would repeat the same run; expected PGD"
                 )
 
     def max_passes(self, classes: int) -> Passes | None:
-        """All runs, and a look after each."""
+        """The passes of all runs, and one to verify each."""
         most = self.attack.max_passes(classes)
         return most and Passes(self.restarts * (most.forward + 1), self.restarts * most.backward)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All runs, each verified before it is compared with the best one so far."""
-        nearest, ball = isinstance(innermost(self.attack), AbstractMinimumNormAttack), self.ball()
-        merit = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
-        no = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-        best = RunResult(clean.clone(), finite=no, has_gradient=no.clone(), passes=Passes())
-        left = torch.arange(len(clean), device=clean.device)
-        for number in range(self.restarts):
-            if not len(left):
-                break
-            aim = criterion[left]
-            seed = streams.seed if number == 0 else derive(streams.seed, "restart", number)
-            run = self.attack.run(
-                model,
-                clean[left],
-                aim,
-                Streams(seed, streams.index[left]),
-                lambda amount, note="": advance(amount / self.restarts, note),
-            )
-            found = verify(model, run.images, clean[left], ball, model.bounds, run.finite)
-            best.has_gradient[left] |= run.has_gradient
-            best.passes.add(run.passes)
-            best.passes.add(found.passes)
-            fooled = aim.is_adversarial(found.logits)
+        """All runs; each is verified before it is compared with the best one so far."""
+        nearest = isinstance(innermost(self.attack), AbstractMinimumNormAttack)
+        best = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
+        lowest = torch.finfo(best.dtype).min  # of a finite candidate, so that it is better than none
+
+        def keep(at: Tensor, part: Criterion, found: Verified) -> tuple[Flags, Flags]:
+            fooled = part.is_adversarial(found.logits)
             if nearest:
-                value = (-found.norm.double()).where(fooled, -torch.finfo(torch.float64).max)
-                done = fooled & (found.norm == 0)
+                value, done = (-found.norm.double()).where(fooled, lowest), fooled & (found.norm == 0)
             else:
-                value = aim.objective(stable_cross_entropy, found.logits).double()
-                value = value.clamp(min=-torch.finfo(torch.float64).max).where(~fooled, math.inf)
-                done = fooled
-            better = found.finite & (value > merit[left])
-            best.images[left[better]], best.finite[left[better]] = found.images[better], True
-            merit[left[better]] = value[better]
-            left = left[~done]
-        return best
+                value = part.objective(stable_cross_entropy, found.logits).double().clamp(min=lowest)
+                value, done = value.where(~fooled, math.inf), fooled
+            better = found.finite & (value > best[at])
+            best[at[better]] = value[better]
+            return better, done
+
+        seeds = [streams.seed, *(derive(streams.seed, "restart", number) for number in range(1, self.restarts))]
+        runs = [(self.attack, seed) for seed in seeds]
+        return run_on_survivors(runs, self.ball(), model, clean, criterion, streams.index, keep, advance)

@@ -1,4 +1,4 @@
-"""What attacks return: the candidates of one algorithm on one batch, and the verified outcome for all images."""
+"""What attacks return: the candidates of an algorithm on one batch, and the verified result for all images."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from casemate.types import Flags, Images, Labels, PerExample
 
 
 class Status(IntEnum):
-    """What became of one example."""
+    """How an attack on one example ended."""
 
     SUCCESS = 0
-    """Misclassified (or classified as the target) after the attack, perhaps already before it."""
+    """Misclassified (targeted: classified as the target) after the attack, possibly already before it."""
     FAILED = 1
-    """Still classified correctly (or not as the target)."""
+    """Classified correctly (targeted: not as the target)."""
     NON_FINITE = 2
-    """The model's logits or its gradient were not finite; the clean image is returned, and it does not fool."""
+    """Failed, and logits or gradients of the model were not finite; the clean image is returned."""
     ZERO_GRADIENT = 3
-    """Failed, and the gradient was exactly zero at every step: the attack never had a direction."""
+    """Failed, and the gradient was exactly zero at every step, so the attack never had a direction."""
 
 
 def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
-    """The `Status` code of each example, uint8: whether it is fooled, its numbers are finite, it had a gradient."""
+    """The `Status` code of each example, uint8 `(n,)`, from success, finite numbers and a gradient other than zero."""
     status = torch.full_like(success, Status.FAILED, dtype=torch.uint8)
     status[~has_gradient] = Status.ZERO_GRADIENT
     status[~finite] = Status.NON_FINITE
@@ -37,13 +37,18 @@ def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
 @final
 @dataclass
 class Passes:
-    """Forward and backward passes through the network, counted per example: cost without a clock."""
+    """Forward and backward passes through the network, counted per example: the cost of an attack without a clock."""
 
     forward: int = 0
     backward: int = 0
 
+    @property
+    def total(self) -> int:
+        """Forward and backward passes together."""
+        return self.forward + self.backward
+
     def add(self, other: "Passes") -> None:
-        """Add the count of another piece of work."""
+        """Add the passes of `other` in place."""
         self.forward += other.forward
         self.backward += other.backward
 
@@ -51,27 +56,28 @@ class Passes:
 @final
 @dataclass(frozen=True)
 class RunResult(Rows):
-    """What an attack's algorithm found on one batch, one entry per image; nothing of it is taken on trust."""
+    """The result of an attack's algorithm on one batch, one entry per image, before verification."""
 
     images: Images
     """Candidates for adversarial images."""
     finite: Flags
-    """The model's logits and gradients were finite; where not, the clean image will take the candidate's place."""
+    """The model's logits and gradients were finite; where not, the clean image replaces the candidate."""
     has_gradient: Flags
-    """There was a gradient other than zero at some step; True for an attack that follows none."""
+    """The gradient was not zero at some step; True for an attack without gradients."""
     passes: Passes
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AttackResult(Rows):
-    """The outcome of an attack, one entry per image; `result[mask]` is the outcome for some of them."""
+    """The verified result of an attack, one entry per image; `result[mask]` is the result for some of the images."""
 
     adversarial: Images
-    """Images inside the ball and the bounds."""
+    """Images within the ball and the bounds, `(n, channels, height, width)`."""
     prediction: Labels
-    """The class the model gives each of them, classified again after the attack."""
+    """The model's class for each of them, from the verification after the attack."""
     success: Flags
+    """Misclassified, or for a targeted attack classified as the target."""
     status: Tensor
     """`Status` codes, uint8."""
     loss: PerExample
@@ -79,16 +85,16 @@ class AttackResult(Rows):
     norm: PerExample
     """Norm of the perturbation, computed in float64."""
     passes: Passes
-    """Of all images of the call, however few are chosen afterwards."""
+    """For all images of the call, also in `result[mask]`."""
     attack: dict[str, Any]
     """The attack's name and hyper-parameters."""
 
     @property
     def distance(self) -> PerExample:
-        """Norm of the perturbation that fooled, infinite where none did: what a minimum-norm attack is run for."""
+        """Norm of the perturbation where it fooled, infinite elsewhere: the result of a minimum-norm attack."""
         return self.norm.where(self.success, math.inf)
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of all images on which the attack failed (of an untargeted attack: still classified correctly)."""
+        """Share of the images on which the attack failed (untargeted: that are still classified correctly)."""
         return 1 - self.success.double().mean().item()

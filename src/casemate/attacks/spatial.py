@@ -1,11 +1,10 @@
 """Rotations and translations, tried until one fools (Engstrom et al. 2019, arXiv 1712.02779).
 
-The natural adversary of a model trained on moved images: no pixel noise, and no gradient, since the landscape over
-three numbers is too rough for one. The defaults are the paper's for small images: up to 30 degrees and 3 pixels, a
-grid of 31 angles and 5 x 5 shifts, or (`num_samples`) the worst of that many random ones; the paper takes 10.
+It searches without gradients: according to the paper, the loss as a function of angle and shift is too non-convex for
+them. The defaults are the paper's for small images: up to 30 degrees and 3 pixels, a grid of 31 angles and 5 x 5
+shifts, or with `num_samples` the worst of that many random ones, of which the paper takes 10.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from casemate.attacks._worst_case import BestCandidates
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -23,76 +23,67 @@ from casemate.models import Classifier
 from casemate.norms import Bounds
 from casemate.progress import Advance
 from casemate.rng import Streams
-from casemate.settings import at_least, between, expect, not_negative
+from casemate.settings import at_least, between, not_negative
 from casemate.types import Images
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Spatial(AbstractAttack):
-    """Each image rotated about its centre, then shifted; what enters is black (the lower bound of the pixels).
+    """Rotations about the centre and shifts, tried until one fools; new pixels at the border are black (lower bound).
 
-    Returned is the first placement that fools, or else the one with the largest margin of error, which may be the
-    image as it is. Pixels are interpolated bilinearly. The change is small to the eye only: in every norm it is large,
-    so its ball is unbounded, and its results cannot be compared with those of an attack within a small one.
+    Returned is the first transformed image that fools, or else the one with the largest margin of error, which may be
+    the clean image. Interpolation is bilinear. The change is small to the eye but large in every norm, so the ball of
+    this attack is unbounded, and its results cannot be compared with those of an attack within a small ball.
     """
 
     stream: ClassVar[str] = "Spatial"
 
     max_rotation: Annotated[float, between(0, 180, "degrees")] = 30.0
-    """Largest angle to either side, in degrees."""
+    """Largest angle in either direction, in degrees."""
     max_shift: Annotated[float, not_negative("in pixels")] = 3.0
-    """Largest shift to every side, in pixels."""
+    """Largest shift along each axis, in pixels."""
     rotations: Annotated[int, at_least(1)] = 31
-    """Angles of the grid, evenly from one limit to the other; 1: no rotation."""
+    """Number of angles in the grid, evenly spaced; 1: no rotation."""
     shifts: Annotated[int, at_least(1)] = 5
-    """Shifts of the grid in each of the two directions; 1: no shift."""
+    """Number of shifts in the grid along each axis; 1: no shift."""
     num_samples: Annotated[int, at_least(1)] | None = None
-    """Instead of the grid, this many placements drawn uniformly within the limits, each image its own."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Number of random transformations, uniform within the limits and drawn per image, instead of the grid."""
 
     @property
     def tries(self) -> int:
-        """Placements tried on an image that none of them fools, besides the image as it is."""
+        """Most transformations tried on an image, the clean image not counted."""
         return self.rotations * self.shifts**2 if self.num_samples is None else self.num_samples
 
     def max_passes(self, classes: int) -> Passes:
-        """All placements, and a look at the image as it is."""
+        """A forward pass for the clean image, and one for each transformation."""
         del classes
         return Passes(forward=1 + self.tries)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """The images as they are, then one placement after the other, on those not yet fooled."""
-        found, passes = clean.clone(), Passes()
-        wrong = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
-        finite = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
-        left = torch.arange(len(clean), device=clean.device)
+        """The clean images, then one transformation after the other, on the examples not yet fooled."""
+        best, passes = BestCandidates(clean, criterion), Passes()
         for number in range(self.tries + 1):
+            left = best.left
             if not len(left):
                 break
             images = clean[left]
             if number > 0:
-                angle, shift = self._placement(number - 1, streams[left])
-                images = placed(images, angle, shift, model.bounds)
+                angle, shift = self._transformation(number - 1, streams[left])
+                images = transformed(images, angle, shift, model.bounds)
             with torch.no_grad():
                 logits = model(images)
             passes.forward += len(left)
-            aim = criterion[left]
-            fooled, sound = aim.is_adversarial(logits), is_valid(logits)
-            value = aim.objective(margin, logits).double().where(sound, -math.inf)
-            better = fooled | (value > wrong[left])
-            found[left[better]], wrong[left[better]] = images[better], value[better]
-            finite[left] = (finite[left] & sound) | fooled
-            left = left[~fooled]
+            part, finite = criterion[left], is_valid(logits)
+            loss = part.objective(margin, logits).where(finite, -torch.inf)
+            best.update(left, images, loss, part.is_adversarial(logits), finite)
             advance(len(clean) / (self.tries + 1), "")
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
-    def _placement(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
-        """Angles in degrees and shifts in pixels, the same for all images on the grid, else drawn for each."""
+    def _transformation(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
+        """Angles in degrees and shifts in pixels: those of the grid, equal for all images, or drawn for each image."""
         if self.num_samples is not None:
             limits = torch.tensor([self.max_rotation, self.max_shift, self.max_shift], device=streams.index.device)
             chosen = limits * (2 * streams.uniform((3,), "placement", number) - 1)
@@ -109,17 +100,17 @@ class Spatial(AbstractAttack):
 
 
 def _even(number: int, count: int, limit: float) -> float:
-    """One of `count` numbers, evenly from -limit to limit; zero if there is only one."""
+    """The entry `number` of `count` evenly spaced numbers from -limit to limit; zero if there is only one."""
     return limit * (2 * number / (count - 1) - 1) if count > 1 else 0.0
 
 
-def placed(images: Images, angle: Float[Tensor, " n"], shift: Float[Tensor, "n 2"], bounds: Bounds) -> Images:
-    """Images rotated counter-clockwise by degrees, then shifted right and down by pixels; the lower bound enters."""
+def transformed(images: Images, angle: Float[Tensor, " n"], shift: Float[Tensor, "n 2"], bounds: Bounds) -> Images:
+    """Images rotated counter-clockwise, in degrees, then shifted right and down, in pixels; new pixels are black."""
     height, width = images.shape[2:]
-    # `affine` shifts first: by what the rotation then turns into the shift that is wanted
+    # `affine` shifts before it rotates: by the inverse rotation of the shift that is wanted
     turn, (right, down) = torch.deg2rad(angle.double()), shift.double().unbind(1)
     cosine, sine = turn.cos(), turn.sin()
     before = torch.stack([(right * cosine - down * sine) / width, (right * sine + down * cosine) / height], 1)
     low, high = bounds
-    moved = affine(images - low, angle.double(), before, torch.ones_like(turn)) + low  # what enters is zero there
+    moved = affine(images - low, angle.double(), before, torch.ones_like(turn)) + low  # `affine` fills with zeros
     return moved.clamp(low, high)

@@ -1,15 +1,16 @@
-"""Square: random search with squares, no gradients (Andriushchenko et al. 2020, arXiv 1912.00049).
+"""Square: random search with square windows, without gradients (Andriushchenko et al. 2020, arXiv 1912.00049).
 
-Each query changes one square window of the best image so far and is kept if it is more wrong. For Linf the window goes
-to a corner of the ball (algorithm 2 of the paper), for L2 two bumps of opposite sign are added to it, and it takes the
-size that another window gives up (algorithm 3); L1 is the variant of Croce and Hein 2021 (arXiv 2103.01208).
-Windows shrink on a schedule. Parameters are those of the original code (github.com/fra31/auto-attack), with these
-differences: every example draws its own windows, signs and turns (there one window serves the whole batch), so that the
-batch split does not matter; windows also reach the last row and column; images need not be square.
+Each query changes one square window of the best image so far, and the change is kept if it increases the loss. For Linf
+the window is set to clean image plus or minus eps (algorithm 2 of the paper). For L2 two bumps of opposite sign are
+added to the window, and it gets the norm that another window gives up (algorithm 3); L1 is the variant of Croce and
+Hein 2021 (arXiv 2103.01208). Windows shrink on a schedule. Parameters are those of the original code
+(github.com/fra31/auto-attack), with these differences: windows, signs and orientations are drawn for every example
+(there for the whole batch), so that results do not depend on the batch size; windows also reach the last row and
+column; images need not be square.
 
-Images lie as pixels `(n, height * width, channels)` where windows are changed: a window is then an index along the
-second axis, and the view back is channels-last. For Linf a query that leaves the best image as it is takes no pass: its
-answer is known.
+Where windows are changed, images have the shape `(n, height * width, channels)`: a window is then an index along the
+second axis, and the view back is channels-last. For Linf a query that does not change the best image takes no pass,
+since its logits are known.
 """
 
 import math
@@ -23,6 +24,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -33,29 +35,28 @@ from casemate.norms import AnyNorm, Ball, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import at_least, between, expect
+from casemate.settings import at_least, between
 from casemate.types import Flags, Images, Logits, PerExample
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Steps of 10,000 after each of which the share of changed pixels is halved."""
+"""Steps, out of `_SCHEDULED`, after each of which the share of changed pixels is halved."""
 
 _SCHEDULED = 10_000
 
 _BLOCK = 64
-"""Steps whose random numbers are drawn together: a draw costs much the same for one step as for many."""
-
+"""Steps whose random numbers are drawn together: a draw takes about the same time for one step as for many."""
 
 _Flat = Float[Tensor, "n pixels channels"]
-Places = Int64[Tensor, "n window channels"]
+Indices = Int64[Tensor, "n window channels"]
 
 _TINY = 1e-12
 
 
 class AbstractSquareProposal(Rows, ABC):
-    """The images still searched, one row of every tensor each: the best so far, or a change of it under trial."""
+    """The best candidates so far of the images still attacked, and changes of them; one row of each tensor each."""
 
     tried: _Flat
-    """Once settled, the best."""
+    """The candidates of the current query; after `settle` the best ones."""
 
     def __init__(self, clean: Images, ball: Ball, bounds: Bounds) -> None:
         self.ball, self.bounds = ball, bounds
@@ -64,44 +65,44 @@ class AbstractSquareProposal(Rows, ABC):
         self.clean = self.rows(clean)
 
     def rows(self, images: Images) -> _Flat:
-        """Images as rows."""
+        """Images in the shape `(n, height * width, channels)`."""
         return images.permute(0, 2, 3, 1).reshape(len(images), -1, self.channels)
 
     def view(self, rows: _Flat) -> Images:
-        """_Flat as images."""
+        """The inverse of `rows`."""
         return rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
     def images(self, chosen: Tensor | slice) -> Images:
-        """Some of the images tried."""
+        """The candidates `chosen`, as images."""
         return self.view(self.tried[chosen])
 
     @abstractmethod
     def start(self, streams: Streams, restart: int) -> None:
-        """Go to where the search begins."""
+        """Set `tried` to the random start of a run."""
 
     @abstractmethod
     def plan(self, draws: Tensor, sides: list[int]) -> None:
-        """Take the random numbers of the next steps, and the sides of their windows.
+        """Compute the windows of the next steps from their random numbers and sides.
 
         Args:
-            draws: `(n, steps, 5 + channels)` in [0, 1): the windows' places, the bump's turn, the signs.
+            draws: `(n, steps, 5 + channels)` in [0, 1): positions of two windows, orientation of the bump, signs.
         """
 
     @abstractmethod
     def step(self, number: int) -> Tensor | slice:
-        """Change one window of each of the best images. Returns those that are not as before."""
+        """Change one window in each of the best images. Returns the positions of the images that really changed."""
 
     @abstractmethod
     def settle(self, better: Flags) -> None:
-        """Keep what was tried where it is better, and undo it elsewhere."""
+        """Keep the change where the candidate is `better`, and undo it elsewhere."""
 
 
 @final
 class LinfSquare(AbstractSquareProposal):
-    """Linf: windows at a corner of the ball, written into the best images and taken back where they do not help."""
+    """Linf: set a window to clean image plus or minus eps, in place; restore it where the loss does not increase."""
 
     def start(self, streams: Streams, restart: int) -> None:
-        """Vertical stripes at plus or minus eps."""
+        """Vertical stripes at plus or minus eps, clipped to the bounds."""
         low, high = self.clean - self.ball.eps, self.clean + self.ball.eps
         draws = streams.uniform((1, self.width, self.channels), "stripes", restart)
         upper = (draws < 0.5).expand(-1, self.height, -1, -1).reshape(low.shape)
@@ -109,7 +110,7 @@ class LinfSquare(AbstractSquareProposal):
         self.tried = high.where(upper, low).clamp_(*self.bounds)
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
-        """Look up where the windows begin, and at which corner."""
+        """First pixels and signs of the windows."""
         self.sides = sides
         self.first = _first(draws[..., 0:2], self.height, self.width, sides) * self.channels
         self.upper = (draws[..., 5:] < 0.5) * self.clean[0].numel()
@@ -127,21 +128,21 @@ class LinfSquare(AbstractSquareProposal):
         return (self.corner - self.before).abs_().amax(1).nonzero().squeeze(1)
 
     def settle(self, better: Flags) -> None:
-        """Write it once more, as it was where it did not help."""
+        """Write the window again: the new values where they are better, the old ones elsewhere."""
         self.tried.flatten(1).scatter_(1, self.window, self.corner.where(better.unsqueeze(1), self.before))
 
 
 @final
 class L2Square(AbstractSquareProposal):
-    """L2 and L1: two bumps of opposite sign on a window, in the size that it had and another window gives up."""
+    """L2 and L1: add two bumps of opposite sign to a window, whose norm grows by that of another, which is cleared."""
 
     def start(self, streams: Streams, restart: int) -> None:
-        """A grid of bumps, a fifth of the image each."""
+        """A grid of bumps whose side is a fifth of the image's."""
         height, width, channels = self.height, self.width, self.channels
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
         draws = streams.uniform((down, across, 1 + channels), "grid", restart)
-        bumps = self._turned(side, draws[..., 0])  # (n, down, across, side, side)
+        bumps = self._bumps(side, draws[..., 0])  # (n, down, across, side, side)
         grid = bumps.permute(0, 1, 3, 2, 4).unsqueeze(-1) * _sign(draws[:, :, None, :, None, 1:], self.clean)
         top, left = (height - down * side) // 2, (width - across * side) // 2
         delta = torch.zeros_like(self.clean).view(-1, height, width, channels)
@@ -151,14 +152,14 @@ class L2Square(AbstractSquareProposal):
         self.tried = self.best = self._inside(delta.view_as(self.clean))
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
-        """Look up where the windows begin, and the bumps' turns and signs."""
+        """First pixels of both windows, orientations and signs of the bumps."""
         self.sides = sides
         self.first = _first(draws[..., 0:2], self.height, self.width, sides)
         self.other = _first(draws[..., 2:4], self.height, self.width, sides)
         self.turn, self.sign = draws[..., 4], _sign(draws[..., 5:], self.clean)
 
     def step(self, number: int) -> Tensor | slice:
-        """Change the window, and all that the ball and the bounds ask for."""
+        """Change both windows, then project onto ball and bounds."""
         side, order, eps = self.sides[number], 2 if self.ball.norm == "l2" else 1, self.ball.eps
         window, other = self._places(self.first[:, number], side), self._places(self.other[:, number], side)
         delta = self.best - self.clean
@@ -168,30 +169,30 @@ class L2Square(AbstractSquareProposal):
         freed = old.abs().pow(order).sum(1, keepdim=True)
         freed += delta.gather(1, other).abs().pow(order).sum(1, keepdim=True)
         delta.scatter_(1, other, 0)
-        bump = self._turned(side, self.turn[:, number]).view(-1, side * side, 1)
+        bump = self._bumps(side, self.turn[:, number]).view(-1, side * side, 1)
         new = bump * self.sign[:, number].unsqueeze(1) + old / (_length(old, order) + _TINY)
         new *= (unspent / self.channels + freed).pow(1 / order) / (_length(new, order) + _TINY)
         if order == 1:
-            new *= self.channels  # more than the ball holds, which the projection then shares out
+            new *= self.channels  # longer than the ball allows; the projection then shortens all windows
         self.tried = self._inside(delta.scatter_(1, window, new))
         return slice(None)
 
     def settle(self, better: Flags) -> None:
-        """Keep the images that are better."""
+        """Keep the candidates that are better."""
         self.best = self.tried.where(better.view(-1, 1, 1), self.best)
         self.tried = self.best
 
-    def _places(self, first: Tensor, side: int) -> Places:
-        """The places of a window's pixels, `(n, side * side, channels)`."""
+    def _places(self, first: Tensor, side: int) -> Indices:
+        """Indices of a window's pixels, `(n, side * side, channels)`, from the index of its first pixel."""
         places = first.view(-1, 1, 1) + _window(side, self.width, 1, self.device)
         return places.expand(-1, -1, self.channels)
 
-    def _turned(self, side: int, draws: Tensor) -> Tensor:
-        """Bumps, some of them turned, `(..., side, side)`."""
+    def _bumps(self, side: int, draws: Tensor) -> Tensor:
+        """A bump for each of `draws`, transposed where it is below 0.5, `(..., side, side)`."""
         return _bumps(side, self.ball.norm, self.clean.dtype, self.device)[(draws < 0.5).long()]
 
     def _inside(self, delta: _Flat) -> _Flat:
-        """Images at `delta` from the clean ones: at the full length and clipped for L2; for L1 projected exactly."""
+        """Clean images plus `delta`: scaled to the norm eps and clipped for L2, projected exactly for L1."""
         if self.ball.norm == "l2":
             length = delta.flatten(1).norm(dim=1).view(-1, 1, 1) + _TINY
             return (self.clean + delta * (self.ball.eps / length)).clamp_(*self.bounds)
@@ -200,7 +201,7 @@ class L2Square(AbstractSquareProposal):
 
 
 def _first(draws: Tensor, height: int, width: int, sides: list[int]) -> Int64[Tensor, "n steps"]:
-    """The places of windows' first pixels, from two numbers in [0, 1) each, `(n, steps, 2)`."""
+    """Indices of the windows' first pixels, from two random numbers in [0, 1) each, `(n, steps, 2)`."""
     side = torch.tensor(sides, device=draws.device)
     top, left = (draws[..., 0] * (height - side + 1)).long(), (draws[..., 1] * (width - side + 1)).long()
     return top * width + left
@@ -208,14 +209,14 @@ def _first(draws: Tensor, height: int, width: int, sides: list[int]) -> Int64[Te
 
 @cache
 def _window(side: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """The places of a window's entries, the first being at 0, `(side * side, channels)`."""
+    """Indices of a window's entries relative to its first, `(side * side, channels)`."""
     steps = torch.arange(side, device=device)
     pixels = (steps.unsqueeze(1) * width + steps).view(-1, 1)
     return pixels * channels + torch.arange(channels, device=device)
 
 
 def _sign(draws: Tensor, like: Tensor) -> Tensor:
-    """Plus or minus one from numbers in [0, 1)."""
+    """Plus or minus one from random numbers in [0, 1)."""
     return torch.where(draws < 0.5, 1.0, -1.0).to(like.dtype)
 
 
@@ -226,9 +227,9 @@ def _length(window: Tensor, order: int) -> Tensor:
 
 @cache
 def _bumps(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The paper's window for L2 and L1, and the same turned: `(2, side, side)`, each of length 1 in the norm.
+    """The paper's window for L2 and L1, and its transpose: `(2, side, side)`, each of norm 1.
 
-    One half is positive and one negative; the size of each falls with the distance from its middle.
+    One half is positive and one negative; absolute values fall with the distance from the middle of each half.
     """
     order = 2 if norm == "l2" else 1
     upper = _eta(side // 2, side, order)
@@ -238,9 +239,9 @@ def _bumps(side: int, norm: Norm, dtype: torch.dtype, device: torch.device) -> T
 
 
 def _eta(height: int, width: int, order: int) -> Tensor:
-    """The paper's eta: nested squares added up, the k-th of them 1 / k^2 (L1: 1 / k^4) high, `(height, width)`."""
+    """The paper's eta, `(height, width)`, of norm 1: a sum of nested squares, the k-th worth 1 / k^2 (L1: 1 / k^4)."""
     steps = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** (-2 if order == 2 else -4)
-    heights = steps.flip(0).cumsum(0).flip(0)  # at a distance from the middle, the squares that reach it add up
+    heights = steps.flip(0).cumsum(0).flip(0)  # at each distance from the middle, the sum of the squares that reach it
     down = (torch.arange(height) - height // 2).abs()
     across = (torch.arange(width) - width // 2).abs()
     eta = heights[torch.maximum(down.unsqueeze(1), across)]
@@ -259,20 +260,17 @@ class Square(AbstractAttack):
     norm: AnyNorm = "linf"
     """Linf, L2 or L1."""
     n_queries: Annotated[int, at_least(1)] = 5000
-    """Images tried per image and restart, the start included (AutoAttack: 5000 besides the start). Each takes a forward
-    pass, unless it is the best one over again (Linf)."""
+    """Queries per image and restart, the start included (AutoAttack: 5000 in addition to the start). Each takes a
+    forward pass, unless it does not change the best image (Linf)."""
     p_init: Annotated[float, between(0, 1, "a share of the pixels", without_low=True)] = 0.8
     """Share of the pixels that the first windows change."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from fresh starts, for the examples not yet fooled."""
+    """Runs from different random starts, for the images not yet fooled."""
     rescale_schedule: bool = False
-    """Stretch the schedule, made for 10,000 queries, to the number of queries (AutoAttack does not)."""
-
-    def __post_init__(self) -> None:
-        expect(self)
+    """Rescale the schedule, made for 10,000 queries, to the number of queries (AutoAttack does not)."""
 
     def side(self, step: int, height: int, width: int) -> int:
-        """Side of the window at a step (from 0), in pixels; for L2 and L1 odd and at least 3 where the image allows."""
+        """Side of the window at a step (from 0), in pixels; for L2 and L1 odd and at least 3 if the image allows it."""
         if self.rescale_schedule:
             step = int(step / self.n_queries * _SCHEDULED)
         share = self.p_init / 2 ** bisect_left(_HALVINGS, step)
@@ -281,7 +279,7 @@ class Square(AbstractAttack):
         return min(side, height, width)
 
     def max_passes(self, classes: int) -> Passes:
-        """All queries of all restarts, and a look at the clean image."""
+        """A forward pass for the clean image, and one for each query of each restart."""
         del classes
         return Passes(forward=1 + self.restarts * self.n_queries)
 
@@ -289,36 +287,31 @@ class Square(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Search from every start; of those that are never fooled, the image with the highest loss is kept.
+        """Search from every start, on the examples not fooled yet; keep the image with the highest loss.
 
-        A query on which the logits are not finite is lost.
+        A query whose logits are not finite is not kept.
         """
         logits = model(clean)
         passes = Passes(forward=len(clean))
-        finite = is_valid(logits)
-        found = clean.clone()
-        highest = torch.full_like(logits[:, 0], -torch.inf)
-        left = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
+        best = BestCandidates(clean, criterion, logits)
+        # not `Restarts`: the runs share the pass over the clean images, and the draws are keyed by restart
         for restart in range(self.restarts if self.ball().eps else 0):
-            if not len(left):
+            at = best.left
+            if not len(at):
                 break
-            share = len(left) / self.restarts
+            share = len(at) / self.restarts
             run = self._search(
                 model,
-                clean[left],
-                criterion[left],
-                streams[left],
+                clean[at],
+                criterion[at],
+                streams[at],
                 restart,
                 lambda part, note="", share=share: advance(part * share, note),
                 logits.dtype,
             )
-            passes.forward += run.forward
-            better = run.fooled | (run.highest > highest[left])
-            found[left[better]] = run.images[better]
-            highest[left[better]] = run.highest[better]
-            finite[left] = run.fooled | (finite[left] & run.finite)
-            left = left[~run.fooled]
-        return RunResult(found, finite, torch.ones_like(finite), passes)
+            passes.add(run.passes)
+            best.update(at, run.images, run.loss, run.fooled, run.finite)
+        return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
     def _search(
         self,
@@ -329,95 +322,77 @@ class Square(AbstractAttack):
         restart: int,
         advance: Advance,
         dtype: torch.dtype,
-    ) -> "_Run":
-        """One run from one start, for images that are not fooled; `advance` is told shares of the whole run.
+    ) -> RunState:
+        """One run from one start, for images that are not fooled.
 
-        `dtype` is that of the model's logits.
+        Args:
+            advance: called with the share of the run that is done.
+            dtype: of the model's logits.
         """
         loss = stable_cross_entropy if criterion.targeted else margin  # as in the paper
         channels, height, width = clean.shape[1:]
-        moves = (LinfSquare if self.norm == "linf" else L2Square)(clean, self.ball(), model.bounds)
-        moves.start(streams, restart)
-        run = _Run(
-            images=clean.clone(),
-            highest=torch.empty(len(clean), dtype=dtype, device=clean.device),
-            fooled=torch.zeros(len(clean), dtype=torch.bool, device=clean.device),
-            finite=torch.empty(len(clean), dtype=torch.bool, device=clean.device),
-        )
-        on = _Standing(
+        proposal = (LinfSquare if self.norm == "linf" else L2Square)(clean, self.ball(), model.bounds)
+        proposal.start(streams, restart)
+        run = RunState(clean)
+        best = _Best(
             place=torch.arange(len(clean), device=clean.device),
             logits=clean.new_full((len(clean), len(model.classes)), torch.nan, dtype=dtype),
-            highest=torch.full_like(run.highest, -torch.inf),
+            highest=torch.full((len(clean),), -math.inf, dtype=dtype, device=clean.device),
             finite=torch.ones_like(run.finite),
         )
+
+        def note(chosen: Flags | slice) -> None:
+            place = best.place[chosen]
+            run.images[place], run.finite[place] = proposal.images(chosen), best.finite[chosen]
+            run.loss[place] = best.highest[chosen].double()
+
         for query in range(self.n_queries):
-            asked = moves.step((query - 1) % _BLOCK) if query else slice(None)  # the first is the start's
+            changed = proposal.step((query - 1) % _BLOCK) if query else slice(None)  # the first query is the start
             if query % _BLOCK == 0:
                 draws = streams.uniform((_BLOCK, 5 + channels), "square", restart, query // _BLOCK)
-                moves.plan(draws, [self.side(query + i, height, width) for i in range(_BLOCK)])
+                proposal.plan(draws, [self.side(query + i, height, width) for i in range(_BLOCK)])
                 advance(_BLOCK / self.n_queries, "")
-            if isinstance(asked, Tensor) and not len(asked):
+            if isinstance(changed, Tensor) and not len(changed):
                 continue
-            answer = model(moves.images(asked))
-            run.forward += len(answer)
-            logits = on.logits.clone()  # an image that did not change has those of the best
-            logits[asked] = answer
+            new = model(proposal.images(changed))
+            run.passes.forward += len(new)
+            logits = best.logits.clone()  # an image that did not change has the logits of the best one
+            logits[changed] = new
             fooled = criterion.is_adversarial(logits)
             valid = is_valid(logits)
             value = criterion.objective(loss, logits).masked_fill(~valid, -torch.inf)
-            better = fooled | (value > on.highest)
+            better = fooled | (value > best.highest)
             if query:
-                moves.settle(better)
-            on.settle(better, logits, value, valid)
+                proposal.settle(better)
+            best.settle(better, logits, value, valid)
             if fooled.any():
-                run.fooled[on.place] = fooled
-                run.note(on, moves, fooled)
+                run.fooled[best.place] = fooled
+                note(fooled)
                 going = ~fooled
-                on, moves = on[going], moves[going]
+                best, proposal = best[going], proposal[going]
                 criterion, streams = criterion[going], streams[going]
-            if not len(on.place):
+            if not len(best.place):
                 break
-        run.note(on, moves, slice(None))
+        note(slice(None))
         return run
 
 
 @final
 @dataclass
-class _Standing(Rows):
-    """What is known of the images still searched, one row of every tensor each."""
+class _Best(Rows):
+    """The best candidates so far of the images still attacked, one row of each tensor each."""
 
     place: Int64[Tensor, " n"]
     """Positions in the batch."""
     logits: Logits
-    """Of the best image so far; not a number where it has no loss."""
+    """Of the best candidate so far; NaN before the first query."""
     highest: PerExample
-    """Its loss."""
+    """The loss of the best candidate."""
     finite: Flags
-    """The logits of every query were."""
+    """The logits of all queries were finite."""
 
     def settle(self, better: Flags, logits: Logits, value: PerExample, valid: Flags) -> None:
-        """Note what the images tried gave, where that is better."""
+        """Enter logits and loss of the candidates tried, where they are `better`."""
         self.logits = logits.where(better.unsqueeze(1), self.logits)
         self.highest = value.where(better, self.highest)
         self.finite = self.finite & valid
-
-
-@final
-@dataclass
-class _Run:
-    """Where a search ended, per example."""
-
-    images: Images
-    """The first that fooled, or the most wrong one."""
-    highest: PerExample
-    """The loss there."""
-    fooled: Flags
-    finite: Flags
-    """The logits of every query were."""
-    forward: int = 0
-
-    def note(self, on: _Standing, moves: AbstractSquareProposal, chosen: Flags | slice) -> None:
-        """Note the state of some of the images still searched."""
-        place = on.place[chosen]
-        self.images[place] = moves.images(chosen)
-        self.highest[place], self.finite[place] = on.highest[chosen], on.finite[chosen]

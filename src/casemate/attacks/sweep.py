@@ -1,10 +1,12 @@
-"""Sweeps over eps and over iterations, one call each, that share work between their points.
+"""Sweeps over eps and over the number of iterations: one call for all values, which share work.
 
-One clean gradient serves the first step at every eps; where the step does not depend on the number of iterations, one
-run of the most gives every smaller number; and where only `worst` is asked for, an example that is fooled leaves.
+The gradient at the clean images is the first step's at every eps. Where the step size does not depend on the number of
+iterations, one run with the largest number gives all smaller ones. Where only `worst` is computed, fooled examples
+leave.
 
-Two things are kept apart at every point: `worst` (fooled at any iterate, at this or a smaller value, or misclassified
-from the start: monotone by construction) and `last` (the raw last iterate of a complete run on all examples).
+Two accuracies are kept apart at every value: `worst` (an example counts as fooled if it is at any iterate, at this or a
+smaller value, or misclassified from the start; so it never rises) and `last` (the last iterate of a complete run on all
+examples).
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from casemate.attacks.base import (
     prepare_images,
     run_in_turn,
     stream_key,
-    verify,
+    verify_candidates,
     with_eps,
 )
 from casemate.attacks.criterion import Criterion
@@ -54,9 +56,9 @@ class Last:
     """The last iterates of complete runs: per example (rows) and value (columns)."""
 
     right: Tensor
-    """Bool: not fooling."""
+    """Bool: does not fool."""
     prediction: Tensor
-    """Int64: the class it is taken for."""
+    """Int64: the predicted class."""
     loss: Tensor
     """Float: cross-entropy under the true label."""
     norm: Tensor
@@ -68,21 +70,21 @@ class Last:
 @final
 @dataclass(frozen=True)
 class Sweep:
-    """Per example (rows) and value (columns, ascending)."""
+    """The result of a sweep, per example (rows) and value (columns, ascending)."""
 
     values: tuple[float, ...]
     worst: Tensor
-    """Bool `(n, values)`: withstood everything up to this value."""
+    """Bool `(n, values)`: classified correctly at every iterate, at this and all smaller values."""
     last: Last | None
-    """None if only `worst` was asked for."""
+    """None if only `worst` was computed."""
     passes: Passes
     no_gradient: Tensor
-    """Bool `(n,)`: withstood everything, and no run on it ever had a gradient other than zero."""
+    """Bool `(n,)`: never fooled, and the gradient was zero at every step of every run."""
     not_finite: Tensor
-    """Bool `(n,)`: withstood everything, and some run on it met logits or gradients that are not finite."""
+    """Bool `(n,)`: never fooled, and logits or gradients of some run were not finite."""
 
     def warn(self, name: str) -> None:
-        """Warn of images that count as withstanding an attack that did not take place on them."""
+        """Warn of images that count as robust although the attack `name` had no gradient or finite numbers on them."""
         warn_of_outcome(
             name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
         )
@@ -96,40 +98,47 @@ def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
 
 @final
 class _Collector:
-    """Fills the columns of a sweep, keeping `worst` cumulative."""
+    """Collects the columns of a sweep one by one; `robust_mask` marks the examples not fooled at any value so far."""
 
-    def __init__(self, labels: Labels, criterion: Criterion, standing: Flags) -> None:
+    def __init__(self, labels: Labels, criterion: Criterion, correct: Flags) -> None:
         self._labels = labels
         self._criterion = criterion
-        self.standing = standing
-        self._attacked = torch.zeros_like(standing)
-        self._has_gradient, self._finite = torch.zeros_like(standing), torch.ones_like(standing)
+        self.robust_mask = correct
+        self._attacked = torch.zeros_like(correct)
+        self._has_gradient, self._finite = torch.zeros_like(correct), torch.ones_like(correct)
         self._worst: list[Flags] = []
         self._last: list[tuple[Tensor, ...]] = []
 
-    def ran(self, at: Tensor, has_gradient: Flags, finite: Flags) -> None:
-        """Note of a run on the examples `at` whether they had a gradient, and whether all was finite."""
+    def add_run(self, at: Tensor, has_gradient: Flags, finite: Flags) -> None:
+        """Enter whether the examples `at` had a gradient in a run, and finite numbers."""
         self._attacked[at] = True
         self._has_gradient[at] |= has_gradient
         self._finite[at] &= finite
 
-    def fooled(self, fooled: Flags) -> None:
-        """Enter a value of which only the fooled examples are known."""
-        self.standing = self.standing & ~fooled
-        self._worst.append(self.standing)
+    def add_worst(self, fooled: Flags) -> None:
+        """Add the column of a value for which only the fooled examples are known."""
+        self.robust_mask = self.robust_mask & ~fooled
+        self._worst.append(self.robust_mask)
 
-    def complete(self, fooled: Flags, logits: Logits, norm: PerExample, has_gradient: Flags, finite: Flags) -> None:
-        """Enter a value with its last iterates; the flags tell of the iterates before."""
-        met = self._criterion.is_adversarial(logits)
-        self.fooled(fooled | met)
-        status = status_of(met, finite & is_valid(logits), has_gradient)
+    def add_last(self, fooled: Flags, logits: Logits, norm: PerExample, has_gradient: Flags, finite: Flags) -> None:
+        """Add the column of a value with its last iterates.
+
+        Args:
+            fooled: at an iterate before the last.
+            logits: at the last iterate.
+            norm: of the perturbation there.
+            has_gradient: as in `AscentResult`; so is `finite`.
+        """
+        success = self._criterion.is_adversarial(logits)
+        self.add_worst(fooled | success)
+        status = status_of(success, finite & is_valid(logits), has_gradient)
         loss = stable_cross_entropy(logits, self._labels)
-        self._last.append((~met, logits.argmax(1), loss, norm, status))
+        self._last.append((~success, logits.argmax(1), loss, norm, status))
 
     def sweep(self, values: tuple[float, ...], passes: Passes) -> Sweep:
         """The finished sweep, on the CPU."""
         columns = [torch.stack(column, 1).cpu() for column in zip(*self._last, strict=True)]
-        withstood = self._attacked & self.standing
+        withstood = self._attacked & self.robust_mask
         return Sweep(
             values,
             torch.stack(self._worst, 1).cpu(),
@@ -150,16 +159,18 @@ def _prepare(
 
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
-    """Logits and gradient at the clean images, which serve every value, and what they cost."""
+    """Logits and gradient at the clean images, which all values share, and the passes made for them."""
     cost = loop.eot_samples * len(clean)
     return input_gradient(model, clean, criterion, loop.loss, loop.eot_samples), Passes(cost, cost)
 
 
-def _one_answer(
+def _logits_of_one_pass(
     loop: Loop, prepared: Frozen, models: Sequence[Classifier], images: Images, logits: Logits, passes: Passes
 ) -> Logits:
-    """What the model says of images, once: `logits` of the first of `models`, if they are neither the mean of several
-    draws nor those of a copy that others of `models` come after.
+    """The model's logits of a single pass.
+
+    These are `logits`, which the loop computed with the first of `models`, unless they are means of several passes or
+    of a copy in lower precision; then those of a new pass, which is added to `passes`.
     """
     if loop.eot_samples == 1 and len(models) == 1:
         return logits
@@ -179,16 +190,16 @@ def _until_fooled(
     start: Images | None,
     first: tuple[Logits, Images],
 ) -> tuple[Flags, Verified]:
-    """Who is fooled by one run on each of `models` in turn, on the way or at its end, and the run.
+    """Run on each of `models` in turn. Returns which examples were fooled at any iterate, and the verified candidates.
 
-    `first`: logits and gradient at the clean images, of the first model.
+    `first`: logits and gradient of the first model at the clean images.
     """
 
     def run(model: Classifier, at: Tensor | slice) -> Verified:
         known = first if model is models[0] else None
         begin = None if start is None else start[at]
         ascent = gradient_ascent_restarts(model, clean[at], criterion[at], loop, streams[at], start=begin, first=known)
-        found = verify(prepared.classify, ascent.images, clean[at], loop.ball, model.bounds)
+        found = verify_candidates(prepared.classify, ascent.images, clean[at], loop.ball, model.bounds)
         found.passes.add(ascent.passes)
         return replace(
             found, finite=found.finite & ascent.finite, has_gradient=ascent.has_gradient, claimed=ascent.fooled
@@ -211,12 +222,22 @@ def sweep_eps(
     first_index: int = 0,
     advance: Advance = no_progress,
 ) -> Sweep:
-    """Run `attack` (untargeted, on one batch) at every eps of `values`, ascending; 0 means the clean images.
+    """Run `attack`, untargeted, on one batch at every eps of `values`.
 
-    With `only_worst`, fooled examples leave at once and are not attacked at larger eps; otherwise every eps gets a
-    complete run on all, and `worst` comes with it for nothing. Only the former follows gradients in low precision, if
-    there is such a copy (see `casemate.models.accel.precision`). With `warm_start` every run starts where the one at
-    the eps before ended: fewer steps then do, but an eps no longer gets what it would get alone.
+    Args:
+        values: of eps, ascending; 0 means the clean images.
+        only_worst: attack an example only until it is fooled, also over larger eps; compute `Sweep.worst` only.
+            Otherwise every eps gets a complete run on all examples, which gives both. Gradients are in low precision
+            only with `only_worst`, and only if there is such a copy (see `casemate.models.accel.precision`).
+        warm_start: start each run where the run at the eps before ended. Fewer steps then suffice, but the result at an
+            eps depends on the smaller ones.
+        seed: of all random draws, which are keyed by example.
+        first_index: number of the first image in the data set; the keys of the draws count from it.
+        advance: progress, in images.
+
+    Raises:
+        SettingError: no values, or values that do not ascend.
+        ShapeError: images or labels that the model does not take.
     """
     values = _ascending(values)
     known = model_of(given)
@@ -231,17 +252,17 @@ def sweep_eps(
         model = models[0]
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         (first_logits, first_gradient), passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), prepared, models, clean, first_logits, passes)
-        collector = _Collector(labels, criterion, ~criterion.is_adversarial(answer))
-        nobody = torch.zeros_like(collector.standing)
+        logits = _logits_of_one_pass(attack.loop(), prepared, models, clean, first_logits, passes)
+        collector = _Collector(labels, criterion, ~criterion.is_adversarial(logits))
+        none = torch.zeros_like(collector.robust_mask)
         ended: Images | None = None
         for value in values:
-            chosen = (collector.standing if only_worst else ~nobody).nonzero().squeeze(1)
+            chosen = (collector.robust_mask if only_worst else ~none).nonzero().squeeze(1)
             if value == 0 and not only_worst:
-                still = torch.zeros(len(clean), device=clean.device)
-                collector.complete(nobody, answer, still, first_gradient.flatten(1).ne(0).any(1), ~nobody)
+                norms = torch.zeros(len(clean), device=clean.device)
+                collector.add_last(none, logits, norms, first_gradient.flatten(1).ne(0).any(1), ~none)
             elif value == 0 or len(chosen) == 0:
-                collector.fooled(nobody)
+                collector.add_worst(none)
             else:
                 loop = replace(with_eps(attack, value).loop(), keep="first_success" if only_worst else "last")
                 rest = criterion[chosen]
@@ -250,16 +271,15 @@ def sweep_eps(
                 where = (clean[chosen], rest, loop, streams[chosen])
                 if only_worst:
                     fooled, run = _until_fooled(prepared, models, *where, start=start, first=first)
-                    collector.ran(chosen, run.has_gradient, run.finite)
-                    collector.fooled(nobody.index_fill(0, chosen[fooled], True))
+                    collector.add_run(chosen, run.has_gradient, run.finite)
+                    collector.add_worst(none.index_fill(0, chosen[fooled], True))
                 else:
                     run = gradient_ascent_restarts(model, *where, start=start, first=first)
-                    found = verify(prepared.classify, run.images, clean[chosen], loop.ball, model.bounds)
+                    found = verify_candidates(prepared.classify, run.images, clean[chosen], loop.ball, model.bounds)
                     run.passes.add(found.passes)
-                    collector.ran(chosen, run.has_gradient, run.finite & found.finite)
-                    collector.complete(
-                        run.fooled, found.logits, found.norm, run.has_gradient, run.finite & found.finite
-                    )
+                    finite = run.finite & found.finite
+                    collector.add_run(chosen, run.has_gradient, finite)
+                    collector.add_last(run.fooled, found.logits, found.norm, run.has_gradient, finite)
                 passes.add(run.passes)
                 if warm_start:
                     ended = (clean if ended is None else ended).index_put((chosen,), run.images)
@@ -281,16 +301,22 @@ def sweep_steps(
     first_index: int = 0,
     advance: Advance = no_progress,
 ) -> Sweep:
-    """Run `attack` (untargeted, on one batch) for every number of iterations of `values`, ascending.
+    """Run `attack`, untargeted, on one batch for every number of iterations of `values`.
 
-    0 means the clean images. One run of the most serves all, unless the attack's step depends on their number.
-    Raises `SettingError` for an attack with restarts: a number of iterations is one of a single run.
+    One run with the largest number gives all, unless the attack's step size depends on that number.
+
+    Args:
+        values: numbers of iterations, ascending; 0 means the clean images. For the others see `sweep_eps`.
+
+    Raises:
+        SettingError: no values, values that do not ascend, or an attack with restarts.
+        ShapeError: images or labels that the model does not take.
     """
     numbers = _ascending(values)
     counts = [int(number) for number in numbers if number]
     loops = [replace(with_steps(attack, count).loop(), keep="last") for count in counts]
     if any(loop.restarts > 1 for loop in loops):
-        raise SettingError(f"restarts = {loops[0].restarts} over iterations; sweep them with restarts=1")
+        raise SettingError(f"restarts = {loops[0].restarts} in a sweep over iterations; expected restarts = 1")
     if len({(loop.step_size, loop.random_start) for loop in loops}) > 1:
         shared = [[loop] for loop in loops]
     else:
@@ -304,19 +330,19 @@ def sweep_steps(
         model = prepared.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
-        answer = _one_answer(attack.loop(), prepared, (model,), clean, first[0], passes)
-        collector = _Collector(labels, criterion, ~criterion.is_adversarial(answer))
+        logits = _logits_of_one_pass(attack.loop(), prepared, (model,), clean, first[0], passes)
+        collector = _Collector(labels, criterion, ~criterion.is_adversarial(logits))
         if numbers[0] == 0:
-            still = torch.zeros(len(clean), device=clean.device)
+            norms = torch.zeros(len(clean), device=clean.device)
             has_gradient = first[1].flatten(1).ne(0).any(1)
-            nobody = torch.zeros_like(collector.standing)
-            collector.complete(nobody, answer, still, has_gradient, ~nobody)
+            none = torch.zeros_like(collector.robust_mask)
+            collector.add_last(none, logits, norms, has_gradient, ~none)
 
-        def shared_out(amount: float, note: str = "") -> None:
+        def advance_share(amount: float, note: str = "") -> None:
             advance(amount / len(shared), note)
 
         for group in shared:
-            passes.add(_one_run(group, prepared, clean, criterion, streams, first, collector, shared_out))
+            passes.add(_one_run(group, prepared, clean, criterion, streams, first, collector, advance_share))
         sweep = collector.sweep(numbers, passes)
     if direct:
         sweep.warn(type(attack).__name__)
@@ -333,26 +359,27 @@ def _one_run(
     collector: _Collector,
     advance: Advance,
 ) -> Passes:
-    """One run of the longest of `loops`, entering the iterate at each one's length."""
+    """One run of the longest of `loops`; the iterate at the length of each becomes a column of `collector`."""
     lengths = {loop.steps: loop for loop in loops}
-    fooled = torch.zeros_like(collector.standing)
+    fooled = torch.zeros_like(collector.robust_mask)
     seen: list[tuple[Flags, Logits, PerExample, Flags]] = []
-    asked = Passes()
+    classified = Passes()
 
     def visit(number: int, images: Images, logits: Logits, finite: Flags) -> None:
         if number in lengths:
-            logits = _one_answer(lengths[number], prepared, (prepared.copy,), images, logits, asked)
-            known = is_valid(logits)  # where not, the attack of this length returns the clean image
-            norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(known, 0.0)
-            seen.append((fooled.clone(), logits.where(known.unsqueeze(1), first[0]), norms, finite & known))
+            logits = _logits_of_one_pass(lengths[number], prepared, (prepared.copy,), images, logits, classified)
+            valid = is_valid(logits)  # where not, the attack of this length returns the clean image
+            norms = norm_of(images.double() - clean.double(), lengths[number].ball.norm).float().where(valid, 0.0)
+            seen.append((fooled.clone(), logits.where(valid.unsqueeze(1), first[0]), norms, finite & valid))
         fooled.logical_or_(criterion.is_adversarial(logits))
 
     longest = lengths[max(lengths)]
     run = gradient_ascent(prepared.copy, clean, criterion, longest, streams, first=first, visit=visit, advance=advance)
-    found = verify(prepared.classify, run.images, clean, longest.ball, prepared.original.bounds)
+    found = verify_candidates(prepared.classify, run.images, clean, longest.ball, prepared.original.bounds)
     run.passes.add(found.passes)
-    run.passes.add(asked)
-    collector.ran(torch.arange(len(clean), device=clean.device), run.has_gradient, run.finite & found.finite)
-    for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, run.finite & found.finite)]:
-        collector.complete(fooled_before, logits, norms, run.has_gradient, finite)
+    run.passes.add(classified)
+    all_finite = run.finite & found.finite
+    collector.add_run(torch.arange(len(clean), device=clean.device), run.has_gradient, all_finite)
+    for fooled_before, logits, norms, finite in [*seen, (fooled, found.logits, found.norm, all_finite)]:
+        collector.add_last(fooled_before, logits, norms, run.has_gradient, finite)
     return run.passes

@@ -1,7 +1,7 @@
-"""Attacks by transfer: adversarial images of another model, the substitute, tried on the model under attack.
+"""Transfer attacks: adversarial images of another model, the substitute, tried on the model under attack.
 
-(Papernot, McDaniel and Goodfellow 2016, arXiv 1605.07277.) They need no gradient of the model under attack, so where
-they fool more images than an attack on the model itself, that attack was hindered, and the model is not robust
+(Papernot, McDaniel and Goodfellow 2016, arXiv 1605.07277.) They use no gradient of the model under attack. Where they
+fool more images than an attack on the model itself, the gradients of that model are masked, and it is not robust
 (Athalye et al. 2018, section 3.1).
 """
 
@@ -23,7 +23,7 @@ from casemate.types import Images
 
 
 def _facts(model: Classifier) -> dict[str, Any]:
-    """What tells a model from others, as JSON."""
+    """What identifies a model in results: class of the network, number of parameters, hash of text and weights."""
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -35,40 +35,44 @@ def _facts(model: Classifier) -> dict[str, Any]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Transfer(AbstractAttack):
-    """Another attack, run on a substitute; its images are then those for the model under attack.
+    """Another attack, run on a substitute model; its images are the candidates for the model under attack.
 
-    An image that has only just fooled the substitute seldom fools another model too. So the attack is never told that
-    it has succeeded there, and uses its whole budget on every image that the model under attack classifies correctly.
-    A minimum-norm attack, which looks for just such images, must ask for some `confidence` (as Carlini and Wagner's
-    does); it goes by the substitute alone.
+    An image just across the substitute's boundary seldom fools another model. So an attack within a ball does not stop
+    at its first success on the substitute, but uses its whole budget on every image that the model under attack
+    classifies correctly. A minimum-norm attack does stop at the substitute's boundary, and therefore must have some
+    `confidence` (as Carlini and Wagner's).
 
-    The passes counted are those through the substitute, besides one look at the model before and one after. Status
-    ZERO_GRADIENT, and numbers that are not finite, may be the substitute's too.
+    The passes counted are those through the substitute, and one through the model before and one after. Status
+    ZERO_GRADIENT, and numbers that are not finite, may come from the substitute too.
     """
 
     attack: AbstractAttack
-    """What is done to the substitute."""
+    """The attack to run on the substitute."""
     substitute: Classifier = field(metadata={"record": _facts})
-    """Attacked in evaluation mode, on its own device; it is left as it was. Results record its kind, and a hash of its
-    text and weights."""
+    """The model to compute the images on: in evaluation mode, on its own device; left as it was. Results record its
+    class, and a hash of its text and weights."""
 
     def __post_init__(self) -> None:
         inner = innermost(self.attack)
         if isinstance(inner, AbstractMinimumNormAttack) and not getattr(inner, "confidence", 0) > 0:
             raise SettingError(
-                f"{type(inner).__name__} ends just across the substitute's boundary, which does not transfer; take an "
-                "attack within a ball (PGD), or one with confidence > 0"
+                f"{type(inner).__name__} ends just across the substitute's boundary, which does not transfer; expected "
+                "an attack within a ball (PGD), or one with confidence > 0"
             )
 
     def max_passes(self, classes: int) -> Passes | None:
-        """Those of the attack on the substitute, and a look at the model."""
+        """The passes of the attack on the substitute, and one forward pass of the model."""
         most = self.attack.max_passes(classes)
         return most and Passes(1 + most.forward, most.backward)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Attack the substitute on the images that `model` is not wrong about already. Raises `ShapeError`."""
+        """Attack the substitute with the images that `model` classifies correctly.
+
+        Raises:
+            ShapeError: the two models differ in image shape, bounds or number of classes.
+        """
         self._check(model)
         with torch.no_grad():
             logits = model(clean)
@@ -77,14 +81,14 @@ class Transfer(AbstractAttack):
         left = (~criterion.is_adversarial(logits) & is_valid(logits)).nonzero().squeeze(1)
         if len(left):
             there = self.substitute.device
-            endless = not isinstance(innermost(self.attack), AbstractMinimumNormAttack)
-            aim = Criterion(criterion.classes[left].to(there), criterion.targeted, never=endless)
+            within_ball = not isinstance(innermost(self.attack), AbstractMinimumNormAttack)
+            never_fooled = Criterion(criterion.classes[left].to(there), criterion.targeted, never=within_ball)
             images = clean[left].to(there)
             with prepare_for_attack(self.substitute, images, pass_size=model.pass_size) as prepared:
                 found = self.attack.run(
                     prepared.copy,
                     images,
-                    aim,
+                    never_fooled,
                     Streams(streams.seed, streams.index[left].to(there)),
                     advance,
                 )
@@ -94,7 +98,7 @@ class Transfer(AbstractAttack):
         return result
 
     def _check(self, model: Classifier) -> None:
-        """Raise `ShapeError` unless both models take the same images and tell as many classes apart."""
+        """Raise `ShapeError` unless both models take the same images and have the same number of classes."""
         for what, ours, theirs in (
             ("images of shape", self.substitute.input_shape, model.input_shape),
             ("pixels within", self.substitute.bounds, model.bounds),

@@ -1,4 +1,4 @@
-"""What hardens: one module per defence. Each changes the data stream, the objective or the model, and nothing else."""
+"""Defences, one module each: a defence changes the training images, the objective or the model, and nothing else."""
 
 from casemate.defenses.adversarial_regularization import AdversarialRegularization as AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining as AdversarialTraining

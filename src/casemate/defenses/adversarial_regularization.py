@@ -1,10 +1,10 @@
-"""Adversarial regularisation as TensorFlow's Neural Structured Learning (NSL) does it (the study's section 3.5.2).
+"""Adversarial regularisation of TensorFlow's Neural Structured Learning (NSL), used in the study's section 3.5.2.
 
 The loss is that of the batch plus `multiplier` times that of its adversarial neighbours, found by `iterations` steps
-along the gradient. The algorithm, its settings and its defaults are those of NSL's `AdversarialRegularization`
-(Bui, Ravi and Ramavajjala 2018, "Neural graph learning"; Goodfellow et al. 2015, section 6). The defaults barely
-move an image; the study's are a step of 0.2 in Linf. NSL's neighbours need not be images: they are clipped only where
-`clip_min` and `clip_max` say so.
+along the gradient. Algorithm, settings and defaults are those of NSL's `AdversarialRegularization` (Bui, Ravi and
+Ramavajjala 2018, "Neural graph learning"; Goodfellow et al. 2015, section 6). With the defaults neighbours hardly
+differ from their images; the study uses a step size of 0.2 in Linf. As in NSL, neighbours may leave the range of the
+pixels; they are clipped only to `clip_min` and `clip_max`, if given.
 """
 
 import math
@@ -34,24 +34,24 @@ class AdversarialRegularization:
     """The objective: cross-entropy + `multiplier` * cross-entropy of the adversarial neighbours."""
 
     multiplier: Annotated[float, not_negative()] = 0.2
-    """Weight of the adversarial loss; it is added to the full clean loss."""
+    """Weight of the adversarial loss, which is added to the clean loss."""
     step_size: Eps = 0.001
     """Length of each step in `norm`, in pixel units."""
     norm: AnyNorm = "l2"
     """Norm of step, projection and random start: Linf steps along the sign of the gradient, L2 along the gradient, L1
     along its largest entries."""
     clip_min: float | None = None
-    """The smallest value of a neighbour's pixel; None for no limit."""
+    """Smallest pixel value of a neighbour; None for no limit."""
     clip_max: float | None = None
-    """The largest value of a neighbour's pixel; None for no limit."""
+    """Largest pixel value of a neighbour; None for no limit."""
     iterations: int = 1
     """Gradient steps."""
     pgd_eps: Eps | None = None
-    """Radius of the ball round the image that every step is brought back into; None for none."""
+    """Radius of the ball round the image that neighbours are projected onto after every step; None: no projection."""
     random_start: bool = False
-    """Start from a point drawn from the ball of radius `pgd_eps` (of `step_size` if that is None)."""
+    """Start from a random point of the ball of radius `pgd_eps` (`step_size` if that is None) instead of the image."""
     feature_mask: Sequence[Any] | None = None
-    """Factors from 0 to 1 on the gradient, nested as an image (or broadcast to one); None for one everywhere."""
+    """Factors from 0 to 1 for the gradient, nested lists that broadcast to an image; None for 1 everywhere."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -69,7 +69,7 @@ class AdversarialRegularization:
 
     @property
     def ball(self) -> Ball:
-        """In which the neighbours lie."""
+        """The ball in which the neighbours lie."""
         return Ball(eps=self.step_size * self.iterations if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -78,7 +78,7 @@ class AdversarialRegularization:
         return loss + self.multiplier * adversarial, logits
 
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean loss of the neighbours, which the study's early stopping watches, and the clean logits."""
+        """Return the mean loss of the neighbours, which the study's early stopping monitors, and the clean logits."""
         _, adversarial, logits = self.losses(model, images, labels)
         return adversarial.detach(), logits.detach()
 
@@ -101,12 +101,12 @@ class AdversarialRegularization:
         loss: MeanLoss = F.cross_entropy,
         clean: Tensor | None = None,
     ) -> Tensor:
-        """The adversarial neighbours of a batch, with no gradient through them.
+        """The adversarial neighbours of a batch, detached from the graph.
 
         Args:
-            model: maps `images` (examples along the first dimension) to what `loss` takes; its mode is kept.
-            loss: the *mean* loss of predictions and labels: its 1 / n is part of NSL's L2 step.
-            clean: that loss of `images`, if it is known already; `images` must then require gradients.
+            model: maps `images` (examples along the first dimension) to predictions for `loss`; its mode is kept.
+            loss: the *mean* loss of predictions and labels: its factor 1 / n is part of NSL's L2 step.
+            clean: the loss at `images`, if known already; `images` must then require gradients.
         """
         if self.random_start:
             moved = self._start(images.detach())
@@ -128,14 +128,14 @@ class AdversarialRegularization:
         return moved
 
     def _start(self, images: Tensor) -> Tensor:
-        """A point drawn from the ball; PyTorch's global generator gives the seed, as it does for dropout."""
+        """A random point of the ball; PyTorch's global generator gives the seed, as it does for dropout."""
         ball = Ball(eps=self.step_size if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
         index = torch.arange(len(images), device=images.device)
         streams = Streams(int(torch.randint(1 << 62, ())), index)
         return self._clip(ball.sample(images, _EVERYWHERE, streams, "start"))
 
     def _step(self, moved: Tensor, images: Tensor, gradient: Tensor) -> Tensor:
-        """One step from `moved` along the gradient there, brought back into the ball round `images` and clipped."""
+        """One step from `moved` along the gradient there, projected onto the ball round `images` and clipped."""
         gradient = gradient.where(gradient.isfinite(), 0.0)
         if self.feature_mask is not None:
             gradient = gradient * torch.tensor(self.feature_mask, dtype=gradient.dtype, device=gradient.device)
@@ -151,7 +151,7 @@ class AdversarialRegularization:
 
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """NSL's step of length one; in L2 it is shorter where the gradient itself is shorter than 1e-6."""
+    """NSL's step of length 1; in L2 shorter where the gradient's norm is below 1e-6."""
     if norm == "linf":
         return gradient.sign()
     flat = gradient.flatten(1)

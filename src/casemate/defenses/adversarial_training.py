@@ -1,7 +1,7 @@
-"""Adversarial training with PGD (Madry et al. 2018, arXiv 1706.06083): learn from the worst images of every batch.
+"""Adversarial training with PGD (Madry et al. 2018, arXiv 1706.06083).
 
-The network is trained on the images that PGD finds within a ball round those of the batch, and on nothing else. This
-is the plain method, which others are measured against: no clean loss beside it, no schedule of eps, one eps for all.
+The network is trained only on the adversarial images that PGD finds within a ball round each image of the batch. This
+is the plain method that others are compared with: no clean loss, no schedule of eps, one eps for all images.
 """
 
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from casemate.types import Images, Labels, Logits
 class AdversarialTraining:
     """The objective: cross-entropy of the images that PGD finds (Madry et al. 2018, eq. 2.1).
 
-    While PGD looks for them the model is in evaluation mode: no dropout and no batch statistics blur the gradient, the
-    attack meets the network as it will be used, and its iterates leave no trace in the running averages of batch
-    normalisation. The paper's own code took training mode; TRADES (Zhang et al. 2019) and the authors' later library
-    take this one, which is about as robust and better on clean images (Pang et al. 2021, arXiv 2010.00467). The images
-    found are learnt from in the mode that the model came in.
+    During PGD the model is in evaluation mode: neither dropout nor batch statistics change the gradient, the attack is
+    on the network as it will be used, and the iterates do not enter the running averages of batch normalisation. The
+    paper's own code used training mode; TRADES (Zhang et al. 2019) and the authors' later library use evaluation mode,
+    which is about as robust and better on clean images (Pang et al. 2021, arXiv 2010.00467). The loss of the images
+    found is computed in the mode that the model was in.
     """
 
     eps: Eps = 0.1
@@ -37,12 +37,12 @@ class AdversarialTraining:
     steps: Annotated[int, at_least(1)] = 7
     """Gradient steps (the paper's number on CIFAR-10)."""
     step_size: Eps | None = None
-    """Length of each; 2.5 * eps / steps if None."""
+    """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
     """Linf (as published), L2 or L1."""
     random_start: bool = True
-    """Start from a point drawn from the ball. Without it, and with few steps, training may end in a network that only
-    hides its gradients."""
+    """Start from a random point of the ball. Without it, and with few steps, training may end in a network that only
+    masks its gradients."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -50,7 +50,7 @@ class AdversarialTraining:
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean cross-entropy of the adversarial images, and the logits of the clean ones.
 
-        The latter, of which training only counts the right ones, are those of the model in evaluation mode, without a
+        The latter, from which training only computes the accuracy, are those of the model in evaluation mode, without a
         gradient: a second batch in training mode would enter the running averages of batch normalisation.
         """
         moved, logits = self.adversarial(model, images, labels)
@@ -60,17 +60,17 @@ class AdversarialTraining:
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean cross-entropy of the adversarial images and the logits of the clean ones.
 
-        So early stopping watches what is wanted: adversarial training over-fits, and the clean loss does not tell when
+        Early stopping then monitors robustness: adversarial training over-fits, which the clean loss does not show
         (Rice, Wong and Kolter 2020, arXiv 2002.11569).
         """
         moved, logits = self.adversarial(model, images, labels)
         return F.cross_entropy(model(moved), labels), logits
 
     def adversarial(self, model: Classifier, images: Images, labels: Labels) -> tuple[Images, Logits]:
-        """The images that PGD ends at, and the logits of the clean ones, both of the model in evaluation mode.
+        """The last iterates of PGD, and the logits of the clean images, both with the model in evaluation mode.
 
         PyTorch's global generator gives the seed of the random starts, as it does for dropout. An image whose gradient
-        is not finite stays as it is.
+        is not finite is not changed.
         """
         streams = Streams(int(torch.randint(1 << 62, ())), torch.arange(len(images), device=images.device))
         with frozen(model):
@@ -81,10 +81,10 @@ class AdversarialTraining:
 
     @property
     def ball(self) -> Ball:
-        """In which the images lie that are learnt from."""
+        """The ball in which the training images lie."""
         return self._loop().ball
 
     def _loop(self) -> Loop:
-        """PGD to its last iterate, whether it fools or not. Raises `SettingError` for a setting outside its values."""
+        """PGD that does not stop when an image fools. Raises `SettingError` for a setting outside its range."""
         settings = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size, "norm": self.norm}
         return PGD(**settings, random_start=self.random_start, keep="last").loop()

@@ -1,9 +1,9 @@
 """Defensive distillation (Papernot et al. 2016; the study's section 3.5.3).
 
 A teacher is trained at temperature T (`TemperatureCrossEntropy`): its logits are divided by T before the softmax. A
-student is trained on the teacher's probabilities at T, at T itself (`Distillation`). Both answer at temperature 1,
-where logits that were trained to be divided by T are T times too large: probabilities saturate and gradients vanish,
-which looks like robustness and is none (Carlini and Wagner 2017, section VIII).
+student is trained at T on the teacher's probabilities at T (`Distillation`). Both predict at temperature 1, where
+logits that were trained to be divided by T are T times too large: probabilities saturate and gradients vanish, which
+looks like robustness but is none (Carlini and Wagner 2017, section VIII).
 """
 
 from dataclasses import dataclass
@@ -21,49 +21,53 @@ from casemate.types import Images, Labels, Logits
 
 _POSITIVE = positive("1 is ordinary training")
 Temperature = Annotated[float, _POSITIVE]
-"""What logits are divided by."""
+"""The divisor of the logits before the softmax."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TemperatureCrossEntropy:
-    """The teacher's objective: cross-entropy of the logits divided by the temperature."""
+    """The teacher's objective: the cross-entropy of logits divided by the temperature."""
 
     temperature: Temperature
-    """T; 1 is ordinary training."""
+    """Divisor of the logits (T); 1 is ordinary training."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the batch's mean cross-entropy at the temperature, and its logits (undivided)."""
+        """Return the mean cross-entropy of the batch at the temperature, and the logits, not divided."""
         logits = model(images)
         return F.cross_entropy(logits / self.temperature, labels), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the same of validation images."""
+        """Return the loss and logits of a validation batch, without gradients."""
         return self(model, images, labels)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """The student's objective: cross-entropy at the temperature, to the teacher's probabilities at it.
+    """The student's objective: the cross-entropy between the teacher's probabilities and its own, at one temperature.
 
-    The labels are not used. The teacher is asked about the images as they come, augmented if they are.
+    The labels are not used. The teacher predicts on the images of the batch, after augmentation.
     """
 
     teacher: Classifier
-    """Asked in evaluation mode; it is left as it was, and must be on the student's device."""
+    """The trained teacher, used in evaluation mode and left as it was; it must be on the student's device."""
     temperature: Temperature
-    """T of both; the teacher should have been trained at it."""
+    """Divisor of the logits of teacher and student (T); the teacher should have been trained with it."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the batch's mean loss and the student's logits (undivided)."""
+        """Return the mean loss of the batch, and the student's logits, not divided.
+
+        Raises:
+            ShapeError: teacher and student differ in classes or in image shape.
+        """
         del labels
         if self.teacher.classes != model.classes or self.teacher.input_shape != model.input_shape:
             raise ShapeError(
@@ -77,7 +81,7 @@ class Distillation:
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the same of validation images."""
+        """Return the loss and logits of a validation batch, without gradients."""
         return self(model, images, labels)
 
 
@@ -92,9 +96,12 @@ class _Divided(nn.Module):
 
 
 def at_temperature(model: Classifier, temperature: float) -> Classifier:
-    """A classifier that answers with `model`'s logits divided by the temperature, and shares its weights.
+    """A classifier with the logits of `model` divided by the temperature; it shares the weights of `model`.
 
-    Its predictions are the same; what a large temperature had hidden from losses that saturate is visible again.
+    Its predicted classes are those of `model`; gradients that had vanished because logits were too large are back.
+
+    Raises:
+        SettingError: a temperature that is not positive.
     """
     _POSITIVE.check(temperature, "temperature")
     return Classifier(

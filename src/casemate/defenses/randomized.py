@@ -1,7 +1,7 @@
-"""Randomised defences: the same image gets another answer each time.
+"""Randomised defences: models whose logits for an image differ from pass to pass.
 
-They draw from PyTorch's global generator, so their draws cannot be keyed by example. Judging one by a single
-gradient flatters it: attack it with expectation over transformation too (`casemate.attacks.EOT`).
+They draw from PyTorch's global generator, so their draws cannot be keyed by example. Attacks with single gradients
+overestimate their robustness: attack them with expectation over transformation too (`casemate.attacks.EOT`).
 """
 
 import copy
@@ -19,14 +19,14 @@ from casemate.types import Images
 
 @final
 class StochasticAffine(nn.Module):
-    """Moves every image at random, at every pass: the Stochastic Affine Transformation of Zeng et al. 2020.
+    """A layer that transforms every image at random in every pass: Stochastic Affine Transformation (Zeng et al. 2020).
 
-    Shift, then rotation, then scale, in one interpolation; what enters is black.
+    Shift, then rotation, then scaling, in one interpolation; new pixels at the border are black.
 
     Args:
-        shift: largest move to every side, as a share of the side.
+        shift: largest shift along each axis, as a share of the side.
         scale: largest change of size, as a share.
-        rotation: largest angle to either side, in degrees.
+        rotation: largest angle in either direction, in degrees.
     """
 
     def __init__(self, *, shift: float = 0.16, scale: float = 0.16, rotation: float = 4.0) -> None:
@@ -34,32 +34,33 @@ class StochasticAffine(nn.Module):
         self._draw = Affine(shift=shift, scale=scale, rotation=rotation)
 
     def forward(self, images: Images) -> Images:
-        """Return the moved images; gradients pass through the interpolation."""
+        """Return the transformed images; gradients flow through the interpolation."""
         return self._draw(images, torch.arange(len(images)), 0, torch.default_generator)
 
     def extra_repr(self) -> str:
-        """The settings, for the network's text."""
+        """The settings, for `repr`."""
         return f"shift={self._draw.shift}, scale={self._draw.scale}, rotation={self._draw.rotation}"
 
 
 def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
-    """A classifier that passes its images through `change` and then asks `model` (whose weights it shares).
+    """A classifier that applies `change` to its images and then `model`, whose weights it shares.
 
-    Raises `ModelError` for a model whose pixels do not lie in [0, 1], as the changes here keep them.
+    Raises:
+        ModelError: a model with bounds other than [0, 1], which `change` is expected to keep to.
     """
     if model.bounds != (0.0, 1.0):
         raise ModelError(
-            f"a model for pixels within {model.bounds}; expected (0, 1): scale inside the Classifier (std=)"
+            f"a model with bounds {model.bounds}; expected (0, 1): scale the pixels inside the Classifier (std=)"
         )
     return with_network(model, nn.Sequential(change, model))
 
 
 def with_noise(model: Classifier) -> Classifier:
-    """A copy of `model` whose noise layers work at inference too. Raises `ModelError` if it has none."""
+    """A copy of `model` whose noise layers add noise at inference too. Raises `ModelError` if it has none."""
     noisy = copy.deepcopy(model)
     layers = [layer for layer in noisy.modules() if isinstance(layer, NoiseLayer)]
     if not layers:
-        raise ModelError("this network has no noise layer; train one that has, such as paper-cnn-noise")
+        raise ModelError("a network without a noise layer; expected one with, such as paper-cnn-noise")
     for layer in layers:
         layer.at_inference = True
     return noisy

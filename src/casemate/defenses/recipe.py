@@ -1,4 +1,4 @@
-"""A recipe: what a defence changes of an ordinary training. The one loop trains them all."""
+"""A recipe: what a defence changes in ordinary training, which `casemate.training.fit` runs for all."""
 
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -17,17 +17,17 @@ _BATCH = 1000
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A defended training: more images, changed images, another objective. Empty, it is ordinary training."""
+    """A defended training: additional images, augmented batches, another objective. Empty, it is ordinary training."""
 
     objective: Objective = field(default_factory=CrossEntropy)
-    """The loss, and what early stopping watches."""
+    """The training loss, and the validation loss that early stopping monitors."""
     extra: tuple[Augmentation, ...] = ()
-    """Each adds to the training images one changed copy of them all, drawn once (rounded to 8 bits)."""
+    """Each adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
     augment: tuple[Augmentation, ...] = ()
-    """Changes every batch in this order, drawn afresh in every epoch."""
+    """Applied to every batch in this order, with new draws in every epoch."""
 
     def images(self, train: LabelledImages, seed: int = 0) -> LabelledImages:
-        """The training images with the copies that `extra` adds; labels go with their images."""
+        """The training images, followed by the copies that `extra` adds, with their labels."""
         parts = [train.pixels]
         for number, change in enumerate(self.extra):
             generator = torch.Generator().manual_seed(derive(seed, "extra images", number))
@@ -46,6 +46,6 @@ class Recipe:
         settings: TrainConfig,
         **options: Any,
     ) -> TrainResult:
-        """Train `model` in place by this recipe; `options` are those of `casemate.training.fit`; so are the errors."""
+        """Train `model` in place with this recipe. For `options`, result and errors see `casemate.training.fit`."""
         images = self.images(train, settings.seed)
         return fit(model, images, validation, settings, objective=self.objective, augment=self.augment, **options)

@@ -1,8 +1,8 @@
-"""The recipes by name: the objective that each trains, and the settings it is usually run with.
+"""The recipes by name: the objective of each, and the settings it is usually trained with.
 
-Command line, study and stored models name a recipe's objective by one word and its settings: a specification is
-`{"name": "adversarial-training", "settings": {"eps": 0.1, ...}}`. A new objective is in `casemate train` as soon as it
-is in `RECIPES`.
+The command line, the study and stored models specify an objective by name and settings, as
+`{"name": "adversarial-training", "settings": {"eps": 0.1, ...}}`. An objective in `RECIPES` is available in
+`casemate train`.
 """
 
 import difflib
@@ -21,12 +21,12 @@ from casemate.training import CrossEntropy, Objective
 @final
 @dataclass(frozen=True)
 class RecipeType:
-    """A kind of training: an objective, and the settings that it is run with if none are given."""
+    """The class of an objective, and default settings for it."""
 
     objective: type[Any]
     """A frozen dataclass that implements `Objective`; its fields are the recipe's settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What is taken where the objective has no default, or one for another purpose. None: that of the teacher."""
+    """Defaults where the objective has none, or another one. None: the teacher's setting of that name."""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class RecipeType:
 
     @property
     def teacher(self) -> str | None:
-        """The setting that is another model, to learn from; None if the objective needs no other model."""
+        """Name of the setting that takes a teacher model; None if the objective needs no teacher."""
         hints = get_type_hints(self.objective)
         return next((name for name, hint in hints.items() if hint is Classifier), None)
 
@@ -45,12 +45,12 @@ RECIPES: Mapping[str, RecipeType] = {
     "cross-entropy": RecipeType(CrossEntropy),
     "adversarial-regularization": RecipeType(
         AdversarialRegularization,
-        # the paper's, but for its odd limits on pixels; the class has those of Neural Structured Learning, which
-        # barely move an image
+        # the paper's settings, except its unusual pixel limits; with the class's defaults, those of Neural Structured
+        # Learning, neighbours hardly differ from their images
         {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.0, "clip_max": 1.0},
     ),
     "adversarial-training": RecipeType(AdversarialTraining),
-    # the paper names none; Papernot et al. 2016 take 20 most often
+    # the paper states none; Papernot et al. 2016 use 20 most often
     "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}),
     "distillation": RecipeType(Distillation, {"temperature": None}),
 }
@@ -58,7 +58,7 @@ RECIPES: Mapping[str, RecipeType] = {
 
 
 def recipe_type(name: str) -> RecipeType:
-    """The recipe of that name. Raises `SettingError` for an unknown one."""
+    """The recipe `name`. Raises `SettingError` if unknown."""
     if name in RECIPES:
         return RECIPES[name]
     near = difflib.get_close_matches(name.lower(), RECIPES, n=1)
@@ -67,12 +67,19 @@ def recipe_type(name: str) -> RecipeType:
 
 
 def make_objective(spec: Mapping[str, Any], teacher: Classifier | None = None) -> Objective:
-    """The objective that a specification describes, with the model it learns from if it has one.
+    """Build the objective that a specification describes.
 
-    Raises `SettingError` for an unknown name, a setting outside its values, and a teacher that is missing.
+    Args:
+        spec: `{"name": ..., "settings": {...}}`.
+        teacher: the teacher model, for an objective that needs one.
+
+    Raises:
+        SettingError: an unknown name, a setting outside its range, or a missing teacher.
     """
     kind = recipe_type(spec["name"])
     models = {} if kind.teacher is None else {kind.teacher: teacher}
     if None in models.values():
-        raise SettingError(f"recipe {spec['name']} without a {kind.teacher}; give the model to learn from")
+        raise SettingError(
+            f"recipe {spec['name']} without a {kind.teacher}; expected a trained model as {kind.teacher}"
+        )
     return kind.objective(**spec["settings"], **models)

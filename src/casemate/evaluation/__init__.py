@@ -8,8 +8,10 @@ from casemate.evaluation.clean import CleanResult as CleanResult
 from casemate.evaluation.clean import evaluate_clean as evaluate_clean
 from casemate.evaluation.cost import seconds_at_most as seconds_at_most
 from casemate.evaluation.curves import Curve as Curve
+from casemate.evaluation.curves import WorstCase as WorstCase
 from casemate.evaluation.curves import eps_curve as eps_curve
 from casemate.evaluation.curves import steps_curve as steps_curve
+from casemate.evaluation.curves import worst_case as worst_case
 from casemate.evaluation.evaluation import Evaluation as Evaluation
 from casemate.evaluation.evaluation import evaluate as evaluate
 from casemate.evaluation.examples import clean_table as clean_table
@@ -38,5 +40,3 @@ from casemate.evaluation.verdict import read_verdicts as read_verdicts
 from casemate.evaluation.verdict import verdict_on as verdict_on
 from casemate.evaluation.verification import Verification as Verification
 from casemate.evaluation.verification import verify_record as verify_record
-from casemate.evaluation.worst import WorstCase as WorstCase
-from casemate.evaluation.worst import worst_case as worst_case

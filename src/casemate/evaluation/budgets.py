@@ -1,4 +1,4 @@
-"""How much an evaluation attacks: three fixed lists of attacks."""
+"""The budgets of an evaluation: three fixed lists of attacks."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -20,26 +20,31 @@ from casemate.norms import Norm
 Budget = Literal["quick", "standard", "thorough"]
 
 DRAWS: Mapping[Budget, int] = {"quick": 5, "standard": 20, "thorough": 20}
-"""Answers whose mean stands for a model that answers at random."""
+"""Predictions that are averaged for a model with random outputs, by budget."""
 BUDGETS_IN_WORDS: Mapping[Budget, str] = {
-    "quick": "PGD, APGD and Square, few steps each: a first look",
+    "quick": "PGD, APGD and Square, few steps each: a first estimate",
     "standard": "AutoAttack standard",
     "thorough": "AutoAttack plus, PGD with restarts and minimum-norm attacks; and every check",
 }
 
 
 def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> dict[str, AbstractAttack]:
-    """The attacks of a budget by name, in the order in which they run; `eps` is the smallest that is asked for.
+    """The attacks of a budget by name, in the order in which they run.
 
-    Raises `SettingError` for an unknown budget.
+    Args:
+        eps: the smallest of the evaluation, in pixel units.
+        randomised: the model's outputs are random, so that gradients have to be averaged over several passes.
+
+    Raises:
+        SettingError: an unknown budget.
     """
     if budget not in get_args(Budget):
         raise SettingError(f"budget {budget!r}; expected one of {', '.join(get_args(Budget))}")
     if randomised:
-        # the model that is attacked is a mean over draws already, so every attack here averages its gradients
+        # the evaluation attacks the mean of several predictions, so the gradients of these attacks are averages already
         steps, n_queries = (30, 100) if budget == "quick" else (100, 1000)
         return {
-            "pgd": PGD(eps=eps, norm=norm, steps=steps, keep="last"),  # to the end: not to the first lucky answer
+            "pgd": PGD(eps=eps, norm=norm, steps=steps, keep="last"),  # an early stop would count lucky draws
             "apgd-ce": APGD(eps=eps, norm=norm, steps=steps),
             "apgd-dlr": APGD(eps=eps, norm=norm, steps=steps, loss="dlr"),
             "square": Square(eps=eps, norm=norm, n_queries=n_queries, rescale_schedule=True),

@@ -1,7 +1,9 @@
-"""The worst case per example: a declared list of attacks, each on what the ones before left, over a range of eps.
+"""The worst case per example: a list of attacks in order, each on the images that the ones before it left, over eps.
 
-An image fooled at one eps stays fooled at every larger one, so later attacks and larger radii get fewer and fewer
-images. Minimum-norm attacks run once, at the smallest eps, and count wherever the distance they found is within reach.
+An image fooled at one eps counts as fooled at every larger one, so later attacks and larger radii get fewer and fewer
+images. Minimum-norm attacks run once, at the smallest eps, and count at every eps that the distance found is within.
+The survivors are those of the whole data set, so that the batches of later attacks stay full; within one batch
+`AutoAttack` does the same. `worst_case` (in `curves.py`) runs each attack on all images instead, to compare them.
 """
 
 import time
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import (
-    COMPARED,
+    COMPARED_IMAGES,
     AbstractAttack,
     AbstractMinimumNormAttack,
     AttackResult,
     Passes,
     Status,
+    innermost,
     is_unlimited,
     model_of,
     prepare_for_attack,
@@ -36,66 +39,72 @@ from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
 
 ROBUST = -1
-"""In `Cascade.first_success`: no attack fooled it."""
+"""In `Cascade.first_success`: no attack fooled the image."""
 MISCLASSIFIED = -2
-"""In `Cascade.first_success`: misclassified without an attack."""
+"""In `Cascade.first_success`: the image is misclassified without an attack."""
 _UNKNOWN = Passes(forward=100, backward=100)
-"""How much an attack counts in the time left that does not know its passes."""
+"""Passes per image assumed, in estimates of the remaining time, for an attack that does not know its own."""
 
 
 @final
 @dataclass(kw_only=True)
 class Attempt:
-    """What one attack did at one eps."""
+    """The result of one attack at one eps, as counts."""
 
     attack: str
+    """Its name in the list of attacks."""
     eps: float
     tried: int
-    """Images that it was run on: those that everything before left."""
+    """Images that it was run on: the survivors of all attempts before."""
     fooled: int
+    """Images fooled within eps."""
     seconds: float
     passes: Passes
+    """None made where a minimum-norm attack's result for a smaller eps is used again."""
     status: dict[str, int]
-    """How many of `tried` ended in which status."""
+    """Number of the images tried by `Status`, in lower case."""
     unlimited: bool = False
-    """The attack looks for the nearest image that fools at whatever distance."""
+    """A minimum-norm attack: it searches for the nearest adversarial image at any distance."""
 
     @property
     def not_found(self) -> int:
-        """On how many images such an attack found nothing that fools, at whatever distance."""
+        """Images for which a minimum-norm attack found no adversarial image at any distance; 0 for other attacks."""
         return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
 
 
 @final
 @dataclass(kw_only=True)
 class Cascade:
-    """What a list of attacks left, per example and eps."""
+    """The worst case over a list of attacks, per example and eps."""
 
     norm: Norm
     values: tuple[float, ...]
     """The values of eps, ascending."""
     attacks: dict[str, dict[str, Any]]
-    """By name, the settings of each attack, in the order in which they ran."""
+    """Name and settings of each attack, in the order in which they ran."""
     robust: np.ndarray
-    """Withstood everything at this and every smaller eps, booleans `(n, values)`."""
+    """Correctly classified under all attacks at this and every smaller eps, booleans `(n, values)`."""
     first_success: np.ndarray
-    """Position in `attacks` of the attack that fooled it first, or `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
+    """Position in `attacks` of the first attack that fooled each image, `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
     adversarial: Tensor
-    """The image that fooled, at the smallest eps at which one did; the clean image elsewhere. On the CPU."""
+    """The first adversarial image found for each image, at the smallest eps that gave one; the clean image elsewhere.
+    On the CPU."""
     distance: np.ndarray
-    """Smallest norm at which each image is known to be fooled: 0 if misclassified, infinite if nothing fooled it."""
+    """Norm of the perturbation in `adversarial`, `(n,)`: 0 if the clean image is misclassified, infinite if no attack
+    succeeded."""
     attempts: list[Attempt] = field(default_factory=list)
+    """In the order in which they were made; none where no image was left."""
 
     @property
     def passes(self) -> Passes:
-        """Of all attempts together."""
+        """The sum over all attempts."""
         total = Passes()
         for attempt in self.attempts:
             total.add(attempt.passes)
         return total
 
     def alone(self, eps: float, name: str) -> Attempt | None:
-        """What one attack did at one eps; None if nothing was left for it."""
+        """The attempt of the attack `name` at `eps`; None if no image was left for it."""
         return next((each for each in self.attempts if each.attack == name and each.eps == eps), None)
 
 
@@ -112,23 +121,24 @@ def run_cascade(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Cascade:
-    """Run `attacks` in order on the survivors, for every eps of `values`, ascending.
+    """Run `attacks` in order, at every eps of `values`, on the images that no attack before has fooled.
 
     Args:
-        attacks: by name; attacks with an eps are run at each of `values`, whatever their own is.
-        norm: in which eps is measured; every attack must use it.
-        correct: which images are classified correctly without an attack, `(n,)`, if that is known already.
-        seed: of all random draws, keyed by example.
+        attacks: by name. An attack with a field `eps` is run at each of `values` instead of at its own eps.
+        values: of eps, ascending, in pixel units.
+        norm: the norm of every attack, in which eps is measured.
+        correct: which images are classified correctly without an attack, booleans `(n,)`; computed if None.
+        seed: of all random draws, which are keyed by example.
         batch_size: images that pass through the network at a time; measured if None.
-        precision: of the gradients that attacks within a ball follow; whether an image fools is said in float32.
+        precision: of the gradients of attacks within a ball; whether an image fools is decided in float32.
 
     Raises:
-        SettingError: no attacks, no or descending values, an attack in another norm.
+        SettingError: no attacks, no values or values that do not ascend, an attack in another norm.
     """
     values = tuple(float(value) for value in values)
     _check(attacks, values, norm)
     known = model_of(model)
-    few, _ = images[:COMPARED].tensors(known.device)
+    few, _ = images[:COMPARED_IMAGES].tensors(known.device)
     work = most_work(attacks, len(images), len(known.classes))
     with (
         preserve_state(known, seed=seed) as direct,
@@ -165,7 +175,7 @@ def _run(
     seed: int,
     observer: Observer,
 ) -> Cascade:
-    """The cascade on a model that is frozen."""
+    """The cascade on a frozen model."""
     device, classes = model.original.device, len(model.original.classes)
     images = images.to_device_if_small(device)
     found = Cascade(
@@ -174,34 +184,33 @@ def _run(
         attacks={name: attack.record() for name, attack in attacks.items()},
         robust=np.zeros((len(images), len(values)), dtype=bool),
         first_success=np.where(correct, ROBUST, MISCLASSIFIED),
-        adversarial=images.tensors()[0].detach().clone(),  # `unit` may return the images' own memory
+        adversarial=images.tensors()[0].detach().clone(),  # `tensors` may return the images' own memory
         distance=np.where(correct, np.inf, 0.0),
     )
     robust_mask = correct.copy()
-    nearest: dict[str, AttackResult] = {}  # of minimum-norm attacks, for the larger eps
-    places: dict[str, Tensor] = {}
+    nearest: dict[str, tuple[Tensor, AttackResult]] = {}  # of minimum-norm attacks: images and result at the first eps
     work = {name: _work(attack, classes) for name, attack in attacks.items()}
-    again = {
-        name: 0 if isinstance(attack, AbstractMinimumNormAttack) else work[name] for name, attack in attacks.items()
-    }
+    run_once = {name for name, attack in attacks.items() if isinstance(innermost(attack), AbstractMinimumNormAttack)}
+    again = {name: 0 if name in run_once else steps for name, steps in work.items()}
     total = sum(work.values()) + (len(values) - 1) * sum(again.values())
     with observer.work("Attacking", total) as advance:
         for column, eps in enumerate(values):
+            reach = Ball(eps=eps, norm=norm).reach(model.original.bounds)
             for place, (name, attack) in enumerate(attacks.items()):
                 left = torch.from_numpy(np.flatnonzero(robust_mask))
                 if len(left):
                     start = time.perf_counter()
                     if name in nearest:
-                        result = replace(nearest[name][places[name][left]], passes=Passes())
+                        tried, result = nearest[name]
+                        result = replace(result[torch.searchsorted(tried, left)], passes=Passes())
                     else:
                         pixels, labels = images[left].tensors(device)
                         aimed = with_eps(attack, eps)
                         result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
-                        if isinstance(attack, AbstractMinimumNormAttack):
-                            nearest[name], places[name] = result, _places(left, len(images))
-                    hit = result.success.cpu()
-                    if isinstance(attack, AbstractMinimumNormAttack):
-                        hit = hit & (result.norm.cpu() <= Ball(eps=eps, norm=norm).reach(model.original.bounds))
+                        if name in run_once:
+                            nearest[name] = left, result
+                    # not every attack stays within eps: minimum-norm ones, BIM with clip `range`, Spatial
+                    hit = (result.success & (result.norm <= reach)).cpu()
                     chosen = left[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
                     found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()
@@ -219,40 +228,33 @@ def _run(
                             unlimited=is_unlimited(attack),
                         )
                     )
-                words = f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left"
-                advance((again if column else work)[name], words)
+                note = f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left"
+                advance((again if column else work)[name], note)
             found.robust[:, column] = robust_mask
     return found
 
 
 def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) -> int | None:
-    """The passes, forward and back, that attacks take at most for so many images; None if one does not know it."""
+    """Forward and backward passes of all attacks together at most; None if one of them does not know its passes."""
     found = [attack.max_passes(classes) for attack in attacks.values()]
-    known = [most.forward + most.backward for most in found if most is not None]
+    known = [most.total for most in found if most is not None]
     return images * sum(known) if len(known) == len(found) else None
 
 
 def _work(attack: AbstractAttack, classes: int) -> int:
-    """How much an attack has to do, for the time left: a pass back costs about as much as two forward."""
+    """Cost of an attack on one image, in forward passes: a backward pass costs about as much as two."""
     most = attack.max_passes(classes) or _UNKNOWN
     return most.forward + 2 * most.backward
 
 
-def _places(numbers: Tensor, count: int) -> Tensor:
-    """The inverse of a choice of images: where each of `count` stands among `numbers`."""
-    places = torch.full((count,), -1)
-    places[numbers] = torch.arange(len(numbers))
-    return places
-
-
 def _check(attacks: Mapping[str, AbstractAttack], values: Sequence[float], norm: Norm) -> None:
     if not attacks:
-        raise SettingError("a worst case over no attacks; name at least one")
+        raise SettingError("no attacks; expected at least one, such as {'pgd': PGD(eps=8 / 255)}")
     if not values or list(values) != sorted(set(values)) or values[0] < 0:
-        raise SettingError(f"eps = {list(values)}; expected at least one value, ascending, zero or more")
+        raise SettingError(f"eps = {list(values)}; expected at least one value, ascending, none below zero")
     for name, attack in attacks.items():
         if attack.ball().norm != norm:
-            raise SettingError(f"{name} measures in {attack.ball().norm}, the others in {norm}; take one norm")
+            raise SettingError(f"the attack {name} has norm {attack.ball().norm}; expected {norm}, the norm of eps")
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from casemate.attacks import (
     Square,
     prepare_for_attack,
 )
-from casemate.attacks.holding import prepare_images
+from casemate.attacks.prepare import prepare_images
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE

@@ -1,6 +1,6 @@
-"""Accuracy and mean loss against eps or against iterations, with intervals, and every example kept."""
+"""Accuracy and mean loss of one attack or several against eps or iterations, on all images, with every example kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, final
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from casemate.attacks import (
-    COMPARED,
+    COMPARED_IMAGES,
     EOT,
     AbstractGradientAttack,
     Passes,
@@ -24,6 +24,7 @@ from casemate.attacks import (
     with_eps,
 )
 from casemate.data import LabelledImages
+from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, Precision, preserve_state
@@ -34,13 +35,18 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class LastIterates:
-    """Arrays `(n, values)`; the fields of `attacks.sweep.Last`."""
+    """Arrays `(n, values)` of the last iterates of complete runs."""
 
     right: np.ndarray
+    """The last iterate does not fool, booleans."""
     prediction: np.ndarray
+    """Predicted class, int64."""
     loss: np.ndarray
+    """Cross-entropy under the true label."""
     norm: np.ndarray
+    """Norm of the perturbation."""
     status: np.ndarray
+    """`Status` codes, uint8."""
 
 
 @final
@@ -51,16 +57,17 @@ class Curve:
     axis: str
     """What varies: "eps" or "steps"."""
     attack: dict[str, Any]
-    """The attack's name and hyper-parameters; the field named by `axis` is overridden by each value."""
+    """The attack's name and hyper-parameters; the field named by `axis` is replaced by each value."""
     values: tuple[float, ...]
+    """Ascending."""
     worst: np.ndarray
-    """Withstood every iterate up to this value, booleans."""
+    """Classified correctly at every iterate, at this and every smaller value, booleans."""
     last: LastIterates | None
-    """The raw last iterates of complete runs; None if only `worst` was computed."""
+    """The last iterates of complete runs; None if only `worst` was computed."""
     passes: Passes
 
     def points(self) -> list[dict[str, Any]]:
-        """One row per value: accuracy `worst` and `last` and mean loss, each with n and 95 % interval."""
+        """One row per value: the accuracies `worst` and `last` and the mean loss, each with n and 95 % interval."""
         rows = []
         for column, value in enumerate(self.values):
             row: dict[str, Any] = {self.axis: value, "worst": share(self.worst[:, column]).as_json()}
@@ -71,6 +78,23 @@ class Curve:
                 row["loss"] = mean(finite).as_json() if finite.size else None
             rows.append(row)
         return rows
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """Which images withstood each of several attacks, and all of them. Arrays are booleans `(n, values)`."""
+
+    values: tuple[float, ...]
+    """The values of eps, ascending."""
+    each: dict[str, np.ndarray]
+    """By attack name: classified correctly under that attack at this and every smaller eps."""
+    passes: Passes
+
+    @property
+    def every(self) -> np.ndarray:
+        """Classified correctly under every attack."""
+        return np.logical_and.reduce(list(self.each.values()))
 
 
 def eps_curve(
@@ -86,11 +110,18 @@ def eps_curve(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Curve:
-    """The curve of `attack` over eps (`values` ascending; 0 = clean); `only_worst` and `warm_start` as in `sweep_eps`.
+    """The curve of `attack` over eps; memory, apart from images and results, does not grow with the number of images.
 
-    `batch_size` is the number of images that pass through the network at a time; if None measured where that pays. What
-    the attack holds does not grow with the number of images; they and their results do. `precision` is that of the
-    gradients, with `only_worst`; what fools is always said in float32.
+    Args:
+        values: of eps, ascending; 0 means the clean images.
+        only_worst: compute only `Curve.worst`, which is cheaper: an image is attacked until it is fooled.
+        warm_start: start each run where the run at the eps before ended; see `sweep_eps`.
+        seed: of all random draws, which are keyed by example.
+        batch_size: images that pass through the network at a time; measured if None and worth while.
+        precision: of the gradients, with `only_worst`; whether an image fools is decided in float32.
+
+    Raises:
+        SettingError: no values, or values that do not ascend.
     """
 
     def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
@@ -121,7 +152,12 @@ def steps_curve(
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Curve:
-    """The curve of `attack` over the number of iterations (`values` ascending; 0 = clean); see `eps_curve`."""
+    """The curve of `attack` over the number of iterations; for the other arguments and errors see `eps_curve`.
+
+    Args:
+        attack: without restarts.
+        values: numbers of iterations, ascending; 0 means the clean images.
+    """
 
     def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, prepared, pixels, labels, values, seed=seed, first_index=first, advance=advance)
@@ -129,8 +165,47 @@ def steps_curve(
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
+def worst_case(
+    model: Classifier,
+    attacks: Mapping[str, AbstractGradientAttack],
+    images: LabelledImages,
+    values: Sequence[float],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+    observer: Observer = NULL_OBSERVER,
+) -> WorstCase:
+    """Run every attack at every eps on all images, as `eps_curve` with `only_worst` does; see there for the arguments.
+
+    Unlike in `run_cascade`, an image fooled by one attack is attacked by the others too, so that they can be compared.
+
+    Raises:
+        SettingError: no attacks, no values, or values that do not ascend.
+    """
+    if not attacks:
+        raise SettingError("no attacks; expected at least one, such as {'pgd': PGD(eps=8 / 255)}")
+    each: dict[str, np.ndarray] = {}
+    passes = Passes()
+    with observer.work("Worst case", len(attacks)) as advance:
+        for name, attack in attacks.items():
+            curve = eps_curve(
+                model,
+                attack,
+                images,
+                values,
+                only_worst=True,
+                seed=seed,
+                batch_size=batch_size,
+                observer=observer,
+            )
+            each[name] = curve.worst
+            passes.add(curve.passes)
+            advance(1, name)
+    return WorstCase(values=tuple(float(value) for value in values), each=each, passes=passes)
+
+
 def _title(attack: AbstractGradientAttack, axis: str) -> str:
-    """What varies, and of averaged gradients whose they are."""
+    """The title of the progress bar: the attack, what varies, and the samples of EOT."""
     if isinstance(attack, EOT):
         return f"{_title(attack.attack, axis)}, mean of {attack.eot_samples} gradients"
     return f"{type(attack).__name__} over {axis}"
@@ -149,14 +224,17 @@ def _curve(
     ball: Ball,
     seed: int,
 ) -> Curve:
-    """Run `sweep`, which is `runs` runs of the attack, on as many images as are worked on in step, and so on."""
+    """Run `sweep`, which makes `runs` runs of the attack, on one group of images after the other.
+
+    `ball` is the largest of the sweep, for the warning about eps.
+    """
     passes = Passes()
     most = attack.max_passes(len(model.classes))
-    work = runs * len(images) * (most.forward + most.backward)
+    work = runs * len(images) * most.total
     images = images.to_device_if_small(model.device)
-    few, _ = images[:COMPARED].tensors(model.device)
+    few, _ = images[:COMPARED_IMAGES].tensors(model.device)
     names = [field.name for field in fields(LastIterates)]
-    # one array for all groups: kept artifacts between their large arrays would make the memory grow with each
+    # one array for all groups: small arrays per group would fragment the memory, which then grows with every group
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (

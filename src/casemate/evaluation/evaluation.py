@@ -8,7 +8,7 @@ from typing import Any, final
 
 import torch
 
-from casemate.attacks import COMPARED, AbstractAttack, prepare_for_attack
+from casemate.attacks import COMPARED_IMAGES, AbstractAttack, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
@@ -170,7 +170,7 @@ def evaluate(
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
-        few, _ = images[:COMPARED].tensors(model.device)
+        few, _ = images[:COMPARED_IMAGES].tensors(model.device)
         work = most_work(chosen, len(images), len(model.classes))
         with prepare_for_attack(
             judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer

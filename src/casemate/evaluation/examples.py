@@ -7,9 +7,8 @@ import numpy as np
 from casemate.attacks import AttackResult, Status
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import CleanResult
-from casemate.evaluation.curves import Curve
+from casemate.evaluation.curves import Curve, WorstCase
 from casemate.evaluation.evaluation import Evaluation
-from casemate.evaluation.worst import WorstCase
 from casemate.tables import Table
 
 _STATUS_NAMES = np.array([status.name.lower() for status in Status], dtype=object)

@@ -1,4 +1,4 @@
-"""Targeted attacks from every class to every other: how often an image can be turned into the class one wants."""
+"""Targeted attacks from every class to every other class: how often each target is reached."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from casemate.attacks import (
-    COMPARED,
+    COMPARED_IMAGES,
     AbstractAttack,
     Passes,
     Status,
@@ -29,17 +29,17 @@ from casemate.progress import NULL_OBSERVER, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Targeted:
-    """What became of the images that the model classifies correctly, which are the ones attacked."""
+    """Success of targeted attacks on the `n` images that the model classifies correctly; the others are left out."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
     """True classes `(n,)`."""
     reached: np.ndarray
-    """Booleans `(n, classes)`: turned into that class; False in the column of the true one."""
+    """Booleans `(n, classes)`: the attack with that class as its target succeeded; False for the true class."""
     passes: Passes
 
     def rate(self, source: int, target: int) -> Estimate | None:
-        """The share of the images of class `source` that became `target`; None without such images."""
+        """Share of the images of class `source` that became `target`; None if there are no such images."""
         chosen = self.reached[self.labels == source, target]
         return share(chosen) if chosen.size else None
 
@@ -53,7 +53,17 @@ def targeted_matrix(
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Targeted:
-    """Attack every correctly classified image towards every class but its own."""
+    """Attack every correctly classified image once with each other class as its target.
+
+    Args:
+        attack: one that supports targets.
+        seed: of all random draws, which are keyed by example.
+        batch_size: images that pass through the network at a time; measured if None.
+
+    Raises:
+        ShapeError: no images.
+        SettingError: an attack that does not support targets.
+    """
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")
     passes = Passes()
@@ -61,9 +71,8 @@ def targeted_matrix(
     reached: list[torch.Tensor] = []
     first = 0
     most = attack.max_passes(len(model.classes))
-    runs = len(images) * (len(model.classes) - 1)
-    work = None if most is None else runs * (most.forward + most.backward)
-    first_ones = images[:COMPARED].tensors(model.device)[0]
+    work = most and len(images) * (len(model.classes) - 1) * most.total
+    first_ones = images[:COMPARED_IMAGES].tensors(model.device)[0]
     no_gradient = not_finite = attacked = 0
     with (
         preserve_state(model_of(model), seed=seed) as direct,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from casemate import data
-from casemate.attacks import ATTACKS, EOT, AbstractGradientAttack
+from casemate.attacks import EOT, PRESETS, AbstractGradientAttack
 from casemate.defenses import StochasticAffine, at_temperature, preprocessed, with_noise
 from casemate.engine import Artifact, Context, ProducerFn
 from casemate.models import DEFAULT_PASS_SIZE, Classifier, load
@@ -32,7 +32,7 @@ def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], contex
 def attack_of(spec: Mapping[str, Any]) -> AbstractGradientAttack:
     """The attack of a configuration: its name and settings, and the `eot_samples` of an expectation if it is one."""
     settings = {name: value for name, value in spec.items() if name not in ("name", "eot_samples")}
-    attack = ATTACKS[spec["name"]](**settings)
+    attack = PRESETS[spec["name"]](**settings)
     return EOT(attack=attack, eot_samples=spec["eot_samples"]) if "eot_samples" in spec else attack
 
 

@@ -1,4 +1,4 @@
-"""Holding a model still while it is attacked: evaluation mode, frozen weights, and the copy that attacks work on."""
+"""Preparing models and images for an attack: evaluation mode, frozen weights, and the copy that is attacked."""
 
 import math
 from collections.abc import Iterator
@@ -16,32 +16,32 @@ from casemate.types import Images
 
 _GROUP_BYTES, _MOST_BYTES = 1 << 25, 1 << 28
 _FULL = 256
-"""Images of a group, if `_MOST_BYTES` hold them, however large they are: so many fill the passes."""
+"""Images of a group that keep the passes full; used for large images too if `_MOST_BYTES` hold them."""
 _COPIES = 16
-"""Images that an attack holds at most for each one it works on: iterates, gradients, the best so far."""
-COMPARED = 32
-"""Images on which the frozen copy is compared with the model."""
+"""Tensors of the size of the batch that an attack holds at most: iterates, gradients, the best images so far."""
+COMPARED_IMAGES = 32
+"""Images on which the logits of the frozen copy are compared with the model's."""
 _WORTH_COPYING = 1000
-"""Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
-second, once)."""
+"""From this many passes of one image on, a copy saves more time than making it takes (a quarter of a second, once, to
+load the compiled loops)."""
 _WORTH_MEASURING = 100 * MEASURED_WITH
-"""Passes of one image from which on measuring the best pass size saves more than it takes."""
+"""From this many passes of one image on, measuring the best pass size saves more time than it takes."""
 
 
 def group_size(image_shape: tuple[int, ...]) -> int:
-    """How many images an attack works on in step: as many as fit into 32 MB, or enough for full passes.
+    """Number of images that an attack processes together: as many as fit into 32 MB, or enough for full passes.
 
-    Images that are decided leave, and the passes through the network, which are of a size of their own, stay full.
+    It is larger than a pass through the network, so that passes stay full when fooled images leave the group.
     """
     each = _COPIES * 4 * math.prod(image_shape)
     return max(1, _GROUP_BYTES // each, min(_FULL, _MOST_BYTES // each))
 
 
 def prepare_images(images: Tensor, model: Classifier) -> Images:
-    """Checked images as the loop takes them: on the model's device, channels-last, and exactly within the bounds.
+    """Checked images as attacks take them: on the model's device, channels-last, clamped to the bounds.
 
-    They are float32, since half precision would round perturbations away; float64 where the model's weights are too, or
-    it has none.
+    They are float32, since half precision would round perturbations away; float64 images stay float64 if the model's
+    weights are float64 too, or it has none.
     """
     double = images.dtype == torch.float64 and model.dtype in (None, torch.float64)
     numbers = images.detach().to(model.device, torch.float64 if double else torch.float32)
@@ -49,12 +49,12 @@ def prepare_images(images: Tensor, model: Classifier) -> Images:
 
 
 def model_of(given: Classifier | Frozen) -> Classifier:
-    """The model itself, whether it is frozen already or not. Raises `ModelError` for anything else."""
+    """The original model of a frozen one, or the model itself. Raises `ModelError` for anything else."""
     model = given.original if isinstance(given, Frozen) else given
     if not isinstance(model, Classifier):
         raise ModelError(
             f"the model is a {type(model).__name__}; expected a casemate.Classifier: Classifier(network, input_shape="
-            "(channels, height, width), classes=(...)) around your network, with mean= and std= if it wants them"
+            "(channels, height, width), classes=(...)) around your network, with mean= and std= for normalised images"
         )
     return model
 
@@ -69,14 +69,15 @@ def prepare_for_attack(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Frozen]:
-    """A model with its copy to be attacked; inside, the model is in evaluation mode with frozen weights.
+    """Yield the frozen model: the model and the optimised copy to attack. Inside, the model is in evaluation mode.
 
     Args:
-        images: what will be attacked; the first ones serve to check the copy.
-        pass_size: images that pass through the network at a time; if None measured where that is worth while, else a
-            usual one. A model that is frozen already keeps its own.
-        passes: of one image, that will be made at most. For a few the model is taken as it is; None: not for a few.
-        precision: of the gradients that attacks within a ball follow; see `casemate.models.accel.precision`.
+        images: images to be attacked; the copy's logits are compared with the model's on the first of them.
+        pass_size: images that pass through the network at a time; if None it is measured where that is worth while,
+            else `DEFAULT_PASS_SIZE`. A model that is frozen already keeps its own.
+        passes: the most passes of one image that will be made. If few, no copy is made; None: unknown, treated as many.
+        precision: of the gradients of attacks within a ball; see `casemate.models.accel.precision`.
+        observer: receives messages, such as a pass size halved for lack of memory.
     """
     if isinstance(model, Frozen):
         with frozen(model.original):
@@ -89,5 +90,5 @@ def prepare_for_attack(
         if passes is not None and passes < _WORTH_COPYING:
             yield as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
         else:
-            few = prepare_images(images[:COMPARED], model)
+            few = prepare_images(images[:COMPARED_IMAGES], model)
             yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)
