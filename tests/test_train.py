@@ -25,7 +25,7 @@ from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
 from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier, create
-from casemate.models.accel.dropout import QuickDropout
+from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.config import SCHEDULES
 from casemate.training.loop import _batches
@@ -332,18 +332,18 @@ def test_every_epoch_and_step_has_its_own_dropout(hooked: bool, monkeypatch: pyt
         if layer.training or len(masks) % 3 == 2:  # not when it is first examined
             masks.append(out[:, :, 0, 0] == 0)
 
-    if hooked:  # then the model is trained as it is, else with less work (`quickened`)
+    if hooked:  # then the model is trained as it is, else with less work (`optimized_training`)
         dropout = next(layer for layer in model.modules() if isinstance(layer, nn.Dropout))
         dropout.register_forward_hook(lambda layer, given, out: note(layer, out))  # pyright: ignore[reportArgumentType]
     else:
-        own = QuickDropout.forward
+        own = HashDropout.forward
 
-        def looked_at(layer: QuickDropout, values: Tensor) -> Tensor:
+        def looked_at(layer: HashDropout, values: Tensor) -> Tensor:
             kept = own(layer, values)
             note(layer, kept)
             return kept
 
-        monkeypatch.setattr(QuickDropout, "forward", looked_at)
+        monkeypatch.setattr(HashDropout, "forward", looked_at)
     ones = replace(_TRAIN, pixels=torch.full_like(_TRAIN.pixels, 255))
     with torch.no_grad():  # what reaches the dropout is positive everywhere, so that its zeros are the mask
         for layer in model.modules():
