@@ -237,7 +237,7 @@ def test_auto_falls_back_to_the_digits_and_says_so(copy: Copy, listener: Listene
     found = data.load("auto", offline=True, observer=listener)
     assert (found.name, found.fallback_for) == ("digits", "Fashion-MNIST")
     assert len(listener.said) == 1
-    assert listener.said[0].startswith("WARNING: falling back to scikit-learn's digits")
+    assert listener.said[0].startswith("WARNING: using scikit-learn's digits instead")
     assert str(copy.root / "cache") in listener.said[0]
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_cache_is_passed_over(copy: Copy, listener: Listener) -> None:
     debian = copy.folder("usr/share/datasets/fashion-mnist")
     assert data.load(offline=True, observer=listener).origin == str(debian)
     assert len(listener.said) == 1
-    assert "not usable and is passed over" in listener.said[0]
+    assert "not usable and is ignored" in listener.said[0]
 
 
 def test_an_unknown_data_set_is_refused() -> None:

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from casemate.errors import CasemateError
 from casemate.logits import difference, is_valid, magnitude
@@ -53,7 +53,7 @@ def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkT
     The network and all random numbers are restored. Errors of `call` are passed on.
     """
 
-    def first_logits(images: Images, seed: int = 0) -> Logits:
+    def first_logits(images: Images, seed: int = 0) -> Tensor:
         with preserve_state(model), all_seeded(images.device, seed):
             return call(images)[:1]
 

@@ -44,7 +44,7 @@ class TrainConfig:
     learning_rate: Annotated[float, positive()] = 1e-3
     """Largest learning rate, scaled by the schedule."""
     schedule: str | Schedule = "constant"
-    """A name (constant, linear, cosine, one-cycle), or in Python a function from the share of steps done to a factor."""
+    """A name (constant, linear, cosine, one-cycle), or in Python a function of the share of steps done."""
     weight_decay: Annotated[float, not_negative()] = 0.0
     """Applied to kernels, not to biases and batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: Annotated[int, at_least(1)] | None = None

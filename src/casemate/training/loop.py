@@ -1,8 +1,8 @@
 """The training loop of all recipes, which differ in the augmentation, the objective or the model.
 
 Images stay in memory as bytes, batches are taken from that tensor (no worker processes), and everything is
-channels-last. Each epoch has its own seed and ends with a checkpoint. A training that was killed resumes from the last one, and ends
-with the same weights, bit for bit.
+channels-last. Each epoch has its own seed and ends with a checkpoint. A training that was killed resumes from the last
+one, and ends with the same weights, bit for bit.
 """
 
 import math
