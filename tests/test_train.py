@@ -630,7 +630,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         damaged.append(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
     for raw in damaged:
         checkpoint.write_bytes(raw)
-        with pytest.raises(TrainingError, match=r"is not a complete training checkpoint \(.*delete it to train from the start"):
+        with pytest.raises(
+            TrainingError, match=r"is not a complete training checkpoint \(.*delete it to train from the start"
+        ):
             _fit(_EVERYTHING, model=model, checkpoint=checkpoint)
         _assert_same(snapshot(model), before)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.logits import all_in_play, in_play
+from casemate.logits import all_unmasked, unmasked
 from casemate.settings import one_of, unknown_name
 from casemate.types import Labels, Logits, PerExample
 
@@ -91,13 +91,13 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
 
 
 def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
-    """The largest logit minus the mean of the last `count` of the `up_to` largest in play; 1 with only two in play."""
+    """The largest logit minus the mean of the last `count` of the `up_to` largest unmasked logits; 1 if only two are."""
     if logits.shape[1] < 3:
         return torch.ones_like(logits[:, 0])
     top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
-    if all_in_play(logits, top):
+    if all_unmasked(logits, top):
         return top[:, 0] - top[:, -count:].mean(1) + _SMALLEST_SPREAD
-    playing = in_play(logits).sum(1, keepdim=True)
+    playing = unmasked(logits).sum(1, keepdim=True)
     rank = torch.arange(1, top.shape[1] + 1, device=top.device)
     last = playing.clamp(max=top.shape[1])
     rest = top.where((rank > last - count) & (rank <= last), 0.0).sum(1) / count

@@ -52,7 +52,8 @@ def format_eps(eps: float) -> str:
     return f"{levels}/255" if exact and len(short) > len("0.0125") else short
 
 
-def _column(values: PerExample, like: Tensor) -> Tensor:
+def _expanded(values: PerExample, like: Tensor) -> Tensor:
+    """Per-example values, with dimensions of size 1 to broadcast over `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -104,11 +105,11 @@ class Ball:
         delta = images.double() - clean.double()
         if self.norm == "l2":
             length = delta.flatten(1).norm(dim=1)
-            delta = delta * _column(torch.where(length > self.eps, self.eps / length, 1.0), delta)
+            delta = delta * _expanded(torch.where(length > self.eps, self.eps / length, 1.0), delta)
         else:
             room = torch.where(delta >= 0, bounds[1] - clean.double(), clean.double() - bounds[0])
             delta = _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)
-        return _moved(clean, delta).clamp_(*bounds)
+        return _add_inward(clean, delta).clamp_(*bounds)
 
     def limits(self, clean: Images, bounds: Bounds) -> tuple[Images, Images]:
         """The smallest and largest value of each pixel in the Linf ball and the bounds."""
@@ -125,8 +126,8 @@ class Ball:
         if self.norm == "l2":
             # divided by the largest entry first, since the squares of gradients below 1e-19 underflow in float32
             largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            scaled = gradient / _column(largest, gradient)
-            return scaled / _column(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
+            scaled = gradient / _expanded(largest, gradient)
+            return scaled / _expanded(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
         sign = gradient.sign()
         stuck = ((sign > 0) & (images >= bounds[1])) | ((sign < 0) & (images <= bounds[0]))
         size = gradient.abs().masked_fill(stuck, 0).flatten(1)
@@ -153,10 +154,10 @@ class Ball:
         direction = direction.double()
         radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
         length = norm_of(direction, self.norm).clamp(min=1e-12)
-        return _moved(clean, direction * _column(radius / length, direction)).clamp_(*bounds)
+        return _add_inward(clean, direction * _expanded(radius / length, direction)).clamp_(*bounds)
 
 
-def _moved(clean: Images, delta: Images) -> Images:
+def _add_inward(clean: Images, delta: Images) -> Images:
     """`clean` + float64 `delta` in the type of `clean`, rounded towards `clean`, so that no entry moves further."""
     moved = (clean.double() + delta).to(clean.dtype)
     return torch.where((moved.double() - clean.double()).abs() > delta.abs(), moved.nextafter(clean), moved)

@@ -9,8 +9,8 @@ from casemate.data.dataset import LabelledImages as LabelledImages
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float
+from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
-from casemate.data.own import read_images as read_images
 from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import NULL_OBSERVER, Observer

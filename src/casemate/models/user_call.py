@@ -27,7 +27,7 @@ _INTERNAL = (str(Path(__file__).parent.parent), contextlib.__file__)
 @final
 @dataclass(frozen=True)
 class UserCall:
-    """A function in the course of being called, by the user or by the library itself."""
+    """A call of a library function, by the user or by another library function."""
 
     by_user: bool
     """Whether warnings are given."""
