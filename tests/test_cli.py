@@ -572,7 +572,7 @@ def _spoilt(model: Path, fault: str) -> tuple[Path, str]:
     match fault:
         case "another architecture":
             write_json(sidecar, facts | {"architecture": "paper-cnn"})
-            return model, "holds the weights of another network"
+            return model, "contains the weights of another network"
         case "unknown architecture":
             write_json(sidecar, facts | {"architecture": "resnet"})
             return model, "not registered here; known: "
