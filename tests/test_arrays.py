@@ -89,13 +89,13 @@ def _refused(path: Path, words: str) -> None:
     ("at", "value", "size", "words"),
     [
         (4, 99, 2, "zip file version 9.9"),
-        (8, 99, 2, "images are packed by method 99"),
-        (8, 14, 2, "images are packed by method 14"),
+        (8, 99, 2, "images are compressed by method 99"),
+        (8, 14, 2, "images are compressed by method 14"),
         (6, 1, 2, "images are encrypted"),
         (6, 0x20, 2, "cannot read"),
         (14, 7, 4, "Bad CRC-32"),
-        (18, 2**32 - 2, 4, "are said to take 4294967294 bytes of a file of"),
-        (22, 2**32 - 2, 4, "stored as they are, but said to take"),
+        (18, 2**32 - 2, 4, "stated size of 4294967294 bytes in a file of"),
+        (22, 2**32 - 2, 4, "are not compressed, but have stated sizes"),
     ],
 )
 def test_a_zip_entry_that_says_what_is_not_so(tmp_path: Path, at: int, value: int, size: int, words: str) -> None:
@@ -107,9 +107,9 @@ def test_a_zip_entry_that_says_what_is_not_so(tmp_path: Path, at: int, value: in
 @pytest.mark.parametrize(
     ("images", "words"),
     [
-        (_header(shape=(TERABYTES,)), "are said to take 0 bytes"),
-        (_header(shape=(2**32, 2**32, 2**32)), "are said to take 0 bytes"),
-        (_header(shape=(2**63, 2)) + bytes(100), "are said to take 100 bytes"),
+        (_header(shape=(TERABYTES,)), "stated size of 0 bytes"),
+        (_header(shape=(2**32, 2**32, 2**32)), "stated size of 0 bytes"),
+        (_header(shape=(2**63, 2)) + bytes(100), "stated size of 100 bytes"),
         (_header(shape=(TERABYTES, 0)), "expected .n, channels, height, width."),
         (_header(shape=(-5, -5)) + bytes(25), "none below zero"),
         (_header(shape=(2.5, 2)) + bytes(5), "shape is not valid"),
@@ -127,8 +127,8 @@ def test_a_zip_entry_that_says_what_is_not_so(tmp_path: Path, at: int, value: in
         (_header(text="__import__('sys').exit(7)"), "cannot read"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", "cannot read"),
         (b"\x93NUMPY\x07\x00" + bytes(200), "of version .7, 0. of NumPy's format"),
-        (_npy(PIXELS)[:-1], "are said to take 767 bytes"),
-        (_npy(PIXELS) + b"\0", "are said to take 769 bytes"),
+        (_npy(PIXELS)[:-1], "stated size of 767 bytes"),
+        (_npy(PIXELS) + b"\0", "stated size of 769 bytes"),
         (_npy(PIXELS)[:40], "cannot read"),
         (b"", "cannot read"),
         (_npy(PIXELS[:, :, :0]), "have no pixels"),
@@ -167,7 +167,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
         for _ in range(400):
             member.write(bytes(784_000))
     assert path.stat().st_size < 1_000_000
-    _refused(path, "said to unpack from 30.* to 313.* bytes, more than 100 times .*numpy.savez, which does not pack")
+    _refused(path, "state that 30.* bytes unpack to 313.*, more than 100 times .*numpy.savez, which does not compress")
 
 
 def test_a_part_that_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_a_part_that_unpacks_to_more_than_it_says(tmp_path: Path) -> None:
     claimed = _npy(PIXELS)
     raw = _patched(path.read_bytes(), 22, len(claimed), 4)
     path.write_bytes(_patched(raw, 14, zlib.crc32(claimed), 4))  # so that what is said would be a whole, sound part
-    _refused(path, "images unpack to more than the 896 bytes")
+    _refused(path, "images unpack to more than their stated size of 896 bytes")
 
 
 def test_two_arrays_of_one_name_and_parts_that_are_cut_short(tmp_path: Path) -> None:
-    _refused(_npz(tmp_path / "own.npz", {"images": _npy(PIXELS), **_with()}), "holds 2 arrays called images")
+    _refused(_npz(tmp_path / "own.npz", {"images": _npy(PIXELS), **_with()}), "contains 2 arrays called images")
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raw = _npz(tmp_path / "own.npz", _with(), method).read_bytes()
         for length in range(0, len(raw), 97):
@@ -218,24 +218,24 @@ def _one(kind: object = "U8", shape: object = (4,), place: object = (0, 4), **mo
     [
         (b"", "0 bytes"),
         (bytes(7), "7 bytes"),
-        (_tensors({}, length=TERABYTES), f"header is said to take {TERABYTES} bytes, but only 2 follow"),
-        (_tensors({}, length=2**64 - 1), "is said to take 18446744073709551615 bytes"),
-        (_tensors(_one(), b"123"), "is said to lie at 0 to 4, but 3 bytes are there"),
-        (_tensors(_one(place=(0, TERABYTES), shape=(TERABYTES,)), b"1234"), "is said to lie at 0 to 10000000000000"),
-        (_tensors(_one(shape=(TERABYTES,)), b"1234"), "is said to take 4 bytes"),
-        (_tensors(_one(shape=(2**40, 2**40)), b"1234"), "is said to take 4 bytes"),
-        (_tensors(_one(place=(4, 0)), b"1234"), "is said to lie at 4 to 0"),
+        (_tensors({}, length=TERABYTES), f"header states a length of {TERABYTES} bytes, but only 2 follow"),
+        (_tensors({}, length=2**64 - 1), "states a length of 18446744073709551615 bytes"),
+        (_tensors(_one(), b"123"), "has the offsets 0 to 4, but the file has 3 bytes"),
+        (_tensors(_one(place=(0, TERABYTES), shape=(TERABYTES,)), b"1234"), "has the offsets 0 to 10000000000000"),
+        (_tensors(_one(shape=(TERABYTES,)), b"1234"), "has offsets for 4 bytes"),
+        (_tensors(_one(shape=(2**40, 2**40)), b"1234"), "has offsets for 4 bytes"),
+        (_tensors(_one(place=(4, 0)), b"1234"), "has the offsets 4 to 0"),
         (_tensors(_one(place=(-4, 0)), b"1234"), "expected lists of whole numbers"),
         (_tensors(_one(shape=(4.0,)), b"1234"), "expected lists of whole numbers"),
         (_tensors(_one(shape=7), b"1234"), "expected lists of whole numbers"),
-        (_tensors(_one("F8_E4M3"), b"1234"), "is of type F8_E4M3; read are BOOL"),
+        (_tensors(_one("F8_E4M3"), b"1234"), "is of type F8_E4M3; supported are BOOL"),
         (_tensors(_one("F4"), b"1234"), "is of type F4"),
         (_tensors(_one(["U8"]), b"1234"), r"is of type \['U8'\]"),
         (_tensors(_one(), b"12345"), "cannot read"),
-        (_tensors(b'{"images": 1, "images": 2}'), "'images' is given twice"),
-        (_tensors({"images": 3}), "is not described by type, shape and place"),
-        (_tensors([1, 2]), "is not a table of tensors"),
-        (_tensors({"__metadata__": {"a": 1}}), "metadata is not a table of texts"),
+        (_tensors(b'{"images": 1, "images": 2}'), "'images' occurs twice"),
+        (_tensors({"images": 3}), "is not described by dtype, shape and data_offsets"),
+        (_tensors([1, 2]), "header is not a JSON object"),
+        (_tensors({"__metadata__": {"a": 1}}), "metadata is not a JSON object of strings"),
         (_tensors(b"[" * 100_000), "cannot read"),
         (_tensors(b"\xff\xfe"), "cannot read"),
         (_tensors(_one(shape=(12, 1, 0, 28), place=(0, 0)) | {"labels": _one()["images"]}, b"1234"), "have no pixels"),
@@ -253,7 +253,7 @@ def test_a_header_is_not_read_whatever_it_takes(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write((10**9).to_bytes(8, "little"))
         file.truncate(2 * 10**9)  # a hole in the file, which takes no room on the disk
-    _refused(path, "its header takes 1000000000 bytes; at most 10000000 are read")
+    _refused(path, "its header takes 1000000000 bytes; expected at most 10000000")
 
 
 def test_images_in_half_precision_and_labels_of_all_sizes(tmp_path: Path) -> None:
@@ -379,5 +379,5 @@ def test_the_command_line_shows_one_error(tmp_path: Path, capsys: pytest.Capture
     bad.write_bytes(_patched(bad.read_bytes(), 8, 99))
     assert main(["evaluate", str(path), "--data", str(bad), "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
-    assert "images are packed by method 99" in " ".join(err.split())
+    assert "images are compressed by method 99" in " ".join(err.split())
     assert "Traceback" not in err

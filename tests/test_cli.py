@@ -572,7 +572,7 @@ def _spoilt(model: Path, fault: str) -> tuple[Path, str]:
     match fault:
         case "another architecture":
             write_json(sidecar, facts | {"architecture": "paper-cnn"})
-            return model, "holds the weights of another network"
+            return model, "contains the weights of another network"
         case "unknown architecture":
             write_json(sidecar, facts | {"architecture": "resnet"})
             return model, "not registered here; known: "
@@ -581,7 +581,7 @@ def _spoilt(model: Path, fault: str) -> tuple[Path, str]:
             return model, "is a pickle"
         case "cut short":
             model.write_bytes(model.read_bytes()[:-100])
-            return model, "is not a whole safetensors file"
+            return model, "is not a complete safetensors file"
         case "changed":
             raw = bytearray(model.read_bytes())
             raw[-1] ^= 1
@@ -983,7 +983,7 @@ def test_a_bad_defence_is_refused(run: Run, tmp_path: Path, arguments: list[str]
 def test_models_that_a_training_cannot_build_on(run: Run, model: Path, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "m.safetensors"]
     message = _refused(run, "train", *SMALL, "--start", model, "--architecture", "paper-cnn", *out)
-    assert "holds a tiny, but a paper-cnn is expected" in message
+    assert "contains a tiny, but a paper-cnn is expected" in message
     message = _refused(run, "train", *SMALL, "--start", model, "--out", model, "--overwrite")
     assert "is the --start itself, which must stay; choose another --out" in message
     for role in (["--start"], ["--recipe", "distillation", "--teacher"]):

@@ -53,23 +53,23 @@ def test_idx_is_read_row_by_row() -> None:
 @pytest.mark.parametrize(
     ("parse", "raw", "message"),
     [
-        (parse_images, b"", "images: 0 bytes, but an IDX header alone takes 16; the file is cut short"),
+        (parse_images, b"", "images: 0 bytes, but an IDX header alone takes 16; the file is truncated"),
         (parse_images, _idx(_IMAGES)[:15], "15 bytes, but an IDX header alone takes 16"),
         (parse_labels, _idx(_LABELS)[:7], "labels: 7 bytes, but an IDX header alone takes 8"),
-        (parse_images, _idx(_IMAGES)[:-1], "announces 30 values of shape .2, 3, 5., but 29 follow"),
-        (parse_images, _idx(_IMAGES)[:16], "announces 30 values of shape .2, 3, 5., but 0 follow"),
-        (parse_images, _idx(_IMAGES) + b"\0", "but 31 follow; the file is cut short or has something appended"),
-        (parse_labels, _idx(_LABELS) + b"\0", "announces 3 values of shape .3,., but 4 follow"),
+        (parse_images, _idx(_IMAGES)[:-1], "states 30 values of shape .2, 3, 5., but 29 follow"),
+        (parse_images, _idx(_IMAGES)[:16], "states 30 values of shape .2, 3, 5., but 0 follow"),
+        (parse_images, _idx(_IMAGES) + b"\0", "but 31 follow; the file is truncated or has extra bytes"),
+        (parse_labels, _idx(_LABELS) + b"\0", "states 3 values of shape .3,., but 4 follow"),
         (parse_images, _idx(_IMAGES, magic=b"\1\0\x08\3"), "wrong magic number 01000803, expected 00000803"),
         (parse_images, gzip.compress(_idx(_IMAGES), mtime=0), "wrong magic number 1f8b"),
         (parse_images, _idx(_IMAGES, magic=b"\0\0\x0d\3"), "wrong magic number 00000d03.*unsigned bytes"),
         (parse_images, _idx(_LABELS) + bytes(8), "wrong magic number 00000801, expected 00000803.*3 dimensions"),
         (parse_labels, _idx(_IMAGES), "wrong magic number 00000803, expected 00000801.*1 dimensions"),
-        (parse_images, _idx(_IMAGES, shape=(2, 5, 5)), "announces 50 values"),
-        (parse_images, _idx(_IMAGES, shape=(2**32 - 1,) * 3), "announces 79228162458924105385300197375 values"),
-        (parse_images, _idx(_IMAGES, shape=(0, 28, 28)), "the shape .0, 28, 28., which holds nothing"),
-        (parse_images, _idx(_IMAGES[:0]), "which holds nothing"),
-        (parse_labels, _idx(_LABELS[:0]), "which holds nothing"),
+        (parse_images, _idx(_IMAGES, shape=(2, 5, 5)), "states 50 values"),
+        (parse_images, _idx(_IMAGES, shape=(2**32 - 1,) * 3), "states 79228162458924105385300197375 values"),
+        (parse_images, _idx(_IMAGES, shape=(0, 28, 28)), "the shape .0, 28, 28., which is empty"),
+        (parse_images, _idx(_IMAGES[:0]), "which is empty"),
+        (parse_labels, _idx(_LABELS[:0]), "which is empty"),
         (parse_labels, _idx(np.array([1, 2, 10, 3])), "label 10 at position 2, but with 10 classes labels run from 0"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_truncated_gzip_file_is_refused(copy: Copy, length: int) -> None:
     folder = copy.folder("bad")
     path = folder / f"{_IMAGE_FILE}.gz"
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DataError, match=rf"{path}.*(cut short or damaged|only 0 bytes).*casemate data fetch"):
+    with pytest.raises(DataError, match=rf"{path}.*(truncated or damaged|only 0 bytes).*casemate data fetch"):
         data.load("fashion-mnist", folder)
 
 
@@ -237,7 +237,7 @@ def test_auto_falls_back_to_the_digits_and_says_so(copy: Copy, listener: Listene
     found = data.load("auto", offline=True, observer=listener)
     assert (found.name, found.fallback_for) == ("digits", "Fashion-MNIST")
     assert len(listener.said) == 1
-    assert listener.said[0].startswith("WARNING: falling back to scikit-learn's digits")
+    assert listener.said[0].startswith("WARNING: using scikit-learn's digits instead")
     assert str(copy.root / "cache") in listener.said[0]
 
 
@@ -264,7 +264,7 @@ def test_a_damaged_cache_is_passed_over(copy: Copy, listener: Listener) -> None:
     debian = copy.folder("usr/share/datasets/fashion-mnist")
     assert data.load(offline=True, observer=listener).origin == str(debian)
     assert len(listener.said) == 1
-    assert "not usable and is passed over" in listener.said[0]
+    assert "not usable and is ignored" in listener.said[0]
 
 
 def test_an_unknown_data_set_is_refused() -> None:
@@ -545,17 +545,6 @@ def test_a_subset_is_stratified_and_may_be_everything() -> None:
     assert _numbers(subset(images, 20, 1)) == _numbers(part) != _numbers(subset(images, 20, 2))
     assert subset(images, 100, 1) is images
     assert subset(images, 1000, 1) is images
-
-
-def test_a_limited_data_set() -> None:
-    whole = digits.load()
-    small = whole.limited(100, 30, seed=3)
-    assert small.train.labels.bincount().tolist() == [10] * 10
-    assert torch.equal(small.test.pixels, whole.test.pixels[:30])
-    assert whole.limited() == whole
-    for train, test in ((0, 5), (-3, 5), (5, 0), (5, -3)):
-        with pytest.raises(SettingError):
-            whole.limited(train, test)
 
 
 def test_batches_come_in_order_and_whole() -> None:

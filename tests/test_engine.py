@@ -379,7 +379,7 @@ def test_damaged_files_of_a_piece_are_named(tmp_path: Path) -> None:
     _put(store)
     artifact = store.find("k1")
     assert artifact is not None
-    with pytest.raises(StoreError, match=r"data.bin is damaged: its header is said to take \d+ bytes"):
+    with pytest.raises(StoreError, match=r"data.bin is damaged: its header states a length of \d+ bytes"):
         artifact.arrays("data.bin")
     artifact.path("data.bin").rename(artifact.folder / "examples.parquet")
     with pytest.raises(StoreError, match=r"cannot read .*examples.parquet as a table"):

@@ -794,7 +794,7 @@ def test_a_model_that_runs_out_of_memory_is_judged_in_smaller_batches(listener: 
     whole = evaluate(thirds(), IMAGES, eps=0.1, attacks=ATTACKS)
     assert (found.cascade.robust == whole.cascade.robust).all()
     assert found.clean.accuracy == whole.clean.accuracy
-    assert any("Out of memory; going on with 4 images at a time" in each for each in listener.said)
+    assert any("Out of memory; continuing with 4 images at a time" in each for each in listener.said)
     assert small.tally.most > 7
     failed = {each.check for each in found.findings if each.failed}
     assert failed <= {"finite-differences", "precision"}, failed

@@ -31,12 +31,12 @@ from casemate.attacks import (
 from casemate.attacks.base import innermost
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
-from casemate.models.accel.dense_on_maps import DenseOnMaps
+from casemate.models.accel.channels_last_linear import ChannelsLastLinear
 from casemate.models.accel.equivalence import TOLERANCE
-from casemate.models.accel.few_channels import FewChannels, suits
+from casemate.models.accel.optimize import optimize_for_inference
 from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
 from casemate.models.accel.precision import in_bfloat16
-from casemate.models.accel.rearrange import lighten
+from casemate.models.accel.small_input_conv import SmallInputConv, is_small_input_conv
 from casemate.models.layers import NoiseLayer
 from casemate.progress import NULL_OBSERVER
 from oracles import NoWayBack, Uncopied, classifier, generator, small_task
@@ -84,7 +84,7 @@ def check_same(model: Classifier, changes: dict[str, int]) -> Classifier:
         prepared = freeze(model, IMAGES)
         expected, seen = with_gradient(model, IMAGES), with_gradient(prepared.copy, IMAGES)
     assert prepared.changes == changes
-    assert prepared.faithful
+    assert prepared.matches_original
     for one, other in zip(expected, seen, strict=True):
         assert torch.allclose(one, other, rtol=1e-11, atol=1e-12)
     return prepared.copy
@@ -153,7 +153,7 @@ def test_a_convolution_of_few_channels_passes_the_same_gradient_back(channels: i
     layer = nn.Conv2d(channels, 5, **settings).double()
     images = torch.rand(3, channels, 11, 12, dtype=torch.float64, generator=generator(4))
     found = []
-    for module in (layer, FewChannels(layer)):
+    for module in (layer, SmallInputConv(layer)):
         leaf = images.clone().requires_grad_(True)
         maps = module(leaf)
         (gradient,) = torch.autograd.grad((maps * maps.detach().sin()).sum(), leaf)
@@ -167,8 +167,8 @@ def test_a_convolution_of_few_channels_passes_the_same_gradient_back(channels: i
     [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}, {"padding": "same", "kernel_size": 4}],
 )
 def test_other_convolutions_are_left(settings: dict[str, Any]) -> None:
-    assert not suits(nn.Conv2d(2, 4, **{"kernel_size": 3, **settings}))
-    assert not suits(nn.Conv2d(4, 4, 3))
+    assert not is_small_input_conv(nn.Conv2d(2, 4, **{"kernel_size": 3, **settings}))
+    assert not is_small_input_conv(nn.Conv2d(4, 4, 3))
 
 
 def test_relu_goes_behind_pooling_and_never_across_a_batch_norm() -> None:
@@ -185,7 +185,7 @@ def test_relu_goes_behind_pooling_and_never_across_a_batch_norm() -> None:
 def test_a_dense_layer_takes_maps_of_any_shape_and_flat_ones() -> None:
     layer = nn.Linear(24, 3).double()
     maps = torch.rand(5, 24, dtype=torch.float64, generator=generator(6))
-    on_maps = DenseOnMaps(layer)
+    on_maps = ChannelsLastLinear(layer)
     for shape in ((2, 3, 4), (6, 2, 2), (24,), (4, 6)):
         shaped = maps.view(5, *shape)
         assert torch.allclose(on_maps(shaped), layer(maps), rtol=1e-12)
@@ -254,7 +254,7 @@ def test_the_study_s_networks_keep_their_answers(name: str) -> None:
     images = torch.rand(3, 1, 28, 28, dtype=torch.float64, generator=generator(3))
     with frozen(made):
         prepared = freeze(made, images)
-        assert prepared.faithful
+        assert prepared.matches_original
         assert prepared.changes["dropout removed"] >= 1
         assert torch.allclose(made(images), prepared.copy(images), rtol=1e-10, atol=1e-12)
 
@@ -339,7 +339,7 @@ def test_a_copy_that_answers_otherwise_is_not_attacked() -> None:
     with frozen(model):
         prepared = freeze(model, IMAGES)
     assert prepared.difference > TOLERANCE
-    assert not prepared.faithful
+    assert not prepared.matches_original
     assert torch.equal(prepared.copy(IMAGES), model(IMAGES))
     assert prepared.copy is not model  # another view, with a pass size of its own
     assert model.pass_size is None
@@ -409,7 +409,7 @@ def test_noise_is_kept_and_the_caller_s_random_numbers_are_left_alone() -> None:
     torch.manual_seed(5)
     with frozen(model):
         prepared = freeze(model, IMAGES)
-    assert prepared.faithful
+    assert prepared.matches_original
     assert torch.equal(torch.rand(3), expected)
     assert not torch.equal(prepared.copy(IMAGES), prepared.copy(IMAGES))
 
@@ -511,14 +511,14 @@ def test_a_copy_that_fails_is_not_used(network: type[nn.Module]) -> None:
     model = model_of(network())
     with frozen(model):
         prepared = freeze(model, IMAGES)
-        assert not prepared.faithful
+        assert not prepared.matches_original
         expected, seen = with_gradient(model, IMAGES), with_gradient(prepared.copy, IMAGES)
     assert all(torch.equal(one, other) for one, other in zip(expected, seen, strict=True))
 
 
 def test_a_copy_without_parameters_knows_where_it_is() -> None:
     model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).to("meta"), classes=3, shape=SHAPE)
-    assert lighten(model)["dense layer on maps"] == 1
+    assert optimize_for_inference(model)["dense layer on maps"] == 1
     assert not list(model.parameters())
     assert model.device.type == "meta"
 
@@ -645,10 +645,10 @@ def test_in_which_turn_models_are_attacked() -> None:
     with frozen(model), frozen(half):
         plain, both = freeze(model, IMAGES.float()), freeze(half, IMAGES.float())
     low = replace(plain, low_precision=in_bfloat16(model))
-    assert plain.in_turn(low_precision=True) == (plain.copy,)
-    assert low.in_turn(low_precision=True) == (low.low_precision, low.copy)
-    assert low.in_turn(low_precision=False) == (low.copy,)
-    first, last = both.in_turn(low_precision=True)
+    assert plain.precision_stages(low_precision=True) == (plain.copy,)
+    assert low.precision_stages(low_precision=True) == (low.low_precision, low.copy)
+    assert low.precision_stages(low_precision=False) == (low.copy,)
+    first, last = both.precision_stages(low_precision=True)
     assert (first.dtype, last.dtype) == (torch.float32, torch.bfloat16)
     assert last.network is half.network
     assert both.differentiable is both.copy

@@ -259,17 +259,17 @@ _NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 2, 2))
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": ("one",)}, "1 classes; a classifier tells at least 2 apart"),
+        ({"classes": ("one",)}, "1 classes; expected at least 2"),
         ({"classes": ()}, "0 classes"),
-        ({"bounds": (1.0, 0.0)}, "the lower must lie below the upper"),
-        ({"bounds": (1.0, 1.0)}, "the lower must lie below the upper"),
-        ({"bounds": (0.0, math.nan)}, "the lower must lie below the upper"),
-        ({"mean": (0.5, 0.5, 0.5)}, "a mean without a std"),
-        ({"std": (0.5, 0.5, 0.5)}, "or the reverse"),
-        ({"mean": (0.5,), "std": (0.5,)}, "for 3 channels: one number per channel each"),
-        ({"mean": (0.5,) * 3, "std": (0.5,) * 2}, "for 3 channels: one number per channel each"),
-        ({"mean": (0.5,) * 3, "std": (0.5, 0.0, 0.5)}, "every entry must be positive"),
-        ({"mean": (0.5,) * 3, "std": (0.5, -1.0, 0.5)}, "every entry must be positive"),
+        ({"bounds": (1.0, 0.0)}, "expected the smaller one first"),
+        ({"bounds": (1.0, 1.0)}, "expected the smaller one first"),
+        ({"bounds": (0.0, math.nan)}, "expected the smaller one first"),
+        ({"mean": (0.5, 0.5, 0.5)}, "only one of mean and std"),
+        ({"std": (0.5, 0.5, 0.5)}, "only one of mean and std"),
+        ({"mean": (0.5,), "std": (0.5,)}, "expected 3 numbers each, one per channel"),
+        ({"mean": (0.5,) * 3, "std": (0.5,) * 2}, "expected 3 numbers each, one per channel"),
+        ({"mean": (0.5,) * 3, "std": (0.5, 0.0, 0.5)}, "expected positive numbers"),
+        ({"mean": (0.5,) * 3, "std": (0.5, -1.0, 0.5)}, "expected positive numbers"),
     ],
 )
 def test_contradictory_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -398,7 +398,7 @@ def test_a_pickle_by_another_name_is_not_executed(
     mark = tmp_path / "mark"
     write(Payload(mark), saved)
     _reseal(saved)
-    with pytest.raises(ModelError, match=r"is a pickle|is not a whole safetensors file"):
+    with pytest.raises(ModelError, match=r"is a pickle|is not a complete safetensors file"):
         load(saved)
     assert not mark.exists()
     raw = io.BytesIO(saved.read_bytes())
@@ -415,10 +415,10 @@ def test_an_honest_pickle_is_refused_too(saved: Path) -> None:
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 100, -1])
 def test_a_truncated_file_is_refused(saved: Path, length: int) -> None:
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         load(saved)
     _reseal(saved)
-    with pytest.raises(ModelError, match="is not a whole safetensors file"):
+    with pytest.raises(ModelError, match="is not a complete safetensors file"):
         load(saved)
 
 
@@ -428,7 +428,7 @@ def test_one_flipped_bit_is_caught(tmp_path_factory: pytest.TempPathFactory, pla
     raw = bytearray(path.read_bytes())
     raw[int(place * len(raw))] ^= 1 << bit
     path.write_bytes(bytes(raw))
-    with pytest.raises(ModelError, match=r"does not match its sidecar|is not a whole safetensors file"):
+    with pytest.raises(ModelError, match=r"does not match its sidecar|is not a complete safetensors file"):
         load(path)
 
 
@@ -455,14 +455,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_another_architecture_is_refused(saved: Path) -> None:
     assert load(saved, architecture="tiny")[1].architecture == "tiny"
-    with pytest.raises(ModelError, match="holds a tiny, but a paper-cnn is expected"):
+    with pytest.raises(ModelError, match="contains a tiny, but a paper-cnn is expected"):
         load(saved, architecture="paper-cnn")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "linear"}, "holds the weights of another network: missing .*, unexpected"),
+        ({"architecture": "linear"}, "contains the weights of another network: missing .*, unexpected"),
         ({"architecture": "unheard-of"}, "which is not registered here; known: .*paper-cnn"),
         ({"classes": ["a", "b"]}, r"of another shape \['network.8.bias', 'network.8.weight'\]"),
         ({"input_shape": [1, 8, 16]}, "of another shape"),
@@ -470,25 +470,25 @@ def test_another_architecture_is_refused(saved: Path) -> None:
         ({"schema": 2}, "schema 2, this version reads 1"),
         ({"schema": None}, "schema None, this version reads 1"),
         ({"sha256": "0" * 64}, "does not match its sidecar"),
-        ({"sha256": None}, "is not a sidecar of casemate"),
-        ({"input_shape": [28, 28]}, "is not a sidecar of casemate"),
-        ({"classes": 3}, "is not a sidecar of casemate"),
+        ({"sha256": None}, "is not a valid sidecar"),
+        ({"input_shape": [28, 28]}, "is not a valid sidecar"),
+        ({"classes": 3}, "is not a valid sidecar"),
         ({"classes": ["one"]}, "1 classes"),
-        ({"bounds": [0.0]}, "is not a sidecar of casemate"),
-        ({"bounds": ["low", "high"]}, "is not a sidecar of casemate"),
-        ({"normalised": True}, "is not a sidecar of casemate: KeyError.'mean'"),
-        ({"normalised": "no"}, "is not a sidecar of casemate.*normalised cannot be: no"),
-        ({"bounds": [1.0, 0.0]}, "bounds cannot be"),
-        ({"bounds": [0, 10**400]}, "is not a sidecar of casemate"),
-        ({"input_shape": [1, 8, -8]}, "input_shape cannot be"),
-        ({"input_shape": [1, 8.0, 8]}, "input_shape cannot be"),
-        ({"input_shape": [1, 0, 8]}, "input_shape cannot be"),
+        ({"bounds": [0.0]}, "is not a valid sidecar"),
+        ({"bounds": ["low", "high"]}, "is not a valid sidecar"),
+        ({"normalised": True}, "is not a valid sidecar: KeyError.'mean'"),
+        ({"normalised": "no"}, "is not a valid sidecar.*invalid normalised: no"),
+        ({"bounds": [1.0, 0.0]}, "invalid bounds"),
+        ({"bounds": [0, 10**400]}, "is not a valid sidecar"),
+        ({"input_shape": [1, 8, -8]}, "invalid input_shape"),
+        ({"input_shape": [1, 8.0, 8]}, "invalid input_shape"),
+        ({"input_shape": [1, 0, 8]}, "invalid input_shape"),
         ({"input_shape": [1, 8, 10**9]}, "of another shape"),
-        ({"input_shape": [1, 10**9, 10**9]}, "of another shape|cannot be made for images of shape"),
-        ({"input_shape": [1, 8, 10**30]}, "cannot be made for images of shape|is not a sidecar"),
-        ({"classes": [1, 2, 3]}, "classes cannot be"),
-        ({"classes": "abc"}, "classes cannot be"),
-        ({"recipe": []}, "recipe cannot be"),
+        ({"input_shape": [1, 10**9, 10**9]}, "of another shape|cannot be built for the images of shape"),
+        ({"input_shape": [1, 8, 10**30]}, "cannot be built for the images of shape|is not a valid sidecar"),
+        ({"classes": [1, 2, 3]}, "invalid classes"),
+        ({"classes": "abc"}, "invalid classes"),
+        ({"recipe": []}, "invalid recipe"),
         ({"architecture": ["tiny"]}, "is not registered here"),
     ],
 )
@@ -507,14 +507,14 @@ def test_a_sidecar_without_a_field_is_refused(saved: Path, field: str) -> None:
     sidecar = json.loads(sidecar_of(saved).read_text())
     del sidecar[field]
     sidecar_of(saved).write_text(json.dumps(sidecar))
-    with pytest.raises(ModelError, match=f"is not a sidecar of casemate: KeyError.'{field}'"):
+    with pytest.raises(ModelError, match=f"is not a valid sidecar: KeyError.'{field}'"):
         load(saved)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '"text"', "{", '{"schema": 1}'])
 def test_what_is_no_sidecar_is_refused(saved: Path, content: str) -> None:
     sidecar_of(saved).write_text(content)
-    with pytest.raises(ModelError, match=r"cannot read .* as JSON|is not a sidecar of casemate"):
+    with pytest.raises(ModelError, match=r"cannot read .* as JSON|is not a valid sidecar"):
         load(saved)
 
 

@@ -326,7 +326,7 @@ def test_14_a_network_that_keeps_what_it_saw() -> None:
 
     network = Ensemble()
     for call in everywhere(wrapped(network)):
-        with pytest.raises(ModelError, match="nothing kept from call to call"):
+        with pytest.raises(ModelError, match="keep nothing between calls"):
             call()
         assert torch.equal(network.out, torch.zeros(1, 4))
 

@@ -25,7 +25,7 @@ from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
 from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
 from casemate.models import Classifier, create
-from casemate.models.accel.dropout import QuickDropout
+from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 from casemate.training.config import SCHEDULES
 from casemate.training.loop import _batches
@@ -332,18 +332,18 @@ def test_every_epoch_and_step_has_its_own_dropout(hooked: bool, monkeypatch: pyt
         if layer.training or len(masks) % 3 == 2:  # not when it is first examined
             masks.append(out[:, :, 0, 0] == 0)
 
-    if hooked:  # then the model is trained as it is, else with less work (`quickened`)
+    if hooked:  # then the model is trained as it is, else with less work (`optimized_training`)
         dropout = next(layer for layer in model.modules() if isinstance(layer, nn.Dropout))
         dropout.register_forward_hook(lambda layer, given, out: note(layer, out))  # pyright: ignore[reportArgumentType]
     else:
-        own = QuickDropout.forward
+        own = HashDropout.forward
 
-        def looked_at(layer: QuickDropout, values: Tensor) -> Tensor:
+        def looked_at(layer: HashDropout, values: Tensor) -> Tensor:
             kept = own(layer, values)
             note(layer, kept)
             return kept
 
-        monkeypatch.setattr(QuickDropout, "forward", looked_at)
+        monkeypatch.setattr(HashDropout, "forward", looked_at)
     ones = replace(_TRAIN, pixels=torch.full_like(_TRAIN.pixels, 255))
     with torch.no_grad():  # what reaches the dropout is positive everywhere, so that its zeros are the mask
         for layer in model.modules():
@@ -630,7 +630,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         damaged.append(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
     for raw in damaged:
         checkpoint.write_bytes(raw)
-        with pytest.raises(TrainingError, match=r"is not a whole training checkpoint \(.*delete it to start afresh"):
+        with pytest.raises(
+            TrainingError, match=r"is not a complete training checkpoint \(.*delete it to train from the start"
+        ):
             _fit(_EVERYTHING, model=model, checkpoint=checkpoint)
         _assert_same(snapshot(model), before)
 
@@ -659,7 +661,7 @@ def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path: Path, change
     text = json.dumps(facts | (change or {}))
     write = {"state": text, "sha256": checksum(text, tensors)}
     checkpoint.write_bytes(safetensors.torch.save(tensors, metadata=write))
-    with pytest.raises(TrainingError, match="is not a whole training checkpoint"):
+    with pytest.raises(TrainingError, match="is not a complete training checkpoint"):
         _fit(_EVERYTHING, checkpoint=checkpoint)
 
 
@@ -723,9 +725,9 @@ def _labelled(label: int) -> LabelledImages:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (_EMPTY, "0 {part} images; at least"),
-        (_WIDE, r"{part} images of shape .1, 8, 9., but the model takes .1, 8, 8."),
-        (_labelled(3), "a label 3 in the {part} images; the model's run from 0 to 2"),
+        (_EMPTY, "0 {part} images; expected at least"),
+        (_WIDE, r"{part} images of shape .1, 8, 9., but the model expects .1, 8, 8."),
+        (_labelled(3), "a label 3 in the {part} images; expected labels from 0 to 2"),
         (_labelled(-1), "a label -1 in the {part} images"),
     ],
     ids=["empty", "wide", "label 3", "label -1"],
@@ -741,5 +743,5 @@ def test_images_that_the_model_does_not_take_are_refused(bad: LabelledImages, me
 
 
 def test_one_image_is_not_a_training() -> None:
-    with pytest.raises(ShapeError, match="1 training images; at least 2 needed"):
+    with pytest.raises(ShapeError, match="1 training images; expected at least 2"):
         fit(tiny_model(), _TRAIN[:1], _VALIDATION, TrainConfig(epochs=1))

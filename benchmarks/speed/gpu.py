@@ -31,7 +31,7 @@ from casemate.attacks import Criterion, input_gradient, prepare_for_attack
 from casemate.data import load as load_data
 from casemate.data import split, subset
 from casemate.models import create
-from casemate.models.accel.equivalence import largest_difference
+from casemate.models.accel.equivalence import relative_difference
 from casemate.models.accel.precision import Precision, in_bfloat16
 
 HERE = Path(__file__).resolve().parent
@@ -123,7 +123,7 @@ def _gradient(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor
 
 def _apart(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[float]:
     """Largest difference of logits and of gradients, as shares of the largest."""
-    return [largest_difference(one.double(), other.double()) for one, other in zip(expected, seen, strict=True)]
+    return [relative_difference(one.double(), other.double()) for one, other in zip(expected, seen, strict=True)]
 
 
 def _same(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[bool]:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from casemate.attacks import FGSM, Criterion, input_gradient, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.evaluation import eps_curve
-from casemate.models import Classifier, quickened
+from casemate.models import Classifier, optimized_training
 from casemate.training import CrossEntropy, TrainConfig
 
 _BATCHES = (32, 64, 128, 250)
@@ -51,14 +51,14 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
                 }
     model = as_written(path).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     pixels, labels = images[:128].tensors()
-    with quickened(model, pixels[:32]):  # as `fit` does
+    with optimized_training(model, pixels[:32]):  # as `fit` does
         found = _rate(training_step(model, pixels, labels), len(labels))
     rows["training step, batch 128"] = {"images_per_second": found, "share_of_limit": found * 3 * forward / rate}
     pixels, labels = images[:64].tensors()
     with prepare_for_attack(as_written(path), pixels, pass_size=64) as prepared:
         where = _kernels(lambda: input_gradient(prepared.copy, pixels, Criterion(labels), "ce"))
     pixels, labels = images[:128].tensors()
-    with quickened(model, pixels[:32]):
+    with optimized_training(model, pixels[:32]):
         training = _kernels(training_step(model, pixels, labels))
     return {"forward_flops": forward, "rows": rows, "gradient_kernels": where, "training_kernels": training}
 

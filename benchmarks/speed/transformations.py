@@ -24,8 +24,8 @@ from torch import Tensor
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.files import write_json
-from casemate.models import Classifier, create, freeze, quickened
-from casemate.models.accel import rearrange
+from casemate.models import Classifier, create, freeze, optimized_training
+from casemate.models.accel import optimize
 from casemate.provenance import surroundings
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +35,7 @@ ALL, NONE = "all", "as it is written"
 NETWORKS = ("paper-cnn", "two strided convolutions", "ResNet-18", "depthwise")
 TRAINING = "training"
 _AROUND = "convolution of few channels"
-"""Done beside `rearrange._STEPS`."""
+"""Done beside `optimize._STEPS`."""
 _TOGETHER = (("pooling with ReLU", _AROUND),)
 """Left out together too: where only one is, the other does some of its work."""
 _NOT_ALONE = ("ReLU behind pooling",)
@@ -55,10 +55,10 @@ def network(name: str) -> tuple[Classifier, int]:
 @contextmanager
 def without(*changes: str) -> Iterator[None]:
     """Inside, copies are frozen without some changes."""
-    steps = {name: step for name, step in rearrange._STEPS.items() if name not in changes}
-    with patch.object(rearrange, "_STEPS", steps):
+    steps = {name: step for name, step in optimize._STEPS.items() if name not in changes}
+    with patch.object(optimize, "_STEPS", steps):
         if _AROUND in changes:
-            with patch.object(rearrange, "_narrow", lambda model: iter(())):
+            with patch.object(optimize, "_replace_small_input_convs", lambda model: iter(())):
                 yield
         else:
             yield
@@ -72,7 +72,7 @@ def copies(model: Classifier, images: Tensor) -> dict[str, Classifier]:
     for changes in (*each, *(some for some in _TOGETHER if some[0] in whole.changes)):
         with without(*changes):
             less = freeze(model, images, pass_size=len(images))
-        if not less.faithful:
+        if not less.matches_original:
             raise RuntimeError(f"without {changes} the copy answers otherwise: {less.difference}")
         if LAYOUT in changes:
             less.copy.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
@@ -123,8 +123,8 @@ def training(rounds: int) -> dict[str, Any]:
     images, labels = torch.rand(128, 1, 28, 28), torch.arange(128) % len(CLASSES)
     omitted: dict[str, Any] = {
         ALL: nullcontext(),
-        "dropout": patch.object(rearrange, "QuickDropout", lambda layer: layer),
-        "pooling with ReLU": patch.object(rearrange, "_rearranged", lambda model, steps: None),
+        "dropout": patch.object(optimize, "HashDropout", lambda layer: layer),
+        "pooling with ReLU": patch.object(optimize, "_apply", lambda steps, model: None),
     }
     steps: dict[str, Callable[[], Any]] = {}
     with ExitStack() as stack:
@@ -132,7 +132,7 @@ def training(rounds: int) -> dict[str, Any]:
             model, _ = network("paper-cnn")
             model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
             with omission:
-                stack.enter_context(quickened(model, images[:32]))
+                stack.enter_context(optimized_training(model, images[:32]))
             steps[name] = training_step(model, images, labels)
         written = network("paper-cnn")[0].to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         steps[NONE] = training_step(written, images, labels)

@@ -36,14 +36,14 @@ class Within:
 def watched() -> Iterator[Within]:
     """Inside, every classifier's passes are timed, whoever asks for them and in whichever of PyTorch's two ways."""
     found = Within()
-    answer = found.timed(Classifier._answer, "forward_seconds")
+    answer = found.timed(Classifier._logits, "forward_seconds")
 
     def answered(model: Classifier, images: torch.Tensor) -> torch.Tensor:
         found.forward += len(images)
         return answer(model, images)
 
     with (
-        patch.object(Classifier, "_answer", answered),
+        patch.object(Classifier, "_logits", answered),
         patch.object(torch.autograd, "grad", found.timed(torch.autograd.grad, "backward_seconds")),
         patch.object(torch.Tensor, "backward", found.timed(torch.Tensor.backward, "backward_seconds")),
     ):

@@ -1,12 +1,12 @@
-"""Loops compiled for the processor by Numba: how they are made, what they take, and on how many threads they run.
+"""Loops compiled for the processor by Numba: compilation, supported tensors, and multi-threading.
 
-What PyTorch does operation by operation passes over memory for each of them; a loop over images that does it all for
-one image stays in the cache. Loops are compiled when they are first needed, for the sizes and types in question; Numba
-keeps what it has compiled on disk. (Their arguments have no annotations, since Numba finds types of its own.)
-Numba comes with the extra `fast`, and this is the one module that imports it. Without it `takes` is always false, and
-the plain operations of PyTorch or NumPy that stand beside every loop do the work, with the same results up to rounding.
+PyTorch passes over memory once per operation; a compiled loop that does all of them for one image stays in the cache.
+Loops are compiled on first use for the given sizes and types, and Numba caches the result on disk. (Their arguments
+have no annotations, since Numba infers types itself.)
+Numba comes with the extra `fast`, and only this module imports it. Without it `supports` is always false, and the plain
+PyTorch or NumPy operations beside every loop are used, with the same results up to rounding.
 
-Maps and images are `(n, height, width, channels)` for them, or rows of as many numbers, contiguous.
+Loops get maps and images as contiguous `(n, height, width, channels)`, or as flattened rows.
 """
 
 import functools
@@ -26,84 +26,87 @@ except ImportError:
     njit = None
 
 AVAILABLE = njit is not None
-"""Whether loops are compiled here."""
+"""Whether Numba is installed."""
 
 Loop = Callable[..., None]
 
 
 def loop(function: Loop) -> Loop:
-    """Compiled when it is first called.
+    """Decorator that compiles a loop on its first call.
 
-    Products and sums may be rounded once, but sums stay in their order: of several numbers that are largest the first
-    counts in a pooling, so equal places must get equal numbers.
+    Numba may fuse multiplications and additions, but not reorder sums: in a pooling the first of several equal maxima
+    counts, so equal inputs must give equal numbers.
     """
     return _compiled(function, {"contract"})
 
 
-def loop_in_any_order(function: Loop) -> Loop:
-    """The same with sums in whatever order is fastest: for numbers of which only the size counts."""
+def reordering_loop(function: Loop) -> Loop:
+    """`loop` with sums in the fastest order, for results where rounding does not matter."""
     return _compiled(function, {"contract", "reassoc"})
 
 
-def _compiled(function: Loop, freedom: set[str]) -> Loop:
+def _compiled(function: Loop, fastmath: set[str]) -> Loop:
     if njit is None:
-        return function  # which nobody calls, see `takes`
-    settings = {"fastmath": freedom, "nogil": True, "error_model": "numpy"}  # what is divided by zero is infinite
+        return function  # never called, see `supports`
+    settings = {"fastmath": fastmath, "nogil": True, "error_model": "numpy"}  # division by zero gives infinity
     try:
         return njit(cache=True, **settings)(function)
-    except RuntimeError:  # there is no folder to keep it in
+    except RuntimeError:  # no writable cache folder
         return njit(**settings)(function)
 
 
-def takes(values: Tensor, *, to_compare: bool = False) -> bool:
-    """Whether there are compiled loops and they can take it (see `is_plain`)."""
-    return AVAILABLE and is_plain(values, to_compare=to_compare)
+def supports(values: Tensor, *, bfloat16: bool = False) -> bool:
+    """Whether compiled loops are available and can process a tensor (see `is_plain`)."""
+    return AVAILABLE and is_plain(values, bfloat16=bfloat16)
 
 
-def is_plain(values: Tensor, *, to_compare: bool = False) -> bool:
-    """Whether NumPy can look at it: plain numbers of 32 or 64 bits, in the memory of the processor.
+def is_plain(values: Tensor, *, bfloat16: bool = False) -> bool:
+    """Whether NumPy can read a tensor: float32 or float64 on the CPU, outside `torch.func` transforms.
 
-    Loops that only compare and move numbers can take bfloat16 too.
+    `bfloat16` allows that type too, for loops that only compare and move numbers.
     """
     functional = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-    transformed = functional or forward_ad._current_level >= 0  # which the loops do not know
-    known = values.dtype in (torch.float32, torch.float64) or (to_compare and values.dtype is torch.bfloat16)
+    transformed = functional or forward_ad._current_level >= 0
+    known = values.dtype in (torch.float32, torch.float64) or (bfloat16 and values.dtype is torch.bfloat16)
     return values.device.type == "cpu" and known and not transformed
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """Maps `(n, channels, height, width)` as the loops take them, without a history."""
+    """Maps `(n, channels, height, width)` as a contiguous `(n, height, width, channels)`, detached."""
     return maps.detach().permute(0, 2, 3, 1).contiguous()
 
 
 def empty_maps(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
-    """Room for maps `(n, channels, height, width)`, of which `channels_last` is a view and no copy.
+    """Uninitialised maps `(n, channels, height, width)` of which `channels_last` is a view, not a copy.
 
-    (What a layer returns must not be a view itself: others may write over it.)
+    (The output of a layer must not be a view itself, since the next layer may work in place.)
     """
     shape = (count, channels, height, width)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def over_images(function: Loop, *maps: Tensor, fixed: tuple[Tensor, ...] = ()) -> None:
-    """Run a loop over images that are first in each of `maps`, on as many threads as PyTorch uses."""
+    """Run a loop over the first dimension of all `maps`, divided among as many threads as PyTorch uses.
+
+    `fixed` are further arguments, passed whole to each thread.
+    """
     count = len(maps[0])
     threads = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // threads for part in range(threads + 1)]
     arrays, constants = [_array(tensor) for tensor in maps], [_array(tensor) for tensor in fixed]
 
-    def part(first: int, last: int) -> None:
+    def run(first: int, last: int) -> None:
         function(*(array[first:last] for array in arrays), *constants)
 
-    ends = list(itertools.pairwise(bounds))
-    others = [_pool(threads).submit(part, *those) for those in ends[1:]]
-    part(*ends[0])
+    parts = list(itertools.pairwise(bounds))
+    others = [_pool(threads).submit(run, *part) for part in parts[1:]]
+    run(*parts[0])
     for other in others:
         other.result()
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """The tensor's memory; of bfloat16, which NumPy does not know, the bits."""
+    """A NumPy view of the tensor; of bfloat16, which NumPy lacks, as int16."""
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
@@ -112,5 +115,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="casemate-loops")
 
 
-if hasattr(os, "register_at_fork"):  # threads stay behind when a process forks
+if hasattr(os, "register_at_fork"):  # a forked child has none of the threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

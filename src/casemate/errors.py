@@ -1,21 +1,21 @@
 """The one tree of errors. A message says what was seen, what was expected, and what to do.
 
-Errors are about *use* (bad input, a missing file, a full disk). Trouble with *numbers* is a value: see the
-status codes of `attacks.base.AttackResult` and the findings of `evaluate`. Where such a number goes straight to the
-user, a `CasemateWarning` says so.
+Errors are about *use* (bad input, a missing file, a full disk). Problems with *numbers* are values: the status codes of
+`attacks.base.AttackResult` and the findings of `evaluate`. A user who gets such a number without an evaluation gets a
+`CasemateWarning` too.
 """
 
 
 class CasemateWarning(UserWarning):
-    """A number that was computed as it should be, and may well mislead; an evaluation has a finding in its place."""
+    """A number that was computed correctly but may mislead; an evaluation reports a finding instead."""
 
 
 class CasemateError(Exception):
-    """Something the user can mend. The command line prints it without a traceback and exits with 2."""
+    """Something the user can fix. The command line prints it without a traceback and exits with 2."""
 
 
 class MissingExtraError(CasemateError):
-    """Something that needs a library which comes with an extra that is not installed."""
+    """A feature that needs a library from an extra that is not installed."""
 
 
 def missing_extra(what: str, extra: str) -> MissingExtraError:
@@ -28,7 +28,7 @@ class DataError(CasemateError):
 
 
 class ShapeError(CasemateError):
-    """A tensor whose shape, type or range is not what the callee states."""
+    """A tensor with an unexpected shape, type or range."""
 
 
 class SettingError(CasemateError):
@@ -36,7 +36,7 @@ class SettingError(CasemateError):
 
 
 class ModelError(CasemateError):
-    """A model or checkpoint that cannot be loaded, or does not match what it is asked to be."""
+    """A model or checkpoint that cannot be loaded or used, or is not the expected one."""
 
 
 class TrainingError(CasemateError):
@@ -48,8 +48,8 @@ class StoreError(CasemateError):
 
 
 class MachineError(CasemateError):
-    """The machine has not enough of what the work needs, such as memory."""
+    """The machine lacks a resource that the work needs, such as memory."""
 
 
 class RecordError(CasemateError):
-    """A record of adversarial examples that cannot be read, or that is not about the model at hand."""
+    """A record of adversarial examples that cannot be read, or was made for another model."""

@@ -1,15 +1,15 @@
-"""What installed packages add to casemate, found by their entry points; casemate itself imports none of them."""
+"""Plugins: attacks, commands and more that other installed packages add to casemate through entry points."""
 
 from importlib.metadata import EntryPoint, entry_points
 
 ATTACKS = "casemate.attacks"
-"""Group of attacks by the names that the command line gives them."""
+"""Group of attack classes, by their names on the command line."""
 COMMANDS = "casemate.commands"
-"""Group of modules of commands, each with a docstring that is its help and a function `parse` (or one in `options`)."""
+"""Group of command modules; the docstring is the help, and the module or its `options` has a function `parse`."""
 PRODUCERS = "casemate.producers"
-"""Group of mappings from kinds of tasks to what computes them, so that `casemate store` knows what is current."""
+"""Group of mappings from task kind to the function that computes it, for `casemate store` to tell what is current."""
 INFO = "casemate.info"
-"""Group of functions whose result `casemate info` shows under the entry point's name."""
+"""Group of functions whose results `casemate info` shows under the entry points' names."""
 
 
 def extensions(group: str) -> list[EntryPoint]:

@@ -1,6 +1,6 @@
-"""Whole-or-nothing writes: a reader sees the old file or the new one, never half of one.
+"""Atomic writes: a reader sees the old file or the new one, never a partial one.
 
-Every write goes to a temporary name in the same folder, is flushed to the disk, and is then renamed.
+Every file is written under a temporary name in the same folder, flushed to disk, and then renamed.
 """
 
 import json
@@ -25,39 +25,42 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write into an error that says what to do."""
+def _as_store_error(path: Path) -> Iterator[None]:
+    """Convert an `OSError` while `path` is written to a `StoreError`."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"cannot write {path}: {error.strerror or error}. Nothing was left half-written; "
+            f"cannot write {path}: {error.strerror or error}. No partial file is left; "
             "free some space or choose another place, then run the same command again."
         ) from error
 
 
 def make_folder(path: Path) -> Path:
-    """Create `path` and its parents. Raises `StoreError` if something that is not a folder is in the way."""
+    """Create the folder `path` and its parents. Raises `StoreError` if that fails, as for an existing file."""
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, but a folder is expected there: choose another path or move the file")
-    with _explained(path):
+    with _as_store_error(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path`, on any failure it vanishes."""
+    """Yield a temporary path beside `path`; it is renamed to `path` on success, and deleted on any failure.
+
+    Raises `StoreError`.
+    """
     path = Path(path)
     make_folder(path.parent)
     if path.is_dir():
         raise StoreError(f"{path} is a folder, but a file is to be written there: choose another path")
-    with _explained(path):
+    with _as_store_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     temporary = Path(name)
     try:
-        with _explained(path):
+        with _as_store_error(path):
             yield temporary
             _flush(temporary)
             temporary.chmod(0o666 & ~_umask())
@@ -68,26 +71,29 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, whole or not at all, and return `path`. Raises `StoreError`."""
     with writing(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
 def write_text(path: Path, content: str) -> Path:
-    """Write `content` to `path` as UTF-8, whole or not at all."""
+    """Write `content` to `path` as UTF-8, whole or not at all, and return `path`. Raises `StoreError`."""
     return write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> Path:
-    """Write `content` as indented JSON with sorted keys; NaN and infinity are refused, as JSON has none."""
+    """Write `content` as indented JSON with sorted keys, whole or not at all, and return `path`.
+
+    Raises `StoreError`, or `ValueError` for NaN and infinity, which JSON lacks.
+    """
     return write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, error: type[CasemateError]) -> Any:
-    """Read JSON, raising `error` (a class of the tree in `errors`) when it is missing or malformed.
+    """Read a JSON file, raising `error` if it is missing or malformed.
 
-    Malformed are also numbers that JSON does not have or a float does not hold, and a name given twice.
+    NaN, infinity, numbers too large for a float, and duplicate names count as malformed.
     """
     try:
         return json.loads(
@@ -100,25 +106,25 @@ def read_json(path: Path, error: type[CasemateError]) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of JSON. Raises `ValueError` if it holds a name twice, which each reader would understand otherwise."""
+    """A JSON object as a dictionary. Raises `ValueError` for duplicate names, which parsers treat differently."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name!r} is given twice")
+            raise ValueError(f"{name!r} occurs twice")
         found[name] = value
     return found
 
 
 def _finite(text: str) -> float:
-    """A number in JSON. Raises `ValueError` if it is none, or infinite."""
+    """A number in JSON. Raises `ValueError` if it is NaN or infinite."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is not a number that JSON has")
+        raise ValueError(f"{text} is not a finite number")
     return value
 
 
 def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
-    """The bytes of a file, raising `error` when there is none at `path` or it cannot be read."""
+    """Read a file, raising `error` if it does not exist or cannot be read; the message says what is `expected`."""
     try:
         if not path.is_file():
             raise error(f"{path} does not exist; expected {expected}")
@@ -126,26 +132,29 @@ def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
     except OSError as cause:
         raise error(f"cannot read {path}: {cause.strerror or cause}; expected {expected}") from cause
     except MemoryError as cause:
-        raise error(f"cannot read {path}: the memory of this machine does not hold it") from cause
+        raise error(f"cannot read {path}: it does not fit into the memory of this machine") from cause
 
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it becomes `path`, replacing what was there."""
+    """Yield a temporary folder beside `path`; on success it replaces `path`, on any failure it is deleted.
+
+    Raises `StoreError`.
+    """
     path = Path(path)
     make_folder(path.parent)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, but a folder is to be written there: choose another path or move the file")
-    with _explained(path):
+    with _as_store_error(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     before = temporary.with_suffix(".old")
     try:
-        with _explained(path):
+        with _as_store_error(path):
             yield temporary
             for file in temporary.rglob("*"):
                 _flush(file)
             temporary.chmod(0o777 & ~_umask())
-            if path.exists():  # moved aside whole, since a kill while it is deleted in place would leave half of it
+            if path.exists():  # moved aside, since a kill during its deletion would leave a part of it
                 path.replace(before)
             temporary.replace(path)
             _flush(path.parent)
@@ -160,17 +169,18 @@ def writing_folder(path: Path) -> Iterator[Path]:
 def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
     """Yield a temporary folder; on success its files are moved into the folder `path`, on any failure none is.
 
-    What else lies in `path` stays, but for files called one of `names`: those that a run before left there. The file
-    called `last` goes first and comes last, so that beside it all others are of the same run, even after a kill.
+    Other files in `path` stay, except those called one of `names`, which an earlier run may have left. The old file
+    called `last` is deleted first and the new one moved last: if it exists, even after a kill, all others belong to
+    the same run. Raises `StoreError`.
     """
     path = Path(path)
     new = [each for each in (path, *path.parents) if not each.exists()]
     make_folder(path.parent if path in new else path)
-    with _explained(path):
-        home = path.parent if path in new else path  # on the disk where they will lie
+    with _as_store_error(path):
+        home = path.parent if path in new else path  # on the same file system as the target
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=home))
     try:
-        with _explained(path):
+        with _as_store_error(path):
             yield temporary
             files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
             for file in files:
@@ -188,12 +198,12 @@ def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         for each in new:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # not empty
                 each.rmdir()
 
 
 def _flush(path: Path) -> None:
-    """Ask the disk to keep what was written, so that a power cut after the rename loses nothing."""
+    """Flush a file or folder to disk, so that a power failure after the rename loses nothing."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,9 +1,9 @@
-"""The losses that attacks ascend, by name; one number per example, larger = more wrong.
+"""The losses that attacks maximise, by name; one number per example, larger = more wrong.
 
-`ce` and `torch-ce` are the same function, but not the same gradient in float32: autograd computes the latter's
-derivative for the true class as p - 1, which is exactly zero once the logit gap passes about 17. `ce` computes the
-gradient from the gap itself, and never lets it vanish however large the gap. `prob-ce` is what a network that ends in a
-softmax gives to a loss that takes probabilities, and vanishes first.
+`ce` and `torch-ce` are the same function with different float32 gradients: autograd computes the latter's derivative
+for the true class as p - 1, which is exactly zero once the logit gap passes about 17. `ce` computes the gradient from
+the gap itself, and it never vanishes however large the gap. `prob-ce` is the cross-entropy of float32 softmax
+probabilities, as of a network that ends in a softmax; its gradient vanishes first.
 """
 
 import math
@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.errors import SettingError
-from casemate.logits import all_in_play, in_play
-from casemate.settings import one_of
+from casemate.logits import all_unmasked, unmasked
+from casemate.settings import one_of, unknown_name
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
@@ -27,7 +26,7 @@ _CLIP = 1e-7
 
 
 def without(logits: Logits, labels: Labels) -> Tensor:
-    """The logits with each example's own class at minus infinity."""
+    """The logits with the logit of each example's label set to minus infinity."""
     return logits.scatter(1, labels.unsqueeze(1), float("-inf"))
 
 
@@ -38,10 +37,10 @@ def _own(logits: Logits, labels: Labels) -> PerExample:
 def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """Cross-entropy as softplus(d) with d = logsumexp over j != y of z_j, minus z_y.
 
-    Its gradient is that of d times sigmoid(d), so d alone gives the direction. Where sigmoid(d) nears the smallest
-    number of the precision (half way there in logarithm: d = -44 in float32), the function goes on as its own tangent:
-    value and gradient are below 1e-18 there anyway, but the direction stays exact however sure the network is, and an
-    attack that steps by direction moves as it would in exact arithmetic.
+    Its gradient is that of d times sigmoid(d), so d alone determines the direction. Before sigmoid(d) underflows (below
+    d = -44 in float32, half the logarithm of the smallest normal number) the function continues as its tangent: value
+    and gradient are below 1e-18 there, but the direction stays exact however confident the network is, and an attack
+    that steps by direction moves as in exact arithmetic.
     """
     log_odds = without(logits, labels).logsumexp(1) - _own(logits, labels)
     start = math.log(torch.finfo(logits.dtype).tiny) / 2
@@ -51,7 +50,7 @@ def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
 
 
 def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
-    """PyTorch's `F.cross_entropy`, which the other libraries use."""
+    """PyTorch's `F.cross_entropy`, which Foolbox, torchattacks and AutoAttack use."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -61,7 +60,7 @@ def probability_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
 
 
 def margin(logits: Logits, labels: Labels) -> PerExample:
-    """The largest other logit minus the label's: positive where misclassified, negative where right, 0 at a tie.
+    """The largest other logit minus the label's: positive where misclassified, negative where correct, 0 at a tie.
 
     (Carlini and Wagner 2017.)
     """
@@ -69,13 +68,13 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
 
 
 _SMALLEST_SPREAD = 1e-12
-"""Added to the denominators of the ratios: equal logits give a large number, not a division by zero."""
+"""Added to the denominators of the ratios, so that equal logits give a large number, not a division by zero."""
 
 
 def dlr(logits: Logits, labels: Labels) -> PerExample:
     """Difference of logits ratio: the margin over the largest logit minus the third (Croce and Hein 2020, eq. 6).
 
-    It does not change when the logits are scaled or shifted. Two classes have no third logit; there it is the margin.
+    Invariant to scaling and shifting of the logits. With two classes there is no third logit, and it is the margin.
     Masked classes (see `casemate.logits`) do not count.
     """
     return margin(logits, labels) / _spread(logits, 3, 1)
@@ -84,21 +83,21 @@ def dlr(logits: Logits, labels: Labels) -> PerExample:
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
     """The target's logit minus the label's, over the spread of the largest (Croce and Hein 2020, eq. 7).
 
-    The spread is the largest logit minus the mean of the third and fourth; with three classes minus that of the second
-    and third, as minus the third alone the ratio towards the third would be -1 everywhere. Two classes have no third
-    logit; there it is the difference itself.
+    The spread is the largest logit minus the mean of the third and fourth, or with three classes of the second and
+    third, since with the third alone the ratio for the third class would be -1 everywhere. With two classes it is the
+    difference itself.
     """
     return (_own(logits, targets) - _own(logits, labels)) / _spread(logits, 4, 2)
 
 
 def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
-    """The largest logit minus the mean of the last `count` of the `up_to` largest in play; 1 where two classes are."""
+    """The largest logit minus the mean of the last `count` of the `up_to` largest unmasked logits; 1 if just two are."""
     if logits.shape[1] < 3:
         return torch.ones_like(logits[:, 0])
     top = logits.topk(min(up_to, logits.shape[1]), dim=1).values
-    if all_in_play(logits, top):
+    if all_unmasked(logits, top):
         return top[:, 0] - top[:, -count:].mean(1) + _SMALLEST_SPREAD
-    playing = in_play(logits).sum(1, keepdim=True)
+    playing = unmasked(logits).sum(1, keepdim=True)
     rank = torch.arange(1, top.shape[1] + 1, device=top.device)
     last = playing.clamp(max=top.shape[1])
     rest = top.where((rank > last - count) & (rank <= last), 0.0).sum(1) / count
@@ -124,7 +123,7 @@ TITLES: Mapping[str, str] = {
 
 
 def loss_by_name(name: str) -> Loss:
-    """The loss called `name`. Raises `SettingError` listing the names."""
+    """The loss called `name`. Raises `SettingError` with the known names."""
     if name not in LOSSES:
-        raise SettingError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+        raise unknown_name("loss", name, LOSSES)
     return LOSSES[name]

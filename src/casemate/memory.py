@@ -1,4 +1,4 @@
-"""Work on many examples in batches, in smaller ones where the memory does not hold them."""
+"""Work in batches that are halved when memory runs out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,7 +11,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 T = TypeVar("T")
 
 _CPU_WORDS = ("not enough memory", "can't allocate memory")
-"""How PyTorch says it on a CPU, where it raises a plain RuntimeError."""
+"""Words in the plain RuntimeError that PyTorch raises when a CPU's memory runs out."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -21,7 +21,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU; none where that is not known."""
+    """Free bytes of a GPU's memory; 0 for a CPU."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
@@ -33,9 +33,9 @@ def batched(
     *,
     shrunk: Callable[[int], None] | None = None,
 ) -> list[T]:
-    """What `work` returns for slices of `count` examples, in order; one that does not fit is halved and tried again.
+    """Call `work` with slices of `count` examples in order, and return the results; out of memory halves the slices.
 
-    `shrunk` is told each smaller size. Raises `MachineError` if not even one example fits.
+    `shrunk` is called with each smaller batch size. Raises `MachineError` if memory does not suffice for one example.
     """
     found: list[T] = []
     start = 0
@@ -46,13 +46,13 @@ def batched(
             if not is_out_of_memory(error):
                 raise
             if batch_size == 1:
-                raise MachineError("the memory does not hold one image at a time; take a smaller model") from error
+                raise MachineError("memory does not suffice for one image at a time; use a smaller model") from error
         else:
             start += batch_size
             continue
         # outside the handler, so that the failed attempt's tensors are gone before the next
         batch_size = max(1, min(batch_size, count - start) // 2)
-        observer.message(f"Out of memory; going on with {batch_size} images at a time")
+        observer.message(f"Out of memory; continuing with {batch_size} images at a time")
         if shrunk is not None:
             shrunk(batch_size)
         if torch.cuda.is_available():

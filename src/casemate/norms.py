@@ -1,4 +1,4 @@
-"""Balls round images: their norm, exact projection, steepest step and random point, for Linf, L2 and L1."""
+"""Balls around images in Linf, L2 and L1: norm, exact projection, steepest step, random sample."""
 
 import math
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ Norm = Literal["linf", "l2", "l1"]
 Bounds = tuple[float, float]
 
 _L1_SHARE = 0.01
-"""Share of the coordinates that one L1 step moves: one alone converges slowly (Tramer and Boneh 2019, section 3)."""
+"""Share of coordinates that one L1 step moves, since moving only one converges slowly (Tramer and Boneh 2019, section
+3)."""
 
 
 def parse_eps(text: str | float, name: str = "eps") -> float:
-    """Read a radius or step in pixel units from a number or a fraction such as "8/255"; `name` it is called in errors.
+    """Read a radius or step size in pixel units from a number or a fraction such as "8/255".
 
-    Raises `SettingError` if it is not a number, negative, or not finite.
+    Raises `SettingError`, with `name` in its message, if it is not a number, negative, or not finite.
     """
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
@@ -37,26 +38,27 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
 Eps = Annotated[
     float, Rule("zero or more and finite, in units of pixels, such as 0.03 or 8/255", lambda eps: eps >= 0, parse_eps)
 ]
-"""A radius or the length of a step, given as a number or as text such as "8/255", and stored as a number."""
+"""A radius or step size, given as a number or as text such as "8/255", and stored as a number."""
 
 AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
 """A norm, in lower or upper case."""
 
 
 def format_eps(eps: float) -> str:
-    """A radius for a reader: "8/255" where it is so many 255ths and no short decimal, else a number."""
+    """A radius as text: "8/255" if it is a whole number of 255ths and no short decimal, else a number."""
     levels = round(eps * 255)
     short = f"{eps:g}"
     exact = levels > 0 and math.isclose(eps * 255, levels, rel_tol=1e-9)
     return f"{levels}/255" if exact and len(short) > len("0.0125") else short
 
 
-def _column(values: PerExample, like: Tensor) -> Tensor:
+def _expanded(values: PerExample, like: Tensor) -> Tensor:
+    """Per-example values, with dimensions of size 1 to broadcast over `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def norm_of(delta: Tensor, norm: Norm) -> Tensor:
-    """The norm of each example's perturbation, `(n,)`, in the precision of `delta`."""
+    """The norm of each example's perturbation, `(n,)`, in the type of `delta`."""
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
@@ -66,65 +68,66 @@ def norm_of(delta: Tensor, norm: Norm) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ball:
-    """All images within `eps` of a clean one, in a norm; always intersected with the bounds of the pixels."""
+    """All images within `eps` of a clean one in a norm, intersected with the bounds of the pixels."""
 
     eps: Annotated[float, Rule("zero or more", lambda eps: eps >= 0)]
-    """Radius, in pixel units; the norm runs over all pixels of an image. Infinite: the bounds are the only limit."""
+    """Radius in pixel units, over all pixels and channels of an image; infinite for no limit but the bounds."""
     norm: AnyNorm = "linf"
-    """Which norm."""
+    """linf, l2 or l1."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     @property
     def tolerance(self) -> float:
-        """By how much a float32 image may exceed `eps` and still count as inside, in units of the norm.
+        """By how much a float32 image may exceed `eps` and still count as inside the ball, in units of the norm.
 
-        clean + eps is rounded to float32, so a strict comparison would refuse images that are inside as well as
-        float32 can say. An L1 norm adds up the rounding of all pixels, hence relative.
+        clean + eps is rounded to float32, so a strict comparison would reject images on the boundary. An L1 norm adds
+        up the rounding errors of all pixels, so its tolerance is relative.
         """
         return 1e-6 if self.norm != "l1" else 1e-5 * max(self.eps, 1.0)
 
     def reach(self, bounds: Bounds) -> float:
-        """How far a float32 image may lie from the clean one and still count as inside: float32 is as much coarser as
-        pixels are larger.
+        """The largest distance at which a float32 image counts as inside the ball: `eps` plus the tolerance.
+
+        The tolerance is scaled up for pixels beyond [-1, 1], since the rounding errors of float32 grow with them.
         """
         return self.eps + self.tolerance * max(1.0, -bounds[0], bounds[1])
 
     def project(self, images: Images, clean: Images, bounds: Bounds) -> Images:
-        """The nearest point of the ball and the bounds (for L2: first the ball, then the bounds, which stays inside).
+        """Project images onto the ball and the bounds (L2: onto the ball, then the bounds, which stays in the ball).
 
-        Linf is an intersection of intervals; L1 is solved exactly for ball and bounds together. L2 and L1 are solved
-        in float64 and rounded towards the clean image: rounding to nearest could add up to more than the tolerance.
+        L1 is solved exactly for ball and bounds together. L2 and L1 are computed in float64 and rounded towards the
+        clean image, since errors of rounding to nearest could add up to more than the tolerance.
         """
         if self.norm == "linf":
             return images.clamp(*self.limits(clean, bounds))
         delta = images.double() - clean.double()
         if self.norm == "l2":
             length = delta.flatten(1).norm(dim=1)
-            delta = delta * _column(torch.where(length > self.eps, self.eps / length, 1.0), delta)
+            delta = delta * _expanded(torch.where(length > self.eps, self.eps / length, 1.0), delta)
         else:
             room = torch.where(delta >= 0, bounds[1] - clean.double(), clean.double() - bounds[0])
             delta = _l1_project(delta.flatten(1), room.flatten(1), self.eps).view_as(delta)
-        return _moved(clean, delta).clamp_(*bounds)
+        return _add_inward(clean, delta).clamp_(*bounds)
 
     def limits(self, clean: Images, bounds: Bounds) -> tuple[Images, Images]:
-        """Linf: the smallest and the largest value of each pixel."""
+        """The smallest and largest value of each pixel in the Linf ball and the bounds."""
         return (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
 
     def steepest_step(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
-        """The step of length 1 in this norm along which a linear function with `gradient` rises fastest.
+        """The direction of steepest ascent: the step of norm 1 that most increases a linear function with `gradient`.
 
-        Linf: the sign. L2: the gradient over its length. L1: the sign on the one per cent of the coordinates with
-        the largest gradient among those that the bounds still let move. Zero where the gradient is zero.
+        Linf: the sign. L2: the gradient over its length. L1: equal moves, by the sign, of the one per cent of the
+        coordinates with the largest gradient, without those at the bounds. Zero where the gradient is zero.
         """
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
-            # first by the largest entry: the squares of gradients below 1e-19 would be zero in float32
+            # divided by the largest entry first, since the squares of gradients below 1e-19 underflow in float32
             largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            scaled = gradient / _column(largest, gradient)
-            return scaled / _column(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
+            scaled = gradient / _expanded(largest, gradient)
+            return scaled / _expanded(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
         sign = gradient.sign()
         stuck = ((sign > 0) & (images >= bounds[1])) | ((sign < 0) & (images <= bounds[0]))
         size = gradient.abs().masked_fill(stuck, 0).flatten(1)
@@ -135,7 +138,10 @@ class Ball:
         return chosen.view_as(sign) * sign
 
     def sample(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
-        """A point drawn uniformly from the ball round each clean image, then brought within the bounds."""
+        """A point drawn uniformly from the ball around each clean image, then clipped to the bounds.
+
+        `purpose` is a part of the key of the random numbers; see `Streams`.
+        """
         shape = tuple(clean.shape[1:])
         if self.norm == "linf":
             delta = (2 * streams.uniform(shape, *purpose) - 1) * self.eps
@@ -148,30 +154,30 @@ class Ball:
         direction = direction.double()
         radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
         length = norm_of(direction, self.norm).clamp(min=1e-12)
-        return _moved(clean, direction * _column(radius / length, direction)).clamp_(*bounds)
+        return _add_inward(clean, direction * _expanded(radius / length, direction)).clamp_(*bounds)
 
 
-def _moved(clean: Images, delta: Images) -> Images:
-    """`clean` + float64 `delta` in the precision of `clean`, rounded towards `clean`: no entry moves further."""
+def _add_inward(clean: Images, delta: Images) -> Images:
+    """`clean` + float64 `delta` in the type of `clean`, rounded towards `clean`, so that no entry moves further."""
     moved = (clean.double() + delta).to(clean.dtype)
     return torch.where((moved.double() - clean.double()).abs() > delta.abs(), moved.nextafter(clean), moved)
 
 
 def _l1_project(delta: Tensor, room: Tensor, eps: float) -> Tensor:
-    """The nearest point to `delta` with L1 norm at most `eps` and each entry's size at most its `room`.
+    """Project `delta`, float64 `(n, d)`, onto the L1 ball with each entry at most its `room` from zero.
 
-    It is sign(d) * min(max(|d| - t, 0), room) with the smallest t >= 0 that meets the norm. The norm falls with t in
-    straight artifacts with corners at |d| and |d| - room, so t is found by sorting the corners. Float64 `(n, d)`.
+    The projection is sign(d) * min(max(|d| - t, 0), room) with the smallest t >= 0 that meets the norm. The norm is
+    piecewise linear in t, with corners at |d| and |d| - room, so t is found by sorting the corners.
     """
     size = delta.abs()
     inside = size.minimum(room).sum(1) <= eps
     corners, order = torch.cat([size, (size - room).clamp(min=0)], 1).sort(dim=1, descending=True)
-    # going down from the largest corner, an entry starts to count at |d| and is full at |d| - room
+    # as t falls from the largest corner, an entry starts to grow at |d| and reaches its room at |d| - room
     slope_change = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order)
     slope = slope_change.cumsum(1)
     rise = slope[:, :-1] * (corners[:, :-1] - corners[:, 1:])
     total = torch.cat([torch.zeros_like(rise[:, :1]), rise.cumsum(1)], 1)
-    artifact = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
-    threshold = corners.gather(1, artifact) - (eps - total.gather(1, artifact)) / slope.gather(1, artifact).clamp(min=1)
+    segment = (total <= eps).sum(1, keepdim=True).clamp(min=1) - 1
+    threshold = corners.gather(1, segment) - (eps - total.gather(1, segment)) / slope.gather(1, segment).clamp(min=1)
     threshold = threshold.masked_fill(inside.unsqueeze(1), 0).clamp(min=0)
     return delta.sign() * (size - threshold).clamp(min=0).minimum(room)

@@ -1,7 +1,7 @@
-"""Progress as an observer: the library reports, only the command line and the web page render.
+"""Progress observers: the library reports progress, and only the command line and the web page render it.
 
-A long loop takes an `Observer` and tells it when work starts, advances and ends. The default, `NULL_OBSERVER`,
-hears nothing, so library code needs no special case.
+A long loop takes an `Observer` and reports to it when work starts, advances and ends. The default, `NULL_OBSERVER`,
+ignores everything.
 """
 
 from collections.abc import Callable
@@ -9,24 +9,24 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 Advance = Callable[[float, str], None]
-"""Called with the amount of work done since the last call, and a short note on how it is going."""
+"""Called with the amount of work done since the last call, and a short note on its state."""
 
 
 def no_progress(amount: float, note: str = "") -> None:
-    """Advances nothing."""
+    """An `Advance` that does nothing."""
     del amount, note
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """What a renderer of progress must offer."""
+    """Receives progress and messages."""
 
     def work(self, title: str, total: int | float) -> AbstractContextManager[Advance]:
-        """Announce a piece of work of size `total` (any unit) and yield the function that advances it."""
+        """Start work of size `total` (in any unit), and yield the function that advances it."""
         ...
 
     def message(self, message: str) -> None:
-        """Pass on one line meant for the user (a warning, a result)."""
+        """Receive one line for the user (a warning, a result)."""
         ...
 
 
@@ -41,4 +41,4 @@ class _NullObserver:
 
 
 NULL_OBSERVER: Observer = _NullObserver()
-"""The observer that hears nothing."""
+"""The observer that ignores everything."""

@@ -1,4 +1,4 @@
-"""Where and with what an artifact was made: versions, hardware, commit. Recorded with every artifact."""
+"""Provenance of artifacts: versions, hardware, commit. Recorded with every artifact."""
 
 import os
 import platform
@@ -12,17 +12,17 @@ from typing import Any
 from casemate._version import __version__
 
 _LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "numba", "polars")
-"""The last two come with extras."""
+"""Libraries whose versions are recorded; the last two are optional."""
 
 
 def environment(device: str) -> dict[str, str]:
-    """The part of the surroundings that enters every key: the PyTorch release and the kind of device."""
+    """The part of `surroundings` that is in the key of every artifact: the PyTorch release and the kind of device."""
     return {"torch": metadata.version("torch").split("+")[0], "device": device.split(":")[0]}
 
 
 @cache
 def commit() -> str | None:
-    """The commit of the checkout that casemate runs from, "-dirty" if it has changes; None outside a checkout."""
+    """The Git commit that casemate runs from, with "-dirty" if there are changes; None outside a checkout."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -72,8 +72,8 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """Which GPU, and where it may round to 10 bits (TensorFloat-32): PyTorch does by default in convolutions."""
-    import torch  # here, since it takes seconds and without a GPU nobody asks
+    """The GPU, and where PyTorch may use TensorFloat-32 (10-bit mantissas), by default in convolutions."""
+    import torch  # here, since the import takes seconds and only GPUs need it
 
     return {
         "gpu": torch.cuda.get_device_name(),

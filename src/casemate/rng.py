@@ -1,4 +1,4 @@
-"""Random numbers that depend on what is drawn for, and on nothing else.
+"""Random numbers that depend only on a seed and on what they are used for.
 
 A seed for a whole task comes from `derive(seed, "train", epoch, ...)`. Draws for single examples come from
 `Streams`: each number is a hash of (seed, purpose, example index, restart, step, position), so it does not depend
@@ -10,7 +10,7 @@ import hashlib
 import math
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -23,7 +23,7 @@ from casemate.rows import Rows
 
 
 def _signed(value: int) -> int:
-    """The 64 bits of `value` as torch's signed integer."""
+    """The unsigned 64-bit integer `value` as the signed one with the same bits."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -33,38 +33,56 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 
 
 def derive(*parts: int | str) -> int:
-    """A 63-bit seed that is a hash of `parts`; different parts give unrelated seeds."""
+    """A 63-bit seed hashed from `parts`; different parts give unrelated seeds."""
     digest = hashlib.sha256("\x1f".join(f"{type(part).__name__}:{part}" for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def torch_forked(*devices: torch.device) -> AbstractContextManager[None]:
+    """Restore PyTorch's global generators at the end: the CPU's, and those of the GPUs among `devices`."""
+    return torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"])
+
+
 @contextmanager
 def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """PyTorch's global random numbers inside start from a hash of `parts`; outside they go on as if nothing had been.
+    """Seed PyTorch's global generators with a hash of `parts`, and restore them at the end.
 
-    For what cannot be keyed by example: noise inside a model.
+    For random numbers that cannot be keyed by example, such as noise inside a model.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch_forked(device):
         torch.manual_seed(derive(*parts))
         yield
 
 
 @contextmanager
-def all_seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """The same for the global generators of PyTorch, NumPy and Python, from any of which a network may draw."""
-    pythons, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models may draw from
+def all_forked(*devices: torch.device) -> Iterator[None]:
+    """Restore the global generators of PyTorch (as `torch_forked`), NumPy and Python at the end."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what a network may draw from
     try:
-        with seeded(device, seed):
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
+        with torch_forked(*devices):
             yield
     finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)  # noqa: NPY002
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def seed_all(seed: int, torch_seed: int) -> None:
+    """Seed the global generators: Python's and NumPy's with `seed`, PyTorch's with `torch_seed`."""
+    torch.manual_seed(torch_seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextmanager
+def all_seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """`seeded` for all of the global generators from which a network may draw: PyTorch's, NumPy's and Python's."""
+    with all_forked(device):
+        seed_all(seed, derive(seed))
+        yield
 
 
 def _shift(bits: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:
-    """Shift right without copying the sign bit."""
+    """Logical right shift: zeros come in from the left."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
@@ -77,11 +95,11 @@ def _mix(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
 @final
 @dataclass(frozen=True)
 class Streams(Rows):
-    """One stream of random numbers per example of a batch; `streams[mask]` are those of some of the examples.
+    """One stream of random numbers per example of a batch; `streams[mask]` selects examples.
 
     Args:
-        seed: what `derive` returned for the run.
-        index: the examples' numbers in the data set, int64 `(n,)`; they key the streams.
+        seed: of the run, from `derive`.
+        index: position of each example in the data set, int64 `(n,)`; it keys the example's stream.
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""One row per example: objects whose tensors are all chosen from together."""
+"""Objects whose tensors all have one row per example, and are indexed together."""
 
 from copy import copy
 from typing import TypeVar
@@ -6,17 +6,17 @@ from typing import TypeVar
 from torch import Tensor
 
 R = TypeVar("R", bound="Rows")
-"""What is chosen from; `Self` would say so too, but is not checked at run time by beartype."""
+"""Stands for `Self`, which beartype does not check at run time."""
 
 
 class Rows:
-    """An object whose tensors hold one row per example, such as the state of a batch under attack.
+    """An object whose tensors have one row per example, such as the state of an attack on a batch.
 
-    Everything that is neither a tensor nor `Rows` itself is shared by all examples.
+    Attributes that are neither tensors nor `Rows` are shared by all examples.
     """
 
     def __getitem__(self: R, chosen: Tensor | slice) -> R:
-        """The rows of some of the examples: a boolean mask, positions or a range."""
+        """A copy with only some examples, chosen by a boolean mask, positions or a slice."""
         some = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor | Rows):

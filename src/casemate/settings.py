@@ -1,4 +1,4 @@
-"""What the settings of a dataclass may be: stated in the annotations of its fields, checked when it is made.
+"""Validation of dataclass settings: rules in the annotations of the fields, checked when an object is created.
 
     @dataclass(frozen=True, kw_only=True)
     class Example:
@@ -8,12 +8,13 @@
         def __post_init__(self) -> None:
             expect(self)
 
-`rules_of` gives the rules by field, for help texts.
+`rules_of` returns the rules by field, for help texts.
 """
 
+import difflib
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType
@@ -22,7 +23,7 @@ from typing import Annotated, Any, final, get_args, get_origin, get_type_hints
 from casemate.errors import SettingError
 
 
-def _as_it_is(value: Any, name: str) -> Any:
+def _unchanged(value: Any, name: str) -> Any:
     del name
     return value
 
@@ -30,22 +31,23 @@ def _as_it_is(value: Any, name: str) -> Any:
 @final
 @dataclass(frozen=True)
 class Rule:
-    """What a setting may be."""
+    """The values that a setting may have."""
 
     expected: str
-    """In words, after "expected"."""
+    """Description of them, which follows "expected" in errors."""
     holds: Callable[[Any], bool]
-    read: Callable[[Any, str], Any] = _as_it_is
-    """Turns what was given, for the setting of that name, into what is stored. Raises `SettingError`."""
+    """Whether a value is one of them; may raise `TypeError` for other types."""
+    read: Callable[[Any, str], Any] = _unchanged
+    """Converts a given value, of the setting with that name, to what is stored. Raises `SettingError`."""
     choices: tuple[str, ...] = ()
-    """All values, where there are only a few."""
+    """All of them, if there are only a few."""
 
     def check(self, value: Any, name: str) -> Any:
-        """What is stored for the setting `name`. Raises `SettingError` for a value outside the rule."""
+        """Convert a value of the setting `name`. Raises `SettingError` if the rule does not hold."""
         stored = self.read(value, name)
         try:
             holds = self.holds(stored)
-        except TypeError:  # of a type that cannot be compared
+        except TypeError:
             holds = False
         if not holds:
             raise SettingError(f"{name} = {value!r}; expected {self.expected}")
@@ -53,7 +55,7 @@ class Rule:
 
 
 def at_least(lowest: int, why: str = "") -> Rule:
-    """A whole number, `lowest` or more; `why` is added in brackets."""
+    """A whole number, `lowest` or more; errors give `why` in brackets."""
     words = f"at least {lowest}{_bracketed(why)}"
 
     def read(value: Any, name: str) -> int:
@@ -84,11 +86,13 @@ def between(
     without_low: bool = False,
     without_high: bool = False,
 ) -> Rule:
-    """A number from `low` to `high`, both among them unless said otherwise.
+    """A number from `low` to `high`, including both unless `without_low` or `without_high`.
 
     Args:
-        what: the number is, such as "a share".
-        unit: of the number, such as "in pixels".
+        low, high: the limits.
+        what: what the number is, such as "a probability", for errors.
+        unit: its unit, such as "in pixels", for errors.
+        without_low, without_high: exclude a limit.
     """
     words = {
         (False, False): f"from {low:g} to {high:g}",
@@ -106,7 +110,7 @@ def between(
 
 
 def one_of(*choices: str, why: str = "") -> Rule:
-    """One of a few names, in lower or upper case; stored as they are written here."""
+    """One of a few names, in any case; stored as spelled here. Errors give `why` in brackets."""
     spelled = {choice.lower(): choice for choice in choices}
 
     def read(value: Any, name: str) -> Any:
@@ -118,10 +122,17 @@ def one_of(*choices: str, why: str = "") -> Rule:
     return Rule(f"{words}{_bracketed(why)}", lambda value: value in choices, read, choices)
 
 
-def expect(settings: Any) -> None:
-    """Check the fields of a new dataclass by the rules in their annotations, and store what was read.
+def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
+    """The error for a `name` that is not among the `known` ones; it suggests the most similar one."""
+    near = difflib.get_close_matches(name.lower(), known := list(known), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return SettingError(f"unknown {what} {name!r}; known: {', '.join(known)}{hint}")
 
-    A field that may be None is not checked when it is. Raises `SettingError`.
+
+def expect(settings: Any) -> None:
+    """Check the fields of a new dataclass by the rules in their annotations, and store the converted values.
+
+    None is accepted where the annotation allows it. Raises `SettingError`.
     """
     for name, (rule, optional) in _rules(type(settings)).items():
         given = getattr(settings, name)
@@ -133,7 +144,7 @@ def expect(settings: Any) -> None:
 
 
 def rules_of(kind: type) -> Mapping[str, Rule]:
-    """The rules that the annotations of a class hold, by field."""
+    """The rules in the annotations of a dataclass, by field."""
     return {name: rule for name, (rule, _) in _rules(kind).items()}
 
 

@@ -1,6 +1,6 @@
-"""Tables of results, one row per image: written as Parquet or, where polars is not installed, as CSV.
+"""Tables of results, one row per image: Parquet files, or CSV files if polars is not installed.
 
-Both hold the same columns and the same numbers. This is the one module that imports polars (the extra `tables`).
+Both contain the same columns and numbers. Only this module imports polars (the extra `tables`).
 """
 
 import csv
@@ -14,14 +14,14 @@ from casemate.errors import CasemateError, missing_extra
 from casemate.files import writing
 
 Table = Mapping[str, np.ndarray]
-"""Columns by name, `(rows,)` each: numbers, flags or text. A missing number is masked (`numpy.ma`), a missing text is
-None in an array of objects."""
+"""Columns by name, `(rows,)` each: numbers, booleans or text. Missing numbers are masked (`numpy.ma`), missing texts
+are None in an array of objects."""
 
 FORMATS = ("parquet", "csv")
 
 
 def is_missing(column: np.ndarray) -> np.ndarray:
-    """Which rows of a column have no value, booleans `(rows,)`."""
+    """Whether each row of a column is missing, booleans `(rows,)`."""
     if column.dtype == object:
         return np.array([value is None for value in column], dtype=bool)
     return np.ma.getmaskarray(column)
@@ -30,19 +30,14 @@ def is_missing(column: np.ndarray) -> np.ndarray:
 def write_table(table: Table, path: Path) -> Path:
     """Write a table whole or not at all, as Parquet if polars is installed, else as CSV.
 
-    Args:
-        table: what to write.
-        path: without the suffix.
-
-    Returns:
-        the path with the suffix of the format.
+    `path` has no suffix; returns it with that of the format. Raises `StoreError`.
     """
     suffix = "csv" if _polars() is None else "parquet"
     return write_table_as(suffix, table, path.with_name(f"{path.name}.{suffix}"))
 
 
 def write_table_as(suffix: str, table: Table, path: Path) -> Path:
-    """Write a table in one of `FORMATS`, whole or not at all. Raises `MissingExtraError`."""
+    """Write a table in one of `FORMATS`, whole or not at all. Raises `StoreError` or `MissingExtraError`."""
     check_format(suffix)
     with writing(path) as temporary:
         if suffix == "parquet":
@@ -62,21 +57,16 @@ def check_format(suffix: str) -> None:
 
 
 def read_table(path: Path, error: type[CasemateError]) -> Table:
-    """Read what `write_table` wrote.
+    """Read a table that `write_table` wrote; `path` has no suffix.
 
-    Args:
-        path: without the suffix.
-        error: a class of the tree in `errors`, raised when the table is missing or damaged.
-
-    Raises:
-        MissingExtraError: it is Parquet, and polars is not installed.
+    Raises `error` if the table is missing or damaged, and `MissingExtraError` for Parquet without polars.
     """
     parquet, text = (path.with_name(f"{path.name}.{suffix}") for suffix in FORMATS)
     return _read_csv(text, error) if text.exists() and not parquet.exists() else _read_parquet(parquet, error)
 
 
 def _polars() -> Any:
-    """The library; None where it is not installed."""
+    """The polars module; None if it is not installed."""
     try:
         import polars
     except ImportError:
@@ -105,7 +95,7 @@ def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
     if pl is None:
         if path.exists():
             raise missing_extra(f"reading {path}", "tables")
-        raise error(f"cannot read {path} as a table: neither it nor {path.with_suffix('.csv').name} is there")
+        raise error(f"cannot read {path} as a table: neither it nor {path.with_suffix('.csv').name} exists")
     try:
         frame = pl.read_parquet(path)
     except (OSError, MemoryError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as cause:
@@ -122,7 +112,7 @@ def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
 
 
 def _as_text(column: np.ndarray) -> Sequence[str]:
-    """The values of a column in CSV: numbers exactly, as Python reads them; nothing for what is missing."""
+    """The values of a column in CSV: numbers exactly, as Python writes them; empty if missing."""
     missing = is_missing(column)
     if column.dtype == bool:
         words = ["true" if value else "false" for value in column]
@@ -130,7 +120,7 @@ def _as_text(column: np.ndarray) -> Sequence[str]:
         words = ["NaN" if np.isnan(value) else repr(float(value)) for value in np.ma.getdata(column)]
     else:
         words = [str(value) for value in np.ma.getdata(column)]
-    return ["" if gone else word for gone, word in zip(missing, words, strict=True)]
+    return ["" if absent else word for absent, word in zip(missing, words, strict=True)]
 
 
 def _read_csv(path: Path, error: type[CasemateError]) -> Table:
@@ -146,10 +136,10 @@ def _read_csv(path: Path, error: type[CasemateError]) -> Table:
 
 
 def _from_text(words: Sequence[str]) -> np.ndarray:
-    """A column of CSV as flags, whole numbers, numbers or text, whichever all of its words are."""
+    """A CSV column as booleans, integers, floats or text: the first of these that fits all of its words."""
     missing = np.array([word == "" for word in words], dtype=bool)
-    there = [word for word in words if word]
-    if there and set(there) <= {"true", "false"} and not missing.any():
+    present = {word for word in words if word}
+    if present and present <= {"true", "false"} and not missing.any():
         return np.array([word == "true" for word in words])
     for kind in (np.int64, np.float64):
         try:

@@ -1,4 +1,4 @@
-"""What training and attack steps cost, for estimates of time made before anything is computed."""
+"""Costs of training and attack steps, for time estimates before a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +6,14 @@ from typing import Any, final
 
 GRADIENT_COST = 0.65
 FORWARD_COST = 0.25
-"""Costs of one image relative to a training step, as measured: an input gradient, a classification."""
+"""Measured costs of an input gradient and of a forward pass, relative to a training step on as many images."""
 
 
 def relative_step_cost(objective: Mapping[str, Any]) -> float:
-    """Cost of a training step with this objective in plain steps, as measured with `paper-cnn` (teacher: the same)."""
+    """Measured cost of a training step with an objective, relative to one with cross-entropy.
+
+    `objective` has a name and settings. Measured with `paper-cnn`, also as the teacher of a distillation.
+    """
     if objective["name"] == "adversarial-regularization":
         return 2.6 + GRADIENT_COST * (objective["settings"].get("iterations", 1) - 1)
     if objective["name"] == "adversarial-training":
@@ -21,9 +24,9 @@ def relative_step_cost(objective: Mapping[str, Any]) -> float:
 @final
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds that one image takes, forward and backward through `paper-cnn`."""
+    """Seconds per image of forward and backward passes through `paper-cnn`."""
 
     training: float
-    """In a step of training."""
+    """A training step, with weight gradients and the update."""
     gradient: float
-    """In a step of an attack."""
+    """An attack step, with the input gradient."""

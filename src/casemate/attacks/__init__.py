@@ -44,6 +44,3 @@ from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
 from casemate.attacks.transfer import Transfer as Transfer
-from casemate.models.warn import warn_of_eps as warn_of_eps
-from casemate.models.warn import warn_of_network as warn_of_network
-from casemate.models.warn import warn_of_outcome as warn_of_outcome

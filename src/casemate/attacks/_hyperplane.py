@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.attacks.gradient import gradient_of
-from casemate.logits import in_play, is_valid
+from casemate.logits import is_valid, unmasked
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm
 from casemate.types import Flags, Images, Labels, Logits, PerExample
@@ -51,7 +51,11 @@ def likeliest_classes(logits: Logits, own: Labels, count: int) -> TargetClasses:
     """
     others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
     ranked = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+<<<<<<< HEAD
     playing = in_play(logits).scatter(1, own.unsqueeze(1), False)  # the label ranks among those at minus infinity
+=======
+    playing = unmasked(logits).scatter(1, own.unsqueeze(1), False)  # the own class ranks among those at minus infinity
+>>>>>>> w-models
     return ranked.where(playing.gather(1, ranked), ranked[:, :1])
 
 

@@ -20,8 +20,7 @@ from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, normal_tensor, preserve_state
-from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
+from casemate.models import Classifier, Frozen, UserCall, normal_tensor, user_call
 from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
@@ -122,8 +121,13 @@ def run_in_turn(
     """Run an attack on the first model, then on each next one for the examples that the precision of the one before
     may have decided.
 
+<<<<<<< HEAD
     Those are the failed examples where the copy was fooled but the original is not, where logits or gradients were not
     finite, or where the gradient was zero.
+=======
+    That is where only that model is fooled, or where its numbers are not finite or it has no gradient. The models are
+    those of `Frozen.precision_stages`: copies in another precision come before one in which their claims are tried.
+>>>>>>> w-models
 
     Args:
         models: of `Frozen.in_turn`: copies in lower precision first.
@@ -218,6 +222,7 @@ class AbstractAttack(ABC):
     def _attack(
         self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
+<<<<<<< HEAD
         """Run on one batch, and verify the candidates."""
         models = prepared.in_turn(low_precision=innermost(self).supports_low_precision)
 
@@ -225,6 +230,15 @@ class AbstractAttack(ABC):
             part, first, last = criterion[at], model is models[0], model is models[-1]
             made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
             found = verify_candidates(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
+=======
+        """Run on one batch, and verify."""
+        models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
+
+        def run(model: Classifier, at: Tensor | slice) -> Verified:
+            aim, first, last = criterion[at], model is models[0], model is models[-1]
+            made = self.run(model, clean[at], aim, streams[at], advance if first else no_progress)
+            found = verify(prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite)
+>>>>>>> w-models
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
@@ -300,7 +314,7 @@ class AbstractAttack(ABC):
         labels = normal_tensor(labels)
         most = self.max_passes(len(known.classes))
         with (
-            preserve_state(known, seed=seed) as direct,
+            user_call(known, ball, seed=seed) as call,
             prepare_for_attack(
                 model,
                 images,
@@ -310,9 +324,6 @@ class AbstractAttack(ABC):
             ) as prepared,
             observer.work(type(self).__name__, len(images)) as advance,
         ):
-            if direct:
-                warn_of_network(known)
-                warn_of_eps(ball, known)
 
             def attack(group: slice) -> tuple[tuple[Tensor, ...], Passes]:
                 clean = prepare_images(images[group], known)
@@ -337,8 +348,7 @@ class AbstractAttack(ABC):
         total = Passes()
         for _, passes in parts:
             total.add(passes)
-        if direct:
-            _warn_of(self, status)
+        _warn_of(self, status, call)
         return AttackResult(
             adversarial=adversarial,
             prediction=prediction,
@@ -351,10 +361,15 @@ class AbstractAttack(ABC):
         )
 
 
+<<<<<<< HEAD
 def _warn_of(attack: AbstractAttack, status: Tensor) -> None:
     """Warn of images that count as robust although the attack had no gradient or finite numbers, or found nothing."""
+=======
+def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:
+    """Warn where images withstood an attack that did not take place on them."""
+>>>>>>> w-models
     found = {each: int((status == each).sum()) for each in Status}
-    warn_of_outcome(
+    call.warn_of_failures(
         name_of(attack),
         len(status),
         no_gradient=found[Status.ZERO_GRADIENT],

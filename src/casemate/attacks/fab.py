@@ -59,7 +59,7 @@ def next_iterates(
         eta: length of both steps, as a multiple of the distance to the plane.
         alpha_max: largest weight of the step from the clean image.
     """
-    if norm != "l1" and compiled.takes(images):
+    if norm != "l1" and compiled.supports(images):
         return _in_one_loop(images, clean, plane, norm, bounds, eta, alpha_max)
     size = max(1, _CACHED // clean[0].numel())
     parts = (slice(start, start + size) for start in range(0, len(clean), size))
@@ -104,7 +104,7 @@ def _in_one_loop(
     return found
 
 
-@compiled.loop_in_any_order
+@compiled.reordering_loop
 @no_type_check
 def _loop(images, clean, normal, offset, found, settings):
     """`_by_operations` for Linf and L2, image by image."""
@@ -137,7 +137,7 @@ def _loop(images, clean, normal, offset, found, settings):
             found[n, i] = min(max(step, low), high)
 
 
-@compiled.loop_in_any_order
+@compiled.reordering_loop
 @no_type_check
 def _nearest(image, normal, largest, rise, low, high, squared, room, size, move):
     """`nearest_point` for Linf and, `squared`, for L2, by the same iteration; `room` and `size` are overwritten."""

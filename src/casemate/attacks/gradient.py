@@ -15,7 +15,7 @@ from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import AnyLoss, LossName, loss_by_name
 from casemate.memory import is_out_of_memory
-from casemate.models import Classifier, backward_failed
+from casemate.models import Classifier, backward_error
 from casemate.norms import Ball, norm_of
 from casemate.progress import Advance, no_progress
 from casemate.rng import Streams
@@ -135,7 +135,7 @@ def gradient_of(total: Tensor, images: Images, *, retain: bool = False) -> Image
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise backward_failed(error) from error
+        raise backward_error(error) from error
     return torch.zeros_like(images) if gradient is None else gradient
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from casemate.errors import ModelError
-from casemate.models import Classifier, Frozen, Precision, as_it_is, freeze
-from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, MEASURED_WITH
+from casemate.models import Classifier, Frozen, Precision, freeze, freeze_unoptimized
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, MEASURING_PASSES
 from casemate.models.state import frozen
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images
@@ -22,10 +22,17 @@ _COPIES = 16
 COMPARED_IMAGES = 32
 """Images on which the logits of the frozen copy are compared with the model's."""
 _WORTH_COPYING = 1000
+<<<<<<< HEAD:src/casemate/attacks/prepare.py
 """From this many passes of one image on, a copy saves more time than making it takes (a quarter of a second, once, to
 load the compiled loops)."""
 _WORTH_MEASURING = 100 * MEASURED_WITH
 """From this many passes of one image on, measuring the best pass size saves more time than it takes."""
+=======
+"""Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
+second, once)."""
+_WORTH_MEASURING = 100 * MEASURING_PASSES
+"""Passes of one image from which on measuring the best pass size saves more than it takes."""
+>>>>>>> w-models:src/casemate/attacks/holding.py
 
 
 def group_size(image_shape: tuple[int, ...]) -> int:
@@ -88,7 +95,7 @@ def prepare_for_attack(
         if pass_size is None and (passes is None or passes < _WORTH_MEASURING):
             pass_size = DEFAULT_PASS_SIZE
         if passes is not None and passes < _WORTH_COPYING:
-            yield as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
+            yield freeze_unoptimized(model, pass_size or DEFAULT_PASS_SIZE, observer)
         else:
             few = prepare_images(images[:COMPARED_IMAGES], model)
             yield freeze(model, few, pass_size=pass_size, precision=precision, observer=observer)

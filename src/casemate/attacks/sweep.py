@@ -42,8 +42,7 @@ from casemate.attacks.result import Passes, status_of
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier, Frozen, normal_tensor, preserve_state
-from casemate.models.warn import warn_of_eps, warn_of_network, warn_of_outcome
+from casemate.models import Classifier, Frozen, UserCall, normal_tensor, user_call
 from casemate.norms import norm_of
 from casemate.progress import Advance, no_progress
 from casemate.rng import Streams, derive
@@ -83,9 +82,15 @@ class Sweep:
     not_finite: Tensor
     """Bool `(n,)`: never fooled, and logits or gradients of some run were not finite."""
 
+<<<<<<< HEAD
     def warn(self, name: str) -> None:
         """Warn of images that count as robust although the attack `name` had no gradient or finite numbers on them."""
         warn_of_outcome(
+=======
+    def warn(self, call: UserCall, name: str) -> None:
+        """Warn of images that count as withstanding an attack that did not take place on them."""
+        call.warn_of_failures(
+>>>>>>> w-models
             name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
         )
 
@@ -242,12 +247,12 @@ def sweep_eps(
     values = _ascending(values)
     known = model_of(given)
     check_images(known, images, labels)
-    with preserve_state(known, seed=seed) as direct, prepare_for_attack(given, images) as prepared:
-        if direct:
-            warn_of_network(known)
-            warn_of_eps(with_eps(attack, values[-1]).ball(), known)
+    ball = with_eps(attack, values[-1]).ball()
+    with user_call(known, ball, seed=seed) as call, prepare_for_attack(given, images) as prepared:
         models = (
-            prepared.in_turn(low_precision=innermost(attack).supports_low_precision) if only_worst else (prepared.copy,)
+            prepared.precision_stages(low_precision=innermost(attack).supports_low_precision)
+            if only_worst
+            else (prepared.copy,)
         )
         model = models[0]
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
@@ -285,8 +290,7 @@ def sweep_eps(
                     ended = (clean if ended is None else ended).index_put((chosen,), run.images)
             advance(len(images) / len(values), "")
         sweep = collector.sweep(values, passes)
-    if direct:
-        sweep.warn(type(attack).__name__)
+    sweep.warn(call, type(attack).__name__)
     return sweep
 
 
@@ -323,10 +327,7 @@ def sweep_steps(
         shared = [loops] if loops else []
     known = model_of(given)
     check_images(known, images, labels)
-    with preserve_state(known, seed=seed) as direct, prepare_for_attack(given, images) as prepared:
-        if direct:
-            warn_of_network(known)
-            warn_of_eps(attack.ball(), known)
+    with user_call(known, attack.ball(), seed=seed) as call, prepare_for_attack(given, images) as prepared:
         model = prepared.copy
         clean, labels, criterion, streams = _prepare(attack, model, images, labels, seed, first_index)
         first, passes = _first(attack.loop(), model, clean, criterion)
@@ -344,8 +345,7 @@ def sweep_steps(
         for group in shared:
             passes.add(_one_run(group, prepared, clean, criterion, streams, first, collector, advance_share))
         sweep = collector.sweep(numbers, passes)
-    if direct:
-        sweep.warn(type(attack).__name__)
+    sweep.warn(call, type(attack).__name__)
     return sweep
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: sources with checksums, data sets as tensors, augmentation."""
+"""Data sets as tensors, their verified sources, and augmentation."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +9,14 @@ from casemate.data.dataset import LabelledImages as LabelledImages
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float
+from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
-from casemate.data.own import read_images as read_images
 from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import NULL_OBSERVER, Observer
 
 NAMES = ("fashion-mnist", "digits")
-"""The data sets that `load` knows, besides "auto"."""
+"""The data sets that `load` accepts, besides "auto"."""
 
 
 def load(
@@ -24,9 +24,9 @@ def load(
 ) -> Dataset:
     """Return the data set `name`: "fashion-mnist", "digits", or "auto".
 
-    "auto" is Fashion-MNIST, or, where that cannot be had, the digits: the result then says so in
-    `fallback_for`, and the observer is told. A `data_dir` (or CASEMATE_DATA) that the user named must be good:
-    with it "auto" does not fall back. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
+    "auto" is Fashion-MNIST or, if that is not available, the digits, with `fallback_for` set and a message to the
+    observer. It does not fall back from a folder that the user named (`data_dir` or CASEMATE_DATA). With `offline`
+    nothing is downloaded. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
     """
     if name == "digits":
         return digits.load()
@@ -40,6 +40,6 @@ def load(
         try:
             found = digits.load()
         except MissingExtraError as missing:
-            raise MissingExtraError(f"{error} To run on the digits in its place: {missing}") from error
-        observer.message(f"WARNING: falling back to scikit-learn's digits, which decide nothing on the study. {error}")
+            raise MissingExtraError(f"{error} To run on the digits instead: {missing}") from error
+        observer.message(f"WARNING: using scikit-learn's digits instead, which say nothing about the study. {error}")
         return replace(found, fallback_for="Fashion-MNIST")

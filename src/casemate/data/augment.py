@@ -1,7 +1,7 @@
-"""Random changes to training images, as batched tensor operations that keep [0, 1].
+"""Augmentations of training images, as batched tensor operations within [0, 1]; noise is in `casemate.data.noise`.
 
-Each is a frozen dataclass called with the batch, the images' numbers in the data set, the epoch and a generator;
-what is drawn is drawn per example and epoch. Labels never change. Noise is in `casemate.data.noise`.
+Each is a frozen dataclass, called with the batch, each image's index in the data set, the epoch and a generator. Random
+numbers are drawn for each example and epoch. Labels never change.
 """
 
 import math
@@ -22,48 +22,51 @@ from casemate.types import Images
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """What the training loop asks of a change to images."""
+    """A random change to training images, as the training loop calls it."""
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return changed images of the same shape, in [0, 1]."""
+        """Return changed images of the same shape, in [0, 1].
+
+        `index` are the images' positions in the data set; `generator` is on the CPU.
+        """
         ...
 
 
-def _between(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AlternatingFlip:
-    """Mirror left and right, each image in every other epoch (half of them start mirrored).
+    """Flip each image horizontally in every other epoch; half of the images start flipped.
 
-    Every two epochs show each image both ways exactly once, which repeats fewer views than a coin toss.
+    Two consecutive epochs show each image in both orientations, whereas random flips often repeat one.
     Source of the idea: K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.6.
     """
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with the images whose turn it is mirrored."""
+        """Return the batch with the images flipped whose turn it is in this epoch."""
         del generator
-        turn = ((index * 2654435761 >> 16) + epoch) % 2 == 0
-        return torch.where(turn.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
+        flipped = ((index * 2654435761 >> 16) + epoch) % 2 == 0
+        return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """Mirror each image left and right, and top and bottom, by two coin tosses (the study's section 3.5.1)."""
+    """Flip each image horizontally and vertically at random (the study's section 3.5.1)."""
 
     horizontal: Annotated[float, between(0, 1, "a probability")] = 0.5
-    """Probability of left and right being exchanged."""
+    """Probability of a horizontal flip."""
     vertical: Annotated[float, between(0, 1, "a probability")] = 0.5
-    """Probability of top and bottom being exchanged."""
+    """Probability of a vertical flip."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with the images mirrored whose coins say so."""
+        """Return the batch with randomly chosen images flipped."""
         del index, epoch
         toss = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images.device)
         images = torch.where(toss[0] < self.horizontal, images.flip(3), images)
@@ -73,16 +76,16 @@ class Flip:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Move each image by up to `pixels` whole pixels in both directions; what enters is black."""
+    """Translate each image by up to `pixels` whole pixels along both axes; new pixels are black."""
 
     pixels: Annotated[int, at_least(0)] = 1
-    """Largest move, in pixels, to every side."""
+    """Largest translation along each axis, in pixels."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with every image moved by its own draw."""
+        """Return the batch with each image transformed by its own random numbers."""
         del index, epoch
         count, _, height, width = images.shape
         reach = 2 * self.pixels + 1
@@ -98,28 +101,28 @@ class Shift:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Affine:
-    """Shift, rotate and scale each image by its own draws, in one interpolation; what enters is black.
+    """Shift, rotate and scale each image at random, in one bilinear interpolation; new pixels are black.
 
-    Several interpolations one after the other would blur the images more with each.
+    A sequence of several interpolations would blur the images more.
     """
 
     rotation: Annotated[float, between(0, 180, "degrees")] = 15.0
-    """Largest angle to either side, in degrees."""
+    """Largest rotation in either direction, in degrees."""
     shift: Annotated[float, between(0, 1, "a share of the side")] = 0.1
-    """Largest move to every side, as a share of width and height."""
+    """Largest shift along each axis, as a share of width and height."""
     scale: Annotated[float, between(0, 1, without_high=True)] = 0.1
-    """Largest change of size to either side, as a share."""
+    """Largest relative change of size, up or down."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with every image moved by its own draw."""
+        """Return the batch with each image transformed by its own random numbers."""
         del index, epoch
         count = len(images)
-        angle = _between(-self.rotation, self.rotation, (count,), generator)
-        shift = _between(-self.shift, self.shift, (count, 2), generator)
-        scale = _between(1 - self.scale, 1 + self.scale, (count,), generator)
+        angle = _uniform(-self.rotation, self.rotation, (count,), generator)
+        shift = _uniform(-self.shift, self.shift, (count, 2), generator)
+        scale = _uniform(1 - self.scale, 1 + self.scale, (count,), generator)
         return affine(images, angle, shift, scale).clamp_(0, 1)
 
 
@@ -137,20 +140,20 @@ class GaussianBlur:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the blurred batch; the edge pixels are repeated outwards."""
+        """Return the blurred batch; the border is padded with the edge pixels."""
         del index, epoch, generator
         reach = self.size // 2
         along = torch.arange(-reach, reach + 1, dtype=images.dtype, device=images.device)
         weights = torch.exp(-0.5 * (along / self.sigma) ** 2)
         weights = (weights / weights.sum()).tolist()
-        # a Gaussian in two dimensions is one along each: sums of moved copies, quicker here than a convolution
+        # the kernel is separable, and sums of shifted copies are faster here than a convolution
         height, width = images.shape[2:]
         padded = F.pad(images, (reach,) * 4, mode="replicate")
-        down = _weighted(weights, [padded[:, :, i : i + height] for i in range(self.size)])
-        return _weighted(weights, [down[..., i : i + width] for i in range(self.size)]).clamp_(0, 1)
+        down = _weighted_sum(weights, [padded[:, :, i : i + height] for i in range(self.size)])
+        return _weighted_sum(weights, [down[..., i : i + width] for i in range(self.size)]).clamp_(0, 1)
 
 
-def _weighted(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
+def _weighted_sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
     total = weights[0] * parts[0]
     for weight, part in zip(weights[1:], parts[1:], strict=True):
         total.add_(part, alpha=weight)
@@ -160,9 +163,10 @@ def _weighted(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomApply:
-    """Another change, to a share of the images of every batch; the others stay as they are."""
+    """Apply another augmentation to a random part of the images."""
 
     change: Augmentation
+    """The augmentation to apply."""
     share: Annotated[float, between(0, 1, "a probability")] = 0.5
     """Probability that an image is changed."""
 
@@ -170,6 +174,6 @@ class RandomApply:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with the images changed whose coin says so."""
+        """Return the batch with randomly chosen images changed."""
         toss = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
         return torch.where(toss < self.share, self.change(images, index, epoch, generator), images)

@@ -1,7 +1,7 @@
-"""A data set as tensors in memory: pixels, int64 labels, class names; bytes are scaled to [0, 1] by the batch."""
+"""Data sets as tensors in memory: pixels, labels and class names. Bytes are scaled to [0, 1] one batch at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -12,12 +12,12 @@ from casemate.memory import free_memory
 from casemate.types import Images, Labels, Pixels
 
 _SMALL_PART = 0.1
-"""Of the memory that is free on a GPU."""
+"""Share of a GPU's free memory that a data set may take to be copied there whole."""
 
 
 def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
-    """Scale uint8 pixels to float32 in [0, 1], channels-last in memory; other numbers are taken as they are."""
-    moved = pixels.to(device, non_blocking=torch.device(device).type != "cpu")  # what comes back is read at once
+    """Float32 images, channels-last in memory: uint8 pixels scaled to [0, 1], other pixels with their values."""
+    moved = pixels.to(device, non_blocking=torch.device(device).type != "cpu")
     scaled = moved.float() if moved.is_floating_point() else moved.float().div_(255)
     return scaled.contiguous(memory_format=torch.channels_last)
 
@@ -27,7 +27,8 @@ def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Ima
 class LabelledImages:
     """Labelled images as stored: `pixels` `(n, channels, height, width)`, `labels` int64 `(n,)`.
 
-    Pixels are bytes (uint8), which stand for [0, 1], or floating-point numbers as the model takes them.
+    Pixels are bytes (uint8), which are scaled to [0, 1], or floating-point numbers within the model's bounds. Raises
+    `DataError` for other types, shapes or lengths.
     """
 
     pixels: Pixels | Images
@@ -40,7 +41,7 @@ class LabelledImages:
                 raise DataError(
                     f"{name} are a {type(given).__name__}; expected a torch.Tensor: torch.as_tensor({name})"
                 )
-            if given.is_inference():  # autograd refuses what was made in inference mode
+            if given.is_inference():  # autograd cannot use tensors created in inference mode
                 with torch.inference_mode(False):
                     object.__setattr__(self, name, given.clone())
         if not (self.pixels.dtype == torch.uint8 or self.pixels.is_floating_point()) or self.pixels.ndim != 4:
@@ -61,29 +62,29 @@ class LabelledImages:
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
-        """Yield `(images in [0, 1], labels)` in order, `size` at a time."""
+        """Yield `(images, labels)` in order, `size` at a time, as `to_float` returns images."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield to_float(self.pixels[part], device), self.labels[part].to(device)
 
     def to_device_if_small(self, device: torch.device) -> "LabelledImages":
-        """The same as stored, in a GPU's memory if a small part of what is free there holds them.
+        """A copy on a GPU, as stored, if it takes only a small part of the free memory; otherwise `self`.
 
-        So they are sent once for all attacks, in a quarter of the memory that numbers take.
+        The images are then transferred once for all attacks; as bytes they take a quarter of the memory of floats.
         """
         if device.type == "cpu" or self.pixels.nbytes > _SMALL_PART * free_memory(device):
             return self
         return LabelledImages(pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Images, Labels]:
-        """All images in [0, 1] and their labels at once."""
+        """All images, as `to_float` returns them, and their labels."""
         return to_float(self.pixels, device), self.labels.to(device)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A named data set with its fixed train and test parts."""
+    """A named data set with its fixed training and test sets."""
 
     name: str
     title: str
@@ -93,26 +94,17 @@ class Dataset:
     origin: str
     """Where the images came from: a folder, or "scikit-learn"."""
     fallback_for: str | None = None
-    """The data set that was wanted but could not be had, if this one replaces it."""
+    """Title of the data set that this one replaces because it was not available."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """`(channels, height, width)`."""
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 
-    def limited(self, train: int | None = None, test: int | None = None, seed: int = 0) -> "Dataset":
-        """Keep a stratified draw of `train` training images and the first `test` test images (None = all)."""
-        if test is not None and test < 1:
-            raise SettingError(f"the first {test} test images; keep at least 1")
-        return replace(
-            self,
-            train=self.train if train is None else subset(self.train, train, seed),
-            test=self.test if test is None else self.test[:test],
-        )
-
 
 def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
-    """Return a shuffled order and, for each place in it, the example's rank within its class from 0 to 1."""
+    """A random order of the examples and, for each position in it, that example's rank within its class, in [0, 1]."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty(len(labels), dtype=torch.float64)
     shuffled = labels[order]
@@ -123,12 +115,14 @@ def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Split into two parts with the same class balance, `second` images in the second one.
+    """Stratified split into two parts, with `second` images in the second one; the seed determines it.
 
-    The same seed gives the same split. Raises `SettingError` unless 0 < `second` < number of images.
+    Raises `SettingError` unless 0 < `second` < number of images.
     """
     if not 0 < second < len(images):
-        raise SettingError(f"a split that sets {second} of {len(images)} images aside; set aside at least 1, not all")
+        raise SettingError(
+            f"a split that sets {second} of {len(images)} images aside; set aside at least 1, but not all"
+        )
     order, rank = _ranked(images.labels, seed)
     chosen = rank.argsort(stable=True)[:second]
     mask = torch.zeros(len(images), dtype=torch.bool)
@@ -137,5 +131,5 @@ def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImage
 
 
 def subset(images: LabelledImages, size: int, seed: int) -> LabelledImages:
-    """A stratified draw of `size` images (all of them, unchanged, if there are no more than that)."""
+    """A stratified random sample of `size` images; `images` itself if there are no more than that."""
     return images if size >= len(images) else split(images, size, seed)[1]

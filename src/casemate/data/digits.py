@@ -1,8 +1,8 @@
-"""The 1,797 handwritten digits that come inside scikit-learn: for machines that can reach nothing.
+"""The 1,797 handwritten digits in scikit-learn, for machines without internet access.
 
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998. The 8 x 8 images with
-levels 0 to 16 are enlarged bilinearly to 28 x 28 and 0 to 255, so that the same networks take them. scikit-learn
-names no test part; every fourth image of each class (in a fixed shuffle) is set aside as one.
+levels 0 to 16 are scaled bilinearly to 28 x 28 and 0 to 255, to fit the networks for Fashion-MNIST. scikit-learn
+defines no test set; a stratified quarter of the images, drawn with a fixed seed, serves as one.
 """
 
 import torch

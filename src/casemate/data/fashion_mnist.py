@@ -1,9 +1,8 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): found in one of five places, verified, parsed.
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from one of five sources, verified and parsed.
 
-Places, in order: a folder the user names, the user's cache, Debian's package, the official files over HTTPS,
-Debian's package fetched and unpacked without root. Debian compresses the files anew, so what is verified is
-the SHA-256 of the *decompressed* bytes. Decompressed means nothing has been trusted yet but its size: reading
-stops one byte past the size expected.
+Sources, in order: a folder that the user names, the user's cache, Debian's package, the official files over HTTPS, and
+Debian's package downloaded and unpacked without root. Debian recompresses the files, so the SHA-256 of the
+*decompressed* bytes is verified; decompression stops one byte beyond the expected size.
 """
 
 import gzip
@@ -43,9 +42,13 @@ CLASSES = (
 @final
 @dataclass(frozen=True)
 class _File:
+    """One of the four files, without the ending .gz."""
+
     name: str
     size: int
+    """Bytes when decompressed."""
     sha256: str
+    """Of the decompressed bytes."""
 
 
 FILES = (
@@ -60,21 +63,21 @@ OFFICIAL_URLS = (
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
 )
-"""The authors' repository, and the copy that Keras downloads. Whatever answers is verified like any file."""
+"""The authors' repository, and the copy that Keras downloads; both are verified like any other source."""
 _SLACK = 1 << 20
-"""Bytes by which a packed file may be larger than what it holds."""
+"""Bytes by which a compressed file may be larger than its content."""
 _TIMEOUT = 15.0
-"""Seconds without an answer after which a download is given up."""
+"""Seconds without a response after which a download fails."""
 
 
 def read_verified(path: Path, file: _File) -> bytes:
-    """Decompress (if it ends in .gz) and verify one file. Raises `DataError` naming file and fault."""
+    """Read one file, decompressed if it ends in .gz, and verify it. Raises `DataError`."""
     advice = "delete it and run `casemate data fetch`, or point --data-dir at a good copy"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             raw = stream.read(file.size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be decompressed ({error}); it is cut short or damaged: {advice}") from error
+        raise DataError(f"{path} cannot be decompressed ({error}); it is truncated or damaged: {advice}") from error
     if len(raw) != file.size:
         seen = "more" if len(raw) > file.size else f"only {len(raw):,}"
         raise DataError(f"{path} holds {seen} bytes once decompressed, expected {file.size:,}: {advice}")
@@ -95,7 +98,7 @@ def _find(folder: Path, file: _File) -> Path | None:
 
 
 def read_folder(folder: Path) -> Dataset:
-    """Read all four files from `folder` (gzipped or not). Raises `DataError` if one is missing or damaged."""
+    """Read the four files, gzipped or not, from `folder`. Raises `DataError` if one is missing or damaged."""
     raws = []
     for file in FILES:
         path = _find(folder, file)
@@ -114,7 +117,7 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def _fetch_https(target: Path, observer: Observer) -> None:
-    """Download the four official files into `target`, each verified before it takes its name there."""
+    """Download the four official files into `target`; each is verified before it is written there."""
     for file in FILES:
         if _find(target, file):
             continue
@@ -123,15 +126,15 @@ def _fetch_https(target: Path, observer: Observer) -> None:
             url = f"{base}{file.name}.gz"
             try:
                 with (
-                    urllib.request.urlopen(url, timeout=_TIMEOUT) as answer,
-                    observer.work(f"Fetching {file.name}", float(answer.length or 0)) as go,
+                    urllib.request.urlopen(url, timeout=_TIMEOUT) as response,
+                    observer.work(f"Fetching {file.name}", float(response.length or 0)) as advance,
                     tempfile.NamedTemporaryFile(suffix=".gz") as part,
                 ):
-                    while chunk := answer.read(1 << 18):
+                    while chunk := response.read(1 << 18):
                         part.write(chunk)
                         if part.tell() > file.size + _SLACK:
-                            raise DataError("it sends more than the file has, even unpacked")
-                        go(len(chunk), "")
+                            raise DataError("the server sends more bytes than the decompressed file has")
+                        advance(len(chunk), "")
                     part.flush()
                     read_verified(Path(part.name), file)
                     write_bytes(target / f"{file.name}.gz", Path(part.name).read_bytes())
@@ -143,10 +146,10 @@ def _fetch_https(target: Path, observer: Observer) -> None:
 
 
 def _fetch_debian(target: Path, observer: Observer) -> None:
-    """Fetch Debian's package as an ordinary user and copy its four files into `target`."""
+    """Download Debian's package without root, and copy its four files into `target`."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise DataError("this machine has no apt-get and dpkg-deb")
-    with tempfile.TemporaryDirectory() as name, observer.work(f"Fetching {DEBIAN_PACKAGE}", 3) as go:
+    with tempfile.TemporaryDirectory() as name, observer.work(f"Fetching {DEBIAN_PACKAGE}", 3) as advance:
         folder = Path(name)
         own_lists = ["-o", f"Dir::State={folder}/state", "-o", f"Dir::Cache={folder}/cache"]
 
@@ -157,15 +160,15 @@ def _fetch_debian(target: Path, observer: Observer) -> None:
 
         try:
             run("apt-get", "download", DEBIAN_PACKAGE)
-        except DataError:  # no package lists, or stale ones: take fresh lists into a folder of our own
+        except DataError:  # no package lists, or outdated ones: download current lists into the temporary folder
             (folder / "state" / "lists" / "partial").mkdir(parents=True)
             (folder / "cache" / "archives" / "partial").mkdir(parents=True)
             run("apt-get", *own_lists, "update")
             run("apt-get", *own_lists, "download", DEBIAN_PACKAGE)
-        go(1, "unpacking")
+        advance(1, "unpacking")
         package = next(folder.glob(f"{DEBIAN_PACKAGE}*.deb"))
         run("dpkg-deb", "--extract", str(package), "unpacked")
-        go(1, "verifying")
+        advance(1, "verifying")
         unpacked = folder / "unpacked" / DEBIAN_FOLDER.relative_to("/")
         for file in FILES:
             source = _find(unpacked, file)
@@ -173,20 +176,20 @@ def _fetch_debian(target: Path, observer: Observer) -> None:
                 raise DataError(f"Debian's package {DEBIAN_PACKAGE} holds no {file.name}")
             read_verified(source, file)
             write_bytes(target / source.name, source.read_bytes())
-        go(1, "done")
+        advance(1, "done")
 
 
 def named_folder(data_dir: Path | None) -> Path | None:
-    """The folder that the user named: `data_dir`, or else the environment's CASEMATE_DATA."""
+    """The folder that the user named: `data_dir`, or else the environment variable CASEMATE_DATA; None for neither."""
     from_environment = os.environ.get("CASEMATE_DATA")
     return data_dir or (Path(from_environment) if from_environment else None)
 
 
 def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer: Observer = NULL_OBSERVER) -> Dataset:
-    """Return Fashion-MNIST from the first place that has it whole.
+    """Return Fashion-MNIST from the first source that is complete.
 
-    `data_dir` (or the environment's CASEMATE_DATA), when given, is the only place looked at, so that a damaged
-    copy there is never silently replaced. Raises `DataError` listing what was tried.
+    A folder that the user names (`data_dir` or CASEMATE_DATA) is the only source tried, so that a damaged copy there is
+    never silently replaced. With `offline` nothing is downloaded. Raises `DataError` listing what was tried.
     """
     named = named_folder(data_dir)
     if named is not None:
@@ -215,7 +218,7 @@ def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer:
             faults.append(f"  {place}: {error}")
             damaged = place == str(target) and target.is_dir() and any(target.iterdir())
             if damaged:
-                observer.message(f"The cached copy of Fashion-MNIST is not usable and is passed over: {error}")
+                observer.message(f"The cached copy of Fashion-MNIST is not usable and is ignored: {error}")
     raise DataError(
         "Fashion-MNIST was not found. Tried:\n" + "\n".join(faults) + "\n"
         f"Install Debian's package {DEBIAN_PACKAGE}, or put the four official .gz files into a folder and name it "
@@ -224,7 +227,7 @@ def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer:
 
 
 def _discard_damaged(target: Path) -> None:
-    """Remove cached files that fail verification, so that a fetch replaces them and keeps the good ones."""
+    """Delete cached files that fail verification, so that they are downloaded again."""
     for file in FILES:
         path = _find(target, file)
         if path is not None:

@@ -1,10 +1,11 @@
-"""The IDX format of the MNIST family, read with every header field checked.
+"""A parser for the IDX format of the MNIST family, which checks every header field.
 
 An IDX file is big-endian: two zero bytes, a type code (0x08 = unsigned byte), the number of dimensions, one
 32-bit size per dimension, then the values. Only unsigned bytes occur here.
 Source: the format's description by Y. LeCun, C. Cortes and C. Burges, "The MNIST database".
 """
 
+import math
 import struct
 
 import torch
@@ -16,26 +17,24 @@ _UNSIGNED_BYTE = 0x08
 
 
 def _parse(raw: bytes, dimensions: int, what: str) -> torch.Tensor:
-    """Return the values of an IDX file of unsigned bytes with `dimensions` dimensions as a uint8 tensor."""
+    """The values of an IDX file of unsigned bytes with `dimensions` dimensions, uint8; errors begin with `what`."""
     header = 4 + 4 * dimensions
     if len(raw) < header:
-        raise DataError(f"{what}: {len(raw)} bytes, but an IDX header alone takes {header}; the file is cut short")
+        raise DataError(f"{what}: {len(raw)} bytes, but an IDX header alone takes {header}; the file is truncated")
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if raw[:4] != expected:
         raise DataError(
             f"{what}: wrong magic number {raw[:4].hex()}, expected {expected.hex()} "
-            f"(IDX, unsigned bytes, {dimensions} dimensions); this is not the file it is taken for"
+            f"(IDX, unsigned bytes, {dimensions} dimensions); this is another kind of file"
         )
     shape = struct.unpack(f">{dimensions}I", raw[4:header])
-    count = 1
-    for size in shape:
-        count *= size
+    count = math.prod(shape)
     if count == 0:
-        raise DataError(f"{what}: the header announces the shape {shape}, which holds nothing")
+        raise DataError(f"{what}: the header states the shape {shape}, which is empty")
     if len(raw) - header != count:
         raise DataError(
-            f"{what}: the header announces {count} values of shape {shape}, but {len(raw) - header} follow; "
-            "the file is cut short or has something appended"
+            f"{what}: the header states {count} values of shape {shape}, but {len(raw) - header} follow; "
+            "the file is truncated or has extra bytes"
         )
     return torch.frombuffer(bytearray(raw[header:]), dtype=torch.uint8).view(shape)
 

@@ -1,12 +1,12 @@
-"""Augmentations by name, so that a configuration or a command line can say which are meant."""
+"""Augmentations by name, for configurations and the command line."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from casemate.data.augment import Affine, AlternatingFlip, Augmentation, Flip, GaussianBlur, RandomApply, Shift
 from casemate.data.noise import GaussianNoise, SaltAndPepper, Speckle
 from casemate.errors import SettingError
+from casemate.settings import unknown_name
 
 AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
     "alternating-flip": AlternatingFlip,
@@ -18,11 +18,11 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
     "speckle": Speckle,
     "salt-and-pepper": SaltAndPepper,
 }
-"""Changes to training images."""
+"""The classes by name."""
 
 
 def make_augmentation(spec: Mapping[str, Any]) -> Augmentation:
-    """The augmentation that `spec` describes: its name, `settings`, and, if not for every image, a `share` of them.
+    """Build an augmentation from its `name`, `settings`, and the `share` of the images it is applied to (default: all).
 
     Raises `SettingError` for an unknown name or setting.
     """
@@ -31,9 +31,7 @@ def make_augmentation(spec: Mapping[str, Any]) -> Augmentation:
         raise SettingError(f"an augmentation with {', '.join(sorted(unknown))}; known: name, settings, share")
     name, settings = str(spec.get("name")), spec.get("settings", {})
     if name not in AUGMENTATIONS:
-        near = difflib.get_close_matches(name, AUGMENTATIONS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}{hint}")
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
     try:
         change = AUGMENTATIONS[name](**settings)
         return RandomApply(change=change, share=spec["share"]) if "share" in spec else change

@@ -1,6 +1,6 @@
-"""Noise on training images, in the three kinds that the study names (section 2.3), keeping [0, 1].
+"""Noise on training images within [0, 1], of the three kinds that the study names (section 2.3).
 
-They are `Augmentation`s: drawn afresh per example and epoch. Noise inside a network is in `casemate.models.layers`.
+They are `Augmentation`s, drawn anew for each example and epoch. Noise inside a network is in `casemate.models.layers`.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from casemate.settings import between, expect
 from casemate.types import Images
 
 _LARGEST = 1e3
-"""Of a standard deviation: beyond it nothing is left of an image, and float32 overflows in the end."""
+"""Largest standard deviation; beyond it nothing of an image is recognisable, and float32 eventually overflows."""
 
 
 def _normal(images: Images, generator: Generator) -> Tensor:
@@ -24,7 +24,7 @@ def _normal(images: Images, generator: Generator) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise:
-    """Add to every pixel a normal number of its own."""
+    """Add independent normal noise to every pixel and channel."""
 
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.1
     """Standard deviation, in pixel units."""
@@ -33,7 +33,7 @@ class GaussianNoise:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with noise, clipped to [0, 1]."""
+        """Return the noisy batch, clipped to [0, 1]."""
         del index, epoch
         return (images + self.std * _normal(images, generator)).clamp_(0, 1)
 
@@ -41,7 +41,7 @@ class GaussianNoise:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Speckle:
-    """Multiply every pixel by one plus a normal number of its own: black stays black."""
+    """Multiply every pixel and channel by one plus independent normal noise, so that black stays black."""
 
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.3
     """Standard deviation of the factor."""
@@ -50,7 +50,7 @@ class Speckle:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with noise, clipped to [0, 1]."""
+        """Return the noisy batch, clipped to [0, 1]."""
         del index, epoch
         return (images + images * self.std * _normal(images, generator)).clamp_(0, 1)
 
@@ -58,16 +58,16 @@ class Speckle:
 @final
 @dataclass(frozen=True, kw_only=True)
 class SaltAndPepper:
-    """Turn a share of the pixels white or black, half each; the channels of a pixel turn together."""
+    """Make a random part of the pixels white or black, half each, in all channels at once."""
 
     share: Annotated[float, between(0, 1, "a probability")] = 0.05
-    """Probability that a pixel turns."""
+    """Probability that a pixel becomes white or black."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with noise."""
+        """Return the noisy batch."""
         del index, epoch
         count, _, height, width = images.shape
         draw = torch.rand(count, 1, height, width, generator=generator).to(images.device)

@@ -26,15 +26,12 @@ from casemate.attacks import (
     is_unlimited,
     model_of,
     prepare_for_attack,
-    warn_of_eps,
-    warn_of_network,
-    warn_of_outcome,
     with_eps,
 )
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.clean import is_right
-from casemate.models import Classifier, Frozen, Precision, preserve_state
+from casemate.models import Classifier, Frozen, Precision, user_call
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -141,27 +138,23 @@ def run_cascade(
     few, _ = images[:COMPARED_IMAGES].tensors(known.device)
     work = most_work(attacks, len(images), len(known.classes))
     with (
-        preserve_state(known, seed=seed) as direct,
+        user_call(known, Ball(eps=values[-1], norm=norm), seed=seed) as call,
         prepare_for_attack(
             model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared,
     ):
-        if direct:
-            warn_of_network(known)
-            warn_of_eps(Ball(eps=values[-1], norm=norm), known)
         if correct is None:
-            correct = _correct(prepared.checking, images)
+            correct = _correct(prepared.verifier, images)
         found = _run(prepared, attacks, images, values, norm, correct, seed, observer)
-    if direct:
-        for attempt in (each for each in found.attempts if each.eps == values[-1]):
-            status = {each: attempt.status[each.name.lower()] for each in Status}
-            warn_of_outcome(
-                attempt.attack,
-                attempt.tried,
-                no_gradient=status[Status.ZERO_GRADIENT],
-                not_finite=status[Status.NON_FINITE],
-                not_found=attempt.not_found,
-            )
+    for attempt in (each for each in found.attempts if each.eps == values[-1]):
+        status = {each: attempt.status[each.name.lower()] for each in Status}
+        call.warn_of_failures(
+            attempt.attack,
+            attempt.tried,
+            no_gradient=status[Status.ZERO_GRADIENT],
+            not_finite=status[Status.NON_FINITE],
+            not_found=attempt.not_found,
+        )
     return found
 
 

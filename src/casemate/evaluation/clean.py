@@ -6,14 +6,14 @@ from typing import final
 import numpy as np
 import torch
 
-from casemate.attacks import check_images, frozen, model_of, warn_of_network
+from casemate.attacks import check_images, frozen, model_of
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
 from casemate.evaluation.intervals import Estimate, mean, share
 from casemate.logits import is_valid, top_gap
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, preserve_state
+from casemate.models import Classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Labels, Logits
 
@@ -100,12 +100,10 @@ def evaluate_clean(
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
     model_of(model)
-    with preserve_state(model) as direct, frozen(model), observer.work("Classifying", len(images)) as advance:
+    with user_call(model), frozen(model), observer.work("Classifying", len(images)) as advance:
         few, some = images[:2].tensors(model.device)
         check_images(model, few, some)
         model.examine(few)
-        if direct:
-            warn_of_network(model)
 
         def classify(batch: slice) -> list[np.ndarray]:
             pixels, labels = images[batch].tensors(model.device)

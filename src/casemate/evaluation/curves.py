@@ -18,16 +18,13 @@ from casemate.attacks import (
     prepare_for_attack,
     sweep_eps,
     sweep_steps,
-    warn_of_eps,
-    warn_of_network,
-    warn_of_outcome,
     with_eps,
 )
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision, preserve_state
+from casemate.models import Classifier, Frozen, Precision, user_call
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 
@@ -238,15 +235,12 @@ def _curve(
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (
-        preserve_state(model_of(model), seed=seed) as direct,
+        user_call(model_of(model), ball, seed=seed) as call,
         prepare_for_attack(
             model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared,
         observer.work(_title(attack, axis), len(images)) as advance,
     ):
-        if direct:
-            warn_of_network(model)
-            warn_of_eps(ball, model)
 
         def run(group: slice) -> tuple[float, ...]:
             nonlocal no_gradient, not_finite
@@ -263,8 +257,7 @@ def _curve(
             return part.values
 
         values = batched(len(images), group_size(model.input_shape), run, observer)[0]
-    if direct:
-        warn_of_outcome(type(attack).__name__, len(images), no_gradient=no_gradient, not_finite=not_finite)
+    call.warn_of_failures(type(attack).__name__, len(images), no_gradient=no_gradient, not_finite=not_finite)
     worst = found.pop("worst")
     return Curve(
         axis=axis,

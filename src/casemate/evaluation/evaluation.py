@@ -18,7 +18,7 @@ from casemate.evaluation.findings import CheckContext, Checked, Finding, run_che
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
-from casemate.models import Classifier, Precision, made_in_inference, mean_over_samples, preserve_state
+from casemate.models import Classifier, Precision, has_inference_tensors, mean_over_samples, preserve_state
 from casemate.norms import Norm, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -160,7 +160,7 @@ def evaluate(
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
     images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
-    if made_in_inference(model):
+    if has_inference_tensors(model):
         with torch.inference_mode(False):
             model = _copied(model) or model
     in_training = any(module.training for module in model.modules())
@@ -175,7 +175,7 @@ def evaluate(
         with prepare_for_attack(
             judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared:
-            clean = evaluate_clean(prepared.checking, images, observer=observer)
+            clean = evaluate_clean(prepared.verifier, images, observer=observer)
             cascade = run_cascade(
                 prepared, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
             )
@@ -224,7 +224,7 @@ def evaluate(
             )
             for column, each in enumerate(values)
         ],
-        batch_size=prepared.checking.pass_size or 0,
+        batch_size=prepared.verifier.pass_size or 0,
         precision=prepared.precision,
         changes=prepared.changes,
         seconds=time.perf_counter() - start,

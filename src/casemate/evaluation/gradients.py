@@ -6,7 +6,7 @@ import torch
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.losses import LossName
-from casemate.models import Classifier, as_it_is
+from casemate.models import Classifier, freeze_unoptimized
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
@@ -30,7 +30,7 @@ def zero_gradients(
     """
     found: dict[str, list[np.ndarray]] = {loss: [] for loss in losses}
     with frozen(model), observer.work("Looking for zero gradients", len(images) * len(losses)) as advance:
-        model = as_it_is(model, batch_size).copy
+        model = freeze_unoptimized(model, batch_size).copy
         for pixels, labels in images.batches(batch_size, model.device):
             for loss in losses:
                 _, gradient = input_gradient(model, pixels, Criterion(labels), loss)
@@ -61,7 +61,7 @@ def gradient_alignment(
     found: list[np.ndarray] = []
     ball = Ball(eps=radius)
     with frozen(model), observer.work("Comparing gradients nearby", len(images)) as advance:
-        model = as_it_is(model, batch_size).copy
+        model = freeze_unoptimized(model, batch_size).copy
         for pixels, labels in images.batches(batch_size, model.device):
             done = sum(map(len, found))
             index = torch.arange(done, done + len(labels), device=model.device)

@@ -14,15 +14,12 @@ from casemate.attacks import (
     group_size,
     model_of,
     prepare_for_attack,
-    warn_of_eps,
-    warn_of_network,
-    warn_of_outcome,
 )
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import Estimate, share
-from casemate.models import Classifier, preserve_state
+from casemate.models import Classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
 
 
@@ -75,16 +72,13 @@ def targeted_matrix(
     first_ones = images[:COMPARED_IMAGES].tensors(model.device)[0]
     no_gradient = not_finite = attacked = 0
     with (
-        preserve_state(model_of(model), seed=seed) as direct,
+        user_call(model_of(model), attack.ball(), seed=seed) as call,
         prepare_for_attack(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as prepared,
         observer.work("Targeted attacks", len(images)) as advance,
     ):
-        if direct:
-            warn_of_network(model)
-            warn_of_eps(attack.ball(), model)
         for pixels, truth in images.batches(group_size(model.input_shape), model.device):
             with torch.no_grad():
-                right = is_right(prepared.checking(pixels), truth)
+                right = is_right(prepared.verifier(pixels), truth)
             pixels, truth = pixels[right], truth[right]
             numbers = (right.nonzero().squeeze(1) + first).cpu()
             found = torch.zeros(len(truth), len(model.classes), dtype=torch.bool)
@@ -108,8 +102,7 @@ def targeted_matrix(
             reached.append(found)
             first += len(right)
             advance(len(right), "")
-    if direct:
-        warn_of_outcome(type(attack).__name__, attacked, no_gradient=no_gradient, not_finite=not_finite)
+    call.warn_of_failures(type(attack).__name__, attacked, no_gradient=no_gradient, not_finite=not_finite)
     return Targeted(
         classes=model.classes, labels=torch.cat(labels).numpy(), reached=torch.cat(reached).numpy(), passes=passes
     )

@@ -1,7 +1,7 @@
-"""Saving and loading without executing anything: weights as safetensors, everything else as a JSON sidecar.
+"""Saving and loading of models: weights as safetensors, and a JSON sidecar; loading executes no code.
 
-`NAME.safetensors` holds the tensors, `NAME.json` says what they are: architecture, data set, classes, recipe, seed,
-metrics, code version, and the SHA-256 of the weights file. A pickle is refused, not opened.
+`NAME.safetensors` contains the tensors; `NAME.json` describes them: architecture, data set, classes, recipe, seed,
+metrics, version of casemate, and the SHA-256 of the weights file. Pickles are rejected unopened.
 """
 
 import hashlib
@@ -22,28 +22,37 @@ from casemate.models.registry import create, names
 
 _SCHEMA = 1
 _SMALL = 1 << 24
-"""Pixels times classes; as many weights take 64 MB."""
+"""Largest number of pixels times classes for a network that is built without a check of its size; as many float32
+weights take 64 MB."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """What a saved model says of itself, besides its weights."""
+    """Description of a saved model, besides its weights."""
 
     architecture: str
+    """Name of a registered network; see `casemate.models.registry`."""
     dataset: str
+    """Name of the training data."""
     recipe: dict[str, Any] = field(default_factory=dict)
+    """Settings of the training, as JSON."""
     seed: int = 0
+    """Seed of the training."""
     metrics: dict[str, Any] = field(default_factory=dict)
+    """Results such as accuracies, as JSON."""
 
 
 def sidecar_of(path: Path) -> Path:
-    """The JSON file beside a weights file."""
+    """The path of the JSON file that belongs to a weights file."""
     return path.with_suffix(".json")
 
 
 def save(model: Classifier, path: Path, description: ModelMetadata) -> Path:
-    """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`."""
+    """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`.
+
+    Raises `ModelError` for another ending, and `StoreError` if a file cannot be written.
+    """
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
     raw = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
@@ -70,18 +79,18 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, Mo
     """Load a model saved by `save`, in evaluation mode; nothing in the file is executed.
 
     Args:
-        path: the .safetensors file; its JSON sidecar must lie beside it.
-        architecture: refuse anything but this network (None: whatever the sidecar names).
+        path: the .safetensors file; its JSON sidecar must be in the same folder.
+        architecture: the expected network; None accepts any.
 
     Raises:
-        ModelError: not safetensors, no sidecar, a checksum or an architecture that does not match, or a sidecar that
-            says what cannot be.
+        ModelError: the file is not safetensors, the sidecar is missing or invalid, or checksum or architecture do not
+            match.
     """
     path = Path(path)
     raw = read_file(path, ModelError, "a .safetensors file written by casemate")
     tensors = _tensors(path, raw)
     if not sidecar_of(path).is_file():
-        raise ModelError(f"{sidecar_of(path)} is missing; {path.name} needs its sidecar to say what network it is")
+        raise ModelError(f"{sidecar_of(path)} is missing; {path.name} needs its sidecar, which names the network")
     sidecar = read_json(sidecar_of(path), ModelError)
     try:
         if sidecar["schema"] != _SCHEMA:
@@ -90,15 +99,15 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, Mo
         if digest != sidecar["sha256"]:
             raise ModelError(
                 f"{path} does not match its sidecar: SHA-256 {digest[:16]}..., expected {sidecar['sha256'][:16]}...; "
-                "one of the two was changed or copied without the other"
+                "one of the files was changed or copied without the other"
             )
         named = sidecar["architecture"]
         if architecture is not None and architecture != named:
             raise ModelError(
-                f"{path} holds a {named}, but a {architecture} is expected; choose the matching checkpoint"
+                f"{path} contains a {named}, but a {architecture} is expected; choose the matching checkpoint"
             )
         if named not in names():
-            raise ModelError(f"{path} holds a {named}, which is not registered here; known: {', '.join(names())}")
+            raise ModelError(f"{path} contains a {named}, which is not registered here; known: {', '.join(names())}")
         _check_sidecar(sidecar)
         description = ModelMetadata(
             architecture=named,
@@ -109,15 +118,15 @@ def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, Mo
         )
         model = _network(path, sidecar, tensors)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"{sidecar_of(path)} is not a sidecar of casemate: {error!r}") from error
+        raise ModelError(f"{sidecar_of(path)} is not a valid sidecar: {error!r}") from error
     model.load_state_dict(tensors)
     return model.eval(), description
 
 
 def _check_sidecar(sidecar: dict[str, Any]) -> None:
-    """Raise `ValueError` unless everything that a sidecar says of a model is of its kind."""
+    """Raise `ValueError` unless the fields of a sidecar have valid types and values."""
     shape, classes, bounds = sidecar["input_shape"], sidecar["classes"], sidecar["bounds"]
-    sound = {
+    valid = {
         "input_shape": len(shape) == 3 and all(type(size) is int and size >= 1 for size in shape),
         "classes": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
         "bounds": len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] < bounds[1],
@@ -127,61 +136,64 @@ def _check_sidecar(sidecar: dict[str, Any]) -> None:
         "recipe": isinstance(sidecar["recipe"], dict),
         "metrics": isinstance(sidecar["metrics"], dict),
     }
-    wrong = [name for name, holds in sound.items() if not holds]
+    wrong = [name for name, holds in valid.items() if not holds]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)} cannot be: {', '.join(str(sidecar[name])[:100] for name in wrong)}")
+        raise ValueError(f"invalid {', '.join(wrong)}: {', '.join(str(sidecar[name])[:100] for name in wrong)}")
 
 
 def _network(path: Path, sidecar: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Classifier:
-    """The network that a sidecar names, without its weights; no larger than the file holds weights for."""
+    """Build the network that a sidecar names, if the file contains its weights; they are not loaded yet.
+
+    It is first built on the meta device, so that an invalid sidecar cannot exhaust the memory. Raises `ModelError`.
+    """
     shape, classes = tuple(sidecar["input_shape"]), tuple(sidecar["classes"])
 
-    def made(where: str) -> Classifier:
-        with torch.device(where):
+    def build(device: str) -> Classifier:
+        with torch.device(device):
             model = create(sidecar["architecture"], input_shape=shape, classes=classes)
         if sidecar["normalised"]:
-            model.mean, model.std = tensors["mean"].to(where), tensors["std"].to(where)
+            model.mean, model.std = tensors["mean"].to(device), tensors["std"].to(device)
         low, high = sidecar["bounds"]
         model.bounds = (float(low), float(high))
         return model
 
     try:
         try:
-            planned = made("meta")  # which takes no memory, whatever the sidecar says
+            planned = build("meta")
         except (RuntimeError, NotImplementedError):
             if math.prod(shape) * len(classes) > _SMALL:
                 raise
-            planned = made("cpu")  # a network of the user's own that PyTorch cannot plan
+            planned = build("cpu")  # a registered network that does not support the meta device
         _check_weights(planned, tensors, path)
-        return made("cpu")
+        return build("cpu")
     except RuntimeError as error:
         raise ModelError(
-            f"{path}: a {sidecar['architecture']} cannot be made for images of shape {shape} and {len(classes)} "
-            f"classes, as its sidecar says: {error}"
+            f"{path}: a {sidecar['architecture']} cannot be built for the images of shape {shape} and {len(classes)} "
+            f"classes in its sidecar: {error}"
         ) from error
 
 
 def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
-    """The weights in a file. Raises `ModelError` for a pickle, and for what is not a whole file of tensors."""
+    """The tensors in a file. Raises `ModelError` for a pickle, and for an incomplete or damaged file."""
     if raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
         raise ModelError(
-            f"{path} is a pickle (or a PyTorch .pt file), which could execute code when opened, so it is not. "
+            f"{path} is a pickle (or a PyTorch .pt file), which is not loaded, since it could execute code. "
             "Save the state dict as .safetensors and load that."
         )
     try:
         return parse_safetensors(raw)
     except UnsoundError as error:
-        raise ModelError(f"{path} is not a whole safetensors file: {error}") from error
+        raise ModelError(f"{path} is not a complete safetensors file: {error}") from error
 
 
 def _check_weights(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Raise `ModelError` unless the tensors are the weights of such a model."""
+    """Raise `ModelError` unless names and shapes of the tensors are those of the model's weights."""
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     wrong = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     if missing or extra or wrong:
         raise ModelError(
-            f"{path} holds the weights of another network: missing {missing[:3]}, unexpected {extra[:3]}, "
+            f"{path} contains the weights of another network: missing {missing[:3]}, unexpected {extra[:3]}, "
             f"of another shape {sorted(wrong)[:3]}"
         )
     mean, std = tensors.get("mean"), tensors.get("std")
@@ -189,4 +201,4 @@ def _check_weights(model: Classifier, tensors: dict[str, torch.Tensor], path: Pa
     if mean is not None and std is not None:
         finite = bool(mean.isfinite().all() and std.isfinite().all() and (std > 0).all())
         if tuple(mean.shape) != channels or tuple(std.shape) != channels or not finite:
-            raise ModelError(f"{path}: its mean and std are not a finite number for each of {channels[1]} channels")
+            raise ModelError(f"{path}: expected a finite mean and a positive std for each of {channels[1]} channels")

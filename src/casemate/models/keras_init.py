@@ -1,22 +1,22 @@
-"""Keras' initialisers on PyTorch layers, since the study was written in Keras and they differ from PyTorch's."""
+"""Keras' initialisers for PyTorch layers, since the study used Keras, whose defaults differ from PyTorch's."""
 
 import math
 
 from torch import nn
 
 _TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a standard normal cut off at two: Keras divides by it, to keep the intended variance."""
+"""Standard deviation of a standard normal truncated at two; Keras divides by it to keep the intended variance."""
 
 
 def he_normal(layer: nn.Conv2d | nn.Linear) -> None:
-    """He et al. 2015, as Keras' HeNormal: normal of variance 2 / fan_in, cut off at two deviations."""
+    """Initialise weights as Keras' HeNormal (He et al. 2015): normal of variance 2 / fan_in, cut at two deviations."""
     fan_in = layer.weight[0].numel()
     std = math.sqrt(2 / fan_in) / _TRUNCATED_STD
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
 
 
 def keras_defaults(module: nn.Module) -> None:
-    """Give every convolution and dense layer below `module` Keras' defaults: Glorot-uniform weights, zero bias."""
+    """Initialise every convolution and dense layer in `module` as Keras does: Glorot-uniform weights, zero bias."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -25,6 +25,9 @@ def keras_defaults(module: nn.Module) -> None:
 
 
 def batch_norm(channels: int, *, flat: bool = False) -> nn.Module:
-    """Batch normalisation with Keras' settings: momentum 0.99 (PyTorch counts it from the other end), eps 1e-3."""
+    """Batch normalisation with Keras' defaults: momentum 0.99 (0.01 in PyTorch's convention) and eps 1e-3.
+
+    `flat` is for inputs `(n, channels)` instead of `(n, channels, height, width)`.
+    """
     kind = nn.BatchNorm1d if flat else nn.BatchNorm2d
     return kind(channels, momentum=0.01, eps=1e-3)

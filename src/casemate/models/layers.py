@@ -1,4 +1,4 @@
-"""Layers that the other networks are built from: noise inside a network."""
+"""Layers for the registered networks: noise inside a network."""
 
 import math
 from typing import final
@@ -11,15 +11,17 @@ from casemate.errors import SettingError
 
 @final
 class NoiseLayer(nn.Module):
-    """Adds normal noise to whatever passes: while training only, or, with `at_inference`, always.
+    """Adds normal noise to its input, during training only or, with `at_inference`, always.
 
-    The study names a noise layer "after a regular layer" (section 2.3). With `at_inference` the network is a
-    randomised one: the same image gets another answer each time, and an attack must average over the noise.
-    The noise comes from PyTorch's global generator and cannot be keyed by example.
+    The study proposes a noise layer "after a regular layer" (section 2.3). With `at_inference` the network is
+    randomised: its logits differ from call to call, and an attack must average over the noise. The noise comes from
+    PyTorch's global generator, not from the per-example streams.
 
     Args:
-        std: standard deviation, in units of what passes.
-        at_inference: whether noise is added in evaluation mode too; may be changed later.
+        std: standard deviation, in units of the input.
+        at_inference: whether noise is added in evaluation mode too; the attribute may be changed later.
+
+    Raises `SettingError` for a negative or infinite std.
     """
 
     def __init__(self, std: float, *, at_inference: bool = False) -> None:
@@ -30,11 +32,11 @@ class NoiseLayer(nn.Module):
         self.at_inference = at_inference
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return `inputs` with noise, or as they are."""
+        """Return `inputs` with noise, or unchanged."""
         if not (self.training or self.at_inference) or self.std == 0:
             return inputs
         return inputs + self.std * torch.randn_like(inputs)
 
     def extra_repr(self) -> str:
-        """The settings, for the network's text."""
+        """The settings, for `repr`."""
         return f"std={self.std}, at_inference={self.at_inference}"

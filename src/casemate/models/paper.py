@@ -1,7 +1,7 @@
-"""The study's two networks, appendix A (`paper-cnn`) and appendix B (`paper-student`), and their relatives.
+"""The study's two networks, appendix A (`paper-cnn`) and appendix B (`paper-student`), and variants of them.
 
-They return logits: the softmax that ends the paper's networks belongs to the loss. Where the paper has a ReLU and
-then a max-pooling, the pooling comes first here: max and ReLU commute, value and gradient are the same (a maximum
+They return logits; the final softmax of the paper's networks is part of the loss here. Where the paper has a ReLU
+before a max-pooling, the pooling comes first here: maximum and ReLU commute with the same value and gradient (a maximum
 at or below zero passes no gradient either way), and the ReLU has a quarter of the work.
 """
 
@@ -20,15 +20,15 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _pooled_size(shape: tuple[int, int, int], times: int, name: str) -> int:
-    """Number of places left after halving height and width `times` times, rounding down each time."""
+    """Number of positions left after halving height and width `times` times, rounding down; `SettingError` if none."""
     _, height, width = shape
-    places = (height >> times) * (width >> times)
-    if places == 0:
+    positions = (height >> times) * (width >> times)
+    if positions == 0:
         side = 1 << times
         raise SettingError(
             f"{name} halves its images {times} times; {height} x {width} is too small, use {side} x {side} or more"
         )
-    return places
+    return positions
 
 
 @register("paper-cnn")
@@ -68,10 +68,11 @@ def _student_block(inputs: int, width: int) -> list[nn.Module]:
     return [*layers, nn.MaxPool2d(2), nn.Dropout(0.5)]
 
 
-def student(input_shape: tuple[int, int, int], classes: int, *, width: int, depth: int) -> nn.Module:
-    """A network of the kind of appendix B: `depth` blocks, `width` channels in the first, doubling with each.
+def student_network(input_shape: tuple[int, int, int], classes: int, *, width: int, depth: int) -> nn.Module:
+    """A network like that of appendix B, with `depth` blocks of `width`, 2 * `width`, ... channels.
 
-    A block is two convolutions with batch normalisation, a pooling and dropout; a dense layer of 16 * `width` follows.
+    A block has two convolutions with batch normalisation, a pooling and dropout; dense layers with 16 * `width` hidden
+    units follow.
     """
     flat = (width << (depth - 1)) * _pooled_size(input_shape, depth, f"a student of {depth} blocks")
     blocks, inputs = [], input_shape[0]
@@ -88,21 +89,21 @@ def student(input_shape: tuple[int, int, int], classes: int, *, width: int, dept
 
 @register("paper-student")
 def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The adjusted student of the study (appendix B), simpler and with more dropout than `paper-cnn`."""
-    return student(input_shape, classes, width=32, depth=2)
+    """The student network of the study (appendix B), smaller and with more dropout than `paper-cnn`."""
+    return student_network(input_shape, classes, width=32, depth=2)
 
 
 for _width in (8, 16, 32):
     for _depth in (1, 2, 3):
-        register(f"student-{_width}x{_depth}")(partial(student, width=_width, depth=_depth))
+        register(f"student-{_width}x{_depth}")(partial(student_network, width=_width, depth=_depth))
 
 
 @register("paper-cnn-noise")
 def paper_cnn_noise(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """`paper-cnn` with a noise layer before each convolution: deviation 0.2 before the first, 0.1 before the others.
 
-    Places and deviations are those of Liu et al. 2018, "Towards robust neural networks via random self-ensemble";
-    as built, there is noise while training only.
+    Positions and deviations are those of Liu et al. 2018, "Towards robust neural networks via random self-ensemble".
+    Initially the noise is added during training only.
     """
     layers: list[nn.Module] = []
     for layer in paper_cnn(input_shape, classes).children():

@@ -1,33 +1,35 @@
-"""Networks by name, so that a checkpoint can say what it is without carrying code."""
+"""Networks by name, so that a checkpoint can name its architecture and needs no code."""
 
-import difflib
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from casemate.errors import ModelError, SettingError
+from casemate.errors import ModelError
 from casemate.models.classifier import Classifier
+from casemate.rng import torch_forked
+from casemate.settings import unknown_name
 
 Build = Callable[[tuple[int, int, int], int], nn.Module]
-"""Takes the input shape `(channels, height, width)` and the number of classes; returns an untrained network."""
+"""Builds an untrained network from the input shape `(channels, height, width)` and the number of classes."""
 
 _BUILDERS: dict[str, Build] = {}
 
 
 def register(name: str) -> Callable[[Build], Build]:
-    """Enter a network builder under `name`; the same name twice is an error.
+    """Decorator that registers a network builder under `name`.
 
-    Your own networks can be registered too, and are then saved, loaded and trained like the built-in ones.
+    Your own networks can be registered too, and are then saved, loaded and trained like the built-in ones. Raises
+    `ModelError` if the name is registered already.
     """
 
-    def enter(build: Build) -> Build:
+    def add(build: Build) -> Build:
         if name in _BUILDERS:
             raise ModelError(f"a network named {name!r} is registered already; choose another name")
         _BUILDERS[name] = build
         return build
 
-    return enter
+    return add
 
 
 def names() -> tuple[str, ...]:
@@ -36,22 +38,19 @@ def names() -> tuple[str, ...]:
 
 
 def builder(name: str) -> Build:
-    """The builder registered under `name`. Raises `SettingError` with the nearest names."""
+    """The builder registered under `name`. Raises `SettingError` with the known names."""
     if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, _BUILDERS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SettingError(f"unknown network {name!r}; known: {', '.join(names())}{hint}")
+        raise unknown_name("network", name, names())
     return _BUILDERS[name]
 
 
 def create(name: str, *, input_shape: tuple[int, int, int], classes: tuple[str, ...], seed: int = 0) -> Classifier:
-    """Return an untrained `Classifier` round the registered network, initialised from `seed` alone.
+    """Return an untrained `Classifier` of the registered network, initialised from `seed` alone.
 
-    The global random state is left as it was.
+    PyTorch's random state is restored. Raises `SettingError` for an unknown name.
     """
     build = builder(name)
-    with torch.random.fork_rng(devices=[]):
+    with torch_forked():
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds every GPU too
         network = build(input_shape, len(classes))
-    model = Classifier(network, input_shape=input_shape, classes=classes)
-    return model
+    return Classifier(network, input_shape=input_shape, classes=classes)

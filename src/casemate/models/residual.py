@@ -1,4 +1,4 @@
-"""A small residual network, deeper than the study's two: the paper's section 7 asks for one."""
+"""A small residual network, deeper than the study's two, as the paper's section 7 proposes."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from casemate.models.registry import register
 
 
 class _Block(nn.Module):
-    """Two convolutions with batch norm and a way past them (He et al. 2016, figure 2)."""
+    """Two convolutions with batch norm and a skip connection (He et al. 2016, figure 2)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class _Block(nn.Module):
         self.first_norm = batch_norm(outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.second_norm = batch_norm(outputs)
-        self.past = (
+        self.past = (  # the skip connection; its name is in saved weights
             nn.Identity()
             if inputs == outputs and stride == 1
             else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), batch_norm(outputs))

@@ -1,6 +1,6 @@
-"""Classifiers round a classifier: mean over several passes, a fixed seed, another network in its place.
+"""Classifiers that wrap another one: mean over several passes, a fixed seed, another network.
 
-They serve to judge randomised models: attacks on the mean, and answers that repeat.
+They serve to evaluate randomised models: attacks on the mean logits, and reproducible logits.
 """
 
 from typing import final
@@ -42,10 +42,11 @@ class _FixedSeed(nn.Module):
 
 
 def mean_over_samples(model: Classifier, draws: int) -> Classifier:
-    """Classifier whose logits are the mean over `draws` passes of a randomised `model` (it shares the weights).
+    """A classifier whose logits are the mean over `draws` passes of a randomised `model`, whose weights it shares.
 
-    Its gradient is the mean over the draws, so every attack on it takes the expectation over the randomness (Athalye
-    et al. 2018, section 4.2), and a prediction does not depend on one draw. Raises `SettingError` for `draws` below 1.
+    Its gradient is the mean over the passes too, so every attack on it is an expectation over transformation (Athalye
+    et al. 2018, section 4.2), and a prediction does not depend on a single draw. Raises `SettingError` for
+    `draws` below 1.
     """
     if draws < 1:
         raise SettingError(f"draws = {draws}; expected at least 1")
@@ -53,15 +54,15 @@ def mean_over_samples(model: Classifier, draws: int) -> Classifier:
 
 
 def with_fixed_seed(model: Classifier, seed: int = 0) -> Classifier:
-    """Classifier that draws the same random numbers at every pass: a randomised model seen by who knows its seed.
+    """A classifier that draws the same random numbers in every pass, as for an attacker who knows the seed.
 
-    An image's draws then depend on its place in the batch, so compare only passes over the same batch.
+    The numbers for an image depend on its position in the batch, so compare only passes over the same batch.
     """
     return with_network(model, _FixedSeed(model, seed))
 
 
 def with_network(model: Classifier, network: nn.Module) -> Classifier:
-    """Classifier with the shape, classes and bounds of `model` round `network`, which takes its images as they are."""
+    """A classifier with the shape, classes and bounds of `model` and another `network`, without normalisation."""
     changed = Classifier(
         network,
         input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
@@ -70,6 +71,6 @@ def with_network(model: Classifier, network: nn.Module) -> Classifier:
     )
     modes = [(module, module.training) for module in model.modules()]
     changed.train(model.training)
-    for module, mode in modes:  # `train` reaches the model's own modules too, whose modes are its owner's
+    for module, mode in modes:  # `train` also changed the modes of the model's own modules
         module.training = mode
     return changed

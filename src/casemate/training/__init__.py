@@ -1,4 +1,4 @@
-"""The one training loop, with its schedules, early stopping, moving average, checkpoints and resume."""
+"""The training loop: schedules, early stopping, moving average of the weights, checkpoints and resume."""
 
 from casemate.training.config import TrainConfig as TrainConfig
 from casemate.training.cost import measure_step_cost as measure_step_cost

@@ -1,4 +1,4 @@
-"""The settings of a training, and the learning-rate schedules by name."""
+"""Training settings, and learning-rate schedules by name."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,11 +12,11 @@ from casemate.errors import SettingError
 from casemate.settings import at_least, between, expect, not_negative, one_of, positive
 
 Schedule = Callable[[float], float]
-"""Maps the share of all steps already done, in [0, 1), to a factor on the learning rate."""
+"""Maps the share of training steps done, in [0, 1), to a factor on the learning rate."""
 
 
 def _one_cycle(done: float, rise: float = 0.25) -> float:
-    """Up in a straight line for the first quarter, then down a half cosine (Smith and Topin 2019)."""
+    """Linear increase over the first quarter, then cosine decay to zero (Smith and Topin 2019)."""
     if done < rise:
         return 0.04 + 0.96 * done / rise
     return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
@@ -33,7 +33,7 @@ SCHEDULES: Mapping[str, Schedule] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a network is trained. The defaults are Keras' (Adam at 1e-3) with batches of 128."""
+    """Training settings; by default Keras' (Adam at 1e-3) with batches of 128."""
 
     epochs: Annotated[int, at_least(1)] = 50
     """Passes over the training images."""
@@ -42,24 +42,24 @@ class TrainConfig:
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], one_of("adam", "adamw", "sgd")] = "adam"
     """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9."""
     learning_rate: Annotated[float, positive()] = 1e-3
-    """Largest learning rate; the schedule scales it."""
+    """Largest learning rate, scaled by the schedule."""
     schedule: str | Schedule = "constant"
-    """A name (constant, linear, cosine, one-cycle), or in Python any function of the share of steps done."""
+    """A name (constant, linear, cosine, one-cycle), or in Python a function of the share of steps done."""
     weight_decay: Annotated[float, not_negative()] = 0.0
-    """On kernels only, never on biases or batch normalisation; decoupled with adamw, else part of the gradient."""
+    """Applied to kernels, not to biases and batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: Annotated[int, at_least(1)] | None = None
-    """Early stopping: end after this many epochs without a lower validation loss, and restore the best weights."""
+    """Early stopping after this many epochs without a lower validation loss; the best weights are restored."""
     continue_after_stop: bool = False
-    """With `patience`: note where early stopping would end, keep those weights, and train on to the last epoch."""
+    """With `patience`: record where early stopping would end and its weights, but train to the last epoch."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
-    """Decay per step of a moving average of the weights; the average is what is validated and returned."""
+    """Decay per step of a moving average of the weights (such as 0.999), which is validated and returned."""
     precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
-    """Of convolutions and matrix products while training (Micikevicius et al. 2018); weights, optimiser, losses and
-    validation keep float32. Some processors multiply bfloat16 several times as fast."""
+    """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
+    losses and validation use float32. Some processors multiply bfloat16 several times as fast."""
     save_epochs: tuple[int, ...] = ()
-    """Epochs after which the weights are kept beside the final ones."""
+    """Epochs whose weights are returned besides the final ones."""
     seed: int = 0
-    """Of the shuffling, the augmentation and the dropout (the weights' seed belongs to the model)."""
+    """Seed of shuffling, augmentation and dropout (initial weights have a seed of their own)."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -69,15 +69,15 @@ class TrainConfig:
             raise SettingError(f"save_epochs = {self.save_epochs!r}; expected epochs from 1 to {self.epochs}")
 
     def rate(self, done: float) -> float:
-        """The learning rate after the share `done` of all steps."""
+        """The learning rate after the share `done` of all steps, in [0, 1)."""
         factor = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         return self.learning_rate * factor(done)
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser over `model`, kernels (two dimensions or more) decayed, the rest not.
+        """The optimiser for `model`, with weight decay on kernels (two dimensions or more) only.
 
-        Adam's epsilon is Keras' 1e-7. (Keras adds it before the bias correction, PyTorch after: no difference
-        beyond the first few hundred steps.)
+        Adam's epsilon is Keras' 1e-7. (Keras adds it before the bias correction and PyTorch after it, which makes no
+        difference beyond the first few hundred steps.)
         """
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [

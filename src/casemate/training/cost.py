@@ -1,4 +1,4 @@
-"""Seconds per image of training and attack steps on this machine, measured in about a second, for time estimates."""
+"""Measures the seconds per image of training and attack steps on this machine, in about a second."""
 
 import time
 from collections.abc import Callable
@@ -7,6 +7,7 @@ import torch
 
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.models import create
+from casemate.rng import torch_forked
 from casemate.timing import StepCost
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy
@@ -17,12 +18,12 @@ _CLASSES = tuple("0123456789")
 
 
 def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCost:
-    """Run a few steps of each kind; the state of PyTorch's random numbers is left as it was."""
+    """Time a few steps of each kind on `device`; PyTorch's random state is restored."""
     where = torch.device(device)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with torch_forked(where):
         model = create("paper-cnn", input_shape=input_shape, classes=_CLASSES)
         model.to(where)
-        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs want more
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # its stubs require more arguments
         images = torch.rand(_BATCH, *input_shape).to(where).contiguous(memory_format=torch.channels_last)
         labels = torch.arange(_BATCH).to(where) % len(_CLASSES)
         objective, optimizer = CrossEntropy(), TrainConfig().make_optimizer(model)
@@ -41,7 +42,7 @@ def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCos
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Seconds per image of a run, without the first, which allocates."""
+    """Seconds per image of `run`, without its first call, which allocates memory."""
 
     def finish() -> None:
         if device.type == "cuda":

@@ -1,14 +1,13 @@
-"""The one training loop. Recipes change the data stream, the objective or the model; this loop trains them all.
+"""The training loop of all recipes, which differ in the augmentation, the objective or the model.
 
-Images stay in memory as bytes, batches are cut from the tensor (no worker processes), everything is channels-last.
-Each epoch draws from its own seed, a checkpoint is written after each, and a run that was killed goes on from the
-last one and ends in the same weights, bit for bit.
+Images stay in memory as bytes, batches are taken from that tensor (no worker processes), and everything is
+channels-last. Each epoch has its own seed and ends with a checkpoint. A training that was killed resumes from the last
+one, and ends with the same weights, bit for bit.
 """
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -22,47 +21,47 @@ from casemate.errors import ModelError, ShapeError, TrainingError
 from casemate.memory import is_out_of_memory
 from casemate.models import (
     Classifier,
-    backward_failed,
-    channels_last_if_taken,
-    made_in_inference,
-    preserve_state,
-    quickened,
-    restored_on_error,
+    backward_error,
+    channels_last_if_supported,
+    has_inference_tensors,
+    optimized_training,
+    restore_on_error,
+    user_call,
 )
 from casemate.models.state import frozen
-from casemate.models.warn import warn_of_eps, warn_of_network
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance, Observer
-from casemate.rng import derive
+from casemate.rng import derive, seeded
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 
 _EVAL_BATCH = 500
 _COMPARED = 32
-"""Images on which a quickened network is compared with what it was."""
+"""Images on which an optimised network is compared with the original."""
 _CHECK_EVERY = 20
-"""Steps between looks at the loss: for progress, and to stop soon after it ceases to be finite."""
+"""Steps between reads of the loss, which report progress and stop the training once it is not finite."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training leaves: the model itself holds the final weights, or with early stopping the best ones."""
+    """The result of a training; its model has the final weights, or with early stopping the best ones."""
 
     model: Classifier
+    """The trained model, in evaluation mode."""
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
     epoch: int
-    """The epoch whose weights the model holds."""
+    """Epoch whose weights the model has."""
     best_epoch: int
     """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
     stopped_at: int | None
-    """Epoch after which early stopping ended or would have ended it; None if patience never ran out."""
+    """Epoch after which early stopping ended, or would have ended, the training; None if it did not."""
     best: Weights
     """The weights of `best_epoch`."""
     kept: dict[int, Weights]
-    """The weights after the epochs named in `TrainConfig.save_epochs`."""
+    """The weights after each of `TrainConfig.save_epochs`."""
 
 
 def fit(
@@ -81,22 +80,22 @@ def fit(
 
     Args:
         model: trained in place; moved to `device`.
-        train: the images to learn from.
-        validation: the other part of a split; it chooses the best epoch, nothing else does.
+        train: training images.
+        validation: other images, used only to choose the best epoch.
         settings: see `TrainConfig`.
-        objective: the loss to minimise; plain cross-entropy if None.
+        objective: the loss to minimise; cross-entropy if None.
         augment: applied in order to every training batch.
-        checkpoint: a file written after every epoch; if it is there, the training goes on from it.
+        checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
         device: where to train.
-        observer: hears of every few batches.
+        observer: receives progress every few batches.
 
     Raises:
-        TrainingError: the loss is no longer finite (the checkpoint keeps the last good epoch), or the checkpoint
-            belongs to another training.
-        ShapeError: images that the model does not take.
-        ModelError: a model that fails, returns something other than one logit per class, or has no gradient.
+        TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), or the checkpoint is damaged
+            or belongs to another training.
+        ShapeError: too few images, or images or labels that do not fit the model.
+        ModelError: a model that fails, does not return one logit per class, or has no gradient.
 
-    A training that ends in an error leaves the model as it came; one that is interrupted as far as it got.
+    An error restores the model; an interruption (`KeyboardInterrupt`) leaves it partly trained.
     """
     objective = objective or CrossEntropy()
     _check(model, train, "training", least=2)
@@ -106,13 +105,13 @@ def fit(
     few = to_float(train.pixels[:_COMPARED].to(device), device)
     with frozen(model):
         model.examine(few)
-    with preserve_state(*teachers, trained=model) as direct, restored_on_error(model):
-        if direct:
-            warn_of_network(model)
-            if isinstance(ball := getattr(objective, "ball", None), Ball):
-                warn_of_eps(ball, model)
-        with channels_last_if_taken(model, few):
-            return _fit(model, train, validation, settings, objective, augment, checkpoint, device, observer, few)
+    ball = getattr(objective, "ball", None)
+    with (
+        user_call(model, ball if isinstance(ball, Ball) else None, teachers=teachers),
+        restore_on_error(model),
+        channels_last_if_supported(model, few),
+    ):
+        return _fit(model, train, validation, settings, objective, augment, checkpoint, device, observer, few)
 
 
 def _fit(
@@ -127,7 +126,7 @@ def _fit(
     observer: Observer,
     few: Tensor,
 ) -> TrainResult:
-    """The training itself, of a model and images that go together."""
+    """`fit` after its checks, within its contexts; optimised layers are compared with the originals on `few` images."""
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     state = TrainingState(fingerprint)
@@ -140,7 +139,7 @@ def _fit(
     pixels, labels = train.pixels.to(device), train.labels.to(device)
     with (
         observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance,
-        quickened(model, few),
+        optimized_training(model, few),
     ):
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
@@ -150,12 +149,12 @@ def _fit(
             )
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
-            with _own_randomness(labels.device, settings.seed, "validation", state.epoch + 1):
+            with seeded(labels.device, settings.seed, "validation", state.epoch + 1):
                 row |= _validate(model, None if average is None else current, validation, objective, device)
-            if not math.isfinite(row["val_loss"]):  # before it is written: the last good state stays on the disk
+            if not math.isfinite(row["val_loss"]):  # before the write, so that the last good checkpoint is kept
                 raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
-            _take_in(state, row, current, settings)
+            _record_epoch(state, row, current, settings)
             if checkpoint is not None:
                 state.write(checkpoint, model, optimizer)
 
@@ -176,19 +175,20 @@ def _fit(
 
 
 def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
-    if made_in_inference(model):
+    """Raise `ModelError` or `ShapeError` unless the model can be trained on the images, called `part` in errors."""
+    if has_inference_tensors(model):
         raise ModelError(
-            "the model's weights were made inside torch.inference_mode() and cannot be trained; make the model outside"
+            "the model's weights were created inside torch.inference_mode() and cannot be trained; create it outside"
         )
     if len(images) < least:
-        raise ShapeError(f"{len(images)} {part} images; at least {least} needed")
+        raise ShapeError(f"{len(images)} {part} images; expected at least {least}")
     seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
-        raise ShapeError(f"{part} images of shape {seen}, but the model takes {model.input_shape}")
+        raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
     outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
     if len(outside):
         raise ShapeError(
-            f"a label {int(outside[0])} in the {part} images; the model's run from 0 to {len(model.classes) - 1}"
+            f"a label {int(outside[0])} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
         )
 
 
@@ -204,13 +204,16 @@ def _one_epoch(
     epoch: int,
     advance: Advance,
 ) -> dict[str, Any]:
-    """Train for one epoch; return its row of the history (without validation)."""
+    """Train for one epoch, and return its row of the history, without validation.
+
+    `average`, if given, is updated in place.
+    """
     generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
     batches = _batches(len(labels), settings.batch_size, generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
     rate = settings.rate((epoch - 1) / settings.epochs)
-    with _own_randomness(labels.device, settings.seed, "dropout", epoch):
+    with seeded(labels.device, settings.seed, "dropout", epoch):
         model.train()
         for step, batch in enumerate(batches, start=1):
             done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
@@ -231,8 +234,8 @@ def _one_epoch(
             loss_sum += loss.detach() * len(batch)
             right += (logits.detach().argmax(1) == labels[index]).sum()
             if average is not None and settings.ema is not None:
-                taken = (epoch - 1) * len(batches) + step
-                _move_average(average, model, min(settings.ema, taken / (taken + 9)))
+                steps = (epoch - 1) * len(batches) + step
+                _update_average(average, model, min(settings.ema, steps / (steps + 9)))
             if step % _CHECK_EVERY == 0 or step == len(batches):
                 seen = sum(len(each) for each in batches[:step])
                 mean = loss_sum.item() / seen
@@ -250,37 +253,32 @@ def _one_epoch(
 
 
 def _differentiate(loss: Tensor) -> None:
-    """Give the weights their gradients. Raises `ModelError` for a model that has none."""
+    """Compute the gradients of the weights. Raises `ModelError` if the loss cannot be differentiated."""
     if not loss.requires_grad:
         raise ModelError(
-            "the loss does not depend on the model's weights in a way that can be differentiated: its forward runs "
-            "without autograd (no_grad, inference_mode, detach), or no weight requires a gradient"
+            "the loss has no gradient with respect to the model's weights: its forward runs without autograd (no_grad, "
+            "inference_mode, detach), or no weight requires a gradient"
         )
     try:
         loss.backward()
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise backward_failed(error) from error
-
-
-@contextmanager
-def _own_randomness(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """PyTorch's global generators start from `parts` inside, and are as they were after."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(derive(*parts))
-        yield
+        raise backward_error(error) from error
 
 
 def _not_finite(where: str, last_good: int, settings: TrainConfig) -> TrainingError:
     return TrainingError(
-        f"the {where} is not finite; the checkpoint, if one was asked for, keeps the state after epoch {last_good}. "
+        f"the {where} is not finite; the checkpoint, if there is one, keeps the state after epoch {last_good}. "
         f"Lower the learning rate ({settings.learning_rate:g}) and train again."
     )
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """A shuffled epoch cut into batches; a last batch of one joins the one before (batch norm needs two)."""
+    """The image indices of a shuffled epoch, in batches.
+
+    A last batch of one image is merged with the one before, since batch normalisation needs two.
+    """
     batches = list(torch.randperm(count, generator=generator).split(size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -288,8 +286,8 @@ def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _move_average(average: Weights, model: Classifier, decay: float) -> None:
-    """Move the average towards the model; a small decay in the first steps forgets the random start."""
+def _update_average(average: Weights, model: Classifier, decay: float) -> None:
+    """Update the moving average in place; its decay is smaller in the first steps, to forget the initial weights."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - decay)
@@ -298,7 +296,7 @@ def _move_average(average: Weights, model: Classifier, decay: float) -> None:
 
 
 def _current_weights(model: Classifier, average: Weights | None) -> Weights:
-    """What the model would be if training ended now: the moving average if there is one."""
+    """The weights that the training would return now: the moving average if there is one."""
     return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
 
 
@@ -309,7 +307,7 @@ def _validate(
     objective: Objective,
     device: torch.device | str,
 ) -> dict[str, float]:
-    """Loss and accuracy on the validation images of `average`, or of the model itself, which keeps its own weights."""
+    """Validation loss and accuracy, of the weights `average` if given; the model keeps its own weights."""
     own = None
     if average is not None:
         own = snapshot(model)
@@ -325,8 +323,8 @@ def _validate(
     return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
 
 
-def _take_in(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
-    """Enter a finished epoch into the state: history, kept weights, early stopping."""
+def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
+    """Add a finished epoch to the state: history, kept weights, early stopping."""
     state.epoch = row["epoch"]
     state.history.append(row)
     if state.epoch in settings.save_epochs:
@@ -347,7 +345,7 @@ def _fingerprint(
     objective: Objective,
     augment: Sequence[Augmentation],
 ) -> str:
-    """A hash of all that a training depends on, taken before its first step."""
+    """A hash of all that a training depends on, computed before its first step."""
     tensors = {
         "train pixels": train.pixels,
         "train labels": train.labels,
@@ -356,9 +354,9 @@ def _fingerprint(
     }
     named = {f.name: getattr(settings, f.name) for f in fields(settings)}
     schedule = named["schedule"]
-    if callable(schedule):  # a function has no stable text of its own: what counts is what it returns
+    if callable(schedule):  # a function has no stable `repr`, so its values are hashed
         named["schedule"] = [schedule(step / 100) for step in range(100)]
     for name, part in vars(objective).items():
-        if isinstance(part, nn.Module):  # a teacher: its text names its layers, not its weights
+        if isinstance(part, nn.Module):  # a teacher, whose `repr` names its layers, not its weights
             tensors |= {f"{name}/{entry}": tensor for entry, tensor in snapshot(part).items()}
     return checksum(repr((sorted(named.items()), objective, tuple(augment))), tensors | snapshot(model))

@@ -1,4 +1,4 @@
-"""What training minimises: a callable from model, images and labels to the mean loss and the logits."""
+"""Training objectives: callables from model, images and labels to the mean loss and the logits."""
 
 from dataclasses import dataclass
 from typing import Annotated, Protocol, final, runtime_checkable
@@ -14,35 +14,35 @@ from casemate.types import Images, Labels, Logits
 
 @runtime_checkable
 class Objective(Protocol):
-    """The loss that a recipe trains."""
+    """The loss that training minimises."""
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean loss of the batch (a scalar with a gradient) and the logits on `images`."""
+        """Return the mean loss of the batch, a differentiable scalar, and the logits of `images`."""
         ...
 
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean of what early stopping watches, and the logits; the model is in evaluation mode."""
+        """Return the mean validation loss, for early stopping, and the logits; the model is in evaluation mode."""
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """The ordinary objective: cross-entropy of the clean images."""
+    """Cross-entropy of the clean images."""
 
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
-    """Share of the target probability spread evenly over all classes (Szegedy et al. 2016, section 7)."""
+    """Target probability that is spread evenly over all classes (Szegedy et al. 2016, section 7)."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the batch's mean cross-entropy and its logits."""
+        """Return the mean cross-entropy of the batch and the logits."""
         logits = model(images)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the batch's mean cross-entropy, without smoothing, and its logits."""
+        """Return the mean cross-entropy of the batch, without label smoothing, and the logits."""
         logits = model(images)
         return F.cross_entropy(logits, labels), logits

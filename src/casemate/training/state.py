@@ -1,7 +1,7 @@
-"""The state of a training between epochs, as one safetensors file written after every epoch.
+"""Training checkpoints: the state between two epochs, in one safetensors file that is rewritten after every epoch.
 
-Random numbers need no place in it: every epoch starts its own streams from (seed, epoch). So an epoch that is run
-after a resume sees what it would have seen without one, bit for bit (on the same machine and number of threads).
+The state contains no random state, since every epoch seeds its own from (seed, epoch). A resumed training therefore
+continues bit for bit as without the interruption (on the same machine and number of threads).
 """
 
 import hashlib
@@ -22,12 +22,12 @@ Weights = dict[str, Tensor]
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """A copy of the parameters and buffers of `model`, on the CPU."""
+    """A copy of the state dict of `model`, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def checksum(text: str, weights: Weights) -> str:
-    """SHA-256 of `text` and of the names and values of `weights`, in the order of the names."""
+    """SHA-256 of `text` and of the names and values of `weights`, sorted by name."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
@@ -38,22 +38,29 @@ def checksum(text: str, weights: Weights) -> str:
 @final
 @dataclass
 class TrainingState:
-    """Everything that the next epoch depends on, and everything worth keeping of the ones before."""
+    """All that the next epoch depends on besides model and optimiser, and the results of earlier epochs."""
 
     fingerprint: str
-    """Identifies settings, model and data: a state of another training is not resumed."""
+    """Hash of settings, initial model and data; a state of another training is not resumed."""
     epoch: int = 0
+    """Epochs finished."""
     history: list[dict[str, Any]] = field(default_factory=list)
+    """One row per finished epoch; see `TrainResult.history`."""
     best_epoch: int = 0
+    """Epoch of the lowest validation loss, up to `stopped_at`."""
     best_loss: float = float("inf")
+    """Validation loss of that epoch."""
     best: Weights | None = None
+    """Weights of that epoch."""
     stopped_at: int | None = None
-    """The epoch after which early stopping ended, or would have ended, the training."""
+    """Epoch after which early stopping ended, or would have ended, the training."""
     average: Weights | None = None
+    """Moving average of the weights, if there is one."""
     kept: dict[int, Weights] = field(default_factory=dict)
+    """Weights after each of `TrainConfig.save_epochs`."""
 
     def write(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write the state whole or not at all."""
+        """Write this state, the model's weights and the optimiser's state, whole or not at all. Raises `StoreError`."""
         tensors: Weights = {f"model/{name}": tensor for name, tensor in snapshot(model).items()}
         for number, slot in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in slot.items()}
@@ -61,7 +68,7 @@ class TrainingState:
             tensors |= {f"{title}/{name}": tensor for name, tensor in (weights or {}).items()}
         for epoch, weights in self.kept.items():
             tensors |= {f"kept/{epoch}/{name}": tensor for name, tensor in weights.items()}
-        facts = {
+        entries = {
             "fingerprint": self.fingerprint,
             "epoch": self.epoch,
             "history": self.history,
@@ -69,48 +76,52 @@ class TrainingState:
             "best_loss": self.best_loss,
             "stopped_at": self.stopped_at,
         }
-        # clones, since the best and a kept epoch may share memory, which the format does not hold
+        # clones, since the format forbids tensors that share memory, as the best and a kept epoch may
         own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        text = json.dumps(facts)
+        text = json.dumps(entries)
         write_bytes(path, safetensors.torch.save(own, metadata={"state": text, "sha256": checksum(text, own)}))
 
 
 def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load `path` into `model` and `optimizer` and return the rest.
+    """Load a checkpoint into `model` and `optimizer`, and return the rest.
 
-    Raises `TrainingError` if the file is damaged or belongs to another training.
+    Raises `TrainingError` if the file is damaged or its fingerprint is another one.
     """
     try:
         tensors, metadata = read_safetensors(path)
         if metadata["sha256"] != checksum(metadata["state"], tensors):
             raise ValueError("its checksum does not match")
-        facts = json.loads(metadata["state"])
-        if facts["fingerprint"] != fingerprint:
+        entries = json.loads(metadata["state"])
+        if entries["fingerprint"] != fingerprint:
             raise TrainingError(f"{path} belongs to a training with other settings, model or data; use another path")
-        return _restored(facts, tensors, model, optimizer)
+        return _restored(entries, tensors, model, optimizer)
     except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise TrainingError(
-            f"{path} is not a whole training checkpoint ({error}); delete it to start afresh"
+            f"{path} is not a complete training checkpoint ({error}); delete it to train from the start"
         ) from error
 
 
 def _restored(
-    facts: dict[str, Any], tensors: Weights, model: nn.Module, optimizer: torch.optim.Optimizer
+    entries: dict[str, Any], tensors: Weights, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
-    """Fill `model` and `optimizer`; return the rest."""
-    fingerprint = facts["fingerprint"]
-    whole = [facts["epoch"], facts["best_epoch"], *([] if facts["stopped_at"] is None else [facts["stopped_at"]])]
-    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(facts["best_loss"], int | float):
+    """Load the tensors into `model` and `optimizer`, and return the rest. Raises `ValueError` for invalid entries."""
+    fingerprint = entries["fingerprint"]
+    whole = [
+        entries["epoch"],
+        entries["best_epoch"],
+        *([] if entries["stopped_at"] is None else [entries["stopped_at"]]),
+    ]
+    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(entries["best_loss"], int | float):
         raise ValueError("its epochs and losses are not numbers")
-    if not isinstance(facts["history"], list) or len(facts["history"]) != facts["epoch"]:
+    if not isinstance(entries["history"], list) or len(entries["history"]) != entries["epoch"]:
         raise ValueError("its history is not a row per epoch")
     state = TrainingState(
         fingerprint=fingerprint,
-        epoch=facts["epoch"],
-        history=facts["history"],
-        best_epoch=facts["best_epoch"],
-        best_loss=facts["best_loss"],
-        stopped_at=facts["stopped_at"],
+        epoch=entries["epoch"],
+        history=entries["history"],
+        best_epoch=entries["best_epoch"],
+        best_loss=entries["best_loss"],
+        stopped_at=entries["stopped_at"],
     )
     parts: dict[str, Weights] = {}
     slots: dict[int, Weights] = {}

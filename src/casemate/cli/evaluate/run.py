@@ -22,7 +22,7 @@ from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.report.evaluation import build_evaluation
 from casemate.tables import write_table
-from casemate.units import doubt_of
+from casemate.units import find_eps_issue
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Ready:
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images.images[: request.images]
-    doubt = doubt_of(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
-    if doubt is not None and doubt.plain:
-        warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
+    doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
+    if doubt is not None and doubt.is_obvious:
+        warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
     with observer.work("Measuring the speed", 0):
         seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
     hashes = {

@@ -19,7 +19,7 @@ from casemate.logits import difference, is_valid, magnitude, top_gap
 from casemate.models import with_fixed_seed
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.norms import Ball
-from casemate.units import Kind, doubt_of
+from casemate.units import EpsIssueKind, find_eps_issue
 
 _MANY = 512
 """Images on which inputs are checked by passes of their own."""
@@ -31,11 +31,11 @@ _OWN, _OTHER = 0.03, 0.1
 """Gains of accuracy from which on a scale counts as the right one: the one that the Classifier itself tells of, and
 those tried because others use them (a PGD-trained network may gain some points from more contrast)."""
 _UNIT = {
-    Kind.ABOVE: Severity.VOIDS,
-    Kind.BELOW: Severity.VOIDS,
-    Kind.OTHER: Severity.WEAKENS,
-    Kind.NORMALISED: Severity.WEAKENS,
-    Kind.SCALED: Severity.NOTE,
+    EpsIssueKind.ABOVE: Severity.VOIDS,
+    EpsIssueKind.BELOW: Severity.VOIDS,
+    EpsIssueKind.OTHER: Severity.WEAKENS,
+    EpsIssueKind.NORMALISED: Severity.WEAKENS,
+    EpsIssueKind.SCALED: Severity.NOTE,
 }
 """How much each doubt about eps takes from the number."""
 _UNDONE = "the Classifier's own mean and std undone"
@@ -147,7 +147,7 @@ def masked_classes(e: CheckContext) -> Measured:
 @check("eps-unit", "eps is in the unit of the pixels")
 def eps_unit(e: CheckContext) -> Measured:
     """A radius written for pixels on another scale makes the ball far too large or too small."""
-    doubt = doubt_of(Ball(eps=e.eps, norm=e.norm), e.model.bounds, math.prod(e.model.input_shape))
+    doubt = find_eps_issue(Ball(eps=e.eps, norm=e.norm), e.model.bounds, math.prod(e.model.input_shape))
     severity = None
     if doubt is not None:
         severity = _UNIT[doubt.kind]
@@ -155,8 +155,8 @@ def eps_unit(e: CheckContext) -> Measured:
         0.0 if doubt is None else doubt.share,
         0.0,
         severity,
-        "" if doubt is None else doubt.sentence,
-        flatters=doubt is not None and doubt.kind is not Kind.ABOVE,
+        "" if doubt is None else doubt.message,
+        flatters=doubt is not None and doubt.kind is not EpsIssueKind.ABOVE,
     )
 
 
@@ -247,7 +247,7 @@ def frozen_copy(e: CheckContext) -> Measured:
     return Measured(
         e.frozen.difference,
         TOLERANCE,
-        None if e.frozen.faithful else Severity.NOTE,
+        None if e.frozen.matches_original else Severity.NOTE,
         f"the logits of the copy made for attacking ({', '.join(e.frozen.changes)}) differ from the model's by "
         f"{e.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}. So the model itself was "
         "attacked, which takes longer and changes nothing else.",

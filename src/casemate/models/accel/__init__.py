@@ -1,1 +1,1 @@
-"""The same answers with less work: copies to be attacked, and what is exchanged in networks that are trained."""
+"""Faster copies of models for attacks, and faster layers during training, with unchanged logits."""

@@ -1,7 +1,4 @@
-"""Whether two models answer alike: their logits for the same images, from the same random numbers."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Comparison of the logits of two models on the same images, with the same random numbers."""
 
 import torch
 from torch import Tensor
@@ -9,28 +6,25 @@ from torch import Tensor
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched
 from casemate.models.classifier import Classifier
+from casemate.rng import torch_forked
 from casemate.types import Images
 
 TOLERANCE = 1e-4
-"""By how much a logit of a changed copy may differ, as a share of the largest logit of the images compared: some
-hundred times what float32 rounds, and far below what an attack could make use of."""
+"""Largest accepted logit difference of an optimised copy, relative to the largest logit on the compared images: about a
+hundred times float32 rounding, and far too small for an attack to exploit."""
 
 
-@contextmanager
-def own_randomness(model: Classifier) -> Iterator[None]:
-    """The caller's random numbers are left alone."""
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        yield
+def logit_difference(model: Classifier, other: Classifier, images: Images) -> float:
+    """The `relative_difference` of the logits of two models; PyTorch's random state is restored."""
+    with torch_forked(model.device), torch.no_grad():
+        return relative_difference(*(_seeded_logits(each, images) for each in (model, other)))
 
 
-def answers(model: Classifier, images: Images) -> Tensor:
-    """Logits in float64, from the same random numbers for every model; inside `own_randomness`."""
-    torch.manual_seed(0)
-    return torch.cat(batched(len(images), len(images), lambda part: model(images[part].to(model.device)))).double()
+def relative_difference(expected: Tensor, seen: Tensor) -> float:
+    """The largest difference between two batches of logits, relative to the largest logit.
 
-
-def largest_difference(expected: Tensor, seen: Tensor) -> float:
-    """The largest difference as a share of the largest logit in play; infinite where only one of two is an answer."""
+    Infinite if the shapes differ or an example has valid logits in only one of the batches.
+    """
     if expected.shape != seen.shape or not torch.equal(is_valid(expected), is_valid(seen)):
         return float("inf")
     known = is_valid(expected)
@@ -38,3 +32,9 @@ def largest_difference(expected: Tensor, seen: Tensor) -> float:
         return 0.0
     largest = magnitude(expected[known]).max().clamp(min=torch.finfo(torch.float32).tiny)
     return float(difference(expected[known], seen[known]).max() / largest)
+
+
+def _seeded_logits(model: Classifier, images: Images) -> Tensor:
+    """Logits in float64, computed from a fixed seed of PyTorch's global generators."""
+    torch.manual_seed(0)
+    return torch.cat(batched(len(images), len(images), lambda part: model(images[part].to(model.device)))).double()

@@ -1,24 +1,21 @@
-"""The frozen model: a copy of a classifier for attacking, with the same logits and less work.
+"""The frozen model: a copy of a classifier to attack, with the same logits and less work.
 
-What is changed in the copy, where it changes no logit:
+Changes made in the copy, where they change no logit:
 
-- dropout is taken out, since in evaluation mode it does nothing;
-- a batch norm that follows a convolution or a dense layer is folded into it, and one that a dense layer, or a
-  convolution without zero padding, follows into that (behind zero padding it would shift the border too: such a one
-  is left);
-- a ReLU in front of a max-pooling goes behind it: the largest of several does not care, value and gradient are the
-  same, and a quarter of the numbers are left to look at;
-- a pooling over 2 x 2 and its ReLU are one compiled loop, with the convolution before them if that has few channels
-  (`pooled.py`);
-- another convolution of few channels passes its gradient back by one matrix product (`few_channels.py`);
-- a dense layer takes feature maps as they lie in memory (`dense_on_maps.py`);
-- a ReLU writes over what it was given, where nothing else needs that;
-- weights lie channels-last.
+- dropout is removed, since it does nothing in evaluation mode;
+- a batch norm after a convolution or dense layer is folded into it, and one before a dense layer, or before a
+  convolution without zero padding, into that layer (with zero padding the shift would miss the border);
+- a ReLU before a max-pooling moves behind it: the maximum commutes with the ReLU, with the same value and gradient, and
+  the ReLU has a quarter of the work;
+- a 2 x 2 pooling with its ReLU, and a small-input convolution before them, become one compiled loop
+  (`relu_max_pool.py`);
+- any other small-input convolution computes its input gradient by one matrix product (`small_input_conv.py`);
+- a dense layer reads feature maps in channels-last order (`channels_last_linear.py`);
+- a ReLU works in place where no other layer needs its input;
+- weights are stored channels-last.
 
-How it is found is in `rearrange.py`. The copy's logits are compared with the model's before it is used; see
-`Frozen.faithful`. It also knows how many images should pass through it at a time.
-
-Copies in another precision are made in `precision.py`; `Frozen.in_turn` says what an attack runs on.
+`optimize.py` finds and makes these changes. The copy's logits are compared with the model's before it is used; see
+`Frozen.matches_original`. Copies in another precision are made in `precision.py`.
 """
 
 import copy
@@ -29,16 +26,17 @@ from typing import final
 import torch
 
 from casemate.logits import magnitude
-from casemate.models.accel.equivalence import TOLERANCE, answers, largest_difference, own_randomness
-from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, ask_for_gradient, fastest_pass_size
+from casemate.models.accel.equivalence import TOLERANCE, logit_difference, relative_difference
+from casemate.models.accel.optimize import optimize_for_inference
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, fastest_pass_size, run_input_gradient
 from casemate.models.accel.precision import Precision, faster_in_bfloat16, in_float32, is_half
-from casemate.models.accel.rearrange import lighten
 from casemate.models.classifier import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.rng import torch_forked
 from casemate.types import Images, Logits
 
-_ALWAYS_ASKED = 4
-"""Images of every batch about which the model itself is asked too."""
+_ALWAYS_VERIFIED = 4
+"""Images of every batch that the original classifies too."""
 
 
 @final
@@ -47,67 +45,68 @@ class Frozen:
     """A classifier, and the copy of it that attacks work on."""
 
     original: Classifier
-    """As it was given; what is claimed of it is checked with it."""
+    """The unmodified model; every success is verified on it."""
     copy: Classifier
-    """What is attacked; another view of the original where there is nothing to change, or no change can be used."""
+    """The model that is attacked; it shares the original's layers if nothing was changed."""
     low_precision: Classifier | None = None
-    """The copy in bfloat16, if it was asked for, answers much as the model does, and is faster on this machine."""
+    """The copy in bfloat16, if it was requested, is accurate enough and faster on this machine."""
     changes: dict[str, int] = field(default_factory=dict)
-    """What was changed, and how often."""
+    """How often each change was made, by its name."""
     difference: float = 0.0
-    """The largest difference of a logit, as a share of the largest one."""
+    """Largest logit difference between copy and original, relative to the largest logit."""
     exact: bool = True
-    """The copy computes in the precision of the original; not where that is a half one, and the copy float32."""
+    """Whether both compute in the same precision: False for a half-precision model with a float32 copy."""
 
     @property
     def precision(self) -> Precision:
-        """Of the gradients that attacks within a ball follow first."""
+        """Precision of the gradients in the first of the `precision_stages`."""
         return "float32" if self.low_precision is None else "bfloat16"
 
-    def in_turn(self, *, low_precision: bool) -> tuple[Classifier, ...]:
-        """The models that an attack runs on, each on what only the one before is fooled by, or on which it is stuck.
+    def precision_stages(self, *, low_precision: bool) -> tuple[Classifier, ...]:
+        """The models that an attack runs on in turn, in order of precision.
 
-        Of an attack that bears rounding the copy in low precision comes first, if there is one; then the copy; and last
-        the original, if that computes in another precision than the copy.
+        The bfloat16 copy comes first, if there is one and `low_precision` is set; then the copy; then the original, if
+        it computes in another precision than the copy. Each stage runs on the examples that fooled only the stage
+        before, or on which that one made no progress.
         """
         first = () if self.low_precision is None or not low_precision else (self.low_precision,)
-        return (*first, self.copy) if self.exact else (*first, self.copy, self.checking)
+        return (*first, self.copy) if self.exact else (*first, self.copy, self.verifier)
 
     @property
     def differentiable(self) -> Classifier:
-        """The original, or its copy in float32, since in half precision small gradients are zero."""
+        """The original, or its float32 copy if it is in half precision, where small gradients are zero."""
         return self.original if self.exact else self.copy
 
     @property
-    def checking(self) -> Classifier:
-        """The original, asked about as many images at a time as the copy."""
+    def verifier(self) -> Classifier:
+        """The original, with the copy's pass size and observer."""
         same = copy.copy(self.original)
         same.pass_size, same.observer = self.copy.pass_size or DEFAULT_PASS_SIZE, self.copy.observer
         return same
 
     @torch.no_grad()
     def classify(self, images: Images) -> Logits:
-        """The model's logits to within `TOLERANCE`, and its classes, mostly from the copy, which is faster.
+        """Logits within `TOLERANCE` of the original's, with the same predictions, mostly from the faster copy.
 
-        The model itself is asked where the copy's two highest logits are nearer to each other than its error may be,
-        and about the first few images; if it answers those otherwise, about all. (What is asked twice is counted once
-        among an attack's passes.)
+        The original classifies the first few images, and those whose two highest logits are closer than the copy's
+        error; if it disagrees on the first few, it classifies all. (An attack counts these double passes once.)
         """
-        checking = self.checking
+        verifier = self.verifier
         if self.copy.network is self.original.network or not self.exact:
-            return checking(images)
+            return verifier(images)
         logits = self.copy(images)
         first, second = logits.topk(2, dim=1).values.unbind(1)
-        asked = first - second > 2 * TOLERANCE * magnitude(logits).max()
-        asked.logical_not_()  # so that a gap that is not a number is asked about too
-        asked[:_ALWAYS_ASKED] = True
-        told = checking(images[asked])
-        same = largest_difference(told[:_ALWAYS_ASKED].double(), logits[:_ALWAYS_ASKED].double()) <= TOLERANCE
-        return logits.index_put((asked,), told) if same else checking(images)
+        uncertain = first - second > 2 * TOLERANCE * magnitude(logits).max()
+        uncertain.logical_not_()  # not `<=`, so that a gap that is NaN is uncertain too
+        uncertain[:_ALWAYS_VERIFIED] = True
+        verified = verifier(images[uncertain])
+        pair = (part[:_ALWAYS_VERIFIED].double() for part in (verified, logits))
+        same = relative_difference(*pair) <= TOLERANCE
+        return logits.index_put((uncertain,), verified) if same else verifier(images)
 
     @property
-    def faithful(self) -> bool:
-        """Whether the copy answered as the original did; where not, the original is attacked itself."""
+    def matches_original(self) -> bool:
+        """Whether the copy's logits are within `TOLERANCE` of the original's; if not, the original is attacked."""
         return self.difference <= TOLERANCE
 
 
@@ -121,17 +120,17 @@ def freeze(
 ) -> Frozen:
     """Make the copy, and compare its logits with the model's on a few images.
 
-    The model is left as it was. It has to be in the state in which it is to be attacked (`attacks.frozen`).
+    The model is not changed. It must already be in evaluation mode with frozen weights (`attacks.frozen`).
 
     Args:
-        images: the first ones that will be attacked, `(n, channels, height, width)` within the bounds.
+        images: the first ones to be attacked, `(n, channels, height, width)` within the bounds.
         pass_size: images that pass through the copy at a time; measured if None.
-        precision: bfloat16 for a copy in it too, if it turns out to be of use.
-        observer: hears where the pass size has to become smaller for want of memory, and if bfloat16 is of no use.
+        precision: "bfloat16" makes a bfloat16 copy too, if it is accurate and fast enough.
+        observer: receives a message if memory runs out and the pass size is reduced, or if bfloat16 is not used.
     """
-    found = as_it_is(model, pass_size or DEFAULT_PASS_SIZE, observer)
+    found = freeze_unoptimized(model, pass_size or DEFAULT_PASS_SIZE, observer)
     with torch.no_grad():
-        found = _changed(found, images)
+        found = _optimized(found, images)
     if pass_size is None:
         found.copy.pass_size = fastest_pass_size(found.copy, images)
     if precision == "bfloat16":
@@ -139,53 +138,51 @@ def freeze(
     return found
 
 
-def as_it_is(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERVER) -> Frozen:
-    """The model and another view of the same layers and weights, with a pass size of its own.
+def freeze_unoptimized(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERVER) -> Frozen:
+    """Make a copy that shares the model's layers and weights, and has its own pass size.
 
-    Weights in half precision, in which small gradients are zero, are copied into float32, and so are weights that were
-    made in inference mode, which have no gradients at all.
+    Half-precision weights, in which small gradients are zero, are copied to float32; so are weights created in
+    inference mode, which cannot be differentiated.
     """
-    same = in_float32(model) if is_half(model) or made_in_inference(model) else None
+    same = in_float32(model) if is_half(model) or has_inference_tensors(model) else None
     exact = same is None or not is_half(model)
     same = copy.copy(model) if same is None else same
     same.pass_size, same.observer = pass_size, observer
     return Frozen(original=model, copy=same, exact=exact)
 
 
-def made_in_inference(model: Classifier) -> bool:
-    """Whether weights or buffers were made in inference mode, so that autograd refuses them."""
+def has_inference_tensors(model: Classifier) -> bool:
+    """Whether any weight or buffer was created in inference mode, so that autograd cannot use it."""
     return any(each.is_inference() for each in chain(model.parameters(), model.buffers()))
 
 
-def _changed(given: Frozen, images: Images) -> Frozen:
-    """The same with a copy, if there is anything to change and the copy answers as the model does."""
+def _optimized(given: Frozen, images: Images) -> Frozen:
+    """`given` with an optimised copy, or with its own if there is nothing to change or the logits do not match."""
+    model = given.copy
     try:
-        made = copy.deepcopy(given.copy)
-    except Exception:  # a model may hold what cannot be copied; it is attacked as it is
+        made = copy.deepcopy(model)
+    except Exception:  # the user's own code may raise anything
         return given
-    made.observer = given.copy.observer
+    made.observer = model.observer
     made.requires_grad_(False)
     made.memory_format = torch.channels_last
-    changes = dict(lighten(made))
+    changes = dict(optimize_for_inference(made))
     if not changes:
         return given
-    model = given.copy
-    with own_randomness(model):
-        expected = answers(model, images)
+    with torch_forked(model.device):
         try:
-            difference = largest_difference(expected, answers(made, images))
-        except Exception:  # the model's own code may ask a layer for what the one in its place does not have
+            difference = logit_difference(model, made, images)
+        except Exception:  # the user's own code may use an attribute that a replaced layer lacks
             difference = float("inf")
-        if not _bears_gradient(made, images) and _bears_gradient(model, images):
+        if not _has_input_gradient(made, images) and _has_input_gradient(model, images):
             difference = float("inf")
-    usable = made if difference <= TOLERANCE else given.copy
-    return replace(given, copy=usable, changes=changes, difference=difference)
+    return replace(given, copy=made if difference <= TOLERANCE else model, changes=changes, difference=difference)
 
 
-def _bears_gradient(model: Classifier, images: Images) -> bool:
-    """Whether a gradient can be asked for: not where something that it needs was written over."""
+def _has_input_gradient(model: Classifier, images: Images) -> bool:
+    """Whether a backward pass succeeds; it fails if a layer overwrote values that another one needs."""
     try:
-        ask_for_gradient(model, images[:2].to(model.device))
-    except Exception:  # whatever the model's own code raises
+        run_input_gradient(model, images[:2].to(model.device))
+    except Exception:  # the user's own code may raise anything
         return False
     return True

@@ -1,10 +1,10 @@
 """Loops over feature maps, compiled for the processor by Numba.
 
-A convolution of few channels, a max-pooling and a ReLU are cheap to compute, but PyTorch passes over memory for each of
-them, with positions kept in 64 bits, and clears whole maps on the way back. Here all three are one pass. Loops are
-compiled for the sizes in question, which is what lets them use the processor's vectors.
+A convolution with few channels, a max-pooling and a ReLU are cheap to compute, but PyTorch reads and writes memory for
+each of them, stores 64-bit positions, and clears whole maps in the backward pass. These loops do all three in one pass.
+They are compiled for given sizes, so that Numba can vectorise them.
 
-Where several numbers are largest the first counts, and what is no number counts as the largest, as in PyTorch.
+Among equal maxima the first one counts, and NaN counts as the largest number, as in PyTorch.
 """
 
 import functools
@@ -14,23 +14,23 @@ import numpy as np
 
 from casemate import compiled
 
-NOWHERE = 4
-"""The position of a largest number that ReLU sets to zero; the others are 0 to 3, row by row."""
+ZEROED = 4
+"""The position stored where the ReLU returns zero; positions within the pooling are 0 to 3, row by row."""
 BLOCK = 8
-"""Channels that are summed at once; of a multiple of as many a convolution must consist."""
+"""Channels that are summed at once; the number of a convolution's output channels must be a multiple of it."""
 
 
 @compiled.loop
 @no_type_check
 def pool(maps, pooled, positions):
-    """Max-pooling over 2 x 2 and ReLU: what is left, and where it stood."""
+    """Max-pooling over 2 x 2 and ReLU; `positions` are those of the maxima."""
     count, height, width, channels = pooled.shape
     zero = maps.dtype.type(0)
     for n in range(count):
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
-                    most, position = zero, np.uint8(NOWHERE)
+                    most, position = zero, np.uint8(ZEROED)
                     value = maps[n, 2 * y, 2 * x, c]
                     if value > most or value != value:
                         most, position = value, np.uint8(0)
@@ -49,8 +49,8 @@ def pool(maps, pooled, positions):
 
 @compiled.loop
 @no_type_check
-def pool_bits(maps, pooled, positions):
-    """`pool` for bfloat16: of numbers that are not negative, the bits are ordered as the numbers are."""
+def pool_bfloat16(maps, pooled, positions):
+    """`pool` for bfloat16 given as int16: non-negative numbers are ordered as their bits are."""
     count, height, width, channels = pooled.shape
     for n in range(count):
         for y in range(height):
@@ -58,12 +58,12 @@ def pool_bits(maps, pooled, positions):
                 for c in range(channels):
                     v0, v1 = maps[n, 2 * y, 2 * x, c], maps[n, 2 * y, 2 * x + 1, c]
                     v2, v3 = maps[n, 2 * y + 1, 2 * x, c], maps[n, 2 * y + 1, 2 * x + 1, c]
-                    # what is no number, of whatever sign, becomes the largest
+                    # NaN of either sign becomes the largest number
                     v0 = np.int16(0x7FFF) if (v0 & np.int16(0x7FFF)) > np.int16(0x7F80) else v0
                     v1 = np.int16(0x7FFF) if (v1 & np.int16(0x7FFF)) > np.int16(0x7F80) else v1
                     v2 = np.int16(0x7FFF) if (v2 & np.int16(0x7FFF)) > np.int16(0x7F80) else v2
                     v3 = np.int16(0x7FFF) if (v3 & np.int16(0x7FFF)) > np.int16(0x7F80) else v3
-                    most, position = np.int16(0), np.uint8(NOWHERE)
+                    most, position = np.int16(0), np.uint8(ZEROED)
                     if v0 > most or v0 == 0x7FFF:
                         most, position = v0, np.uint8(0)
                     if v1 > most or v1 == 0x7FFF:
@@ -78,30 +78,30 @@ def pool_bits(maps, pooled, positions):
 
 @compiled.loop
 @no_type_check
-def unpool(gradient, positions, found):
-    """The way back of `pool`: every number of `found` is written."""
+def unpool(gradient, positions, unpooled):
+    """Backward pass of `pool`; writes every entry of `unpooled`."""
     count, height, width, channels = gradient.shape
-    tall, wide = found.shape[1:3]
-    zero = found.dtype.type(0)
+    tall, wide = unpooled.shape[1:3]
+    zero = unpooled.dtype.type(0)
     for n in range(count):
         for y in range(height):
             for x in range(width):
                 for c in range(channels):
                     value, position = gradient[n, y, x, c], positions[n, y, x, c]
-                    found[n, 2 * y, 2 * x, c] = value if position == 0 else zero
-                    found[n, 2 * y, 2 * x + 1, c] = value if position == 1 else zero
-                    found[n, 2 * y + 1, 2 * x, c] = value if position == 2 else zero
-                    found[n, 2 * y + 1, 2 * x + 1, c] = value if position == 3 else zero
-        found[n, 2 * height :] = zero  # what an odd number of rows or columns leaves over
+                    unpooled[n, 2 * y, 2 * x, c] = value if position == 0 else zero
+                    unpooled[n, 2 * y, 2 * x + 1, c] = value if position == 1 else zero
+                    unpooled[n, 2 * y + 1, 2 * x, c] = value if position == 2 else zero
+                    unpooled[n, 2 * y + 1, 2 * x + 1, c] = value if position == 3 else zero
+        unpooled[n, 2 * height :] = zero  # the last row or column of an odd size is not pooled
         for y in range(tall):
-            found[n, y, 2 * width : wide] = zero
+            unpooled[n, y, 2 * width : wide] = zero
 
 
 @compiled.loop
 @no_type_check
-def pick(maps, positions, picked):
-    """What stands at the positions that `pool` found; zero for `NOWHERE`."""
-    count, height, width, channels = picked.shape
+def gather(maps, positions, gathered):
+    """The entries of `maps` at the positions that `pool` stored; zero for `ZEROED`."""
+    count, height, width, channels = gathered.shape
     zero = maps.dtype.type(0)
     for n in range(count):
         for y in range(height):
@@ -111,16 +111,16 @@ def pick(maps, positions, picked):
                     low = maps[n, 2 * y, 2 * x, c] if position == 0 else maps[n, 2 * y, 2 * x + 1, c]
                     high = maps[n, 2 * y + 1, 2 * x, c] if position == 2 else maps[n, 2 * y + 1, 2 * x + 1, c]
                     value = low if position < 2 else high
-                    picked[n, y, x, c] = zero if position == NOWHERE else value
+                    gathered[n, y, x, c] = zero if position == ZEROED else value
 
 
 @compiled.loop
 @no_type_check
 def drop(values, numbers, kept, keep, seeds):
-    """Keep each number with a chance of `keep` in 2**32, and scale it; `numbers` are the rows' own, whoever computes.
+    """Dropout: keep each value with probability `keep` / 2**32 and scale it, else write zero.
 
-    The same seeds drop the same. A number's fate is a hash of where it stands and of two seeds: integers multiplied and
-    shifted, as hash functions finish (the constants are those of Wellons' `lowbias32`).
+    Whether a value is kept is a hash of its position and the two seeds, with the constants of Wellons' `lowbias32`.
+    `numbers` are the positions of the rows in the whole batch, so the result does not depend on the number of threads.
     """
     count, size = values.shape
     zero, scale = values.dtype.type(0), values.dtype.type(2.0**32 / keep[0])
@@ -140,11 +140,11 @@ def drop(values, numbers, kept, keep, seeds):
 
 @functools.cache
 def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride: tuple[int, int]) -> compiled.Loop:
-    """A convolution of few places and channels with `pool` behind it; sizes are compiled in.
+    """A loop that computes a small-input convolution followed by `pool`, compiled for these sizes.
 
     Returns:
-        `forward(images, pooled, positions, weight, bias)`: images with the border they need, weights
-        `(rows of the kernel * columns * inputs, outputs)`.
+        `forward(images, pooled, positions, weight, bias)`: images are padded, weights have the shape
+        `(kernel rows * kernel columns * inputs, outputs)`.
     """
     tall, wide = kernel
     down, across = stride
@@ -158,7 +158,7 @@ def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride
             for y in range(height):
                 for x in range(width):
                     for c in range(outputs):
-                        most, position = zero, np.uint8(NOWHERE)
+                        most, position = zero, np.uint8(ZEROED)
                         for p in range(2):
                             for q in range(2):
                                 value = bias[c]
@@ -177,33 +177,33 @@ def convolve_and_pool(kernel: tuple[int, int], inputs: int, outputs: int, stride
 
 @functools.cache
 def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int, int]) -> compiled.Loop:
-    """The way back of `pool` and of a convolution of few channels before it; sizes are compiled in.
+    """A loop for the backward pass of `convolve_and_pool`, compiled for these sizes.
 
     Args:
-        rows: of the images that the four places of one pooling see.
-        columns: the same, times the channels of the images.
-        outputs: a multiple of `BLOCK`.
-        stride: what a pooling's place lies from the next one's, in rows and in columns times channels.
+        rows: height of the image window that the four positions of one pooling cover.
+        columns: width of that window, times the image channels.
+        outputs: output channels, a multiple of `BLOCK`.
+        stride: distance between the windows of neighbouring poolings, in rows and in columns times channels.
 
     Returns:
-        `backward(gradient, positions, found, weight)`: weights `(NOWHERE + 1, outputs, rows * columns)` as a pooling
-        sees the images, by its position, zeros for `NOWHERE`; `found` is `(n, height, width * channels)`.
+        `backward(gradient, positions, images, weight)`: writes the gradient `(n, height, width * channels)` of the
+        padded images; weights are `SmallInputConvPool.window`, `(ZEROED + 1, outputs, rows * columns)`.
     """
     down, across = stride
 
     @compiled.loop
     @no_type_check
-    def backward(gradient, positions, found, weight):
+    def backward(gradient, positions, images, weight):
         count, height, width, _ = gradient.shape
-        zero = found.dtype.type(0)
-        sums = np.empty(rows * columns, found.dtype)
+        zero = images.dtype.type(0)
+        sums = np.empty(rows * columns, images.dtype)
         for n in range(count):
-            found[n] = zero
+            images[n] = zero
             for y in range(height):
                 for x in range(width):
                     sums[:] = zero
                     g, p = gradient[n, y, x], positions[n, y, x]
-                    for c in range(0, outputs, BLOCK):  # several at once: a sum is read and written once for all
+                    for c in range(0, outputs, BLOCK):  # so that each sum is read and written once for all of them
                         w0, w1 = weight[p[c], c], weight[p[c + 1], c + 1]
                         w2, w3 = weight[p[c + 2], c + 2], weight[p[c + 3], c + 3]
                         w4, w5 = weight[p[c + 4], c + 4], weight[p[c + 5], c + 5]
@@ -214,6 +214,6 @@ def unpool_and_convolve(rows: int, columns: int, outputs: int, stride: tuple[int
                             sums[i] += low + high
                     for u in range(rows):
                         for v in range(columns):
-                            found[n, y * down + u, x * across + v] += sums[u * columns + v]
+                            images[n, y * down + u, x * across + v] += sums[u * columns + v]
 
     return backward

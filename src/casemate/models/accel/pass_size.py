@@ -1,7 +1,7 @@
-"""How many images should pass through a network at a time: measured, since it hangs on the machine.
+"""How many images to pass through a network at a time: measured, since it depends on the machine.
 
-On a CPU what counts is that a layer's output still lies in the cache when the next layer reads it; on a GPU that
-there is enough to do. Both show in the time that an input gradient takes per image.
+On a CPU a layer's output should still be in the cache when the next layer reads it; a GPU should be busy. Both show in
+the time per image of an input gradient.
 """
 
 import time
@@ -12,12 +12,13 @@ from casemate.models.classifier import Classifier
 from casemate.types import Images
 
 DEFAULT_PASS_SIZE = 128
-"""Where measuring would take longer than it saves: within some per cent of the fastest for small networks on CPUs."""
+"""Used where measuring would take longer than it saves: within a few per cent of the fastest for small networks on
+CPUs."""
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _GAIN = 0.97
-"""A larger size must take at most this share of the time per image of the best smaller one."""
-MEASURED_WITH = 3 * sum(_SIZES["cpu"])
-"""Input gradients that measuring takes on a CPU."""
+"""A larger size must take at most this fraction of the time per image of the best smaller one."""
+MEASURING_PASSES = 3 * sum(_SIZES["cpu"])
+"""Input gradients, of one image each, that measuring takes on a CPU."""
 
 
 def fastest_pass_size(model: Classifier, images: Images) -> int:
@@ -31,24 +32,27 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
     for size in _SIZES["cuda" if model.device.type == "cuda" else "cpu"]:
         try:
             seconds = seconds_per_pass(model, images, size) / size
-        except Exception:  # no memory, or a model that fails: the attack deals with the one and tells of the other
+        except Exception:  # out of memory, or a failing model, which the attack reports
             break
         if seconds <= _GAIN * least:
             best, least = size, seconds
-        if seconds * size > 2:  # a slow network: that it is slow in large batches too need not be shown
+        if seconds * size > 2:  # a slow network: larger sizes would take too long to try
             break
     return best
 
 
 def seconds_per_pass(model: Classifier, images: Images, size: int | None = None) -> float:
-    """What an input gradient of `size` images takes, those given repeated as needed: the least of three times."""
+    """Seconds that an input gradient of `size` images takes (default: the pass size), the best of three runs.
+
+    The images are repeated as needed.
+    """
     size = model.pass_size or DEFAULT_PASS_SIZE if size is None else size
     batch = images[torch.arange(size) % len(images)].to(model.device)
     return min(_seconds(model, batch) for _ in range(3))
 
 
-def ask_for_gradient(model: Classifier, images: Images) -> None:
-    """Pass images forward and back once, for the time it takes or the error it raises."""
+def run_input_gradient(model: Classifier, images: Images) -> None:
+    """Run one forward and backward pass and discard the gradient, for its duration or the error it raises."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         total = model(leaf).sum()
@@ -58,7 +62,7 @@ def ask_for_gradient(model: Classifier, images: Images) -> None:
 
 def _seconds(model: Classifier, images: Images) -> float:
     start = time.perf_counter()
-    ask_for_gradient(model, images)
+    run_input_gradient(model, images)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return time.perf_counter() - start

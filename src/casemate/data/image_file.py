@@ -1,4 +1,4 @@
-"""A user's own images and labels, from one file; nothing in it is executed."""
+"""Loading a user's own images and labels from one file; nothing in it is executed."""
 
 from pathlib import Path
 
@@ -18,18 +18,17 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def read_images(path: Path) -> LabelledImages:
     """Read `images` and `labels` from a .npz or .safetensors file.
 
-    Images are bytes (uint8) or floating-point numbers as the model takes them, `(n, channels, height, width)` or, with
-    one channel, `(n, height, width)`; labels are whole numbers `(n,)`, none below zero. Pickled objects are refused.
+    Images are bytes (uint8) or floating-point numbers within the model's bounds, `(n, channels, height, width)` or,
+    with one channel, `(n, height, width)`; labels are integers `(n,)` from 0. Pickled objects are rejected.
 
     Raises:
-        DataError: a file that is not there or cannot be read, that claims what it does not hold, or holds something
-            else, such as pixels that are not numbers.
+        DataError: the file is missing, unreadable or inconsistent, or its images or labels are not as above.
     """
     path = Path(path)
     arrays = _read(path)
     missing = [name for name in _NAMES if name not in arrays]
     if missing:
-        raise DataError(f"{path} has no {' and no '.join(missing)}, but {', '.join(arrays) or 'nothing'}; {_EXPECTED}")
+        raise DataError(f"{path} has no {' and no '.join(missing)}, only {', '.join(arrays) or 'nothing'}; {_EXPECTED}")
     images, labels = _images(path, arrays["images"]), _labels(path, arrays["labels"])
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{path} holds {len(images)} images and {len(labels)} labels; expected as many, at least one")
@@ -37,7 +36,7 @@ def read_images(path: Path) -> LabelledImages:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file by name."""
+    """The arrays of a file by name. Raises `DataError`."""
     try:
         if not path.is_file():
             raise DataError(f"{path} does not exist; {_EXPECTED}")
@@ -51,7 +50,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _images(path: Path, images: Tensor) -> Tensor:
-    """Images with channels, uint8 or float32."""
+    """Images `(n, channels, height, width)`, uint8 or float32. Raises `DataError`."""
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images.unsqueeze(1)
@@ -81,13 +80,13 @@ def _images(path: Path, images: Tensor) -> Tensor:
 
 
 def _labels(path: Path, labels: Tensor) -> Tensor:
-    """Labels as int64, none below zero."""
+    """Labels as int64, from 0. Raises `DataError`."""
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"{path}: labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected a whole number per image"
         )
     whole = labels.to(torch.int64)
-    if (whole < 0).any():  # or so large that int64 does not hold it
+    if (whole < 0).any():  # or a uint64 that overflows
         place = int((whole < 0).nonzero()[0])
         raise DataError(f"{path}: label {labels[place].item()} at position {place}; labels count classes from 0")
     return whole

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from casemate.models import Classifier, create, quickened
-from casemate.models.accel.dropout import QuickDropout
-from casemate.models.accel.pooled import RectifiedPool
+from casemate.models import Classifier, create, optimized_training
+from casemate.models.accel.dropout import HashDropout
+from casemate.models.accel.relu_max_pool import ReLUMaxPool2d
 from oracles import Uncopied, classifier, generator
 
 IMAGES = torch.rand(8, 1, 12, 12, generator=generator(0))
@@ -43,10 +43,10 @@ def test_a_step_gives_the_same_gradients_and_averages() -> None:
             layer.p = 0.0  # its draws are others
     quick = copy.deepcopy(plain)
     expected = weight_gradients(plain)
-    with quickened(quick, IMAGES):
+    with optimized_training(quick, IMAGES):
         kinds = [type(layer) for layer in quick.modules()]
         seen = weight_gradients(quick)
-    assert (kinds.count(RectifiedPool), kinds.count(QuickDropout)) == (2, 2)
+    assert (kinds.count(ReLUMaxPool2d), kinds.count(HashDropout)) == (2, 2)
     assert len(expected) == len(seen) == 8
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)  # of a bias before a batch norm it is nothing
     torch.testing.assert_close(quick.state_dict(), plain.state_dict())
@@ -58,7 +58,7 @@ def test_the_model_is_as_it_was_afterwards(raises: bool) -> None:
     modules, names = list(model.named_modules()), list(model.state_dict())
     random = torch.get_rng_state()
     try:
-        with quickened(model, IMAGES):
+        with optimized_training(model, IMAGES):
             assert list(model.state_dict()) == names
             model.eval()
             if raises:
@@ -76,7 +76,7 @@ def test_the_study_s_networks_answer_as_before(name: str) -> None:
     images = torch.rand(4, 1, 28, 28, generator=generator(1))
     with torch.no_grad():
         expected = model(images)
-        with quickened(model, images):
+        with optimized_training(model, images):
             torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -109,23 +109,23 @@ class Branching(nn.Module):
 def test_what_a_model_does_only_in_training_counts() -> None:
     for training in (True, False):
         model = model_of(Branching()).train(training)
-        with quickened(model, IMAGES):
-            assert not any(isinstance(layer, RectifiedPool) for layer in model.modules())
+        with optimized_training(model, IMAGES):
+            assert not any(isinstance(layer, ReLUMaxPool2d) for layer in model.modules())
 
 
 def test_what_another_tool_has_made_is_trained_itself() -> None:
     """A traced module has a class of its own, and so has each copy of it."""
     model = model_of(fx.symbolic_trace(network())).train()
     parts = [id(parameter) for parameter in model.parameters()]
-    with quickened(model, IMAGES):
+    with optimized_training(model, IMAGES):
         assert [id(parameter) for parameter in model.parameters()] == parts
-        assert any(isinstance(layer, RectifiedPool) for layer in model.modules())
+        assert any(isinstance(layer, ReLUMaxPool2d) for layer in model.modules())
 
 
 def test_dropout_in_place_is_left() -> None:
     model = model_of(nn.Sequential(nn.Flatten(), nn.Dropout(0.5, inplace=True), nn.Linear(144, 3)))
-    with quickened(model, IMAGES):
-        assert not any(isinstance(layer, QuickDropout) for layer in model.modules())
+    with optimized_training(model, IMAGES):
+        assert not any(isinstance(layer, HashDropout) for layer in model.modules())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's forward mode uses what PyTorch has deprecated
@@ -144,8 +144,8 @@ def test_gradients_of_single_examples_and_forward_ones_go_as_before() -> None:
         return each, torch.func.jvp(model, (IMAGES,), (torch.ones_like(IMAGES),))[1]
 
     expected = found()
-    with quickened(model, IMAGES):
-        assert any(isinstance(layer, RectifiedPool) for layer in model.modules())
+    with optimized_training(model, IMAGES):
+        assert any(isinstance(layer, ReLUMaxPool2d) for layer in model.modules())
         torch.testing.assert_close(found(), expected)
 
 
@@ -167,7 +167,7 @@ class Remembering(nn.Sequential):
 def test_what_answers_otherwise_or_cannot_be_changed_is_left(made: Callable[[], nn.Module]) -> None:
     model = model_of(made())
     kinds = [type(layer) for layer in model.modules()]
-    with quickened(model, IMAGES):
+    with optimized_training(model, IMAGES):
         assert [type(layer) for layer in model.modules()] == kinds
 
 
@@ -176,7 +176,7 @@ def test_a_model_with_hooks_is_left_and_they_are_not_called_for_copies() -> None
     calls: list[object] = []
     model.get_submodule("network.4").register_forward_hook(lambda module, inputs, output: calls.append(output))
     kinds = [type(layer) for layer in model.modules()]
-    with quickened(model, IMAGES):
+    with optimized_training(model, IMAGES):
         assert [type(layer) for layer in model.modules()] == kinds
     assert not calls
 
@@ -185,7 +185,7 @@ def test_a_model_with_hooks_is_left_and_they_are_not_called_for_copies() -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dropout_drops_as_many_as_it_should_and_scales_the_rest(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(3)
-    layer = QuickDropout(nn.Dropout(p))
+    layer = HashDropout(nn.Dropout(p))
     values = torch.ones(400, 10, 10, 5, dtype=dtype).permute(0, 3, 1, 2)
     kept = layer(values)
     share = (kept != 0).double().mean().item()
@@ -197,7 +197,7 @@ def test_dropout_drops_as_many_as_it_should_and_scales_the_rest(p: float, dtype:
 def test_dropout_s_draws_are_independent_of_place_and_of_each_other() -> None:
     """Pairs of neighbours, in images, rows, columns, channels and calls, agree as often as chance has it."""
     torch.manual_seed(4)
-    layer = QuickDropout(nn.Dropout(0.5))
+    layer = HashDropout(nn.Dropout(0.5))
     kept = torch.stack([layer(torch.ones(64, 8, 16, 16)) for _ in range(6)]) != 0
     for dimension in range(kept.ndim):
         for apart in (1, 2, 4):
@@ -211,7 +211,7 @@ def test_dropout_s_draws_are_independent_of_place_and_of_each_other() -> None:
 
 
 def test_dropout_hangs_on_the_seed_and_not_on_threads_or_layout() -> None:
-    layer = QuickDropout(nn.Dropout(0.4))
+    layer = HashDropout(nn.Dropout(0.4))
     values = torch.rand(9, 4, 5, 6, generator=generator(2))
 
     def drawn(seed: int, threads: int, values: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def test_dropout_hangs_on_the_seed_and_not_on_threads_or_layout() -> None:
 @pytest.mark.parametrize("shape", [(7, 20), (3, 4, 5), (3, 4, 5, 6)])
 def test_dropout_passes_back_what_it_let_through(shape: tuple[int, ...]) -> None:
     leaf = torch.rand(shape, dtype=torch.float64, generator=generator(2)).add_(0.5).requires_grad_(True)
-    kept = QuickDropout(nn.Dropout(0.4))(leaf)
+    kept = HashDropout(nn.Dropout(0.4))(leaf)
     (gradient,) = torch.autograd.grad(kept.pow(2).sum(), leaf, create_graph=True)
     scale = kept.detach() / leaf.detach()
     torch.testing.assert_close(gradient.detach(), 2 * kept.detach() * scale)
@@ -243,12 +243,12 @@ def test_dropout_passes_back_what_it_let_through(shape: tuple[int, ...]) -> None
 @pytest.mark.parametrize("p", [0.0, 1 - 1e-11, 1.0])
 def test_dropout_of_none_or_all(p: float) -> None:
     values = torch.rand(4, 5, generator=generator(2))
-    assert torch.equal(QuickDropout(nn.Dropout(p))(values), values * round(1 - p))
+    assert torch.equal(HashDropout(nn.Dropout(p))(values), values * round(1 - p))
 
 
 def test_dropout_in_evaluation_mode_and_other_precisions() -> None:
     values = torch.rand(4, 50, generator=generator(2))
-    layer = QuickDropout(nn.Dropout(0.5).eval())
+    layer = HashDropout(nn.Dropout(0.5).eval())
     assert torch.equal(layer(values), values)
     kept = layer.train()(values.bfloat16())
     assert kept.dtype is torch.bfloat16

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from casemate import compiled
 from casemate.attacks import frozen
 from casemate.models import freeze
-from casemate.models.accel.dropout import QuickDropout
-from casemate.models.accel.few_channels import FewChannels
-from casemate.models.accel.pooled import PooledFewChannels, RectifiedPool, suits_convolution, suits_pooling
+from casemate.models.accel.dropout import HashDropout
+from casemate.models.accel.relu_max_pool import ReLUMaxPool2d, SmallInputConvPool, can_fuse_convolution, is_2x2_pooling
+from casemate.models.accel.small_input_conv import SmallInputConv
 from oracles import check_layer, classifier, generator
 
 RECTIFIED = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
@@ -27,12 +27,12 @@ RECTIFIED = nn.Sequential(nn.MaxPool2d(2), nn.ReLU())
 def test_pooling_with_relu_is_exactly_pytorch_s(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> None:
     maps = torch.randn(shape, dtype=dtype, generator=generator(0))
     maps = maps.contiguous(memory_format=torch.channels_last) if last else maps
-    check_layer(RECTIFIED, RectifiedPool(), maps)
+    check_layer(RECTIFIED, ReLUMaxPool2d(), maps)
 
 
 def test_the_first_of_several_largest_gets_the_gradient_and_zero_none() -> None:
     maps = torch.randint(-1, 2, (6, 4, 8, 8), generator=generator(1)).float()  # nearly every pooling sees a tie
-    check_layer(RECTIFIED, RectifiedPool(), maps)
+    check_layer(RECTIFIED, ReLUMaxPool2d(), maps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -42,18 +42,18 @@ def test_what_is_no_number_stays_none_and_infinities_stay(dtype: torch.dtype, si
     places = torch.rand(maps.shape, generator=generator(3))
     maps = maps.masked_fill(places < 0.1, math.copysign(float("nan"), sign)).masked_fill(places > 0.9, float("inf"))
     maps = maps.masked_fill((places > 0.5) & (places < 0.6), -float("inf"))
-    assert RectifiedPool()(maps).isnan().any()
-    check_layer(RECTIFIED, RectifiedPool(), maps)
+    assert ReLUMaxPool2d()(maps).isnan().any()
+    check_layer(RECTIFIED, ReLUMaxPool2d(), maps)
 
 
 def test_other_precisions_are_left_to_pytorch() -> None:
     maps = torch.randn(3, 8, 6, 6, generator=generator(0)).half()
-    check_layer(RECTIFIED, RectifiedPool(), maps)
+    check_layer(RECTIFIED, ReLUMaxPool2d(), maps)
 
 
 def test_maps_too_small_to_pool_are_refused_as_by_pytorch() -> None:
     with pytest.raises(RuntimeError, match="too small"):
-        RectifiedPool()(torch.rand(1, 2, 1, 1))
+        ReLUMaxPool2d()(torch.rand(1, 2, 1, 1))
 
 
 CONVOLUTIONS: list[dict[str, Any]] = [
@@ -72,9 +72,11 @@ CONVOLUTIONS: list[dict[str, Any]] = [
 @pytest.mark.usefixtures("threads")
 def test_a_convolution_with_pooling_is_pytorch_s(channels: int, settings: dict[str, Any]) -> None:
     layer = nn.Conv2d(channels, 16, **settings).double().requires_grad_(False)
-    assert suits_convolution(layer)
+    assert can_fuse_convolution(layer)
     images = torch.rand(5, channels, 13, 12, dtype=torch.float64, generator=generator(4))
-    check_layer(nn.Sequential(layer, RECTIFIED), PooledFewChannels(FewChannels(layer)), images, rtol=1e-12, atol=1e-13)
+    check_layer(
+        nn.Sequential(layer, RECTIFIED), SmallInputConvPool(SmallInputConv(layer)), images, rtol=1e-12, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("value", [0.1, 0.37, 0.8])
@@ -84,7 +86,7 @@ def test_of_equal_places_the_first_gets_the_gradient(value: float) -> None:
     assert layer.bias is not None
     layer.bias.add_(4)  # so that ReLU lets all pass
     images = torch.full((2, 1, 12, 12), value, requires_grad=True)
-    maps = PooledFewChannels(FewChannels(layer))(images)
+    maps = SmallInputConvPool(SmallInputConv(layer))(images)
     (gradient,) = torch.autograd.grad(maps[:, :, 2, 3].sum(), images)
     seen = torch.zeros(12, 12, dtype=torch.bool)
     seen[3:6, 5:8] = True  # by the first of the places of that pooling
@@ -97,7 +99,8 @@ def test_a_convolution_with_pooling_tells_of_what_is_no_number() -> None:
     images = torch.rand(4, 1, 8, 8, generator=generator(4))
     images[1, 0, 3, 4] = float("nan")
     expected, seen = (
-        module(images).isnan() for module in (nn.Sequential(layer, RECTIFIED), PooledFewChannels(FewChannels(layer)))
+        module(images).isnan()
+        for module in (nn.Sequential(layer, RECTIFIED), SmallInputConvPool(SmallInputConv(layer)))
     )
     assert expected.any()
     assert torch.equal(expected, seen)
@@ -106,7 +109,7 @@ def test_a_convolution_with_pooling_tells_of_what_is_no_number() -> None:
 @pytest.mark.parametrize("images", [torch.rand(2, 1, 8, 8).bfloat16(), torch.rand(1, 1, 1, 3)])
 def test_a_convolution_with_pooling_leaves_other_precisions_and_errors_to_pytorch(images: Tensor) -> None:
     layer = nn.Conv2d(1, 8, 3, padding=1).requires_grad_(False).to(images.dtype)
-    pooled = PooledFewChannels(FewChannels(layer))
+    pooled = SmallInputConvPool(SmallInputConv(layer))
     if images.shape[2] == 1:
         with pytest.raises(RuntimeError, match="too small"):
             pooled(images)
@@ -136,10 +139,10 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     torch.set_num_threads(3)
     try:
         maps = torch.randn(6, 4, 8, 8, generator=generator(0))
-        expected = RectifiedPool()(maps)
+        expected = ReLUMaxPool2d()(maps)
         child = os.fork()
         if child == 0:  # pragma: no cover
-            os._exit(0 if torch.equal(RectifiedPool()(maps), expected) else 1)
+            os._exit(0 if torch.equal(ReLUMaxPool2d()(maps), expected) else 1)
         assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(before)
@@ -157,9 +160,9 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     ],
 )
 def test_other_poolings_are_left(settings: dict[str, Any]) -> None:
-    assert not suits_pooling(nn.MaxPool2d(**settings))
-    assert suits_pooling(nn.MaxPool2d((2, 2), stride=2))
-    assert not suits_pooling(nn.AvgPool2d(2))
+    assert not is_2x2_pooling(nn.MaxPool2d(**settings))
+    assert is_2x2_pooling(nn.MaxPool2d((2, 2), stride=2))
+    assert not is_2x2_pooling(nn.AvgPool2d(2))
 
 
 def test_a_frozen_network_uses_all_of_it() -> None:
@@ -174,7 +177,7 @@ def test_a_frozen_network_uses_all_of_it() -> None:
     with frozen(model):
         both = freeze(model, images)
         check_layer(model, both.copy, images, rtol=1e-11, atol=1e-12)
-    assert both.faithful
+    assert both.matches_original
     expected = {
         "ReLU behind pooling": 1,
         "pooling with ReLU": 2,
@@ -187,8 +190,8 @@ def test_a_frozen_network_uses_all_of_it() -> None:
 def test_what_layers_return_may_be_written_over() -> None:
     maps = torch.randn(3, 8, 6, 6, generator=generator(0), requires_grad=True)
     images = torch.randn(3, 1, 6, 6, generator=generator(0), requires_grad=True)
-    few = PooledFewChannels(FewChannels(nn.Conv2d(1, 8, 3).requires_grad_(False)))
-    for out in (RectifiedPool()(maps), few(images), QuickDropout(nn.Dropout(0.5))(maps)):
+    few = SmallInputConvPool(SmallInputConv(nn.Conv2d(1, 8, 3).requires_grad_(False)))
+    for out in (ReLUMaxPool2d()(maps), few(images), HashDropout(nn.Dropout(0.5))(maps)):
         out.add_(1).mul_(2)
         out.sum().backward()
 
@@ -214,7 +217,7 @@ def test_a_pooling_that_is_used_twice_is_left() -> None:
 def test_pooling_can_be_differentiated_twice() -> None:
     maps = torch.randn(2, 3, 5, 4, dtype=torch.float64, generator=generator(8))
     found = []
-    for module in (RECTIFIED, RectifiedPool()):
+    for module in (RECTIFIED, ReLUMaxPool2d()):
         leaf = maps.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad((module(leaf) ** 3).sum(), leaf, create_graph=True)
         (second,) = torch.autograd.grad((gradient**2).sum(), leaf)

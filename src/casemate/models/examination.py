@@ -1,0 +1,101 @@
+"""The examination of a user's network before its first use: can it be judged, and how must it be called?
+
+The network is called with one image, with two, with the first again, and for an input gradient. That shows whether its
+outputs have the right shape, whether they are those of one fixed function of an image, and whether it can be
+differentiated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from casemate.errors import CasemateError
+from casemate.logits import difference, is_valid, magnitude
+from casemate.memory import is_out_of_memory
+from casemate.models.output_errors import backward_error
+from casemate.models.state import preserve_state, restored
+from casemate.rng import all_seeded
+from casemate.types import Images, Logits
+
+_ROUNDING = 1e-3
+"""Largest difference of two logits, relative to the largest logit, that counts as rounding."""
+
+Call = Callable[[Images], Logits]
+
+
+@final
+@dataclass
+class NetworkTraits:
+    """What is known about a network from earlier calls."""
+
+    examined: bool = False
+    needs_own_dtype: bool = False
+    """It accepts only images of its weights' type."""
+    needs_pairs: bool = False
+    """It fails on a batch of one image, which is therefore passed twice."""
+    recurrent: bool | None = None
+    """It has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
+    needs_functionalization: bool = False
+    """It writes in place where autograd forbids it, and is differentiated through `torch.func.functionalize`."""
+    gradient_error: str | None = None
+    """The error message for a network whose backward pass fails."""
+    inconsistencies: tuple[str, ...] = ()
+    """Sentences on why its outputs are not those of one fixed function of an image."""
+
+
+def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:
+    """Call a network with a pair of images, and enter `inconsistencies` into its traits.
+
+    The network and all random numbers are restored. Errors of `call` are passed on.
+    """
+
+    def first_logits(images: Images, seed: int = 0) -> Tensor:
+        with preserve_state(model), all_seeded(images.device, seed):
+            return call(images)[:1]
+
+    with preserve_state(model), restored(model):  # around all three, so that state is kept from one to the next
+        alone, together, again = (first_logits(batch) for batch in (pair[:1], pair, pair[:1]))
+    if not is_valid(alone).all():
+        return
+    if _differ(again, alone):
+        traits.inconsistencies = (
+            "the network returns other logits when it is called again with the same image and the same random "
+            "numbers: it keeps a state from call to call",
+        )
+    elif not traits.needs_pairs and _differ(together, alone) and not _differ(first_logits(pair[:1], seed=1), alone):
+        traits.inconsistencies = (
+            "the network returns other logits for an image when another one is in its batch, as batch normalisation "
+            "does in training mode",
+        )
+
+
+def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:
+    """Run a backward pass to the images, and enter how that is possible into the network's traits."""
+    if any(each.is_inference() for each in chain(model.parameters(), model.buffers())):
+        return  # it has to be copied first
+    errors: list[Exception] = []
+    for functional in (False, True):
+        traits.needs_functionalization = functional
+        try:
+            with preserve_state(model), restored(model), all_seeded(pair.device, 0), torch.enable_grad():
+                leaf = pair.detach().requires_grad_(True)
+                logits = call(leaf)
+                if logits.requires_grad:
+                    torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+            return
+        except Exception as error:
+            if is_out_of_memory(error):
+                return
+            errors.append(error)
+    traits.needs_functionalization = False
+    first = errors[0]
+    traits.gradient_error = str(first if isinstance(first, CasemateError) else backward_error(first))
+
+
+def _differ(logits: Logits, others: Logits) -> bool:
+    """Whether two outputs for the same images differ by more than rounding."""
+    return not bool((difference(logits, others) <= _ROUNDING * magnitude(others).clamp(min=1e-6)).all())
