@@ -20,8 +20,8 @@ from casemate.attacks.holding import prepare_images
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE
-from casemate.evaluation.findings.context import FEW
-from casemate.evaluation.probe import TRIED, probe_model
+from casemate.evaluation.findings.context import SAMPLE_SIZE
+from casemate.evaluation.probe import PROBED, probe_model
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples
 from casemate.norms import Norm
@@ -98,7 +98,7 @@ def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: i
 
 def check_passes(images: int, *, thorough: bool) -> Passes:
     """The passes that all checks take at most on so many images."""
-    share = min(1.0, images / FEW)
+    share = min(1.0, images / SAMPLE_SIZE)
     total = Passes(images + int(share * CHEAP.forward), int(share * CHEAP.backward))
     if thorough:
         total.add(Passes(int(share * EXPENSIVE.forward), int(share * EXPENSIVE.backward)))
@@ -117,7 +117,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
     def search(steps: int) -> AbstractAttack:
         return Square(eps=1.0, norm=norm, n_queries=steps, rescale_schedule=True)
 
-    few = images[:TRIED]
+    few = images[:PROBED]
     with prepare_for_attack(model, few.tensors(model.device)[0]) as prepared:
         forward, passes = _measured(search, prepared.copy, few)
         alone = forward / passes.forward
