@@ -250,9 +250,9 @@ def test_doubts_and_failed_checks_are_named_with_every_verdict() -> None:
         found = judged(1000, 950, held, findings=(weak, failed))
         for words in (found.sentence, found.trust.sentence):
             assert "The number may be too high: see draws." in words
-            assert words.endswith("1 check could not be made: precision.")
+            assert words.endswith("1 check could not be completed: precision.")
     untrusted = judged(1000, 950, 700, findings=(WRONG, failed, failed))
-    assert untrusted.sentence.endswith(" 2 checks could not be made: precision, precision.")
+    assert untrusted.sentence.endswith(" 2 checks could not be completed: precision, precision.")
     assert untrusted.number_sentence.startswith("Not to be used: ")
     assert untrusted.grade_sentence == "None: a number that is not to be trusted gets no grade."
 

@@ -103,7 +103,7 @@ class Trust:
     weakened_by: tuple[str, ...] = ()
     """Checks by which the number may be too high."""
     failed: tuple[str, ...] = ()
-    """Checks that could not be made."""
+    """Checks that could not be completed."""
     checked: bool = True
     """Checks were made at all."""
 
@@ -134,7 +134,9 @@ class Trust:
         """The checks that failed, likewise."""
         if not self.failed:
             return ""
-        return f" {len(self.failed)} check{'s' * (len(self.failed) > 1)} could not be made: {', '.join(self.failed)}."
+        return (
+            f" {len(self.failed)} check{'s' * (len(self.failed) > 1)} could not be completed: {', '.join(self.failed)}."
+        )
 
 
 @final

@@ -34,7 +34,7 @@ _MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _UNLIMITED = {"linf": 1.0, "l2": 1e3, "l1": 1e6}
 """Radii of balls that hold every image of a data set, for pixels in [0, 1]."""
 _MAX_SURVIVORS = 64
-"""Number of images that are attacked again: robust ones by further attacks, fooled ones to see whether they reproduce."""
+"""Number of images attacked again: robust ones by further attacks, fooled ones to see whether they reproduce."""
 _MIN_SURVIVORS = 5
 """Number of images that withstood PGD from which on their loss says something."""
 _BY_CHANCE = 2
@@ -62,7 +62,7 @@ _MISLED = "Attack without gradients, or with an attack made for this model."
 )
 def one_step(context: CheckContext) -> Measured:
     """Accuracy under PGD minus accuracy under FGSM."""
-    one, many = context.fgsm.cpu().numpy(), context.pgd_iterates.right[:, -1]
+    many, one = context.pgd_iterates.right[:, -1], context.fgsm.cpu().numpy()
     return Measured(
         float(many.mean() - one.mean()),
         f"FGSM leaves an accuracy of {percent(one.mean())}, PGD with {2 * STEPS} steps {percent(many.mean())}: "
@@ -128,9 +128,9 @@ def more_steps(context: CheckContext) -> Measured:
     advice="Attack with more steps or another step size.",
 )
 def still_rising(context: CheckContext) -> Measured | NotRun:
-    """Median share of PGD's total rise of the loss that comes in the last half of its steps, where it fooled nothing.
+    """Median share of PGD's total rise of the loss that comes in the last half of its steps.
 
-    In log-odds, in which a rise does not depend on how confident the model is.
+    Of the images that withstood it, and in log-odds, in which a rise does not depend on the confidence of the model.
     """
     last = context.pgd_iterates
     held = last.right[:, -1]
@@ -179,13 +179,13 @@ def best_not_last(context: CheckContext) -> Measured:
     weakens=0.02,
     voids=0.1,
     unit="points",
-    condition=_PAIRED,
+    condition=f"at {', '.join(f'{each:g}' for each in _MULTIPLES)} times eps; {_PAIRED}",
     why="A larger ball holds all images of a smaller one. If the accuracy rises with eps, the attack is failing; "
     "the model is not more robust (Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
     advice="Use another attack: smaller steps, another loss, or one without gradients.",
 )
 def larger_eps(context: CheckContext) -> Measured | NotRun:
-    """Largest rise of the accuracy under PGD from one eps to the next larger one, from a quarter to 4 times eps."""
+    """Largest rise of the accuracy under PGD from one eps to the next larger one."""
     width = context.model.bounds[1] - context.model.bounds[0]
     values = [context.eps * factor for factor in _MULTIPLES if context.norm != "linf" or context.eps * factor < width]
     if len(values) < 2:
@@ -276,7 +276,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     return Measured(
         value,
         f"Square, which uses no gradient, fooled another {percent(value)} of the images after all attacks by gradient: "
-        "these are misled, and the images that are left may not be robust either",
+        "so these are misled, and the images that are left may not be robust either",
         counts=fooled > _BY_CHANCE,
         excuse=f"no more than {_BY_CHANCE} images",
     )
@@ -295,7 +295,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     "`initial_const`), and do not rely on it alone.",
 )
 def nothing_found(context: CheckContext) -> Measured | NotRun:
-    """Share of its images on which a minimum-norm attack found no adversarial image, for the attack that failed most."""
+    """Share of the images for which a minimum-norm attack found no adversarial image; of several attacks, the most."""
     ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
         return NotRun("no minimum-norm attack had an image to attack")
@@ -435,10 +435,10 @@ def attack_works(context: CheckContext) -> Measured | NotRun:
     voids=0.1,
     condition=f"at most {Severity.WEAKENS} for a randomised model; a {Severity.NOTE} if fewer than "
     f"{percent(_REPRODUCED, 0)} still fool after rounding to whole grey levels",
-    why="An adversarial example that fools only in the company of others, or lies outside the ball in float64, "
-    "does not count as one (Carlini et al. 2019, arXiv 1902.06705).",
-    advice="Look for what makes the logits depend on the batch, and recompute the examples in the precision of the "
-    "claim.",
+    why="An adversarial example that fools only together with other images in a batch, or lies outside the ball in "
+    "float64, does not count as one (Carlini et al. 2019, arXiv 1902.06705).",
+    advice="Rely on the record (`casemate verify`), which claims only images that fool at batch size 1, and store "
+    "adversarial images as floating point numbers.",
 )
 def re_checked(context: CheckContext) -> Measured | NotRun:
     """Share of the adversarial examples that do not fool at batch size 1, or lie outside the ball in float64."""

@@ -119,7 +119,7 @@ class Check:
                 severity=severity,
                 value=found.value,
                 threshold=threshold,
-                sentence=". ".join(part for part in (found.sentence, advice.removesuffix(".")) if part),
+                sentence=". ".join(part.removesuffix(".") for part in (found.sentence, advice) if part),
                 flatters=found.flatters,
             )
         return Checked(
@@ -189,5 +189,6 @@ def check(
 
 
 def _written(value: float, unit: Unit) -> str:
-    """A threshold with its unit: 0.1 is "10 %", "10 points" or "0.1"."""
-    return f"{value if unit == '' else 100 * value:g} {unit}".rstrip()
+    """A threshold with its unit: 0.01 is "1 %", "1 point" or "0.01"."""
+    shown = f"{value if unit == '' else 100 * value:g}"
+    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}".rstrip()

@@ -39,7 +39,7 @@ _RANDOMISED = "the model is randomised"
 def zero_gradient(context: CheckContext) -> Measured:
     """Share of the images whose input gradient is exactly zero in every pixel.
 
-    The largest of three: for the cross-entropy, for the ratio of logits, and in the attack by gradient that met fewest.
+    The largest of three: of the cross-entropy, of the ratio of logits, and during the attack by gradient with fewest.
     """
     losses: tuple[LossName, ...] = ("ce", "dlr")
     shares = [(context.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses]
@@ -70,7 +70,7 @@ def _share_without_gradient(context: CheckContext) -> float:
     advice="Attack the model in float64, or with a loss that does not vanish.",
 )
 def precision(context: CheckContext) -> Measured | NotRun:
-    """Share of the gradient of the cross-entropy, weighted by its size, whose sign differs between float32 and float64."""
+    """Share of the gradient of the cross-entropy, weighted by size, whose sign differs between float32 and float64."""
     if context.randomised:
         return NotRun(_RANDOMISED)
     images, labels = context.sample_tensors
@@ -103,8 +103,8 @@ def precision(context: CheckContext) -> Measured | NotRun:
 def finite_differences(context: CheckContext) -> Measured | NotRun:
     """Median relative error of the gradient of the margin, compared with differences along random directions.
 
-    In float64 where the model runs in it. For a model that rounds, so that most differences are zero: the share of the
-    images on which a step along the gradient raises the margin less than the best of several random steps.
+    Computed in float64 where the model runs in it. For a model that rounds, so that most differences are zero: the
+    share of the images on which a step along the gradient raises the margin less than the best of several random steps.
     """
     if context.randomised:
         return NotRun(_RANDOMISED)

@@ -167,7 +167,7 @@ def _halfway_accuracy(context: CheckContext) -> float:
     advice="Mask the same classes on all images, or none.",
 )
 def masked_classes(context: CheckContext) -> Measured:
-    """Number of classes, averaged over the images, that are masked on this image but not on most, or the reverse."""
+    """Mean number of classes per image that are masked there but not on most images, or the reverse."""
     masked = (context.logits == -torch.inf).double().mean(0)
     value = torch.minimum(masked, 1 - masked).sum().item()
     return Measured(
@@ -219,7 +219,7 @@ def eps_unit(context: CheckContext) -> Measured:
     advice="Check the order of the classes, and whether the labels start at 0.",
 )
 def labels(context: CheckContext) -> Measured:
-    """Gain of accuracy when the classes are renamed in the best way; each half of the images judges the other's."""
+    """Gain of accuracy with the best renaming of the classes, found on one half of the images, tried on the other."""
     truth, predicted = context.images.labels.numpy(), context.logits.argmax(1).numpy()
     count = context.logits.shape[1]
     naming = _best_naming(truth, predicted, count)
@@ -336,7 +336,7 @@ def frozen_copy(context: CheckContext) -> Measured:
     why=f"From a lead of {_SATURATED_GAP} on float32 softmax is exactly 1, and `F.cross_entropy` and losses of "
     "probabilities have no gradient (Carlini and Wagner 2016, arXiv 1607.04311). The attacks here ascend a loss "
     "that keeps its gradient; other tools' attacks may not move.",
-    advice="Nothing needs to be done here; attack with the logits, not with probabilities, elsewhere.",
+    advice="Nothing needs to be done here. In other tools, attack the logits, not the probabilities.",
 )
 def saturation(context: CheckContext) -> Measured:
     """Share of the correctly classified images whose largest softmax probability is exactly 1 in float32."""

@@ -74,8 +74,8 @@ def randomized(context: CheckContext) -> Measured:
 def stateful_model(context: CheckContext) -> Measured:
     """Largest share of the images whose prediction or logit gap changes when the model runs on them again.
 
-    Runs again after the attacks, on a few images a hundred times. For a randomised model: 1 if two copies of it change
-    their logits from pass to pass in the same way whatever is drawn, so that they count passes, else 0.
+    All images are classified again after the attacks, and a few of them a hundred times. For a randomised model: 1 if
+    the logits of two copies change from pass to pass in the same way, whatever is drawn, else 0.
     """
     if context.randomised:
         value = float(_counts_passes(context.original_model, context.sample_tensors[0][:_MAX_REPEATED]))
