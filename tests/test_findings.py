@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from casemate.attacks import PGD, Square
 from casemate.evaluation import Evaluation, Severity, evaluate
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.findings.check import Measured, check
-from casemate.evaluation.findings.context import SAMPLE_SIZE
+from casemate.evaluation.findings.context import SAMPLE_SIZE, CheckContext
 from casemate.models import Classifier, with_network
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_record import thirds
@@ -180,7 +181,7 @@ NOTE, WEAKENS, VOIDS = Severity
 
 
 @check("ladder", "Values are small", why="So.", advice="Make it smaller.", note=0.1, weakens=0.2, voids=0.5)
-def ladder(context: object) -> Measured:
+def ladder(context: CheckContext) -> Measured:
     """A value."""
     del context
     return Measured(0.3, "it is 0.3")
@@ -210,7 +211,7 @@ def test_the_severity_follows_from_the_declared_thresholds(found: Measured, seve
 
 
 def test_a_finding_says_what_was_seen_and_what_to_do() -> None:
-    found = ladder(object())  # type: ignore[arg-type]
+    found = ladder(Mock(spec=CheckContext))
     assert found.finding is not None
     assert (found.finding.severity, found.threshold, found.value) == (WEAKENS, 0.1, 0.3)
     assert found.finding.sentence == "it is 0.3. Make it smaller"

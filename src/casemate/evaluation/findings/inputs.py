@@ -131,9 +131,8 @@ def probabilities(context: CheckContext) -> Measured:
     weakens=0,
     voids=0.01,
     condition=f"{Severity.VOIDS} if any clean image has such logits",
-    why="Such outputs are neither right nor wrong: a clean image with them counts as misclassified, an attacked "
-    "one as withstanding the attack, and attacks have no loss to follow there. (Minus infinity is the logit of a "
-    "masked class.)",
+    why="Such outputs are neither right nor wrong: a clean image with them counts as misclassified, an attacked one as "
+    "withstanding the attack, and attacks have no loss to follow there. Minus infinity is allowed: it masks a class.",
     advice="Look for overflows, logarithms of zero and divisions by zero in the model.",
 )
 def non_finite(context: CheckContext) -> Measured:
