@@ -331,7 +331,7 @@ def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Pa
     borders = ("--borders", "0.001", "0.002", "0.003")
     code, out, err = run("evaluate", model, "--data", images, "--eps", "1/255", "--out", tmp_path, *borders)
     assert code == 0, err
-    assert "0.1, 0.2, 0.3 %, set for this evaluation" in " ".join(out.replace("│", " ").split())
+    assert "0.1 %, 0.2 %, 0.3 % (set for this evaluation)" in " ".join(out.replace("│", " ").split())
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["borders"] == {"broken": 0.001, "weak": 0.002, "robust": 0.003}
     assert read_verdicts(result, "result.json")[-1].grades == (Grade.ROBUST,)
