@@ -357,7 +357,7 @@ def test_a_verdict_comes_back_from_its_json(found: Verdict) -> None:
     [
         (lambda stored: stored.pop("number"), "KeyError: 'number'"),
         (lambda stored: stored["grade"].update(grades=["splendid"]), "splendid"),
-        (lambda stored: stored["number"].update(clean_accuracy=None), "TypeError"),
+        (lambda stored: stored["number"].update(clean_accuracy={}), "KeyError: 'value'"),
         (lambda stored: stored.update(trust=[]), "TypeError"),
     ],
 )
