@@ -1,4 +1,4 @@
-"""Numbers with 95 % intervals, their format, and the paired test for differences of accuracy. The statistics are SciPy's."""
+"""Numbers with 95 % intervals, their format, and the paired test of a difference. The statistics are SciPy's."""
 
 import re
 from collections.abc import Mapping

@@ -84,7 +84,7 @@ class Record:
     index: Labels
     """Indices of the images in their data set."""
     first_success: Labels
-    """Position in `attacks` of the first attack that succeeded; -1 if none did, -2 if misclassified without an attack."""
+    """Position in `attacks` of the first attack that succeeded; -1 if none did, -2 if misclassified without one."""
     version: str = __version__
     """Version of casemate that made the record."""
     images_match: bool = True
