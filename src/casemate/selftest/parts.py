@@ -44,7 +44,7 @@ def small(
 
 @final
 class KWinners(nn.Module):
-    """An activation that keeps the largest entries of a layer and sets the rest to zero (Xiao, Zhong and Zheng 2020)."""
+    """An activation that keeps the largest entries of a layer and zeroes the rest (Xiao, Zhong and Zheng 2020)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
