@@ -62,7 +62,8 @@ _MISLED = "Attack without gradients, or with an attack made for this model."
 )
 def one_step(context: CheckContext) -> Measured:
     """Accuracy under PGD minus accuracy under FGSM."""
-    many, one = context.pgd_iterates.right[:, -1], context.fgsm.cpu().numpy()
+    many = context.pgd_iterates.right[:, -1]
+    one = context.right_after(FGSM(eps=context.eps, norm=context.norm, keep="last")).cpu().numpy()
     return Measured(
         float(many.mean() - one.mean()),
         f"FGSM leaves an accuracy of {percent(one.mean())}, PGD with {2 * STEPS} steps {percent(many.mean())}: "

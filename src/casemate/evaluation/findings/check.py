@@ -13,6 +13,7 @@ from typing import Literal, final
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
+Models = Literal["all", "deterministic", "randomised"]
 Unit = Literal["%", "points", ""]
 """How a check's value is written: a share in percent, a difference of shares in percentage points, a plain number."""
 
@@ -70,6 +71,8 @@ class Check:
     """Why it matters, with the paper."""
     advice: str
     """What to do if the check is raised."""
+    models: Models
+    """The models that the check can be run on."""
     thorough: bool
     """It takes minutes, and runs only in a thorough evaluation."""
 
@@ -85,7 +88,8 @@ class Check:
             f"above {_written(least, self.unit)} ({'a note' if severity is Severity.NOTE else severity})"
             for severity, least in self.thresholds.items()
         )
-        return f"{'; '.join(part for part in (rungs, self.condition) if part)}."
+        models = "" if self.models == "all" else f"run on {self.models} models only"
+        return f"{'; '.join(part for part in (rungs, self.condition, models) if part)}."
 
     def severity_of(self, found: Measured) -> Severity | None:
         """The gravest severity whose threshold the value exceeds, within the limits that the measurement sets."""
@@ -101,6 +105,8 @@ class Check:
 
     def __call__(self, context: CheckContext) -> Checked:
         """Measure, and judge by the thresholds."""
+        if self.models != "all" and context.randomised != (self.models == "randomised"):
+            return self.skipped(f"the model is {'' if context.randomised else 'not '}randomised")
         try:
             found = self.measure(context)
         except Exception as error:  # hours of attacks are not lost to a model that one check cannot handle
@@ -159,6 +165,7 @@ def check(
     voids: float | None = None,
     unit: Unit = "%",
     condition: str = "",
+    models: Models = "all",
     thorough: bool = False,
 ) -> Callable[[Callable[[CheckContext], Measured | NotRun]], Check]:
     """Declare a check: the decorated function measures, and its docstring says what.
@@ -171,6 +178,7 @@ def check(
         note, weakens, voids: the value above which each severity is reached.
         unit: of the value.
         condition: what else decides.
+        models: on which it can be run.
         thorough: it takes minutes.
     """
     declared = zip((Severity.NOTE, Severity.WEAKENS, Severity.VOIDS), (note, weakens, voids), strict=True)
@@ -182,6 +190,7 @@ def check(
         thresholds=thresholds,
         unit=unit,
         condition=condition,
+        models=models,
         why=why,
         advice=advice,
         thorough=thorough,

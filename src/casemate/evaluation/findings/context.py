@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import FGSM, PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
+from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluation.cascade import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
@@ -90,11 +90,6 @@ class CheckContext:
     def sample_tensors(self) -> tuple[Images, Labels]:
         """Images and labels of the sample on the model's device."""
         return self.sample.tensors(self.model.device)
-
-    @cached_property
-    def fgsm(self) -> Flags:
-        """Whether each image of the sample is classified correctly after one step of FGSM."""
-        return self.right_after(FGSM(eps=self.eps, norm=self.norm, keep="last"))
 
     @cached_property
     def pgd(self) -> Curve:

@@ -24,7 +24,6 @@ _ROUGH = 1e-3
 """Length of a step whose difference exceeds rounding in float32."""
 _STRIDES = (0.01, 0.03, 0.1)
 """Lengths of steps that reach the next level of a model that rounds, as shares of the range of the pixels."""
-_RANDOMISED = "the model is randomised"
 
 
 @check(
@@ -64,15 +63,13 @@ def _share_without_gradient(context: CheckContext) -> float:
     "float32 is precise enough for the gradients",
     weakens=0.01,
     voids=0.1,
-    condition="not run for a randomised model",
+    models="deterministic",
     why="Where float32 loses the gradient, an attack follows rounding errors (numerical instability is one way to "
     "shatter gradients: Athalye et al. 2018, arXiv 1802.00420).",
     advice="Attack the model in float64, or with a loss that does not vanish.",
 )
-def precision(context: CheckContext) -> Measured | NotRun:
+def precision(context: CheckContext) -> Measured:
     """Share of the gradient of the cross-entropy, weighted by size, whose sign differs between float32 and float64."""
-    if context.randomised:
-        return NotRun(_RANDOMISED)
     images, labels = context.sample_tensors
     images, labels = images[:_MAX_COMPARED], labels[:_MAX_COMPARED]
     double, runs = _in_float64(context.model, images)
@@ -94,7 +91,7 @@ def precision(context: CheckContext) -> Measured | NotRun:
     "The gradient is that of the model",
     weakens=0.05,
     voids=0.2,
-    condition="not run for a randomised model",
+    models="deterministic",
     why="A model's own gradient is right to the fourth digit in float64. One that is not leads attacks astray: it was "
     "replaced in the backward pass (Athalye et al. 2018, arXiv 1802.00420), or the model jumps, as with "
     "k-winners-take-all (Xiao et al. 2020, arXiv 1905.10510; broken by Tramer et al. 2020, arXiv 2002.08347).",
@@ -106,8 +103,6 @@ def finite_differences(context: CheckContext) -> Measured | NotRun:
     Computed in float64 where the model runs in it. For a model that rounds, so that most differences are zero: the
     share of the images on which a step along the gradient raises the margin less than the best of several random steps.
     """
-    if context.randomised:
-        return NotRun(_RANDOMISED)
     images, labels = (each[:_MAX_COMPARED] for each in context.sample_tensors)
     model, exact = _in_float64(context.model, images)
     images = images.double() if exact else images

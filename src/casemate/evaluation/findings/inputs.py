@@ -10,7 +10,7 @@ from torch import Tensor
 from casemate.attacks import Status
 from casemate.errors import ModelError
 from casemate.evaluation.clean import is_right
-from casemate.evaluation.findings.check import Measured, NotRun, check
+from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.intervals import mcnemar, percent, share
@@ -84,16 +84,14 @@ def training_mode(context: CheckContext) -> Measured:
     "batch-dependence",
     "An image gets the same logits whatever else is in its batch",
     voids=0,
-    condition="not run for a randomised model",
+    models="deterministic",
     why="If the logits of an image depend on the other images of its batch, as with batch normalisation in "
     "training mode, an attack on a batch says nothing about an image on its own (Ioffe and Szegedy 2015, arXiv "
     "1502.03167).",
     advice="Put the model in evaluation mode, so that batch normalisation uses its running averages.",
 )
-def batch_dependence(context: CheckContext) -> Measured | NotRun:
+def batch_dependence(context: CheckContext) -> Measured:
     """Share of a few images whose logits change, or are undefined, when the image is alone in its batch."""
-    if context.randomised:
-        return NotRun("the model is randomised")
     few = context.sample[:_MAX_SINGLE]
     together = context.logits_of(context.original_model, few)
     single = predict_singly(context.original_model, few.tensors()[0])

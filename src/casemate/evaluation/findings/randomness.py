@@ -34,7 +34,6 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 """The types of random number generators that a module may hold."""
 _FEWER, _MORE = 5, 20
 """Draws per gradient that are compared."""
-_NOT_RANDOM = "the model is not randomised"
 
 
 def is_randomised(model: Classifier, images: torch.Tensor) -> bool:
@@ -143,6 +142,7 @@ class _StatelessCopy(nn.Module):
     "Robustness does not depend on keeping the random draws secret",
     voids=0.1,
     unit="points",
+    models="randomised",
     condition=f"only {Severity.WEAKENS} if the random numbers come from a source that cannot be fixed",
     why="With its random numbers fixed a randomised model is an ordinary one. If that one falls, the robustness is "
     "the luck of the draw, and an attacker who learns or guesses the draws meets none of it (Gao et al. 2022, "
@@ -154,8 +154,6 @@ def fixed_randomness(context: CheckContext) -> Measured | NotRun:
 
     Both are shares of the images classified correctly without an attack.
     """
-    if not context.randomised:
-        return NotRun(_NOT_RANDOM)
     if not context.right.any():
         return NotRun("no image is classified correctly")
     images, labels = context.sample_tensors
@@ -188,16 +186,15 @@ def fixed_randomness(context: CheckContext) -> Measured | NotRun:
     "More draws per gradient do not help the attack",
     weakens=0.05,
     unit="points",
+    models="randomised",
     condition=f"with {_MORE} draws per gradient instead of {_FEWER}",
     why="Gradients of a randomised model must be averaged over enough draws (expectation over transformation: "
     "Athalye et al. 2018, arXiv 1707.07397). If the accuracy still falls with more draws, still more would lower "
     "it further.",
     advice="Attack with more draws per gradient (`EOT`).",
 )
-def eot_samples(context: CheckContext) -> Measured | NotRun:
+def eot_samples(context: CheckContext) -> Measured:
     """Accuracy under PGD with gradients averaged over few draws minus that with more draws."""
-    if not context.randomised:
-        return NotRun(_NOT_RANDOM)
     fewer, more = (
         _accuracy_under_pgd(context, mean_over_samples(context.original_model, number)) for number in (_FEWER, _MORE)
     )
