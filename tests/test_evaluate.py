@@ -27,7 +27,7 @@ from casemate.evaluation import (
     zero_gradients,
 )
 from casemate.evaluation.clean import CleanResult, expected_calibration_error
-from casemate.evaluation.examples import attack_table, clean_table, curve_table
+from casemate.evaluation.examples import clean_table, curve_table, example_table
 from casemate.models import Classifier
 from casemate.tables import Table, write_table
 from conftest import Listener
@@ -376,7 +376,7 @@ def test_a_clean_table_comes_back_from_the_disk(tmp_path: Path) -> None:
 def test_an_attack_table_comes_back_from_the_disk(tmp_path: Path) -> None:
     task = small_task()
     result = BIM(eps=0.05)(task.model, task.images, task.labels)
-    table = attack_table(result, task.labels.numpy())
+    table = example_table(result, task.labels.numpy())
     assert list(table) == ["index", "label", "prediction", "loss", "norm", "status"]
     read = written(table, tmp_path)
     assert read["label"].to_list() == task.labels.tolist()

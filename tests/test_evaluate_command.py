@@ -193,7 +193,7 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     assert "Right under attack of right without, by class at eps 0.2, in %: " in text
     assert all(name in text for name in TINY_CLASSES)
     assert "no undefended substitute was given" in text
-    assert "takes minutes; ask for it with --thorough" in text
+    assert "it takes minutes and runs only with --thorough" in text
     assert lines[-1] == f"Report: {done.folder / 'report.html'}"
     for row in done.result["attempts"]:
         assert re.search(
@@ -202,8 +202,8 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
 
 
 def test_no_check_failed(done: Done) -> None:
-    assert [each for each in done.result["checks"] if "could not be made" in (each["sentence"] or "")] == []
-    assert "could not be made" not in done.result["verdicts"][-1]["sentence"]
+    assert [each for each in done.result["checks"] if "could not be completed" in (each["sentence"] or "")] == []
+    assert "could not be completed" not in done.result["verdicts"][-1]["sentence"]
     assert {each["check"] for each in done.result["checks"]} == set(CHECKS)
 
 
@@ -269,7 +269,7 @@ def test_the_page_tells_everything(done: Done) -> None:
     assert len(rows) == len(CHECKS)
     for name, check in CHECKS.items():
         (row,) = [row for row in rows if row[0] == f"{name}{check.title}"]
-        assert check.about.replace("`", "") in " ".join(row[-1].split())
+        assert check.why.replace("`", "") in " ".join(row[-1].split())
     assert [row[:5] for row in page.table("eps", "attack")] == [
         [f"{each['eps']:g}", each["attack"], *map(str, (each["tried"], each["fooled"], each["tried"] - each["fooled"]))]
         for each in done.result["attempts"]
@@ -331,7 +331,7 @@ def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Pa
     borders = ("--borders", "0.001", "0.002", "0.003")
     code, out, err = run("evaluate", model, "--data", images, "--eps", "1/255", "--out", tmp_path, *borders)
     assert code == 0, err
-    assert "0.1, 0.2, 0.3 %, set for this evaluation" in " ".join(out.replace("│", " ").split())
+    assert "0.1 %, 0.2 %, 0.3 % (set for this evaluation)" in " ".join(out.replace("│", " ").split())
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["borders"] == {"broken": 0.001, "weak": 0.002, "robust": 0.003}
     assert read_verdicts(result, "result.json")[-1].grades == (Grade.ROBUST,)
@@ -825,7 +825,7 @@ def test_a_check_that_a_model_cannot_stand_does_not_end_the_evaluation() -> None
     assert (failed.value, failed.threshold) == (None, None)
     (checked,) = [each for each in found.checks if each.check == "normalisation"]
     assert checked.state == failed.severity == "weakens"
-    assert found.verdict.sentence.endswith(" 1 check could not be made: normalisation.")
+    assert found.verdict.sentence.endswith(" 1 check could not be completed: normalisation.")
 
 
 def test_what_is_refused_is_refused_in_the_library_too() -> None:

@@ -36,7 +36,6 @@ from casemate.errors import ShapeError
 from casemate.evaluation import Checked, evaluate, seconds_at_most
 from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.cost import PassCost, attack_passes, check_passes
-from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.findings.check import Check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.models import Classifier
@@ -218,10 +217,3 @@ def test_every_budget_has_attacks_of_one_norm_in_every_norm(norm: str, randomise
 def test_no_images_have_no_time() -> None:
     with pytest.raises(ShapeError, match="no images"):
         seconds_at_most(tiny_model(), tiny_images(0), [0.1], norm="linf")
-
-
-def test_every_check_says_what_it_is_about() -> None:
-    for name, check in CHECKS.items():
-        assert check.name == name
-        assert check.about.endswith(".")
-        assert check.title

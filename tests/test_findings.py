@@ -1,15 +1,24 @@
 """Findings on models that are known to lie, one kind of lie each, and on honest ones beside them."""
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from casemate import units
 from casemate.attacks import PGD, Square
-from casemate.evaluation import Evaluation, evaluate
+from casemate.evaluation import Evaluation, Severity, evaluate
+from casemate.evaluation.findings import CHECKS
+from casemate.evaluation.findings.check import Measured, check
+from casemate.evaluation.findings.context import SAMPLE_SIZE, CheckContext
 from casemate.models import Classifier, with_network
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_record import thirds
@@ -164,3 +173,93 @@ class Hides(nn.Module):
 @pytest.mark.parametrize(("share", "severity"), [(0.0, None), (0.25, "voids"), (0.75, "voids")])
 def test_a_gradient_of_which_a_part_is_missing_is_not_the_models(share: float, severity: str | None) -> None:
     assert raised(judged(Hides(share))).get("finite-differences") == severity
+
+
+# Declarations and their page ------------------------------------------------------------------------------------------
+ROOT = Path(__file__).resolve().parents[1]
+NOTE, WEAKENS, VOIDS = Severity
+
+
+@check("ladder", "Values are small", why="So.", advice="Make it smaller.", note=0.1, weakens=0.2, voids=0.5)
+def ladder(context: CheckContext) -> Measured:
+    """A value."""
+    del context
+    return Measured(0.3, "it is 0.3")
+
+
+@pytest.mark.parametrize(
+    ("found", "severity"),
+    [
+        (Measured(0.1, ""), None),
+        (Measured(0.11, ""), NOTE),
+        (Measured(0.2, ""), NOTE),
+        (Measured(0.3, ""), WEAKENS),
+        (Measured(0.51, ""), VOIDS),
+        (Measured(-1.0, ""), None),
+        (Measured(0.6, "", counts=False), None),
+        (Measured(0.6, "", at_most=WEAKENS), WEAKENS),
+        (Measured(0.15, "", at_most=WEAKENS), NOTE),
+        (Measured(0.0, "", at_least=NOTE), NOTE),
+        (Measured(0.6, "", at_least=NOTE), VOIDS),
+        (Measured(0.0, "", at_least=VOIDS), VOIDS),
+        (Measured(0.6, "", threshold=0.7), None),
+        (Measured(0.06, "", threshold=0.05), VOIDS),
+    ],
+)
+def test_the_severity_follows_from_the_declared_thresholds(found: Measured, severity: Severity | None) -> None:
+    assert ladder.severity_of(found) == severity
+
+
+def test_a_finding_says_what_was_seen_and_what_to_do() -> None:
+    found = ladder(Mock(spec=CheckContext))
+    assert found.finding is not None
+    assert (found.finding.severity, found.threshold, found.value) == (WEAKENS, 0.1, 0.3)
+    assert found.finding.sentence == "it is 0.3. Make it smaller"
+    assert ladder.raised_if == "above 10 % (a note) or above 20 % (weakens) or above 50 % (voids)."
+    assert ladder.measures == "A value."
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """The tool that writes docs/findings.md."""
+    place = importlib.util.spec_from_file_location("findings_page", ROOT / "tools" / "findings_page.py")
+    assert place is not None
+    assert place.loader is not None
+    made = importlib.util.module_from_spec(place)
+    place.loader.exec_module(made)
+    return made
+
+
+def test_the_page_of_the_checks_is_up_to_date(tool: ModuleType) -> None:
+    text = tool.PAGE.read_text(encoding="utf-8")
+    assert text == tool.page(text), "run python tools/findings_page.py"
+    assert text.count("\n## ") == text.count(tool.MARKER) * (len(CHECKS) + 3)
+    assert f"the first {SAMPLE_SIZE} correctly classified images" in " ".join(text.split())
+    assert f"less than {units._FAR_BELOW['linf']:g} grey levels" in CHECKS["eps-unit"].raised_if
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_check_declares_its_four_lines(name: str, tool: ModuleType) -> None:
+    declared = CHECKS[name]
+    assert declared.name == name
+    assert declared.title
+    assert not declared.title.endswith(".")
+    for line in (declared.measures, declared.raised_if, declared.why, declared.advice):
+        assert len(line.split()) > 1, line
+        assert line.endswith("."), line
+    assert declared.thresholds or declared.condition
+    assert list(declared.thresholds.values()) == sorted(declared.thresholds.values())
+    shown = " ".join(tool.section(declared).split())
+    assert [shown.count(f"- *{label}*: ") for label in tool.LINES] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", [name for name, check in CHECKS.items() if check.thresholds])
+def test_another_threshold_shows_on_the_page_and_in_the_severity(name: str, tool: ModuleType) -> None:
+    declared = CHECKS[name]
+    for severity, least in declared.thresholds.items():
+        assert declared.severity_of(Measured(least, "")) != severity
+        assert declared.severity_of(Measured(np.nextafter(least, 1), "")) == severity
+        other = replace(declared, thresholds={**declared.thresholds, severity: least + 0.003})
+        assert tool.section(other) not in tool.PAGE.read_text(encoding="utf-8")
+        assert tool.section(declared) in tool.PAGE.read_text(encoding="utf-8")
+        assert other.severity_of(Measured(np.nextafter(least, 1), "")) != severity

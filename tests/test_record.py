@@ -213,7 +213,7 @@ def test_a_model_that_answers_at_random_is_asked_for_its_mean() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     checked = verify_record(record, model, seed=1)  # other draws
     wrong = {claim.title for claim in checked.claims if claim.holds is False}
-    assert wrong <= {"Adversarial images fool when asked alone"}  # those at the boundary
+    assert wrong <= {"Adversarial images fool at batch size 1"}  # those at the boundary
 
 
 # That tampering shows -------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ TAMPERED = [
     (_outside_the_bounds, "within the bounds"),
     (_not_a_number, "within the bounds"),
     (_another_label, "Clean images are classified as claimed"),
-    (_does_not_fool, "fool when asked alone"),
+    (_does_not_fool, "fool at batch size 1"),
 ]
 
 

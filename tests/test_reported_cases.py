@@ -340,7 +340,7 @@ def test_a_check_that_the_model_makes_fail_is_named() -> None:
     found = judged(wrapped(Around(small(), before=before)))
     (finding,) = [each for each in found.findings if each.failed]
     assert (finding.check, finding.severity) == ("normalisation", "weakens")
-    assert "1 check could not be made: normalisation" in found.verdict.sentence
+    assert "1 check could not be completed: normalisation" in found.verdict.sentence
 
 
 def test_training_mode_is_a_note() -> None:

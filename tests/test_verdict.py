@@ -142,8 +142,8 @@ def test_no_right_image_at_all() -> None:
     assert found.grades == (UNTRAINED,)
     assert not found.undecided
     assert found.colour == "red"
-    assert "no one is right" in found.number_sentence
-    assert "0.0 % (0.0 to 3.7, n = 100), is not shown above guessing, 10.0 %" in found.sentence
+    assert "is classified correctly without an attack" in found.number_sentence
+    assert "0.0 % (0.0 to 3.7, n = 100), is not shown to be above guessing, 10.0 %" in found.sentence
     assert Verdict.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
@@ -176,11 +176,11 @@ def test_a_clean_accuracy_at_guessing_is_untrained_or_mislabelled(right: int, un
     [(100, 55, (BROKEN,)), (1000, 520, (BROKEN,)), (1000, 540, (PARTLY,)), (100, 40, (BROKEN,))],
 )
 def test_two_classes_are_guessed_by_a_coin(n: int, held: int, grades: tuple[Grade, ...]) -> None:
-    """55 of 100 are not shown above one half; how many right images held is not asked then."""
+    """55 of 100 are not shown above one half; how many right images withstood is not considered then."""
     found = judged(n, n, held, classes=2)
     assert found.grades == grades
     if grades == (BROKEN,):
-        assert "is not shown above guessing, 50.0 %" in found.grade_sentence
+        assert "is not shown to be above guessing, 50.0 %" in found.grade_sentence
         assert found.undecided == (held > n / 2)
 
 
@@ -250,9 +250,9 @@ def test_doubts_and_failed_checks_are_named_with_every_verdict() -> None:
         found = judged(1000, 950, held, findings=(weak, failed))
         for words in (found.sentence, found.trust.sentence):
             assert "The number may be too high: see draws." in words
-            assert words.endswith("1 check could not be made: precision.")
+            assert words.endswith("1 check could not be completed: precision.")
     untrusted = judged(1000, 950, 700, findings=(WRONG, failed, failed))
-    assert untrusted.sentence.endswith(" 2 checks could not be made: precision, precision.")
+    assert untrusted.sentence.endswith(" 2 checks could not be completed: precision, precision.")
     assert untrusted.number_sentence.startswith("Not to be used: ")
     assert untrusted.grade_sentence == "None: a number that is not to be trusted gets no grade."
 
@@ -322,8 +322,8 @@ def test_borders_can_be_set_and_are_shown() -> None:
     assert judged(1000, 1000, 550, borders=mine).grades == (WEAK,)
     assert judged(1000, 1000, 150, borders=mine).grades == (BROKEN,)
     assert judged(1000, 1000, 850, borders=mine).grades == (ROBUST,)
-    assert "20, 60, 80 %, set for this evaluation" in found.convention
-    assert "10, 50, 90 %, a convention" in judged(1000, 1000, 700).convention
+    assert "20 %, 60 %, 80 % (set for this evaluation)" in found.convention
+    assert "10 %, 50 %, 90 % (a convention)" in judged(1000, 1000, 700).convention
     assert PUBLIC_MODELS in found.convention
     assert found.as_json()["grade"]["borders"] == asdict(mine)
 
@@ -357,7 +357,7 @@ def test_a_verdict_comes_back_from_its_json(found: Verdict) -> None:
     [
         (lambda stored: stored.pop("number"), "KeyError: 'number'"),
         (lambda stored: stored["grade"].update(grades=["splendid"]), "splendid"),
-        (lambda stored: stored["number"].update(clean_accuracy=None), "TypeError"),
+        (lambda stored: stored["number"].update(clean_accuracy={}), "KeyError: 'value'"),
         (lambda stored: stored.update(trust=[]), "TypeError"),
     ],
 )

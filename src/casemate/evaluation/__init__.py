@@ -1,4 +1,4 @@
-"""What judges: clean measures, curves, zero gradients, intervals and paired tests, per-example tables."""
+"""Evaluation of a classifier: clean accuracy, attacks and curves, checks, verdict, records, tables of examples."""
 
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS as BUDGETS_IN_WORDS
 from casemate.evaluation.budgets import Budget as Budget

@@ -1,4 +1,4 @@
-"""How a classifier does on images that nobody attacked: accuracy, loss, confusion, calibration."""
+"""The results of a classifier on images without an attack: accuracy, loss, confusion, calibration."""
 
 from dataclasses import dataclass
 from typing import final
@@ -24,7 +24,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 @final
 @dataclass(frozen=True, kw_only=True)
 class CleanResult:
-    """Per-example outcomes as NumPy arrays `(n,)`, and what is computed from them."""
+    """Results per example as NumPy arrays `(n,)`, and statistics computed from them."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
@@ -38,7 +38,7 @@ class CleanResult:
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each example is classified correctly; never where a logit is not finite."""
+        """Whether each example is classified correctly, booleans `(n,)`; False where a logit is not finite."""
         return (self.prediction == self.labels) & ~np.isnan(self.loss)
 
     @property
@@ -53,7 +53,7 @@ class CleanResult:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts, true class by row and predicted class by column."""
+        """Counts `(classes, classes)`, the true class by row and the predicted class by column."""
         count = len(self.classes)
         return np.bincount(self.labels * count + self.prediction, minlength=count * count).reshape(count, count)
 
@@ -65,7 +65,7 @@ class CleanResult:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error over 15 equal bins of confidence (Guo et al. 2017, eq. 3)."""
+        """Expected calibration error, see `expected_calibration_error`."""
         return expected_calibration_error(self.confidence, self.correct)
 
     @property
@@ -75,7 +75,7 @@ class CleanResult:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """The mean distance between confidence and accuracy over 15 bins, weighted by size (Guo et al. 2017, eq. 3)."""
+    """Mean distance between confidence and accuracy over 15 equal bins, weighted by size (Guo et al. 2017, eq. 3)."""
     place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     size = np.bincount(place, minlength=_BINS)
     sums = np.bincount(place, weights=confidence - correct, minlength=_BINS)
@@ -83,7 +83,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
 
 
 def is_right(logits: Logits, labels: Labels) -> Flags:
-    """Which images are classified as their labels; never where a logit is not finite, which says nothing."""
+    """Whether each image is classified correctly, booleans `(n,)`; False where its logits are not valid."""
     return (logits.argmax(1) == labels) & is_valid(logits)
 
 
@@ -91,7 +91,7 @@ def is_right(logits: Logits, labels: Labels) -> Flags:
 def evaluate_clean(
     model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = NULL_OBSERVER
 ) -> CleanResult:
-    """Classify `images` in evaluation mode; the model is left as it was.
+    """Classify `images` in evaluation mode; the model does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.

@@ -1,4 +1,4 @@
-"""The time that an evaluation takes at most, told before it begins: passes counted, their speed measured."""
+"""An upper bound of the time of an evaluation before it starts: the passes are counted, their speed is measured."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,30 +20,30 @@ from casemate.attacks.prepare import prepare_images
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE
-from casemate.evaluation.findings.context import FEW
-from casemate.evaluation.probe import TRIED, probe_model
+from casemate.evaluation.findings.context import SAMPLE_SIZE
+from casemate.evaluation.probe import PROBED, probe_model
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples
 from casemate.norms import Norm
 from casemate.rng import Streams, seeded
 
-_LONG = 0.3
-"""Seconds over which each kind of pass is measured, at least."""
-_DEARER = 1.2
-"""How much more than those two attacks others take, pass by pass (measured: up to a tenth), and a margin."""
+_MIN_SECONDS = 0.3
+"""Least duration of a measurement, in seconds."""
+_MARGIN = 1.2
+"""Factor for attacks whose passes cost more than those that are measured (up to a tenth more), with some reserve."""
 
 
 @final
 @dataclass(frozen=True)
 class PassCost:
-    """Seconds that a pass of one image takes, with what an attack does around it."""
+    """Seconds per image of each kind of pass, including the attack's own work between passes."""
 
     forward: float
     backward: float
-    """Beyond those of the pass forward before it."""
+    """Without the forward pass before it."""
 
     def seconds(self, passes: Passes) -> float:
-        """What so many passes take."""
+        """The seconds that these passes take."""
         return passes.forward * self.forward + passes.backward * self.backward
 
 
@@ -55,11 +55,14 @@ def seconds_at_most(
     norm: Norm,
     thorough: bool = False,
 ) -> dict[Budget, float]:
-    """Seconds that each budget takes if no image is ever fooled, which is the longest that it can take.
+    """Seconds that an evaluation with each budget takes at most: the case in which no image is ever fooled.
 
     Args:
+        model: the model to be evaluated.
+        images: all images of the evaluation.
         values: of eps.
-        thorough: the checks that take minutes are made with every budget.
+        norm: in which eps is measured.
+        thorough: with every budget, include the checks that take minutes.
 
     Raises:
         ShapeError, ModelError: see `probe_model`.
@@ -78,13 +81,14 @@ def seconds_at_most(
         attacks = attacks_for(budget, norm, min(values), randomised=randomised)
         checks = check_passes(len(images), thorough=thorough or budget == "thorough")
         total = speed.seconds(attack_passes(attacks, len(model.classes), len(images), len(values)))
-        found[budget] = _DEARER * (total + speed.seconds(checks))
+        found[budget] = _MARGIN * (total + speed.seconds(checks))
     return found
 
 
 def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: int, values: int) -> Passes:
-    """The passes that attacks take at most on so many images at so many values of eps; without those of attacks that
-    do not know theirs.
+    """Upper bound of the passes of attacks on a number of images at a number of values of eps.
+
+    Attacks without a known bound are left out.
     """
     total = Passes()
     for attack in attacks.values():
@@ -97,8 +101,8 @@ def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: i
 
 
 def check_passes(images: int, *, thorough: bool) -> Passes:
-    """The passes that all checks take at most on so many images."""
-    share = min(1.0, images / FEW)
+    """Upper bound of the passes of all checks of an evaluation on a number of images."""
+    share = min(1.0, images / SAMPLE_SIZE)
     total = Passes(images + int(share * CHEAP.forward), int(share * CHEAP.backward))
     if thorough:
         total.add(Passes(int(share * EXPENSIVE.forward), int(share * EXPENSIVE.backward)))
@@ -106,9 +110,9 @@ def check_passes(images: int, *, thorough: bool) -> Passes:
 
 
 def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> PassCost:
-    """Measure a search without gradients and an ascent along them on a few images that count as never fooled.
+    """Measure the passes of APGD and Square on a few images, with success disabled.
 
-    So what attacks do between passes is counted too, which for small networks is most of it.
+    Running attacks includes their work between passes, which is most of the time for small networks.
     """
 
     def ascent(steps: int) -> AbstractAttack:
@@ -117,7 +121,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
     def search(steps: int) -> AbstractAttack:
         return Square(eps=1.0, norm=norm, n_queries=steps, rescale_schedule=True)
 
-    few = images[:TRIED]
+    few = images[:PROBED]
     with prepare_for_attack(model, few.tensors(model.device)[0]) as prepared:
         forward, passes = _measured(search, prepared.copy, few)
         alone = forward / passes.forward
@@ -128,7 +132,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
 def _measured(
     attack: Callable[[int], AbstractAttack], model: Classifier, images: LabelledImages
 ) -> tuple[float, Passes]:
-    """Seconds and passes of an attack with so many steps that they can be measured; shorter ones prepare."""
+    """Seconds and passes of an attack with enough steps to be measured; runs with fewer steps warm up."""
     pixels, labels = images.tensors(model.device)
     index = torch.arange(len(labels), device=labels.device)
     steps = 2
@@ -142,7 +146,7 @@ def _measured(
         start = time.perf_counter()
         parts = batched(len(labels), len(labels), run)
         seconds = time.perf_counter() - start
-        if seconds > _LONG:
+        if seconds > _MIN_SECONDS:
             break
         steps *= 4
     passes = Passes()

@@ -1,4 +1,4 @@
-"""How robust a model is, and whether the answer can be trusted: attacks, worst case, checks, verdict, in one call."""
+"""A whole evaluation in one call: attacks, robust accuracy, checks, and the verdict whether it can be trusted."""
 
 import copy
 import time
@@ -26,7 +26,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All that was found out about a model."""
+    """The result of `evaluate`."""
 
     norm: Norm
     values: tuple[float, ...]
@@ -34,7 +34,7 @@ class Evaluation:
     budget: str
     seed: int
     randomised: bool
-    """The model answers at random; it was judged by its mean over `draws`."""
+    """The model is randomised; it was judged by its mean logits over `draws` passes."""
     draws: int
     images: LabelledImages
     clean: CleanResult
@@ -45,9 +45,9 @@ class Evaluation:
     batch_size: int
     """Images that passed through the network at a time."""
     precision: Precision
-    """In which attacks within a ball looked for their way; whether an image fools was said in float32."""
+    """Of the gradients of attacks within a ball; whether an image fools was decided in float32."""
     changes: dict[str, int]
-    """What was changed in the copy that was attacked, and how often (see `casemate.models.accel.freeze`)."""
+    """Number of optimizations of each kind in the attacked copy (see `casemate.models.accel.freeze`)."""
     seconds: float
 
     @property
@@ -57,13 +57,13 @@ class Evaluation:
 
     @property
     def findings(self) -> list[Finding]:
-        """What was raised, the gravest first."""
+        """The findings of all checks, the gravest first."""
         raised = [each.finding for each in self.checks if each.finding is not None]
         return sorted(raised, key=lambda each: ("voids", "weakens", "note").index(each.severity))
 
     @property
     def robust(self) -> list[Estimate]:
-        """Robust accuracy at each eps: right under every attack at this and every smaller eps."""
+        """Robust accuracy at each eps: share classified correctly under every attack at this and every smaller eps."""
         return [share(self.cascade.robust[:, column]) for column in range(len(self.values))]
 
     @property
@@ -81,7 +81,7 @@ class Evaluation:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the images and the per-example table."""
+        """All results except images and per-example values, for a result file."""
         classes = self.clean.classes
         return {
             "schema": SCHEMA,
@@ -131,23 +131,23 @@ def evaluate(
     borders: Borders = CONVENTION,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
-    """Attack a model with everything in the budget, and say whether the result is to be trusted.
+    """Attack a model with all attacks of a budget, check the result, and give a verdict.
 
     Args:
-        model: judged in evaluation mode, and left as it was.
+        model: evaluated in evaluation mode; it does not change.
         images: with their true labels.
-        eps: one radius or several, in pixel units; the verdict is given at each, the checks are made at the largest.
+        eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
         attacks: by name, to be run instead of the budget's.
         thorough: also run the checks that take minutes; by default only with the budget of that name.
         substitute: an undefended model for the same images, for the checks that need one.
         seed: of all random draws.
-        batch_size: images that pass through the network at a time, halved where the memory does not hold them;
-            measured if None.
-        precision: in which attacks within a ball look for their way, where that is faster on this machine; whether an
-            image fools is said in float32, and what only bfloat16 is fooled by is attacked again.
+        batch_size: images per pass, halved if they do not fit into memory; measured if None.
+        precision: of the gradients of attacks within a ball, used where it is faster on this machine. Whether an image
+            fools is decided in float32, and images that fool in bfloat16 only are attacked again.
         borders: between the grades of the verdict.
+        observer: is informed of the progress.
 
     Raises:
         SettingError: no eps, an unknown budget, an attack in another norm.

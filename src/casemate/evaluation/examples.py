@@ -26,7 +26,7 @@ def clean_table(result: CleanResult) -> Table:
     }
 
 
-def attack_table(result: AttackResult, labels: np.ndarray) -> Table:
+def example_table(result: AttackResult, labels: np.ndarray) -> Table:
     """Columns: index, label, prediction, loss, norm, status (by name)."""
     return {
         "index": np.arange(len(labels)),
@@ -39,7 +39,7 @@ def attack_table(result: AttackResult, labels: np.ndarray) -> Table:
 
 
 def curve_table(curve: Curve, labels: np.ndarray) -> Table:
-    """Columns: index, label, the axis (eps or steps), worst; of a complete sweep also those of `LastIterates`."""
+    """Columns: index, label, the axis (eps or steps), worst; of a curve with last iterates also their fields."""
     count, width = curve.worst.shape
     columns = {
         "index": np.repeat(np.arange(count), width),
@@ -54,7 +54,7 @@ def curve_table(curve: Curve, labels: np.ndarray) -> Table:
 
 
 def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
-    """Columns: index, label, eps, and for every attack whether it was withstood."""
+    """Columns: index, label, eps, and for every attack whether the image withstood it."""
     count, width = found.every.shape
     columns = {
         "index": np.repeat(np.arange(count), width),
@@ -65,10 +65,10 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
 
 
 def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> Table:
-    """One row per image; `adversarial_prediction` is the class of its adversarial image, int64 `(n,)`.
+    """One row per image; `adversarial_prediction` is the predicted class of its adversarial image, int64 `(n,)`.
 
-    Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled it first),
-    fooled_at (the smallest eps at which one did) and distance, all three missing if none did; of an image that is
+    Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled the image first),
+    fooled_at (the smallest eps at which one did) and distance, all three missing if none did. For an image that is
     misclassified without an attack, fooled_at and distance are 0.
     """
     cascade = found.cascade

@@ -1,4 +1,4 @@
-"""Can an attack trust the gradients it would follow: do they exist at all, and do they still hold a little further?"""
+"""Properties of input gradients that attacks depend on: whether they are zero, and how fast their direction changes."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
 
 COMPARED: tuple[LossName, ...] = ("ce", "torch-ce", "prob-ce", "margin")
-"""Losses that differ in when their gradient vanishes; the ratio of logits vanishes where the margin does."""
+"""Losses whose gradients vanish in different places; that of the ratio of logits vanishes where the margin's does."""
 
 
 def zero_gradients(
@@ -25,8 +25,7 @@ def zero_gradients(
 ) -> dict[str, np.ndarray]:
     """For each loss, whether each image's input gradient is exactly zero in every pixel, booleans `(n,)`.
 
-    With such a gradient a sign step does not move, whatever its eps: the image counts as withstanding an attack
-    that never took place.
+    A sign step along such a gradient does not move, whatever its size: the image withstands an attack that did nothing.
     """
     found: dict[str, list[np.ndarray]] = {loss: [] for loss in losses}
     with frozen(model), observer.work("Looking for zero gradients", len(images) * len(losses)) as advance:
@@ -48,11 +47,11 @@ def gradient_alignment(
     batch_size: int = 64,
     observer: Observer = NULL_OBSERVER,
 ) -> np.ndarray:
-    """Cosine between the input gradient at each image and at a point drawn from the Linf ball round it, `(n,)`.
+    """Cosine between the input gradient at each image and at a point drawn from the Linf ball around it, `(n,)`.
 
-    1 where the loss is linear nearby, as FGSM takes it to be; near 0 where one step cannot know the way, as after
-    single-step adversarial training has collapsed (Andriushchenko and Flammarion 2020, section 4). NaN where either
-    gradient is zero. The loss is the stable cross-entropy, so that no gradient vanishes in rounding.
+    1 where the loss is linear nearby, as FGSM assumes; near 0 where one step is not informative, as after single-step
+    adversarial training has collapsed (Andriushchenko and Flammarion 2020, section 4). NaN where either gradient is
+    zero. The loss is the stable cross-entropy, so that no gradient vanishes in rounding.
 
     Args:
         radius: of the ball, in pixel units.

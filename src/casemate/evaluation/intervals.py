@@ -1,4 +1,4 @@
-"""Numbers with 95 % intervals, their format, and the paired test that "better" needs. The statistics are SciPy's."""
+"""Numbers with 95 % intervals, their format, and the paired test of a difference. The statistics are SciPy's."""
 
 import re
 from collections.abc import Mapping
@@ -89,7 +89,7 @@ def mean(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """The p-value that two models are right equally often, paired by example (McNemar 1947, exact).
+    """The p-value of the hypothesis that two models are equally accurate, paired by example (McNemar 1947, exact).
 
     Args:
         first, second: whether each model is right, booleans `(n,)` over the same examples in the same order.

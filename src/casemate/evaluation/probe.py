@@ -1,17 +1,17 @@
-"""Asking a model for the first time: does it take the images, does it return logits, does it answer at random?"""
+"""A first pass of a few images: whether the model takes them, returns one logit per class, and is randomised."""
 
 from casemate.attacks import check_images, frozen
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
-from casemate.evaluation.findings.randomness import answers_at_random
+from casemate.evaluation.findings.randomness import is_randomised
 from casemate.models import Classifier
 
-TRIED = 64
-"""Images that a model is asked about."""
+PROBED = 64
+"""Number of images of that first pass."""
 
 
 def probe_model(model: Classifier, images: LabelledImages) -> bool:
-    """Whether a model, in evaluation mode, answers at random; it is left as it was.
+    """Whether a model is randomised in evaluation mode; the model itself does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
@@ -20,7 +20,7 @@ def probe_model(model: Classifier, images: LabelledImages) -> bool:
     if not len(images):
         raise ShapeError("no images; expected at least one")
     check_images(model, *images.tensors())
-    few, _ = images[:TRIED].tensors(model.device)
+    few, _ = images[:PROBED].tensors(model.device)
     with frozen(model):
         model.examine(few)
-        return answers_at_random(model, few)
+        return is_randomised(model, few)

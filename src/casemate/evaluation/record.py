@@ -1,9 +1,9 @@
-"""A record of adversarial examples that others can re-check: what is claimed, and the images that prove it.
+"""A record of adversarial examples that others can re-check: the claims, and the images that prove them.
 
-`record.json` says what was claimed, of which model, on which data, and names the file with the images by its SHA-256;
-`adversarial.safetensors` holds clean and adversarial images, labels, their numbers in the data set, and which attack
-fooled each first. Nothing in either is executed. The claims are those that the images prove when the model is asked
-about each alone, so that `verify_record` must find the same.
+`record.json` holds the claims, the model and the data that they are about, and the SHA-256 of the file with the images;
+`adversarial.safetensors` holds clean and adversarial images, labels, indices in the data set, and which attack fooled
+each first. Neither file holds code. Only what the images prove at batch size 1 is claimed, so that `verify_record` has
+to find the same.
 """
 
 import hashlib
@@ -48,81 +48,81 @@ _CLAIMS = (
     "robust_accuracy",
 )
 _MOST_DRAWS = 10_000
-"""A record that asks for more would never be checked to its end."""
-_MOST = 1e12
-"""No eps is as large; whole numbers in JSON may be too large for a float."""
+"""Checking a record with more draws would take too long."""
+_MAX_NUMBER = 1e12
+"""Larger than any eps; whole numbers in JSON may be too large for a float."""
 _TENSORS = ("clean", "adversarial", "labels", "index", "first_success")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is claimed of a model, and the images that prove it. Tensors are on the CPU."""
+    """Claims about the robustness of a model, and the images that prove them. Tensors are on the CPU."""
 
     model: str
-    """Its file, or where it came from."""
+    """File or name of the model."""
     fingerprint: str
-    """SHA-256 of its weights file."""
+    """SHA-256 of its weights, see `fingerprint`."""
     data: str
-    """The name of the data set, or of the file with the images."""
+    """Name of the data set, or of the file with the images."""
     classes: tuple[str, ...]
     norm: Norm
     eps: tuple[float, ...]
     """Ascending."""
     seed: int
     draws: int
-    """Answers of which the mean stands for a model that answers at random; 1 for one that does not."""
+    """Number of passes whose mean logits are the prediction of a randomised model; 1 for other models."""
     attacks: Mapping[str, Any]
-    """By name, the settings of each attack, in the order in which they ran."""
+    """The settings of each attack by name, in the order in which they ran."""
     clean_accuracy: float
     robust_accuracy: tuple[float, ...]
-    """At each eps, the share of images that nothing in the record fools."""
+    """At each eps, the share of images that are classified correctly and that no image of the record fools."""
     clean: Images
     adversarial: Images
-    """The image that fooled; the clean image where none did."""
+    """The adversarial image of each clean image; the clean image itself where no attack succeeded."""
     labels: Labels
     index: Labels
-    """Numbers of the images in their data set."""
+    """Indices of the images in their data set."""
     first_success: Labels
-    """Position in `attacks` of the one that fooled first, or -1 (none did) or -2 (wrong without an attack)."""
+    """Position in `attacks` of the first attack that succeeded; -1 if none did, -2 if misclassified without one."""
     version: str = __version__
-    """Of the casemate that made it."""
+    """Version of casemate that made the record."""
     images_match: bool = True
-    """The file with the images is the one that the record names, by its checksum."""
+    """Whether the file with the images has the checksum that the record states."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def distance(self) -> Tensor:
-        """How far each adversarial image lies from the clean one, in float64."""
+        """Distance of each adversarial image from the clean one in `norm`, float64 `(n,)`."""
         return norm_of(self.adversarial.double() - self.clean.double(), self.norm)
 
     def within(self, radius: float) -> Flags:
-        """Which adversarial images lie within that distance, up to the rounding of float32."""
+        """Whether each adversarial image lies within that distance, up to float32 rounding, booleans `(n,)`."""
         largest = self.clean.abs().max().item() if len(self) else 0.0
         return self.distance <= Ball(eps=radius, norm=self.norm).reach((-largest, largest))
 
     def allowed(self, right: Flags, fooled: Flags) -> tuple[float, ...]:
-        """The highest robust accuracy that the images allow at each eps.
+        """The highest robust accuracy at each eps that the adversarial images leave possible.
 
         Args:
-            right: the clean image is classified correctly.
-            fooled: the adversarial image is not.
+            right: whether each clean image is classified correctly, booleans `(n,)`.
+            fooled: whether each adversarial image is misclassified, booleans `(n,)`.
         """
         return tuple((right & ~(fooled & self.within(each))).double().mean().item() for each in self.eps)
 
 
 def fingerprint(model: Classifier) -> str:
-    """The SHA-256 of the file that `casemate.save` writes of a model: what tells its weights from all others."""
+    """The SHA-256 of the file that `casemate.save` writes of a model, which identifies its weights."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    # clones, since tied weights share memory, which the format does not hold
+    # clones, since tied weights share memory, which the format does not allow
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
 
 
 def fingerprint_of_images(images: LabelledImages) -> str:
-    """A SHA-256 that tells images and labels, as they are stored, from all others."""
+    """A SHA-256 that identifies images and labels as they are stored."""
     digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
     for part in (images.pixels, images.labels):
         digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
@@ -132,13 +132,15 @@ def fingerprint_of_images(images: LabelledImages) -> str:
 def make_record(
     found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = NULL_OBSERVER
 ) -> tuple[Record, Labels]:
-    """The record of an evaluation, and the class that the model, asked alone, gives each adversarial image.
+    """The record of an evaluation, and the class predicted for each adversarial image at batch size 1, int64 `(n,)`.
 
-    An image that fooled in a batch but not alone, or by no more than rounding, is not claimed.
+    An image that fooled in a batch but not at batch size 1, or by no more than rounding, is not claimed.
 
     Args:
-        model: the one that was evaluated.
-        name, data: of the model and of the images, as the record tells them.
+        found: the evaluation.
+        model: the model that was evaluated.
+        name, data: names of the model and of the images, as the record states them.
+        observer: is informed of every image.
     """
     clean, labels = found.images.tensors()
     first_success = torch.from_numpy(found.cascade.first_success)
@@ -177,14 +179,14 @@ def write_record(record: Record, folder: Path) -> Path:
     digest = hashlib.sha256(images).hexdigest()
     content = {name: getattr(record, name) for name in _CLAIMS}
     content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
-    # a list, since `first_success` counts in the order in which they ran
+    # a list, since `first_success` is a position in it
     content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
     write_bytes(folder / IMAGES, images)
     return write_json(folder / "record.json", content)
 
 
 def read_record(path: Path) -> Record:
-    """Read a record and the file of images beside it; neither is believed, see `verify_record`.
+    """Read a record and the file of images next to it, without checking its claims (see `verify_record`).
 
     Raises:
         RecordError: a file that is missing, damaged, of another format, or at odds with the other.
@@ -194,7 +196,7 @@ def read_record(path: Path) -> Record:
     if said != FORMAT:
         raise RecordError(f"{path}: format {said!r}; expected {FORMAT!r}, as written by casemate evaluate")
     try:
-        file = path.parent / Path(content["file"]).name  # a record names no place but its own folder
+        file = path.parent / Path(content["file"]).name  # a record cannot point outside its own folder
         raw = file.read_bytes()
         tensors = parse_safetensors(raw)
         parts: dict[str, Any] = {name: content[name] for name in _CLAIMS}
@@ -210,13 +212,13 @@ def read_record(path: Path) -> Record:
 
 
 def _check(path: Path, record: Record) -> None:
-    """Raise `RecordError` unless all parts have the sizes and types that they need."""
+    """Raise `RecordError` unless all fields have the right types and sizes."""
     count = len(record.labels)
     texts = (record.model, record.fingerprint, record.data, record.version, *record.classes, *record.attacks)
     numbers = (*record.eps, record.clean_accuracy, *record.robust_accuracy)
     sound = {
         "texts": all(isinstance(each, str) for each in texts),
-        "types": all(type(each) in (int, float) and abs(each) < _MOST for each in numbers)
+        "types": all(type(each) in (int, float) and abs(each) < _MAX_NUMBER for each in numbers)
         and all(type(each) is int for each in (record.seed, record.draws)),
         "images": record.clean.shape == record.adversarial.shape
         and record.clean.ndim == 4

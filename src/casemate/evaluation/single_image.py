@@ -1,4 +1,4 @@
-"""Asking a model about one image at a time: what a claim about an image must stand up to, whatever came with it."""
+"""Predictions on one image at a time, by which a claim about an image is checked, whatever it was attacked with."""
 
 import torch
 
@@ -6,36 +6,38 @@ from casemate.attacks import frozen
 from casemate.errors import ModelError
 from casemate.logits import magnitude, top_gap
 from casemate.models import Classifier, mean_over_samples
+from casemate.norms import Bounds
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import seeded
 from casemate.types import Flags, Images, Logits
 
 _ROUNDING = 1e-5
-"""Lead of the largest logit, as a share of its size, below which another machine may well round to another answer."""
+"""Lead of the largest logit, as a share of its size, below which another machine's rounding may change the class."""
 
 
 @torch.no_grad()
 def predict_singly(
     model: Classifier, images: Images, *, draws: int = 1, seed: int = 0, observer: Observer = NULL_OBSERVER
 ) -> Logits:
-    """What a model says of each image in a batch of its own, `(n, classes)`, on the CPU.
+    """The logits of each image in a batch of its own, `(n, classes)`, on the CPU; NaN where the model fails on it.
 
     Args:
-        draws: of a model that answers at random, how many answers the mean is taken of.
-        seed: of its random numbers; those of the caller are left alone.
-
-    A model that cannot answer about one image has logits that are not a number.
+        model: run in evaluation mode.
+        images: within the model's bounds.
+        draws: number of passes whose mean is taken, for a randomised model.
+        seed: of the model's random numbers; the state of the caller's generators does not change.
+        observer: is informed of every image.
     """
-    asked = mean_over_samples(model, draws) if draws > 1 else model
+    mean = mean_over_samples(model, draws) if draws > 1 else model
     found: list[torch.Tensor] = []
     with (
-        frozen(asked),
+        frozen(mean),
         seeded(model.device, seed, "alone"),
-        observer.work("Asking one by one", len(images)) as advance,
+        observer.work("Classifying one by one", len(images)) as advance,
     ):
         for image in images.split(1):
             try:
-                found.append(asked(image.to(model.device)).cpu())
+                found.append(mean(image.to(model.device)).cpu())
             except ModelError:
                 found.append(torch.full((1, len(model.classes)), torch.nan))
             advance(1, "")
@@ -43,5 +45,11 @@ def predict_singly(
 
 
 def has_margin(logits: Logits) -> Flags:
-    """Where the answer does not hang on how a machine rounds."""
+    """Whether the largest logit leads by more than rounding on another machine may change, booleans `(n,)`."""
     return top_gap(logits) > _ROUNDING * magnitude(logits)
+
+
+def in_grey_levels(images: Images, bounds: Bounds) -> Images:
+    """The nearest images that 8 bits can store: 256 levels from the lower to the upper bound."""
+    low, high = bounds
+    return ((images - low) / (high - low) * 255).round() / 255 * (high - low) + low

@@ -1,20 +1,19 @@
 """The verdict on a model at one eps, in three parts: can the number be trusted, the number, and a grade from it.
 
-**Trust.** A finding that voids in either direction, or one that only flatters a model that has not fallen: not to be
-trusted, and no grade. A model that has fallen (broken or untrained, and no more images would decide otherwise) is
-broken whatever flattered it, since the truth is lower still.
+**Trust.** The number is not to be trusted, and there is no grade, if a finding voids it in either direction, or if one
+that only flatters voids that of a model that has not fallen. A model that has fallen (broken or untrained, and no more
+images would decide otherwise) is broken whatever flattered it, since its true robustness is lower still.
 
 **Number.** The share of the images classified correctly without an attack that withstood everything tried, with its
 95 % interval.
 
 **Grade**, from the ends of that interval and `Borders`: broken, weak, partly robust, robust as far as tested; where the
-interval lies across a border, all grades that it reaches. Robust accuracy not shown above guessing (the larger of one
-in so many classes and the share of the commonest class) is broken, clean accuracy not shown above it is untrained or
-mislabelled. Attacks give an upper bound, and few of them a loose one: after less than the standard budget the best
-grade is that the model is not broken by what was tried.
+interval lies across a border, all grades that it reaches. A model whose robust accuracy is not shown to be above
+guessing (the larger of one in the number of classes and the share of the commonest class) is broken, one whose clean
+accuracy is not shown to be above it is untrained or mislabelled. Attacks give an upper bound, and few attacks a loose
+one: after less than the standard budget the best grade is that the model is not broken by what was tried.
 
-Nothing else in casemate grades a model: the command line, reports, tables of the study and result files show a
-`Verdict` of this module.
+Every grade that casemate shows, on the command line, in reports, in the study and in result files, is a `Verdict`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ import numpy as np
 
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.findings import Finding, Severity
-from casemate.evaluation.intervals import Estimate, share
+from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.norms import format_eps
 
 SCHEMA = 2
@@ -35,13 +34,13 @@ PUBLIC_MODELS = (
     "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
     "tenths, none more"
 )
-"""How public models fall, to read the borders by (`docs/decisions.md` says how they were counted)."""
+"""How many public models would get each grade (`docs/decisions.md` says how they were counted)."""
 
 UNTRUSTED = "not to be trusted"
 
 
 class Grade(StrEnum):
-    """What the number says of a model."""
+    """What the number means for a model."""
 
     UNTRAINED = "untrained or mislabelled"
     BROKEN = "broken"
@@ -62,17 +61,17 @@ _FULL = ("standard", "thorough")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Borders:
-    """Where one grade ends and the next begins, as shares of the correctly classified images: a convention.
+    """The borders between grades, as shares of the correctly classified images: a convention.
 
     Raises `SettingError` if they do not ascend strictly within 0 and 1.
     """
 
     broken: float = 0.1
-    """Broken if the upper end of the interval lies under it."""
+    """A model is broken if the upper end of the interval lies below."""
     weak: float = 0.5
-    """Weak if the upper end lies under it; partly robust from it on."""
+    """It is weak if the upper end lies below, and partly robust if the lower end reaches it."""
     robust: float = 0.9
-    """Robust, as far as tested, if the lower end reaches it."""
+    """It is robust, as far as tested, if the lower end reaches it."""
 
     def __post_init__(self) -> None:
         """Refuse borders that leave a grade without a range."""
@@ -94,22 +93,22 @@ CONVENTION = Borders()
 @final
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """Can the number be trusted?"""
+    """Whether the number can be trusted, and the checks that decide it."""
 
     because: tuple[str, ...] = ()
-    """What the checks that void the number saw; empty if it can be trusted."""
+    """The sentences of the findings that void the number; empty if it can be trusted."""
     flattered_by: tuple[str, ...] = ()
-    """Checks that would void the number of a model that had not fallen."""
+    """Names of checks that would void the number of a model that has not fallen."""
     weakened_by: tuple[str, ...] = ()
-    """Checks by which the number may be too high."""
+    """Names of checks that weaken the number: it may be too high."""
     failed: tuple[str, ...] = ()
-    """Checks that could not be made."""
+    """Names of checks that could not be completed."""
     checked: bool = True
-    """Checks were made at all."""
+    """Whether checks were run at all."""
 
     @property
     def trusted(self) -> bool:
-        """Nothing voids the number."""
+        """Whether nothing voids the number."""
         return not self.because
 
     @property
@@ -121,35 +120,38 @@ class Trust:
             return "Not checked: only attacks were run."
         found = "Yes: no check voids it."
         if self.flattered_by:
-            found = f"Yes: the model fell, although it was flattered (see {', '.join(self.flattered_by)})."
+            found = f"Yes: the model fell, although findings flatter it (see {', '.join(self.flattered_by)})."
         return f"{found}{self.doubts}{self.unmade}"
 
     @property
     def doubts(self) -> str:
-        """The checks that weaken, as a sentence that follows another, or nothing."""
+        """The checks that weaken, as a sentence after another one; "" if there are none."""
         return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
 
     @property
     def unmade(self) -> str:
-        """The checks that failed, likewise."""
+        """The checks that failed, in the same form."""
         if not self.failed:
             return ""
-        return f" {len(self.failed)} check{'s' * (len(self.failed) > 1)} could not be made: {', '.join(self.failed)}."
+        return (
+            f" {len(self.failed)} check{'s' * (len(self.failed) > 1)} could not be completed: {', '.join(self.failed)}."
+        )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """How many of the correctly classified images withstood everything tried."""
+    """How many of the correctly classified images withstood everything tried, and under which threat."""
 
     withstood: Estimate | None
-    """Their share among the images that are right without an attack; None if no image is."""
+    """Share, among the images classified correctly without an attack, that withstood all attacks; None if there are
+    no such images."""
     robust: Estimate
-    """Robust accuracy: right under every attack, among all images."""
+    """Robust accuracy: share of all images that are classified correctly under every attack."""
     clean: Estimate
-    """Right without an attack, among all images."""
+    """Clean accuracy: share of all images that are classified correctly without an attack."""
     guessing: float
-    """Accuracy of the best constant answer, and of a uniform guess if that is larger."""
+    """Accuracy of the best constant prediction, or of a uniform guess if that is larger."""
     eps: float
     norm: str
     budget: str
@@ -159,18 +161,16 @@ class Number:
     def sentence(self) -> str:
         """The number in words."""
         if self.withstood is None:
-            return f"None: of {self.clean.n:,} images no one is right without an attack; {self.setting}."
-        low, high = 100 * self.withstood.low, 100 * self.withstood.high
-        value, n = _percent(self.withstood.value), self.withstood.n
+            return f"None: none of {self.clean.n:,} images is classified correctly without an attack; {self.setting}."
         return (
-            f"{value} (95 % interval {low:.1f} to {high:.1f}, n = {n:,}) of the images that are right without an "
-            f"attack withstood everything tried, at {self.setting}. Of all images {_shown(self.robust, n=True)} stay "
-            f"right (robust accuracy), {_shown(self.clean)} without an attack."
+            f"{self.withstood:n} of the correctly classified images withstood everything tried, at {self.setting}. "
+            f"Of all images {self.robust:n} are classified correctly under attack (robust accuracy) and {self.clean} "
+            "without one. Ranges are 95 % intervals."
         )
 
     @property
     def setting(self) -> str:
-        """Under which eps, norm and budget."""
+        """The eps, norm and budget in words."""
         tried = "attacks chosen by the caller" if self.budget == "own" else f"budget {self.budget}"
         return f"eps {format_eps(self.eps)} ({self.norm}, {tried})"
 
@@ -178,7 +178,7 @@ class Number:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What to think of a model at one eps."""
+    """The verdict on a model at one eps."""
 
     trust: Trust
     number: Number
@@ -201,17 +201,17 @@ class Verdict:
 
     @property
     def fallen(self) -> bool:
-        """Broken, untrained or mislabelled for sure."""
+        """Whether the model is broken, untrained or mislabelled for sure."""
         return bool(self.grades) and all(each in _FALLEN for each in self.grades)
 
     @property
     def favourable(self) -> bool:
-        """To be trusted, and better than weak, or not surely weak."""
+        """Whether the number is to be trusted and the model may be better than weak."""
         return bool(self.grades) and self.grades[-1] not in (*_FALLEN, Grade.WEAK)
 
     @property
     def undecided(self) -> bool:
-        """More images would decide between grades."""
+        """Whether more images would decide between grades."""
         number = self.number
         if Grade.UNTRAINED in self.grades:
             return number.clean.value > number.guessing
@@ -219,7 +219,7 @@ class Verdict:
 
     @property
     def colour(self) -> Literal["green", "yellow", "red"]:
-        """Green only for a number to be trusted, from the standard budget on, and partly robust or better for sure."""
+        """Green if a trusted number from the standard budget or more shows partly robust or better; red if broken."""
         if not self.grades or self.fallen:
             return "red"
         full = self.number.budget in _FULL and self.trust.checked
@@ -227,37 +227,37 @@ class Verdict:
 
     @property
     def number_sentence(self) -> str:
-        """The number in words, and that it is not to be used, where it is not."""
+        """The number in words, marked as not to be used if it is not to be trusted."""
         return self.number.sentence if self.trust.trusted else f"Not to be used: {self.number.sentence}"
 
     @property
     def grade_sentence(self) -> str:
-        """The grade in words, with what it follows from."""
+        """The grade and the reason for it in words."""
         if not self.grades:
             return f"None: a number that is {UNTRUSTED} gets no grade."
         return f"{_capital(self.word)}: {self._reason}."
 
     @property
     def convention(self) -> str:
-        """What to know of the borders."""
-        shares = ", ".join(f"{100 * each:g}" for each in asdict(self.borders).values())
+        """The borders in words, and how many public models lie between them."""
+        shares = ", ".join(_border(each) for each in asdict(self.borders).values())
         whose = "a convention" if self.borders == CONVENTION else "set for this evaluation"
-        return f"Borders between grades: {shares} %, {whose}; {PUBLIC_MODELS}."
+        return f"Borders between grades: {shares} ({whose}); {PUBLIC_MODELS}."
 
     @property
     def sentence(self) -> str:
-        """All of it in one sentence or two."""
+        """The whole verdict in one or two sentences."""
         number = self.number
         if not self.grades:
             return f"This evaluation is {UNTRUSTED}, because {'; and '.join(self.trust.because)}.{self.trust.unmade}"
         left = ""
         if number.withstood is not None:
-            left = f"{_shown(number.withstood, n=True)} of the right images withstood everything tried; "
+            left = f"{number.withstood:n} of the correctly classified images withstood everything tried; "
         return f"{_capital(self.word)} at {number.setting}: {left}{self._reason}.{self.trust.doubts}{self.trust.unmade}"
 
     @property
     def _by_guessing(self) -> bool:
-        """Broken, though the share of right images that withstood is not shown to be small."""
+        """Whether the grade is broken by guessing alone, the share that withstood not being below the border."""
         number = self.number
         small = number.withstood is not None and number.withstood.high < self.borders.broken
         return self.grades == (Grade.BROKEN,) and not small
@@ -265,24 +265,24 @@ class Verdict:
     @property
     def _reason(self) -> str:
         number, more = self.number, "; more images would decide" if self.undecided else ""
-        guessing = f"is not shown above guessing, {_percent(number.guessing)}{more}"
+        guessing = f"is not shown to be above guessing, {percent(number.guessing)}{more}"
         if number.guessing == 1:
-            guessing = "is not shown above guessing: all images are of one class, take some of every class"
+            guessing = "is not shown to be above guessing: all images are of one class, use images of every class"
         if Grade.UNTRAINED in self.grades:
-            return f"accuracy without an attack, {_shown(number.clean, n=True)}, {guessing}"
+            return f"the accuracy without an attack, {number.clean:n}, {guessing}"
         if self._by_guessing:
-            return f"robust accuracy, {_shown(number.robust, n=True)}, {guessing}"
+            return f"the robust accuracy, {number.robust:n}, {guessing}"
         grade, *others = self.grades
         if others:
             crossed = [each for each in asdict(self.borders).values() if self._crosses(each)]
-            return f"the interval lies across {' and '.join(f'{100 * each:g} %' for each in crossed)}{more}"
+            return f"the interval lies across {' and '.join(map(_border, crossed))}{more}"
         if grade in (Grade.BROKEN, Grade.WEAK):
             border = self.borders.broken if grade is Grade.BROKEN else self.borders.weak
-            return f"the interval ends under {100 * border:g} %"
+            return f"the interval ends below {_border(border)}"
         if grade is Grade.PARTLY_ROBUST:
-            return f"the interval lies within {100 * self.borders.weak:g} and {100 * self.borders.robust:g} %"
+            return f"the interval lies between {_border(self.borders.weak)} and {_border(self.borders.robust)}"
         if grade is Grade.ROBUST:
-            return f"the interval begins at {100 * self.borders.robust:g} % or more"
+            return f"the interval begins at {_border(self.borders.robust)} or above"
         return "only the standard budget can call a model robust"
 
     def _crosses(self, border: float) -> bool:
@@ -291,7 +291,7 @@ class Verdict:
         return found is not None and shown and found.low < border <= found.high
 
     def as_json(self) -> dict[str, Any]:
-        """The three parts, and what they come to in words, for a result file."""
+        """The three parts, and the verdict in words, for a result file."""
         number = self.number
         return {
             "eps": number.eps,
@@ -323,7 +323,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Verdict":
-        """What `as_json` wrote; the words are made anew. Raises `RecordError` for anything else."""
+        """The verdict that `as_json` wrote; the words are written again. Raises `RecordError` for anything else."""
         try:
             trust, number, grade = found["trust"], found["number"], found["grade"]
             return cls(
@@ -335,9 +335,9 @@ class Verdict:
                     checked=trust["checked"],
                 ),
                 number=Number(
-                    withstood=None if number["withstood"] is None else Estimate(**number["withstood"]),
-                    robust=Estimate(**number["robust_accuracy"]),
-                    clean=Estimate(**number["clean_accuracy"]),
+                    withstood=None if number["withstood"] is None else Estimate.from_json(number["withstood"]),
+                    robust=Estimate.from_json(number["robust_accuracy"]),
+                    clean=Estimate.from_json(number["clean_accuracy"]),
                     guessing=number["guessing"],
                     eps=found["eps"],
                     norm=number["norm"],
@@ -366,18 +366,18 @@ def verdict_on(
     checked: bool = True,
     borders: Borders = CONVENTION,
 ) -> Verdict:
-    """Judge a model by the rules above.
+    """The verdict on a model by the rules of this module.
 
     Args:
         eps: the radius, in `norm`.
         norm: linf, l2 or l1.
         budget: quick, standard, thorough, or own.
         correct: which images are classified correctly without an attack, booleans `(n,)`.
-        withstood: which are still classified correctly after everything tried, booleans `(n,)`.
-        labels: the true classes `(n,)`.
-        classes: how many the model tells apart.
-        findings: what the checks raised.
-        checked: whether checks were made.
+        withstood: which are still classified correctly under every attack, booleans `(n,)`.
+        labels: the true classes, integers `(n,)`.
+        classes: number of classes of the model.
+        findings: of the checks.
+        checked: whether checks were run.
         borders: between the grades.
 
     Raises `ShapeError` for no images.
@@ -396,7 +396,7 @@ def verdict_on(
     voids = [each for each in findings if each.severity is Severity.VOIDS]
     decisive = [each for each in voids if not (each.flatters and fallen)]
     trust = Trust(
-        because=tuple(each.sentence.split(". ")[0] for each in decisive),  # what to do stands with the findings
+        because=tuple(each.sentence.split(". ")[0] for each in decisive),  # without the advice that follows
         flattered_by=() if decisive else tuple(each.check for each in voids),
         weakened_by=tuple(each.check for each in findings if each.severity is Severity.WEAKENS and not each.failed),
         failed=tuple(each.check for each in findings if each.failed),
@@ -406,7 +406,7 @@ def verdict_on(
 
 
 def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
-    """The grades that a number reaches, ascending, if it can be trusted."""
+    """The grades that the interval of a number reaches, ascending; trust is not considered."""
     if number.withstood is None or number.clean.low <= number.guessing:
         return (Grade.UNTRAINED,)
     if number.robust.low <= number.guessing:
@@ -421,12 +421,12 @@ def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
 def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
     """The verdicts of a stored evaluation, one for each eps, ascending.
 
-    Raises `RecordError` for a result of another schema, which says so, and for one that is none.
+    Raises `RecordError` for a result of another schema, and for one without verdicts.
     """
     version = result.get("schema", 1)
     if version != SCHEMA:
         age = "an older" if isinstance(version, int) and version < SCHEMA else "another"
-        meant = " (robust meant that half of the right images held)" if version == 1 else ""
+        meant = " (robust meant that half of the correctly classified images withstood)" if version == 1 else ""
         raise RecordError(
             f"{where} was written by {age} casemate: its verdicts are of schema {version}{meant}, this one reads "
             f"schema {SCHEMA}. Evaluate again"
@@ -437,14 +437,9 @@ def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
     return tuple(Verdict.from_json(each) for each in found)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _shown(estimate: Estimate, *, n: bool = False) -> str:
-    """A share with its interval, and with n if wanted."""
-    interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
-    return f"{_percent(estimate.value)} ({interval}{f', n = {estimate.n:,}' if n else ''})"
+def _border(share: float) -> str:
+    """A border in percent, with as many digits as it needs."""
+    return f"{100 * share:g} %"
 
 
 def _capital(words: str) -> str:

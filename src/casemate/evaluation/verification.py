@@ -1,4 +1,4 @@
-"""Re-checking a record against a model: nothing that the record says is believed, everything is asked again."""
+"""Verification of a record with the model that it is about: every claim is computed again from the images."""
 
 from dataclasses import dataclass
 from typing import final
@@ -10,44 +10,46 @@ from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
+from casemate.evaluation.intervals import percent
 from casemate.evaluation.record import Record, fingerprint
-from casemate.evaluation.single_image import has_margin, predict_singly
+from casemate.evaluation.single_image import has_margin, in_grey_levels, predict_singly
 from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
 
 _BY_CHANCE = 0.05
-"""Share of the images on which a model that answers at random may answer otherwise than claimed."""
+"""Share of the images on which the predictions of a randomised model may differ from the claimed ones."""
 
 
 @final
 @dataclass(frozen=True)
 class RecordCheck:
-    """One thing that was checked."""
+    """The verification of one claim."""
 
     title: str
-    """What should hold."""
+    """The claim."""
     holds: bool | None
-    """None: it was not checked, or is only told."""
+    """Whether it holds; None if it was not checked or is for information only."""
     sentence: str
-    """What was seen."""
+    """What was found."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of a record's claims."""
+    """The verification of a record."""
 
     claims: list[RecordCheck]
     clean_accuracy: float
+    """As computed from the clean images."""
     robust_accuracy: tuple[float, ...]
-    """The highest that the record allows at each eps, as found here."""
+    """The highest robust accuracy at each eps that the images leave possible."""
     rounded: float
     """Share of the adversarial images that still fool after rounding to 8 bits."""
 
     @property
     def holds(self) -> bool:
-        """No claim failed."""
+        """Whether no claim failed."""
         return all(claim.holds is not False for claim in self.claims)
 
 
@@ -59,30 +61,33 @@ def verify_record(
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Verification:
-    """Check every claim of a record, asking the model about each image alone.
+    """Check every claim of a record by classifying each image at batch size 1.
 
-    Answers that hang on how a machine rounds count neither for a claim nor against it; for a model that answers at
-    random so do those on one image in twenty.
+    Predictions that rounding on another machine may change count neither for a claim nor against it; for a randomised
+    model neither do those on one image in twenty.
 
     Args:
-        images: those of the data set, to see whether the record's are among them; None: that is not checked.
-        seed: of the random numbers of a model that answers at random.
+        record: as read by `read_record`.
+        model: the model of the record.
+        images: the data set, to check that it holds the record's clean images; None: that is not checked.
+        seed: of the random numbers of a randomised model.
+        observer: is informed of every image.
 
     Raises:
-        RecordError: the model takes other images, or tells other classes apart.
+        RecordError: the model takes images of another shape, or has other classes.
     """
     _check_kind(record, model)
     moved = record.first_success >= 0
     made = record.adversarial[moved]
 
-    def ask(pixels: Images) -> Tensor:
+    def predicted(pixels: Images) -> Tensor:
         return predict_singly(model, pixels, draws=record.draws, seed=seed, observer=observer)
 
-    before = ask(record.clean)
+    before = predicted(record.clean)
     after = before.clone()
-    after[moved] = ask(made)
+    after[moved] = predicted(made)
     right, fooled = is_right(before, record.labels), Criterion(record.labels).is_adversarial(after)
-    rounded = Criterion(record.labels[moved]).is_adversarial(ask(_rounded(made, model)))
+    rounded = Criterion(record.labels[moved]).is_adversarial(predicted(in_grey_levels(made, model.bounds)))
     inside = _within_bounds(record.clean, model) & _within_bounds(record.adversarial, model)
     near = record.within(record.eps[-1])
     farthest = record.distance.max().item()
@@ -97,7 +102,7 @@ def verify_record(
         _same_model(record, model),
         _same_images(record, images),
         RecordCheck(
-            "All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images reach outside"
+            "All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images have pixels outside"
         ),
         RecordCheck(
             f"Adversarial images lie within eps {record.eps[-1]:g} in {record.norm}",
@@ -110,7 +115,7 @@ def verify_record(
             f"{int(unlike.sum())} of {len(record)} are not",
         ),
         RecordCheck(
-            "Adversarial images fool when asked alone",
+            "Adversarial images fool at batch size 1",
             lost <= slack * len(made),
             f"{int((moved & fooled).sum())} of {len(made)} do",
         ),
@@ -130,25 +135,19 @@ def verify_record(
 
 
 def _check_kind(record: Record, model: Classifier) -> None:
-    """Raise `RecordError` unless the model is one for the record's images and classes."""
+    """Raise `RecordError` unless the model has the record's image shape and classes."""
     shape = tuple(record.clean.shape[1:])
     if shape != model.input_shape:
         raise RecordError(f"the record's images are of shape {shape}, the model takes {model.input_shape}")
     if record.classes != model.classes:
         raise RecordError(
-            f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model tells "
-            f"{', '.join(model.classes[:3])}, ... apart; choose the model of the record ({record.model})"
+            f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model has "
+            f"{', '.join(model.classes[:3])}, ...; choose the model of the record ({record.model})"
         )
 
 
-def _rounded(images: Images, model: Classifier) -> Images:
-    """The nearest images in whole grey levels from 0 to 255."""
-    low, high = model.bounds
-    return ((images - low) / (high - low) * 255).round() / 255 * (high - low) + low
-
-
 def _within_bounds(images: Images, model: Classifier) -> Flags:
-    """Which images have no pixel outside the bounds (and none that is not a number)."""
+    """Whether all pixels of each image lie within the bounds and none is NaN, booleans `(n,)`."""
     low, high = model.bounds
     return ((images >= low) & (images <= high)).flatten(1).all(1)
 
@@ -160,10 +159,10 @@ def _same_model(record: Record, model: Classifier) -> RecordCheck:
 
 
 def _same_images(record: Record, images: LabelledImages | None) -> RecordCheck:
-    """Whether the clean images and labels are those of the data set, by their numbers."""
+    """Whether the clean images and labels are those of the data set at the record's indices."""
     title = f"The clean images are those of {record.data}"
     if images is None:
-        return RecordCheck(title, None, "not checked, for want of the data set")
+        return RecordCheck(title, None, "not checked: the data set was not given")
     if int(record.index.min()) < 0 or int(record.index.max()) >= len(images):
         return RecordCheck(title, False, f"numbered up to {int(record.index.max())}, but there are {len(images)}")
     pixels, labels = images[record.index].tensors()
@@ -175,5 +174,5 @@ def _same_images(record: Record, images: LabelledImages | None) -> RecordCheck:
 
 
 def _as_claimed(what: str, claimed: float, found: float, doubt: float) -> RecordCheck:
-    words = f"claimed {100 * claimed:.1f} %, the images give {100 * found:.1f} %"
+    words = f"claimed {percent(claimed)}, the images give {percent(found)}"
     return RecordCheck(f"{what} as claimed", abs(found - claimed) <= doubt, words)

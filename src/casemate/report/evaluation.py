@@ -136,5 +136,5 @@ def _attacks(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def _checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every check, the gravest first, with what it is about."""
     found = sorted(result["checks"], key=lambda each: _LOUDNESS.index(each["state"]))
-    known = {name: check.about.replace("`", "") for name, check in CHECKS.items()}
+    known = {name: check.why.replace("`", "") for name, check in CHECKS.items()}
     return [each | {"about": known.get(each["check"], "")} for each in found]

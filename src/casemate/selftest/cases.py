@@ -1,4 +1,4 @@
-"""The models that the evaluation is tried on: those that lie, each shown to, and honest ones beside them."""
+"""The models of the self-test: misleading ones, each with an attack that it misleads, and honest ones to compare."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,35 +20,37 @@ from casemate.selftest.parts import (
 )
 
 
-def _as_it_is(model: Classifier) -> Classifier:
+def _unchanged(model: Classifier) -> Classifier:
     return model
 
 
 def shifted(images: LabelledImages, classes: int) -> LabelledImages:
-    """Labels that count from one: each is that of the class before."""
+    """The images with every label raised by one, the last class becoming 0: labels that count from 1."""
     return LabelledImages(pixels=images.pixels, labels=(images.labels + 1) % classes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model of which it is known what an evaluation must say."""
+    """A model for which the right verdict is known."""
 
     name: str
     about: str
-    """Whose lie it is, or why it has none."""
+    """What misleads attacks or the evaluation, or how an honest model was trained."""
     honest: bool = False
+    """Whether the evaluation must trust the number."""
     network: str = "undefended"
-    """In `networks.TRAIN_SPECS`."""
-    change: Callable[[Classifier], Classifier] = _as_it_is
-    """What is done to the trained network."""
+    """Name of the trained network in `networks.TRAIN_SPECS`."""
+    change: Callable[[Classifier], Classifier] = _unchanged
+    """Makes the model of the case from the trained network."""
     shifted: bool = False
-    """It is judged with labels that are one too high."""
+    """Whether it is evaluated with labels that are one too high."""
     randomised: bool = False
-    """It answers at random."""
+    """Whether its logits are random."""
     eps: float = EPS
+    """Radius of the evaluation, in the Linf norm."""
     claim: AbstractGradientAttack | None = None
-    """The attack that is fooled, if the lie is of the kind that fools one."""
+    """An attack that the model misleads, which leaves far too high an accuracy; None if there is no such attack."""
 
 
 CASES: tuple[Case, ...] = (
@@ -67,7 +69,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         name="saturated",
-        about="over-fitted until probabilities saturate, attacked by a loss of probabilities",
+        about="over-fitted until probabilities saturate, attacked with a loss of probabilities",
         network="over-fitted",
         claim=FGSM(eps=EPS, loss="prob-ce", keep="last"),
     ),
@@ -79,7 +81,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         name="stairs",
-        about="pixels rounded smoothly, with next to no gradient",
+        about="pixels rounded by a smooth function whose gradient is almost zero",
         change=on_stairs,
         claim=PGD(eps=EPS, steps=20, random_start=False, loss="torch-ce", keep="last"),
     ),
@@ -95,7 +97,12 @@ CASES: tuple[Case, ...] = (
         network="k-winners",
         claim=FGSM(eps=EPS, loss="torch-ce", keep="last"),
     ),
-    Case(name="resize-and-pad", about="images resized and padded at random", network="resized", randomised=True),
+    Case(
+        name="resize-and-pad",
+        about="images resized and padded at random at inference",
+        network="resized",
+        randomised=True,
+    ),
     Case(
         name="noise-layer",
         about="noise layers left on at inference",
@@ -103,7 +110,12 @@ CASES: tuple[Case, ...] = (
         change=with_noise,
         randomised=True,
     ),
-    Case(name="stochastic-affine", about="images moved at random", network="moved", randomised=True),
+    Case(
+        name="stochastic-affine",
+        about="random affine transforms of the images at inference",
+        network="moved",
+        randomised=True,
+    ),
     Case(
         name="probabilities",
         about="a softmax at the end of the network",
@@ -111,7 +123,7 @@ CASES: tuple[Case, ...] = (
         change=with_probabilities,
         claim=PGD(eps=EPS, steps=20, loss="torch-ce", keep="last"),
     ),
-    Case(name="counting", about="every ninth answer is another one", change=counting),
+    Case(name="counting", about="every ninth pass gives other predictions", change=counting),
     Case(name="training-mode", about="left in training mode, with its dropout on", change=in_training_mode),
     Case(
         name="normalised-twice",

@@ -1,4 +1,4 @@
-"""How the networks of the self-test are trained, as data, and the factory that trains each once."""
+"""The training settings of the self-test's networks, and a factory that trains each network once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,46 +23,46 @@ from casemate.selftest.parts import KWinners, ResizeAndPad, small
 from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 
 EPS = 0.1
-"""At which most are judged, and the one that is trained adversarially is trained."""
+"""Radius at which most models are evaluated, and of the adversarial training."""
 FAR = 0.3
-"""At which the one that recognises a step of FGSM is trained and judged: the larger, the surer it learns to."""
-_T = 100.0
+"""Radius at which the network that recognises FGSM is trained and evaluated: large, so that it learns to reliably."""
+_TEMPERATURE = 100.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is trained."""
+    """Amount of training and of test images."""
 
     train: int = 3000
     """Training images, a stratified draw."""
     epochs: int = 10
-    """Of most networks."""
+    """Epochs of most networks."""
     test: int = 200
-    """Images on which models are judged."""
+    """Images on which models are evaluated."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """How one network is trained; the defaults are an ordinary training."""
+    """Training settings of one network; the defaults are ordinary training."""
 
     network: Callable[[tuple[int, int, int], int], nn.Module] = small
     before: Callable[[], nn.Module] | None = None
-    """What images pass before the network, in training and after."""
+    """A module in front of the network, in training and at inference."""
     objective: Callable[[], Objective] = CrossEntropy
     teacher: str | None = None
-    """The network whose answers, and not the labels, are learnt."""
+    """Name of the network whose outputs are the targets instead of the labels (distillation)."""
     normalised: bool = False
-    """Subtract the mean of the training images and divide by their deviation."""
+    """Whether the classifier subtracts the mean of the training images and divides by their standard deviation."""
     images: int | None = None
-    """Training images that it sees; all of them if None."""
+    """Number of training images; all of them if None."""
     epochs: float = 1.0
-    """Times those of most."""
+    """Factor of `Sizes.epochs`."""
     gradients: int = 1
-    """Passes per image and epoch."""
+    """Backward passes per image and epoch, for the estimate of the time."""
     rate: float = 2e-3
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     patience: int | None = None
     weight_decay: float = 0.0
 
@@ -81,7 +81,7 @@ TRAIN_SPECS: Mapping[str, TrainSpec] = {
         gradients=2,
         rate=4e-3,
     ),
-    "teacher": TrainSpec(objective=partial(TemperatureCrossEntropy, temperature=_T), rate=1e-2),
+    "teacher": TrainSpec(objective=partial(TemperatureCrossEntropy, temperature=_TEMPERATURE), rate=1e-2),
     "distilled": TrainSpec(teacher="teacher", rate=1e-2),
     "over-fitted": TrainSpec(images=1000, epochs=6, rate=2e-2),
     "k-winners": TrainSpec(network=partial(small, activation=partial(KWinners, 0.02))),
@@ -91,19 +91,18 @@ TRAIN_SPECS: Mapping[str, TrainSpec] = {
 }
 
 
-def gradients(names: Iterable[str], sizes: Sizes) -> int:
-    """Passes forward and back that training these networks takes at most, and those that they learn from."""
+def training_passes(names: Iterable[str], sizes: Sizes) -> int:
+    """Upper bound of the forward and backward passes of training these networks and their teachers."""
     whole = set(names)
     whole |= {teacher for name in names if (teacher := TRAIN_SPECS[name].teacher) is not None}
-    lessons = [TRAIN_SPECS[name] for name in whole]
     return sum(
         round(each.epochs * sizes.epochs) * min(each.images or sizes.train, sizes.train) * each.gradients
-        for each in lessons
+        for each in map(TRAIN_SPECS.__getitem__, whole)
     )
 
 
 class ModelFactory:
-    """Trains the networks of `TRAIN_SPECS`, each when it is first asked for."""
+    """Trains the networks of `TRAIN_SPECS`, each when it is first needed."""
 
     def __init__(
         self, data: Dataset, sizes: Sizes, *, device: str = "cpu", seed: int = 0, observer: Observer = NULL_OBSERVER
@@ -121,15 +120,15 @@ class ModelFactory:
     def network(self, name: str) -> Classifier:
         """The trained network of that name, in evaluation mode."""
         if name not in self._made:
-            self._made[name] = self._taught(name)
+            self._made[name] = self._trained(name)
         return self._made[name]
 
-    def _taught(self, name: str) -> Classifier:
+    def _trained(self, name: str) -> Classifier:
         spec, model = TRAIN_SPECS[name], self.fresh(name)
         objective = (
             spec.objective()
             if spec.teacher is None
-            else Distillation(teacher=self.network(spec.teacher), temperature=_T)
+            else Distillation(teacher=self.network(spec.teacher), temperature=_TEMPERATURE)
         )
         settings = TrainConfig(
             epochs=round(spec.epochs * self.sizes.epochs),
@@ -153,7 +152,7 @@ class ModelFactory:
         ).model
 
     def fresh(self, name: str) -> Classifier:
-        """The network before its training."""
+        """A new, untrained network of that name."""
         spec = TRAIN_SPECS[name]
         channels, height, width = self.train.pixels.shape[1:]
         shape = channels, height, width
@@ -174,6 +173,6 @@ class ModelFactory:
 
 
 def halved(images: LabelledImages) -> LabelledImages:
-    """Images of half the side, a quarter of the work: each pixel the mean of four."""
+    """The images at half the height and width, to save time: each pixel is the mean of four."""
     pixels = F.avg_pool2d(images.pixels.float(), 2).round().to(torch.uint8)
     return LabelledImages(pixels=pixels, labels=images.labels)

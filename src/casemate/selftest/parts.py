@@ -1,4 +1,4 @@
-"""What the liars are built with: changes that hide gradients and are no defences, and the small network of all."""
+"""Parts of the misleading models: changes that hide gradients without being defences, and the small network."""
 
 import copy
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def small(
 ) -> nn.Module:
     """Two strided convolutions and two dense layers (the network of Wong, Rice and Kolter 2020 on MNIST).
 
-    With `noise` there is a noise layer before each convolution, half as strong before the second.
+    `noise` is the standard deviation of the noise layer before the first convolution; the second has half of it.
     """
     channels, height, width = shape
     return nn.Sequential(
@@ -44,14 +44,14 @@ def small(
 
 @final
 class KWinners(nn.Module):
-    """An activation that passes the largest entries of a layer and stops the rest (Xiao, Zhong and Zheng 2020)."""
+    """An activation that keeps the largest entries of a layer and zeroes the rest (Xiao, Zhong and Zheng 2020)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return `inputs` with zeros where they do not win; the set of winners jumps from one image to the next."""
+        """Return `inputs` with all but the largest entries set to zero; which these are jumps from image to image."""
         flat = inputs.flatten(1)
         least = flat.topk(max(1, round(self.share * flat.shape[1])), dim=1).values[:, -1:]
         return flat.where(flat >= least, 0.0).view_as(inputs)
@@ -59,7 +59,7 @@ class KWinners(nn.Module):
 
 @final
 class Quantised(nn.Module):
-    """Rounds pixels to a few levels, which leaves no gradient (feature squeezing, Xu, Evans and Qi 2018)."""
+    """Rounds pixels to `2**bits` levels, so that the gradient is zero (feature squeezing, Xu, Evans and Qi 2018)."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Quantised(nn.Module):
 
 @final
 class Stairs(nn.Module):
-    """Rounds pixels smoothly: there is a gradient everywhere, but on the flat of a stair next to none."""
+    """Rounds pixels by a smooth staircase, whose gradient is nowhere zero but tiny except at the steps."""
 
     def __init__(self, levels: int = 8, steepness: float = 200.0) -> None:
         super().__init__()
@@ -98,30 +98,30 @@ class _Backwards(torch.autograd.Function):
 
 @final
 class Backwards(nn.Module):
-    """Changes no pixel, but turns the gradient round."""
+    """Changes no pixel, but reverses the sign of the gradient."""
 
     def forward(self, images: Images) -> Images:
-        """Return the images as they are."""
+        """Return the images unchanged."""
         return _Backwards.apply(images)  # pyright: ignore[reportReturnType]
 
 
 @final
 class Counting(nn.Module):
-    """Gives every ninth answer for the classes next to those meant: so seldom that it is not taken for random."""
+    """Shifts the classes by one at every ninth pass: too rarely for the model to count as randomised."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.count = model, 0
 
     def forward(self, images: Images) -> Logits:
-        """Return logits, and count."""
+        """Return logits, and count the pass."""
         self.count += 1
         return self.model(images).roll(int(self.count % 9 == 0), 1)
 
 
 @final
 class ResizeAndPad(nn.Module):
-    """Shrinks a batch to a random size and puts it at a random place of a black image (Xie et al. 2018)."""
+    """Shrinks a batch to a random size and pads it with black at random to its old size (Xie et al. 2018)."""
 
     def __init__(self, smallest: float = 0.75) -> None:
         super().__init__()
@@ -137,32 +137,32 @@ class ResizeAndPad(nn.Module):
 
 
 def quantised(model: Classifier) -> Classifier:
-    """The model behind pixels of three bits."""
+    """The model on pixels rounded to three bits."""
     return preprocessed(model, Quantised(3))
 
 
 def on_stairs(model: Classifier) -> Classifier:
-    """The model behind pixels that are rounded smoothly."""
+    """The model on pixels rounded by a smooth staircase."""
     return preprocessed(model, Stairs())
 
 
 def misleading(model: Classifier) -> Classifier:
-    """The model with its gradient turned round."""
+    """The model with the sign of its gradient reversed."""
     return preprocessed(model, Backwards())
 
 
 def counting(model: Classifier) -> Classifier:
-    """The model, which counts its questions."""
+    """The model with a state that counts its passes."""
     return with_network(model, Counting(model))
 
 
 def with_probabilities(model: Classifier) -> Classifier:
-    """The model with a softmax where logits are expected."""
+    """The model with a softmax at its end, so that it returns probabilities instead of logits."""
     return with_network(model, nn.Sequential(model, nn.Softmax(dim=1)))
 
 
 def normalised_twice(model: Classifier) -> Classifier:
-    """The model, which normalises, given pixels that are normalised already."""
+    """The model, which normalises its input, behind a second normalisation."""
     if model.mean is None or model.std is None:
         raise TypeError("a model that normalises was expected")
     mean, std = (tuple(each.flatten().tolist()) for each in (model.mean, model.std))

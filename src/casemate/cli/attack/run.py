@@ -26,7 +26,7 @@ from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
 from casemate.evaluation import eps_curve, mean, share
-from casemate.evaluation.examples import attack_table, curve_table
+from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier
@@ -330,7 +330,7 @@ def _loss_and_gradient(result: AttackResult) -> dict[str, Any]:
 
 def _table(ready: Ready, result: AttackResult, eps: float) -> Table:
     """A row per image."""
-    table = attack_table(result, ready.test.labels.numpy())
+    table = example_table(result, ready.test.labels.numpy())
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
         added["eps"] = np.full(len(ready.test), eps)

@@ -7,7 +7,7 @@ from casemate import data
 from casemate.cli.shared import console
 from casemate.evaluation.budgets import Budget
 from casemate.progress import Observer
-from casemate.selftest import ModelFactory, Outcome, Sizes, choose, seconds_at_most, self_test
+from casemate.selftest import ModelFactory, Outcome, Sizes, choose_cases, self_test, self_test_seconds
 
 
 def run(
@@ -22,12 +22,12 @@ def run(
     observer: Observer,
 ) -> list[Outcome]:
     """Run the self-test. Raises `CasemateError`."""
-    cases = choose(only)
+    cases = choose_cases(only)
     with observer.work("Reading the images", 0):
         whole = data.load(dataset, data_dir, observer=observer)
     factory = ModelFactory(whole, Sizes(test=images), device=device, seed=seed, observer=observer)
     with observer.work("Measuring the speed", 0):
-        seconds = seconds_at_most(factory, cases, budget)
+        seconds = self_test_seconds(factory, cases, budget)
     observer.message(
         f"{len(cases)} models, budget {budget}: at most about {console.duration(seconds)} here; less where attacks "
         "succeed."

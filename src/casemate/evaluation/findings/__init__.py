@@ -1,4 +1,4 @@
-"""Is an evaluation to be trusted? Every check by name, in the order in which they are told."""
+"""The checks of an evaluation: reasons not to trust its number, by name, in the order in which they are reported."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ CHECKS: Mapping[str, Check] = {
         randomness.fixed_randomness,
         randomness.eot_samples,
         randomness.inference_time_optimization,
-        gradients.zero_gradients,
+        gradients.zero_gradient,
         gradients.precision,
         gradients.finite_differences,
         agreement.one_step,
@@ -52,18 +52,18 @@ CHECKS: Mapping[str, Check] = {
 }
 
 CHEAP = Passes(forward=80_000, backward=52_000)
-"""What all checks that always run take at most together, besides one pass forward of every image."""
+"""Upper bound of the passes of all checks that always run, besides one forward pass of every image."""
 EXPENSIVE = Passes(forward=1_950_000)
-"""What the others take at most."""
+"""Upper bound of the passes of the checks that run only in a thorough evaluation."""
 
 
 def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked]:
-    """Run every check; those that take minutes only if `thorough`, else they are listed as not run."""
+    """The result of every check; those that take minutes are run only if `thorough`, and else listed as not run."""
     found: list[Checked] = []
     with context.observer.work("Checking the evaluation", len(CHECKS)) as advance:
         for check in CHECKS.values():
             if check.thorough and not thorough:
-                found.append(check.skipped("takes minutes; ask for it with --thorough"))
+                found.append(check.skipped("it takes minutes and runs only with --thorough"))
             else:
                 found.append(check(context))
             advance(1, check.title)

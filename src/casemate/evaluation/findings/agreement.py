@@ -6,362 +6,460 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from casemate.attacks import FGSM, PGD, CornerNoise, Criterion, HopSkipJump, Square, Transfer, UniformNoise
+from casemate.attacks import (
+    FGSM,
+    PGD,
+    AbstractAttack,
+    CornerNoise,
+    Criterion,
+    HopSkipJump,
+    Square,
+    Transfer,
+    UniformNoise,
+)
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import STEPS, CheckContext
 from casemate.evaluation.findings.finding import Severity
-from casemate.evaluation.intervals import mcnemar
-from casemate.evaluation.single_image import predict_singly
+from casemate.evaluation.intervals import mcnemar, percent
+from casemate.evaluation.single_image import in_grey_levels, predict_singly
 from casemate.losses import stable_cross_entropy
 from casemate.norms import Ball, norm_of
 
-_SURE = 0.05
-"""p-value below which a paired difference counts."""
-_FAR = (0.25, 0.5, 1.0, 2.0, 4.0)
+_P_VALUE = 0.05
+"""p-value of McNemar's test below which a difference of accuracies counts."""
+_PAIRED = f"only if McNemar's test gives p < {_P_VALUE:g}"
+_MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of eps over which accuracy must fall."""
 _UNLIMITED = {"linf": 1.0, "l2": 1e3, "l1": 1e6}
-"""Radii within which every image of a data set lies, for pixels in [0, 1]."""
-_SURVIVORS = 64
-"""Survivors on which attacks without gradients are tried."""
+"""Radii of balls that hold every image of a data set, for pixels in [0, 1]."""
+_MAX_SURVIVORS = 64
+"""Number of images attacked again: robust ones by further attacks, fooled ones to see whether they reproduce."""
+_MIN_SURVIVORS = 5
+"""Number of images that withstood PGD from which on their loss says something."""
+_BY_CHANCE = 2
+"""Number of images that one attack may fool after another by chance."""
+_SAMPLES, _MANY_SAMPLES = 100, 10_000
+"""Random points per image."""
+_REPRODUCED = 0.9
+"""Share of adversarial examples that should still fool after rounding to whole grey levels."""
+_NOTHING_LEFT = "no image withstood the attacks"
+_NO_SUBSTITUTE = "no undefended substitute was given"
+_SEARCH_ELSEWHERE = "Attack without gradients, from more random starts, or with an attack made for this model."
+_MISLED = "Attack without gradients, or with an attack made for this model."
 
 
-def _surely(first: np.ndarray, second: np.ndarray, gap: float) -> bool:
-    """`first` is right on more images than `second`, by more than `gap`, and by the paired test."""
-    return bool(first.mean() - second.mean() > gap and mcnemar(first, second) < _SURE)
-
-
-@check("one-step", "Many steps do more than one")
-def one_step(e: CheckContext) -> Measured:
-    """One step that fools what many do not: the gradient loses its way (Athalye et al. 2018, section 3.1)."""
-    last = e.pgd.last
-    if last is None:
-        raise RuntimeError("a complete sweep has last iterates")
-    one, many = e.fgsm.cpu().numpy(), last.right[:, -1]
-    gap = float(many.mean() - one.mean())
-    severity = None
-    if _surely(many, one, 0.005):
-        severity = Severity.VOIDS if gap > 0.1 else Severity.WEAKENS
+@check(
+    "one-step",
+    "Many steps fool at least as many images as one",
+    weakens=0.005,
+    voids=0.1,
+    unit="points",
+    condition=_PAIRED,
+    why="One step that fools images which many steps do not shows that the gradient does not lead where it points "
+    "(gradient masking: Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
+    advice="Use attacks without gradients, smaller steps, or gradients averaged over several points.",
+)
+def one_step(context: CheckContext) -> Measured:
+    """Accuracy under PGD minus accuracy under FGSM."""
+    many = context.pgd_iterates.right[:, -1]
+    one = context.right_after(FGSM(eps=context.eps, norm=context.norm, keep="last")).cpu().numpy()
     return Measured(
-        gap,
-        0.005,
-        severity,
-        f"FGSM leaves {100 * one.mean():.1f} %, PGD with {2 * STEPS} steps {100 * many.mean():.1f} %: following the "
-        "gradient leads away from where it points. Use attacks without gradients, smaller steps, or averaging",
+        float(many.mean() - one.mean()),
+        f"FGSM leaves an accuracy of {percent(one.mean())}, PGD with {2 * STEPS} steps {percent(many.mean())}: "
+        "following the gradient leads away from where it points",
+        counts=mcnemar(many, one) < _P_VALUE,
     )
 
 
-@check("label-leaking", "FGSM does not make the model better")
-def label_leaking(e: CheckContext) -> Measured:
-    """Accuracy under FGSM above the clean one: training on single steps learnt to recognise them (label leaking)."""
-    few = e.images[: 2 * len(e.few)]
-    images, labels = few.tensors(e.model.device)
-    attack = FGSM(eps=e.eps, norm=e.norm, keep="last")
-    under = (~attack(e.model, images, labels, batch_size=e.batch_size).success).cpu().numpy()
-    clean = e.right[: len(few)]
-    gap = float(under.mean() - clean.mean())
+@check(
+    "label-leaking",
+    "FGSM does not raise the accuracy",
+    weakens=0.005,
+    unit="points",
+    condition=_PAIRED,
+    why="A model trained on single steps may learn to recognise them, and is then more accurate under FGSM than "
+    "without an attack (label leaking: Kurakin et al. 2017, arXiv 1611.01236).",
+    advice="Do not use FGSM to judge this model.",
+)
+def label_leaking(context: CheckContext) -> Measured:
+    """Accuracy under FGSM minus accuracy without an attack."""
+    few = context.images[: 2 * len(context.sample)]
+    images, labels = few.tensors(context.model.device)
+    attack = FGSM(eps=context.eps, norm=context.norm, keep="last")
+    under = (~attack(context.model, images, labels, batch_size=context.batch_size).success).cpu().numpy()
+    clean = context.right[: len(few)]
     return Measured(
-        gap,
-        0.005,
-        Severity.WEAKENS if _surely(under, clean, 0.005) else None,
-        f"{100 * under.mean():.1f} % are right under FGSM, {100 * clean.mean():.1f} % without: the model was trained "
-        "on this very step and recognises it. FGSM says nothing about it",
+        float(under.mean() - clean.mean()),
+        f"{percent(under.mean())} of the images are classified correctly under FGSM, {percent(clean.mean())} "
+        "without an attack: the model was trained on this very step and recognises it",
+        counts=mcnemar(under, clean) < _P_VALUE,
     )
 
 
-@check("more-steps", "Twice the steps do not help the attack any more")
-def more_steps(e: CheckContext) -> Measured:
-    """PGD that still gains has not converged (Carlini et al. 2019, section 5.3)."""
-    last = e.pgd.last
-    if last is None:
-        raise RuntimeError("a complete sweep has last iterates")
-    some, more = last.right[:, 1], last.right[:, 2]
-    fell = float(e.robust.mean()) < float(more.mean()) - 0.005
+@check(
+    "more-steps",
+    "Twice the steps fool no more images",
+    weakens=0.005,
+    unit="points",
+    condition=f"{_PAIRED} and no other attack left a lower accuracy",
+    why="An attack that fools more images with more steps has not converged, and its accuracy is too high (Carlini "
+    "et al. 2019, arXiv 1902.06705, section 5.3).",
+    advice="Attack with more steps.",
+)
+def more_steps(context: CheckContext) -> Measured:
+    """Accuracy under PGD minus accuracy under PGD with twice the steps."""
+    some, more = context.pgd_iterates.right[:, 1], context.pgd_iterates.right[:, 2]
+    lower = float(context.robust.mean()) < float(more.mean()) - 0.005
     return Measured(
         float(some.mean() - more.mean()),
-        0.005,
-        Severity.WEAKENS if _surely(some, more, 0.005) and not fell else None,
-        f"PGD leaves {100 * some.mean():.1f} % after {STEPS} steps and {100 * more.mean():.1f} % after {2 * STEPS}, "
-        "and nothing else went lower; take more steps",
-        excuse="another attack went lower" if fell else Measured.excuse,
+        f"PGD leaves an accuracy of {percent(some.mean())} after {STEPS} steps and {percent(more.mean())} after "
+        f"{2 * STEPS}, and no other attack left less",
+        counts=mcnemar(some, more) < _P_VALUE and not lower,
+        excuse="another attack left a lower accuracy" if lower else Measured.excuse,
     )
 
 
-@check("still-rising", "The loss has stopped rising on what is left")
-def still_rising(e: CheckContext) -> Measured | NotRun:
-    """On images that hold, the last half of the steps should add little to what the first half climbed."""
-    last = e.pgd.last
-    if last is None:
-        raise RuntimeError("a complete sweep has last iterates")
+@check(
+    "still-rising",
+    "The loss has stopped rising on the robust images",
+    weakens=0.1,
+    why="A loss that still rises in the last half of the steps has not converged (Pintor et al. 2022, arXiv "
+    "2106.09947).",
+    advice="Attack with more steps or another step size.",
+)
+def still_rising(context: CheckContext) -> Measured | NotRun:
+    """Median share of PGD's total rise of the loss that comes in the last half of its steps.
+
+    Of the images that withstood it, and in log-odds, in which a rise does not depend on the confidence of the model.
+    """
+    last = context.pgd_iterates
     held = last.right[:, -1]
-    if held.sum() < 5:
-        return NotRun("fewer than five images held against PGD")
-    # log-odds, on which a sure model's climb is as long as another's: the loss itself would be all in the last steps
-    clean = stable_cross_entropy(e.logits_of(e.model, e.few), e.few.labels)
+    if held.sum() < _MIN_SURVIVORS:
+        return NotRun(f"fewer than {_MIN_SURVIVORS} images withstood PGD")
+    # of a confident model the loss itself would rise in the last steps only
+    clean = stable_cross_entropy(context.logits_of(context.model, context.sample), context.sample.labels)
     losses = (clean, torch.from_numpy(last.loss[:, 1]), torch.from_numpy(last.loss[:, 2]))
     start, middle, end = (_log_odds(each)[torch.from_numpy(held)] for each in losses)
     value = ((end - middle).clamp(min=0) / (end - start).clamp(min=1e-12)).median().item()
     return Measured(
         value,
-        0.1,
-        Severity.WEAKENS if value > 0.1 else None,
-        f"on images that hold against PGD, {100 * value:.0f} % of the climb comes after step {STEPS} of {2 * STEPS}: "
-        "it has not converged. Take more steps or another step size",
+        f"on the images that withstood PGD, {percent(value, 0)} of the rise of the loss comes after step {STEPS} of "
+        f"{2 * STEPS}: the attack has not converged",
     )
 
 
 def _log_odds(loss: torch.Tensor) -> torch.Tensor:
-    """What `stable_cross_entropy` was computed from in float32: far below zero it is bent into its own tangent."""
+    """The log-odds of a wrong prediction from its `stable_cross_entropy` in float32, `log(exp(loss) - 1)`.
+
+    Below the smallest losses that float32 holds, `stable_cross_entropy` continues along a tangent; so does the inverse.
+    """
     exact, start = loss.double(), math.log(torch.finfo(torch.float32).tiny) / 2
     floor = math.exp(start)
-    bent = exact.clamp(min=floor)
-    return torch.where(exact > floor, bent + (-torch.expm1(-bent)).log(), start - 1 + exact / floor)
+    regular = exact.clamp(min=floor)
+    return torch.where(exact > floor, regular + (-torch.expm1(-regular)).log(), start - 1 + exact / floor)
 
 
-@check("best-not-last", "Attacks end where they were best")
-def best_not_last(e: CheckContext) -> Measured:
-    """Images fooled on the way but not at the end: other tools, which look at the end only, would miss them."""
-    last = e.pgd.last
-    if last is None:
-        raise RuntimeError("a complete sweep has last iterates")
-    value = float((last.right[:, -1] & ~e.pgd.worst[:, -1]).mean())
-    return Measured(
-        value,
-        0.05,
-        Severity.NOTE if value > 0.05 else None,
-        f"{100 * value:.1f} % of the images are fooled on PGD's way but not at its end; here they count as fooled",
-    )
+@check(
+    "best-not-last",
+    "Images that PGD fools on the way are still fooled at its end",
+    note=0.05,
+    why="Attacks that return their last iterate miss images that an earlier one fooled (Pintor et al. 2022, arXiv "
+    "2106.09947). The attacks here return the iterate that fooled.",
+    advice="Nothing needs to be done here: these images count as fooled. Other tools may miss them.",
+)
+def best_not_last(context: CheckContext) -> Measured:
+    """Share of the images that are fooled at some iterate of PGD but not at the last one."""
+    value = float((context.pgd_iterates.right[:, -1] & ~context.pgd.worst[:, -1]).mean())
+    return Measured(value, f"{percent(value)} of the images are fooled on PGD's way but not at its end")
 
 
-@check("larger-eps", "A larger eps leaves fewer right")
-def larger_eps(e: CheckContext) -> Measured | NotRun:
-    """Accuracy under PGD must fall as eps grows; if it rises, the attack fails (Athalye et al. 2018)."""
-    width = e.model.bounds[1] - e.model.bounds[0]
-    values = [e.eps * factor for factor in _FAR if e.norm != "linf" or e.eps * factor < width]
+@check(
+    "larger-eps",
+    "A larger eps leaves a lower accuracy",
+    weakens=0.02,
+    voids=0.1,
+    unit="points",
+    condition=f"at {', '.join(f'{each:g}' for each in _MULTIPLES)} times eps; {_PAIRED}",
+    why="A larger ball holds all images of a smaller one. If the accuracy rises with eps, the attack is failing; "
+    "the model is not more robust (Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
+    advice="Use another attack: smaller steps, another loss, or one without gradients.",
+)
+def larger_eps(context: CheckContext) -> Measured | NotRun:
+    """Largest rise of the accuracy under PGD from one eps to the next larger one."""
+    width = context.model.bounds[1] - context.model.bounds[0]
+    values = [context.eps * factor for factor in _MULTIPLES if context.norm != "linf" or context.eps * factor < width]
     if len(values) < 2:
         return NotRun("no larger eps lies within the range of the pixels")
-    sweep = e.over_eps(PGD(eps=e.eps, steps=STEPS, norm=e.norm, keep="last"), values)
-    if sweep.last is None:
-        raise RuntimeError("a complete sweep has last iterates")
-    right = sweep.last.right
+    right = context.over_eps(PGD(eps=context.eps, steps=STEPS, norm=context.norm, keep="last"), values).right
     rises = [float(right[:, later].mean() - right[:, column].mean()) for column, later in pairwise(range(len(values)))]
     worst = int(np.argmax(rises))
-    surely = _surely(right[:, worst + 1], right[:, worst], 0.02)
-    value = max(rises)
+    smaller, larger = right[:, worst], right[:, worst + 1]
     return Measured(
-        value,
-        0.02,
-        (Severity.VOIDS if value > 0.1 else Severity.WEAKENS) if surely else None,
-        f"PGD leaves {100 * right[:, worst].mean():.1f} % at eps {values[worst]:g} and "
-        f"{100 * right[:, worst + 1].mean():.1f} % at {values[worst + 1]:g}: the attack fails, not the model holds",
+        max(rises),
+        f"PGD leaves an accuracy of {percent(smaller.mean())} at eps {values[worst]:g} and {percent(larger.mean())} at "
+        f"{values[worst + 1]:g}: the attack is failing; the model is not more robust",
+        counts=mcnemar(larger, smaller) < _P_VALUE,
     )
 
 
-@check("unbounded-attack", "Without a limit every image is fooled")
-def unbounded_attack(e: CheckContext) -> Measured:
-    """Any image may become any other: what holds now holds against an attack that does not work."""
-    radius = _UNLIMITED[e.norm]
-    if e.norm == "linf":
-        radius *= e.model.bounds[1] - e.model.bounds[0]
-    images, labels = e.few_tensors
-    # of a model that answers at random the end counts: a lucky answer on the way would stop the attack at once
-    attack = PGD(
-        eps=radius, steps=5 * STEPS, norm=e.norm, random_start=False, keep="last" if e.randomised else "first_success"
-    )
-    left = ~attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size).success
+@check(
+    "unbounded-attack",
+    "Without a limit on the change every image is fooled",
+    weakens=0.01,
+    voids=0.1,
+    condition=f"at most {Severity.WEAKENS} if the share is no higher than guessing, one in the number of classes",
+    why="Any image can be turned into any other. Images that withstand an attack without a limit withstand an "
+    "attack that does not work (Carlini et al. 2019, arXiv 1902.06705).",
+    advice="Use another loss, attack through what hides the gradient (BPDA), or attack without gradients.",
+)
+def unbounded_attack(context: CheckContext) -> Measured:
+    """Accuracy under PGD without a limit on the change."""
+    radius = _UNLIMITED[context.norm]
+    if context.norm == "linf":
+        radius *= context.model.bounds[1] - context.model.bounds[0]
+    images, labels = context.sample_tensors
+    # of a randomised model the last iterate counts: a lucky draw on the way would stop the attack at once
+    keep = "last" if context.randomised else "first_success"
+    attack = PGD(eps=radius, steps=5 * STEPS, norm=context.norm, random_start=False, keep=keep)
+    left = ~attack(context.model, images, labels, seed=context.seed, batch_size=context.batch_size).success
     value = left.double().mean().item()
-    chance = 1 / len(e.model.classes)
     return Measured(
         value,
-        0.01,
-        Severity.VOIDS if value > max(chance, 0.1) else Severity.WEAKENS if value > 0.01 else None,
-        f"PGD without a limit on the change leaves {100 * value:.1f} % right, where it should leave none: the gradient "
-        "does not lead anywhere. Use another loss, attack through what hides it (BPDA), or without gradients",
+        f"PGD without a limit on the change leaves an accuracy of {percent(value)} and should leave none: the "
+        "gradient does not lead anywhere",
+        at_most=Severity.VOIDS if value > 1 / len(context.model.classes) else Severity.WEAKENS,
     )
 
 
-@check("losses", "Attacks on different losses find the same")
-def losses(e: CheckContext) -> Measured:
-    """Cross-entropy and logit margin should be about equally good to ascend."""
+@check(
+    "losses",
+    "Attacks on different losses fool about as many images",
+    note=0.1,
+    unit="points",
+    condition=_PAIRED,
+    why="Cross-entropy and ratio of logits usually do about equally well. Where they do not, the weaker one is "
+    "misled by the scale of the logits (Croce and Hein 2020, arXiv 2003.01690).",
+    advice="Nothing needs to be done: an image counts as robust only if it withstands both.",
+)
+def losses(context: CheckContext) -> Measured:
+    """Difference between the accuracies under PGD on the cross-entropy and on the difference-of-logits ratio."""
     ce, ratio = (
-        e.last(PGD(eps=e.eps, steps=STEPS, norm=e.norm, loss=loss, keep="last")).cpu().numpy() for loss in ("ce", "dlr")
+        context.right_after(PGD(eps=context.eps, steps=STEPS, norm=context.norm, loss=loss, keep="last")).cpu().numpy()
+        for loss in ("ce", "dlr")
     )
-    gap = float(abs(ce.mean() - ratio.mean()))
-    wide = gap > 0.1 and mcnemar(ce, ratio) < _SURE
     return Measured(
-        gap,
-        0.1,
-        Severity.NOTE if wide else None,
-        f"PGD leaves {100 * ce.mean():.1f} % by the cross-entropy and {100 * ratio.mean():.1f} % by the ratio of "
-        "logits; what counts is the worst of both",
+        float(abs(ce.mean() - ratio.mean())),
+        f"PGD leaves an accuracy of {percent(ce.mean())} on the cross-entropy and {percent(ratio.mean())} on the "
+        "ratio of logits",
+        counts=mcnemar(ce, ratio) < _P_VALUE,
     )
 
 
-def _survivors(e: CheckContext) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(e.robust)[:_SURVIVORS])
-
-
-@check("black-box-stronger", "Square finds nothing that attacks by gradient missed")
-def black_box_stronger(e: CheckContext) -> Measured | NotRun:
-    """An attack that sees less must not find more: otherwise gradients are masked (Croce and Hein 2020)."""
-    names = [name for name, settings in e.cascade.attacks.items() if settings["name"] == Square.__name__]
+@check(
+    "black-box-stronger",
+    "Square fools nothing that attacks by gradient missed",
+    weakens=0.005,
+    voids=0.1,
+    condition=f"only for more than {_BY_CHANCE} images",
+    why="An attack that sees less of the model must not find more: otherwise the gradients are masked (Croce and "
+    "Hein 2020, arXiv 2003.01690).",
+    advice="Attack with more queries, and with an attack made for this model.",
+)
+def black_box_stronger(context: CheckContext) -> Measured | NotRun:
+    """Share of all images that Square, which uses no gradient, fooled after all attacks by gradient."""
+    names = [name for name, settings in context.cascade.attacks.items() if settings["name"] == Square.__name__]
     if not names:
         return NotRun("Square was not among the attacks")
-    found = [e.cascade.alone(e.eps, name) for name in names]
+    found = [context.cascade.alone(context.eps, name) for name in names]
     fooled = sum(attempt.fooled for attempt in found if attempt is not None)
-    value = fooled / len(e.images)
-    severity = None
-    if fooled > 2 and value > 0.005:
-        severity = Severity.VOIDS if value > 0.1 else Severity.WEAKENS
+    value = fooled / len(context.images)
     return Measured(
         value,
-        0.005,
-        severity,
-        f"Square, which sees no gradient, fooled another {100 * value:.1f} % after all attacks by gradient: they are "
-        "misled, and what is left may be too. Try more queries, and an attack made for this model",
-        excuse="no more than two images",
+        f"Square, which uses no gradient, fooled another {percent(value)} of the images after all attacks by gradient: "
+        "so these are misled, and the images that are left may not be robust either",
+        counts=fooled > _BY_CHANCE,
+        excuse=f"no more than {_BY_CHANCE} images",
     )
 
 
-@check("nothing-found", "Attacks that look for the nearest adversarial image find one")
-def nothing_found(e: CheckContext) -> Measured | NotRun:
-    """Every image can be turned into any other: one for which such an attack finds nothing was not attacked enough."""
-    ran = [attempt for attempt in e.cascade.attempts if attempt.unlimited and attempt.tried]
+@check(
+    "nothing-found",
+    "Minimum-norm attacks find an adversarial image",
+    weakens=0.01,
+    voids=0.1,
+    condition=f"at most {Severity.WEAKENS} if an attack within eps was run too",
+    why="Any image can be turned into any other, so that an attack which looks for the nearest adversarial image "
+    "at any distance (Carlini and Wagner, EAD, L-BFGS, DeepFool, FAB, HopSkipJump) has to find one. Where it finds "
+    "none, its budget is too small or its gradient misleads (Carlini et al. 2019, arXiv 1902.06705).",
+    advice="Raise the attack's steps (where it searches for a constant, also `binary_search_steps` or "
+    "`initial_const`), and do not rely on it alone.",
+)
+def nothing_found(context: CheckContext) -> Measured | NotRun:
+    """Share of the images for which a minimum-norm attack found no adversarial image; of several attacks, the most."""
+    ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
-        return NotRun("no attack that looks for the nearest adversarial image had anything to do")
+        return NotRun("no minimum-norm attack had an image to attack")
     most = max(ran, key=lambda attempt: attempt.not_found / attempt.tried)
-    value = most.not_found / most.tried
-    alone = all(attempt.unlimited for attempt in e.cascade.attempts)
-    severity = Severity.VOIDS if value > 0.1 and alone else Severity.WEAKENS
     return Measured(
-        value,
-        0.01,
-        severity if value > 0.01 else None,
-        f"{most.attack} found nothing that fools on {most.not_found} of {most.tried} images, at whatever distance: its "
-        "budget is too small, or its gradient misleads. Raise its steps (where it searches for a constant, also "
-        "binary_search_steps or initial_const), and do not rest on it alone",
+        most.not_found / most.tried,
+        f"{most.attack} found no adversarial image, at any distance, for {most.not_found} of {most.tried} images: its "
+        "budget is too small, or its gradient misleads",
+        at_most=Severity.VOIDS if all(each.unlimited for each in context.cascade.attempts) else Severity.WEAKENS,
     )
 
 
-@check("noise", "Random points of the ball fool nothing that is left")
-def noise(e: CheckContext) -> Measured | NotRun:
-    """Blind draws must not find what attacks missed (Athalye et al. 2018; Carlini et al. 2019)."""
-    return _noise(e, num_samples=100)
+def _fooled_survivors(
+    context: CheckContext, *attacks: AbstractAttack, radius: float = math.inf, by: str
+) -> Measured | NotRun:
+    """Share of robust images that one of the attacks fools reproducibly with a perturbation of at most `radius`.
 
-
-@check("noise-10k", "Ten thousand random points of the ball fool nothing that is left", thorough=True)
-def noise_10k(e: CheckContext) -> Measured | NotRun:
-    """The same with a hundred times the draws."""
-    return _noise(e, num_samples=10_000)
-
-
-def _noise(e: CheckContext, num_samples: int) -> Measured | NotRun:
-    chosen = _survivors(e)
+    `by` completes the sentence: what the images were fooled by, and what follows from it.
+    """
+    chosen = torch.from_numpy(np.flatnonzero(context.robust)[:_MAX_SURVIVORS])
     if not len(chosen):
-        return NotRun("nothing was left")
-    images, labels = e.images[chosen].tensors(e.model.device)
+        return NotRun(_NOTHING_LEFT)
+    images, labels = context.images[chosen].tensors(context.model.device)
     fooled = torch.zeros(len(chosen), dtype=torch.bool, device=labels.device)
-    kinds = (UniformNoise, CornerNoise) if e.norm == "linf" else (UniformNoise,)
-    for kind in kinds:
-        attack = kind(eps=e.eps, norm=e.norm, num_samples=num_samples)
-        result = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size, observer=e.observer)
-        fooled |= result.success & e.reproduces(result.adversarial, labels)
+    options = {"seed": context.seed, "batch_size": context.batch_size, "observer": context.observer}
+    for attack in attacks:
+        found = attack(context.model, images, labels, **options)
+        hit = found.success & (found.norm <= radius)
+        fooled |= hit & context.reproduces(found.adversarial, labels)
     value = fooled.double().mean().item()
-    return Measured(
-        value,
-        0.0,
-        Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0 else None,
-        f"{100 * value:.1f} % of the images that every attack had left ({len(chosen)} tried) are fooled by one of "
-        f"{num_samples:,} random points of the ball: the attacks do not search where they should",
-    )
+    return Measured(value, f"{percent(value)} of {len(chosen)} images that withstood every attack are fooled by {by}")
 
 
-@check("decision-based", "An attack that sees decisions only finds nothing new", thorough=True)
-def decision_based(e: CheckContext) -> Measured | NotRun:
-    """HopSkipJump on survivors (Chen et al. 2020)."""
-    if e.norm == "l1":
+@check(
+    "noise",
+    "Random points of the ball fool no robust image",
+    weakens=0,
+    voids=0.1,
+    why=f"{_SAMPLES} random points per image must not fool what the attacks missed (Athalye et al. 2018, arXiv "
+    "1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).",
+    advice=_SEARCH_ELSEWHERE,
+)
+def noise(context: CheckContext) -> Measured | NotRun:
+    """Share of robust images that a random point of the ball fools (uniform points; for Linf also random corners)."""
+    return _noise(context, _SAMPLES)
+
+
+@check(
+    "noise-10k",
+    "Ten thousand random points of the ball fool no robust image",
+    weakens=0,
+    voids=0.1,
+    thorough=True,
+    why=f"As for noise, with {_MANY_SAMPLES:,} points per image: rarer adversarial images are found too (Carlini et "
+    "al. 2019, arXiv 1902.06705).",
+    advice=_SEARCH_ELSEWHERE,
+)
+def noise_10k(context: CheckContext) -> Measured | NotRun:
+    """Share of robust images that one of many more random points of the ball fools."""
+    return _noise(context, _MANY_SAMPLES)
+
+
+def _noise(context: CheckContext, num_samples: int) -> Measured | NotRun:
+    kinds = (UniformNoise, CornerNoise) if context.norm == "linf" else (UniformNoise,)
+    attacks = [kind(eps=context.eps, norm=context.norm, num_samples=num_samples) for kind in kinds]
+    words = f"one of {num_samples:,} random points of the ball: the attacks do not search where they should"
+    return _fooled_survivors(context, *attacks, by=words)
+
+
+@check(
+    "decision-based",
+    "An attack that sees only decisions fools no robust image",
+    weakens=0,
+    voids=0.1,
+    thorough=True,
+    condition="not run in l1, for which HopSkipJump is not defined",
+    why="HopSkipJump uses neither gradients nor logits, only predicted classes. If it fools what the attacks by "
+    "gradient missed, these were misled (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).",
+    advice=_MISLED,
+)
+def decision_based(context: CheckContext) -> Measured | NotRun:
+    """Share of robust images that HopSkipJump fools within eps."""
+    if context.norm == "l1":
         return NotRun("HopSkipJump is defined for linf and l2")
-    chosen = _survivors(e)
-    if not len(chosen):
-        return NotRun("nothing was left")
-    images, labels = e.images[chosen].tensors(e.model.device)
-    attack = HopSkipJump(norm=e.norm)
-    found = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size, observer=e.observer)
-    hit = (found.distance <= e.eps) & e.reproduces(found.adversarial, labels)
-    value = hit.double().mean().item()
+    words = "HopSkipJump, which uses no gradients and no logits: the other attacks were misled"
+    return _fooled_survivors(context, HopSkipJump(norm=context.norm), radius=context.eps, by=words)
+
+
+@check(
+    "transfer",
+    "Adversarial examples of an undefended model fool no robust image",
+    weakens=0,
+    voids=0.1,
+    condition="needs an undefended substitute (`--substitute`)",
+    why="Images made on another model must not fool what attacks with the model's own gradients did not (Papernot "
+    "et al. 2016, arXiv 1605.07277; Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
+    advice=_MISLED,
+)
+def transfer(context: CheckContext) -> Measured | NotRun:
+    """Share of robust images that adversarial examples of the substitute fool."""
+    if context.substitute is None:
+        return NotRun(_NO_SUBSTITUTE)
+    attack = PGD(eps=context.eps, steps=2 * STEPS, norm=context.norm, keep="last")
+    words = "adversarial examples of the substitute: the model's own gradients mislead"
+    return _fooled_survivors(context, Transfer(attack=attack, substitute=context.substitute), by=words)
+
+
+@check(
+    "attack-works",
+    "The same attack fools an undefended model",
+    note=0.5,
+    condition="needs an undefended substitute (`--substitute`)",
+    why="An attack that fools no undefended model at this eps says nothing about a defence (an ablation that "
+    "Carlini et al. 2019, arXiv 1902.06705, recommend).",
+    advice="Use a larger eps.",
+)
+def attack_works(context: CheckContext) -> Measured | NotRun:
+    """Accuracy of the substitute under PGD, as a share of its accuracy without an attack."""
+    if context.substitute is None:
+        return NotRun(_NO_SUBSTITUTE)
+    images, labels = context.sample_tensors
+    attack = PGD(eps=context.eps, steps=2 * STEPS, norm=context.norm)
+    clean = context.logits_of(context.substitute, context.sample)
+    before = is_right(clean, context.sample.labels).double().mean().item()
+    left = attack(context.substitute, images, labels, seed=context.seed, batch_size=context.batch_size).robust_accuracy
     return Measured(
-        value,
-        0.0,
-        Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0 else None,
-        f"{100 * value:.1f} % of the images that every attack had left ({len(chosen)} tried) fell to HopSkipJump, "
-        "which sees no gradients and no logits: the others were misled",
+        left / before if before else 1.0,
+        f"PGD at eps {context.eps:g} leaves the undefended substitute an accuracy of {percent(left)} of "
+        f"{percent(before)}: an eps at which no model falls shows nothing about a defence",
     )
 
 
-@check("transfer", "Adversarial examples of an undefended model find nothing new")
-def transfer(e: CheckContext) -> Measured | NotRun:
-    """Images made on a substitute must not fool what the model's own gradients did not."""
-    if e.substitute is None:
-        return NotRun("no undefended substitute was given")
-    chosen = _survivors(e)
-    if not len(chosen):
-        return NotRun("nothing was left")
-    images, labels = e.images[chosen].tensors(e.model.device)
-    attack = Transfer(attack=PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm, keep="last"), substitute=e.substitute)
-    found = attack(e.model, images, labels, seed=e.seed, batch_size=e.batch_size)
-    value = (found.success & e.reproduces(found.adversarial, labels)).double().mean().item()
-    return Measured(
-        value,
-        0.0,
-        Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0 else None,
-        f"{100 * value:.1f} % of the images that every attack had left ({len(chosen)} tried) are fooled by adversarial "
-        "examples of the substitute: the model's own gradients mislead",
-    )
-
-
-@check("attack-works", "The same attack fells an undefended model")
-def attack_works(e: CheckContext) -> Measured | NotRun:
-    """An ablation: what cannot break a model without a defence says nothing about one with (Carlini et al. 2019)."""
-    if e.substitute is None:
-        return NotRun("no undefended substitute was given")
-    images, labels = e.few_tensors
-    attack = PGD(eps=e.eps, steps=2 * STEPS, norm=e.norm)
-    before = is_right(e.logits_of(e.substitute, e.few), e.few.labels).double().mean().item()
-    left = attack(e.substitute, images, labels, seed=e.seed, batch_size=e.batch_size).robust_accuracy
-    value = left / before if before else 1.0
-    return Measured(
-        value,
-        0.5,
-        Severity.NOTE if value > 0.5 else None,
-        f"PGD at eps {e.eps:g} leaves the undefended substitute {100 * left:.1f} of {100 * before:.1f} %: an eps at "
-        "which no model falls shows nothing about a defence",
-    )
-
-
-@check("re-checked", "Adversarial examples fool again, one at a time and as bytes")
-def re_checked(e: CheckContext) -> Measured | NotRun:
-    """Each one alone in its batch, inside the ball in float64; and after rounding to whole grey levels."""
-    chosen = np.flatnonzero(e.cascade.first_success >= 0)[:_SURVIVORS]
+@check(
+    "re-checked",
+    "Adversarial examples reproduce at batch size 1 and after 8-bit rounding",
+    weakens=0.01,
+    voids=0.1,
+    condition=f"at most {Severity.WEAKENS} for a randomised model; a {Severity.NOTE} if fewer than "
+    f"{percent(_REPRODUCED, 0)} still fool after rounding to whole grey levels",
+    why="An adversarial example that fools only together with other images in a batch, or lies outside the ball in "
+    "float64, does not count as one (Carlini et al. 2019, arXiv 1902.06705).",
+    advice="Rely on the record (`casemate verify`), which claims only images that fool at batch size 1, and store "
+    "adversarial images as floating point numbers.",
+)
+def re_checked(context: CheckContext) -> Measured | NotRun:
+    """Share of the adversarial examples that do not fool at batch size 1, or lie outside the ball in float64."""
+    chosen = np.flatnonzero(context.cascade.first_success >= 0)[:_MAX_SURVIVORS]
     if not len(chosen):
         return NotRun("no adversarial example was found")
     places = torch.from_numpy(chosen)
-    made = e.cascade.adversarial[places].to(e.model.device)
-    clean, labels = e.images[places].tensors(e.model.device)
-    moved = norm_of(made.double() - clean.double(), e.norm)
-    low, high = e.model.bounds
-    levels = ((made - low) / (high - low) * 255).round() / 255 * (high - low) + low
-    rounded = e.ask(e.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
-    inside = (moved <= Ball(eps=e.eps, norm=e.norm).reach(e.model.bounds)).cpu()
-    again = Criterion(labels.cpu()).is_adversarial(predict_singly(e.model, made)) & inside
-    value = 1 - again.double().mean().item()
-    severity = Severity.VOIDS if value > 0.1 and not e.randomised else Severity.WEAKENS if value > 0.01 else None
-    if severity is None and rounded.double().mean() < 0.9:
-        severity = Severity.NOTE
+    made = context.cascade.adversarial[places].to(context.model.device)
+    clean, labels = context.images[places].tensors(context.model.device)
+    distance = norm_of(made.double() - clean.double(), context.norm)
+    levels = in_grey_levels(made, context.model.bounds)
+    rounded = context.logits_from(context.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
+    inside = (distance <= Ball(eps=context.eps, norm=context.norm).reach(context.model.bounds)).cpu()
+    again = Criterion(labels.cpu()).is_adversarial(predict_singly(context.model, made)) & inside
+    value, still = 1 - again.double().mean().item(), rounded.double().mean().item()
     return Measured(
         value,
-        0.01,
-        severity,
-        f"{100 * value:.1f} % of {len(chosen)} adversarial examples do not fool when asked again alone; rounded to "
-        f"whole grey levels {100 * (1 - rounded.double().mean().item()):.1f} % do not",
+        f"{percent(value)} of {len(chosen)} adversarial examples do not reproduce at batch size 1; after rounding "
+        f"to whole grey levels {percent(1 - still)} do not fool",
+        at_least=Severity.NOTE if still < _REPRODUCED else None,
+        at_most=Severity.WEAKENS if context.randomised else Severity.VOIDS,
         flatters=False,
     )

@@ -1,30 +1,47 @@
-"""How a check is written: a function from the evidence to a measurement, under a name."""
+"""How a check is written: a function that measures, declared with its thresholds and with what is documented of it.
+
+The declaration is the only place that states a threshold. `Check` compares with it, the report shows it, and
+`tools/findings_page.py` writes it into `docs/findings.md`.
+"""
 
 import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal, final
 
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
+
+Models = Literal["all", "deterministic", "randomised"]
+Unit = Literal["%", "points", ""]
+"""How a check's value is written: a share in percent, a difference of shares in percentage points, a plain number."""
 
 
 @final
 @dataclass(frozen=True)
 class Measured:
-    """What a check measured, and how bad that is."""
+    """What a check measured, and what it saw there."""
 
     value: float
-    threshold: float
-    severity: Severity | None
-    """None: nothing to be said."""
+    """Compared with the thresholds of the check's declaration."""
     sentence: str
-    """What was seen, what was expected, what to do; used only if there is a severity."""
+    """What was seen and what was expected; used only if the check is raised."""
+    _: KW_ONLY
+    advice: str | None = None
+    """What to do, if not what the declaration says; "" if the sentence says so itself."""
+    counts: bool = True
+    """False: the value proves nothing (see `excuse`), and nothing is raised."""
+    excuse: str = "within chance, by the paired test"
+    """Why a value above the threshold does not count."""
+    threshold: float | None = None
+    """Above which the check is raised here, if not above the declared threshold."""
+    at_least: Severity | None = None
+    """Raised with this severity or a graver one, whatever the value."""
+    at_most: Severity = Severity.VOIDS
+    """The gravest severity that this value can have here."""
     flatters: bool = True
     """See `Finding.flatters`."""
-    excuse: str = "within chance, by the paired test"
-    """Why nothing is to be said although the value is above the threshold, where that is so."""
 
 
 @final
@@ -36,40 +53,79 @@ class NotRun:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check:
-    """A named check."""
+    """A named check: the function that measures, its thresholds, and its documentation."""
 
     name: str
     title: str
-    """What holds if it passes."""
+    """What holds if the check passes."""
     measure: Callable[[CheckContext], Measured | NotRun]
+    """Its docstring says what is measured."""
+    thresholds: Mapping[Severity, float]
+    """The value above which each severity is reached, ascending; empty if other rules decide, see `condition`."""
+    unit: Unit
+    condition: str
+    """What besides the thresholds decides whether the check is raised; "" if nothing does."""
+    why: str
+    """Why it matters, with the paper."""
+    advice: str
+    """What to do if the check is raised."""
+    models: Models
+    """The models that the check can be run on."""
     thorough: bool
-    """Takes minutes, and is run only where asked for."""
+    """It takes minutes, and runs only in a thorough evaluation."""
 
     @property
-    def about(self) -> str:
-        """Why it matters, in a sentence."""
-        return inspect.cleandoc(self.measure.__doc__ or "")
+    def measures(self) -> str:
+        """What is measured, in a sentence."""
+        return " ".join((inspect.getdoc(self.measure) or "").split())
+
+    @property
+    def raised_if(self) -> str:
+        """The thresholds and the condition in words."""
+        rungs = " or ".join(
+            f"above {_written(least, self.unit)} ({'a note' if severity is Severity.NOTE else severity})"
+            for severity, least in self.thresholds.items()
+        )
+        models = "" if self.models == "all" else f"run on {self.models} models only"
+        return f"{'; '.join(part for part in (rungs, self.condition, models) if part)}."
+
+    def severity_of(self, found: Measured) -> Severity | None:
+        """The gravest severity whose threshold the value exceeds, within the limits that the measurement sets."""
+        if not found.counts:
+            return None
+        gravity = list(Severity).index
+        reached = [
+            min(severity, found.at_most, key=gravity)
+            for severity, declared in self.thresholds.items()
+            if found.value > (declared if found.threshold is None else found.threshold)
+        ]
+        return max(filter(None, [*reached, found.at_least]), key=gravity, default=None)
 
     def __call__(self, context: CheckContext) -> Checked:
-        """Measure, and judge by the threshold."""
+        """Measure, and judge by the thresholds."""
+        if self.models != "all" and context.randomised != (self.models == "randomised"):
+            return self.skipped(f"the model is {'' if context.randomised else 'not '}randomised")
         try:
             found = self.measure(context)
         except Exception as error:  # hours of attacks are not lost to a model that one check cannot handle
-            return self.failed(f"it failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return self.failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(found, NotRun):
             return self.skipped(found.why)
         if not math.isfinite(found.value):
-            return self.failed("what it measures is not a number here")
-        finding = None
-        if found.severity is not None:
+            return self.failed("what it measures is not a finite number for this model")
+        severity, threshold, finding = self.severity_of(found), found.threshold, None
+        if threshold is None:
+            threshold = min(self.thresholds.values(), default=0.0)
+        if severity is not None:
+            advice = self.advice if found.advice is None else found.advice
             finding = Finding(
                 check=self.name,
-                severity=found.severity,
+                severity=severity,
                 value=found.value,
-                threshold=found.threshold,
-                sentence=found.sentence,
+                threshold=threshold,
+                sentence=". ".join(part.removesuffix(".") for part in (found.sentence, advice) if part),
                 flatters=found.flatters,
             )
         return Checked(
@@ -77,29 +133,71 @@ class Check:
             title=self.title,
             finding=finding,
             value=found.value,
-            threshold=found.threshold,
-            excuse=found.excuse if finding is None and found.value > found.threshold else None,
+            threshold=threshold,
+            excuse=found.excuse if finding is None and found.value > threshold else None,
         )
 
     def skipped(self, why: str) -> Checked:
-        """What is said of it if there is nothing for it to measure, or nobody asked for it."""
+        """The result of a check that has nothing to measure, or that was not requested."""
         return Checked(check=self.name, title=self.title, not_run=why)
 
     def failed(self, why: str) -> Checked:
-        """What is said of it if it ends in an error: a finding, since no model must get round a check by failing."""
+        """The result of a check that ended in an error: a finding, so that no model passes a check by failing."""
         finding = Finding(
             check=self.name,
             severity=Severity.WEAKENS,
             value=None,
             threshold=None,
-            sentence=f"this check could not be made: {why}. What it looks for may be there all the same",
+            sentence=f"this check could not be completed ({why}), so the problem it looks for may be present",
             failed=True,
         )
         return Checked(check=self.name, title=self.title, finding=finding)
 
 
 def check(
-    name: str, title: str, *, thorough: bool = False
+    name: str,
+    title: str,
+    *,
+    why: str,
+    advice: str,
+    note: float | None = None,
+    weakens: float | None = None,
+    voids: float | None = None,
+    unit: Unit = "%",
+    condition: str = "",
+    models: Models = "all",
+    thorough: bool = False,
 ) -> Callable[[Callable[[CheckContext], Measured | NotRun]], Check]:
-    """Make a check of a function that measures."""
-    return lambda measure: Check(name, title, measure, thorough)
+    """Declare a check: the decorated function measures, and its docstring says what.
+
+    Args:
+        name: as the command line, reports and `docs/findings.md` show it.
+        title: what holds if the check passes.
+        why: why it matters, with the paper.
+        advice: what to do if it is raised.
+        note, weakens, voids: the value above which each severity is reached.
+        unit: of the value.
+        condition: what else decides.
+        models: on which it can be run.
+        thorough: it takes minutes.
+    """
+    declared = zip((Severity.NOTE, Severity.WEAKENS, Severity.VOIDS), (note, weakens, voids), strict=True)
+    thresholds = {severity: least for severity, least in declared if least is not None}
+    return lambda measure: Check(
+        name=name,
+        title=title,
+        measure=measure,
+        thresholds=thresholds,
+        unit=unit,
+        condition=condition,
+        models=models,
+        why=why,
+        advice=advice,
+        thorough=thorough,
+    )
+
+
+def _written(value: float, unit: Unit) -> str:
+    """A threshold with its unit: 0.01 is "1 %", "1 point" or "0.01"."""
+    shown = f"{value if unit == '' else 100 * value:g}"
+    return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}".rstrip()

@@ -1,4 +1,4 @@
-"""What the checks look at: the model, a few images, and the measures that several checks share, each made once."""
+"""The input of the checks: the evaluation, a sample of its images, and measurements that several checks share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import FGSM, PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
+from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluation.cascade import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
-from casemate.evaluation.curves import Curve, eps_curve, steps_curve
+from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.losses import LossName
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen
@@ -21,8 +21,8 @@ from casemate.norms import Norm
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels, Logits
 
-FEW = 128
-"""Images that the checks look at, so that all of the cheap ones together take seconds."""
+SAMPLE_SIZE = 128
+"""Number of images that most checks use, so that all checks of an ordinary evaluation together take seconds."""
 STEPS = 20
 """Steps of PGD in the checks."""
 
@@ -30,20 +30,23 @@ STEPS = 20
 @final
 @dataclass(kw_only=True)
 class CheckContext:
-    """An evaluation as the checks see it.
+    """A finished evaluation, for the checks.
 
     Args:
-        original_model: the model as it was given, which may answer at random.
-        model: the model that was attacked: the same, or its mean over several draws.
-        images: all the images of the evaluation.
-        norm, eps: the threat; `eps` is the one the verdict is about.
-        clean: what the model said before it was attacked.
-        cascade: what the attacks left.
-        frozen: the model with the copy of it that was attacked.
-        as_given: a copy of `original_model` in the modes in which it was given, if any part of it was in training
+        original_model: the model as it was given, possibly randomised.
+        model: the model that was attacked: `original_model`, or its mean over several draws if it is randomised.
+        images: all images of the evaluation.
+        norm, eps: the threat model; `eps` is the largest of the evaluation.
+        clean: the predictions before any attack.
+        cascade: the results of the attacks.
+        frozen: the attacked model together with its optimized copy.
+        as_given: a copy of `original_model` in the modes in which it was given, if any of its modules was in training
             mode and it can be copied.
-        in_training: any part of it was in training mode.
-        seed: of all draws.
+        in_training: whether any of its modules was given in training mode.
+        randomised: whether its logits are random in evaluation mode.
+        substitute: an undefended model for the same images.
+        seed: of all random draws.
+        batch_size: images per pass.
     """
 
     original_model: Classifier
@@ -69,40 +72,40 @@ class CheckContext:
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Classified correctly without an attack, `(n,)`."""
+        """Whether each image is classified correctly without an attack, booleans `(n,)`."""
         return is_right(self.logits, self.images.labels).numpy()
 
     @cached_property
     def robust(self) -> np.ndarray:
-        """Withstood every attack at `eps`, `(n,)`."""
+        """Whether each image withstood every attack at `eps`, booleans `(n,)`."""
         return self.cascade.robust[:, self.cascade.values.index(self.eps)]
 
     @cached_property
-    def few(self) -> LabelledImages:
-        """The first images that are classified correctly (any images, if none is)."""
-        chosen = np.flatnonzero(self.right)[:FEW]
-        return self.images[torch.from_numpy(chosen)] if len(chosen) else self.images[:FEW]
+    def sample(self) -> LabelledImages:
+        """The first `SAMPLE_SIZE` correctly classified images; if there is none, the first images."""
+        chosen = np.flatnonzero(self.right)[:SAMPLE_SIZE]
+        return self.images[torch.from_numpy(chosen)] if len(chosen) else self.images[:SAMPLE_SIZE]
 
     @cached_property
-    def few_tensors(self) -> tuple[Images, Labels]:
-        """The few images and their labels, as the model takes them."""
-        return self.few.tensors(self.model.device)
-
-    @cached_property
-    def fgsm(self) -> Flags:
-        """Of the few, right after one step of FGSM, whatever came before (the raw last iterate)."""
-        return self.last(FGSM(eps=self.eps, norm=self.norm, keep="last"))
+    def sample_tensors(self) -> tuple[Images, Labels]:
+        """Images and labels of the sample on the model's device."""
+        return self.sample.tensors(self.model.device)
 
     @cached_property
     def pgd(self) -> Curve:
-        """PGD on the few, all iterates of one run; the last iterates after `STEPS` - 10, `STEPS` and 2 `STEPS`."""
+        """PGD on the sample, one run, recorded after `STEPS` - 10, `STEPS` and 2 `STEPS` steps."""
         attack = PGD(eps=self.eps, norm=self.norm, steps=2 * STEPS, step_size=2.5 * self.eps / STEPS, keep="last")
         steps = [STEPS - 10, STEPS, 2 * STEPS]
-        return steps_curve(self.model, attack, self.few, steps, seed=self.seed, batch_size=self.batch_size)
+        return steps_curve(self.model, attack, self.sample, steps, seed=self.seed, batch_size=self.batch_size)
+
+    @cached_property
+    def pgd_iterates(self) -> LastIterates:
+        """The iterates of `pgd` after each of its three numbers of steps, whether they fool or not."""
+        return _last_iterates(self.pgd)
 
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
-        """Logits and input gradient of the few."""
-        images, labels = self.few_tensors
+        """Logits and input gradient of the sample."""
+        images, labels = self.sample_tensors
         model = self.frozen.differentiable
         with frozen(model):
             parts = batched(
@@ -113,31 +116,43 @@ class CheckContext:
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         return logits, gradient
 
-    def last(self, attack: AbstractGradientAttack) -> Flags:
-        """Of the few, whether each is right at the raw last iterate of an attack."""
-        images, labels = self.few_tensors
+    def right_after(self, attack: AbstractGradientAttack) -> Flags:
+        """Whether each image of the sample is still classified correctly after an attack."""
+        images, labels = self.sample_tensors
         result = attack(self.model, images, labels, seed=self.seed, batch_size=self.batch_size)
         return ~result.success
 
-    def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> Curve:
-        """An attack on the few over several eps."""
-        return eps_curve(self.model, attack, self.few, values, seed=self.seed, batch_size=self.batch_size)
+    def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> LastIterates:
+        """The last iterates of an attack on the sample at several eps."""
+        return _last_iterates(
+            eps_curve(self.model, attack, self.sample, values, seed=self.seed, batch_size=self.batch_size)
+        )
 
     def reproduces(self, images: Images, labels: Labels) -> Flags:
-        """Whether images that fooled a model which answers at random do so in most further answers (else: surely)."""
+        """Whether images that fooled a randomised model fool it in most of 5 repetitions; True for other models."""
         if not self.randomised:
             return torch.ones_like(labels, dtype=torch.bool)
-        answers = [
-            ~is_right(self.ask(self.model, len(images), lambda part: images[part]), labels.cpu()) for _ in range(5)
+        fooled = [
+            ~is_right(self.logits_from(self.model, len(images), lambda part: images[part]), labels.cpu())
+            for _ in range(5)
         ]
-        return torch.stack(answers).double().mean(0).gt(0.5).to(labels.device)
+        return torch.stack(fooled).double().mean(0).gt(0.5).to(labels.device)
 
     def logits_of(self, model: Classifier, images: LabelledImages) -> Logits:
-        """What a model says of images, in evaluation mode, on the CPU."""
-        return self.ask(model, len(images), lambda part: images[part].tensors(model.device)[0])
+        """The logits of a model in evaluation mode for images, on the CPU."""
+        return self.logits_from(model, len(images), lambda part: images[part].tensors(model.device)[0])
 
     @torch.no_grad()
-    def ask(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:
-        """What a model says of pixels, which may be of any scale, in evaluation mode, on the CPU."""
+    def logits_from(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:
+        """The logits of a model in evaluation mode for `count` images, on the CPU.
+
+        `pixels` returns the tensor of a slice of them, in any range, on the model's device.
+        """
         with frozen(model):
             return torch.cat(batched(count, self.batch_size or count, lambda part: model(pixels(part)).cpu()))
+
+
+def _last_iterates(curve: Curve) -> LastIterates:
+    if curve.last is None:
+        raise RuntimeError("a curve with only_worst=False has last iterates")
+    return curve.last

@@ -1,6 +1,6 @@
-"""What a check says: a number, a threshold, and whether the evaluation can still be trusted.
+"""The result of a check: a number, a threshold, and how much trust in the evaluation it costs.
 
-Every check is described in `docs/findings.md` under its name: what it means, and what to do.
+Every check is described in `docs/findings.md` under its name.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,12 +9,12 @@ from typing import Any, final
 
 
 class Severity(StrEnum):
-    """How much a finding takes from the robust accuracy."""
+    """How much trust in the robust accuracy a finding costs, in ascending order."""
 
     NOTE = "note"
     """Good to know; the number stands."""
     WEAKENS = "weakens"
-    """The number may be too high by a little: try more."""
+    """The number may be a little too high: try more."""
     VOIDS = "voids"
     """The number says nothing."""
 
@@ -22,20 +22,20 @@ class Severity(StrEnum):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A reason not to take the robust accuracy as it stands."""
+    """A reason not to trust the robust accuracy."""
 
     check: str
     severity: Severity
     value: float | None
-    """What was measured; None if the check failed."""
+    """The measurement; None if the check failed."""
     threshold: float | None
-    """Above which it is raised; None if the check failed."""
+    """The value above which the check is raised; None if the check failed."""
     sentence: str
     """What was seen, what was expected, what to do."""
     failed: bool = False
-    """The check itself failed, so that what it looks for may be there."""
+    """The check ended in an error, so that the problem it looks for may be present."""
     flatters: bool = True
-    """It can only make the model look more robust than it is, so a model that fell all the same is broken for sure."""
+    """Whether the problem can only make the model look more robust than it is, so that a broken model is broken."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for a result file."""
@@ -45,23 +45,23 @@ class Finding:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """One check of an evaluation: passed, raised, or not run and why."""
+    """The result of one check of an evaluation: passed, raised, or not run."""
 
     check: str
     title: str
     finding: Finding | None = None
     value: float | None = None
-    """What was measured, where it was raised or not; None if it was not run or failed."""
+    """The measurement; None if the check was not run or failed."""
     threshold: float | None = None
-    """Above which it is raised."""
+    """The value above which the check is raised."""
     excuse: str | None = None
-    """Why it was not, although the value is above."""
+    """Why the check was not raised although the value is above the threshold; None otherwise."""
     not_run: str | None = None
-    """Why not, if it was not."""
+    """Why the check was not run; None if it was."""
 
     @property
     def state(self) -> str:
-        """`not run`, `passed`, or the severity of what was found."""
+        """`not run`, `passed`, or the severity of the finding."""
         if self.not_run is not None:
             return "not run"
         return "passed" if self.finding is None else str(self.finding.severity)

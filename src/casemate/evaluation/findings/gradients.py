@@ -9,84 +9,104 @@ from casemate.attacks import Criterion, Status, frozen, input_gradient
 from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import CheckContext
-from casemate.evaluation.findings.finding import Severity
+from casemate.evaluation.intervals import percent
 from casemate.losses import LossName, margin
 from casemate.models import Classifier
 from casemate.rng import Streams, derive
 
 _DIRECTIONS = 10
-"""Random directions along which differences are taken."""
-_ROOM = 64
-"""Images on which gradients are compared with something."""
+"""Number of random directions along which differences are taken."""
+_MAX_COMPARED = 64
+"""Number of images whose gradient is compared with another computation of it."""
 _TINY = {True: 1e-8, False: 1e-6}
-"""Length of a step within which no two grey levels, activations or weights change places, in float64 or not."""
+"""Length of a step within which no kink of the network is crossed, by whether the model runs in float64."""
 _ROUGH = 1e-3
-"""Length of a step that rounding in float32 does not drown."""
-_MISLEADS = 0.2
-"""Error of the gradient from which on it is not the model's: a model's own is right to the fourth digit in float64."""
+"""Length of a step whose difference exceeds rounding in float32."""
 _STRIDES = (0.01, 0.03, 0.1)
-"""Lengths of steps that reach the next stair of a model that moves in steps, as shares of the range of the pixels."""
+"""Lengths of steps that reach the next level of a model that rounds, as shares of the range of the pixels."""
 
 
-@check("zero-gradients", "Every image has a gradient to follow")
-def zero_gradients(e: CheckContext) -> Measured:
-    """Where it is exactly zero, no attack by gradient took place."""
+@check(
+    "zero-gradients",
+    "Every image has a gradient to follow",
+    weakens=0.01,
+    voids=0.1,
+    why="An image whose gradient is exactly zero was not attacked by any method that follows gradients. The usual "
+    "causes are rounding, thresholds and `detach` (shattered gradients: Athalye et al. 2018, arXiv 1802.00420).",
+    advice="Attack through the step that has no derivative (`BPDA`), or without gradients.",
+)
+def zero_gradient(context: CheckContext) -> Measured:
+    """Share of the images whose input gradient is exactly zero in every pixel.
+
+    The largest of three: of the cross-entropy, of the ratio of logits, and during the attack by gradient with fewest.
+    """
     losses: tuple[LossName, ...] = ("ce", "dlr")
-    shares = {loss: (e.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses}
-    value = max(*shares.values(), _never_had_one(e))
-    severity = Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0.01 else None
+    shares = [(context.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses]
+    value = max(*shares, _share_without_gradient(context))
     return Measured(
         value,
-        0.01,
-        severity,
-        f"{100 * value:.1f} % of the images have a gradient of exactly zero: rounding, quantisation or another step "
-        "without a derivative stands in the way. Attack through it (BPDA), or without gradients",
+        f"{percent(value)} of the images have a gradient of exactly zero: rounding, quantisation or another step "
+        "without a derivative blocks it",
     )
 
 
-def _never_had_one(e: CheckContext) -> float:
-    """The share of all images on which even the luckiest of the attacks by gradient never had one other than zero."""
+def _share_without_gradient(context: CheckContext) -> float:
+    """Share of all images with no gradient other than zero during an attack, in the attack with the fewest of them."""
     name = Status.ZERO_GRADIENT.name.lower()
-    found = [each.status[name] for each in e.cascade.attempts if each.eps == e.eps and each.passes.backward]
-    return min(found, default=0) / len(e.images)
+    attempts = context.cascade.attempts
+    found = [each.status[name] for each in attempts if each.eps == context.eps and each.passes.backward]
+    return min(found, default=0) / len(context.images)
 
 
-@check("precision", "float32 is exact enough for the gradients")
-def precision(e: CheckContext) -> Measured | NotRun:
-    """The signs of the gradient in float64, weighted by its size, must be those in float32."""
-    if e.randomised:
-        return NotRun("the model answers at random")
-    images, labels = e.few_tensors
-    images, labels = images[:_ROOM], labels[:_ROOM]
-    double, runs = _in_float64(e.model, images)
+@check(
+    "precision",
+    "float32 is precise enough for the gradients",
+    weakens=0.01,
+    voids=0.1,
+    models="deterministic",
+    why="Where float32 loses the gradient, an attack follows rounding errors (numerical instability is one way to "
+    "shatter gradients: Athalye et al. 2018, arXiv 1802.00420).",
+    advice="Attack the model in float64, or with a loss that does not vanish.",
+)
+def precision(context: CheckContext) -> Measured:
+    """Share of the gradient of the cross-entropy, weighted by size, whose sign differs between float32 and float64."""
+    images, labels = context.sample_tensors
+    images, labels = images[:_MAX_COMPARED], labels[:_MAX_COMPARED]
+    double, runs = _in_float64(context.model, images)
     if not runs:
         raise ModelError("the model does not run in float64")
     with frozen(double):
         exact = input_gradient(double, images.double(), Criterion(labels), "ce")[1]
-    with frozen(e.model):
-        rough = input_gradient(e.model, images, Criterion(labels), "ce")[1]
+    with frozen(context.model):
+        rough = input_gradient(context.model, images, Criterion(labels), "ce")[1]
     size = exact.abs().flatten(1)
     weight = size / size.sum(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
     differs = (weight * (exact.sign() != rough.sign()).flatten(1)).sum(1)[size.amax(1) > 0]
     value = differs.mean().item() if len(differs) else 0.0
-    return Measured(
-        value,
-        0.01,
-        Severity.VOIDS if value > 0.1 else Severity.WEAKENS if value > 0.01 else None,
-        f"{100 * value:.1f} % of the gradient, by size, has another sign in float64: float32 loses it. Attack the "
-        "model in float64 or with a loss that does not vanish",
-    )
+    return Measured(value, f"{percent(value)} of the gradient, by size, has another sign in float64: float32 loses it")
 
 
-@check("finite-differences", "The gradient is that of the model")
-def finite_differences(e: CheckContext) -> Measured | NotRun:
-    """Along random directions the margin must change as the gradient says; in a model of stairs, rise at least."""
-    if e.randomised:
-        return NotRun("the model answers at random")
-    images, labels = (each[:_ROOM] for each in e.few_tensors)
-    model, exact = _in_float64(e.model, images)
+@check(
+    "finite-differences",
+    "The gradient is that of the model",
+    weakens=0.05,
+    voids=0.2,
+    models="deterministic",
+    why="A model's own gradient is right to the fourth digit in float64. One that is not leads attacks astray: it was "
+    "replaced in the backward pass (Athalye et al. 2018, arXiv 1802.00420), or the model jumps, as with "
+    "k-winners-take-all (Xiao et al. 2020, arXiv 1905.10510; broken by Tramer et al. 2020, arXiv 2002.08347).",
+    advice="Use attacks that need no gradient.",
+)
+def finite_differences(context: CheckContext) -> Measured | NotRun:
+    """Median relative error of the gradient of the margin, compared with differences along random directions.
+
+    Computed in float64 where the model runs in it. For a model that rounds, so that most differences are zero: the
+    share of the images on which a step along the gradient raises the margin less than the best of several random steps.
+    """
+    images, labels = (each[:_MAX_COMPARED] for each in context.sample_tensors)
+    model, exact = _in_float64(context.model, images)
     images = images.double() if exact else images
-    streams = Streams(derive(e.seed, "directions"), torch.arange(len(labels), device=images.device))
+    streams = Streams(derive(context.seed, "directions"), torch.arange(len(labels), device=images.device))
     # flat parts of an image tie in max-pooling, where no derivative exists; half a grey level breaks the ties
     images = images + (streams.uniform(tuple(images.shape[1:]), "ties").to(images.dtype) - 0.5) / 255
     with frozen(model), torch.no_grad():
@@ -94,31 +114,25 @@ def finite_differences(e: CheckContext) -> Measured | NotRun:
         if not gradient.any():
             return NotRun("the gradient is zero everywhere (see zero-gradients)")
         tiny = _TINY[exact]
-        still = (_slopes(model, images, labels, tiny, streams) == 0).double().mean().item()
-        if (
-            still > 0.5
-        ):  # something inside rounds, and the gradient is an approximation, which must at least lead uphill
-            value = _downhill(e.model, e.few_tensors[0][:_ROOM], labels, gradient, streams)
+        constant = (_slopes(model, images, labels, tiny, streams) == 0).double().mean().item()
+        if constant > 0.5:  # the model rounds; its gradient is an approximation, which must at least lead upwards
+            value = _share_misled(context.model, context.sample_tensors[0][:_MAX_COMPARED], labels, gradient, streams)
             words = (
-                f"on {100 * value:.0f} % of the images a step along the gradient raises the loss less than blind ones"
+                f"on {percent(value, 0)} of the images a step along the gradient raises the loss less than random steps"
             )
         else:
-            lengths = {tiny, _ROUGH} if exact else {_ROUGH}  # rounding inside the model may drown the tiny one
-            value = min(_error(model, images, labels, gradient, length, streams) for length in lengths)
+            lengths = {tiny, _ROUGH} if exact else {_ROUGH}  # the difference of a tiny step may be lost in rounding
+            value = min(_median_error(model, images, labels, gradient, length, streams) for length in lengths)
             words = (
-                f"the gradient misses what the model does along random directions by {100 * value:.0f} % in the median"
+                f"the gradient differs from differences along random directions by {percent(value, 0)} in the median"
             )
     return Measured(
-        value,
-        0.05,
-        Severity.VOIDS if value > _MISLEADS else Severity.WEAKENS if value > 0.05 else None,
-        f"{words}: it is not the model's own, or the model jumps. Attacks that follow it go astray; use some that need "
-        "no gradient",
+        value, f"{words}: it is not the model's own, or the model jumps, and attacks that follow it are misled"
     )
 
 
 def _in_float64(model: Classifier, images: Tensor) -> tuple[Classifier, bool]:
-    """A copy in float64, if the model runs in it."""
+    """A copy in float64 and True; the model itself and False if it cannot be copied or does not run in float64."""
     try:
         double = copy.deepcopy(model).double()
         with frozen(double), torch.no_grad():
@@ -129,44 +143,45 @@ def _in_float64(model: Classifier, images: Tensor) -> tuple[Classifier, bool]:
 
 
 def _signs(images: Tensor, streams: Streams, draw: int) -> Tensor:
-    """A random direction for each image: every pixel up or down."""
+    """A random direction for each image: every pixel plus or minus 1."""
     return (streams.uniform(tuple(images.shape[1:]), draw) < 0.5).to(images.dtype) * 2 - 1
 
 
 def _slopes(model: Classifier, images: Tensor, labels: Tensor, length: float, streams: Streams) -> Tensor:
-    """How steeply the margin rises along each of the random directions, `(n, directions)`."""
+    """Central differences of the margin along each of the random directions, `(n, directions)`."""
     found: list[Tensor] = []
     for draw in range(_DIRECTIONS):
-        along = length * _signs(images, streams, draw)
-        ahead, behind = (margin(model(images + way * along), labels) for way in (1, -1))
+        step = length * _signs(images, streams, draw)
+        ahead, behind = (margin(model(images + sign * step), labels) for sign in (1, -1))
         found.append((ahead - behind) / (2 * length))
     return torch.stack(found, 1)
 
 
-def _error(
+def _median_error(
     model: Classifier, images: Tensor, labels: Tensor, gradient: Tensor, length: float, streams: Streams
 ) -> float:
-    """How far the slopes are from those that the gradient tells of: the median relative error over images."""
+    """Median over the images of the relative error of the slopes that the gradient predicts."""
     found = _slopes(model, images, labels, length, streams)
-    along = (_signs(images, streams, draw) for draw in range(_DIRECTIONS))
-    told = torch.stack([(gradient * each).flatten(1).sum(1) for each in along], 1)
-    size = torch.maximum(found.norm(dim=1), told.norm(dim=1))
-    return ((found - told).norm(dim=1) / size.clamp(min=1e-30))[size > 0].median().item()
+    directions = (_signs(images, streams, draw) for draw in range(_DIRECTIONS))
+    predicted = torch.stack([(gradient * each).flatten(1).sum(1) for each in directions], 1)
+    size = torch.maximum(found.norm(dim=1), predicted.norm(dim=1))
+    return ((found - predicted).norm(dim=1) / size.clamp(min=1e-30))[size > 0].median().item()
 
 
-def _downhill(model: Classifier, images: Tensor, labels: Tensor, gradient: Tensor, streams: Streams) -> float:
-    """Share of images on which a step along the gradient's signs leads less far up than the best of random ones.
+def _share_misled(model: Classifier, images: Tensor, labels: Tensor, gradient: Tensor, streams: Streams) -> float:
+    """Share of images on which a step along the signs of the gradient raises the margin less than the best random step.
 
-    At the best of several lengths: a short step may not reach the next stair, a long one leave the hill.
+    At the length of step that favours the gradient most: a short one may not reach the next level of the model's
+    rounding, a long one may leave the region in which the gradient holds.
     """
     low, high = model.bounds
     shares: list[float] = []
     for length in _STRIDES:
         stride = length * (high - low)
 
-        def reached(along: Tensor, stride: float = stride) -> Tensor:
-            return margin(model((images + stride * along).clamp(low, high)), labels)
+        def margin_after(direction: Tensor, stride: float = stride) -> Tensor:
+            return margin(model((images + stride * direction).clamp(low, high)), labels)
 
-        blind = torch.stack([reached(_signs(images, streams, draw)) for draw in range(_DIRECTIONS)]).amax(0)
-        shares.append((reached(gradient.sign().to(images.dtype)) <= blind).double().mean().item())
+        random = torch.stack([margin_after(_signs(images, streams, draw)) for draw in range(_DIRECTIONS)]).amax(0)
+        shares.append((margin_after(gradient.sign().to(images.dtype)) <= random).double().mean().item())
     return min(shares)

@@ -1,4 +1,4 @@
-"""Was the right thing evaluated: the model in its right mode, on the right scale, with right labels, with logits?"""
+"""Was the right thing evaluated: the model's mode and outputs, the scale of the pixels, the labels, the unit of eps."""
 
 import math
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from casemate.attacks import Status
 from casemate.errors import ModelError
 from casemate.evaluation.clean import is_right
-from casemate.evaluation.findings.check import Measured, NotRun, check
+from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
-from casemate.evaluation.intervals import mcnemar, share
+from casemate.evaluation.intervals import mcnemar, percent, share
 from casemate.evaluation.single_image import predict_singly
 from casemate.logits import difference, is_valid, magnitude, top_gap
 from casemate.models import with_fixed_seed
@@ -21,15 +21,18 @@ from casemate.models.accel.equivalence import TOLERANCE
 from casemate.norms import Ball
 from casemate.units import EpsIssueKind, find_eps_issue
 
-_MANY = 512
-"""Images on which inputs are checked by passes of their own."""
-_LONE = 16
-"""Images that are also asked about one at a time."""
-_SURE = 1e-3
-"""p-value below which a paired difference of accuracies counts."""
-_OWN, _OTHER = 0.03, 0.1
-"""Gains of accuracy from which on a scale counts as the right one: the one that the Classifier itself tells of, and
-those tried because others use them (a PGD-trained network may gain some points from more contrast)."""
+_MAX_RESCALED = 512
+"""Number of images that are classified again on every other scale of the pixels."""
+_MAX_SINGLE = 16
+"""Number of images that are also classified one at a time."""
+_P_VALUE = 1e-3
+"""p-value of McNemar's test below which a difference of accuracies counts."""
+_OWN_GAIN, _OTHER_GAIN = 0.03, 0.1
+"""Gain of accuracy above which another scale of the pixels counts as the right one: with the Classifier's own
+normalisation undone, and with normalisations that other people use (a PGD-trained network may gain some points from
+more contrast)."""
+_SATURATED_GAP = 17
+"""Lead of the largest logit from which on float32 softmax is exactly 1."""
 _UNIT = {
     EpsIssueKind.ABOVE: Severity.VOIDS,
     EpsIssueKind.BELOW: Severity.VOIDS,
@@ -37,7 +40,7 @@ _UNIT = {
     EpsIssueKind.NORMALISED: Severity.WEAKENS,
     EpsIssueKind.SCALED: Severity.NOTE,
 }
-"""How much each doubt about eps takes from the number."""
+"""The severity of each doubt about the unit of eps."""
 _UNDONE = "the Classifier's own mean and std undone"
 _KNOWN_SCALES = {
     "0.5 and 0.5": (0.5, 0.5),
@@ -46,104 +49,132 @@ _KNOWN_SCALES = {
     "CIFAR-10's mean and deviation": (0.4734, 0.2516),
     "ImageNet's mean and deviation": (0.4490, 0.2260),
 }
-"""Means and deviations that people normalise by, over all channels."""
+"""Means and standard deviations, over all channels, that images are often normalised by."""
 
 
-@check("training-mode", "The model was in evaluation mode")
-def training_mode(e: CheckContext) -> Measured:
-    """A model given in training mode is judged in evaluation mode; in training mode it may be another model."""
+@check(
+    "training-mode",
+    "The model was in evaluation mode",
+    note=0,
+    why="Dropout and batch statistics make another model of the network in training mode. The evaluation is of the "
+    "model in evaluation mode (dropout: Srivastava et al. 2014; batch normalisation: Ioffe and Szegedy 2015, arXiv "
+    "1502.03167).",
+    advice="If the model is used as it was given, pass a module that behaves that way in evaluation mode too.",
+)
+def training_mode(context: CheckContext) -> Measured:
+    """Share of the images whose logits change when the model runs in the mode in which it was given."""
     changed = 0.0
-    if e.in_training and e.as_given is None:
-        raise ModelError("the model was given in training mode, and cannot be copied to see what it answers in it")
-    if e.as_given is not None:
-        images, _ = e.few_tensors
-        with torch.no_grad():  # with the same draws, so that a model that answers at random differs by its mode alone
-            there = with_fixed_seed(e.as_given)(images)
-        here = e.logits_of(with_fixed_seed(e.original_model), e.few).to(images.device)
+    if context.in_training and context.as_given is None:
+        raise ModelError("the model was given in training mode and cannot be copied to compare its logits there")
+    if context.as_given is not None:
+        images, _ = context.sample_tensors
+        with torch.no_grad():  # with the same random draws, so that a randomised model differs by its mode alone
+            there = with_fixed_seed(context.as_given)(images)
+        here = context.logits_of(with_fixed_seed(context.original_model), context.sample).to(images.device)
         changed = (difference(there, here) > 1e-3 * magnitude(here).clamp(min=1e-6)).double().mean().item()
     return Measured(
         changed,
-        0.0,
-        Severity.NOTE if changed > 0 else None,
-        f"the model was given in training mode, in which {100 * changed:.0f} % of the images get other logits; it "
-        "was judged in evaluation mode. If it is used as given, hand over a module that answers so in evaluation mode",
+        f"the model was given in training mode, in which the logits of {percent(changed, 0)} of the images are "
+        "different; it was evaluated in evaluation mode",
         flatters=False,
     )
 
 
-@check("batch-dependence", "An image gets the same answer whatever comes with it")
-def batch_dependence(e: CheckContext) -> Measured | NotRun:
-    """Where the batch takes part in the answer, an attack on a batch says nothing about an image that comes alone."""
-    if e.randomised:
-        return NotRun("the model answers at random")
-    few = e.few[:_LONE]
-    together, apart = e.logits_of(e.original_model, few), predict_singly(e.original_model, few.tensors()[0])
-    same = difference(together, apart) <= 1e-3 * magnitude(together).clamp(min=1e-6)
-    changed = 1 - same.double().mean().item()  # no number is no answer
+@check(
+    "batch-dependence",
+    "An image gets the same logits whatever else is in its batch",
+    voids=0,
+    models="deterministic",
+    why="If the logits of an image depend on the other images of its batch, as with batch normalisation in "
+    "training mode, an attack on a batch says nothing about an image on its own (Ioffe and Szegedy 2015, arXiv "
+    "1502.03167).",
+    advice="Put the model in evaluation mode, so that batch normalisation uses its running averages.",
+)
+def batch_dependence(context: CheckContext) -> Measured:
+    """Share of a few images whose logits change, or are undefined, when the image is alone in its batch."""
+    few = context.sample[:_MAX_SINGLE]
+    together = context.logits_of(context.original_model, few)
+    single = predict_singly(context.original_model, few.tensors()[0])
+    same = difference(together, single) <= 1e-3 * magnitude(together).clamp(min=1e-6)
+    changed = 1 - same.double().mean().item()  # a NaN difference counts as changed
     return Measured(
         changed,
-        0.0,
-        Severity.VOIDS if changed > 0 else None,
-        f"{100 * changed:.0f} % of {len(few)} images get other logits, or none, when they are alone in their batch: "
-        "the model looks at the others too, as batch normalisation does in training mode. Let it use running averages",
+        f"{percent(changed, 0)} of {len(few)} images get other logits, or none, when they are alone in their batch: "
+        "the logits depend on the other images, as with batch normalisation in training mode",
         flatters=False,
     )
 
 
-@check("probabilities", "The model returns logits")
-def probabilities(e: CheckContext) -> Measured:
-    """Probabilities saturate: the attacks' losses vanish where the model is sure."""
-    sums = (e.logits.double().sum(1) - 1).abs() < 1e-4
-    inside = (e.logits >= -1e-6).all(1) & (e.logits <= 1 + 1e-6).all(1)
-    found = (sums & inside).double().mean().item()
+@check(
+    "probabilities",
+    "The model returns logits",
+    voids=0.99,
+    why="A softmax saturates: where the model is confident, the losses of the attacks and their gradients vanish "
+    "(Carlini and Wagner 2017, arXiv 1608.04644).",
+    advice="Return the logits: leave the softmax out of the network.",
+)
+def probabilities(context: CheckContext) -> Measured:
+    """Share of the images whose outputs lie within [0, 1] and add up to 1."""
+    sums = (context.logits.double().sum(1) - 1).abs() < 1e-4
+    inside = (context.logits >= -1e-6).all(1) & (context.logits <= 1 + 1e-6).all(1)
     return Measured(
-        found,
-        0.99,
-        Severity.VOIDS if found > 0.99 else None,
-        "what the model returns adds up to 1, as probabilities do; attacks need the logits before the softmax. Leave "
-        "the softmax out of the network",
+        (sums & inside).double().mean().item(),
+        "the outputs of the model add up to 1, as probabilities do; attacks need the logits before the softmax",
     )
 
 
-@check("non-finite", "All logits are numbers")
-def non_finite(e: CheckContext) -> Measured:
-    """What is not a number is neither right nor wrong; minus infinity is the logit of a masked class."""
-    wrong = (~is_valid(e.logits)).double().mean().item()
+@check(
+    "non-finite",
+    "No logit is NaN or plus infinity",
+    weakens=0,
+    voids=0.01,
+    condition=f"{Severity.VOIDS} if any clean image has such logits",
+    why="Such outputs are neither right nor wrong: a clean image with them counts as misclassified, an attacked one as "
+    "withstanding the attack, and attacks have no loss to follow there. Minus infinity is allowed: it masks a class.",
+    advice="Look for overflows, logarithms of zero and divisions by zero in the model.",
+)
+def non_finite(context: CheckContext) -> Measured:
+    """Share of the images, clean or attacked, with a logit that is NaN or plus infinity."""
+    wrong = (~is_valid(context.logits)).double().mean().item()
     name = Status.NON_FINITE.name.lower()
-    tried = sum(attempt.tried for attempt in e.cascade.attempts)
-    under_attack = sum(attempt.status[name] for attempt in e.cascade.attempts) / max(tried, 1)
-    value = max(wrong, under_attack)
+    tried = sum(attempt.tried for attempt in context.cascade.attempts)
+    under_attack = sum(attempt.status[name] for attempt in context.cascade.attempts) / max(tried, 1)
     return Measured(
-        value,
-        0.0,
-        Severity.VOIDS if wrong > 0 or under_attack > 0.01 else Severity.WEAKENS if under_attack > 0 else None,
-        f"{100 * wrong:.1f} % of the images have logits that are NaN or infinite, and count as wrong; so have "
-        f"{100 * under_attack:.1f} % of the attacked ones, which count as withstanding. Look for overflows and "
-        "divisions by zero",
+        max(wrong, under_attack),
+        f"{percent(wrong)} of the clean images have logits that are NaN or infinite, and count as misclassified; so "
+        f"have {percent(under_attack)} of the attacked images, which count as withstanding the attack",
+        at_least=Severity.VOIDS if wrong > 0 else None,
         flatters=wrong == 0,
     )
 
 
-def _well(e: CheckContext) -> float:
-    """Accuracy half way between guessing and perfect: with less, a model does not show what it was meant for."""
-    return (1 + 1 / len(e.model.classes)) / 2
+def _halfway_accuracy(context: CheckContext) -> float:
+    """The accuracy half way between guessing and 1, above which labels and pixels plausibly are as in training."""
+    return (1 + 1 / len(context.model.classes)) / 2
 
 
-@check("masked-classes", "The same classes are masked on all images")
-def masked_classes(e: CheckContext) -> Measured:
-    """A class with the logit minus infinity cannot be reached; if that hangs on the image, the way there is hidden."""
-    masked = e.logits == -torch.inf
-    share = masked.double().mean(0)
-    value = torch.minimum(share, 1 - share).sum().item()
+@check(
+    "masked-classes",
+    "The same classes are masked on all images",
+    weakens=0,
+    voids=0.1,
+    unit="",
+    why="A class with the logit minus infinity is masked: it cannot be predicted, and the numbers are those of the "
+    "other classes. Where a class is masked on some images only, an attack on those images cannot find it.",
+    advice="Mask the same classes on all images, or none.",
+)
+def masked_classes(context: CheckContext) -> Measured:
+    """Mean number of classes per image that are masked there but not on most images, or the reverse."""
+    masked = (context.logits == -torch.inf).double().mean(0)
+    value = torch.minimum(masked, 1 - masked).sum().item()
     return Measured(
         value,
-        0.0,
-        (Severity.VOIDS if value > 0.1 else Severity.WEAKENS) if value > 0 else None,
-        f"on an image, {value:.2g} classes on average have the logit minus infinity, or do not, unlike on most images: "
-        "attacks find no way to a class that is masked on some images only. Mask the same classes always, or none",
+        f"which classes have the logit minus infinity differs between images, by {value:.2g} classes on average: "
+        "attacks cannot reach a class on the images on which it is masked",
     )
 
 
+<<<<<<< HEAD
 @check("eps-unit", "eps is in the unit of the pixels")
 def eps_unit(e: CheckContext) -> Measured:
     """A radius written for pixels on another scale makes the ball far too large or too small."""
@@ -157,46 +188,86 @@ def eps_unit(e: CheckContext) -> Measured:
         severity,
         "" if doubt is None else doubt.message,
         flatters=doubt is not None and doubt.kind is not EpsIssueKind.ABOVE,
+=======
+@check(
+    "eps-unit",
+    "eps is in the unit of the pixels",
+    unit="",
+    condition=f"{_UNIT[Kind.ABOVE]} if the ball holds every image (8 for 8/255); {_UNIT[Kind.BELOW]} if next to "
+    f"nothing can change (less than 0.1 grey levels, as with 8/255 for pixels from 0 to 255); {_UNIT[Kind.OTHER]} "
+    f"if eps is a whole number of 255ths and the pixels do not run over a range of 1; {_UNIT[Kind.NORMALISED]} if "
+    f"the bounds look like those of normalised images; a {_UNIT[Kind.SCALED]} wherever else the pixels do not run "
+    "over a range of 1",
+    why="A radius written for pixels on another scale makes the ball far too large or far too small, and the number is "
+    "then about another threat than the one intended.",
+    advice="Write eps in the unit of the bounds, or scale the images to [0, 1].",
+)
+def eps_unit(context: CheckContext) -> Measured:
+    """Radius eps as a share of the range of the pixels, where the two do not seem to be in the same unit; else 0."""
+    doubt = doubt_of(
+        Ball(eps=context.eps, norm=context.norm), context.model.bounds, math.prod(context.model.input_shape)
+    )
+    if doubt is None:
+        return Measured(0.0, "", counts=False)
+    return Measured(
+        doubt.share,
+        doubt.sentence,
+        advice="",
+        at_least=_UNIT[doubt.kind],
+        flatters=doubt.kind is not Kind.ABOVE,
+>>>>>>> w-words
     )
 
 
-@check("labels", "Labels mean the classes that the model means")
-def labels(e: CheckContext) -> Measured:
-    """If another naming of the classes fits far better, the labels are shifted or permuted."""
-    truth, said, count = e.images.labels.numpy(), e.logits.argmax(1).numpy(), e.logits.shape[1]
-    naming = _naming(truth, said, count)
+@check(
+    "labels",
+    "The labels number the classes as the model does",
+    voids=0.01,
+    unit="points",
+    condition="only if the renamed classes are classified with an accuracy more than half way from guessing to 1, and "
+    f"McNemar's test gives p < {_P_VALUE:g}",
+    why="If the accuracy is clearly higher with the classes renamed (by the best assignment of the confusion "
+    "matrix), the labels are shifted by one or classes are exchanged, and all accuracies are about the wrong "
+    "labels.",
+    advice="Check the order of the classes, and whether the labels start at 0.",
+)
+def labels(context: CheckContext) -> Measured:
+    """Gain of accuracy with the best renaming of the classes, found on one half of the images, tried on the other."""
+    truth, predicted = context.images.labels.numpy(), context.logits.argmax(1).numpy()
+    count = context.logits.shape[1]
+    naming = _best_naming(truth, predicted, count)
     renamed = np.zeros(len(truth), dtype=bool)
-    first = np.random.default_rng(e.seed).random(len(truth)) < 0.5
-    for half in (first, ~first):  # judged on images that it was not found by: an untrained network fits some naming
-        renamed[half] = _naming(truth[~half], said[~half], count)[truth[half]] == said[half]
+    first = np.random.default_rng(context.seed).random(len(truth)) < 0.5
+    for half in (first, ~first):  # judged on other images than it was found on: an untrained network fits some naming
+        renamed[half] = _best_naming(truth[~half], predicted[~half], count)[truth[half]] == predicted[half]
     moved = naming[truth] != truth
-    gain = float(renamed.mean() - e.right.mean())
+    gain = float(renamed.mean() - context.right.mean())
     fits = float(renamed[moved].mean()) if moved.any() else 0.0
-    words = [f"{e.model.classes[row]} to {e.model.classes[naming[row]]}" for row in range(count) if naming[row] != row]
+    classes = context.model.classes
+    words = [f"{classes[row]} to {classes[naming[row]]}" for row in range(count) if naming[row] != row]
     return Measured(
         gain,
-        0.01,
-        Severity.VOIDS if gain > 0.01 and fits > _well(e) and mcnemar(renamed, e.right) < _SURE else None,
-        f"the accuracy rises from {100 * e.right.mean():.1f} to {100 * renamed.mean():.1f} % if labels are renamed "
-        f"({', '.join(words[:3])}{', ...' if len(words) > 3 else ''}): the labels do not mean the model's classes. "
-        "Check the order of the classes and whether labels start at 0",
+        f"the accuracy rises from {percent(context.right.mean())} to {percent(renamed.mean())} if the labels are "
+        f"renamed ({', '.join(words[:3])}{', ...' if len(words) > 3 else ''}): the labels do not number the classes "
+        "as the model does",
+        counts=fits > _halfway_accuracy(context) and mcnemar(renamed, context.right) < _P_VALUE,
+        excuse="no renaming fits well",
         flatters=False,
-        excuse="no naming fits well",
     )
 
 
-def _naming(truth: np.ndarray, said: np.ndarray, count: int) -> np.ndarray:
-    """The new name of each class under which most answers are right."""
-    confusion = np.bincount(truth * count + said, minlength=count * count).reshape(count, count)
-    # of equally good namings the one that changes nothing
+def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
+    """The new label of each class with which most predictions are right."""
+    confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+    # the small bonus on the diagonal prefers, of equally good namings, the one that changes nothing
     rows, columns = linear_sum_assignment(-confusion - 0.5 / count * np.eye(count))
     return columns[np.argsort(rows)]
 
 
-def _rescalings(e: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
-    """Factors and summands by name: what the pixels become if a normalisation is undone, or made up for."""
+def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
+    """Factor and summand, by name, for each other scale: with a normalisation applied, undone, or exchanged."""
     found: dict[str, tuple[Tensor | float, Tensor | float]] = {}
-    own = e.original_model.mean, e.original_model.std
+    own = context.original_model.mean, context.original_model.std
     if own[0] is not None and own[1] is not None:
         found[_UNDONE] = (own[1], own[0])
     pairs: dict[str, tuple[Tensor | float, Tensor | float]] = dict(_KNOWN_SCALES)
@@ -205,78 +276,115 @@ def _rescalings(e: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | flo
         images.std((0, 2, 3), keepdim=True).clamp(min=1e-6),
     )
     for name, (mean, std) in pairs.items():
-        found[f"{name} taken off"] = (1 / std, -mean / std)
+        found[f"normalisation by {name}"] = (1 / std, -mean / std)
         found[f"{name} undone"] = (std, mean)
         if own[0] is not None and own[1] is not None:
             found[f"{name} in place of the Classifier's own"] = (own[1] / std, own[0] - own[1] * mean / std)
-    found["times 255"], found["divided by 255"] = (255.0, 0.0), (1 / 255, 0.0)
-    found["black and white exchanged"] = (-1.0, sum(e.original_model.bounds))
+    found["pixels times 255"], found["pixels divided by 255"] = (255.0, 0.0), (1 / 255, 0.0)
+    found["black and white exchanged"] = (-1.0, sum(context.original_model.bounds))
     return found
 
 
-@check("normalisation", "Pixels arrive on the scale that the network was trained on")
-def normalisation(e: CheckContext) -> Measured:
-    """If pixels on another scale are classified better, normalisation is missing or applied twice."""
-    few = e.images[:_MANY]
-    images, _ = few.tensors(e.model.device)
-    right = e.right[: len(few)]
-    best, gain, threshold, p = "", 0.0, _OTHER, 1.0
-    for name, (factor, summand) in _rescalings(e, images).items():
-        again = is_right(_rescaled(e, images, factor, summand), few.labels).numpy()
-        least = _OWN if name == _UNDONE else _OTHER
-        if again.mean() > _well(e) and (again.mean() - right.mean()) / least > gain / threshold:
+@check(
+    "normalisation",
+    "The pixels are on the scale that the network was trained on",
+    voids=_OTHER_GAIN,
+    unit="points",
+    condition=f"above {100 * _OWN_GAIN:g} points for the Classifier's own normalisation undone; only if the "
+    f"accuracy on the other scale is more than half way from guessing to 1 and McNemar's test gives p < {_P_VALUE:g}",
+    why="If pixels on another scale (the model's own mean and deviation undone, well-known normalisations applied, "
+    "undone or in place of its own, times or divided by 255, black and white exchanged) are classified better, a "
+    "normalisation is missing or applied twice, and another model was attacked than the one that is meant.",
+    advice="Normalise once: by `mean` and `std` of the `Classifier`, and nowhere else.",
+)
+def normalisation(context: CheckContext) -> Measured:
+    """Gain of accuracy with the pixels on another scale, for the scale that gains most compared with its threshold."""
+    few = context.images[:_MAX_RESCALED]
+    images, _ = few.tensors(context.model.device)
+    right = context.right[: len(few)]
+    best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
+    for name, (factor, summand) in _rescalings(context, images).items():
+        logits = _rescaled_logits(context, images, factor, summand)
+        again = is_right(logits, few.labels).numpy()
+        least = _OWN_GAIN if name == _UNDONE else _OTHER_GAIN
+        if again.mean() > _halfway_accuracy(context) and (again.mean() - right.mean()) / least > gain / threshold:
             best, gain, threshold, p = name, float(again.mean() - right.mean()), least, mcnemar(again, right)
     return Measured(
         gain,
-        threshold,
-        Severity.VOIDS if gain > threshold and p < _SURE else None,
-        f"with {best}, {100 * (right.mean() + gain):.1f} % of the images are classified correctly, as they are only "
-        f"{100 * right.mean():.1f} %: a normalisation is missing or applied twice. It belongs in the Classifier, once",
+        f"with {best}, {percent(right.mean() + gain)} of the images are classified correctly instead of "
+        f"{percent(right.mean())}: a normalisation is missing or applied twice",
+        threshold=threshold,
+        counts=p < _P_VALUE,
         flatters=False,
     )
 
 
-def _rescaled(e: CheckContext, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
-    """Logits of pixels that are stretched and moved, out of the model's bounds perhaps."""
-    return e.ask(e.original_model, len(images), lambda part: images[part] * factor + summand)
+def _rescaled_logits(context: CheckContext, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
+    """Logits for pixels times a factor plus a summand, which may lie outside the model's bounds."""
+    return context.logits_from(context.original_model, len(images), lambda part: images[part] * factor + summand)
 
 
-@check("frozen-copy", "The copy made for attacking answers as the model does")
-def frozen_copy(e: CheckContext) -> Measured:
-    """Attacks run on a copy with dropout taken out and batch norms folded, if its logits are those of the model."""
+@check(
+    "frozen-copy",
+    "The copy that is attacked has the model's logits",
+    note=TOLERANCE,
+    why="Attacks run on a copy of the model that computes the same function with less work: without dropout, with "
+    "batch normalisation folded into the layers around it, ReLU after max-pooling, and dense layers that read "
+    "feature maps in their order in memory. If its logits differ, the model itself is attacked.",
+    advice="Nothing needs to be done: the model itself was attacked, which takes longer and changes nothing else.",
+)
+def frozen_copy(context: CheckContext) -> Measured:
+    """Largest difference between a logit of the copy and the model's, as a share of the largest logit."""
     return Measured(
+<<<<<<< HEAD
         e.frozen.difference,
         TOLERANCE,
         None if e.frozen.matches_original else Severity.NOTE,
         f"the logits of the copy made for attacking ({', '.join(e.frozen.changes)}) differ from the model's by "
         f"{e.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}. So the model itself was "
         "attacked, which takes longer and changes nothing else.",
+=======
+        context.frozen.difference,
+        f"the logits of the copy made for the attacks ({', '.join(context.frozen.changes)}) differ from the model's by "
+        f"{context.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}",
+>>>>>>> w-words
     )
 
 
-@check("saturation", "Logits lie close enough for a softmax in float32")
-def saturation(e: CheckContext) -> Measured:
-    """Gaps past 17 leave `F.cross_entropy` without a gradient; attacks here use a loss that keeps one."""
-    found = (top_gap(e.logits)[torch.from_numpy(e.right)] > 17).double()
+@check(
+    "saturation",
+    "The logits are close enough together for a float32 softmax",
+    note=0.1,
+    why=f"From a lead of {_SATURATED_GAP} on float32 softmax is exactly 1, and `F.cross_entropy` and losses of "
+    "probabilities have no gradient (Carlini and Wagner 2016, arXiv 1607.04311). The attacks here ascend a loss "
+    "that keeps its gradient; other tools' attacks may not move.",
+    advice="Nothing needs to be done here. In other tools, attack the logits, not the probabilities.",
+)
+def saturation(context: CheckContext) -> Measured:
+    """Share of the correctly classified images whose largest softmax probability is exactly 1 in float32."""
+    found = (top_gap(context.logits)[torch.from_numpy(context.right)] > _SATURATED_GAP).double()
     value = found.mean().item() if len(found) else 0.0
     return Measured(
         value,
-        0.1,
-        Severity.NOTE if value > 0.1 else None,
-        f"on {100 * value:.1f} % of the images the largest logit leads by more than 17, so that attacks ascending "
-        "F.cross_entropy or softmax probabilities stand still there; those used here do not",
+        f"on {percent(value)} of the images the largest logit leads by more than {_SATURATED_GAP}, so that attacks on "
+        "F.cross_entropy or softmax probabilities do not move there; the attacks used here do",
     )
 
 
-@check("sample-size", "There are enough images")
-def sample_size(e: CheckContext) -> Measured:
-    """An interval of more than ten points decides little."""
-    estimate = share(e.robust)
-    width = estimate.high - estimate.low
+@check(
+    "sample-size",
+    "There are enough images",
+    note=0.1,
+    unit="points",
+    why="A wide interval decides little: two models whose intervals overlap that much may be equally robust (the "
+    "interval is Wilson's score interval, 1927).",
+    advice="Evaluate on more images.",
+)
+def sample_size(context: CheckContext) -> Measured:
+    """Width of the 95 % interval of the robust accuracy."""
+    estimate = share(context.robust)
     return Measured(
-        width,
-        0.1,
-        Severity.NOTE if width > 0.1 else None,
-        f"with {len(e.images)} images the 95 % interval is {100 * width:.0f} points wide; take more",
+        estimate.high - estimate.low,
+        f"the 95 % interval of the robust accuracy is wide: {estimate:n}",
         flatters=False,
     )

@@ -1,4 +1,4 @@
-"""Does the model answer at random or remember, and does its robustness rest on that alone?"""
+"""Is the model randomised, or does it keep state, and does its robustness depend on that alone?"""
 
 import copy
 import random
@@ -15,6 +15,7 @@ from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import STEPS, CheckContext
 from casemate.evaluation.findings.finding import Severity
+from casemate.evaluation.intervals import percent
 from casemate.logits import difference, magnitude, top_gap
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples, with_fixed_seed, with_network
@@ -22,98 +23,111 @@ from casemate.rng import seeded
 from casemate.types import Images, Logits
 
 _REPEATS = 5
+"""Number of passes of one batch whose logits are compared."""
 _SAME = 1e-4
-"""Relative difference of logits up to which two answers count as the same: what kernels round."""
-_LONE, _AGAIN = 16, 100
-"""Images that are asked about again after the attacks, and how often: what is seldom takes many questions."""
+"""Relative difference of logits that is attributed to the rounding of kernels."""
+_MAX_REPEATED, _REPETITIONS = 16, 100
+"""Number of images, and of passes of them after the attacks: rare changes need many passes to be seen."""
 _ROUNDED = 1e-3
-"""Difference of the lead, as a share of the largest logit, that another order of sums may make."""
+"""Difference of the logit gap, as a share of the largest logit, that another order of summation may make."""
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-"""What random numbers are drawn from."""
-_NOT_RANDOM = "the model does not answer at random"
+"""The types of random number generators that a module may hold."""
+_FEWER, _MORE = 5, 20
+"""Draws per gradient that are compared."""
 
 
-def answers_at_random(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether the same batch gets other logits when it is asked again, in evaluation mode."""
+def is_randomised(model: Classifier, images: torch.Tensor) -> bool:
+    """Whether the logits of the same batch differ between passes in evaluation mode."""
 
-    def ask() -> torch.Tensor:
+    def logits() -> torch.Tensor:
         return torch.cat(batched(len(images), len(images), lambda part: model(images[part])))
 
     with frozen(model), torch.no_grad():
-        first = ask()
+        first = logits()
         scale = magnitude(first).clamp(min=1e-6)
-        return any(bool((difference(ask(), first) > _SAME * scale).any()) for _ in range(_REPEATS - 1))
+        return any(bool((difference(logits(), first) > _SAME * scale).any()) for _ in range(_REPEATS - 1))
 
 
-@check("randomized", "The same image gets the same answer")
-def randomized(e: CheckContext) -> Measured:
-    """A model that answers at random is judged by its mean over several draws."""
-    value = float(e.randomised)
-    return Measured(
-        value,
-        0.0,
-        Severity.NOTE if e.randomised else None,
-        "the model answers at random; it was attacked and judged by its mean logits over several draws, so that no "
-        "success or failure hangs on luck",
-    )
+@check(
+    "randomized",
+    "The same image gets the same logits every time",
+    note=0,
+    unit="",
+    why="One success or failure against a randomised model may be luck, and one gradient points to one draw only "
+    "(Athalye et al. 2018, arXiv 1802.00420, section 4.2).",
+    advice="Nothing needs to be done: the model was attacked and judged by its mean logits over several draws.",
+)
+def randomized(context: CheckContext) -> Measured:
+    """1 if the logits of the same images differ from pass to pass, else 0."""
+    return Measured(float(context.randomised), "the logits of the same image differ from pass to pass")
 
 
-@check("stateful-model", "The model answers as it did before the attacks")
-def stateful_model(e: CheckContext) -> Measured:
-    """A model that counts or remembers its questions, or seldom answers otherwise, is not one model but several."""
-    if e.randomised:
-        value = float(_counts(e.original_model, e.few_tensors[0][:_LONE]))
-        words = "the model's answers change from one question to the next, but not by chance: it counts or remembers"
+@check(
+    "stateful-model",
+    "The model gives the logits that it gave before the attacks",
+    voids=0,
+    why="A model that counts or stores its inputs, or whose output changes only now and then (too rarely to count as "
+    "randomised), is several models in turn, and an attack on one of them says nothing about the others.",
+    advice="Evaluate the model in one fixed state.",
+)
+def stateful_model(context: CheckContext) -> Measured:
+    """Largest share of the images whose prediction or logit gap changes when the model runs on them again.
+
+    All images are classified again after the attacks, and a few of them a hundred times. For a randomised model: 1 if
+    the logits of two copies change from pass to pass in the same way, whatever is drawn, else 0.
+    """
+    if context.randomised:
+        value = float(_counts_passes(context.original_model, context.sample_tensors[0][:_MAX_REPEATED]))
+        words = "the model's logits change from pass to pass, but not at random: it counts or stores its inputs"
     else:
-        before = e.clean.prediction, e.clean.gap
-        few = e.few[:_LONE]
-        first = e.logits_of(e.model, few)
-        told = first.argmax(1).numpy(), top_gap(first).numpy()
-        changed = [_differs(e.logits_of(e.model, few), *told) for _ in range(_AGAIN)]
-        # in the same batches as before, and once more at the end: it may have changed meanwhile
-        changed += [_differs(logits, *before) for logits in (e.logits, e.logits_of(e.model, e.images))]
+        few = context.sample[:_MAX_REPEATED]
+        first = context.logits_of(context.model, few)
+        reference = first.argmax(1).numpy(), top_gap(first).numpy()
+        changed = [_share_changed(context.logits_of(context.model, few), *reference) for _ in range(_REPETITIONS)]
+        # all images in the same batches as before the attacks, and once more at the end
+        before = context.clean.prediction, context.clean.gap
+        again = (context.logits, context.logits_of(context.model, context.images))
+        changed += [_share_changed(logits, *before) for logits in again]
         value = max(changed)
         words = (
-            f"asked again after the attacks, the model says something else of up to {100 * value:.0f} % of the same "
-            "images: it remembers what it was asked, or answers at random now and then"
+            f"after the attacks the model's logits for up to {percent(value, 0)} of the same images are different: it "
+            "stores its inputs, or is random now and then"
         )
-    return Measured(
-        value, 0.0, Severity.VOIDS if value > 0 else None, f"{words}. Judge one state of it", flatters=False
-    )
+    return Measured(value, words, flatters=False)
 
 
-def _counts(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether copies of a model give the same answers one after the other, but not each time, whatever is drawn."""
+def _counts_passes(model: Classifier, images: torch.Tensor) -> bool:
+    """Whether the logits change from pass to pass, but in the same way in two copies with different random seeds."""
     if any(isinstance(held, _GENERATORS) for module in model.modules() for held in vars(module).values()):
         return False
     found: list[torch.Tensor] = []
     for seed in range(2):
         with seeded(images.device, seed), frozen(copied := copy.deepcopy(model)), torch.no_grad():
-            found.append(torch.stack([copied(images) for _ in range(_AGAIN)]))
+            found.append(torch.stack([copied(images) for _ in range(_REPETITIONS)]))
     same = torch.isclose(found[0], found[1], rtol=_ROUNDED, equal_nan=True).all()
     return bool(same) and not bool(torch.isclose(found[0], found[0][:1], rtol=_ROUNDED, equal_nan=True).all())
 
 
-def _differs(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
-    """Share of images whose class or lead is another one."""
-    most = _ROUNDED * magnitude(logits).numpy()
+def _share_changed(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
+    """Share of the images whose predicted class or logit gap differs from the given ones by more than rounding."""
+    tolerance = _ROUNDED * magnitude(logits).numpy()
     again = top_gap(logits).numpy()
     with np.errstate(invalid="ignore"):
-        near = (np.abs(again - gap) <= most) | (again == gap) | (np.isnan(again) & np.isnan(gap))
-    other = (logits.argmax(1).numpy() != prediction) & (gap > most)
+        near = (np.abs(again - gap) <= tolerance) | (again == gap) | (np.isnan(again) & np.isnan(gap))
+    other = (logits.argmax(1).numpy() != prediction) & (gap > tolerance)
     return float((~near | other).mean())
 
 
-def _left(e: CheckContext, model: Classifier) -> float:
-    """Of the few, the share still right after PGD (the raw last iterate, so that no draw is picked for its luck)."""
-    images, labels = e.few_tensors
-    attack = PGD(eps=e.eps, norm=e.norm, steps=STEPS, keep="last")
-    return attack(model, images, labels, seed=e.seed, batch_size=len(labels)).robust_accuracy
+def _accuracy_under_pgd(context: CheckContext, model: Classifier) -> float:
+    """Share of the sample classified correctly at the last iterate of PGD, so that no iterate is chosen by luck."""
+    images, labels = context.sample_tensors
+    attack = PGD(eps=context.eps, norm=context.norm, steps=STEPS, keep="last")
+    return attack(model, images, labels, seed=context.seed, batch_size=len(labels)).robust_accuracy
 
 
 @final
-class _Afresh(nn.Module):
-    """A model as it was before its first question, each time: a generator of its own draws the same again."""
+class _StatelessCopy(nn.Module):
+    """Runs a new copy of a model at every pass, so that a generator inside it draws the same numbers each time."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -123,83 +137,108 @@ class _Afresh(nn.Module):
         return copy.deepcopy(self.model)(images)
 
 
-@check("fixed-randomness", "Robustness does not rest on the attacker's not knowing the draws")
-def fixed_randomness(e: CheckContext) -> Measured | NotRun:
-    """With the random numbers held fixed the model is an ordinary one; if that one falls, the randomness was all."""
-    if not e.randomised:
-        return NotRun(_NOT_RANDOM)
-    if not e.right.any():
+@check(
+    "fixed-randomness",
+    "Robustness does not depend on keeping the random draws secret",
+    voids=0.1,
+    unit="points",
+    models="randomised",
+    condition=f"only {Severity.WEAKENS} if the random numbers come from a source that cannot be fixed",
+    why="With its random numbers fixed a randomised model is an ordinary one. If that one falls, the robustness is "
+    "the luck of the draw, and an attacker who learns or guesses the draws meets none of it (Gao et al. 2022, "
+    "arXiv 2206.09491).",
+    advice="Evaluate the model without its randomness.",
+)
+def fixed_randomness(context: CheckContext) -> Measured | NotRun:
+    """Robust accuracy under all attacks minus accuracy under PGD with the random numbers fixed; 1 if they cannot be.
+
+    Both are shares of the images classified correctly without an attack.
+    """
+    if not context.right.any():
         return NotRun("no image is classified correctly")
-    images, labels = e.few_tensors
-    known = with_fixed_seed(e.original_model, e.seed)
-    if answers_at_random(known, images):
-        known = with_fixed_seed(with_network(e.original_model, _Afresh(e.original_model)), e.seed)
-    if answers_at_random(known, images):
+    images, labels = context.sample_tensors
+    fixed = with_fixed_seed(context.original_model, context.seed)
+    if is_randomised(fixed, images):
+        stateless = with_network(context.original_model, _StatelessCopy(context.original_model))
+        fixed = with_fixed_seed(stateless, context.seed)
+    if is_randomised(fixed, images):
         return Measured(
             1.0,
-            0.1,
-            Severity.WEAKENS,
-            "the model draws random numbers from a source of its own, which could not be held fixed. Give it "
-            "PyTorch's, NumPy's or Python's global generator, or judge it without its randomness",
+            "the model draws random numbers from a source of its own, which could not be fixed",
+            advice="Let it draw from the global generator of PyTorch, NumPy or Python, or evaluate it without its "
+            "randomness",
+            at_most=Severity.WEAKENS,
         )
-    # of those that these very draws classify correctly
-    fixed = _left(e, known) / max(is_right(e.logits_of(known, e.few), e.few.labels).double().mean().item(), 1e-9)
-    whole = float(e.robust[np.flatnonzero(e.right)[: len(labels)]].mean())
-    gap = whole - fixed
+    # of the images that the model classifies correctly with these very draws
+    clean = is_right(context.logits_of(fixed, context.sample), context.sample.labels).double().mean().item()
+    left = _accuracy_under_pgd(context, fixed) / max(clean, 1e-9)
+    whole = float(context.robust[np.flatnonzero(context.right)[: len(labels)]].mean())
     return Measured(
-        gap,
-        0.1,
-        Severity.VOIDS if gap > 0.1 else None,
-        f"of the images classified correctly, PGD leaves {100 * fixed:.1f} % when the model's random numbers are "
-        f"known, and all attacks leave {100 * whole:.1f} % when they are not: what looks like robustness is the "
-        "luck of the draw. Judge the model without its randomness",
+        whole - left,
+        f"of the images classified correctly, {percent(left)} withstand PGD when the model's random numbers are "
+        f"known, and {percent(whole)} withstand all attacks when they are not: what looks like robustness is the "
+        "luck of the draw",
     )
 
 
-@check("eot-samples", "Averaging over more draws does not help the attack any more")
-def eot_samples(e: CheckContext) -> Measured | NotRun:
-    """If the accuracy still falls from 5 to 20 draws a gradient, more would lower it further."""
-    if not e.randomised:
-        return NotRun(_NOT_RANDOM)
-    fewer, more = (_left(e, mean_over_samples(e.original_model, number)) for number in (5, 20))
+@check(
+    "eot-samples",
+    "More draws per gradient do not help the attack",
+    weakens=0.05,
+    unit="points",
+    models="randomised",
+    condition=f"with {_MORE} draws per gradient instead of {_FEWER}",
+    why="Gradients of a randomised model must be averaged over enough draws (expectation over transformation: "
+    "Athalye et al. 2018, arXiv 1707.07397). If the accuracy still falls with more draws, still more would lower "
+    "it further.",
+    advice="Attack with more draws per gradient (`EOT`).",
+)
+def eot_samples(context: CheckContext) -> Measured:
+    """Accuracy under PGD with gradients averaged over few draws minus that with more draws."""
+    fewer, more = (
+        _accuracy_under_pgd(context, mean_over_samples(context.original_model, number)) for number in (_FEWER, _MORE)
+    )
     return Measured(
         fewer - more,
-        0.05,
-        Severity.WEAKENS if fewer - more > 0.05 else None,
-        f"PGD leaves {100 * fewer:.1f} % with 5 draws a gradient and {100 * more:.1f} % with 20; take more draws",
+        f"PGD leaves an accuracy of {percent(fewer)} with {_FEWER} draws per gradient and {percent(more)} with {_MORE}",
     )
 
 
 @contextmanager
-def _counting() -> Iterator[list[str]]:
-    """Notes every call of autograd inside."""
-    noted: list[str] = []
+def _recorded_autograd_calls() -> Iterator[list[str]]:
+    """Record the name of every call of autograd inside the block."""
+    calls: list[str] = []
     grad, backward = torch.autograd.grad, torch.autograd.backward
 
-    def noting(name: str, inner: Any) -> Any:
+    def recording(name: str, inner: Any) -> Any:
         def call(*arguments: Any, **options: Any) -> Any:
-            noted.append(name)
+            calls.append(name)
             return inner(*arguments, **options)
 
         return call
 
-    torch.autograd.grad, torch.autograd.backward = noting("grad", grad), noting("backward", backward)
+    torch.autograd.grad, torch.autograd.backward = recording("grad", grad), recording("backward", backward)
     try:
-        yield noted
+        yield calls
     finally:
         torch.autograd.grad, torch.autograd.backward = grad, backward
 
 
-@check("inference-time-optimization", "The model does not optimise while it answers")
-def inference_time_optimization(e: CheckContext) -> Measured:
-    """A defence that runs gradient steps of its own at inference needs an attack made for it."""
-    images, _ = e.few_tensors
-    with frozen(e.original_model), torch.enable_grad(), _counting() as noted:
-        e.original_model(images[:2])
+@check(
+    "inference-time-optimization",
+    "The model does not optimise at inference",
+    voids=0,
+    unit="",
+    why="A defence that optimises, purifies or searches at inference with gradients of its own needs an attack "
+    "made for it; when attacked in that way, such defences did no better than the models beneath them (Croce et "
+    "al. 2022, arXiv 2202.13711).",
+    advice="Attack the whole defence, with an attack made for it.",
+)
+def inference_time_optimization(context: CheckContext) -> Measured:
+    """Number of calls of autograd by the model in one pass of two images."""
+    images, _ = context.sample_tensors
+    with frozen(context.original_model), torch.enable_grad(), _recorded_autograd_calls() as calls:
+        context.original_model(images[:2])
     return Measured(
-        float(len(noted)),
-        0.0,
-        Severity.VOIDS if noted else None,
-        f"the model calls autograd {len(noted)} times while it answers: it optimises at inference. Attack the whole "
-        "of it, with an attack made for it",
+        float(len(calls)), f"the model calls autograd {len(calls)} times in one pass: it optimises at inference"
     )
