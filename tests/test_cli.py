@@ -743,7 +743,7 @@ def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.Mon
             time.sleep(0.01)
 
     monkeypatch.setattr(Info, "run", compare)
-    monkeypatch.setattr(sigint, "_AGAIN", 0.5)
+    monkeypatch.setattr(sigint, "_DELAY", 0.5)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
     try:
         code, _, err = run("info")

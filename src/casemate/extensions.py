@@ -1,17 +1,36 @@
-"""What installed packages add to casemate, found by their entry points; casemate itself imports none of them."""
+"""What other installed packages add to casemate, found by their entry points; casemate itself imports none of them."""
 
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from casemate.errors import CasemateError
 
 ATTACKS = "casemate.attacks"
-"""Group of attacks by the names that the command line gives them."""
+"""Group of attack classes, under the names by which the command line offers them."""
 COMMANDS = "casemate.commands"
-"""Group of modules of commands, each with a docstring that is its help and a function `parse` (or one in `options`)."""
+"""Group of modules with a command each: the docstring is its help; `parse` lies in the module or in its `options`."""
 PRODUCERS = "casemate.producers"
-"""Group of mappings from kinds of tasks to what computes them, so that `casemate store` knows what is current."""
+"""Group of mappings from kinds of tasks to their producers, by which `casemate store` knows which artifacts are stale."""
 INFO = "casemate.info"
-"""Group of functions whose result `casemate info` shows under the entry point's name."""
+"""Group of functions whose results `casemate info` shows, under the names of their entry points."""
 
 
 def extensions(group: str) -> list[EntryPoint]:
     """The entry points of a group, in the order of their names."""
     return sorted(entry_points(group=group), key=lambda each: each.name)
+
+
+def load_extension(point: EntryPoint, module: str | None = None) -> Any:
+    """The object that an entry point names, or another `module` of the same package.
+
+    Raises `CasemateError` if it cannot be imported, whatever the import raises; it names package, module and error.
+    """
+    try:
+        return point.load() if module is None else import_module(module)
+    except Exception as error:
+        package = "another package" if point.dist is None else f"the package {point.dist.name}"
+        raise CasemateError(
+            f"{point.name!r} of {package} cannot be loaded: importing {module or point.value} raised "
+            f"{type(error).__name__}: {error}. Update that package, or uninstall it"
+        ) from error

@@ -13,7 +13,7 @@ from casemate.attacks.registry import attack_type, attack_types, paper_of, summa
 from casemate.cli import attack as command
 from casemate.cli.attack import run, show
 from casemate.cli.shared import outputs, parsing
-from casemate.cli.shared.dataclass_options import field_help, options_of, python_only, settings_of
+from casemate.cli.shared.dataclass_options import field_help, options_of, python_only, chosen_settings
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     MODEL_FROM,
@@ -38,7 +38,7 @@ _WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Restarts)
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractAttackCommand:
-    """The options that all attacks have; `command_of` adds those of one."""
+    """The options that all attacks have; `attack_command` adds those of one."""
 
     kind: ClassVar[type[AbstractAttack]]
     model: ModelName
@@ -74,17 +74,17 @@ class AbstractAttackCommand:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            wrappers = settings_of(self.wrapper)
-            aim = run.make(
+            wrappers = chosen_settings(self.wrapper)
+            series = run.build_attacks(
                 self.kind,
                 self.eps,
-                settings_of(self.attack),
+                chosen_settings(self.attack),
                 [(kind, _own(kind)[0], wrappers) for kind in _wrappers_of(self.kind)],
                 randomised=self.inference is not None,
             )
-            ready = run.prepare(
+            plan = run.prepare(
                 self.model,
-                aim,
+                series,
                 wrappers,
                 inference=self.inference,
                 file=self.data,
@@ -97,15 +97,15 @@ class AbstractAttackCommand:
                 observer=observer,
             )
             if self.dry_run:
-                display = partial(show.show_estimate, ready)
+                display = partial(show.show_attack_plan, plan)
             else:
                 if self.out is not None:
-                    ready = run.with_hashes(ready)
-                    outputs.check_results(self.out, ready.about, overwrite=self.overwrite, observer=observer)
-                found = run.attack(ready, keep=self.out is not None, observer=observer)
-                display = partial(show.show, ready, found)
+                    plan = run.with_hashes(plan)
+                    outputs.check_results(self.out, plan.about, overwrite=self.overwrite, observer=observer)
+                found = run.run(plan, keep=self.out is not None, observer=observer)
+                display = partial(show.show, plan, found)
                 if self.out is not None:
-                    written = run.write(self.out, ready, found, threads)
+                    written = run.write(self.out, plan, found, threads)
                     observer.message(f"Written to {self.out}: {', '.join(written)}")
         display(as_json=self.json)
 
@@ -126,11 +126,11 @@ def parse(argv: Sequence[str]) -> AbstractAttackCommand:
         name = next(name for name, each in known.items() if each is kind)
     else:
         about = {name: summary_of(each) for name, each in known.items()}
-        name = parsing.choose("casemate attack", command.__doc__ or "", about, argv, what="attack")
-    return parsing.parse(command_of(known[name]), f"casemate attack {name}", _words(known[name], name), argv[1:])
+        name = parsing.choose_command("casemate attack", command.__doc__ or "", about, argv, what="attack")
+    return parsing.parse(attack_command(known[name]), f"casemate attack {name}", _words(known[name], name), argv[1:])
 
 
-def command_of(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
+def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
     """The command of one attack: the options of all, without those it cannot have, and its own."""
     names = {each.name for each in fields(kind)}
     changed: list[tuple[str, Any, Any]] = [

@@ -1,4 +1,4 @@
-"""What `casemate attack` does once PyTorch is loaded: aim, run, gather per eps, write."""
+"""What `casemate attack` does once PyTorch is loaded: series, run, gather per eps, write."""
 
 import math
 import time
@@ -49,7 +49,7 @@ _FLATTERED = "one gradient flatters a defence that answers at random; average ov
 
 
 @dataclass(frozen=True)
-class Aim:
+class AttackSeries:
     """An attack at every eps, and how it was put together."""
 
     attacks: Mapping[float, tuple[str, AbstractAttack]]
@@ -63,13 +63,13 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Ready:
+class AttackPlan:
     """An attack about to begin."""
 
     about: dict[str, Any]
     """What it is, as JSON."""
     title: str
-    aim: Aim
+    series: AttackSeries
     model: Classifier
     test: LabelledImages
     target: int | None
@@ -77,11 +77,11 @@ class Ready:
     @property
     def first(self) -> AbstractAttack:
         """The attack at the smallest eps."""
-        return next(iter(self.aim.attacks.values()))[1]
+        return next(iter(self.series.attacks.values()))[1]
 
 
 @dataclass
-class Found:
+class AttackOutcome:
     """What an attack found, over all eps."""
 
     points: list[dict[str, Any]] = field(default_factory=list)
@@ -100,14 +100,14 @@ class Found:
         return {"points": self.points, "passes": asdict(self.passes), "seconds": self.seconds}
 
 
-def make(
+def build_attacks(
     kind: type[AbstractAttack],
     texts: Sequence[str],
     settings: Mapping[str, Any],
     wrappers: Sequence[tuple[type[AbstractAttack], str, Mapping[str, Any]]],
     *,
     randomised: bool,
-) -> Aim:
+) -> AttackSeries:
     """The attack at each eps, ascending, with the eps as it was written.
 
     Args:
@@ -146,16 +146,16 @@ def make(
         norm = attack.ball().norm
         nearest = isinstance(core, AbstractMinimumNormAttack)
         radii = {parse_eps(text): text for text in texts or _EPS[norm]} if nearest else {}
-        return Aim({math.inf: ("", attack)}, dict(sorted(radii.items())), core, averages)
+        return AttackSeries({math.inf: ("", attack)}, dict(sorted(radii.items())), core, averages)
     radii = dict(sorted(radii.items()))
     built = {eps: build(eps=eps) for eps in radii}
     attacks = {eps: (radii[eps], attack) for eps, (attack, _) in built.items()}
-    return Aim(attacks, radii, next(iter(built.values()))[1], averages)
+    return AttackSeries(attacks, radii, next(iter(built.values()))[1], averages)
 
 
 def prepare(
     source: str,
-    aim: Aim,
+    series: AttackSeries,
     wrappers: Mapping[str, Any],
     *,
     inference: str | None,
@@ -167,13 +167,13 @@ def prepare(
     seed: int,
     device: str,
     observer: Observer,
-) -> Ready:
+) -> AttackPlan:
     """Load the model and the images it is attacked on. Raises `CasemateError`."""
     given = inputs.load_model(source, device)
     found = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _answering(given.model, inference).to(device)
     test = found.images[:images]
-    record = {setting: value for setting, value in aim.core.record().items() if setting != "eps"}
+    record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}
     name = Path(given.name).name
     who = name if inference is None else f"{name} with {inference}"
@@ -192,13 +192,13 @@ def prepare(
         "inference": inference,
         "attack": record,
         **wrappers,
-        "eps": list(aim.radii),
+        "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
         "device": device,
-        "notes": [] if inference is None else _notes(aim.averages, targeted=wanted is not None),
+        "notes": [] if inference is None else _notes(series.averages, targeted=wanted is not None),
     }
-    return Ready(about, title, aim, model, test, wanted)
+    return AttackPlan(about, title, series, model, test, wanted)
 
 
 def _answering(model: Classifier, inference: str | None) -> Classifier:
@@ -229,64 +229,64 @@ def _class(text: str, classes: tuple[str, ...]) -> int:
     )
 
 
-def attack(ready: Ready, *, keep: bool, observer: Observer) -> Found:
+def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     """Run the attack at every eps; with `keep` the images on which each one ends are kept."""
     start = time.perf_counter()
-    found = Found()
+    found = AttackOutcome()
     if keep:
-        images, labels = ready.test.tensors()
+        images, labels = plan.test.tensors()
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}
-    gpus = [ready.model.device] if ready.model.device.type == "cuda" else []
+    gpus = [plan.model.device] if plan.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(derive(ready.about["seed"], "answers at random"))  # what randomised models draw from
-        if isinstance(ready.first, AbstractGradientAttack) and ready.target is None:
-            _sweep(ready, ready.first, found, observer)
+        torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # what randomised models draw from
+        if isinstance(plan.first, AbstractGradientAttack) and plan.target is None:
+            _sweep(plan, plan.first, found, observer)
             if keep:
-                for _, text, result in _results(ready, observer):
+                for _, text, result in _results(plan, observer):
                     _keep(found, text, result)
-        elif ready.aim.radii and math.inf in ready.aim.attacks:
-            _nearest(ready, found, keep, observer)
+        elif plan.series.radii and math.inf in plan.series.attacks:
+            _nearest(plan, found, keep, observer)
         else:
-            _each(ready, found, keep, observer)
+            _each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
     return found
 
 
-def _sweep(ready: Ready, first: AbstractGradientAttack, found: Found, observer: Observer) -> None:
+def _sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
     """Any wrong class will do, and one sweep serves every eps."""
-    seed = ready.about["seed"]
-    curve = eps_curve(ready.model, first, ready.test, list(ready.aim.radii), seed=seed, observer=observer)
+    seed = plan.about["seed"]
+    curve = eps_curve(plan.model, first, plan.test, list(plan.series.radii), seed=seed, observer=observer)
     found.points, found.passes = curve.points(), curve.passes
-    found.table = curve_table(curve, ready.test.labels.numpy())
+    found.table = curve_table(curve, plan.test.labels.numpy())
     if curve.last is not None:
         for column, point in enumerate(found.points):
             point["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT).as_json()
 
 
-def _results(ready: Ready, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
+def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
     """The attack at each eps on its own."""
-    images, labels = ready.test.tensors(ready.model.device)
-    targets = None if ready.target is None else torch.full_like(labels, ready.target)
-    for eps, (text, each) in ready.aim.attacks.items():
-        seed = ready.about["seed"]
-        yield eps, text, each(ready.model, images, labels, targets=targets, seed=seed, observer=observer)
+    images, labels = plan.test.tensors(plan.model.device)
+    targets = None if plan.target is None else torch.full_like(labels, plan.target)
+    for eps, (text, each) in plan.series.attacks.items():
+        seed = plan.about["seed"]
+        yield eps, text, each(plan.model, images, labels, targets=targets, seed=seed, observer=observer)
 
 
-def _keep(found: Found, text: str, result: AttackResult) -> None:
+def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
     """Keep the adversarial images, and the result for the contact sheet: that of the largest eps comes last."""
     name = f"eps-{parse_eps(text):g}" if text else "adversarial"
     found.images[name] = result.adversarial.cpu().contiguous()
     found.largest = (text, result)
 
 
-def _each(ready: Ready, found: Found, keep: bool, observer: Observer) -> None:
+def _each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
     """One run for each eps, or one run of an attack that has none."""
-    labels = ready.test.labels
+    labels = plan.test.labels
     standing = torch.ones(len(labels), dtype=torch.bool)
     tables = []
-    for eps, text, result in _results(ready, observer):
+    for eps, text, result in _results(plan, observer):
         standing &= ~result.success.cpu()
-        if ready.target is None:
+        if plan.target is None:
             left = {"worst": share(standing.numpy()).as_json()}
         else:
             right = result.prediction.cpu() == labels
@@ -296,24 +296,24 @@ def _each(ready: Ready, found: Found, keep: bool, observer: Observer) -> None:
             }
         found.points.append({"eps": eps if math.isfinite(eps) else None, **left, **_loss_and_gradient(result)})
         found.passes.add(result.passes)
-        tables.append(_table(ready, result, eps))
+        tables.append(_table(plan, result, eps))
         if keep:
             _keep(found, text, result)
     found.table = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
 
 
-def _nearest(ready: Ready, found: Found, keep: bool, observer: Observer) -> None:
+def _nearest(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
     """One run, whose distances give the accuracy left at every eps."""
-    ((_, text, result),) = _results(ready, observer)
+    ((_, text, result),) = _results(plan, observer)
     distance = result.distance.cpu().double().numpy()
-    for eps in ready.aim.radii:
-        if ready.target is None:
+    for eps in plan.series.radii:
+        if plan.target is None:
             found.points.append({"eps": eps, "worst": share(distance > eps).as_json()})
         else:
             found.points.append({"eps": eps, "reached": share(distance <= eps).as_json()})
     near = distance[np.isfinite(distance) & (distance > 0)]
     found.points[-1] |= {"distance": mean(near).as_json() if near.size else None}
-    found.passes, found.table = result.passes, _table(ready, result, math.inf)
+    found.passes, found.table = result.passes, _table(plan, result, math.inf)
     if keep:
         _keep(found, text, result)
 
@@ -328,20 +328,20 @@ def _loss_and_gradient(result: AttackResult) -> dict[str, Any]:
     }
 
 
-def _table(ready: Ready, result: AttackResult, eps: float) -> Table:
+def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
     """A row per image."""
-    table = attack_table(result, ready.test.labels.numpy())
+    table = attack_table(result, plan.test.labels.numpy())
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
-        added["eps"] = np.full(len(ready.test), eps)
-    if ready.target is not None:
-        added["target"] = np.full(len(ready.test), ready.target)
+        added["eps"] = np.full(len(plan.test), eps)
+    if plan.target is not None:
+        added["target"] = np.full(len(plan.test), plan.target)
     return {**table, **added}
 
 
-def write(folder: Path, ready: Ready, found: Found, threads: int) -> tuple[str, ...]:
+def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) -> tuple[str, ...]:
     """Write result.json, the table of examples, adversarial.safetensors and the contact sheet; return their names."""
-    provenance = surroundings(ready.about["device"], threads)
+    provenance = surroundings(plan.about["device"], threads)
     with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_bytes(temporary / "adversarial.safetensors", safetensors.torch.save(found.images))
         table = write_table(found.table, temporary / "examples")
@@ -352,17 +352,17 @@ def write(folder: Path, ready: Ready, found: Found, threads: int) -> tuple[str, 
                 result.adversarial.cpu(),
                 found.images["labels"],
                 result.prediction.cpu(),
-                ready.model.classes,
+                plan.model.classes,
                 temporary / outputs.CONTACT_SHEET,
-                title=f"{ready.about['attack']['name']}{f', eps {text}' if text else ''}",
-                bounds=ready.model.bounds,
+                title=f"{plan.about['attack']['name']}{f', eps {text}' if text else ''}",
+                bounds=plan.model.bounds,
             )
-        write_json(temporary / outputs.RESULT, ready.about | found.as_json() | {"provenance": provenance})
+        write_json(temporary / outputs.RESULT, plan.about | found.as_json() | {"provenance": provenance})
     sheet = () if found.largest is None else (outputs.CONTACT_SHEET,)
     return outputs.RESULT, table.name, "adversarial.safetensors", *sheet
 
 
-def with_hashes(ready: Ready) -> Ready:
+def with_hashes(plan: AttackPlan) -> AttackPlan:
     """The same attack, which also says what tells the model's weights and the images from all others."""
-    hashes = {"fingerprint": fingerprint(ready.model), "images_sha256": fingerprint_of_images(ready.test)}
-    return replace(ready, about=ready.about | hashes)
+    hashes = {"fingerprint": fingerprint(plan.model), "images_sha256": fingerprint_of_images(plan.test)}
+    return replace(plan, about=plan.about | hashes)

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from casemate.cli.shared.options import number
+from casemate.cli.shared.options import parse_number
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.errors import SettingError
 
 _SOMETIMES = "sometimes"
 
 
-def settings_of(name: str) -> dict[str, Any]:
+def augmentation_defaults(name: str) -> dict[str, Any]:
     """The settings of a change and their defaults."""
     kind: Any = AUGMENTATIONS[name]
     return {field.name: field.default for field in fields(kind)}
@@ -27,7 +27,7 @@ def read_change(text: str) -> dict[str, Any]:
     name, colon, rest = text.partition(":")
     if name not in AUGMENTATIONS:
         make_augmentation({"name": name})  # raises, with the names there are
-    defaults = settings_of(name)
+    defaults = augmentation_defaults(name)
     known = ", ".join([*(f"{each} ({_written(default)})" for each, default in defaults.items()), _SOMETIMES])
     given: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
@@ -61,7 +61,7 @@ def _written(value: float) -> str:
 
 
 def _value(text: str, setting: str, value: str, *, whole: bool) -> float | int:
-    found = number(f"{text!r}: {setting}", value)
+    found = parse_number(f"{text!r}: {setting}", value)
     if whole and found != int(found):
         raise SettingError(f"{text!r}: {setting} = {value}; expected a whole number")
     return int(found) if whole else found

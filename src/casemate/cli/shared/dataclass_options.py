@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from casemate.cli.shared.options import MODEL_HELP, number
+from casemate.cli.shared.options import MODEL_HELP, parse_number
 from casemate.errors import SettingError
 from casemate.models import Classifier
 
@@ -73,7 +73,7 @@ def _takes_none(hint: Any) -> bool:
     return type(None) in get_args(hint)
 
 
-def settings_of(options: Any) -> dict[str, Any]:
+def chosen_settings(options: Any) -> dict[str, Any]:
     """The settings that were chosen, by name."""
     return {each.name: getattr(options, each.name) for each in fields(options)}
 
@@ -135,6 +135,6 @@ def _read_number(texts: list[str], *, optional: bool) -> float | None:
     if optional and texts[0].lower() == "none":
         return None
     try:
-        return number("", texts[0])
+        return parse_number("", texts[0])
     except SettingError as error:
         raise ValueError(str(error).strip()) from error

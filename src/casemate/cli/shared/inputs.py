@@ -15,7 +15,7 @@ from casemate.progress import Observer
 
 
 @dataclass(frozen=True)
-class Model:
+class LoadedModel:
     """A model under judgement."""
 
     model: Classifier
@@ -30,8 +30,8 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images to judge a model by."""
+class LoadedImages:
+    """LoadedImages to judge a model by."""
 
     images: LabelledImages
     name: str
@@ -42,7 +42,7 @@ class Images:
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
-def load_model(text: str, device: str) -> Model:
+def load_model(text: str, device: str) -> LoadedModel:
     """The model that is meant: a file written by casemate, or what a function of the user's returns.
 
     Code is imported only if `text` has the form package.module:function and is not the name of a file. Raises
@@ -50,7 +50,7 @@ def load_model(text: str, device: str) -> Model:
     """
     path = Path(text)
     if _FUNCTION.fullmatch(text) and not path.exists():
-        found = Model(_made_by(text), text, text.split(":")[-1], None)
+        found = LoadedModel(_made_by(text), text, text.split(":")[-1], None)
     elif not path.exists():
         raise ModelError(
             f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
@@ -58,7 +58,7 @@ def load_model(text: str, device: str) -> Model:
         )
     else:
         model, description = load(path)
-        found = Model(model, text, path.stem, description.dataset, description)
+        found = LoadedModel(model, text, path.stem, description.dataset, description)
     found.model.to(device)
     return found
 
@@ -88,8 +88,8 @@ def _made_by(source: str) -> Classifier:
 
 
 def load_images(
-    model: Model, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
-) -> Images:
+    model: LoadedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
+) -> LoadedImages:
     """The images in `file`, or the test images of a data set: `dataset`, or the one the model was trained on.
 
     Raises `SettingError` for two sources or none, `DataError` for images that cannot be had, `ModelError` for a data
@@ -98,7 +98,7 @@ def load_images(
     if file is not None:
         if dataset is not None:
             raise SettingError("--data and --dataset; give the images once")
-        return Images(read_images(file), file.name, str(file))
+        return LoadedImages(read_images(file), file.name, str(file))
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)
     if name is None:
@@ -116,4 +116,4 @@ def load_images(
             f"{model.name} tells {', '.join(model.model.classes[:3])}, ... apart, but {whole.title} has the classes "
             f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
         )
-    return Images(whole.test, name, f"{name}, test images")
+    return LoadedImages(whole.test, name, f"{name}, test images")

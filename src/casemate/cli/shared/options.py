@@ -122,7 +122,7 @@ def at_least_one(name: str, value: int | None) -> None:
         raise SettingError(f"{name} = {value}; expected at least 1")
 
 
-def number(name: str, text: str) -> float:
+def parse_number(name: str, text: str) -> float:
     """Read a number or a fraction such as 8/255. Raises `SettingError` if it is neither, or not finite."""
     try:
         value = float(Fraction(text)) if "/" in text else float(text)
