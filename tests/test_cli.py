@@ -1013,9 +1013,9 @@ def test_models_that_a_training_cannot_build_on(run: Run, model: Path, tmp_path:
     ],
 )
 def test_a_change_is_read_and_written(text: str, spec: dict[str, Any]) -> None:
-    assert augmentations.read_change(text) == spec
+    assert augmentations.read_augmentation(text) == spec
     if "/" not in text:
-        assert augmentations.read_change(augmentations.write_change(spec)) == spec
+        assert augmentations.read_augmentation(augmentations.write_augmentation(spec)) == spec
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ ATTACKS = "casemate.attacks"
 COMMANDS = "casemate.commands"
 """Group of modules with a command each: the docstring is its help; `parse` lies in the module or in its `options`."""
 PRODUCERS = "casemate.producers"
-"""Group of mappings from kinds of tasks to their producers, by which `casemate store` knows which artifacts are stale."""
+"""Group of mappings from kinds of tasks to their producers, by which `casemate store` recognises stale artifacts."""
 INFO = "casemate.info"
 """Group of functions whose results `casemate info` shows, under the names of their entry points."""
 

@@ -48,7 +48,7 @@ def build_evaluation(folder: Path) -> Path:
             cards=_cards(result),
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
             attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
-            budget_words=BUDGETS_IN_WORDS.get(result.verdict.number.budget, "attacks chosen by the caller"),
+            budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
             allowed=", ".join(
                 f"{percent(accuracy)} at eps {format_eps(each.eps)}"
                 for accuracy, each in zip(result.proven_accuracy, result.verdicts, strict=True)

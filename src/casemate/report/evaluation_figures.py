@@ -47,14 +47,13 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
                 label=f"after {attack.name}",
                 zorder=4,
             )
-    estimate_line(
-        place, values, worst, percent=True, color=COLOURS["ce"], marker="o", label="worst case, 95 % interval"
-    )
+    style = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
+    estimate_line(place, values, [each.as_json() for each in worst], percent=True, **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
-    for least, words, style in ((broken, "broken", ":"), (weak, "weak", "--")):
+    for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
-            place.axhline(100 * least, color="#888888", linestyle=style, linewidth=1, label=f"{words} below this line")
+            place.axhline(100 * least, color="#888888", linestyle=dashes, linewidth=1, label=f"{words} below this line")
     place.set_xlabel(f"eps ({number.norm})")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)
@@ -62,7 +61,7 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
         drawing,
         "robust-accuracy",
         title="Robust accuracy against eps",
-        caption="Line: images still classified correctly under every attack at this and every smaller eps, with the 95 % "
+        caption="Line: images classified correctly under every attack at this and every smaller eps, with the 95 % "
         "interval. Dashes: what each attack left for the next. Grey lines: where the grades of the verdict begin, for "
         f"the estimate (a grade depends on the interval). {result.conditions}.",
         alt="; ".join(f"eps {eps:g}: {percent(each.value)}" for eps, each in zip(values, worst, strict=True)) + ".",
@@ -95,8 +94,8 @@ def accuracy_per_class(result: EvaluationResult) -> Figure:
         drawing,
         "per-class",
         title="Accuracy per class",
-        caption=f"Without an attack (wide bars) and under all attacks at eps {eps} (narrow bars, with 95 % intervals), the "
-        f"worst first.{which} {result.conditions}.",
+        caption=f"Without an attack (wide bars) and under all attacks at eps {eps} (narrow bars, with 95 % intervals), "
+        f"the worst first.{which} {result.conditions}.",
         alt="; ".join(f"{each.name}: {percent(each.robust.value)} of {percent(each.clean.value)}" for each in classes)
         + ".",
         columns=("class", "images", "accuracy without an attack", "robust accuracy", "low", "high"),

@@ -99,7 +99,9 @@ class EvaluationResult:
         plain = ("model", "fingerprint", "data", "images", "substitute", "seed", "precision", "randomised", "draws")
         try:
             classes = [
-                ClassAccuracy(each["class"], *map(Estimate.from_json, (each["clean_accuracy"], each["robust_accuracy"])))
+                ClassAccuracy(
+                    each["class"], *map(Estimate.from_json, (each["clean_accuracy"], each["robust_accuracy"]))
+                )
                 for each in found["per_class"]
             ]
             checks = map(_checked, found["checks"])
@@ -109,7 +111,9 @@ class EvaluationResult:
                 passes=Passes(**found["passes"]),
                 verdicts=verdicts,
                 per_class=tuple(sorted(classes, key=lambda each: each.robust.value)),
-                attacks=tuple(AttackUsed(each["attack"], each["first_to_fool"], each["settings"]) for each in found["attacks"]),
+                attacks=tuple(
+                    AttackUsed(each["attack"], each["first_to_fool"], each["settings"]) for each in found["attacks"]
+                ),
                 attempts=tuple(Attempt(**(each | {"passes": Passes(**each["passes"])})) for each in found["attempts"]),
                 checks=tuple(sorted(checks, key=lambda each: _GRAVEST_FIRST.index(each.state))),
                 proven=found["record"]["examples"],
@@ -118,8 +122,8 @@ class EvaluationResult:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
-                f"{where} cannot be read ({type(error).__name__}: {error}); expected the result of `casemate evaluate`. "
-                "Evaluate again"
+                f"{where} cannot be read ({type(error).__name__}: {error}); expected a result of `casemate evaluate`: "
+                "evaluate again"
             ) from error
 
     @property
@@ -155,12 +159,13 @@ class EvaluationResult:
         """A row per check, the gravest first."""
         return [
             CheckRow(
-                each.check,
-                each.title,
-                CHECKS[each.check].about.replace("`", "") if each.check in CHECKS else "",
-                each.state,
-                *("" if number is None else f"{number:.3g}" for number in (each.value, each.threshold)),
-                each.finding.sentence if each.finding is not None else each.not_run or each.excuse or "",
+                name=each.check,
+                title=each.title,
+                about=CHECKS[each.check].about.replace("`", "") if each.check in CHECKS else "",
+                state=each.state,
+                measured="" if each.value is None else f"{each.value:.3g}",
+                threshold="" if each.threshold is None else f"{each.threshold:.3g}",
+                seen=each.finding.sentence if each.finding is not None else each.not_run or each.excuse or "",
             )
             for each in self.checks
         ]

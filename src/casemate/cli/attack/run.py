@@ -1,4 +1,4 @@
-"""What `casemate attack` does once PyTorch is loaded: series, run, gather per eps, write."""
+"""What `casemate attack` does once PyTorch is loaded: build the attack at every eps, run it, write the results."""
 
 import math
 import time
@@ -25,7 +25,7 @@ from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
-from casemate.evaluation import eps_curve, mean, share
+from casemate.evaluation import Estimate, eps_curve, mean, share
 from casemate.evaluation.examples import attack_table, curve_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
@@ -42,62 +42,79 @@ _EPS: Mapping[Norm, tuple[str, ...]] = {
     "l2": ("0.1", "0.25", "0.5", "1"),
     "l1": ("1", "2.5", "5", "10"),
 }
-"""What is taken if no eps is given, by norm."""
+"""The values of eps if none is given, by norm."""
 EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
-_BY_CHANCE = "the model answers at random: last counts one answer, worst any wrong one on the way, if by chance"
-_FLATTERED = "one gradient flatters a defence that answers at random; average over several with --{} 10"
+_BY_CHANCE = (
+    "the model is randomised: last counts a single prediction, worst any wrong one at an intermediate iterate, even by "
+    "chance"
+)
+_FLATTERED = "a single gradient makes a randomised defence look more robust than it is; average several with --{} 10"
 
 
 @dataclass(frozen=True)
 class AttackSeries:
-    """An attack at every eps, and how it was put together."""
+    """An attack at every eps."""
 
     attacks: Mapping[float, tuple[str, AbstractAttack]]
-    """By eps, ascending, with the eps as it was written; by infinity one that has none."""
+    """By eps, ascending: eps as the user wrote it, and the attack; an attack without eps has the key infinity."""
     radii: Mapping[float, str]
-    """The values of eps at which the accuracy left is reported, ascending, as they were written."""
+    """The values of eps at which accuracy is reported, ascending, as the user wrote them."""
     core: AbstractAttack
     """The attack inside all wrappers, at the smallest eps."""
     averages: str | None
-    """The option that averages its gradients, where it has one and it was not given."""
+    """The option that would average the attack's gradients; None if there is none, or it was given."""
 
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """An attack about to begin."""
+    """An attack that is ready to run."""
 
     about: dict[str, Any]
-    """What it is, as JSON."""
+    """The settings, as JSON."""
     title: str
     series: AttackSeries
     model: Classifier
     test: LabelledImages
     target: int | None
+    """The class that a targeted attack aims at."""
 
-    @property
-    def first(self) -> AbstractAttack:
-        """The attack at the smallest eps."""
-        return next(iter(self.series.attacks.values()))[1]
+
+@dataclass(frozen=True)
+class EpsPoint:
+    """What an attack left at one eps."""
+
+    eps: float | None
+    """None for an attack without eps."""
+    measures: dict[str, Estimate | None]
+    """By name, as in result.json: the accuracies worst and last, or for a target reached and still_right; loss,
+    no_gradient and distance, None where no image has one."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat entry of result.json."""
+        return {"eps": self.eps} | {
+            name: None if each is None else each.as_json() for name, each in self.measures.items()
+        }
 
 
 @dataclass
 class AttackOutcome:
     """What an attack found, over all eps."""
 
-    points: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per eps, ascending; one entry of an attack without eps."""
+    points: list[EpsPoint] = field(default_factory=list)
+    """One per eps, ascending."""
     table: Table = field(default_factory=dict)
     """One row per image and eps."""
     images: dict[str, Tensor] = field(default_factory=dict)
     """Clean and adversarial images, if they are kept."""
     largest: tuple[str, AttackResult] | None = None
-    """The eps as it was written, and the result, that the contact sheet shows, if they are kept."""
+    """The largest eps as the user wrote it, and its result, for the contact sheet; None if images are not kept."""
     passes: Passes = field(default_factory=Passes)
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """All but the images and the table."""
-        return {"points": self.points, "passes": asdict(self.passes), "seconds": self.seconds}
+        """Everything but the images and the table."""
+        points = [each.as_json() for each in self.points]
+        return {"points": points, "passes": asdict(self.passes), "seconds": self.seconds}
 
 
 def build_attacks(
@@ -108,19 +125,19 @@ def build_attacks(
     *,
     randomised: bool,
 ) -> AttackSeries:
-    """The attack at each eps, ascending, with the eps as it was written.
+    """The attack at each eps.
 
     Args:
         kind: the class of the attack.
-        texts: values of eps; empty for the defaults of the norm.
-        settings: all its settings but eps.
-        wrappers: attacks round it, the innermost first: a class, its field for the attack inside, and settings, among
-            which those that are its own; with None for one the wrapper is left out.
-        randomised: the model answers at random, so that an attack goes on to its last iterate: a lucky answer on the
-            way is no success.
+        texts: the values of eps as the user wrote them; empty for the defaults of the norm.
+        settings: all settings of the attack except eps.
+        wrappers: attacks to wrap around it, the innermost first: the class, its field for the wrapped attack, and a
+            mapping with its settings among others; a wrapper with a setting of None is left out.
+        randomised: the model is randomised, so gradient attacks run to their last iterate: a wrong prediction by
+            chance at an intermediate iterate is no success.
 
     Raises:
-        SettingError: a bad value.
+        SettingError: a setting is out of range.
     """
     has_eps = "eps" in {each.name for each in fields(kind)}
     averages = None
@@ -171,7 +188,7 @@ def prepare(
     """Load the model and the images it is attacked on. Raises `CasemateError`."""
     given = inputs.load_model(source, device)
     found = inputs.load_images(given, file, dataset, data_dir, observer)
-    model = _answering(given.model, inference).to(device)
+    model = _randomised(given.model, inference).to(device)
     test = found.images[:images]
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}
@@ -201,8 +218,8 @@ def prepare(
     return AttackPlan(about, title, series, model, test, wanted)
 
 
-def _answering(model: Classifier, inference: str | None) -> Classifier:
-    """The model, or one that answers at random. Raises `ModelError` if there is no noise in it to leave on."""
+def _randomised(model: Classifier, inference: str | None) -> Classifier:
+    """The model, randomised as --inference says. Raises `ModelError` if it has no noise layers to leave on."""
     match inference:
         case "stochastic-affine":
             return preprocessed(model, StochasticAffine())
@@ -213,24 +230,22 @@ def _answering(model: Classifier, inference: str | None) -> Classifier:
 
 
 def _notes(averages: str | None, *, targeted: bool) -> list[str]:
-    """What to know of an attack on a model that answers at random."""
+    """Caveats for the results of an attack on a randomised model."""
     return [*([] if targeted else [_BY_CHANCE]), *([] if averages is None else [_FLATTERED.format(averages)])]
 
 
 def _class(text: str, classes: tuple[str, ...]) -> int:
-    """The number of a class given by name or number."""
+    """The index of a class given by name or index. Raises `SettingError`."""
     lowered = [name.lower() for name in classes]
     if text.lower() in lowered:
         return lowered.index(text.lower())
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
-    raise SettingError(
-        f"target {text!r}; expected a number from 0 to {len(classes) - 1} or one of {', '.join(classes)}"
-    )
+    raise SettingError(f"target {text!r}; expected a class from 0 to {len(classes) - 1} or one of {', '.join(classes)}")
 
 
 def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
-    """Run the attack at every eps; with `keep` the images on which each one ends are kept."""
+    """Run the attack at every eps; with `keep` the outcome holds the adversarial images of each."""
     start = time.perf_counter()
     found = AttackOutcome()
     if keep:
@@ -238,33 +253,37 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}
     gpus = [plan.model.device] if plan.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # what randomised models draw from
-        if isinstance(plan.first, AbstractGradientAttack) and plan.target is None:
-            _sweep(plan, plan.first, found, observer)
+        torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # for the model's own randomness
+        _, first = next(iter(plan.series.attacks.values()))
+        if isinstance(first, AbstractGradientAttack) and plan.target is None:
+            _run_sweep(plan, first, found, observer)
             if keep:
                 for _, text, result in _results(plan, observer):
                     _keep(found, text, result)
         elif plan.series.radii and math.inf in plan.series.attacks:
-            _nearest(plan, found, keep, observer)
+            _run_minimum_norm(plan, found, keep, observer)
         else:
-            _each(plan, found, keep, observer)
+            _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
     return found
 
 
-def _sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
-    """Any wrong class will do, and one sweep serves every eps."""
+def _run_sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
+    """Run an untargeted gradient attack in one sweep over eps."""
     seed = plan.about["seed"]
     curve = eps_curve(plan.model, first, plan.test, list(plan.series.radii), seed=seed, observer=observer)
-    found.points, found.passes = curve.points(), curve.passes
+    found.passes = curve.passes
     found.table = curve_table(curve, plan.test.labels.numpy())
-    if curve.last is not None:
-        for column, point in enumerate(found.points):
-            point["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT).as_json()
+    for column, point in enumerate(curve.points()):
+        eps = point.pop("eps")
+        measures = {name: None if each is None else Estimate.from_json(each) for name, each in point.items()}
+        if curve.last is not None:
+            measures["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT)
+        found.points.append(EpsPoint(eps, measures))
 
 
 def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
-    """The attack at each eps on its own."""
+    """Run the attack at each eps separately: eps, eps as the user wrote it, and the result."""
     images, labels = plan.test.tensors(plan.model.device)
     targets = None if plan.target is None else torch.full_like(labels, plan.target)
     for eps, (text, each) in plan.series.attacks.items():
@@ -273,28 +292,25 @@ def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str,
 
 
 def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
-    """Keep the adversarial images, and the result for the contact sheet: that of the largest eps comes last."""
+    """Keep the adversarial images, and the result for the contact sheet; the largest eps comes last."""
     name = f"eps-{parse_eps(text):g}" if text else "adversarial"
     found.images[name] = result.adversarial.cpu().contiguous()
     found.largest = (text, result)
 
 
-def _each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
-    """One run for each eps, or one run of an attack that has none."""
+def _run_each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
+    """Run the attack once for each eps; once if it has none."""
     labels = plan.test.labels
-    standing = torch.ones(len(labels), dtype=torch.bool)
+    robust = torch.ones(len(labels), dtype=torch.bool)
     tables = []
     for eps, text, result in _results(plan, observer):
-        standing &= ~result.success.cpu()
+        robust &= ~result.success.cpu()
         if plan.target is None:
-            left = {"worst": share(standing.numpy()).as_json()}
+            left = {"worst": share(robust.numpy())}
         else:
             right = result.prediction.cpu() == labels
-            left = {
-                "reached": share(result.success.cpu().numpy()).as_json(),
-                "still_right": share(right.numpy()).as_json(),
-            }
-        found.points.append({"eps": eps if math.isfinite(eps) else None, **left, **_loss_and_gradient(result)})
+            left = {"reached": share(result.success.cpu().numpy()), "still_right": share(right.numpy())}
+        found.points.append(EpsPoint(eps if math.isfinite(eps) else None, left | _loss_and_gradient(result)))
         found.passes.add(result.passes)
         tables.append(_table(plan, result, eps))
         if keep:
@@ -302,34 +318,32 @@ def _each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer
     found.table = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
 
 
-def _nearest(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
-    """One run, whose distances give the accuracy left at every eps."""
+def _run_minimum_norm(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
+    """Run a minimum-norm attack once; its distances give the accuracy at every eps."""
     ((_, text, result),) = _results(plan, observer)
     distance = result.distance.cpu().double().numpy()
     for eps in plan.series.radii:
-        if plan.target is None:
-            found.points.append({"eps": eps, "worst": share(distance > eps).as_json()})
-        else:
-            found.points.append({"eps": eps, "reached": share(distance <= eps).as_json()})
-    near = distance[np.isfinite(distance) & (distance > 0)]
-    found.points[-1] |= {"distance": mean(near).as_json() if near.size else None}
+        left = {"worst": share(distance > eps)} if plan.target is None else {"reached": share(distance <= eps)}
+        found.points.append(EpsPoint(eps, dict(left)))
+    finite = distance[np.isfinite(distance) & (distance > 0)]
+    found.points[-1].measures["distance"] = mean(finite) if finite.size else None
     found.passes, found.table = result.passes, _table(plan, result, math.inf)
     if keep:
         _keep(found, text, result)
 
 
-def _loss_and_gradient(result: AttackResult) -> dict[str, Any]:
-    """The mean loss, and the share of images without a gradient."""
+def _loss_and_gradient(result: AttackResult) -> dict[str, Estimate | None]:
+    """The mean loss (None if no loss is finite), and the share of images whose gradient was always zero."""
     loss = result.loss.cpu().numpy()
     finite = loss[np.isfinite(loss)]
     return {
-        "loss": mean(finite).as_json() if finite.size else None,
-        "no_gradient": share(result.status.cpu().numpy() == Status.ZERO_GRADIENT).as_json(),
+        "loss": mean(finite) if finite.size else None,
+        "no_gradient": share(result.status.cpu().numpy() == Status.ZERO_GRADIENT),
     }
 
 
 def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
-    """A row per image."""
+    """The table of examples at one eps, a row per image."""
     table = attack_table(result, plan.test.labels.numpy())
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
@@ -363,6 +377,6 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) ->
 
 
 def with_hashes(plan: AttackPlan) -> AttackPlan:
-    """The same attack, which also says what tells the model's weights and the images from all others."""
+    """The plan with hashes of the model's weights and of the images among its settings."""
     hashes = {"fingerprint": fingerprint(plan.model), "images_sha256": fingerprint_of_images(plan.test)}
     return replace(plan, about=plan.about | hashes)

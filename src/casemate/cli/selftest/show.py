@@ -30,7 +30,10 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
         made.add_row(
             outcome.case.name,
             f"{outcome.case.eps:g}",
-            *("" if each is None else percent(each.value) for each in (found.clean.accuracy, outcome.claim, outcome.truth)),
+            *(
+                "" if each is None else percent(each.value)
+                for each in (found.clean.accuracy, outcome.claim, outcome.truth)
+            ),
             found.verdict.word,
             ", ".join(raised),
             "[green]as expected[/]" if outcome.as_expected else "[bold red]NOT as expected[/]",
@@ -38,8 +41,8 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     seconds = sum(outcome.seconds for outcome in outcomes)
     console.show(
         made,
-        "Claimed: accuracy under the attack that the model resists. Truth: accuracy under all attacks of the evaluation, "
-        "and on images that fool the network behind the defence.",
+        "Claimed: accuracy under the attack that the model resists. Truth: accuracy under all attacks of the "
+        "evaluation, and on images that fool the network behind the defence.",
         f"{len(outcomes) - len(missed)} of {len(outcomes)} as expected; {console.duration(seconds)}.",
         *(f"[bold red]{outcome.case.name}[/]: {escape(_why(outcome))}" for outcome in missed),
     )

@@ -47,7 +47,7 @@ def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any
 
 
 def clean_store(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
-    """Remove stale artifacts (or `everything`) and unfinished work; with `dry_run` remove nothing. What it was, as JSON."""
+    """Remove stale artifacts (or `everything`) and unfinished work, unless `dry_run`; return what it is, as JSON."""
     removed: list[dict[str, Any]] = []
     kept: list[str] = []
     store, producers = Store(folder), _producers()

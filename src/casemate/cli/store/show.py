@@ -16,7 +16,9 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
         console.show_json(found)
         return
     rows, unfinished = found["artifacts"], found["unfinished"]
-    made = console.new_table("Name", "Kind", "Key", *console.right_aligned("Size"), "Finished", *console.right_aligned("Took"), "State")
+    made = console.new_table(
+        "Name", "Kind", "Key", *console.right_aligned("Size"), "Finished", *console.right_aligned("Took"), "State"
+    )
     for row in rows:
         state = "current" if row["current"] else "[yellow]stale[/]"
         took = "" if row["seconds"] is None else console.duration(row["seconds"])

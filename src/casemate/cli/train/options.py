@@ -17,7 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from casemate.attacks.registry import summary_of
 from casemate.cli import train as command
 from casemate.cli.shared import parsing
-from casemate.cli.shared.dataclass_options import options_of, python_only, chosen_settings
+from casemate.cli.shared.dataclass_options import chosen_settings, options_of, python_only
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     DataDir,
@@ -28,7 +28,7 @@ from casemate.cli.shared.options import (
     at_least_one,
     check_folder,
 )
-from casemate.cli.shared.outputs import WAY_OUT
+from casemate.cli.shared.outputs import IN_THE_WAY
 from casemate.cli.train import run, show
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
@@ -145,7 +145,7 @@ class AbstractTrainCommand:
         display(as_json=self.json)
 
     def _check_out(self) -> None:
-        """Refuse, before anything is read, an OUT that cannot be written, or that would replace a file that is needed."""
+        """Refuse, before anything is read, an OUT that cannot be written, or would replace a file that is needed."""
         if self.out.suffix != ".safetensors":
             raise ModelError(f"{self.out}: models are saved as .safetensors; choose an --out with that ending")
         if self.out.is_dir():
@@ -157,7 +157,7 @@ class AbstractTrainCommand:
         if not (self.checkpoint.exists() or self.overwrite or self.dry_run):
             for path in (self.out, *beside, *self.out.parent.glob(f"{self.out.stem}.epoch-*.safetensors")):
                 if path.exists():
-                    raise SettingError(f"{path} exists already; {WAY_OUT}")
+                    raise SettingError(f"{path} exists already; {IN_THE_WAY}")
 
 
 def parse(argv: Sequence[str]) -> AbstractTrainCommand:

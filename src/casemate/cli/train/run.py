@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from casemate import data
-from casemate.cli.shared.augmentations import read_change
+from casemate.cli.shared.augmentations import read_augmentation
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
@@ -88,7 +88,7 @@ def prepare(
     Raises `CasemateError`.
     """
     seed = settings.seed
-    augment, extra = ([read_change(text) for text in options[name]] for name in ("augment", "extra"))
+    augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
     roles = {"start": start_model(start, architecture), "teacher": teacher_model(teacher)}
     bases = {role: each for role, each in roles.items() if each is not None}
     notes = _set_temperature(objective, bases["teacher"]) if "teacher" in bases else []

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from casemate.cli.shared import console
-from casemate.cli.shared.augmentations import write_change
+from casemate.cli.shared.augmentations import write_augmentation
 from casemate.cli.train.run import TrainOutcome, TrainPlan
 from casemate.evaluation.intervals import percent
 
@@ -30,7 +30,7 @@ def _words(name: str, value: Any) -> str:
         case "objective", _:
             return f"{value['name']}: {console.words(value['settings']).replace('_', '-')}"
         case (("augment" | "extra"), _):
-            return "  ".join(map(write_change, value))
+            return "  ".join(map(write_augmentation, value))
         case (("start" | "teacher"), _):
             return value.get("file", value.get("function"))
         case _, int():
@@ -61,7 +61,9 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
 
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
     """One row per epoch."""
-    made = console.new_table(*console.right_aligned("Epoch", "Rate", "Loss", "Accuracy", validation_loss, "Val. acc.", "Seconds"))
+    made = console.new_table(
+        *console.right_aligned("Epoch", "Rate", "Loss", "Accuracy", validation_loss, "Val. acc.", "Seconds")
+    )
     for row in history:
         made.add_row(
             str(row["epoch"]),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from casemate.cli.shared import console
 from casemate.engine import Artifact
+from casemate.evaluation import percent
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
@@ -68,11 +69,9 @@ def render(found: list[Row], *, comparable: bool) -> Table:
     made = console.new_table("", "Accuracy in %", *console.right_aligned("Here", "95 % interval", "n", "Paper"))
     for row in found:
         here = row.accuracy
-        low, high = console.percent(here["low"]), console.percent(here["high"])
-        stated = console.percent(row.paper) if comparable and row.paper is not None else ""
-        made.add_row(
-            row.experiment, row.what, console.percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated
-        )
+        low, high = percent(here["low"]), percent(here["high"])
+        stated = percent(row.paper) if comparable and row.paper is not None else ""
+        made.add_row(row.experiment, row.what, percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated)
     return made
 
 
