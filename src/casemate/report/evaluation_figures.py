@@ -47,7 +47,7 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
                 label=f"after {attack.name}",
                 zorder=4,
             )
-    style = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
+    style: Any = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
     estimate_line(place, values, [each.as_json() for each in worst], percent=True, **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
