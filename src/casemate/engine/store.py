@@ -1,8 +1,8 @@
 """The store of finished artifacts: each has a key, is written whole or not at all, and is never computed twice.
 
     STORE/artifacts/KEY/artifact.json   kind, settings, result and provenance; beside it the artifact's files
-    STORE/working/KEY/            unfinished work (a training's checkpoint) that a later run continues
-    STORE/locks/KEY.lock          held by the process that computes the artifact; released by the system if that process dies
+    STORE/working/KEY/                  unfinished work (a training's checkpoint) that a later run continues
+    STORE/locks/KEY.lock                held by the process that computes the artifact; released when that process dies
 
 By default the store lies in the user's cache directory, and so outlives any checkout.
 """
@@ -161,7 +161,7 @@ class Store:
                 lock.release()
 
     def unfinished(self) -> list[Path]:
-        """Unfinished work that no process holds: working folders, leftovers of interrupted writes, damaged artifacts."""
+        """What no process is working on: working folders, remains of interrupted writes, damaged artifacts."""
         leftovers = [*self._working.iterdir()]
         leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
         found = []

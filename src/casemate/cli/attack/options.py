@@ -172,13 +172,14 @@ def _wrappers_of(kind: type[AbstractAttack]) -> list[type[AbstractAttack]]:
 
 def _wrapper_options(kind: type[AbstractAttack]) -> type:
     """The options of an attack's wrappers; a wrapper is left out if its option is not given (None)."""
+    hint = "(default: not used)"
     options: list[tuple[str, Any, Any]] = []
     for wrapper in _wrappers_of(kind):
         helps, hints = field_help(wrapper), get_type_hints(wrapper)
         for name in _own(wrapper)[1]:
             words = f"{helps[name]} ({wrapper.__name__}: {summary_of(wrapper)[0].lower()}{summary_of(wrapper)[1:]})"
             options.append(
-                (name, Annotated[hints[name] | None, arg(help=words, help_behavior_hint="(default: without)")], None)
+                (name, Annotated[hints[name] | None, arg(metavar="N", help=words, help_behavior_hint=hint)], None)
             )
     made = make_dataclass(f"{kind.__name__}Wrappers", options, frozen=True, kw_only=True)
     made.__doc__ = "Attacks wrapped around this one."

@@ -1,7 +1,7 @@
 """Measure how robust a model is, and whether the result can be trusted.
 - Each attack of the budget runs on the images that the ones before it did
   not fool; images that withstand all of them count as robust. Checks then
-  look for reasons not to trust the number. None of them can be hidden.
+  look for reasons not to trust the number; all of them are reported.
 - Writes report.html, result.json, examples.parquet, and a record of the
   adversarial examples that others can check with `casemate verify`.
 - First prints how long each budget takes at most. A stopped evaluation

@@ -38,8 +38,8 @@ from casemate.training import TrainConfig
 
 _REMOVED = {"--defense": "write --recipe NAME; ordinary training is the recipe cross-entropy"}
 _ORDINARY = next(iter(RECIPES))
-_RECIPE_HELP = "The objective: " + "; ".join(
-    f"{name}: {summary_of(each.objective).rstrip('.')}" for name, each in RECIPES.items()
+_RECIPE_HELP = "The objective. " + "; ".join(
+    f"{name}: {summary_of(each.objective).rstrip('.').split(': ')[-1]}" for name, each in RECIPES.items()
 )
 _RECIPE = PrimitiveConstructorSpec(
     nargs=1,
