@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import final
 
 _NEUTRAL = tuple(
-    f"casemate.{name}"
+    f"casemate.{name}."
     for name in (
         "_version",
         "arrays",
@@ -31,10 +31,6 @@ _NEUTRAL = tuple(
 )
 """Modules and packages that cannot change a number: error messages, reading and writing, progress, annotations,
 scheduling, and the search for data whose bytes are verified by checksum."""
-
-
-def _is_neutral(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
 
 
 class _WithoutText(ast.NodeTransformer):
@@ -107,7 +103,7 @@ class SourceTree:
             seen.add(name)
             found = {each for imported in self._read(name).imports for each in self._defining(imported)}
             found |= self._registered(name)
-            waiting |= {each for each in found if not _is_neutral(each)} - seen
+            waiting |= {each for each in found if not f"{each}.".startswith(_NEUTRAL)} - seen
         return seen
 
     def _path_of(self, module: str) -> Path | None:

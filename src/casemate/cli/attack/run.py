@@ -187,24 +187,26 @@ def prepare(
 ) -> AttackPlan:
     """Load the model and the images it is attacked on. Raises `CasemateError`."""
     given = inputs.load_model(source, device)
-    found = inputs.load_images(given, file, dataset, data_dir, observer)
+    found, data = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _randomised(given.model, inference).to(device)
-    test = found.images[:images]
+    test = found[:images]
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}
     name = Path(given.name).name
     who = name if inference is None else f"{name} with {inference}"
     how = ", ".join([record["name"], *(f"{setting.replace('_', ' ')} {value}" for setting, value in around.items())])
     which = f"first {len(test):,} {'test images' if file is None else 'images'}"
-    title = f"{how} on {who} ({found.name}, {which}, seed {seed})"
+    title = f"{how} on {who} ({data}, {which}, seed {seed})"
     wanted = None if target is None else _class(target, model.classes)
     if wanted is not None:
         test = test[test.labels != wanted]
         if not len(test):
             raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    notes = [] if wanted is not None else [_BY_CHANCE]
+    notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {
         "model": given.name,
-        "dataset": found.name,
+        "dataset": data,
         "images": len(test),
         "inference": inference,
         "attack": record,
@@ -213,7 +215,7 @@ def prepare(
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
         "device": device,
-        "notes": [] if inference is None else _notes(series.averages, targeted=wanted is not None),
+        "notes": notes if inference is not None else [],
     }
     return AttackPlan(about, title, series, model, test, wanted)
 
@@ -227,11 +229,6 @@ def _randomised(model: Classifier, inference: str | None) -> Classifier:
             return with_noise(model)
         case _:
             return model
-
-
-def _notes(averages: str | None, *, targeted: bool) -> list[str]:
-    """Caveats for the results of an attack on a randomised model."""
-    return [*([] if targeted else [_BY_CHANCE]), *([] if averages is None else [_FLATTERED.format(averages)])]
 
 
 def _class(text: str, classes: tuple[str, ...]) -> int:

@@ -75,10 +75,7 @@ def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
         estimate = {"gradients": passes.backward, "forward": passes.forward}
         console.show_json(plan.about | (dict.fromkeys(estimate) if unknown else estimate))
         return
-    made = console.new_table("Setting", "Value", title="Would be attacked")
-    for name, value in plan.about.items():
-        if name != "notes":
-            made.add_row(name.replace("_", " "), escape(console.words(value)))
+    made = console.settings_table(plan.about, "Would be attacked")
     for way, number in (("gradients", passes.backward), ("forward passes", passes.forward)):
         made.add_row(way, f"at most {number:,}" if len(known) == len(most) else "unknown: the attack does not state it")
     console.show(made, *console.note_lines(plan.about["notes"]))

@@ -82,6 +82,6 @@ class Evaluate:
 
 
 def parse(argv: Sequence[str]) -> Evaluate:
-    """The command with the options that `argv` gives. Raises `SettingError` for an option that is gone."""
+    """The command with the options that `argv` gives. Raises `SettingError` for an option of earlier versions."""
     parsing.refuse_removed(argv, MODEL_FROM)
     return parsing.parse(Evaluate, "casemate evaluate", command.__doc__ or "", argv)

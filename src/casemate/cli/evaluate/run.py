@@ -31,9 +31,10 @@ class EvaluatePlan:
 
     request: EvaluateRequest
     model: inputs.LoadedModel
-    images: inputs.LoadedImages
+    data: str
+    """The data set, or the file with the images."""
     test: LabelledImages
-    """The images that are used, the first of `images`."""
+    """The images that are used."""
     values: tuple[float, ...]
     """The values of eps, ascending."""
     substitute: Classifier | None
@@ -49,7 +50,7 @@ class EvaluatePlan:
         """The settings, as JSON."""
         return {
             "model": self.model.name,
-            "data": self.images.name,
+            "data": self.data,
             "images": len(self.test),
             "classes": list(self.model.model.classes),
             "norm": self.request.norm,
@@ -72,8 +73,8 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
     borders = request.grade_borders()
     model = inputs.load_model(request.model, device)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
-    images = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
-    test = images.images[: request.images]
+    images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
+    test = images[: request.images]
     doubt = doubt_of(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.plain:
         warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
@@ -84,7 +85,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
         "images_sha256": fingerprint_of_images(test),
         "substitute_fingerprint": None if substitute is None else fingerprint(substitute),
     }
-    return EvaluatePlan(request, model, images, test, values, substitute, seconds, device, hashes, borders)
+    return EvaluatePlan(request, model, data, test, values, substitute, seconds, device, hashes, borders)
 
 
 def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
@@ -112,7 +113,7 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
 def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     record, adversarial_prediction = make_record(
-        found, plan.model.model, name=plan.model.name, data=plan.images.name, observer=observer
+        found, plan.model.model, name=plan.model.name, data=plan.data, observer=observer
     )
     result = plan.about() | found.as_json()
     result["fingerprint"] = record.fingerprint

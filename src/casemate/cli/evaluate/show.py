@@ -41,14 +41,10 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     if as_json:
         console.show_json(about)
         return
-    made = console.new_table("Setting", "Value", title="Would be evaluated")
-    for name, value in about.items():
-        if name != "seconds_at_most":
-            made.add_row(name.replace("_", " "), escape(console.words(value)))
     times = console.new_table("Budget", "At most about", "Attacks", title="Time")
     for name, seconds in plan.seconds.items():
         times.add_row(name, console.duration(seconds), BUDGETS_IN_WORDS[name])
-    console.show(made, times)
+    console.show(console.settings_table(about, "Would be evaluated"), times)
 
 
 def show(found: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:

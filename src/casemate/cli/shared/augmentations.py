@@ -28,7 +28,7 @@ def read_augmentation(text: str) -> dict[str, Any]:
     if name not in AUGMENTATIONS:
         make_augmentation({"name": name})  # raises, and lists the known names
     defaults = augmentation_defaults(name)
-    known = ", ".join([*(f"{each} ({_written(default)})" for each, default in defaults.items()), _PROBABILITY])
+    known = ", ".join([*(f"{each} ({default:g})" for each, default in defaults.items()), _PROBABILITY])
     given: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
         setting, equals, value = part.partition("=")
@@ -52,12 +52,8 @@ def read_augmentation(text: str) -> dict[str, Any]:
 def write_augmentation(spec: Mapping[str, Any]) -> str:
     """The inverse of `read_augmentation`."""
     settings = dict(spec["settings"]) | ({_PROBABILITY: spec["share"]} if "share" in spec else {})
-    words = ",".join(f"{name}={_written(value)}" for name, value in settings.items())
+    words = ",".join(f"{name}={value:g}" for name, value in settings.items())
     return f"{spec['name']}:{words}" if words else spec["name"]
-
-
-def _written(value: float) -> str:
-    return f"{value:g}"
 
 
 def _value(text: str, setting: str, value: str, *, whole: bool) -> float | int:

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,15 @@ def new_table(*columns: str | Column, title: str | None = None) -> Table:
 def right_aligned(*names: str) -> Sequence[Column]:
     """Right-aligned columns for `new_table`."""
     return [Column(name, justify="right") for name in names]
+
+
+def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str, Any], str] | None = None) -> Table:
+    """A table with a row per setting of a planned run, without its notes and the settings that are not set."""
+    made = new_table("Setting", "Value", title=title)
+    for name, value in about.items():
+        if name not in ("notes", "seconds_at_most") and value not in (None, []):
+            made.add_row(name.replace("_", " "), escape(words(value) if words_of is None else words_of(name, value)))
+    return made
 
 
 def words(value: Any) -> str:

@@ -55,7 +55,7 @@ def options_of(
         elif hint is None:
             continue
         else:
-            foreign = default is None and not _takes_none(hint)
+            foreign = default is None and type(None) not in get_args(hint)
             shown = {None: none if foreign else "none", (): "none"}.get(default) if default in (None, ()) else None
             behaviour = None if shown is None else f"(default: {shown})"
             metavar = {int: "N", int | None: "N"}.get(hint)
@@ -67,10 +67,6 @@ def options_of(
     made = make_dataclass(f"{kind.__name__}Options", options, frozen=True, kw_only=True)
     made.__doc__ = words
     return made
-
-
-def _takes_none(hint: Any) -> bool:
-    return type(None) in get_args(hint)
 
 
 def chosen_settings(options: Any) -> dict[str, Any]:

@@ -29,15 +29,6 @@ class LoadedModel:
     """The metadata saved beside its weights; None for a model that a function made."""
 
 
-@dataclass(frozen=True)
-class LoadedImages:
-    """Images, and where they came from."""
-
-    images: LabelledImages
-    name: str
-    """The data set, or the file."""
-
-
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
@@ -87,8 +78,8 @@ def _made_by(source: str) -> Classifier:
 
 def load_images(
     model: LoadedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
-) -> LoadedImages:
-    """The images in `file`, or the test images of a data set: `dataset`, or the one the model was trained on.
+) -> tuple[LabelledImages, str]:
+    """The images in `file`, or the test images of a data set (`dataset`, or the one of the training), with a name.
 
     Raises `SettingError` for two sources or none, `DataError` for images that cannot be loaded, `ModelError` for a data
     set with other classes than the model's.
@@ -96,7 +87,7 @@ def load_images(
     if file is not None:
         if dataset is not None:
             raise SettingError("--data and --dataset both name images; give one of them")
-        return LoadedImages(read_images(file), file.name)
+        return read_images(file), file.name
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)
     if name is None:
@@ -114,4 +105,4 @@ def load_images(
             f"{model.name} has the classes {', '.join(model.model.classes[:3])}, ..., but {whole.title} has "
             f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
         )
-    return LoadedImages(whole.test, name)
+    return whole.test, name

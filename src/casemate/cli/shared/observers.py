@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -57,10 +56,6 @@ def _progress(console: Console, *columns: object, live: bool) -> Progress:
     )
 
 
-def _task(progress: Progress, row: TaskID) -> Task:
-    return next(task for task in progress.tasks if task.id == row)
-
-
 class _Plain:
     """Lines of text, for logs and pipes."""
 
@@ -73,7 +68,7 @@ class _Plain:
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         row = self._progress.add_task(title, total=total if total > 0 else None)
-        task = _task(self._progress, row)
+        task = next(each for each in self._progress.tasks if each.id == row)
         printed, lines, latest = _now() - _NEXT_LINE + _FIRST_LINE, 0, ""
 
         def line() -> None:

@@ -43,27 +43,35 @@ _HASHES = {
 }
 
 
-def check_results(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
+def check_results(
+    folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer, file: str = RESULT
+) -> None:
     """Make sure, before anything is computed, that no results of a run with other settings in `folder` are lost.
 
     Args:
         folder: where the results are to go.
-        about: the settings of the run, as its result.json will state them.
+        about: the settings of the run, as `file` will state them.
         overwrite: replace any results.
+        file: the file that states the settings of the results in `folder`.
 
     Raises:
         SettingError: the folder holds results of another run, or results whose settings are unknown.
     """
-    files = _results_in(folder)
+    files = [name for name in (*FILES, SUMMARY) if (folder / name).exists()]
     if overwrite or not files:
         return
-    old = _read(folder, RESULT)
+    old = _read(folder, file)
     if isinstance(old, str):
         raise SettingError(
             f"{folder} holds {', '.join(files)}, {old}; {_title(about)} would be written over it: {IN_THE_WAY}"
         )
-    wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in _IGNORED}
-    other = [_difference(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
+    ignored = (*_IGNORED, "dataset") if old.get("fallback_for") is not None else _IGNORED
+    wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in ignored}
+    other = [
+        _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old.get(name))}, now {_short(value)}")
+        for name, value in wanted.items()
+        if old.get(name) != value
+    ]
     if other:
         raise SettingError(
             f"{folder} holds {_title(old)}, and {_title(about)} would be written over it ({'; '.join(other)}): "
@@ -73,37 +81,8 @@ def check_results(folder: Path, about: Mapping[str, Any], *, overwrite: bool, ob
 
 
 def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
-    """Make sure that the report of a study replaces only one of the same scale, data set and seed.
-
-    A report on a data set that was only a fallback for another may be replaced too.
-
-    Raises:
-        SettingError: the folder holds results of another run, or results whose settings are unknown.
-    """
-    files = _results_in(folder)
-    if overwrite or not files:
-        return
-    old = _read(folder, SUMMARY)
-    title = f"the report of a study at {about['scale']} scale ({about['dataset']}, seed {about['seed']})"
-    if isinstance(old, str):
-        raise SettingError(f"{folder} holds {', '.join(files)}, {old}; {title} would be written over it: {IN_THE_WAY}")
-    fallback = old.get("fallback_for") is not None
-    other = [
-        _difference(name, old.get(name), value)
-        for name, value in about.items()
-        if old.get(name) != value and not (name == "dataset" and fallback)
-    ]
-    if other:
-        raise SettingError(
-            f"{folder} holds the report of another study, and {title} would be written over it ({'; '.join(other)}): "
-            f"{IN_THE_WAY}"
-        )
-    observer.message(f"{folder} holds a report of this study; it will be replaced.")
-
-
-def _results_in(folder: Path) -> list[str]:
-    """The files in a folder that are results of casemate."""
-    return [name for name in (*FILES, SUMMARY) if (folder / name).exists()]
+    """`check_results` for the report of a study; one on a fallback for another data set may be replaced too."""
+    check_results(folder, about, overwrite=overwrite, observer=observer, file=SUMMARY)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | str:
@@ -118,22 +97,16 @@ def _read(folder: Path, name: str) -> dict[str, Any] | str:
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    """A run in a few words; entries of a file of another program may have any type."""
+    """A run in a few words; the entries of an unknown file may have any type."""
+    if "scale" in about:
+        return f"the report of a study at {about['scale']} scale ({about.get('dataset')}, seed {about.get('seed')})"
     data = about.get("data", about.get("dataset"))
     eps = about.get("eps")
-    radii = ", ".join(f"{each:g}" for each in eps) if isinstance(eps, list) and all(map(_is_number, eps)) else eps
-    where = f"{about.get('model')} ({data}, eps {radii}, seed {about.get('seed')})"
+    if isinstance(eps, list) and all(isinstance(each, int | float) for each in eps):
+        eps = ", ".join(f"{each:g}" for each in eps)
+    where = f"{about.get('model')} ({data}, eps {eps}, seed {about.get('seed')})"
     attack = about.get("attack")
     return f"an attack on {where}" if isinstance(attack, Mapping) else f"an evaluation of {where}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _difference(name: str, old: Any, new: Any) -> str:
-    """The difference between two runs in one setting, in words."""
-    return _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old)}, now {_short(new)}")
 
 
 def _short(value: Any) -> str:

@@ -17,10 +17,7 @@ def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) ->
     if as_json:
         console.show_json(plan.about | {"seconds_left": seconds})
         return
-    made = console.new_table("Setting", "Value", title="Would be trained")
-    for name, value in plan.about.items():
-        if value not in (None, []) and name != "notes":
-            made.add_row(name.replace("_", " "), escape(_words(name, value)))
+    made = console.settings_table(plan.about, "Would be trained", _words)
     made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
     console.show(made, *console.note_lines(plan.about["notes"]))
 
