@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,58 @@ def _refused(run: Run, *arguments: object) -> str:
     message = " ".join(err.split("error: ", 1)[-1].replace("│", " ").split())
     assert len(message) < 1500
     return message
+
+
+@pytest.fixture
+def broken_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed package whose commands, facts and producers cannot be imported."""
+    (tmp_path / "broken_commands.py").write_text("raise RuntimeError('needs another release')\n")
+    (tmp_path / "broken_group").mkdir()
+    (tmp_path / "broken_group" / "__init__.py").write_text('"""Its options are broken."""\n')
+    (tmp_path / "broken_group" / "options.py").write_text("import broken_commands\n")
+    installed = tmp_path / "broken_package-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-package\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(
+        "[casemate.commands]\nbreak=broken_commands\nhalf=broken_group\n[casemate.info]\nbreak=broken_commands:facts\n"
+        "[casemate.producers]\nbreak=broken_commands:PRODUCERS\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in ("broken_group", "broken_group.options"):
+        sys.modules.pop(name, None)
+
+
+BROKEN = "of the package broken-package cannot be loaded: importing broken_commands"
+
+
+@pytest.mark.usefixtures("broken_package")
+def test_a_broken_command_of_another_package_is_left_out_of_the_help(run: Run) -> None:
+    code, out, err = run("--help")
+    assert code == 0
+    assert f"a command is left out: 'break' {BROKEN} raised RuntimeError: needs another release" in err
+    assert "break" not in out.split("subcommands")[1]
+    assert re.search(r"half +Its options are broken", out)
+    assert re.search(r"study +Reproduce the paper", out)
+
+
+@pytest.mark.usefixtures("broken_package")
+def test_a_broken_command_of_another_package_says_what_is_wrong(run: Run) -> None:
+    assert f"'break' {BROKEN} raised RuntimeError: needs another release" in _refused(run, "break", "--help")
+    assert "of the package broken-package cannot be loaded: importing broken_group.options" in _refused(run, "half")
+    code, out, err = run("store", "--help")
+    assert (code, err) == (0, "")
+    assert "List and clean" in out
+
+
+@pytest.mark.usefixtures("broken_package")
+def test_broken_extensions_are_left_out_of_the_facts_and_protect_the_store(run: Run, tmp_path: Path) -> None:
+    """Without its producer every artifact would look stale, and be removed."""
+    code, out, err = run("info", "--json")
+    assert code == 0
+    assert BROKEN in err
+    assert "experiments" in json.loads(out)
+    assert BROKEN in _refused(run, "store", "clean", "--store", tmp_path / "store")
 
 
 def test_an_unknown_experiment_has_a_hint(run: Run) -> None:
@@ -664,7 +716,7 @@ def test_a_stopped_training_goes_on_where_it_was(run: Run, tmp_path: Path, monke
         patch.setattr(training, "evaluate_clean", stop)
         code, _, err = run(*TRAIN, "--out", stopped)
     assert code == 130
-    assert err.splitlines()[-1] == "stopped: what is finished is kept; the same command goes on from there."
+    assert err.splitlines()[-1] == "stopped: finished work is kept; run the same command again to continue."
     assert [path.name for path in tmp_path.glob("stopped*")] == ["stopped.safetensors.training"]
     assert "belongs to a training with other settings" in _refused(run, *TRAIN, "--out", stopped, "--seed", 1)
     assert run(*TRAIN, "--out", stopped)[0] == 0
@@ -743,7 +795,7 @@ def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.Mon
             time.sleep(0.01)
 
     monkeypatch.setattr(Info, "run", compare)
-    monkeypatch.setattr(sigint, "_AGAIN", 0.5)
+    monkeypatch.setattr(sigint, "_DELAY", 0.5)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background do not listen
     try:
         code, _, err = run("info")
@@ -1013,9 +1065,9 @@ def test_models_that_a_training_cannot_build_on(run: Run, model: Path, tmp_path:
     ],
 )
 def test_a_change_is_read_and_written(text: str, spec: dict[str, Any]) -> None:
-    assert augmentations.read_change(text) == spec
+    assert augmentations.read_augmentation(text) == spec
     if "/" not in text:
-        assert augmentations.read_change(augmentations.write_change(spec)) == spec
+        assert augmentations.read_augmentation(augmentations.write_augmentation(spec)) == spec
 
 
 @pytest.mark.parametrize(
@@ -1136,7 +1188,7 @@ def test_data_that_is_there_is_not_fetched(run: Run, tmp_path: Path, monkeypatch
     monkeypatch.setattr(data, "load", load)
     code, out, _ = run("data", "fetch")
     assert code == 0
-    assert "nothing to fetch: /somewhere/good" in out
+    assert "nothing to download: /somewhere/good" in out
     assert json.loads(run("data", "fetch", "--json")[1])["fetched"] is False
     assert json.loads(run("data", "fetch", "--json")[1])["fetched"] is True
     assert calls == [True, True, True, False]

@@ -153,7 +153,7 @@ def test_a_name_leads_to_the_module_that_defines_it(
     package: Callable[..., str], tmp_path: Path, text: str, expected: set[str]
 ) -> None:
     package(changed=REEXPORTED | {"study/measure": text})
-    found = SourceTree(tmp_path / "casemate").rests_on("casemate.study.measure")
+    found = SourceTree(tmp_path / "casemate").dependencies("casemate.study.measure")
     assert {name.removeprefix("casemate").removeprefix(".") for name in found} == {"study.measure"} | expected
 
 
@@ -171,7 +171,7 @@ def test_names_are_followed_from_one_package_into_another(tmp_path: Path, packag
     (study / "scale.py").write_text("SCALE = 1\n")
     tree = SourceTree(tmp_path / "casemate", study, tmp_path / "nothing")
     expected = {"casemate.losses", "casemate_study.measure", "casemate_study.scale"}
-    assert tree.rests_on("casemate_study.measure") == expected
+    assert tree.dependencies("casemate_study.measure") == expected
     before = tree.version("casemate_study.measure")
     (study / "scale.py").write_text("SCALE = 2\n")
     assert SourceTree(tmp_path / "casemate", study).version("casemate_study.measure") != before

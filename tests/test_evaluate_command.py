@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import jinja2
 import numpy as np
 import polars as pl
 import pytest
@@ -24,13 +25,15 @@ from casemate.cli.evaluate import request
 from casemate.cli.evaluate import run as evaluating
 from casemate.cli.main import main
 from casemate.data import LabelledImages, read_images
-from casemate.errors import DataError, ModelError, ShapeError
+from casemate.errors import DataError, ModelError, RecordError, ShapeError, StoreError
 from casemate.evaluation import evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.verdict import Grade, read_verdicts
+from casemate.files import filling
 from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation
+from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
 from oracles import Tally, as_installed
 from test_record import thirds
@@ -188,9 +191,9 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     for words in (verdict.trust.sentence, verdict.grade_sentence, f"At eps 0.1 {smaller.grade_sentence}"):
         assert words in text
     assert all(name in text for name in CHECKS)
-    assert "eps Robust accuracy, % Verdict" in text
+    assert "eps Robust accuracy Verdict" in text
     assert "First to fool, over all eps: pgd " in text
-    assert "Right under attack of right without, by class at eps 0.2, in %: " in text
+    assert "Robust accuracy at eps 0.2, of the accuracy without an attack, by class: " in text
     assert all(name in text for name in TINY_CLASSES)
     assert "no undefended substitute was given" in text
     assert "it takes minutes and runs only with --thorough" in text
@@ -278,7 +281,7 @@ def test_the_page_tells_everything(done: Done) -> None:
     assert len(pictures) == 3
     assert all(attrs["alt"] for attrs in pictures)
     assert done.result["fingerprint"] in text
-    (shown,) = [table for table in page.tables if table[0][:3] == ["image", "class", "taken for"]]
+    (shown,) = [table for table in page.tables if table[0][:3] == ["image", "class", "predicted"]]
     assert {row[2] for row in shown[1:]} <= set(TINY_CLASSES)
 
 
@@ -351,10 +354,10 @@ def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--fail-under", "60"], "fail-under 60; expected a share from 0 to 1"),
+        (["--fail-under", "60"], "fail-under 60; expected a fraction from 0 to 1"),
         (["--fail-under", "x"], "fail-under 'x' is not a number"),
         (["--borders", "0.5", "0.1", "0.9"], "expected three shares that ascend strictly within 0 and 1"),
-        (["--borders", "0.1", "0.5"], "borders 0.1 0.5; expected three shares"),
+        (["--borders", "0.1", "0.5"], "borders 0.1 0.5; expected three"),
         (["--borders", "0.1", "0.5", "x"], "borders 'x' is not a number"),
         (["--images", "0"], "images = 0; expected at least 1"),
         (["--eps", "-1"], "eps = -1; expected zero or more"),
@@ -364,7 +367,7 @@ def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path
             ["--model-from", "mine:good"],
             "--model-from is no longer an option: write the function in the place of MODEL",
         ),
-        (["--dataset", "digits"], "--data and --dataset; give the images once"),
+        (["--dataset", "digits"], "--data and --dataset both name images"),
         (["--substitute", "nowhere.safetensors"], "nowhere.safetensors does not exist"),
         (["--budget", "huge"], "invalid choice 'huge'"),
     ],
@@ -477,7 +480,7 @@ def test_another_evaluation_is_replaced_if_that_is_asked_for(run: Run, model: Pa
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "but no result.json that says of what"),
+        (None, "but no result.json"),
         ("{", "but its result.json cannot be read"),
         ("[]", "but its result.json cannot be read"),
         ("{}", "holds an evaluation of None"),
@@ -608,7 +611,7 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
     command = ("evaluate", "mine:many", "--data", "colour.npz", "--eps", "0.3", "--out", "out")
     code, out, err = run(*command)
     assert code == 0, err
-    assert "the worst 10 of 30: class " in " ".join(out.split())
+    assert "the worst 10 of 30): class " in " ".join(out.split())
     page = Page((own.parent / "out" / "report.html").read_text())
     (shown,) = [table for table in page.tables if table[0][:2] == ["class", "images"]]
     assert len(shown) == 31
@@ -642,7 +645,7 @@ def test_an_own_model_that_cannot_be_had(run: Run, own: Path, images: Path, sour
 
 def test_a_model_needs_images(run: Run, own: Path, model: Path) -> None:
     del own
-    assert "which images?" in run("evaluate", "mine:good")[2]
+    assert "no images were given" in run("evaluate", "mine:good")[2]
     assert "the model was trained on 'tiny'" in run("evaluate", model)[2]
     assert "Missing from casemate evaluate" in run("evaluate")[2]
 
@@ -842,3 +845,42 @@ def test_what_is_refused_is_refused_in_the_library_too() -> None:
 class _Pair(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images, images
+
+
+# Damaged installations and files --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("missing", ["evaluation.html.j2", "page.html.j2"])
+def test_a_missing_template_is_not_a_full_disk(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """jinja2's error for a missing template is an `OSError`, as that of a full disk is."""
+    load = jinja2.PackageLoader.get_source
+
+    def damaged(self: jinja2.PackageLoader, environment: jinja2.Environment, template: str) -> tuple[Any, ...]:
+        if template == missing:
+            raise jinja2.TemplateNotFound(template)
+        return load(self, environment, template)
+
+    monkeypatch.setattr(jinja2.PackageLoader, "get_source", damaged)
+    with (
+        pytest.raises(StoreError, match=f"{missing}.*install it again") as caught,
+        filling(tmp_path / "out", ("report.html",), "report.html") as folder,
+    ):
+        shutil.copytree(done.folder, folder, dirs_exist_ok=True)
+        build_evaluation(folder)
+    assert "space" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"attempts": [{}]}, {"checks": [{"state": "unheard of"}]}, {"record": None}, {"per_class": 1}]
+)
+def test_a_damaged_result_is_refused(done: Done, change: dict[str, Any]) -> None:
+    with pytest.raises(RecordError, match=r"^here cannot be read \(.*[Ee]valuate again"):
+        EvaluationResult.from_json(done.result | change, "here")
+
+
+def test_the_terminal_and_the_page_show_the_same_attacks(done: Done) -> None:
+    result = EvaluationResult.from_json(done.result, "here")
+    shown = [tuple(line.split()) for line in done.out.splitlines()]
+    assert done.page.table(*ATTEMPT_COLUMNS) == [[*row] for row in result.attempt_rows()]
+    assert set(result.attempt_rows()) <= set(shown)

@@ -1,5 +1,5 @@
 """Show versions, device, folders, data sets, networks, recipes, attacks.
-- Worth attaching to a report of a fault.
+- Please attach its output to a bug report.
 
 Examples:
   casemate info
@@ -7,6 +7,7 @@ Examples:
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from casemate.cli.shared import console, parsing
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Json, Machine
 from casemate.engine import default_store
-from casemate.extensions import INFO, extensions
+from casemate.errors import CasemateError, CasemateWarning
+from casemate.extensions import INFO, extensions, load_extension
 from casemate.files import cache_folder
 from casemate.provenance import surroundings
 
@@ -29,7 +31,7 @@ class Info:
     json: Json = False
 
     def run(self) -> None:
-        """Look and print."""
+        """Gather the facts and print them."""
         with watching() as observer:
             device, threads = Machine().set_up(observer)
             import torch
@@ -49,15 +51,19 @@ class Info:
             found = {name: datasets.find(name, None, observer) for name in datasets.TITLES}
             facts["data_sets"] = [datasets.found_as_json(name, each) for name, each in found.items()]
             facts["networks"] = list(models.names())
-            facts["augmentations"] = {name: augmentations.settings_of(name) for name in AUGMENTATIONS}
+            facts["augmentations"] = {name: augmentations.augmentation_defaults(name) for name in AUGMENTATIONS}
             facts["recipes"] = {name: summary_of(kind.objective) for name, kind in RECIPES.items()}
             facts["attacks"] = {name: summary_of(kind) for name, kind in attack_types().items()}
             facts["losses"] = dict(TITLES)
-            facts |= {point.name: point.load()() for point in extensions(INFO)}
+            for point in extensions(INFO):
+                try:
+                    facts[point.name] = load_extension(point)()
+                except CasemateError as error:
+                    warnings.warn(str(error), CasemateWarning, stacklevel=2)
         if self.json:
             console.show_json(facts)
             return
-        made = console.table("", "")
+        made = console.new_table("", "")
         made.show_header = False
         for name, value in facts.items():
             made.add_row(f"[bold]{name.replace('_', ' ')}[/]", escape(_words(value)))
@@ -65,7 +71,7 @@ class Info:
 
 
 def _words(value: Any) -> str:
-    """A value as one or several lines."""
+    """A value in one or several lines."""
     if isinstance(value, dict):
         return "\n".join(_line(name, each) for name, each in value.items())
     if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -74,7 +80,7 @@ def _words(value: Any) -> str:
 
 
 def _line(name: str, value: Any) -> str:
-    """A name and what is said of it; settings as they are given to --augment."""
+    """A name and its description; settings in the form that --augment takes."""
     if isinstance(value, dict):
         settings = ",".join(f"{setting}={default:g}" for setting, default in value.items())
         return f"{name}:{settings}" if settings else name

@@ -1,35 +1,38 @@
-"""The entry point: which command, which exit code.
+"""The entry point of the command line: which command runs, and with which exit code it ends.
 
-Exit codes: 0 fine, 1 unexpected (with a traceback), 2 something the user can mend, 3 what was asked to hold does not
-hold (see `evaluate --fail-under` and `verify`), 130 stopped with Ctrl-C.
+Exit codes: 0 success, 1 an unexpected error (with a traceback), 2 an error that the user can fix, 3 a model or a record
+that falls short (see `evaluate --fail-under` and `verify`), 130 stopped with Ctrl-C.
 
-A command is a folder or a module of this package whose docstring is its help. Its options are in `options`, which is
-only imported once the command is chosen: some are those of the library's own classes and need PyTorch.
+A command is a module whose docstring is its help, or a package with its options in the submodule `options`. Only the
+module of the chosen command is imported, since the options of some are fields of library classes that need PyTorch.
 """
 
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import EntryPoint
+from types import ModuleType
 from typing import Protocol, runtime_checkable
 
 from casemate._version import __version__
 from casemate.cli.shared import console
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import load_torch
-from casemate.cli.shared.parsing import choose, first_line
-from casemate.cli.shared.sigint import heard, is_interruption
-from casemate.errors import CasemateError
-from casemate.extensions import COMMANDS, extensions
+from casemate.cli.shared.parsing import choose_command, first_line
+from casemate.cli.shared.sigint import is_interruption, redeliver_interrupts
+from casemate.errors import CasemateError, CasemateWarning
+from casemate.extensions import COMMANDS, extensions, load_extension
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.
-- `casemate COMMAND --help` explains a command, `casemate --version` tells the
-  version. Results go to stdout, progress and messages to stderr.
-- Exit codes: 0 fine, 2 something you can mend, 3 a model or a record that
-  does not hold (evaluate --fail-under, verify), 130 stopped with Ctrl-C,
-  1 a fault of casemate's own.
+- `casemate COMMAND --help` explains a command, `casemate --version` prints
+  the version. Results go to stdout, progress and messages to stderr.
+- Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record
+  that falls short (evaluate --fail-under, verify), 130 stopped with Ctrl-C,
+  1 a bug in casemate.
 
 Examples:
   casemate study --scale smoke     the whole study in small, a few minutes
@@ -39,11 +42,11 @@ Examples:
 """
 
 OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
-"""The commands of this package; others are found by the entry points `casemate.commands`."""
+"""The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
 _WITH_TORCH = ("train", "attack", "evaluate", "selftest")
-"""Commands whose options are made of classes that need PyTorch, which takes a few seconds to load."""
+"""Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train")
-"""Commands that take up what they had finished."""
+"""Commands that, after a stop, continue where they were."""
 
 
 @runtime_checkable
@@ -51,25 +54,40 @@ class Command(Protocol):
     """A parsed command: a dataclass whose fields are its options."""
 
     def run(self) -> None:
-        """Do it. Raises `CasemateError` for what the user can mend."""
+        """Run the command. Raises `CasemateError` for what the user can fix."""
         ...
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Turn arguments into a command. Leaves with 0 after showing help, with 2 on a fault that tyro finds.
+    """Turn arguments into a command. Exits with 0 after showing help, with 2 on an error that tyro finds.
 
-    Raises `SettingError` for other faults.
+    Raises `CasemateError` for other errors in the arguments, and for a command that cannot be imported.
     """
-    modules = {name: f"casemate.cli.{name}" for name in OWN}
-    modules |= {point.name: point.value for point in extensions(COMMANDS) if point.name not in modules}
-    about = {name: first_line(import_module(module).__doc__) for name, module in modules.items()}
-    name = choose("casemate", HELP, about, argv)
+    points = {name: EntryPoint(name, f"casemate.cli.{name}", COMMANDS) for name in OWN}
+    points |= {point.name: point for point in extensions(COMMANDS) if point.name not in points}
+    name = choose_command("casemate", HELP, points, _summary, argv)
     if name in _WITH_TORCH:
         with watching() as observer:
             load_torch(observer)
-    package = import_module(modules[name])
-    module = import_module(f"{modules[name]}.options") if hasattr(package, "__path__") else package
+    module = _load(points[name])
+    if hasattr(module, "__path__"):
+        module = _load(points[name], ".options")
     return module.parse(argv[1:])
+
+
+def _load(point: EntryPoint, submodule: str = "") -> ModuleType:
+    """The module of a command. Raises `CasemateError` if it is another package's and cannot be imported."""
+    module = f"{point.value}{submodule}"
+    return import_module(module) if point.name in OWN else load_extension(point, module)
+
+
+def _summary(point: EntryPoint) -> str | None:
+    """The first line of a command's help; None, with a warning, for a module that cannot be imported."""
+    try:
+        return first_line(_load(point).__doc__)
+    except CasemateError as error:
+        warnings.warn(f"a command is left out: {error}", CasemateWarning, stacklevel=2)
+        return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,43 +99,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except CasemateError as error:
-        console.complain(str(error))
+        console.print_error(str(error))
         return 2
-    except console.Unmet as failure:
-        console.complain(str(failure), word="does not hold")
+    except console.ThresholdNotMet as failure:
+        console.print_error(str(failure), word="falls short")
         return 3
     except _StoppedError as stop:
-        words = "what is finished is kept; the same command goes on from there." if stop.goes_on else "with Ctrl-C."
-        console.complain(words, word="stopped")
+        words = "finished work is kept; run the same command again to continue." if stop.resumable else "with Ctrl-C."
+        console.print_error(words, word="stopped")
         return 130
-    except BrokenPipeError:  # the reader of our results has seen enough
+    except BrokenPipeError:  # the reader of the results needs no more of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 class _StoppedError(Exception):
-    """Ctrl-C, in whatever form it came."""
+    """Ctrl-C, whatever exception it surfaced as."""
 
-    def __init__(self, *, goes_on: bool) -> None:
-        self.goes_on = goes_on
-        """The same command takes up what was finished."""
+    def __init__(self, *, resumable: bool) -> None:
+        self.resumable = resumable
+        """The same command continues from what was finished."""
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Run a command, and write out what it printed."""
+    """Run a command, and flush what it printed."""
     began = False
     try:
         try:
             if arguments in (["--version"], ["-V"]):
                 print(f"casemate {__version__}")
             else:
-                with heard(), console.warnings_as_lines():
+                with redeliver_interrupts(), console.warnings_as_lines():
                     command = parse(arguments)
                     began = True
                     command.run()
         finally:
             sys.stdout.flush()
-    except BaseException as error:  # before what else it may look like: a model that fails, a reader that is gone
+    except BaseException as error:  # Ctrl-C first: it may surface as a CasemateError or as a broken pipe
         if is_interruption(error):
-            raise _StoppedError(goes_on=began and arguments[0] in _RESUMABLE) from None
+            raise _StoppedError(resumable=began and arguments[0] in _RESUMABLE) from None
         raise

@@ -1,4 +1,4 @@
-"""Where tasks run and where results are kept: keys, the store with its locks, the scheduler of this process.
+"""Running tasks and keeping their results: keys, the store with its locks, and a scheduler for this process.
 
 These names are provisional.
 """

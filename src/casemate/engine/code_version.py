@@ -1,10 +1,10 @@
-"""A hash of the code that makes a result, so that a corrected bug cannot leave stale numbers in the store.
+"""A hash of the code that computes a result, so that after a bug is fixed no stale numbers are read from the store.
 
-The hash runs over the syntax trees of a module and of every module of the same packages that it imports, directly or
-not. Comments, docstrings, layout and the wording of errors do not enter it: none of them can change a number.
+The hash covers the syntax trees of a module and of every module of the same packages that it imports, directly or
+indirectly. Comments, docstrings, layout and error messages are left out: none of them can change a number.
 
-Source files are read and never imported. A name that a package's `__init__` only re-exports, by an import or lazily by
-a stub (`__init__.pyi`), leads to the module that defines it and not to the rest of the `__init__`.
+Source files are parsed, never imported. A name that a package's `__init__` only re-exports, by an import or lazily by
+a stub (`__init__.pyi`), counts as an import of the module that defines it, not of the rest of the `__init__`.
 """
 
 import ast
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import final
 
 _NEUTRAL = tuple(
-    f"casemate.{name}"
+    f"casemate.{name}."
     for name in (
         "_version",
         "arrays",
@@ -29,16 +29,12 @@ _NEUTRAL = tuple(
         "engine",
     )
 )
-"""Modules and rooms that cannot change a number: messages, reading and writing, progress, annotations, scheduling, and
-the finding of data whose bytes are verified by checksum."""
+"""Modules and packages that cannot change a number: error messages, reading and writing, progress, annotations,
+scheduling, and the search for data whose bytes are verified by checksum."""
 
 
-def _is_neutral(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in _NEUTRAL)
-
-
-class _WithoutWords(ast.NodeTransformer):
-    """Drops docstrings and what is raised."""
+class _WithoutText(ast.NodeTransformer):
+    """Removes docstrings and the expressions of `raise` statements."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.copy_location(ast.Raise(exc=None, cause=None), node)
@@ -51,27 +47,28 @@ class _WithoutWords(ast.NodeTransformer):
 @final
 @dataclass(frozen=True)
 class _Import:
-    """One imported name, by absolute module names."""
+    """One imported name; modules by their absolute names."""
 
     module: str
     name: str | None
-    """What is taken from the module; None for the module itself."""
+    """The name imported from the module; None if the module itself is imported."""
     bound: str
-    """What it is called where it is imported."""
+    """The name it has in the importing file."""
 
 
 @final
 @dataclass(frozen=True)
 class _File:
-    """What one source file holds."""
+    """What the hash needs to know of one source file."""
 
     digest: str
+    """SHA-256 of its syntax tree."""
     imports: tuple[_Import, ...]
     is_package: bool
     exports: Mapping[str, tuple[_Import, ...]]
-    """Of a package's `__init__`, what a name stands for that is imported outside functions or exported by a stub."""
+    """For a package's `__init__`: the imports behind each name that it or its stub re-exports."""
     unused: tuple[_Import, ...]
-    """Of a package's `__init__`, imports that its own code does not use."""
+    """For a package's `__init__`: imports that its own code does not use."""
 
 
 @final
@@ -79,7 +76,7 @@ class SourceTree:
     """The source files of some packages.
 
     Args:
-        roots: the folders of the packages, by whose names they are imported; those that do not exist are left out.
+        roots: the folders of the packages, named like them; those that do not exist are left out.
     """
 
     def __init__(self, *roots: Path) -> None:
@@ -88,17 +85,17 @@ class SourceTree:
         self._versions: dict[str, str] = {}
 
     def version(self, module: str) -> str:
-        """16 hex digits that change when the code of `module`, or of anything it rests on, changes.
+        """16 hex digits that change when the code of `module`, or of a module that it depends on, changes.
 
         Raises `ModuleNotFoundError`.
         """
         if module not in self._versions:
-            parts = "".join(f"{name}={self._read(name).digest};" for name in sorted(self.rests_on(module)))
+            parts = "".join(f"{name}={self._read(name).digest};" for name in sorted(self.dependencies(module)))
             self._versions[module] = hashlib.sha256(parts.encode()).hexdigest()[:16]
         return self._versions[module]
 
-    def rests_on(self, module: str) -> Set[str]:
-        """The modules whose code makes the results of `module`, itself among them."""
+    def dependencies(self, module: str) -> Set[str]:
+        """`module` and all modules whose code it runs, directly or indirectly."""
         seen: set[str] = set()
         waiting = {module}
         while waiting:
@@ -106,11 +103,11 @@ class SourceTree:
             seen.add(name)
             found = {each for imported in self._read(name).imports for each in self._defining(imported)}
             found |= self._registered(name)
-            waiting |= {each for each in found if not _is_neutral(each)} - seen
+            waiting |= {each for each in found if not f"{each}.".startswith(_NEUTRAL)} - seen
         return seen
 
     def _path_of(self, module: str) -> Path | None:
-        """The source file of a dotted module name."""
+        """The source file of a module; None if it is not in these packages."""
         package, *parts = module.split(".")
         if package not in self._roots:
             return None
@@ -127,7 +124,7 @@ class SourceTree:
         return self._files[module]
 
     def _defining(self, imported: _Import, tried: Set[_Import] = frozenset()) -> set[str]:
-        """The modules that define what is imported; none if it lies in other packages."""
+        """The modules that define an imported name; empty if it is not in these packages."""
         if self._path_of(imported.module) is None or imported in tried:
             return set()
         if imported.name is None:
@@ -143,9 +140,9 @@ class SourceTree:
         return found if exported else {imported.module}
 
     def _registered(self, module: str) -> set[str]:
-        """Modules that the packages round `module` import whole and do not use: for what running them does.
+        """Modules that the packages around `module` import only for their side effects.
 
-        (Networks are registered so, by name.)
+        (Importing the modules of networks registers these by name.)
         """
         parts = module.split(".")
         packages = (".".join(parts[:count]) for count in range(1, len(parts)))
@@ -162,7 +159,7 @@ INSTALLED = SourceTree(*(Path(__file__).resolve().parents[2] / name for name in 
 
 
 def code_version(module: str) -> str:
-    """16 hex digits that change when the installed code of `module`, or of anything it rests on, changes."""
+    """16 hex digits that change when the installed code of `module`, or of a module that it depends on, changes."""
     return INSTALLED.version(module)
 
 
@@ -184,12 +181,12 @@ def _parsed(module: str, path: Path) -> _File:
         for each in (*here, *lazy):
             if each.name not in (None, "*") and each.bound not in own:
                 exports[each.bound] = (*exports.get(each.bound, ()), each)
-    digest = hashlib.sha256(ast.dump(_WithoutWords().visit(tree)).encode()).hexdigest()
+    digest = hashlib.sha256(ast.dump(_WithoutText().visit(tree)).encode()).hexdigest()
     return _File(digest, imports, is_package, exports, unused)
 
 
 def _imports(nodes: Iterable[ast.AST], inside: str) -> Iterator[_Import]:
-    """What the import statements among `nodes` import, in a file of the package `inside`."""
+    """The imports among `nodes`, in a file of the package `inside`."""
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -204,7 +201,7 @@ def _imports(nodes: Iterable[ast.AST], inside: str) -> Iterator[_Import]:
 
 
 def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run when a module is imported, with those of conditions and classes."""
+    """All nodes that run when a module is imported: everything outside functions."""
     for node in ast.iter_child_nodes(tree):
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -212,7 +209,7 @@ def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
-    """Names that a module binds otherwise than by an import."""
+    """The names that a module defines, other than by imports."""
     for node in _outside_functions(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name

@@ -1,4 +1,4 @@
-"""Runs tasks in this process, one after the other, each finished artifact into the store at once."""
+"""Runs tasks in this process, one after the other; each artifact is stored as soon as it is finished."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from casemate.provenance import environment, surroundings
 @final
 @dataclass(frozen=True)
 class Plan:
-    """What is to be computed, and what of it the store holds already."""
+    """The tasks to compute, and those of their artifacts that are in the store already."""
 
     tasks: list[Task]
     """In the order they run."""
@@ -27,19 +27,19 @@ class Plan:
 
     @property
     def missing(self) -> list[Task]:
-        """What is still to be computed."""
+        """The tasks whose artifacts are not in the store yet."""
         return [task for task in self.tasks if task.name not in self.artifacts]
 
     @property
     def work_left(self) -> float:
-        """The cost of what is missing, in passes of one image."""
+        """The cost of the missing tasks, in passes of one image."""
         return sum((task.work for task in self.missing), start=0.0)
 
 
 def make_plan(
     tasks: Sequence[Task], wanted: Sequence[str], producers: Mapping[str, Producer], store: Store, device: str
 ) -> Plan:
-    """Find the order and the keys of the wanted tasks, and look them up in the store."""
+    """Order the wanted tasks and what they need, compute their keys, and look them up in the store."""
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
     found = {name: store.find(key) for name, key in key_of.items()}
@@ -49,31 +49,31 @@ def make_plan(
 def run_plan(
     plan: Plan, producers: Mapping[str, Producer], store: Store, context: Context, threads: int
 ) -> dict[str, Artifact]:
-    """Compute what is missing; return all artifacts by task name. Whatever finished before a failure is kept."""
+    """Compute the missing artifacts; return all of them by task name. Those finished before a failure are kept."""
     artifacts = dict(plan.artifacts)
     missing = plan.missing
     if not missing:
         return artifacts
-    # all code is loaded before the first task, so that a change on the disk meanwhile cannot run under an older key
+    # all code is loaded before the first task: an edit made meanwhile must not run under the key of the older code
     functions = {kind: producers[kind].load() for kind in {task.kind for task in missing}}
     with context.observer.work("Study", plan.work_left) as advance:
         for number, task in enumerate(missing, start=1):
             note = f"{number} of {len(missing)}: {task.name}"
             advance(0, note)
-            inner = _Within(context.observer, advance, task.work, note)
-            within = replace(context, observer=inner)
+            observer = _ArtifactObserver(context.observer, advance, task.work, note)
+            within = replace(context, observer=observer)
             artifacts[task.name] = _produce(
                 task, plan.keys[task.name], artifacts, producers, functions, store, within, threads
             )
-            advance(task.work - inner.passed_on, note)
+            advance(task.work - observer.passed_on, note)
     return artifacts
 
 
-class _Within:
-    """The observer of one artifact: passes everything on, and moves the whole along with the artifact.
+class _ArtifactObserver:
+    """An observer for the producer of one artifact, which also advances the progress of the whole plan.
 
-    The first work that an artifact announces stands for all of it: it is the training, or the attack. What it announces
-    after that does not move the whole any further.
+    The first work that a producer reports (the training, or the attack) is taken for all of it; later work is reported,
+    but does not advance the plan.
     """
 
     def __init__(self, observer: Observer, advance: Advance, work: float | int, note: str) -> None:
@@ -90,20 +90,20 @@ class _Within:
         try:
             with self._observer.work(title, total) as advance:
 
-                def both(amount: float | int, note: str = "") -> None:
+                def advance_both(amount: float | int, note: str = "") -> None:
                     advance(amount, note)
                     if outermost and total > 0:
                         moved = min(self._work * amount / total, self._work - self.passed_on)
                         self.passed_on += moved
                         self._advance(moved, self._note)
 
-                yield both
+                yield advance_both
         finally:
             self._depth -= 1
 
 
 def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
-    """Whether the code of today would make this artifact; a stale one is never found again and may be removed."""
+    """Whether the present code would make this artifact. A stale one is never used again and may be removed."""
     producer = producers.get(artifact.facts["kind"])
     return producer is not None and artifact.facts["code"] == code_version(producer.module)
 
@@ -119,7 +119,7 @@ def _produce(
     threads: int,
 ) -> Artifact:
     with store.lock_for(key) as working:
-        found = store.find(key)  # another process may have finished it since the plan was made
+        found = store.find(key)  # another process may have finished it after the plan was made
         if found is not None:
             return found
         start = time.perf_counter()

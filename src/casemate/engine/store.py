@@ -1,10 +1,10 @@
-"""The store of finished artifacts: each under a key, written whole or not at all, never computed twice.
+"""The store of finished artifacts: each has a key, is written whole or not at all, and is never computed twice.
 
-    STORE/artifacts/KEY/artifact.json   what it is, its result, how it came about; beside it the artifact's files
-    STORE/working/KEY/            unfinished work (a training's checkpoint) that a later run goes on from
-    STORE/locks/KEY.lock          held by the process that is producing the artifact; freed by the system if it dies
+    STORE/artifacts/KEY/artifact.json   kind, settings, result and provenance; beside it the artifact's files
+    STORE/working/KEY/                  unfinished work (a training's checkpoint) that a later run continues
+    STORE/locks/KEY.lock                held by the process that computes the artifact; released when that process dies
 
-The store lies in the user's cache directory unless told otherwise, so it outlives any checkout.
+By default the store lies in the user's cache directory, and so outlives any checkout.
 """
 
 import os
@@ -22,9 +22,9 @@ from casemate.errors import StoreError
 from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
 
 _FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
-"""What every artifact.json says, and in what form."""
-_PATIENCE = 0.5
-"""Seconds to wait for a lock that another process only holds to look at something."""
+"""The entries of every artifact.json, and their types."""
+_LOCK_TIMEOUT = 0.5
+"""Seconds to wait for a lock, which another process may hold for a moment only to inspect a folder."""
 
 
 @final
@@ -39,11 +39,11 @@ class Artifact:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What the artifact's producer returned."""
+        """The result that the artifact's producer returned."""
         return self.facts["result"]
 
     def path(self, name: str) -> Path:
-        """A file of the artifact. Raises `StoreError` if it is not there."""
+        """The path of one of the artifact's files. Raises `StoreError` if the file is missing."""
         path = self.folder / name
         if not path.is_file():
             raise StoreError(
@@ -53,7 +53,10 @@ class Artifact:
 
     def arrays(self, name: str) -> dict[str, Any]:
         """The NumPy arrays in a .safetensors file of the artifact. Raises `StoreError` if it is absent or damaged."""
-        from casemate.arrays import UnsoundError, read_safetensors  # with PyTorch, which the help does without
+        from casemate.arrays import (
+            UnsoundError,
+            read_safetensors,
+        )  # needs PyTorch, which the command line's help does not load
 
         path = self.path(name)
         try:
@@ -63,7 +66,7 @@ class Artifact:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Number of bytes on disk."""
         return size_of(self.folder)
 
 
@@ -83,7 +86,7 @@ class Store:
         self._locks = make_folder(self.root / "locks")
 
     def find(self, key: str) -> Artifact | None:
-        """The finished artifact under `key`, if there is one. Raises `StoreError` if it is damaged."""
+        """The finished artifact with this key, if there is one. Raises `StoreError` if it is damaged."""
         folder = self._artifacts / key
         if not (folder / "artifact.json").is_file():
             return None
@@ -93,7 +96,7 @@ class Store:
         return Artifact(key, folder, facts)
 
     def artifacts(self) -> list[Artifact]:
-        """All finished artifacts, in the order they were made; damaged ones are left out."""
+        """All finished artifacts, oldest first; damaged ones are left out."""
         found = []
         for folder in self._artifacts.iterdir():
             facts = None if folder.name.startswith(".") else _facts_of(folder)
@@ -101,11 +104,11 @@ class Store:
                 found.append(Artifact(folder.name, folder, facts))
         return sorted(found, key=lambda artifact: artifact.facts["provenance"].get("finished") or "")
 
-    def _acquire(self, key: str, patience: float) -> filelock.BaseFileLock | None:
-        """Take the key's lock, or return None if another process holds it for longer than `patience` seconds."""
+    def _acquire(self, key: str, timeout: float) -> filelock.BaseFileLock | None:
+        """Take the key's lock; None if another process holds it for longer than `timeout` seconds."""
         lock = filelock.FileLock(self._locks / f"{key}.lock")
         try:
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=timeout)
         except filelock.Timeout:
             return None
         except OSError as error:
@@ -117,12 +120,12 @@ class Store:
 
     @contextmanager
     def lock_for(self, key: str) -> Iterator[Path]:
-        """Hold the key's lock and yield its working folder, which survives a failure and is removed by `put`.
+        """A context that holds the key's lock; it yields the key's working folder, which survives failures until `put`.
 
         Raises `StoreError` if another process holds the lock.
         """
         holder = self._locks / f"{key}.pid"
-        lock = self._acquire(key, _PATIENCE)
+        lock = self._acquire(key, _LOCK_TIMEOUT)
         if lock is None:
             pid = holder.read_text(errors="replace")[:20] if holder.is_file() else "unknown"
             raise StoreError(
@@ -138,9 +141,9 @@ class Store:
 
     @contextmanager
     def put(self, key: str, facts: dict[str, Any]) -> Iterator[Path]:
-        """Yield a folder to fill with the artifact's files; after the block the artifact is in the store, whole.
+        """A context that yields a folder for the artifact's files; at its end the complete artifact is in the store.
 
-        `facts` may be completed inside the block. The key's working folder is removed afterwards.
+        `facts`, the content of artifact.json, may be completed inside. The key's working folder is removed at the end.
         """
         with writing_folder(self._artifacts / key) as folder:
             yield folder
@@ -148,8 +151,8 @@ class Store:
         shutil.rmtree(self._working / key, ignore_errors=True)
 
     @contextmanager
-    def _holding(self, key: str) -> Iterator[bool]:
-        """Hold the key's lock inside the block; False if another process holds it."""
+    def _try_lock(self, key: str) -> Iterator[bool]:
+        """A context that holds the key's lock and yields True, or yields False if another process holds it."""
         lock = self._acquire(key, 0.0)
         try:
             yield lock is not None
@@ -158,29 +161,29 @@ class Store:
                 lock.release()
 
     def unfinished(self) -> list[Path]:
-        """What no process is working on: working folders, leftovers of writes that were cut off, damaged artifacts."""
+        """What no process is working on: working folders, remains of interrupted writes, damaged artifacts."""
         leftovers = [*self._working.iterdir()]
         leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
         found = []
         for path in sorted(leftovers):
-            with self._holding(_key_of(path)) as held:
+            with self._try_lock(_key_of(path)) as held:
                 if held:
                     found.append(path)
         return found
 
     def remove(self, artifact: Artifact) -> int:
-        """Remove a finished artifact and return the bytes freed.
+        """Remove a finished artifact, whole or not at all, and return the number of bytes freed.
 
-        It goes whole or not at all. Raises `StoreError` if it is being produced anew at this moment.
+        Raises `StoreError` if another process is computing it again at this moment.
         """
         return self._remove(artifact.folder, f"{artifact.facts['name']} ({artifact.key})")
 
     def discard(self, unfinished: Path) -> int:
-        """Remove one of `unfinished()` and return the bytes freed. Raises `StoreError` if it is in use again."""
+        """Remove one of `unfinished()`; return the number of bytes freed. Raises `StoreError` if it is in use again."""
         return self._remove(unfinished, str(unfinished))
 
     def _remove(self, path: Path, what: str) -> int:
-        with self._holding(_key_of(path)) as held:
+        with self._try_lock(_key_of(path)) as held:
             if not held:
                 raise StoreError(f"{what} is in use by another process; try again later")
             size = size_of(path)
@@ -188,20 +191,22 @@ class Store:
                 if path.parent == self._artifacts and not path.name.startswith("."):
                     hidden = path.with_name(f".{path.name}.removed.tmp")
                     shutil.rmtree(hidden, ignore_errors=True)
-                    path = path.replace(hidden)  # first out of sight: a kill on the way must not leave half an artifact
+                    path = path.replace(
+                        hidden
+                    )  # hidden first: a kill during the removal must not leave half an artifact
                 path.unlink() if path.is_file() else shutil.rmtree(path)
             except OSError as error:
-                raise StoreError(f"cannot remove {path}: {error.strerror or error}; see who owns it") from error
+                raise StoreError(f"cannot remove {path}: {error.strerror or error}; check its permissions") from error
         return size
 
 
 def _key_of(path: Path) -> str:
-    """The key that a folder of the store belongs to: KEY, or .KEY.xxxx.tmp while it is written or removed."""
+    """The key of a folder in the store: its name KEY, or .KEY.xxxx.tmp while it is written or removed."""
     return path.name.split(".")[1] if path.name.startswith(".") else path.name
 
 
 def _facts_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's artifact.json says; None unless it is one of ours and readable."""
+    """The content of a folder's artifact.json; None if it is missing, unreadable or incomplete."""
     try:
         facts = read_json(folder / "artifact.json", StoreError)
     except StoreError:
@@ -210,11 +215,11 @@ def _facts_of(folder: Path) -> dict[str, Any] | None:
         return None
     made = facts["provenance"]
     sound = all(isinstance(facts[name], kind) for name, kind in _FACTS.items())
-    return facts if sound and _is_moment(made.get("finished")) and _is_seconds(made.get("seconds")) else None
+    return facts if sound and _is_time(made.get("finished")) and _is_seconds(made.get("seconds")) else None
 
 
-def _is_moment(value: Any) -> bool:
-    """Whether this is a moment in ISO 8601, or none."""
+def _is_time(value: Any) -> bool:
+    """Whether this is a time in ISO 8601, or None."""
     try:
         return value is None or bool(datetime.fromisoformat(value))
     except (TypeError, ValueError):
@@ -222,10 +227,10 @@ def _is_moment(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    """Whether this is a number of seconds, or none."""
+    """Whether this is a number of seconds, or None."""
     return value is None or (type(value) in (int, float) and 0 <= value < 1e12)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
+    """Number of bytes of all files below `folder`."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""A task is what to compute, as data; its key is a hash of all that its result depends on."""
+"""A task describes a computation as data; its key is a hash of everything that its result depends on."""
 
 import hashlib
 import json
@@ -15,24 +15,24 @@ from casemate.progress import Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One artifact to be computed."""
+    """A description of one artifact to compute."""
 
     name: str
     """Unique within a plan, such as "E2/fgsm/ce"."""
     kind: str
-    """Which producer computes it."""
+    """The kind of producer that computes it."""
     config: dict[str, Any]
-    """Everything the producer reads, as JSON."""
+    """All settings of the producer, as JSON."""
     needs: dict[str, str] = field(default_factory=dict)
-    """Names of the tasks whose artifacts the producer takes, by role."""
+    """Names of the tasks whose artifacts the producer uses, by role."""
     work: float | int = 1.0
-    """Rough cost, in passes of one image forward and backward; for telling the time left."""
+    """Rough cost, in forward and backward passes of one image; for the estimate of the time left."""
 
 
 @final
 @dataclass(frozen=True)
 class Context:
-    """What a producer is given besides its configuration; none of it may change the result, but for the device."""
+    """The circumstances in which a producer runs; only the device may change the result."""
 
     device: str
     observer: Observer
@@ -46,7 +46,7 @@ class ProducerFn(Protocol):
     def __call__(
         self, config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
     ) -> dict[str, Any]:
-        """Compute: write files into `folder`, keep what a resume needs in `working`, return the result as JSON."""
+        """Write files into `folder` and return the result as JSON; keep in `working` what a resumed run needs."""
         ...
 
 
@@ -56,13 +56,13 @@ class Producer:
     """Computes all tasks of one kind."""
 
     module: str
-    """The module whose code, with all it imports, makes the result; part of the key."""
+    """The module whose code, with everything it imports, determines the result; its hash is part of the key."""
     load: Callable[[], ProducerFn]
-    """Returns the function; a plan can be made without calling it, and so without PyTorch."""
+    """Imports and returns the function; a plan does not call it, and so needs no PyTorch."""
 
 
 def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]) -> dict[str, str]:
-    """The key of every task: kind, configuration, code version, environment, and the keys of what it needs.
+    """The key of every task: a hash of kind, configuration, code, environment, and the keys of what it needs.
 
     `tasks` must come after what they need, as `ordered` leaves them.
     """
@@ -81,7 +81,7 @@ def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: 
 
 
 def ordered(tasks: Sequence[Task], wanted: Sequence[str]) -> list[Task]:
-    """The wanted tasks and all they need, each after what it needs, otherwise in the order given."""
+    """The wanted tasks and all that they need, directly or not: each after what it needs, else in the given order."""
     by_name = {task.name: task for task in tasks}
     done: dict[str, Task] = {}
 

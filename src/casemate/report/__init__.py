@@ -1,7 +1,7 @@
-"""Parts of pages and figures, and the one-file HTML report of an evaluation, from stored results alone.
+"""Figures and HTML templates, and the one-file HTML report of an evaluation, made from stored results alone.
 
-The names in `__init__.pyi` are for packages that add reports of their own; they are provisional. Each is loaded when it
-is first used, since some need matplotlib.
+The names in `__init__.pyi` are for packages that add reports of their own; they are provisional. Each is imported when
+it is first used, since some need matplotlib.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The look of all figures, and what a figure is: a picture as SVG and PNG, its words, and its numbers as CSV."""
+"""The style of all figures, and the class of a rendered one: SVG and PNG, its texts, and its numbers as CSV."""
 
 import csv
 import io
@@ -38,15 +38,15 @@ _STYLE: dict[Any, Any] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A finished figure."""
+    """A rendered figure with its texts and its numbers."""
 
     name: str
     """File name without ending, such as "figure-12"."""
     title: str
     caption: str
-    """What it shows, with n, seed and settings."""
+    """What the figure shows, with n, seed and settings."""
     alt: str
-    """The same for somebody who cannot see it, with the main numbers."""
+    """Alternative text for readers who cannot see the figure, with the main numbers."""
     svg: bytes
     png: bytes
     columns: tuple[str, ...]
@@ -64,7 +64,7 @@ class Figure:
 
 
 def styled() -> AbstractContextManager[None]:
-    """The common style, for as long as figures are drawn."""
+    """A context in which figures are drawn in the common style."""
     return plt.rc_context(_STYLE)
 
 
@@ -73,10 +73,10 @@ def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
 
 
-def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
-    """The drawing as SVG (the same bytes for the same drawing) and PNG; it is closed."""
+def render_figure(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
+    """The drawing as SVG and PNG, the same bytes for the same drawing; the drawing is closed."""
     svg, png = io.BytesIO(), io.BytesIO()
-    drawing.draw_without_rendering()  # in a first drawing, axes of a fixed shape find their place
+    drawing.draw_without_rendering()  # the first drawing settles the layout of axes with a fixed aspect
     with plt.rc_context({"svg.hashsalt": name}):
         drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         drawing.savefig(png, format="png", dpi=140, metadata={"Software": None})
@@ -86,7 +86,7 @@ def render(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
 
 def finished(drawing: Canvas, name: str, **words: Any) -> Figure:
     """The drawing rendered, with its title, caption, alternative text and numbers."""
-    svg, png = render(drawing, name)
+    svg, png = render_figure(drawing, name)
     return Figure(name=name, svg=svg, png=png, **words)
 
 
@@ -99,11 +99,11 @@ def estimate_line(
     band: bool = True,
     **style: Any,
 ) -> None:
-    """A line through estimates, with their 95 % intervals as a band."""
+    """Draw a line through estimates, with their 95 % intervals as a band."""
     factor = 100 if percent else 1
-    axes.plot(x, [factor * e["value"] for e in estimates], **style)
+    axes.plot(x, [factor * each["value"] for each in estimates], **style)
     if band:
-        low, high = [factor * e["low"] for e in estimates], [factor * e["high"] for e in estimates]
+        low, high = [factor * each["low"] for each in estimates], [factor * each["high"] for each in estimates]
         axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 
@@ -111,25 +111,25 @@ _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 def plain_ticks(axis: Axis, largest: float, ticks: Sequence[float] = _TICKS) -> None:
-    """Plain numbers at the ticks of a stretched axis, up to `largest`."""
+    """Put ticks with plain numbers on a non-linear axis, up to `largest`."""
     axis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= largest]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
 
 def legend_below(axes: Axes, *, pad: float = 3, **style: Any) -> None:
-    """A legend under the numbers of the horizontal axis, where it hides nothing; a label there needs more `pad`."""
+    """Put the legend below the horizontal axis, where it hides nothing; an axis label needs more `pad`."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, **style)
 
 
 def percent_axis(axes: Axes) -> None:
-    """Accuracy from 0 to 100 %."""
+    """Make the vertical axis an accuracy from 0 to 100 %."""
     axes.set_ylim(-2, 102)
     axes.set_ylabel("accuracy, %")
 
 
 def picture(axes: Axes, image: np.ndarray, title: str, *, largest: float = 1.0) -> None:
-    """A grey image without axes."""
+    """Draw an image, `(height, width)`, in grey and without axes."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
     axes.set_title(title, fontsize=8.5)
     axes.set_axis_off()

@@ -1,6 +1,6 @@
-"""Contact sheets: pictures of many small images in one PNG file.
+"""Contact sheets: many small images in one PNG file.
 
-matplotlib is imported by the functions that draw, so that a program that draws nothing does not load it.
+The functions import matplotlib themselves, so that a program that draws nothing does not load it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from casemate.files import writing
 from casemate.types import Images, Labels
 
 _SIZE = 1.5
-"""Inches of one image."""
+"""Width of one image, in inches."""
 
 
 def draw_samples(dataset: Dataset, per_class: int, path: Path) -> None:
-    """Write the first training images of every class to `path`, a row per class."""
+    """Write the first `per_class` training images of every class to a PNG file, a row per class."""
     rows = len(dataset.classes)
     with _canvas(rows, 1, 1.6 + 0.6 * per_class, 0.62 * rows, path) as axes:
         for label, (name, place) in enumerate(zip(dataset.classes, axes[:, 0], strict=True)):
@@ -45,21 +45,21 @@ def draw_attack(
     bounds: tuple[float, float] = (0.0, 1.0),
     most: int = 10,
 ) -> None:
-    """Write original, perturbation and adversarial image to `path`, side by side, with the class it is taken for.
+    """Write original, perturbation and adversarial image side by side to a PNG file, with the predicted class.
 
     All tensors are on the CPU.
 
     Args:
         clean: `(n, channels, height, width)` within `bounds`; one channel is drawn in grey, three in colour.
-        adversarial: of the same shape.
+        adversarial: the adversarial images, of the same shape.
         labels: the true classes, `(n,)`.
-        adversarial_prediction: the classes that the model gives the adversarial images, `(n,)`.
-        classes: their names.
-        path: ends in .png.
-        title: of the sheet.
-        bounds: the smallest and the largest pixel.
-        most: at most so many images: first those that fool the model by a change, then those that fool it as they are,
-            then others.
+        adversarial_prediction: the classes that the model predicts for the adversarial images, `(n,)`.
+        classes: the names of the classes.
+        path: the file; it ends in .png.
+        title: the title of the sheet.
+        bounds: the smallest and the largest value of a pixel.
+        most: the largest number of images: first those that a perturbation misclassifies, then those that are
+            misclassified without one, then others.
     """
     fooled = adversarial_prediction != labels
     changed = (adversarial != clean).flatten(1).any(1)
@@ -72,7 +72,7 @@ def draw_attack(
     with _canvas(rows, 3 * side_by_side, *size, path) as axes:
         sheet = axes.flat[0].figure
         sheet.suptitle(title, fontsize=10)
-        sheet.supxlabel("Perturbations are stretched to their largest change; grey is no change.", fontsize=8)
+        sheet.supxlabel("Perturbations are scaled to their largest value; grey is no change.", fontsize=8)
         for place in axes.flat:
             place.set_axis_off()
         for at, number in enumerate(order):
@@ -83,8 +83,8 @@ def draw_attack(
             true, seen = (_short(classes[int(each[number])]) for each in (labels, adversarial_prediction))
             pictures = (
                 (_scaled(before, low, high), f"original: {true}"),
-                (_scaled(change, -largest or -1.0, largest or 1.0), f"change: up to {largest:.3g}"),
-                (_scaled(after, low, high), f"taken for: {seen}"),
+                (_scaled(change, -largest or -1.0, largest or 1.0), f"perturbation: at most {largest:.3g}"),
+                (_scaled(after, low, high), f"predicted: {seen}"),
             )
             for column, (pixels, words) in enumerate(pictures):
                 place = axes[row, first + column]
@@ -96,7 +96,7 @@ def draw_attack(
 
 
 def _scaled(image: Tensor, low: float, high: float) -> Any:
-    """An image, `(channels, height, width)`, as numbers from 0 to 1 with the channels last; of one channel without."""
+    """An image, `(channels, height, width)`, scaled to [0, 1] for matplotlib: channels last, or none if grey."""
     pixels = ((image - low) / (high - low)).clamp(0, 1)
     if len(pixels) not in (1, 3):
         pixels = pixels.mean(0, keepdim=True)
@@ -108,14 +108,14 @@ def _short(name: str) -> str:
 
 
 def _bare(place: Any) -> None:
-    """Leave out the ticks."""
+    """Remove the ticks."""
     place.set_xticks([])
     place.set_yticks([])
 
 
 @contextmanager
 def _canvas(rows: int, columns: int, width: float, height: float, path: Path) -> Iterator[Any]:
-    """The axes of a drawing, which is written to `path` at the end, whole or not at all."""
+    """A context with the axes of a drawing, which at its end is written to `path`, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

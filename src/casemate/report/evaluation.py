@@ -1,24 +1,23 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
-from casemate.evaluation.findings import CHECKS
-from casemate.evaluation.verdict import UNTRUSTED, Verdict, read_verdicts
+from casemate.evaluation.intervals import percent
+from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
 from casemate.norms import format_eps
 from casemate.report import evaluation_figures
-from casemate.report.charts import shown, styled
+from casemate.report.charts import styled
+from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
 from casemate.report.page import template_environment
 from casemate.tables import read_table
 
-_LOUDNESS = ("voids", "weakens", "note", "not run", "passed")
+_PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
 
 def build_evaluation(folder: Path) -> Path:
@@ -26,8 +25,8 @@ def build_evaluation(folder: Path) -> Path:
 
     Raises `RecordError` for files that cannot be read, or that another version wrote.
     """
-    result = read_json(folder / "result.json", RecordError)
-    verdicts = read_verdicts(result, str(folder / "result.json"))
+    path = folder / "result.json"
+    result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
     table = read_table(folder / "examples", RecordError)
     try:
         tensors, _ = read_safetensors(folder / "adversarial.safetensors")
@@ -36,22 +35,24 @@ def build_evaluation(folder: Path) -> Path:
     images = {name: tensor.numpy() for name, tensor in tensors.items()}
     with styled():
         figures = [
-            evaluation_figures.accuracy_over_eps(result, verdicts[-1]),
+            evaluation_figures.accuracy_over_eps(result),
             evaluation_figures.accuracy_per_class(result),
-            evaluation_figures.pictures(result, table, images),
+            evaluation_figures.adversarial_examples(result, table, images),
         ]
     html = (
         template_environment()
         .get_template("evaluation.html.j2")
         .render(
             result=result,
-            verdicts=verdicts,
             about=_about(result),
-            cards=_cards(verdicts),
-            attempts=_attempts(result),
-            attacks=_attacks(result),
-            checks=_checks(result),
-            budget_words=BUDGETS_IN_WORDS.get(result["budget"], "a list of attacks of the caller's own"),
+            cards=_cards(result),
+            attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
+            attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
+            budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
+            allowed=", ".join(
+                f"{percent(accuracy)} at eps {format_eps(each.eps)}"
+                for accuracy, each in zip(result.proven_accuracy, result.verdicts, strict=True)
+            ),
             figures=[figure for figure in figures if figure is not None],
             version=__version__,
             written=datetime.now(UTC).isoformat(timespec="minutes"),
@@ -60,45 +61,37 @@ def build_evaluation(folder: Path) -> Path:
     return write_text(folder / "report.html", html)
 
 
-_PRECISION = {
-    "float32": "float32",
-    "bfloat16": "bfloat16 for the way of attacks within a ball, float32 for what fools",
-}
-
-
-def _about(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _about(result: EvaluationResult) -> list[tuple[str, str]]:
     """What was evaluated, how, and where."""
-    made = result["provenance"]
+    made, number = result.provenance, result.verdict.number
     return [
-        ("model", result["model"]),
-        ("SHA-256 of its weights", result["fingerprint"]),
-        ("images", f"{result['data']}, the first {result['images']:,}"),
-        ("norm and eps", f"{result['norm']}, {', '.join(f'{eps:g}' for eps in result['eps'])}"),
-        ("budget", result["budget"]),
-        (
-            "answers at random",
-            f"yes; judged by the mean of {result['draws']} answers" if result["randomised"] else "no",
-        ),
-        ("substitute", result["substitute"] or "none"),
-        ("seed", str(result["seed"])),
-        ("precision", _PRECISION[result["precision"]]),
-        ("passes", f"{result['passes']['forward']:,} forward, {result['passes']['backward']:,} backward"),
-        ("time", f"{result['seconds']:.0f} s"),
-        ("made on", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
-        ("with", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
+        ("model", result.model),
+        ("SHA-256 of its weights", result.fingerprint),
+        ("images", f"{result.data}, the first {result.images:,}"),
+        ("norm and eps", f"{number.norm}, {', '.join(format_eps(each.eps) for each in result.verdicts)}"),
+        ("budget", number.budget),
+        ("randomised", f"yes; the mean of {result.draws} outputs was evaluated" if result.randomised else "no"),
+        ("substitute", result.substitute or "none"),
+        ("seed", str(result.seed)),
+        ("precision", _PRECISION[result.precision]),
+        ("passes", f"{result.passes.forward:,} forward, {result.passes.backward:,} backward"),
+        ("time", f"{result.seconds:.0f} s"),
+        ("machine", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
+        ("software", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
     ]
 
 
-def _cards(verdicts: Sequence[Verdict]) -> list[tuple[str, str, str]]:
-    """The numbers that come first: what, value, interval."""
-    found = [("accuracy without an attack", verdicts[-1].number.clean)]
-    for each in verdicts:
+def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:
+    """The numbers at the top of the page: what, value, interval."""
+    found = [("accuracy without an attack", result.verdict.number.clean)]
+    for each in result.verdicts:
         doubt = "" if each.trust.trusted else f" ({UNTRUSTED})"
         found.append((f"robust accuracy, eps {format_eps(each.eps)}{doubt}", each.number.robust))
     return [
-        (words, shown(each.value), f"95 %: {100 * each.low:.1f} to {100 * each.high:.1f}, n = {each.n:,}")
+        (words, percent(each.value), f"95 % interval {percent(each.low)} to {percent(each.high)}, n = {each.n:,}")
         for words, each in found
     ]
+<<<<<<< HEAD
 
 
 def _attempts(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -138,3 +131,5 @@ def _checks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = sorted(result["checks"], key=lambda each: _LOUDNESS.index(each["state"]))
     known = {name: check.why.replace("`", "") for name, check in CHECKS.items()}
     return [each | {"about": known.get(each["check"], "")} for each in found]
+=======
+>>>>>>> w-cli

@@ -5,40 +5,37 @@ from typing import Any
 
 import numpy as np
 
-from casemate.evaluation.verdict import Verdict
-from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis, shown
+from casemate.evaluation.intervals import percent
+from casemate.norms import format_eps
+from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis
+from casemate.report.evaluation_result import EvaluationResult
 from casemate.tables import Table, is_missing
 
 _EXAMPLES = 6
-"""Adversarial examples that are shown."""
+"""Adversarial examples shown, at most."""
 _BARS = 30
-"""Classes that are shown, the worst of more."""
-_ATTACKS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#999999")
+"""Classes shown, at most: the worst."""
+_ATTACK_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#999999")
 
 
-def _settings(result: Mapping[str, Any]) -> str:
-    return f"n = {result['images']:,}, {result['norm']}, budget {result['budget']}, seed {result['seed']}"
-
-
-def accuracy_over_eps(result: Mapping[str, Any], verdict: Verdict) -> Figure:
-    """Robust accuracy against eps with its interval, what was left after each attack, and borders between grades."""
-    values = [0.0, *result["eps"]]
-    worst = [result["clean_accuracy"], *result["robust_accuracy"]]
+def accuracy_over_eps(result: EvaluationResult) -> Figure:
+    """Robust accuracy against eps with its interval, what was left after each attack, and where the grades begin."""
+    number, borders = result.verdict.number, result.verdict.borders
+    values = [0.0, *(each.eps for each in result.verdicts)]
+    worst = [number.clean, *(each.number.robust for each in result.verdicts)]
     drawing, axes = canvas(1, 1, 7, 4.2)
     place = axes[0, 0]
-    count = result["images"]
-    rows: list[tuple[Any, ...]] = []
-    left_before = worst[0]["value"]
-    for eps, after in zip(result["eps"], result["robust_accuracy"], strict=True):
-        left = left_before
-        for attempt in result["attempts"]:
-            if attempt["eps"] == eps:
-                left -= attempt["fooled"] / count
-                rows.append((eps, f"after {attempt['attack']}", left, None, None))
-        rows.append((eps, "worst case", after["value"], after["low"], after["high"]))
-        left_before = after["value"]
-    for number, name in enumerate(each["attack"] for each in result["attacks"]):
-        points = [(row[0], 100 * row[2]) for row in rows if row[1] == f"after {name}"]
+    rows: list[tuple[Any, ...]] = [(0.0, "without an attack", number.clean.value, number.clean.low, number.clean.high)]
+    left = number.clean.value
+    for eps, after in zip(values[1:], worst[1:], strict=True):
+        for attempt in result.attempts:
+            if attempt.eps == eps:
+                left -= attempt.fooled / result.images
+                rows.append((eps, f"after {attempt.attack}", left, None, None))
+        rows.append((eps, "worst case", after.value, after.low, after.high))
+        left = after.value
+    for order, attack in enumerate(result.attacks):
+        points = [(row[0], 100 * row[2]) for row in rows if row[1] == f"after {attack.name}"]
         if points:
             place.plot(
                 *zip(*points, strict=True),
@@ -46,81 +43,71 @@ def accuracy_over_eps(result: Mapping[str, Any], verdict: Verdict) -> Figure:
                 marker="_",
                 markersize=14,
                 markeredgewidth=2,
-                color=_ATTACKS[number % len(_ATTACKS)],
-                label=f"after {name}",
+                color=_ATTACK_COLOURS[order % len(_ATTACK_COLOURS)],
+                label=f"after {attack.name}",
                 zorder=4,
             )
-    estimate_line(
-        place, values, worst, percent=True, color=COLOURS["ce"], marker="o", label="worst case, 95 % interval"
-    )
-    clean, borders = verdict.number.clean.value, verdict.borders
-    broken, weak = max(borders.broken * clean, verdict.number.guessing), borders.weak * clean
-    for least, words, style in ((broken, "broken", ":"), (weak, "weak", "--")):
+    style: Any = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
+    estimate_line(place, values, [each.as_json() for each in worst], percent=True, **style)
+    clean = number.clean.value
+    broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
+    for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
-            place.axhline(100 * least, color="#888888", linestyle=style, linewidth=1, label=f"{words} below this line")
-    place.set_xlabel(f"eps ({result['norm']})")
+            place.axhline(100 * least, color="#888888", linestyle=dashes, linewidth=1, label=f"{words} below this line")
+    place.set_xlabel(f"eps ({number.norm})")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)
     return finished(
         drawing,
         "robust-accuracy",
         title="Robust accuracy against eps",
-        caption=f"Images still right under every attack at this and every smaller eps (line, with its 95 % interval), "
-        "what each attack left for the next (dashes), and where the grades of the verdict begin (for the estimate; a "
-        f"grade is given by the interval). {_settings(result)}.",
-        alt="; ".join(f"eps {eps:g}: {shown(each['value'])}" for eps, each in zip(values, worst, strict=True)) + ".",
+        caption="Line: images classified correctly under every attack at this and every smaller eps, with the 95 % "
+        "interval. Dashes: what each attack left for the next. Grey lines: where the grades of the verdict begin, for "
+        f"the estimate (a grade depends on the interval). {result.conditions}.",
+        alt="; ".join(f"eps {eps:g}: {percent(each.value)}" for eps, each in zip(values, worst, strict=True)) + ".",
         columns=("eps", "what", "accuracy", "low", "high"),
-        rows=[(0.0, "without an attack", *(worst[0][name] for name in ("value", "low", "high"))), *rows],
+        rows=rows,
     )
 
 
-def accuracy_per_class(result: Mapping[str, Any]) -> Figure:
+def accuracy_per_class(result: EvaluationResult) -> Figure:
     """Accuracy within each class, without an attack and under all of them at the largest eps."""
-    found = result["per_class"]
-    classes = sorted(found, key=lambda each: each["robust_accuracy"]["value"])[:_BARS]
+    classes = result.per_class[:_BARS]
+    eps = format_eps(result.verdict.eps)
     drawing, axes = canvas(1, 1, 7, 0.6 + 0.38 * len(classes))
     place = axes[0, 0]
-    for height, key, colour, words in (
-        (0.8, "clean_accuracy", "#cfd8e0", "without an attack"),
-        (0.44, "robust_accuracy", COLOURS["ce"], f"under attack, eps {result['eps'][-1]:g}"),
-    ):
-        value, low, high = (np.array([100 * each[key][name] for each in classes]) for name in ("value", "low", "high"))
-        error = None if key == "clean_accuracy" else [np.maximum(value - low, 0), np.maximum(high - value, 0)]
-        style = {"height": height, "color": colour, "label": words, "ecolor": "#333333", "capsize": 2}
-        place.barh(range(len(classes)), value, xerr=error, **style)
-    place.set_yticks(range(len(classes)), [each["class"] for each in classes])
+    robust = np.array([(each.robust.value, each.robust.low, each.robust.high) for each in classes])
+    error = np.maximum([robust[:, 0] - robust[:, 1], robust[:, 2] - robust[:, 0]], 0)
+    bars: Any = range(len(classes))
+    clean = [100 * each.clean.value for each in classes]
+    place.barh(bars, clean, height=0.8, color="#cfd8e0", label="without an attack")
+    style = {"color": COLOURS["ce"], "label": f"under attack, eps {eps}", "ecolor": "#333333", "capsize": 2}
+    place.barh(bars, 100 * robust[:, 0], xerr=100 * error, height=0.44, **style)
+    place.set_yticks(bars, [each.name for each in classes])
     place.invert_yaxis()
     place.grid(visible=False, axis="y")
     place.set_xlim(0, 100)
     place.set_xlabel("accuracy, %")
     legend_below(place, pad=5, ncols=2)
-    which = "" if len(classes) == len(found) else f" The {len(classes)} worst of {len(found)} classes."
+    which = "" if classes == result.per_class else f" The {len(classes)} worst of {len(result.per_class)} classes."
     return finished(
         drawing,
         "per-class",
         title="Accuracy per class",
-        caption=f"Without an attack (wide bars) and under all attacks at eps {result['eps'][-1]:g} (narrow, with 95 % "
-        f"intervals), the worst first.{which} {_settings(result)}.",
-        alt="; ".join(
-            f"{each['class']}: {shown(each['robust_accuracy']['value'])} of {shown(each['clean_accuracy']['value'])}"
-            for each in classes
-        )
+        caption=f"Without an attack (wide bars) and under all attacks at eps {eps} (narrow bars, with 95 % intervals), "
+        f"the worst first.{which} {result.conditions}.",
+        alt="; ".join(f"{each.name}: {percent(each.robust.value)} of {percent(each.clean.value)}" for each in classes)
         + ".",
         columns=("class", "images", "accuracy without an attack", "robust accuracy", "low", "high"),
         rows=[
-            (
-                each["class"],
-                each["robust_accuracy"]["n"],
-                each["clean_accuracy"]["value"],
-                *(each["robust_accuracy"][name] for name in ("value", "low", "high")),
-            )
-            for each in found
+            (each.name, each.robust.n, each.clean.value, each.robust.value, each.robust.low, each.robust.high)
+            for each in result.per_class
         ],
     )
 
 
-def pictures(result: Mapping[str, Any], table: Table, images: Mapping[str, np.ndarray]) -> Figure | None:
-    """Some images, what was done to them, and what the model then takes them for; None if nothing was fooled."""
+def adversarial_examples(result: EvaluationResult, table: Table, images: Mapping[str, np.ndarray]) -> Figure | None:
+    """One fooled image per class, its perturbation, and the adversarial image; None if no image was fooled."""
     fooled = np.flatnonzero(~is_missing(table["first_success"]) & (table["adversarial_prediction"] != table["label"]))
     _, first = np.unique(table["label"][fooled], return_index=True)
     places = fooled[np.sort(first)][:_EXAMPLES]
@@ -128,7 +115,7 @@ def pictures(result: Mapping[str, Any], table: Table, images: Mapping[str, np.nd
         return None
     columns = {name: column[places].tolist() for name, column in table.items()}
     chosen = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    names = result["classes"]
+    names = result.classes
     drawing, axes = canvas(3, len(chosen), 1.75 * len(chosen), 6.3)
     for column, row in zip(axes.T, chosen, strict=True):
         clean, made = images["clean"][row["index"]], images["adversarial"][row["index"]]
@@ -137,21 +124,22 @@ def pictures(result: Mapping[str, Any], table: Table, images: Mapping[str, np.nd
         _picture(column[0], clean, f"{names[row['label']]}")
         _picture(column[1], change / (2 * max(largest, 1e-9)) + 0.5, f"at most {largest:.2g} a pixel")
         _picture(column[2], made, f"{names[row['adversarial_prediction']]}\nby {row['first_success']}")
-    for place, words in zip(axes[:, 0], ("original", "change", "taken for"), strict=True):
+    for place, words in zip(axes[:, 0], ("original", "perturbation", "predicted"), strict=True):
         place.text(-0.08, 0.5, words, transform=place.transAxes, rotation=90, va="center", ha="right", fontsize=9)
     return finished(
         drawing,
         "examples",
         title="Adversarial examples",
-        caption="The first image of a class that was fooled: as it is, what was added (grey: nothing; stretched to the "
-        "full range), and the sum, with what the model takes it for and which attack found it.",
+        caption="One image for each of several classes: the original, the perturbation (grey: no change; stretched to "
+        "the full range), and the adversarial image with the class that the model predicts and the attack that found "
+        "it.",
         alt="; ".join(
-            f"image {row['index']}, {names[row['label']]}, taken for {names[row['adversarial_prediction']]} after "
+            f"image {row['index']}, {names[row['label']]}, predicted {names[row['adversarial_prediction']]} after "
             f"{row['first_success']}"
             for row in chosen
         )
         + ".",
-        columns=("image", "class", "taken for", "attack", "eps", "distance"),
+        columns=("image", "class", "predicted", "attack", "eps", "distance"),
         rows=[
             (
                 row["index"],
@@ -167,7 +155,7 @@ def pictures(result: Mapping[str, Any], table: Table, images: Mapping[str, np.nd
 
 
 def _picture(axes: Any, image: np.ndarray, title: str) -> None:
-    """An image of one or three channels without axes; of any other number their mean."""
+    """Draw an image without axes: three channels in colour, any other number as their mean in grey."""
     shape = image.shape[0]
     flat = image.transpose(1, 2, 0) if shape == 3 else image.mean(0)
     axes.imshow(np.clip(flat, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

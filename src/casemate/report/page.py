@@ -1,20 +1,26 @@
-"""What the pages of all reports share: how templates are filled, and figures put into the file itself."""
+"""What the pages of all reports share: how templates are filled, and how figures are embedded in the file."""
 
 import base64
+from typing import NoReturn
 
 import jinja2
 
+from casemate.errors import StoreError
 from casemate.norms import format_eps
 
 
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def template_environment(package: str = "casemate.report") -> jinja2.Environment:
-    """Templates of `package`, which may extend those here, with autoescape; an unknown variable is an error."""
+    """The templates of `package`, which may extend those of `casemate.report`, with autoescape.
+
+    An unknown variable is an error; a template that is not installed raises `StoreError`.
+    """
+
+    def not_installed(name: str) -> NoReturn:  # jinja2's own error is an OSError, which would be taken for a full disk
+        raise StoreError(f"the template {name} of {package} is missing: casemate is damaged, install it again")
+
+    loaders = [*map(jinja2.PackageLoader, (package, "casemate.report")), jinja2.FunctionLoader(not_installed)]
     made = jinja2.Environment(
-        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "casemate.report")]),
+        loader=jinja2.ChoiceLoader(loaders),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -25,3 +31,7 @@ def template_environment(package: str = "casemate.report") -> jinja2.Environment
     made.filters["eps"] = format_eps
     made.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return made
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""The options of `casemate attack`, and what it does with them: those of one attack are the fields of its class."""
+"""The options of `casemate attack`, and how it runs: the options of one attack are the fields of its class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
@@ -13,7 +13,7 @@ from casemate.attacks.registry import attack_type, attack_types, paper_of, summa
 from casemate.cli import attack as command
 from casemate.cli.attack import run, show
 from casemate.cli.shared import outputs, parsing
-from casemate.cli.shared.dataclass_options import field_help, options_of, python_only, settings_of
+from casemate.cli.shared.dataclass_options import chosen_settings, field_help, options_of, python_only
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     MODEL_FROM,
@@ -33,19 +33,19 @@ from casemate.errors import SettingError
 
 _REMOVED = MODEL_FROM | {"--attack": "write the attack before MODEL, such as casemate attack pgd model.safetensors"}
 _WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Restarts)
-"""Wrappers of other attacks that options stand for, the innermost first."""
+"""Wrappers of other attacks that have options, the innermost first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractAttackCommand:
-    """The options that all attacks have; `command_of` adds those of one."""
+    """The options that all attacks share; `attack_command` adds those of one attack."""
 
     kind: ClassVar[type[AbstractAttack]]
     model: ModelName
     eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {run.EPS_WORDS})")] = ()
-    """Radii in units of pixels within [0, 1]; fractions such as 8/255 are fine."""
+    """Radii in pixel units, for pixels in [0, 1]; fractions such as 8/255 are fine."""
     target: Annotated[str | None, arg(metavar="CLASS", help_behavior_hint="(default: any wrong class)")] = None
-    """Class, by name or number, that the images not of it are to be taken for."""
+    """Aim at this class, given by name or index; images of the class itself are left out."""
     images: Annotated[int, arg(metavar="N")] = 1000
     """Attack the first N images."""
     dataset: TestSet = None
@@ -54,37 +54,37 @@ class AbstractAttackCommand:
     inference: Annotated[
         Literal["stochastic-affine", "noise"] | None, arg(help_behavior_hint="(default: the model as it is)")
     ] = None
-    """Let the model answer at random. stochastic-affine: move every image at random before the model sees it; noise:
-    leave the model's noise layers on, as while training."""
+    """Randomise the model. stochastic-affine: apply a random affine transform to every input; noise: leave the model's
+    noise layers on, as in training."""
     seed: Seed = 0
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: nothing is written)")] = None
-    """Write results, images and a contact sheet here."""
+    """The folder for results, images and a contact sheet."""
     overwrite: Overwrite = False
     dry_run: Flag = False
-    """Attack nothing: say what would be attacked, at what cost."""
+    """Attack nothing; print the settings and the cost."""
     json: Json = False
     attack: Any  # the settings of the attack
-    wrapper: Any  # the settings of attacks built round it
+    wrapper: Any  # the settings of its wrappers
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Attack, print, write."""
+        """Attack, write the files, print the result."""
         at_least_one("images", self.images)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            wrappers = settings_of(self.wrapper)
-            aim = run.make(
+            wrappers = chosen_settings(self.wrapper)
+            series = run.build_attacks(
                 self.kind,
                 self.eps,
-                settings_of(self.attack),
+                chosen_settings(self.attack),
                 [(kind, _own(kind)[0], wrappers) for kind in _wrappers_of(self.kind)],
                 randomised=self.inference is not None,
             )
-            ready = run.prepare(
+            plan = run.prepare(
                 self.model,
-                aim,
+                series,
                 wrappers,
                 inference=self.inference,
                 file=self.data,
@@ -97,23 +97,23 @@ class AbstractAttackCommand:
                 observer=observer,
             )
             if self.dry_run:
-                display = partial(show.show_estimate, ready)
+                display = partial(show.show_attack_plan, plan)
             else:
                 if self.out is not None:
-                    ready = run.with_hashes(ready)
-                    outputs.check_results(self.out, ready.about, overwrite=self.overwrite, observer=observer)
-                found = run.attack(ready, keep=self.out is not None, observer=observer)
-                display = partial(show.show, ready, found)
+                    plan = run.with_hashes(plan)
+                    outputs.check_results(self.out, plan.about, overwrite=self.overwrite, observer=observer)
+                found = run.run(plan, keep=self.out is not None, observer=observer)
+                display = partial(show.show, plan, found)
                 if self.out is not None:
-                    written = run.write(self.out, ready, found, threads)
+                    written = run.write(self.out, plan, found, threads)
                     observer.message(f"Written to {self.out}: {', '.join(written)}")
         display(as_json=self.json)
 
 
 def parse(argv: Sequence[str]) -> AbstractAttackCommand:
-    """The command with the options that `argv` gives: an attack, a model, the options of that attack.
+    """The command in `argv`: an attack, a model, and options of that attack.
 
-    Raises `SettingError` for an unknown attack, with the nearest one, and for an option that is gone.
+    Raises `SettingError` for an unknown attack, with the nearest known one, and for an option of earlier versions.
     """
     parsing.refuse_removed(argv, _REMOVED)
     known = attack_types()
@@ -125,20 +125,19 @@ def parse(argv: Sequence[str]) -> AbstractAttackCommand:
             raise error if str(error).endswith("?") else SettingError(f"{error}. {order}") from error
         name = next(name for name, each in known.items() if each is kind)
     else:
-        about = {name: summary_of(each) for name, each in known.items()}
-        name = parsing.choose("casemate attack", command.__doc__ or "", about, argv, what="attack")
-    return parsing.parse(command_of(known[name]), f"casemate attack {name}", _words(known[name], name), argv[1:])
+        name = parsing.choose_command("casemate attack", command.__doc__ or "", known, summary_of, argv, what="attack")
+    return parsing.parse(attack_command(known[name]), f"casemate attack {name}", _words(known[name], name), argv[1:])
 
 
-def command_of(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
-    """The command of one attack: the options of all, without those it cannot have, and its own."""
+def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
+    """The command of one attack: its own options, and the shared ones without those that do not apply to it."""
     names = {each.name for each in fields(kind)}
     changed: list[tuple[str, Any, Any]] = [
         ("attack", options_of(kind, skip=["eps"], words=_settings_words(kind)), field()),
         ("wrapper", _wrapper_options(kind), field()),
     ]
     if "eps" not in names and issubclass(kind, AbstractMinimumNormAttack):
-        words = "Radii, in units of pixels within [0, 1], at which the accuracy left is reported; the attack runs once."
+        words = "Radii, in pixel units for pixels in [0, 1], at which accuracy is reported; the attack runs once."
         hint = f"(default: {run.EPS_WORDS})"
         changed.append(
             ("eps", Annotated[tuple[str, ...], arg(metavar="EPS ...", help=words, help_behavior_hint=hint)], ())
@@ -158,36 +157,37 @@ def command_of(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
 
 
 def _own(wrapper: type[AbstractAttack]) -> tuple[str, list[str]]:
-    """The field of a wrapper that holds the attack inside, and the others."""
+    """The field of a wrapper that holds the wrapped attack, and its other fields."""
     hints = get_type_hints(wrapper)
     inside = next(name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, AbstractAttack))
     return inside, [each.name for each in fields(wrapper) if each.name != inside]
 
 
 def _wrappers_of(kind: type[AbstractAttack]) -> list[type[AbstractAttack]]:
-    """The wrappers that fit round an attack and set nothing that it has a field for."""
+    """The wrappers that accept an attack and have no field that the attack has itself."""
     names = {each.name for each in fields(kind)}
     fitting = [each for each in _WRAPPERS if issubclass(kind, get_type_hints(each)[_own(each)[0]])]
     return [each for each in fitting if names.isdisjoint(_own(each)[1])]
 
 
 def _wrapper_options(kind: type[AbstractAttack]) -> type:
-    """The settings of the wrappers of an attack; one that is not given is None, and its wrapper not made."""
+    """The options of an attack's wrappers; a wrapper is left out if its option is not given (None)."""
+    hint = "(default: not used)"
     options: list[tuple[str, Any, Any]] = []
     for wrapper in _wrappers_of(kind):
         helps, hints = field_help(wrapper), get_type_hints(wrapper)
         for name in _own(wrapper)[1]:
             words = f"{helps[name]} ({wrapper.__name__}: {summary_of(wrapper)[0].lower()}{summary_of(wrapper)[1:]})"
             options.append(
-                (name, Annotated[hints[name] | None, arg(help=words, help_behavior_hint="(default: without)")], None)
+                (name, Annotated[hints[name] | None, arg(metavar="N", help=words, help_behavior_hint=hint)], None)
             )
     made = make_dataclass(f"{kind.__name__}Wrappers", options, frozen=True, kw_only=True)
-    made.__doc__ = "Attacks built round this one."
+    made.__doc__ = "Attacks wrapped around this one."
     return made
 
 
 def _words(kind: type[AbstractAttack], name: str) -> str:
-    """What the help of one attack begins with."""
+    """The first paragraph of an attack's help, with its paper and an example."""
     paper = paper_of(kind)
     lines = [summary_of(kind), *([f"- {paper}."] if paper else []), "", "Examples:"]
     radius = " --eps 8/255" if "eps" in {each.name for each in fields(kind)} else ""
@@ -196,6 +196,6 @@ def _words(kind: type[AbstractAttack], name: str) -> str:
 
 
 def _settings_words(kind: type[AbstractAttack]) -> str:
-    """What the help says of an attack's settings: whose they are, and which can be set in Python only."""
+    """The help on an attack's settings: the class they belong to, and those that can be set in Python only."""
     names = python_only(kind)
     return f"The fields of {kind.__module__}.{kind.__name__}." + (f" Python only: {', '.join(names)}." if names else "")

@@ -1,4 +1,4 @@
-"""What `casemate attack` does once PyTorch is loaded: aim, run, gather per eps, write."""
+"""What `casemate attack` does once PyTorch is loaded: build the attack at every eps, run it, write the results."""
 
 import math
 import time
@@ -25,8 +25,13 @@ from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
+<<<<<<< HEAD
 from casemate.evaluation import eps_curve, mean, share
 from casemate.evaluation.examples import curve_table, example_table
+=======
+from casemate.evaluation import Estimate, eps_curve, mean, share
+from casemate.evaluation.examples import attack_table, curve_table
+>>>>>>> w-cli
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier
@@ -42,85 +47,102 @@ _EPS: Mapping[Norm, tuple[str, ...]] = {
     "l2": ("0.1", "0.25", "0.5", "1"),
     "l1": ("1", "2.5", "5", "10"),
 }
-"""What is taken if no eps is given, by norm."""
+"""The values of eps if none is given, by norm."""
 EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
-_BY_CHANCE = "the model answers at random: last counts one answer, worst any wrong one on the way, if by chance"
-_FLATTERED = "one gradient flatters a defence that answers at random; average over several with --{} 10"
+_BY_CHANCE = (
+    "the model is randomised: last counts a single prediction, worst any wrong one at an intermediate iterate, even by "
+    "chance"
+)
+_FLATTERED = "a single gradient makes a randomised defence look more robust than it is; average several with --{} 10"
 
 
 @dataclass(frozen=True)
-class Aim:
-    """An attack at every eps, and how it was put together."""
+class AttackSeries:
+    """An attack at every eps."""
 
     attacks: Mapping[float, tuple[str, AbstractAttack]]
-    """By eps, ascending, with the eps as it was written; by infinity one that has none."""
+    """By eps, ascending: eps as the user wrote it, and the attack; an attack without eps has the key infinity."""
     radii: Mapping[float, str]
-    """The values of eps at which the accuracy left is reported, ascending, as they were written."""
+    """The values of eps at which accuracy is reported, ascending, as the user wrote them."""
     core: AbstractAttack
     """The attack inside all wrappers, at the smallest eps."""
     averages: str | None
-    """The option that averages its gradients, where it has one and it was not given."""
+    """The option that would average the attack's gradients; None if there is none, or it was given."""
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An attack about to begin."""
+class AttackPlan:
+    """An attack that is ready to run."""
 
     about: dict[str, Any]
-    """What it is, as JSON."""
+    """The settings, as JSON."""
     title: str
-    aim: Aim
+    series: AttackSeries
     model: Classifier
     test: LabelledImages
     target: int | None
+    """The class that a targeted attack aims at."""
 
-    @property
-    def first(self) -> AbstractAttack:
-        """The attack at the smallest eps."""
-        return next(iter(self.aim.attacks.values()))[1]
+
+@dataclass(frozen=True)
+class EpsPoint:
+    """What an attack left at one eps."""
+
+    eps: float | None
+    """None for an attack without eps."""
+    measures: dict[str, Estimate | None]
+    """By name, as in result.json: the accuracies worst and last, or for a target reached and still_right; loss,
+    no_gradient and distance, None where no image has one."""
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat entry of result.json."""
+        return {"eps": self.eps} | {
+            name: None if each is None else each.as_json() for name, each in self.measures.items()
+        }
 
 
 @dataclass
-class Found:
+class AttackOutcome:
     """What an attack found, over all eps."""
 
-    points: list[dict[str, Any]] = field(default_factory=list)
-    """One entry per eps, ascending; one entry of an attack without eps."""
+    points: list[EpsPoint] = field(default_factory=list)
+    """One per eps, ascending."""
     table: Table = field(default_factory=dict)
     """One row per image and eps."""
     images: dict[str, Tensor] = field(default_factory=dict)
     """Clean and adversarial images, if they are kept."""
     largest: tuple[str, AttackResult] | None = None
-    """The eps as it was written, and the result, that the contact sheet shows, if they are kept."""
+    """The largest eps as the user wrote it, and its result, for the contact sheet; None if images are not kept."""
     passes: Passes = field(default_factory=Passes)
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """All but the images and the table."""
-        return {"points": self.points, "passes": asdict(self.passes), "seconds": self.seconds}
+        """Everything but the images and the table."""
+        points = [each.as_json() for each in self.points]
+        return {"points": points, "passes": asdict(self.passes), "seconds": self.seconds}
 
 
-def make(
+def build_attacks(
     kind: type[AbstractAttack],
     texts: Sequence[str],
     settings: Mapping[str, Any],
     wrappers: Sequence[tuple[type[AbstractAttack], str, Mapping[str, Any]]],
     *,
     randomised: bool,
-) -> Aim:
-    """The attack at each eps, ascending, with the eps as it was written.
+) -> AttackSeries:
+    """The attack at each eps.
 
     Args:
         kind: the class of the attack.
-        texts: values of eps; empty for the defaults of the norm.
-        settings: all its settings but eps.
-        wrappers: attacks round it, the innermost first: a class, its field for the attack inside, and settings, among
-            which those that are its own; with None for one the wrapper is left out.
-        randomised: the model answers at random, so that an attack goes on to its last iterate: a lucky answer on the
-            way is no success.
+        texts: the values of eps as the user wrote them; empty for the defaults of the norm.
+        settings: all settings of the attack except eps.
+        wrappers: attacks to wrap around it, the innermost first: the class, its field for the wrapped attack, and a
+            mapping with its settings among others; a wrapper with a setting of None is left out.
+        randomised: the model is randomised, so gradient attacks run to their last iterate: a wrong prediction by
+            chance at an intermediate iterate is no success.
 
     Raises:
-        SettingError: a bad value.
+        SettingError: a setting is out of range.
     """
     has_eps = "eps" in {each.name for each in fields(kind)}
     averages = None
@@ -146,16 +168,16 @@ def make(
         norm = attack.ball().norm
         nearest = isinstance(core, AbstractMinimumNormAttack)
         radii = {parse_eps(text): text for text in texts or _EPS[norm]} if nearest else {}
-        return Aim({math.inf: ("", attack)}, dict(sorted(radii.items())), core, averages)
+        return AttackSeries({math.inf: ("", attack)}, dict(sorted(radii.items())), core, averages)
     radii = dict(sorted(radii.items()))
     built = {eps: build(eps=eps) for eps in radii}
     attacks = {eps: (radii[eps], attack) for eps, (attack, _) in built.items()}
-    return Aim(attacks, radii, next(iter(built.values()))[1], averages)
+    return AttackSeries(attacks, radii, next(iter(built.values()))[1], averages)
 
 
 def prepare(
     source: str,
-    aim: Aim,
+    series: AttackSeries,
     wrappers: Mapping[str, Any],
     *,
     inference: str | None,
@@ -167,42 +189,44 @@ def prepare(
     seed: int,
     device: str,
     observer: Observer,
-) -> Ready:
+) -> AttackPlan:
     """Load the model and the images it is attacked on. Raises `CasemateError`."""
     given = inputs.load_model(source, device)
-    found = inputs.load_images(given, file, dataset, data_dir, observer)
-    model = _answering(given.model, inference).to(device)
-    test = found.images[:images]
-    record = {setting: value for setting, value in aim.core.record().items() if setting != "eps"}
+    found, data = inputs.load_images(given, file, dataset, data_dir, observer)
+    model = _randomised(given.model, inference).to(device)
+    test = found[:images]
+    record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}
     name = Path(given.name).name
     who = name if inference is None else f"{name} with {inference}"
     how = ", ".join([record["name"], *(f"{setting.replace('_', ' ')} {value}" for setting, value in around.items())])
     which = f"first {len(test):,} {'test images' if file is None else 'images'}"
-    title = f"{how} on {who} ({found.name}, {which}, seed {seed})"
+    title = f"{how} on {who} ({data}, {which}, seed {seed})"
     wanted = None if target is None else _class(target, model.classes)
     if wanted is not None:
         test = test[test.labels != wanted]
         if not len(test):
             raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    notes = [] if wanted is not None else [_BY_CHANCE]
+    notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {
         "model": given.name,
-        "dataset": found.name,
+        "dataset": data,
         "images": len(test),
         "inference": inference,
         "attack": record,
         **wrappers,
-        "eps": list(aim.radii),
+        "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
         "device": device,
-        "notes": [] if inference is None else _notes(aim.averages, targeted=wanted is not None),
+        "notes": notes if inference is not None else [],
     }
-    return Ready(about, title, aim, model, test, wanted)
+    return AttackPlan(about, title, series, model, test, wanted)
 
 
-def _answering(model: Classifier, inference: str | None) -> Classifier:
-    """The model, or one that answers at random. Raises `ModelError` if there is no noise in it to leave on."""
+def _randomised(model: Classifier, inference: str | None) -> Classifier:
+    """The model, randomised as --inference says. Raises `ModelError` if it has no noise layers to leave on."""
     match inference:
         case "stochastic-affine":
             return preprocessed(model, StochasticAffine())
@@ -212,136 +236,134 @@ def _answering(model: Classifier, inference: str | None) -> Classifier:
             return model
 
 
-def _notes(averages: str | None, *, targeted: bool) -> list[str]:
-    """What to know of an attack on a model that answers at random."""
-    return [*([] if targeted else [_BY_CHANCE]), *([] if averages is None else [_FLATTERED.format(averages)])]
-
-
 def _class(text: str, classes: tuple[str, ...]) -> int:
-    """The number of a class given by name or number."""
+    """The index of a class given by name or index. Raises `SettingError`."""
     lowered = [name.lower() for name in classes]
     if text.lower() in lowered:
         return lowered.index(text.lower())
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
-    raise SettingError(
-        f"target {text!r}; expected a number from 0 to {len(classes) - 1} or one of {', '.join(classes)}"
-    )
+    raise SettingError(f"target {text!r}; expected a class from 0 to {len(classes) - 1} or one of {', '.join(classes)}")
 
 
-def attack(ready: Ready, *, keep: bool, observer: Observer) -> Found:
-    """Run the attack at every eps; with `keep` the images on which each one ends are kept."""
+def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
+    """Run the attack at every eps; with `keep` the outcome holds the adversarial images of each."""
     start = time.perf_counter()
-    found = Found()
+    found = AttackOutcome()
     if keep:
-        images, labels = ready.test.tensors()
+        images, labels = plan.test.tensors()
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}
-    gpus = [ready.model.device] if ready.model.device.type == "cuda" else []
+    gpus = [plan.model.device] if plan.model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(derive(ready.about["seed"], "answers at random"))  # what randomised models draw from
-        if isinstance(ready.first, AbstractGradientAttack) and ready.target is None:
-            _sweep(ready, ready.first, found, observer)
+        torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # for the model's own randomness
+        _, first = next(iter(plan.series.attacks.values()))
+        if isinstance(first, AbstractGradientAttack) and plan.target is None:
+            _run_sweep(plan, first, found, observer)
             if keep:
-                for _, text, result in _results(ready, observer):
+                for _, text, result in _results(plan, observer):
                     _keep(found, text, result)
-        elif ready.aim.radii and math.inf in ready.aim.attacks:
-            _nearest(ready, found, keep, observer)
+        elif plan.series.radii and math.inf in plan.series.attacks:
+            _run_minimum_norm(plan, found, keep, observer)
         else:
-            _each(ready, found, keep, observer)
+            _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
     return found
 
 
-def _sweep(ready: Ready, first: AbstractGradientAttack, found: Found, observer: Observer) -> None:
-    """Any wrong class will do, and one sweep serves every eps."""
-    seed = ready.about["seed"]
-    curve = eps_curve(ready.model, first, ready.test, list(ready.aim.radii), seed=seed, observer=observer)
-    found.points, found.passes = curve.points(), curve.passes
-    found.table = curve_table(curve, ready.test.labels.numpy())
-    if curve.last is not None:
-        for column, point in enumerate(found.points):
-            point["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT).as_json()
+def _run_sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
+    """Run an untargeted gradient attack in one sweep over eps."""
+    seed = plan.about["seed"]
+    curve = eps_curve(plan.model, first, plan.test, list(plan.series.radii), seed=seed, observer=observer)
+    found.passes = curve.passes
+    found.table = curve_table(curve, plan.test.labels.numpy())
+    for column, point in enumerate(curve.points()):
+        eps = point.pop("eps")
+        measures = {name: None if each is None else Estimate.from_json(each) for name, each in point.items()}
+        if curve.last is not None:
+            measures["no_gradient"] = share(curve.last.status[:, column] == Status.ZERO_GRADIENT)
+        found.points.append(EpsPoint(eps, measures))
 
 
-def _results(ready: Ready, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
-    """The attack at each eps on its own."""
-    images, labels = ready.test.tensors(ready.model.device)
-    targets = None if ready.target is None else torch.full_like(labels, ready.target)
-    for eps, (text, each) in ready.aim.attacks.items():
-        seed = ready.about["seed"]
-        yield eps, text, each(ready.model, images, labels, targets=targets, seed=seed, observer=observer)
+def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
+    """Run the attack at each eps separately: eps, eps as the user wrote it, and the result."""
+    images, labels = plan.test.tensors(plan.model.device)
+    targets = None if plan.target is None else torch.full_like(labels, plan.target)
+    for eps, (text, each) in plan.series.attacks.items():
+        seed = plan.about["seed"]
+        yield eps, text, each(plan.model, images, labels, targets=targets, seed=seed, observer=observer)
 
 
-def _keep(found: Found, text: str, result: AttackResult) -> None:
-    """Keep the adversarial images, and the result for the contact sheet: that of the largest eps comes last."""
+def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
+    """Keep the adversarial images, and the result for the contact sheet; the largest eps comes last."""
     name = f"eps-{parse_eps(text):g}" if text else "adversarial"
     found.images[name] = result.adversarial.cpu().contiguous()
     found.largest = (text, result)
 
 
-def _each(ready: Ready, found: Found, keep: bool, observer: Observer) -> None:
-    """One run for each eps, or one run of an attack that has none."""
-    labels = ready.test.labels
-    standing = torch.ones(len(labels), dtype=torch.bool)
+def _run_each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
+    """Run the attack once for each eps; once if it has none."""
+    labels = plan.test.labels
+    robust = torch.ones(len(labels), dtype=torch.bool)
     tables = []
-    for eps, text, result in _results(ready, observer):
-        standing &= ~result.success.cpu()
-        if ready.target is None:
-            left = {"worst": share(standing.numpy()).as_json()}
+    for eps, text, result in _results(plan, observer):
+        robust &= ~result.success.cpu()
+        if plan.target is None:
+            left = {"worst": share(robust.numpy())}
         else:
             right = result.prediction.cpu() == labels
-            left = {
-                "reached": share(result.success.cpu().numpy()).as_json(),
-                "still_right": share(right.numpy()).as_json(),
-            }
-        found.points.append({"eps": eps if math.isfinite(eps) else None, **left, **_loss_and_gradient(result)})
+            left = {"reached": share(result.success.cpu().numpy()), "still_right": share(right.numpy())}
+        found.points.append(EpsPoint(eps if math.isfinite(eps) else None, left | _loss_and_gradient(result)))
         found.passes.add(result.passes)
-        tables.append(_table(ready, result, eps))
+        tables.append(_table(plan, result, eps))
         if keep:
             _keep(found, text, result)
     found.table = {name: np.concatenate([each[name] for each in tables]) for name in tables[0]}
 
 
-def _nearest(ready: Ready, found: Found, keep: bool, observer: Observer) -> None:
-    """One run, whose distances give the accuracy left at every eps."""
-    ((_, text, result),) = _results(ready, observer)
+def _run_minimum_norm(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
+    """Run a minimum-norm attack once; its distances give the accuracy at every eps."""
+    ((_, text, result),) = _results(plan, observer)
     distance = result.distance.cpu().double().numpy()
-    for eps in ready.aim.radii:
-        if ready.target is None:
-            found.points.append({"eps": eps, "worst": share(distance > eps).as_json()})
-        else:
-            found.points.append({"eps": eps, "reached": share(distance <= eps).as_json()})
-    near = distance[np.isfinite(distance) & (distance > 0)]
-    found.points[-1] |= {"distance": mean(near).as_json() if near.size else None}
-    found.passes, found.table = result.passes, _table(ready, result, math.inf)
+    for eps in plan.series.radii:
+        left = {"worst": share(distance > eps)} if plan.target is None else {"reached": share(distance <= eps)}
+        found.points.append(EpsPoint(eps, dict(left)))
+    finite = distance[np.isfinite(distance) & (distance > 0)]
+    found.points[-1].measures["distance"] = mean(finite) if finite.size else None
+    found.passes, found.table = result.passes, _table(plan, result, math.inf)
     if keep:
         _keep(found, text, result)
 
 
-def _loss_and_gradient(result: AttackResult) -> dict[str, Any]:
-    """The mean loss, and the share of images without a gradient."""
+def _loss_and_gradient(result: AttackResult) -> dict[str, Estimate | None]:
+    """The mean loss (None if no loss is finite), and the share of images whose gradient was always zero."""
     loss = result.loss.cpu().numpy()
     finite = loss[np.isfinite(loss)]
     return {
-        "loss": mean(finite).as_json() if finite.size else None,
-        "no_gradient": share(result.status.cpu().numpy() == Status.ZERO_GRADIENT).as_json(),
+        "loss": mean(finite) if finite.size else None,
+        "no_gradient": share(result.status.cpu().numpy() == Status.ZERO_GRADIENT),
     }
 
 
+<<<<<<< HEAD
 def _table(ready: Ready, result: AttackResult, eps: float) -> Table:
     """A row per image."""
     table = example_table(result, ready.test.labels.numpy())
+=======
+def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
+    """The table of examples at one eps, a row per image."""
+    table = attack_table(result, plan.test.labels.numpy())
+>>>>>>> w-cli
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
-        added["eps"] = np.full(len(ready.test), eps)
-    if ready.target is not None:
-        added["target"] = np.full(len(ready.test), ready.target)
+        added["eps"] = np.full(len(plan.test), eps)
+    if plan.target is not None:
+        added["target"] = np.full(len(plan.test), plan.target)
     return {**table, **added}
 
 
-def write(folder: Path, ready: Ready, found: Found, threads: int) -> tuple[str, ...]:
+def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) -> tuple[str, ...]:
     """Write result.json, the table of examples, adversarial.safetensors and the contact sheet; return their names."""
-    provenance = surroundings(ready.about["device"], threads)
+    provenance = surroundings(plan.about["device"], threads)
     with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_bytes(temporary / "adversarial.safetensors", safetensors.torch.save(found.images))
         table = write_table(found.table, temporary / "examples")
@@ -352,17 +374,17 @@ def write(folder: Path, ready: Ready, found: Found, threads: int) -> tuple[str, 
                 result.adversarial.cpu(),
                 found.images["labels"],
                 result.prediction.cpu(),
-                ready.model.classes,
+                plan.model.classes,
                 temporary / outputs.CONTACT_SHEET,
-                title=f"{ready.about['attack']['name']}{f', eps {text}' if text else ''}",
-                bounds=ready.model.bounds,
+                title=f"{plan.about['attack']['name']}{f', eps {text}' if text else ''}",
+                bounds=plan.model.bounds,
             )
-        write_json(temporary / outputs.RESULT, ready.about | found.as_json() | {"provenance": provenance})
+        write_json(temporary / outputs.RESULT, plan.about | found.as_json() | {"provenance": provenance})
     sheet = () if found.largest is None else (outputs.CONTACT_SHEET,)
     return outputs.RESULT, table.name, "adversarial.safetensors", *sheet
 
 
-def with_hashes(ready: Ready) -> Ready:
-    """The same attack, which also says what tells the model's weights and the images from all others."""
-    hashes = {"fingerprint": fingerprint(ready.model), "images_sha256": fingerprint_of_images(ready.test)}
-    return replace(ready, about=ready.about | hashes)
+def with_hashes(plan: AttackPlan) -> AttackPlan:
+    """The plan with hashes of the model's weights and of the images among its settings."""
+    hashes = {"fingerprint": fingerprint(plan.model), "images_sha256": fingerprint_of_images(plan.test)}
+    return replace(plan, about=plan.about | hashes)

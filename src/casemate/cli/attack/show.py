@@ -1,80 +1,81 @@
-"""How `casemate attack` shows an attack: beforehand what would be attacked, afterwards what is left at each eps."""
+"""What `casemate attack` prints: beforehand what would be attacked, afterwards the accuracy left at each eps."""
 
 from rich.markup import escape
 from rich.table import Table
 
 from casemate.attacks import Passes
-from casemate.cli.attack.run import Found, Ready
+from casemate.cli.attack.run import AttackOutcome, AttackPlan
 from casemate.cli.shared import console
+from casemate.evaluation.intervals import percent
 
-_SHARES = {"worst": "Worst, %", "last": "Last, %", "reached": "Target reached, %", "still_right": "Still right, %"}
+_SHARES = {"worst": "Worst", "last": "Last", "reached": "Target reached", "still_right": "Still correct"}
 
 
-def show(ready: Ready, found: Found, *, as_json: bool) -> None:
+def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
     """Print one row per eps, what the columns mean, and what the attack cost."""
     if as_json:
-        console.show_json(ready.about | found.as_json())
+        console.show_json(plan.about | outcome.as_json())
         return
     console.show(
-        f"[bold]{escape(ready.title)}[/]",
-        _table(ready, found),
-        escape(_words(ready, found)),
-        f"n = {len(ready.test):,}; {found.passes.forward:,} passes forward, {found.passes.backward:,} backward; "
-        f"{console.duration(found.seconds)} on {ready.about['device']}.",
-        *console.notes(ready.about["notes"]),
+        f"[bold]{escape(plan.title)}[/]",
+        _table(plan, outcome),
+        escape(_words(plan, outcome)),
+        f"n = {len(plan.test):,}; {outcome.passes.forward:,} forward and {outcome.passes.backward:,} backward passes; "
+        f"{console.duration(outcome.seconds)} on {plan.about['device']}.",
+        *console.note_lines(plan.about["notes"]),
     )
 
 
-def _words(ready: Ready, found: Found) -> str:
+def _words(plan: AttackPlan, outcome: AttackOutcome) -> str:
     """What the columns mean."""
-    if ready.target is not None:
-        words = f"95 % intervals, of the images that are not {ready.about['target']}."
-    elif "last" in found.points[0]:
-        words = "Accuracy left, 95 % intervals. Worst: after every iterate up to this eps; last: after the last one."
+    if plan.target is not None:
+        words = f"95 % intervals, over the images that are not {plan.about['target']}."
+    elif "last" in outcome.points[0].measures:
+        words = (
+            "Accuracy left, 95 % intervals. Worst: correct at every iterate, at this and every smaller eps; last: "
+            "correct at the last iterate."
+        )
     else:
-        words = "Accuracy left, 95 % intervals. Worst: right without the attack, and at this and every smaller eps."
-    if _has_gradient(found):
+        words = "Accuracy left, 95 % intervals. Worst: correct without the attack, and at this and every smaller eps."
+    if _has_gradient(outcome):
         return f"{words} No gradient: it was zero in every pixel at every step."
-    distance = found.points[-1].get("distance")
-    return words if distance is None else f"{words} Mean distance of what fools: {distance['value']:.4g}."
+    distance = outcome.points[-1].measures.get("distance")
+    return words if distance is None else f"{words} Mean distance of adversarial images: {distance.value:.4g}."
 
 
-def _has_gradient(found: Found) -> bool:
-    """Whether the attack follows gradients, and says where there were none."""
-    return "no_gradient" in found.points[0] and found.passes.backward > 0
+def _has_gradient(outcome: AttackOutcome) -> bool:
+    """Whether the attack uses gradients, and reports where they were zero."""
+    return "no_gradient" in outcome.points[0].measures and outcome.passes.backward > 0
 
 
-def _table(ready: Ready, found: Found) -> Table:
-    point = found.points[0]
-    shown = [name for name in _SHARES if name in point]
-    rest = ["Mean loss"] if "loss" in point else []
-    rest += ["No gradient, %"] if _has_gradient(found) else []
-    made = console.table("eps", *console.right(*(_SHARES[name] for name in shown), *rest))
-    for text, point in zip(ready.aim.radii.values() or ("any",), found.points, strict=True):
-        cells = [console.interval(point[name]) for name in shown]
-        if "Mean loss" in rest:
-            cells.append("" if point["loss"] is None else f"{point['loss']['value']:#.4g}")
-        if "No gradient, %" in rest:
-            cells.append("" if (still := point.get("no_gradient")) is None else console.percent(still["value"]))
+def _table(plan: AttackPlan, outcome: AttackOutcome) -> Table:
+    first = outcome.points[0].measures
+    shares = [name for name in _SHARES if name in first]
+    head = [*(_SHARES[name] for name in shares), *(["Mean loss"] if "loss" in first else [])]
+    head += ["No gradient"] if _has_gradient(outcome) else []
+    made = console.new_table("eps", *console.right_aligned(*head))
+    for text, point in zip(plan.series.radii.values() or ("any",), outcome.points, strict=True):
+        cells = [f"{point.measures[name]}" for name in shares]
+        if "Mean loss" in head:
+            cells.append("" if (loss := point.measures["loss"]) is None else f"{loss.value:#.4g}")
+        if "No gradient" in head:
+            cells.append("" if (zero := point.measures["no_gradient"]) is None else percent(zero.value))
         made.add_row(escape(text), *cells)
     return made
 
 
-def show_estimate(ready: Ready, *, as_json: bool) -> None:
-    """Print what would be attacked, and the most passes that takes."""
-    most = [each.max_passes(len(ready.model.classes)) for _, each in ready.aim.attacks.values()]
+def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
+    """Print what would be attacked, and the most passes that the attack makes."""
+    most = [each.max_passes(len(plan.model.classes)) for _, each in plan.series.attacks.values()]
     known = [each for each in most if each is not None]
-    count = len(ready.test)
+    count = len(plan.test)
     passes = Passes(count * sum(each.forward for each in known), count * sum(each.backward for each in known))
     if as_json:
         unknown = len(known) < len(most)
         estimate = {"gradients": passes.backward, "forward": passes.forward}
-        console.show_json(ready.about | (dict.fromkeys(estimate) if unknown else estimate))
+        console.show_json(plan.about | (dict.fromkeys(estimate) if unknown else estimate))
         return
-    made = console.table("Setting", "Value", title="Would be attacked")
-    for name, value in ready.about.items():
-        if name != "notes":
-            made.add_row(name, escape(console.words(value)))
-    for way, number in (("gradients", passes.backward), ("passes forward", passes.forward)):
-        made.add_row(way, f"at most {number:,}" if len(known) == len(most) else "unknown: the attack does not say")
-    console.show(made, *console.notes(ready.about["notes"]))
+    made = console.settings_table(plan.about, "Would be attacked")
+    for way, number in (("gradients", passes.backward), ("forward passes", passes.forward)):
+        made.add_row(way, f"at most {number:,}" if len(known) == len(most) else "unknown: the attack does not state it")
+    console.show(made, *console.note_lines(plan.about["notes"]))

@@ -1,4 +1,4 @@
-"""List, fetch and look at the data sets.
+"""List, download and draw the data sets.
 
 Examples:
   casemate data list

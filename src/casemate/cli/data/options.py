@@ -1,4 +1,4 @@
-"""The commands of `casemate data`, their options, and what they do with them."""
+"""The commands of `casemate data`: their options, and how they run."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from casemate.errors import CasemateError, DataError, StoreError
 
 
 @dataclass(frozen=True, kw_only=True)
-class List:
-    """List the data sets: their size, and where they are found on this machine.
-    - What is found is verified by checksum; nothing is fetched.
+class ListData:
+    """List the data sets: their sizes, and where they are on this machine.
+    - Files are verified by checksum; nothing is downloaded.
 
     Examples:
       casemate data list
@@ -30,7 +30,7 @@ class List:
     json: Json = False
 
     def run(self) -> None:
-        """Look for each and print what was found."""
+        """Look for each data set and print what was found."""
         with watching() as observer:
             load_torch(observer)
             from casemate.cli.data import run, show
@@ -44,9 +44,9 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fetch:
-    """Get Fashion-MNIST into the user's cache and verify it.
-    - If a good copy is on this machine already, say where; nothing is fetched.
+class FetchData:
+    """Download Fashion-MNIST into the user's cache and verify it.
+    - Where a valid copy is on this machine already, nothing is downloaded.
 
     Examples:
       casemate data fetch
@@ -55,7 +55,7 @@ class Fetch:
     json: Json = False
 
     def run(self) -> None:
-        """Fetch what is missing."""
+        """Download what is missing, and print where the data set is."""
         with watching() as observer:
             load_torch(observer)
             from casemate.cli.data import run
@@ -65,18 +65,18 @@ class Fetch:
             fetched = isinstance(found, CasemateError)
             if isinstance(found, CasemateError):
                 if os.environ.get("CASEMATE_DATA"):
-                    raise DataError(f"{found}\nCASEMATE_DATA names this folder; unset it to fetch into the cache")
-                with observer.work("Fetching Fashion-MNIST", 0):
+                    raise DataError(f"{found}\nCASEMATE_DATA names this folder; unset it to download into the cache")
+                with observer.work("Downloading Fashion-MNIST", 0):
                     found = load("fashion-mnist", observer=observer)
         if self.json:
             console.show_json(run.found_as_json("fashion-mnist", found) | {"fetched": fetched})
         else:
-            words = "Fetched and verified" if fetched else "Found and verified; nothing to fetch"
+            words = "Downloaded and verified" if fetched else "Found and verified; nothing to download"
             console.show(f"{words}: {escape(found.origin)}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Show:
+class ShowData:
     """Draw sample images of every class into one PNG file.
 
     Examples:
@@ -85,15 +85,15 @@ class Show:
     """
 
     dataset: Annotated[str, arg(metavar="NAME")] = "fashion-mnist"
-    """The images."""
+    """The data set, one of `casemate data list`."""
     per_class: Annotated[int, arg(metavar="N")] = 12
-    """Images of each class, the first of the training part."""
+    """Number of images of each class, the first of the training images."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("samples.png")
-    """Where the picture goes."""
+    """The file to write."""
     data_dir: DataDir = None
 
     def run(self) -> None:
-        """Draw and write."""
+        """Draw the images and write the file."""
         at_least_one("per-class", self.per_class)
         if self.out.suffix != ".png":
             raise StoreError(f"{self.out}: the picture is a PNG; choose an --out ending in .png")
@@ -109,11 +109,9 @@ class Show:
         console.show(escape(str(self.out)))
 
 
-COMMANDS: Mapping[str, type[List] | type[Fetch] | type[Show]] = {"list": List, "fetch": Fetch, "show": Show}
+COMMANDS: Mapping[str, type[ListData | FetchData | ShowData]] = {"list": ListData, "fetch": FetchData, "show": ShowData}
 
 
-def parse(argv: Sequence[str]) -> List | Fetch | Show:
+def parse(argv: Sequence[str]) -> ListData | FetchData | ShowData:
     """The command of the group that `argv` names, with its options. Raises `SettingError` for an unknown one."""
-    about = {name: parsing.first_line(each.__doc__) for name, each in COMMANDS.items()}
-    name = parsing.choose("casemate data", data.__doc__ or "", about, argv)
-    return parsing.parse(COMMANDS[name], f"casemate data {name}", COMMANDS[name].__doc__ or "", argv[1:])
+    return parsing.parse_group("casemate data", data.__doc__ or "", COMMANDS, argv)

@@ -1,4 +1,4 @@
-"""What `casemate data` and `casemate info` do once PyTorch is loaded: look for data sets."""
+"""What `casemate data` and `casemate info` do once PyTorch is loaded: look for data sets on this machine."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn digits"}
 
 
 def find(name: str, data_dir: Path | None, observer: Observer) -> Dataset | DataError | MissingExtraError:
-    """A data set that is on this machine, verified; the reason as a value if it is not."""
+    """Load and verify a data set from this machine; the error, returned and not raised, if that fails."""
     with observer.work(f"Looking for {TITLES[name]}", 0):
         try:
             return data.load(name, data_dir, offline=True, observer=observer)
@@ -21,7 +21,7 @@ def find(name: str, data_dir: Path | None, observer: Observer) -> Dataset | Data
 
 
 def found_as_json(name: str, found: Dataset | DataError | MissingExtraError) -> dict[str, Any]:
-    """What was found, as JSON."""
+    """The result of `find`, as JSON."""
     if isinstance(found, CasemateError):
         return {"name": name, "title": TITLES[name], "found": None, "why": str(found)}
     return {

@@ -1,4 +1,4 @@
-"""How `casemate data` shows the data sets."""
+"""What `casemate data list` prints."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from casemate.cli.shared import console
 
 
 def show(rows: Sequence[Mapping[str, Any]], *, explain: bool) -> None:
-    """Print a row per data set; `explain` also why one was not found."""
-    made = console.table("Name", *console.right("Train", "Test", "Classes"), "Images", "Found in")
+    """Print a row per data set; with `explain` also why one was not found."""
+    made = console.new_table("Name", *console.right_aligned("Train", "Test", "Classes"), "Images", "Found in")
     for row in rows:
         if row["found"] is None:
-            made.add_row(row["name"], "", "", "", "", "[yellow]not found[/]; `casemate data fetch` gets it")
+            made.add_row(row["name"], "", "", "", "", "[yellow]not found[/]; `casemate data fetch` downloads it")
         else:
             shape = " x ".join(map(str, row["shape"]))
             counts = (f"{row['train_images']:,}", f"{row['test_images']:,}", str(len(row["classes"])))

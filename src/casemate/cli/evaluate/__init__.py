@@ -1,11 +1,11 @@
-"""Tell how robust a model is, and whether the answer can be trusted.
-- Every attack of the budget runs on the images that those before it left
-  right; what no attack fools counts as robust. Then checks look for
-  reasons not to believe the number. None of them can be hidden.
+"""Measure how robust a model is, and whether the result can be trusted.
+- Each attack of the budget runs on the images that the ones before it did
+  not fool; images that withstand all of them count as robust. Checks then
+  look for reasons not to trust the number; all of them are reported.
 - Writes report.html, result.json, examples.parquet, and a record of the
   adversarial examples that others can check with `casemate verify`.
-- Says beforehand what each budget takes at most. An evaluation that is
-  stopped leaves nothing. What another one left in OUT is not replaced.
+- First prints how long each budget takes at most. A stopped evaluation
+  leaves no files. Results of another evaluation in OUT are not replaced.
 
 Examples:
   casemate evaluate model.safetensors --budget quick

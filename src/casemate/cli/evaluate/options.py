@@ -1,4 +1,4 @@
-"""The options of `casemate evaluate`, and what it does with them."""
+"""The options of `casemate evaluate`, and how it runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,76 +12,76 @@ from casemate.cli import evaluate as command
 from casemate.cli.evaluate import run, show
 from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import outputs, parsing
-from casemate.cli.shared.console import Unmet
+from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, number
+from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, parse_number
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Tell how robust a model is, and whether the answer can be trusted."""
+    """Measure how robust a model is, and whether the result can be trusted."""
 
     evaluation: EvaluateRequest
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
-    """Exit with 3 if the robust accuracy at the largest eps is not to be trusted, or the lower end of its 95 % interval
-    is below X, a share such as 0.6."""
+    """Exit with 3 if the robust accuracy at the largest eps cannot be trusted, or the lower end of its 95 % interval is
+    below X, a fraction such as 0.6."""
     fail_by: Literal["lower", "estimate"] = "lower"
     """What --fail-under compares: the lower end of the interval, or the estimate itself."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
-    """Where the files go."""
+    """The folder for the files."""
     overwrite: Overwrite = False
     dry_run: Flag = False
-    """Evaluate nothing: say what would be done, and the time that each budget takes at most."""
+    """Evaluate nothing; print the settings, and how long each budget takes at most."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Evaluate, write, print. Raises `Unmet` if the model falls short of --fail-under."""
+        """Evaluate, write the files, print the result. Raises `ThresholdNotMet` if --fail-under is not met."""
         at_least_one("images", self.evaluation.images)
         least = self._least()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
-            ready = run.prepare(self.evaluation, device, observer)
+            plan = run.prepare(self.evaluation, device, observer)
             if self.dry_run:
-                show.show_times(ready, as_json=self.json)
+                show.show_evaluate_plan(plan, as_json=self.json)
                 return
-            out = self.out or Path("runs") / f"evaluate-{ready.model.short}"
+            out = self.out or Path("runs") / f"evaluate-{plan.model.short}"
             check_folder(out)
-            outputs.check_results(out, ready.about(), overwrite=self.overwrite, observer=observer)
-            observer.message(show.announced(ready))
-            found = run.run(ready, observer)
-            result = run.write(out, ready, found, threads, observer)
+            outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
+            observer.message(show.expected_time(plan))
+            found = run.run(plan, observer)
+            result = run.write(out, plan, found, threads, observer)
             display = partial(show.show, result, out)
         display(as_json=self.json)
         verdict = found.verdict
         if least is None:
             return
         if not verdict.trust.trusted:
-            raise Unmet(f"--fail-under {self.fail_under}: {verdict.sentence}")
+            raise ThresholdNotMet(f"--fail-under {self.fail_under}: {verdict.sentence}")
         robust = verdict.number.robust
         compared = robust.low if self.fail_by == "lower" else robust.value
         if compared < least:
             lower = "the lower end of the 95 % interval of " if self.fail_by == "lower" else ""
-            raise Unmet(
+            raise ThresholdNotMet(
                 f"{lower}robust accuracy at eps {verdict.eps:g}, {compared:.4g}, is below {self.fail_under} (estimate "
                 f"{robust.value:.4g}, n = {robust.n:,})"
             )
 
     def _least(self) -> float | None:
-        """The robust accuracy that --fail-under demands."""
+        """The robust accuracy that --fail-under demands. Raises `SettingError`."""
         if self.fail_under is None:
             return None
-        least = number("fail-under", self.fail_under)
+        least = parse_number("fail-under", self.fail_under)
         if not 0 <= least <= 1:
-            raise SettingError(f"fail-under {self.fail_under}; expected a share from 0 to 1, such as 0.6")
+            raise SettingError(f"fail-under {self.fail_under}; expected a fraction from 0 to 1, such as 0.6")
         return least
 
 
 def parse(argv: Sequence[str]) -> Evaluate:
-    """The command with the options that `argv` gives. Raises `SettingError` for an option that is gone."""
+    """The command with the options that `argv` gives. Raises `SettingError` for an option of earlier versions."""
     parsing.refuse_removed(argv, MODEL_FROM)
     return parsing.parse(Evaluate, "casemate evaluate", command.__doc__ or "", argv)

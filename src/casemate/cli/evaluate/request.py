@@ -1,4 +1,4 @@
-"""What `casemate evaluate` is to evaluate: the model, the images, the attacks."""
+"""What `casemate evaluate` evaluates: the model, the images, the attacks."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, number
+from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, parse_number
 from casemate.errors import SettingError
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.verdict import CONVENTION, Borders
@@ -15,7 +15,7 @@ from casemate.models import Precision
 from casemate.norms import Norm
 
 EPS: Mapping[Norm, str] = {"linf": "0.1", "l2": "1", "l1": "10"}
-"""What is taken if no eps is given: the study's 0.1, and radii that hurt images of 28 x 28 pixels about as much."""
+"""The eps if none is given: the study's 0.1, and radii of similar effect on images of 28 x 28 pixels."""
 _EPS_WORDS = ", ".join(f"{eps} {norm}" for norm, eps in EPS.items())
 _BORDERS = f"{CONVENTION.broken:g} {CONVENTION.weak:g} {CONVENTION.robust:g}"
 _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signature(evaluate).parameters.items()}
@@ -23,42 +23,42 @@ _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signat
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """The settings of an evaluation; defaults are those of `casemate.evaluation.evaluate`."""
+    """The settings of an evaluation; defaults are those of `casemate.evaluate`."""
 
     model: ModelName
     dataset: TestSet = None
     data: DataFile = None
     data_dir: DataDir = None
     images: Annotated[int, arg(metavar="N")] = 500
-    """Take the first N images."""
+    """Use the first N images."""
     norm: Norm = _DEFAULTS["norm"]
-    """Norm in which eps is measured."""
+    """The norm of eps."""
     eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {_EPS_WORDS})")] = ()
-    """Radii in units of pixels within [0, 1]; fractions such as 8/255 are fine. The checks are made at the largest."""
+    """Radii in pixel units, for pixels in [0, 1]; fractions such as 8/255 are fine. The checks run at the largest."""
     budget: Budget = _DEFAULTS["budget"]
-    """How hard to try; standard is AutoAttack, quick only a first look."""
+    """Which attacks to run: standard is AutoAttack, quick only a first look."""
     thorough: Flag = False
-    """Also make the checks that take minutes, whatever the budget."""
+    """Also run the checks that take minutes, whatever the budget."""
     substitute: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: none)")] = None
-    """An undefended model for the same images, for the checks that need one: a file or a function, as MODEL is."""
+    """An undefended model for the same images, for the checks that need one; a file or a function, like MODEL."""
     precision: Precision = _DEFAULTS["precision"]
-    """In which attacks within a ball look for their way: bfloat16 is much faster on some processors. Whether an image
-    fools is always said in float32."""
+    """Precision of the gradients of attacks within a ball: bfloat16 is much faster on some processors. Whether an image
+    fools the model is always decided in float32."""
     seed: Seed = 0
     borders: Annotated[tuple[str, ...], arg(metavar="B W R", help_behavior_hint=f"(default: {_BORDERS})")] = ()
-    """Grades, by the share of right images that withstood everything: broken under B, weak under W, partly robust from
-    W, robust as far as tested from R."""
+    """Borders between the grades, as shares of the correctly classified images that withstood every attack: broken
+    under B, weak under W, partly robust from W, robust as far as tested from R."""
 
     def grade_borders(self) -> Borders:
         """The borders between grades. Raises `SettingError`."""
         if not self.borders:
             return CONVENTION
         if len(self.borders) != 3:
-            raise SettingError(f"borders {' '.join(self.borders)}; expected three shares, such as {_BORDERS}")
-        broken, weak, robust = (number("borders", text) for text in self.borders)
+            raise SettingError(f"borders {' '.join(self.borders)}; expected three fractions, such as {_BORDERS}")
+        broken, weak, robust = (parse_number("borders", text) for text in self.borders)
         return Borders(broken=broken, weak=weak, robust=robust)
 
     @property
     def radii(self) -> tuple[str, ...]:
-        """The values of eps, as they are written."""
+        """The values of eps as the user wrote them."""
         return self.eps or (EPS[self.norm],)

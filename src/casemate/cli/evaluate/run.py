@@ -1,4 +1,4 @@
-"""What `casemate evaluate` does once PyTorch is loaded: load, tell the time, evaluate, write."""
+"""What `casemate evaluate` does once PyTorch is loaded: load, estimate the time, evaluate, write."""
 
 import warnings
 from dataclasses import asdict, dataclass
@@ -26,30 +26,31 @@ from casemate.units import find_eps_issue
 
 
 @dataclass(frozen=True)
-class Ready:
-    """An evaluation about to begin."""
+class EvaluatePlan:
+    """An evaluation that is ready to run."""
 
     request: EvaluateRequest
-    model: inputs.Model
-    images: inputs.Images
+    model: inputs.LoadedModel
+    data: str
+    """The data set, or the file with the images."""
     test: LabelledImages
-    """Those of the images that are taken."""
+    """The images that are used."""
     values: tuple[float, ...]
-    """Of eps, ascending."""
+    """The values of eps, ascending."""
     substitute: Classifier | None
     seconds: dict[Budget, float]
-    """That each budget takes at most."""
+    """How long each budget takes at most."""
     device: str
     hashes: dict[str, str | None]
-    """What tells the model's weights, the images and the substitute's weights from all others."""
+    """Hashes of the model's weights, the images and the substitute's weights."""
     borders: Borders
-    """Between the grades of the verdict."""
+    """Borders between the grades of the verdict."""
 
     def about(self) -> dict[str, Any]:
-        """What it is, as JSON."""
+        """The settings, as JSON."""
         return {
             "model": self.model.name,
-            "data": self.images.name,
+            "data": self.data,
             "images": len(self.test),
             "classes": list(self.model.model.classes),
             "norm": self.request.norm,
@@ -66,17 +67,25 @@ class Ready:
         }
 
 
-def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Ready:
-    """Load model and images, try the one on the other, measure the speed. Raises `CasemateError`."""
+def prepare(request: EvaluateRequest, device: str, observer: Observer) -> EvaluatePlan:
+    """Load the model and the images, try the model on them, measure its speed. Raises `CasemateError`."""
     values = tuple(sorted({parse_eps(text) for text in request.radii}))
     borders = request.grade_borders()
     model = inputs.load_model(request.model, device)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
+<<<<<<< HEAD
     images = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images.images[: request.images]
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.is_obvious:
         warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
+=======
+    images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
+    test = images[: request.images]
+    doubt = doubt_of(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
+    if doubt is not None and doubt.plain:
+        warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
+>>>>>>> w-cli
     with observer.work("Measuring the speed", 0):
         seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
     hashes = {
@@ -84,44 +93,44 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Ready:
         "images_sha256": fingerprint_of_images(test),
         "substitute_fingerprint": None if substitute is None else fingerprint(substitute),
     }
-    return Ready(request, model, images, test, values, substitute, seconds, device, hashes, borders)
+    return EvaluatePlan(request, model, data, test, values, substitute, seconds, device, hashes, borders)
 
 
-def run(ready: Ready, observer: Observer) -> Evaluation:
-    """Evaluate; if that does not come to its end, say that nothing is kept."""
-    request = ready.request
+def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
+    """Evaluate; if that is interrupted or fails, report that nothing is kept."""
+    request = plan.request
     try:
         return evaluate(
-            ready.model.model,
-            ready.test,
-            eps=ready.values,
+            plan.model.model,
+            plan.test,
+            eps=plan.values,
             norm=request.norm,
             budget=request.budget,
             thorough=request.thorough or None,
-            substitute=ready.substitute,
+            substitute=plan.substitute,
             precision=request.precision,
             seed=request.seed,
-            borders=ready.borders,
+            borders=plan.borders,
             observer=observer,
         )
     except BaseException:
-        observer.message("Nothing of this evaluation is kept: it has no result before its end.")
+        observer.message("Nothing of this evaluation is kept: it has no result until it is finished.")
         raise
 
 
-def write(folder: Path, ready: Ready, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
-    """Write record, result.json, table of examples and report.html, all or none; return what is in result.json."""
+def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
+    """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     record, adversarial_prediction = make_record(
-        found, ready.model.model, name=ready.model.name, data=ready.images.name, observer=observer
+        found, plan.model.model, name=plan.model.name, data=plan.data, observer=observer
     )
-    result = ready.about() | found.as_json()
+    result = plan.about() | found.as_json()
     result["fingerprint"] = record.fingerprint
     result["record"] = {
         "examples": int((record.first_success >= 0).sum()),
         "unproven": int((found.cascade.first_success >= 0).sum()) - int((record.first_success >= 0).sum()),
         "robust_accuracy": list(record.robust_accuracy),
     }
-    result["provenance"] = surroundings(ready.device, threads)
+    result["provenance"] = surroundings(plan.device, threads)
     with observer.work("Writing the report", 0), filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_record(record, temporary)
         write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples")

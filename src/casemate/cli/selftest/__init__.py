@@ -1,9 +1,9 @@
-"""Try the evaluation on models known to lie, and on honest ones.
-- Every liar is first attacked by what it fools, which claims too much; the
-  evaluation must then call it broken or not to be trusted. It may call no
-  honest model not to be trusted.
-- Small networks are trained for it. Says beforehand what it takes at most.
-- Exits with 0 if all came out as they must, with 1 if one did not.
+"""Run the evaluation on deliberately misleading models, and on honest ones.
+- Each misleading model resists one attack without being robust. The evaluation
+  must find it broken, weak or not to be trusted, and must trust every honest
+  model.
+- It trains small networks, and first says how long it takes at most.
+- Exits with 0 if every verdict is as expected, with 1 if one is not.
 
 Examples:
   casemate selftest

@@ -1,4 +1,4 @@
-"""The options of `casemate selftest`, and what it does with them."""
+"""The options of `casemate selftest`, and how it runs."""
 
 import inspect
 from collections.abc import Sequence
@@ -19,23 +19,23 @@ _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signat
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTest:
-    """Try the evaluation on models known to lie, and on honest ones."""
+    """Run the evaluation on deliberately misleading models, and on honest ones."""
 
     only: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
-    """These models; an unknown name is answered with all there are."""
+    """Only these models; an unknown name lists all of them."""
     budget: Budget = _DEFAULTS["budget"]
-    """How hard to try, as in `casemate evaluate`."""
+    """Which attacks to run, as in `casemate evaluate`."""
     images: Annotated[int, arg(metavar="N")] = 200
-    """Judge on N images, equally many of each class."""
+    """Evaluate on N images, equally many of each class."""
     dataset: Annotated[str, arg(metavar="NAME")] = "auto"
-    """The images, one of `casemate data list`; auto: Fashion-MNIST, or where it cannot be had scikit-learn's digits."""
+    """The data set, one of `casemate data list`; auto: Fashion-MNIST, or scikit-learn's digits if it is unavailable."""
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Train, attack, judge, print. Leaves with 1 if a model did not come out as it must."""
+        """Train, attack, evaluate, print. Exits with 1 if a verdict is not as expected."""
         at_least_one("images", self.images)
         with watching() as observer:
             device, _ = self.machine.set_up(observer)

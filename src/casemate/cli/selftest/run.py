@@ -1,4 +1,4 @@
-"""What `casemate selftest` does once PyTorch is loaded: tell the time, and run."""
+"""What `casemate selftest` does once PyTorch is loaded: estimate the time, and run."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,47 +1,47 @@
-"""Changes to training images as the command line writes them: `affine:rotation=90,shift=0.1`, `flip:sometimes=0.5`.
+"""Augmentations as the command line writes them: `affine:rotation=90,shift=0.1`, `flip:sometimes=0.5`.
 
-A name, and after a colon whatever settings differ from its defaults. `sometimes` is no setting of a change but the
-share of the images that it is made to (salt-and-pepper has a `share` of its own, of the pixels). As data a change is
-what `casemate.data.named.make_augmentation` takes, with all its settings.
+A name, and after a colon the settings that differ from its defaults. `sometimes` is no setting of the augmentation but
+the share of images that it is applied to (salt-and-pepper has a setting `share`, which is one of pixels). As data, an
+augmentation is a mapping with all its settings, as `casemate.data.named.make_augmentation` takes it.
 """
 
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from casemate.cli.shared.options import number
+from casemate.cli.shared.options import parse_number
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.errors import SettingError
 
-_SOMETIMES = "sometimes"
+_PROBABILITY = "sometimes"
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """The settings of a change and their defaults."""
+def augmentation_defaults(name: str) -> dict[str, Any]:
+    """The settings of an augmentation and their defaults."""
     kind: Any = AUGMENTATIONS[name]
     return {field.name: field.default for field in fields(kind)}
 
 
-def read_change(text: str) -> dict[str, Any]:
-    """The change that `text` names. Raises `SettingError` naming what is known."""
+def read_augmentation(text: str) -> dict[str, Any]:
+    """The augmentation that `text` names. Raises `SettingError`, which lists the known names or settings."""
     name, colon, rest = text.partition(":")
     if name not in AUGMENTATIONS:
-        make_augmentation({"name": name})  # raises, with the names there are
-    defaults = settings_of(name)
-    known = ", ".join([*(f"{each} ({_written(default)})" for each, default in defaults.items()), _SOMETIMES])
+        make_augmentation({"name": name})  # raises, and lists the known names
+    defaults = augmentation_defaults(name)
+    known = ", ".join([*(f"{each} ({default:g})" for each, default in defaults.items()), _PROBABILITY])
     given: dict[str, Any] = {}
     for part in rest.split(",") if colon else ():
         setting, equals, value = part.partition("=")
         if not equals:
             raise SettingError(f"{text!r}: {part!r} is not SETTING=VALUE (no spaces); {name} has {known}")
-        if setting != _SOMETIMES and setting not in defaults:
+        if setting != _PROBABILITY and setting not in defaults:
             raise SettingError(f"{text!r}: {name} has no setting {setting!r}; it has {known}")
         given[setting] = _value(text, setting, value, whole=isinstance(defaults.get(setting), int))
-    if not 0 <= given.get(_SOMETIMES, 1) <= 1:
-        raise SettingError(f"{text!r}: expected {_SOMETIMES} to be a share of the images, from 0 to 1")
-    spec: dict[str, Any] = {"name": name, "settings": defaults | {k: v for k, v in given.items() if k != _SOMETIMES}}
-    if _SOMETIMES in given:
-        spec["share"] = given[_SOMETIMES]
+    if not 0 <= given.get(_PROBABILITY, 1) <= 1:
+        raise SettingError(f"{text!r}: expected {_PROBABILITY} to be a fraction of the images, from 0 to 1")
+    spec: dict[str, Any] = {"name": name, "settings": defaults | {k: v for k, v in given.items() if k != _PROBABILITY}}
+    if _PROBABILITY in given:
+        spec["share"] = given[_PROBABILITY]
     try:
         make_augmentation(spec)
     except SettingError as error:
@@ -49,19 +49,15 @@ def read_change(text: str) -> dict[str, Any]:
     return spec
 
 
-def write_change(spec: Mapping[str, Any]) -> str:
-    """The text that `read_change` would read as `spec`."""
-    settings = dict(spec["settings"]) | ({_SOMETIMES: spec["share"]} if "share" in spec else {})
-    words = ",".join(f"{name}={_written(value)}" for name, value in settings.items())
+def write_augmentation(spec: Mapping[str, Any]) -> str:
+    """The inverse of `read_augmentation`."""
+    settings = dict(spec["settings"]) | ({_PROBABILITY: spec["share"]} if "share" in spec else {})
+    words = ",".join(f"{name}={value:g}" for name, value in settings.items())
     return f"{spec['name']}:{words}" if words else spec["name"]
 
 
-def _written(value: float) -> str:
-    return f"{value:g}"
-
-
 def _value(text: str, setting: str, value: str, *, whole: bool) -> float | int:
-    found = number(f"{text!r}: {setting}", value)
+    found = parse_number(f"{text!r}: {setting}", value)
     if whole and found != int(found):
         raise SettingError(f"{text!r}: {setting} = {value}; expected a whole number")
     return int(found) if whole else found

@@ -1,10 +1,10 @@
-"""What the user reads: results on stdout as tables or JSON, errors on stderr, numbers in words."""
+"""Output for the user: results on stdout as tables or JSON, errors and warnings on stderr."""
 
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,29 +16,29 @@ from rich.table import Column, Table
 from casemate.errors import CasemateWarning
 
 _PIPE_WIDTH = 160
-"""Columns for results that do not go to a terminal: wide enough that nothing is folded."""
+"""Columns of output that does not go to a terminal: wide enough that no table wraps."""
 
 
-class Unmet(Exception):
-    """What was asked to hold does not; `main` says so on stderr and exits with 3."""
+class ThresholdNotMet(Exception):
+    """A model or a record falls short of what the command line demands; `main` prints it and exits with 3."""
 
 
 class _Console(Console):
-    """A console that leaves a closed pipe to `main`."""
+    """A console that raises `BrokenPipeError` when its reader is gone, for `main` to handle."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def console(*, stderr: bool) -> _Console:
-    """A console on stderr or stdout as they are now; tests and shells exchange them."""
+    """A console on the current stderr or stdout, which tests and shells replace."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
     return _Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
 def show(*what: RenderableType) -> None:
-    """Print results to stdout. Text may hold rich's markup; pass what users wrote through `rich.markup.escape`."""
+    """Print results to stdout. Strings are read as rich markup: escape what users wrote with `rich.markup.escape`."""
     out = console(stderr=False)
     for each in what:
         out.print(each)
@@ -49,14 +49,14 @@ def show_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def complain(message: str, *, word: str = "error") -> None:
+def print_error(message: str, *, word: str = "error") -> None:
     """Print an error to stderr."""
     console(stderr=True).print(f"[bold red]{word}:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Inside, the library's warnings are lines on stderr, each sentence once."""
+    """A context in which the library's warnings become lines on stderr, each sentence once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", CasemateWarning)
@@ -73,8 +73,8 @@ def warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def table(*columns: str | Column, title: str | None = None) -> Table:
-    """An empty table in the common style; a column given by name is left-aligned."""
+def new_table(*columns: str | Column, title: str | None = None) -> Table:
+    """An empty table in the common style; columns given by name are left-aligned."""
     return Table(
         *columns,
         box=box.SIMPLE_HEAD,
@@ -86,18 +86,22 @@ def table(*columns: str | Column, title: str | None = None) -> Table:
     )
 
 
-def right(*names: str) -> Sequence[Column]:
-    """Right-aligned columns."""
+def right_aligned(*names: str) -> Sequence[Column]:
+    """Right-aligned columns for `new_table`."""
     return [Column(name, justify="right") for name in names]
 
 
-def percent(value: float | int, digits: int = 1) -> str:
-    """A fraction as percent."""
-    return f"{100 * value:.{digits}f}"
+def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str, Any], str] | None = None) -> Table:
+    """A table with a row per setting of a planned run, without its notes and the settings that are not set."""
+    made = new_table("Setting", "Value", title=title)
+    for name, value in about.items():
+        if name not in ("notes", "seconds_at_most") and value not in (None, []):
+            made.add_row(name.replace("_", " "), escape(words(value) if words_of is None else words_of(name, value)))
+    return made
 
 
 def words(value: Any) -> str:
-    """Settings as one line."""
+    """A setting, a list or a mapping of settings as one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {words(each)}" for name, each in value.items())
     if isinstance(value, list):
@@ -105,19 +109,13 @@ def words(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def notes(lines: Sequence[str]) -> list[str]:
-    """What a reader of a result should know of it, a line each."""
+def note_lines(lines: Sequence[str]) -> list[str]:
+    """Notes on a result, marked as such, a line each."""
     return [f"[yellow]Note:[/] {escape(line)}." for line in lines]
 
 
-def interval(estimate: dict[str, Any], *, scale: float = 100.0, digits: int = 1) -> str:
-    """A number and its 95 % interval, by default as percent."""
-    value, low, high = (f"{scale * estimate[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
 def duration(seconds: float | int) -> str:
-    """A time in words, to about two figures."""
+    """A time in words, to about two significant figures."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,7 +1,7 @@
-"""Options made of a dataclass: names, types, defaults and help are those of its fields, written once, there.
+"""Options generated from a dataclass: names, types, defaults and help come from its fields.
 
-Text cannot express every field: callables, tensors, models and other attacks can be set in Python only, and the help
-says which they are (see `python_only`).
+Not every field can be written as text: callables, tensors, models and other attacks can be set in Python only, and the
+help lists them (see `python_only`).
 """
 
 import ast
@@ -18,12 +18,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from casemate.cli.shared.options import MODEL_HELP, number
+from casemate.cli.shared.options import MODEL_HELP, parse_number
 from casemate.errors import SettingError
 from casemate.models import Classifier
 
 _TEXT = (bool, int, float, str, Path, type(None))
-"""Types that are written as text."""
+"""Types that can be written as text."""
 
 
 def options_of(
@@ -34,14 +34,14 @@ def options_of(
     none: str = "none",
     words: str = "",
 ) -> type:
-    """A dataclass of the options of another one, for `tyro`; a model is an option that names it (see `MODEL_HELP`).
+    """A dataclass for `tyro` whose fields are the options of another one; a model becomes its file or function.
 
     Args:
         kind: a dataclass with attribute docstrings.
-        skip: fields that are no options.
-        defaults: instead of the fields' own; a None that the field does not take must be replaced by the caller.
-        none: what the help says of such a None.
-        words: what the help says of them all.
+        skip: fields that do not become options.
+        defaults: replace the fields' own. The caller must replace a default of None that the field does not accept.
+        none: how the help describes such a None.
+        words: the help on the group of options.
     """
     given, hints, helps = defaults or {}, get_type_hints(kind), field_help(kind)
     options: list[tuple[str, Any, Any]] = []
@@ -55,7 +55,7 @@ def options_of(
         elif hint is None:
             continue
         else:
-            foreign = default is None and not _takes_none(hint)
+            foreign = default is None and type(None) not in get_args(hint)
             shown = {None: none if foreign else "none", (): "none"}.get(default) if default in (None, ()) else None
             behaviour = None if shown is None else f"(default: {shown})"
             metavar = {int: "N", int | None: "N"}.get(hint)
@@ -69,24 +69,20 @@ def options_of(
     return made
 
 
-def _takes_none(hint: Any) -> bool:
-    return type(None) in get_args(hint)
-
-
-def settings_of(options: Any) -> dict[str, Any]:
-    """The settings that were chosen, by name."""
+def chosen_settings(options: Any) -> dict[str, Any]:
+    """The values of parsed options, by name."""
     return {each.name: getattr(options, each.name) for each in fields(options)}
 
 
 def python_only(kind: type) -> list[str]:
-    """The fields of a dataclass that text cannot express."""
+    """The fields of a dataclass that cannot be written as text."""
     hints = get_type_hints(kind)
     names = [each.name for each in fields(kind) if hints[each.name] is not Classifier]
     return [name for name in names if in_text(hints[name]) is None]
 
 
 def in_text(hint: Any) -> Any:
-    """The part of a type that text can express; None if there is none."""
+    """The part of a type that can be written as text; None if there is none."""
     origin = get_origin(hint)
     if origin is Annotated:
         return in_text(get_args(hint)[0])
@@ -101,12 +97,12 @@ def in_text(hint: Any) -> Any:
 
 
 def field_help(kind: type) -> dict[str, str]:
-    """The attribute docstrings of a class and its bases, by name, each as one paragraph."""
+    """The attribute docstrings of a class and its bases, by field, each as one paragraph."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-        except (OSError, TypeError, SyntaxError):  # without a source, such as `object`
+        except (OSError, TypeError, SyntaxError):  # no source, such as `object`
             continue
         body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
         for before, after in pairwise(body):
@@ -120,7 +116,7 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def _number_or_none(hint: Any) -> Any:
-    """The type of a float that may be written as a fraction, and as `none` where it may be None."""
+    """The type of a float option: a number or a fraction, or `none` where None is allowed."""
     spec = PrimitiveConstructorSpec(
         nargs=1,
         metavar="X",
@@ -135,6 +131,6 @@ def _read_number(texts: list[str], *, optional: bool) -> float | None:
     if optional and texts[0].lower() == "none":
         return None
     try:
-        return number("", texts[0])
+        return parse_number("", texts[0])
     except SettingError as error:
         raise ValueError(str(error).strip()) from error

@@ -1,4 +1,4 @@
-"""The model and the images that a command is given: a saved model, or the user's own; a data set by name, or a file."""
+"""Loading of the model and the images of a command: a saved model or the user's own, a data set by name or a file."""
 
 import importlib
 import re
@@ -15,42 +15,31 @@ from casemate.progress import Observer
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model under judgement."""
+class LoadedModel:
+    """A model, and where it came from."""
 
     model: Classifier
     name: str
     """Its file, or the function that made it."""
     short: str
-    """The same in a word, for a folder's name."""
+    """A short name, for a folder."""
     dataset: str | None
-    """The data set that it was trained on, where it says so."""
+    """The data set that it was trained on, if known."""
     description: ModelMetadata | None = None
-    """What stands beside its weights, if it is a file."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images to judge a model by."""
-
-    images: LabelledImages
-    name: str
-    """Of the data set, or of the file."""
-    title: str
+    """The metadata saved beside its weights; None for a model that a function made."""
 
 
 _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
-def load_model(text: str, device: str) -> Model:
-    """The model that is meant: a file written by casemate, or what a function of the user's returns.
+def load_model(text: str, device: str) -> LoadedModel:
+    """Load a model: a file written by casemate, or the result of the user's own function.
 
-    Code is imported only if `text` has the form package.module:function and is not the name of a file. Raises
-    `ModelError` for a model that cannot be had.
+    Code is imported only if `text` has the form package.module:function and no file has that name. Raises `ModelError`.
     """
     path = Path(text)
     if _FUNCTION.fullmatch(text) and not path.exists():
-        found = Model(_made_by(text), text, text.split(":")[-1], None)
+        found = LoadedModel(_made_by(text), text, text.split(":")[-1], None)
     elif not path.exists():
         raise ModelError(
             f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
@@ -58,13 +47,13 @@ def load_model(text: str, device: str) -> Model:
         )
     else:
         model, description = load(path)
-        found = Model(model, text, path.stem, description.dataset, description)
+        found = LoadedModel(model, text, path.stem, description.dataset, description)
     found.model.to(device)
     return found
 
 
 def _made_by(source: str) -> Classifier:
-    """What the user's own function returns; it lies in a module of the current folder or an installed one."""
+    """The model that the user's function returns; its module is in the current folder or installed."""
     module, _, name = source.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -77,7 +66,7 @@ def _made_by(source: str) -> Classifier:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
             f"{source} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). "
-            f"The module is looked for in {here} and among the installed ones; the function takes no arguments"
+            f"The module is searched in {here} and among the installed ones; the function is called without arguments"
         ) from error
     if not isinstance(made, Classifier):
         raise ModelError(
@@ -88,21 +77,21 @@ def _made_by(source: str) -> Classifier:
 
 
 def load_images(
-    model: Model, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
-) -> Images:
-    """The images in `file`, or the test images of a data set: `dataset`, or the one the model was trained on.
+    model: LoadedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
+) -> tuple[LabelledImages, str]:
+    """The images in `file`, or the test images of a data set (`dataset`, or the one of the training), with a name.
 
-    Raises `SettingError` for two sources or none, `DataError` for images that cannot be had, `ModelError` for a data
-    set of other classes.
+    Raises `SettingError` for two sources or none, `DataError` for images that cannot be loaded, `ModelError` for a data
+    set with other classes than the model's.
     """
     if file is not None:
         if dataset is not None:
-            raise SettingError("--data and --dataset; give the images once")
-        return Images(read_images(file), file.name, str(file))
+            raise SettingError("--data and --dataset both name images; give one of them")
+        return read_images(file), file.name
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)
     if name is None:
-        raise SettingError(f"which images? Give your own with --data FILE, or --dataset with one of {known}")
+        raise SettingError(f"no images were given; give your own with --data FILE, or --dataset with one of {known}")
     if name not in data.NAMES:
         raise SettingError(
             f"the model was trained on {name!r}; give its images with --data FILE, or --dataset with one of {known}"
@@ -113,7 +102,7 @@ def load_images(
         model.dataset is None and len(whole.classes) == len(model.model.classes)
     ):
         raise ModelError(
-            f"{model.name} tells {', '.join(model.model.classes[:3])}, ... apart, but {whole.title} has the classes "
+            f"{model.name} has the classes {', '.join(model.model.classes[:3])}, ..., but {whole.title} has "
             f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
         )
-    return Images(whole.test, name, f"{name}, test images")
+    return whole.test, name

@@ -1,8 +1,7 @@
-"""Progress and messages on stderr: a live display on a terminal, elsewhere plain lines.
+"""Progress and messages on stderr: a live display on a terminal, elsewhere plain lines, at most one in ten seconds.
 
-There is at most one line in ten seconds per piece of work. What is done, how long it took and how long the rest will
-take is kept by rich in both cases; what is reported first is taken for what an earlier run had done, so that the time
-left is known from the second report on.
+In both cases rich keeps count and estimates the time left. The first amount reported may be the work of an earlier
+run that is being continued, so the estimate starts with the second.
 """
 
 import sys
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -30,15 +28,15 @@ from casemate.cli.shared.console import duration
 from casemate.progress import Advance, Observer
 
 _FIRST_LINE = 2.0
-"""Seconds after which a piece of work shows itself where there is no terminal."""
+"""Seconds after which the first line of a task is printed where there is no terminal."""
 _NEXT_LINE = 10.0
-"""Seconds between its lines."""
+"""Seconds between the lines of a task."""
 _TIMES_WIDTH = 29
-"""Columns of "100% 12:34:56 left 65:43:21" and the gaps round it."""
+"""Columns of "100% 12:34:56 left 65:43:21" and the gaps around it."""
 _MARGIN = 3
-"""Columns left free at the right: the ^C that a terminal shows would otherwise begin a new line."""
+"""Columns left free on the right, so that the ^C that a terminal prints does not wrap."""
 _WHOLE_RUN = 1e9
-"""Seconds over which speed is averaged: all."""
+"""Seconds over which the speed is averaged: the whole run."""
 
 
 def _now() -> float:
@@ -46,20 +44,16 @@ def _now() -> float:
 
 
 def _progress(console: Console, *columns: object, live: bool) -> Progress:
-    """Rich's bookkeeping of pieces of work, with or without a display."""
+    """Rich's progress tracking, with or without a display."""
     return Progress(
         *columns,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         console=console,
         transient=True,
         refresh_per_second=5,
         speed_estimate_period=_WHOLE_RUN,
-        get_time=lambda: _now(),  # looked up anew, so that tests can set the clock
+        get_time=lambda: _now(),  # looked up at each call, so that tests can set the clock
         disable=not live,
     )
-
-
-def _task(progress: Progress, row: TaskID) -> Task:
-    return next(task for task in progress.tasks if task.id == row)
 
 
 class _Plain:
@@ -74,7 +68,7 @@ class _Plain:
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         row = self._progress.add_task(title, total=total if total > 0 else None)
-        task = _task(self._progress, row)
+        task = next(each for each in self._progress.tasks if each.id == row)
         printed, lines, latest = _now() - _NEXT_LINE + _FIRST_LINE, 0, ""
 
         def line() -> None:
@@ -153,7 +147,7 @@ class _Live:
         try:
             yield advance
         finally:
-            self._depth = level  # its row stays until the next one takes its place, so that the display does not jump
+            self._depth = level  # its row stays until another replaces it, so that the display does not jump
             if level == 0:
                 self._progress.stop()
                 self._drop(0)
@@ -166,7 +160,7 @@ class _Live:
 
 @contextmanager
 def watching() -> Iterator[Observer]:
-    """The observer that fits where stderr goes."""
+    """A context with the observer for stderr: live on a terminal, else plain lines."""
     console = make_console(stderr=True)
     if sys.stderr.isatty() and not console.is_dumb_terminal:
         live = _Live(console)

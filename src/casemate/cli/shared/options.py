@@ -1,4 +1,4 @@
-"""Options that several commands share, each with one meaning and one help text, and the checks that come first."""
+"""Options that several commands share, each with one help text, and checks that run before anything is computed."""
 
 import math
 import os
@@ -26,7 +26,7 @@ DataDir = Annotated[
     Path | None,
     arg(
         metavar="FOLDER",
-        help="The only folder to look for Fashion-MNIST in.",
+        help="Search this folder only for Fashion-MNIST.",
         help_behavior_hint="(default: $CASEMATE_DATA, else the usual places)",
     ),
 ]
@@ -34,41 +34,41 @@ DataFile = Annotated[
     Path | None,
     arg(
         metavar="FILE",
-        help="Your own images instead: a .npz or .safetensors file with images, (n, channels, height, width), bytes or "
-        "numbers within [0, 1], and labels.",
+        help="Your own images: a .npz or .safetensors file with the arrays images, (n, channels, height, width), as "
+        "bytes or as numbers in [0, 1], and labels.",
         help_behavior_hint="(default: a data set)",
     ),
 ]
 MODEL_HELP = (
-    "A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, your own "
-    "function without arguments that returns a casemate.Classifier. Only this second form runs code: the module is "
-    "looked for in the current folder and among the installed ones."
+    "A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, a function "
+    "without arguments that returns a casemate.Classifier. Only the second form runs code: the module is searched in "
+    "the current folder and among the installed ones."
 )
 ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}
-"""What to write instead of the option that is gone."""
+"""An option of earlier versions, and what to write instead."""
 StoreFolder = Annotated[
     Path | None,
     arg(
         metavar="FOLDER",
-        help="Where finished artifacts are kept.",
+        help="The folder of finished artifacts.",
         help_behavior_hint="(default: $CASEMATE_STORE, else in the user's cache)",
     ),
 ]
 Json = Annotated[
     bool, FlagCreatePairsOff, arg(help="Print one JSON document instead of tables.", help_behavior_hint="")
 ]
-Seed = Annotated[int, arg(metavar="N", help="Of all random draws.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Where to compute; auto: a GPU if there is one.")]
+Seed = Annotated[int, arg(metavar="N", help="Seed of all random numbers.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], arg(help="Where to compute; auto uses a GPU if there is one.")]
 Threads = Annotated[
     int | None,
-    arg(metavar="N", help="Processor threads.", help_behavior_hint="(default: PyTorch's choice)"),
+    arg(metavar="N", help="Number of CPU threads.", help_behavior_hint="(default: PyTorch's choice)"),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and with how much to compute."""
+    """The device and the number of threads."""
 
     device: Device = "auto"
     threads: Threads = None
@@ -86,27 +86,24 @@ class Machine:
 
 
 def load_torch(observer: Observer) -> None:
-    """Import PyTorch, which takes a few seconds, where the user can see what takes them."""
+    """Import PyTorch, which takes a few seconds, and report it as progress."""
     with observer.work("Loading PyTorch", 0):
         import torch  # noqa: F401
 
 
 def resolve(device: str, observer: Observer) -> str:
-    """The device meant. Raises `SettingError` if it is not there."""
+    """The device to use, cpu or cuda. Raises `SettingError` if it is not available."""
     load_torch(observer)
     import torch
 
     found = torch.cuda.is_available()
     if device == "cuda" and not found:
-        raise SettingError("device cuda, but PyTorch finds no GPU that it can use; take --device cpu or auto")
+        raise SettingError("device cuda, but PyTorch finds no GPU that it can use; choose --device cpu or auto")
     return "cuda" if found and device != "cpu" else "cpu"
 
 
 def check_folder(path: Path) -> None:
-    """Make sure, before anything is computed, that files can be written into `path`, which is not made yet.
-
-    Raises `StoreError`.
-    """
+    """Raise `StoreError` if files could not be written into the folder `path`; the folder is not created."""
     try:
         place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
         if not place.is_dir():
@@ -117,12 +114,12 @@ def check_folder(path: Path) -> None:
 
 
 def at_least_one(name: str, value: int | None) -> None:
-    """Raise `SettingError` if a number that was given is below 1."""
+    """Raise `SettingError` if a number is below 1; None passes."""
     if value is not None and value < 1:
         raise SettingError(f"{name} = {value}; expected at least 1")
 
 
-def number(name: str, text: str) -> float:
+def parse_number(name: str, text: str) -> float:
     """Read a number or a fraction such as 8/255. Raises `SettingError` if it is neither, or not finite."""
     try:
         value = float(Fraction(text)) if "/" in text else float(text)

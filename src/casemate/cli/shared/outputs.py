@@ -1,4 +1,4 @@
-"""Folders of results: what another run left in one is never replaced unasked."""
+"""Folders of results: those of another run are replaced only with --overwrite."""
 
 import json
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from casemate.files import read_json
 from casemate.progress import Observer
 
 RESULT = "result.json"
-"""Says what an evaluation or an attack was, and what it found."""
+"""Settings and results of an evaluation or an attack."""
 SUMMARY = "summary.json"
-"""Says the same of a study."""
+"""Settings and results of a study."""
 CONTACT_SHEET = "contact-sheet.png"
-"""Shows images before and after an attack."""
+"""A picture of images before and after an attack."""
 FILES = (
     "report.html",
     "record.json",
@@ -26,16 +26,16 @@ FILES = (
     CONTACT_SHEET,
     RESULT,
 )
-"""What evaluations and attacks write; in a folder that holds one of them stands a result."""
+"""The files that evaluations and attacks write; a folder with any of them holds a result."""
 Overwrite = Annotated[
     bool, FlagCreatePairsOff, arg(help="Replace the results of another run in OUT.", help_behavior_hint="")
 ]
 
-WAY_OUT = "choose another --out, or give --overwrite to replace it"
-"""What to do where a result is in the way."""
+IN_THE_WAY = "choose another --out, or give --overwrite to replace it"
+"""Advice where a result exists already."""
 
-_APART = ("device", "seconds_at_most", "notes")
-"""What may differ between two runs of the same."""
+_IGNORED = ("device", "seconds_at_most", "notes")
+"""Entries that may differ between two runs with the same settings."""
 _HASHES = {
     "fingerprint": "other weights",
     "images_sha256": "other images or labels",
@@ -43,73 +43,52 @@ _HASHES = {
 }
 
 
-def check_results(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
-    """Make sure, before anything is computed, that no other results in `folder` are lost; the same may be replaced.
+def check_results(
+    folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer, file: str = RESULT
+) -> None:
+    """Make sure, before anything is computed, that no results of a run with other settings in `folder` are lost.
 
     Args:
         folder: where the results are to go.
-        about: what the run is, as its result.json will say.
-        overwrite: replace them whatever they are.
+        about: the settings of the run, as `file` will state them.
+        overwrite: replace any results.
+        file: the file that states the settings of the results in `folder`.
 
     Raises:
-        SettingError: the folder holds results of another run, or some that cannot be told to be of the same.
+        SettingError: the folder holds results of another run, or results whose settings are unknown.
     """
-    held = _held(folder)
-    if overwrite or not held:
+    files = [name for name in (*FILES, SUMMARY) if (folder / name).exists()]
+    if overwrite or not files:
         return
-    old = _read(folder, RESULT)
+    old = _read(folder, file)
     if isinstance(old, str):
         raise SettingError(
-            f"{folder} holds {', '.join(held)}, {old}; {_title(about)} would be written over it: {WAY_OUT}"
+            f"{folder} holds {', '.join(files)}, {old}; {_title(about)} would be written over it: {IN_THE_WAY}"
         )
-    wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in _APART}
-    other = [_difference(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
+    ignored = (*_IGNORED, "dataset") if old.get("fallback_for") is not None else _IGNORED
+    wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in ignored}
+    other = [
+        _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old.get(name))}, now {_short(value)}")
+        for name, value in wanted.items()
+        if old.get(name) != value
+    ]
     if other:
         raise SettingError(
             f"{folder} holds {_title(old)}, and {_title(about)} would be written over it ({'; '.join(other)}): "
-            f"{WAY_OUT}"
+            f"{IN_THE_WAY}"
         )
     observer.message(f"{folder} holds the results of the same run; they are replaced.")
 
 
 def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
-    """The same for the report of a study, which may replace one of the same scale, data set and seed.
-
-    It may also replace that of a data set which only stood in for another.
-
-    Raises:
-        SettingError: the folder holds results of another run, or some that cannot be told to be of the same.
-    """
-    held = _held(folder)
-    if overwrite or not held:
-        return
-    old = _read(folder, SUMMARY)
-    title = f"the report of a study at {about['scale']} scale ({about['dataset']}, seed {about['seed']})"
-    if isinstance(old, str):
-        raise SettingError(f"{folder} holds {', '.join(held)}, {old}; {title} would be written over it: {WAY_OUT}")
-    stood_in = old.get("fallback_for") is not None
-    other = [
-        _difference(name, old.get(name), value)
-        for name, value in about.items()
-        if old.get(name) != value and not (name == "dataset" and stood_in)
-    ]
-    if other:
-        raise SettingError(
-            f"{folder} holds the report of another study, and {title} would be written over it ({'; '.join(other)}): "
-            f"{WAY_OUT}"
-        )
-    observer.message(f"{folder} holds a report of this study; it will be replaced.")
-
-
-def _held(folder: Path) -> list[str]:
-    """The files in a folder that are results of casemate."""
-    return [name for name in (*FILES, SUMMARY) if (folder / name).exists()]
+    """`check_results` for the report of a study; one on a fallback for another data set may be replaced too."""
+    check_results(folder, about, overwrite=overwrite, observer=observer, file=SUMMARY)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | str:
-    """What a folder says of its results, or why it says nothing."""
+    """The settings of the results in a folder, or the reason why they are unknown."""
     if not (folder / name).exists():
-        return f"but no {name} that says of what"
+        return f"but no {name} with their settings"
     try:
         found = read_json(folder / name, StoreError)
     except CasemateError:
@@ -118,22 +97,16 @@ def _read(folder: Path, name: str) -> dict[str, Any] | str:
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    """A run in a few words; what is held may be of any form."""
+    """A run in a few words; the entries of an unknown file may have any type."""
+    if "scale" in about:
+        return f"the report of a study at {about['scale']} scale ({about.get('dataset')}, seed {about.get('seed')})"
     data = about.get("data", about.get("dataset"))
     eps = about.get("eps")
-    radii = ", ".join(f"{each:g}" for each in eps) if isinstance(eps, list) and all(map(_is_number, eps)) else eps
-    where = f"{about.get('model')} ({data}, eps {radii}, seed {about.get('seed')})"
+    if isinstance(eps, list) and all(isinstance(each, int | float) for each in eps):
+        eps = ", ".join(f"{each:g}" for each in eps)
+    where = f"{about.get('model')} ({data}, eps {eps}, seed {about.get('seed')})"
     attack = about.get("attack")
     return f"an attack on {where}" if isinstance(attack, Mapping) else f"an evaluation of {where}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _difference(name: str, old: Any, new: Any) -> str:
-    """In what two runs differ."""
-    return _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old)}, now {_short(new)}")
 
 
 def _short(value: Any) -> str:

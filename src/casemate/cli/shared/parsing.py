@@ -1,8 +1,8 @@
-"""From words to a command: one dataclass a command, its fields the options (tyro)."""
+"""Parsing of arguments: a command is a dataclass, and its fields are the options (tyro)."""
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, Union
 
@@ -12,23 +12,34 @@ from casemate.errors import SettingError
 
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
 _HELP = ("-h", "--help")
-C = TypeVar("C")
+_C = TypeVar("_C")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """Stands in a list of commands for one that is parsed on its own."""
+    """Represents, in a list of commands, one whose options are parsed separately."""
 
 
-def parse(command: type[C], prog: str, words: str, argv: Sequence[str]) -> C:
-    """The command that `argv` gives the options of. Leaves with 2 on a fault in them, with 0 after showing help."""
+def parse(command: type[_C], prog: str, words: str, argv: Sequence[str]) -> _C:
+    """The command with the options in `argv`. Exits with 2 on an error in them, with 0 after showing help."""
     return tyro.cli(command, prog=prog, description=inspect.cleandoc(words), args=argv, config=_MARKERS)
 
 
-def choose(prog: str, words: str, choices: Mapping[str, str], argv: Sequence[str], *, what: str = "command") -> str:
-    """The first of `argv`, one of `choices`, whose values are shown in a list.
+def choose_command(
+    prog: str,
+    words: str,
+    choices: Mapping[str, _T],
+    summary: Callable[[_T], str | None],
+    argv: Sequence[str],
+    *,
+    what: str = "command",
+) -> str:
+    """The first of `argv`, which names one of `choices`.
 
-    Leaves with 0 after showing that list. Raises `SettingError` for a name that is none of them, with the nearest one.
+    Without arguments, and for --help, it exits with 0 after printing `words` and a list of the choices, each with its
+    `summary`; choices whose summary is None are left out. Raises `SettingError` for an unknown name, with the nearest
+    known one.
     """
     if argv and argv[0] in choices:
         return argv[0]
@@ -39,15 +50,26 @@ def choose(prog: str, words: str, choices: Mapping[str, str], argv: Sequence[str
             f"{prog} {argv[0]!r}: expected {'an' if what[0] in 'aeiou' else 'a'} {what} first, one of "
             f"{', '.join(choices)}{hint}"
         )
+    summaries = {name: summary(each) for name, each in choices.items()}
     listed: Any = Union[  # noqa: UP007
-        tuple(Annotated[_Listed, tyro.conf.subcommand(name, description=about)] for name, about in choices.items())
+        tuple(
+            Annotated[_Listed, tyro.conf.subcommand(name, description=about)]
+            for name, about in summaries.items()
+            if about is not None
+        )
     ]
     tyro.cli(listed, prog=prog, description=inspect.cleandoc(words), args=["--help"], config=_MARKERS)
     raise SystemExit(0)
 
 
+def parse_group(prog: str, words: str, commands: Mapping[str, type[_C]], argv: Sequence[str]) -> _C:
+    """The command of a group that the first of `argv` names, with the options in the rest. Raises `SettingError`."""
+    name = choose_command(prog, words, commands, lambda each: first_line(each.__doc__), argv)
+    return parse(commands[name], f"{prog} {name}", commands[name].__doc__ or "", argv[1:])
+
+
 def refuse_removed(argv: Sequence[str], removed: Mapping[str, str]) -> None:
-    """Raise `SettingError` for an option of earlier versions, with what to write now."""
+    """Raise `SettingError` for an option of earlier versions, with what to write instead."""
     for word in argv:
         option = word.split("=")[0]
         if option in removed:
@@ -55,6 +77,6 @@ def refuse_removed(argv: Sequence[str], removed: Mapping[str, str]) -> None:
 
 
 def first_line(text: str | None) -> str:
-    """What a docstring says in its first line."""
+    """The first line of a docstring."""
     lines = inspect.cleandoc(text or "").splitlines()
     return lines[0] if lines else ""

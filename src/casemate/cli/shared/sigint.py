@@ -1,8 +1,8 @@
-"""Ctrl-C, which must stop a command wherever it comes.
+"""Ctrl-C, which must stop a command at whatever moment it comes.
 
-It is raised in whatever code runs just then. The interpreter and libraries make other errors of it while they load code
-(Python 3.11 makes a `RuntimeError` of one that comes while a class is made), and drop what comes up while C calls
-Python (Numba has the compiler call it so).
+Python raises `KeyboardInterrupt` in the code that runs at that moment. While code is being loaded, the interpreter and
+libraries turn it into other errors (Python 3.11 raises `RuntimeError` if it comes while a class is created), and an
+exception in Python code that C code calls is dropped (Numba's compiler makes such calls).
 """
 
 import _thread
@@ -11,12 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_AGAIN = 0.05
-"""Seconds after which one that was dropped comes again: by then the call that dropped it is over."""
+_DELAY = 0.05
+"""Seconds after which a dropped interrupt is raised again: by then the call that dropped it has returned."""
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: as itself, or as another that was raised because of it."""
+    """Whether an error is Ctrl-C, or was raised because of it."""
     seen: list[BaseException] = []  # an error can be its own cause
     while error is not None and error not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -27,8 +27,8 @@ def is_interruption(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Inside, a Ctrl-C that was dropped comes again."""
+def redeliver_interrupts() -> Iterator[None]:
+    """A context in which a dropped Ctrl-C is raised again a moment later."""
     before = sys.unraisablehook
     pending: list[threading.Timer] = []
 
@@ -36,7 +36,7 @@ def heard() -> Iterator[None]:
         if not is_interruption(dropped.exc_value):
             before(dropped)
             return
-        again = threading.Timer(_AGAIN, _thread.interrupt_main)
+        again = threading.Timer(_DELAY, _thread.interrupt_main)
         again.daemon = True
         pending.append(again)
         again.start()

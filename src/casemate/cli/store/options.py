@@ -1,4 +1,4 @@
-"""The commands of `casemate store`, their options, and what they do with them."""
+"""The commands of `casemate store`: their options, and how they run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from casemate.cli.store import run, show
 
 
 @dataclass(frozen=True, kw_only=True)
-class List:
+class ListStore:
     """List the finished artifacts, oldest first.
-    - A stale artifact was made by other code than today's: no study finds it again.
+    - Stale artifacts were made by code that has changed since; they are never
+      used again.
 
     Examples:
       casemate store list
@@ -24,17 +25,17 @@ class List:
     json: Json = False
 
     def run(self) -> None:
-        """Print the table."""
+        """Print the artifacts, and what is unfinished."""
         with watching() as observer, observer.work("Looking through the store", 0):
-            found = run.look(self.store)
+            found = run.list_store(self.store)
         show.show(found, as_json=self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clean:
-    """Remove stale artifacts, and what was left unfinished.
-    - What another process is working on is left alone.
-    - A stopped training is unfinished: after this it starts from its first epoch.
+class CleanStore:
+    """Remove stale artifacts, and unfinished work.
+    - Work of a process that is still running is kept.
+    - A training that was stopped counts as unfinished: it will start over.
 
     Examples:
       casemate store clean --dry-run   what would be removed?
@@ -45,22 +46,20 @@ class Clean:
     all: Flag = False
     """Remove current artifacts as well."""
     dry_run: Flag = False
-    """Remove nothing: say what would be removed."""
+    """Remove nothing; list what would be removed."""
     store: StoreFolder = None
     json: Json = False
 
     def run(self) -> None:
-        """Remove and tell how many bytes that freed."""
+        """Remove, and print what was removed and how many bytes that freed."""
         with watching() as observer, observer.work("Cleaning the store", 0):
-            cleaned = run.clean(self.store, everything=self.all, dry_run=self.dry_run)
+            cleaned = run.clean_store(self.store, everything=self.all, dry_run=self.dry_run)
         show.show_cleaned(cleaned, as_json=self.json)
 
 
-COMMANDS: Mapping[str, type[List] | type[Clean]] = {"list": List, "clean": Clean}
+COMMANDS: Mapping[str, type[ListStore | CleanStore]] = {"list": ListStore, "clean": CleanStore}
 
 
-def parse(argv: Sequence[str]) -> List | Clean:
+def parse(argv: Sequence[str]) -> ListStore | CleanStore:
     """The command of the group that `argv` names, with its options. Raises `SettingError` for an unknown one."""
-    about = {name: parsing.first_line(each.__doc__) for name, each in COMMANDS.items()}
-    name = parsing.choose("casemate store", store.__doc__ or "", about, argv)
-    return parsing.parse(COMMANDS[name], f"casemate store {name}", COMMANDS[name].__doc__ or "", argv[1:])
+    return parsing.parse_group("casemate store", store.__doc__ or "", COMMANDS, argv)

@@ -1,4 +1,4 @@
-"""What `casemate store` does: look for finished and unfinished artifacts, and remove what is no longer of use."""
+"""What `casemate store` does: list finished artifacts and unfinished work, and remove what is no longer of use."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,16 +7,19 @@ from typing import Any
 from casemate.engine import Artifact, Producer, Store, is_current
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
-from casemate.extensions import PRODUCERS, extensions
+from casemate.extensions import PRODUCERS, extensions, load_extension
 
 
 def _producers() -> dict[str, Producer]:
-    """What computes each kind of task, of all installed packages."""
-    return {kind: each for point in extensions(PRODUCERS) for kind, each in point.load().items()}
+    """The producer of each kind of task, from all installed packages.
+
+    Raises `CasemateError` if one cannot be imported: its artifacts would all look stale.
+    """
+    return {kind: each for point in extensions(PRODUCERS) for kind, each in load_extension(point).items()}
 
 
-def look(folder: Path | None) -> dict[str, Any]:
-    """What is in a store, as JSON."""
+def list_store(folder: Path | None) -> dict[str, Any]:
+    """The content of a store, as JSON."""
     store, producers = Store(folder), _producers()
     unfinished = store.unfinished()
     return {
@@ -43,8 +46,8 @@ def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any
     }
 
 
-def clean(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
-    """Remove stale artifacts (or `everything`) and what is unfinished, or with `dry_run` only say what; as JSON."""
+def clean_store(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
+    """Remove stale artifacts (or `everything`) and unfinished work, unless `dry_run`; return what it is, as JSON."""
     removed: list[dict[str, Any]] = []
     kept: list[str] = []
     store, producers = Store(folder), _producers()

@@ -1,4 +1,4 @@
-"""How `casemate store` shows what is in the store, and what was removed."""
+"""What `casemate store` prints: the content of the store, and what was removed."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,12 +11,14 @@ from casemate.cli.shared import console
 
 
 def show(found: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a row per artifact, and what is unfinished."""
+    """Print a row per artifact, and how much is unfinished."""
     if as_json:
         console.show_json(found)
         return
     rows, unfinished = found["artifacts"], found["unfinished"]
-    made = console.table("Name", "Kind", "Key", *console.right("Size"), "Finished", *console.right("Took"), "State")
+    made = console.new_table(
+        "Name", "Kind", "Key", *console.right_aligned("Size"), "Finished", *console.right_aligned("Took"), "State"
+    )
     for row in rows:
         state = "current" if row["current"] else "[yellow]stale[/]"
         took = "" if row["seconds"] is None else console.duration(row["seconds"])
@@ -28,7 +30,7 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
         console.show(made)
     console.show(f"{len(rows)} artifacts ({stale} stale), {whole}, in {escape(found['store'])}")
     if unfinished:
-        words = "unfinished or damaged; a study goes on from what is unfinished, `casemate store clean` removes it"
+        words = "unfinished or damaged; a study continues unfinished work, `casemate store clean` removes it"
         console.show(f"{len(unfinished)} folders, {decimal(found['unfinished_bytes'])}, {words}")
 
 
@@ -37,7 +39,7 @@ def _when(text: str | None) -> str:
 
 
 def show_cleaned(cleaned: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was removed, or would be, what was kept and why, and the bytes that this frees."""
+    """Print what was removed or would be, what was kept and why, and the number of bytes freed."""
     if as_json:
         console.show_json(cleaned)
         return

@@ -1,9 +1,10 @@
-r"""Train a network by a recipe, and judge it on the test images.
+r"""Train a network by a recipe, and measure its accuracy on the test images.
 - `casemate train --recipe NAME --help` lists the settings of a recipe, which
   are the fields of its objective in Python.
-- Writes OUT, a JSON file beside it that says what it is, and its history.
-- OUT.training keeps the state after every epoch: after a kill or Ctrl-C the
-  same command goes on from there.
+- Writes the model to OUT, and beside it a JSON file that describes it and the
+  history of the training.
+- OUT.training holds the state after the last epoch: after a kill or Ctrl-C
+  the same command continues from there.
 
 Examples:
   casemate train --epochs 5 --batch-size 64 --schedule one-cycle \

@@ -1,4 +1,4 @@
-"""Saved models, or models of the user's own, that a training builds on: the one it starts from, or its teacher."""
+"""Models that a training builds on, saved ones or the user's own: the one it starts from, and its teacher."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,37 +13,38 @@ from casemate.models import Classifier, ModelMetadata, load
 
 
 @dataclass(frozen=True)
-class Held:
-    """A model that a training builds on."""
+class BaseModel:
+    """A model that a training builds on, as its start or as its teacher."""
 
     source: str
     """Its file, or the function that made it."""
     role: str
+    """start or teacher."""
     model: Classifier
     description: ModelMetadata | None
-    """What stands beside its weights; None of a model that a function made."""
+    """The metadata saved beside its weights; None for a model that a function made."""
     hash: str | None
-    """SHA-256 of its file, or of what the function made."""
+    """SHA-256 of its file, or of the weights of a model that a function made."""
 
     @property
     def architecture(self) -> str | None:
-        """The name of its network, if it has one."""
+        """The registered name of its network, if known."""
         return None if self.description is None else self.description.architecture
 
     @property
     def dataset(self) -> str | None:
-        """The data set that it was trained on, where it says so."""
+        """The data set that it was trained on, if known."""
         return None if self.description is None else self.description.dataset
 
     def as_json(self) -> dict[str, str | None]:
-        """What the description of the new model says of it."""
+        """The entry for this model in the metadata of the new one."""
         return {"file" if self.description is not None else "function": self.source, "sha256": self.hash}
 
     def check(self, dataset: Dataset) -> None:
-        """Raise `ModelError` unless the model takes these images and tells their classes apart."""
-        asked = (dataset.image_shape, dataset.classes, (0.0, 1.0))
+        """Raise `ModelError` unless the model takes images of this data set and has its classes."""
+        expected = (dataset.image_shape, dataset.classes, (0.0, 1.0))
         own = (self.model.input_shape, self.model.classes, self.model.bounds)
-        for what, ours, theirs in zip(("images of shape", "the classes", "pixels within"), own, asked, strict=True):
+        for what, ours, theirs in zip(("images of shape", "the classes", "pixels within"), own, expected, strict=True):
             if ours != theirs:
                 raise ModelError(
                     f"{self.source}, given as --{self.role}, has {what} {_short(ours)}, but {dataset.title} has "
@@ -52,31 +53,31 @@ class Held:
                 )
 
 
-def start_model(path: Path | None, architecture: str | None) -> Held | None:
-    """Load the model to start from, if there is one. Raises `ModelError`, also if it is another architecture."""
+def start_model(path: Path | None, architecture: str | None) -> BaseModel | None:
+    """Load the model to start from, if any. Raises `ModelError`, also if it has another architecture."""
     if path is None:
         return None
     model, description = load(path, architecture=architecture)
-    return Held(str(path), "start", model, description, hashlib.sha256(path.read_bytes()).hexdigest())
+    return BaseModel(str(path), "start", model, description, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def teacher_model(source: str | None) -> Held | None:
-    """Load the model to learn from, if there is one. Raises `ModelError`."""
+def teacher_model(source: str | None) -> BaseModel | None:
+    """Load the teacher of a distillation, if any. Raises `ModelError`."""
     if source is None:
         return None
     found = inputs.load_model(source, "cpu")
     from_file = found.description is not None
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if from_file else fingerprint(found.model)
-    return Held(source, "teacher", found.model, found.description, digest)
+    return BaseModel(source, "teacher", found.model, found.description, digest)
 
 
 def _short(values: tuple[Any, ...]) -> str:
-    """The first three of some values."""
+    """The first three values as text."""
     return ", ".join([*map(str, values[:3]), *(["..."] if len(values) > 3 else [])])
 
 
 def trained_at(description: ModelMetadata | None) -> float:
-    """The temperature that a saved model was trained at; 1 if it names none."""
+    """The softmax temperature that a saved model was trained at; 1 if its metadata names none."""
     match None if description is None else description.recipe:
         case {"objective": {"settings": {"temperature": float(temperature)}}}:
             return temperature

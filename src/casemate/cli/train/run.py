@@ -1,4 +1,4 @@
-"""What `casemate train` does once PyTorch is loaded: put the recipe together, train by it, judge, save."""
+"""What `casemate train` does once PyTorch is loaded: build the recipe, train, test, save."""
 
 import copy
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from casemate import data
-from casemate.cli.shared.augmentations import read_change
-from casemate.cli.train.base_models import Held, start_model, teacher_model, trained_at
+from casemate.cli.shared.augmentations import read_augmentation
+from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
@@ -29,13 +29,13 @@ _COLUMNS = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accur
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A training about to begin."""
+class TrainPlan:
+    """A training that is ready to run."""
 
     about: dict[str, Any]
-    """What it is, as JSON."""
+    """The settings, as JSON."""
     description: ModelMetadata
-    """What will be written beside the model, without its metrics."""
+    """The metadata to be saved with the model, without its metrics."""
     settings: TrainConfig
     recipe: Recipe
     dataset: Dataset
@@ -43,19 +43,21 @@ class Ready:
     validation: LabelledImages
     model: Classifier
     architectures: set[str | None]
-    """Of the network and of its teacher."""
+    """Those of the network and of the models that it builds on."""
     out: Path
     device: str
     threads: int
 
 
 @dataclass(frozen=True)
-class Done:
+class TrainOutcome:
     """A finished training."""
 
     trained: TrainResult
     found: CleanResult
+    """Accuracy and loss on the test images."""
     history: Path
+    """The file with the history."""
 
 
 def prepare(
@@ -70,29 +72,39 @@ def prepare(
     device: str,
     threads: int,
     observer: Observer,
-) -> Ready:
-    """Check everything, read the images, set those for validation aside, make the network. Raises `CasemateError`.
+) -> TrainPlan:
+    """Check the settings, read the images, set some aside for validation, create the network.
 
-    `options` are those of the images; `objective` is the loss as data, its temperature None if the teacher sets it.
+    Args:
+        settings: of the training.
+        objective: name and settings of the objective, as JSON; a temperature of None is replaced by the teacher's.
+        options: the fields of `TrainImages`.
+        architecture: a registered network; None for that of `start`, or else paper-cnn.
+        start: the model to start from.
+        teacher: the teacher of a distillation.
+        out: the file for the model.
+        device, threads: where to train.
+
+    Raises `CasemateError`.
     """
     seed = settings.seed
-    augment, extra = ([read_change(text) for text in options[name]] for name in ("augment", "extra"))
+    augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
     roles = {"start": start_model(start, architecture), "teacher": teacher_model(teacher)}
-    held = {role: each for role, each in roles.items() if each is not None}
-    notes = _set_temperature(objective, held["teacher"]) if "teacher" in held else []
+    bases = {role: each for role, each in roles.items() if each is not None}
+    notes = _set_temperature(objective, bases["teacher"]) if "teacher" in bases else []
     recipe = Recipe(
-        objective=make_objective(objective, held["teacher"].model.to(device) if "teacher" in held else None),
+        objective=make_objective(objective, bases["teacher"].model.to(device) if "teacher" in bases else None),
         extra=tuple(map(make_augmentation, extra)),
         augment=tuple(map(make_augmentation, augment)),
     )
-    images = _read(options["dataset"], held, options["data_dir"], observer)
+    images = _read(options["dataset"], bases, options["data_dir"], observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
-    if "start" in held:
-        architecture, model = held["start"].architecture, held["start"].model
+    if "start" in bases:
+        architecture, model = bases["start"].architecture, bases["start"].model
     else:
         architecture = architecture or "paper-cnn"
         model = create(architecture, input_shape=images.image_shape, classes=images.classes, seed=seed)
-    models = {role: held[role].as_json() if role in held else None for role in roles}
+    models = {role: bases[role].as_json() if role in bases else None for role in roles}
     defended = {"objective": objective, "augment": augment, "extra": extra, **models}
     about: dict[str, Any] = {
         "architecture": architecture,
@@ -109,42 +121,42 @@ def prepare(
         "out": str(out),
         "notes": notes,
     }
-    own = {name: value for name, value in asdict(settings).items() if name != "seed"}  # which stands beside
+    own = {name: value for name, value in asdict(settings).items() if name != "seed"}  # a field of its own
     own |= {name: options[name] for name in ("train_images", "validation_images")}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
-    architectures = {architecture, *(each.architecture for each in held.values())}
-    return Ready(
+    architectures = {architecture, *(each.architecture for each in bases.values())}
+    return TrainPlan(
         about, description, settings, recipe, images, train, validation, model, architectures, out, device, threads
     )
 
 
-def _set_temperature(objective: dict[str, Any], teacher: Held) -> list[str]:
-    """Take the teacher's temperature if none was given; say so if another one was."""
+def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:
+    """Use the teacher's temperature if none was given; return a note if another one was."""
     settings, own = objective["settings"], trained_at(teacher.description)
     if settings["temperature"] is None:
         settings["temperature"] = own
     if settings["temperature"] == own:
         return []
     return [
-        f"{Path(teacher.source).name} was trained at temperature {own:g}, but answers at {settings['temperature']:g}; "
-        f"distillation is meant to be at the same one"
+        f"{Path(teacher.source).name} was trained at temperature {own:g}, but its soft labels are at "
+        f"{settings['temperature']:g}; distillation is meant to use the same for both"
     ]
 
 
-def _read(dataset: str | None, held: Mapping[str, Held], data_dir: Path | None, observer: Observer) -> Dataset:
-    """The data set named, or else that of the models built on, or else Fashion-MNIST. Raises `CasemateError`."""
-    named = dataset or next((each.dataset for each in held.values() if each.dataset is not None), "fashion-mnist")
+def _read(dataset: str | None, bases: Mapping[str, BaseModel], data_dir: Path | None, observer: Observer) -> Dataset:
+    """Load the named data set, or else that of the models built on, or else Fashion-MNIST. Raises `CasemateError`."""
+    named = dataset or next((each.dataset for each in bases.values() if each.dataset is not None), "fashion-mnist")
     if named not in data.NAMES:
-        raise SettingError(f"the saved model is of {named!r}; say with --dataset which of {', '.join(data.NAMES)}")
+        raise SettingError(f"the saved model was trained on {named!r}; give --dataset, one of {', '.join(data.NAMES)}")
     with observer.work("Reading the images", 0):
         images = data.load(named, data_dir, observer=observer)
-    for each in held.values():
+    for each in bases.values():
         each.check(images)
     return images
 
 
 def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Training and validation images, drawn as the study draws them. Raises `SettingError`."""
+    """Training images (`wanted`, or all the rest) and validation images (`aside`). Raises `SettingError`."""
     there = len(dataset.train)
     if aside is None:
         aside = min(_VALIDATION, there // 5 if wanted is None else max(1, wanted // 4))
@@ -154,29 +166,29 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
     return data.split(pool, aside, seed)
 
 
-def estimate(ready: Ready, observer: Observer) -> float | None:
-    """The seconds it would take; None for networks that no speed was measured for."""
-    if ready.architectures != {"paper-cnn"}:
+def estimate(plan: TrainPlan, observer: Observer) -> float | None:
+    """The seconds that the training would take; None for networks whose speed is unknown."""
+    if plan.architectures != {"paper-cnn"}:
         return None
     with observer.work("Measuring how fast this machine is", 0):
-        speed = measure_step_cost(ready.dataset.image_shape, ready.device)
-    images = len(ready.train) * (1 + len(ready.recipe.extra)) + len(ready.validation)
-    return speed.training * relative_step_cost(ready.about["objective"]) * images * ready.settings.epochs
+        speed = measure_step_cost(plan.dataset.image_shape, plan.device)
+    images = len(plan.train) * (1 + len(plan.recipe.extra)) + len(plan.validation)
+    return speed.training * relative_step_cost(plan.about["objective"]) * images * plan.settings.epochs
 
 
-def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> Done:
-    """Train, or go on from the checkpoint; judge on the test images; write everything."""
-    trained = ready.recipe.fit(
-        ready.model,
-        ready.train,
-        ready.validation,
-        ready.settings,
+def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> TrainOutcome:
+    """Train, or continue from the checkpoint; test; write model, history and metadata."""
+    trained = plan.recipe.fit(
+        plan.model,
+        plan.train,
+        plan.validation,
+        plan.settings,
         checkpoint=checkpoint,
-        device=ready.device,
+        device=plan.device,
         observer=observer,
     )
-    found = evaluate_clean(trained.model, ready.dataset.test, observer=observer)
-    path = ready.out.with_suffix(f".history.{history}")
+    found = evaluate_clean(trained.model, plan.dataset.test, observer=observer)
+    path = plan.out.with_suffix(f".history.{history}")
     rows = {name: np.array([row[name] for row in trained.history]) for name in _COLUMNS}
     write_table_as(history, rows, path)
     metrics = {
@@ -185,21 +197,21 @@ def train(ready: Ready, checkpoint: Path, history: str, observer: Observer) -> D
         "epoch": trained.epoch,
         "best_epoch": trained.best_epoch,
         "stopped_at": trained.stopped_at,
-        "provenance": surroundings(ready.device, ready.threads),
+        "provenance": surroundings(plan.device, plan.threads),
     }
-    _save_others(trained, ready)
-    save(trained.model.cpu(), ready.out, replace(ready.description, metrics=metrics))
+    _save_others(trained, plan)
+    save(trained.model.cpu(), plan.out, replace(plan.description, metrics=metrics))
     checkpoint.unlink(missing_ok=True)
-    return Done(trained, found, path)
+    return TrainOutcome(trained, found, path)
 
 
-def _save_others(trained: TrainResult, ready: Ready) -> None:
-    """Save weights of other epochs: those of `TrainConfig.save_epochs`, and the best if training went on after them."""
+def _save_others(trained: TrainResult, plan: TrainPlan) -> None:
+    """Save the weights of `TrainConfig.save_epochs`, and the best weights if training continued after them."""
     others = {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
     if trained.stopped_at is not None and trained.epoch != trained.best_epoch:
         others["best"] = (trained.best_epoch, trained.best)
     model = copy.deepcopy(trained.model).cpu()
     for name, (epoch, weights) in others.items():
         model.load_state_dict(weights)
-        path = ready.out.with_suffix(f".{name}.safetensors")
-        save(model, path, replace(ready.description, metrics={"epoch": epoch}))
+        path = plan.out.with_suffix(f".{name}.safetensors")
+        save(model, path, replace(plan.description, metrics={"epoch": epoch}))

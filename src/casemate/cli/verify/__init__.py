@@ -1,6 +1,6 @@
 """Check a record of adversarial examples against its model.
-- Believes nothing that the record says: files by their checksums, the
-  distances in float64, every image asked alone; and tells the highest
+- Recomputes every claim of the record: checksums of the files, distances in
+  float64, the class of every image in a batch of its own, and the highest
   robust accuracy that the examples allow.
 - Exits with 0 if every claim holds, 3 if one does not, 2 if files cannot
   be read or do not belong together.

@@ -1,4 +1,4 @@
-"""The options of `casemate verify`, and what it does with them."""
+"""The options of `casemate verify`, and how it runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from casemate.cli import verify
 from casemate.cli.shared import parsing
-from casemate.cli.shared.console import Unmet
+from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
 
@@ -28,12 +28,12 @@ class Verify:
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Check and print. Raises `Unmet` if a claim does not hold."""
+        """Check the record and print the result. Raises `ThresholdNotMet` if a claim does not hold."""
         with watching() as observer:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.verify import run, show
 
-            found = run.verify(
+            found = run.run(
                 self.record,
                 self.model,
                 file=self.data,
@@ -45,10 +45,10 @@ class Verify:
         show.show(found, as_json=self.json)
         failed = [claim.title for claim in found.claims if claim.holds is False]
         if failed:
-            raise Unmet(f"{self.record}: {len(failed)} of its claims do not: {'; '.join(failed)}")
+            raise ThresholdNotMet(f"{self.record}: {len(failed)} of its claims do not hold: {'; '.join(failed)}")
 
 
 def parse(argv: Sequence[str]) -> Verify:
-    """The command with the options that `argv` gives. Raises `SettingError` for an option that is gone."""
+    """The command with the options that `argv` gives. Raises `SettingError` for an option of earlier versions."""
     parsing.refuse_removed(argv, MODEL_FROM)
     return parsing.parse(Verify, "casemate verify", verify.__doc__ or "", argv)

@@ -1,4 +1,4 @@
-"""What `casemate verify` does once PyTorch is loaded: read, and check."""
+"""What `casemate verify` does once PyTorch is loaded: read the record, and check it."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from casemate.evaluation import Record, Verification, read_record, verify_record
 from casemate.progress import Observer
 
 
-def verify(
+def run(
     path: Path,
     model: str,
     *,
@@ -20,15 +20,15 @@ def verify(
     device: str,
     observer: Observer,
 ) -> Verification:
-    """Read record, model and, where they can be had, the images that the record is about; check. Raises errors."""
+    """Read the record, the model and, where available, the images, and check the record. Raises `CasemateError`."""
     record = read_record(path)
-    held = inputs.load_model(model, device)
+    loaded = inputs.load_model(model, device)
     images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
-    return verify_record(record, held.model, images=images, seed=seed, observer=observer)
+    return verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
 
 
 def _images_of(record: Record, data_dir: Path | None, observer: Observer) -> LabelledImages | None:
-    """The test images that a record is about, if this machine has them."""
+    """The test images that a record is about; None if this machine does not have them."""
     if record.data not in data.NAMES:
         return None
     try:

@@ -1,4 +1,4 @@
-"""How `casemate verify` shows what it found."""
+"""What `casemate verify` prints."""
 
 from dataclasses import asdict
 
@@ -7,16 +7,16 @@ from rich.markup import escape
 from casemate.cli.shared import console
 from casemate.evaluation import Verification
 
-_WORDS = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "[dim]only told[/]"}
+_OUTCOMES = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "[dim]not checked[/]"}
 
 
 def show(found: Verification, *, as_json: bool) -> None:
-    """Print what was checked, claim by claim."""
+    """Print a row per claim, and whether all of them hold."""
     if as_json:
         console.show_json({"holds": found.holds, **asdict(found)})
         return
-    made = console.table("RecordCheck", "", "Seen", title="The record")
+    made = console.new_table("Check", "", "Found", title="The record")
     for claim in found.claims:
-        made.add_row(escape(claim.title), _WORDS[claim.holds], escape(claim.sentence))
+        made.add_row(escape(claim.title), _OUTCOMES[claim.holds], escape(claim.sentence))
     last = "[green]Everything that was checked holds.[/]" if found.holds else "[bold red]Not everything holds.[/]"
     console.show(made, last)

@@ -41,7 +41,7 @@ def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
         console.show_json(_header(study) | {"artifacts": rows, "seconds_left": left})
         return
     title = f"The study at {setup.scale.name} scale on {study.dataset.title}, seed {setup.seed}, {study.device}"
-    made = console.table("Artifact", "State", *console.right("Time"), title=title)
+    made = console.new_table("Artifact", "State", *console.right_aligned("Time"), title=title)
     for task in planned.tasks:
         artifact = planned.artifacts.get(task.name)
         if artifact is None:

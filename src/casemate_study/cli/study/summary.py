@@ -9,6 +9,7 @@ from rich.table import Table
 
 from casemate.cli.shared import console
 from casemate.engine import Artifact
+from casemate.evaluation import percent
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
@@ -65,14 +66,12 @@ def rows(artifacts: Mapping[str, Artifact]) -> list[Row]:
 
 def render(found: list[Row], *, comparable: bool) -> Table:
     """The rows as a table; the paper's numbers only where they are on the same data."""
-    made = console.table("", "Accuracy in %", *console.right("Here", "95 % interval", "n", "Paper"))
+    made = console.new_table("", "Accuracy in %", *console.right_aligned("Here", "95 % interval", "n", "Paper"))
     for row in found:
         here = row.accuracy
-        low, high = console.percent(here["low"]), console.percent(here["high"])
-        stated = console.percent(row.paper) if comparable and row.paper is not None else ""
-        made.add_row(
-            row.experiment, row.what, console.percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated
-        )
+        low, high = percent(here["low"]), percent(here["high"])
+        stated = percent(row.paper) if comparable and row.paper is not None else ""
+        made.add_row(row.experiment, row.what, percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated)
     return made
 
 
@@ -82,8 +81,8 @@ def every_model(study: Study, artifacts: Mapping[str, Artifact]) -> Table | None
     if len(found.rows) < 2:
         return None
     head = found.head
-    made = console.table(
-        head[0].capitalize(), *console.right(*head[1:-2]), *(name[0].upper() + name[1:] for name in head[-2:])
+    made = console.new_table(
+        head[0].capitalize(), *console.right_aligned(*head[1:-2]), *(name[0].upper() + name[1:] for name in head[-2:])
     )
     for title, *shares, verdict, against in found.rows:
         made.add_row(escape(title), *(share.split(" ")[0] for share in shares), verdict, against)
