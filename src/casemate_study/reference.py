@@ -1,7 +1,7 @@
 """Our own committed results at larger scales, shown beside those of a smaller one.
 
-`reference/full.json` and `reference/medium.json` are copies of the reference.json that `casemate report` writes and that
-`docs/results` holds; a test compares them.
+`reference/full.json` and `reference/medium.json` are copies of the reference.json files that `casemate report` writes
+and `docs/results` holds; a test compares them.
 """
 
 import json

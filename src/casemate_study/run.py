@@ -63,7 +63,7 @@ def plan_study(
 
 
 def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
-    """Compute the missing artifacts in order and return all by name; each enters the store as soon as it is finished."""
+    """Compute the missing artifacts in order and return all by name; each is stored as soon as it is finished."""
     context = Context(device=study.device, observer=observer, data_dir=data_dir)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of

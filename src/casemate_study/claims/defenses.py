@@ -89,17 +89,16 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult("holds" if no_better else "does not hold", text + "." + why(one, other))
 
 
-def students(evidence: ClaimEvidence, experiment: str) -> list[tuple[str, str]]:
-    """The students of an experiment, each with the model it is compared with: E1, the teacher at T = 1."""
-    return [(name, "E1") for name in evidence.models if name.startswith(f"{experiment}-")]
+def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
+    """The names of the students of these experiments. They are compared with E1, which is the teacher at T = 1."""
+    return [name for each in experiments for name in evidence.models if name.startswith(f"{each}-")]
 
 
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
     """Rule: every student's loss lies below E1's, under FGSM and under BIM with both clippings."""
     parts = [
-        (f"{name}, {measure}", judge_order(evidence, name, teacher, measure, -1, compare_loss))
-        for experiment in ("E9", "E10")
-        for name, teacher in students(evidence, experiment)
+        (f"{name}, {measure}", judge_order(evidence, name, "E1", measure, -1, compare_loss))
+        for name in student_names(evidence, "E9", "E10")
         for measure in ("fgsm", "ball", "range")
     ]
     return at_all_temperatures(parts)
@@ -107,15 +106,15 @@ def students_loss(evidence: ClaimEvidence) -> RuleResult:
 
 def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
     """Rule: E9's students are more accurate than E1 under FGSM."""
-    parts = [(name, judge_order(evidence, name, by, "fgsm", 1)) for name, by in students(evidence, "E9")]
+    parts = [(name, judge_order(evidence, name, "E1", "fgsm", 1)) for name in student_names(evidence, "E9")]
     return at_all_temperatures(parts)
 
 
 def students_bim(evidence: ClaimEvidence) -> RuleResult:
     """Rule: E1 is more accurate than E9's students under BIM, with both clippings."""
     parts = [
-        (f"{name}, clip {clip}", judge_order(evidence, by, name, clip, 1))
-        for name, by in students(evidence, "E9")
+        (f"{name}, clip {clip}", judge_order(evidence, "E1", name, clip, 1))
+        for name in student_names(evidence, "E9")
         for clip in ("ball", "range")
     ]
     return at_all_temperatures(parts)
@@ -123,8 +122,8 @@ def students_bim(evidence: ClaimEvidence) -> RuleResult:
 
 def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
     """Rule: E10's students are more accurate than E1 under BIM with clip ball, at every eps up to 0.1."""
-    parts = [(name, judge_order(evidence, name, by, "ball", 1, up_to=0.1)) for name, by in students(evidence, "E10")]
-    return at_all_temperatures(parts)
+    names = student_names(evidence, "E10")
+    return at_all_temperatures([(name, judge_order(evidence, name, "E1", "ball", 1, up_to=0.1)) for name in names])
 
 
 def epoch_time(evidence: ClaimEvidence) -> RuleResult:
@@ -140,7 +139,9 @@ def epoch_time(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
     inside = all(abs(ratio - stated) <= 0.2 * stated for ratio in ratios.values())
-    return RuleResult("holds" if inside else "does not hold", f"The paper: {stated:.2f} times the teacher's. Ours: {text}.")
+    return RuleResult(
+        "holds" if inside else "does not hold", f"The paper: {stated:.2f} times the teacher's. Ours: {text}."
+    )
 
 
 def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:

@@ -20,6 +20,7 @@ from casemate_study.results.paired import Compare, PairedComparison, compare_acc
 from casemate_study.results.stored import Artifacts
 
 ClaimVerdict = Literal["holds", "does not hold", "unexplained", "cannot be decided", "not measured"]
+_WORST_FIRST: tuple[ClaimVerdict, ...] = ("not measured", "does not hold", "unexplained", "cannot be decided", "holds")
 
 
 @final
@@ -155,8 +156,7 @@ def judge_number(
 
 def _joined(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
     """The verdict on a claim of several parts: it holds if all do; otherwise that of the worst part."""
-    worse: tuple[ClaimVerdict, ...] = ("not measured", "does not hold", "unexplained", "cannot be decided")
-    return next((verdict for verdict in worse if verdict in verdicts), "holds")
+    return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
 
 def both_parts(first: RuleResult, second: RuleResult, names: tuple[str, str]) -> RuleResult:

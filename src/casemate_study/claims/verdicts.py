@@ -148,9 +148,7 @@ def advice(model: ModelResults, baseline: ModelResults) -> Advice:
         return unknown
     against = _paired(model, baseline)
     helps: Helps = "not measured" if against is None else "helps" if against.order > 0 else "no better"
-    suggested = (
-        f", although FGSM alone suggested {percent(fgsm.value)}" if fgsm.value - left.value > COLLAPSED else ""
-    )
+    suggested = f", although FGSM alone suggested {percent(fgsm.value)}" if fgsm.value - left.value > COLLAPSED else ""
     reasons = causes(model)
     why = f" ({'; '.join(reasons)})" if reasons else ""
     whole = model.whole_evaluation(EPS)

@@ -18,7 +18,7 @@ def _place(experiment: Experiment) -> tuple[int, str]:
 EXPERIMENTS = {each.name: each for each in sorted((*UNDEFENDED, *DEFENDED), key=_place)}
 
 
-def choose(names: Sequence[str]) -> list[Experiment]:
+def choose_experiments(names: Sequence[str]) -> list[Experiment]:
     """The experiments called `names` (all if there are none). Raises `SettingError` with the nearest name."""
     for name in names:
         if name not in EXPERIMENTS:

@@ -10,7 +10,7 @@ from casemate.engine import Task
 from casemate_study.experiments import specs
 from casemate_study.experiments.models import FIGURE_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
-from casemate_study.experiments.undefended import E1, E11, Experiment, decayed
+from casemate_study.experiments.undefended import E1, E11, Experiment, weight_decayed
 
 STOPPING = {"patience": 5}
 BLUR = {"name": "gaussian-blur", "settings": {"size": 3, "sigma": 1.0}}
@@ -71,12 +71,12 @@ def _e5_models(setup: Setup) -> list[StudyModel]:
 
 
 def _e5(setup: Setup) -> list[Task]:
-    trained = [(specs.defend(setup, E5.source.task, _early(setup), extra=[BLUR], augment=[MOVED, FLIP]), E5)]
+    trained = [(specs.defend_task(setup, E5.source.task, _early(setup), extra=[BLUR], augment=[MOVED, FLIP]), E5)]
     trained += [
-        (specs.defend(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
+        (specs.defend_task(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
         for noise in setup.scale.noises
     ]
-    layer = specs.defend(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
+    layer = specs.defend_task(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
     shown = {
         "Gaussian blur": [BLUR],
         "horizontal flip": [{"name": "flip", "settings": {"horizontal": 1.0, "vertical": 0.0}}],
@@ -92,7 +92,7 @@ def _e5(setup: Setup) -> list[Task]:
         ],
     }
     return [
-        specs.augmented(setup, "E5/samples", shown, count=8),
+        specs.augmentation_task(setup, "E5/samples", shown, count=8),
         *_judged(setup, [*trained, (layer, E5_LAYER)]),
         *evaluation_tasks(setup, E5_LAYER_ON),
         *evaluation_tasks(setup, E5_AFFINE),
@@ -114,7 +114,7 @@ E8 = StudyModel(
 def _e6(setup: Setup) -> list[Task]:
     limits = ((E6, {}), (E6_CLIPPED, {"clip_max": 1.0}), (E6_PLAIN, {"clip_min": 0.0, "clip_max": 1.0}))
     trained = [
-        (specs.defend(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
+        (specs.defend_task(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
         for m, limit in limits
     ]
     shown = {
@@ -122,11 +122,11 @@ def _e6(setup: Setup) -> list[Task]:
         "0.25 to 1": REGULARIZATION | {"clip_max": 1.0},
         "0 to 1": REGULARIZATION | {"clip_min": 0.0, "clip_max": 1.0},
     }
-    return [*_judged(setup, trained), specs.neighbours(setup, "E6/neighbours", E1.source, shown, count=4)]
+    return [*_judged(setup, trained), specs.neighbours_task(setup, "E6/neighbours", E1.source, shown, count=4)]
 
 
 def _e7(setup: Setup) -> list[Task]:
-    task = specs.defend(setup, E7.source.task, _early(setup), _regularization(), start=E5.source)
+    task = specs.defend_task(setup, E7.source.task, _early(setup), _regularization(), start=E5.source)
     return _judged(setup, [(task, E7)])
 
 
@@ -136,7 +136,7 @@ def _e8(setup: Setup) -> list[Task]:
     for step in E8_STEPS:
         name = f"E8/train-{step:g}"
         objective = _regularization(step_size=step, multiplier=1 / 9)
-        found.append(specs.defend(setup, name, _early(setup), objective, start=start))
+        found.append(specs.defend_task(setup, name, _early(setup), objective, start=start))
         start = Source(task=name, weights="best")
     return [*found, *evaluation_tasks(setup, E8)]
 
@@ -147,7 +147,7 @@ def teacher(temperature: float) -> Source:
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
-def student(experiment: str, temperature: float) -> StudyModel:
+def distilled_student(experiment: str, temperature: float) -> StudyModel:
     """The student of E9 (same network) or E10 (appendix B) at a temperature."""
     name = f"{experiment}-{temperature:g}"
     what = "same network" if experiment == "E9" else "appendix B"
@@ -160,7 +160,7 @@ def student(experiment: str, temperature: float) -> StudyModel:
 
 
 def _students(experiment: str, setup: Setup) -> list[StudyModel]:
-    return [student(experiment, temperature) for temperature in setup.scale.temperatures]
+    return [distilled_student(experiment, temperature) for temperature in setup.scale.temperatures]
 
 
 def _distilled(
@@ -168,7 +168,7 @@ def _distilled(
 ) -> Task:
     objective = {"name": "distillation", "settings": {"temperature": temperature}}
     training = more.pop("training", {"epochs": setup.scale.distilled_epochs})
-    return specs.defend(setup, name, training, objective, architecture=architecture, teacher=teacher, **more)
+    return specs.defend_task(setup, name, training, objective, architecture=architecture, teacher=teacher, **more)
 
 
 def _teachers(setup: Setup) -> list[Task]:
@@ -176,17 +176,19 @@ def _teachers(setup: Setup) -> list[Task]:
     needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
     training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "continue_after_stop": True}
     return [
-        specs.defend(setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}})
+        specs.defend_task(
+            setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}}
+        )
         for each in needed
     ]
 
 
-def temperature_scaled(setup: Setup, temperature: float, model: StudyModel) -> Task:
+def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> Task:
     """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
     images = setup.scale.judged_images
-    return specs.curve(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
+    return specs.curve_task(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
 
 
 def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
@@ -196,7 +198,7 @@ def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Tas
         found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
         found += evaluation_tasks(setup, model)
         if temperature != 1:
-            found.append(temperature_scaled(setup, temperature, model))
+            found.append(divided_logits_task(setup, temperature, model))
     return found
 
 
@@ -234,16 +236,18 @@ def _e13(setup: Setup) -> list[Task]:
     soft = teacher(SEARCH_TEMPERATURE)
     trained = [
         (
-            specs.defend(setup, E13_REGULARISED.source.task, early, _regularization(), start=decayed(decay).source),
+            specs.defend_task(
+                setup, E13_REGULARISED.source.task, early, _regularization(), start=weight_decayed(decay).source
+            ),
             E13_REGULARISED,
         ),
-        (specs.defend(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
+        (specs.defend_task(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
         *(
-            (specs.defend(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
+            (specs.defend_task(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
             for weight, m in ((weight, _weighted(weight)) for weight in setup.scale.multipliers)
         ),
         (
-            specs.defend(
+            specs.defend_task(
                 setup,
                 E13_RESNET.source.task,
                 early | {"weight_decay": 1e-4},
@@ -281,8 +285,12 @@ def _e13(setup: Setup) -> list[Task]:
                 training=early,
             )
         )
-        search.append(specs.masking(setup, source.task.replace("/search/", "/found/"), source, attacks, ("ce",)))
-    matrices = [specs.targeted(setup, f"E13/targeted/{model.name}", model.source, TARGETED) for model in (E1, E11, E6)]
+        search.append(
+            specs.checkpoint_task(setup, source.task.replace("/search/", "/found/"), source, attacks, ("ce",))
+        )
+    matrices = [
+        specs.targeted_task(setup, f"E13/targeted/{model.name}", model.source, TARGETED) for model in (E1, E11, E6)
+    ]
     return [*_judged(setup, trained), *search, *matrices]
 
 

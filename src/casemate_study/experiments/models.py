@@ -53,7 +53,7 @@ class StudyModel:
 def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     """Every measure of a model that no other experiment takes."""
     scale, source = setup.scale, model.source
-    found = [specs.clean(setup, model.artifact("clean"), source)]
+    found = [specs.clean_task(setup, model.artifact("clean"), source)]
     bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last"}
     every = LOSSES if model.in_figures else LOSSES[:1]
     values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
@@ -65,16 +65,18 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     for measure, (attack, losses, grid, images) in kinds.items():
         if measure not in model.aliases:
             found += [
-                specs.curve(setup, model.artifact(measure, loss), source, attack | {"loss": loss}, "eps", grid, images)
+                specs.curve_task(
+                    setup, model.artifact(measure, loss), source, attack | {"loss": loss}, "eps", grid, images
+                )
                 for loss in losses
             ]
     if source.inference is None:
-        found.append(specs.worst(setup, model.artifact("pgd"), source, model.pgd))
+        found.append(specs.worst_case_task(setup, model.artifact("pgd"), source, model.pgd))
     else:
         attack = bim | {"clip": "ball", "loss": "ce", "eot_samples": EOT_DRAWS}
         found.append(
-            specs.curve(setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
+            specs.curve_task(setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
         )
     if scale.evaluates_ours or not model.ours:
-        found.append(specs.evaluation(setup, model.artifact("evaluation"), source, model.pgd))
+        found.append(specs.evaluation_task(setup, model.artifact("evaluation"), source, model.pgd))
     return found

@@ -215,7 +215,7 @@ def scale_by_name(name: str) -> Scale:
     return SCALES[name]
 
 
-def table() -> list[tuple[str, ...]]:
+def scale_table() -> list[tuple[str, ...]]:
     """The settings as rows: name, one value per scale, what it means (from the docstring under the field)."""
     import ast
     import inspect

@@ -63,7 +63,7 @@ def _batches(scale: Scale) -> dict[str, int]:
     return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
 
 
-def train(
+def train_task(
     setup: Setup,
     name: str,
     epochs: int,
@@ -95,7 +95,7 @@ def train(
     )
 
 
-def defend(
+def defend_task(
     setup: Setup,
     name: str,
     training: Mapping[str, Any],
@@ -134,7 +134,7 @@ def defend(
     )
 
 
-def clean(setup: Setup, name: str, source: Source) -> Task:
+def clean_task(setup: Setup, name: str, source: Source) -> Task:
     """Accuracy, loss, confusion, calibration, logit gaps, zero gradients, gradients nearby."""
     images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.judged_images)
     return Task(
@@ -146,7 +146,7 @@ def clean(setup: Setup, name: str, source: Source) -> Task:
     )
 
 
-def curve(
+def curve_task(
     setup: Setup,
     name: str,
     source: Source,
@@ -169,7 +169,7 @@ def curve(
     )
 
 
-def masking(
+def checkpoint_task(
     setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
 ) -> Task:
     """Attacks under every loss, and zero gradients: what depends on how long a network was trained."""
@@ -189,7 +189,7 @@ def _standing(eps: float) -> float:
     return max(0.15, 1 - 25 * eps)
 
 
-def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
     """PGD-40 with restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
     config = _config(setup, source, setup.scale.judged_images)
     attacks = {
@@ -210,7 +210,7 @@ def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> T
     )
 
 
-def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
     """The whole evaluation: strong attacks on survivors, the cheap checks, the verdict."""
     scale = setup.scale
     config = _config(setup, source, scale.evaluated_images)
@@ -226,7 +226,7 @@ def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float])
     )
 
 
-def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
+def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
     """The targeted attack from every class to every other."""
     config = _config(setup, source, setup.scale.targeted_images)
     return Task(
@@ -238,7 +238,9 @@ def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any])
     )
 
 
-def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+def pictures_task(
+    setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int
+) -> Task:
     """Images before and after attacks."""
     config = _config(setup, source, 200)
     return Task(
@@ -250,7 +252,9 @@ def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapp
     )
 
 
-def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int) -> Task:
+def neighbours_task(
+    setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int
+) -> Task:
     """Images and their adversarial neighbours under several settings of adversarial regularisation."""
     config = _config(setup, source, 200)
     return Task(
@@ -262,7 +266,7 @@ def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, M
     )
 
 
-def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
+def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
     """Training images before and after changes."""
     return Task(
         name=name,
@@ -277,6 +281,6 @@ def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[st
     )
 
 
-def samples(setup: Setup) -> Task:
+def samples_task(setup: Setup) -> Task:
     """The first training images of every class."""
     return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)

@@ -56,10 +56,10 @@ def _e1(setup: Setup) -> list[Task]:
     ]
     names = [f"epoch-{epoch:03d}" for epoch in scale.kept_epochs]
     return [
-        specs.samples(setup),
-        specs.train(setup, "E1/train", scale.epochs, kept),
+        specs.samples_task(setup),
+        specs.train_task(setup, "E1/train", scale.epochs, kept),
         *evaluation_tasks(setup, E1),
-        *(specs.masking(setup, f"E1/{name}", Source(task="E1/train", weights=name), attacks) for name in names),
+        *(specs.checkpoint_task(setup, f"E1/{name}", Source(task="E1/train", weights=name), attacks) for name in names),
     ]
 
 
@@ -77,7 +77,7 @@ TUNED_AUGMENT = [{"name": "alternating-flip", "settings": {}}]
 
 def _e1_tuned(setup: Setup) -> list[Task]:
     epochs = setup.scale.tuned_epochs
-    training = specs.train(setup, "E1+/train", epochs, TUNED, augment=TUNED_AUGMENT, dropout=TUNED_DROPOUT)
+    training = specs.train_task(setup, "E1+/train", epochs, TUNED, augment=TUNED_AUGMENT, dropout=TUNED_DROPOUT)
     return [training, *evaluation_tasks(setup, E1_TUNED)]
 
 
@@ -85,10 +85,10 @@ def _e2(setup: Setup) -> list[Task]:
     attack = {"name": "fgsm", "eps": 0.1, "keep": "last"}
     images = setup.scale.fgsm_images
     curves = [
-        specs.curve(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
+        specs.curve_task(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
         for loss in LOSSES
     ]
-    return [*curves, specs.pictures(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
+    return [*curves, specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
 
 
 E3_CLIPPINGS = {
@@ -103,14 +103,14 @@ def _e3(setup: Setup) -> list[Task]:
     attack = {"name": "bim", "eps": 0.1, "keep": "last"}
     images = setup.scale.bim_images
     curves = [
-        specs.curve(
+        specs.curve_task(
             setup, E1.artifact(name, loss), E1.source, attack | clipping | {"loss": loss}, "eps", EPS_GRID, images
         )
         for name, clipping in E3_CLIPPINGS.items()
         for loss in LOSSES
     ]
     shown = {f"BIM 0.05, {clip}": attack | {"eps": 0.05, **E3_CLIPPINGS[clip]} for clip in ("range", "ball")}
-    return [*curves, specs.pictures(setup, "E3/pictures", E1.source, shown, count=2)]
+    return [*curves, specs.pictures_task(setup, "E3/pictures", E1.source, shown, count=2)]
 
 
 def e4_prefix(size: str) -> str:
@@ -120,7 +120,7 @@ def e4_prefix(size: str) -> str:
 
 def _e4(setup: Setup) -> list[Task]:
     return [
-        specs.curve(
+        specs.curve_task(
             setup,
             f"{e4_prefix(title)}/{loss}",
             E1.source,
@@ -134,7 +134,7 @@ def _e4(setup: Setup) -> list[Task]:
     ]
 
 
-def decayed(decay: float) -> StudyModel:
+def weight_decayed(decay: float) -> StudyModel:
     """E12: the model trained with weight decay of this strength."""
     name = f"E12-{decay:g}"
     return StudyModel(
@@ -143,14 +143,14 @@ def decayed(decay: float) -> StudyModel:
 
 
 def _decayed(setup: Setup) -> list[StudyModel]:
-    return [decayed(decay) for decay in setup.scale.decays]
+    return [weight_decayed(decay) for decay in setup.scale.decays]
 
 
 def _e12(setup: Setup) -> list[Task]:
     found: list[Task] = []
     for decay, model in zip(setup.scale.decays, _decayed(setup), strict=True):
         settings = {"patience": 5, "weight_decay": decay}
-        found.append(specs.train(setup, model.source.task, setup.scale.defended_epochs, settings))
+        found.append(specs.train_task(setup, model.source.task, setup.scale.defended_epochs, settings))
         found += evaluation_tasks(setup, model)
     return found
 

@@ -38,8 +38,10 @@ def _convert(kind: Any, found: Any) -> Any:
         return {name: _convert(arguments[1], each) for name, each in found.items()}
     if hasattr(kind, "from_json"):
         return kind.from_json(found)
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        known = [each.name for each in fields(kind) if each.name in found or each.default is each.default_factory is MISSING]
+        known = [
+            each.name for each in fields(kind) if each.name in found or each.default is each.default_factory is MISSING
+        ]
         return kind(**{name: _convert(hints[name], found[name]) for name in known})
     return kind(found) if kind in (float, int, str) else found

@@ -1,4 +1,4 @@
-"""What the tasks of the study store, one dataclass for each kind of task; `casemate_study.tasks` writes them as JSON."""
+"""The stored results of the study's tasks, one dataclass per kind; `casemate_study.tasks` writes them as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

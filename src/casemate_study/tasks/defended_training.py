@@ -8,7 +8,7 @@ from casemate.data import make_augmentation
 from casemate.defenses import Recipe, make_objective
 from casemate.engine import Artifact, Context
 from casemate.models import load
-from casemate_study.tasks.training import dataset_of, network_of, parts_of, settings_of, written
+from casemate_study.tasks.training import dataset_of, network_of, parts_of, train_config, written
 
 
 def defend_model(
@@ -29,7 +29,7 @@ def defend_model(
         held["start"] if "start" in held else network_of(config, dataset),
         train,
         validation,
-        settings_of(config),
+        train_config(config),
         checkpoint=working / "training.safetensors",
         device=context.device,
         observer=context.observer,

@@ -7,10 +7,10 @@ from typing import Any
 from casemate.engine import Artifact, Context
 from casemate.evaluation import evaluate
 from casemate.tables import write_table
-from casemate_study.tasks.inputs import batch_size, classifier_for, seeded, tested
+from casemate_study.tasks.inputs import batch_size, classifier_for, tested, with_seeded_randomness
 
 
-@seeded
+@with_seeded_randomness
 def judge_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
     return read(config["dataset"], context).test[: config["images"]]
 
 
-def seeded(produce: ProducerFn) -> ProducerFn:
+def with_seeded_randomness(produce: ProducerFn) -> ProducerFn:
     """A producer that starts PyTorch's global random numbers from its seed: what a randomised model draws from."""
 
     @functools.wraps(produce)

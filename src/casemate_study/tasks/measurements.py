@@ -23,14 +23,14 @@ from casemate.evaluation import (
     zero_gradients,
 )
 from casemate.tables import write_table
-from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, seeded, tested
+from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, tested, with_seeded_randomness
 
 
 def _estimate(hits: np.ndarray) -> dict[str, float | int]:
     return share(hits).as_json()
 
 
-@seeded
+@with_seeded_randomness
 def measure_clean(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
     return mean(np.degrees(np.arccos(known.clip(-1, 1)))).as_json() if known.size else None
 
 
-@seeded
+@with_seeded_randomness
 def measure_curve(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def measure_curve(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_worst(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def measure_worst(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_targeted(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def measure_targeted(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_masking(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.Labell
     return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
 
 
-def settings_of(config: dict[str, Any]) -> TrainConfig:
+def train_config(config: dict[str, Any]) -> TrainConfig:
     """The settings of the loop."""
     settings = dict(config["training"])
     return TrainConfig(seed=config["seed"], **{**settings, "save_epochs": tuple(settings.get("save_epochs", ()))})
@@ -52,7 +52,7 @@ def train_model(
         network_of(config, dataset),
         train,
         validation,
-        settings_of(config),
+        train_config(config),
         objective=CrossEntropy(label_smoothing=config["label_smoothing"]),
         augment=[make_augmentation(spec) for spec in config["augment"]],
         checkpoint=working / "training.safetensors",
