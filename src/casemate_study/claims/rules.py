@@ -147,11 +147,11 @@ def judge_number(
     tail = f"{numbers}.{'' if e1 is None else why(e1)}"
     stable = [name for name in inside if name.endswith(TITLES["ce"])]
     if stable:
-        return RuleResult("holds", f"Within our interval for {', '.join(stable)}. {tail}")
+        return RuleResult("holds", f"It lies within our interval for {', '.join(stable)}. {tail}")
     if inside:
-        return RuleResult("does not hold", f"Within our interval for {', '.join(inside)}, and for no other. {tail}")
+        return RuleResult("does not hold", f"It lies within our interval only for {', '.join(inside)}. {tail}")
     nearest = min(known, key=lambda name: abs(known[name].value - statement.value))
-    return RuleResult("unexplained", f"Within our interval for no setting; the nearest is {nearest}. {tail}")
+    return RuleResult("unexplained", f"It lies within none of our intervals; the nearest is that of {nearest}. {tail}")
 
 
 def _joined(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:

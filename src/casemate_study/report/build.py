@@ -120,7 +120,7 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             advices=[(advice, reference and reference.accuracy(name, "worst")) for name, advice in advices],
             convention=next((advice.verdict.convention for _, advice in advices if advice.verdict), ""),
             models=comparison.model_table(models, reference),
-            evaluated=comparison.evaluation_table(models),
+            evaluated=comparison.whole_evaluation_table(models),
             diagnosis=comparison.diagnosis_table(models),
             divided=comparison.distillation_table(models),
             search=comparison.search_table(study.setup, artifacts),

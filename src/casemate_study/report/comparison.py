@@ -84,7 +84,7 @@ def model_table(models: Mapping[str, ModelResults], reference: Reference | None)
     )
 
 
-def evaluation_table(models: Mapping[str, ModelResults]) -> Table | None:
+def whole_evaluation_table(models: Mapping[str, ModelResults]) -> Table | None:
     """One row per model with a whole evaluation: robust accuracy, verdict, and the checks that found something."""
     head = ("model", "clean", f"FGSM {EPS:g}", f"PGD {EPS:g}", f"all attacks {EPS:g}", "of right images", "verdict")
     head += ("raised",)

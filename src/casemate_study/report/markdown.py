@@ -84,7 +84,7 @@ def results_markdown(
     known = [each for each in claims if each.verdict != "not measured"]
     searched, divided = comparison.search_table(study.setup, artifacts), comparison.distillation_table(models)
     compared = paper_comparison.comparisons(artifacts, study.setup.scale, paper_comparison.other_data(study.dataset))
-    evaluated = comparison.evaluation_table(models)
+    evaluated = comparison.whole_evaluation_table(models)
     parts = [
         _table(comparison.model_table(models, None)) if models else None,
         _table(evaluated) if evaluated is not None else None,

@@ -17,31 +17,33 @@ def read_as(kind: type[T], found: Any, where: str) -> T:
     `from_json`. Keys without a field are ignored; a field with a default may be missing.
 
     Raises:
-        StoreError: `found`, which messages call `where`, lacks a field or has a value of another type there.
+        StoreError: a field is missing or has a value of another type; `where` says what was read.
     """
-    try:
-        return _convert(kind, found)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{where} cannot be read as {kind.__name__} ({type(error).__name__}: {error}); another version of casemate "
-            "wrote it: run the study again"
-        ) from error
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]  # `kind` is a dataclass
+        if field.name not in found and not field.default is field.default_factory is MISSING:
+            continue
+        try:
+            values[field.name] = _convert(hints[field.name], found[field.name], f"{where}, {field.name}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{where}: the field {field.name} is missing or not of the expected type {hints[field.name]}; another "
+                "version of casemate wrote it: run the study again"
+            ) from error
+    return kind(**values)
 
 
-def _convert(kind: Any, found: Any) -> Any:
+def _convert(kind: Any, found: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
-        return None if found is None else _convert(arguments[0], found)
+        return None if found is None else _convert(arguments[0], found, where)
     if origin is tuple:
-        return tuple(_convert(arguments[0], each) for each in found)
+        return tuple(_convert(arguments[0], each, where) for each in found)
     if origin is Mapping:
-        return {name: _convert(arguments[1], each) for name, each in found.items()}
+        return {name: _convert(arguments[1], each, f"{where}, {name}") for name, each in found.items()}
     if hasattr(kind, "from_json"):
         return kind.from_json(found)
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind)
-        known = [
-            each.name for each in fields(kind) if each.name in found or each.default is each.default_factory is MISSING
-        ]
-        return kind(**{name: _convert(hints[name], found[name]) for name in known})
+        return read_as(kind, found, where)
     return kind(found) if kind in (float, int, str) else found
