@@ -22,7 +22,7 @@ NOISES: Mapping[str, Mapping[str, Any]] = {
     "salt-and-pepper": {"name": "salt-and-pepper", "settings": {"share": 0.05}},
 }
 REGULARIZATION = {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.25}
-"""E6 as the paper has it, with its odd limit below and none above."""
+"""E6 as the paper states it: pixels clipped below at 0.25 and not above."""
 E8_STEPS = (0.1, 0.15, 0.2, 0.25)
 SEARCH_TEMPERATURE = 20.0
 
@@ -32,7 +32,7 @@ def _early(setup: Setup) -> dict[str, Any]:
 
 
 def _model(name: str, title: str, **more: Any) -> StudyModel:
-    """A model whose training is its own and which keeps the best epoch's weights."""
+    """A model with a training of its own, at the weights of the best epoch."""
     return StudyModel(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
 
 
@@ -143,12 +143,12 @@ def _e8(setup: Setup) -> list[Task]:
 
 # E9, E10 --------------------------------------------------------------------------------------------------------------
 def teacher(temperature: float) -> Source:
-    """The network that teaches at a temperature, over-fitted as the paper's: at 1 it is E1 itself."""
+    """The teacher at a temperature, over-fitted as the paper's is; at temperature 1 it is E1."""
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
 def distilled_student(experiment: str, temperature: float) -> StudyModel:
-    """The student of E9 (same network) or E10 (appendix B) at a temperature."""
+    """The student at a temperature, of E9 (the same network) or E10 (the network of appendix B)."""
     name = f"{experiment}-{temperature:g}"
     what = "same network" if experiment == "E9" else "appendix B"
     return StudyModel(
@@ -172,7 +172,7 @@ def _distilled(
 
 
 def _teachers(setup: Setup) -> list[Task]:
-    """Of every temperature but 1, and of the one that the search over students uses."""
+    """The trainings of the teachers: one for each temperature but 1, and one for the search over students."""
     needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
     training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "continue_after_stop": True}
     return [
@@ -184,7 +184,7 @@ def _teachers(setup: Setup) -> list[Task]:
 
 
 def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> Task:
-    """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
+    """BIM on the student's logits divided by its temperature, ascending the loss that otherwise saturates."""
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
     images = setup.scale.judged_images
@@ -215,7 +215,7 @@ def _weighted(multiplier: float) -> StudyModel:
 
 
 def searched(setup: Setup) -> list[tuple[str, float, Source]]:
-    """The search over students: network, factor on its dropout rates, and what holds it."""
+    """The networks of the search over students, each with the factor on its dropout rates and its source."""
     return [
         (network, dropout, Source(task=f"E13/search/{network}-{dropout:g}", weights="best"))
         for network in setup.scale.students
@@ -300,8 +300,8 @@ DEFENDED = (
         title="Data augmentation, noise, and randomised inference",
         notes=(
             "Blurred copies of all training images are added; then every batch is shifted by up to 0.1 of the side, "
-            "rotated by up to 90 degrees to either side, and mirrored both ways by coin tosses. What enters at the "
-            "edges is black.",
+            "rotated by up to 90 degrees to either side, and flipped both ways, each with probability one half. Pixels "
+            "from outside the image are black.",
             "The paper names noise without strengths: Gaussian 0.1, speckle 0.3, salt and pepper on 5 % of the pixels; "
             "noise layers of 0.2 before the first and 0.1 before every other convolution (Liu et al. 2018).",
             "Randomised models are attacked with BIM by one gradient a step and by the mean of 10 (expectation over "
@@ -350,9 +350,9 @@ DEFENDED = (
         name="E13",
         title="The paper's further work",
         notes=(
-            "New results, which the paper asks for in section 7. Early stopping with patience 5 throughout.",
-            "Mixture: half of the images moved and mirrored as in E5, and the loss of neighbours at a step of 0.1 "
-            "within [0, 1], weight 1.",
+            "New results, which section 7 of the paper proposes. Early stopping with patience 5 throughout.",
+            "Mixture: half of the images shifted, rotated and flipped as in E5, and the loss on adversarial neighbours "
+            "at a step of 0.1 within [0, 1], weight 1.",
             "The search distils at T = 20; networks are named by the channels of their first block and their number "
             "of blocks.",
         ),

@@ -1,4 +1,4 @@
-"""The numbers that the paper states, to be marked beside ours. Accuracies are fractions, times in seconds."""
+"""Numbers that the paper states, shown beside ours. Accuracies are fractions, times are in seconds."""
 
 from dataclasses import dataclass
 from typing import final
