@@ -76,7 +76,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         "epochs": 2,
         "kept_epochs": (1, 2),
         "test_images": 40,
-        "judged_images": 3,
+        "attacked_images": 3,
         "targeted_images": 40,
         "pgd_restarts": 1,
     }
@@ -384,7 +384,7 @@ def test_the_caption_of_several_attacks_names_the_images_under_each(done: Done) 
     scale = done.study.setup.scale
     caption = done.figure("bim-adversarial").caption
     assert f"n = {scale.fgsm_images} under FGSM; " in caption
-    sizes = " or ".join(map(str, sorted({scale.judged_images, scale.bim_images})))
+    sizes = " or ".join(map(str, sorted({scale.attacked_images, scale.bim_images})))
     for clip in ("ball", "range"):
         assert f"; {sizes} under BIM, clip {clip};" in caption
 

@@ -187,7 +187,7 @@ def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> 
     """BIM on the student's logits divided by its temperature, ascending the loss that otherwise saturates."""
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
-    images = setup.scale.judged_images
+    images = setup.scale.attacked_images
     return specs.curve_task(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
 
 

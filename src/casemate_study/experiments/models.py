@@ -60,8 +60,8 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     values = FIGURE_EPS if model.in_figures else (0.0, *TABLE_EPS)
     kinds = {
         "fgsm": ({"name": "fgsm", "eps": 0.1, "keep": "last"}, LOSSES, EPS_GRID, scale.fgsm_images),
-        "ball": (bim | {"clip": "ball"}, every, values, scale.judged_images),
-        "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.judged_images),
+        "ball": (bim | {"clip": "ball"}, every, values, scale.attacked_images),
+        "range": (bim | {"clip": "range"}, every if model.in_figures else (), values, scale.attacked_images),
     }
     for measure, (attack, losses, grid, images) in kinds.items():
         if measure not in model.aliases:
@@ -76,7 +76,9 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
     else:
         attack = bim | {"clip": "ball", "loss": "ce", "eot_samples": EOT_DRAWS}
         found.append(
-            specs.curve_task(setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.judged_images)
+            specs.curve_task(
+                setup, model.artifact("eot"), source, attack, "eps", (0.0, 0.05, 0.1), scale.attacked_images
+            )
         )
     if scale.evaluates_ours or not model.ours:
         found.append(specs.evaluation_task(setup, model.artifact("evaluation"), source, model.pgd))

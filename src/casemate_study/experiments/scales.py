@@ -41,7 +41,7 @@ class Scale:
     """Test images under BIM over eps (E3)."""
     steps_images: int
     """Test images under BIM over iterations (E4)."""
-    judged_images: int
+    attacked_images: int
     """Test images under all other attacks, on all models."""
     pgd_restarts: int
     """Random starts of PGD-40, the strongest attack of the study."""
@@ -91,7 +91,7 @@ SMOKE = Scale(
     fgsm_images=24,
     bim_images=16,
     steps_images=16,
-    judged_images=8,
+    attacked_images=8,
     pgd_restarts=1,
     evaluated_images=8,
     budget="quick",
@@ -123,7 +123,7 @@ QUICK = Scale(
     fgsm_images=200,
     bim_images=100,
     steps_images=100,
-    judged_images=64,
+    attacked_images=64,
     pgd_restarts=2,
     evaluated_images=24,
     budget="quick",
@@ -155,7 +155,7 @@ MEDIUM = Scale(
     fgsm_images=1000,
     bim_images=1000,
     steps_images=1000,
-    judged_images=1000,
+    attacked_images=1000,
     pgd_restarts=5,
     evaluated_images=200,
     budget="standard",
@@ -187,7 +187,7 @@ FULL = Scale(
     fgsm_images=10000,
     bim_images=2000,
     steps_images=2000,
-    judged_images=1000,
+    attacked_images=1000,
     pgd_restarts=5,
     evaluated_images=500,
     budget="standard",

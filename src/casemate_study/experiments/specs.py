@@ -139,7 +139,7 @@ def defend_task(
 
 def clean_task(setup: Setup, name: str, source: Source) -> Task:
     """Measures without an attack: accuracy, loss, confusion, calibration, logit gaps, zero gradients, alignment."""
-    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.judged_images)
+    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.attacked_images)
     return Task(
         name=name,
         kind="clean",
@@ -194,7 +194,7 @@ def _standing(eps: float) -> float:
 
 def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
     """The worst case over PGD-40 with restarts ascending the stable cross-entropy, and the logit margin."""
-    config = _config(setup, source, setup.scale.judged_images)
+    config = _config(setup, source, setup.scale.attacked_images)
     attacks = {
         loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
         for loss in ("ce", "margin")

@@ -87,5 +87,5 @@ def keras_sentences(reference: KerasReference) -> list[str]:
     other = [way for way in reference.ways.values() if way.loss_in_effect != effect]
     if other:
         ways = (f"{way.what} ({percent(way.zero_share)} zero gradients, {way.loss_in_effect})" for way in other)
-        sentences.append(f"Written differently, the same Keras takes another loss: {'; '.join(ways)}.")
+        sentences.append(f"Written differently, the same Keras ascends another loss: {'; '.join(ways)}.")
     return sentences
