@@ -21,11 +21,11 @@ from casemate.evaluation.curves import LastIterates
 from casemate.evaluation.examples import clean_table, curve_table, worst_table
 from casemate.tables import Table, write_table
 from casemate_study.claims import ClaimEvidence
-from casemate_study.experiments.catalogue import choose, models_of, tasks_of
+from casemate_study.experiments.catalogue import choose_experiments, models_of, tasks_of
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES, Setup
-from casemate_study.results import ModelResults
+from casemate_study.results.models import ModelResults
 from casemate_study.tasks.inputs import attack_of
 
 N = 400
@@ -39,7 +39,7 @@ SETUP = Setup(
         fgsm_images=N,
         bim_images=N,
         steps_images=N,
-        judged_images=N,
+        attacked_images=N,
         targeted_images=N,
         checkpoint_images=N,
         step_counts=(0, 1, 10, 25, 50),
@@ -92,13 +92,13 @@ class Numbers:
 @cache
 def tasks() -> Mapping[str, Task]:
     """Every task of the study at the scale of the synthetic artifacts, by name."""
-    return {task.name: task for task in tasks_of(choose([]), SETUP)[0]}
+    return {task.name: task for task in tasks_of(choose_experiments([]), SETUP)[0]}
 
 
 @cache
 def catalogued() -> Mapping[str, StudyModel]:
     """Every model of the study, by name."""
-    return {model.name: model for model in models_of(choose([]), SETUP)}
+    return {model.name: model for model in models_of(choose_experiments([]), SETUP)}
 
 
 @lru_cache(maxsize=64)

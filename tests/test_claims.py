@@ -11,17 +11,18 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 from artifacts import LEFT, LOST, RANDOM, Level, N, Numbers, Shelf, World, easiest, iterations, losses, tasks, world
 from casemate.engine import Artifact
-from casemate.errors import RecordError
+from casemate.errors import RecordError, StoreError
 from casemate.evaluation import Finding, Severity
 from casemate.evaluation.verdict import SCHEMA, verdict_on
 from casemate.losses import TITLES
 from casemate_study.claims import CLAIMS, ClaimEvidence, Judgement, PaperClaim, judge
-from casemate_study.claims.rules import NOTHING, Found, Verdict
+from casemate_study.claims.rules import NOTHING, ClaimVerdict, RuleResult
 from casemate_study.claims.verdicts import Advice, advice, advise, causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report import comparison
-from casemate_study.results import Compared, Evaluated, ModelResults, compare_accuracy, compare_loss, right
+from casemate_study.results.models import ModelResults, WholeEvaluation
+from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_loss, is_correct
 
 ONE = 1 / N
 """One image."""
@@ -50,7 +51,7 @@ def _curve(shelf: Shelf, kept: np.ndarray, lost: np.ndarray | None = None) -> Ar
     return shelf.curve(task, hits, after)
 
 
-def _known(found: Compared | None) -> Compared:
+def _known(found: PairedComparison | None) -> PairedComparison:
     assert found is not None
     return found
 
@@ -81,7 +82,7 @@ def test_models_are_compared_on_the_images_that_both_were_measured_on(shelf: She
     few = _curve(shelf, np.ones(100, dtype=bool))
     many = _curve(shelf, np.arange(N) < 100)
     found = _known(compare_accuracy(few, many, "eps", 0.1))
-    assert found == Compared(1.0, 1.0, 0, 100)
+    assert found == PairedComparison(1.0, 1.0, 0, 100)
     assert compare_accuracy(few, many, "eps", 0.3) is None
     assert compare_loss(few, many, "eps", 0.3) is None
     for one, other in ((None, few), (few, None)):
@@ -117,19 +118,31 @@ def test_losses_that_are_not_finite_are_left_out_of_both(shelf: Shelf) -> None:
     assert compare_loss(nothing, nothing, "eps", 0.1) is None
 
 
+def test_a_result_of_another_version_is_refused_by_name(alike: World) -> None:
+    """A field is missing, or holds something else."""
+    clean = alike.artifacts["E6/clean"]
+    wrong = {"accuracy": None, "loss": {"value": 0.5}, "per_class": 3, "calibration_error": "high"}
+    results = [{**clean.result, name: value} for name, value in wrong.items()]
+    results.append({name: each for name, each in clean.result.items() if name != "gap_quantiles"})
+    for result, field in zip(results, (*wrong, "gap_quantiles"), strict=True):
+        changed = alike.given({"E6/clean": replace(clean, facts={**clean.facts, "result": result})})
+        with pytest.raises(StoreError, match=f"the stored result of E6/clean: the field {field} is missing or not of"):
+            _ = changed.models["E6"].clean
+
+
 def test_right_means_last_iterate_prediction_or_every_attack(alike: World, shelf: Shelf) -> None:
     """What a curve, a clean result and a worst case say of each image."""
     models = alike.but({"E6": Numbers(clean=0.8, left={"fgsm": 0.6, "pgd/ce": 0.5, "pgd/margin": 0.45})}).models
     found = {name: models["E6"].artifact(*name) for name in (("clean",), ("fgsm", "ce"), ("pgd",))}
     assert all(found.values())
     clean, fgsm, pgd = (artifact for artifact in found.values() if artifact is not None)
-    assert np.array_equal(right(clean), easiest(0.8))
-    assert np.array_equal(right(fgsm, "eps", 0.1), easiest(0.6))
-    assert np.array_equal(right(fgsm, "eps", 0.0), easiest(0.8))
-    assert np.array_equal(right(pgd, "eps", 0.1), easiest(0.45))
+    assert np.array_equal(is_correct(clean), easiest(0.8))
+    assert np.array_equal(is_correct(fgsm, "eps", 0.1), easiest(0.6))
+    assert np.array_equal(is_correct(fgsm, "eps", 0.0), easiest(0.8))
+    assert np.array_equal(is_correct(pgd, "eps", 0.1), easiest(0.45))
     one, other = np.arange(N) % 2 == 0, np.arange(N) % 3 == 0
     worst = shelf.worst(tasks()["E6/pgd"], {"ce": [one], "margin": [other]})
-    assert np.array_equal(right(worst, "eps", 0.1), one & other)
+    assert np.array_equal(is_correct(worst, "eps", 0.1), one & other)
 
 
 def test_a_model_knows_its_numbers_and_what_it_lacks(alike: World) -> None:
@@ -137,18 +150,24 @@ def test_a_model_knows_its_numbers_and_what_it_lacks(alike: World) -> None:
         clean=0.8, left={"fgsm": 0.6, "fgsm/prob-ce": 0.7, "pgd": 0.2}, zero={"prob-ce": 0.3}, seconds=2.0
     )
     e6 = alike.but({"E6": numbers}).models["E6"]
-    left, strong, zero = e6.left("fgsm", 0.1, "prob-ce"), e6.strongest(0.1), e6.zero("prob-ce")
+    left, strong, zero = (
+        e6.accuracy_under("fgsm", 0.1, "prob-ce"),
+        e6.under_strongest(0.1),
+        e6.zero_gradient_share("prob-ce"),
+    )
     assert left is not None
     assert strong is not None
     assert zero is not None
     assert e6.clean is not None
-    assert (e6.clean["accuracy"]["value"], left["value"], strong["value"], zero["value"]) == (0.8, 0.7, 0.2, 0.3)
+    assert (e6.clean.accuracy.value, left.value, strong.value, zero.value) == (0.8, 0.7, 0.2, 0.3)
     assert e6.seconds == (6.0, 2.0)
-    assert e6.left("fgsm", 0.07) is None
-    assert e6.strongest(0.05) is None
+    assert e6.accuracy_under("fgsm", 0.07) is None
+    assert e6.under_strongest(0.05) is None
     nothing = ModelResults(e6.model, {})
-    assert [nothing.clean, nothing.trained, nothing.seconds] == [None] * 3
-    assert [nothing.zero("ce"), nothing.left("fgsm", 0.1), nothing.strongest(0.1)] == [None] * 3
+    assert [nothing.clean, nothing.training, nothing.seconds] == [None] * 3
+    assert [nothing.zero_gradient_share("ce"), nothing.accuracy_under("fgsm", 0.1), nothing.under_strongest(0.1)] == [
+        None
+    ] * 3
 
 
 def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> None:
@@ -168,7 +187,7 @@ def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> No
     times = len(bim.config["values"])
     artifacts[bim.name] = alike.shelf.curve(bim, [other] * times, [losses(1.0)] * times)
     judged = ModelResults(e6, artifacts)
-    before, after = judged.standing(0.025), judged.standing(0.1)
+    before, after = judged.robust_mask(0.025), judged.robust_mask(0.1)
     assert before is not None
     assert after is not None
     assert np.array_equal(before, other)
@@ -176,22 +195,22 @@ def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> No
     artifacts["E6/pgd"] = alike.shelf.worst(
         tasks()["E6/pgd"], {"ce": [third[:300]], "margin": [np.ones(300, dtype=bool)]}
     )
-    whole, share = ModelResults(e6, artifacts).standing(0.1), ModelResults(e6, artifacts).worst(0.1)
+    whole, share = ModelResults(e6, artifacts).robust_mask(0.1), ModelResults(e6, artifacts).worst_case(0.1)
     assert whole is not None
     assert share is not None
     assert np.array_equal(whole, (one & other & third)[:300])
-    assert (share["value"], share["n"]) == (whole.mean(), 300)
-    assert ModelResults(e6, {}).standing(0.1) is None
-    assert ModelResults(e6, {}).worst(0.1) is None
+    assert (share.value, share.n) == (whole.mean(), 300)
+    assert ModelResults(e6, {}).robust_mask(0.1) is None
+    assert ModelResults(e6, {}).worst_case(0.1) is None
 
 
 def test_of_a_random_answer_only_the_one_after_averaged_gradients_stands(alike: World) -> None:
     numbers = Numbers(left={"eot": 0.3, "fgsm": 0.1, "ball": 0.05})
     judged = alike.but({RANDOM: numbers}).models[RANDOM]
-    standing = judged.standing(0.1)
+    standing = judged.robust_mask(0.1)
     assert standing is not None
     assert np.array_equal(standing, easiest(0.3))
-    assert judged.standing(0.2) is None
+    assert judged.robust_mask(0.2) is None
 
 
 def test_the_time_of_a_training_ends_where_it_would_have_stopped(alike: World) -> None:
@@ -223,7 +242,7 @@ class Order:
     hidden: Numbers | None
     """Of the first model, beside a second that is as it was: what bears the claim out under prob-ce alone."""
 
-    def found(self, in_world: World) -> Found:
+    def found(self, in_world: World) -> RuleResult:
         """The judgement where only these two models are known."""
         return claim(self.says).judge(in_world.only(*self.pair).evidence)
 
@@ -450,26 +469,31 @@ GROWING: Level = {1: 1.0, 10: 2.0, 25: 3.0, 50: 5.0}
 FALLING: Level = {1: 0.8, 10: 0.5, 25: 0.4, 50: 0.2}
 BOTH = ("1-255", "0.002")
 
-TURNS: tuple[tuple[str, Verdict, Change, str], ...] = (
+TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
     ("93.7 %", "holds", _e1(clean=0.94), "94.0 %"),
     ("93.7 %", "unexplained", _e1(clean=0.9), "90.0 %"),
     ("93.7 %", "unexplained", _e1(clean=0.97), "97.0 %"),
     ("93.7 %", "not measured", _gone("E1/clean"), ""),
-    ("FGSM at eps 0.1", "holds", _e1(fgsm=0.64), "Within our interval for stable cross-entropy"),
+    ("FGSM at eps 0.1", "holds", _e1(fgsm=0.64), "within our interval for stable cross-entropy"),
     (
         "FGSM at eps 0.1",
         "does not hold",
         _e1(fgsm=0.2, fgsm_prob__ce=0.64),
-        "Within our interval for softmax probabilities, and for no other.",
+        "It lies within our interval only for softmax probabilities.",
     ),
     (
         "FGSM at eps 0.1",
         "does not hold",
         _e1(fgsm=0.2, fgsm_torch__ce=0.64),
-        "Within our interval for F.cross_entropy, and for no other.",
+        "It lies within our interval only for F.cross_entropy.",
     ),
-    ("FGSM at eps 0.1", "unexplained", _e1(fgsm=0.2, fgsm_torch__ce=0.3), "the nearest is F.cross_entropy."),
-    ("FGSM at eps 0.1", "unexplained", _e1(fgsm=0.8, fgsm_prob__ce=0.9), "the nearest is stable cross-entropy."),
+    ("FGSM at eps 0.1", "unexplained", _e1(fgsm=0.2, fgsm_torch__ce=0.3), "the nearest is that of F.cross_entropy."),
+    (
+        "FGSM at eps 0.1",
+        "unexplained",
+        _e1(fgsm=0.8, fgsm_prob__ce=0.9),
+        "the nearest is that of stable cross-entropy.",
+    ),
     ("FGSM at eps 0.1", "not measured", _gone("E2/fgsm"), ""),
     ("BIM with clip ball", "holds", _e1(ball=0.2, range=0.5, range__4=0.1), "appears with equal steps and stable"),
     ("BIM with clip ball", "does not hold", _e1(ball=0.5, range=0.2, range__4=0.2), "No setting of ours reproduces"),
@@ -493,8 +517,13 @@ TURNS: tuple[tuple[str, Verdict, Change, str], ...] = (
     ("With clip ball the changes", "does not hold", _pictures(0.6, 0.0), "range changes 0.0 % of the black pixels"),
     ("With clip ball the changes", "not measured", _gone("E3/pictures"), ""),
     ("BIM at eps 0.05", "holds", _steps({"1-255/ce": 0.37, "0.002": 0.1, "1-255": 0.1}), "for step 1/255, stable"),
-    ("BIM at eps 0.05", "does not hold", _steps({"1-255": 0.1, "0.002": 0.1, "0.002/prob-ce": 0.37}), "for no other"),
-    ("BIM at eps 0.05", "unexplained", _steps({"1-255": 0.1, "0.002": 0.2}), "the nearest is step 0.002, stable"),
+    ("BIM at eps 0.05", "does not hold", _steps({"1-255": 0.1, "0.002": 0.1, "0.002/prob-ce": 0.37}), "only for step"),
+    (
+        "BIM at eps 0.05",
+        "unexplained",
+        _steps({"1-255": 0.1, "0.002": 0.2}),
+        "the nearest is that of step 0.002, stable",
+    ),
     ("BIM at eps 0.05", "not measured", _gone("E4/"), ""),
     ("From then on", "holds", _steps(lost=dict.fromkeys(BOTH, GROWING)), "40.0 % at 25, 40.0 % at 50, loss 3.00 to 5"),
     ("From then on", "does not hold", _steps(lost={"1-255": GROWING}), "loss 1.50 to 1.50"),
@@ -619,8 +648,8 @@ def test_whatever_is_finished_can_be_judged(mixed: World, seed: int) -> None:
     assert len(found) == len(CLAIMS)
     for name, told in advise(some.models):
         if told.verdict is not None and not told.verdict.fallen:
-            assert some.models[name].left("fgsm", 0.1) is not None
-            assert some.models[name].strongest(0.1) is not None
+            assert some.models[name].accuracy_under("fgsm", 0.1) is not None
+            assert some.models[name].under_strongest(0.1) is not None
 
 
 def _renamed(start: World, name: str) -> World:
@@ -789,35 +818,35 @@ def test_collapse_is_named_from_20_points_between_one_step_and_many_on(alike: Wo
     assert _causes(alike, numbers(81)) == ["one step at 0.1 leaves 25.2 %, many leave 5.0 %"]
 
 
-def test_fgsm_above_the_clean_interval_was_learnt_by_heart(alike: World) -> None:
+def test_fgsm_above_the_clean_interval_was_fitted_to_that_step(alike: World) -> None:
     """Clean 50 %: 45.1 to 54.9 (Wilson). Even where many steps leave nearly as much."""
     for fgsm, said in ((0.545, False), (0.55, True)):
         found = _causes(alike, Numbers(clean=0.5, left={"fgsm": fgsm, "pgd": 0.5}))
         words = (
-            f"FGSM at 0.1 leaves {100 * fgsm:.1f} %, more than the clean 50.0 %: the network has learnt that one step"
+            f"FGSM at 0.1 leaves {100 * fgsm:.1f} %, more than the clean 50.0 %: the network has learned that one step"
         )
         assert found == ([words] if said else [])
 
 
-def test_a_random_answer_is_shrugged_off_from_20_points_on(alike: World) -> None:
+def test_averaged_gradients_count_as_stronger_from_20_points_on(alike: World) -> None:
     def numbers(images: int) -> Numbers:
         return Numbers(left={"ball": (20 + images) * ONE, "eot": 20 * ONE, "fgsm": 0.9})
 
     assert _causes(alike, numbers(80), RANDOM) == []
     assert _causes(alike, numbers(81), RANDOM) == [
-        "BIM at 0.1 leaves 25.2 % by one draw a step and 5.0 % by the mean of several"
+        "BIM at 0.1 leaves 25.2 % with one draw a step and 5.0 % with the mean of several"
     ]
     assert _causes(alike, Numbers(left={"ball": 0.9, "pgd": 0.3, "fgsm": 0.3})) == []  # what answers by rule hides none
 
 
-def test_bent_gradients_are_named_past_60_degrees(alike: World) -> None:
+def test_misaligned_gradients_are_named_past_60_degrees(alike: World) -> None:
     """The interval of the synthetic angles is one degree to either side."""
     assert _causes(alike, Numbers(angle=61.0)) == []
     assert _causes(alike, Numbers(angle=61.5)) == ["gradients 0.01 apart point 62 degrees apart on average"]
     assert _causes(alike, Numbers(angle=None)) == []
 
 
-def test_causes_are_told_with_the_verdict(alike: World) -> None:
+def test_causes_stand_in_the_sentence_of_the_verdict(alike: World) -> None:
     numbers = Numbers(angle=80.0, zero={"prob-ce": 0.5}, left={"fgsm": 0.6, "fgsm/prob-ce": 0.7, "pgd": 0.05})
     found = _advised(alike, numbers)
     reasons = _causes(alike, numbers)
@@ -858,7 +887,7 @@ def test_a_broken_defence_is_not_worth_a_price(alike: World) -> None:
     assert "It costs 20.0 points" in _advised(alike, replace(dear, left={"pgd": 0.3, "fgsm": 0.3})).sentence
 
 
-def _whole(held: int, *, voids: bool = False) -> Evaluated:
+def _whole(held: int, *, voids: bool = False) -> WholeEvaluation:
     """The whole evaluation of a model of which so many of 400 images held, 360 being right."""
     it_rains = Finding(check="rain", severity=Severity.VOIDS, value=1, threshold=0, sentence="it rains. Wait")
     found = verdict_on(
@@ -871,7 +900,7 @@ def _whole(held: int, *, voids: bool = False) -> Evaluated:
         classes=10,
         findings=[it_rains] if voids else [],
     )
-    return Evaluated(verdict=found, raised={"rain": "voids"} if voids else {})
+    return WholeEvaluation(verdict=found, raised={"rain": "voids"} if voids else {})
 
 
 @pytest.mark.parametrize(
@@ -893,7 +922,7 @@ def test_the_whole_evaluation_has_the_verdict_and_the_paired_test_its_own_word(
     alike: World, monkeypatch: pytest.MonkeyPatch, held: int, voids: bool, word: str, told: str
 ) -> None:
     """What the whole evaluation says is the verdict; a void that flatters does not save what fell."""
-    monkeypatch.setattr(ModelResults, "evaluated", lambda *_: _whole(held, voids=voids))
+    monkeypatch.setattr(ModelResults, "whole_evaluation", lambda *_: _whole(held, voids=voids))
     found = _advised(alike, _images(200), _images(20))
     assert (found.word, found.helps) == (word, "helps")
     assert told in found.sentence
@@ -907,21 +936,21 @@ def test_a_stored_evaluation_is_read_into_its_verdict(alike: World) -> None:
     stored = {"schema": SCHEMA, "verdicts": [verdict.as_json()], "checks": [check, {**check, "sentence": None}]}
     task = tasks()["E6/evaluation"]
     some = alike.given({"E6/evaluation": alike.shelf.artifact(task, stored)})
-    assert some.models["E6"].evaluated(0.1) == Evaluated(verdict=verdict, raised={"draws": "weakens"})
-    assert some.models["E6"].evaluated(0.05) is None
+    assert some.models["E6"].whole_evaluation(0.1) == WholeEvaluation(verdict=verdict, raised={"draws": "weakens"})
+    assert some.models["E6"].whole_evaluation(0.05) is None
     assert some.models["E6"].verdict(0.1) == verdict
-    table = comparison.evaluated(some.models)
+    table = comparison.whole_evaluation_table(some.models)
     assert table is not None
-    assert [row[4:] for row in table.rows] == [("25.0 (21.0 to 29.5)", "27.8 (23.4 to 32.6)", "weak", "draws")]
+    assert [row[4:] for row in table.rows] == [("25.0 % (21.0 to 29.5)", "27.8 % (23.4 to 32.6)", "weak", "draws")]
     old = alike.given({"E6/evaluation": alike.shelf.artifact(task, {"verdicts": [{"eps": 0.1, "verdict": "robust"}]})})
     with pytest.raises(RecordError, match=r"the stored evaluation of E6.*an older casemate.*schema 1"):
-        old.models["E6"].evaluated(0.1)
+        old.models["E6"].whole_evaluation(0.1)
 
 
 def test_what_the_study_s_own_attacks_break_is_broken_whatever_the_evaluation_leaves(
     alike: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ModelResults, "evaluated", lambda *_: _whole(250, voids=True))
+    monkeypatch.setattr(ModelResults, "whole_evaluation", lambda *_: _whole(250, voids=True))
     found = _advised(alike, _images(10), _images(10))
     assert (found.word, found.helps) == ("broken", "no better")
     assert "PGD-40 with restarts together leave 2.5 %" in found.sentence

@@ -22,7 +22,7 @@ from casemate.models.accel.equivalence import TOLERANCE
 from casemate.models.accel.freeze import freeze
 from casemate.provenance import surroundings
 from casemate.training import TrainConfig, fit
-from casemate_study.results import compare_accuracy, compare_loss, right
+from casemate_study.results.paired import compare_accuracy, compare_loss, is_correct
 from conftest import tiny_images, tiny_model
 from test_study import Run, runner
 
@@ -137,7 +137,7 @@ def test_pieces_of_the_study_are_compared_alike_without_polars(tmp_path: Path, m
                 for model, artifacts in zip(models, (first, second), strict=True)
             ]
             axis, value = (None, None) if measure == "clean" else ("eps", 0.1)
-            found += [right(artifact, axis, value).tolist() for artifact in pair]
+            found += [is_correct(artifact, axis, value).tolist() for artifact in pair]
             found.append(compare_accuracy(pair[0], pair[1], axis, value))
             if measure != "pgd":
                 found.append(compare_loss(pair[0], pair[1], axis, value))

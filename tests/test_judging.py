@@ -31,7 +31,7 @@ from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance
 from casemate.rng import Streams
-from casemate_study.tasks.inputs import attack_of, classifier_for, seeded
+from casemate_study.tasks.inputs import attack_of, classifier_for, with_seeded_randomness
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
 from oracles import (
     EXAMINED,
@@ -466,7 +466,7 @@ def at_random(config: dict[str, Any], needs: object, folder: Path, working: Path
 
 
 def test_a_measure_that_is_seeded_is_the_same_each_time() -> None:
-    produce = seeded(at_random)
+    produce = with_seeded_randomness(at_random)
     torch.manual_seed(1)
     first = measured(produce, 3)
     torch.manual_seed(2)
@@ -479,7 +479,7 @@ def test_a_measure_that_is_seeded_is_the_same_each_time() -> None:
 def test_a_measure_that_is_seeded_leaves_the_caller_s_random_numbers_alone() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    measured(seeded(at_random), 3)
+    measured(with_seeded_randomness(at_random), 3)
     assert torch.equal(torch.get_rng_state(), state)
 
     def fails(config: dict[str, Any], needs: object, folder: Path, working: Path, context: Context) -> dict[str, Any]:
@@ -487,7 +487,7 @@ def test_a_measure_that_is_seeded_leaves_the_caller_s_random_numbers_alone() -> 
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        measured(seeded(fails), 3)
+        measured(with_seeded_randomness(fails), 3)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -21,6 +21,7 @@ import safetensors.numpy
 from artifacts import world
 from casemate.data import fashion_mnist
 from casemate.engine import Artifact
+from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
 from casemate.progress import NULL_OBSERVER
 from casemate.report import charts
@@ -31,12 +32,13 @@ from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E3_CLIPPINGS, E4_STEP_SIZES, e4_prefix
-from casemate_study.reference import Reference, reference_for, summarised
+from casemate_study.reference import CommittedRun, Reference, reference_for, reference_json
 from casemate_study.report import build, comparison, markdown, overview, paper_comparison, sentences
 from casemate_study.report.build import build_report
 from casemate_study.report.figures import all_figures
-from casemate_study.results import ModelResults
-from casemate_study.run import Study, plan_study, run_study
+from casemate_study.results.models import ModelResults
+from casemate_study.results.reading import read_as
+from casemate_study.run import PlannedStudy, plan_study, run_study
 from test_study import SMOKE, TINY, casemate, driver_for, finished
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +58,7 @@ Artifacts = Mapping[str, Artifact]
 class Done:
     """A finished study, what it is judged by, and its figures."""
 
-    study: Study
+    study: PlannedStudy
     artifacts: dict[str, Artifact]
     models: dict[str, ModelResults]
     figures: list[Figure]
@@ -74,7 +76,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         "epochs": 2,
         "kept_epochs": (1, 2),
         "test_images": 40,
-        "judged_images": 3,
+        "attacked_images": 3,
         "targeted_images": 40,
         "pgd_restarts": 1,
     }
@@ -87,7 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         study = plan_study(scale="smoke", data_dir=None, observer=NULL_OBSERVER, **settings)
         assert study.plan.missing == []
         artifacts = run_study(study, threads=1, data_dir=None, observer=NULL_OBSERVER)
-        models = comparison.judged_models(study.setup, artifacts)
+        models = comparison.measured_models(study.setup, artifacts)
         yield Done(study, artifacts, models, all_figures(artifacts, models))
 
 
@@ -158,7 +160,7 @@ def _commit_to(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(references, "resources", SimpleNamespace(files=files))
 
 
-def _built(study: Study, artifacts: Artifacts, out: Path, committed: Path | None = None) -> Page:
+def _built(study: PlannedStudy, artifacts: Artifacts, out: Path, committed: Path | None = None) -> Page:
     """A report without figures."""
     with _replaced(committed, []):
         return Page(build_report(study, artifacts, out).read_text())
@@ -215,7 +217,7 @@ def test_a_report_of_nothing_and_of_a_part_names_what_is_missing(done: Done, tmp
 def test_the_figures_of_a_part_are_those_whose_pieces_are_there(done: Done) -> None:
     """One figure from one artifact; none of several models from one."""
     part = {name: done.artifacts[name] for name in ("E1/clean", "E2/fgsm/ce", "E5/samples", "E6/neighbours")}
-    models = comparison.judged_models(done.study.setup, part)
+    models = comparison.measured_models(done.study.setup, part)
     names = [figure.name for figure in all_figures(part, models)]
     assert names == ["figure-02", "figure-03", "figure-04", "figure-08", "figure-11", "figure-12", "neighbours"]
     assert all_figures({}, {}) == []
@@ -382,7 +384,7 @@ def test_the_caption_of_several_attacks_names_the_images_under_each(done: Done) 
     scale = done.study.setup.scale
     caption = done.figure("bim-adversarial").caption
     assert f"n = {scale.fgsm_images} under FGSM; " in caption
-    sizes = " or ".join(map(str, sorted({scale.judged_images, scale.bim_images})))
+    sizes = " or ".join(map(str, sorted({scale.attacked_images, scale.bim_images})))
     for clip in ("ball", "range"):
         assert f"; {sizes} under BIM, clip {clip};" in caption
 
@@ -394,23 +396,23 @@ def test_the_numbers_under_the_overviews_are_the_stored_ones(done: Done) -> None
         assert each.clean is not None
         worst = next(measure for title, measure in shown if title == each.title and measure.startswith("worst case"))
         wanted = {
-            "clean": each.clean["accuracy"],
-            "FGSM": each.left("fgsm", 0.1),
-            "BIM-10, clip ball": each.left("ball", 0.1),
-            worst: each.worst(0.1),
+            "clean": each.clean.accuracy,
+            "FGSM": each.accuracy_under("fgsm", 0.1),
+            "BIM-10, clip ball": each.accuracy_under("ball", 0.1),
+            worst: each.worst_case(0.1),
         }
         for measure, estimate in wanted.items():
             assert estimate is not None
-            assert shown[each.title, measure] == tuple(estimate[key] for key in ("n", "value", "low", "high"))
+            assert shown[each.title, measure] == (estimate.n, estimate.value, estimate.low, estimate.high)
     figure = done.figure("diagnosis")
     assert [row[0] for row in figure.rows] == [each.title for each in done.models.values()]
     for row, each in zip(figure.rows, done.models.values(), strict=True):
         clean = each.clean
         assert clean is not None
-        assert row[1:6] == tuple(clean["gap_quantiles"][key] for key in ("0.05", "0.25", "0.5", "0.75", "0.95"))
-        assert row[6:9] == tuple(clean["zero_gradients"][loss]["value"] for loss in LOSSES)
-        assert row[9:11] == tuple(clean["alignment"][radius]["value"] for radius in ("0.01", "0.1"))
-        assert row[11] == clean["calibration_error"]
+        assert row[1:6] == tuple(clean.gap_quantiles[key] for key in ("0.05", "0.25", "0.5", "0.75", "0.95"))
+        assert row[6:9] == tuple(clean.zero_gradients[loss].value for loss in LOSSES)
+        assert row[9:11] == tuple(angle.value for radius in ("0.01", "0.1") if (angle := clean.alignment[radius]))
+        assert row[11] == clean.calibration_error
 
 
 def _images(artifact: Artifact) -> dict[str, np.ndarray]:
@@ -469,7 +471,7 @@ def test_shirt_against_t_shirt_is_answered_in_words(done: Done) -> None:
     for there, back in ((0.8, 0.3), (0.3, 0.8)):
         rates = {(shirt, other): there, (other, shirt): back}
         artifacts = {"E13/targeted/E6": _targeted(artifact, fashion_mnist.CLASSES, rates)}
-        figure = overview.targeted(artifacts, done.models)
+        figure = overview.targeted_figure(artifacts, done.models)
         assert figure is not None
         assert f"{done.models['E6'].title}: shirt to T-shirt {100 * there:.1f} %" in figure.caption
         assert f"back {100 * back:.1f} %" in figure.caption
@@ -478,7 +480,7 @@ def test_shirt_against_t_shirt_is_answered_in_words(done: Done) -> None:
 def test_a_matrix_of_nothing_has_words_too(done: Done) -> None:
     """A network that is always wrong leaves nothing to attack."""
     artifact = done.artifacts["E13/targeted/E6"]
-    figure = overview.targeted({"E13/targeted/E6": _targeted(artifact, fashion_mnist.CLASSES, {})}, done.models)
+    figure = overview.targeted_figure({"E13/targeted/E6": _targeted(artifact, fashion_mnist.CLASSES, {})}, done.models)
     assert figure is None or len(figure.alt) > 30
 
 
@@ -496,7 +498,7 @@ def test_every_model_of_the_plan_has_its_row(done: Done, built: tuple[Path, Page
     assert list(done.models) == [model.name for model in models_of(list(EXPERIMENTS.values()), done.study.setup)]
     assert [row[0] for row in page.table("model", "clean", "FGSM 0.05")] == planned
     assert [row[0] for row in page.table("model", "loss", "calibration error")] == planned
-    assert [row[0] for row in comparison.brief(done.models).rows] == planned
+    assert [row[0] for row in comparison.summary_table(done.models).rows] == planned
     for name in ("summary.md", "results.md"):
         text = (out / name).read_text()
         assert all(f"| {title} |" in text for title in planned), name
@@ -505,7 +507,7 @@ def test_every_model_of_the_plan_has_its_row(done: Done, built: tuple[Path, Page
 def test_the_whole_evaluation_of_the_papers_models_is_shown(done: Done, built: tuple[Path, Page]) -> None:
     """Robust accuracy, verdict and what was raised, as stored; smaller scales leave our own models out."""
     rows = {row[0]: row for row in built[1].table("model", "clean", "FGSM 0.1")}
-    judged = {name: each.evaluated(0.1) for name, each in done.models.items()}
+    judged = {name: each.whole_evaluation(0.1) for name, each in done.models.items()}
     assert list(rows) == [done.models[name].title for name, found in judged.items() if found is not None]
     assert {name for name, found in judged.items() if found is None} == {
         name for name, each in done.models.items() if each.model.ours
@@ -514,7 +516,7 @@ def test_the_whole_evaluation_of_the_papers_models_is_shown(done: Done, built: t
         if found is not None:
             row = rows[done.models[name].title]
             stored = done.artifacts[f"{name}/evaluation"].result
-            assert row[4] == comparison.short(stored["robust_accuracy"][-1])
+            assert row[4] == f"{Estimate.from_json(stored['robust_accuracy'][-1])}"
             assert row[5] == comparison.withstood(found.verdict)
             assert row[6] == stored["verdict"] == found.verdict.word
             grave = [each["check"] for each in stored["checks"] if each["state"] in ("voids", "weakens")]
@@ -528,12 +530,12 @@ def test_the_table_of_models_shows_the_stored_numbers(done: Done, built: tuple[P
         clean, seconds = each.clean, each.seconds
         assert clean is not None
         assert seconds is not None
-        estimates = [clean["accuracy"]]
-        estimates += [each.left(measure, eps) for measure in ("fgsm", "ball") for eps in (0.05, 0.1, 0.2)]
-        estimates.append(each.worst(0.1))
-        cells = [f"{100 * e['value']:.1f} ({100 * e['low']:.1f} to {100 * e['high']:.1f})" for e in estimates if e]
+        estimates = [clean.accuracy]
+        estimates += [each.accuracy_under(measure, eps) for measure in ("fgsm", "ball") for eps in (0.05, 0.1, 0.2)]
+        estimates.append(each.worst_case(0.1))
+        cells = [f"{100 * e.value:.1f} % ({100 * e.low:.1f} to {100 * e.high:.1f})" for e in estimates if e]
         assert len(cells) == 8
-        tail = [f"{clean['loss']['value']:.3f}", f"{seconds[1]:.1f}", f"{seconds[0]:,.0f}"]
+        tail = [f"{clean.loss.value:.3f}", f"{seconds[1]:.1f}", f"{seconds[0]:,.0f}"]
         assert rows[each.title] == [each.title, *cells, *tail]
 
 
@@ -543,11 +545,13 @@ def test_what_misleads_attacks_is_shown_as_stored(done: Done, built: tuple[Path,
     clean, pgd = e6.clean, e6.artifact("pgd")
     assert clean is not None
     assert pgd is not None
-    left = [e6.left("fgsm", 0.1, loss) for loss in LOSSES]
-    percent = [clean["zero_gradients"][loss]["value"] for loss in LOSSES]
-    assert rows[e6.title][6:9] == [f"{100 * share:.1f} %" for share in percent]
-    assert rows[e6.title][9:11] == [f"{clean['alignment'][r]['value']:.0f}\N{DEGREE SIGN}" for r in ("0.01", "0.1")]
-    assert rows[e6.title][11:14] == [f"{100 * each['value']:.1f} %" for each in left if each is not None]
+    left = [e6.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES]
+    zeros = [clean.zero_gradients[loss].value for loss in LOSSES]
+    assert rows[e6.title][6:9] == [f"{100 * share:.1f} %" for share in zeros]
+    assert rows[e6.title][9:11] == [
+        f"{angle.value:.0f}\N{DEGREE SIGN}" for r in ("0.01", "0.1") if (angle := clean.alignment[r])
+    ]
+    assert rows[e6.title][11:14] == [f"{100 * each.value:.1f} %" for each in left if each is not None]
     each = pgd.result["points"][-1]["each"]
     assert rows[e6.title][14:] == [f"{100 * each[loss]['value']:.1f} %" for loss in ("ce", "margin")]
     random_one = done.models["E5-stochastic-affine"]
@@ -559,7 +563,7 @@ def test_students_on_divided_logits_and_the_search_have_their_tables(done: Done,
     divided = page.table("student", "median gap")
     assert [row[0] for row in divided] == [done.models[name].title for name in ("E9-100", "E10-100")]
     point = next(p for p in done.artifacts["E9-100/divided"].result["points"] if p["eps"] == 0.05)["last"]
-    assert divided[0][5] == f"{100 * point['value']:.1f} ({100 * point['low']:.1f} to {100 * point['high']:.1f})"
+    assert divided[0][5] == f"{100 * point['value']:.1f} % ({100 * point['low']:.1f} to {100 * point['high']:.1f})"
     (row,) = page.table("network", "dropout times")
     trained = done.artifacts["E13/search/student-8x1-1"]
     assert row[:3] == ["student-8x1", "1", f"{trained.result['parameters']:,}"]
@@ -580,7 +584,7 @@ def test_the_search_is_ordered_by_the_validation_split(done: Done) -> None:
             judged["result"]["accuracy"] |= {"value": test}
             artifacts[name] = Artifact(trained.key, trained.folder, facts)
             artifacts[name.replace("/search/", "/found/")] = Artifact(found.key, found.folder, judged)
-        table = comparison.search(setup, artifacts)
+        table = comparison.search_table(setup, artifacts)
         assert table is not None
         assert table.rows[0][0] == ("student-8x1" if first > second else "student-16x1")
 
@@ -599,7 +603,7 @@ def test_every_defence_has_its_verdict_in_the_page_and_in_the_results(done: Done
     verdicts = {each.title: each.verdict(0.1) for each in done.models.values()}
     assert all(verdicts.values())
     helps = {done.models["E1"].title: ""} | {done.models[name].title: advice.helps for name, advice in advices}
-    assert [row[-3:] for row in comparison.brief(done.models).rows] == [
+    assert [row[-3:] for row in comparison.summary_table(done.models).rows] == [
         (comparison.withstood(verdict), verdict.word, helps[title]) for title, verdict in verdicts.items() if verdict
     ]
     convention = next(verdict.convention for verdict in verdicts.values() if verdict)
@@ -622,7 +626,7 @@ def test_every_claim_has_its_verdict_in_the_page_and_in_the_results(done: Done, 
         assert (line in text) == (each.verdict != "not measured")
 
 
-def _deciding(study: Study) -> Study:
+def _deciding(study: PlannedStudy) -> PlannedStudy:
     return replace(study, setup=replace(study.setup, scale=replace(study.setup.scale, decides=True)))
 
 
@@ -648,10 +652,10 @@ def test_the_results_hold_all_tables(done: Done, built: tuple[Path, Page]) -> No
     """results.md: models, verdicts, claims, numbers, what misleads, students, search, epochs, and how it was made."""
     text = (built[0] / "results.md").read_text()
     for table in (
-        comparison.defences(done.models, None),
-        comparison.diagnosis(done.models),
-        comparison.temperature_scaled(done.models),
-        comparison.search(done.study.setup, done.artifacts),
+        comparison.model_table(done.models, None),
+        comparison.diagnosis_table(done.models),
+        comparison.distillation_table(done.models),
+        comparison.search_table(done.study.setup, done.artifacts),
     ):
         assert table is not None
         assert markdown.grid(table.head, table.rows) in text
@@ -669,7 +673,7 @@ def test_the_results_of_a_part_name_the_experiments_that_are_whole(done: Done) -
     """What somebody has to type to get the same."""
     names = [task.name for name in ("E2", "E11") for task in EXPERIMENTS[name].tasks(done.study.setup)]
     part = {name: done.artifacts[name] for name in (*names, "E1/train", "E3/ball/ce")}
-    text = markdown.summary(done.study, part, comparison.judged_models(done.study.setup, part))
+    text = markdown.summary_markdown(done.study, part, comparison.measured_models(done.study.setup, part))
     assert "\n`casemate study --scale smoke --only E2 E11` and some pieces of E1, E3, " in text
 
 
@@ -727,9 +731,9 @@ def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done
     assert head[9:13] == ["at scale full: clean", "FGSM 0.1", "BIM 0.1", "worst case 0.1"]
     rows = {row[0]: row[9:13] for row in page.table("model", "clean", "FGSM 0.05")}
     e1, e6 = done.models["E1"].title, done.models["E6"].title
-    known = ("93.0 (92.0 to 94.0)", "28.0 (27.0 to 29.0)", "3.0 (2.0 to 4.0)", "2.0 (1.0 to 3.0)")
+    known = ("93.0 % (92.0 to 94.0)", "28.0 % (27.0 to 29.0)", "3.0 % (2.0 to 4.0)", "2.0 % (1.0 to 3.0)")
     assert rows[e1] == [f"full: {cell}" for cell in known]
-    assert rows[e6] == ["full: 91.0 (90.0 to 92.0)", "full: 80.0 (79.0 to 81.0)", "-", "-"]
+    assert rows[e6] == ["full: 91.0 % (90.0 to 92.0)", "full: 80.0 % (79.0 to 81.0)", "-", "-"]
     assert all(cells == ["-"] * 4 for title, cells in rows.items() if title not in (e1, e6))
     claims = page.table("experiment", "the paper says", "verdict", "at scale full", "because")
     verdicts = {row[1]: row[3] for row in claims}
@@ -745,11 +749,12 @@ def test_the_committed_run_stands_beside_the_numbers_of_a_smaller_one(done: Done
 
 
 def test_the_headlines_stand_beside_the_committed_numbers(done: Done) -> None:
-    found = build.headlines(done.study, done.artifacts, Reference(({"scale": "full", **RUNS["full"]},)))
+    run = read_as(CommittedRun, {"scale": "full", "dataset": "digits", **RUNS["full"]}, "a committed run")
+    found = build.headlines(done.study, done.artifacts, Reference((run,)))
     beside = {what: (value, other) for what, value, _, other in found}
-    fgsm = done.models["E1"].left("fgsm", 0.1)
+    fgsm = done.models["E1"].accuracy_under("fgsm", 0.1)
     assert fgsm is not None
-    assert beside["E1 under FGSM"] == (charts.shown(fgsm["value"]), "full: 28.0 (27.0 to 29.0)")
+    assert beside["E1 under FGSM"] == (percent(fgsm.value), "full: 28.0 % (27.0 to 29.0)")
     assert beside["test accuracy, E11"][1] == ""
     assert len(beside) == 5
 
@@ -762,10 +767,10 @@ def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_p
     (head,) = [table[0] for table in page.tables if table and table[0][:3] == ["model", "clean", "FGSM 0.05"]]
     assert head[9] == f"at scale {where}: clean"
     rows = {row[0]: row[9:13] for row in page.table("model", "clean", "FGSM 0.05")}
-    medium = [f"medium: {cell}" for cell in ("25.0 (24.0 to 26.0)", "1.0 (0.0 to 2.0)", "0.0 (-1.0 to 1.0)")]
-    assert rows[done.models["E1"].title][0] == "full: 93.0 (92.0 to 94.0)"
-    assert rows[done.models["E6"].title] == ["full: 91.0 (90.0 to 92.0)", "full: 80.0 (79.0 to 81.0)", *medium[1:]]
-    assert rows[done.models["E11"].title] == ["medium: 87.0 (86.0 to 88.0)", *medium]
+    medium = [f"medium: {cell}" for cell in ("25.0 % (24.0 to 26.0)", "1.0 % (0.0 to 2.0)", "0.0 % (-1.0 to 1.0)")]
+    assert rows[done.models["E1"].title][0] == "full: 93.0 % (92.0 to 94.0)"
+    assert rows[done.models["E6"].title] == ["full: 91.0 % (90.0 to 92.0)", "full: 80.0 % (79.0 to 81.0)", *medium[1:]]
+    assert rows[done.models["E11"].title] == ["medium: 87.0 % (86.0 to 88.0)", *medium]
     assert rows[done.models["E8"].title] == ["-"] * 4
     claims = page.table("experiment", "the paper says", "verdict", f"at scale {where}", "because")
     verdicts = [row[3] for row in claims]
@@ -802,29 +807,28 @@ def test_what_a_run_leaves_for_later_is_what_it_found(done: Done, built: tuple[P
     about = {"scale": "smoke", "dataset": "digits", "seed": 0}
     numbers = {row.name: row.estimate for row in compared}
     assert len(numbers) == len(compared) > 3
-    assert content == json.loads(json.dumps(summarised(done.models, claims, numbers, about)))
+    assert content == json.loads(json.dumps(reference_json(done.models, claims, numbers, about)))
     assert content.items() >= about.items()
     assert content["models"].keys() == done.models.keys()
-    found = Reference((content,))
+    found = Reference((read_as(CommittedRun, content, "reference.json"),))
     for name, each in done.models.items():
         assert each.clean is not None
         estimates = {
-            "clean": each.clean["accuracy"],
-            "fgsm": each.left("fgsm", 0.1),
-            "ball": each.left("ball", 0.1),
-            "worst": each.worst(0.1),
+            "clean": each.clean.accuracy,
+            "fgsm": each.accuracy_under("fgsm", 0.1),
+            "ball": each.accuracy_under("ball", 0.1),
+            "worst": each.worst_case(0.1),
         }
         for what, estimate in estimates.items():
             assert estimate is not None
-            assert content["models"][name][what] == estimate
-            assert found.entry(comparison.short, "models", name, what) == f"smoke: {comparison.short(estimate)}"
+            assert content["models"][name][what] == estimate.as_json()
+            assert found.accuracy(name, what) == f"smoke: {estimate}"
     for each in claims:
         known = None if each.verdict == "not measured" else f"smoke: {each.verdict}"
-        assert found.entry(str, "claims", each.claim.says) == known
-    for row in paper_comparison.table(compared, found).rows:
+        assert found.claim(each.claim.says) == known
+    for row in paper_comparison.comparison_table(compared, found).rows:
         assert row[3] == f"smoke: {row[2]}"
-    for path in (("models", "E99", "clean"), ("claims", "The moon is round."), ("compared", "E1")):
-        assert found.entry(str, *path) is None
+    assert found.accuracy("E99", "clean") is found.claim("The moon is round.") is found.compared("E1") is None
 
 
 def test_the_runs_shown_beside_are_all_larger_ones_on_the_same_data(
@@ -858,7 +862,7 @@ def test_the_package_s_copies_of_committed_runs_are_the_committed_ones() -> None
     committed: dict[str, list[Path]] = {}
     for path in sorted(RESULTS.glob("*/reference.json")):
         committed.setdefault(json.loads(path.read_text())["scale"], []).append(path)
-    for place in sorted((ROOT / "src" / "casemate" / "study" / "reference").glob("*.json")):
+    for place in sorted((ROOT / "src" / "casemate_study" / "reference").glob("*.json")):
         content = json.loads(place.read_text())
         assert content["scale"] == place.stem
         assert place.stem in references.ORDER
@@ -948,12 +952,13 @@ def test_a_scale_that_cannot_decide_says_so_of_every_number(done: Done) -> None:
 
 def test_what_keras_did_is_read_from_its_result() -> None:
     """The sentence on the loss in effect follows the committed numbers."""
+    copy_of = ROOT / "src" / "casemate_study" / "experiments" / "keras_reference.json"
+    assert json.loads(copy_of.read_text()) == json.loads((ROOT / "benchmarks" / "keras" / "result.json").read_text())
     found = sentences.keras_reference()
-    assert found == json.loads((ROOT / "benchmarks" / "keras" / "result.json").read_text())
     first = sentences.keras_sentences(found)[0]
-    assert f"the loss computed from {found['loss_in_effect']}" in first
-    found["loss_in_effect"] = "something else"
-    assert "the loss computed from something else" in sentences.keras_sentences(found)[0]
+    assert f"the loss computed from {found.loss_in_effect}" in first
+    other = replace(found, loss_in_effect="something else")
+    assert "the loss computed from something else" in sentences.keras_sentences(other)[0]
 
 
 def test_the_page_of_results_repeats_the_committed_ones() -> None:

@@ -261,7 +261,7 @@ def brief(lines: Sequence[Sequence[str]], rows: Mapping[str, Row]) -> list[str]:
     made.append(["---"] * len(made[0]))
     for *row, _ in body:
         found = rows[row[0]]
-        made.append([*row, withstood(found.verdict), found.verdict.word, found.helps])
+        made.append([*row, withstood(found.verdict).replace(" %", ""), found.verdict.word, found.helps])
     return [_line(row) for row in made]
 
 
@@ -274,7 +274,7 @@ def evaluated(lines: Sequence[Sequence[str]], rows: Mapping[str, Row]) -> list[s
         whole = rows[row[0]].whole
         if whole is None:
             raise RecordError(f"{row[0]}: the evaluation in the table is not stored")
-        made.append([*row, withstood(whole), whole.word, raised])
+        made.append([*row, withstood(whole).replace(" %", ""), whole.word, raised])
     return [_line(row) for row in made]
 
 

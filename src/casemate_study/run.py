@@ -1,4 +1,4 @@
-"""Planning and running the study: which experiments, at which scale, on which data, out of which store."""
+"""Plans and runs the study: which experiments, at which scale, on which data, from which store."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
 from casemate.timing import StepCost
-from casemate_study.experiments.catalogue import choose, tasks_of
+from casemate_study.experiments.catalogue import choose_experiments, tasks_of
 from casemate_study.experiments.scales import scale_by_name
 from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import Experiment
@@ -20,8 +20,8 @@ from casemate_study.tasks.registry import PRODUCERS
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """A planned study."""
+class PlannedStudy:
+    """The tasks of a study, and what of them is finished."""
 
     setup: Setup
     dataset: data.Dataset
@@ -41,35 +41,35 @@ def plan_study(
     device: str,
     data_dir: Path | None,
     observer: Observer,
-) -> Study:
-    """Find out what the study consists of and what of it is finished. Nothing is computed.
+) -> PlannedStudy:
+    """List the tasks of the study and find those that are finished. Nothing is computed.
 
     Args:
         scale: smoke, quick, medium or full.
         dataset: auto, fashion-mnist or digits; None for the scale's own.
-        only: names of experiments; all if empty. What they need comes with them.
+        only: names of experiments, whose dependencies are added; all if empty.
 
     Raises:
-        SettingError, DataError, StoreError: an unknown name, data that cannot be had, a store that cannot be used.
+        SettingError, DataError, StoreError: an unknown name, data that are not available, an unusable store.
     """
     size = scale_by_name(scale)
-    experiments = choose(only)
+    experiments = choose_experiments(only)
     images = data.load(dataset or size.dataset, data_dir, observer=observer)
     setup = Setup(scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed)
     tasks, wanted = tasks_of(experiments, setup)
     artifacts = Store(store)
     plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device)
-    return Study(setup=setup, dataset=images, experiments=experiments, plan=plan, store=artifacts, device=device)
+    return PlannedStudy(setup=setup, dataset=images, experiments=experiments, plan=plan, store=artifacts, device=device)
 
 
-def run_study(study: Study, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
-    """Compute what is missing, in order; every finished artifact is in the store at once."""
+def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
+    """Compute the missing artifacts in order and return all by name; each is stored as soon as it is finished."""
     context = Context(device=study.device, observer=observer, data_dir=data_dir)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CasemateWarning)  # what they are about is in the study's own tables
+        warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of
         return run_plan(study.plan, PRODUCERS, study.store, context, threads)
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:
-    """Seconds that a task takes, roughly, at the measured cost of one step."""
+    """A rough estimate of a task's seconds from the measured cost of one step."""
     return task.work * (cost.training if task.kind in ("train", "defend") else cost.gradient)

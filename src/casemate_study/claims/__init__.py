@@ -1,23 +1,23 @@
-"""What the paper claims, and whether our numbers bear it out: each claim has a rule, none has a verdict of its own."""
+"""The paper's claims, and the rule that judges each by our numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 from casemate_study.claims import attacks, defenses
-from casemate_study.claims.rules import ClaimEvidence, Found
+from casemate_study.claims.rules import ClaimEvidence, RuleResult
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PaperClaim:
-    """One claim of the paper."""
+    """One claim of the paper, and its rule."""
 
     experiment: str
     where: str
     """Section of the paper."""
     says: str
-    judge: Callable[[ClaimEvidence], Found]
+    judge: Callable[[ClaimEvidence], RuleResult]
 
 
 CLAIMS = (
@@ -31,7 +31,7 @@ CLAIMS = (
         experiment="E2",
         where="4.1.1",
         says="FGSM at eps 0.1 lowers 94 % to 63.6 %.",
-        judge=attacks.fgsm,
+        judge=attacks.fgsm_accuracy,
     ),
     PaperClaim(
         experiment="E3",
@@ -49,13 +49,13 @@ CLAIMS = (
         experiment="E4",
         where="4.1.2",
         says="BIM at eps 0.05 leaves 37.48 % after 25 iterations.",
-        judge=attacks.iterations,
+        judge=attacks.accuracy_after_25,
     ),
     PaperClaim(
         experiment="E4",
         where="4.1.2",
         says="From then on accuracy is level while the loss keeps growing.",
-        judge=attacks.level,
+        judge=attacks.level_after_25,
     ),
     PaperClaim(
         experiment="E5",
@@ -85,19 +85,19 @@ CLAIMS = (
         experiment="E7",
         where="4.2.2",
         says="E6 on E5: much worse accuracy than E6, loss on par.",
-        judge=defenses.e7,
+        judge=defenses.regularised_twice,
     ),
     PaperClaim(
         experiment="E8",
         where="3.5.2",
         says="Four rounds with growing steps are no better than one.",
-        judge=defenses.e8,
+        judge=defenses.four_rounds,
     ),
     PaperClaim(
         experiment="E9",
         where="4.2.3",
         says="The student's loss is always below the teacher's.",
-        judge=defenses.calmer_students,
+        judge=defenses.students_loss,
     ),
     PaperClaim(
         experiment="E9",
@@ -127,13 +127,13 @@ CLAIMS = (
         experiment="E11",
         where="5",
         says="The early-stopped model is clearly more accurate under FGSM than the over-fitted one.",
-        judge=defenses.early,
+        judge=defenses.early_stopped_fgsm,
     ),
     PaperClaim(
         experiment="E12",
         where="5",
         says="The regularised model is less sensitive to attacks than E1.",
-        judge=defenses.decayed,
+        judge=defenses.weight_decay_fgsm,
     ),
 )
 
@@ -141,7 +141,7 @@ CLAIMS = (
 @final
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with its verdict at the scale of this run."""
+    """A claim with its verdict at the scale of this run, and the numbers that the verdict follows from."""
 
     claim: PaperClaim
     verdict: str
@@ -149,7 +149,11 @@ class Judgement:
 
 
 def judge(evidence: ClaimEvidence, *, decides: bool) -> list[Judgement]:
-    """Every claim. At a scale (or on data) that cannot decide, the verdict says so and keeps where it points."""
+    """Judge every claim.
+
+    Unless the scale and the data can decide (`decides`), the verdict is "cannot be decided at this scale", followed by
+    the verdict that the numbers alone would give.
+    """
     found = []
     for claim in CLAIMS:
         result = claim.judge(evidence)

@@ -2,104 +2,107 @@
 
 import numpy as np
 
+from casemate.evaluation import percent
 from casemate.losses import TITLES
-from casemate_study.claims.rules import NOTHING, ClaimEvidence, Found, counted, number, tally
-from casemate_study.claims.verdicts import interval, percent
+from casemate_study.claims.rules import NOTHING, ClaimEvidence, RuleResult, count_orders, judge_number, tally
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
-from casemate_study.results import Estimate, compare_accuracy, compare_flags, point_at, right
+from casemate_study.results.paired import compare_accuracy, compare_masks, is_correct
+from casemate_study.results.stored import StoredCurve, find_result
 
 
-def test_accuracy(evidence: ClaimEvidence) -> Found:
+def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: the paper's test accuracy lies within the interval of E1's."""
     e1 = evidence.models.get("E1")
     if e1 is None or e1.clean is None:
         return NOTHING
-    estimate = e1.clean["accuracy"]
-    inside = estimate["low"] <= paper.TEST_ACCURACY.value <= estimate["high"]
-    return Found("holds" if inside else "unexplained", f"Ours: {interval(estimate)}.")
+    ours = e1.clean.accuracy
+    inside = ours.low <= paper.TEST_ACCURACY.value <= ours.high
+    return RuleResult("holds" if inside else "unexplained", f"Ours: {ours:n}.")
 
 
-def fgsm(evidence: ClaimEvidence) -> Found:
+def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: `judge_number` on E1 under FGSM at 0.1, one setting per loss."""
     e1 = evidence.models.get("E1")
-    found = {TITLES[loss]: e1.left("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
-    return number(evidence, paper.FGSM_AT_01, {name: each for name, each in found.items() if each})
+    found = {TITLES[loss]: e1.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
+    return judge_number(evidence, paper.FGSM_AT_01, found)
 
 
-def iterations(evidence: ClaimEvidence) -> Found:
-    settings: dict[str, Estimate] = {}
-    for size in E4_STEP_SIZES:
-        for loss in LOSSES:
-            artifact = evidence.artifacts.get(f"{e4_prefix(size)}/{loss}")
-            point = None if artifact is None else point_at(artifact, "steps", 25)
-            if point is not None:
-                settings[f"step {size}, {TITLES[loss]}"] = point["last"]
-    return number(evidence, paper.BIM_AT_25, settings)
+def _step_curves(evidence: ClaimEvidence) -> dict[tuple[str, str], tuple[str, StoredCurve]]:
+    """E4's curves over the number of iterations, with the names of their tasks, by step size and loss."""
+    names = {(size, loss): f"{e4_prefix(size)}/{loss}" for size in E4_STEP_SIZES for loss in LOSSES}
+    found = {key: (name, find_result(evidence.artifacts, name, StoredCurve)) for key, name in names.items()}
+    return {key: (name, curve) for key, (name, curve) in found.items() if curve is not None}
 
 
-def level(evidence: ClaimEvidence) -> Found:
+def accuracy_after_25(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: `judge_number` on E1 under BIM after 25 iterations, one setting per step size and loss."""
+    points = {key: curve.at(25) for key, (_, curve) in _step_curves(evidence).items()}
+    found = {f"step {size}, {TITLES[loss]}": point and point.last for (size, loss), point in points.items()}
+    return judge_number(evidence, paper.BIM_AT_25, found)
+
+
+def level_after_25(evidence: ClaimEvidence) -> RuleResult:
     """Rule: from 25 iterations to the most, no change of accuracy by the paired test, and a larger loss."""
     verdicts: dict[str, tuple[bool, bool]] = {}
     words: list[str] = []
-    for size in E4_STEP_SIZES:
-        for loss in LOSSES:
-            artifact = evidence.artifacts.get(f"{e4_prefix(size)}/{loss}")
-            if artifact is None or not point_at(artifact, "steps", 25):
-                continue
-            first, last = point_at(artifact, "steps", 25), artifact.result["points"][-1]
-            if first is None or first["loss"] is None or last["loss"] is None:
-                continue
-            changed = compare_flags(right(artifact, "steps", 25), right(artifact, "steps", last["steps"]))
-            level = changed is not None and changed.order == 0
-            grows = last["loss"]["value"] > first["loss"]["high"]
-            before = verdicts.get(loss, (True, True))
-            verdicts[loss] = (level and before[0], grows and before[1])
-            words.append(
-                f"step {size}, {TITLES[loss]}: {percent(first['last']['value'])} at 25, "
-                f"{percent(last['last']['value'])} at {last['steps']:g}, loss {first['loss']['value']:.2f} to "
-                f"{last['loss']['value']:.2f}"
-            )
+    for (size, loss), (name, curve) in _step_curves(evidence).items():
+        first, last = curve.at(25), curve.points[-1]
+        if first is None or first.loss is None or last.loss is None:
+            continue
+        artifact = evidence.artifacts[name]
+        change = compare_masks(is_correct(artifact, "steps", 25), is_correct(artifact, "steps", last.at))
+        before = verdicts.get(loss, (True, True))
+        level, grows = change is not None and change.order == 0, last.loss.value > first.loss.high
+        verdicts[loss] = (level and before[0], grows and before[1])
+        words.append(
+            f"step {size}, {TITLES[loss]}: {percent(first.last.value)} at 25, {percent(last.last.value)} at "
+            f"{last.at:g}, loss {first.loss.value:.2f} to {last.loss.value:.2f}"
+        )
     if "ce" not in verdicts:
         return NOTHING
     text = "; ".join(words) + "."
     if all(verdicts["ce"]):
-        return Found("holds", text)
+        return RuleResult("holds", text)
     elsewhere = [TITLES[loss] for loss in LOSSES[1:] if all(verdicts.get(loss, (False, False)))]
     if elsewhere:
         text += f" Level with a growing loss only where the attack ascends {' or '.join(elsewhere)}."
-    return Found("does not hold", text)
+    return RuleResult("does not hold", text)
 
 
-def clipping(evidence: ClaimEvidence) -> Found:
-    """Ball against range at equal steps, and against range with an equal total; accuracy, lower is more effective."""
+def clipping(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: paired tests of clip ball against clip range at equal steps; fewer correct images are more effective.
+
+    The text also reports clip range with an equal total.
+    """
     e1 = evidence.models.get("E1")
     if e1 is None:
         return NOTHING
     words, orders = [], {}
     for other, setting in (("range", "equal steps"), ("range-4", "equal total")):
         for loss in LOSSES:
-            ball, wide = e1.artifact("ball", loss), e1.artifact(other, loss)
-            if ball is None or wide is None:
+            ball, curve, wide = e1.artifact("ball", loss), e1.curve("ball", loss), e1.artifact(other, loss)
+            if curve is None or wide is None:
                 continue
-            values = [p["eps"] for p in ball.result["points"] if p["eps"]]
-            found = [compare_accuracy(ball, wide, "eps", value) for value in values]
+            found = [compare_accuracy(ball, wide, "eps", point.at) for point in curve.points if point.at]
             known = [each for each in found if each is not None]
             orders[setting, loss] = tally(known, -1)
-            words.append(f"{setting}, {TITLES[loss]}: {counted(known, -1)}")
+            words.append(f"{setting}, {TITLES[loss]}: {count_orders(known, -1)}")
     if ("equal steps", "ce") not in orders:
         return NOTHING
     reproduced = [f"{setting} and {TITLES[loss]}" for (setting, loss), verdict in orders.items() if verdict == "holds"]
-    text = "Ball leaves fewer right: " + "; ".join(words) + "."
+    text = "Ball leaves fewer correct: " + "; ".join(words) + "."
     text += (
         f" The paper's order appears with {', '.join(reproduced)}."
         if reproduced
         else " No setting of ours reproduces the paper's order."
     )
-    return Found(orders["equal steps", "ce"], text)
+    return RuleResult(orders["equal steps", "ce"], text)
 
 
-def background(evidence: ClaimEvidence) -> Found:
-    """Rule: BIM with clip ball changes less than 1 % of the black pixels of the stored pictures."""
+def background(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: BIM with clip ball changes less than 1 % of the black pixels in the stored pictures."""
     artifact = evidence.artifacts.get("E3/pictures")
     if artifact is None:
         return NOTHING
@@ -112,4 +115,4 @@ def background(evidence: ClaimEvidence) -> Found:
     if ball is None or not black.any():
         return NOTHING
     text = "; ".join(f"{name} changes {percent(share)} of the black pixels" for name, share in shares.items())
-    return Found("holds" if ball < 0.01 else "does not hold", f"{text}.")
+    return RuleResult("holds" if ball < 0.01 else "does not hold", f"{text}.")

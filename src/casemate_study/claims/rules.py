@@ -1,49 +1,55 @@
-"""The kinds of rules by which claims are judged, and what they are judged by.
+"""The kinds of rules by which claims are judged, and the evidence that they read.
 
 An order ("A is more accurate than B") is judged by paired tests on the same images, at every eps where both were
-measured, under the stable cross-entropy; where it appears only under another loss, that is said. A number is judged
-by our intervals. What no setting of ours reproduces is unexplained.
+measured, under the stable cross-entropy; where it appears only under another loss, the text says so. A number is
+judged by our intervals. A number that no setting of ours reproduces is unexplained.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
+from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate_study.claims.verdicts import causes, interval, percent
+from casemate_study.claims.verdicts import causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Artifacts, Compared, Estimate, ModelResults, compare_accuracy, compare_loss, point_at
+from casemate_study.results.models import ModelResults
+from casemate_study.results.paired import Compare, PairedComparison, compare_accuracy, compare_loss
+from casemate_study.results.stored import Artifacts
 
-Verdict = Literal["holds", "does not hold", "unexplained", "cannot be decided", "not measured"]
+ClaimVerdict = Literal["holds", "does not hold", "unexplained", "cannot be decided", "not measured"]
+_WORST_FIRST: tuple[ClaimVerdict, ...] = ("not measured", "does not hold", "unexplained", "cannot be decided", "holds")
 
 
 @final
 @dataclass(frozen=True)
 class ClaimEvidence:
-    """All that a claim is judged by."""
+    """Everything that claims are judged by."""
 
     models: Mapping[str, ModelResults]
-    """Every judged model, by name."""
+    """Every measured model, by name."""
     artifacts: Artifacts
 
 
 @final
 @dataclass(frozen=True)
-class Found:
+class RuleResult:
     """A verdict and the numbers that it follows from."""
 
-    verdict: Verdict
+    verdict: ClaimVerdict
     because: str
 
 
-NOTHING = Found("not measured", "Its artifacts are not finished.")
-Compare = Callable[..., Compared | None]
+NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
 
 
-def tally(orders: Sequence[Compared], wanted: int) -> Verdict:
-    """Holds if at least one comparison goes that way and none the other; the reverse: does not hold."""
+def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
+    """Holds if at least one comparison has the order `wanted` (1 or -1) and none the opposite.
+
+    Does not hold if any has the opposite order; cannot be decided if all are ties.
+    """
     signs = [each.order * wanted for each in orders]
     if not orders:
         return "not measured"
@@ -52,7 +58,8 @@ def tally(orders: Sequence[Compared], wanted: int) -> Verdict:
     return "holds" if any(sign > 0 for sign in signs) else "cannot be decided"
 
 
-def counted(orders: Sequence[Compared], wanted: int) -> str:
+def count_orders(orders: Sequence[PairedComparison], wanted: int) -> str:
+    """How many comparisons have the order `wanted`, the opposite, or neither, in words."""
     yes, no = (sum(each.order * wanted == sign for each in orders) for sign in (1, -1))
     return f"{yes} for, {no} against, {len(orders) - yes - no} undecided of {len(orders)} comparisons"
 
@@ -64,23 +71,21 @@ def over_eps(
     loss: str,
     compare: Compare,
     up_to: float = math.inf,
-) -> list[Compared]:
-    """The two models compared at every eps but 0 that both curves have, up to a limit."""
-    if first is None or second is None:
+) -> list[PairedComparison]:
+    """The two models compared at every eps in (0, `up_to`] that both curves have."""
+    one, other = (None if each is None else each.curve(measure, loss) for each in (first, second))
+    if first is None or second is None or one is None or other is None:
         return []
-    one, other = first.artifact(measure, loss), second.artifact(measure, loss)
-    if one is None or other is None:
-        return []
-    values = [point["eps"] for point in one.result["points"] if 0 < point["eps"] <= up_to]
-    values = [value for value in values if point_at(other, "eps", value)]
-    found = [compare(one, other, "eps", value) for value in values]
+    pair = first.artifact(measure, loss), second.artifact(measure, loss)
+    values = [point.at for point in one.points if 0 < point.at <= up_to and other.at(point.at)]
+    found = [compare(*pair, "eps", value) for value in values]
     return [each for each in found if each is not None]
 
 
 def pair_at(
     first: ModelResults, second: ModelResults, measure: str, loss: str, compare: Compare, eps: float = 0.1
 ) -> str:
-    """The two means that are compared at one eps."""
+    """The two means that are compared, at one eps, in words."""
     found = compare(first.artifact(measure, loss), second.artifact(measure, loss), "eps", eps)
     if found is None:
         return ""
@@ -88,7 +93,7 @@ def pair_at(
     return f"at {eps:g}: {shown(found.first)} against {shown(found.second)}"
 
 
-def order(
+def judge_order(
     evidence: ClaimEvidence,
     first: str,
     second: str,
@@ -96,71 +101,76 @@ def order(
     wanted: int,
     compare: Compare = compare_accuracy,
     up_to: float = math.inf,
-) -> Found:
-    """`first` above (`wanted` 1) or below (-1) `second` under an attack; what the other losses say goes with it."""
+) -> RuleResult:
+    """Rule: `first` lies above (`wanted` 1) or below (-1) `second` under an attack ascending the stable loss.
+
+    The text reports the other losses too.
+    """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
         return NOTHING
     by_loss = {loss: over_eps(one, other, measure, loss, compare, up_to) for loss in LOSSES}
-    verdicts: dict[str, Verdict] = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
-    if verdicts["ce"] == "not measured":
+    verdicts: dict[str, ClaimVerdict] = {loss: tally(orders, wanted) for loss, orders in by_loss.items()}
+    verdict = verdicts["ce"]
+    if verdict == "not measured":
         return NOTHING
     words = [
-        f"{TITLES[loss]}: {counted(orders, wanted)} ({pair_at(one, other, measure, loss, compare)})"
+        f"{TITLES[loss]}: {count_orders(orders, wanted)} ({pair_at(one, other, measure, loss, compare)})"
         for loss, orders in by_loss.items()
         if orders
     ]
     text = f"{one.title} against {other.title}. " + "; ".join(words) + "."
     elsewhere = [TITLES[loss] for loss in LOSSES[1:] if verdicts[loss] == "holds"]
-    if verdicts["ce"] != "holds" and elsewhere:
+    if verdict != "holds" and elsewhere:
         text += f" It appears only where the attack ascends {' or '.join(elsewhere)}."
-    return Found(verdicts["ce"], text + why(one, other))
+    return RuleResult(verdict, text + why(one, other))
 
 
 def why(*models: ModelResults) -> str:
-    """What the rules on masking, collapse, chance and gradient_misalignment gradients say of the models concerned."""
-    parts = [f"{each.title}: {'; '.join(causes(each))}" for each in models if causes(each)]
+    """The causes of apparent robustness that the rules of `casemate_study.claims.verdicts` find in these models."""
+    parts = [f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each))]
     return f" Measured: {'. '.join(parts)}." if parts else ""
 
 
-def number(evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate]) -> Found:
-    """Rule: inside the stable loss's interval, holds; inside another's, does not hold; else unexplained."""
-    if not settings:
+def judge_number(
+    evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate | None]
+) -> RuleResult:
+    """Rule: the paper's number holds if it lies within our interval for the stable loss, does not hold if only within
+    that for another loss, and is unexplained otherwise. `settings` are our numbers by the setting's name.
+    """
+    known = {name: each for name, each in settings.items() if each is not None}
+    if not known:
         return NOTHING
-    inside = [name for name, each in settings.items() if each["low"] <= statement.value <= each["high"]]
-    text = "; ".join(f"{name}: {interval(each)}" for name, each in settings.items())
+    inside = [name for name, each in known.items() if each.low <= statement.value <= each.high]
     e1 = evidence.models.get("E1")
-    cause = "" if e1 is None else why(e1)
+    numbers = "; ".join(f"{name}: {each:n}" for name, each in known.items())
+    tail = f"{numbers}.{'' if e1 is None else why(e1)}"
     stable = [name for name in inside if name.endswith(TITLES["ce"])]
     if stable:
-        return Found("holds", f"Within our interval for {', '.join(stable)}. {text}.{cause}")
+        return RuleResult("holds", f"It lies within our interval for {', '.join(stable)}. {tail}")
     if inside:
-        return Found("does not hold", f"Within our interval for {', '.join(inside)}, and for no other. {text}.{cause}")
-    nearest = min(settings, key=lambda name: abs(settings[name]["value"] - statement.value))
-    return Found("unexplained", f"No setting of ours gives it; the nearest is {nearest}. {text}.{cause}")
+        return RuleResult("does not hold", f"It lies within our interval only for {', '.join(inside)}. {tail}")
+    nearest = min(known, key=lambda name: abs(known[name].value - statement.value))
+    return RuleResult("unexplained", f"It lies within none of our intervals; the nearest is that of {nearest}. {tail}")
 
 
-def _joined(verdicts: Sequence[Verdict]) -> Verdict:
-    """A claim of several parts holds if all do; else it is what the worst of them is."""
-    worse: tuple[Verdict, ...] = ("not measured", "does not hold", "unexplained", "cannot be decided")
-    for verdict in worse:
-        if verdict in verdicts:
-            return verdict
-    return "holds"
+def _joined(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
+    """The verdict on a claim of several parts: it holds if all do; otherwise that of the worst part."""
+    return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
 
-def both_parts(first: Found, second: Found, names: tuple[str, str]) -> Found:
-    """A claim of two parts."""
+def both_parts(first: RuleResult, second: RuleResult, names: tuple[str, str]) -> RuleResult:
+    """The result for a claim of two parts, each under its name."""
     if NOTHING.verdict in (first.verdict, second.verdict):
         return NOTHING
     text = f"{names[0]}: {first.verdict}. {first.because} {names[1]}: {second.verdict}. {second.because}"
-    return Found(_joined((first.verdict, second.verdict)), text)
+    return RuleResult(_joined((first.verdict, second.verdict)), text)
 
 
-def at_all(parts: Sequence[tuple[str, Found]]) -> Found:
-    """A claim over several temperatures: the paper names none, so it holds if it does at all that were measured."""
+def at_all_temperatures(parts: Sequence[tuple[str, RuleResult]]) -> RuleResult:
+    """The result for a claim on distillation: the paper names no temperature, so it must hold at all measured ones."""
     known = [(name, found) for name, found in parts if found.verdict != "not measured"]
     if not known:
         return NOTHING
     text = " ".join(f"[{name}: {found.verdict}] {found.because}" for name, found in known)
-    return Found(_joined([found.verdict for _, found in known]), text)
+    return RuleResult(_joined([found.verdict for _, found in known]), text)

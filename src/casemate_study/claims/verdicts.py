@@ -1,96 +1,81 @@
-"""What follows from the numbers of one defence, by stated rules: how it fails, and what to do about it.
+"""What follows from the numbers of one defence, by stated rules: why it fails, whether it helps, what to do about it.
 
-Nothing here is decided by name: every sentence is chosen by comparing stored numbers with the thresholds below.
-`casemate.evaluation.verdict` alone grades how robust a model is; whether a defence helps is a paired test. FGSM, BIM
-and PGD can show a defence broken, never robust, and the sentences say so.
+No sentence depends on a model's name: each is chosen by comparing stored numbers with the thresholds below.
+`casemate.evaluation` alone grades how robust a model is; whether a defence helps is a paired test. FGSM, BIM and PGD
+can show that a defence is broken, never that it is robust, and the sentences say so.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
-from casemate.evaluation import Grade, Verdict
+from casemate.evaluation import Estimate, Grade, Verdict, percent
 from casemate.losses import TITLES
-from casemate_study.results import Compared, Estimate, Evaluated, ModelResults, compare_accuracy, compare_flags
+from casemate_study.results.models import ModelResults, WholeEvaluation
+from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_masks
 
 EPS = 0.1
-"""Where verdicts are taken: the study's own eps."""
+"""The eps of all verdicts."""
 MASKED = 0.1
-"""Share of images without a gradient from which a loss is called unusable."""
+"""Share of images without a gradient from which a loss counts as unusable."""
 COLLAPSED = 0.2
-"""Accuracy that one step leaves above what many leave, from which one step is called misleading."""
+"""Accuracy under one step less that under many from which the one step counts as misleading."""
 COSTLY = 0.02
-"""Loss of clean accuracy from which it is mentioned as a price."""
+"""Loss of clean accuracy from which a verdict mentions it."""
 
 
-def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def interval(estimate: Estimate) -> str:
-    """A share with its interval and n."""
-    low, high = 100 * estimate["low"], 100 * estimate["high"]
-    return f"{percent(estimate['value'])} ({low:.1f} to {high:.1f}, n = {int(estimate['n']):,})"
-
-
-def masking(judged: ModelResults) -> str | None:
-    """Rule: a loss under which at least 10 % of the images have no gradient flatters the model."""
+def zero_gradient_cause(model: ModelResults) -> str | None:
+    """Rule: a loss under which at least 10 % of the images have no gradient overstates the model's robustness."""
     found: list[str] = []
     for loss in ("torch-ce", "prob-ce"):
-        zero = judged.zero(loss)
-        stable, flattered = judged.left("fgsm", EPS), judged.left("fgsm", EPS, loss)
-        if zero is not None and zero["value"] >= MASKED:
-            words = f"{percent(zero['value'])} of the images have no gradient at all under {TITLES[loss]}"
-            if stable is not None and flattered is not None and flattered["value"] > stable["value"]:
-                shares = f"{percent(flattered['value'])} instead of {percent(stable['value'])}"
+        zero = model.zero_gradient_share(loss)
+        stable, masked = model.accuracy_under("fgsm", EPS), model.accuracy_under("fgsm", EPS, loss)
+        if zero is not None and zero.value >= MASKED:
+            words = f"{percent(zero.value)} of the images have no gradient at all under {TITLES[loss]}"
+            if stable is not None and masked is not None and masked.value > stable.value:
+                shares = f"{percent(masked.value)} instead of {percent(stable.value)}"
                 words += f", so that FGSM at {EPS:g} leaves {shares}"
             found.append(words)
     return "; ".join(found) or None
 
 
-def collapse(judged: ModelResults) -> str | None:
-    """Rule: one step that leaves 20 points more than many, or more than the clean accuracy, was learnt by heart."""
-    one = judged.left("fgsm", EPS)
-    many = judged.strongest(EPS)
-    clean = judged.clean
-    if one is None or many is None or clean is None or judged.randomised:
+def single_step_cause(model: ModelResults) -> str | None:
+    """Rule: 20 points more under one step than under many, or more than the clean accuracy: fitted to that step."""
+    one, many, clean = model.accuracy_under("fgsm", EPS), model.under_strongest(EPS), model.clean
+    if one is None or many is None or clean is None or model.randomised:
         return None
-    if one["value"] > clean["accuracy"]["high"]:
+    if one.value > clean.accuracy.high:
         return (
-            f"FGSM at {EPS:g} leaves {percent(one['value'])}, more than the clean "
-            f"{percent(clean['accuracy']['value'])}: the network has learnt that one step"
+            f"FGSM at {EPS:g} leaves {percent(one.value)}, more than the clean {percent(clean.accuracy.value)}: the "
+            "network has learned that one step"
         )
-    if one["value"] - many["value"] > COLLAPSED:
-        return f"one step at {EPS:g} leaves {percent(one['value'])}, many leave {percent(many['value'])}"
+    if one.value - many.value > COLLAPSED:
+        return f"one step at {EPS:g} leaves {percent(one.value)}, many leave {percent(many.value)}"
     return None
 
 
-def eot_gap(judged: ModelResults) -> str | None:
-    """Rule: a randomised model that loses 20 points more once its draws are averaged had hidden its gradient."""
-    averaged, single = judged.strongest(EPS), judged.left("ball", EPS)
-    if not judged.randomised or averaged is None or single is None:
+def eot_gap(model: ModelResults) -> str | None:
+    """Rule: a randomised model that loses 20 points more once gradients are averaged over draws had masked them."""
+    averaged, single = model.under_strongest(EPS), model.accuracy_under("ball", EPS)
+    if not model.randomised or averaged is None or single is None or single.value - averaged.value <= COLLAPSED:
         return None
-    if single["value"] - averaged["value"] > COLLAPSED:
-        return (
-            f"BIM at {EPS:g} leaves {percent(single['value'])} by one draw a step and {percent(averaged['value'])} "
-            "by the mean of several"
-        )
-    return None
+    return (
+        f"BIM at {EPS:g} leaves {percent(single.value)} with one draw a step and {percent(averaged.value)} with the "
+        "mean of several"
+    )
 
 
-def gradient_misalignment(judged: ModelResults) -> str | None:
-    """Rule: an angle above 60 degrees between gradients at an image and 0.01 away from it says that steps mislead."""
-    clean = judged.clean
-    angle = None if clean is None else clean["alignment"]["0.01"]
-    if judged.randomised or angle is None or angle["low"] <= 60:
+def gradient_misalignment(model: ModelResults) -> str | None:
+    """Rule: above 60 degrees between the gradients at an image and 0.01 away from it, steps along them mislead."""
+    angle = None if model.clean is None else model.clean.alignment["0.01"]
+    if model.randomised or angle is None or angle.low <= 60:
         return None
-    return f"gradients 0.01 apart point {angle['value']:.0f} degrees apart on average"
+    return f"gradients 0.01 apart point {angle.value:.0f} degrees apart on average"
 
 
-def causes(judged: ModelResults) -> list[str]:
-    """Why apparent robustness of this model is not to be believed; empty if no rule applies."""
-    found = (masking(judged), collapse(judged), eot_gap(judged), gradient_misalignment(judged))
+def causes(model: ModelResults) -> list[str]:
+    """Reasons not to believe the apparent robustness of a model; empty if no rule applies."""
+    found = (zero_gradient_cause(model), single_step_cause(model), eot_gap(model), gradient_misalignment(model))
     return [each for each in found if each]
 
 
@@ -100,12 +85,12 @@ Helps = Literal["helps", "no better", "not measured"]
 @final
 @dataclass(frozen=True)
 class Advice:
-    """The verdict on a defence, whether it helps, and both in one sentence that can be acted on."""
+    """The verdict on a defence, whether it helps, and both in one sentence that says what to do."""
 
     verdict: Verdict | None
-    """None if not enough was measured."""
+    """None if too little is measured."""
     helps: Helps
-    """More images withstand than of the baseline, by the paired test."""
+    """Whether more images withstand the study's attacks than of the baseline, by the paired test."""
     sentence: str
 
     @property
@@ -114,34 +99,34 @@ class Advice:
         return "not measured" if self.verdict is None else self.verdict.word
 
 
-def _left(judged: ModelResults, estimate: Estimate) -> str:
-    """What was tried, and what it left."""
-    if judged.randomised:
-        return f"BIM with averaged gradients leaves {interval(estimate)}"
+def _attacks_leave(model: ModelResults, estimate: Estimate) -> str:
+    """The attacks that were run, and the accuracy that they leave."""
+    if model.randomised:
+        return f"BIM with averaged gradients leaves {estimate:n}"
     tried = (
-        ("FGSM", judged.left("fgsm", EPS)),
-        ("BIM", judged.left("ball", EPS)),
-        ("PGD-40 with restarts", judged.strongest(EPS)),
+        ("FGSM", model.accuracy_under("fgsm", EPS)),
+        ("BIM", model.accuracy_under("ball", EPS)),
+        ("PGD-40 with restarts", model.under_strongest(EPS)),
     )
     names = [name for name, found in tried if found is not None]
     together = f"{', '.join(names[:-1])} and {names[-1]} together leave" if len(names) > 1 else f"{names[0]} leaves"
-    return f"{together} {interval(estimate)}"
+    return f"{together} {estimate:n}"
 
 
-def _price(judged: ModelResults, baseline: ModelResults) -> str:
-    """What it costs: clean accuracy, by the paired test, and training time."""
+def _price(model: ModelResults, baseline: ModelResults) -> str:
+    """The cost of a defence: clean accuracy, by the paired test, and training time."""
     words: list[str] = []
-    clean = compare_accuracy(judged.artifact("clean"), baseline.artifact("clean"))
+    clean = compare_accuracy(model.artifact("clean"), baseline.artifact("clean"))
     if clean is not None and clean.order < 0 and clean.second - clean.first >= COSTLY:
         words.append(f"{100 * (clean.second - clean.first):.1f} points of clean accuracy")
-    mine, plain = judged.seconds, baseline.seconds
+    mine, plain = model.seconds, baseline.seconds
     if mine is not None and plain is not None and mine[1] > 1.5 * plain[1]:
         words.append(f"{mine[1] / plain[1]:.1f} times the time per epoch")
     return f" It costs {' and '.join(words)}." if words else ""
 
 
-def _beyond(whole: Evaluated | None) -> str:
-    """What the whole evaluation says of a defence that has not fallen, or that there was none."""
+def _beyond(whole: WholeEvaluation | None) -> str:
+    """The whole evaluation's result for a defence that has not fallen, or that there is none."""
     if whole is None:
         return "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
     sentence = whole.verdict.sentence
@@ -150,61 +135,59 @@ def _beyond(whole: Evaluated | None) -> str:
     return sentence.replace("This evaluation is", "But the whole evaluation is")
 
 
-def advice(judged: ModelResults, baseline: ModelResults) -> Advice:
-    """The verdict on a defence (`casemate.evaluation.verdict`), and whether it helps.
+def advice(model: ModelResults, baseline: ModelResults) -> Advice:
+    """The verdict on a defence, and whether it helps.
 
-    The verdict is that of the whole evaluation, or where there is none, or where they alone break the model, that of
-    the study's own attacks. It helps if more images withstand the study's attacks than of the baseline, by the paired
-    test. Without PGD a model that has not fallen is not measured.
+    The verdict is that of the whole evaluation; of the study's own attacks where there is no evaluation or where they
+    alone break the model. A defence helps if more images withstand the study's attacks than of the baseline, by the
+    paired test. A model that has not fallen and was not attacked with PGD counts as not measured.
     """
-    left, fgsm, verdict = judged.worst(EPS), judged.left("fgsm", EPS), judged.verdict(EPS)
-    unknown = Advice(None, "not measured", f"{judged.title}: not measured yet.")
+    left, fgsm, verdict = model.worst_case(EPS), model.accuracy_under("fgsm", EPS), model.verdict(EPS)
+    unknown = Advice(None, "not measured", f"{model.title}: not measured yet.")
     if left is None or fgsm is None or verdict is None:
         return unknown
-    against = _paired(judged, baseline)
+    against = _paired(model, baseline)
     helps: Helps = "not measured" if against is None else "helps" if against.order > 0 else "no better"
-    suggested = (
-        f", although FGSM alone suggested {percent(fgsm['value'])}" if fgsm["value"] - left["value"] > COLLAPSED else ""
-    )
-    reasons = causes(judged)
+    suggested = f", although FGSM alone suggested {percent(fgsm.value)}" if fgsm.value - left.value > COLLAPSED else ""
+    reasons = causes(model)
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    whole = judged.evaluated(EPS)
+    whole = model.whole_evaluation(EPS)
     if verdict.fallen:
         if Grade.UNTRAINED in verdict.grades:
-            return Advice(verdict, helps, f"Do not rely on {judged.title}. {verdict.sentence}")
-        found = _left(judged, left)
-        if whole is not None and whole.verdict.fallen and whole.robust["value"] < left["value"]:
-            found = f"the whole evaluation leaves {interval(whole.robust)}"
-        return Advice(verdict, helps, f"Do not rely on {judged.title}: {found} at eps {EPS:g}{suggested}{why}.")
+            return Advice(verdict, helps, f"Do not rely on {model.title}. {verdict.sentence}")
+        found = _attacks_leave(model, left)
+        if whole is not None and whole.verdict.fallen and whole.robust.value < left.value:
+            found = f"the whole evaluation leaves {whole.robust:n}"
+        return Advice(verdict, helps, f"Do not rely on {model.title}: {found} at eps {EPS:g}{suggested}{why}.")
     if against is None:
         return unknown
     if against.order <= 0:
         return Advice(
             verdict,
             helps,
-            f"{judged.title} is no better than {baseline.title} at eps {EPS:g}: {_left(judged, left)}, against "
-            f"{percent(against.second)}{suggested}{why}.{_price(judged, baseline)}",
+            f"{model.title} is no better than {baseline.title} at eps {EPS:g}: {_attacks_leave(model, left)}, against "
+            f"{percent(against.second)}{suggested}{why}.{_price(model, baseline)}",
         )
-    doubted = whole is not None and not whole.verdict.trust.trusted
+    trusted = whole is None or whole.verdict.trust.trusted
     return Advice(
         verdict,
         helps,
-        f"{judged.title} {'seems to help' if doubted else 'helps'} against what was tried: {_left(judged, left)} at "
-        f"eps {EPS:g}, against {percent(against.second)} of {baseline.title}{suggested}{why}."
-        f"{_price(judged, baseline)} {_beyond(whole)}",
+        f"{model.title} {'helps' if trusted else 'seems to help'} against the attacks tried: "
+        f"{_attacks_leave(model, left)} at eps {EPS:g}, against {percent(against.second)} of {baseline.title}"
+        f"{suggested}{why}.{_price(model, baseline)} {_beyond(whole)}",
     )
 
 
-def _paired(judged: ModelResults, baseline: ModelResults) -> Compared | None:
-    """Which of the two has more images that withstand; None where PGD was not run."""
-    mine, theirs = judged.standing(EPS), baseline.standing(EPS)
-    if mine is None or theirs is None or judged.strongest(EPS) is None or baseline.strongest(EPS) is None:
+def _paired(model: ModelResults, baseline: ModelResults) -> PairedComparison | None:
+    """McNemar's test of the images that withstand all attacks; None where PGD was not run."""
+    mine, theirs = model.robust_mask(EPS), baseline.robust_mask(EPS)
+    if mine is None or theirs is None or model.under_strongest(EPS) is None or baseline.under_strongest(EPS) is None:
         return None
-    return compare_flags(mine, theirs)
+    return compare_masks(mine, theirs)
 
 
 def advise(models: Mapping[str, ModelResults], baseline: str = "E1") -> list[tuple[str, Advice]]:
-    """The verdict on every model but the baseline itself."""
+    """The advice on every model but the baseline, by name."""
     if baseline not in models:
         return []
     return [(name, advice(each, models[baseline])) for name, each in models.items() if name != baseline]

@@ -1,1 +1,1 @@
-"""Commands of the study, which `casemate` finds by the entry points `casemate.commands`."""
+"""Commands of the study, found by the entry points `casemate.commands`."""

@@ -1,4 +1,4 @@
-"""What `casemate info` says of the study, found by the entry point `casemate.info`."""
+"""The study's part of `casemate info`, found by the entry point `casemate.info`."""
 
 from casemate_study.experiments.catalogue import EXPERIMENTS
 

@@ -1,5 +1,5 @@
-"""Make the study's report from what is finished so far.
-- Nothing is computed: give the options of the study that the report is of.
+"""Write the study's report from the artifacts that are finished so far.
+- Nothing is computed: pass the options of the study that the report is on.
 
 Examples:
   casemate report --scale full           while the study is still running
@@ -20,7 +20,7 @@ from casemate.cli.shared.options import Device, Json, check_folder, resolve
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
 from casemate_study.cli.study.selection import Selection
-from casemate_study.experiments.catalogue import choose
+from casemate_study.experiments.catalogue import choose_experiments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class Report:
 
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
-    """Where the report goes."""
+    """Folder to write the report to."""
     overwrite: Overwrite = False
     device: Device = "auto"
     json: Json = False
 
     def run(self) -> None:
         """Build the report of the finished artifacts."""
-        choose(self.selection.only)
+        choose_experiments(self.selection.only)
         out = self.out or self.selection.default_out()
         with watching() as observer:
             device = resolve(self.device, observer)
@@ -46,8 +46,8 @@ class Report:
             artifacts, total = study.plan.artifacts, len(study.plan.tasks)
             if not artifacts:
                 raise SettingError(
-                    f"none of the {total} pieces of this study is finished in {study.store.root}; run `casemate study` "
-                    "with the same options first"
+                    f"none of the {total} artifacts of this study is finished in {study.store.root}; run "
+                    "`casemate study` with the same options first"
                 )
             check_folder(out)
             outputs.check_report(out, run.identity(study), overwrite=self.overwrite, observer=observer)

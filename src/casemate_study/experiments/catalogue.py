@@ -1,4 +1,4 @@
-"""All experiments of the study in the paper's order, and how to choose among them."""
+"""All experiments of the study in the paper's order, and the choice among them."""
 
 import difflib
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ def _place(experiment: Experiment) -> tuple[int, str]:
 EXPERIMENTS = {each.name: each for each in sorted((*UNDEFENDED, *DEFENDED), key=_place)}
 
 
-def choose(names: Sequence[str]) -> list[Experiment]:
-    """The experiments called `names` (all if there are none). Raises `SettingError` with the nearest name."""
+def choose_experiments(names: Sequence[str]) -> list[Experiment]:
+    """The experiments called `names`; all if `names` is empty. Raises `SettingError` for an unknown name."""
     for name in names:
         if name not in EXPERIMENTS:
             near = difflib.get_close_matches(name.upper(), EXPERIMENTS, n=1)
@@ -29,12 +29,12 @@ def choose(names: Sequence[str]) -> list[Experiment]:
 
 
 def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task], list[str]]:
-    """All tasks of the study (they may be needed), and the names of those that `experiments` want."""
+    """All tasks of the study, since any may be a dependency, and the names of those of `experiments`."""
     every = {name: experiment.tasks(setup) for name, experiment in EXPERIMENTS.items()}
     wanted = [task.name for experiment in experiments for task in every[experiment.name]]
     return [task for tasks in every.values() for task in tasks], wanted
 
 
 def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[StudyModel]:
-    """The judged models of the experiments, in order."""
+    """The models of the experiments, in order."""
     return [model for experiment in experiments for model in experiment.models(setup)]

@@ -10,7 +10,7 @@ from casemate.engine import Task
 from casemate_study.experiments import specs
 from casemate_study.experiments.models import FIGURE_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
-from casemate_study.experiments.undefended import E1, E11, Experiment, decayed
+from casemate_study.experiments.undefended import E1, E11, Experiment, weight_decayed
 
 STOPPING = {"patience": 5}
 BLUR = {"name": "gaussian-blur", "settings": {"size": 3, "sigma": 1.0}}
@@ -22,7 +22,7 @@ NOISES: Mapping[str, Mapping[str, Any]] = {
     "salt-and-pepper": {"name": "salt-and-pepper", "settings": {"share": 0.05}},
 }
 REGULARIZATION = {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.25}
-"""E6 as the paper has it, with its odd limit below and none above."""
+"""E6 as the paper states it: pixels clipped below at 0.25 and not above."""
 E8_STEPS = (0.1, 0.15, 0.2, 0.25)
 SEARCH_TEMPERATURE = 20.0
 
@@ -32,7 +32,7 @@ def _early(setup: Setup) -> dict[str, Any]:
 
 
 def _model(name: str, title: str, **more: Any) -> StudyModel:
-    """A model whose training is its own and which keeps the best epoch's weights."""
+    """A model with a training of its own, at the weights of the best epoch."""
     return StudyModel(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
 
 
@@ -71,12 +71,12 @@ def _e5_models(setup: Setup) -> list[StudyModel]:
 
 
 def _e5(setup: Setup) -> list[Task]:
-    trained = [(specs.defend(setup, E5.source.task, _early(setup), extra=[BLUR], augment=[MOVED, FLIP]), E5)]
+    trained = [(specs.defend_task(setup, E5.source.task, _early(setup), extra=[BLUR], augment=[MOVED, FLIP]), E5)]
     trained += [
-        (specs.defend(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
+        (specs.defend_task(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
         for noise in setup.scale.noises
     ]
-    layer = specs.defend(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
+    layer = specs.defend_task(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
     shown = {
         "Gaussian blur": [BLUR],
         "horizontal flip": [{"name": "flip", "settings": {"horizontal": 1.0, "vertical": 0.0}}],
@@ -92,7 +92,7 @@ def _e5(setup: Setup) -> list[Task]:
         ],
     }
     return [
-        specs.augmented(setup, "E5/samples", shown, count=8),
+        specs.augmentation_task(setup, "E5/samples", shown, count=8),
         *_judged(setup, [*trained, (layer, E5_LAYER)]),
         *evaluation_tasks(setup, E5_LAYER_ON),
         *evaluation_tasks(setup, E5_AFFINE),
@@ -114,7 +114,7 @@ E8 = StudyModel(
 def _e6(setup: Setup) -> list[Task]:
     limits = ((E6, {}), (E6_CLIPPED, {"clip_max": 1.0}), (E6_PLAIN, {"clip_min": 0.0, "clip_max": 1.0}))
     trained = [
-        (specs.defend(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
+        (specs.defend_task(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
         for m, limit in limits
     ]
     shown = {
@@ -122,11 +122,11 @@ def _e6(setup: Setup) -> list[Task]:
         "0.25 to 1": REGULARIZATION | {"clip_max": 1.0},
         "0 to 1": REGULARIZATION | {"clip_min": 0.0, "clip_max": 1.0},
     }
-    return [*_judged(setup, trained), specs.neighbours(setup, "E6/neighbours", E1.source, shown, count=4)]
+    return [*_judged(setup, trained), specs.neighbours_task(setup, "E6/neighbours", E1.source, shown, count=4)]
 
 
 def _e7(setup: Setup) -> list[Task]:
-    task = specs.defend(setup, E7.source.task, _early(setup), _regularization(), start=E5.source)
+    task = specs.defend_task(setup, E7.source.task, _early(setup), _regularization(), start=E5.source)
     return _judged(setup, [(task, E7)])
 
 
@@ -136,19 +136,19 @@ def _e8(setup: Setup) -> list[Task]:
     for step in E8_STEPS:
         name = f"E8/train-{step:g}"
         objective = _regularization(step_size=step, multiplier=1 / 9)
-        found.append(specs.defend(setup, name, _early(setup), objective, start=start))
+        found.append(specs.defend_task(setup, name, _early(setup), objective, start=start))
         start = Source(task=name, weights="best")
     return [*found, *evaluation_tasks(setup, E8)]
 
 
 # E9, E10 --------------------------------------------------------------------------------------------------------------
 def teacher(temperature: float) -> Source:
-    """The network that teaches at a temperature, over-fitted as the paper's: at 1 it is E1 itself."""
+    """The teacher at a temperature, over-fitted as the paper's is; at temperature 1 it is E1."""
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
-def student(experiment: str, temperature: float) -> StudyModel:
-    """The student of E9 (same network) or E10 (appendix B) at a temperature."""
+def distilled_student(experiment: str, temperature: float) -> StudyModel:
+    """The student at a temperature, of E9 (the same network) or E10 (the network of appendix B)."""
     name = f"{experiment}-{temperature:g}"
     what = "same network" if experiment == "E9" else "appendix B"
     return StudyModel(
@@ -160,7 +160,7 @@ def student(experiment: str, temperature: float) -> StudyModel:
 
 
 def _students(experiment: str, setup: Setup) -> list[StudyModel]:
-    return [student(experiment, temperature) for temperature in setup.scale.temperatures]
+    return [distilled_student(experiment, temperature) for temperature in setup.scale.temperatures]
 
 
 def _distilled(
@@ -168,25 +168,27 @@ def _distilled(
 ) -> Task:
     objective = {"name": "distillation", "settings": {"temperature": temperature}}
     training = more.pop("training", {"epochs": setup.scale.distilled_epochs})
-    return specs.defend(setup, name, training, objective, architecture=architecture, teacher=teacher, **more)
+    return specs.defend_task(setup, name, training, objective, architecture=architecture, teacher=teacher, **more)
 
 
 def _teachers(setup: Setup) -> list[Task]:
-    """Of every temperature but 1, and of the one that the search over students uses."""
+    """The trainings of the teachers: one for each temperature but 1, and one for the search over students."""
     needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
     training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "continue_after_stop": True}
     return [
-        specs.defend(setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}})
+        specs.defend_task(
+            setup, teacher(each).task, training, {"name": "at-temperature", "settings": {"temperature": each}}
+        )
         for each in needed
     ]
 
 
-def temperature_scaled(setup: Setup, temperature: float, model: StudyModel) -> Task:
-    """BIM on the student's logits divided by its temperature, under the loss that would else have no gradient."""
+def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> Task:
+    """BIM on the student's logits divided by its temperature, ascending the loss that otherwise saturates."""
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
-    images = setup.scale.judged_images
-    return specs.curve(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
+    images = setup.scale.attacked_images
+    return specs.curve_task(setup, model.artifact("divided"), source, attack, "eps", FIGURE_EPS, images)
 
 
 def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Task]:
@@ -196,7 +198,7 @@ def _distillations(setup: Setup, experiment: str, architecture: str) -> list[Tas
         found.append(_distilled(setup, model.source.task, temperature, teacher=source, architecture=architecture))
         found += evaluation_tasks(setup, model)
         if temperature != 1:
-            found.append(temperature_scaled(setup, temperature, model))
+            found.append(divided_logits_task(setup, temperature, model))
     return found
 
 
@@ -213,7 +215,7 @@ def _weighted(multiplier: float) -> StudyModel:
 
 
 def searched(setup: Setup) -> list[tuple[str, float, Source]]:
-    """The search over students: network, factor on its dropout rates, and what holds it."""
+    """The networks of the search over students, each with the factor on its dropout rates and its source."""
     return [
         (network, dropout, Source(task=f"E13/search/{network}-{dropout:g}", weights="best"))
         for network in setup.scale.students
@@ -234,16 +236,18 @@ def _e13(setup: Setup) -> list[Task]:
     soft = teacher(SEARCH_TEMPERATURE)
     trained = [
         (
-            specs.defend(setup, E13_REGULARISED.source.task, early, _regularization(), start=decayed(decay).source),
+            specs.defend_task(
+                setup, E13_REGULARISED.source.task, early, _regularization(), start=weight_decayed(decay).source
+            ),
             E13_REGULARISED,
         ),
-        (specs.defend(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
+        (specs.defend_task(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
         *(
-            (specs.defend(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
+            (specs.defend_task(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
             for weight, m in ((weight, _weighted(weight)) for weight in setup.scale.multipliers)
         ),
         (
-            specs.defend(
+            specs.defend_task(
                 setup,
                 E13_RESNET.source.task,
                 early | {"weight_decay": 1e-4},
@@ -281,8 +285,12 @@ def _e13(setup: Setup) -> list[Task]:
                 training=early,
             )
         )
-        search.append(specs.masking(setup, source.task.replace("/search/", "/found/"), source, attacks, ("ce",)))
-    matrices = [specs.targeted(setup, f"E13/targeted/{model.name}", model.source, TARGETED) for model in (E1, E11, E6)]
+        search.append(
+            specs.checkpoint_task(setup, source.task.replace("/search/", "/found/"), source, attacks, ("ce",))
+        )
+    matrices = [
+        specs.targeted_task(setup, f"E13/targeted/{model.name}", model.source, TARGETED) for model in (E1, E11, E6)
+    ]
     return [*_judged(setup, trained), *search, *matrices]
 
 
@@ -292,8 +300,8 @@ DEFENDED = (
         title="Data augmentation, noise, and randomised inference",
         notes=(
             "Blurred copies of all training images are added; then every batch is shifted by up to 0.1 of the side, "
-            "rotated by up to 90 degrees to either side, and mirrored both ways by coin tosses. What enters at the "
-            "edges is black.",
+            "rotated by up to 90 degrees to either side, and flipped both ways, each with probability one half. Pixels "
+            "from outside the image are black.",
             "The paper names noise without strengths: Gaussian 0.1, speckle 0.3, salt and pepper on 5 % of the pixels; "
             "noise layers of 0.2 before the first and 0.1 before every other convolution (Liu et al. 2018).",
             "Randomised models are attacked with BIM by one gradient a step and by the mean of 10 (expectation over "
@@ -342,9 +350,9 @@ DEFENDED = (
         name="E13",
         title="The paper's further work",
         notes=(
-            "New results, which the paper asks for in section 7. Early stopping with patience 5 throughout.",
-            "Mixture: half of the images moved and mirrored as in E5, and the loss of neighbours at a step of 0.1 "
-            "within [0, 1], weight 1.",
+            "New results, which section 7 of the paper proposes. Early stopping with patience 5 throughout.",
+            "Mixture: half of the images shifted, rotated and flipped as in E5, and the loss on adversarial neighbours "
+            "at a step of 0.1 within [0, 1], weight 1.",
             "The search distils at T = 20; networks are named by the channels of their first block and their number "
             "of blocks.",
         ),

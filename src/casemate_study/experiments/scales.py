@@ -7,72 +7,72 @@ from typing import Literal, final
 from casemate.errors import SettingError
 
 EPS_GRID = (0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2)
-"""The study's seven values of eps; the paper names only 0.05, 0.1 and 0.2."""
+"""The study's seven values of eps, of which the paper names 0.05, 0.1 and 0.2."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of everything is computed."""
+    """The sizes of one run of the study."""
 
     name: str
     """Name on the command line."""
     purpose: str
     """What it is for."""
     dataset: str
-    """The data set if none is asked for."""
+    """The data set if --dataset names none."""
     train_images: int
-    """Images to train on, a stratified draw of the training part (at most what is left by validation)."""
+    """Training images, a stratified draw from the training part without the validation images."""
     validation_images: int
-    """Images set aside from the training part; they choose epochs and recipes."""
+    """Images of the training part that choose epochs and recipes; nothing trains on them."""
     batch_size: int
-    """Images per step; fewer where there are few images, since batch norm's averages need hundreds of steps."""
+    """Images per step; small where training images are few, since batch norm's averages need hundreds of steps."""
     epochs: int
     """Epochs of E1, with no early stopping."""
     kept_epochs: tuple[int, ...]
-    """Epochs of E1 whose network is measured on the way."""
+    """Epochs of E1 whose network is measured too."""
     tuned_epochs: int
     """Epochs of E1+, our own recipe."""
     test_images: int
     """Test images for clean measures."""
     fgsm_images: int
-    """The first so many of the test images are attacked with FGSM."""
+    """Test images, the first ones, under FGSM."""
     bim_images: int
-    """The same for BIM over eps (E3)."""
+    """Test images under BIM over eps (E3)."""
     steps_images: int
-    """The same for BIM over iterations (E4)."""
-    judged_images: int
-    """The same for all other attacks on all models."""
+    """Test images under BIM over iterations (E4)."""
+    attacked_images: int
+    """Test images under all other attacks, on all models."""
     pgd_restarts: int
-    """Random starts of PGD-40, the strongest attack here."""
+    """Random starts of PGD-40, the strongest attack of the study."""
     evaluated_images: int
-    """The same for the whole evaluation of a model."""
+    """Test images of the whole evaluation of a model."""
     budget: Literal["quick", "standard"]
-    """The attacks of that evaluation; standard is AutoAttack's."""
+    """Attacks of the whole evaluation; standard runs those of AutoAttack."""
     evaluates_ours: bool
-    """Whether it is made of our own models too, or of the paper's alone."""
+    """Whether our own models have a whole evaluation too, or the paper's alone."""
     targeted_images: int
-    """The same for targeted attacks, from every class to every other."""
+    """Test images under targeted attacks, from every class to every other."""
     checkpoint_images: int
-    """The same for the measures at the kept epochs."""
+    """Test images under attack at the kept epochs."""
     step_counts: tuple[int, ...]
     """Numbers of iterations in E4."""
     defended_epochs: int
-    """Most epochs of a defended model; it stops early (patience 5)."""
+    """Maximum number of epochs of a defended model, with early stopping (patience 5)."""
     distilled_epochs: int
-    """Epochs of teachers and students, with no early stopping, as E1."""
+    """Epochs of teachers and students, without early stopping, as for E1."""
     noises: tuple[str, ...]
     """Kinds of noise on training images (E5)."""
     temperatures: tuple[float, ...]
     """Temperatures of distillation (E9, E10)."""
     decays: tuple[float, ...]
-    """Strengths of weight decay (E12)."""
+    """Weight decays (E12)."""
     multipliers: tuple[float, ...]
     """Weights of the adversarial loss beside E6's 0.5 (E13)."""
     students: tuple[str, ...]
     """Networks that the search over students tries (E13)."""
     student_dropouts: tuple[float, ...]
-    """Factors on their dropout rates."""
+    """Factors on the dropout rates of those networks."""
     decides: bool
     """Whether its results can confirm or refute a statement of the paper."""
 
@@ -91,7 +91,7 @@ SMOKE = Scale(
     fgsm_images=24,
     bim_images=16,
     steps_images=16,
-    judged_images=8,
+    attacked_images=8,
     pgd_restarts=1,
     evaluated_images=8,
     budget="quick",
@@ -123,7 +123,7 @@ QUICK = Scale(
     fgsm_images=200,
     bim_images=100,
     steps_images=100,
-    judged_images=64,
+    attacked_images=64,
     pgd_restarts=2,
     evaluated_images=24,
     budget="quick",
@@ -155,7 +155,7 @@ MEDIUM = Scale(
     fgsm_images=1000,
     bim_images=1000,
     steps_images=1000,
-    judged_images=1000,
+    attacked_images=1000,
     pgd_restarts=5,
     evaluated_images=200,
     budget="standard",
@@ -187,7 +187,7 @@ FULL = Scale(
     fgsm_images=10000,
     bim_images=2000,
     steps_images=2000,
-    judged_images=1000,
+    attacked_images=1000,
     pgd_restarts=5,
     evaluated_images=500,
     budget="standard",
@@ -215,8 +215,8 @@ def scale_by_name(name: str) -> Scale:
     return SCALES[name]
 
 
-def table() -> list[tuple[str, ...]]:
-    """The settings as rows: name, one value per scale, what it means (from the docstring under the field)."""
+def scale_table() -> list[tuple[str, ...]]:
+    """The settings as rows: name, one value per scale, meaning (the docstring under the field)."""
     import ast
     import inspect
 

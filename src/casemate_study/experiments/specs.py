@@ -1,4 +1,4 @@
-"""The kinds of tasks that experiments are made of: what each computes, as data, and roughly what it costs."""
+"""The kinds of tasks: the configuration of each, and a rough estimate of its cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
 from casemate_study.experiments.scales import Scale
 
 LOSSES = ("ce", "torch-ce", "prob-ce")
-"""The losses of every attack figure: what is right, what other tools use, what a softmax output would give."""
+"""The losses of every attack figure: the stable cross-entropy, `F.cross_entropy`, and that of softmax probabilities."""
 BIM_STEPS = 10
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What every experiment of one run of the study shares."""
+    """Scale, data and seed of one run of the study."""
 
     scale: Scale
     dataset: str
@@ -28,7 +28,7 @@ class Setup:
     seed: int
 
     def images(self, wanted: int) -> int:
-        """At most `wanted` test images."""
+        """The number of test images: `wanted`, or all if the test part has fewer."""
         return min(wanted, self.test_size)
 
 
@@ -40,11 +40,11 @@ class Source:
     task: str
     """The name of the task that trains it."""
     weights: str
-    """Which of its versions: final, best, epoch-010."""
+    """Which of its saved weights: final, best, epoch-010."""
     inference: str | None = None
-    """What it does at random when it answers: "stochastic-affine", "noise"; None for nothing."""
+    """Randomness at inference: "stochastic-affine", "noise", or None."""
     divide: float | None = None
-    """Divide its logits by this when it answers, as a network distilled at that temperature was trained to be."""
+    """Number by which its logits are divided, such as the temperature of its distillation; None for 1."""
 
 
 def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
@@ -59,11 +59,11 @@ def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
 
 
 def _batches(scale: Scale) -> dict[str, int]:
-    """The size of batches, where it is not the paper scale's 128, which is the default of the loop."""
+    """The batch size as a setting of the training; empty for 128, which is the default of `TrainConfig`."""
     return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
 
 
-def train(
+def train_task(
     setup: Setup,
     name: str,
     epochs: int,
@@ -74,7 +74,7 @@ def train(
     label_smoothing: float = 0.0,
     dropout: float = 1.0,
 ) -> Task:
-    """An ordinary training."""
+    """A training without a defence."""
     scale = setup.scale
     total = min(scale.train_images + scale.validation_images, setup.train_size)
     return Task(
@@ -95,7 +95,7 @@ def train(
     )
 
 
-def defend(
+def defend_task(
     setup: Setup,
     name: str,
     training: Mapping[str, Any],
@@ -108,7 +108,10 @@ def defend(
     augment: Sequence[Mapping[str, Any]] = (),
     dropout: float = 1.0,
 ) -> Task:
-    """A training by a recipe: from the weights of `start`, if given, or with a `teacher`."""
+    """The training of a defence, optionally from the weights of `start` or with a `teacher`.
+
+    `extra` are changes whose results are added to the training images, `augment` changes of every batch.
+    """
     scale = setup.scale
     objective = objective or {"name": "cross-entropy", "settings": {}}
     sources = {role: source for role, source in (("start", start), ("teacher", teacher)) if source is not None}
@@ -134,9 +137,9 @@ def defend(
     )
 
 
-def clean(setup: Setup, name: str, source: Source) -> Task:
-    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients, gradients nearby."""
-    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.judged_images)
+def clean_task(setup: Setup, name: str, source: Source) -> Task:
+    """Measures without an attack: accuracy, loss, confusion, calibration, logit gaps, zero gradients, alignment."""
+    images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.attacked_images)
     return Task(
         name=name,
         kind="clean",
@@ -146,7 +149,7 @@ def clean(setup: Setup, name: str, source: Source) -> Task:
     )
 
 
-def curve(
+def curve_task(
     setup: Setup,
     name: str,
     source: Source,
@@ -155,7 +158,7 @@ def curve(
     values: Sequence[float] | Sequence[int],
     images: int,
 ) -> Task:
-    """One attack over eps or iterations."""
+    """One attack over `values` of the `axis` "eps" or "steps"."""
     # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
     by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
     gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("eot_samples", 1)
@@ -169,10 +172,10 @@ def curve(
     )
 
 
-def masking(
+def checkpoint_task(
     setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
 ) -> Task:
-    """Attacks under every loss, and zero gradients: what depends on how long a network was trained."""
+    """Measures of a checkpoint, which depend on how long it was trained: attacks under each loss, zero gradients."""
     few = setup.images(setup.scale.checkpoint_images)
     config = _config(setup, source, setup.scale.test_images)
     return Task(
@@ -185,13 +188,13 @@ def masking(
 
 
 def _standing(eps: float) -> float:
-    """The share of images that an undefended network keeps at this eps, roughly: only they cost all restarts."""
+    """A rough guess of the share of images that withstand an attack at this eps: only they cost all restarts."""
     return max(0.15, 1 - 25 * eps)
 
 
-def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """PGD-40 with restarts under the stable cross-entropy and the logit margin: an image must withstand both."""
-    config = _config(setup, source, setup.scale.judged_images)
+def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """The worst case over PGD-40 with restarts ascending the stable cross-entropy, and the logit margin."""
+    config = _config(setup, source, setup.scale.attacked_images)
     attacks = {
         loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
         for loss in ("ce", "margin")
@@ -210,11 +213,11 @@ def worst(setup: Setup, name: str, source: Source, values: Sequence[float]) -> T
     )
 
 
-def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """The whole evaluation: strong attacks on survivors, the cheap checks, the verdict."""
+def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
+    """The whole evaluation: `casemate.evaluate` with its checks and its verdict."""
     scale = setup.scale
     config = _config(setup, source, scale.evaluated_images)
-    # in gradients an image: the checks take them of every image, the attacks of those that are left
+    # in gradients per image: the checks need them for every image, the attacks for those not yet fooled
     checks, attacks = 300, {"quick": 400, "standard": 4000}[scale.budget]
     left = 1.0 if source.inference else 0.15
     return Task(
@@ -226,8 +229,8 @@ def evaluation(setup: Setup, name: str, source: Source, values: Sequence[float])
     )
 
 
-def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
-    """The targeted attack from every class to every other."""
+def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
+    """A targeted attack from every class to every other."""
     config = _config(setup, source, setup.scale.targeted_images)
     return Task(
         name=name,
@@ -238,8 +241,10 @@ def targeted(setup: Setup, name: str, source: Source, attack: Mapping[str, Any])
     )
 
 
-def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int) -> Task:
-    """Images before and after attacks."""
+def pictures_task(
+    setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int
+) -> Task:
+    """Pictures of the first `count` images, before and after each of `attacks` (by title)."""
     config = _config(setup, source, 200)
     return Task(
         name=name,
@@ -250,8 +255,10 @@ def pictures(setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapp
     )
 
 
-def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int) -> Task:
-    """Images and their adversarial neighbours under several settings of adversarial regularisation."""
+def neighbours_task(
+    setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int
+) -> Task:
+    """Pictures of images and of their adversarial neighbours under each of `settings` (by title)."""
     config = _config(setup, source, 200)
     return Task(
         name=name,
@@ -262,8 +269,8 @@ def neighbours(setup: Setup, name: str, source: Source, settings: Mapping[str, M
     )
 
 
-def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
-    """Training images before and after changes."""
+def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
+    """Pictures of training images before and after each of `changes` (by title)."""
     return Task(
         name=name,
         kind="augmented",
@@ -277,6 +284,6 @@ def augmented(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[st
     )
 
 
-def samples(setup: Setup) -> Task:
-    """The first training images of every class."""
+def samples_task(setup: Setup) -> Task:
+    """Pictures of the first training images of every class."""
     return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)

@@ -21,16 +21,16 @@ E4_STEP_SIZES = {"1/255": 1 / 255, "0.002": 0.002}
 @final
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A named node of the study."""
+    """An experiment of the study: its tasks, and the models it adds to the comparison."""
 
     name: str
     title: str
     notes: tuple[str, ...]
-    """The settings that the paper leaves open, and what was chosen."""
+    """The choices made where the paper leaves a setting open."""
     tasks: Callable[[Setup], list[Task]]
-    """All its tasks, those of its models included."""
+    """All its tasks, including those that measure its models."""
     models: Callable[[Setup], list[StudyModel]] = lambda setup: []
-    """The models that it adds to the comparison."""
+    """Its models, for the tables of all models."""
 
 
 E1 = StudyModel(
@@ -56,10 +56,10 @@ def _e1(setup: Setup) -> list[Task]:
     ]
     names = [f"epoch-{epoch:03d}" for epoch in scale.kept_epochs]
     return [
-        specs.samples(setup),
-        specs.train(setup, "E1/train", scale.epochs, kept),
+        specs.samples_task(setup),
+        specs.train_task(setup, "E1/train", scale.epochs, kept),
         *evaluation_tasks(setup, E1),
-        *(specs.masking(setup, f"E1/{name}", Source(task="E1/train", weights=name), attacks) for name in names),
+        *(specs.checkpoint_task(setup, f"E1/{name}", Source(task="E1/train", weights=name), attacks) for name in names),
     ]
 
 
@@ -69,15 +69,15 @@ TUNED = {
     "schedule": "one-cycle",
     "ema": 0.999,
 }
-"""E1+: chosen on the validation split alone; `docs/log.md` holds the trials."""
+"""E1+: chosen on the validation split alone; `docs/log.md` lists the trials."""
 TUNED_DROPOUT = 0.4
-"""Factor on the dropout rates of the network while it trains: with the paper's own it under-fits in 20 epochs."""
+"""Factor on the dropout rates in training; with the paper's rates the network under-fits in 20 epochs."""
 TUNED_AUGMENT = [{"name": "alternating-flip", "settings": {}}]
 
 
 def _e1_tuned(setup: Setup) -> list[Task]:
     epochs = setup.scale.tuned_epochs
-    training = specs.train(setup, "E1+/train", epochs, TUNED, augment=TUNED_AUGMENT, dropout=TUNED_DROPOUT)
+    training = specs.train_task(setup, "E1+/train", epochs, TUNED, augment=TUNED_AUGMENT, dropout=TUNED_DROPOUT)
     return [training, *evaluation_tasks(setup, E1_TUNED)]
 
 
@@ -85,10 +85,10 @@ def _e2(setup: Setup) -> list[Task]:
     attack = {"name": "fgsm", "eps": 0.1, "keep": "last"}
     images = setup.scale.fgsm_images
     curves = [
-        specs.curve(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
+        specs.curve_task(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
         for loss in LOSSES
     ]
-    return [*curves, specs.pictures(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
+    return [*curves, specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
 
 
 E3_CLIPPINGS = {
@@ -96,31 +96,31 @@ E3_CLIPPINGS = {
     "range": {"clip": "range", "steps": BIM_STEPS},
     "range-4": {"clip": "range", "steps": 4},
 }
-"""Equal steps, and, with 4 of eps / 4, an equal total: then clip range reaches eps, as clip ball does."""
+"""Both clippings with equal steps, and clip range with 4 steps of eps / 4, which reach eps as clip ball does."""
 
 
 def _e3(setup: Setup) -> list[Task]:
     attack = {"name": "bim", "eps": 0.1, "keep": "last"}
     images = setup.scale.bim_images
     curves = [
-        specs.curve(
+        specs.curve_task(
             setup, E1.artifact(name, loss), E1.source, attack | clipping | {"loss": loss}, "eps", EPS_GRID, images
         )
         for name, clipping in E3_CLIPPINGS.items()
         for loss in LOSSES
     ]
     shown = {f"BIM 0.05, {clip}": attack | {"eps": 0.05, **E3_CLIPPINGS[clip]} for clip in ("range", "ball")}
-    return [*curves, specs.pictures(setup, "E3/pictures", E1.source, shown, count=2)]
+    return [*curves, specs.pictures_task(setup, "E3/pictures", E1.source, shown, count=2)]
 
 
 def e4_prefix(size: str) -> str:
-    """What the names of E4's tasks with the step size called `size` begin with."""
+    """The start of the names of E4's tasks with the step size called `size`."""
     return f"E4/{size.replace('/', '-')}"
 
 
 def _e4(setup: Setup) -> list[Task]:
     return [
-        specs.curve(
+        specs.curve_task(
             setup,
             f"{e4_prefix(title)}/{loss}",
             E1.source,
@@ -134,8 +134,8 @@ def _e4(setup: Setup) -> list[Task]:
     ]
 
 
-def decayed(decay: float) -> StudyModel:
-    """E12: the model trained with weight decay of this strength."""
+def weight_decayed(decay: float) -> StudyModel:
+    """E12: the model trained with this weight decay."""
     name = f"E12-{decay:g}"
     return StudyModel(
         name=name, title=f"E12, weight decay {decay:g}", source=Source(task=f"{name}/train", weights="best")
@@ -143,14 +143,14 @@ def decayed(decay: float) -> StudyModel:
 
 
 def _decayed(setup: Setup) -> list[StudyModel]:
-    return [decayed(decay) for decay in setup.scale.decays]
+    return [weight_decayed(decay) for decay in setup.scale.decays]
 
 
 def _e12(setup: Setup) -> list[Task]:
     found: list[Task] = []
     for decay, model in zip(setup.scale.decays, _decayed(setup), strict=True):
         settings = {"patience": 5, "weight_decay": decay}
-        found.append(specs.train(setup, model.source.task, setup.scale.defended_epochs, settings))
+        found.append(specs.train_task(setup, model.source.task, setup.scale.defended_epochs, settings))
         found += evaluation_tasks(setup, model)
     return found
 
@@ -160,8 +160,8 @@ UNDEFENDED = (
         name="E1",
         title="Initial training, no early stopping",
         notes=(
-            "Batch size and learning rate are not named: 128 and Keras' Adam at 1e-3, constant.",
-            "The validation part is a stratified draw from the training part; the test part chooses nothing.",
+            "The paper names no batch size and no learning rate: 128, and Keras' Adam at a constant 1e-3.",
+            "The validation images are a stratified draw from the training part; the test part chooses nothing.",
         ),
         tasks=_e1,
         models=lambda setup: [E1],
@@ -176,29 +176,29 @@ UNDEFENDED = (
     Experiment(
         name="E2",
         title="FGSM on E1",
-        notes=("Seven values of eps are mentioned, not named: 0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2.",),
+        notes=("The paper mentions seven values of eps without naming them: 0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2.",),
         tasks=_e2,
     ),
     Experiment(
         name="E3",
         title="BIM on E1, both clippings",
         notes=(
-            "The step is not named: eps / 4, 10 iterations, both clippings alike; and clip range with 4 iterations, "
-            "which can reach eps as clip ball can.",
+            "The paper names no step size: 10 iterations of eps / 4 for both clippings; and clip range with 4 "
+            "iterations, which can reach eps as clip ball can.",
         ),
         tasks=_e3,
     ),
     Experiment(
         name="E4",
         title="BIM on E1, number of iterations",
-        notes=("The step is not named: 1/255, as in the paper's source for BIM, and 0.002.",),
+        notes=("The paper names no step size: 1/255, as in its source for BIM, and 0.002.",),
         tasks=_e4,
     ),
     Experiment(
         name="E11",
         title="The non-over-fitted model: E1 with early stopping",
         notes=(
-            "Patience 5 on the validation loss, best weights restored. Every epoch draws from its own seed, so the "
+            "Patience 5 on the validation loss, best weights restored. Every epoch has its own seed, so the "
             "early-stopped training is the first part of E1's, bit for bit, and is taken from it.",
         ),
         tasks=lambda setup: evaluation_tasks(setup, E11),
@@ -208,7 +208,7 @@ UNDEFENDED = (
         name="E12",
         title="Weight decay with early stopping",
         notes=(
-            "The paper names no strength. It is the L2 penalty's gradient on kernels only, with Adam; the strength is "
+            "The paper names no strength. Adam adds the L2 penalty's gradient, on kernels only; the strength is "
             "selected by the lowest validation loss.",
         ),
         tasks=_e12,

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casemate.report import Figure, canvas, finished, shown
-from casemate_study.results import Artifacts
+from casemate.evaluation import percent
+from casemate.report import Figure, canvas, finished
+from casemate_study.results.stored import Artifacts, StoredNeighbours, find_result
 
 
 def _strips(images: dict[str, np.ndarray], titles: Sequence[str], words: Sequence[str]) -> Figure | None:
-    """One row of images per title, the first title being the originals; `words`: name, title, caption."""
+    """A figure with one row of images per title, the first being the originals; `words`: name, title, caption."""
     there = [title for title in titles if title in images]
     if len(there) < 2:
         return None
@@ -72,8 +73,8 @@ _AUGMENTED = (
 )
 
 
-def augmented(artifacts: Artifacts) -> list[Figure | None]:
-    """Figures 2, 3, 4 and 11."""
+def augmentation_figures(artifacts: Artifacts) -> list[Figure | None]:
+    """Figures 2, 3, 4 and 11: training images under each augmentation."""
     artifact = artifacts.get("E5/samples")
     if artifact is None:
         return []
@@ -81,19 +82,17 @@ def augmented(artifacts: Artifacts) -> list[Figure | None]:
     return [_strips(images, titles, words) for titles, words in _AUGMENTED]
 
 
-def neighbours(artifacts: Artifacts) -> Figure | None:
-    """What adversarial regularisation trains on, under the paper's limits and others."""
-    artifact = artifacts.get("E6/neighbours")
-    if artifact is None:
+def neighbours_figure(artifacts: Artifacts) -> Figure | None:
+    """Adversarial neighbours under the paper's pixel limits and others."""
+    found = find_result(artifacts, "E6/neighbours", StoredNeighbours)
+    if found is None:
         return None
-    images = artifact.arrays("images.safetensors")
-    settings = artifact.result["settings"]
+    images = artifacts["E6/neighbours"].arrays("images.safetensors")
     words = "; ".join(
-        f"{title}: pixels from {facts['lowest']:.2f} to {facts['highest']:.2f}, {shown(facts['changed_pixels'])} of "
-        f"them changed, {shown(facts['outside_range'])} outside [0, 1], the mean image brighter by "
-        f"{facts['mean_shift']:.2f}"
-        for title, facts in settings.items()
+        f"{title}: pixels from {pixels.lowest:.2f} to {pixels.highest:.2f}, {percent(pixels.changed_pixels)} of them "
+        f"changed, {percent(pixels.outside_range)} outside [0, 1], the mean image brighter by {pixels.mean_shift:.2f}"
+        for title, pixels in found.settings.items()
     )
-    renamed = {"original": images["clean"]} | {f"limits {title}": images[title] for title in settings}
+    renamed = {"original": images["clean"]} | {f"limits {title}": images[title] for title in found.settings}
     heading = "What adversarial regularisation trains on: one step of 0.2"
     return _strips(renamed, list(renamed), ("neighbours", heading, f"{words}. Shown from 0 to 1."))

@@ -1,57 +1,60 @@
-"""The tables of all models and of the paper's claims, from stored numbers and the rules of the study's room."""
+"""The report's tables of all models and of the paper's claims, from stored numbers and the rules of the claims."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-from casemate.evaluation import BUDGETS_IN_WORDS, Verdict
+from casemate.evaluation import BUDGETS_IN_WORDS, Estimate, Verdict, percent
 from casemate.losses import TITLES
 from casemate_study.claims import ClaimEvidence, Judgement, judge
-from casemate_study.claims.verdicts import EPS, Advice, advise, percent
+from casemate_study.claims.verdicts import EPS, Advice, advise
 from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.defended import searched
 from casemate_study.experiments.models import TABLE_EPS
 from casemate_study.experiments.specs import LOSSES, Setup
 from casemate_study.reference import Reference
-from casemate_study.results import Artifacts, Estimate, ModelResults, point_at
+from casemate_study.results.models import ModelResults
+from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredTraining, find_result
 
 
 @final
 @dataclass(frozen=True)
 class Table:
-    """A heading, rows, and what a reader must know of them."""
+    """A heading, rows, and a note under them."""
 
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str
 
 
-def judged_models(setup: Setup, artifacts: Artifacts) -> dict[str, ModelResults]:
-    """Every model of the study of which something is known, by name."""
+def measured_models(setup: Setup, artifacts: Artifacts) -> dict[str, ModelResults]:
+    """The models of the study whose clean measures are finished, by name."""
     every = [ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), setup)]
     return {each.model.name: each for each in every if each.clean is not None}
 
 
-def short(estimate: Estimate | None) -> str:
-    """A share in percent with its interval; a dash for none."""
-    if estimate is None:
-        return "-"
-    return f"{100 * estimate['value']:.1f} ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+def cell(estimate: Estimate | None) -> str:
+    """A share in percent with its interval; a dash for None."""
+    return "-" if estimate is None else f"{estimate}"
 
 
 def withstood(verdict: Verdict) -> str:
-    """The share of right images that withstood, on which a verdict rests; a dash if none was right."""
-    found = verdict.number.withstood
-    return short(None if found is None else found.as_json())
+    """Share of the correctly classified images that withstood, from which the grade follows; a dash if none was."""
+    return cell(verdict.number.withstood)
 
 
-def _time(judged: ModelResults) -> tuple[str, str]:
-    seconds = judged.seconds
+def sizes_in_words(estimates: Sequence[Estimate | None]) -> str:
+    """The sample sizes of the estimates: "400 or 1,000"; empty if there are none."""
+    return " or ".join(f"{size:,}" for size in sorted({each.n for each in estimates if each is not None}))
+
+
+def _time(model: ModelResults) -> tuple[str, str]:
+    seconds = model.seconds
     return ("-", "-") if seconds is None else (f"{seconds[1]:.1f}", f"{seconds[0]:,.0f}")
 
 
-def defences(models: Mapping[str, ModelResults], reference: Reference | None) -> Table:
-    """One row per model: clean, under FGSM and BIM, in the worst case; in the committed runs; loss, time."""
+def model_table(models: Mapping[str, ModelResults], reference: Reference | None) -> Table:
+    """One row per model: clean, under FGSM and BIM, in the worst case; the same in the committed runs; loss, time."""
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
     head += (f"worst case {EPS:g}",)
@@ -63,45 +66,44 @@ def defences(models: Mapping[str, ModelResults], reference: Reference | None) ->
         clean = each.clean
         if clean is None:
             continue
-        cells = (each.title, short(clean["accuracy"]))
-        cells += tuple(short(each.left(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
-        cells += (short(each.worst(EPS)),)
+        cells = (each.title, cell(clean.accuracy))
+        cells += tuple(cell(each.accuracy_under(measure, eps)) for measure in ("fgsm", "ball") for eps in TABLE_EPS)
+        cells += (cell(each.worst_case(EPS)),)
         if reference is not None:
-            kinds = ("clean", "fgsm", "ball", "worst")
-            cells += tuple(reference.entry(short, "models", name, kind) or "-" for kind in kinds)
-        rows.append((*cells, f"{clean['loss']['value']:.3f}", *_time(each)))
-    sizes = sorted({int(point["n"]) for each in models.values() if (point := each.left("ball", EPS))})
-    of = f"n = {' or '.join(f'{size:,}' for size in sizes)} under BIM" if sizes else "no attack finished"
+            cells += tuple(reference.accuracy(name, kind) or "-" for kind in ("clean", "fgsm", "ball", "worst"))
+        rows.append((*cells, f"{clean.loss.value:.3f}", *_time(each)))
+    sizes = sizes_in_words([each.accuracy_under("ball", EPS) for each in models.values()])
+    of = f"n = {sizes} under BIM" if sizes else "no attack finished"
     return Table(
         head,
         rows,
-        "Accuracy in %, with 95 % intervals. FGSM, and BIM with 10 iterations of eps / 4 and clip ball: last iterate, "
-        f"stable cross-entropy, {of}. Worst case: withstood every iterate of FGSM and BIM under every loss, and PGD-40 "
-        "with restarts ascending the stable cross-entropy and the logit margin; randomised models: the last answer to "
-        "BIM over averaged gradients. Seconds as measured.",
+        "Accuracy with 95 % intervals. FGSM, and BIM with 10 iterations of eps / 4 and clip ball: last iterate, stable "
+        f"cross-entropy, {of}. Worst case: share of images that withstand every iterate of FGSM and BIM under every "
+        "loss, and PGD-40 with restarts ascending the stable cross-entropy and the logit margin; randomised models: "
+        "accuracy at the last iterate of BIM over averaged gradients. Seconds as measured.",
     )
 
 
-def evaluated(models: Mapping[str, ModelResults]) -> Table | None:
-    """One row per model that was evaluated as a whole: robust accuracy, verdict, and what was raised."""
+def whole_evaluation_table(models: Mapping[str, ModelResults]) -> Table | None:
+    """One row per model with a whole evaluation: robust accuracy, verdict, and the checks that found something."""
     head = ("model", "clean", f"FGSM {EPS:g}", f"PGD {EPS:g}", f"all attacks {EPS:g}", "of right images", "verdict")
     head += ("raised",)
     rows: list[tuple[str, ...]] = []
     budgets: set[str] = set()
-    sizes: set[int] = set()
+    robust: list[Estimate] = []
     for each in models.values():
-        found = each.evaluated(EPS)
+        found = each.whole_evaluation(EPS)
         if found is None:
             continue
         budgets.add(found.verdict.number.budget)
-        sizes.add(int(found.robust["n"]))
+        robust.append(found.robust)
         grave = [name for name, severity in found.raised.items() if severity != "note"]
         row = (
             each.title,
-            short(each.clean["accuracy"] if each.clean else None),
-            short(each.left("fgsm", EPS)),
-            short(each.strongest(EPS)),
-            short(found.robust),
+            cell(each.clean.accuracy if each.clean else None),
+            cell(each.accuracy_under("fgsm", EPS)),
+            cell(each.under_strongest(EPS)),
+            cell(found.robust),
             withstood(found.verdict),
         )
         rows.append((*row, found.verdict.word, ", ".join(grave) or "-"))
@@ -111,36 +113,37 @@ def evaluated(models: Mapping[str, ModelResults]) -> Table | None:
     return Table(
         head,
         rows,
-        f"All attacks: right under every attack of the budget {tried}, n = "
-        f"{' or '.join(f'{size:,}' for size in sorted(sizes))}; randomised models by their mean answer. Of right "
-        "images: the share of those classified correctly without an attack that held, by whose interval the verdict is "
-        "reached (docs/findings.md). Raised: checks that weaken or void the number. PGD: PGD-40 with restarts under "
-        "two losses, or BIM over averaged gradients.",
+        f"All attacks: correct under every attack of the budget {tried}, n = {sizes_in_words(robust)}; randomised "
+        "models by their mean prediction. Of right images: the share of those classified correctly without an attack "
+        "that withstand all attacks; the grade follows from its interval (docs/findings.md). Raised: the checks whose "
+        "findings weaken or void the number. PGD: PGD-40 with restarts under two losses, or BIM over averaged "
+        "gradients.",
     )
 
 
-def brief(models: Mapping[str, ModelResults]) -> Table:
-    """The models in one short table: clean, two attacks, worst case, evaluation, the verdict and what it rests on.
+def summary_table(models: Mapping[str, ModelResults]) -> Table:
+    """The models in one short table: clean, two attacks, worst case, evaluation, verdict and the share it rests on.
 
     The last column is the paired test against the baseline.
     """
     helps = {name: advice.helps for name, advice in advices(models)}
-    whole = {name: found for name, each in models.items() if (found := each.evaluated(EPS)) is not None}
-    head = ("model", "clean, %", f"FGSM {EPS:g}, %", f"BIM {EPS:g}, %", f"worst case {EPS:g}, %")
-    head += ("evaluation, %",) if whole else ()
+    whole = {name: found for name, each in models.items() if (found := each.whole_evaluation(EPS)) is not None}
+    head = ("model", "clean", f"FGSM {EPS:g}", f"BIM {EPS:g}", f"worst case {EPS:g}")
+    head += ("evaluation",) if whole else ()
     rows: list[tuple[str, ...]] = []
     for name, each in models.items():
-        cells = (each.title, short(each.clean["accuracy"] if each.clean else None))
-        cells += (*(short(each.left(measure, EPS)) for measure in ("fgsm", "ball")), short(each.worst(EPS)))
-        cells += (short(whole[name].robust if name in whole else None),) if whole else ()
+        cells = (each.title, cell(each.clean.accuracy if each.clean else None))
+        cells += (*(cell(each.accuracy_under(measure, EPS)) for measure in ("fgsm", "ball")),)
+        cells += (cell(each.worst_case(EPS)),)
+        cells += (cell(whole[name].robust if name in whole else None),) if whole else ()
         verdict = each.verdict(EPS)
         cells += ("-", "not measured") if verdict is None else (withstood(verdict), verdict.word)
         rows.append((*cells, helps.get(name, "")))
-    return Table((*head, "of right images, %", "verdict", "against E1"), rows, "")
+    return Table((*head, "of right images", "verdict", "against E1"), rows, "")
 
 
-def diagnosis(models: Mapping[str, ModelResults]) -> Table:
-    """One row per model: what is known to make attacks misleading."""
+def diagnosis_table(models: Mapping[str, ModelResults]) -> Table:
+    """One row per model: the measures that explain why an attack misleads."""
     head = ("model", "loss", "calibration error", "logit gap: 5 %", "median", "95 %")
     head += tuple(f"zero gradient, {TITLES[loss]}" for loss in LOSSES)
     head += ("angle at 0.01", "at 0.1", *(f"FGSM {EPS:g}, {TITLES[loss]}" for loss in LOSSES))
@@ -150,109 +153,91 @@ def diagnosis(models: Mapping[str, ModelResults]) -> Table:
         clean = each.clean
         if clean is None:
             continue
-        angles = [clean["alignment"][radius] for radius in ("0.01", "0.1")]
-        pgd = each.artifact("pgd")
-        point: Mapping[str, Any] = {} if pgd is None else pgd.result["points"][-1]["each"]
+        by_loss: Mapping[str, Estimate] = each.pgd.points[-1].each if each.pgd else {}
+        left = [each.accuracy_under("fgsm", EPS, loss) for loss in LOSSES]
+        left += [by_loss.get(loss) for loss in ("ce", "margin")]
+        angles = [clean.alignment[radius] for radius in ("0.01", "0.1")]
         rows.append(
             (
                 each.title,
-                f"{clean['loss']['value']:.3f}",
-                percent(clean["calibration_error"]),
-                *(f"{clean['gap_quantiles'][q]:.1f}" for q in ("0.05", "0.5", "0.95")),
-                *(percent(clean["zero_gradients"][loss]["value"]) for loss in LOSSES),
-                *("-" if angle is None else f"{angle['value']:.0f}\N{DEGREE SIGN}" for angle in angles),
-                *(percent(left["value"]) if (left := each.left("fgsm", EPS, loss)) else "-" for loss in LOSSES),
-                *(percent(point[loss]["value"]) if loss in point else "-" for loss in ("ce", "margin")),
+                f"{clean.loss.value:.3f}",
+                percent(clean.calibration_error),
+                *(f"{clean.gap_quantiles[q]:.1f}" for q in ("0.05", "0.5", "0.95")),
+                *(percent(clean.zero_gradients[loss].value) for loss in LOSSES),
+                *("-" if angle is None else f"{angle.value:.0f}\N{DEGREE SIGN}" for angle in angles),
+                *("-" if estimate is None else percent(estimate.value) for estimate in left),
             )
         )
     return Table(
         head,
         rows,
-        "Zero gradient: images whose input gradient is exactly zero in every pixel; an attack that follows it does not "
-        "move, and counts them as withstanding. Angle: between the gradients at an image and at a random point within "
-        "that distance; one step can only be trusted where it is small.",
+        "Zero gradient: share of images whose input gradient is exactly zero in every pixel. An attack that follows it "
+        "does not move, and counts them as withstanding. Angle: between the gradients at an image and at a random "
+        "point within that distance; one step can be trusted only where it is small.",
     )
 
 
-def temperature_scaled(models: Mapping[str, ModelResults]) -> Table | None:
-    """The deciding test on distillation: the same attack with the logits divided by the temperature."""
+def distillation_table(models: Mapping[str, ModelResults]) -> Table | None:
+    """The deciding test on distillation: the same attack on the logits divided by the temperature."""
     eps = 0.05
     rows: list[tuple[str, ...]] = []
     for each in models.values():
-        artifact = each.artifact("divided")
-        point = None if artifact is None else point_at(artifact, "eps", eps)
-        if each.clean is None or artifact is None or point is None:
+        curve, clean = each.curve("divided", None), each.clean
+        point = None if curve is None else curve.at(eps)
+        if clean is None or curve is None or point is None:
             continue
-        rows.append(
-            (
-                each.title,
-                f"{each.clean['gap_quantiles']['0.5']:.0f}",
-                short(each.zero("prob-ce")),
-                short(artifact.result["zero_gradients"]),
-                short(each.left("ball", eps, "prob-ce")),
-                short(point["last"]),
-                short(each.left("ball", eps)),
-            )
-        )
+        row = (each.zero_gradient_share("prob-ce"), curve.zero_gradients, each.accuracy_under("ball", eps, "prob-ce"))
+        row = (*row, point.last, each.accuracy_under("ball", eps))
+        rows.append((each.title, f"{clean.gap_quantiles['0.5']:.0f}", *map(cell, row)))
     if not rows:
         return None
     return Table(
-        ("student", "median gap", "zero gradient, %", "divided", f"BIM {eps:g}, softmax, %", "divided", "stable, %"),
+        ("student", "median gap", "zero gradient", "divided", f"BIM {eps:g}, softmax", "divided", "stable"),
         rows,
-        "Logits divided by the temperature classify alike, and only a loss that saturates sees a difference. Where the "
-        "attack on softmax probabilities leaves more than that on divided logits, the difference was no robustness.",
+        "Logits divided by the temperature give the same classes, and only a loss that saturates changes. Where the "
+        "attack on softmax probabilities leaves more than that on divided logits, the difference was not robustness.",
     )
 
 
-def search(setup: Setup, artifacts: Artifacts) -> Table | None:
-    """The search over student networks."""
+def search_table(setup: Setup, artifacts: Artifacts) -> Table | None:
+    """The search over student networks, the best validation accuracy first."""
     rows: list[tuple[str, ...]] = []
     for network, dropout, source in searched(setup):
-        trained, found = artifacts.get(source.task), artifacts.get(source.task.replace("/search/", "/found/"))
+        trained = find_result(artifacts, source.task, StoredTraining)
+        found = find_result(artifacts, source.task.replace("/search/", "/found/"), StoredCheckpoint)
         if trained is None or found is None:
             continue
-        history = trained.result["history"]
-        best = history[trained.result["best_epoch"] - 1]
-        attacks = found.result["attacks"]
+        attacks = sorted(found.attacks.items(), reverse=True)
         rows.append(
             (
                 network,
                 f"{dropout:g}",
-                f"{trained.result['parameters']:,}",
-                percent(best["val_accuracy"]),
-                short(found.result["accuracy"]),
-                f"{found.result['loss']['value']:.3f}",
-                *(short(attacks[attack]["ce"]["last"]) for attack in sorted(attacks, reverse=True)),
-                f"{sum(row['seconds'] for row in history) / len(history):.1f}",
+                f"{trained.parameters:,}",
+                percent(trained.best.val_accuracy),
+                cell(found.accuracy),
+                f"{found.loss.value:.3f}",
+                *(cell(by_loss["ce"].last) for _, by_loss in attacks),
+                f"{sum(row.seconds for row in trained.history) / len(trained.history):.1f}",
             )
         )
     if not rows:
         return None
-    rows.sort(key=lambda row: row[3], reverse=True)
+    rows.sort(key=lambda row: float(row[3].split()[0]), reverse=True)
+    head = ("network", "dropout times", "parameters", "validation", "test", "loss", "FGSM 0.1", "BIM 0.05", "s/epoch")
     return Table(
-        (
-            "network",
-            "dropout times",
-            "parameters",
-            "validation",
-            "test, %",
-            "loss",
-            "FGSM 0.1, %",
-            "BIM 0.05, %",
-            "s/epoch",
-        ),
+        head,
         rows,
         "Students distilled at T = 20, best validation accuracy first (the test part chose nothing). Networks: "
         "channels of the first block x number of blocks.",
     )
 
 
-def _of_there(verdict: str) -> str:
-    """A verdict of a committed run, read from another scale."""
+def _at_that_scale(verdict: str) -> str:
+    """A verdict of a committed run, worded for the report of another scale."""
     return verdict.replace("this scale", "that scale").replace("(here:", "(there:")
 
 
-def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
+def claim_table(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
     """The paper's claims with their verdicts, here and in the committed runs."""
     head = ("experiment", "the paper says", "verdict")
     head += (f"at scale {reference.scales}",) if reference is not None else ()
@@ -262,7 +247,7 @@ def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Tabl
             f"{each.claim.experiment} ({each.claim.where})",
             each.claim.says,
             each.verdict,
-            *(() if reference is None else (reference.entry(_of_there, "claims", each.claim.says) or "not measured",)),
+            *(() if reference is None else (_at_that_scale(reference.claim(each.claim.says) or "not measured"),)),
             each.because,
         )
         for each in judgements
@@ -271,10 +256,10 @@ def claims(judgements: Sequence[Judgement], reference: Reference | None) -> Tabl
 
 
 def judged_claims(models: Mapping[str, ModelResults], artifacts: Artifacts, *, decides: bool) -> list[Judgement]:
-    """Every claim, judged."""
+    """Every claim of the paper, judged by these results."""
     return judge(ClaimEvidence(models, artifacts), decides=decides)
 
 
 def advices(models: Mapping[str, ModelResults]) -> list[tuple[str, Advice]]:
-    """The verdict on every measured defence."""
+    """The advice on every measured defence, by the name of its model."""
     return [(name, advice) for name, advice in advise(models) if advice.verdict is not None]

@@ -1,90 +1,90 @@
 """The figures that are curves: training, accuracy and loss under attack, zero gradients while a network trains."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from casemate.engine import Artifact
+from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate.report import (
-    COLOURS,
-    MARKERS,
-    PAPER,
-    Figure,
-    canvas,
-    estimate_line,
-    finished,
-    percent_axis,
-    shown,
-)
+from casemate.report import COLOURS, MARKERS, PAPER, Figure, canvas, estimate_line, finished, percent_axis
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E3_CLIPPINGS, E4_EPS, E4_STEP_SIZES, e4_prefix
-from casemate_study.results import point_at
+from casemate_study.results.stored import (
+    Artifacts,
+    CurvePoint,
+    StoredCheckpoint,
+    StoredCurve,
+    StoredTraining,
+    find_result,
+)
 
-Artifacts = Mapping[str, Artifact]
-Points = list[dict[str, Any]]
+Curves = Mapping[str, StoredCurve]
+"""By the loss that the attack ascends."""
 
 
-def _with_zero(loss: str, artifact: Artifact) -> str:
-    """A loss in the legend, with the share of images that have no gradient at all under it."""
-    return f"{TITLES[loss]} (zero gradient: {shown(artifact.result['zero_gradients']['value'])})"
+def draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate | None], **style: Any) -> None:
+    """A line through estimates with their intervals as a band; a missing estimate is left out."""
+    known = [(place, each.as_json()) for place, each in zip(x, estimates, strict=True) if each is not None]
+    if known:
+        estimate_line(axes, [place for place, _ in known], [each for _, each in known], **style)
 
 
-def training(artifacts: Artifacts) -> Figure | None:
-    """Loss and accuracy of E1 over its epochs, training against validation."""
-    artifact = artifacts.get("E1/train")
-    if artifact is None:
+def curves_named(artifacts: Artifacts, start: str) -> dict[str, StoredCurve]:
+    """The finished curves of the tasks called `start`/LOSS, by loss."""
+    found = {loss: find_result(artifacts, f"{start}/{loss}", StoredCurve) for loss in LOSSES}
+    return {loss: curve for loss, curve in found.items() if curve is not None}
+
+
+def seed_of(artifacts: Artifacts, start: str) -> int:
+    """The seed of the finished tasks whose names begin with `start`."""
+    return next(each.facts["config"]["seed"] for name, each in artifacts.items() if name.startswith(start))
+
+
+def training_figure(artifacts: Artifacts) -> Figure | None:
+    """Loss and accuracy of E1 over its epochs, on training and validation images."""
+    training = find_result(artifacts, "E1/train", StoredTraining)
+    if training is None:
         return None
-    history = artifact.result["history"]
-    epochs = [row["epoch"] for row in history]
+    history, best = training.history, training.best
+    first, last = history[0], history[-1]
+    epochs = [row.epoch for row in history]
     drawing, axes = canvas(1, 2, 9, 3.3)
-    for place, name in zip(axes[0], ("loss", "accuracy"), strict=True):
-        factor = 100 if name == "accuracy" else 1
-        place.plot(epochs, [factor * row[name] for row in history], color="#0072B2", label="training (with dropout)")
-        place.plot(epochs, [factor * row[f"val_{name}"] for row in history], color="#D55E00", label="validation")
-        place.axvline(
-            artifact.result["best_epoch"],
-            color="#666666",
-            linestyle=":",
-            linewidth=1,
-            label="epoch whose weights E11 keeps",
-        )
+    for place, lines, factor, label in (
+        (axes[0, 0], [(row.loss, row.val_loss) for row in history], 1, "mean cross-entropy"),
+        (axes[0, 1], [(row.accuracy, row.val_accuracy) for row in history], 100, "accuracy, %"),
+    ):
+        place.plot(epochs, [factor * seen for seen, _ in lines], color="#0072B2", label="training (with dropout)")
+        place.plot(epochs, [factor * held_out for _, held_out in lines], color="#D55E00", label="validation")
+        place.axvline(best.epoch, color="#666666", linestyle=":", linewidth=1, label="epoch whose weights E11 keeps")
         place.set_xlabel("epoch")
-        place.set_ylabel("accuracy, %" if factor == 100 else "mean cross-entropy")
+        place.set_ylabel(label)
         place.legend()
-    last, best = history[-1], history[artifact.result["best_epoch"] - 1]
     return finished(
         drawing,
         "training",
         title="Training of E1",
-        caption=f"{artifact.result['train_images']:,} training and {artifact.result['validation_images']:,} validation "
-        f"images. Lowest validation loss after epoch {best['epoch']} ({best['val_loss']:.3f}); at the end "
-        f"{last['val_loss']:.3f}, while the training loss went on to {last['loss']:.3f}.",
-        alt=f"Training loss falls from {history[0]['loss']:.2f} to {last['loss']:.3f}; validation loss is lowest, "
-        f"{best['val_loss']:.3f}, at epoch {best['epoch']} and {last['val_loss']:.3f} at the end.",
+        caption=f"{training.train_images:,} training and {training.validation_images:,} validation images. Lowest "
+        f"validation loss after epoch {best.epoch} ({best.val_loss:.3f}); at the end {last.val_loss:.3f}, while the "
+        f"training loss went on to {last.loss:.3f}.",
+        alt=f"Training loss falls from {first.loss:.2f} to {last.loss:.3f}; validation loss is lowest, "
+        f"{best.val_loss:.3f}, at epoch {best.epoch} and {last.val_loss:.3f} at the end.",
         columns=("epoch", "learning rate", "loss", "accuracy", "val loss", "val accuracy", "seconds"),
-        rows=[
-            tuple(row[k] for k in ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds"))
-            for row in history
-        ],
+        rows=[astuple(row) for row in history],
     )
 
 
-def curve_rows(name: str, loss: str, axis: str, points: Points) -> list[tuple[Any, ...]]:
+def _numbers(*estimates: Estimate | None) -> list[float | str]:
+    """Value, low and high of each estimate; empty cells for a missing one."""
+    return [cell for e in estimates for cell in (("", "", "") if e is None else (e.value, e.low, e.high))]
+
+
+def curve_rows(name: str, loss: str, points: Sequence[CurvePoint]) -> list[tuple[Any, ...]]:
     """The points of a curve as rows under `CURVE_COLUMNS`."""
     return [
-        (
-            name,
-            TITLES[loss],
-            point[axis],
-            point["last"]["n"],
-            *(point["last"][k] for k in ("value", "low", "high")),
-            *(point["worst"][k] for k in ("value", "low", "high")),
-            *((point["loss"] or {}).get(k, "") for k in ("value", "low", "high")),
-        )
-        for point in points
+        (name, TITLES[loss], point.at, point.last.n, *_numbers(point.last, point.worst, point.loss)) for point in points
     ]
 
 
@@ -105,19 +105,17 @@ CURVE_COLUMNS = (
 )
 
 
-def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Mapping[str, Artifact], axis: str, label: str) -> None:
+def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Curves, label: str) -> None:
     """One attack under several losses: mean loss in one panel, accuracy in the other (`worst` thin and dashed)."""
-    for loss, artifact in curves.items():
-        points: Points = artifact.result["points"]
-        x = [point[axis] for point in points]
+    for loss, curve in curves.items():
+        x = [point.at for point in curve.points]
         style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
-        losses = [point["loss"] for point in points]
-        estimate_line(loss_axes, x, losses, percent=False, label=_with_zero(loss, artifact), **style)
-        lasts, worsts = [point["last"] for point in points], [point["worst"] for point in points]
-        estimate_line(accuracy_axes, x, lasts, percent=True, label=TITLES[loss], **style)
-        estimate_line(
-            accuracy_axes, x, worsts, percent=True, band=False, color=COLOURS[loss], linewidth=0.9, linestyle="--"
-        )
+        zero = f"{TITLES[loss]} (zero gradient: {percent(curve.zero_gradients.value)})"
+        draw_estimates(loss_axes, x, [point.loss for point in curve.points], percent=False, label=zero, **style)
+        lasts, worsts = ([point.last for point in curve.points], [point.worst for point in curve.points])
+        draw_estimates(accuracy_axes, x, lasts, percent=True, label=TITLES[loss], **style)
+        thin = {"color": COLOURS[loss], "linewidth": 0.9, "linestyle": "--"}
+        draw_estimates(accuracy_axes, x, worsts, percent=True, band=False, **thin)
     for place in (loss_axes, accuracy_axes):
         place.set_xlabel(label)
     loss_axes.set_ylabel("mean cross-entropy")
@@ -130,205 +128,187 @@ def _mark(axes: Axes, at: Sequence[float], statements: Sequence[paper.Statement]
     axes.legend(fontsize=7.5)
 
 
-def _at(artifact: Artifact, axis: str, value: float) -> str:
-    """Accuracy of the last iterate there, in words."""
-    point = point_at(artifact, axis, value)
-    return "not computed" if point is None else shown(point["last"]["value"])
+def _at(curve: StoredCurve, value: float) -> str:
+    """Accuracy at the last iterate there, in words."""
+    point = curve.at(value)
+    return "not computed" if point is None else percent(point.last.value)
 
 
-def _lines_caption(artifacts: Mapping[str, Artifact]) -> str:
-    first = next(iter(artifacts.values()))
-    n = first.result["points"][0]["last"]["n"]
+def _lines_caption(curves: Curves, seed: int) -> str:
+    n = next(iter(curves.values())).n
     return (
-        f"n = {n:,} test images, seed {first.facts['config']['seed']}; bands: 95 % intervals. One line per loss that "
-        "the attack ascends; zero gradient: images where it has none to follow and changes nothing. Solid: the raw "
-        "last iterate on all images, as the paper and other tools report it. Dashed: the worst case, fooled at any "
-        "iterate."
+        f"n = {n:,} test images, seed {seed}; bands: 95 % intervals. One line per loss that the attack ascends; zero "
+        "gradient: share of images where it has none to follow and changes nothing. Solid: the raw last iterate on all "
+        "images, as the paper and other tools report it. Dashed: the worst case, fooled at any iterate."
     )
 
 
-def fgsm(artifacts: Artifacts) -> Figure | None:
+def fgsm_figure(artifacts: Artifacts) -> Figure | None:
     """Figure 12: E1 under FGSM."""
-    curves = {loss: artifacts[f"E2/fgsm/{loss}"] for loss in LOSSES if f"E2/fgsm/{loss}" in artifacts}
+    curves = curves_named(artifacts, "E2/fgsm")
     if not curves:
         return None
     drawing, axes = canvas(1, 2, 9.5, 3.8)
-    _draw_pair(axes[0, 0], axes[0, 1], curves, "eps", "eps")
+    _draw_pair(axes[0, 0], axes[0, 1], curves, "eps")
     _mark(axes[0, 1], [0.0, 0.1], [paper.TEST_ACCURACY, paper.FGSM_AT_01])
-    words = ", ".join(f"{_at(p, 'eps', 0.1)} ascending {TITLES[loss]}" for loss, p in curves.items())
+    words = ", ".join(f"{_at(curve, 0.1)} ascending {TITLES[loss]}" for loss, curve in curves.items())
     return finished(
         drawing,
         "figure-12",
         title="The original model under FGSM",
-        caption="Mean loss (left) and accuracy (right) against eps. " + _lines_caption(curves),
-        alt=f"Accuracy under FGSM at eps 0.1: {words}. The paper states {shown(paper.FGSM_AT_01.value)}.",
+        caption="Mean loss (left) and accuracy (right) against eps. "
+        + _lines_caption(curves, seed_of(artifacts, "E2/")),
+        alt=f"Accuracy under FGSM at eps 0.1: {words}. The paper states {percent(paper.FGSM_AT_01.value)}.",
         columns=CURVE_COLUMNS,
-        rows=[row for loss, p in curves.items() for row in curve_rows("E1", loss, "eps", p.result["points"])],
+        rows=[row for loss, curve in curves.items() for row in curve_rows("E1", loss, curve.points)],
     )
 
 
-def bim(artifacts: Artifacts) -> Figure | None:
+def _panels(settings: Mapping[str, tuple[str, Curves]], label: str) -> tuple[Any, Any, list[tuple[Any, ...]]]:
+    """One row of panels per setting, under its title: the drawing, its axes, and the rows of all curves."""
+    drawing, axes = canvas(len(settings), 2, 9.5, 3.6 * len(settings))
+    for (title, curves), pair in zip(settings.values(), axes, strict=True):
+        _draw_pair(pair[0], pair[1], curves, label)
+        pair[0].set_title(title)
+        pair[1].set_title(title)
+    rows = [
+        row
+        for title, curves in settings.values()
+        for loss, curve in curves.items()
+        for row in curve_rows(title, loss, curve.points)
+    ]
+    return drawing, axes, rows
+
+
+def _accuracies(settings: Mapping[str, tuple[str, Curves]], value: float) -> str:
+    """Accuracy at one eps or number of iterations in every setting, in words."""
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{_at(curve, value)} ({TITLES[loss]})" for loss, curve in curves.items())
+        for name, (_, curves) in settings.items()
+    )
+
+
+def bim_figure(artifacts: Artifacts) -> Figure | None:
     """Figure 13: E1 under BIM with both clippings."""
-    curves = {
-        clip: {loss: artifacts[f"E3/{clip}/{loss}"] for loss in LOSSES if f"E3/{clip}/{loss}" in artifacts}
-        for clip in E3_CLIPPINGS
+    settings = {
+        f"clip {name}": (f"clip {clip['clip']}, {clip['steps']} iterations", curves)
+        for name, clip in E3_CLIPPINGS.items()
+        if (curves := curves_named(artifacts, f"E3/{name}"))
     }
-    curves = {clip: found for clip, found in curves.items() if found}
-    if not curves:
+    if not settings:
         return None
-    drawing, axes = canvas(len(curves), 2, 9.5, 3.6 * len(curves))
-    rows = []
-    for row, (clip, found) in enumerate(curves.items()):
-        _draw_pair(axes[row, 0], axes[row, 1], found, "eps", "eps")
-        setting = E3_CLIPPINGS[clip]
-        title = f"clip {setting['clip']}, {setting['steps']} iterations"
-        axes[row, 0].set_title(title)
-        axes[row, 1].set_title(title)
-        rows += [each for loss, p in found.items() for each in curve_rows(title, loss, "eps", p.result["points"])]
-    words = "; ".join(
-        f"clip {clip}: " + ", ".join(f"{_at(p, 'eps', 0.05)} ({TITLES[loss]})" for loss, p in found.items())
-        for clip, found in curves.items()
-    )
-    some = next(iter(curves.values()))
+    drawing, _, rows = _panels(settings, "eps")
+    _, some = next(iter(settings.values()))
     return finished(
         drawing,
         "figure-13",
         title="The original model under BIM, clip ball and clip range",
         caption="Iterations of eps / 4. Clip ball stays within eps of the image (eq. 2); clip range only keeps the "
         "pixels in [0, 1], so it reaches a quarter of eps times the number of iterations. The paper states no numbers "
-        "for this figure, only that ball is more effective. " + _lines_caption(some),
-        alt=f"Accuracy under BIM at eps 0.05. {words}.",
+        f"for this figure, only that ball is more effective. {_lines_caption(some, seed_of(artifacts, 'E3/'))}",
+        alt=f"Accuracy under BIM at eps 0.05. {_accuracies(settings, 0.05)}.",
         columns=CURVE_COLUMNS,
         rows=rows,
     )
 
 
-def iterations(artifacts: Artifacts) -> Figure | None:
+def iterations_figure(artifacts: Artifacts) -> Figure | None:
     """Figure 14: E1 under BIM against the number of iterations."""
-    curves = {}
-    for size in E4_STEP_SIZES:
-        prefix = e4_prefix(size)
-        found = {loss: artifacts[f"{prefix}/{loss}"] for loss in LOSSES if f"{prefix}/{loss}" in artifacts}
-        if found:
-            curves[size] = found
-    if not curves:
+    settings = {
+        f"step {size}": (f"step {size}", curves)
+        for size in E4_STEP_SIZES
+        if (curves := curves_named(artifacts, e4_prefix(size)))
+    }
+    if not settings:
         return None
-    drawing, axes = canvas(len(curves), 2, 9.5, 3.6 * len(curves))
-    rows = []
-    for row, (size, found) in enumerate(curves.items()):
-        _draw_pair(axes[row, 0], axes[row, 1], found, "steps", "iterations")
-        axes[row, 0].set_title(f"step {size}")
-        axes[row, 1].set_title(f"step {size}")
-        _mark(axes[row, 1], [25], [paper.BIM_AT_25])
-        rows += [
-            each for loss, p in found.items() for each in curve_rows(f"step {size}", loss, "steps", p.result["points"])
-        ]
-    words = "; ".join(
-        f"step {size}: " + ", ".join(f"{_at(p, 'steps', 25)} ({TITLES[loss]})" for loss, p in found.items())
-        for size, found in curves.items()
-    )
+    drawing, axes, rows = _panels(settings, "iterations")
+    for place in axes[:, 1]:
+        _mark(place, [25], [paper.BIM_AT_25])
+    _, some = next(iter(settings.values()))
     return finished(
         drawing,
         "figure-14",
         title="The original model under BIM, number of iterations",
-        caption=f"Clip ball, eps {E4_EPS}. " + _lines_caption(next(iter(curves.values()))),
-        alt=f"Accuracy after 25 iterations. {words}. The paper states {shown(paper.BIM_AT_25.value)}.",
+        caption=f"Clip ball, eps {E4_EPS}. {_lines_caption(some, seed_of(artifacts, 'E4/'))}",
+        alt=f"Accuracy after 25 iterations. {_accuracies(settings, 25)}. The paper states "
+        f"{percent(paper.BIM_AT_25.value)}.",
         columns=CURVE_COLUMNS,
         rows=rows,
     )
 
 
-def overfitted(artifacts: Artifacts) -> Figure | None:
-    """Figure 17: the over-fitted E1 against the early-stopped E11 under FGSM, one column per loss."""
-    shared = [loss for loss in LOSSES if f"E2/fgsm/{loss}" in artifacts and f"E11/fgsm/{loss}" in artifacts]
+def overfitting_figure(artifacts: Artifacts) -> Figure | None:
+    """Figure 17: the over-fitted E1 and the early-stopped E11 under FGSM, one column per loss."""
+    over, stopped = curves_named(artifacts, "E2/fgsm"), curves_named(artifacts, "E11/fgsm")
+    shared = [loss for loss in over if loss in stopped]
     if not shared:
         return None
     drawing, axes = canvas(2, len(shared), 3.3 * len(shared), 6)
     rows = []
     for column, loss in enumerate(shared):
-        for experiment, colour, words in (
-            ("E2", "#D55E00", "E1, over-fitted"),
-            ("E11", "#0072B2", "E11, early-stopped"),
+        for curve, colour, words in (
+            (over[loss], "#D55E00", "E1, over-fitted"),
+            (stopped[loss], "#0072B2", "E11, early-stopped"),
         ):
-            artifact = artifacts[f"{experiment}/fgsm/{loss}"]
-            points: Points = artifact.result["points"]
-            x = [point["eps"] for point in points]
-            label = f"{words}\n(zero gradient: {shown(artifact.result['zero_gradients']['value'])})"
+            x = [point.at for point in curve.points]
+            label = f"{words}\n(zero gradient: {percent(curve.zero_gradients.value)})"
             style = {"color": colour, "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
-            estimate_line(axes[0, column], x, [p["loss"] for p in points], percent=False, label=label, **style)
-            estimate_line(axes[1, column], x, [p["last"] for p in points], percent=True, label=words, **style)
-            rows += curve_rows(words, loss, "eps", points)
+            draw_estimates(axes[0, column], x, [p.loss for p in curve.points], percent=False, label=label, **style)
+            draw_estimates(axes[1, column], x, [p.last for p in curve.points], percent=True, label=words, **style)
+            rows += curve_rows(words, loss, curve.points)
         axes[0, column].set_title(TITLES[loss])
         axes[0, column].set_ylabel("mean cross-entropy")
         axes[0, column].legend(fontsize=7)
         percent_axis(axes[1, column])
         axes[1, column].set_xlabel("eps")
-    words = "; ".join(
-        f"{TITLES[loss]}: E1 {_at(artifacts[f'E2/fgsm/{loss}'], 'eps', 0.1)}, "
-        f"E11 {_at(artifacts[f'E11/fgsm/{loss}'], 'eps', 0.1)}"
-        for loss in shared
-    )
-    first = {loss: artifacts[f"E11/fgsm/{loss}"] for loss in shared}
+    words = "; ".join(f"{TITLES[loss]}: E1 {_at(over[loss], 0.1)}, E11 {_at(stopped[loss], 0.1)}" for loss in shared)
     return finished(
         drawing,
         "figure-17",
         title="Over-fitted and non-over-fitted model under FGSM",
-        caption="Mean loss (top) and accuracy of the last iterate (bottom), one column per loss ascended. The paper "
+        caption="Mean loss (top) and accuracy at the last iterate (bottom), one column per loss ascended. The paper "
         "states no numbers, only that the early-stopped model does clearly better. n = "
-        f"{next(iter(first.values())).result['points'][0]['last']['n']:,}; bands: 95 % intervals.",
+        f"{stopped[shared[0]].n:,}; bands: 95 % intervals.",
         alt=f"Accuracy under FGSM at eps 0.1. {words}.",
         columns=CURVE_COLUMNS,
         rows=rows,
     )
 
 
-def masking(artifacts: Artifacts) -> Figure | None:
-    """How FGSM, BIM and the share of zero gradients change while E1 trains on."""
-    found = {name: artifact for name, artifact in sorted(artifacts.items()) if name.startswith("E1/epoch-")}
-    if not found:
+def checkpoints_figure(artifacts: Artifacts) -> Figure | None:
+    """Accuracy under FGSM and BIM and the share of zero gradients at several epochs of E1's training."""
+    names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
+    results = [each for name in names if (each := find_result(artifacts, name, StoredCheckpoint))]
+    if not results:
         return None
-    epochs = [int(name.rsplit("-", 1)[1]) for name in found]
-    results = [artifact.result for artifact in found.values()]
-    attacks = list(results[0]["attacks"])
+    epochs = [int(name.rsplit("-", 1)[1]) for name in names]
+    attacks = list(results[0].attacks)
     drawing, axes = canvas(1, len(attacks) + 1, 3.3 * (len(attacks) + 1), 3.4)
     rows = []
-    for place, attack in zip(axes[0], attacks, strict=False):
+    for place, attack in zip(axes[0], [*attacks, None], strict=True):
+        words = attack or "exactly zero gradient"
         for loss in LOSSES:
-            estimates = [result["attacks"][attack][loss]["last"] for result in results]
+            found = [each.attacks[attack][loss].last if attack else each.zero_gradients[loss] for each in results]
             style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
-            estimate_line(place, epochs, estimates, percent=True, label=TITLES[loss], **style)
+            draw_estimates(place, epochs, found, percent=True, label=TITLES[loss], **style)
             rows += [
-                (epoch, attack, TITLES[loss], e["n"], e["value"], e["low"], e["high"])
-                for epoch, e in zip(epochs, estimates, strict=True)
+                (epoch, words, TITLES[loss], each.n, *_numbers(each)) for epoch, each in zip(epochs, found, strict=True)
             ]
-        place.set_title(f"{attack.split()[0]}, eps {attack.split()[1]}")
+        place.set_title(words if attack is None else ", eps ".join(attack.split()))
         place.set_xlabel("epochs trained")
         percent_axis(place)
     axes[0, 0].legend()
-    place = axes[0, -1]
-    for loss in LOSSES:
-        estimates = [result["zero_gradients"][loss] for result in results]
-        style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
-        estimate_line(place, epochs, estimates, percent=True, label=TITLES[loss], **style)
-        rows += [
-            (epoch, "exactly zero gradient", TITLES[loss], e["n"], e["value"], e["low"], e["high"])
-            for epoch, e in zip(epochs, estimates, strict=True)
-        ]
-    place.set_title("exactly zero gradient")
-    place.set_xlabel("epochs trained")
-    percent_axis(place)
-    place.set_ylabel("share of images, %")
-    last = results[-1]["zero_gradients"]
-    n = results[-1]["zero_gradients"]["ce"]["n"]
+    axes[0, -1].set_ylabel("share of images, %")
+    last = results[-1].zero_gradients
     return finished(
         drawing,
         "masking",
         title="Apparent robustness and vanished gradients while E1 trains",
-        caption=f"The same network after more and more epochs, n = {n:,}; bands: 95 % intervals. One line per loss "
-        "that the attack ascends. BIM: 10 iterations of 0.01, last iterate. "
-        "Where a loss has no gradient, the attack does not move: accuracy that comes from there is not robustness.",
+        caption=f"The same network after more and more epochs, n = {last['ce'].n:,}; bands: 95 % intervals. One line "
+        "per loss that the attack ascends. BIM: 10 iterations of 0.01, last iterate. Where a loss has no gradient, the "
+        "attack does not move: accuracy that comes from there is not robustness.",
         alt=f"After {epochs[-1]} epochs the gradient is exactly zero for "
-        + ", ".join(f"{shown(last[loss]['value'])} of the images under {TITLES[loss]}" for loss in LOSSES)
+        + ", ".join(f"{percent(last[loss].value)} of the images under {TITLES[loss]}" for loss in LOSSES)
         + ".",
         columns=("epoch", "measure", "loss ascended", "n", "value", "low", "high"),
         rows=rows,

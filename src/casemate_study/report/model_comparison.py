@@ -1,29 +1,21 @@
-"""The figures that put several models side by side under the same attack: the paper's figures 15, 16 and 17."""
+"""Figures that compare several models under the same attack: the paper's figures 15, 16 and 17."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate.report import (
-    MARKERS,
-    PAPER,
-    Figure,
-    canvas,
-    estimate_line,
-    finished,
-    percent_axis,
-    plain_ticks,
-    shown,
-)
+from casemate.report import MARKERS, PAPER, Figure, canvas, finished, percent_axis, plain_ticks
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.report.curves import CURVE_COLUMNS, curve_rows
-from casemate_study.results import ModelResults
+from casemate_study.report.comparison import sizes_in_words
+from casemate_study.report.curves import CURVE_COLUMNS, curve_rows, draw_estimates, seed_of
+from casemate_study.results.models import ModelResults
 
 Models = Mapping[str, ModelResults]
 
-# Okabe and Ito's palette again, for models; a model beyond it starts again with dashes
+# Okabe and Ito's palette, one colour per model; models beyond its length repeat it with dashes
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range"}
 
@@ -49,19 +41,21 @@ def _compared(
     marks: Mapping[str, tuple[float, paper.Statement]] | None = None,
 ) -> Figure | None:
     """Mean loss above, accuracy of the last iterate below, one column per attack, one line per model."""
-    there = [column for column in columns if any(each.artifact(column.measure, column.loss) for each in models)]
-    shown_models = [each for each in models if any(each.artifact(column.measure, column.loss) for column in there)]
-    if not there or len(shown_models) < 2:
+    there = [column for column in columns if any(each.curve(column.measure, column.loss) for each in models)]
+    drawn = [each for each in models if any(each.curve(column.measure, column.loss) for column in there)]
+    if not there or len(drawn) < 2:
         return None
     drawing, axes = canvas(2, len(there), 3.7 * len(there), 7.4)
     rows = []
+    sizes: dict[str, list[Estimate]] = {}
     for number, column in enumerate(there):
-        for place, model in enumerate(shown_models):
-            artifact = model.artifact(column.measure, column.loss)
-            if artifact is None:
+        for place, model in enumerate(drawn):
+            curve = model.curve(column.measure, column.loss)
+            if curve is None:
                 continue
-            points = artifact.result["points"]
-            x = [point["eps"] for point in points]
+            attack = _MEASURES[column.measure]
+            sizes.setdefault(attack, []).append(curve.points[0].last)
+            x = [point.at for point in curve.points]
             style = {
                 "color": _COLOURS[place % len(_COLOURS)],
                 "linestyle": "-" if place < len(_COLOURS) else "--",
@@ -69,9 +63,10 @@ def _compared(
                 "markersize": 3.5,
                 "linewidth": 1.3,
             }
-            estimate_line(axes[0, number], x, [p["loss"] for p in points], percent=False, label=model.title, **style)
-            estimate_line(axes[1, number], x, [p["last"] for p in points], percent=True, **style)
-            rows += [(_MEASURES[column.measure], *row) for row in curve_rows(model.title, column.loss, "eps", points)]
+            losses, lasts = [point.loss for point in curve.points], [point.last for point in curve.points]
+            draw_estimates(axes[0, number], x, losses, percent=False, label=model.title, **style)
+            draw_estimates(axes[1, number], x, lasts, percent=True, **style)
+            rows += [(attack, *row) for row in curve_rows(model.title, column.loss, curve.points)]
         axes[0, number].set_title(column.title)
         axes[0, number].set_ylabel("mean cross-entropy")
         axes[0, number].set_yscale("symlog", linthresh=1)
@@ -92,23 +87,18 @@ def _compared(
         fontsize=8.5,
     )
     found = [
-        f"{model.title} {shown(left['value'])}"
-        for model in shown_models
-        if (left := model.left(there[0].measure, at, there[0].loss)) is not None
+        f"{model.title} {percent(left.value)}"
+        for model in drawn
+        if (left := model.accuracy_under(there[0].measure, at, there[0].loss)) is not None
     ]
-    artifacts = [
-        (c.measure, artifact) for c in there for each in shown_models if (artifact := each.artifact(c.measure, c.loss))
-    ]
-    sizes: dict[str, set[int]] = {}
-    for measure, artifact in artifacts:
-        sizes.setdefault(_MEASURES[measure], set()).add(int(artifact.result["points"][0]["last"]["n"]))
-    counts = [f"{' or '.join(f'{n:,}' for n in sorted(found))} under {attack}" for attack, found in sizes.items()]
+    counts = [f"{sizes_in_words(each)} under {attack}" for attack, each in sizes.items()]
+    seed = seed_of(drawn[0].artifacts, f"{drawn[0].model.name}/")
     return finished(
         drawing,
         name,
         title=title,
         caption=f"{words} Mean loss above (linear to 1, then logarithmic), accuracy of the last iterate below. "
-        f"n = {'; '.join(counts)}; seed {artifacts[0][1].facts['config']['seed']}; bands: 95 % intervals.",
+        f"n = {'; '.join(counts)}; seed {seed}; bands: 95 % intervals.",
         alt=f"Accuracy under {there[0].title} at eps {at:g}: {', '.join(found)}.",
         columns=("attack", *CURVE_COLUMNS),
         rows=rows,
@@ -127,7 +117,7 @@ def _attacks(loss: str) -> list[_Column]:
     return [_Column(measure, loss, words) for measure, words in _MEASURES.items()]
 
 
-def defences(models: Models) -> Figure | None:
+def defenses_figure(models: Models) -> Figure | None:
     """Figure 15: the original model and the defences of the paper's section 4.2 under FGSM."""
     return _compared(
         _picked(models, ("E1", "E5", "E6", "E7", "E8")),
@@ -140,8 +130,8 @@ def defences(models: Models) -> Figure | None:
     )
 
 
-def regularised_bim(models: Models) -> Figure | None:
-    """The paper's section 4.2.2 in words: E1 against E6 under BIM, both clippings."""
+def regularised_bim_figure(models: Models) -> Figure | None:
+    """E1 and E6 under FGSM and BIM with both clippings, which the paper compares in words (section 4.2.2)."""
     return _compared(
         _picked(models, ("E1", "E6")),
         [
@@ -156,7 +146,7 @@ def regularised_bim(models: Models) -> Figure | None:
     )
 
 
-def distillation(models: Models, loss: str, name: str) -> Figure | None:
+def distillation_figure(models: Models, loss: str, name: str) -> Figure | None:
     """Figure 16: teacher and students under FGSM and both BIMs."""
     students = [each for key, each in models.items() if key.startswith(("E9-", "E10-"))]
     return _compared(
@@ -164,12 +154,12 @@ def distillation(models: Models, loss: str, name: str) -> Figure | None:
         _attacks(loss),
         name,
         f"Teacher and students, attacks ascending {TITLES[loss]}",
-        "E1 is the teacher at T = 1; all answer at temperature 1.",
+        "E1 is the teacher at T = 1; all predict at temperature 1.",
     )
 
 
-def early(models: Models) -> Figure | None:
-    """Figure 17 with the new models added."""
+def early_stopping_figure(models: Models) -> Figure | None:
+    """Figure 17 with the later models added."""
     decayed = [name for name in models if name.startswith("E12-")]
     return _compared(
         _picked(models, ("E1", "E11", "E1+", *decayed, "E13-regularised", "E13-mix", "E13-resnet")),

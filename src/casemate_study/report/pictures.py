@@ -1,6 +1,5 @@
 """The figures that are pictures: sample images, the network, the confusion matrix, before and after an attack."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,21 +7,20 @@ import torch
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
-from casemate.engine import Artifact
+from casemate.evaluation import percent
 from casemate.models import create
-from casemate.report import Figure, canvas, finished, picture, shown
+from casemate.report import Figure, canvas, finished, picture
 from casemate_study.experiments import paper
+from casemate_study.results.stored import Artifacts, StoredClean, StoredPictures, StoredSamples, find_result
 
-Artifacts = Mapping[str, Artifact]
 
-
-def samples(artifacts: Artifacts) -> Figure | None:
+def samples_figure(artifacts: Artifacts) -> Figure | None:
     """Figure 6: the first images of every class."""
-    artifact = artifacts.get("data/samples")
-    if artifact is None:
+    found = find_result(artifacts, "data/samples", StoredSamples)
+    if found is None:
         return None
-    rows = artifact.arrays("images.safetensors")["samples"]
-    classes = artifact.result["classes"]
+    rows = artifacts["data/samples"].arrays("images.safetensors")["samples"]
+    classes = found.classes
     drawing, axes = canvas(len(classes), 1, 8, 0.62 * len(classes))
     for place, name, images in zip(axes[:, 0], classes, rows, strict=True):
         place.imshow(np.concatenate(list(images), axis=1), cmap="gray_r", vmin=0, vmax=255)
@@ -44,7 +42,7 @@ def samples(artifacts: Artifacts) -> Figure | None:
 
 
 def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, str, int]]:
-    """Name, output shape and parameters of each layer, from a pass of one empty image."""
+    """Name, output shape and number of parameters of each layer, from a forward pass of one black image."""
     found: list[tuple[str, str, int]] = []
 
     def note(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
@@ -68,12 +66,12 @@ def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, 
     return found
 
 
-def architecture(artifacts: Artifacts) -> Figure | None:
-    """Figure 7: the network, layer by layer, read off the network itself."""
-    artifact = artifacts.get("data/samples")
-    if artifact is None:
+def architecture_figure(artifacts: Artifacts) -> Figure | None:
+    """Figure 7: the network, layer by layer, read from the network itself."""
+    samples = find_result(artifacts, "data/samples", StoredSamples)
+    if samples is None:
         return None
-    model = create("paper-cnn", input_shape=(1, 28, 28), classes=tuple(artifact.result["classes"]))
+    model = create("paper-cnn", input_shape=(1, 28, 28), classes=samples.classes)
     layers = [("Input", "1 x 28 x 28", 0), *_layers(model.network, (1, 28, 28))]
     colours = {
         "Conv": "#cfe3f3",
@@ -106,7 +104,7 @@ def architecture(artifacts: Artifacts) -> Figure | None:
     return finished(
         drawing,
         "figure-07",
-        title="StudyModel architecture (appendix A)",
+        title="Model architecture (appendix A)",
         caption=f"{total:,} trainable parameters. Under each layer the shape of its output. Pooling stands before "
         "ReLU: the two commute, value and gradient are those of the paper's order. Softmax belongs to the loss.",
         alt="The layers in order: " + "; ".join(f"{name} giving {size}" for name, size, _ in layers) + ".",
@@ -115,13 +113,12 @@ def architecture(artifacts: Artifacts) -> Figure | None:
     )
 
 
-def confusion(artifacts: Artifacts) -> Figure | None:
+def confusion_figure(artifacts: Artifacts) -> Figure | None:
     """Figure 8: the confusion matrix of E1."""
-    artifact = artifacts.get("E1/clean")
-    if artifact is None:
+    clean = find_result(artifacts, "E1/clean", StoredClean)
+    if clean is None:
         return None
-    counts = np.array(artifact.result["confusion"])
-    classes = artifact.result["classes"]
+    counts, classes = np.array(clean.confusion), clean.classes
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawing, axes = canvas(1, 1, 7, 6)
     place = axes[0, 0]
@@ -137,20 +134,16 @@ def confusion(artifacts: Artifacts) -> Figure | None:
             if counts[row, column]:
                 colour = "white" if share[row, column] > 55 else "black"
                 place.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
-    right = [each["value"] for each in artifact.result["per_class"] if each is not None]
+    accuracies = {name: each.value for name, each in zip(classes, clean.per_class, strict=True) if each is not None}
     return finished(
         drawing,
         "figure-08",
         title="Confusion matrix of the initial training",
         caption=f"Test images by true class (rows, shaded by share) and prediction, n = {counts.sum():,}. Accuracy "
-        f"within a class runs from {shown(min(right))} to {shown(max(right))}; the paper: "
-        f"{shown(paper.WORST_CLASS.value)} to {shown(paper.BEST_CLASS.value)}.",
+        f"within a class runs from {percent(min(accuracies.values()))} to {percent(max(accuracies.values()))}; the "
+        f"paper: {percent(paper.WORST_CLASS.value)} to {percent(paper.BEST_CLASS.value)}.",
         alt="Accuracy per class: "
-        + ", ".join(
-            f"{name} {shown(each['value'])}"
-            for name, each in zip(classes, artifact.result["per_class"], strict=True)
-            if each is not None
-        )
+        + ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in accuracies.items())
         + ".",
         columns=("true class", *(f"as {name}" for name in classes), "accuracy"),
         rows=[
@@ -160,29 +153,24 @@ def confusion(artifacts: Artifacts) -> Figure | None:
     )
 
 
-def before_after(artifacts: Artifacts, task: str, name: str, title: str, caption: str) -> Figure | None:
-    """Figures 9 and 10: an image, and what the attacks make of it, with what the network takes each for."""
-    artifact = artifacts.get(task)
-    if artifact is None:
+def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, caption: str) -> Figure | None:
+    """Figures 9 and 10: images before and after each attack, the change, and the predicted classes."""
+    found = find_result(artifacts, task, StoredPictures)
+    if found is None:
         return None
-    images = artifact.arrays("images.safetensors")
-    result = artifact.result
-    attacks = list(result["attacks"])
-    drawing, axes = canvas(
-        len(result["label"]), 1 + 2 * len(attacks), 2.0 * (1 + 2 * len(attacks)), 2.2 * len(result["label"])
-    )
+    images = artifacts[task].arrays("images.safetensors")
+    columns = 1 + 2 * len(found.attacks)
+    drawing, axes = canvas(len(found.label), columns, 2.0 * columns, 2.2 * len(found.label))
     rows = []
-    for number, (label, clean) in enumerate(zip(result["label"], images["clean"], strict=True)):
-        picture(axes[number, 0], clean, f"original: {label}\ntaken for: {result['clean_taken_for'][number]}")
-        for column, attack in enumerate(attacks):
-            entry = result["attacks"][attack][number]
+    for number, (label, clean) in enumerate(zip(found.label, images["clean"], strict=True)):
+        picture(axes[number, 0], clean, f"original: {label}\ntaken for: {found.clean_taken_for[number]}")
+        for column, (attack, results) in enumerate(found.attacks.items()):
+            norm, prediction = results[number].norm, results[number].adversarial_prediction
             changed = images[attack][number]
-            noise = (changed - clean) / (2 * max(entry["norm"], 1e-9)) + 0.5
-            picture(axes[number, 1 + 2 * column], noise, f"change, {attack}\nlargest {entry['norm']:.3f}")
-            picture(
-                axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {entry['adversarial_prediction']}"
-            )
-            rows.append((result["index"][number], label, attack, entry["norm"], entry["adversarial_prediction"]))
+            noise = (changed - clean) / (2 * max(norm, 1e-9)) + 0.5
+            picture(axes[number, 1 + 2 * column], noise, f"change, {attack}\nlargest {norm:.3f}")
+            picture(axes[number, 2 + 2 * column], changed, f"after {attack}\ntaken for: {prediction}")
+            rows.append((found.index[number], label, attack, norm, prediction))
     return finished(
         drawing,
         name,

@@ -1,62 +1,91 @@
-"""The report's sentences that follow from numbers by stated rules."""
+"""Sentences of the report that follow from numbers by stated rules."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import final
 
+from casemate.evaluation import percent
 from casemate.losses import TITLES
-from casemate.report import shown
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results import Artifacts, point_at
+from casemate_study.results.reading import read_as
+from casemate_study.results.stored import Artifacts, find_point
 
 
 def masking_sentence(artifacts: Artifacts) -> str | None:
-    """Whether over-fitting lowered or raised apparent robustness under FGSM at 0.1, loss by loss."""
+    """Whether the over-fitted or the early-stopped model keeps more accuracy under FGSM at 0.1, loss by loss."""
     parts = []
     for loss in LOSSES:
-        curves = [artifacts.get(f"{name}/fgsm/{loss}") for name in ("E2", "E11")]
-        points = [point for curve in curves if curve is not None and (point := point_at(curve, "eps", 0.1))]
-        if len(points) < len(curves):
+        first, second = (find_point(artifacts, f"{name}/fgsm/{loss}", 0.1) for name in ("E2", "E11"))
+        if first is None or second is None:
             return None
-        first, second = (point["last"] for point in points)
-        if second["low"] > first["high"]:
+        if second.last.low > first.last.high:
             word = "the early-stopped model keeps more"
-        elif first["low"] > second["high"]:
+        elif first.last.low > second.last.high:
             word = "the over-fitted model keeps more"
         else:
             word = "no difference beyond the intervals"
-        parts.append(
-            f"{TITLES[loss]}: {word} ({shown(first['value'])} over-fitted, {shown(second['value'])} early-stopped)"
-        )
+        shares = f"{percent(first.last.value)} over-fitted, {percent(second.last.value)} early-stopped"
+        parts.append(f"{TITLES[loss]}: {word} ({shares})")
     return "Under FGSM at eps 0.1, " + "; ".join(parts) + "."
 
 
-def keras_reference() -> dict[str, Any]:
+@final
+@dataclass(frozen=True)
+class KerasRun:
+    """The settings of the run in Keras."""
+
+    train_images: int
+    epochs: int
+    test_images: int
+    seed: int
+    versions: Mapping[str, str]
+
+
+@final
+@dataclass(frozen=True)
+class KerasCode:
+    """One way to write the attack in Keras."""
+
+    what: str
+    loss_in_effect: str
+    zero_share: float
+    """Share of images whose gradient is exactly zero."""
+
+
+@final
+@dataclass(frozen=True)
+class KerasReference:
+    """The committed result of `benchmarks/keras`: the attack run in Keras itself, and the loss that it ascends."""
+
+    loss_in_effect: str
+    """The loss of the code as the tutorial writes it."""
+    run: KerasRun
+    ways: Mapping[str, KerasCode]
+
+
+def keras_reference() -> KerasReference:
     """The committed result of running the attack in Keras itself (`benchmarks/keras`)."""
-    return json.loads(resources.files("casemate_study.experiments").joinpath("keras_reference.json").read_text())
+    place = resources.files("casemate_study.experiments").joinpath("keras_reference.json")
+    return read_as(KerasReference, json.loads(place.read_text()), place.name)
 
 
-def keras_sentences(reference: Mapping[str, Any]) -> list[str]:
-    """What that run says about the loss that the tutorial's code used in effect."""
-    run = reference["run"]
+def keras_sentences(reference: KerasReference) -> list[str]:
+    """The loss that the tutorial's code ascends in Keras, and what other ways to write it ascend."""
+    run, effect = reference.run, reference.loss_in_effect
     where = (
-        f"Keras {run['versions']['keras']} on TensorFlow {run['versions']['tensorflow']}, {run['train_images']:,} "
-        f"training images, {run['epochs']} epochs, {run['test_images']:,} test images, seed {run['seed']}"
+        f"Keras {run.versions['keras']} on TensorFlow {run.versions['tensorflow']}, {run.train_images:,} training "
+        f"images, {run.epochs} epochs, {run.test_images:,} test images, seed {run.seed}"
     )
-    ways = reference["ways"]
-    effect = reference["loss_in_effect"]
-    zero = ways["tutorial"]["zero_share"]
+    zero = percent(reference.ways["tutorial"].zero_share)
     sentences = [
-        f"The attack written as the TensorFlow tutorial writes it was run in Keras itself ({where}). In effect it used "
-        f"the loss computed from {effect}: its gradients are those of that loss, and {shown(zero)} of the images had a "
-        "gradient of exactly zero."
+        f"The attack as the TensorFlow tutorial writes it was run in Keras itself ({where}). It ascends the loss "
+        f"computed from {effect}: its gradients are those of that loss, and {zero} of the images had a gradient of "
+        "exactly zero."
     ]
-    other = [way for way in ways.values() if way["loss_in_effect"] != effect]
+    other = [way for way in reference.ways.values() if way.loss_in_effect != effect]
     if other:
-        sentences.append(
-            "Written differently, the same Keras takes another loss: "
-            + "; ".join(f"{w['what']} ({shown(w['zero_share'])} zero gradients, {w['loss_in_effect']})" for w in other)
-            + "."
-        )
+        ways = (f"{way.what} ({percent(way.zero_share)} zero gradients, {way.loss_in_effect})" for way in other)
+        sentences.append(f"Written differently, the same Keras ascends another loss: {'; '.join(ways)}.")
     return sentences

@@ -1,1 +1,1 @@
-"""What computes one task of the study: trainings, measurements, pictures, evaluations."""
+"""Producers: the functions that compute the tasks of the study and write their artifacts."""

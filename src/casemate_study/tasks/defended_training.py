@@ -1,4 +1,4 @@
-"""Producer of defended models: what a configuration says of a recipe, and the training by it."""
+"""Producer of defended models: the recipe of a configuration, and the training by it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,13 @@ from casemate.data import make_augmentation
 from casemate.defenses import Recipe, make_objective
 from casemate.engine import Artifact, Context
 from casemate.models import load
-from casemate_study.tasks.training import dataset_of, network_of, parts_of, settings_of, written
+from casemate_study.tasks.training import dataset_of, network_of, parts_of, save_versions, train_config
 
 
 def defend_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Train as configured, from the weights of `start` if there is one; writes what `training.written` writes."""
+    """Train by the configured recipe, from the weights of `start` if it is needed; writes files as `save_versions`."""
     dataset = dataset_of(config, context)
     train, validation = parts_of(config, dataset)
     held = {role: load(artifact.path(f"{config['weights'][role]}.safetensors"))[0] for role, artifact in needs.items()}
@@ -29,7 +29,7 @@ def defend_model(
         held["start"] if "start" in held else network_of(config, dataset),
         train,
         validation,
-        settings_of(config),
+        train_config(config),
         checkpoint=working / "training.safetensors",
         device=context.device,
         observer=context.observer,
@@ -39,4 +39,4 @@ def defend_model(
         "original_images": len(train),
         "validation_images": len(validation),
     }
-    return written(trained, config, folder) | sizes
+    return save_versions(trained, config, folder) | sizes

@@ -1,4 +1,4 @@
-"""A model of the study under the whole evaluation: the worst case over strong attacks, every cheap check, a verdict."""
+"""Producer of whole evaluations: the worst case over strong attacks, the checks, the verdict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from casemate.engine import Artifact, Context
 from casemate.evaluation import evaluate
 from casemate.tables import write_table
-from casemate_study.tasks.inputs import batch_size, classifier_for, seeded, tested
+from casemate_study.tasks.inputs import batch_size, classifier_for, tested, with_seeded_randomness
 
 
-@seeded
+@with_seeded_randomness
 def judge_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Everything the evaluation found; which images held against which eps goes into the table."""
+    """`casemate.evaluate` on a model. Writes a table of the images that withstand each eps."""
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate(

@@ -1,4 +1,4 @@
-"""What measures and pictures share: the model, the attack and the images that a configuration names."""
+"""The model, the attack and the images that a configuration names, for measures and pictures."""
 
 import functools
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from casemate.rng import derive
 
 
 def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], context: Context) -> Classifier:
-    """The version of the model that the configuration names, with what is changed about its answers."""
+    """The model with the weights, the randomness at inference and the divided logits of a configuration."""
     model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
     if config["inference"] == "stochastic-affine":
         model = preprocessed(model, StochasticAffine())
@@ -30,7 +30,7 @@ def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], contex
 
 
 def attack_of(spec: Mapping[str, Any]) -> AbstractGradientAttack:
-    """The attack of a configuration: its name and settings, and the `eot_samples` of an expectation if it is one."""
+    """The attack of a configuration, from its name and settings; with `eot_samples` wrapped in `EOT`."""
     settings = {name: value for name, value in spec.items() if name not in ("name", "eot_samples")}
     attack = PRESETS[spec["name"]](**settings)
     return EOT(attack=attack, eot_samples=spec["eot_samples"]) if "eot_samples" in spec else attack
@@ -42,22 +42,22 @@ def _read(dataset: str, context: Context) -> data.Dataset:
 
 
 def read(dataset: str, context: Context) -> data.Dataset:
-    """The data set, read and verified once for all pieces of a run."""
+    """The data set, read and verified once for all tasks of a run."""
     return _read(dataset, replace(context, observer=NULL_OBSERVER))
 
 
 def batch_size(context: Context) -> int | None:
-    """Images that pass through a network at a time: on a CPU always as many, so that results agree bit for bit."""
+    """Images per forward pass: fixed on a CPU, so that results agree bit for bit; None (automatic) on a GPU."""
     return None if context.device.startswith("cuda") else DEFAULT_PASS_SIZE
 
 
 def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
-    """The test images that are measured."""
+    """The first test images, as many as the configuration names."""
     return read(config["dataset"], context).test[: config["images"]]
 
 
-def seeded(produce: ProducerFn) -> ProducerFn:
-    """A producer that starts PyTorch's global random numbers from its seed: what a randomised model draws from."""
+def with_seeded_randomness(produce: ProducerFn) -> ProducerFn:
+    """The producer with PyTorch's global random numbers, from which randomised models draw, seeded while it runs."""
 
     @functools.wraps(produce)
     def run(

@@ -1,4 +1,4 @@
-"""Producers of everything that is measured on a trained model: clean results, curves, worst cases, targets."""
+"""Producers of measures on a trained model: clean measures, curves, worst cases, targeted attacks, checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +23,14 @@ from casemate.evaluation import (
     zero_gradients,
 )
 from casemate.tables import write_table
-from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, seeded, tested
+from casemate_study.tasks.inputs import attack_of, batch_size, classifier_for, tested, with_seeded_randomness
 
 
 def _estimate(hits: np.ndarray) -> dict[str, float | int]:
     return share(hits).as_json()
 
 
-@seeded
+@with_seeded_randomness
 def measure_clean(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def measure_clean(
 
 
 def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
-    """The mean angle in degrees, over the images that have gradients at both places."""
+    """The mean angle in degrees, over the images that have gradients at both points; None if none has."""
     known = cosine[np.isfinite(cosine)]
     return mean(np.degrees(np.arccos(known.clip(-1, 1)))).as_json() if known.size else None
 
 
-@seeded
+@with_seeded_randomness
 def measure_curve(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def measure_curve(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_worst(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def measure_worst(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_targeted(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """How often a targeted attack turns an image of each class into each other class."""
+    """Success rates of a targeted attack from each class to each other class."""
     del folder, working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
@@ -150,11 +150,11 @@ def measure_targeted(
     }
 
 
-@seeded
+@with_seeded_randomness
 def measure_masking(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """What depends on how long a network was trained: FGSM and BIM under every loss, and zero gradients."""
+    """Measures of a checkpoint: clean accuracy, attacks under each configured loss, and zero gradients."""
     del folder, working
     model = classifier_for(config, needs, context)
     whole = tested(config, context)

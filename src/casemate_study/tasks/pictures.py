@@ -18,10 +18,15 @@ from casemate.rng import derive
 from casemate_study.tasks.inputs import attack_of, classifier_for, read, tested
 
 
+def _write_images(folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    contiguous = {title: np.ascontiguousarray(picture) for title, picture in pictures.items()}
+    write_bytes(folder / "images.safetensors", safetensors.numpy.save(contiguous))
+
+
 def show_attack(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """The study's before-and-after pictures: one test image per class row asked for, attacked in several ways.
+    """Test images before and after each of the configured attacks.
 
     Writes images.safetensors: `clean` and one entry per attack, float32 `(n, height, width)`. The images are the
     first of the test set that the model classifies correctly, one of each class, up to `count`.
@@ -33,7 +38,7 @@ def show_attack(
     _, firsts = np.unique(found.labels[right], return_index=True)
     chosen = np.sort(right[firsts])[: config["count"]]
     if not len(chosen):
-        chosen = np.arange(min(config["count"], len(test)))  # a model that is never right still has pictures
+        chosen = np.arange(min(config["count"], len(test)))  # a model that is always wrong still needs pictures
     images, labels = test[torch.from_numpy(chosen)].tensors(context.device)
     pictures = {"clean": images.cpu().numpy()[:, 0]}
     shown: dict[str, list[dict[str, Any]]] = {}
@@ -44,8 +49,7 @@ def show_attack(
             {"adversarial_prediction": model.classes[prediction], "norm": norm}
             for prediction, norm in zip(result.prediction.tolist(), result.norm.tolist(), strict=True)
         ]
-    contiguous = {title: np.ascontiguousarray(picture) for title, picture in pictures.items()}
-    write_bytes(folder / "images.safetensors", safetensors.numpy.save(contiguous))
+    _write_images(folder, pictures)
     return {
         "index": chosen.tolist(),
         "label": [model.classes[label] for label in labels.tolist()],
@@ -64,7 +68,7 @@ def show_samples(
     for label in range(len(dataset.classes)):
         places = (dataset.train.labels == label).nonzero().squeeze(1)[: config["per_class"]]
         rows.append(dataset.train.pixels[places, 0].numpy())
-    write_bytes(folder / "images.safetensors", safetensors.numpy.save({"samples": np.stack(rows)}))
+    _write_images(folder, {"samples": np.stack(rows)})
     return {
         "classes": list(dataset.classes),
         "train_images": len(dataset.train),
@@ -76,7 +80,7 @@ def show_samples(
 def show_neighbours(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """What adversarial regularisation trains on: test images and their neighbours under several settings.
+    """Test images and their adversarial neighbours under several settings of adversarial regularisation.
 
     Writes images.safetensors: `clean` and one entry per setting, float32 `(n, height, width)`.
     """
@@ -98,8 +102,7 @@ def show_neighbours(
             "mean_shift": (moved.mean() - images.mean()).item(),
         }
         pictures[title] = moved[: config["count"], 0].cpu().numpy()
-    contiguous = {title: np.ascontiguousarray(picture) for title, picture in pictures.items()}
-    write_bytes(folder / "images.safetensors", safetensors.numpy.save(contiguous))
+    _write_images(folder, pictures)
     return {"label": [model.classes[label] for label in labels[: config["count"]].tolist()], "settings": facts}
 
 
@@ -116,6 +119,5 @@ def show_augmented(
         for spec in changes:
             changed = make_augmentation(spec)(changed, torch.arange(len(images)), 1, generator)
         pictures[title] = changed[:, 0].numpy()
-    contiguous = {title: np.ascontiguousarray(picture) for title, picture in pictures.items()}
-    write_bytes(folder / "images.safetensors", safetensors.numpy.save(contiguous))
+    _write_images(folder, pictures)
     return {"label": labels.tolist(), "titles": list(pictures)}

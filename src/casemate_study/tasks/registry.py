@@ -1,4 +1,4 @@
-"""Which function computes which kind of task. Loading one imports PyTorch; making a plan does not."""
+"""The producer of each kind of task. Loading one imports PyTorch; making a plan does not."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""Producer of models trained plainly, and what it shares with the producer of defended ones (`defending`)."""
+"""Producer of models trained without a defence, and what it shares with `defended_training`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +14,18 @@ from casemate.training import CrossEntropy, TrainConfig, TrainResult, Weights, f
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
-    """The data set a configuration names (its name is always a definite one, never "auto")."""
+    """The data set that a configuration names (never "auto")."""
     return data.load(config["dataset"], context.data_dir, observer=context.observer)
 
 
 def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.LabelledImages, data.LabelledImages]:
-    """The training and the validation images that a configuration asks for."""
+    """The training and the validation images of a configuration."""
     pool = data.subset(dataset.train, config["train_images"] + config["validation_images"], config["seed"])
     return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
 
 
-def settings_of(config: dict[str, Any]) -> TrainConfig:
-    """The settings of the loop."""
+def train_config(config: dict[str, Any]) -> TrainConfig:
+    """The settings of the training loop."""
     settings = dict(config["training"])
     return TrainConfig(seed=config["seed"], **{**settings, "save_epochs": tuple(settings.get("save_epochs", ()))})
 
@@ -44,7 +44,7 @@ def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
 def train_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Train as configured; writes what `written` writes."""
+    """Train as configured; writes files as `save_versions`."""
     del needs
     dataset = dataset_of(config, context)
     train, validation = parts_of(config, dataset)
@@ -52,18 +52,18 @@ def train_model(
         network_of(config, dataset),
         train,
         validation,
-        settings_of(config),
+        train_config(config),
         objective=CrossEntropy(label_smoothing=config["label_smoothing"]),
         augment=[make_augmentation(spec) for spec in config["augment"]],
         checkpoint=working / "training.safetensors",
         device=context.device,
         observer=context.observer,
     )
-    return written(trained, config, folder) | {"train_images": len(train), "validation_images": len(validation)}
+    return save_versions(trained, config, folder) | {"train_images": len(train), "validation_images": len(validation)}
 
 
-def written(trained: TrainResult, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write final.safetensors, best.safetensors, epoch-NNN.safetensors with their sidecars; return what happened."""
+def save_versions(trained: TrainResult, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write final.safetensors, best.safetensors, epoch-NNN.safetensors and their sidecars; return the result."""
     versions: dict[str, tuple[int, Weights | None]] = {
         "final": (trained.epoch, None),
         "best": (trained.best_epoch, trained.best),

@@ -1,7 +1,7 @@
 """Reproduce the paper's study: train, attack, report.
-- Every finished artifact is kept at once and never computed twice: after a kill
-  or Ctrl-C the same command goes on from there.
-- At the end there is a report, one HTML file; its main numbers are printed.
+- Every artifact is stored as soon as it is finished and never computed twice:
+  after a kill or Ctrl-C the same command continues from there.
+- The report is one HTML file; the command prints its main numbers.
 
 Examples:
   casemate study --scale smoke             does everything run? minutes

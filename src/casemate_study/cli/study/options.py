@@ -1,4 +1,4 @@
-"""The options of `casemate study`, and what it does with them."""
+"""The options of `casemate study`, and the command itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import StoreError
 from casemate_study.cli import study
 from casemate_study.cli.study.selection import Selection
-from casemate_study.experiments.catalogue import choose
+from casemate_study.experiments.catalogue import choose_experiments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +24,18 @@ class Study:
 
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
-    """Where the report goes."""
+    """Folder to write the report to."""
     overwrite: Overwrite = False
     no_report: Flag = False
-    """Compute only; `casemate report` makes the report later."""
+    """Compute only; `casemate report` writes the report later."""
     dry_run: Flag = False
-    """Compute nothing: list the artifacts, what is finished, and the time the rest would take."""
+    """Compute nothing: list the artifacts, those that are finished, and the time that the rest would take."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
         """Run the study, or plan it."""
-        choose(self.selection.only)
+        choose_experiments(self.selection.only)
         out = self.out or self.selection.default_out()
         if self.dry_run and out.exists() and not out.is_dir():
             raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")

@@ -1,4 +1,4 @@
-"""What `casemate study` and `casemate report` do once PyTorch is loaded."""
+"""The steps of `casemate study` and `casemate report` that need PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,21 +10,22 @@ from casemate.progress import Observer
 from casemate.timing import StepCost
 from casemate.training import measure_step_cost
 from casemate_study.cli.study.selection import Selection
-from casemate_study.run import Study, plan_study, run_study
+from casemate_study.run import PlannedStudy, plan_study, run_study
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a run of the study ends with."""
+class StudyRun:
+    """The outcome of a run of the study."""
 
     computed: int
     """Artifacts computed in this run."""
     artifacts: Mapping[str, Artifact]
     report: Path | None
+    """The page of the report, if one was written."""
 
 
-def plan(selection: Selection, device: str, observer: Observer) -> Study:
-    """Find out what there is to do and what is done; nothing is computed."""
+def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
+    """List the tasks of the selected study and find those that are finished; nothing is computed."""
     with observer.work("Reading the images", 0):
         return plan_study(
             scale=selection.scale,
@@ -38,31 +39,31 @@ def plan(selection: Selection, device: str, observer: Observer) -> Study:
         )
 
 
-def measure(study: Study, observer: Observer) -> StepCost:
-    """How fast this machine is on the study's images."""
+def measure(study: PlannedStudy, observer: Observer) -> StepCost:
+    """Measure the time of one step on the study's images on this machine."""
     with observer.work("Measuring how fast this machine is", 0):
         return measure_step_cost(study.dataset.image_shape, study.device)
 
 
-def compute(study: Study, selection: Selection, threads: int, out: Path | None, observer: Observer) -> Found:
-    """Compute what is missing and write the report, unless `out` is None."""
+def compute(study: PlannedStudy, selection: Selection, threads: int, out: Path | None, observer: Observer) -> StudyRun:
+    """Compute the missing artifacts and write the report into `out`, unless that is None."""
     missing, total = len(study.plan.missing), len(study.plan.tasks)
     if missing:
         observer.message(f"{missing} of {total} artifacts to compute, {total - missing} finished before.")
     else:
         observer.message(f"All {total} artifacts were finished before; nothing is computed.")
     artifacts = run_study(study, threads=threads, data_dir=selection.data_dir, observer=observer)
-    return Found(missing, artifacts, None if out is None else write_report(study, artifacts, out, observer))
+    return StudyRun(missing, artifacts, None if out is None else write_report(study, artifacts, out, observer))
 
 
-def write_report(study: Study, artifacts: Mapping[str, Artifact], out: Path, observer: Observer) -> Path:
-    """Make the report; return the path of its page."""
+def write_report(study: PlannedStudy, artifacts: Mapping[str, Artifact], out: Path, observer: Observer) -> Path:
+    """Write the report into `out`; return the path of its page."""
     with observer.work("Writing the report", 0):
         from casemate_study.report.build import build_report
 
         return build_report(study, dict(artifacts), out)
 
 
-def identity(study: Study) -> dict[str, Any]:
-    """What tells a study's report from those of others, as its summary.json says it."""
+def identity(study: PlannedStudy) -> dict[str, Any]:
+    """The fields of summary.json that tell the reports of different studies apart."""
     return {"scale": study.setup.scale.name, "dataset": study.dataset.name, "seed": study.setup.seed}

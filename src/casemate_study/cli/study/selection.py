@@ -1,4 +1,4 @@
-"""Which study is meant: what `casemate study` computes, and `casemate report` reports."""
+"""The options that select a study, shared by `casemate study` and `casemate report`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +22,18 @@ _SCALE = PrimitiveConstructorSpec(
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which study is meant; the same options name the same finished artifacts."""
+    """The study to compute or to report; the same options find the same finished artifacts."""
 
     scale: Annotated[str, _SCALE] = "quick"
     """How much is computed: smoke shows that everything runs, quick is a first look, full has the paper's sizes."""
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the scale's own)")] = None
-    """The images, one of `casemate data list`; auto: Fashion-MNIST, or where it cannot be had scikit-learn's digits."""
+    """The images, one of `casemate data list`; auto: Fashion-MNIST, or scikit-learn's digits if it is not available."""
     only: Annotated[tuple[str, ...], arg(metavar="E1 E2 ...", help_behavior_hint="(default: all)")] = ()
-    """These experiments, and what they need."""
+    """These experiments and those they depend on."""
     seed: Seed = 0
     data_dir: DataDir = None
     store: StoreFolder = None
 
     def default_out(self) -> Path:
-        """The folder of the report if none is named."""
+        """The folder of the report without --out."""
         return Path("runs") / f"study-{self.scale}"

@@ -1,4 +1,4 @@
-"""How `casemate study` shows what is to be done, and what was found."""
+"""The plan and the results of `casemate study` on the terminal."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from rich.markup import escape
 from casemate.cli.shared import console
 from casemate.timing import StepCost
 from casemate_study.cli.study import summary
-from casemate_study.cli.study.run import Found
-from casemate_study.run import Study, task_seconds
+from casemate_study.cli.study.run import StudyRun
+from casemate_study.results.stored import Provenance
+from casemate_study.run import PlannedStudy, task_seconds
 
 
-def _header(study: Study) -> dict[str, Any]:
-    """What was asked for, as JSON."""
+def _header(study: PlannedStudy) -> dict[str, Any]:
+    """The study that the options select, as JSON."""
     return {
         "scale": study.setup.scale.name,
         "dataset": study.setup.dataset,
@@ -24,8 +25,8 @@ def _header(study: Study) -> dict[str, Any]:
     }
 
 
-def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
-    """Print the artifacts: what is finished, and the time the rest would take."""
+def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
+    """Print each task as finished or to do, and the time that the missing ones would take."""
     planned, setup = study.plan, study.setup
     left = sum(task_seconds(task, speed) for task in planned.missing)
     if as_json:
@@ -47,14 +48,14 @@ def show_plan(study: Study, speed: StepCost, *, as_json: bool) -> None:
         if artifact is None:
             made.add_row(task.name, "to do", f"about {console.duration(task_seconds(task, speed))}")
         else:
-            made.add_row(task.name, "finished", f"took {console.duration(artifact.facts['provenance']['seconds'])}")
+            made.add_row(task.name, "finished", f"took {console.duration(Provenance.of(artifact).seconds)}")
     time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"
     console.show(made, f"{len(planned.artifacts)} of {len(planned.tasks)} artifacts are finished; {time}.")
 
 
-def show_results(study: Study, found: Found, *, as_json: bool) -> None:
-    """Print the main results beside the paper's, and where the report is."""
-    rows = summary.rows(found.artifacts)
+def show_results(study: PlannedStudy, found: StudyRun, *, as_json: bool) -> None:
+    """Print the main results beside the paper's, and the path of the report."""
+    rows = summary.main_results(found.artifacts)
     if as_json:
         done = {
             "computed": found.computed,
@@ -64,10 +65,12 @@ def show_results(study: Study, found: Found, *, as_json: bool) -> None:
         results = [row.as_json() for row in rows]
         console.show_json(_header(study) | done | {"results": results, "report": report})
         return
-    every = summary.every_model(study, found.artifacts)
+    every = summary.model_summary(study, found.artifacts)
     if every is not None:
         console.show(every)
     if rows:
-        console.show(summary.render(rows, comparable=study.dataset.name == "fashion-mnist"), *summary.notes(study))
+        console.show(
+            summary.results_table(rows, comparable=study.dataset.name == "fashion-mnist"), *summary.result_notes(study)
+        )
     if found.report is not None:
         console.show(f"Report: {escape(str(found.report))}")

@@ -1,0 +1,1 @@
+"""Stored results as objects: what each task found, everything measured on one model, paired comparisons of two."""

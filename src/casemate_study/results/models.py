@@ -1,0 +1,173 @@
+"""Everything that was measured on one model of the study."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from casemate.engine import Artifact
+from casemate.evaluation import Estimate, Verdict, read_verdicts, share, verdict_on
+from casemate_study.experiments.models import StudyModel
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.results.paired import is_correct, rows_of
+from casemate_study.results.reading import read_as
+from casemate_study.results.stored import (
+    Artifacts,
+    StoredClean,
+    StoredCurve,
+    StoredEvaluation,
+    StoredTraining,
+    StoredWorstCase,
+    find_result,
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class WholeEvaluation:
+    """The result of `casemate.evaluate` on one model at one eps."""
+
+    verdict: Verdict
+    raised: Mapping[str, str]
+    """Severity of each finding, by the name of the check."""
+
+    @property
+    def robust(self) -> Estimate:
+        """Robust accuracy: the worst case over all attacks of the evaluation."""
+        return self.verdict.number.robust
+
+
+@final
+@dataclass(frozen=True)
+class ModelResults:
+    """One model of the study with its measures; those that are not finished are None."""
+
+    model: StudyModel
+    artifacts: Artifacts
+
+    @property
+    def title(self) -> str:
+        """The model's title."""
+        return self.model.title
+
+    def artifact(self, measure: str, loss: str | None = None) -> Artifact | None:
+        """The artifact of a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
+        return self.artifacts.get(self.model.artifact(measure, loss))
+
+    @property
+    def clean(self) -> StoredClean | None:
+        """Measures on images without an attack."""
+        return find_result(self.artifacts, self.model.artifact("clean"), StoredClean)
+
+    @property
+    def training(self) -> StoredTraining | None:
+        """The training that made the model."""
+        return find_result(self.artifacts, self.model.source.task, StoredTraining)
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Seconds of the training, without later epochs that only another model uses, and seconds per epoch."""
+        training = self.training
+        if training is None:
+            return None
+        stopped = training.stopped_at if self.model.source.weights == "best" else None
+        rows = training.history[:stopped]
+        total = sum(row.seconds for row in rows)
+        return total, total / len(rows)
+
+    def curve(self, measure: str, loss: str | None = "ce") -> StoredCurve | None:
+        """The curve of an attack over eps."""
+        return find_result(self.artifacts, self.model.artifact(measure, loss), StoredCurve)
+
+    @property
+    def pgd(self) -> StoredWorstCase | None:
+        """PGD with restarts; not run on a randomised model."""
+        return find_result(self.artifacts, self.model.artifact("pgd"), StoredWorstCase)
+
+    def accuracy_under(self, measure: str, eps: float, loss: str | None = "ce") -> Estimate | None:
+        """Accuracy at the last iterate of an attack."""
+        curve = self.curve(measure, loss)
+        point = None if curve is None else curve.at(eps)
+        return None if point is None else point.last
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the model's predictions are random."""
+        return self.model.source.inference is not None
+
+    def under_strongest(self, eps: float) -> Estimate | None:
+        """Accuracy under the strongest attack: PGD with restarts, on a randomised model BIM over averaged gradients."""
+        if self.randomised:
+            return self.accuracy_under("eot", eps, None)
+        point = None if self.pgd is None else self.pgd.at(eps)
+        return None if point is None else point.every
+
+    def robust_mask(self, eps: float) -> np.ndarray | None:
+        """Which images withstand every iterate of every attack of the study within `eps`, booleans `(n,)`.
+
+        Of a randomised model, whose predictions differ by chance, only the last iterate of BIM over averaged gradients
+        counts. None if no attack is finished.
+        """
+        if self.randomised:
+            artifact = self.artifact("eot")
+            known = artifact is not None and self.accuracy_under("eot", eps, None) is not None
+            return is_correct(artifact, "eps", eps) if artifact is not None and known else None
+        found = [
+            rows_of(artifact, "eps", eps)["worst"]
+            for measure in ("fgsm", "ball")
+            for loss in LOSSES
+            if (artifact := self.artifact(measure, loss)) and self.accuracy_under(measure, eps, loss)
+        ]
+        pgd = self.artifact("pgd")
+        if pgd is not None and self.under_strongest(eps):
+            found.append(is_correct(pgd, "eps", eps))
+        return np.logical_and.reduce([each[: min(map(len, found))] for each in found]) if found else None
+
+    def worst_case(self, eps: float) -> Estimate | None:
+        """Share of images that withstand every attack of the study."""
+        robust = self.robust_mask(eps)
+        return None if robust is None else share(robust)
+
+    def whole_evaluation(self, eps: float) -> WholeEvaluation | None:
+        """The whole evaluation at `eps`. Raises `RecordError` if another version of casemate stored it."""
+        artifact = self.artifact("evaluation")
+        if artifact is None:
+            return None
+        where = f"the stored evaluation of {self.title}"
+        verdict = next((each for each in read_verdicts(artifact.result, where) if abs(each.eps - eps) < 1e-9), None)
+        if verdict is None:
+            return None
+        checks = read_as(StoredEvaluation, artifact.result, where).checks
+        raised = {each.check: each.state for each in checks if each.sentence is not None}
+        return WholeEvaluation(verdict=verdict, raised=raised)
+
+    def verdict_of_attacks(self, eps: float) -> Verdict | None:
+        """The verdict from the study's own attacks within `eps` alone, without checks."""
+        robust, artifact, clean = self.robust_mask(eps), self.artifact("clean"), self.clean
+        if robust is None or artifact is None or clean is None:
+            return None
+        correct, labels = is_correct(artifact), rows_of(artifact)["label"]
+        n = min(len(robust), len(correct))
+        return verdict_on(
+            eps,
+            norm="linf",
+            budget="own",
+            correct=correct[:n],
+            withstood=robust[:n],
+            labels=labels[:n],
+            classes=len(clean.classes),
+            findings=(),
+            checked=False,
+        )
+
+    def verdict(self, eps: float) -> Verdict | None:
+        """The verdict at `eps`: of the whole evaluation, unless there is none or only the study's attacks break it."""
+        own, whole = self.verdict_of_attacks(eps), self.whole_evaluation(eps)
+        if whole is None or (own is not None and own.fallen and not whole.verdict.fallen):
+            return own
+        return whole.verdict
+
+    def zero_gradient_share(self, loss: str) -> Estimate | None:
+        """Share of images whose input gradient is exactly zero under a loss."""
+        return None if self.clean is None else self.clean.zero_gradients[loss]
