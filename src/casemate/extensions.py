@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Plugins: attacks, commands and more that other installed packages add to casemate through entry points."""
-=======
-"""What other installed packages add to casemate, found by their entry points; casemate itself imports none of them."""
->>>>>>> w-cli
 
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -11,7 +7,6 @@ from typing import Any
 from casemate.errors import CasemateError
 
 ATTACKS = "casemate.attacks"
-<<<<<<< HEAD
 """Group of attack classes, by their names on the command line."""
 COMMANDS = "casemate.commands"
 """Group of command modules; the docstring is the help, and the module or its `options` has a function `parse`."""
@@ -19,15 +14,6 @@ PRODUCERS = "casemate.producers"
 """Group of mappings from task kind to the function that computes it, for `casemate store` to tell what is current."""
 INFO = "casemate.info"
 """Group of functions whose results `casemate info` shows under the entry points' names."""
-=======
-"""Group of attack classes, under the names by which the command line offers them."""
-COMMANDS = "casemate.commands"
-"""Group of modules with a command each: the docstring is its help; `parse` lies in the module or in its `options`."""
-PRODUCERS = "casemate.producers"
-"""Group of mappings from kinds of tasks to their producers, by which `casemate store` recognises stale artifacts."""
-INFO = "casemate.info"
-"""Group of functions whose results `casemate info` shows, under the names of their entry points."""
->>>>>>> w-cli
 
 
 def extensions(group: str) -> list[EntryPoint]:

@@ -51,11 +51,7 @@ def likeliest_classes(logits: Logits, own: Labels, count: int) -> TargetClasses:
     """
     others = logits.detach().scatter(1, own.unsqueeze(1), float("-inf"))
     ranked = others.topk(min(count, logits.shape[1] - 1), dim=1).indices
-<<<<<<< HEAD
-    playing = in_play(logits).scatter(1, own.unsqueeze(1), False)  # the label ranks among those at minus infinity
-=======
-    playing = unmasked(logits).scatter(1, own.unsqueeze(1), False)  # the own class ranks among those at minus infinity
->>>>>>> w-models
+    playing = unmasked(logits).scatter(1, own.unsqueeze(1), False)  # the label ranks among those at minus infinity
     return ranked.where(playing.gather(1, ranked), ranked[:, :1])
 
 

@@ -121,13 +121,8 @@ def run_in_turn(
     """Run an attack on the first model, then on each next one for the examples that the precision of the one before
     may have decided.
 
-<<<<<<< HEAD
     Those are the failed examples where the copy was fooled but the original is not, where logits or gradients were not
-    finite, or where the gradient was zero.
-=======
-    That is where only that model is fooled, or where its numbers are not finite or it has no gradient. The models are
-    those of `Frozen.precision_stages`: copies in another precision come before one in which their claims are tried.
->>>>>>> w-models
+    finite, or where the gradient was zero. The models are those of `Frozen.precision_stages`.
 
     Args:
         models: of `Frozen.in_turn`: copies in lower precision first.
@@ -222,23 +217,13 @@ class AbstractAttack(ABC):
     def _attack(
         self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
-<<<<<<< HEAD
         """Run on one batch, and verify the candidates."""
-        models = prepared.in_turn(low_precision=innermost(self).supports_low_precision)
+        models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
             part, first, last = criterion[at], model is models[0], model is models[-1]
             made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
-            found = verify_candidates(prepared.checking, made.images, clean[at], self.ball(), model.bounds, made.finite)
-=======
-        """Run on one batch, and verify."""
-        models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
-
-        def run(model: Classifier, at: Tensor | slice) -> Verified:
-            aim, first, last = criterion[at], model is models[0], model is models[-1]
-            made = self.run(model, clean[at], aim, streams[at], advance if first else no_progress)
-            found = verify(prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite)
->>>>>>> w-models
+            found = verify_candidates(prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
@@ -361,13 +346,8 @@ class AbstractAttack(ABC):
         )
 
 
-<<<<<<< HEAD
-def _warn_of(attack: AbstractAttack, status: Tensor) -> None:
-    """Warn of images that count as robust although the attack had no gradient or finite numbers, or found nothing."""
-=======
 def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:
-    """Warn where images withstood an attack that did not take place on them."""
->>>>>>> w-models
+    """Warn of images that count as robust although the attack had no gradient or finite numbers, or found nothing."""
     found = {each: int((status == each).sum()) for each in Status}
     call.warn_of_failures(
         name_of(attack),

@@ -22,17 +22,10 @@ _COPIES = 16
 COMPARED_IMAGES = 32
 """Images on which the logits of the frozen copy are compared with the model's."""
 _WORTH_COPYING = 1000
-<<<<<<< HEAD:src/casemate/attacks/prepare.py
 """From this many passes of one image on, a copy saves more time than making it takes (a quarter of a second, once, to
 load the compiled loops)."""
-_WORTH_MEASURING = 100 * MEASURED_WITH
-"""From this many passes of one image on, measuring the best pass size saves more time than it takes."""
-=======
-"""Passes of one image from which on a copy saves more than it takes to make, with loops to load (a quarter of a
-second, once)."""
 _WORTH_MEASURING = 100 * MEASURING_PASSES
-"""Passes of one image from which on measuring the best pass size saves more than it takes."""
->>>>>>> w-models:src/casemate/attacks/holding.py
+"""From this many passes of one image on, measuring the best pass size saves more time than it takes."""
 
 
 def group_size(image_shape: tuple[int, ...]) -> int:

@@ -82,15 +82,9 @@ class Sweep:
     not_finite: Tensor
     """Bool `(n,)`: never fooled, and logits or gradients of some run were not finite."""
 
-<<<<<<< HEAD
-    def warn(self, name: str) -> None:
-        """Warn of images that count as robust although the attack `name` had no gradient or finite numbers on them."""
-        warn_of_outcome(
-=======
     def warn(self, call: UserCall, name: str) -> None:
-        """Warn of images that count as withstanding an attack that did not take place on them."""
+        """Warn of images that count as robust although the attack `name` had no gradient or finite numbers on them."""
         call.warn_of_failures(
->>>>>>> w-models
             name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
         )
 

@@ -25,13 +25,8 @@ from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
-<<<<<<< HEAD
-from casemate.evaluation import eps_curve, mean, share
-from casemate.evaluation.examples import curve_table, example_table
-=======
 from casemate.evaluation import Estimate, eps_curve, mean, share
-from casemate.evaluation.examples import attack_table, curve_table
->>>>>>> w-cli
+from casemate.evaluation.examples import example_table, curve_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier
@@ -344,15 +339,9 @@ def _loss_and_gradient(result: AttackResult) -> dict[str, Estimate | None]:
     }
 
 
-<<<<<<< HEAD
-def _table(ready: Ready, result: AttackResult, eps: float) -> Table:
-    """A row per image."""
-    table = example_table(result, ready.test.labels.numpy())
-=======
 def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
     """The table of examples at one eps, a row per image."""
-    table = attack_table(result, plan.test.labels.numpy())
->>>>>>> w-cli
+    table = example_table(result, plan.test.labels.numpy())
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
         added["eps"] = np.full(len(plan.test), eps)

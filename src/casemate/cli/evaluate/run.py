@@ -73,19 +73,11 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
     borders = request.grade_borders()
     model = inputs.load_model(request.model, device)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
-<<<<<<< HEAD
-    images = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
-    test = images.images[: request.images]
-    doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
-    if doubt is not None and doubt.is_obvious:
-        warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # before hours of attacks, which end in a finding
-=======
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
-    doubt = doubt_of(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
-    if doubt is not None and doubt.plain:
-        warnings.warn(doubt.sentence, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
->>>>>>> w-cli
+    doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
+    if doubt is not None and doubt.is_obvious:
+        warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
     with observer.work("Measuring the speed", 0):
         seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
     hashes = {

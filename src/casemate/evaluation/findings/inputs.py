@@ -174,29 +174,14 @@ def masked_classes(context: CheckContext) -> Measured:
     )
 
 
-<<<<<<< HEAD
-@check("eps-unit", "eps is in the unit of the pixels")
-def eps_unit(e: CheckContext) -> Measured:
-    """A radius written for pixels on another scale makes the ball far too large or too small."""
-    doubt = find_eps_issue(Ball(eps=e.eps, norm=e.norm), e.model.bounds, math.prod(e.model.input_shape))
-    severity = None
-    if doubt is not None:
-        severity = _UNIT[doubt.kind]
-    return Measured(
-        0.0 if doubt is None else doubt.share,
-        0.0,
-        severity,
-        "" if doubt is None else doubt.message,
-        flatters=doubt is not None and doubt.kind is not EpsIssueKind.ABOVE,
-=======
 @check(
     "eps-unit",
     "eps is in the unit of the pixels",
     unit="",
-    condition=f"{_UNIT[Kind.ABOVE]} if the ball holds every image (8 for 8/255); {_UNIT[Kind.BELOW]} if next to "
-    f"nothing can change (less than 0.1 grey levels, as with 8/255 for pixels from 0 to 255); {_UNIT[Kind.OTHER]} "
-    f"if eps is a whole number of 255ths and the pixels do not run over a range of 1; {_UNIT[Kind.NORMALISED]} if "
-    f"the bounds look like those of normalised images; a {_UNIT[Kind.SCALED]} wherever else the pixels do not run "
+    condition=f"{_UNIT[EpsIssueKind.ABOVE]} if the ball holds every image (8 for 8/255); {_UNIT[EpsIssueKind.BELOW]} if next to "
+    f"nothing can change (less than 0.1 grey levels, as with 8/255 for pixels from 0 to 255); {_UNIT[EpsIssueKind.OTHER]} "
+    f"if eps is a whole number of 255ths and the pixels do not run over a range of 1; {_UNIT[EpsIssueKind.NORMALISED]} if "
+    f"the bounds look like those of normalised images; a {_UNIT[EpsIssueKind.SCALED]} wherever else the pixels do not run "
     "over a range of 1",
     why="A radius written for pixels on another scale makes the ball far too large or far too small, and the number is "
     "then about another threat than the one intended.",
@@ -204,18 +189,17 @@ def eps_unit(e: CheckContext) -> Measured:
 )
 def eps_unit(context: CheckContext) -> Measured:
     """Radius eps as a share of the range of the pixels, where the two do not seem to be in the same unit; else 0."""
-    doubt = doubt_of(
+    doubt = find_eps_issue(
         Ball(eps=context.eps, norm=context.norm), context.model.bounds, math.prod(context.model.input_shape)
     )
     if doubt is None:
         return Measured(0.0, "", counts=False)
     return Measured(
         doubt.share,
-        doubt.sentence,
+        doubt.message,
         advice="",
         at_least=_UNIT[doubt.kind],
-        flatters=doubt.kind is not Kind.ABOVE,
->>>>>>> w-words
+        flatters=doubt.kind is not EpsIssueKind.ABOVE,
     )
 
 
@@ -336,18 +320,9 @@ def _rescaled_logits(context: CheckContext, images: Tensor, factor: Tensor | flo
 def frozen_copy(context: CheckContext) -> Measured:
     """Largest difference between a logit of the copy and the model's, as a share of the largest logit."""
     return Measured(
-<<<<<<< HEAD
-        e.frozen.difference,
-        TOLERANCE,
-        None if e.frozen.matches_original else Severity.NOTE,
-        f"the logits of the copy made for attacking ({', '.join(e.frozen.changes)}) differ from the model's by "
-        f"{e.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}. So the model itself was "
-        "attacked, which takes longer and changes nothing else.",
-=======
         context.frozen.difference,
         f"the logits of the copy made for the attacks ({', '.join(context.frozen.changes)}) differ from the model's by "
         f"{context.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}",
->>>>>>> w-words
     )
 
 

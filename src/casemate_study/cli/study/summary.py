@@ -7,12 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from casemate.cli.shared import console
-<<<<<<< HEAD
-from casemate.engine import Artifact
-from casemate.evaluation import percent
-=======
 from casemate.evaluation import Estimate, percent
->>>>>>> w-study
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
@@ -67,19 +62,10 @@ def main_results(artifacts: Artifacts) -> list[Row]:
 
 def results_table(found: list[Row], *, comparable: bool) -> Table:
     """The rows as a table; the paper's numbers only where they are on the same data."""
-<<<<<<< HEAD
-    made = console.new_table("", "Accuracy in %", *console.right_aligned("Here", "95 % interval", "n", "Paper"))
-    for row in found:
-        here = row.accuracy
-        low, high = percent(here["low"]), percent(here["high"])
-        stated = percent(row.paper) if comparable and row.paper is not None else ""
-        made.add_row(row.experiment, row.what, percent(here["value"]), f"{low} to {high}", f"{here['n']:,}", stated)
-=======
-    made = console.table("", "Accuracy", *console.right("Here (95 % interval)", "n", "Paper"))
+    made = console.new_table("", "Accuracy", *console.right_aligned("Here (95 % interval)", "n", "Paper"))
     for row in found:
         stated = percent(row.paper) if comparable and row.paper is not None else ""
         made.add_row(row.experiment, row.what, f"{row.accuracy}", f"{row.accuracy.n:,}", stated)
->>>>>>> w-study
     return made
 
 
