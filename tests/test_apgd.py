@@ -400,7 +400,7 @@ def test_the_targets_are_the_most_likely_wrong_classes_in_order() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     labels = torch.tensor([0, 1])
     goals = TargetedAPGD(eps=0.1).goals(Criterion(labels), logits)
-    aims = [goal.aims for goal in goals]
+    aims = [goal.target_classes for goal in goals]
     assert torch.equal(torch.stack([aim for aim in aims if aim is not None], 1), torch.tensor([[2, 1, 3], [3, 2, 0]]))
     assert torch.equal(goals[1].objective(logits), targeted_dlr(logits, labels, torch.tensor([1, 2])))
     assert torch.equal(goals[1][torch.tensor([1])].objective(logits[1:]), goals[1].objective(logits)[1:])

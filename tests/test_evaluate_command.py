@@ -861,12 +861,14 @@ def test_a_missing_template_is_not_a_full_disk(
         return load(self, environment, template)
 
     monkeypatch.setattr(jinja2.PackageLoader, "get_source", damaged)
-    with (
-        pytest.raises(StoreError, match=f"{missing}.*install it again") as caught,
-        filling(tmp_path / "out", ("report.html",), "report.html") as folder,
-    ):
-        shutil.copytree(done.folder, folder, dirs_exist_ok=True)
-        build_evaluation(folder)
+
+    def build() -> None:
+        with filling(tmp_path / "out", ("report.html",), "report.html") as folder:
+            shutil.copytree(done.folder, folder, dirs_exist_ok=True)
+            build_evaluation(folder)
+
+    with pytest.raises(StoreError, match=f"{missing}.*install it again") as caught:
+        build()
     assert "space" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -250,7 +250,7 @@ def test_words_round_axes_of_a_fixed_shape_lie_within_the_figure(monkeypatch: py
             extents.append(drawing.get_tightbbox().extents)
 
         monkeypatch.setattr(drawing, "savefig", saved)
-        charts.render(drawing, "matrices")
+        charts.render_figure(drawing, "matrices")
     assert len(extents) == 2
     for left, bottom, right, top in extents:
         assert min(left, bottom) >= 0

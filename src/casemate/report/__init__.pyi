@@ -11,6 +11,5 @@ from .charts import legend_below as legend_below
 from .charts import percent_axis as percent_axis
 from .charts import picture as picture
 from .charts import plain_ticks as plain_ticks
-from .charts import shown as shown
 from .charts import styled as styled
 from .page import template_environment as template_environment

@@ -133,8 +133,3 @@ def picture(axes: Axes, image: np.ndarray, title: str, *, largest: float = 1.0) 
     axes.imshow(image, cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
     axes.set_title(title, fontsize=8.5)
     axes.set_axis_off()
-
-
-def shown(share: float) -> str:
-    """A share as a percentage with one decimal."""
-    return f"{100 * share:.1f} %"

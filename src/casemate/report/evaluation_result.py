@@ -161,7 +161,7 @@ class EvaluationResult:
             CheckRow(
                 name=each.check,
                 title=each.title,
-                about=CHECKS[each.check].about.replace("`", "") if each.check in CHECKS else "",
+                about=CHECKS[each.check].why.replace("`", "") if each.check in CHECKS else "",
                 state=each.state,
                 measured="" if each.value is None else f"{each.value:.3g}",
                 threshold="" if each.threshold is None else f"{each.threshold:.3g}",

@@ -26,7 +26,7 @@ from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
 from casemate.evaluation import Estimate, eps_curve, mean, share
-from casemate.evaluation.examples import example_table, curve_table
+from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier

@@ -178,11 +178,11 @@ def masked_classes(context: CheckContext) -> Measured:
     "eps-unit",
     "eps is in the unit of the pixels",
     unit="",
-    condition=f"{_UNIT[EpsIssueKind.ABOVE]} if the ball holds every image (8 for 8/255); {_UNIT[EpsIssueKind.BELOW]} if next to "
-    f"nothing can change (less than 0.1 grey levels, as with 8/255 for pixels from 0 to 255); {_UNIT[EpsIssueKind.OTHER]} "
-    f"if eps is a whole number of 255ths and the pixels do not run over a range of 1; {_UNIT[EpsIssueKind.NORMALISED]} if "
-    f"the bounds look like those of normalised images; a {_UNIT[EpsIssueKind.SCALED]} wherever else the pixels do not run "
-    "over a range of 1",
+    condition=f"{_UNIT[EpsIssueKind.ABOVE]} if the ball holds every image (8 for 8/255); "
+    f"{_UNIT[EpsIssueKind.BELOW]} if next to nothing can change (less than 0.1 grey levels, as with 8/255 for pixels "
+    f"from 0 to 255); {_UNIT[EpsIssueKind.OTHER]} if eps is a whole number of 255ths and the pixels do not run over a "
+    f"range of 1; {_UNIT[EpsIssueKind.NORMALISED]} if the bounds look like those of normalised images; a "
+    f"{_UNIT[EpsIssueKind.SCALED]} wherever else the pixels do not run over a range of 1",
     why="A radius written for pixels on another scale makes the ball far too large or far too small, and the number is "
     "then about another threat than the one intended.",
     advice="Write eps in the unit of the bounds, or scale the images to [0, 1].",
