@@ -44,7 +44,7 @@ _FINER, _HEAVIER = 4.0, 10.0
 multiplied by the second."""
 
 _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
-"""Adam's parameters (Kingma and Ba 2015), the usual ones."""
+"""Adam's default parameters (Kingma and Ba 2015)."""
 
 
 @final
@@ -80,7 +80,7 @@ class _Squared(Rows):
     changed: Flags | None = None
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty and its gradient."""
+        """The penalty of perturbations, and its gradient; the hinge `loss` is not used."""
         del loss
         return delta.square().flatten(1).sum(1), 2 * delta
 
@@ -95,7 +95,7 @@ class _Excess(Rows):
         """Mask of the examples whose tau the last call of `of` lowered."""
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty and its gradient."""
+        """The penalty of perturbations, and its gradient; lowers tau where penalty and hinge `loss` are zero."""
         excess = (delta.abs() - column(self._tau)).clamp(min=0)
         penalty = excess.flatten(1).sum(1)
         self.changed = (loss <= 0) & (penalty <= 0)

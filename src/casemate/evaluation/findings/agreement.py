@@ -207,7 +207,7 @@ def black_box_stronger(e: CheckContext) -> Measured | NotRun:
     names = [name for name, settings in e.cascade.attacks.items() if settings["name"] == Square.__name__]
     if not names:
         return NotRun("Square was not among the attacks")
-    found = [e.cascade.alone(e.eps, name) for name in names]
+    found = [e.cascade.attempt(e.eps, name) for name in names]
     fooled = sum(attempt.fooled for attempt in found if attempt is not None)
     value = fooled / len(e.images)
     severity = None
