@@ -107,7 +107,7 @@ def _in_one_loop(
 @compiled.loop_in_any_order
 @no_type_check
 def _loop(images, clean, normal, offset, found, settings):
-    """`_by_operations` for Linf and L2, image by image."""
+    """`_by_operations` as a compiled loop over images, for Linf and L2."""
     count, pixels = images.shape
     kind = images.dtype.type
     low, high, eta, alpha_max, squared = settings
