@@ -15,7 +15,6 @@ from torch import Tensor
 
 from casemate.attacks._minimum_norm import (
     CHECKS,
-    BinarySearchConst,
     MinimumNormSearch,
     PlateauDetector,
     column,
@@ -165,25 +164,26 @@ class CarliniWagner(AbstractMinimumNormAttack):
             return norm_of(delta, self.norm)
 
         search = MinimumNormSearch(model, clean, criterion, size=size, confidence=self.confidence)
-        constants = BinarySearchConst(clean, self.initial_const)
-        fine = torch.ones_like(constants.value)
+        fine = torch.ones_like(clean[:, 0, 0, 0])
+        if self.norm == "l2":
+
+            def minimize(at: Tensor, const: PerExample) -> None:
+                self._round(search, at, clean[at], const, self.learning_rate * fine[at], _Squared(), advance)
+
+            return search.run_rounds(self.binary_search_steps, self.initial_const, minimize)
+        constant = self.initial_const * fine
         for _ in range(self.binary_search_steps):
             at = search.start_round()
             if not len(at):
                 break
-            rate = self.learning_rate * fine[at]
-            if self.norm == "l2":
-                self._round(search, at, clean[at], constants.value[at], rate, _Squared(), advance)
-                constants.narrow(at, search.reached[at])
-            else:
-                shrink = _SHRINK * fine[at]
-                tau = ((1 - shrink) * search.distance[at]).clamp(max=1)
-                excess = _Excess(tau, shrink)
-                self._round(search, at, search.images[at], constants.value[at], rate, excess, advance)
-                distance = search.distance[at]
-                missed = distance > tau
-                constants.value[at] = torch.where(missed, _HEAVIER * constants.value[at], constants.value[at])
-                fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
+            shrink = _SHRINK * fine[at]
+            tau = ((1 - shrink) * search.distance[at]).clamp(max=1)
+            excess = _Excess(tau, shrink)
+            self._round(search, at, search.images[at], constant[at], self.learning_rate * fine[at], excess, advance)
+            distance = search.distance[at]
+            missed = distance > tau
+            constant[at] = torch.where(missed, _HEAVIER * constant[at], constant[at])
+            fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
         return search.result()
 
     def _round(

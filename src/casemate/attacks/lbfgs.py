@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from casemate.attacks._minimum_norm import CHECKS, BinarySearchConst, MinimumNormSearch
+from casemate.attacks._minimum_norm import CHECKS, MinimumNormSearch
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -183,14 +183,9 @@ class LBFGS(AbstractMinimumNormAttack):
         """All rounds, on all examples."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
-        constants = BinarySearchConst(clean, self.initial_const)
-        for _ in range(self.binary_search_steps):
-            at = search.start_round()
-            if not len(at):
-                break
-            self._round(search, at, constants.value[at], advance)
-            constants.narrow(at, search.reached[at])
-        return search.result()
+        return search.run_rounds(
+            self.binary_search_steps, self.initial_const, lambda at, const: self._round(search, at, const, advance)
+        )
 
     def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
         """Minimise |delta|^2 + c * loss from the clean images; sets `reached` where the last accepted iterate fools."""
