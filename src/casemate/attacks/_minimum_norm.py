@@ -96,6 +96,23 @@ class MinimumNormSearch:
         """By how much the margin falls short of kappa, or zero (the paper's f_6, plus kappa)."""
         return self._shortfall(criterion, logits).clamp(min=0)
 
+    def run_rounds(
+        self, rounds: int, initial_const: float, minimize: Callable[[Tensor, PerExample], None]
+    ) -> RunResult:
+        """Run rounds with a binary search for the weight c of each example, and return the nearest images.
+
+        Args:
+            minimize: runs one round, for the examples at some positions with their weights c, `(n,)`.
+        """
+        constants = BinarySearchConst(self.clean, initial_const)
+        for _ in range(rounds):
+            at = self.start_round()
+            if not len(at):
+                break
+            minimize(at, constants.value[at])
+            constants.narrow(at, self.reached[at])
+        return self.result()
+
     def result(self) -> RunResult:
         """The nearest adversarial images, as `AbstractAttack.run` returns them."""
         usable = ~self.broken | self.distance.isfinite()

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from casemate.attacks._minimum_norm import (
     CHECKS,
-    BinarySearchConst,
     MinimumNormSearch,
     PlateauDetector,
     column,
@@ -44,7 +43,7 @@ _FINER, _HEAVIER = 4.0, 10.0
 multiplied by the second."""
 
 _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
-"""Adam's parameters (Kingma and Ba 2015), the usual ones."""
+"""Adam's default parameters (Kingma and Ba 2015)."""
 
 
 @final
@@ -80,7 +79,7 @@ class _Squared(Rows):
     changed: Flags | None = None
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty and its gradient."""
+        """The penalty of perturbations, and its gradient; the hinge `loss` is not used."""
         del loss
         return delta.square().flatten(1).sum(1), 2 * delta
 
@@ -95,7 +94,7 @@ class _Excess(Rows):
         """Mask of the examples whose tau the last call of `of` lowered."""
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty and its gradient."""
+        """The penalty of perturbations, and its gradient; lowers tau where penalty and hinge `loss` are zero."""
         excess = (delta.abs() - column(self._tau)).clamp(min=0)
         penalty = excess.flatten(1).sum(1)
         self.changed = (loss <= 0) & (penalty <= 0)
@@ -165,25 +164,26 @@ class CarliniWagner(AbstractMinimumNormAttack):
             return norm_of(delta, self.norm)
 
         search = MinimumNormSearch(model, clean, criterion, size=size, confidence=self.confidence)
-        constants = BinarySearchConst(clean, self.initial_const)
-        fine = torch.ones_like(constants.value)
+        fine = torch.ones_like(clean[:, 0, 0, 0])
+        if self.norm == "l2":
+
+            def minimize(at: Tensor, const: PerExample) -> None:
+                self._round(search, at, clean[at], const, self.learning_rate * fine[at], _Squared(), advance)
+
+            return search.run_rounds(self.binary_search_steps, self.initial_const, minimize)
+        constant = self.initial_const * fine
         for _ in range(self.binary_search_steps):
             at = search.start_round()
             if not len(at):
                 break
-            rate = self.learning_rate * fine[at]
-            if self.norm == "l2":
-                self._round(search, at, clean[at], constants.value[at], rate, _Squared(), advance)
-                constants.narrow(at, search.reached[at])
-            else:
-                shrink = _SHRINK * fine[at]
-                tau = ((1 - shrink) * search.distance[at]).clamp(max=1)
-                excess = _Excess(tau, shrink)
-                self._round(search, at, search.images[at], constants.value[at], rate, excess, advance)
-                distance = search.distance[at]
-                missed = distance > tau
-                constants.value[at] = torch.where(missed, _HEAVIER * constants.value[at], constants.value[at])
-                fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
+            shrink = _SHRINK * fine[at]
+            tau = ((1 - shrink) * search.distance[at]).clamp(max=1)
+            excess = _Excess(tau, shrink)
+            self._round(search, at, search.images[at], constant[at], self.learning_rate * fine[at], excess, advance)
+            distance = search.distance[at]
+            missed = distance > tau
+            constant[at] = torch.where(missed, _HEAVIER * constant[at], constant[at])
+            fine[at] = torch.where(missed & distance.isfinite(), fine[at] / _FINER, fine[at])
         return search.result()
 
     def _round(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from casemate.attacks._minimum_norm import CHECKS, BinarySearchConst, MinimumNormSearch, column
+from casemate.attacks._minimum_norm import CHECKS, MinimumNormSearch, column
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -87,14 +87,9 @@ class EAD(AbstractMinimumNormAttack):
         """All rounds, on all examples."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=self._size, confidence=self.confidence)
-        constants = BinarySearchConst(clean, self.initial_const)
-        for _ in range(self.binary_search_steps):
-            at = search.start_round()
-            if not len(at):
-                break
-            self._round(search, at, constants.value[at], advance)
-            constants.narrow(at, search.reached[at])
-        return search.result()
+        return search.run_rounds(
+            self.binary_search_steps, self.initial_const, lambda at, const: self._round(search, at, const, advance)
+        )
 
     def _size(self, delta: Images) -> PerExample:
         length = norm_of(delta, "l1")

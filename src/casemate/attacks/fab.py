@@ -107,7 +107,7 @@ def _in_one_loop(
 @compiled.reordering_loop
 @no_type_check
 def _loop(images, clean, normal, offset, found, settings):
-    """`_by_operations` for Linf and L2, image by image."""
+    """`_by_operations` as a compiled loop over images, for Linf and L2."""
     count, pixels = images.shape
     kind = images.dtype.type
     low, high, eta, alpha_max, squared = settings
@@ -173,7 +173,7 @@ class _Found:
 
     images: Images
     distance: PerExample
-    """Infinite where nothing fooled."""
+    """Norm of the perturbation in `images`; infinite where no iterate fooled."""
     broken: Flags
     """Logits or a gradient were not finite in some run."""
     has_gradient: Flags
@@ -257,11 +257,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
 
     def _is_far(self, distance: PerExample) -> Flags:
         """Mask of the examples whose nearest adversarial image so far is farther than `stop_at_distance`."""
-        return (
-            torch.ones_like(distance, dtype=torch.bool)
-            if self.stop_at_distance is None
-            else distance > self.stop_at_distance
-        )
+        return distance > (-math.inf if self.stop_at_distance is None else self.stop_at_distance)
 
     def _random_start(
         self, clean: Images, distance: PerExample, streams: Streams, purpose: tuple[int | str, ...], bounds: Bounds

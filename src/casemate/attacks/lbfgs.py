@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from casemate.attacks._minimum_norm import CHECKS, BinarySearchConst, MinimumNormSearch
+from casemate.attacks._minimum_norm import CHECKS, MinimumNormSearch
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -73,68 +73,68 @@ class _Minimizer(Rows):
         self._low, self._high = low, high
         rows = low[:, 0]
         self._here = self.trial = self._direction = torch.zeros_like(low)
-        self._slope = torch.zeros_like(low)
+        self._gradient = torch.zeros_like(low)
         self._value, self._length = torch.full_like(rows, float("inf")), torch.ones_like(rows)
-        self._moves = low.new_zeros(len(low), _MEMORY, low.shape[1])
+        self._steps = low.new_zeros(len(low), _MEMORY, low.shape[1])
         """The steps of the history."""
-        self._turns = torch.zeros_like(self._moves)
+        self._changes = torch.zeros_like(self._steps)
         """The change of the gradient in each of them."""
         self._count = torch.zeros_like(rows, dtype=torch.int64)
         self.settled = torch.zeros_like(rows, dtype=torch.bool)
         """Converged."""
 
-    def arrive(self, value: PerExample, slope: _Flat) -> Flags:
+    def arrive(self, value: PerExample, gradient: _Flat) -> Flags:
         """Process value and gradient at `trial`, and choose the next trial. Returns where the trial was accepted."""
         first = self._value.isinf()
-        move = self.trial - self._here
-        promised = _dot(self._slope, move)
+        step = self.trial - self._here
+        promised = _dot(self._gradient, step)
         taken = first | (value <= self._value + _ARMIJO * promised)
-        self._remember(taken & ~first, move, slope - self._slope)
+        self._remember(taken & ~first, step, gradient - self._gradient)
         self.settled |= taken & (self._value - value < _SETTLED * value.abs())
         column = taken.unsqueeze(1)
         # a rejected step is shortened to the minimum of the parabola through the known values, at most to a tenth
         curved = -promised / (2 * (value - self._value - promised)).clamp(min=torch.finfo(value.dtype).tiny)
         shorter = self._length * curved.nan_to_num(0.5).clamp(0.1, 0.5)
         self._here = self.trial.where(column, self._here)
-        self._slope, self._value = slope.where(column, self._slope), value.where(taken, self._value)
+        self._gradient, self._value = gradient.where(column, self._gradient), value.where(taken, self._value)
         self._direction = self._downhill().where(column, self._direction)
         self._length = torch.where(taken, 1.0, shorter)
         self.trial = (self._here + self._length.unsqueeze(1) * self._direction).maximum(self._low).minimum(self._high)
         self.settled |= (self.trial - self._here).abs().amax(1) < _SETTLED
         return taken
 
-    def _remember(self, where: Flags, move: _Flat, turn: _Flat) -> None:
+    def _remember(self, where: Flags, step: _Flat, change: _Flat) -> None:
         """Store a step and its change of the gradient in place of the oldest, if the curvature is positive."""
-        where = where & (_dot(move, turn) > _CURVED * move.norm(dim=1) * turn.norm(dim=1))
+        where = where & (_dot(step, change) > _CURVED * step.norm(dim=1) * change.norm(dim=1))
         rows = where.nonzero().squeeze(1)
         place = self._count[rows] % _MEMORY
-        self._moves[rows, place], self._turns[rows, place] = move[rows], turn[rows]
+        self._steps[rows, place], self._changes[rows, place] = step[rows], change[rows]
         self._count[rows] += 1
 
     def _downhill(self) -> _Flat:
         """The direction of the next step; zero in the pixels that are held fixed."""
-        held = ((self._here <= self._low) & (self._slope > 0)) | ((self._here >= self._high) & (self._slope < 0))
-        slope = self._slope.masked_fill(held, 0)
-        everyone = torch.arange(len(slope), device=slope.device)
-        direction, scale = slope, torch.full_like(self._value, 0.5)  # the inverse Hessian of the squared distance
+        held = ((self._here <= self._low) & (self._gradient > 0)) | ((self._here >= self._high) & (self._gradient < 0))
+        gradient = self._gradient.masked_fill(held, 0)
+        everyone = torch.arange(len(gradient), device=gradient.device)
+        direction, scale = gradient, torch.full_like(self._value, 0.5)  # the inverse Hessian of the squared distance
         used: list[tuple[_Flat, _Flat, PerExample, PerExample]] = []
         for back in range(1, _MEMORY + 1):
             place = (self._count - back) % _MEMORY
-            move = self._moves[everyone, place].masked_fill(held, 0)
-            turn = self._turns[everyone, place].masked_fill(held, 0)
-            curvature = _dot(move, turn)
+            step = self._steps[everyone, place].masked_fill(held, 0)
+            change = self._changes[everyone, place].masked_fill(held, 0)
+            curvature = _dot(step, change)
             known = (self._count >= back) & (curvature > 0)
             weight = torch.where(known, 1 / curvature, 0.0)
-            share = weight * _dot(move, direction)
-            direction = direction - share.unsqueeze(1) * turn
+            share = weight * _dot(step, direction)
+            direction = direction - share.unsqueeze(1) * change
             if back == 1:
-                scale = torch.where(known, curvature / _dot(turn, turn), scale)
-            used.append((move, turn, weight, share))
+                scale = torch.where(known, curvature / _dot(change, change), scale)
+            used.append((step, change, weight, share))
         direction = scale.unsqueeze(1) * direction
-        for move, turn, weight, share in reversed(used):
-            direction = direction + (share - weight * _dot(turn, direction)).unsqueeze(1) * move
-        downhill = _dot(direction, slope) > 0
-        return -direction.where(downhill.unsqueeze(1), slope / 2)
+        for step, change, weight, share in reversed(used):
+            direction = direction + (share - weight * _dot(change, direction)).unsqueeze(1) * step
+        downhill = _dot(direction, gradient) > 0
+        return -direction.where(downhill.unsqueeze(1), gradient / 2)
 
 
 @final
@@ -183,14 +183,9 @@ class LBFGS(AbstractMinimumNormAttack):
         """All rounds, on all examples."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
-        constants = BinarySearchConst(clean, self.initial_const)
-        for _ in range(self.binary_search_steps):
-            at = search.start_round()
-            if not len(at):
-                break
-            self._round(search, at, constants.value[at], advance)
-            constants.narrow(at, search.reached[at])
-        return search.result()
+        return search.run_rounds(
+            self.binary_search_steps, self.initial_const, lambda at, const: self._round(search, at, const, advance)
+        )
 
     def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
         """Minimise |delta|^2 + c * loss from the clean images; sets `reached` where the last accepted iterate fools."""
@@ -206,8 +201,8 @@ class LBFGS(AbstractMinimumNormAttack):
             images = (on.clean + width * delta.view_as(on.clean)).clamp(low, high)
             loss, gradient = search.value_and_grad(on.at, images)
             value = delta.square().sum(1) + on.constant * loss
-            slope = 2 * delta + width * on.constant.unsqueeze(1) * gradient.flatten(1)
-            taken = on.minimizer.arrive(value, slope)
+            gradient = 2 * delta + width * on.constant.unsqueeze(1) * gradient.flatten(1)
+            taken = on.minimizer.arrive(value, gradient)
             on.fools = search.reached[on.at].where(taken, on.fools)
             search.reached[on.at] = on.fools
             if step % every == 0:

@@ -34,7 +34,7 @@ class FGSM(AbstractGradientAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class BIM(AbstractGradientAttack):
-    """Basic iterative method (Kurakin et al. 2017; the study's eq. 2), with both of the study's clippings."""
+    """Basic iterative method (Kurakin et al. 2017; the study's eq. 2), clipped to the ball or to the bounds only."""
 
     stream: ClassVar[str] = "BIM"
 

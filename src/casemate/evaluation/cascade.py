@@ -100,7 +100,7 @@ class Cascade:
             total.add(attempt.passes)
         return total
 
-    def alone(self, eps: float, name: str) -> Attempt | None:
+    def attempt(self, eps: float, name: str) -> Attempt | None:
         """The attempt of the attack `name` at `eps`; None if no image was left for it."""
         return next((each for each in self.attempts if each.attack == name and each.eps == eps), None)
 

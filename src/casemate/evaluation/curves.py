@@ -56,7 +56,7 @@ class Curve:
     attack: dict[str, Any]
     """The attack's name and hyper-parameters; the field named by `axis` is replaced by each value."""
     values: tuple[float, ...]
-    """Ascending."""
+    """The values of eps or numbers of iterations, ascending."""
     worst: np.ndarray
     """Classified correctly at every iterate, at this and every smaller value, booleans."""
     last: LastIterates | None
