@@ -34,13 +34,13 @@ class Rule:
     """The values that a setting may have."""
 
     expected: str
-    """Description of them, which follows "expected" in errors."""
+    """Description of the values, which follows "expected" in errors."""
     holds: Callable[[Any], bool]
-    """Whether a value is one of them; may raise `TypeError` for other types."""
+    """Whether a converted value is allowed; may raise `TypeError`."""
     read: Callable[[Any, str], Any] = _unchanged
     """Converts a given value, of the setting with that name, to what is stored. Raises `SettingError`."""
     choices: tuple[str, ...] = ()
-    """All of them, if there are only a few."""
+    """All values, if there are only a few."""
 
     def check(self, value: Any, name: str) -> Any:
         """Convert a value of the setting `name`. Raises `SettingError` if the rule does not hold."""

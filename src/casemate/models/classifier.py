@@ -128,9 +128,8 @@ class Classifier(nn.Module):
         try:
             examine_outputs(self, self._logits, pair, self._traits)
         except Exception:
-            vars(self._traits).update(
-                vars(NetworkTraits())
-            )  # in place, since an outer `preserve_state` keeps the object
+            # in place, since an outer `preserve_state` restores the attribute itself
+            vars(self._traits).update(vars(NetworkTraits()))
             raise
         examine_gradient(self, self._logits, pair, self._traits)
         return self.inconsistencies

@@ -153,7 +153,7 @@ def _pool(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _convolve_and_pool(images: Tensor, pooling: SmallInputConvPool) -> tuple[Tensor, Tensor]:
-    """`_pool` of the convolution's maps, which are never stored."""
+    """`_pool` of the convolution's output, computed in one loop that does not store that output."""
     layer = pooling.layer
     (outputs, inputs, tall, wide), (top, left) = layer.weight.shape, layer.padding
     bias = images.new_zeros(outputs) if layer.bias is None else layer.bias
