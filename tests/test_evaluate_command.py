@@ -193,7 +193,7 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     assert "Right under attack of right without, by class at eps 0.2, in %: " in text
     assert all(name in text for name in TINY_CLASSES)
     assert "no undefended substitute was given" in text
-    assert "it takes minutes and runs only with --thorough" in text
+    assert "it runs only with --thorough: it takes minutes" in text
     assert lines[-1] == f"Report: {done.folder / 'report.html'}"
     for row in done.result["attempts"]:
         assert re.search(
