@@ -118,10 +118,8 @@ class Trust:
             return f"No: {UNTRUSTED}, because {'; and '.join(self.because)}.{self.unmade}"
         if not self.checked:
             return "Not checked: only attacks were run."
-        found = "Yes: no check voids it."
-        if self.flattered_by:
-            found = f"Yes: the model fell, although findings flatter it (see {', '.join(self.flattered_by)})."
-        return f"{found}{self.doubts}{self.unmade}"
+        fell = f"the model fell, although findings flatter it (see {', '.join(self.flattered_by)})"
+        return f"Yes: {fell if self.flattered_by else 'no check voids it'}.{self.doubts}{self.unmade}"
 
     @property
     def doubts(self) -> str:

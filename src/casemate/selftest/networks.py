@@ -93,8 +93,7 @@ TRAIN_SPECS: Mapping[str, TrainSpec] = {
 
 def training_passes(names: Iterable[str], sizes: Sizes) -> int:
     """Upper bound of the forward and backward passes of training these networks and their teachers."""
-    whole = set(names)
-    whole |= {teacher for name in names if (teacher := TRAIN_SPECS[name].teacher) is not None}
+    whole = {name for each in names for name in (each, TRAIN_SPECS[each].teacher) if name is not None}
     return sum(
         round(each.epochs * sizes.epochs) * min(each.images or sizes.train, sizes.train) * each.gradients
         for each in map(TRAIN_SPECS.__getitem__, whole)

@@ -117,5 +117,4 @@ def _outcome(factory: ModelFactory, case: Case, budget: Budget, seed: int, obser
             # images made on the trained network do not depend on the gradients that the change hides
             transferred = Transfer(attack=PGD(eps=case.eps, steps=20), substitute=network)
             left = left & ~transferred(model, pixels, labels, seed=seed).success.cpu().numpy()
-    seconds = time.perf_counter() - start
-    return Outcome(case=case, claim=claim, evaluation=found, truth=share(left), seconds=seconds)
+    return Outcome(case=case, claim=claim, evaluation=found, truth=share(left), seconds=time.perf_counter() - start)

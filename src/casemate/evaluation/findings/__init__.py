@@ -62,9 +62,7 @@ def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked
     found: list[Checked] = []
     with context.observer.work("Checking the evaluation", len(CHECKS)) as advance:
         for check in CHECKS.values():
-            if check.thorough and not thorough:
-                found.append(check.skipped("it takes minutes and runs only with --thorough"))
-            else:
-                found.append(check(context))
+            dropped = check.thorough and not thorough
+            found.append(check.skipped("it runs only with --thorough: it takes minutes") if dropped else check(context))
             advance(1, check.title)
     return found

@@ -215,9 +215,8 @@ def larger_eps(context: CheckContext) -> Measured | NotRun:
 )
 def unbounded_attack(context: CheckContext) -> Measured:
     """Accuracy under PGD without a limit on the change."""
-    radius = _UNLIMITED[context.norm]
-    if context.norm == "linf":
-        radius *= context.model.bounds[1] - context.model.bounds[0]
+    low, high = context.model.bounds
+    radius = _UNLIMITED[context.norm] * (high - low if context.norm == "linf" else 1)
     images, labels = context.sample_tensors
     # of a randomised model the last iterate counts: a lucky draw on the way would stop the attack at once
     keep = "last" if context.randomised else "first_success"

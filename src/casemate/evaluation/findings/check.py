@@ -115,9 +115,8 @@ class Check:
             return self.skipped(found.why)
         if not math.isfinite(found.value):
             return self.failed("what it measures is not a finite number for this model")
-        severity, threshold, finding = self.severity_of(found), found.threshold, None
-        if threshold is None:
-            threshold = min(self.thresholds.values(), default=0.0)
+        severity, finding = self.severity_of(found), None
+        threshold = min(self.thresholds.values(), default=0.0) if found.threshold is None else found.threshold
         if severity is not None:
             advice = self.advice if found.advice is None else found.advice
             finding = Finding(

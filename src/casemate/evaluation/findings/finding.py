@@ -68,8 +68,15 @@ class Checked:
 
     def as_json(self) -> dict[str, Any]:
         """The state and the numbers."""
-        facts: dict[str, Any] = {"check": self.check, "title": self.title, "state": self.state}
-        facts |= {"value": self.value, "threshold": self.threshold, "excuse": self.excuse, "not_run": self.not_run}
         found = self.finding
-        facts |= {"sentence": None if found is None else found.sentence}
-        return facts | {"flatters": None if found is None else found.flatters}
+        return {
+            "check": self.check,
+            "title": self.title,
+            "state": self.state,
+            "value": self.value,
+            "threshold": self.threshold,
+            "excuse": self.excuse,
+            "not_run": self.not_run,
+            "sentence": None if found is None else found.sentence,
+            "flatters": None if found is None else found.flatters,
+        }
