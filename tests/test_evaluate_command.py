@@ -29,7 +29,7 @@ from casemate.errors import DataError, ModelError, RecordError, ShapeError, Stor
 from casemate.evaluation import evaluate, evaluation, read_record, verify_record
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.verdict import Grade, read_verdicts
-from casemate.files import filling
+from casemate.files import writing
 from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Norm
 from casemate.report.evaluation import build_evaluation
@@ -861,14 +861,9 @@ def test_a_missing_template_is_not_a_full_disk(
         return load(self, environment, template)
 
     monkeypatch.setattr(jinja2.PackageLoader, "get_source", damaged)
-    with (
-        pytest.raises(StoreError, match=f"{missing}.*install it again") as caught,
-        filling(tmp_path / "out", ("report.html",), "report.html") as folder,
-    ):
-        shutil.copytree(done.folder, folder, dirs_exist_ok=True)
-        build_evaluation(folder)
+    with pytest.raises(StoreError, match=f"{missing}.*install it again") as caught, writing(tmp_path / "any.html"):
+        build_evaluation(done.folder)
     assert "space" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
