@@ -15,8 +15,10 @@ from casemate.data import LabelledImages
 from casemate.models import Classifier, create, register
 from casemate.models.keras_init import batch_norm
 from casemate.progress import Advance
+from typecheck import checked_once
 
 torch.set_num_threads(1)
+jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)
 os.environ.pop("COLUMNS", None)  # what a pytest that shares the work out tells its helpers; output into a pipe is wide
 hypothesis.settings.register_profile("casemate", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("casemate")
@@ -121,11 +123,3 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def undecorated() -> Iterator[None]:
-    """Functions that are defined within others are not prepared for a check anew at every call, which takes long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping, "jaxtyped", lambda *given, **options: lambda function: function)
-        yield

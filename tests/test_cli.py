@@ -507,7 +507,7 @@ def test_the_report_of_another_study_is_not_replaced(
     assert len(listener.said) == (words is None)
     (tmp_path / "summary.json").unlink()
     (tmp_path / "report.html").touch()
-    with pytest.raises(SettingError, match=r"holds report.html, but no summary.json that says of what; the report"):
+    with pytest.raises(SettingError, match=r"holds report.html, but no summary.json with their settings; the report"):
         outputs.check_report(tmp_path, about, overwrite=False, observer=listener)
 
 
@@ -902,7 +902,7 @@ def test_a_teacher_and_its_student(run: Run, tmp_path: Path) -> None:
     code, shown, err = run("train", *SMALL, *learn, "--temperature", 2, "--out", student, "--overwrite")
     assert code == 0, err
     assert "Loss and val. loss: cross-entropy to the teacher's probabilities at temperature 2." in shown
-    assert "Note: teacher.safetensors was trained at temperature 7, but answers at 2" in shown
+    assert "Note: teacher.safetensors was trained at temperature 7, but its soft labels are at 2" in shown
     assert "cross-entropy at temperature 20." in run("train", *SMALL, *at, "--out", teacher, "--overwrite")[1]
 
 
@@ -1194,7 +1194,7 @@ def test_data_that_is_there_is_not_fetched(run: Run, tmp_path: Path, monkeypatch
     assert calls == [True, True, True, False]
     monkeypatch.undo()
     monkeypatch.setenv("CASEMATE_DATA", str(tmp_path))
-    assert "CASEMATE_DATA names this folder; unset it to fetch" in _refused(run, "data", "fetch")
+    assert "CASEMATE_DATA names this folder; unset it to download" in _refused(run, "data", "fetch")
 
 
 @pytest.mark.parametrize(

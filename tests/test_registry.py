@@ -26,7 +26,7 @@ from casemate.attacks.registry import (
     norms_of,
     paper_of,
 )
-from casemate.cli.attack.options import command_of
+from casemate.cli.attack.options import attack_command
 from casemate.cli.main import main
 from casemate.cli.shared.dataclass_options import field_help, python_only
 from casemate.defenses import RECIPES, AdversarialRegularization, make_objective, recipe_type
@@ -88,7 +88,7 @@ def test_norms_and_papers_are_those_of_the_classes() -> None:
 @pytest.mark.parametrize("name", library_attack_types())
 def test_every_setting_of_an_attack_is_an_option_with_its_default_and_its_help(name: str) -> None:
     kind = library_attack_types()[name]
-    options = {each.name: each.type for each in fields(command_of(kind))}["attack"]
+    options = {each.name: each.type for each in fields(attack_command(kind))}["attack"]
     assert isinstance(options, type)
     assert {each.name: each.default for each in fields(options)} == {
         each.name: each.default for each in fields(kind) if each.name != "eps"

@@ -33,7 +33,7 @@ from casemate.attacks import AbstractAttack
 from casemate.errors import ModelError, SettingError
 from casemate.evaluation import Evaluation
 
-pytestmark = pytest.mark.usefixtures("unchecked", "undecorated")
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def small(classes: int = 4, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, scale: float = 4.0) -> nn.Module:

@@ -71,7 +71,7 @@ from casemate.models import Classifier
 from casemate.training import TrainConfig, fit
 from user_networks import NETWORKS, UserNetwork, convolutional
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("unchecked", "undecorated")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("unchecked")]
 
 EPS = 0.05
 COUNT = 12

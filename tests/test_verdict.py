@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from casemate.cli.evaluate.show import box
+from casemate.cli.evaluate.show import verdict_box
 from casemate.errors import RecordError, SettingError, ShapeError
 from casemate.evaluation import Borders, Finding, Grade, Severity, Verdict, share
 from casemate.evaluation.budgets import Budget
@@ -386,14 +386,14 @@ def test_results_of_another_schema_say_what_they_are() -> None:
 def test_the_box_reads_without_colour(found: Verdict, width: int) -> None:
     console = Console(width=width, no_color=True, force_terminal=False, record=True, file=io.StringIO())
     smaller = replace(found, number=replace(found.number, eps=0.01))
-    console.print(box([smaller, found]))
+    console.print(verdict_box([smaller, found]))
     text = console.export_text()
     assert all(len(line) <= width for line in text.splitlines())
     assert f"Verdict at eps {format_eps(found.eps)}: {found.word.upper()}" in text
     plain = " ".join(text.replace("│", " ").split())
     for words in (found.trust.sentence, found.number_sentence):
         assert " ".join(words.split()) in plain
-    assert plain.index("To be trusted?") < plain.index("The number") < plain.index("The grade")
+    assert plain.index("Can it be trusted?") < plain.index("The number") < plain.index("The grade")
     assert ("a convention" in plain or "set for this evaluation" in plain) == bool(found.grades)
     assert "At eps 0.01" in plain
 
