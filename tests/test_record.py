@@ -410,7 +410,7 @@ def test_the_command_ends_with_3_if_a_claim_does_not_hold(run: Run, copied: Path
     code, out, err = run("verify", copied / "record.json", copied / "model.safetensors")
     assert code == 3
     assert "Not everything holds." in out
-    assert "does not hold: " in err
+    assert "falls short: " in err
     assert "Adversarial images lie within eps 0.2 in linf" in err
     assert "Traceback" not in err
 

@@ -393,7 +393,7 @@ def test_the_box_reads_without_colour(found: Verdict, width: int) -> None:
     plain = " ".join(text.replace("│", " ").split())
     for words in (found.trust.sentence, found.number_sentence):
         assert " ".join(words.split()) in plain
-    assert plain.index("To be trusted?") < plain.index("The number") < plain.index("The grade")
+    assert plain.index("Can it be trusted?") < plain.index("The number") < plain.index("The grade")
     assert ("a convention" in plain or "set for this evaluation" in plain) == bool(found.grades)
     assert "At eps 0.01" in plain
 
