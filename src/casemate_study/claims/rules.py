@@ -115,11 +115,11 @@ def judge_order(
     if verdict == "not measured":
         return NOTHING
     words = [
-        f"{TITLES[loss]}: {count_orders(orders, wanted)} ({pair_at(one, other, measure, loss, compare)})"
+        f"under {TITLES[loss]} {count_orders(orders, wanted)} ({pair_at(one, other, measure, loss, compare)})"
         for loss, orders in by_loss.items()
         if orders
     ]
-    text = f"{one.title} against {other.title}. " + "; ".join(words) + "."
+    text = f'"{one.title}" against "{other.title}": {"; ".join(words)}.'
     elsewhere = [TITLES[loss] for loss in LOSSES[1:] if verdicts[loss] == "holds"]
     if verdict != "holds" and elsewhere:
         text += f" It appears only where the attack ascends {' or '.join(elsewhere)}."
