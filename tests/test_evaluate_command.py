@@ -859,19 +859,8 @@ def test_a_missing_template_is_not_a_full_disk(
         return load(self, environment, template)
 
     monkeypatch.setattr(jinja2.PackageLoader, "get_source", damaged)
-<<<<<<< HEAD
-
-    def build() -> None:
-        with filling(tmp_path / "out", ("report.html",), "report.html") as folder:
-            shutil.copytree(done.folder, folder, dirs_exist_ok=True)
-            build_evaluation(folder)
-
-    with pytest.raises(StoreError, match=f"{missing}.*install it again") as caught:
-        build()
-=======
     with pytest.raises(StoreError, match=f"{missing}.*install it again") as caught, writing(tmp_path / "any.html"):
         build_evaluation(done.folder)
->>>>>>> w-cli
     assert "space" not in str(caught.value)
 
 

@@ -91,11 +91,7 @@ def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
 
 
 def _spread(logits: Logits, up_to: int, count: int) -> PerExample:
-<<<<<<< HEAD
     """The largest logit minus the mean of the last `count` of the `up_to` largest unmasked ones; 1 for two classes."""
-=======
-    """The largest logit minus the mean of the last `count` of the `up_to` largest unmasked ones; 1 if two are."""
->>>>>>> w-models
     if logits.shape[1] < 3:
         return torch.ones_like(logits[:, 0])
     top = logits.topk(min(up_to, logits.shape[1]), dim=1).values

@@ -238,7 +238,9 @@ def _class(text: str, classes: tuple[str, ...]) -> int:
         return lowered.index(text.lower())
     if text.isdecimal() and int(text) < len(classes):
         return int(text)
-    raise SettingError(f"target {text!r}; expected an index from 0 to {len(classes) - 1} or one of {', '.join(classes)}")
+    raise SettingError(
+        f"target {text!r}; expected an index from 0 to {len(classes) - 1} or one of {', '.join(classes)}"
+    )
 
 
 def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:

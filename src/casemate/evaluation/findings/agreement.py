@@ -270,11 +270,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     names = [name for name, settings in context.cascade.attacks.items() if settings["name"] == Square.__name__]
     if not names:
         return NotRun("Square was not among the attacks")
-<<<<<<< HEAD
-    found = [context.cascade.alone(context.eps, name) for name in names]
-=======
-    found = [e.cascade.attempt(e.eps, name) for name in names]
->>>>>>> w-attacks
+    found = [context.cascade.attempt(context.eps, name) for name in names]
     fooled = sum(attempt.fooled for attempt in found if attempt is not None)
     value = fooled / len(context.images)
     return Measured(
