@@ -60,28 +60,49 @@ def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
 class Ascent(Rows):
     """The state of the examples still attacked, one row of every tensor each."""
 
+    place: Tensor
+    """Positions in the batch."""
+    clean: Images
+    images: Images
+    before: Images
+    """The images before the last step."""
+    best: Images
+    gradient: Images
+    best_gradient: Images
+    low: Images
+    high: Images
+    loss: Tensor
+    """The loss of `images`."""
+    rises: Tensor
+    """How often the loss rose since the last checkpoint."""
+    highest: Tensor
+    """The loss of `best`."""
+    highest_checked: Tensor
+    """The loss of `best` at the last checkpoint."""
+    halved: Tensor
+    """The step size was halved at the last checkpoint; True before the first."""
+    size: Tensor
+    """The step size."""
+    changed: Tensor
+    """L1: the number of pixels in which `best` differed from `clean` at the last checkpoint."""
+    moved: Tensor
+    """L1: the number of pixels that a step moves."""
+
     def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
         """Start at `images`. `dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
-        """Positions in the batch."""
         self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
         self.gradient = self.best_gradient = torch.zeros_like(images)
         if ball.norm == "linf":
             self.low, self.high = ball.limits(clean, bounds)
         self.highest = self.highest_checked = nothing - math.inf
-        """The loss of `best`, now and at the last checkpoint."""
         self.loss, self.rises = nothing, nothing
-        """The loss of `images`, and how often it rose since the last checkpoint."""
         self.halved = torch.ones_like(self.place, dtype=torch.bool)
-        """The step size was halved at the last checkpoint; True before the first."""
         self.size = torch.full_like(images[:, 0, 0, 0], ball.eps if ball.norm == "l1" else 2 * ball.eps)
-        """The step size."""
         pixels = clean[0].numel()
         self.changed = torch.full_like(self.place, pixels) if dense else self._changed(images)
-        """L1: the number of pixels in which `best` differed from `clean` at the last checkpoint."""
         self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _two_thirds(self.changed)
-        """L1: the number of pixels that a step moves."""
 
     def arrive(self, loss: PerExample, gradient: Images, *, first: bool) -> None:
         """Update the state with loss and gradient at `images`. A loss that is not a number is never the highest."""

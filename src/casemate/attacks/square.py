@@ -55,6 +55,13 @@ _TINY = 1e-12
 class AbstractSquareProposal(Rows, ABC):
     """The best candidates so far of the images still attacked, and changes of them; one row of each tensor each."""
 
+    ball: Ball
+    bounds: Bounds
+    channels: int
+    height: int
+    width: int
+    device: torch.device
+    clean: _Flat
     tried: _Flat
     """The candidates of the current query; after `settle` the best ones."""
 
@@ -101,6 +108,16 @@ class AbstractSquareProposal(Rows, ABC):
 class LinfSquare(AbstractSquareProposal):
     """Linf: set a window to clean image plus or minus eps, in place; restore it where the loss does not increase."""
 
+    corners: Tensor
+    """Clean image minus and plus eps, `(n, 2 * pixels * channels)`."""
+    sides: list[int]
+    first: Tensor
+    upper: Tensor
+    window: Tensor
+    corner: Tensor
+    before: Tensor
+    """What the window held before the last step."""
+
     def start(self, streams: Streams, restart: int) -> None:
         """Vertical stripes at plus or minus eps, clipped to the bounds."""
         low, high = self.clean - self.ball.eps, self.clean + self.ball.eps
@@ -135,6 +152,13 @@ class LinfSquare(AbstractSquareProposal):
 @final
 class L2Square(AbstractSquareProposal):
     """L2 and L1: add two bumps of opposite sign to a window, whose norm grows by that of another, which is cleared."""
+
+    best: _Flat
+    sides: list[int]
+    first: Tensor
+    other: Tensor
+    turn: Tensor
+    sign: Tensor
 
     def start(self, streams: Streams, restart: int) -> None:
         """A grid of bumps whose side is a fifth of the image's."""

@@ -80,7 +80,7 @@ class Store:
     """A folder of finished artifacts. Creating the object creates the folder."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = make_folder(Path(root) if root is not None else default_store())
+        self.root: Path = make_folder(Path(root) if root is not None else default_store())
         self._artifacts = make_folder(self.root / "artifacts")
         self._working = make_folder(self.root / "working")
         self._locks = make_folder(self.root / "locks")

@@ -66,14 +66,14 @@ class Classifier(nn.Module):
             if min(std) <= 0:
                 raise ShapeError(f"std {std}; expected positive numbers")
         self.network = network
-        self.input_shape = tuple(input_shape)
-        self.classes = tuple(classes)
-        self.bounds = (float(bounds[0]), float(bounds[1]))
+        self.input_shape: tuple[int, ...] = tuple(input_shape)
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.bounds: tuple[float, float] = (float(bounds[0]), float(bounds[1]))
         self.pass_size: int | None = None
         """Images that pass through the network at a time; None for all of them. Reduced when memory runs out."""
         self.observer: Observer = NULL_OBSERVER
         """Receives a message when `pass_size` is reduced."""
-        self.memory_format = torch.contiguous_format
+        self.memory_format: torch.memory_format = torch.contiguous_format
         """Memory layout of the images that the network gets; every network accepts the contiguous one."""
         self._traits = NetworkTraits()
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))

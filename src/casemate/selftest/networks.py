@@ -103,6 +103,10 @@ def training_passes(names: Iterable[str], sizes: Sizes) -> int:
 class ModelFactory:
     """Trains the networks of `TRAIN_SPECS`, each when it is first needed."""
 
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages
+
     def __init__(
         self, data: Dataset, sizes: Sizes, *, device: str = "cpu", seed: int = 0, observer: Observer = NULL_OBSERVER
     ) -> None:

@@ -63,7 +63,7 @@ class Quantised(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.levels = 2**bits - 1
+        self.levels: int = 2**bits - 1
 
     def forward(self, images: Images) -> Images:
         """Return the rounded images."""
@@ -76,7 +76,8 @@ class Stairs(nn.Module):
 
     def __init__(self, levels: int = 8, steepness: float = 200.0) -> None:
         super().__init__()
-        self.levels, self.steepness = levels, steepness
+        self.levels: int = levels
+        self.steepness: float = steepness
 
     def forward(self, images: Images) -> Images:
         """Return the rounded images."""
@@ -111,7 +112,8 @@ class Counting(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.count = model, 0
+        self.model: nn.Module = model
+        self.count: int = 0
 
     def forward(self, images: Images) -> Logits:
         """Return logits, and count the pass."""

@@ -23,7 +23,7 @@ class HashDropout(nn.Module):
 
     def __init__(self, layer: nn.Dropout) -> None:
         super().__init__()
-        self.p = layer.p
+        self.p: float = layer.p
         self.train(layer.training)
 
     def forward(self, values: Tensor) -> Tensor:
