@@ -124,7 +124,7 @@ class LinfSquare(AbstractSquareProposal):
         draws = streams.uniform((1, self.width, self.channels), "stripes", restart)
         upper = (draws < 0.5).expand(-1, self.height, -1, -1).reshape(low.shape)
         self.corners = torch.cat([low, high], 1).clamp_(*self.bounds).flatten(1)
-        self.tried = high.where(upper, low).clamp_(*self.bounds)
+        self.tried: _Flat = high.where(upper, low).clamp_(*self.bounds)
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
         """First pixels and signs of the windows."""
@@ -173,7 +173,8 @@ class L2Square(AbstractSquareProposal):
         delta[:, top : top + down * side, left : left + across * side] = grid.reshape(
             -1, down * side, across * side, channels
         )
-        self.tried = self.best = self._inside(delta.view_as(self.clean))
+        self.best = self._inside(delta.view_as(self.clean))
+        self.tried: _Flat = self.best
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
         """First pixels of both windows, orientations and signs of the bumps."""
