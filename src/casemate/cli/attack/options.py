@@ -1,6 +1,6 @@
 """The options of `casemate attack`, and how it runs: the options of one attack are the fields of its class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from tyro.conf import Suppress, arg
 from casemate.attacks import EOT, AbstractAttack, AbstractMinimumNormAttack, Restarts
 from casemate.attacks.registry import attack_type, attack_types, paper_of, summary_of
 from casemate.cli import attack as command
-from casemate.cli.attack import run, show
 from casemate.cli.shared import outputs, parsing
 from casemate.cli.shared.dataclass_options import chosen_settings, field_help, options_of, python_only
 from casemate.cli.shared.observers import watching
@@ -30,7 +29,15 @@ from casemate.cli.shared.options import (
 )
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import SettingError
+from casemate.norms import Norm
 
+_EPS: Mapping[Norm, tuple[str, ...]] = {
+    "linf": ("0.01", "0.025", "0.05", "0.1"),
+    "l2": ("0.1", "0.25", "0.5", "1"),
+    "l1": ("1", "2.5", "5", "10"),
+}
+"""The values of eps if none is given, by norm."""
+_EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
 _REMOVED = MODEL_FROM | {"--attack": "write the attack before MODEL, such as casemate attack pgd model.safetensors"}
 _WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Restarts)
 """Wrappers of other attacks that have options, the innermost first."""
@@ -42,7 +49,7 @@ class AbstractAttackCommand:
 
     kind: ClassVar[type[AbstractAttack]]
     model: ModelName
-    eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {run.EPS_WORDS})")] = ()
+    eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {_EPS_WORDS})")] = ()
     """Radii in pixel units, for pixels in [0, 1]; fractions such as 8/255 are fine."""
     target: Annotated[str | None, arg(metavar="CLASS", help_behavior_hint="(default: any wrong class)")] = None
     """Aim at this class, given by name or index; images of the class itself are left out."""
@@ -74,12 +81,15 @@ class AbstractAttackCommand:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
+            from casemate.cli.attack import run, show
+
             wrappers = chosen_settings(self.wrapper)
             series = run.build_attacks(
                 self.kind,
                 self.eps,
                 chosen_settings(self.attack),
                 [(kind, _own(kind)[0], wrappers) for kind in _wrappers_of(self.kind)],
+                default_eps=_EPS,
                 randomised=self.inference is not None,
             )
             plan = run.prepare(
@@ -138,7 +148,7 @@ def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
     ]
     if "eps" not in names and issubclass(kind, AbstractMinimumNormAttack):
         words = "Radii, in pixel units for pixels in [0, 1], at which accuracy is reported; the attack runs once."
-        hint = f"(default: {run.EPS_WORDS})"
+        hint = f"(default: {_EPS_WORDS})"
         changed.append(
             ("eps", Annotated[tuple[str, ...], arg(metavar="EPS ...", help=words, help_behavior_hint=hint)], ())
         )

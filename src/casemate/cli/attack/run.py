@@ -37,13 +37,6 @@ from casemate.report.contact_sheet import draw_attack
 from casemate.rng import derive
 from casemate.tables import Table, write_table
 
-_EPS: Mapping[Norm, tuple[str, ...]] = {
-    "linf": ("0.01", "0.025", "0.05", "0.1"),
-    "l2": ("0.1", "0.25", "0.5", "1"),
-    "l1": ("1", "2.5", "5", "10"),
-}
-"""The values of eps if none is given, by norm."""
-EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
 _BY_CHANCE = (
     "the model is randomised: last counts a single prediction, worst any wrong one at an intermediate iterate, even by "
     "chance"
@@ -123,16 +116,18 @@ def build_attacks(
     settings: Mapping[str, Any],
     wrappers: Sequence[tuple[type[AbstractAttack], str, Mapping[str, Any]]],
     *,
+    default_eps: Mapping[Norm, Sequence[str]],
     randomised: bool,
 ) -> AttackSeries:
     """The attack at each eps.
 
     Args:
         kind: the class of the attack.
-        texts: the values of eps as the user wrote them; empty for the defaults of the norm.
+        texts: the values of eps as the user wrote them; empty for `default_eps`.
         settings: all settings of the attack except eps.
         wrappers: attacks to wrap around it, the innermost first: the class, its field for the wrapped attack, and a
             mapping with its settings among others; a wrapper with a setting of None is left out.
+        default_eps: by norm.
         randomised: the model is randomised, so gradient attacks run to their last iterate: a wrong prediction by
             chance at an intermediate iterate is no success.
 
@@ -157,12 +152,12 @@ def build_attacks(
         return made, core
 
     if has_eps:
-        radii = {parse_eps(text): text for text in texts or _EPS[settings.get("norm", "linf")]}
+        radii = {parse_eps(text): text for text in texts or default_eps[settings.get("norm", "linf")]}
     else:
         attack, core = build()
         norm = attack.ball().norm
         nearest = isinstance(core, AbstractMinimumNormAttack)
-        radii = {parse_eps(text): text for text in texts or _EPS[norm]} if nearest else {}
+        radii = {parse_eps(text): text for text in texts or default_eps[norm]} if nearest else {}
         return AttackSeries({math.inf: ("", attack)}, dict(sorted(radii.items())), core, averages)
     radii = dict(sorted(radii.items()))
     built = {eps: build(eps=eps) for eps in radii}

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from casemate.cli import evaluate as command
-from casemate.cli.evaluate import run, show
 from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import outputs, parsing
 from casemate.cli.shared.console import ThresholdNotMet
@@ -45,6 +44,8 @@ class Evaluate:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
+            from casemate.cli.evaluate import run, show
+
             plan = run.prepare(self.evaluation, device, observer)
             if self.dry_run:
                 show.show_evaluate_plan(plan, as_json=self.json)

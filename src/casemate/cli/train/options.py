@@ -29,7 +29,6 @@ from casemate.cli.shared.options import (
     check_folder,
 )
 from casemate.cli.shared.outputs import IN_THE_WAY
-from casemate.cli.train import run, show
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
 from casemate.errors import ModelError, SettingError
@@ -123,6 +122,8 @@ class AbstractTrainCommand:
         at_least_one("validation-images", self.images.validation_images)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
+            from casemate.cli.train import run, show
+
             settings = chosen_settings(self.objective)
             settings.pop(RECIPES[self.recipe].teacher or "", None)
             plan = run.prepare(
