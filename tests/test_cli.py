@@ -179,7 +179,7 @@ def test_a_fault_in_the_arguments_is_2(run: Run, arguments: list[str], words: st
 
 
 def _refused(run: Run, *arguments: object) -> str:
-    """The message of a command that the user can mend: one screen on stderr, no traceback, exit code 2."""
+    """The message of a command that the user can fix: one screen on stderr, no traceback, exit code 2."""
     code, out, err = run(*arguments)
     assert code == 2, err
     assert out == ""
