@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks import Criterion, Status, with_eps
-from casemate.attacks.spatial import Spatial, placed
+from casemate.attacks.spatial import Spatial, transformed
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
 from casemate.rng import Streams, derive
@@ -35,8 +35,8 @@ def numbers(count: int, *values: float) -> Tensor:
 
 
 def place(images: Tensor, angle: float, right: float, down: float, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """All images placed alike."""
-    return placed(images, numbers(len(images), angle)[:, 0], numbers(len(images), right, down), (low, high))
+    """All images moved alike."""
+    return transformed(images, numbers(len(images), angle)[:, 0], numbers(len(images), right, down), (low, high))
 
 
 # ---------------------------------------------------------------------------------------------------- one placement
@@ -74,7 +74,7 @@ def test_an_image_is_rotated_first_and_then_shifted(right: int, down: int) -> No
 def test_each_image_has_a_placement_of_its_own() -> None:
     images = torch.rand(3, *SHAPE, generator=generator(0))
     angle, shift = torch.tensor([0.0, 90.0, 13.0]), torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, -1.0]])
-    together = placed(images, angle, shift, (0.0, 1.0))
+    together = transformed(images, angle, shift, (0.0, 1.0))
     for number, (turn, (right, down)) in enumerate(zip(angle.tolist(), shift.tolist(), strict=True)):
         alone = place(images[number : number + 1], turn, right, down)
         assert torch.allclose(together[number : number + 1], alone, atol=1e-6)
@@ -149,7 +149,7 @@ def test_the_default_grid_is_the_paper_s() -> None:
     attack, streams = Spatial(), Streams(0, torch.arange(1))
     placements = {
         tuple(torch.cat([angle, shift[0]]).tolist())
-        for angle, shift in (attack._placement(number, streams) for number in range(775))
+        for angle, shift in (attack._transformation(number, streams) for number in range(775))
     }
     expected = {
         (float(a), 1.5 * right, 1.5 * down)
@@ -192,7 +192,7 @@ def test_two_classes_will_do() -> None:
 def test_drawn_placements_fill_their_limits_and_keep_them() -> None:
     attack = Spatial(max_rotation=12, max_shift=2, num_samples=50)
     streams = Streams(3, torch.arange(40))
-    drawn = [attack._placement(number, streams) for number in range(50)]
+    drawn = [attack._transformation(number, streams) for number in range(50)]
     angle, shift = torch.cat([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
     for values, limit in ((angle, 12), (shift[:, 0], 2), (shift[:, 1], 2)):
         assert values.abs().max() <= limit
@@ -209,7 +209,7 @@ def test_the_worst_of_the_draws_is_returned() -> None:
     found = attack(task.model, task.images, task.labels, seed=9)
     streams = Streams(derive(9, "Spatial"), torch.arange(40))
     candidates = [task.images] + [
-        placed(task.images, *attack._placement(number, streams), (0.0, 1.0)) for number in range(6)
+        transformed(task.images, *attack._transformation(number, streams), (0.0, 1.0)) for number in range(6)
     ]
     with torch.no_grad():
         right = torch.stack([task.model(each).argmax(1) == task.labels for each in candidates])
