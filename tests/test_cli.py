@@ -598,7 +598,7 @@ def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> N
     ]
     assert len(set(losses)) == 3
     message = _refused(run, "attack", "fgsm", model, *arguments, "--inference", "noise")
-    assert "has no noise layer; train one that has, such as paper-cnn-noise" in message
+    assert "without a noise layer; expected one with, such as paper-cnn-noise" in message
 
 
 @pytest.mark.parametrize(

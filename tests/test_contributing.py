@@ -78,18 +78,7 @@ def test_recipe_attack_and_finding_work_from_the_command_line(checkout: Path) ->
     run(checkout, "-m", "casemate", *train, "squeezed.safetensors", cwd=checkout)
     attack = ["attack", "random-search", "squeezed.safetensors", "--eps", "0.1", "--n-queries", "20", "--images", "50"]
     assert "RandomSearch on squeezed" in run(checkout, "-m", "casemate", *attack, "--dataset", "digits", cwd=checkout)
-    evaluate = [
-        "evaluate",
-        "squeezed.safetensors",
-        "--dataset",
-        "digits",
-        "--eps",
-        "0.1",
-        "--images",
-        "50",
-        "--budget",
-        "quick",
-    ]
+    evaluate = ["evaluate", "squeezed.safetensors", "--dataset", "digits", "--eps", "0.1", "--images", "50"]
     run(checkout, "-m", "casemate", *evaluate, "--budget", "quick", "--out", "evaluated", cwd=checkout)
     found = json.loads((checkout / "evaluated" / "result.json").read_text())
     assert "dominant-class" in {each["check"] for each in found["checks"]}

@@ -104,8 +104,8 @@ def test_what_text_cannot_express_is_named(capsys: pytest.CaptureFixture[str], m
         main(["train", "--recipe", "adversarial-regularization", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Python only: feature_mask." in shown
-    assert "--multiplier X Weight of the adversarial loss; it is added to the full clean loss. (default: 0.5)" in shown
-    assert "--clip-max X The largest value of a neighbour's pixel; None for no limit. (default: 1)" in shown
+    assert "--multiplier X Weight of the adversarial loss, which is added to the clean loss. (default: 0.5)" in shown
+    assert "--clip-max X Largest pixel value of a neighbour; None for no limit. (default: 1)" in shown
 
 
 # The documentation ----------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def numbers(count: int, *values: float) -> Tensor:
 
 
 def place(images: Tensor, angle: float, right: float, down: float, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """All images placed alike."""
+    """All images moved alike."""
     return transformed(images, numbers(len(images), angle)[:, 0], numbers(len(images), right, down), (low, high))
 
 

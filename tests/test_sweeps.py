@@ -363,7 +363,7 @@ def test_only_zero() -> None:
 
 
 def test_sweeps_over_iterations_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(SettingError, match="one step"):
+    with pytest.raises(SettingError, match="FGSM has a single step"):
         sweep_steps(FGSM(eps=0.1), MODEL, TASK.images, TASK.labels, [1, 2])
     with pytest.raises(SettingError, match="restarts"):
         sweep_steps(PGD(eps=0.1, restarts=2), MODEL, TASK.images, TASK.labels, [1, 2])
