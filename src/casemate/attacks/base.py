@@ -125,7 +125,7 @@ def run_in_turn(
     finite, or where the gradient was zero. The models are those of `Frozen.precision_stages`.
 
     Args:
-        models: of `Frozen.in_turn`: copies in lower precision first.
+        models: of `Frozen.precision_stages`: copies in lower precision first.
         run: attacks one of the models on the examples at some positions, and verifies the candidates.
     """
     found = run(models[0], slice(None))

@@ -18,6 +18,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from casemate.evaluation import Estimate
+
 # Okabe and Ito's palette, distinguishable without colour vision; each loss also has its own marker
 COLOURS = {"ce": "#0072B2", "torch-ce": "#E69F00", "prob-ce": "#D55E00", "margin": "#009E73"}
 MARKERS = {"ce": "o", "torch-ce": "s", "prob-ce": "^", "margin": "D"}
@@ -93,7 +95,7 @@ def finished(drawing: Canvas, name: str, **words: Any) -> Figure:
 def estimate_line(
     axes: Axes,
     x: Sequence[float],
-    estimates: Sequence[dict[str, float]],
+    estimates: Sequence[Estimate],
     *,
     percent: bool,
     band: bool = True,
@@ -101,9 +103,9 @@ def estimate_line(
 ) -> None:
     """Draw a line through estimates, with their 95 % intervals as a band."""
     factor = 100 if percent else 1
-    axes.plot(x, [factor * each["value"] for each in estimates], **style)
+    axes.plot(x, [factor * each.value for each in estimates], **style)
     if band:
-        low, high = [factor * each["low"] for each in estimates], [factor * each["high"] for each in estimates]
+        low, high = [factor * each.low for each in estimates], [factor * each.high for each in estimates]
         axes.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0)
 
 

@@ -48,7 +48,7 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
                 zorder=4,
             )
     style: Any = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
-    estimate_line(place, values, [each.as_json() for each in worst], percent=True, **style)
+    estimate_line(place, values, worst, percent=True, **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
     for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):

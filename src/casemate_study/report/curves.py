@@ -27,7 +27,7 @@ Curves = Mapping[str, StoredCurve]
 
 def draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate | None], **style: Any) -> None:
     """A line through estimates with their intervals as a band; a missing estimate is left out."""
-    known = [(place, each.as_json()) for place, each in zip(x, estimates, strict=True) if each is not None]
+    known = [(place, each) for place, each in zip(x, estimates, strict=True) if each is not None]
     if known:
         estimate_line(axes, [place for place, _ in known], [each for _, each in known], **style)
 
