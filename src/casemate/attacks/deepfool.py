@@ -44,7 +44,7 @@ def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(AbstractMinimumNormAttack):
-    """Steps to the nearest linearised boundary, for L2 (the paper's algorithm 2) and Linf (its section 3.3)."""
+    """Steps to the nearest linearised boundary (the paper's algorithm 2, section 3.3)."""
 
     stream: ClassVar[str] = "DeepFool"
     targetable: ClassVar[bool] = False
