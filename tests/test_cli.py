@@ -1079,7 +1079,7 @@ def test_a_change_is_read_and_written(text: str, spec: dict[str, Any]) -> None:
         (["--ema", "1"], "ema = 1"),
         (["--train-images", "0"], "train-images = 0"),
         (["--train-images", "1300", "--validation-images", "100"], "but scikit-learn digits has 1347"),
-        (["--validation-images", "1347"], "set aside at least 1, not all"),
+        (["--validation-images", "1347"], "set aside at least 1, but not all"),
         (["--architecture", "paper-cn"], "paper-cnn"),
         (["--out", "model.pt"], "models are saved as .safetensors"),
     ],

@@ -1,5 +1,6 @@
 """The options of `casemate attack`, and how it runs: the options of one attack are the fields of its class."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
@@ -199,7 +200,9 @@ def _wrapper_options(kind: type[AbstractAttack]) -> type:
 def _words(kind: type[AbstractAttack], name: str) -> str:
     """The first paragraph of an attack's help, with its paper and an example."""
     paper = paper_of(kind)
-    lines = [summary_of(kind), *([f"- {paper}."] if paper else []), "", "Examples:"]
+    about = [summary_of(kind), *([f"- {paper}."] if paper else [])]
+    # tyro joins a line that begins with a letter to the one before, and breaks none
+    lines = [line for each in about for line in textwrap.wrap(each, 79, subsequent_indent="  ")] + ["", "Examples:"]
     radius = " --eps 8/255" if "eps" in {each.name for each in fields(kind)} else ""
     lines += [f"  casemate attack {name} model.safetensors{radius}"]
     return "\n".join(lines)
