@@ -46,7 +46,7 @@ OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "in
 _WITH_TORCH = ("train", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train")
-"""Commands that, when run again after Ctrl-C, continue from their last checkpoint."""
+"""Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 
 
 @runtime_checkable
