@@ -31,7 +31,7 @@ class Info:
     json: Json = False
 
     def run(self) -> None:
-        """Gather the facts and print them."""
+        """Collect versions, device, folders, data sets, networks, recipes and attacks, and print them."""
         with watching() as observer:
             device, threads = Machine().set_up(observer)
             import torch
@@ -71,7 +71,7 @@ class Info:
 
 
 def _words(value: Any) -> str:
-    """A value in one or several lines."""
+    """A value of the table as text: mappings, and the list of data sets, with a line per entry, others on one line."""
     if isinstance(value, dict):
         return "\n".join(_line(name, each) for name, each in value.items())
     if isinstance(value, list) and value and isinstance(value[0], dict):
@@ -80,7 +80,7 @@ def _words(value: Any) -> str:
 
 
 def _line(name: str, value: Any) -> str:
-    """A name and its description; settings in the form that --augment takes."""
+    """The line for one entry of a mapping: `name: value`; for an augmentation `name:setting=default,...`."""
     if isinstance(value, dict):
         settings = ",".join(f"{setting}={default:g}" for setting, default in value.items())
         return f"{name}:{settings}" if settings else name
@@ -88,5 +88,5 @@ def _line(name: str, value: Any) -> str:
 
 
 def parse(argv: Sequence[str]) -> Info:
-    """The command with the options that `argv` gives."""
+    """The command `casemate info` with its options, parsed from `argv`, the arguments after the command's name."""
     return parsing.parse(Info, "casemate info", __doc__ or "", argv)

@@ -46,7 +46,7 @@ OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "in
 _WITH_TORCH = ("train", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train")
-"""Commands that, after a stop, continue where they were."""
+"""Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 
 
 @runtime_checkable
@@ -59,9 +59,10 @@ class Command(Protocol):
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Turn arguments into a command. Exits with 0 after showing help, with 2 on an error that tyro finds.
+    """Parse the arguments after `casemate` into a command, which is not run yet.
 
-    Raises `CasemateError` for other errors in the arguments, and for a command that cannot be imported.
+    Exits with 0 after showing help, and with 2 on an error that tyro finds. Raises `CasemateError` for other errors in
+    the arguments, and for a command that cannot be imported.
     """
     points = {name: EntryPoint(name, f"casemate.cli.{name}", COMMANDS) for name in OWN}
     points |= {point.name: point for point in extensions(COMMANDS) if point.name not in points}
@@ -76,7 +77,10 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _load(point: EntryPoint, submodule: str = "") -> ModuleType:
-    """The module of a command. Raises `CasemateError` if it is another package's and cannot be imported."""
+    """Import and return the module of a command, or its submodule, such as ".options".
+
+    Raises `CasemateError` if it is another package's and cannot be imported.
+    """
     module = f"{point.value}{submodule}"
     return import_module(module) if point.name in OWN else load_extension(point, module)
 
@@ -91,7 +95,10 @@ def _summary(point: EntryPoint) -> str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+    """Run the command line (`argv`, or else the program's own arguments), and return the exit code: 0, 2, 3 or 130.
+
+    Unexpected errors are not caught, so that Python prints a traceback and exits with 1.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -114,15 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _StoppedError(Exception):
-    """Ctrl-C, whatever exception it surfaced as."""
+    """A command was stopped with Ctrl-C, whatever exception that raised in the code that was running."""
 
     def __init__(self, *, resumable: bool) -> None:
         self.resumable = resumable
-        """The same command continues from what was finished."""
+        """Whether the same command, run again, continues from the work that was finished."""
 
 
 def _run(arguments: Sequence[str]) -> None:
-    """Run a command, and flush what it printed."""
+    """Parse and run a command, and flush what it printed. Raises `_StoppedError` after Ctrl-C."""
     began = False
     try:
         try:

@@ -1,4 +1,4 @@
-"""Running tasks and keeping their results: keys, the store with its locks, and a scheduler for this process.
+"""Running tasks and storing their results: task keys, the store on disk with its locks, plans and how they run.
 
 These names are provisional.
 """

@@ -29,12 +29,12 @@ _NEUTRAL = tuple(
         "engine",
     )
 )
-"""Modules and packages that cannot change a number: error messages, reading and writing, progress, annotations,
-scheduling, and the search for data whose bytes are verified by checksum."""
+"""Prefixes of modules left out of the hash because they cannot change a number: error messages, reading and writing,
+progress, annotations, scheduling, and the search for data whose bytes are verified by checksum."""
 
 
 class _WithoutText(ast.NodeTransformer):
-    """Removes docstrings and the expressions of `raise` statements."""
+    """Replaces docstrings by `pass`, and every `raise` statement by a bare `raise`, in a syntax tree to be hashed."""
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.copy_location(ast.Raise(exc=None, cause=None), node)
@@ -47,36 +47,36 @@ class _WithoutText(ast.NodeTransformer):
 @final
 @dataclass(frozen=True)
 class _Import:
-    """One imported name; modules by their absolute names."""
+    """One name that a source file imports, as `from module import name as bound`; `module` is absolute."""
 
     module: str
     name: str | None
     """The name imported from the module; None if the module itself is imported."""
     bound: str
-    """The name it has in the importing file."""
+    """The name by which the importing file uses it."""
 
 
 @final
 @dataclass(frozen=True)
 class _File:
-    """What the hash needs to know of one source file."""
+    """What the hash needs to know of one source file, from its syntax tree."""
 
     digest: str
-    """SHA-256 of its syntax tree."""
+    """SHA-256 of its syntax tree without docstrings and error messages, in hex."""
     imports: tuple[_Import, ...]
     is_package: bool
     exports: Mapping[str, tuple[_Import, ...]]
-    """For a package's `__init__`: the imports behind each name that it or its stub re-exports."""
+    """For a package's `__init__`: the imports behind each name that it or its stub re-exports; else empty."""
     unused: tuple[_Import, ...]
-    """For a package's `__init__`: imports that its own code does not use."""
+    """For a package's `__init__`: imports that its own code does not use: re-exports, and imports for side effects."""
 
 
 @final
 class SourceTree:
-    """The source files of some packages.
+    """The source files of some packages, each parsed when first needed, and hashes of their modules' code.
 
     Args:
-        roots: the folders of the packages, named like them; those that do not exist are left out.
+        roots: the folders of the packages, which have the packages' names; those that do not exist are ignored.
     """
 
     def __init__(self, *roots: Path) -> None:
@@ -85,9 +85,9 @@ class SourceTree:
         self._versions: dict[str, str] = {}
 
     def version(self, module: str) -> str:
-        """16 hex digits that change when the code of `module`, or of a module that it depends on, changes.
+        """A hash (16 hex digits) that changes when the code of `module`, or of a module that it depends on, changes.
 
-        Raises `ModuleNotFoundError`.
+        Comments, docstrings and error messages do not count. Raises `ModuleNotFoundError`.
         """
         if module not in self._versions:
             parts = "".join(f"{name}={self._read(name).digest};" for name in sorted(self.dependencies(module)))
@@ -95,7 +95,7 @@ class SourceTree:
         return self._versions[module]
 
     def dependencies(self, module: str) -> Set[str]:
-        """`module` and all modules whose code it runs, directly or indirectly."""
+        """`module` and all modules of these packages that it imports, directly or not, except those in `_NEUTRAL`."""
         seen: set[str] = set()
         waiting = {module}
         while waiting:
@@ -124,7 +124,10 @@ class SourceTree:
         return self._files[module]
 
     def _defining(self, imported: _Import, tried: Set[_Import] = frozenset()) -> set[str]:
-        """The modules that define an imported name; empty if it is not in these packages."""
+        """The modules that define an imported name, found through re-exports; empty if it is not in these packages.
+
+        `tried` holds the imports already followed, so that circular re-exports end.
+        """
         if self._path_of(imported.module) is None or imported in tried:
             return set()
         if imported.name is None:
@@ -140,9 +143,9 @@ class SourceTree:
         return found if exported else {imported.module}
 
     def _registered(self, module: str) -> set[str]:
-        """Modules that the packages around `module` import only for their side effects.
+        """Modules that the `__init__` of a package around `module` imports but does not use.
 
-        (Importing the modules of networks registers these by name.)
+        Such imports are for side effects: importing the modules of networks registers the networks by name.
         """
         parts = module.split(".")
         packages = (".".join(parts[:count]) for count in range(1, len(parts)))
@@ -159,7 +162,7 @@ INSTALLED = SourceTree(*(Path(__file__).resolve().parents[2] / name for name in 
 
 
 def code_version(module: str) -> str:
-    """16 hex digits that change when the installed code of `module`, or of a module that it depends on, changes."""
+    """A hash (16 hex digits) of the installed code of `module` and of all modules that it depends on."""
     return INSTALLED.version(module)
 
 
@@ -186,7 +189,7 @@ def _parsed(module: str, path: Path) -> _File:
 
 
 def _imports(nodes: Iterable[ast.AST], inside: str) -> Iterator[_Import]:
-    """The imports among `nodes`, in a file of the package `inside`."""
+    """The imports among the syntax nodes of a file; relative ones are resolved against the package `inside`."""
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -201,7 +204,7 @@ def _imports(nodes: Iterable[ast.AST], inside: str) -> Iterator[_Import]:
 
 
 def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run when a module is imported: everything outside functions."""
+    """All syntax nodes outside functions, which run when the module is imported; a function counts as one node."""
     for node in ast.iter_child_nodes(tree):
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -209,7 +212,7 @@ def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
-    """The names that a module defines, other than by imports."""
+    """The names defined outside functions by `def`, `class` or assignment, class bodies included; not imports."""
     for node in _outside_functions(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name

@@ -17,29 +17,33 @@ from casemate.provenance import environment, surroundings
 @final
 @dataclass(frozen=True)
 class Plan:
-    """The tasks to compute, and those of their artifacts that are in the store already."""
+    """Tasks in the order in which they run, the store key of each, and the artifacts that were stored already."""
 
     tasks: list[Task]
-    """In the order they run."""
+    """All tasks, in the order in which they run; those whose artifact is stored are skipped."""
     keys: dict[str, str]
     artifacts: dict[str, Artifact]
-    """The finished ones, by task name."""
+    """The artifacts that the store held when the plan was made, by task name."""
 
     @property
     def missing(self) -> list[Task]:
-        """The tasks whose artifacts are not in the store yet."""
+        """The tasks still to run: their artifacts were not in the store when the plan was made."""
         return [task for task in self.tasks if task.name not in self.artifacts]
 
     @property
     def work_left(self) -> float:
-        """The cost of the missing tasks, in passes of one image."""
+        """Estimated cost of the missing tasks (sum of `Task.work`), in forward and backward passes of one image."""
         return sum((task.work for task in self.missing), start=0.0)
 
 
 def make_plan(
     tasks: Sequence[Task], wanted: Sequence[str], producers: Mapping[str, Producer], store: Store, device: str
 ) -> Plan:
-    """Order the wanted tasks and what they need, compute their keys, and look them up in the store."""
+    """The plan for the tasks named in `wanted` and all tasks that they need; nothing is computed.
+
+    The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
+    `device`, are looked up in the store. Raises `StoreError` for a damaged artifact.
+    """
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
     found = {name: store.find(key) for name, key in key_of.items()}
@@ -49,7 +53,11 @@ def make_plan(
 def run_plan(
     plan: Plan, producers: Mapping[str, Producer], store: Store, context: Context, threads: int
 ) -> dict[str, Artifact]:
-    """Compute the missing artifacts; return all of them by task name. Those finished before a failure are kept."""
+    """Run the tasks whose artifacts are missing, one after the other; return all artifacts by task name.
+
+    Each artifact is stored as soon as it is finished, and so survives a later failure. `threads`, their
+    number in use, is only recorded.
+    """
     artifacts = dict(plan.artifacts)
     missing = plan.missing
     if not missing:
@@ -70,10 +78,10 @@ def run_plan(
 
 
 class _ArtifactObserver:
-    """An observer for the producer of one artifact, which also advances the progress of the whole plan.
+    """The observer that one task's producer reports to: it also advances the progress of the whole plan.
 
-    The first work that a producer reports (the training, or the attack) is taken for all of it; later work is reported,
-    but does not advance the plan.
+    Work with a known total that is not nested in other work advances the plan by its completed share of the task's
+    cost, until that cost is used up. Nested work is passed on to `observer`, but does not advance the plan.
     """
 
     def __init__(self, observer: Observer, advance: Advance, work: float | int, note: str) -> None:
@@ -103,7 +111,10 @@ class _ArtifactObserver:
 
 
 def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
-    """Whether the present code would make this artifact. A stale one is never used again and may be removed."""
+    """Whether the installed code is the code that computed this artifact.
+
+    If not, or if no producer computes its kind of task any more, it is stale: the installed code never uses it.
+    """
     producer = producers.get(artifact.facts["kind"])
     return producer is not None and artifact.facts["code"] == code_version(producer.module)
 

@@ -22,24 +22,24 @@ from casemate.errors import StoreError
 from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
 
 _FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
-"""The entries of every artifact.json, and their types."""
+"""The entries that every artifact.json must have, and their types."""
 _LOCK_TIMEOUT = 0.5
-"""Seconds to wait for a lock, which another process may hold for a moment only to inspect a folder."""
+"""Seconds that `lock_for` waits for a lock: another process may hold it briefly, only to inspect the key's folder."""
 
 
 @final
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact in the store."""
+    """The stored result of one task: a folder of files, described by its artifact.json."""
 
     key: str
     folder: Path
     facts: dict[str, Any]
-    """kind, name, config, needs, code, result, provenance."""
+    """The content of artifact.json: key, kind, name, config, needs, code, result, provenance."""
 
     @property
     def result(self) -> dict[str, Any]:
-        """The result that the artifact's producer returned."""
+        """What the function that computed the artifact returned, as JSON; arrays and models are in files instead."""
         return self.facts["result"]
 
     def path(self, name: str) -> Path:
@@ -52,7 +52,7 @@ class Artifact:
         return path
 
     def arrays(self, name: str) -> dict[str, Any]:
-        """The NumPy arrays in a .safetensors file of the artifact. Raises `StoreError` if it is absent or damaged."""
+        """The NumPy arrays, by name, in the .safetensors file `name`. Raises `StoreError` if it is absent or broken."""
         from casemate.arrays import (
             UnsoundError,
             read_safetensors,
@@ -66,18 +66,21 @@ class Artifact:
 
     @property
     def size(self) -> int:
-        """Number of bytes on disk."""
+        """Number of bytes of all its files together."""
         return size_of(self.folder)
 
 
 def default_store() -> Path:
-    """$CASEMATE_STORE, or `store` in the user's cache directory."""
+    """The folder of the store if none is given: $CASEMATE_STORE, or `store` in the user's cache directory."""
     from_environment = os.environ.get("CASEMATE_STORE")
     return Path(from_environment) if from_environment else cache_folder() / "store"
 
 
 class Store:
-    """A folder of finished artifacts. Creating the object creates the folder."""
+    """A folder of finished artifacts, unfinished work and locks, each under a task's key.
+
+    Creating the object creates the folder: `root`, or else `default_store()`.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root: Path = make_folder(Path(root) if root is not None else default_store())
@@ -86,7 +89,7 @@ class Store:
         self._locks = make_folder(self.root / "locks")
 
     def find(self, key: str) -> Artifact | None:
-        """The finished artifact with this key, if there is one. Raises `StoreError` if it is damaged."""
+        """The finished artifact with this key, or None. Raises `StoreError` for a damaged artifact.json."""
         folder = self._artifacts / key
         if not (folder / "artifact.json").is_file():
             return None
@@ -96,7 +99,7 @@ class Store:
         return Artifact(key, folder, facts)
 
     def artifacts(self) -> list[Artifact]:
-        """All finished artifacts, oldest first; damaged ones are left out."""
+        """All finished artifacts, oldest first, without those whose artifact.json is damaged."""
         found = []
         for folder in self._artifacts.iterdir():
             facts = None if folder.name.startswith(".") else _facts_of(folder)
@@ -105,7 +108,7 @@ class Store:
         return sorted(found, key=lambda artifact: artifact.facts["provenance"].get("finished") or "")
 
     def _acquire(self, key: str, timeout: float) -> filelock.BaseFileLock | None:
-        """Take the key's lock; None if another process holds it for longer than `timeout` seconds."""
+        """Take and return the key's lock; None if another process still holds it after `timeout` seconds."""
         lock = filelock.FileLock(self._locks / f"{key}.lock")
         try:
             lock.acquire(timeout=timeout)
@@ -120,9 +123,9 @@ class Store:
 
     @contextmanager
     def lock_for(self, key: str) -> Iterator[Path]:
-        """A context that holds the key's lock; it yields the key's working folder, which survives failures until `put`.
+        """A context that holds the key's lock and yields the folder for its unfinished work, such as a checkpoint.
 
-        Raises `StoreError` if another process holds the lock.
+        That folder remains after a failure; `put` removes it. Raises `StoreError` if another process holds the lock.
         """
         holder = self._locks / f"{key}.pid"
         lock = self._acquire(key, _LOCK_TIMEOUT)
@@ -141,9 +144,10 @@ class Store:
 
     @contextmanager
     def put(self, key: str, facts: dict[str, Any]) -> Iterator[Path]:
-        """A context that yields a folder for the artifact's files; at its end the complete artifact is in the store.
+        """A context that yields a folder for the artifact's files; at its end the artifact is in the store as a whole.
 
-        `facts`, the content of artifact.json, may be completed inside. The key's working folder is removed at the end.
+        `facts`, the content of artifact.json, is written at the end, so the caller may add to it inside. Then the
+        key's folder of unfinished work is removed. After an exception nothing is stored.
         """
         with writing_folder(self._artifacts / key) as folder:
             yield folder
@@ -161,7 +165,7 @@ class Store:
                 lock.release()
 
     def unfinished(self) -> list[Path]:
-        """What no process is working on: working folders, remains of interrupted writes, damaged artifacts."""
+        """Paths of unfinished work, interrupted writes and damaged artifacts that no process has locked."""
         leftovers = [*self._working.iterdir()]
         leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
         found = []
@@ -174,12 +178,12 @@ class Store:
     def remove(self, artifact: Artifact) -> int:
         """Remove a finished artifact, whole or not at all, and return the number of bytes freed.
 
-        Raises `StoreError` if another process is computing it again at this moment.
+        Raises `StoreError` if another process holds its lock, or if a file cannot be deleted.
         """
         return self._remove(artifact.folder, f"{artifact.facts['name']} ({artifact.key})")
 
     def discard(self, unfinished: Path) -> int:
-        """Remove one of `unfinished()`; return the number of bytes freed. Raises `StoreError` if it is in use again."""
+        """Remove a path of `unfinished()`; return the bytes freed. Raises `StoreError` if a process locked it since."""
         return self._remove(unfinished, str(unfinished))
 
     def _remove(self, path: Path, what: str) -> int:
@@ -219,7 +223,7 @@ def _facts_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_time(value: Any) -> bool:
-    """Whether this is a time in ISO 8601, or None."""
+    """Whether `value` is a text that gives a time in ISO 8601, or None."""
     try:
         return value is None or bool(datetime.fromisoformat(value))
     except (TypeError, ValueError):
@@ -227,10 +231,10 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    """Whether this is a number of seconds, or None."""
+    """Whether `value` is a plausible number of seconds (0 to 1e12), or None."""
     return value is None or (type(value) in (int, float) and 0 <= value < 1e12)
 
 
 def size_of(folder: Path) -> int:
-    """Number of bytes of all files below `folder`."""
+    """Number of bytes of all files in `folder` and its subfolders together."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

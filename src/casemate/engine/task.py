@@ -15,16 +15,16 @@ from casemate.progress import Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A description of one artifact to compute."""
+    """A computation described as data (its kind, settings and inputs); its result is stored as one artifact."""
 
     name: str
     """Unique within a plan, such as "E2/fgsm/ce"."""
     kind: str
-    """The kind of producer that computes it."""
+    """Which computation it is, such as "train" or "curve": the key of its `Producer`."""
     config: dict[str, Any]
-    """All settings of the producer, as JSON."""
+    """All settings of the computation, as JSON."""
     needs: dict[str, str] = field(default_factory=dict)
-    """Names of the tasks whose artifacts the producer uses, by role."""
+    """Its inputs: by role, such as "model", the name of the task whose artifact is used."""
     work: float | int = 1.0
     """Rough cost, in forward and backward passes of one image; for the estimate of the time left."""
 
@@ -32,7 +32,7 @@ class Task:
 @final
 @dataclass(frozen=True)
 class Context:
-    """The circumstances in which a producer runs; only the device may change the result."""
+    """Device, progress observer and data folder of a task that runs; of these only the device may change the result."""
 
     device: str
     observer: Observer
@@ -41,30 +41,39 @@ class Context:
 
 @runtime_checkable
 class ProducerFn(Protocol):
-    """The function of a producer."""
+    """A function that computes any task of one kind, such as a training or a curve."""
 
     def __call__(
         self, config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
     ) -> dict[str, Any]:
-        """Write files into `folder` and return the result as JSON; keep in `working` what a resumed run needs."""
+        """Compute one task: write the artifact's files into `folder`, and return its result as JSON.
+
+        Args:
+            config: the task's settings.
+            needs: the artifacts that are its inputs, by role.
+            folder: becomes the artifact's folder when the function returns.
+            working: a folder for what a later run needs to continue after a failure, such as a checkpoint.
+            context: the device, the observer, and where to search for data.
+        """
         ...
 
 
 @final
 @dataclass(frozen=True)
 class Producer:
-    """Computes all tasks of one kind."""
+    """How tasks of one kind are computed: the function, imported only on demand, and the module that contains it."""
 
     module: str
     """The module whose code, with everything it imports, determines the result; its hash is part of the key."""
     load: Callable[[], ProducerFn]
-    """Imports and returns the function; a plan does not call it, and so needs no PyTorch."""
+    """Imports and returns that function. Called just before tasks run, so that making a plan needs no PyTorch."""
 
 
 def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]) -> dict[str, str]:
-    """The key of every task: a hash of kind, configuration, code, environment, and the keys of what it needs.
+    """The store key of every task, by task name: a hash (20 hex digits) of all that its result depends on.
 
-    `tasks` must come after what they need, as `ordered` leaves them.
+    That is its kind, settings, code and `environment`, and the keys of the tasks it needs, which must come before it in
+    `tasks`, as `ordered` returns them.
     """
     found: dict[str, str] = {}
     for task in tasks:
@@ -81,7 +90,10 @@ def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: 
 
 
 def ordered(tasks: Sequence[Task], wanted: Sequence[str]) -> list[Task]:
-    """The wanted tasks and all that they need, directly or not: each after what it needs, else in the given order."""
+    """The tasks named in `wanted` and all tasks that they need, directly or not; each comes after those it needs.
+
+    Otherwise the order is that of `wanted`. Raises `ValueError` if tasks need each other in a circle.
+    """
     by_name = {task.name: task for task in tasks}
     done: dict[str, Task] = {}
 

@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A rendered figure with its texts and its numbers."""
+    """A figure rendered as SVG and PNG, with its texts and a table of the numbers that it shows."""
 
     name: str
     """File name without ending, such as "figure-12"."""
@@ -53,11 +53,11 @@ class Figure:
     png: bytes
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]] = field(default_factory=list)
-    """The numbers under the figure."""
+    """The table of numbers that the figure shows: in each row one value for each of `columns`."""
 
     @property
     def csv(self) -> str:
-        """The numbers as CSV with a header line."""
+        """`columns` and `rows` as the text of a CSV file; floats with six significant digits."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
@@ -66,17 +66,17 @@ class Figure:
 
 
 def styled() -> AbstractContextManager[None]:
-    """A context in which figures are drawn in the common style."""
+    """A context in which matplotlib draws figures in the style that all figures share."""
     return plt.rc_context(_STYLE)
 
 
 def canvas(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, np.ndarray]:
-    """An empty figure, and its axes as a two-dimensional array."""
+    """An empty figure of `width` times `height` inches, and its axes as an array `(rows, columns)`."""
     return plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
 
 
 def render_figure(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
-    """The drawing as SVG and PNG, the same bytes for the same drawing; the drawing is closed."""
+    """Render a drawing as (SVG, PNG), and close it; equal drawings of the same `name` give the same bytes."""
     svg, png = io.BytesIO(), io.BytesIO()
     drawing.draw_without_rendering()  # the first drawing settles the layout of axes with a fixed aspect
     with plt.rc_context({"svg.hashsalt": name}):
@@ -87,7 +87,7 @@ def render_figure(drawing: Canvas, name: str) -> tuple[bytes, bytes]:
 
 
 def finished(drawing: Canvas, name: str, **words: Any) -> Figure:
-    """The drawing rendered, with its title, caption, alternative text and numbers."""
+    """Render and close a drawing; `words` are the remaining fields of `Figure`: title, caption, alt, columns, rows."""
     svg, png = render_figure(drawing, name)
     return Figure(name=name, svg=svg, png=png, **words)
 
@@ -101,7 +101,16 @@ def estimate_line(
     band: bool = True,
     **style: Any,
 ) -> None:
-    """Draw a line through estimates, with their 95 % intervals as a band."""
+    """Draw a line through estimates over `x`, and unless `band` is false their 95 % intervals as a band.
+
+    Args:
+        axes: where to draw.
+        x: the horizontal position of each estimate.
+        estimates: with `value`, `low` and `high`, as `Estimate.as_json` gives them.
+        percent: draw shares in percent, that is times 100.
+        band: draw the intervals.
+        style: matplotlib's settings of the line; `color` is required.
+    """
     factor = 100 if percent else 1
     axes.plot(x, [factor * each.value for each in estimates], **style)
     if band:
@@ -113,25 +122,25 @@ _TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 def plain_ticks(axis: Axis, largest: float, ticks: Sequence[float] = _TICKS) -> None:
-    """Put ticks with plain numbers on a non-linear axis, up to `largest`."""
+    """Set the ticks of an axis, such as a logarithmic one, to those of `ticks` up to `largest`, as plain numbers."""
     axis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= largest]))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
 
 
 def legend_below(axes: Axes, *, pad: float = 3, **style: Any) -> None:
-    """Put the legend below the horizontal axis, where it hides nothing; an axis label needs more `pad`."""
+    """Put the legend below the plot, `pad` font sizes from the horizontal axis; an axis with a label needs more."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=pad, **style)
 
 
 def percent_axis(axes: Axes) -> None:
-    """Make the vertical axis an accuracy from 0 to 100 %."""
+    """Label the vertical axis as accuracy in percent, and let it range from 0 to 100 with a small margin."""
     axes.set_ylim(-2, 102)
     axes.set_ylabel("accuracy, %")
 
 
 def picture(axes: Axes, image: np.ndarray, title: str, *, largest: float = 1.0) -> None:
-    """Draw an image, `(height, width)`, in grey and without axes."""
+    """Draw an image `(height, width)` in grey, from 0 (black) to `largest` (white), with a title and without axes."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=largest, interpolation="nearest")
     axes.set_title(title, fontsize=8.5)
     axes.set_axis_off()

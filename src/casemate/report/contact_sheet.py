@@ -16,11 +16,11 @@ from casemate.files import writing
 from casemate.types import Images, Labels
 
 _SIZE = 1.5
-"""Width of one image, in inches."""
+"""The longer side of one drawn image, in inches."""
 
 
 def draw_samples(dataset: Dataset, per_class: int, path: Path) -> None:
-    """Write the first `per_class` training images of every class to a PNG file, a row per class."""
+    """Draw the first `per_class` training images of every class in grey into a PNG file, one row per class."""
     rows = len(dataset.classes)
     with _canvas(rows, 1, 1.6 + 0.6 * per_class, 0.62 * rows, path) as axes:
         for label, (name, place) in enumerate(zip(dataset.classes, axes[:, 0], strict=True)):
@@ -45,7 +45,7 @@ def draw_attack(
     bounds: tuple[float, float] = (0.0, 1.0),
     most: int = 10,
 ) -> None:
-    """Write original, perturbation and adversarial image side by side to a PNG file, with the predicted class.
+    """Draw original, perturbation and adversarial image side by side into a PNG file, with true and predicted class.
 
     All tensors are on the CPU.
 
@@ -58,8 +58,8 @@ def draw_attack(
         path: the file; it ends in .png.
         title: the title of the sheet.
         bounds: the smallest and the largest value of a pixel.
-        most: the largest number of images: first those that a perturbation misclassifies, then those that are
-            misclassified without one, then others.
+        most: how many images are drawn at most: first the misclassified ones that were perturbed, then those
+            misclassified without a perturbation, then the correctly classified ones.
     """
     fooled = adversarial_prediction != labels
     changed = (adversarial != clean).flatten(1).any(1)
@@ -96,7 +96,10 @@ def draw_attack(
 
 
 def _scaled(image: Tensor, low: float, high: float) -> Any:
-    """An image, `(channels, height, width)`, scaled to [0, 1] for matplotlib: channels last, or none if grey."""
+    """An image `(channels, height, width)` for matplotlib, scaled from [low, high] to [0, 1] and clipped.
+
+    The result is `(height, width, 3)` for three channels; any other number is averaged to `(height, width)`.
+    """
     pixels = ((image - low) / (high - low)).clamp(0, 1)
     if len(pixels) not in (1, 3):
         pixels = pixels.mean(0, keepdim=True)
@@ -108,14 +111,17 @@ def _short(name: str) -> str:
 
 
 def _bare(place: Any) -> None:
-    """Remove the ticks."""
+    """Remove the ticks from the matplotlib axes `place`."""
     place.set_xticks([])
     place.set_yticks([])
 
 
 @contextmanager
 def _canvas(rows: int, columns: int, width: float, height: float, path: Path) -> Iterator[Any]:
-    """A context with the axes of a drawing, which at its end is written to `path`, whole or not at all."""
+    """A context that yields the axes of a new drawing, an array `(rows, columns)`, and at its end writes it to `path`.
+
+    The drawing has `width` times `height` inches; the PNG file is written whole or not at all.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

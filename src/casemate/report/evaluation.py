@@ -21,9 +21,10 @@ _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32
 
 
 def build_evaluation(folder: Path) -> Path:
-    """Write report.html into a folder with result.json, a table of examples and adversarial.safetensors; return it.
+    """Write report.html into `folder`, from the files there that `casemate evaluate` wrote; return its path.
 
-    Raises `RecordError` for files that cannot be read, or that another version wrote.
+    These are result.json, the table of examples and adversarial.safetensors. Raises `RecordError` if one of them cannot
+    be read, or was written by an incompatible version.
     """
     path = folder / "result.json"
     result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
@@ -62,7 +63,7 @@ def build_evaluation(folder: Path) -> Path:
 
 
 def _about(result: EvaluationResult) -> list[tuple[str, str]]:
-    """What was evaluated, how, and where."""
+    """The rows (name, value) of the report's table of what was evaluated, with which settings, on which machine."""
     made, number = result.provenance, result.verdict.number
     return [
         ("model", result.model),
@@ -82,7 +83,7 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
 
 
 def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    """The numbers at the top of the page: what, value, interval."""
+    """The accuracies at the top of the page, clean and at each eps, as texts: (what it is, value, interval)."""
     found = [("accuracy without an attack", result.verdict.number.clean)]
     for each in result.verdicts:
         doubt = "" if each.trust.trusted else f" ({UNTRUSTED})"

@@ -12,14 +12,17 @@ from casemate.report.evaluation_result import EvaluationResult
 from casemate.tables import Table, is_missing
 
 _EXAMPLES = 6
-"""Adversarial examples shown, at most."""
+"""Number of adversarial examples shown, at most."""
 _BARS = 30
-"""Classes shown, at most: the worst."""
+"""Number of classes shown, at most; these are the least robust ones."""
 _ATTACK_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#999999")
 
 
 def accuracy_over_eps(result: EvaluationResult) -> Figure:
-    """Robust accuracy against eps with its interval, what was left after each attack, and where the grades begin."""
+    """A chart of robust accuracy, with its 95 % interval, against eps.
+
+    It also shows the accuracy left after each attack of the sequence, and the borders of the grades broken and weak.
+    """
     number, borders = result.verdict.number, result.verdict.borders
     values = [0.0, *(each.eps for each in result.verdicts)]
     worst = [number.clean, *(each.number.robust for each in result.verdicts)]
@@ -71,7 +74,10 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
 
 
 def accuracy_per_class(result: EvaluationResult) -> Figure:
-    """Accuracy within each class, without an attack and under all of them at the largest eps."""
+    """A bar chart of each class's accuracy without an attack, and under all attacks at the largest eps.
+
+    The least robust class comes first; of many classes only the first `_BARS` are drawn.
+    """
     classes = result.per_class[:_BARS]
     eps = format_eps(result.verdict.eps)
     drawing, axes = canvas(1, 1, 7, 0.6 + 0.38 * len(classes))
@@ -107,7 +113,16 @@ def accuracy_per_class(result: EvaluationResult) -> Figure:
 
 
 def adversarial_examples(result: EvaluationResult, table: Table, images: Mapping[str, np.ndarray]) -> Figure | None:
-    """One fooled image per class, its perturbation, and the adversarial image; None if no image was fooled."""
+    """A figure of one fooled image for each of several classes, its perturbation, and the adversarial image.
+
+    Args:
+        result: the evaluation.
+        table: the table of examples, with one row per image.
+        images: arrays `(n, channels, height, width)` under the names "clean" and "adversarial".
+
+    Returns:
+        The figure; None if no image was fooled.
+    """
     fooled = np.flatnonzero(~is_missing(table["first_success"]) & (table["adversarial_prediction"] != table["label"]))
     _, first = np.unique(table["label"][fooled], return_index=True)
     places = fooled[np.sort(first)][:_EXAMPLES]
@@ -155,7 +170,10 @@ def adversarial_examples(result: EvaluationResult, table: Table, images: Mapping
 
 
 def _picture(axes: Any, image: np.ndarray, title: str) -> None:
-    """Draw an image without axes: three channels in colour, any other number as their mean in grey."""
+    """Draw an image `(channels, height, width)` with values in [0, 1], without axes.
+
+    Three channels are drawn in colour, any other number of them as their mean in grey.
+    """
     shape = image.shape[0]
     flat = image.transpose(1, 2, 0) if shape == 3 else image.mean(0)
     axes.imshow(np.clip(flat, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

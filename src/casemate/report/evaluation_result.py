@@ -22,33 +22,33 @@ class ClassAccuracy(NamedTuple):
 
 
 class AttackUsed(NamedTuple):
-    """One attack of an evaluation."""
+    """One attack of an evaluation: its name, its settings, and how many images it was the first to fool."""
 
     name: str
     first_to_fool: int
-    """How many images it was the first attack to fool."""
+    """Number of images that it was the first of the attacks to fool, counted over all eps."""
     settings: Mapping[str, Any]
 
     @property
     def words(self) -> str:
-        """The settings on one line, after the name of the class; those that are off are left out."""
+        """The attack's class and its settings in one line, without eps, norm, and settings that are None or False."""
         shown = {name: value for name, value in self.settings.items() if name not in ("name", "eps", "norm")}
         words = ", ".join(f"{name} {value}" for name, value in shown.items() if value not in (None, False))
         return f"{self.settings['name']}: {words}"
 
 
 class CheckRow(NamedTuple):
-    """One check, each cell as text; empty where there is nothing to show."""
+    """One check of an evaluation as a row of a table: every cell is a text, "" where there is nothing to show."""
 
     name: str
     title: str
     about: str
     """What the check looks for and why it matters."""
     state: str
-    """voids, weakens, note, not run or passed."""
+    """Outcome of the check: "voids", "weakens" (the result) or "note" if it was raised; else "passed" or "not run"."""
     measured: str
     threshold: str
-    """The check is raised above it."""
+    """The number above which `measured` raises the check."""
     seen: str
     """What was found; or why the check was not run, or not raised although its number lies above the threshold."""
 
@@ -59,42 +59,42 @@ class EvaluationResult:
     """A finished evaluation, read from its result.json."""
 
     model: str
-    """Its file, or the function that made it."""
+    """The model's file, or package.module:function for the function that made it."""
     fingerprint: str
-    """SHA-256 of its weights."""
+    """SHA-256 of the model's weights."""
     data: str
-    """The data set, or the file with the images."""
+    """Name of the data set, or of the file with the images."""
     images: int
     classes: tuple[str, ...]
     substitute: str | None
     seed: int
     precision: str
-    """float32 or bfloat16."""
+    """Precision in which attacks computed gradients: float32 or bfloat16."""
     randomised: bool
     draws: int
-    """How many answers of a randomised model were averaged."""
+    """How many outputs of a randomised model were averaged for each prediction; 1 for any other model."""
     device: str
     seconds: float
     passes: Passes
     verdicts: tuple[Verdict, ...]
-    """One for each eps, ascending."""
+    """One for each eps, in ascending order of eps."""
     per_class: tuple[ClassAccuracy, ...]
-    """The least robust class first; classes without images are left out."""
+    """One for each class with images, in ascending order of robust accuracy."""
     attacks: tuple[AttackUsed, ...]
     attempts: tuple[Attempt, ...]
     checks: tuple[Checked, ...]
-    """The gravest first."""
+    """All checks, in the order voids, weakens, note, not run, passed."""
     proven: int
-    """Adversarial examples in the record."""
+    """Number of adversarial examples in record.json: each fooled the model at batch size 1."""
     unproven: int
-    """Images that were fooled in a batch, but not surely alone; the record leaves them out."""
+    """Number of images fooled in a batch, but not reliably at batch size 1; the record does not contain them."""
     proven_accuracy: tuple[float, ...]
-    """The highest robust accuracy that the record allows at each eps."""
+    """For each eps, the upper bound on robust accuracy that the adversarial examples of the record prove."""
     provenance: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], where: str) -> "EvaluationResult":
-        """The content of a result.json; `where` names the file in errors. Raises `RecordError` for anything else."""
+        """The evaluation from the parsed content of its result.json; `where` names the file in a `RecordError`."""
         verdicts = read_verdicts(found, where)
         plain = ("model", "fingerprint", "data", "images", "substitute", "seed", "precision", "randomised", "draws")
         try:
@@ -133,12 +133,12 @@ class EvaluationResult:
 
     @property
     def conditions(self) -> str:
-        """Images, norm, budget and seed in one line."""
+        """Images, norm, budget and seed as one line of text."""
         number = self.verdict.number
         return f"{self.data}, first {self.images:,} images, {number.norm}, budget {number.budget}, seed {self.seed}"
 
     def attempt_rows(self) -> list[tuple[str, ...]]:
-        """A row per attack and eps: the columns of `ATTEMPT_COLUMNS`."""
+        """The table of attacks as texts: a row for each attack at each eps, with the columns of `ATTEMPT_COLUMNS`."""
         return [
             (
                 f"{each.eps:g}",
@@ -156,7 +156,7 @@ class EvaluationResult:
         ]
 
     def check_rows(self) -> list[CheckRow]:
-        """A row per check, the gravest first."""
+        """The table of checks: a row for each, in the order of `checks`."""
         return [
             CheckRow(
                 name=each.check,
@@ -183,11 +183,12 @@ ATTEMPT_COLUMNS = (
     "no gradient",
     "not finite",
 )
-"""The table of attacks: how many images each was run on, fooled and left; passes per image; images where it failed."""
+"""Columns of the table of attacks. Attacked, fooled and left are numbers of images, as are the last two, on which the
+attack failed; forward and backward are passes per attacked image."""
 
 
 def _checked(found: Mapping[str, Any]) -> Checked:
-    """A check from what `Checked.as_json` wrote."""
+    """The check whose method `as_json` returned `found`."""
     numbers = {name: found[name] for name in ("check", "value", "threshold")}
     finding = None
     if found["sentence"] is not None:

@@ -10,9 +10,10 @@ from casemate.norms import format_eps
 
 
 def template_environment(package: str = "casemate.report") -> jinja2.Environment:
-    """The templates of `package`, which may extend those of `casemate.report`, with autoescape.
+    """The Jinja environment with the HTML templates of `package` and of `casemate.report`, which escapes values.
 
-    An unknown variable is an error; a template that is not installed raises `StoreError`.
+    A template of `package` may extend one of `casemate.report`. It adds filters for figures, eps and table cells. An
+    unknown variable is an error; a template that is not installed raises `StoreError`.
     """
 
     def not_installed(name: str) -> NoReturn:  # jinja2's own error is an OSError, which would be taken for a full disk

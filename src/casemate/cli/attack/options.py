@@ -41,7 +41,7 @@ _EPS: Mapping[Norm, tuple[str, ...]] = {
 _EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
 _REMOVED = MODEL_FROM | {"--attack": "write the attack before MODEL, such as casemate attack pgd model.safetensors"}
 _WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Restarts)
-"""Wrappers of other attacks that have options, the innermost first."""
+"""Classes of attacks that wrap another attack and are available as options, the innermost first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class AbstractAttackCommand:
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Attack, write the files, print the result."""
+        """Attack, write the files (with --out), print the result; with --dry-run only print settings and cost."""
         at_least_one("images", self.images)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
@@ -122,7 +122,7 @@ class AbstractAttackCommand:
 
 
 def parse(argv: Sequence[str]) -> AbstractAttackCommand:
-    """The command in `argv`: an attack, a model, and options of that attack.
+    """The command `casemate attack`, parsed from `argv`: the name of an attack, a model, and options of that attack.
 
     Raises `SettingError` for an unknown attack, with the nearest known one, and for an option of earlier versions.
     """
@@ -141,7 +141,10 @@ def parse(argv: Sequence[str]) -> AbstractAttackCommand:
 
 
 def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
-    """The command of one attack: its own options, and the shared ones without those that do not apply to it."""
+    """The dataclass of `casemate attack NAME` for the attack class `kind`: the shared options, and the attack's own.
+
+    Shared options that do not apply to the attack, such as --eps or --target, are hidden.
+    """
     names = {each.name for each in fields(kind)}
     changed: list[tuple[str, Any, Any]] = [
         ("attack", options_of(kind, skip=["eps"], words=_settings_words(kind)), field()),
@@ -168,21 +171,21 @@ def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
 
 
 def _own(wrapper: type[AbstractAttack]) -> tuple[str, list[str]]:
-    """The field of a wrapper that holds the wrapped attack, and its other fields."""
+    """Names of a wrapper's fields: the one that holds the wrapped attack, and a list of the others."""
     hints = get_type_hints(wrapper)
     inside = next(name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, AbstractAttack))
     return inside, [each.name for each in fields(wrapper) if each.name != inside]
 
 
 def _wrappers_of(kind: type[AbstractAttack]) -> list[type[AbstractAttack]]:
-    """The wrappers that accept an attack and have no field that the attack has itself."""
+    """The wrappers in `_WRAPPERS` that accept an attack of class `kind` and have no field that `kind` has itself."""
     names = {each.name for each in fields(kind)}
     fitting = [each for each in _WRAPPERS if issubclass(kind, get_type_hints(each)[_own(each)[0]])]
     return [each for each in fitting if names.isdisjoint(_own(each)[1])]
 
 
 def _wrapper_options(kind: type[AbstractAttack]) -> type:
-    """The options of an attack's wrappers; a wrapper is left out if its option is not given (None)."""
+    """A dataclass with the options of all wrappers that fit an attack; None (the default): the wrapper is not used."""
     hint = "(default: not used)"
     options: list[tuple[str, Any, Any]] = []
     for wrapper in _wrappers_of(kind):
@@ -198,7 +201,7 @@ def _wrapper_options(kind: type[AbstractAttack]) -> type:
 
 
 def _words(kind: type[AbstractAttack], name: str) -> str:
-    """The first paragraph of an attack's help, with its paper and an example."""
+    """The help text of one attack: a summary, its paper, and an example."""
     paper = paper_of(kind)
     about = [summary_of(kind), *([f"- {paper}."] if paper else [])]
     # tyro joins a line that begins with a letter to the one before, and breaks none
@@ -209,6 +212,6 @@ def _words(kind: type[AbstractAttack], name: str) -> str:
 
 
 def _settings_words(kind: type[AbstractAttack]) -> str:
-    """The help on an attack's settings: the class they belong to, and those that can be set in Python only."""
+    """The help text above an attack's settings: its class, and which settings can be set in Python only."""
     names = python_only(kind)
     return f"The fields of {kind.__module__}.{kind.__name__}." + (f" Python only: {', '.join(names)}." if names else "")

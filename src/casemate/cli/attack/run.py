@@ -46,44 +46,52 @@ _FLATTERED = "a single gradient makes a randomised defence look more robust than
 
 @dataclass(frozen=True)
 class AttackSeries:
-    """An attack at every eps."""
+    """One attack with its wrappers, as a separate object for each value of eps."""
 
     attacks: Mapping[float, tuple[str, AbstractAttack]]
-    """By eps, ascending: eps as the user wrote it, and the attack; an attack without eps has the key infinity."""
+    """By eps, ascending: (eps as the user wrote it, the attack with that eps). An attack without a field eps is the
+    only entry, under the key infinity and with the text ""."""
     radii: Mapping[float, str]
-    """The values of eps at which accuracy is reported, ascending, as the user wrote them."""
+    """The values of eps at which accuracy is reported, ascending, each with the text that the user wrote; empty for an
+    attack without eps that is not a minimum-norm attack."""
     core: AbstractAttack
-    """The attack inside all wrappers, at the smallest eps."""
+    """The attack without its wrappers (such as random restarts), at the smallest eps."""
     averages: str | None
-    """The option that would average the attack's gradients; None if there is none, or it was given."""
+    """The option that averages gradients over several random passes, "eot-samples", if the attack has it and it was
+    not given; None otherwise."""
 
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """An attack that is ready to run."""
+    """An attack that is ready to run: its settings, the loaded model, and the images."""
 
     about: dict[str, Any]
-    """The settings, as JSON."""
+    """The settings as JSON, for result.json; `notes` are remarks for the user."""
     title: str
     series: AttackSeries
     model: Classifier
     test: LabelledImages
     target: int | None
-    """The class that a targeted attack aims at."""
+    """Index of the class that a targeted attack aims at; None for an untargeted attack."""
 
 
 @dataclass(frozen=True)
 class EpsPoint:
-    """What an attack left at one eps."""
+    """Results of an attack at one eps: accuracies and other measures over all images."""
 
     eps: float | None
     """None for an attack without eps."""
     measures: dict[str, Estimate | None]
-    """By name, as in result.json: the accuracies worst and last, or for a target reached and still_right; loss,
-    no_gradient and distance, None where no image has one."""
+    """By name, as in result.json; which ones there are depends on the attack.
+
+    worst: share of images classified correctly at this and every smaller eps (gradient attacks: at every iterate).
+    last: share correct at the last iterate. Instead, with a target, reached: share classified as the target, and
+    still_right: share classified correctly. loss: mean cross-entropy. no_gradient: share of images whose gradient was
+    zero at every step. distance, at the largest eps: mean norm of the perturbations that fooled. None: no image
+    has a finite value."""
 
     def as_json(self) -> dict[str, Any]:
-        """One flat entry of result.json."""
+        """The entry for this eps in result.json: eps and every measure in one mapping."""
         return {"eps": self.eps} | {
             name: None if each is None else each.as_json() for name, each in self.measures.items()
         }
@@ -91,21 +99,23 @@ class EpsPoint:
 
 @dataclass
 class AttackOutcome:
-    """What an attack found, over all eps."""
+    """The results of an attack at all values of eps."""
 
     points: list[EpsPoint] = field(default_factory=list)
     """One per eps, ascending."""
     table: Table = field(default_factory=dict)
-    """One row per image and eps."""
+    """The table of examples: a row per image and eps; of a minimum-norm attack a row per image."""
     images: dict[str, Tensor] = field(default_factory=dict)
-    """Clean and adversarial images, if they are kept."""
+    """If images are kept: "clean", "labels", and the adversarial images of each run as "eps-0.1" and so on, or as
+    "adversarial" for an attack without eps. Otherwise empty."""
     largest: tuple[str, AttackResult] | None = None
-    """The largest eps as the user wrote it, and its result, for the contact sheet; None if images are not kept."""
+    """For the contact sheet: the largest eps as the user wrote it ("" for an attack without eps) and its result; None
+    if images are not kept."""
     passes: Passes = field(default_factory=Passes)
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the images and the table."""
+        """The measures at every eps, the passes and the seconds, for result.json."""
         points = [each.as_json() for each in self.points]
         return {"points": points, "passes": asdict(self.passes), "seconds": self.seconds}
 
@@ -119,15 +129,15 @@ def build_attacks(
     default_eps: Mapping[Norm, Sequence[str]],
     randomised: bool,
 ) -> AttackSeries:
-    """The attack at each eps.
+    """Build the attack, inside its wrappers, at each eps; nothing is run.
 
     Args:
         kind: the class of the attack.
-        texts: the values of eps as the user wrote them; empty for `default_eps`.
+        texts: the values of eps as the user wrote them; empty to use `default_eps`.
         settings: all settings of the attack except eps.
         wrappers: attacks to wrap around it, the innermost first: the class, its field for the wrapped attack, and a
-            mapping with its settings among others; a wrapper with a setting of None is left out.
-        default_eps: by norm.
+            mapping with its settings, and perhaps others; a wrapper with a setting of None is not used.
+        default_eps: the values of eps to use if `texts` is empty, by norm.
         randomised: the model is randomised, so gradient attacks run to their last iterate: a wrong prediction by
             chance at an intermediate iterate is no success.
 
@@ -180,7 +190,24 @@ def prepare(
     device: str,
     observer: Observer,
 ) -> AttackPlan:
-    """Load the model and the images it is attacked on. Raises `CasemateError`."""
+    """Load the model and the images, and collect the settings; nothing is attacked.
+
+    Args:
+        source: the model's file, or package.module:function.
+        series: the attack, from `build_attacks`.
+        wrappers: the options of its wrappers; None where one was not given.
+        inference: how to randomise the model, "stochastic-affine" or "noise"; None: not at all.
+        file: the user's own images; None for test images of a data set.
+        dataset: name of the data set; None for the one that the model was trained on.
+        data_dir: where to search for the data set.
+        images: how many images to attack; these are the first ones.
+        target: name or index of a class to aim at; images of this class are then removed.
+        seed: of all random draws.
+        device: where to compute.
+        observer: receives progress.
+
+    Raises `CasemateError`.
+    """
     given = inputs.load_model(source, device)
     found, data = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _randomised(given.model, inference).to(device)
@@ -216,7 +243,7 @@ def prepare(
 
 
 def _randomised(model: Classifier, inference: str | None) -> Classifier:
-    """The model, randomised as --inference says. Raises `ModelError` if it has no noise layers to leave on."""
+    """The model, randomised as --inference says (None: unchanged). Raises `ModelError` if it has no noise layers."""
     match inference:
         case "stochastic-affine":
             return preprocessed(model, StochasticAffine())
@@ -239,7 +266,11 @@ def _class(text: str, classes: tuple[str, ...]) -> int:
 
 
 def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
-    """Run the attack at every eps; with `keep` the outcome holds the adversarial images of each."""
+    """Run the planned attack at every eps; an attack without a field eps, such as a minimum-norm attack, runs once.
+
+    With `keep` the outcome also holds the clean images, the labels, and the adversarial images of each run. For an
+    untargeted gradient attack these come from a further run at each eps, which `AttackOutcome.passes` does not count.
+    """
     start = time.perf_counter()
     found = AttackOutcome()
     if keep:
@@ -263,7 +294,7 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
 
 
 def _run_sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
-    """Run an untargeted gradient attack in one sweep over eps."""
+    """Run an untargeted gradient attack in one sweep over eps (see `eps_curve`), and put the results into `found`."""
     seed = plan.about["seed"]
     curve = eps_curve(plan.model, first, plan.test, list(plan.series.radii), seed=seed, observer=observer)
     found.passes = curve.passes
@@ -277,7 +308,7 @@ def _run_sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOut
 
 
 def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str, AttackResult]]:
-    """Run the attack at each eps separately: eps, eps as the user wrote it, and the result."""
+    """Run the attack at each eps separately, and yield (eps, eps as the user wrote it, the result)."""
     images, labels = plan.test.tensors(plan.model.device)
     targets = None if plan.target is None else torch.full_like(labels, plan.target)
     for eps, (text, each) in plan.series.attacks.items():
@@ -286,14 +317,14 @@ def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str,
 
 
 def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
-    """Keep the adversarial images, and the result for the contact sheet; the largest eps comes last."""
+    """Put a run's adversarial images and result into `found`; must be called last for the largest eps."""
     name = f"eps-{parse_eps(text):g}" if text else "adversarial"
     found.images[name] = result.adversarial.cpu().contiguous()
     found.largest = (text, result)
 
 
 def _run_each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
-    """Run the attack once for each eps; once if it has none."""
+    """Run the attack once for each eps, or once if it has none, and put the results into `found`."""
     labels = plan.test.labels
     robust = torch.ones(len(labels), dtype=torch.bool)
     tables = []
@@ -313,7 +344,7 @@ def _run_each(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Obse
 
 
 def _run_minimum_norm(plan: AttackPlan, found: AttackOutcome, keep: bool, observer: Observer) -> None:
-    """Run a minimum-norm attack once; its distances give the accuracy at every eps."""
+    """Run a minimum-norm attack once, and put the accuracy at every eps, which its distances give, into `found`."""
     ((_, text, result),) = _results(plan, observer)
     distance = result.distance.cpu().double().numpy()
     for eps in plan.series.radii:
@@ -327,7 +358,7 @@ def _run_minimum_norm(plan: AttackPlan, found: AttackOutcome, keep: bool, observ
 
 
 def _loss_and_gradient(result: AttackResult) -> dict[str, Estimate | None]:
-    """The mean loss (None if no loss is finite), and the share of images whose gradient was always zero."""
+    """The measures "loss" (mean of the finite ones, None without any) and "no_gradient" (see `EpsPoint.measures`)."""
     loss = result.loss.cpu().numpy()
     finite = loss[np.isfinite(loss)]
     return {
@@ -337,7 +368,7 @@ def _loss_and_gradient(result: AttackResult) -> dict[str, Estimate | None]:
 
 
 def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
-    """The table of examples at one eps, a row per image."""
+    """The table of examples at one eps, a row per image, with columns for eps if finite and the target if any."""
     table = example_table(result, plan.test.labels.numpy())
     added: dict[str, np.ndarray] = {}
     if math.isfinite(eps):
@@ -348,7 +379,7 @@ def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
 
 
 def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) -> tuple[str, ...]:
-    """Write result.json, the table of examples, adversarial.safetensors and the contact sheet; return their names."""
+    """Write result.json, table of examples, adversarial.safetensors, contact sheet, all or none; return their names."""
     provenance = surroundings(plan.about["device"], threads)
     with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
         write_bytes(temporary / "adversarial.safetensors", safetensors.torch.save(found.images))

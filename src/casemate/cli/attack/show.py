@@ -12,7 +12,7 @@ _SHARES = {"worst": "Worst", "last": "Last", "reached": "Target reached", "still
 
 
 def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
-    """Print one row per eps, what the columns mean, and what the attack cost."""
+    """Print one row of accuracies per eps, what the columns mean, and the passes and the time that the attack took."""
     if as_json:
         console.show_json(plan.about | outcome.as_json())
         return
@@ -27,7 +27,7 @@ def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
 
 
 def _words(plan: AttackPlan, outcome: AttackOutcome) -> str:
-    """What the columns mean."""
+    """A text that explains the columns of the table of results."""
     if plan.target is not None:
         words = f"95 % intervals, over the images that are not {plan.about['target']}."
     elif "last" in outcome.points[0].measures:
@@ -44,7 +44,7 @@ def _words(plan: AttackPlan, outcome: AttackOutcome) -> str:
 
 
 def _has_gradient(outcome: AttackOutcome) -> bool:
-    """Whether the attack uses gradients, and reports where they were zero."""
+    """Whether the attack used gradients, and its outcome says for how many images they were always zero."""
     return "no_gradient" in outcome.points[0].measures and outcome.passes.backward > 0
 
 
@@ -65,7 +65,7 @@ def _table(plan: AttackPlan, outcome: AttackOutcome) -> Table:
 
 
 def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
-    """Print what would be attacked, and the most passes that the attack makes."""
+    """Print the settings of a planned attack, and how many forward and backward passes it makes at most."""
     most = [each.max_passes(len(plan.model.classes)) for _, each in plan.series.attacks.values()]
     known = [each for each in most if each is not None]
     count = len(plan.test)

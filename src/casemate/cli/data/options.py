@@ -30,7 +30,7 @@ class ListData:
     json: Json = False
 
     def run(self) -> None:
-        """Look for each data set and print what was found."""
+        """Search this machine for each data set, and print where it is and its sizes."""
         with watching() as observer:
             load_torch(observer)
             from casemate.cli.data import run, show
@@ -55,7 +55,7 @@ class FetchData:
     json: Json = False
 
     def run(self) -> None:
-        """Download what is missing, and print where the data set is."""
+        """Download Fashion-MNIST unless this machine has a valid copy; print where it is."""
         with watching() as observer:
             load_torch(observer)
             from casemate.cli.data import run
@@ -113,5 +113,5 @@ COMMANDS: Mapping[str, type[ListData | FetchData | ShowData]] = {"list": ListDat
 
 
 def parse(argv: Sequence[str]) -> ListData | FetchData | ShowData:
-    """The command of the group that `argv` names, with its options. Raises `SettingError` for an unknown one."""
+    """The command of `casemate data` that `argv` names, with its options. Raises `SettingError` for an unknown one."""
     return parsing.parse_group("casemate data", data.__doc__ or "", COMMANDS, argv)

@@ -12,7 +12,7 @@ TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn digits"}
 
 
 def find(name: str, data_dir: Path | None, observer: Observer) -> Dataset | DataError | MissingExtraError:
-    """Load and verify a data set from this machine; the error, returned and not raised, if that fails."""
+    """Load and verify a data set without downloading; if that fails, the error is returned instead of raised."""
     with observer.work(f"Looking for {TITLES[name]}", 0):
         try:
             return data.load(name, data_dir, offline=True, observer=observer)
@@ -21,7 +21,7 @@ def find(name: str, data_dir: Path | None, observer: Observer) -> Dataset | Data
 
 
 def found_as_json(name: str, found: Dataset | DataError | MissingExtraError) -> dict[str, Any]:
-    """The result of `find`, as JSON."""
+    """The result of `find` as JSON: where the data set is and its sizes, or why it was not found."""
     if isinstance(found, CasemateError):
         return {"name": name, "title": TITLES[name], "found": None, "why": str(found)}
     return {

@@ -9,7 +9,7 @@ from casemate.cli.shared import console
 
 
 def show(rows: Sequence[Mapping[str, Any]], *, explain: bool) -> None:
-    """Print a row per data set; with `explain` also why one was not found."""
+    """Print a row per data set, from `found_as_json` of each; with `explain` also why one was not found."""
     made = console.new_table("Name", *console.right_aligned("Train", "Test", "Classes"), "Images", "Found in")
     for row in rows:
         if row["found"] is None:

@@ -37,7 +37,10 @@ class Evaluate:
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Evaluate, write the files, print the result. Raises `ThresholdNotMet` if --fail-under is not met."""
+        """Evaluate, write the files, print the result; with --dry-run only print settings and estimated times.
+
+        Raises `ThresholdNotMet` if --fail-under is not met.
+        """
         at_least_one("images", self.evaluation.images)
         least = self._least()
         if self.out is not None and not self.dry_run:
@@ -73,7 +76,7 @@ class Evaluate:
             )
 
     def _least(self) -> float | None:
-        """The robust accuracy that --fail-under demands. Raises `SettingError`."""
+        """The robust accuracy that --fail-under demands, or None. Raises `SettingError` if it is not within [0, 1]."""
         if self.fail_under is None:
             return None
         least = parse_number("fail-under", self.fail_under)
@@ -83,6 +86,9 @@ class Evaluate:
 
 
 def parse(argv: Sequence[str]) -> Evaluate:
-    """The command with the options that `argv` gives. Raises `SettingError` for an option of earlier versions."""
+    """The command `casemate evaluate` with its options, parsed from `argv`, the arguments after the command's name.
+
+    Raises `SettingError` for an option of earlier versions.
+    """
     parsing.refuse_removed(argv, MODEL_FROM)
     return parsing.parse(Evaluate, "casemate evaluate", command.__doc__ or "", argv)

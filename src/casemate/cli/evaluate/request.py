@@ -15,7 +15,7 @@ from casemate.models import Precision
 from casemate.norms import Norm
 
 EPS: Mapping[Norm, str] = {"linf": "0.1", "l2": "1", "l1": "10"}
-"""The eps if none is given: the study's 0.1, and radii of similar effect on images of 28 x 28 pixels."""
+"""By norm, the eps if none is given: the study's 0.1, and radii of similar effect on images of 28 x 28 pixels."""
 _EPS_WORDS = ", ".join(f"{eps} {norm}" for norm, eps in EPS.items())
 _BORDERS = f"{CONVENTION.broken:g} {CONVENTION.weak:g} {CONVENTION.robust:g}"
 _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signature(evaluate).parameters.items()}
@@ -23,7 +23,7 @@ _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signat
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateRequest:
-    """The settings of an evaluation; defaults are those of `casemate.evaluate`."""
+    """What to evaluate, on which images, and with which attacks and checks."""
 
     model: ModelName
     dataset: TestSet = None
@@ -32,7 +32,7 @@ class EvaluateRequest:
     images: Annotated[int, arg(metavar="N")] = 500
     """Use the first N images."""
     norm: Norm = _DEFAULTS["norm"]
-    """The norm of eps."""
+    """The norm in which eps limits the perturbation."""
     eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {_EPS_WORDS})")] = ()
     """Radii in pixel units, for pixels in [0, 1]; fractions such as 8/255 are fine. The checks run at the largest."""
     budget: Budget = _DEFAULTS["budget"]
@@ -50,7 +50,7 @@ class EvaluateRequest:
     under B, weak under W, partly robust from W, robust as far as tested from R."""
 
     def grade_borders(self) -> Borders:
-        """The borders between grades. Raises `SettingError`."""
+        """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""
         if not self.borders:
             return CONVENTION
         if len(self.borders) != 3:
@@ -60,5 +60,5 @@ class EvaluateRequest:
 
     @property
     def radii(self) -> tuple[str, ...]:
-        """The values of eps as the user wrote them."""
+        """The values of eps as the user wrote them; if there are none, the default for the norm."""
         return self.eps or (EPS[self.norm],)

@@ -27,27 +27,27 @@ from casemate.units import find_eps_issue
 
 @dataclass(frozen=True)
 class EvaluatePlan:
-    """An evaluation that is ready to run."""
+    """An evaluation that is ready to run: settings, loaded models and images, and estimated times."""
 
     request: EvaluateRequest
     model: inputs.LoadedModel
     data: str
-    """The data set, or the file with the images."""
+    """Name of the data set, or of the file with the images."""
     test: LabelledImages
-    """The images that are used."""
+    """The images to evaluate on: the first `request.images` of the data."""
     values: tuple[float, ...]
     """The values of eps, ascending."""
     substitute: Classifier | None
     seconds: dict[Budget, float]
-    """How long each budget takes at most."""
+    """By budget, the estimated longest time that the evaluation takes, in seconds."""
     device: str
     hashes: dict[str, str | None]
-    """Hashes of the model's weights, the images and the substitute's weights."""
+    """SHA-256 of the model's weights, the images and the substitute's weights (or None), as named in result.json."""
     borders: Borders
     """Borders between the grades of the verdict."""
 
     def about(self) -> dict[str, Any]:
-        """The settings, as JSON."""
+        """All settings of the evaluation as JSON, for result.json."""
         return {
             "model": self.model.name,
             "data": self.data,
@@ -68,7 +68,10 @@ class EvaluatePlan:
 
 
 def prepare(request: EvaluateRequest, device: str, observer: Observer) -> EvaluatePlan:
-    """Load the model and the images, try the model on them, measure its speed. Raises `CasemateError`."""
+    """Load the models and the images, and estimate the time of each budget by timing the model; nothing is attacked.
+
+    Warns of an eps that is obviously in the wrong unit. Raises `CasemateError`.
+    """
     values = tuple(sorted({parse_eps(text) for text in request.radii}))
     borders = request.grade_borders()
     model = inputs.load_model(request.model, device)
@@ -89,7 +92,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
 
 
 def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
-    """Evaluate; if that is interrupted or fails, report that nothing is kept."""
+    """Run the planned evaluation; if it is interrupted or fails, send the observer the message that nothing is kept."""
     request = plan.request
     try:
         return evaluate(

@@ -22,11 +22,11 @@ _STATE_COLOURS = {"voids": "bold red", "weakens": "yellow", "note": "cyan"}
 _BOX_WIDTH = 110
 """Columns of the box with the verdict, at most: longer lines are hard to read."""
 _ALL_CLASSES = 20
-"""Up to this number of classes all are listed, of more only the least robust ten."""
+"""Up to this number of classes, all are listed; of more classes, only the ten least robust."""
 
 
 def expected_time(plan: EvaluatePlan) -> str:
-    """The longest time that each budget takes, the chosen one first."""
+    """A sentence that says how long each budget takes at most, the chosen one first."""
     chosen = plan.request.budget
     rest = [f"{name} {console.duration(each)}" for name, each in plan.seconds.items() if name != chosen]
     return (
@@ -36,7 +36,7 @@ def expected_time(plan: EvaluatePlan) -> str:
 
 
 def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
-    """Print what would be evaluated, and the time of each budget."""
+    """Print the settings of a planned evaluation, and how long each budget takes at most."""
     about = plan.about()
     if as_json:
         console.show_json(about)
@@ -48,7 +48,7 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
 
 
 def show(found: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Print a finished evaluation from the content of its result.json."""
+    """Print a finished evaluation: `found` is the content of its result.json, `folder` where its files are."""
     if as_json:
         console.show_json({**found, "folder": str(folder)})
         return
@@ -74,7 +74,10 @@ def show(found: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
 
 
 def verdict_box(verdicts: Sequence[Verdict]) -> Constrain:
-    """The three parts of the verdict at the largest eps, and a line for each smaller eps; readable without colour."""
+    """A box for the terminal with trust, number and grade at the largest eps, and the grade at each smaller eps.
+
+    `verdicts` ascend in eps. The box is readable without colour.
+    """
     *smaller, verdict = verdicts
     colour = _COLOURS[verdict.colour]
     parts = Table.grid(padding=(0, 2))
@@ -92,7 +95,7 @@ def verdict_box(verdicts: Sequence[Verdict]) -> Constrain:
 
 
 def _accuracies(result: EvaluationResult) -> Table:
-    """One row per eps, and one without an attack."""
+    """A table of robust accuracy and verdict: first the accuracy without an attack, then a row per eps."""
     made = console.new_table("eps", *console.right_aligned("Robust accuracy"), "Verdict")
     made.add_row("0", f"{result.verdict.number.clean}", "[dim]without an attack[/]")
     for each in result.verdicts:
@@ -101,7 +104,10 @@ def _accuracies(result: EvaluationResult) -> Table:
 
 
 def _first_successes(result: EvaluationResult) -> list[str]:
-    """How many images each attack was the first to fool; with one eps the table of attacks says so already."""
+    """A line with the number of images that each attack was the first to fool.
+
+    The list is empty for a single eps, for which the table of attacks says so already.
+    """
     if len(result.verdicts) == 1:
         return []
     found = [f"{each.name} {each.first_to_fool}" for each in result.attacks if each.first_to_fool]
@@ -109,7 +115,7 @@ def _first_successes(result: EvaluationResult) -> list[str]:
 
 
 def _classes(result: EvaluationResult) -> str:
-    """Robust and clean accuracy of each class; of many classes only the least robust."""
+    """A line with the robust and the clean accuracy of each class; of many classes only the ten least robust."""
     classes = result.per_class
     shown = classes if len(classes) <= _ALL_CLASSES else classes[: _ALL_CLASSES // 2]
     words = ", ".join(
@@ -121,7 +127,7 @@ def _classes(result: EvaluationResult) -> str:
 
 
 def _checks(rows: Sequence[CheckRow]) -> list[str]:
-    """Raised checks in full, passed ones on one line, and those that were not run by their reason."""
+    """Lines about the checks: a line per raised check, one for all that passed, one per reason for not running some."""
     raised = [each for each in rows if each.state in _STATE_COLOURS]
     passed = [each for each in rows if each.state == "passed"]
     reasons: dict[str, list[str]] = {}
@@ -142,7 +148,7 @@ def _checks(rows: Sequence[CheckRow]) -> list[str]:
 
 
 def _record(result: EvaluationResult, folder: Path) -> list[str]:
-    """The command by which others can check the result."""
+    """Lines with the command by which others can check the result, and how many fooled images its record lacks."""
     lines = [f"For others to check: casemate verify {folder / 'record.json'} MODEL ({result.proven:,} examples)"]
     if result.unproven:
         lines.append(

@@ -24,7 +24,7 @@ class SelfTest:
     only: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="(default: all)")] = ()
     """Only these models; an unknown name lists all of them."""
     budget: Budget = _DEFAULTS["budget"]
-    """Which attacks to run, as in `casemate evaluate`."""
+    """How many and which attacks to run, as in `casemate evaluate`."""
     images: Annotated[int, arg(metavar="N")] = 200
     """Evaluate on N images, equally many of each class."""
     dataset: Annotated[str, arg(metavar="NAME")] = "auto"
@@ -35,7 +35,7 @@ class SelfTest:
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Train, attack, evaluate, print. Exits with 1 if a verdict is not as expected."""
+        """Train the networks, evaluate the models, print the verdicts. Exits with 1 if a verdict is not as expected."""
         at_least_one("images", self.images)
         with watching() as observer:
             device, _ = self.machine.set_up(observer)
@@ -57,5 +57,5 @@ class SelfTest:
 
 
 def parse(argv: Sequence[str]) -> SelfTest:
-    """The command with the options that `argv` gives."""
+    """The command `casemate selftest` with its options, parsed from `argv`, the arguments after the command's name."""
     return parsing.parse(SelfTest, "casemate selftest", selftest.__doc__ or "", argv)

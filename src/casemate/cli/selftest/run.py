@@ -21,7 +21,10 @@ def run(
     seed: int,
     observer: Observer,
 ) -> list[Outcome]:
-    """Run the self-test. Raises `CasemateError`."""
+    """Train and evaluate the models of the self-test named in `only` (empty: all), each on `images` test images.
+
+    First the observer receives an estimate of the longest time. Raises `CasemateError`, as for an unknown name.
+    """
     cases = choose_cases(only)
     with observer.work("Reading the images", 0):
         whole = data.load(dataset, data_dir, observer=observer)

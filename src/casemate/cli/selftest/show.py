@@ -10,7 +10,7 @@ from casemate.selftest import Outcome
 
 
 def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
-    """Print a row per model, and an explanation for each verdict that is not as expected."""
+    """Print a row per model, and for each verdict that is not as expected the reason; or all of it as JSON."""
     missed = [outcome for outcome in outcomes if not outcome.as_expected]
     if as_json:
         console.show_json({"as_expected": not missed, "models": [outcome.as_json() for outcome in outcomes]})
@@ -49,7 +49,7 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
 
 
 def _why(outcome: Outcome) -> str:
-    """Why the verdict on a model is not as expected."""
+    """A sentence that says why the verdict on a model is not as expected."""
     sentence = outcome.evaluation.verdict.sentence
     if outcome.case.honest or outcome.evaluation.verdict.favourable:
         return sentence

@@ -17,13 +17,17 @@ _PROBABILITY = "sometimes"
 
 
 def augmentation_defaults(name: str) -> dict[str, Any]:
-    """The settings of an augmentation and their defaults."""
+    """The default of each setting of an augmentation, by the setting's name."""
     kind: Any = AUGMENTATIONS[name]
     return {field.name: field.default for field in fields(kind)}
 
 
 def read_augmentation(text: str) -> dict[str, Any]:
-    """The augmentation that `text` names. Raises `SettingError`, which lists the known names or settings."""
+    """The augmentation that `text` describes, such as "affine:rotation=90,sometimes=0.5", as data.
+
+    That is a mapping with its name, all its settings, and `share` if `sometimes` is given. Raises `SettingError`, which
+    lists the known names or settings.
+    """
     name, colon, rest = text.partition(":")
     if name not in AUGMENTATIONS:
         make_augmentation({"name": name})  # raises, and lists the known names
@@ -50,7 +54,7 @@ def read_augmentation(text: str) -> dict[str, Any]:
 
 
 def write_augmentation(spec: Mapping[str, Any]) -> str:
-    """The inverse of `read_augmentation`."""
+    """The text from which `read_augmentation` makes the mapping `spec`; it gives all settings, defaults included."""
     settings = dict(spec["settings"]) | ({_PROBABILITY: spec["share"]} if "share" in spec else {})
     words = ",".join(f"{name}={value:g}" for name, value in settings.items())
     return f"{spec['name']}:{words}" if words else spec["name"]

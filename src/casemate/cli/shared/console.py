@@ -31,7 +31,7 @@ class _Console(Console):
 
 
 def console(*, stderr: bool) -> _Console:
-    """A console on the current stderr or stdout, which tests and shells replace."""
+    """A console that writes to the present `sys.stderr` or `sys.stdout`, looked up in every call: tests replace it."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
     return _Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
@@ -50,13 +50,13 @@ def show_json(content: Any) -> None:
 
 
 def print_error(message: str, *, word: str = "error") -> None:
-    """Print an error to stderr."""
+    """Print a message to stderr, after `word` in red and a colon."""
     console(stderr=True).print(f"[bold red]{word}:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """A context in which the library's warnings become lines on stderr, each sentence once."""
+    """A context in which each `CasemateWarning` is printed as a line on stderr; equal messages are printed once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", CasemateWarning)
@@ -74,7 +74,7 @@ def warnings_as_lines() -> Iterator[None]:
 
 
 def new_table(*columns: str | Column, title: str | None = None) -> Table:
-    """An empty table in the common style; columns given by name are left-aligned."""
+    """A table without rows, in the style that all tables share; columns given by name are left-aligned."""
     return Table(
         *columns,
         box=box.SIMPLE_HEAD,
@@ -87,12 +87,16 @@ def new_table(*columns: str | Column, title: str | None = None) -> Table:
 
 
 def right_aligned(*names: str) -> Sequence[Column]:
-    """Right-aligned columns for `new_table`."""
+    """Right-aligned columns with these headings, for `new_table`."""
     return [Column(name, justify="right") for name in names]
 
 
 def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str, Any], str] | None = None) -> Table:
-    """A table with a row per setting of a planned run, without its notes and the settings that are not set."""
+    """A table of a planned run's settings `about`, a row for each that is neither None nor an empty list.
+
+    The notes and the time estimates of the plan are not shown. `words_of` makes a text of a setting's name and value;
+    by default it is `words` of the value.
+    """
     made = new_table("Setting", "Value", title=title)
     for name, value in about.items():
         if name not in ("notes", "seconds_at_most") and value not in (None, []):
@@ -101,7 +105,7 @@ def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str
 
 
 def words(value: Any) -> str:
-    """A setting, a list or a mapping of settings as one line."""
+    """A value as one line of text; entries of a list or a mapping are separated by commas, and None is "none"."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {words(each)}" for name, each in value.items())
     if isinstance(value, list):
@@ -110,12 +114,12 @@ def words(value: Any) -> str:
 
 
 def note_lines(lines: Sequence[str]) -> list[str]:
-    """Notes on a result, marked as such, a line each."""
+    """Each note as a line of rich markup that begins with "Note:" and ends with a full stop."""
     return [f"[yellow]Note:[/] {escape(line)}." for line in lines]
 
 
 def duration(seconds: float | int) -> str:
-    """A time in words, to about two significant figures."""
+    """A time with its unit, such as "4.2 s", "5 min 03 s" or "2 h 10 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,7 +1,7 @@
 """Options generated from a dataclass: names, types, defaults and help come from its fields.
 
-Not every field can be written as text: callables, tensors, models and other attacks can be set in Python only, and the
-help lists them (see `python_only`).
+Not every field can be written as text: callables, tensors and other attacks can be set in Python only, and the help
+lists them (see `python_only`). A model is given by its file, or by a function that returns it.
 """
 
 import ast
@@ -23,7 +23,7 @@ from casemate.errors import SettingError
 from casemate.models import Classifier
 
 _TEXT = (bool, int, float, str, Path, type(None))
-"""Types that can be written as text."""
+"""Basic types whose values can be written on the command line."""
 
 
 def options_of(
@@ -34,14 +34,17 @@ def options_of(
     none: str = "none",
     words: str = "",
 ) -> type:
-    """A dataclass for `tyro` whose fields are the options of another one; a model becomes its file or function.
+    """A new dataclass for `tyro`: it has the fields of `kind` that can be written as text, as command-line options.
+
+    A field for a model becomes an option that takes the model's file or function.
 
     Args:
         kind: a dataclass with attribute docstrings.
         skip: fields that do not become options.
-        defaults: replace the fields' own. The caller must replace a default of None that the field does not accept.
-        none: how the help describes such a None.
-        words: the help on the group of options.
+        defaults: by field, instead of the fields' own. A None that the field does not accept stands for a value that
+            the caller finds after parsing.
+        none: how the help describes such a None, such as "the teacher's".
+        words: the help text above the group of options.
     """
     given, hints, helps = defaults or {}, get_type_hints(kind), field_help(kind)
     options: list[tuple[str, Any, Any]] = []
@@ -70,19 +73,25 @@ def options_of(
 
 
 def chosen_settings(options: Any) -> dict[str, Any]:
-    """The values of parsed options, by name."""
+    """All values of a dataclass of parsed options, by field name, including defaults of options that were not given."""
     return {each.name: getattr(options, each.name) for each in fields(options)}
 
 
 def python_only(kind: type) -> list[str]:
-    """The fields of a dataclass that cannot be written as text."""
+    """Names of a dataclass's fields that have no command-line option, as their type cannot be written as text.
+
+    Models are not among them: an option takes the model's file or function.
+    """
     hints = get_type_hints(kind)
     names = [each.name for each in fields(kind) if hints[each.name] is not Classifier]
     return [name for name in names if in_text(hints[name]) is None]
 
 
 def in_text(hint: Any) -> Any:
-    """The part of a type that can be written as text; None if there is none."""
+    """The part of a type annotation whose values can be written on the command line; None if there is none.
+
+    Of `float | Callable`, for example, it is `float`. The metadata of `Annotated` is dropped.
+    """
     origin = get_origin(hint)
     if origin is Annotated:
         return in_text(get_args(hint)[0])
@@ -97,7 +106,7 @@ def in_text(hint: Any) -> Any:
 
 
 def field_help(kind: type) -> dict[str, str]:
-    """The attribute docstrings of a class and its bases, by field, each as one paragraph."""
+    """The attribute docstrings of a class and its bases, by field name, each joined to one line."""
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         try:
@@ -116,7 +125,7 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def _number_or_none(hint: Any) -> Any:
-    """The type of a float option: a number or a fraction, or `none` where None is allowed."""
+    """`float` or `float | None` for tyro, so that the option takes a number, a fraction, or `none` for a None."""
     spec = PrimitiveConstructorSpec(
         nargs=1,
         metavar="X",

@@ -16,15 +16,15 @@ from casemate.progress import Observer
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and where it came from."""
+    """A model, with its name, its training data and its metadata as far as they are known."""
 
     model: Classifier
     name: str
-    """Its file, or the function that made it."""
+    """The model as the command line names it: its file, or package.module:function."""
     short: str
-    """A short name, for a folder."""
+    """The bare name of that file or function, for naming a folder of results."""
     dataset: str | None
-    """The data set that it was trained on, if known."""
+    """Name of the data set that it was trained on; None for a model that a function made."""
     description: ModelMetadata | None = None
     """The metadata saved beside its weights; None for a model that a function made."""
 
@@ -33,9 +33,10 @@ _FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
 def load_model(text: str, device: str) -> LoadedModel:
-    """Load a model: a file written by casemate, or the result of the user's own function.
+    """Load a model onto `device`: from a file written by casemate, or from the user's own function.
 
-    Code is imported only if `text` has the form package.module:function and no file has that name. Raises `ModelError`.
+    `text` is the file, or package.module:function; only in the second form, and if no file has that name, is code
+    imported and run. Raises `ModelError`.
     """
     path = Path(text)
     if _FUNCTION.fullmatch(text) and not path.exists():
@@ -53,7 +54,11 @@ def load_model(text: str, device: str) -> LoadedModel:
 
 
 def _made_by(source: str) -> Classifier:
-    """The model that the user's function returns; its module is in the current folder or installed."""
+    """The model that the user's function returns; `source` is package.module:function.
+
+    The module is in the current folder or installed. Raises `ModelError` if the import or the call fails, or if the
+    result is not a `Classifier`.
+    """
     module, _, name = source.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -79,7 +84,9 @@ def _made_by(source: str) -> Classifier:
 def load_images(
     model: LoadedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
 ) -> tuple[LabelledImages, str]:
-    """The images in `file`, or the test images of a data set (`dataset`, or the one of the training), with a name.
+    """The images to use with their labels, and the name of their file or data set.
+
+    They are those in `file`, or else the test images of `dataset`, or else of the data set the model was trained on.
 
     Raises `SettingError` for two sources or none, `DataError` for images that cannot be loaded, `ModelError` for a data
     set with other classes than the model's.

@@ -28,15 +28,15 @@ from casemate.cli.shared.console import duration
 from casemate.progress import Advance, Observer
 
 _FIRST_LINE = 2.0
-"""Seconds after which the first line of a task is printed where there is no terminal."""
+"""Seconds from the start of a piece of work to its first line of progress where there is no terminal."""
 _NEXT_LINE = 10.0
-"""Seconds between the lines of a task."""
+"""Seconds, at least, between lines of progress on the same piece of work."""
 _TIMES_WIDTH = 29
 """Columns of "100% 12:34:56 left 65:43:21" and the gaps around it."""
 _MARGIN = 3
 """Columns left free on the right, so that the ^C that a terminal prints does not wrap."""
 _WHOLE_RUN = 1e9
-"""Seconds over which the speed is averaged: the whole run."""
+"""Seconds of the past over which the speed is averaged: longer than any run, so the average is over all of it."""
 
 
 def _now() -> float:
@@ -44,7 +44,7 @@ def _now() -> float:
 
 
 def _progress(console: Console, *columns: object, live: bool) -> Progress:
-    """Rich's progress tracking, with or without a display."""
+    """Rich's object that counts work and estimates the time left; it draws `columns` on the console only if `live`."""
     return Progress(
         *columns,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         console=console,
@@ -57,7 +57,7 @@ def _progress(console: Console, *columns: object, live: bool) -> Progress:
 
 
 class _Plain:
-    """Lines of text, for logs and pipes."""
+    """The observer where there is no terminal: it prints progress and messages as lines on stderr."""
 
     def __init__(self, console: Console) -> None:
         self._progress = _progress(console, live=False)
@@ -103,7 +103,7 @@ class _Plain:
 
 
 class _Live:
-    """A live display: one row per level of nesting."""
+    """The observer for a terminal: a live display with one progress bar per level of nested work."""
 
     def __init__(self, console: Console) -> None:
         room = console.width - _TIMES_WIDTH - 2 - _MARGIN
@@ -153,14 +153,14 @@ class _Live:
                 self._drop(0)
 
     def _drop(self, level: int) -> None:
-        """Remove the rows from `level` downward."""
+        """Remove the bars of nesting level `level` and of all deeper levels."""
         while len(self._rows) > level:
             self._progress.remove_task(self._rows.pop())
 
 
 @contextmanager
 def watching() -> Iterator[Observer]:
-    """A context with the observer for stderr: live on a terminal, else plain lines."""
+    """A context that yields the command line's observer, which writes to stderr: live on a terminal, else lines."""
     console = make_console(stderr=True)
     if sys.stderr.isatty() and not console.is_dumb_terminal:
         live = _Live(console)

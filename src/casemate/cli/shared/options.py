@@ -46,7 +46,7 @@ MODEL_HELP = (
 )
 ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}
-"""An option of earlier versions, and what to write instead."""
+"""An option that earlier versions had, and advice on what to write instead."""
 StoreFolder = Annotated[
     Path | None,
     arg(
@@ -74,7 +74,10 @@ class Machine:
     threads: Threads = None
 
     def set_up(self, observer: Observer) -> tuple[str, int]:
-        """Load PyTorch; return the device and the number of threads in use. Raises `SettingError`."""
+        """Import PyTorch and set its number of CPU threads, if given; return ("cpu" or "cuda", the number in use).
+
+        Raises `SettingError` for fewer than one thread, or a GPU that is not available.
+        """
         if self.threads is not None and self.threads < 1:
             raise SettingError(f"threads = {self.threads}; expected at least 1")
         device = resolve(self.device, observer)
@@ -92,7 +95,10 @@ def load_torch(observer: Observer) -> None:
 
 
 def resolve(device: str, observer: Observer) -> str:
-    """The device to use, cpu or cuda. Raises `SettingError` if it is not available."""
+    """The device to compute on, "cpu" or "cuda", for the option "auto", "cpu" or "cuda".
+
+    Raises `SettingError` for "cuda" if PyTorch finds no GPU that it can use.
+    """
     load_torch(observer)
     import torch
 
@@ -114,13 +120,13 @@ def check_folder(path: Path) -> None:
 
 
 def at_least_one(name: str, value: int | None) -> None:
-    """Raise `SettingError` if a number is below 1; None passes."""
+    """Raise `SettingError` if the option `name` has a value below 1; None is accepted."""
     if value is not None and value < 1:
         raise SettingError(f"{name} = {value}; expected at least 1")
 
 
 def parse_number(name: str, text: str) -> float:
-    """Read a number or a fraction such as 8/255. Raises `SettingError` if it is neither, or not finite."""
+    """Read a number or a fraction such as 8/255. Raises `SettingError`, which begins with `name`, for anything else."""
     try:
         value = float(Fraction(text)) if "/" in text else float(text)
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -12,11 +12,11 @@ from casemate.files import read_json
 from casemate.progress import Observer
 
 RESULT = "result.json"
-"""Settings and results of an evaluation or an attack."""
+"""Name of the file with the settings and results of an evaluation or an attack."""
 SUMMARY = "summary.json"
-"""Settings and results of a study."""
+"""Name of the file with the settings and results of a study."""
 CONTACT_SHEET = "contact-sheet.png"
-"""A picture of images before and after an attack."""
+"""Name of the picture of images before and after an attack."""
 FILES = (
     "report.html",
     "record.json",
@@ -32,10 +32,10 @@ Overwrite = Annotated[
 ]
 
 IN_THE_WAY = "choose another --out, or give --overwrite to replace it"
-"""Advice where a result exists already."""
+"""End of error messages about a result that exists already: what the user can do."""
 
 _IGNORED = ("device", "seconds_at_most", "notes")
-"""Entries that may differ between two runs with the same settings."""
+"""Entries of a run's settings that are not compared: two runs that differ only in these count as the same run."""
 _HASHES = {
     "fingerprint": "other weights",
     "images_sha256": "other images or labels",
@@ -46,12 +46,15 @@ _HASHES = {
 def check_results(
     folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer, file: str = RESULT
 ) -> None:
-    """Make sure, before anything is computed, that no results of a run with other settings in `folder` are lost.
+    """Raise, before anything is computed, if the run would replace results of a run with other settings.
+
+    Results of the same settings may be replaced; the observer then receives a message that they are.
 
     Args:
         folder: where the results are to go.
         about: the settings of the run, as `file` will state them.
-        overwrite: replace any results.
+        overwrite: raise nothing, so that any results are replaced.
+        observer: receives the message.
         file: the file that states the settings of the results in `folder`.
 
     Raises:
@@ -81,12 +84,15 @@ def check_results(
 
 
 def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
-    """`check_results` for the report of a study; one on a fallback for another data set may be replaced too."""
+    """`check_results` for the report of a study.
+
+    A report on the digits, computed because Fashion-MNIST was unavailable, may be replaced by one on another data set.
+    """
     check_results(folder, about, overwrite=overwrite, observer=observer, file=SUMMARY)
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | str:
-    """The settings of the results in a folder, or the reason why they are unknown."""
+    """The content of the file `name` in a folder; if it is missing or damaged, a text that says so."""
     if not (folder / name).exists():
         return f"but no {name} with their settings"
     try:
@@ -97,7 +103,10 @@ def _read(folder: Path, name: str) -> dict[str, Any] | str:
 
 
 def _title(about: Mapping[str, Any]) -> str:
-    """A run in a few words; the entries of an unknown file may have any type."""
+    """A run in a few words, for error messages, from its settings.
+
+    These may come from a file that another program wrote, so their types are not relied on.
+    """
     if "scale" in about:
         return f"the report of a study at {about['scale']} scale ({about.get('dataset')}, seed {about.get('seed')})"
     data = about.get("data", about.get("dataset"))

@@ -18,11 +18,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class _Listed:
-    """Represents, in a list of commands, one whose options are parsed separately."""
+    """An empty class that tyro lists as a command: the list shows its name and summary, but no options."""
 
 
 def parse(command: type[_C], prog: str, words: str, argv: Sequence[str]) -> _C:
-    """The command with the options in `argv`. Exits with 2 on an error in them, with 0 after showing help."""
+    """An instance of the dataclass `command`, its fields set by the options in `argv`.
+
+    Exits with 2 on an error in the options, and with 0 after showing help. `prog` is the command as the help's usage
+    line writes it, `words` the text of the help.
+    """
     return tyro.cli(command, prog=prog, description=inspect.cleandoc(words), args=argv, config=_MARKERS)
 
 
@@ -35,11 +39,20 @@ def choose_command(
     *,
     what: str = "command",
 ) -> str:
-    """The first of `argv`, which names one of `choices`.
+    """The first argument, if it is a name in `choices`.
 
-    Without arguments, and for --help, it exits with 0 after printing `words` and a list of the choices, each with its
-    `summary`; choices whose summary is None are left out. Raises `SettingError` for an unknown name, with the nearest
-    known one.
+    Without arguments, and for --help, it exits with 0 after printing the help: `words` and a list of the choices.
+
+    Args:
+        prog: the command so far, such as "casemate attack", for the help and for errors.
+        words: the help above the list.
+        choices: by name; the values are only passed to `summary`.
+        summary: gives the line for a choice in the list; the list omits a choice if it returns None.
+        argv: the arguments after `prog`.
+        what: what the choices are, for errors.
+
+    Raises:
+        SettingError: the name is unknown; the message suggests a similar one.
     """
     if argv and argv[0] in choices:
         return argv[0]
@@ -63,13 +76,16 @@ def choose_command(
 
 
 def parse_group(prog: str, words: str, commands: Mapping[str, type[_C]], argv: Sequence[str]) -> _C:
-    """The command of a group that the first of `argv` names, with the options in the rest. Raises `SettingError`."""
+    """Parse one of a group of commands, such as `casemate data list`: its name is the first of `argv`, then options.
+
+    `prog` is the group's name, such as "casemate data", `words` its help. Raises `SettingError` for an unknown name.
+    """
     name = choose_command(prog, words, commands, lambda each: first_line(each.__doc__), argv)
     return parse(commands[name], f"{prog} {name}", commands[name].__doc__ or "", argv[1:])
 
 
 def refuse_removed(argv: Sequence[str], removed: Mapping[str, str]) -> None:
-    """Raise `SettingError` for an option of earlier versions, with what to write instead."""
+    """Raise `SettingError` if `argv` has a removed option; `removed` says for each what to write instead."""
     for word in argv:
         option = word.split("=")[0]
         if option in removed:
@@ -77,6 +93,6 @@ def refuse_removed(argv: Sequence[str], removed: Mapping[str, str]) -> None:
 
 
 def first_line(text: str | None) -> str:
-    """The first line of a docstring."""
+    """The first line of a docstring; "" if there is none."""
     lines = inspect.cleandoc(text or "").splitlines()
     return lines[0] if lines else ""

@@ -16,7 +16,7 @@ _DELAY = 0.05
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether an error is Ctrl-C, or was raised because of it."""
+    """Whether an error is a `KeyboardInterrupt`, or one is among its causes and contexts."""
     seen: list[BaseException] = []  # an error can be its own cause
     while error is not None and error not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -28,7 +28,7 @@ def is_interruption(error: BaseException | None) -> bool:
 
 @contextmanager
 def redeliver_interrupts() -> Iterator[None]:
-    """A context in which a dropped Ctrl-C is raised again a moment later."""
+    """A context in which a Ctrl-C is raised again a moment later if the code that it interrupted dropped it."""
     before = sys.unraisablehook
     pending: list[threading.Timer] = []
 

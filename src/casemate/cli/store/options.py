@@ -13,8 +13,8 @@ from casemate.cli.store import run, show
 @dataclass(frozen=True, kw_only=True)
 class ListStore:
     """List the finished artifacts, oldest first.
-    - Stale artifacts were made by code that has changed since; they are never
-      used again.
+    - Stale artifacts were made by code that has changed since; the present
+      code never uses them.
 
     Examples:
       casemate store list
@@ -25,7 +25,7 @@ class ListStore:
     json: Json = False
 
     def run(self) -> None:
-        """Print the artifacts, and what is unfinished."""
+        """Print the finished artifacts, and how much unfinished work there is."""
         with watching() as observer, observer.work("Looking through the store", 0):
             found = run.list_store(self.store)
         show.show(found, as_json=self.json)
@@ -51,7 +51,7 @@ class CleanStore:
     json: Json = False
 
     def run(self) -> None:
-        """Remove, and print what was removed and how many bytes that freed."""
+        """Remove stale artifacts (or all) and unfinished work; print what was removed and how many bytes that freed."""
         with watching() as observer, observer.work("Cleaning the store", 0):
             cleaned = run.clean_store(self.store, everything=self.all, dry_run=self.dry_run)
         show.show_cleaned(cleaned, as_json=self.json)
@@ -61,5 +61,5 @@ COMMANDS: Mapping[str, type[ListStore | CleanStore]] = {"list": ListStore, "clea
 
 
 def parse(argv: Sequence[str]) -> ListStore | CleanStore:
-    """The command of the group that `argv` names, with its options. Raises `SettingError` for an unknown one."""
+    """The command of `casemate store` that `argv` names, with its options. Raises `SettingError` for an unknown one."""
     return parsing.parse_group("casemate store", store.__doc__ or "", COMMANDS, argv)

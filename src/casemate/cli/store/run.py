@@ -11,7 +11,7 @@ from casemate.extensions import PRODUCERS, extensions, load_extension
 
 
 def _producers() -> dict[str, Producer]:
-    """The producer of each kind of task, from all installed packages.
+    """The producers of all installed packages, by the kind of task that each computes.
 
     Raises `CasemateError` if one cannot be imported: its artifacts would all look stale.
     """
@@ -19,7 +19,7 @@ def _producers() -> dict[str, Producer]:
 
 
 def list_store(folder: Path | None) -> dict[str, Any]:
-    """The content of a store, as JSON."""
+    """The finished artifacts and the unfinished work of a store (None: the default one), as JSON."""
     store, producers = Store(folder), _producers()
     unfinished = store.unfinished()
     return {
@@ -31,7 +31,7 @@ def list_store(folder: Path | None) -> dict[str, Any]:
 
 
 def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any]:
-    """An artifact as JSON."""
+    """An artifact of the list as JSON: name, kind, size, when it was finished, whether it is current, and more."""
     made = artifact.facts["provenance"]
     return {
         "name": artifact.facts["name"],
@@ -47,7 +47,10 @@ def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any
 
 
 def clean_store(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
-    """Remove stale artifacts (or `everything`) and unfinished work, unless `dry_run`; return what it is, as JSON."""
+    """Remove stale artifacts, or with `everything` all, and unfinished work; with `dry_run` remove nothing.
+
+    Returns as JSON what was or would be removed, why some of it was kept, and the number of bytes.
+    """
     removed: list[dict[str, Any]] = []
     kept: list[str] = []
     store, producers = Store(folder), _producers()

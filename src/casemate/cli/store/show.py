@@ -11,7 +11,7 @@ from casemate.cli.shared import console
 
 
 def show(found: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a row per artifact, and how much is unfinished."""
+    """Print the result of `list_store`: a row per finished artifact, and how much unfinished work there is."""
     if as_json:
         console.show_json(found)
         return
@@ -39,7 +39,7 @@ def _when(text: str | None) -> str:
 
 
 def show_cleaned(cleaned: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print what was removed or would be, what was kept and why, and the number of bytes freed."""
+    """Print the result of `clean_store`: what was or would be removed, what was kept and why, the bytes freed."""
     if as_json:
         console.show_json(cleaned)
         return

@@ -14,12 +14,12 @@ from casemate.models import Classifier, ModelMetadata, load
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model that a training builds on, as its start or as its teacher."""
+    """A loaded model that a training builds on: the one whose weights it starts from, or the teacher."""
 
     source: str
-    """Its file, or the function that made it."""
+    """Its file, or package.module:function for the function that made it."""
     role: str
-    """start or teacher."""
+    """What the training uses it as: "start" or "teacher"."""
     model: Classifier
     description: ModelMetadata | None
     """The metadata saved beside its weights; None for a model that a function made."""
@@ -28,16 +28,16 @@ class BaseModel:
 
     @property
     def architecture(self) -> str | None:
-        """The registered name of its network, if known."""
+        """The registered name of its network; None for a model that a function made."""
         return None if self.description is None else self.description.architecture
 
     @property
     def dataset(self) -> str | None:
-        """The data set that it was trained on, if known."""
+        """Name of the data set that it was trained on; None for a model that a function made."""
         return None if self.description is None else self.description.dataset
 
     def as_json(self) -> dict[str, str | None]:
-        """The entry for this model in the metadata of the new one."""
+        """Its source and hash, as the metadata of the newly trained model states them."""
         return {"file" if self.description is not None else "function": self.source, "sha256": self.hash}
 
     def check(self, dataset: Dataset) -> None:
@@ -54,7 +54,10 @@ class BaseModel:
 
 
 def start_model(path: Path | None, architecture: str | None) -> BaseModel | None:
-    """Load the model to start from, if any. Raises `ModelError`, also if it has another architecture."""
+    """Load the model whose weights the training starts from; None without `path`.
+
+    Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any).
+    """
     if path is None:
         return None
     model, description = load(path, architecture=architecture)
@@ -62,7 +65,7 @@ def start_model(path: Path | None, architecture: str | None) -> BaseModel | None
 
 
 def teacher_model(source: str | None) -> BaseModel | None:
-    """Load the teacher of a distillation, if any. Raises `ModelError`."""
+    """Load the teacher of a distillation, from a file or a function; None without `source`. Raises `ModelError`."""
     if source is None:
         return None
     found = inputs.load_model(source, "cpu")
@@ -72,7 +75,7 @@ def teacher_model(source: str | None) -> BaseModel | None:
 
 
 def _short(values: tuple[Any, ...]) -> str:
-    """The first three values as text."""
+    """The first three values as text, followed by "..." if there are more."""
     return ", ".join([*map(str, values[:3]), *(["..."] if len(values) > 3 else [])])
 
 

@@ -105,17 +105,17 @@ class AbstractTrainCommand:
 
     @property
     def teacher(self) -> str | None:
-        """The teacher, if the recipe has one."""
+        """File or function of the teacher, as the user gave it; None if the recipe has no teacher."""
         field_of_teacher = RECIPES[self.recipe].teacher
         return None if field_of_teacher is None else getattr(self.objective, field_of_teacher)
 
     @property
     def checkpoint(self) -> Path:
-        """The file with the state after the last epoch, while the training is unfinished."""
+        """The file with the state after the last completed epoch, which exists while the training is unfinished."""
         return self.out.with_name(f"{self.out.name}.training")
 
     def run(self) -> None:
-        """Train, test, save, print."""
+        """Train, measure the test accuracy, save the model, print the result; with --dry-run only print the plan."""
         self._check_out()
         check_format(self.history)
         at_least_one("train-images", self.images.train_images)
@@ -146,7 +146,7 @@ class AbstractTrainCommand:
         display(as_json=self.json)
 
     def _check_out(self) -> None:
-        """Refuse, before anything is read, an OUT that cannot be written, or would replace a file that is needed."""
+        """Raise, before anything is read, if --out is unfit, is the start or the teacher, or would replace a result."""
         if self.out.suffix != ".safetensors":
             raise ModelError(f"{self.out}: models are saved as .safetensors; choose an --out with that ending")
         if self.out.is_dir():
@@ -162,7 +162,7 @@ class AbstractTrainCommand:
 
 
 def parse(argv: Sequence[str]) -> AbstractTrainCommand:
-    """The command with the options in `argv`, including those of the recipe that it names.
+    """The command `casemate train` with its options, those of the chosen recipe included, parsed from `argv`.
 
     Raises `SettingError` for an unknown recipe, an option of another recipe, and an option of earlier versions.
     """
@@ -175,7 +175,7 @@ def parse(argv: Sequence[str]) -> AbstractTrainCommand:
 
 
 def train_command(name: str) -> type[AbstractTrainCommand]:
-    """The command with the options of one recipe."""
+    """The dataclass of `casemate train --recipe NAME`: the shared options, and those of the recipe `name`."""
     recipe = RECIPES[name]
     kind = recipe.objective
     left_out = python_only(kind)
@@ -192,14 +192,14 @@ def train_command(name: str) -> type[AbstractTrainCommand]:
 
 
 def _recipe_in(argv: Sequence[str]) -> str:
-    """The recipe that the arguments name, the last one if several."""
+    """The recipe that --recipe names in `argv`: the last one if several, ordinary training if none."""
     named = [after for before, after in pairwise(argv) if before == "--recipe"]
     named += [word.partition("=")[2] for word in argv if word.startswith("--recipe=")]
     return named[-1] if named else _ORDINARY
 
 
 def _refuse_foreign(name: str, argv: Sequence[str]) -> None:
-    """Raise `SettingError` if an option belongs to another recipe only."""
+    """Raise `SettingError` if `argv` has an option that the recipe `name` does not have, but another one does."""
     own, theirs = _options_of(name), {each: _options_of(each) for each in RECIPES}
     given = [word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
     foreign = [option for option in given if option not in own and any(option in each for each in theirs.values())]
@@ -209,7 +209,7 @@ def _refuse_foreign(name: str, argv: Sequence[str]) -> None:
 
 
 def _options_of(name: str) -> set[str]:
-    """All options of a recipe, its own and the shared ones."""
+    """All options that `casemate train` accepts with a recipe, as --name and as --no-name."""
     groups = [AbstractTrainCommand, TrainImages, Machine]
     groups += [each.type for each in fields(train_command(name)) if each.name in ("objective", "training")]  # type: ignore[misc]  # dataclasses
     names = [each.name.replace("_", "-") for group in groups for each in fields(group)]

@@ -30,12 +30,12 @@ _COLUMNS = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accur
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A training that is ready to run."""
+    """A training that is ready to run: settings, images, and the network with its initial weights."""
 
     about: dict[str, Any]
-    """The settings, as JSON."""
+    """The settings as JSON, for printing; `notes` are remarks for the user."""
     description: ModelMetadata
-    """The metadata to be saved with the model, without its metrics."""
+    """The metadata to be saved with the model, still without the measured metrics."""
     settings: TrainConfig
     recipe: Recipe
     dataset: Dataset
@@ -43,7 +43,7 @@ class TrainPlan:
     validation: LabelledImages
     model: Classifier
     architectures: set[str | None]
-    """Those of the network and of the models that it builds on."""
+    """Registered names of the network and of start and teacher, if any; None stands for an unknown one."""
     out: Path
     device: str
     threads: int
@@ -51,13 +51,13 @@ class TrainPlan:
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """A finished training."""
+    """A finished training and its test result."""
 
     trained: TrainResult
     found: CleanResult
     """Accuracy and loss on the test images."""
     history: Path
-    """The file with the history."""
+    """Path of the file with one row of numbers per epoch."""
 
 
 def prepare(
@@ -73,17 +73,20 @@ def prepare(
     threads: int,
     observer: Observer,
 ) -> TrainPlan:
-    """Check the settings, read the images, set some aside for validation, create the network.
+    """Check the settings, read the images, set some aside for validation, create the network; nothing is trained.
 
     Args:
         settings: of the training.
-        objective: name and settings of the objective, as JSON; a temperature of None is replaced by the teacher's.
-        options: the fields of `TrainImages`.
+        objective: name and settings of the objective, as JSON; a temperature of None is replaced in place by the
+            teacher's.
+        options: the values of the fields of `TrainImages`, by name.
         architecture: a registered network; None for that of `start`, or else paper-cnn.
-        start: the model to start from.
-        teacher: the teacher of a distillation.
+        start: file of the model whose weights the training starts from.
+        teacher: file or function of the teacher of a distillation.
         out: the file for the model.
-        device, threads: where to train.
+        device: where to train.
+        threads: the number of CPU threads in use; only recorded.
+        observer: receives progress.
 
     Raises `CasemateError`.
     """
@@ -131,7 +134,10 @@ def prepare(
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:
-    """Use the teacher's temperature if none was given; return a note if another one was."""
+    """Set a temperature of None in `objective` to the teacher's.
+
+    Returns a list of notes for the user: one if a temperature other than the teacher's was given, otherwise none.
+    """
     settings, own = objective["settings"], trained_at(teacher.description)
     if settings["temperature"] is None:
         settings["temperature"] = own
@@ -144,7 +150,10 @@ def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]
 
 
 def _read(dataset: str | None, bases: Mapping[str, BaseModel], data_dir: Path | None, observer: Observer) -> Dataset:
-    """Load the named data set, or else that of the models built on, or else Fashion-MNIST. Raises `CasemateError`."""
+    """Load `dataset`, or else the data set that a model in `bases` was trained on, or else Fashion-MNIST.
+
+    Raises `CasemateError`, also if a model in `bases` takes other images or has other classes.
+    """
     named = dataset or next((each.dataset for each in bases.values() if each.dataset is not None), "fashion-mnist")
     if named not in data.NAMES:
         raise SettingError(f"the saved model was trained on {named!r}; give --dataset, one of {', '.join(data.NAMES)}")
@@ -156,7 +165,11 @@ def _read(dataset: str | None, bases: Mapping[str, BaseModel], data_dir: Path | 
 
 
 def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Training images (`wanted`, or all the rest) and validation images (`aside`). Raises `SettingError`."""
+    """Disjoint training and validation images, drawn from the training images of the data set.
+
+    `wanted` is the number of the former (None: all that are left), `aside` that of the latter (None: a fifth of all
+    that are used, at most 6,000). Raises `SettingError` if there are not enough.
+    """
     there = len(dataset.train)
     if aside is None:
         aside = min(_VALIDATION, there // 5 if wanted is None else max(1, wanted // 4))
@@ -167,7 +180,7 @@ def _parts(dataset: Dataset, wanted: int | None, aside: int | None, seed: int) -
 
 
 def estimate(plan: TrainPlan, observer: Observer) -> float | None:
-    """The seconds that the training would take; None for networks whose speed is unknown."""
+    """Estimated seconds of the training, from a measured speed; None unless all its networks are `paper-cnn`."""
     if plan.architectures != {"paper-cnn"}:
         return None
     with observer.work("Measuring how fast this machine is", 0):
@@ -177,7 +190,10 @@ def estimate(plan: TrainPlan, observer: Observer) -> float | None:
 
 
 def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> TrainOutcome:
-    """Train, or continue from the checkpoint; test; write model, history and metadata."""
+    """Train, or continue from the checkpoint; measure the test accuracy; write model, metadata and history.
+
+    `history` is the format of the history, csv or parquet. At the end the checkpoint is deleted.
+    """
     trained = plan.recipe.fit(
         plan.model,
         plan.train,
@@ -206,7 +222,7 @@ def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> 
 
 
 def _save_others(trained: TrainResult, plan: TrainPlan) -> None:
-    """Save the weights of `TrainConfig.save_epochs`, and the best weights if training continued after them."""
+    """Save, beside the model, the weights of `TrainConfig.save_epochs`, and the best ones if training went on after."""
     others = {f"epoch-{epoch:03d}": (epoch, weights) for epoch, weights in trained.kept.items()}
     if trained.stopped_at is not None and trained.epoch != trained.best_epoch:
         others["best"] = (trained.best_epoch, trained.best)

@@ -13,7 +13,7 @@ from casemate.evaluation.intervals import percent
 
 
 def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) -> None:
-    """Print what would be trained, and how long it would take."""
+    """Print the settings of a planned training, and about how many seconds it would take (None: unknown)."""
     if as_json:
         console.show_json(plan.about | {"seconds_left": seconds})
         return
@@ -37,7 +37,7 @@ def _words(name: str, value: Any) -> str:
 
 
 def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
-    """Print the history, what its losses are, and the test accuracy."""
+    """Print a finished training: a row per epoch, an explanation of the losses, the test accuracy, the files."""
     trained, accuracy, loss = outcome.trained, outcome.found.accuracy, outcome.found.mean_loss
     if as_json:
         ends = {"best_epoch": trained.best_epoch, "stopped_at": trained.stopped_at, "epoch": trained.epoch}
@@ -57,7 +57,7 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
 
 
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
-    """One row per epoch."""
+    """A table with one row per epoch; `validation_loss` is the heading of the column with that loss."""
     made = console.new_table(
         *console.right_aligned("Epoch", "Rate", "Loss", "Accuracy", validation_loss, "Val. acc.", "Seconds")
     )
@@ -75,7 +75,10 @@ def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -
 
 
 def _losses(spec: Mapping[str, Any]) -> tuple[str, str, str]:
-    """The validation loss in prose and as a column's title, and what the losses are; "" for the plain cross-entropy."""
+    """Three texts: the validation loss of an objective in prose and as a column's heading, and what its losses are.
+
+    The last is "" for the plain cross-entropy. `spec` is the objective's name and settings.
+    """
     settings = spec["settings"]
     match spec["name"]:
         case "adversarial-regularization":

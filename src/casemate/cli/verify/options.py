@@ -49,6 +49,9 @@ class Verify:
 
 
 def parse(argv: Sequence[str]) -> Verify:
-    """The command with the options that `argv` gives. Raises `SettingError` for an option of earlier versions."""
+    """The command `casemate verify` with its options, parsed from `argv`, the arguments after the command's name.
+
+    Raises `SettingError` for an option of earlier versions.
+    """
     parsing.refuse_removed(argv, MODEL_FROM)
     return parsing.parse(Verify, "casemate verify", verify.__doc__ or "", argv)

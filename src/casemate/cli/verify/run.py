@@ -20,7 +20,11 @@ def run(
     device: str,
     observer: Observer,
 ) -> Verification:
-    """Read the record, the model and, where available, the images, and check the record. Raises `CasemateError`."""
+    """Read the record, the model and, where available, the original images, and check every claim of the record.
+
+    The images come from `file`, or from the record's data set. A claim that does not hold is part of the result; only
+    what cannot be read raises, a `CasemateError`.
+    """
     record = read_record(path)
     loaded = inputs.load_model(model, device)
     images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
@@ -28,7 +32,10 @@ def run(
 
 
 def _images_of(record: Record, data_dir: Path | None, observer: Observer) -> LabelledImages | None:
-    """The test images that a record is about; None if this machine does not have them."""
+    """The test images of the data set that a record names; None if it names none, or this machine does not have it.
+
+    Raises `DataError` if it is not in `data_dir`, if given, and `MissingExtraError` for digits without scikit-learn.
+    """
     if record.data not in data.NAMES:
         return None
     try:

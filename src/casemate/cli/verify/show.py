@@ -11,7 +11,7 @@ _OUTCOMES = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None:
 
 
 def show(found: Verification, *, as_json: bool) -> None:
-    """Print a row per claim, and whether all of them hold."""
+    """Print a row per claim of the record, and whether every claim that was checked holds."""
     if as_json:
         console.show_json({"holds": found.holds, **asdict(found)})
         return
