@@ -58,19 +58,19 @@ class Reference:
     def accuracy(self, model: str, measure: str) -> str | None:
         """Accuracy of a model in our committed runs, as "SCALE: accuracy (interval)"; None if no run has it.
 
-    `measure` is "clean", or at eps 0.1 "fgsm", "ball" (BIM with clip ball) or "worst" (all the study's attacks).
-    """
+        `measure` is "clean", or at eps 0.1 "fgsm", "ball" (BIM with clip ball) or "worst" (all the study's attacks).
+        """
         return self._first(lambda run: run.models.get(model, {}).get(measure))
 
     def claim(self, says: str) -> str | None:
-        """Our verdict on the paper's claim with the text `says`, as "SCALE: verdict"; None if no committed run has it."""
+        """Our verdict on the paper's claim with the text `says`, as "SCALE: verdict"; None if no run has one."""
         return self._first(lambda run: run.claims.get(says))
 
     def compared(self, name: str) -> str | None:
         """Our number (not the paper's) called `name` in a committed run, as "SCALE: number (interval, n = size)".
 
-    `name` is that of a row of `paper_comparison.comparisons`; None if no committed run has it.
-    """
+        `name` is that of a row of `paper_comparison.comparisons`; None if no committed run has it.
+        """
         return self._first(lambda run: f"{run.compared[name]:n}" if name in run.compared else None)
 
 
@@ -80,10 +80,10 @@ def reference_json(
     compared: Mapping[str, Estimate],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """This run's numbers as JSON, in the form of `CommittedRun`; if committed, reports at smaller scales show them.
+    """The numbers of a run as JSON, in the form of `CommittedRun`: once committed, reports at smaller scales show them.
 
-    `models` gives accuracies, `claims` the verdicts, `compared` our numbers beside the paper's, by row; unmeasured ones
-    are omitted. `about` holds scale, data set and seed, which are copied.
+    `models` gives the accuracies, `claims` the verdicts, `compared` our numbers beside the paper's; what is not
+    measured is omitted. `about` (scale, data set and seed) is copied.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name, each in models.items():

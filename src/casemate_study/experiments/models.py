@@ -31,8 +31,8 @@ class StudyModel:
     title: str
     source: Source
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """For measures whose tasks belong to another experiment: the start of the task's name by measure. E1, the undefended
-    network, has {"fgsm": "E2/fgsm", ...}."""
+    """For measures whose tasks belong to another experiment: the start of the task's name, by measure. E1, the
+    undefended network, has {"fgsm": "E2/fgsm", ...}."""
     in_figures: bool = False
     """Whether a figure shows it under BIM. If so, BIM runs ascending each of three losses, with both clippings (to the
     eps ball, or only to the pixel range) and at more eps; otherwise ascending one loss, with clip ball."""
