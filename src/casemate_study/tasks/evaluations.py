@@ -18,8 +18,8 @@ def judge_model(
 ) -> dict[str, Any]:
     """Run `casemate.evaluate` on the configured model and test images; return the evaluation as JSON.
 
-    Writes the table `examples`: per image the label, the place of the first attack that fooled it, and for each eps
-    whether it withstood all attacks.
+    Writes the table `examples`: per image the label, the position of the first attack that fooled it (-1: none did; -2:
+    misclassified without one), and for each eps whether it withstood all attacks.
     """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)

@@ -21,8 +21,8 @@ def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
 def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.LabelledImages, data.LabelledImages]:
     """The images that a task's configuration trains on, and those it validates on, in this order.
 
-    Both are stratified draws from the training part, determined by the seed; on a small data set both are fewer than
-    configured, at most a fifth being validation images.
+    Both are stratified draws from the training part, determined by the seed. A small data set may give fewer than
+    configured; at most a fifth are validation images.
     """
     pool = data.subset(dataset.train, config["train_images"] + config["validation_images"], config["seed"])
     return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
