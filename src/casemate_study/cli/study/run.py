@@ -1,4 +1,4 @@
-"""The steps of `casemate study` and `casemate report` that need PyTorch; the other modules do not import it."""
+"""The steps of `casemate study` and `casemate report` that need PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

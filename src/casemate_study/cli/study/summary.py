@@ -92,8 +92,8 @@ def model_summary(study: PlannedStudy, artifacts: Artifacts) -> Table | None:
 
 
 def result_notes(study: PlannedStudy) -> list[str]:
-    """Sentences to print under the table of results: which iterate and losses the accuracies are of; and, where the
-    data set or the scale is not the paper's, that they say nothing about its numbers.
+    """Sentences to print under the table of results: of which iterate and losses the accuracies are; and, on another
+    data set or at another scale than the paper's, that they do not decide about the paper's numbers.
     """
     said = ["Under attack: the raw last iterate. Losses: ce stable, torch-ce F.cross_entropy, prob-ce from softmax."]
     if study.dataset.name != "fashion-mnist":
