@@ -49,7 +49,7 @@ class Reference:
 
     @property
     def scales(self) -> str:
-        """The names of the scales, joined by "or"."""
+        """The names of the runs' scales, joined by "or": "full or medium"."""
         return " or ".join(run.scale for run in self.runs)
 
     def _first(self, entry: Callable[[CommittedRun], object]) -> str | None:

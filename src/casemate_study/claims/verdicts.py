@@ -111,7 +111,7 @@ class Advice:
     """
 
     verdict: Verdict | None
-    """None if too little is measured."""
+    """The verdict on the model's robustness at eps 0.1; None if too little is measured."""
     helps: Helps
     """Whether more images withstand the study's attacks than with the baseline (E1, the undefended network), by the
     paired test."""

@@ -9,7 +9,7 @@ from typing import Literal, final
 from casemate.errors import SettingError
 
 EPS_GRID = (0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2)
-"""The study's seven values of eps, of which the paper names 0.05, 0.1 and 0.2."""
+"""The study's seven values of eps (Linf, pixels from 0 to 1), of which the paper names 0.05, 0.1 and 0.2."""
 
 
 @final
@@ -22,13 +22,14 @@ class Scale:
     purpose: str
     """What the scale is good for, in a sentence."""
     dataset: str
-    """The data set if --dataset names none."""
+    """The data set that is used if --dataset names none."""
     train_images: int
-    """Training images, a stratified draw from the training part without the validation images."""
+    """Number of training images: a stratified draw from the training part, without the validation images."""
     validation_images: int
     """Images of the training part that choose epochs and recipes; nothing trains on them."""
     batch_size: int
-    """Images per step; small where training images are few, since batch norm's averages need hundreds of steps."""
+    """Images per training step; small where training images are few, since batch norm's averages need hundreds of
+    steps."""
     epochs: int
     """Training epochs of E1, the undefended network, without early stopping."""
     kept_epochs: tuple[int, ...]

@@ -192,7 +192,7 @@ def diagnosis_table(models: Mapping[str, ModelResults]) -> Table:
 
 def distillation_table(models: Mapping[str, ModelResults]) -> Table | None:
     """A table that tests whether distilled students are robust: BIM on their logits as they are, and on the logits
-    divided by the temperature. One row per student; None if none was measured.
+    divided by the temperature. One row per student with a temperature other than 1; None if none was measured.
     """
     eps = 0.05
     rows: list[tuple[str, ...]] = []

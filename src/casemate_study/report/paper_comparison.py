@@ -36,7 +36,7 @@ class Comparison:
     why: str
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """The fields as JSON, with `estimate` as a dictionary (value, low, high, n)."""
         return vars(self) | {"estimate": self.estimate.as_json()}
 
 
@@ -55,7 +55,7 @@ class _Setting:
 
 
 def other_data(dataset: Dataset) -> str | None:
-    """"Fashion-MNIST", the name of the paper's data set, if `dataset` is another one; None if it is the paper's."""
+    """None if `dataset` is the paper's data set; otherwise the name of the paper's, "Fashion-MNIST"."""
     return None if dataset.name == "fashion-mnist" else "Fashion-MNIST"
 
 

@@ -1,4 +1,6 @@
-"""The stored results of the study's tasks, one dataclass per kind; `casemate_study.tasks` writes them as JSON."""
+"""The stored results of the study's tasks as dataclasses, one per kind of task, read from the JSON that
+`casemate_study.tasks` writes.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,9 +55,9 @@ class StoredClean:
     loss: Estimate
     """Mean cross-entropy over the images."""
     confusion: tuple[tuple[int, ...], ...]
-    """Number of images by true class and predicted class."""
+    """Number of images by true class (rows) and predicted class (columns)."""
     per_class: tuple[Estimate | None, ...]
-    """Accuracy within each class; None for a class without images."""
+    """Share of the images of each class that are classified correctly; None for a class without images."""
     calibration_error: float
     gap_quantiles: Mapping[str, float]
     """Quantiles over the images of the gap between the two largest logits, by "0.05", "0.25", "0.5", "0.75"
@@ -79,7 +81,7 @@ class CurvePoint:
     worst: Estimate
     """Share of images classified correctly at every iterate, at this and every smaller value of the curve."""
     loss: Estimate | None
-    """Mean cross-entropy at the last iterate; None if it is finite for no image."""
+    """Mean cross-entropy at the last iterate, over the images where it is finite; None if there are none."""
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "CurvePoint":
@@ -103,7 +105,7 @@ class StoredCurve:
     """Share of images whose input gradient under the attack's loss is exactly zero."""
 
     def at(self, value: float) -> CurvePoint | None:
-        """The point at this eps or number of iterations; None if it was not computed."""
+        """The point of the curve at `value`, an eps or a number of iterations; None if it was not computed."""
         return next((point for point in self.points if abs(point.at - value) < 1e-9), None)
 
     @property
@@ -141,7 +143,7 @@ class StoredWorstCase:
     points: tuple[WorstCasePoint, ...]
 
     def at(self, eps: float) -> WorstCasePoint | None:
-        """The point at this eps; None if it was not computed."""
+        """The result at this eps; None if it was not computed."""
         return next((point for point in self.points if abs(point.eps - eps) < 1e-9), None)
 
 
@@ -218,7 +220,7 @@ class AttackedImage:
     adversarial_prediction: str
     """Name of the class that the model predicts for the image after the attack."""
     norm: float
-    """Distance from the clean image in the attack's norm."""
+    """Distance of the image after the attack from the clean image, in the attack's norm."""
 
 
 @final
@@ -243,7 +245,7 @@ class NeighbourPixels:
     changed_pixels: float
     """Share of pixels that differ from the clean images'."""
     outside_range: float
-    """Share of pixels outside [0, 1]."""
+    """Share of pixels below 0 or above 1."""
     lowest: float
     highest: float
     mean_shift: float

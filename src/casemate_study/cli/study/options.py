@@ -1,4 +1,4 @@
-"""The options of `casemate study`, and the command itself."""
+"""The options of `casemate study`, and the method that runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

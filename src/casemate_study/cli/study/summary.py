@@ -30,7 +30,7 @@ class Row:
     paper: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """The fields as JSON, with `accuracy` as a dictionary (value, low, high, n)."""
         return vars(self) | {"accuracy": self.accuracy.as_json()}
 
 
