@@ -25,8 +25,9 @@ def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
 
 
 def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: `judge_number` on the accuracy of E1, the undefended network, under FGSM at eps 0.1. Ours depends on the
-    loss that FGSM ascends, so each loss is one setting.
+    """Rule: holds if the paper's accuracy of E1 (undefended) under FGSM at eps 0.1 lies within our interval with FGSM
+    ascending the stable cross-entropy; does not hold if only within that with another loss; otherwise unexplained
+    (`judge_number`).
     """
     e1 = evidence.models.get("E1")
     found = {TITLES[loss]: e1.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
@@ -45,8 +46,9 @@ def _step_curves(evidence: ClaimEvidence) -> dict[tuple[str, str], tuple[str, St
 
 
 def accuracy_after_25(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: `judge_number` on the accuracy of E1, the undefended network, under BIM after 25 iterations. Each step size
-    with each loss ascended is one setting.
+    """Rule: holds if the paper's accuracy of E1 (undefended) under 25 iterations of BIM lies within our interval, at
+    either step size, with BIM ascending the stable cross-entropy; does not hold if only within one with another loss;
+    otherwise unexplained (`judge_number`).
     """
     points = {key: curve.at(25) for key, (_, curve) in _step_curves(evidence).items()}
     found = {f"step {size}, {TITLES[loss]}": point and point.last for (size, loss), point in points.items()}

@@ -113,11 +113,10 @@ def judge_order(
     compare: Compare = compare_accuracy,
     up_to: float = math.inf,
 ) -> RuleResult:
-    """Rule: holds if the model called `first` lies above (`wanted` 1) or below (-1) that called `second` in accuracy
-    (or in what `compare` compares), under the attack `measure` at eps up to `up_to`, ascending the stable
-    cross-entropy.
+    """Rule: holds if the model called `first` lies above (`wanted` 1) or below (-1) that called `second` in accuracy,
+    or in what `compare` compares: at some eps up to `up_to` by the paired test, and at none the reverse (`tally`).
 
-    `tally` combines the values of eps. The text also reports attacks that ascend the other losses.
+    Both are under the attack `measure`, ascending the stable cross-entropy; the text also reports the other losses.
     """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:

@@ -16,7 +16,7 @@ from casemate_study.results.models import ModelResults, WholeEvaluation
 from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_masks
 
 EPS = 0.1
-"""The eps (Linf) of all verdicts."""
+"""The eps (Linf, pixels from 0 to 1) of all verdicts."""
 MASKED = 0.1
 """Share of images with an input gradient of exactly zero, from which on a loss counts as unusable for attacks."""
 COLLAPSED = 0.2
@@ -93,8 +93,9 @@ def gradient_misalignment(model: ModelResults) -> str | None:
 
 
 def causes(model: ModelResults) -> list[str]:
-    """The findings of the four rules above, as texts: reasons not to believe the model's apparent robustness; may be
-    empty.
+    """Reasons not to believe the model's apparent robustness, as texts; empty if none applies.
+
+    They are the findings of four rules: zero gradients, one step that misleads, random draws, misaligned gradients.
     """
     found = (zero_gradient_cause(model), single_step_cause(model), eot_gap(model), gradient_misalignment(model))
     return [each for each in found if each]

@@ -32,9 +32,9 @@ def choose_experiments(names: Sequence[str]) -> list[Experiment]:
 
 
 def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task], list[str]]:
-    """Describe all tasks of the whole study, since any may be a dependency; and name those that `experiments` want.
+    """Describe all tasks of the whole study, since any may be a dependency. Nothing is run.
 
-    Returns the tasks, and the names of the tasks that belong to `experiments`. Nothing is run.
+    Returns the tasks of all experiments, and the names of those that belong to `experiments`.
     """
     every = {name: experiment.tasks(setup) for name, experiment in EXPERIMENTS.items()}
     wanted = [task.name for experiment in experiments for task in every[experiment.name]]

@@ -181,7 +181,8 @@ def _distilled(
 
 
 def _teachers(setup: Setup) -> list[Task]:
-    """Tasks that train the distillation teachers: one for each of the scale's temperatures, and 20 in any case.
+    """Describe the tasks that train the distillation teachers: one for each of the scale's temperatures, and 20 in any
+    case.
 
     Temperature 1 needs none, since its teacher is E1, the undefended network; 20 serves the search over students.
     """
@@ -196,8 +197,8 @@ def _teachers(setup: Setup) -> list[Task]:
 
 
 def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> Task:
-    """Describe a curve over eps: BIM on a student with logits divided by its temperature, ascending cross-entropy of
-    softmax probabilities, which saturates on the undivided logits.
+    """Describe the task that runs BIM at several eps on a student with its logits divided by its temperature, ascending
+    cross-entropy of softmax probabilities, which saturates on the undivided logits.
     """
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}

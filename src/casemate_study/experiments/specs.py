@@ -1,4 +1,6 @@
-"""Builds the study's tasks: one function per kind sets its configuration and a rough estimate of its cost."""
+"""Builds the descriptions of the study's tasks: one function per kind, which sets the configuration and a rough
+estimate of the cost. Nothing is computed here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ def train_task(
     label_smoothing: float = 0.0,
     dropout: float = 1.0,
 ) -> Task:
-    """Describe a training without a defence, as a task; nothing is trained yet.
+    """Describe the task of a training without a defence; nothing is trained here.
 
     Args:
         epochs: number of training epochs.
@@ -120,7 +122,7 @@ def defend_task(
     augment: Sequence[Mapping[str, Any]] = (),
     dropout: float = 1.0,
 ) -> Task:
-    """Describe a training with a defence, as a task; nothing is trained yet.
+    """Describe the task of a training with a defence; nothing is trained here.
 
     Args:
         training: settings of `TrainConfig`, with the number of epochs.
@@ -157,8 +159,8 @@ def defend_task(
 
 
 def clean_task(setup: Setup, name: str, source: Source) -> Task:
-    """Describe the measures of a model without an attack: accuracy, loss, confusion matrix, calibration, logit gaps,
-    share of zero gradients, angle between nearby gradients.
+    """Describe the task that measures a model without an attack: accuracy, loss, confusion matrix, calibration, logit
+    gaps, share of zero gradients, angle between nearby gradients.
     """
     images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.attacked_images)
     return Task(
@@ -179,8 +181,8 @@ def curve_task(
     values: Sequence[float] | Sequence[int],
     images: int,
 ) -> Task:
-    """Describe one attack run at each of `values`, which are values of eps or numbers of steps, as `axis` ("eps" or
-    "steps") says, on the first `images` test images.
+    """Describe the task that runs one attack at each of `values`, which are values of eps or numbers of steps, as
+    `axis` ("eps" or "steps") says, on the first `images` test images.
     """
     # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
     by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
@@ -198,8 +200,8 @@ def curve_task(
 def checkpoint_task(
     setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
 ) -> Task:
-    """Describe the measures of one network of a training or a search: clean accuracy, each attack under each loss, and
-    the share of zero gradients.
+    """Describe the task that measures one set of weights of a training: clean accuracy, accuracy under each attack
+    ascending each of `losses`, and the share of zero gradients.
 
     `attacks` lists for each attack a title, its name and settings, and the values of eps.
     """
@@ -222,8 +224,8 @@ def _standing(eps: float) -> float:
 
 
 def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """Describe the worst case, at each eps of `values`, over two attacks: PGD with 40 steps and restarts, ascending the
-    stable cross-entropy and ascending the logit margin.
+    """Describe the task that finds the worst case, at each eps of `values`, over two attacks: PGD with 40 steps and
+    restarts, ascending the stable cross-entropy and ascending the logit margin.
     """
     config = _config(setup, source, setup.scale.attacked_images)
     attacks = {
@@ -245,8 +247,8 @@ def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[fl
 
 
 def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """Describe the whole evaluation of a model at each eps of `values`: `casemate.evaluate`, with its checks and
-    verdict.
+    """Describe the task that runs `casemate.evaluate`, with its checks and verdict, on a model at each eps
+    of `values`.
     """
     scale = setup.scale
     config = _config(setup, source, scale.evaluated_images)
@@ -263,7 +265,7 @@ def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[fl
 
 
 def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
-    """Describe a targeted attack on images of every class towards every other class."""
+    """Describe the task that attacks images of every class towards every other class."""
     config = _config(setup, source, setup.scale.targeted_images)
     return Task(
         name=name,
@@ -277,9 +279,10 @@ def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, 
 def pictures_task(
     setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int
 ) -> Task:
-    """Describe pictures of test images before and after each of `attacks` (name and settings, by title).
+    """Describe the task that stores pictures of test images before and after each of `attacks` (name and settings, by
+    title).
 
-    They show at most `count` of the first 200 test images: those that are the first correctly classified of their
+    The images are at most `count` of the first 200 test images, those that are the first correctly classified of their
     class.
     """
     config = _config(setup, source, 200)
@@ -295,8 +298,8 @@ def pictures_task(
 def neighbours_task(
     setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int
 ) -> Task:
-    """Describe pictures of the first `count` test images and of their adversarial neighbours under each of `settings`
-    of adversarial regularisation (by title).
+    """Describe the task that stores pictures of the first `count` test images and of their adversarial neighbours under
+    each of `settings` of adversarial regularisation (by title).
     """
     config = _config(setup, source, 200)
     return Task(
@@ -309,8 +312,8 @@ def neighbours_task(
 
 
 def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
-    """Describe pictures of the first `count` training images before and after each of `changes` (lists of augmentations
-    applied one after the other, by title).
+    """Describe the task that stores pictures of the first `count` training images before and after each of `changes`
+    (lists of augmentations applied one after the other, by title).
     """
     return Task(
         name=name,
@@ -326,5 +329,5 @@ def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Ma
 
 
 def samples_task(setup: Setup) -> Task:
-    """Describe pictures of the first 12 training images of every class."""
+    """Describe the task that stores pictures of the first 12 training images of every class."""
     return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)

@@ -48,8 +48,8 @@ class KerasRun:
 @final
 @dataclass(frozen=True)
 class KerasCode:
-    """One way to write the attack in Keras: its description, the loss that it in effect ascends, and its zero
-    gradients.
+    """One way to write the attack in Keras: its description, what its cross-entropy is in effect computed from
+    ("logits", "probabilities" or "neither"), and how often its gradient is zero.
     """
 
     what: str
@@ -61,18 +61,21 @@ class KerasCode:
 @final
 @dataclass(frozen=True)
 class KerasReference:
-    """The committed result of `benchmarks/keras`: FGSM run in Keras itself, written in several ways, and the loss that
-    each in effect ascends.
+    """The committed result of `benchmarks/keras`: the attack's input gradient computed in Keras itself, by code written
+    in several ways (`ways`), and what the cross-entropy is in effect computed from in each.
     """
 
     loss_in_effect: str
-    """The loss that the code ascends as the TensorFlow tutorial writes it."""
+    """"logits" or "probabilities": what the cross-entropy of the TensorFlow tutorial's code is in effect
+    computed from."""
     run: KerasRun
     ways: Mapping[str, KerasCode]
 
 
 def keras_reference() -> KerasReference:
-    """Read the committed result of running the attack in Keras itself (`benchmarks/keras`); nothing is run."""
+    """Read the committed result of computing the attack's gradient in Keras itself (`benchmarks/keras`); nothing is
+    run.
+    """
     place = resources.files("casemate_study.experiments").joinpath("keras_reference.json")
     return read_as(KerasReference, json.loads(place.read_text()), place.name)
 

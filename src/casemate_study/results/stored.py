@@ -41,7 +41,7 @@ class Provenance:
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Provenance":
-        """Read the provenance of an artifact."""
+        """Read from an artifact how long, when, on which machine and from which code it was computed."""
         return read_as(cls, artifact.facts["provenance"], f"the provenance of {artifact.facts['name']}")
 
 
@@ -226,7 +226,9 @@ class AttackedImage:
 @final
 @dataclass(frozen=True)
 class StoredPictures:
-    """A few test images before and after several attacks; their pixels are in the artifact's images.safetensors."""
+    """A few test images before and after several attacks: labels and predictions. The pixels are in the artifact's
+    images.safetensors.
+    """
 
     index: tuple[int, ...]
     """Positions of the images in the test set."""
