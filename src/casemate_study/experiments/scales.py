@@ -28,8 +28,7 @@ class Scale:
     validation_images: int
     """Images of the training part that choose epochs and recipes; nothing trains on them."""
     batch_size: int
-    """Images per training step; small where training images are few, since batch norm's averages need hundreds of
-    steps."""
+    """Images per training step; small where training images are few: batch norm's averages need hundreds of steps."""
     epochs: int
     """Training epochs of E1, the undefended network, without early stopping."""
     kept_epochs: tuple[int, ...]
