@@ -50,7 +50,7 @@ def plan_study(
         only: names of experiments; tasks of others are added where these need them; all experiments if empty.
         store: folder of the store; None for the default one.
         device: the device that tasks will run on; it is part of their keys.
-        data_dir: folder of the data files; None for the default places.
+        data_dir: folder of the data files; None for the default places, or a download.
 
     Raises:
         SettingError, DataError, StoreError: an unknown name, data that are not available, an unusable store.
