@@ -1,4 +1,4 @@
-"""Plans and runs the study: which experiments, at which scale, on which data, from which store."""
+"""Plans and runs the study: which experiments, at which scale, on which data, with which store of artifacts."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from casemate_study.tasks.registry import PRODUCERS
 @final
 @dataclass(frozen=True, kw_only=True)
 class PlannedStudy:
-    """The tasks of a study, and what of them is finished."""
+    """A study ready to run: its setup, data, selected experiments, plan (tasks in order, finished artifacts), store."""
 
     setup: Setup
     dataset: data.Dataset
@@ -42,12 +42,15 @@ def plan_study(
     data_dir: Path | None,
     observer: Observer,
 ) -> PlannedStudy:
-    """List the tasks of the study and find those that are finished. Nothing is computed.
+    """List the study's tasks and find those whose artifacts are in the store. The images are read; nothing is computed.
 
     Args:
         scale: smoke, quick, medium or full.
         dataset: auto, fashion-mnist or digits; None for the scale's own.
-        only: names of experiments, whose dependencies are added; all if empty.
+        only: names of experiments; tasks of others are added where these need them; all experiments if empty.
+        store: folder of the store; None for the default one.
+        device: the device that tasks will run on; it is part of their keys.
+        data_dir: folder of the data files; None for the default places, or a download.
 
     Raises:
         SettingError, DataError, StoreError: an unknown name, data that are not available, an unusable store.
@@ -63,7 +66,10 @@ def plan_study(
 
 
 def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
-    """Compute the missing artifacts in order and return all by name; each is stored as soon as it is finished."""
+    """Compute the missing artifacts in order and return all of the plan, old and new, by the name of their tasks.
+
+    Each is stored as soon as it is finished. Warnings of casemate are silenced; results report what they are about.
+    """
     context = Context(device=study.device, observer=observer, data_dir=data_dir)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of
@@ -71,5 +77,5 @@ def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, obser
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:
-    """A rough estimate of a task's seconds from the measured cost of one step."""
+    """A rough estimate of a task's seconds: its work (in passes of one image) times the measured seconds per image."""
     return task.work * (cost.training if task.kind in ("train", "defend") else cost.gradient)

@@ -1,4 +1,4 @@
-"""The paper's claims, and the rule that judges each by our numbers."""
+"""The paper's claims, and for each the rule that judges it by our numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from casemate_study.claims.rules import ClaimEvidence, RuleResult
 @final
 @dataclass(frozen=True, kw_only=True)
 class PaperClaim:
-    """One claim of the paper, and its rule."""
+    """One claim of the paper: the experiment that tests it, its section and text, and the rule that judges it."""
 
     experiment: str
     where: str
-    """Section of the paper."""
+    """Section of the paper, such as "4.1.1"."""
     says: str
     judge: Callable[[ClaimEvidence], RuleResult]
 
@@ -141,7 +141,9 @@ CLAIMS = (
 @final
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with its verdict at the scale of this run, and the numbers that the verdict follows from."""
+    """A claim of the paper with our verdict on it at the scale of this run, and in `because` the numbers behind the
+    verdict.
+    """
 
     claim: PaperClaim
     verdict: str
@@ -149,10 +151,10 @@ class Judgement:
 
 
 def judge(evidence: ClaimEvidence, *, decides: bool) -> list[Judgement]:
-    """Judge every claim.
+    """Judge every claim of the paper by our results, in the order of `CLAIMS`.
 
-    Unless the scale and the data can decide (`decides`), the verdict is "cannot be decided at this scale", followed by
-    the verdict that the numbers alone would give.
+    `decides` says whether the scale and the data can decide. If not, the verdict is "cannot be decided at this scale",
+    followed by the one that the numbers alone would give ("not measured" stays).
     """
     found = []
     for claim in CLAIMS:

@@ -1,4 +1,4 @@
-"""The rules of the paper's claims about the undefended network and the two attacks."""
+"""The rules that judge the paper's claims about the undefended network E1 and about FGSM and BIM."""
 
 import numpy as np
 
@@ -13,7 +13,9 @@ from casemate_study.results.stored import StoredCurve, find_result
 
 
 def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: the paper's test accuracy lies within the interval of E1's."""
+    """Rule: holds if the paper's test accuracy (93.7 %) lies within our 95 % interval for E1, the undefended network;
+    otherwise unexplained.
+    """
     e1 = evidence.models.get("E1")
     if e1 is None or e1.clean is None:
         return NOTHING
@@ -23,28 +25,40 @@ def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
 
 
 def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: `judge_number` on E1 under FGSM at 0.1, one setting per loss."""
+    """Rule: holds if the paper's accuracy of E1 (undefended) under FGSM at eps 0.1 lies within our interval with FGSM
+    ascending the stable cross-entropy; does not hold if only within that with another loss; otherwise unexplained
+    (`judge_number`).
+    """
     e1 = evidence.models.get("E1")
     found = {TITLES[loss]: e1.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
     return judge_number(evidence, paper.FGSM_AT_01, found)
 
 
 def _step_curves(evidence: ClaimEvidence) -> dict[tuple[str, str], tuple[str, StoredCurve]]:
-    """E4's curves over the number of iterations, with the names of their tasks, by step size and loss."""
+    """E4's finished curves (BIM on E1, the undefended network, over the number of iterations), each with its task's
+    name.
+
+    The keys are step size and loss ascended.
+    """
     names = {(size, loss): f"{e4_prefix(size)}/{loss}" for size in E4_STEP_SIZES for loss in LOSSES}
     found = {key: (name, find_result(evidence.artifacts, name, StoredCurve)) for key, name in names.items()}
     return {key: (name, curve) for key, (name, curve) in found.items() if curve is not None}
 
 
 def accuracy_after_25(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: `judge_number` on E1 under BIM after 25 iterations, one setting per step size and loss."""
+    """Rule: holds if the paper's accuracy of E1 (undefended) under 25 iterations of BIM lies within our interval, at
+    either step size, with BIM ascending the stable cross-entropy; does not hold if only within one with another loss;
+    otherwise unexplained (`judge_number`).
+    """
     points = {key: curve.at(25) for key, (_, curve) in _step_curves(evidence).items()}
     found = {f"step {size}, {TITLES[loss]}": point and point.last for (size, loss), point in points.items()}
     return judge_number(evidence, paper.BIM_AT_25, found)
 
 
 def level_after_25(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: from 25 iterations to the most, no change of accuracy by the paired test, and a larger loss."""
+    """Rule: holds if from 25 iterations of BIM to the most that were run, at each step size measured, the accuracy of
+    E1 (undefended) does not change by the paired test, and its loss grows. The attack ascends the stable cross-entropy.
+    """
     verdicts: dict[str, tuple[bool, bool]] = {}
     words: list[str] = []
     for (size, loss), (name, curve) in _step_curves(evidence).items():
@@ -72,9 +86,11 @@ def level_after_25(evidence: ClaimEvidence) -> RuleResult:
 
 
 def clipping(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: paired tests of clip ball against clip range at equal steps; fewer correct images are more effective.
+    """Rule: holds if BIM on E1 (undefended) leaves fewer images correct with clip ball than with clip range, ascending
+    the stable cross-entropy with equal steps: at some eps by the paired test, and at none the reverse (`tally`).
 
-    The text also reports clip range with an equal total.
+    The text also reports the other losses, and clip range with fewer steps, of which the sum is eps as with
+    clip ball.
     """
     e1 = evidence.models.get("E1")
     if e1 is None:
@@ -102,7 +118,9 @@ def clipping(evidence: ClaimEvidence) -> RuleResult:
 
 
 def background(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: BIM with clip ball changes less than 1 % of the black pixels in the stored pictures."""
+    """Rule: holds if BIM with clip ball changes less than 1 % of the black pixels in the few images of E3's
+    pictures.
+    """
     artifact = evidence.artifacts.get("E3/pictures")
     if artifact is None:
         return NOTHING

@@ -1,4 +1,6 @@
-"""The rules of the paper's claims about its defences."""
+"""The rules that judge the paper's claims about its defences. E1 is the undefended network, trained without early
+stopping.
+"""
 
 from casemate.evaluation import percent
 from casemate_study.claims.rules import (
@@ -16,7 +18,9 @@ from casemate_study.results.paired import compare_accuracy, compare_loss
 
 
 def under_fits(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: at the epoch kept, E5's validation accuracy lies above its training accuracy."""
+    """Rule: holds if E5, the network trained with augmentation, has a higher validation than training accuracy at the
+    epoch whose weights are kept.
+    """
     e5 = evidence.models.get("E5")
     if e5 is None or e5.training is None:
         return NOTHING
@@ -29,7 +33,9 @@ def under_fits(evidence: ClaimEvidence) -> RuleResult:
 
 
 def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: under FGSM both the loss and the accuracy of E5 lie below E1's. The text adds calibration errors."""
+    """Rule: holds if under FGSM both the loss and the accuracy of E5 (augmentation) lie below those of E1 (undefended),
+    by paired tests (`judge_order`). The text adds both models' calibration errors on clean images.
+    """
     loss = judge_order(evidence, "E5", "E1", "fgsm", -1, compare_loss)
     accuracy = judge_order(evidence, "E5", "E1", "fgsm", -1)
     found = both_parts(loss, accuracy, ("Lower loss", "Lower accuracy"))
@@ -41,7 +47,11 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
 
 
 def keeps_70(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E6's interval under FGSM at eps 0.2 reaches 70 %."""
+    """Rule: holds if the 95 % interval of the accuracy of E6 (adversarial regularisation) under FGSM at eps 0.2 reaches
+    70 % or more.
+
+    The text adds its accuracy under PGD at half that eps.
+    """
     e6 = evidence.models.get("E6")
     left = None if e6 is None else e6.accuracy_under("fgsm", 0.2)
     if e6 is None or left is None:
@@ -54,13 +64,17 @@ def keeps_70(evidence: ClaimEvidence) -> RuleResult:
 
 
 def loses_to_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E1 is more accurate than E6 under BIM with clip ball, and with clip range."""
+    """Rule: holds if E1 (undefended) is more accurate than E6 (adversarial regularisation) under BIM, both with clip
+    ball and with clip range, by paired tests (`judge_order`).
+    """
     parts = [judge_order(evidence, "E1", "E6", clip, 1) for clip in ("ball", "range")]
     return both_parts(parts[0], parts[1], ("Clip ball", "Clip range"))
 
 
 def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: under FGSM E7 is less accurate than E6, and their losses differ by at most a quarter at every eps."""
+    """Rule: holds if under FGSM E7 (adversarial regularisation of the augmented E5) is less accurate than E6 (that of
+    E1) by paired tests (`judge_order`), and at every eps its loss differs from E6's by at most a quarter of that.
+    """
     accuracy = judge_order(evidence, "E7", "E6", "fgsm", -1)
     one, other = evidence.models.get("E7"), evidence.models.get("E6")
     losses = over_eps(one, other, "fgsm", "ce", compare_loss)
@@ -75,7 +89,9 @@ def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
 
 
 def four_rounds(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E8 is nowhere more accurate than E6 by the paired test, under FGSM and under PGD."""
+    """Rule: holds if E8 (four rounds of adversarial regularisation) is not more accurate than E6 (one round) by the
+    paired test: under FGSM at any eps, or under PGD at eps 0.1.
+    """
     one, other = evidence.models.get("E8"), evidence.models.get("E6")
     orders = over_eps(one, other, "fgsm", "ce", compare_accuracy)
     if one is None or other is None or not orders:
@@ -90,12 +106,17 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
 
 
 def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
-    """The names of the students of these experiments. They are compared with E1, which is the teacher at T = 1."""
+    """The names of the measured distillation students of these experiments ("E9", "E10"), of all temperatures.
+
+    The rules compare each with E1, the undefended network, which is the teacher at temperature 1.
+    """
     return [name for each in experiments for name in evidence.models if name.startswith(f"{each}-")]
 
 
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: every student's loss lies below E1's, under FGSM and under BIM with both clippings."""
+    """Rule: holds if the loss of every student (E9, E10) lies below that of E1, the teacher at temperature 1, under
+    FGSM and under BIM with either clipping, by paired tests (`judge_order`).
+    """
     parts = [
         (f"{name}, {measure}", judge_order(evidence, name, "E1", measure, -1, compare_loss))
         for name in student_names(evidence, "E9", "E10")
@@ -105,13 +126,17 @@ def students_loss(evidence: ClaimEvidence) -> RuleResult:
 
 
 def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E9's students are more accurate than E1 under FGSM."""
+    """Rule: holds if every student of E9 (distilled into the same architecture) is more accurate than E1, the teacher
+    at temperature 1, under FGSM, by paired tests (`judge_order`).
+    """
     parts = [(name, judge_order(evidence, name, "E1", "fgsm", 1)) for name in student_names(evidence, "E9")]
     return at_all_temperatures(parts)
 
 
 def students_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E1 is more accurate than E9's students under BIM, with both clippings."""
+    """Rule: holds if E1, the teacher at temperature 1, is more accurate than every student of E9 (distilled into the
+    same architecture) under BIM with either clipping, by paired tests (`judge_order`).
+    """
     parts = [
         (f"{name}, clip {clip}", judge_order(evidence, "E1", name, clip, 1))
         for name in student_names(evidence, "E9")
@@ -121,13 +146,17 @@ def students_bim(evidence: ClaimEvidence) -> RuleResult:
 
 
 def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E10's students are more accurate than E1 under BIM with clip ball, at every eps up to 0.1."""
+    """Rule: holds if every student of E10 (distilled into the network of appendix B) is more accurate than E1, the
+    teacher at temperature 1, under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`).
+    """
     names = student_names(evidence, "E10")
     return at_all_temperatures([(name, judge_order(evidence, name, "E1", "ball", 1, up_to=0.1)) for name in names])
 
 
 def epoch_time(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: the ratio of seconds per epoch, student to teacher, lies within a fifth of the paper's 1.25."""
+    """Rule: holds if for every student of E9 the seconds per epoch, divided by those of E1, the teacher at temperature
+    1, lie within a fifth of the paper's 1.25.
+    """
     stated = paper.STUDENT_SECONDS.value / paper.TEACHER_SECONDS.value
     e1 = evidence.models.get("E1")
     ratios = {
@@ -145,7 +174,9 @@ def epoch_time(evidence: ClaimEvidence) -> RuleResult:
 
 
 def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: E11 is more accurate than E1 under FGSM. The text adds PGD at small eps."""
+    """Rule: holds if E11 (E1 stopped early) is more accurate than E1 (trained to the end) under FGSM, by paired tests
+    (`judge_order`). The text adds both models' accuracies under PGD at small eps.
+    """
     found = judge_order(evidence, "E11", "E1", "fgsm", 1)
     one, other = evidence.models.get("E11"), evidence.models.get("E1")
     if one is None or other is None or found.verdict == "not measured":
@@ -159,7 +190,9 @@ def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
 
 
 def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: the E12 model of the lowest validation loss is more accurate than E1 under FGSM."""
+    """Rule: holds if, of the models of E12 (weight decay), the one with the lowest validation loss is more accurate
+    than E1 (undefended) under FGSM, by paired tests (`judge_order`).
+    """
     losses = {
         name: each.training.best.val_loss
         for name, each in evidence.models.items()

@@ -1,8 +1,8 @@
-"""The kinds of rules by which claims are judged, and the evidence that they read.
+"""The kinds of rules that judge the paper's claims, and the evidence that they read.
 
-An order ("A is more accurate than B") is judged by paired tests on the same images, at every eps where both were
-measured, under the stable cross-entropy; where it appears only under another loss, the text says so. A number is
-judged by our intervals. A number that no setting of ours reproduces is unexplained.
+An order ("A is more accurate than B") is judged by paired tests on the same images, at every eps above 0 where both
+were measured, under attacks that ascend the stable cross-entropy; where it appears only with another loss, the text
+says so. A number is judged by our intervals. A number that no setting of ours reproduces is unexplained.
 """
 
 import math
@@ -26,17 +26,17 @@ _WORST_FIRST: tuple[ClaimVerdict, ...] = ("not measured", "does not hold", "unex
 @final
 @dataclass(frozen=True)
 class ClaimEvidence:
-    """Everything that claims are judged by."""
+    """Our results, by which the paper's claims are judged."""
 
     models: Mapping[str, ModelResults]
-    """Every measured model, by name."""
+    """Every model with finished clean measures, by name ("E1", "E9-20", ...)."""
     artifacts: Artifacts
 
 
 @final
 @dataclass(frozen=True)
 class RuleResult:
-    """A verdict and the numbers that it follows from."""
+    """What a rule finds: a verdict, and in `because` the numbers that it follows from, as text."""
 
     verdict: ClaimVerdict
     because: str
@@ -46,9 +46,10 @@ NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
 
 
 def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
-    """Holds if at least one comparison has the order `wanted` (1 or -1) and none the opposite.
+    """Judge an order by paired comparisons, of which each has the order 1 (the first is larger), -1 or 0 (a tie).
 
-    Does not hold if any has the opposite order; cannot be decided if all are ties.
+    Holds if at least one has the order `wanted` (1 or -1) and none the opposite; does not hold if any has the opposite;
+    cannot be decided if all are ties; not measured if there are none.
     """
     signs = [each.order * wanted for each in orders]
     if not orders:
@@ -59,7 +60,9 @@ def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
 
 
 def count_orders(orders: Sequence[PairedComparison], wanted: int) -> str:
-    """How many comparisons have the order `wanted`, the opposite, or neither, in words."""
+    """Text that counts the comparisons with the order `wanted` (1 or -1), with the opposite, and without any: "3 for, 0
+    against, 1 undecided of 4 comparisons".
+    """
     yes, no = (sum(each.order * wanted == sign for each in orders) for sign in (1, -1))
     return f"{yes} for, {no} against, {len(orders) - yes - no} undecided of {len(orders)} comparisons"
 
@@ -72,7 +75,12 @@ def over_eps(
     compare: Compare,
     up_to: float = math.inf,
 ) -> list[PairedComparison]:
-    """The two models compared at every eps in (0, `up_to`] that both curves have."""
+    """Compare two models under one attack on the same images, with `compare`: one result for every eps in
+    (0, `up_to`].
+
+    Empty if a curve is not finished. `measure` is the attack ("fgsm", "ball", "range"), `loss` the loss it ascends. An
+    eps that only one curve has, or that cannot be compared, is omitted.
+    """
     one, other = (None if each is None else each.curve(measure, loss) for each in (first, second))
     if first is None or second is None or one is None or other is None:
         return []
@@ -85,7 +93,10 @@ def over_eps(
 def pair_at(
     first: ModelResults, second: ModelResults, measure: str, loss: str, compare: Compare, eps: float = 0.1
 ) -> str:
-    """The two means that are compared, at one eps, in words."""
+    """The two means that `compare` finds for the models at one eps, as text: "at 0.1: 62.5 % against 40.0 %".
+
+    Empty if they cannot be compared. `measure` is the attack ("fgsm", "ball", "range"), `loss` the loss it ascends.
+    """
     found = compare(first.artifact(measure, loss), second.artifact(measure, loss), "eps", eps)
     if found is None:
         return ""
@@ -102,9 +113,10 @@ def judge_order(
     compare: Compare = compare_accuracy,
     up_to: float = math.inf,
 ) -> RuleResult:
-    """Rule: `first` lies above (`wanted` 1) or below (-1) `second` under an attack ascending the stable loss.
+    """Rule: holds if the model called `first` lies above (`wanted` 1) or below (-1) that called `second` in accuracy,
+    or in what `compare` compares: at some eps up to `up_to` by the paired test, and at none the reverse (`tally`).
 
-    The text reports the other losses too.
+    Both are under the attack `measure`, ascending the stable cross-entropy; the text also reports the other losses.
     """
     one, other = evidence.models.get(first), evidence.models.get(second)
     if one is None or other is None:
@@ -127,7 +139,9 @@ def judge_order(
 
 
 def why(*models: ModelResults) -> str:
-    """The causes of apparent robustness that the rules of `casemate_study.claims.verdicts` find in these models."""
+    """Text for the end of a verdict: causes of apparent robustness that `verdicts.causes` finds in these models; or
+    empty.
+    """
     parts = [f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each))]
     return f" Measured: {'. '.join(parts)}." if parts else ""
 
@@ -135,8 +149,10 @@ def why(*models: ModelResults) -> str:
 def judge_number(
     evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate | None]
 ) -> RuleResult:
-    """Rule: the paper's number holds if it lies within our interval for the stable loss, does not hold if only within
-    that for another loss, and is unexplained otherwise. `settings` are our numbers by the setting's name.
+    """Rule: holds if the paper's number lies within one of our intervals for the stable cross-entropy, does not hold if
+    only within one for another loss, and is unexplained otherwise.
+
+    `settings` are our numbers by the setting's name, which ends with the title of the loss; None if not measured.
     """
     known = {name: each for name, each in settings.items() if each is not None}
     if not known:
@@ -155,12 +171,16 @@ def judge_number(
 
 
 def _joined(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
-    """The verdict on a claim of several parts: it holds if all do; otherwise that of the worst part."""
+    """The verdict on a claim of several parts: the worst of theirs, so that it holds only if all parts hold."""
     return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
 
 def both_parts(first: RuleResult, second: RuleResult, names: tuple[str, str]) -> RuleResult:
-    """The result for a claim of two parts, each under its name."""
+    """Combine the results for the two parts of a claim: the worse verdict, and both texts, each after its name in
+    `names`.
+
+    Not measured if either is not.
+    """
     if NOTHING.verdict in (first.verdict, second.verdict):
         return NOTHING
     text = f"{names[0]}: {first.verdict}. {first.because} {names[1]}: {second.verdict}. {second.because}"
@@ -168,7 +188,9 @@ def both_parts(first: RuleResult, second: RuleResult, names: tuple[str, str]) ->
 
 
 def at_all_temperatures(parts: Sequence[tuple[str, RuleResult]]) -> RuleResult:
-    """The result for a claim on distillation: the paper names no temperature, so it must hold at all measured ones."""
+    """Combine the results for a claim on distillation at several temperatures (`parts`: name and result): the worst
+    verdict, since the paper names no temperature. Results that are not measured are skipped.
+    """
     known = [(name, found) for name, found in parts if found.verdict != "not measured"]
     if not known:
         return NOTHING

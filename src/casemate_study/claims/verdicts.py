@@ -1,4 +1,5 @@
-"""What follows from the numbers of one defence, by stated rules: why it fails, whether it helps, what to do about it.
+"""What follows from the numbers of one defence, by stated rules: why it fails, whether it helps, what to do
+about it.
 
 No sentence depends on a model's name: each is chosen by comparing stored numbers with the thresholds below.
 `casemate.evaluation` alone grades how robust a model is; whether a defence helps is a paired test. FGSM, BIM and PGD
@@ -15,17 +16,23 @@ from casemate_study.results.models import ModelResults, WholeEvaluation
 from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_masks
 
 EPS = 0.1
-"""The eps of all verdicts."""
+"""The eps (Linf, pixels from 0 to 1) of all verdicts."""
 MASKED = 0.1
-"""Share of images without a gradient from which a loss counts as unusable."""
+"""Share of images with an input gradient of exactly zero, from which on a loss counts as unusable for attacks."""
 COLLAPSED = 0.2
-"""Accuracy under one step less that under many from which the one step counts as misleading."""
+"""Accuracy under a weaker attack (FGSM, or BIM without averaged gradients) less that under a stronger one, above which
+the weaker one counts as misleading."""
 COSTLY = 0.02
-"""Loss of clean accuracy from which a verdict mentions it."""
+"""Loss of clean accuracy, as a fraction, from which on a sentence mentions it as a cost."""
 
 
 def zero_gradient_cause(model: ModelResults) -> str | None:
-    """Rule: a loss under which at least 10 % of the images have no gradient overstates the model's robustness."""
+    """Rule: a loss under which at least 10 % of the images have an input gradient of exactly zero overstates the
+    robustness.
+
+    Returns that finding as text, for `F.cross_entropy` and the loss on softmax probabilities; None if
+    neither has it.
+    """
     found: list[str] = []
     for loss in ("torch-ce", "prob-ce"):
         zero = model.zero_gradient_share(loss)
@@ -40,7 +47,11 @@ def zero_gradient_cause(model: ModelResults) -> str | None:
 
 
 def single_step_cause(model: ModelResults) -> str | None:
-    """Rule: 20 points more under one step than under many, or more than the clean accuracy: fitted to that step."""
+    """Rule: the network is fitted to one step if FGSM leaves more than the interval of its clean accuracy, or over 20
+    points more than PGD.
+
+    Returns that finding as text; None if it does not apply, is not measured, or the model is randomised.
+    """
     one, many, clean = model.accuracy_under("fgsm", EPS), model.under_strongest(EPS), model.clean
     if one is None or many is None or clean is None or model.randomised:
         return None
@@ -55,7 +66,11 @@ def single_step_cause(model: ModelResults) -> str | None:
 
 
 def eot_gap(model: ModelResults) -> str | None:
-    """Rule: a randomised model that loses 20 points more once gradients are averaged over draws had masked them."""
+    """Rule: a randomised model masks gradients if BIM leaves over 20 points less once gradients are averaged over
+    draws.
+
+    Returns that finding as text; None if it does not apply, is not measured, or the model is not randomised.
+    """
     averaged, single = model.under_strongest(EPS), model.accuracy_under("ball", EPS)
     if not model.randomised or averaged is None or single is None or single.value - averaged.value <= COLLAPSED:
         return None
@@ -66,7 +81,11 @@ def eot_gap(model: ModelResults) -> str | None:
 
 
 def gradient_misalignment(model: ModelResults) -> str | None:
-    """Rule: above 60 degrees between the gradients at an image and 0.01 away from it, steps along them mislead."""
+    """Rule: steps along the gradient mislead if it turns by over 60 degrees (lower end of the mean's interval) between
+    an image and a point 0.01 away.
+
+    Returns that finding as text; None if it does not apply, is not measured, or the model is randomised.
+    """
     angle = None if model.clean is None else model.clean.alignment["0.01"]
     if model.randomised or angle is None or angle.low <= 60:
         return None
@@ -74,7 +93,10 @@ def gradient_misalignment(model: ModelResults) -> str | None:
 
 
 def causes(model: ModelResults) -> list[str]:
-    """Reasons not to believe the apparent robustness of a model; empty if no rule applies."""
+    """Reasons not to believe the model's apparent robustness, as texts; empty if none applies.
+
+    They are the findings of four rules: zero gradients, one step that misleads, random draws, misaligned gradients.
+    """
     found = (zero_gradient_cause(model), single_step_cause(model), eot_gap(model), gradient_misalignment(model))
     return [each for each in found if each]
 
@@ -85,22 +107,27 @@ Helps = Literal["helps", "no better", "not measured"]
 @final
 @dataclass(frozen=True)
 class Advice:
-    """The verdict on a defence, whether it helps, and both in one sentence that says what to do."""
+    """The verdict on a defence, whether it helps against the study's attacks, and both in a text that says
+    what to do.
+    """
 
     verdict: Verdict | None
-    """None if too little is measured."""
+    """The verdict on the model's robustness at eps 0.1; None if too little is measured."""
     helps: Helps
-    """Whether more images withstand the study's attacks than of the baseline, by the paired test."""
+    """Whether more images withstand the study's attacks than with the baseline (E1, the undefended network), by the
+    paired test."""
     sentence: str
 
     @property
     def word(self) -> str:
-        """The verdict in a few words."""
+        """The verdict in a few words, such as "broken"; "not measured" if there is none."""
         return "not measured" if self.verdict is None else self.verdict.word
 
 
 def _attacks_leave(model: ModelResults, estimate: Estimate) -> str:
-    """The attacks that were run, and the accuracy that they leave."""
+    """The end of a sentence: the study's attacks that were run on the model, and the accuracy `estimate` that they
+    leave.
+    """
     if model.randomised:
         return f"BIM with averaged gradients leaves {estimate:n}"
     tried = (
@@ -114,7 +141,9 @@ def _attacks_leave(model: ModelResults, estimate: Estimate) -> str:
 
 
 def _price(model: ModelResults, baseline: ModelResults) -> str:
-    """The cost of a defence: clean accuracy, by the paired test, and training time."""
+    """A sentence on what the defence costs against the baseline: clean accuracy (where the paired test finds a loss of
+    at least 2 points), and time per epoch (if over 1.5 times). Empty if neither applies.
+    """
     words: list[str] = []
     clean = compare_accuracy(model.artifact("clean"), baseline.artifact("clean"))
     if clean is not None and clean.order < 0 and clean.second - clean.first >= COSTLY:
@@ -126,7 +155,9 @@ def _price(model: ModelResults, baseline: ModelResults) -> str:
 
 
 def _beyond(whole: WholeEvaluation | None) -> str:
-    """The whole evaluation's result for a defence that has not fallen, or that there is none."""
+    """The last sentence on a defence that helps and is not broken: the whole evaluation's result; if there is none
+    (None), a warning that these attacks cannot show robustness.
+    """
     if whole is None:
         return "These attacks can show a defence broken, never robust: try stronger ones before relying on it."
     sentence = whole.verdict.sentence
@@ -136,11 +167,12 @@ def _beyond(whole: WholeEvaluation | None) -> str:
 
 
 def advice(model: ModelResults, baseline: ModelResults) -> Advice:
-    """The verdict on a defence, and whether it helps.
+    """Judge a defence against the baseline: the verdict on its robustness at eps 0.1, whether it helps, and a text.
 
     The verdict is that of the whole evaluation; of the study's own attacks where there is no evaluation or where they
-    alone break the model. A defence helps if more images withstand the study's attacks than of the baseline, by the
-    paired test. A model that has not fallen and was not attacked with PGD counts as not measured.
+    alone break the model. A defence helps if more images withstand the study's attacks than with the baseline, by the
+    paired test. A model that is neither broken nor untrained, and for which that test is not possible since it or the
+    baseline was not attacked with PGD (randomised: averaged gradients), counts as not measured.
     """
     left, fgsm, verdict = model.worst_case(EPS), model.accuracy_under("fgsm", EPS), model.verdict(EPS)
     unknown = Advice(None, "not measured", f"{model.title}: not measured yet.")
@@ -179,7 +211,10 @@ def advice(model: ModelResults, baseline: ModelResults) -> Advice:
 
 
 def _paired(model: ModelResults, baseline: ModelResults) -> PairedComparison | None:
-    """McNemar's test of the images that withstand all attacks; None where PGD was not run."""
+    """McNemar's test of which images withstand all the study's attacks at eps 0.1, model against baseline.
+
+    None if the strongest attack (PGD; on a randomised model BIM over averaged gradients) was not run on both.
+    """
     mine, theirs = model.robust_mask(EPS), baseline.robust_mask(EPS)
     if mine is None or theirs is None or model.under_strongest(EPS) is None or baseline.under_strongest(EPS) is None:
         return None
@@ -187,7 +222,11 @@ def _paired(model: ModelResults, baseline: ModelResults) -> PairedComparison | N
 
 
 def advise(models: Mapping[str, ModelResults], baseline: str = "E1") -> list[tuple[str, Advice]]:
-    """The advice on every model but the baseline, by name."""
+    """The advice on every model but the baseline, with the model's name; empty if the baseline is not among
+    the models.
+
+    The default baseline is E1, the undefended network.
+    """
     if baseline not in models:
         return []
     return [(name, advice(each, models[baseline])) for name, each in models.items() if name != baseline]

@@ -1,1 +1,1 @@
-"""Commands of the study, found by the entry points `casemate.commands`."""
+"""The commands of the study, which casemate's command line finds by the entry points `casemate.commands`."""

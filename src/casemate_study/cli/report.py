@@ -25,7 +25,7 @@ from casemate_study.experiments.catalogue import choose_experiments
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The options of `casemate report`."""
+    """The options of `casemate report`; `run` executes the command."""
 
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
@@ -35,7 +35,10 @@ class Report:
     json: Json = False
 
     def run(self) -> None:
-        """Build the report of the finished artifacts."""
+        """Write the report of the artifacts that are finished, and print its path. Computes none.
+
+        Raises `SettingError` if no artifact of this study is finished.
+        """
         choose_experiments(self.selection.only)
         out = self.out or self.selection.default_out()
         with watching() as observer:
@@ -60,5 +63,5 @@ class Report:
 
 
 def parse(argv: Sequence[str]) -> Report:
-    """The command with the options that `argv` gives."""
+    """Parse the arguments of `casemate report`; exits with 2 on an error in them, with 0 after --help."""
     return parsing.parse(Report, "casemate report", __doc__ or "", argv)

@@ -1,1 +1,1 @@
-"""What the study runs, as data: experiments, scales, kinds of tasks, and the numbers that the paper states."""
+"""Descriptions of what the study runs: experiments, scales, kinds of tasks, and the numbers that the paper states."""

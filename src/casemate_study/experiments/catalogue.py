@@ -1,4 +1,4 @@
-"""All experiments of the study in the paper's order, and the choice among them."""
+"""All experiments of the study (E1 to E13) in the paper's order, and the choice among them."""
 
 import difflib
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ EXPERIMENTS = {each.name: each for each in sorted((*UNDEFENDED, *DEFENDED), key=
 
 
 def choose_experiments(names: Sequence[str]) -> list[Experiment]:
-    """The experiments called `names`; all if `names` is empty. Raises `SettingError` for an unknown name."""
+    """The experiments called `names` ("E1", ...), in the paper's order; all if `names` is empty.
+
+    Raises `SettingError` for an unknown name.
+    """
     for name in names:
         if name not in EXPERIMENTS:
             near = difflib.get_close_matches(name.upper(), EXPERIMENTS, n=1)
@@ -29,12 +32,15 @@ def choose_experiments(names: Sequence[str]) -> list[Experiment]:
 
 
 def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task], list[str]]:
-    """All tasks of the study, since any may be a dependency, and the names of those of `experiments`."""
+    """Describe all tasks of the whole study, since any may be a dependency. Nothing is run.
+
+    Returns the tasks of all experiments, and the names of those that belong to `experiments`.
+    """
     every = {name: experiment.tasks(setup) for name, experiment in EXPERIMENTS.items()}
     wanted = [task.name for experiment in experiments for task in every[experiment.name]]
     return [task for tasks in every.values() for task in tasks], wanted
 
 
 def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[StudyModel]:
-    """The models of the experiments, in order."""
+    """Descriptions of the models that these experiments add to the comparison, in the order of the experiments."""
     return [model for experiment in experiments for model in experiment.models(setup)]

@@ -1,5 +1,5 @@
-"""The study's defences as data: augmentation (E5), adversarial regularisation (E6 to E8), distillation (E9, E10), and
-the paper's further work (E13).
+"""Descriptions of the study's experiments with defences: augmentation (E5), adversarial regularisation (E6 to E8),
+distillation (E9, E10), and what the paper proposes as further work (E13).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ NOISES: Mapping[str, Mapping[str, Any]] = {
     "salt-and-pepper": {"name": "salt-and-pepper", "settings": {"share": 0.05}},
 }
 REGULARIZATION = {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.25}
-"""E6 as the paper states it: pixels clipped below at 0.25 and not above."""
+"""Settings of E6, the adversarially regularised network, as the paper states them: neighbours' pixels are clipped below
+at 0.25 and not above."""
 E8_STEPS = (0.1, 0.15, 0.2, 0.25)
 SEARCH_TEMPERATURE = 20.0
 
@@ -32,7 +33,10 @@ def _early(setup: Setup) -> dict[str, Any]:
 
 
 def _model(name: str, title: str, **more: Any) -> StudyModel:
-    """A model with a training of its own, at the weights of the best epoch."""
+    """Describe a model that has its own training task, NAME/train, with the weights of the best validation epoch.
+
+    `more` are further fields of `StudyModel`.
+    """
     return StudyModel(name=name, title=title, source=Source(task=f"{name}/train", weights="best"), **more)
 
 
@@ -143,12 +147,17 @@ def _e8(setup: Setup) -> list[Task]:
 
 # E9, E10 --------------------------------------------------------------------------------------------------------------
 def teacher(temperature: float) -> Source:
-    """The teacher at a temperature, over-fitted as the paper's is; at temperature 1 it is E1."""
+    """The training task and weights of the distillation teacher at `temperature`, trained without early stopping.
+
+    At temperature 1 it is E1, the undefended network; otherwise a network trained at that temperature in E9.
+    """
     return E1.source if temperature == 1 else Source(task=f"E9/teacher-{temperature:g}", weights="final")
 
 
 def distilled_student(experiment: str, temperature: float) -> StudyModel:
-    """The student at a temperature, of E9 (the same network) or E10 (the network of appendix B)."""
+    """Describe the student distilled at `temperature` in `experiment`: "E9" (the teacher's architecture) or "E10" (that
+    of the paper's appendix B).
+    """
     name = f"{experiment}-{temperature:g}"
     what = "same network" if experiment == "E9" else "appendix B"
     return StudyModel(
@@ -172,7 +181,11 @@ def _distilled(
 
 
 def _teachers(setup: Setup) -> list[Task]:
-    """The trainings of the teachers: one for each temperature but 1, and one for the search over students."""
+    """Describe the tasks that train the distillation teachers: one for each of the scale's temperatures, and 20 in any
+    case.
+
+    Temperature 1 needs none, since its teacher is E1, the undefended network; 20 serves the search over students.
+    """
     needed = sorted({*setup.scale.temperatures, SEARCH_TEMPERATURE} - {1.0})
     training = {"epochs": setup.scale.distilled_epochs, "patience": 5, "continue_after_stop": True}
     return [
@@ -184,7 +197,9 @@ def _teachers(setup: Setup) -> list[Task]:
 
 
 def divided_logits_task(setup: Setup, temperature: float, model: StudyModel) -> Task:
-    """BIM on the student's logits divided by its temperature, ascending the loss that otherwise saturates."""
+    """Describe the task that runs BIM at several eps on a student with its logits divided by its temperature, ascending
+    cross-entropy of softmax probabilities, which saturates on the undivided logits.
+    """
     source = replace(model.source, divide=temperature)
     attack = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last", "loss": "prob-ce"}
     images = setup.scale.attacked_images
@@ -215,7 +230,10 @@ def _weighted(multiplier: float) -> StudyModel:
 
 
 def searched(setup: Setup) -> list[tuple[str, float, Source]]:
-    """The networks of the search over students, each with the factor on its dropout rates and its source."""
+    """The candidates of the search over student networks (E13): architecture, factor on its dropout rates, and source.
+
+    The source names the task that trains the candidate, and which of its weights are measured.
+    """
     return [
         (network, dropout, Source(task=f"E13/search/{network}-{dropout:g}", weights="best"))
         for network in setup.scale.students

@@ -1,4 +1,4 @@
-"""The models of the study: their names, the trainings that make them, and the tasks that measure them."""
+"""Descriptions of the study's models: their names, the tasks that train them, and the tasks that measure them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,49 +10,61 @@ from casemate_study.experiments.scales import EPS_GRID
 from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source
 
 TABLE_EPS = (0.05, 0.1, 0.2)
-"""Values of eps in the table of all models."""
+"""Values of eps (Linf, pixels from 0 to 1) in the report's table of all models."""
 FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
-"""Values of eps under BIM for models in figures."""
+"""Values of eps at which BIM attacks the models that appear in figures (`StudyModel.in_figures`)."""
 SMALL_EPS = (0.01, 0.025, 0.1)
-"""Values of eps under PGD for undefended models; at the first two they still withstand attacks on some images."""
+"""Values of eps under PGD for the undefended E1 and E11; at the first two some images still withstand the attacks."""
 EOT_DRAWS = 10
-"""Draws over which the gradient of a randomised model is averaged."""
+"""Random draws over which the input gradient of a randomised model is averaged (expectation over transformation)."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class StudyModel:
-    """A model of the study."""
+    """A description, without weights, of one model to measure: its name, its source (the task that trains it, and which
+    of the saved weights), and how it is attacked. Several models may share one training.
+    """
 
     name: str
-    """The name of its experiment, such as "E6", with a suffix where an experiment has several models."""
+    """The name of its experiment, such as "E6", with a suffix where an experiment has several models: "E6-plain"."""
     title: str
     source: Source
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Measures that are tasks of another experiment: "fgsm" is "E2/fgsm"."""
+    """For measures whose tasks belong to another experiment: the start of the task's name, by measure. E1, the
+    undefended network, has {"fgsm": "E2/fgsm", ...}."""
     in_figures: bool = False
-    """Whether a figure shows it under BIM: then BIM runs under every loss, with both clippings and at more eps."""
+    """Whether a figure shows it under BIM. If so, BIM runs ascending each of three losses, with both clippings (to the
+    eps ball, or only to the pixel range) and at more eps; otherwise ascending one loss, with clip ball."""
     pgd: tuple[float, ...] = (0.1,)
-    """Values of eps under PGD."""
+    """Values of eps under PGD and in the whole evaluation."""
 
     @property
     def ours(self) -> bool:
-        """Whether the model is our own or of the paper's further work, not one of the paper's models."""
+        """Whether the model is not one of the paper's: E1+ (our own recipe), or E13 (the paper's further work)."""
         return self.experiment in ("E1+", "E13")
 
     @property
     def experiment(self) -> str:
-        """The name of its experiment."""
+        """The name of its experiment: the model's name up to the first hyphen."""
         return self.name.split("-")[0]
 
     def artifact(self, measure: str, loss: str | None = None) -> str:
-        """The name of the task that takes a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
+        """The name of the task that measures this model, such as "E6/fgsm/ce"; whether it exists is not checked.
+
+        `measure` is clean, fgsm, ball or range (BIM with that clipping), range-4 (E1 only), pgd, eot, divided (BIM on
+        divided logits) or evaluation; `loss` is the loss that the attack ascends, for fgsm, ball and range.
+        """
         place = self.aliases.get(measure, f"{self.name}/{measure}")
         return place if loss is None else f"{place}/{loss}"
 
 
 def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
-    """The tasks that measure a model, without those that another experiment has (`StudyModel.aliases`)."""
+    """Describe the tasks that measure a trained model: clean measures, FGSM and BIM curves, PGD or EOT, an evaluation.
+
+    Omitted: its training; measures that another experiment takes (`StudyModel.aliases`); the evaluation where the scale
+    has it for the paper's models only.
+    """
     scale, source = setup.scale, model.source
     found = [specs.clean_task(setup, model.artifact("clean"), source)]
     bim = {"name": "bim", "eps": 0.1, "steps": BIM_STEPS, "keep": "last"}

@@ -1,4 +1,4 @@
-"""Numbers that the paper states, shown beside ours. Accuracies are fractions, times are in seconds."""
+"""Numbers that the paper states, shown beside ours. Accuracies are fractions, times in seconds."""
 
 from dataclasses import dataclass
 from typing import final
@@ -7,13 +7,13 @@ from typing import final
 @final
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One number of the paper."""
+    """One number that the paper states: our name of the experiment, what was measured, and its value."""
 
     experiment: str
     what: str
     value: float
     where: str
-    """Section of the paper."""
+    """Section of the paper that states it, such as "4.1.1"."""
 
 
 TEST_ACCURACY = Statement(experiment="E1", what="test accuracy", value=0.937, where="3.3")

@@ -1,4 +1,6 @@
-"""The four sizes of the study, in one table. The report prints the same table."""
+"""The study's four scales (smoke, quick, medium, full): how many images, epochs and settings each runs, in one table.
+The report prints the same table.
+"""
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -7,74 +9,74 @@ from typing import Literal, final
 from casemate.errors import SettingError
 
 EPS_GRID = (0.0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2)
-"""The study's seven values of eps, of which the paper names 0.05, 0.1 and 0.2."""
+"""The study's seven values of eps (Linf, pixels from 0 to 1), of which the paper names 0.05, 0.1 and 0.2."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The sizes of one run of the study."""
+    """One scale of the study: how much of everything a run at this scale computes."""
 
     name: str
-    """Name on the command line."""
+    """Name for --scale on the command line."""
     purpose: str
-    """What it is for."""
+    """What the scale is good for, in a sentence."""
     dataset: str
-    """The data set if --dataset names none."""
+    """The data set that is used if --dataset names none."""
     train_images: int
-    """Training images, a stratified draw from the training part without the validation images."""
+    """Number of training images: a stratified draw from the training part, without the validation images."""
     validation_images: int
     """Images of the training part that choose epochs and recipes; nothing trains on them."""
     batch_size: int
-    """Images per step; small where training images are few, since batch norm's averages need hundreds of steps."""
+    """Images per training step; small where training images are few: batch norm's averages need hundreds of steps."""
     epochs: int
-    """Epochs of E1, with no early stopping."""
+    """Training epochs of E1, the undefended network, without early stopping."""
     kept_epochs: tuple[int, ...]
-    """Epochs of E1 whose network is measured too."""
+    """Epochs of E1's training after which its weights are also saved and the network attacked."""
     tuned_epochs: int
-    """Epochs of E1+, our own recipe."""
+    """Training epochs of E1+, our own recipe for E1's layers."""
     test_images: int
-    """Test images for clean measures."""
+    """Test images for measures without an attack."""
     fgsm_images: int
-    """Test images, the first ones, under FGSM."""
+    """Test images (the first ones) attacked with FGSM, on every model."""
     bim_images: int
-    """Test images under BIM over eps (E3)."""
+    """Test images attacked with BIM in E3, which varies eps on E1."""
     steps_images: int
-    """Test images under BIM over iterations (E4)."""
+    """Test images attacked with BIM in E4, which varies the number of iterations on E1."""
     attacked_images: int
-    """Test images under all other attacks, on all models."""
+    """Test images under all other attacks, on every model, and for measures of input gradients."""
     pgd_restarts: int
-    """Random starts of PGD-40, the strongest attack of the study."""
+    """Random starts of PGD with 40 steps, the study's strongest attack; an image is fooled if any of them fools it."""
     evaluated_images: int
-    """Test images of the whole evaluation of a model."""
+    """Test images of the whole evaluation (`casemate.evaluate`) of each model."""
     budget: Literal["quick", "standard"]
-    """Attacks of the whole evaluation; standard runs those of AutoAttack."""
+    """Which attacks the whole evaluation runs; standard are those of AutoAttack."""
     evaluates_ours: bool
-    """Whether our own models have a whole evaluation too, or the paper's alone."""
+    """Whether the models that are not the paper's (E1+, E13) have a whole evaluation too."""
     targeted_images: int
-    """Test images under targeted attacks, from every class to every other."""
+    """Test images under targeted attacks from every class to every other (E13)."""
     checkpoint_images: int
-    """Test images under attack at the kept epochs."""
+    """Test images attacked at each of the kept epochs, and on each network of the search over students."""
     step_counts: tuple[int, ...]
-    """Numbers of iterations in E4."""
+    """Numbers of BIM iterations at which E4 measures accuracy."""
     defended_epochs: int
-    """Maximum number of epochs of a defended model, with early stopping (patience 5)."""
+    """Maximum number of training epochs of a model trained with early stopping (patience 5): the defences, and E12."""
     distilled_epochs: int
-    """Epochs of teachers and students, without early stopping, as for E1."""
+    """Training epochs of E9's and E10's teachers and students, without early stopping, as for E1."""
     noises: tuple[str, ...]
-    """Kinds of noise on training images (E5)."""
+    """Kinds of noise added to training images; E5 trains one model with each."""
     temperatures: tuple[float, ...]
-    """Temperatures of distillation (E9, E10)."""
+    """Temperatures of distillation; E9 and E10 train one student each at every one."""
     decays: tuple[float, ...]
-    """Weight decays (E12)."""
+    """Strengths of weight decay; E12 trains one model with each."""
     multipliers: tuple[float, ...]
-    """Weights of the adversarial loss beside E6's 0.5 (E13)."""
+    """Weights of the adversarial loss that E13 tries besides E6's 0.5; one model each."""
     students: tuple[str, ...]
-    """Networks that the search over students tries (E13)."""
+    """Network architectures that the search over students tries (E13)."""
     student_dropouts: tuple[float, ...]
-    """Factors on the dropout rates of those networks."""
+    """Factors on the dropout rates of those networks; each network is trained once with every factor."""
     decides: bool
-    """Whether its results can confirm or refute a statement of the paper."""
+    """Whether results at this scale can confirm or refute a statement of the paper."""
 
 
 SMOKE = Scale(
@@ -209,14 +211,17 @@ SCALES = {scale.name: scale for scale in (SMOKE, QUICK, MEDIUM, FULL)}
 
 
 def scale_by_name(name: str) -> Scale:
-    """The scale called `name`. Raises `SettingError` listing the names."""
+    """The scale called `name`. Raises `SettingError`, which lists the known names, for another."""
     if name not in SCALES:
         raise SettingError(f"unknown scale {name!r}; known: {', '.join(SCALES)}")
     return SCALES[name]
 
 
 def scale_table() -> list[tuple[str, ...]]:
-    """The settings as rows: name, one value per scale, meaning (the docstring under the field)."""
+    """All scales as a table for the report: one row per field of `Scale` but the name.
+
+    A row has the field's name, its value at each scale as text, and its meaning: the docstring under the field.
+    """
     import ast
     import inspect
 

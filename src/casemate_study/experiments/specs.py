@@ -1,4 +1,6 @@
-"""The kinds of tasks: the configuration of each, and a rough estimate of its cost."""
+"""Builds the descriptions of the study's tasks: one function per kind, which sets the configuration and a rough
+estimate of the cost. Nothing is computed here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,42 +11,47 @@ from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
 from casemate_study.experiments.scales import Scale
 
 LOSSES = ("ce", "torch-ce", "prob-ce")
-"""The losses of every attack figure: the stable cross-entropy, `F.cross_entropy`, and that of softmax probabilities."""
+"""The losses that attacks ascend, one line each in the figures: casemate's stable cross-entropy, PyTorch's
+`F.cross_entropy`, and the cross-entropy computed from softmax probabilities."""
 BIM_STEPS = 10
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Scale, data and seed of one run of the study."""
+    """What all tasks of one run of the study share: scale, data set and seed."""
 
     scale: Scale
     dataset: str
-    """A definite name, never "auto"."""
+    """Name of the data set; never "auto"."""
     test_size: int
-    """Images in the test part of the data set."""
+    """Number of images in the test part of the data set."""
     train_size: int
-    """Images in its training part."""
+    """Number of images in its training part, validation images included."""
     seed: int
 
     def images(self, wanted: int) -> int:
-        """The number of test images: `wanted`, or all if the test part has fewer."""
+        """The number of test images that a task uses: `wanted`, or all if the test part has fewer."""
         return min(wanted, self.test_size)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The model that a task measures."""
+    """Where a task gets the model from that it measures, starts from or distils: a training task, and which of its
+    weights.
+    """
 
     task: str
-    """The name of the task that trains it."""
+    """The name of the task that trains the model."""
     weights: str
-    """Which of its saved weights: final, best, epoch-010."""
+    """Which of the weights saved by it: "final", "best" (lowest validation loss), or "epoch-010"."""
     inference: str | None = None
-    """Randomness at inference: "stochastic-affine", "noise", or None."""
+    """Randomness added at inference: "stochastic-affine" (random affine transformations), "noise" (noise layers), or
+    None."""
     divide: float | None = None
-    """Number by which its logits are divided, such as the temperature of its distillation; None for 1."""
+    """Number by which the model's logits are divided, such as its distillation temperature; None: they are not
+    divided."""
 
 
 def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
 
 
 def _batches(scale: Scale) -> dict[str, int]:
-    """The batch size as a setting of the training; empty for 128, which is the default of `TrainConfig`."""
+    """The scale's batch size as a training setting, `{"batch_size": ...}`; empty for 128, `TrainConfig`'s default."""
     return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
 
 
@@ -74,7 +81,14 @@ def train_task(
     label_smoothing: float = 0.0,
     dropout: float = 1.0,
 ) -> Task:
-    """A training without a defence."""
+    """Describe the task of a training without a defence; nothing is trained here.
+
+    Args:
+        epochs: number of training epochs.
+        training: further settings of `TrainConfig`, such as patience.
+        augment: names and settings of the augmentations of every batch.
+        dropout: factor on the network's dropout rates.
+    """
     scale = setup.scale
     total = min(scale.train_images + scale.validation_images, setup.train_size)
     return Task(
@@ -108,9 +122,16 @@ def defend_task(
     augment: Sequence[Mapping[str, Any]] = (),
     dropout: float = 1.0,
 ) -> Task:
-    """The training of a defence, optionally from the weights of `start` or with a `teacher`.
+    """Describe the task of a training with a defence; nothing is trained here.
 
-    `extra` are changes whose results are added to the training images, `augment` changes of every batch.
+    Args:
+        training: settings of `TrainConfig`, with the number of epochs.
+        objective: name and settings of the training loss; None for cross-entropy.
+        start: the model whose weights the training starts from; None for new ones.
+        teacher: the model that is distilled.
+        extra: augmentations; each adds one augmented copy of all training images.
+        augment: augmentations of every batch.
+        dropout: factor on the network's dropout rates; without effect with `start`.
     """
     scale = setup.scale
     objective = objective or {"name": "cross-entropy", "settings": {}}
@@ -138,7 +159,9 @@ def defend_task(
 
 
 def clean_task(setup: Setup, name: str, source: Source) -> Task:
-    """Measures without an attack: accuracy, loss, confusion, calibration, logit gaps, zero gradients, alignment."""
+    """Describe the task that measures a model without an attack: accuracy, loss, confusion matrix, calibration, logit
+    gaps, share of zero gradients, angle between nearby gradients.
+    """
     images, few = setup.images(setup.scale.test_images), setup.images(setup.scale.attacked_images)
     return Task(
         name=name,
@@ -158,7 +181,9 @@ def curve_task(
     values: Sequence[float] | Sequence[int],
     images: int,
 ) -> Task:
-    """One attack over `values` of the `axis` "eps" or "steps"."""
+    """Describe the task that runs one attack at each of `values`, which are values of eps or numbers of steps, as
+    `axis` ("eps" or "steps") says, on the first `images` test images.
+    """
     # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
     by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
     gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("eot_samples", 1)
@@ -175,7 +200,11 @@ def curve_task(
 def checkpoint_task(
     setup: Setup, name: str, source: Source, attacks: Sequence[Sequence[Any]], losses: Sequence[str] = LOSSES
 ) -> Task:
-    """Measures of a checkpoint, which depend on how long it was trained: attacks under each loss, zero gradients."""
+    """Describe the task that measures one set of weights of a training: clean accuracy, accuracy under each attack
+    ascending each of `losses`, and the share of zero gradients.
+
+    `attacks` lists for each attack a title, its name and settings, and the values of eps.
+    """
     few = setup.images(setup.scale.checkpoint_images)
     config = _config(setup, source, setup.scale.test_images)
     return Task(
@@ -188,12 +217,16 @@ def checkpoint_task(
 
 
 def _standing(eps: float) -> float:
-    """A rough guess of the share of images that withstand an attack at this eps: only they cost all restarts."""
+    """A rough guess of the share of images that withstand an attack at this eps. Only these cost all restarts, since an
+    attack stops on an image that it has fooled.
+    """
     return max(0.15, 1 - 25 * eps)
 
 
 def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """The worst case over PGD-40 with restarts ascending the stable cross-entropy, and the logit margin."""
+    """Describe the task that finds the worst case, at each eps of `values`, over two attacks: PGD with 40 steps and
+    restarts, ascending the stable cross-entropy and ascending the logit margin.
+    """
     config = _config(setup, source, setup.scale.attacked_images)
     attacks = {
         loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
@@ -214,7 +247,9 @@ def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[fl
 
 
 def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[float]) -> Task:
-    """The whole evaluation: `casemate.evaluate` with its checks and its verdict."""
+    """Describe the task that runs `casemate.evaluate`, with its checks and verdict, on a model at each eps
+    of `values`.
+    """
     scale = setup.scale
     config = _config(setup, source, scale.evaluated_images)
     # in gradients per image: the checks need them for every image, the attacks for those not yet fooled
@@ -230,7 +265,7 @@ def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[fl
 
 
 def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
-    """A targeted attack from every class to every other."""
+    """Describe the task that attacks images of every class towards every other class."""
     config = _config(setup, source, setup.scale.targeted_images)
     return Task(
         name=name,
@@ -244,7 +279,12 @@ def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, 
 def pictures_task(
     setup: Setup, name: str, source: Source, attacks: Mapping[str, Mapping[str, Any]], count: int
 ) -> Task:
-    """Pictures of the first `count` images, before and after each of `attacks` (by title)."""
+    """Describe the task that stores pictures of test images before and after each of `attacks` (name and settings, by
+    title).
+
+    The images are at most `count` of the first 200 test images, those that are the first correctly classified of their
+    class.
+    """
     config = _config(setup, source, 200)
     return Task(
         name=name,
@@ -258,7 +298,9 @@ def pictures_task(
 def neighbours_task(
     setup: Setup, name: str, source: Source, settings: Mapping[str, Mapping[str, Any]], count: int
 ) -> Task:
-    """Pictures of images and of their adversarial neighbours under each of `settings` (by title)."""
+    """Describe the task that stores pictures of the first `count` test images and of their adversarial neighbours under
+    each of `settings` of adversarial regularisation (by title).
+    """
     config = _config(setup, source, 200)
     return Task(
         name=name,
@@ -270,7 +312,9 @@ def neighbours_task(
 
 
 def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Mapping[str, Any]]], count: int) -> Task:
-    """Pictures of training images before and after each of `changes` (by title)."""
+    """Describe the task that stores pictures of the first `count` training images before and after each of `changes`
+    (lists of augmentations applied one after the other, by title).
+    """
     return Task(
         name=name,
         kind="augmented",
@@ -285,5 +329,5 @@ def augmentation_task(setup: Setup, name: str, changes: Mapping[str, Sequence[Ma
 
 
 def samples_task(setup: Setup) -> Task:
-    """Pictures of the first training images of every class."""
+    """Describe the task that stores pictures of the first 12 training images of every class."""
     return Task(name="data/samples", kind="samples", config={"dataset": setup.dataset, "per_class": 12}, work=50)

@@ -1,7 +1,7 @@
-"""The study's experiments as data: each names the tasks that make it up, at a given scale.
+"""Descriptions of the study's experiments without a defence (E1 to E4, E11, E12), and the class that describes any.
 
-Here are the undefended models (E1 to E4, E11, E12); `defended` holds the defences. Where the paper leaves a setting
-open, the choice made here is in the experiment's `notes` and printed in the report.
+The experiments with defences are in `defended`. Where the paper leaves a setting open, the choice made here is in the
+experiment's `notes`, which the report prints.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,18 @@ E4_STEP_SIZES = {"1/255": 1 / 255, "0.002": 0.002}
 @final
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """An experiment of the study: its tasks, and the models it adds to the comparison."""
+    """A description of one experiment of the study: functions that list its tasks, and the models it adds to the
+    comparison.
+    """
 
     name: str
     title: str
     notes: tuple[str, ...]
-    """The choices made where the paper leaves a setting open."""
+    """The choices made where the paper leaves a setting open, as sentences for the report."""
     tasks: Callable[[Setup], list[Task]]
-    """All its tasks, including those that measure its models."""
+    """Lists all its tasks at the setup's scale, including those that measure its models; runs none."""
     models: Callable[[Setup], list[StudyModel]] = lambda setup: []
-    """Its models, for the tables of all models."""
+    """Lists the models that it adds to the tables of all models."""
 
 
 E1 = StudyModel(
@@ -69,9 +71,9 @@ TUNED = {
     "schedule": "one-cycle",
     "ema": 0.999,
 }
-"""E1+: chosen on the validation split alone; `docs/log.md` lists the trials."""
+"""Training settings of E1+, our own recipe: chosen on the validation split alone; `docs/log.md` lists the trials."""
 TUNED_DROPOUT = 0.4
-"""Factor on the dropout rates in training; with the paper's rates the network under-fits in 20 epochs."""
+"""E1+'s factor on the dropout rates in training; with the paper's rates the network under-fits in 20 epochs."""
 TUNED_AUGMENT = [{"name": "alternating-flip", "settings": {}}]
 
 
@@ -96,7 +98,8 @@ E3_CLIPPINGS = {
     "range": {"clip": "range", "steps": BIM_STEPS},
     "range-4": {"clip": "range", "steps": 4},
 }
-"""Both clippings with equal steps, and clip range with 4 steps of eps / 4, which reach eps as clip ball does."""
+"""The settings of BIM that E3 compares: both clippings (to the eps ball, or only to the pixel range) with equal steps,
+and clip range with 4 steps of eps / 4, which can reach eps as clip ball can."""
 
 
 def _e3(setup: Setup) -> list[Task]:
@@ -114,7 +117,9 @@ def _e3(setup: Setup) -> list[Task]:
 
 
 def e4_prefix(size: str) -> str:
-    """The start of the names of E4's tasks with the step size called `size`."""
+    """The start of the names of E4's tasks (BIM over iterations) with the step size called `size`: "E4/1-255" for
+    "1/255".
+    """
     return f"E4/{size.replace('/', '-')}"
 
 
@@ -135,7 +140,7 @@ def _e4(setup: Setup) -> list[Task]:
 
 
 def weight_decayed(decay: float) -> StudyModel:
-    """E12: the model trained with this weight decay."""
+    """Describe the model of E12 that is trained with this strength of weight decay and early stopping."""
     name = f"E12-{decay:g}"
     return StudyModel(
         name=name, title=f"E12, weight decay {decay:g}", source=Source(task=f"{name}/train", weights="best")

@@ -1,1 +1,1 @@
-"""Figures, tables and the one-file HTML report of the study, from stored results alone."""
+"""Figures, tables and the one-file HTML report of the study, made from stored results alone."""

@@ -1,4 +1,4 @@
-"""The figures of changed training images: augmentation (the paper's figures 2, 3, 4, 11) and adversarial neighbours."""
+"""Figures of changed training images: augmentation (the paper's figures 2, 3, 4, 11) and adversarial neighbours."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,11 @@ from casemate_study.results.stored import Artifacts, StoredNeighbours, find_resu
 
 
 def _strips(images: dict[str, np.ndarray], titles: Sequence[str], words: Sequence[str]) -> Figure | None:
-    """A figure with one row of images per title, the first being the originals; `words`: name, title, caption."""
+    """A figure with one row of images for each of `titles` that `images` has; the first title's images are the
+    originals.
+
+    `words` are the figure's name, title and caption. None if fewer than two of the titles are in `images`.
+    """
     there = [title for title in titles if title in images]
     if len(there) < 2:
         return None
@@ -74,7 +78,9 @@ _AUGMENTED = (
 
 
 def augmentation_figures(artifacts: Artifacts) -> list[Figure | None]:
-    """Figures 2, 3, 4 and 11: training images under each augmentation."""
+    """The paper's figures 2, 3, 4 and 11: training images under each augmentation. Empty if the pictures are not
+    finished.
+    """
     artifact = artifacts.get("E5/samples")
     if artifact is None:
         return []
@@ -83,7 +89,11 @@ def augmentation_figures(artifacts: Artifacts) -> list[Figure | None]:
 
 
 def neighbours_figure(artifacts: Artifacts) -> Figure | None:
-    """Adversarial neighbours under the paper's pixel limits and others."""
+    """A figure of the adversarial neighbours that regularisation trains on, under the paper's pixel limits and two
+    others.
+
+    None if the pictures are not finished.
+    """
     found = find_result(artifacts, "E6/neighbours", StoredNeighbours)
     if found is None:
         return None

@@ -1,4 +1,6 @@
-"""The report: one HTML file that needs no other file and no network, and its figures as files beside it."""
+"""Writes the report: one HTML file that needs no other file and no network, and its figures and tables also
+as files.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -31,7 +33,11 @@ _HEADLINES = (
 def headlines(
     study: PlannedStudy, artifacts: Artifacts, reference: Reference | None
 ) -> list[tuple[str, str, str, str]]:
-    """The few numbers at the top: what, value, interval and setting, and the same number in the committed runs."""
+    """The few numbers at the top of the report, those that are measured, as four texts each.
+
+    What was measured, its value, interval and setting, and the same number in our committed runs at larger scales (or
+    "").
+    """
     models = {
         model.name: ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), study.setup)
     }
@@ -52,7 +58,9 @@ def headlines(
 
 
 def _experiments(study: PlannedStudy, artifacts: Artifacts) -> list[dict[str, Any]]:
-    """Title, notes, state and seconds of each selected experiment."""
+    """One dictionary for each selected experiment: name, title, notes, how many artifacts are finished, and seconds
+    they took.
+    """
     found = []
     for experiment in study.experiments:
         names = [task.name for task in experiment.tasks(study.setup)]
@@ -70,7 +78,7 @@ def _experiments(study: PlannedStudy, artifacts: Artifacts) -> list[dict[str, An
 
 
 def _provenance(study: PlannedStudy, artifacts: Artifacts) -> list[tuple[str, ...]]:
-    """When, how long and where every artifact was made."""
+    """One row of texts per finished artifact of the plan: name, key, seconds, time finished, commit, and machine."""
     rows = []
     for artifact in (artifacts[task.name] for task in study.plan.tasks if task.name in artifacts):
         made = Provenance.of(artifact)
@@ -81,10 +89,10 @@ def _provenance(study: PlannedStudy, artifacts: Artifacts) -> list[tuple[str, ..
 
 
 def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
-    """Write report.html, its results as Markdown and JSON, and the figures as SVG, PNG and CSV; return its path.
+    """Write report.html into the folder `out`, with results as Markdown and JSON, and figures as SVG, PNG and CSV.
 
-    Everything comes from `artifacts`; the report names the tasks that are not finished. Files are written whole or not
-    at all.
+    Returns the path of report.html. Everything comes from `artifacts`; the report names the tasks that are not
+    finished. Files are written whole or not at all.
     """
     make_folder(out)
     scale, seed = study.setup.scale, study.setup.seed
@@ -150,7 +158,9 @@ def summary_json(
     compared: Sequence[paper_comparison.Comparison],
     figures: list[Figure],
 ) -> dict[str, Any]:
-    """The results for programs: every finished artifact's configuration, result and provenance, as JSON."""
+    """The content of summary.json, for programs: the study's scale, data and seed, our numbers compared with the
+    paper's, and every finished artifact's configuration, result and provenance.
+    """
     return {
         "casemate": __version__,
         "dataset": study.dataset.name,

@@ -1,4 +1,6 @@
-"""The report's tables of all models and of the paper's claims, from stored numbers and the rules of the claims."""
+"""The report's tables of all models and of the paper's claims, from stored numbers and the rules that judge
+the claims.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredTra
 @final
 @dataclass(frozen=True)
 class Table:
-    """A heading, rows, and a note under them."""
+    """A table of the report as text: column headings, rows of cells, and a note to print under it."""
 
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -28,23 +30,25 @@ class Table:
 
 
 def measured_models(setup: Setup, artifacts: Artifacts) -> dict[str, ModelResults]:
-    """The models of the study whose clean measures are finished, by name."""
+    """All models of the study, at this setup, whose measures without an attack are finished: their results by name."""
     every = [ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), setup)]
     return {each.model.name: each for each in every if each.clean is not None}
 
 
 def cell(estimate: Estimate | None) -> str:
-    """A share in percent with its interval; a dash for None."""
+    """Text of a table cell: the share in percent with its interval, "62.0 % (58.9 to 65.0)"; "-" for None."""
     return "-" if estimate is None else f"{estimate}"
 
 
 def withstood(verdict: Verdict) -> str:
-    """Share of the correctly classified images that withstood, from which the grade follows; a dash if none was."""
+    """Text of a table cell: the share of the correctly classified images that withstood all attacks, from which the
+    verdict's grade follows; "-" if no image was classified correctly.
+    """
     return cell(verdict.number.withstood)
 
 
 def sizes_in_words(estimates: Sequence[Estimate | None]) -> str:
-    """The sample sizes of the estimates: "400 or 1,000"; empty if there are none."""
+    """Text with the different sample sizes of the estimates, ascending: "400 or 1,000"; empty if there are none."""
     return " or ".join(f"{size:,}" for size in sorted({each.n for each in estimates if each is not None}))
 
 
@@ -54,7 +58,11 @@ def _time(model: ModelResults) -> tuple[str, str]:
 
 
 def model_table(models: Mapping[str, ModelResults], reference: Reference | None) -> Table:
-    """One row per model: clean, under FGSM and BIM, in the worst case; the same in the committed runs; loss, time."""
+    """A table with one row per model: accuracy without an attack, under FGSM and BIM, and in the worst case; loss and
+    training time.
+
+    With `reference`, also the accuracies in our committed runs at larger scales.
+    """
     head = ("model", "clean")
     head += tuple(f"{name} {eps:g}" for name in ("FGSM", "BIM") for eps in TABLE_EPS)
     head += (f"worst case {EPS:g}",)
@@ -85,7 +93,9 @@ def model_table(models: Mapping[str, ModelResults], reference: Reference | None)
 
 
 def whole_evaluation_table(models: Mapping[str, ModelResults]) -> Table | None:
-    """One row per model with a whole evaluation: robust accuracy, verdict, and the checks that found something."""
+    """A table with one row per model that has a whole evaluation (`casemate.evaluate`): accuracy under attacks,
+    verdict, and the checks whose findings weaken or void the number. None if no model has one.
+    """
     head = ("model", "clean", f"FGSM {EPS:g}", f"PGD {EPS:g}", f"all attacks {EPS:g}", "of right images", "verdict")
     head += ("raised",)
     rows: list[tuple[str, ...]] = []
@@ -122,9 +132,10 @@ def whole_evaluation_table(models: Mapping[str, ModelResults]) -> Table | None:
 
 
 def summary_table(models: Mapping[str, ModelResults]) -> Table:
-    """The models in one short table: clean, two attacks, worst case, evaluation, verdict and the share it rests on.
+    """A short table of the models: accuracy without an attack, under FGSM, BIM, in the worst case and in the whole
+    evaluation; the share of correctly classified images that withstood, and the verdict that follows from it.
 
-    The last column is the paired test against the baseline.
+    The last column says whether the model helps against E1, the undefended network, by the paired test.
     """
     helps = {name: advice.helps for name, advice in advices(models)}
     whole = {name: found for name, each in models.items() if (found := each.whole_evaluation(EPS)) is not None}
@@ -143,7 +154,9 @@ def summary_table(models: Mapping[str, ModelResults]) -> Table:
 
 
 def diagnosis_table(models: Mapping[str, ModelResults]) -> Table:
-    """One row per model: the measures that explain why an attack misleads."""
+    """A table with one row per model of measures that explain why an attack misleads: calibration, logit gaps, zero
+    gradients, angles between nearby gradients, and accuracy by the loss that FGSM and PGD ascend.
+    """
     head = ("model", "loss", "calibration error", "logit gap: 5 %", "median", "95 %")
     head += tuple(f"zero gradient, {TITLES[loss]}" for loss in LOSSES)
     head += ("angle at 0.01", "at 0.1", *(f"FGSM {EPS:g}, {TITLES[loss]}" for loss in LOSSES))
@@ -178,7 +191,9 @@ def diagnosis_table(models: Mapping[str, ModelResults]) -> Table:
 
 
 def distillation_table(models: Mapping[str, ModelResults]) -> Table | None:
-    """The deciding test on distillation: the same attack on the logits divided by the temperature."""
+    """A table that tests whether distilled students are robust: BIM on their logits as they are, and on the logits
+    divided by the temperature. One row per student with a temperature other than 1; None if none was measured.
+    """
     eps = 0.05
     rows: list[tuple[str, ...]] = []
     for each in models.values():
@@ -200,7 +215,10 @@ def distillation_table(models: Mapping[str, ModelResults]) -> Table | None:
 
 
 def search_table(setup: Setup, artifacts: Artifacts) -> Table | None:
-    """The search over student networks, the best validation accuracy first."""
+    """A table of the search over student networks (E13): one row per network, the best validation accuracy first.
+
+    None if no network of it is trained and measured.
+    """
     rows: list[tuple[str, ...]] = []
     for network, dropout, source in searched(setup):
         trained = find_result(artifacts, source.task, StoredTraining)
@@ -233,12 +251,16 @@ def search_table(setup: Setup, artifacts: Artifacts) -> Table | None:
 
 
 def _at_that_scale(verdict: str) -> str:
-    """A verdict of a committed run, worded for the report of another scale."""
+    """The verdict of a committed run with "this scale" and "here" replaced, for the report of a run at
+    another scale.
+    """
     return verdict.replace("this scale", "that scale").replace("(here:", "(there:")
 
 
 def claim_table(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
-    """The paper's claims with their verdicts, here and in the committed runs."""
+    """A table of the paper's claims: our verdict on each, that of our committed runs at larger scales, and
+    the reason.
+    """
     head = ("experiment", "the paper says", "verdict")
     head += (f"at scale {reference.scales}",) if reference is not None else ()
     head += ("because",)
@@ -256,10 +278,10 @@ def claim_table(judgements: Sequence[Judgement], reference: Reference | None) ->
 
 
 def judged_claims(models: Mapping[str, ModelResults], artifacts: Artifacts, *, decides: bool) -> list[Judgement]:
-    """Every claim of the paper, judged by these results."""
+    """Judge every claim of the paper by these results; `decides` says whether the scale and the data can decide."""
     return judge(ClaimEvidence(models, artifacts), decides=decides)
 
 
 def advices(models: Mapping[str, ModelResults]) -> list[tuple[str, Advice]]:
-    """The advice on every measured defence, by the name of its model."""
+    """The advice on every model but E1 (undefended) that has a verdict, each with the name of its model."""
     return [(name, advice) for name, advice in advise(models) if advice.verdict is not None]

@@ -1,4 +1,4 @@
-"""The figures that are curves: training, accuracy and loss under attack, zero gradients while a network trains."""
+"""Figures of curves: training, accuracy and loss under attack, and zero gradients while a network trains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
@@ -22,29 +22,33 @@ from casemate_study.results.stored import (
 )
 
 Curves = Mapping[str, StoredCurve]
-"""By the loss that the attack ascends."""
+"""The curves of one attack, by the name of the loss that it ascends."""
 
 
 def draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate | None], **style: Any) -> None:
-    """A line through estimates with their intervals as a band; a missing estimate is left out."""
+    """Draw a line through estimates at the positions `x`, with their 95 % intervals as a band; skip those that are
+    None.
+    """
     known = [(place, each) for place, each in zip(x, estimates, strict=True) if each is not None]
     if known:
         estimate_line(axes, [place for place, _ in known], [each for _, each in known], **style)
 
 
 def curves_named(artifacts: Artifacts, start: str) -> dict[str, StoredCurve]:
-    """The finished curves of the tasks called `start`/LOSS, by loss."""
+    """The finished curves of the tasks called START/LOSS, such as "E2/fgsm/ce", by the name of the loss."""
     found = {loss: find_result(artifacts, f"{start}/{loss}", StoredCurve) for loss in LOSSES}
     return {loss: curve for loss, curve in found.items() if curve is not None}
 
 
 def seed_of(artifacts: Artifacts, start: str) -> int:
-    """The seed of the finished tasks whose names begin with `start`."""
+    """The seed in the configuration of the first finished task whose name begins with `start`; one must exist."""
     return next(each.facts["config"]["seed"] for name, each in artifacts.items() if name.startswith(start))
 
 
 def training_figure(artifacts: Artifacts) -> Figure | None:
-    """Loss and accuracy of E1 over its epochs, on training and validation images."""
+    """A figure of the training of E1, the undefended network: loss and accuracy on training and validation images by
+    epoch. None if it is not trained.
+    """
     training = find_result(artifacts, "E1/train", StoredTraining)
     if training is None:
         return None
@@ -77,12 +81,15 @@ def training_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def _numbers(*estimates: Estimate | None) -> list[float | str]:
-    """Value, low and high of each estimate; empty cells for a missing one."""
+    """Three cells for each estimate: its value and both ends of its interval; three empty ones if it is None."""
     return [cell for e in estimates for cell in (("", "", "") if e is None else (e.value, e.low, e.high))]
 
 
 def curve_rows(name: str, loss: str, points: Sequence[CurvePoint]) -> list[tuple[Any, ...]]:
-    """The points of a curve as rows under `CURVE_COLUMNS`."""
+    """The points of a curve as rows for a figure's CSV file, with the columns `CURVE_COLUMNS`.
+
+    `name` is the model or setting, `loss` the loss that the attack ascends.
+    """
     return [
         (name, TITLES[loss], point.at, point.last.n, *_numbers(point.last, point.worst, point.loss)) for point in points
     ]
@@ -106,7 +113,12 @@ CURVE_COLUMNS = (
 
 
 def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Curves, label: str) -> None:
-    """One attack under several losses: mean loss in one panel, accuracy in the other (`worst` thin and dashed)."""
+    """Draw one attack's curves into two panels, one line per loss ascended: the mean loss in one, the accuracy in the
+    other.
+
+    Accuracy at the last iterate is solid, that over all iterates (`worst`) thin and dashed; `label` names
+    the x axis.
+    """
     for loss, curve in curves.items():
         x = [point.at for point in curve.points]
         style = {"color": COLOURS[loss], "marker": MARKERS[loss], "markersize": 4, "linewidth": 1.4}
@@ -129,7 +141,7 @@ def _mark(axes: Axes, at: Sequence[float], statements: Sequence[paper.Statement]
 
 
 def _at(curve: StoredCurve, value: float) -> str:
-    """Accuracy at the last iterate there, in words."""
+    """Text with the accuracy at the last iterate at this eps or number of iterations; "not computed" if it was not."""
     point = curve.at(value)
     return "not computed" if point is None else percent(point.last.value)
 
@@ -144,7 +156,9 @@ def _lines_caption(curves: Curves, seed: int) -> str:
 
 
 def fgsm_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 12: E1 under FGSM."""
+    """The paper's figure 12: accuracy and loss of E1, the undefended network, under FGSM over eps. None if nothing is
+    finished.
+    """
     curves = curves_named(artifacts, "E2/fgsm")
     if not curves:
         return None
@@ -165,7 +179,11 @@ def fgsm_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def _panels(settings: Mapping[str, tuple[str, Curves]], label: str) -> tuple[Any, Any, list[tuple[Any, ...]]]:
-    """One row of panels per setting, under its title: the drawing, its axes, and the rows of all curves."""
+    """Draw two panels for each setting, in one row of the figure under the setting's title: mean loss, and accuracy.
+
+    `settings` are title and curves by name, `label` names the x axis. Returns the drawing, its axes, and all points as
+    rows for the CSV file.
+    """
     drawing, axes = canvas(len(settings), 2, 9.5, 3.6 * len(settings))
     for (title, curves), pair in zip(settings.values(), axes, strict=True):
         _draw_pair(pair[0], pair[1], curves, label)
@@ -181,7 +199,7 @@ def _panels(settings: Mapping[str, tuple[str, Curves]], label: str) -> tuple[Any
 
 
 def _accuracies(settings: Mapping[str, tuple[str, Curves]], value: float) -> str:
-    """Accuracy at one eps or number of iterations in every setting, in words."""
+    """Text with the accuracies at one eps or number of iterations, in every setting and for every loss ascended."""
     return "; ".join(
         f"{name}: " + ", ".join(f"{_at(curve, value)} ({TITLES[loss]})" for loss, curve in curves.items())
         for name, (_, curves) in settings.items()
@@ -189,7 +207,9 @@ def _accuracies(settings: Mapping[str, tuple[str, Curves]], value: float) -> str
 
 
 def bim_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 13: E1 under BIM with both clippings."""
+    """The paper's figure 13: E1, the undefended network, under BIM over eps, with both clippings. None if nothing is
+    finished.
+    """
     settings = {
         f"clip {name}": (f"clip {clip['clip']}, {clip['steps']} iterations", curves)
         for name, clip in E3_CLIPPINGS.items()
@@ -213,7 +233,9 @@ def bim_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def iterations_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 14: E1 under BIM against the number of iterations."""
+    """The paper's figure 14: E1, the undefended network, under BIM against the number of iterations, one row of panels
+    per step size. None if nothing is finished.
+    """
     settings = {
         f"step {size}": (f"step {size}", curves)
         for size in E4_STEP_SIZES
@@ -238,7 +260,11 @@ def iterations_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def overfitting_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 17: the over-fitted E1 and the early-stopped E11 under FGSM, one column per loss."""
+    """The paper's figure 17: E1, trained to the end, and E11, stopped early, under FGSM; one column per
+    loss ascended.
+
+    None if no loss has both curves.
+    """
     over, stopped = curves_named(artifacts, "E2/fgsm"), curves_named(artifacts, "E11/fgsm")
     shared = [loss for loss in over if loss in stopped]
     if not shared:
@@ -276,7 +302,9 @@ def overfitting_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def checkpoints_figure(artifacts: Artifacts) -> Figure | None:
-    """Accuracy under FGSM and BIM and the share of zero gradients at several epochs of E1's training."""
+    """A figure of E1, the undefended network, after several numbers of epochs: accuracy under FGSM and BIM, and the
+    share of images whose gradient is exactly zero, one line per loss. None if nothing is finished.
+    """
     names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
     results = [each for name in names if (each := find_result(artifacts, name, StoredCheckpoint))]
     if not results:

@@ -1,4 +1,4 @@
-"""All figures of the study in the paper's order, each from stored artifacts alone."""
+"""All figures of the study, each from stored results alone."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from casemate_study.results.stored import Artifacts
 
 
 def all_figures(artifacts: Artifacts, models: Mapping[str, ModelResults]) -> list[Figure]:
-    """Every figure whose artifacts are finished: the paper's by number, then ours."""
+    """Draw every figure whose artifacts are finished: the paper's in the order of their numbers, then ours."""
     with styled():
         found = (
             *augmentation.augmentation_figures(artifacts),
@@ -50,6 +50,6 @@ def all_figures(artifacts: Artifacts, models: Mapping[str, ModelResults]) -> lis
 
 
 def _place(figure: Figure) -> tuple[bool, str]:
-    """Sort key: the paper's figures by number, then the others in the order given."""
+    """Sort key that puts the paper's figures first, by number, and leaves the others in the order given."""
     numbered = figure.name.startswith("figure-")
     return (not numbered, figure.name if numbered else "")

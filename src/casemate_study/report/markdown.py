@@ -1,4 +1,4 @@
-"""The main tables as Markdown, for reading in a repository."""
+"""The main tables as Markdown, written as results.md and summary.md, for reading in a repository."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ from casemate_study.run import PlannedStudy
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in GitHub's Markdown."""
+    """A table in GitHub's Markdown, from its column headings and its rows of cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -25,7 +25,9 @@ def _table(table: comparison.Table) -> str:
 
 
 def _made_by(study: PlannedStudy, artifacts: Artifacts) -> str:
-    """Command, seed, hardware and commits of the artifacts, in one paragraph."""
+    """A paragraph on how the artifacts were made: command, data set, seed, hardware, PyTorch version, seconds and
+    commits.
+    """
     made = [Provenance.of(artifact) for artifact in artifacts.values()]
     machines = sorted({f"{each.processor}, {each.threads} of {each.cores} cores" for each in made})
     commits = sorted({str(each.commit) for each in made})
@@ -44,7 +46,9 @@ def _made_by(study: PlannedStudy, artifacts: Artifacts) -> str:
 
 
 def _checkpoints(artifacts: Artifacts) -> str | None:
-    """E1 after more and more epochs: accuracy, and the accuracy under each attack by the loss that it ascends."""
+    """A Markdown table of E1, the undefended network, after several numbers of epochs: accuracy without an attack, and
+    under each attack for each loss that it ascends. None if nothing is finished.
+    """
     names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
     found = {name: each for name in names if (each := find_result(artifacts, name, StoredCheckpoint))}
     if not found:
@@ -65,7 +69,9 @@ def _checkpoints(artifacts: Artifacts) -> str | None:
 
 
 def summary_markdown(study: PlannedStudy, artifacts: Artifacts, models: Mapping[str, ModelResults]) -> str:
-    """The models in one short table with the verdict on each, and how the results were made."""
+    """The content of summary.md: the models in one short table with the verdict on each, and how the
+    results were made.
+    """
     parts = [
         _table(comparison.summary_table(models)) if models else None,
         _made_by(study, artifacts) if artifacts else None,
@@ -80,7 +86,9 @@ def results_markdown(
     claims: Sequence[Judgement],
     advices: Sequence[tuple[str, Advice]],
 ) -> str:
-    """All tables: the models, the verdicts, the paper's claims, its numbers beside ours, and how ours were made."""
+    """The content of results.md: the tables of the models, the advice on each defence, the paper's claims, its numbers
+    beside ours, and how ours were made. Tables without results are omitted.
+    """
     known = [each for each in claims if each.verdict != "not measured"]
     searched, divided = comparison.search_table(study.setup, artifacts), comparison.distillation_table(models)
     compared = paper_comparison.comparisons(artifacts, study.setup.scale, paper_comparison.other_data(study.dataset))

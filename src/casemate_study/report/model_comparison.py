@@ -1,4 +1,6 @@
-"""Figures that compare several models under the same attack: the paper's figures 15, 16 and 17."""
+"""Figures that compare several models under the same attack: the paper's figures 15 and 16, and its 17 with more
+models.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ _MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range
 @final
 @dataclass(frozen=True)
 class _Column:
-    """One attack under one loss."""
+    """One column of a figure: an attack ("fgsm", "ball" or "range"), the loss it ascends, and the column's title."""
 
     measure: str
     loss: str
@@ -40,7 +42,13 @@ def _compared(
     at: float = 0.1,
     marks: Mapping[str, tuple[float, paper.Statement]] | None = None,
 ) -> Figure | None:
-    """Mean loss above, accuracy of the last iterate below, one column per attack, one line per model."""
+    """A figure with one line per model: mean loss above, accuracy of the last iterate below, one column of panels per
+    attack.
+
+    `name`, `title` and `words` are the file name, title and start of the caption; `at` is the eps of the accuracies in
+    the alternative text; `marks` are numbers of the paper to draw, as attack: (eps, number). None if fewer than two
+    models have curves.
+    """
     there = [column for column in columns if any(each.curve(column.measure, column.loss) for each in models)]
     drawn = [each for each in models if any(each.curve(column.measure, column.loss) for column in there)]
     if not there or len(drawn) < 2:
@@ -118,7 +126,9 @@ def _attacks(loss: str) -> list[_Column]:
 
 
 def defenses_figure(models: Models) -> Figure | None:
-    """Figure 15: the original model and the defences of the paper's section 4.2 under FGSM."""
+    """The paper's figure 15 with E8 added: E1 (undefended), E5 (augmentation) and E6 to E8 (adversarial regularisation)
+    under FGSM. None if fewer than two are measured.
+    """
     return _compared(
         _picked(models, ("E1", "E5", "E6", "E7", "E8")),
         _losses("fgsm"),
@@ -131,7 +141,9 @@ def defenses_figure(models: Models) -> Figure | None:
 
 
 def regularised_bim_figure(models: Models) -> Figure | None:
-    """E1 and E6 under FGSM and BIM with both clippings, which the paper compares in words (section 4.2.2)."""
+    """A figure of E1 (undefended) and E6 (adversarial regularisation) under FGSM, and BIM with both clippings; the
+    paper compares them in words (section 4.2.2). None if not both are measured.
+    """
     return _compared(
         _picked(models, ("E1", "E6")),
         [
@@ -147,7 +159,11 @@ def regularised_bim_figure(models: Models) -> Figure | None:
 
 
 def distillation_figure(models: Models, loss: str, name: str) -> Figure | None:
-    """Figure 16: teacher and students under FGSM and both BIMs."""
+    """The paper's figure 16: E1, the teacher at temperature 1, and all students (E9, E10) under FGSM and BIM with both
+    clippings, ascending `loss`.
+
+    `name` is the figure's file name. None if fewer than two are measured.
+    """
     students = [each for key, each in models.items() if key.startswith(("E9-", "E10-"))]
     return _compared(
         [*_picked(models, ("E1",)), *students],
@@ -159,7 +175,9 @@ def distillation_figure(models: Models, loss: str, name: str) -> Figure | None:
 
 
 def early_stopping_figure(models: Models) -> Figure | None:
-    """Figure 17 with the later models added."""
+    """The paper's figure 17 with more models: E1 (trained to the end) and models that do not over-fit (E11 stopped
+    early, E1+, E12, E13) under FGSM. None if fewer than two are measured.
+    """
     decayed = [name for name in models if name.startswith("E12-")]
     return _compared(
         _picked(models, ("E1", "E11", "E1+", *decayed, "E13-regularised", "E13-mix", "E13-resnet")),

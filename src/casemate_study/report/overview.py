@@ -1,4 +1,4 @@
-"""Figures of every model at once: accuracy under each attack, and the measures that explain why attacks mislead."""
+"""Figures of all models at once: accuracy under each attack, and the measures that explain why attacks mislead."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,9 @@ _QUANTILES = ("0.05", "0.25", "0.5", "0.75", "0.95")
 
 
 def _dots(axes: Axes, places: Sequence[int], estimates: Sequence[Estimate | None], **style: Any) -> None:
-    """Points with their intervals, one row per estimate."""
+    """Draw estimates as points with their intervals as bars, in percent, each at its row in `places`; skip those that
+    are None.
+    """
     known = [(place, each) for place, each in zip(places, estimates, strict=True) if each is not None]
     if not known:
         return
@@ -36,7 +38,9 @@ def _rows_axis(axes: Axes, titles: Sequence[str]) -> None:
 
 
 def accuracies_figure(models: Models) -> Figure | None:
-    """Accuracy of every model: clean, under FGSM, BIM, and all attacks together at eps 0.1."""
+    """A figure of the accuracy of every model: without an attack, under FGSM, under BIM, and in the worst case over all
+    the study's attacks, at eps 0.1. None if fewer than two models are measured.
+    """
     known = [each for each in models.values() if each.clean is not None]
     if len(known) < 2:
         return None
@@ -96,7 +100,11 @@ def accuracies_figure(models: Models) -> Figure | None:
 
 
 def diagnosis_figure(models: Models) -> Figure | None:
-    """Logit gaps, shares of images without a gradient, and angles between nearby gradients, of every model."""
+    """A figure of every model's logit gaps, shares of images with zero gradient, and angles between nearby
+    gradients.
+
+    None if fewer than two models are measured.
+    """
     known = [each for each in models.values() if each.clean is not None]
     results = [each.clean for each in known if each.clean is not None]
     if len(known) < 2:
@@ -169,7 +177,9 @@ def diagnosis_figure(models: Models) -> Figure | None:
 
 
 def _confusable(title: str, found: StoredTargets) -> str | None:
-    """The success rates from shirt to T-shirt and back, which the paper's further work names, in words."""
+    """Text with a model's success rates of targeted attacks from shirt to T-shirt and back, which the paper's further
+    work names. None if the data set lacks these classes, or no image of one was attacked.
+    """
     places = {name.lower(): number for number, name in enumerate(found.classes)}
     if "shirt" not in places or "t-shirt/top" not in places:
         return None
@@ -179,7 +189,11 @@ def _confusable(title: str, found: StoredTargets) -> str | None:
 
 
 def targeted_figure(artifacts: Artifacts, models: Models) -> Figure | None:
-    """The success rates of targeted attacks from every class to every other, one matrix per model."""
+    """A figure of the success rates of targeted attacks (E13) from every class to every other: one matrix per model
+    attacked.
+
+    None if no model was.
+    """
     every = {name: find_result(artifacts, f"E13/targeted/{name}", StoredTargets) for name in models}
     found = {name: each for name, each in every.items() if each is not None}
     if not found:

@@ -1,4 +1,4 @@
-"""The numbers that the paper states beside ours, and why they differ, by stated rules."""
+"""The table of the numbers that the paper states beside ours, and why they differ, by stated rules."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,48 +16,56 @@ from casemate_study.report.comparison import Table
 from casemate_study.results.stored import Artifacts, StoredClean, StoredCurve, find_result
 
 _MENTIONED = 0.0005
-"""Share of images without a gradient from which a row mentions it: less would be printed as 0.0 %."""
+"""Share of images with a gradient of exactly zero, from which on a row mentions it: less would be printed as 0.0 %."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One row of "paper, ours, difference, why"."""
+    """One row of the table that compares the paper's numbers with ours: paper, ours, difference, why."""
 
     name: str
-    """The artifact, and which of its numbers; the same at every scale."""
+    """The task whose artifact holds our number, and which of its numbers, such as "E2/fgsm/ce, eps 0.1"; equal at every
+    scale."""
     what: str
     paper: str
     ours: str
     estimate: Estimate
-    """`ours` as numbers."""
+    """Our number, which `ours` gives as text."""
     difference: str
     why: str
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """The fields as JSON, with `estimate` as a dictionary (value, low, high, n)."""
         return vars(self) | {"estimate": self.estimate.as_json()}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
-    """Accuracy under an attack in one of the settings that the paper leaves open."""
+    """Our accuracy under an attack in one of the settings that the paper leaves open, such as the loss that FGSM
+    ascends.
+    """
 
     name: str
     words: str
     left: Estimate
     zero: Estimate
-    """Share of images without a gradient."""
+    """Share of images whose input gradient is exactly zero, so that the attack does not move them."""
 
 
 def other_data(dataset: Dataset) -> str | None:
-    """The paper's data set, if this is another one; None if it is the paper's."""
+    """None if `dataset` is the paper's data set; otherwise the name of the paper's, "Fashion-MNIST"."""
     return None if dataset.name == "fashion-mnist" else "Fashion-MNIST"
 
 
 def comparisons(artifacts: Artifacts, scale: Scale, instead_of: str | None) -> list[Comparison]:
-    """The paper's stated numbers beside ours, of the artifacts that are finished."""
+    """The rows that compare the paper's numbers with ours: test accuracy, FGSM at 0.1, BIM after 25 iterations (all on
+    E1).
+
+    Rows whose artifact is not finished are omitted. `instead_of` is the paper's data set if ours is
+    another, else None.
+    """
     steps = {f"step {size}, {TITLES[loss]}": f"{e4_prefix(size)}/{loss}" for size in E4_STEP_SIZES for loss in LOSSES}
     fgsm = {TITLES[loss]: f"E2/fgsm/{loss}" for loss in LOSSES}
     caveat = _caveat(scale, instead_of)
@@ -69,7 +77,7 @@ def comparisons(artifacts: Artifacts, scale: Scale, instead_of: str | None) -> l
 
 
 def comparison_table(rows: Sequence[Comparison], reference: Reference | None) -> Table:
-    """The rows as a table, with the same numbers of the committed runs."""
+    """The rows as a table of the report; with `reference`, also our numbers in committed runs at larger scales."""
     beside = () if reference is None else (f"ours at scale {reference.scales}",)
     return Table(
         ("what", "paper", "ours", *beside, "difference", "why"),
@@ -89,7 +97,7 @@ def comparison_table(rows: Sequence[Comparison], reference: Reference | None) ->
 
 
 def _caveat(scale: Scale, instead_of: str | None) -> str:
-    """Why these numbers decide nothing about the paper; empty if they can."""
+    """A sentence on why our numbers decide nothing about the paper's (other data, small scale); empty if they can."""
     if instead_of:
         return f"Another data set than the paper's {instead_of}: this decides nothing. "
     return (
@@ -110,7 +118,11 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
 
 
 def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
-    """Rule: inside our interval, agrees; otherwise the row says on which side, and what the paper leaves open."""
+    """The rows on E1's (the undefended network's) accuracy over all test images and in its worst and best class.
+
+    Rule for "why": the paper's number lies within our interval; or on which side of it, and what the paper
+    leaves open.
+    """
     clean = find_result(artifacts, "E1/clean", StoredClean)
     if clean is None:
         return []
@@ -135,7 +147,10 @@ def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
 
 
 def _settings(artifacts: Artifacts, names: Mapping[str, str], axis: str, value: float) -> list[_Setting]:
-    """The settings whose curve has a point at `value`; `names` are those of the curves, by the settings' words."""
+    """The settings in which a curve has a point at `value`, with the accuracy there.
+
+    `names` gives the curve's task by the setting's description; `axis` is "eps" or "steps".
+    """
     found = []
     for words, name in names.items():
         curve = find_result(artifacts, name, StoredCurve)
@@ -147,9 +162,10 @@ def _settings(artifacts: Artifacts, names: Mapping[str, str], axis: str, value: 
 
 
 def _attack_rows(statement: paper.Statement, settings: Sequence[_Setting], caveat: str) -> list[Comparison]:
-    """One row per setting. Rule: a setting whose interval holds the paper's number could explain it.
+    """The rows that compare one number of the paper with ours in each setting.
 
-    If none does, the number is unexplained, and the nearest setting says so.
+    Rule for "why": whether the paper's number lies within the setting's interval; if not, the nearest setting's row
+    calls it unexplained.
     """
     nearest = min(settings, key=lambda each: abs(each.left.value - statement.value), default=None)
     rows = []

@@ -1,4 +1,4 @@
-"""The figures that are pictures: sample images, the network, the confusion matrix, before and after an attack."""
+"""Figures that are pictures: sample images, the network, the confusion matrix, images before and after an attack."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from casemate_study.results.stored import Artifacts, StoredClean, StoredPictures
 
 
 def samples_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 6: the first images of every class."""
+    """The paper's figure 6: the first training images of every class. None if the pictures are not finished."""
     found = find_result(artifacts, "data/samples", StoredSamples)
     if found is None:
         return None
@@ -42,7 +42,9 @@ def samples_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, str, int]]:
-    """Name, output shape and number of parameters of each layer, from a forward pass of one black image."""
+    """Title, output shape and number of parameters of each layer of the network, from a forward pass of one black image
+    of this shape.
+    """
     found: list[tuple[str, str, int]] = []
 
     def note(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
@@ -67,7 +69,10 @@ def _layers(network: nn.Module, shape: tuple[int, int, int]) -> list[tuple[str, 
 
 
 def architecture_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 7: the network, layer by layer, read from the network itself."""
+    """The paper's figure 7: the layers of its network in order, as read from the network itself.
+
+    None until the sample images, which give the classes, are finished.
+    """
     samples = find_result(artifacts, "data/samples", StoredSamples)
     if samples is None:
         return None
@@ -114,7 +119,9 @@ def architecture_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def confusion_figure(artifacts: Artifacts) -> Figure | None:
-    """Figure 8: the confusion matrix of E1."""
+    """The paper's figure 8: the confusion matrix of E1, the undefended network, on test images. None if it is not
+    measured.
+    """
     clean = find_result(artifacts, "E1/clean", StoredClean)
     if clean is None:
         return None
@@ -154,7 +161,11 @@ def confusion_figure(artifacts: Artifacts) -> Figure | None:
 
 
 def before_after_figure(artifacts: Artifacts, task: str, name: str, title: str, caption: str) -> Figure | None:
-    """Figures 9 and 10: images before and after each attack, the change, and the predicted classes."""
+    """The paper's figures 9 and 10: images before and after each attack of the task called `task`, the changes, and the
+    predicted classes.
+
+    `name`, `title` and `caption` are the figure's. None if the task is not finished.
+    """
     found = find_result(artifacts, task, StoredPictures)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Sentences of the report that follow from numbers by stated rules."""
+"""Sentences of the report that follow from stored numbers by stated rules."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from casemate_study.results.stored import Artifacts, find_point
 
 
 def masking_sentence(artifacts: Artifacts) -> str | None:
-    """Whether the over-fitted or the early-stopped model keeps more accuracy under FGSM at 0.1, loss by loss."""
+    """A sentence that says for each loss ascended whether E1 (over-fitted) or E11 (stopped early) is more accurate
+    under FGSM at eps 0.1, by their intervals. None if a curve is not finished.
+    """
     parts = []
     for loss in LOSSES:
         first, second = (find_point(artifacts, f"{name}/fgsm/{loss}", 0.1) for name in ("E2", "E11"))
@@ -34,7 +36,7 @@ def masking_sentence(artifacts: Artifacts) -> str | None:
 @final
 @dataclass(frozen=True)
 class KerasRun:
-    """The settings of the run in Keras."""
+    """How the attack was run in Keras: sizes, epochs and seed of the training, and versions of the libraries."""
 
     train_images: int
     epochs: int
@@ -46,33 +48,42 @@ class KerasRun:
 @final
 @dataclass(frozen=True)
 class KerasCode:
-    """One way to write the attack in Keras."""
+    """One way to write the attack in Keras: its description, what its cross-entropy is in effect computed from
+    ("logits", "probabilities" or "neither"), and how often its gradient is zero.
+    """
 
     what: str
     loss_in_effect: str
     zero_share: float
-    """Share of images whose gradient is exactly zero."""
+    """Share of images whose input gradient is exactly zero."""
 
 
 @final
 @dataclass(frozen=True)
 class KerasReference:
-    """The committed result of `benchmarks/keras`: the attack run in Keras itself, and the loss that it ascends."""
+    """The committed result of `benchmarks/keras`: the attack's input gradient computed in Keras itself, by code written
+    in several ways (`ways`), and what the cross-entropy is in effect computed from in each.
+    """
 
     loss_in_effect: str
-    """The loss of the code as the tutorial writes it."""
+    """"logits" or "probabilities": what the cross-entropy of the TensorFlow tutorial's code is in effect
+    computed from."""
     run: KerasRun
     ways: Mapping[str, KerasCode]
 
 
 def keras_reference() -> KerasReference:
-    """The committed result of running the attack in Keras itself (`benchmarks/keras`)."""
+    """Read the committed result of computing the attack's gradient in Keras itself (`benchmarks/keras`); nothing is
+    run.
+    """
     place = resources.files("casemate_study.experiments").joinpath("keras_reference.json")
     return read_as(KerasReference, json.loads(place.read_text()), place.name)
 
 
 def keras_sentences(reference: KerasReference) -> list[str]:
-    """The loss that the tutorial's code ascends in Keras, and what other ways to write it ascend."""
+    """Sentences on the loss that the TensorFlow tutorial's code in effect ascends in Keras, and on what code written in
+    other ways ascends.
+    """
     run, effect = reference.run, reference.loss_in_effect
     where = (
         f"Keras {run.versions['keras']} on TensorFlow {run.versions['tensorflow']}, {run.train_images:,} training "

@@ -1,1 +1,3 @@
-"""Stored results as objects: what each task found, everything measured on one model, paired comparisons of two."""
+"""The study's stored results as objects: what each task found, everything measured on one model, paired comparisons of
+two.
+"""

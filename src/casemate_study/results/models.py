@@ -1,4 +1,4 @@
-"""Everything that was measured on one model of the study."""
+"""Everything that was measured on one model of the study, read from the finished artifacts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,48 +26,60 @@ from casemate_study.results.stored import (
 @final
 @dataclass(frozen=True, kw_only=True)
 class WholeEvaluation:
-    """The result of `casemate.evaluate` on one model at one eps."""
+    """The stored result of `casemate.evaluate` on one model at one eps: its verdict, and the checks that found
+    something.
+    """
 
     verdict: Verdict
     raised: Mapping[str, str]
-    """Severity of each finding, by the name of the check."""
+    """Severity of the finding of each check that found something ("voids", "weakens", "note"), by the name of the
+    check."""
 
     @property
     def robust(self) -> Estimate:
-        """Robust accuracy: the worst case over all attacks of the evaluation."""
+        """Robust accuracy: share of all images that are correctly classified under every attack of the evaluation."""
         return self.verdict.number.robust
 
 
 @final
 @dataclass(frozen=True)
 class ModelResults:
-    """One model of the study with its measures; those that are not finished are None."""
+    """A model of the study with the finished artifacts, from which each property and method reads one result; None
+    where its artifact is not finished.
+    """
 
     model: StudyModel
     artifacts: Artifacts
 
     @property
     def title(self) -> str:
-        """The model's title."""
+        """The model's title in tables and figures, such as "E6, adversarial regularisation"."""
         return self.model.title
 
     def artifact(self, measure: str, loss: str | None = None) -> Artifact | None:
-        """The artifact of a measure: clean, fgsm, ball, range, pgd, eot, divided, evaluation."""
+        """The artifact of one measure of this model; None if it is not finished.
+
+        `measure` is clean, fgsm, ball or range (BIM with that clipping), pgd, eot, divided (BIM on divided logits) or
+        evaluation; `loss` is the loss that the attack ascends, needed for fgsm, ball and range only.
+        """
         return self.artifacts.get(self.model.artifact(measure, loss))
 
     @property
     def clean(self) -> StoredClean | None:
-        """Measures on images without an attack."""
+        """Measures on test images without an attack; None if not finished."""
         return find_result(self.artifacts, self.model.artifact("clean"), StoredClean)
 
     @property
     def training(self) -> StoredTraining | None:
-        """The training that made the model."""
+        """The training that made the model, which another model may share; None if not finished."""
         return find_result(self.artifacts, self.model.source.task, StoredTraining)
 
     @property
     def seconds(self) -> tuple[float, float] | None:
-        """Seconds of the training, without later epochs that only another model uses, and seconds per epoch."""
+        """Seconds of the training in all, and on average per epoch; None if it is not finished.
+
+        For a model that early stopping made, epochs after the stop, which serve another model only, are not counted.
+        """
         training = self.training
         if training is None:
             return None
@@ -77,37 +89,52 @@ class ModelResults:
         return total, total / len(rows)
 
     def curve(self, measure: str, loss: str | None = "ce") -> StoredCurve | None:
-        """The curve of an attack over eps."""
+        """The curve over eps of one attack ("fgsm", "ball", "range", "eot", "divided"); None if not finished.
+
+        `loss` is the loss that the attack ascends; None for "eot" and "divided", whose tasks have no loss in their
+        names.
+        """
         return find_result(self.artifacts, self.model.artifact(measure, loss), StoredCurve)
 
     @property
     def pgd(self) -> StoredWorstCase | None:
-        """PGD with restarts; not run on a randomised model."""
+        """The worst case over PGD runs with restarts, at several eps; None if not finished, and for a randomised model,
+        which is not attacked with PGD.
+        """
         return find_result(self.artifacts, self.model.artifact("pgd"), StoredWorstCase)
 
     def accuracy_under(self, measure: str, eps: float, loss: str | None = "ce") -> Estimate | None:
-        """Accuracy at the last iterate of an attack."""
+        """Share of images classified correctly at the last iterate of an attack at `eps`; arguments as for `curve`.
+
+        None if the curve is not finished or has no point at `eps`.
+        """
         curve = self.curve(measure, loss)
         point = None if curve is None else curve.at(eps)
         return None if point is None else point.last
 
     @property
     def randomised(self) -> bool:
-        """Whether the model's predictions are random."""
+        """Whether the model draws random numbers at inference, so that its predictions may differ from call to call."""
         return self.model.source.inference is not None
 
     def under_strongest(self, eps: float) -> Estimate | None:
-        """Accuracy under the strongest attack: PGD with restarts, on a randomised model BIM over averaged gradients."""
+        """Accuracy under the study's strongest attack on the model: PGD with restarts, ascending either of
+        two losses.
+
+        For a randomised model BIM over averaged gradients, at the last iterate. None if not measured at `eps`.
+        """
         if self.randomised:
             return self.accuracy_under("eot", eps, None)
         point = None if self.pgd is None else self.pgd.at(eps)
         return None if point is None else point.every
 
     def robust_mask(self, eps: float) -> np.ndarray | None:
-        """Which images withstand every iterate of every attack of the study within `eps`, booleans `(n,)`.
+        """Which images withstand every iterate of every attack of the study (FGSM, BIM with clip ball, PGD) within
+        `eps`.
 
-        Of a randomised model, whose predictions differ by chance, only the last iterate of BIM over averaged gradients
-        counts. None if no attack is finished.
+        Booleans `(n,)`: attacks that ran on different numbers of images are cut to the smallest. For a randomised
+        model, whose predictions differ by chance, only the last iterate of BIM over averaged gradients counts. None if
+        no attack is finished.
         """
         if self.randomised:
             artifact = self.artifact("eot")
@@ -125,12 +152,18 @@ class ModelResults:
         return np.logical_and.reduce([each[: min(map(len, found))] for each in found]) if found else None
 
     def worst_case(self, eps: float) -> Estimate | None:
-        """Share of images that withstand every attack of the study."""
+        """Share of images that withstand every attack of the study within `eps`, as `robust_mask` says; None if none is
+        finished.
+        """
         robust = self.robust_mask(eps)
         return None if robust is None else share(robust)
 
     def whole_evaluation(self, eps: float) -> WholeEvaluation | None:
-        """The whole evaluation at `eps`. Raises `RecordError` if another version of casemate stored it."""
+        """The stored result of `casemate.evaluate` at `eps`; None if it is not finished or has no verdict
+        at this eps.
+
+        Raises `RecordError` if another version of casemate stored it.
+        """
         artifact = self.artifact("evaluation")
         if artifact is None:
             return None
@@ -143,7 +176,11 @@ class ModelResults:
         return WholeEvaluation(verdict=verdict, raised=raised)
 
     def verdict_of_attacks(self, eps: float) -> Verdict | None:
-        """The verdict from the study's own attacks within `eps` alone, without checks."""
+        """The verdict on robustness at `eps` from the study's own attacks alone, without the evaluation's attacks and
+        checks.
+
+        None if no attack or no clean measure is finished.
+        """
         robust, artifact, clean = self.robust_mask(eps), self.artifact("clean"), self.clean
         if robust is None or artifact is None or clean is None:
             return None
@@ -162,12 +199,16 @@ class ModelResults:
         )
 
     def verdict(self, eps: float) -> Verdict | None:
-        """The verdict at `eps`: of the whole evaluation, unless there is none or only the study's attacks break it."""
+        """The verdict on robustness at `eps`: that of the whole evaluation, unless there is none or only the study's
+        own attacks show the model broken; then theirs. None if neither is finished.
+        """
         own, whole = self.verdict_of_attacks(eps), self.whole_evaluation(eps)
         if whole is None or (own is not None and own.fallen and not whole.verdict.fallen):
             return own
         return whole.verdict
 
     def zero_gradient_share(self, loss: str) -> Estimate | None:
-        """Share of images whose input gradient is exactly zero under a loss."""
+        """Share of test images whose input gradient under `loss` is exactly zero in every pixel; None if
+        not measured.
+        """
         return None if self.clean is None else self.clean.zero_gradients[loss]

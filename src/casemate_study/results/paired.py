@@ -1,4 +1,4 @@
-"""Paired comparisons of two models, or two attacks, on the same images, from the per-example tables of artifacts."""
+"""Paired comparisons of two models, or of two attacks, on the same images, from the tables of examples in artifacts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from casemate.evaluation import mcnemar, mean
 from casemate.tables import Table, read_table
 
 _LEVEL = 0.05
-"""Significance level of the paired tests."""
+"""Significance level of McNemar's test."""
 
 Order = Literal[-1, 0, 1]
 
@@ -22,17 +22,19 @@ Order = Literal[-1, 0, 1]
 @final
 @dataclass(frozen=True)
 class PairedComparison:
-    """A mean of two models, or under two attacks, over the same images."""
+    """Two means over the same `n` images (accuracies, or losses) of two models or under two attacks, and
+    their order.
+    """
 
     first: float
     second: float
     order: Order
-    """1: the first is larger; -1: the second is; 0: no difference at the 5 % level of the paired test."""
+    """1: the first is larger; -1: the second is; 0: the paired test at the 5 % level finds no difference."""
     n: int
 
 
 Compare = Callable[..., PairedComparison | None]
-"""`compare_accuracy` or `compare_loss`."""
+"""A function that compares two artifacts: `compare_accuracy` or `compare_loss`."""
 
 
 @lru_cache(maxsize=512)
@@ -41,7 +43,11 @@ def _table(folder: Path) -> Table:
 
 
 def rows_of(artifact: Artifact, axis: str | None = None, value: float | None = None) -> Table:
-    """The per-example table of an artifact; of a curve the rows where `axis` ("eps" or "steps") is `value`."""
+    """The table of examples of an artifact, as one array per column.
+
+    For the artifact of a curve or a worst case, only the rows of one point: those where the column `axis` ("eps" or
+    "steps") equals `value`. All rows if either is None.
+    """
     table = _table(artifact.folder)
     if axis is None or value is None:
         return table
@@ -52,7 +58,8 @@ def rows_of(artifact: Artifact, axis: str | None = None, value: float | None = N
 def is_correct(artifact: Artifact, axis: str | None = None, value: float | None = None) -> np.ndarray:
     """Which images are classified correctly, booleans `(n,)`.
 
-    Of clean measures without an attack, of a curve at the last iterate, of a worst case under every attack.
+    From the artifact of clean measures: without an attack; of a curve: at the last iterate where `axis` ("eps" or
+    "steps") is `value`; of a worst case: under every attack at that eps.
     """
     rows = rows_of(artifact, axis, value)
     if "right" in rows:
@@ -70,14 +77,21 @@ def _order(difference: float, significant: bool) -> Order:
 def compare_accuracy(
     first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
 ) -> PairedComparison | None:
-    """McNemar's test of two accuracies, on the images that both artifacts hold; None without such images."""
+    """Compare two accuracies by McNemar's test, on the images that both artifacts have; arguments as for
+    `is_correct`.
+
+    None if an artifact is None or they have no images.
+    """
     if first is None or second is None:
         return None
     return compare_masks(is_correct(first, axis, value), is_correct(second, axis, value))
 
 
 def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None:
-    """McNemar's test of two boolean masks `(n,)`, the longer cut to the length of the shorter; None if that is 0."""
+    """Compare the shares of True in two boolean masks `(n,)` by McNemar's test.
+
+    Both start with the same images; the longer is cut to the length of the shorter. None if that is 0.
+    """
     n = min(len(one), len(other))
     if n == 0:
         return None
@@ -89,9 +103,11 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
 def compare_loss(
     first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
 ) -> PairedComparison | None:
-    """Two mean cross-entropies, ordered by the 95 % bootstrap interval of the paired difference.
+    """Compare two mean cross-entropies; the order follows from the 95 % bootstrap interval of the mean paired
+    difference.
 
-    Over the images that both artifacts hold and whose losses are finite; None without such images.
+    Over the images that both artifacts have and whose losses are finite in both; None if an artifact is None or there
+    are no such images.
     """
     if first is None or second is None:
         return None

@@ -1,4 +1,6 @@
-"""Reads parsed JSON into dataclasses by their type hints. Above this package no result is a dictionary."""
+"""Reads parsed JSON into dataclasses by their type hints, so that the rest of the package meets no result as a
+dictionary.
+"""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -11,13 +13,14 @@ T = TypeVar("T")
 
 
 def read_as(kind: type[T], found: Any, where: str) -> T:
-    """Parsed JSON as an object of the dataclass `kind`, whose fields have the names of the JSON object's keys.
+    """Convert parsed JSON to an object of the dataclass `kind`, whose fields have the names of the JSON
+    object's keys.
 
     A field may be a plain value, `X | None`, `tuple[X, ...]`, `Mapping[str, X]`, another dataclass, or a class with
     `from_json`. Keys without a field are ignored; a field with a default may be missing.
 
     Raises:
-        StoreError: a field is missing or has a value of another type; `where` says what was read.
+        StoreError: a field is missing or has a value of another type; `where` is the name of the JSON in that message.
     """
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}

@@ -1,4 +1,6 @@
-"""The stored results of the study's tasks, one dataclass per kind; `casemate_study.tasks` writes them as JSON."""
+"""The stored results of the study's tasks as dataclasses, one per kind of task, read from the JSON that
+`casemate_study.tasks` writes.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +11,11 @@ from casemate.evaluation import Estimate
 from casemate_study.results.reading import T, read_as
 
 Artifacts = Mapping[str, Artifact]
-"""Finished artifacts by the names of their tasks."""
+"""Finished artifacts (each a stored result with its files), by the names of their tasks."""
 
 
 def find_result(artifacts: Artifacts, name: str, kind: type[T]) -> T | None:
-    """The result of the task called `name`, read as `kind`; None if it is not finished.
+    """The result of the task called `name`, read as the dataclass `kind`; None if the task is not finished.
 
     Raises `StoreError` if another version of casemate stored it with other fields.
     """
@@ -24,67 +26,66 @@ def find_result(artifacts: Artifacts, name: str, kind: type[T]) -> T | None:
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """When, where and from which code an artifact was made."""
+    """How long, when, on which machine and from which code an artifact was computed."""
 
     seconds: float
     finished: str
-    """UTC, ISO 8601."""
+    """Time at which it was finished, UTC, ISO 8601."""
     commit: str | None
     processor: str
     cores: int
     threads: int
     device: str
     libraries: Mapping[str, str]
-    """Version by package."""
+    """Versions of the libraries used, by package."""
 
     @classmethod
     def of(cls, artifact: Artifact) -> "Provenance":
-        """The provenance of an artifact."""
+        """Read from an artifact how long, when, on which machine and from which code it was computed."""
         return read_as(cls, artifact.facts["provenance"], f"the provenance of {artifact.facts['name']}")
 
 
 @final
 @dataclass(frozen=True)
 class StoredClean:
-    """Measures on images without an attack."""
+    """Measures of one model on test images without an attack."""
 
     classes: tuple[str, ...]
     accuracy: Estimate
     loss: Estimate
-    """Mean cross-entropy."""
+    """Mean cross-entropy over the images."""
     confusion: tuple[tuple[int, ...], ...]
-    """Number of images by true class and predicted class."""
+    """Number of images by true class (rows) and predicted class (columns)."""
     per_class: tuple[Estimate | None, ...]
-    """Accuracy within each class; None for a class without images."""
+    """Share of the images of each class that are classified correctly; None for a class without images."""
     calibration_error: float
     gap_quantiles: Mapping[str, float]
-    """Quantiles of the gap between the two largest logits, by "0.05", "0.25", "0.5", "0.75" and "0.95"."""
+    """Quantiles over the images of the gap between the two largest logits, by "0.05", "0.25", "0.5", "0.75"
+    and "0.95"."""
     zero_gradients: Mapping[str, Estimate]
-    """Share of images whose input gradient is exactly zero, by the name of the loss."""
+    """Share of images whose input gradient is exactly zero in every pixel, by the name of the loss ("ce", ...)."""
     alignment: Mapping[str, Estimate | None]
-    """Mean angle in degrees between the gradients at an image and at a random point near it, by the distance ("0.01").
-
-    None if no image has a gradient at both points.
-    """
+    """Mean angle in degrees between the input gradients at an image and at a random point near it, by the largest
+    distance of that point (Linf): "0.01", "0.1". None if no image has a gradient at both points."""
 
 
 @final
 @dataclass(frozen=True)
 class CurvePoint:
-    """One attack at one eps or number of iterations."""
+    """The results of one attack at one eps or number of iterations."""
 
     at: float
     """The eps, or the number of iterations."""
     last: Estimate
-    """Accuracy at the last iterate."""
+    """Share of images classified correctly at the last iterate."""
     worst: Estimate
-    """Share of images that no iterate fooled, at this or a smaller value."""
+    """Share of images classified correctly at every iterate, at this and every smaller value of the curve."""
     loss: Estimate | None
-    """Mean cross-entropy at the last iterate; None if it is finite for no image."""
+    """Mean cross-entropy at the last iterate, over the images where it is finite; None if there are none."""
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "CurvePoint":
-        """A point as `casemate.evaluation.Curve.points` writes it."""
+        """Read one of the points that `casemate.evaluation.Curve.points` returns."""
         loss = found["loss"]
         return cls(
             at=float(found["eps" if "eps" in found else "steps"]),
@@ -97,24 +98,27 @@ class CurvePoint:
 @final
 @dataclass(frozen=True)
 class StoredCurve:
-    """One attack over several eps or numbers of iterations."""
+    """The results of one attack on one model at several eps or numbers of iterations."""
 
     points: tuple[CurvePoint, ...]
     zero_gradients: Estimate
     """Share of images whose input gradient under the attack's loss is exactly zero."""
 
     def at(self, value: float) -> CurvePoint | None:
-        """The point at this eps or number of iterations; None if it was not computed."""
+        """The point of the curve at `value`, an eps or a number of iterations; None if it was not computed."""
         return next((point for point in self.points if abs(point.at - value) < 1e-9), None)
 
     @property
     def n(self) -> int:
-        """Number of images."""
+        """Number of images attacked."""
         return self.points[0].last.n
 
 
 def find_point(artifacts: Artifacts, name: str, value: float) -> CurvePoint | None:
-    """The point of the curve called `name` at this eps or number of iterations; None if it is not there."""
+    """The point at `value` (an eps or a number of iterations) of the curve that the task called `name` computed.
+
+    None if the task is not finished or its curve has no such point.
+    """
     curve = find_result(artifacts, name, StoredCurve)
     return None if curve is None else curve.at(value)
 
@@ -122,31 +126,31 @@ def find_point(artifacts: Artifacts, name: str, value: float) -> CurvePoint | No
 @final
 @dataclass(frozen=True)
 class WorstCasePoint:
-    """Several attacks at one eps."""
+    """The results of several attacks at one eps."""
 
     eps: float
     every: Estimate
-    """Accuracy under all attacks together: an image must withstand each."""
+    """Accuracy under all attacks together: only images that withstand each of them count."""
     each: Mapping[str, Estimate]
-    """Accuracy under each attack alone."""
+    """Accuracy under each attack alone, by its name."""
 
 
 @final
 @dataclass(frozen=True)
 class StoredWorstCase:
-    """The worst case over several attacks at several eps."""
+    """The worst case over several attacks on one model, at several eps."""
 
     points: tuple[WorstCasePoint, ...]
 
     def at(self, eps: float) -> WorstCasePoint | None:
-        """The point at this eps; None if it was not computed."""
+        """The result at this eps; None if it was not computed."""
         return next((point for point in self.points if abs(point.eps - eps) < 1e-9), None)
 
 
 @final
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of a training; `val_` marks the validation images."""
+    """One epoch of a training: mean loss and accuracy on the training images, and (`val_`) on the validation images."""
 
     epoch: int
     learning_rate: float
@@ -160,94 +164,102 @@ class EpochRow:
 @final
 @dataclass(frozen=True)
 class StoredTraining:
-    """A training."""
+    """A training: its epochs, early stopping, and sizes."""
 
     history: tuple[EpochRow, ...]
     best_epoch: int
-    """The epoch with the lowest validation loss, counted from 1."""
+    """The epoch with the lowest validation loss (before early stopping), counted from 1."""
     stopped_at: int | None
-    """The epoch at which early stopping ends; later epochs serve another model."""
+    """The epoch at which early stopping ends the training; None if it does not. If the training went on after it, the
+    later epochs serve another model."""
     parameters: int
     train_images: int
     validation_images: int
 
     @property
     def best(self) -> EpochRow:
-        """The epoch with the lowest validation loss."""
+        """The row of the epoch with the lowest validation loss."""
         return self.history[self.best_epoch - 1]
 
 
 @final
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A network during training: clean accuracy, and one attack after the other under several losses."""
+    """Measures of a network during or after training: clean accuracy, and its accuracy under several attacks, each
+    ascending several losses.
+    """
 
     accuracy: Estimate
     loss: Estimate
     zero_gradients: Mapping[str, Estimate]
-    """Share of images whose input gradient is exactly zero, by the name of the loss."""
+    """Share of images whose input gradient is exactly zero in every pixel, by the name of the loss ("ce", ...)."""
     attacks: Mapping[str, Mapping[str, CurvePoint]]
-    """By attack and eps ("FGSM 0.1"), then by the name of the loss."""
+    """The result of each attack by its title with eps ("FGSM 0.1"), then by the name of the loss that it ascends."""
 
 
 @final
 @dataclass(frozen=True)
 class StoredTargets:
-    """Targeted attacks from every class to every other."""
+    """The results of a targeted attack on one model from every class to every other."""
 
     classes: tuple[str, ...]
     attack: Mapping[str, Any]
     """Name and settings of the attack."""
     rates: tuple[tuple[Estimate | None, ...], ...]
-    """Success rate by true class and target class; None where no image was attacked."""
+    """Success rate by true class (rows) and target class (columns); None on the diagonal and where no image was
+    attacked."""
     overall: Estimate | None
-    """Success rate over all pairs."""
+    """Success rate over all pairs of an image and a target class; None if no image was attacked."""
 
 
 @final
 @dataclass(frozen=True)
 class AttackedImage:
-    """One image after an attack."""
+    """What an attack made of one image."""
 
     adversarial_prediction: str
-    """The predicted class."""
+    """Name of the class that the model predicts for the image after the attack."""
     norm: float
-    """Distance from the clean image in the attack's norm."""
+    """Distance of the image after the attack from the clean image, in the attack's norm."""
 
 
 @final
 @dataclass(frozen=True)
 class StoredPictures:
-    """Images before and after several attacks; the pixels are in images.safetensors."""
+    """A few test images before and after several attacks: labels and predictions. The pixels are in the artifact's
+    images.safetensors.
+    """
 
     index: tuple[int, ...]
-    """Places in the test set."""
+    """Positions of the images in the test set."""
     label: tuple[str, ...]
     clean_taken_for: tuple[str, ...]
-    """Predicted classes without an attack."""
+    """Names of the classes that the model predicts without an attack."""
     attacks: Mapping[str, tuple[AttackedImage, ...]]
-    """By the title of the attack."""
+    """What each attack made of each image, by the title of the attack."""
 
 
 @final
 @dataclass(frozen=True)
 class NeighbourPixels:
-    """The pixels of adversarial neighbours under one setting."""
+    """Statistics over all pixels of the adversarial neighbours made with one setting of adversarial regularisation."""
 
     changed_pixels: float
-    """Share of pixels that differ from the clean image's."""
+    """Share of pixels that differ from the clean images'."""
     outside_range: float
-    """Share of pixels outside [0, 1]."""
+    """Share of pixels below 0 or above 1."""
     lowest: float
     highest: float
     mean_shift: float
-    """Mean pixel of the neighbours less that of the clean images."""
+    """Mean of the neighbours' pixels less that of the clean images'."""
 
 
 @final
 @dataclass(frozen=True)
 class StoredNeighbours:
-    """Adversarial neighbours under several settings of adversarial regularisation."""
+    """Statistics of adversarial neighbours, by the title of the setting of adversarial regularisation that
+    made them.
+    """
 
     settings: Mapping[str, NeighbourPixels]
 
@@ -255,7 +267,7 @@ class StoredNeighbours:
 @final
 @dataclass(frozen=True)
 class StoredSamples:
-    """The first training images of every class; the pixels are in images.safetensors."""
+    """The first training images of every class; their pixels are in the artifact's images.safetensors."""
 
     classes: tuple[str, ...]
 
@@ -263,18 +275,20 @@ class StoredSamples:
 @final
 @dataclass(frozen=True)
 class CheckState:
-    """One check of an evaluation."""
+    """The outcome of one check of a whole evaluation."""
 
     check: str
     state: str
-    """"passed", or the severity of the finding."""
+    """"passed", or the severity of its finding: "note", "weakens" or "voids"; "not run" if the check was not made."""
     sentence: str | None
-    """The finding; None if there is none."""
+    """The finding as text; None if there is none."""
 
 
 @final
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """The checks of an evaluation; `casemate.evaluation.read_verdicts` reads its verdicts."""
+    """The checks of a whole evaluation (`casemate.evaluate`); `casemate.evaluation.read_verdicts` reads its
+    verdicts.
+    """
 
     checks: tuple[CheckState, ...]

@@ -1,1 +1,1 @@
-"""Producers: the functions that compute the tasks of the study and write their artifacts."""
+"""Producers: the functions that compute the study's tasks, one for each kind, and write the artifacts' files."""

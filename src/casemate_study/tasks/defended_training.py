@@ -1,4 +1,6 @@
-"""Producer of defended models: the recipe of a configuration, and the training by it."""
+"""Producer of models trained with a defence: builds the recipe that a task's configuration describes, and
+trains by it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,12 @@ from casemate_study.tasks.training import dataset_of, network_of, parts_of, save
 def defend_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Train by the configured recipe, from the weights of `start` if it is needed; writes files as `save_versions`."""
+    """Train a network with the configured defence (objective, extra images, augmentation); return its
+    training history.
+
+    The weights start as those of the artifact `needs["start"]`, if there is one; `needs["teacher"]` is distilled.
+    Writes the weights into `folder` as `save_versions` does.
+    """
     dataset = dataset_of(config, context)
     train, validation = parts_of(config, dataset)
     held = {role: load(artifact.path(f"{config['weights'][role]}.safetensors"))[0] for role, artifact in needs.items()}

@@ -1,4 +1,6 @@
-"""Producer of whole evaluations: the worst case over strong attacks, the checks, the verdict."""
+"""Producer of whole evaluations: the worst case over strong attacks, the checks and the verdict of
+`casemate.evaluate`.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,11 @@ from casemate_study.tasks.inputs import batch_size, classifier_for, tested, with
 def judge_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """`casemate.evaluate` on a model. Writes a table of the images that withstand each eps."""
+    """Run `casemate.evaluate` on the configured model and test images; return the evaluation as JSON.
+
+    Writes the table `examples`: per image the label, the position of the first attack that fooled it (-1: none did; -2:
+    misclassified without one), and for each eps whether it withstood all attacks.
+    """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate(

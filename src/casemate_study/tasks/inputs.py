@@ -1,4 +1,4 @@
-"""The model, the attack and the images that a configuration names, for measures and pictures."""
+"""The model, the attack and the test images that a task's configuration describes, for measures and pictures."""
 
 import functools
 from collections.abc import Mapping
@@ -18,7 +18,11 @@ from casemate.rng import derive
 
 
 def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], context: Context) -> Classifier:
-    """The model with the weights, the randomness at inference and the divided logits of a configuration."""
+    """Load the trained model of `needs["model"]` as the task's configuration says, onto the device.
+
+    The configuration names which saved weights, the randomness added at inference (or None), and the number by which
+    logits are divided (or None).
+    """
     model, _ = load(needs["model"].path(f"{config['weights']}.safetensors"))
     if config["inference"] == "stochastic-affine":
         model = preprocessed(model, StochasticAffine())
@@ -30,7 +34,10 @@ def classifier_for(config: dict[str, Any], needs: Mapping[str, Artifact], contex
 
 
 def attack_of(spec: Mapping[str, Any]) -> AbstractGradientAttack:
-    """The attack of a configuration, from its name and settings; with `eot_samples` wrapped in `EOT`."""
+    """Build the attack that `spec` describes: its name in `PRESETS` under "name", its settings under theirs.
+
+    With the setting `eot_samples`, the attack averages gradients over that number of random draws (`EOT`).
+    """
     settings = {name: value for name, value in spec.items() if name not in ("name", "eot_samples")}
     attack = PRESETS[spec["name"]](**settings)
     return EOT(attack=attack, eot_samples=spec["eot_samples"]) if "eot_samples" in spec else attack
@@ -42,22 +49,28 @@ def _read(dataset: str, context: Context) -> data.Dataset:
 
 
 def read(dataset: str, context: Context) -> data.Dataset:
-    """The data set, read and verified once for all tasks of a run."""
+    """Load the data set called `dataset`; later calls in the same run return the same object without
+    reading it again.
+    """
     return _read(dataset, replace(context, observer=NULL_OBSERVER))
 
 
 def batch_size(context: Context) -> int | None:
-    """Images per forward pass: fixed on a CPU, so that results agree bit for bit; None (automatic) on a GPU."""
+    """Images per forward pass: a fixed number on a CPU, so that results agree bit for bit; on a GPU None, which means
+    that a size is chosen automatically.
+    """
     return None if context.device.startswith("cuda") else DEFAULT_PASS_SIZE
 
 
 def tested(config: dict[str, Any], context: Context) -> data.LabelledImages:
-    """The first test images, as many as the configuration names."""
+    """The test images that a task uses: the first of the data set, as many as `config["images"]` says."""
     return read(config["dataset"], context).test[: config["images"]]
 
 
 def with_seeded_randomness(produce: ProducerFn) -> ProducerFn:
-    """The producer with PyTorch's global random numbers, from which randomised models draw, seeded while it runs."""
+    """Wrap a producer: while it runs, PyTorch's global random generators are seeded from `config["seed"]`; afterwards
+    their state is restored. Randomised models draw from them.
+    """
 
     @functools.wraps(produce)
     def run(

@@ -1,4 +1,4 @@
-"""Producers of measures on a trained model: clean measures, curves, worst cases, targeted attacks, checkpoints."""
+"""Producers of measures on a trained model: without attack, curves, worst cases, targeted attacks, checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +34,11 @@ def _estimate(hits: np.ndarray) -> dict[str, float | int]:
 def measure_clean(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Accuracy, loss, confusion, calibration, logit gaps, zero gradients. Writes a table of examples."""
+    """Measure the configured model without an attack; return what `StoredClean` reads: accuracy, loss, confusion matrix
+    and more, and input gradients' zero shares and angles on the first `gradient_images`.
+
+    Writes the table `examples` with one row per test image.
+    """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     found = evaluate_clean(model, test, observer=context.observer)
@@ -59,7 +63,7 @@ def measure_clean(
 
 
 def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
-    """The mean angle in degrees, over the images that have gradients at both points; None if none has."""
+    """Cosines `(n,)` as their mean angle in degrees with interval, over those that are finite; None if none is."""
     known = cosine[np.isfinite(cosine)]
     return mean(np.degrees(np.arccos(known.clip(-1, 1)))).as_json() if known.size else None
 
@@ -68,7 +72,10 @@ def _mean_angle(cosine: np.ndarray) -> dict[str, float | int] | None:
 def measure_curve(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """One attack over eps or iterations. Writes a table of examples."""
+    """Run one attack on the configured model at each configured eps or number of steps; return the accuracies.
+
+    Writes the table `examples` with one row per image and value.
+    """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
@@ -98,7 +105,10 @@ def measure_curve(
 def measure_worst(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """The worst case over several attacks at several eps. Writes a table of examples."""
+    """Run several attacks at several eps; return the accuracy under each and under all together.
+
+    Writes the table `examples` with one row per image and eps.
+    """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attacks = {name: attack_of(spec) for name, spec in config["attacks"].items()}
@@ -131,7 +141,9 @@ def measure_worst(
 def measure_targeted(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Success rates of a targeted attack from each class to each other class."""
+    """Attack every correctly classified image towards each other class; return the success rates by true class and
+    target, and the rate over all pairs.
+    """
     del folder, working
     model, test = classifier_for(config, needs, context), tested(config, context)
     attack = attack_of(config["attack"])
@@ -154,7 +166,9 @@ def measure_targeted(
 def measure_masking(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Measures of a checkpoint: clean accuracy, attacks under each configured loss, and zero gradients."""
+    """Measure one checkpoint of a training: clean accuracy, accuracy under each attack ascending each loss, and the
+    share of images whose gradient is exactly zero (gradient masking).
+    """
     del folder, working
     model = classifier_for(config, needs, context)
     whole = tested(config, context)

@@ -26,10 +26,11 @@ def _write_images(folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
 def show_attack(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Test images before and after each of the configured attacks.
+    """Attack a few test images with each of the configured attacks; store them before and after.
 
-    Writes images.safetensors: `clean` and one entry per attack, float32 `(n, height, width)`. The images are the
-    first of the test set that the model classifies correctly, one of each class, up to `count`.
+    Writes images.safetensors: `clean` and one entry per attack, float32 `(n, height, width)`. The images are the first
+    of their class that the model classifies correctly, in the test set's order, at most `count`; if it classifies none
+    correctly, the first `count`. Returns their labels and predictions.
     """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
@@ -61,7 +62,9 @@ def show_attack(
 def show_samples(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """The first images of every class of the training part. Writes images.safetensors, uint8 `(class, n, h, w)`."""
+    """Store the first training images of every class. Writes images.safetensors: `samples`, uint8 `(class,
+    n, h, w)`.
+    """
     del needs, working
     dataset = read(config["dataset"], context)
     rows = []
@@ -80,9 +83,10 @@ def show_samples(
 def show_neighbours(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Test images and their adversarial neighbours under several settings of adversarial regularisation.
+    """Store test images and their adversarial neighbours under several settings of adversarial regularisation.
 
-    Writes images.safetensors: `clean` and one entry per setting, float32 `(n, height, width)`.
+    Writes images.safetensors with the first `count`: `clean` and one entry per setting, float32 `(n, height, width)`.
+    Returns statistics of the neighbours' pixels, over all the task's images.
     """
     del working
     model, test = classifier_for(config, needs, context), tested(config, context)
@@ -109,7 +113,10 @@ def show_neighbours(
 def show_augmented(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """The first training images under each change. Writes images.safetensors, float32 `(n, height, width)` each."""
+    """Store the first training images before and after each configured list of augmentations.
+
+    Writes images.safetensors: `original` and one entry per list, float32 `(n, height, width)`.
+    """
     del needs, working
     images, labels = read(config["dataset"], context).train[: config["count"]].tensors()
     pictures = {"original": images[:, 0].numpy()}

@@ -1,4 +1,4 @@
-"""The producer of each kind of task. Loading one imports PyTorch; making a plan does not."""
+"""`PRODUCERS`: the producer of each kind of task. Loading one imports PyTorch; making a plan does not."""
 
 from importlib import import_module
 

@@ -14,24 +14,31 @@ from casemate.training import CrossEntropy, TrainConfig, TrainResult, Weights, f
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
-    """The data set that a configuration names (never "auto")."""
+    """Load the data set that a task's configuration names (never "auto")."""
     return data.load(config["dataset"], context.data_dir, observer=context.observer)
 
 
 def parts_of(config: dict[str, Any], dataset: data.Dataset) -> tuple[data.LabelledImages, data.LabelledImages]:
-    """The training and the validation images of a configuration."""
+    """The images that a task's configuration trains on, and those it validates on, in this order.
+
+    Both are stratified draws from the training part, determined by the seed. A small data set may give fewer than
+    configured; at most a fifth are validation images.
+    """
     pool = data.subset(dataset.train, config["train_images"] + config["validation_images"], config["seed"])
     return data.split(pool, min(config["validation_images"], len(pool) // 5), config["seed"])
 
 
 def train_config(config: dict[str, Any]) -> TrainConfig:
-    """The settings of the training loop."""
+    """The settings of the training loop that a task's configuration states; the others have their defaults."""
     settings = dict(config["training"])
     return TrainConfig(seed=config["seed"], **{**settings, "save_epochs": tuple(settings.get("save_epochs", ()))})
 
 
 def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
-    """An untrained network, its dropout rates multiplied as configured."""
+    """A new, untrained network of the configured architecture for the data set's image shape and classes.
+
+    The rates of all its dropout layers are multiplied by the factor `config["dropout"]`.
+    """
     model = create(
         config["architecture"], input_shape=dataset.image_shape, classes=dataset.classes, seed=config["seed"]
     )
@@ -44,7 +51,10 @@ def network_of(config: dict[str, Any], dataset: data.Dataset) -> Classifier:
 def train_model(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
-    """Train as configured; writes files as `save_versions`."""
+    """Train a new network without a defence, as the task's configuration states; return its training history.
+
+    Writes the weights into `folder` as `save_versions` does.
+    """
     del needs
     dataset = dataset_of(config, context)
     train, validation = parts_of(config, dataset)
@@ -63,7 +73,12 @@ def train_model(
 
 
 def save_versions(trained: TrainResult, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Write final.safetensors, best.safetensors, epoch-NNN.safetensors and their sidecars; return the result."""
+    """Write the weights of a training into `folder`: final.safetensors, best.safetensors (lowest validation loss) and
+    those of each kept epoch, epoch-NNN.safetensors, each with a sidecar file of metadata.
+
+    Returns what the task's artifact states, as JSON: history, best epoch, epoch of early stopping, epoch by version,
+    and number of parameters.
+    """
     versions: dict[str, tuple[int, Weights | None]] = {
         "final": (trained.epoch, None),
         "best": (trained.best_epoch, trained.best),

@@ -26,7 +26,7 @@ DataDir = Annotated[
     Path | None,
     arg(
         metavar="FOLDER",
-        help="Search this folder only for Fashion-MNIST.",
+        help="Search only this folder for Fashion-MNIST.",
         help_behavior_hint="(default: $CASEMATE_DATA, else the usual places)",
     ),
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from casemate import data
 from casemate.cli.shared import inputs
 from casemate.data import LabelledImages, read_images
-from casemate.errors import DataError
+from casemate.errors import DataError, MissingExtraError
 from casemate.evaluation import Record, Verification, read_record, verify_record
 from casemate.progress import Observer
 
@@ -34,14 +34,14 @@ def run(
 def _images_of(record: Record, data_dir: Path | None, observer: Observer) -> LabelledImages | None:
     """The test images of the data set that a record names; None if it names none, or this machine does not have it.
 
-    Raises `DataError` if it is not in `data_dir`, if given, and `MissingExtraError` for digits without scikit-learn.
+    Raises `DataError` if a folder `data_dir` is given and the images are not in it.
     """
     if record.data not in data.NAMES:
         return None
     try:
         with observer.work("Reading the images", 0):
             return data.load(record.data, data_dir, offline=True, observer=observer).test
-    except DataError:
+    except (DataError, MissingExtraError):
         if data_dir is not None:
             raise
         return None

@@ -1,4 +1,4 @@
-"""The options of `casemate study`, and the command itself."""
+"""The options of `casemate study`, and the method that runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from casemate_study.experiments.catalogue import choose_experiments
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Run the study, or plan it."""
+    """The options of `casemate study`; `run` executes the command."""
 
     selection: Selection = field(default_factory=Selection)
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/study-SCALE)")] = None
@@ -34,7 +34,9 @@ class Study:
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Run the study, or plan it."""
+        """Compute the study's missing artifacts, write the report and print the results; with --dry-run only print the
+        plan.
+        """
         choose_experiments(self.selection.only)
         out = self.out or self.selection.default_out()
         if self.dry_run and out.exists() and not out.is_dir():
@@ -58,5 +60,5 @@ class Study:
 
 
 def parse(argv: Sequence[str]) -> Study:
-    """The command with the options that `argv` gives."""
+    """Parse the arguments of `casemate study`; exits with 2 on an error in them, with 0 after --help."""
     return parsing.parse(Study, "casemate study", study.__doc__ or "", argv)

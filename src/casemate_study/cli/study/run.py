@@ -15,17 +15,17 @@ from casemate_study.run import PlannedStudy, plan_study, run_study
 
 @dataclass(frozen=True)
 class StudyRun:
-    """The outcome of a run of the study."""
+    """What `casemate study` computed and wrote."""
 
     computed: int
-    """Artifacts computed in this run."""
+    """Number of artifacts computed in this run; the others were finished before."""
     artifacts: Mapping[str, Artifact]
     report: Path | None
-    """The page of the report, if one was written."""
+    """Path of report.html; None if no report was written."""
 
 
 def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
-    """List the tasks of the selected study and find those that are finished; nothing is computed."""
+    """List the tasks of the selected study and find those whose artifacts are in the store; nothing is computed."""
     with observer.work("Reading the images", 0):
         return plan_study(
             scale=selection.scale,
@@ -40,13 +40,18 @@ def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
 
 
 def measure(study: PlannedStudy, observer: Observer) -> StepCost:
-    """Measure the time of one step on the study's images on this machine."""
+    """Measure the seconds per image of a training step and of an attack step, on this device, with images of the
+    study's size.
+    """
     with observer.work("Measuring how fast this machine is", 0):
         return measure_step_cost(study.dataset.image_shape, study.device)
 
 
 def compute(study: PlannedStudy, selection: Selection, threads: int, out: Path | None, observer: Observer) -> StudyRun:
-    """Compute the missing artifacts and write the report into `out`, unless that is None."""
+    """Compute the missing artifacts, then write the report into the folder `out`; no report if `out` is None.
+
+    Returns all artifacts of the study, and how many of them were computed now.
+    """
     missing, total = len(study.plan.missing), len(study.plan.tasks)
     if missing:
         observer.message(f"{missing} of {total} artifacts to compute, {total - missing} finished before.")
@@ -57,7 +62,7 @@ def compute(study: PlannedStudy, selection: Selection, threads: int, out: Path |
 
 
 def write_report(study: PlannedStudy, artifacts: Mapping[str, Artifact], out: Path, observer: Observer) -> Path:
-    """Write the report into `out`; return the path of its page."""
+    """Write the report of these artifacts into the folder `out`; return the path of its report.html."""
     with observer.work("Writing the report", 0):
         from casemate_study.report.build import build_report
 
@@ -65,5 +70,5 @@ def write_report(study: PlannedStudy, artifacts: Mapping[str, Artifact], out: Pa
 
 
 def identity(study: PlannedStudy) -> dict[str, Any]:
-    """The fields of summary.json that tell the reports of different studies apart."""
+    """The scale, data set and seed, by which the summary.json of one study's report differs from that of another's."""
     return {"scale": study.setup.scale.name, "dataset": study.dataset.name, "seed": study.setup.seed}

@@ -1,4 +1,6 @@
-"""The options that select a study, shared by `casemate study` and `casemate report`."""
+"""The options that select a study (scale, data set, experiments, seed, store), for `casemate study` and `casemate
+report`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +24,18 @@ _SCALE = PrimitiveConstructorSpec(
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The study to compute or to report; the same options find the same finished artifacts."""
+    """The options that say which study to compute or to report; equal options find the same artifacts in the store."""
 
     scale: Annotated[str, _SCALE] = "quick"
     """How much is computed: smoke shows that everything runs, quick is a first look, full has the paper's sizes."""
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the scale's own)")] = None
     """The images, one of `casemate data list`; auto: Fashion-MNIST, or scikit-learn's digits if it is not available."""
     only: Annotated[tuple[str, ...], arg(metavar="E1 E2 ...", help_behavior_hint="(default: all)")] = ()
-    """These experiments and those they depend on."""
+    """Only these experiments, and of others the tasks that they need."""
     seed: Seed = 0
     data_dir: DataDir = None
     store: StoreFolder = None
 
     def default_out(self) -> Path:
-        """The folder of the report without --out."""
+        """The folder of the report if --out is not given: runs/study-SCALE."""
         return Path("runs") / f"study-{self.scale}"

@@ -1,4 +1,4 @@
-"""The plan and the results of `casemate study` on the terminal."""
+"""Prints the plan and the results of `casemate study` on the terminal."""
 
 from typing import Any
 
@@ -13,7 +13,9 @@ from casemate_study.run import PlannedStudy, task_seconds
 
 
 def _header(study: PlannedStudy) -> dict[str, Any]:
-    """The study that the options select, as JSON."""
+    """The study that the options select (scale, data set, seed, device, experiments, store), as the start of --json's
+    output.
+    """
     return {
         "scale": study.setup.scale.name,
         "dataset": study.setup.dataset,
@@ -26,7 +28,9 @@ def _header(study: PlannedStudy) -> dict[str, Any]:
 
 
 def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
-    """Print each task as finished or to do, and the time that the missing ones would take."""
+    """Print each task as finished or to do, and an estimate of the time that those to do would take; as JSON if
+    `as_json`.
+    """
     planned, setup = study.plan, study.setup
     left = sum(task_seconds(task, speed) for task in planned.missing)
     if as_json:
@@ -54,7 +58,9 @@ def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
 
 
 def show_results(study: PlannedStudy, found: StudyRun, *, as_json: bool) -> None:
-    """Print the main results beside the paper's, and the path of the report."""
+    """Print the table of models, the main results beside the paper's, and the path of the report; as JSON
+    if `as_json`.
+    """
     rows = summary.main_results(found.artifacts)
     if as_json:
         done = {

@@ -1,4 +1,4 @@
-"""The study's main results on one screen, beside the paper's."""
+"""The tables that `casemate study` prints: the main results beside the paper's numbers, and all models."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ _ITERATIONS = 25
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One accuracy of ours and, where the paper states it, the paper's."""
+    """One accuracy that we measured and, where the paper states it, the paper's as a fraction (otherwise None)."""
 
     experiment: str
     what: str
@@ -30,12 +30,16 @@ class Row:
     paper: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON."""
+        """The fields as JSON, with `accuracy` as a dictionary (value, low, high, n)."""
         return vars(self) | {"accuracy": self.accuracy.as_json()}
 
 
 def main_results(artifacts: Artifacts) -> list[Row]:
-    """The main results of the finished artifacts; accuracies under attack are at the last iterate."""
+    """The main accuracies among the finished artifacts: clean (E1, E1+, E11), and of E1 under FGSM (E2) and BIM (E3,
+    E4).
+
+    Under attack they are those of the last iterate, once for each loss that the attack ascends.
+    """
     found: list[Row] = []
     for name in ("E1", "E1+", "E11"):
         clean = find_result(artifacts, f"{name}/clean", StoredClean)
@@ -61,7 +65,9 @@ def main_results(artifacts: Artifacts) -> list[Row]:
 
 
 def results_table(found: list[Row], *, comparable: bool) -> Table:
-    """The rows as a table; the paper's numbers only where they are on the same data."""
+    """The rows as a table for the terminal; the paper's numbers are left empty unless `comparable` (our data are the
+    paper's).
+    """
     made = console.new_table("", "Accuracy", *console.right_aligned("Here (95 % interval)", "n", "Paper"))
     for row in found:
         stated = percent(row.paper) if comparable and row.paper is not None else ""
@@ -70,7 +76,9 @@ def results_table(found: list[Row], *, comparable: bool) -> Table:
 
 
 def model_summary(study: PlannedStudy, artifacts: Artifacts) -> Table | None:
-    """All models: accuracy under each attack, verdict, paired test; None if fewer than two were measured."""
+    """All measured models as a table for the terminal: accuracy without and under each attack, verdict on robustness,
+    and the paired test against E1, the undefended network. None if fewer than two models have clean measures.
+    """
     found = comparison.summary_table(comparison.measured_models(study.setup, artifacts))
     if len(found.rows) < 2:
         return None
@@ -84,7 +92,9 @@ def model_summary(study: PlannedStudy, artifacts: Artifacts) -> Table | None:
 
 
 def result_notes(study: PlannedStudy) -> list[str]:
-    """Notes under the table: what the numbers are, and whether they say anything about the paper's."""
+    """Sentences to print under the table of results: of which iterate and losses the accuracies are; and, on another
+    data set or at another scale than the paper's, that they do not decide about the paper's numbers.
+    """
     said = ["Under attack: the raw last iterate. Losses: ce stable, torch-ce F.cross_entropy, prob-ce from softmax."]
     if study.dataset.name != "fashion-mnist":
         said.append(
