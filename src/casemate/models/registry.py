@@ -33,12 +33,12 @@ def register(name: str) -> Callable[[Build], Build]:
 
 
 def names() -> tuple[str, ...]:
-    """The registered names, sorted."""
+    """The names of all registered networks, sorted."""
     return tuple(sorted(_BUILDERS))
 
 
 def builder(name: str) -> Build:
-    """The builder registered under `name`. Raises `SettingError` with the known names."""
+    """The function that builds the network `name`. Raises `SettingError`, with the known names, for any other."""
     if name not in _BUILDERS:
         raise unknown_name("network", name, names())
     return _BUILDERS[name]
