@@ -60,8 +60,7 @@ class DeepFool(AbstractMinimumNormAttack):
     pass for each but the label."""
 
     def max_passes(self, classes: int) -> Passes:
-        """Per image at most: a forward pass for the clean image; per step two forward passes and `candidates` - 1 backward.
-        """
+        """Per image at most: a forward pass for the clean image; per step two forward and `candidates` - 1 backward."""
         return Passes(1 + 2 * self.steps, self.steps * (min(self.candidates, classes) - 1))
 
     def run(

@@ -219,7 +219,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Per image at most: a forward pass for the clean image; per step two forward, and a backward per target class."""
+        """Per image at most: a forward pass for the clean image; per step two, and a backward per target class."""
         runs, target_classes = self.max_boundaries(classes)
         steps = runs * self.restarts * self.steps
         return Passes(1 + 2 * steps, target_classes * steps)

@@ -83,7 +83,7 @@ class Sweep:
     """Bool `(n,)`: never fooled, and logits or gradients of some run were not finite."""
 
     def warn(self, call: UserCall, name: str) -> None:
-        """Warn of images that count as robust although the attack `name` had zero gradients or infinite numbers on them."""
+        """Warn of images that count as robust because the attack `name` failed (`UserCall.warn_of_failures`)."""
         call.warn_of_failures(
             name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
         )

@@ -44,7 +44,7 @@ def _to_channels_last(model: Classifier) -> None:
 
 
 def _supports_channels_last(model: Classifier, images: Images) -> bool:
-    """Whether a channels-last copy returns the model's logits for `images`, up to rounding, and no pass raises an error.
+    """Whether a channels-last copy returns the model's logits for `images`, up to rounding, and no pass fails.
 
     The passes are the forward pass and a backward pass to the images, whose gradient is not looked at.
     """

@@ -23,7 +23,7 @@ BLOCK = 8
 @compiled.loop
 @no_type_check
 def pool(maps, pooled, positions):
-    """Max-pooling over 2 x 2 and ReLU of `maps`; writes `pooled`, and the `positions` of the maxima (0 to 3, `ZEROED`)."""
+    """2 x 2 max-pooling and ReLU of `maps`; writes `pooled`, and the `positions` of the maxima (0 to 3, `ZEROED`)."""
     count, height, width, channels = pooled.shape
     zero = maps.dtype.type(0)
     for n in range(count):

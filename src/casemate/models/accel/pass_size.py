@@ -44,7 +44,7 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
 
 
 def seconds_per_pass(model: Classifier, images: Images, size: int | None = None) -> float:
-    """Seconds that an input gradient of a batch of `size` images takes (default: the pass size), the least of three runs.
+    """Seconds that an input gradient of `size` images together takes (default: the pass size), the best of three runs.
 
     The images are repeated as needed.
     """
