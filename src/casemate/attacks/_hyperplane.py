@@ -24,7 +24,7 @@ _PIXELS = 64
 takes four times as long (measured on 256 images of 784 pixels)."""
 
 TargetClasses = Int64[Tensor, "n target_classes"]
-"""Per example, classes other than its label."""
+"""Numbers of some classes other than the label, for each example, `(n, target_classes)`."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -32,7 +32,10 @@ _Flat = Float[Tensor, "n pixels"]
 @final
 @dataclass(frozen=True)
 class Hyperplane:
-    """Per example, the points z with `offset` + <`normal`, z - image> = 0: label and target class have equal logits."""
+    """Per example, the plane that replaces the boundary between its label and one target class.
+
+    It contains the points z with `offset` + <`normal`, z - image> = 0, where their linearised logits are equal.
+    """
 
     offset: PerExample
     """Logit of the target class minus logit of the label, at the image."""
@@ -127,7 +130,7 @@ def _dual_norm(size: _Flat, largest: PerExample, norm: Norm) -> PerExample:
 
 @final
 class NormalizedNormal:
-    """Signs of a normal's entries, and their absolute values divided by the largest, as `nearest_point` takes them."""
+    """A hyperplane's normal as `nearest_point` takes it: signs, and absolute values divided by the largest."""
 
     def __init__(self, normal: Images) -> None:
         flat = normal.flatten(1)

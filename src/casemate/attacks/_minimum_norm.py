@@ -31,7 +31,7 @@ _CLEAR = 100
 logit: in a batch of another size the logits of an image differ by some rounding errors, and it must fool there too."""
 
 _LARGEST = 1e10
-"""Upper limit of c (the published code)."""
+"""Upper limit of c, the weight of the loss (the published code's)."""
 
 _STALLED = 0.9999
 """An example has stalled if its objective is above this share of its value at the last check (the published code)."""
@@ -44,7 +44,7 @@ def column(values: Tensor) -> Tensor:
 
 @final
 class MinimumNormSearch:
-    """The search on one batch: computes losses and gradients, and keeps each example's nearest adversarial image."""
+    """The search on one batch: computes losses and gradients, and keeps each example's nearest image that fools."""
 
     def __init__(
         self,

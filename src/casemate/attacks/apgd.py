@@ -45,7 +45,7 @@ _MOMENTUM = 0.75
 def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
     """The numbers of the steps after which the step size is reconsidered.
 
-    Linf and L2: after 22 % of the steps, then in intervals shorter by 3 % each time, but not below 6 %. L1: every 4 %.
+    Linf and L2: first after 22 % of the steps; then intervals shrink by 3 % each time, down to 6 %. L1: every 4 %.
     """
     shares = (4, 0, 4) if norm == "l1" else (22, 3, 6)
     interval, shorter, shortest = (max(steps * share // 100, share > 0) for share in shares)
@@ -86,10 +86,10 @@ class Ascent(Rows):
     changed: Tensor
     """L1: the number of pixels in which `best` differed from `clean` at the last checkpoint."""
     moved: Tensor
-    """L1: the number of pixels that a step moves."""
+    """L1: the number of pixels that a step changes."""
 
     def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
-        """Start at `images`. `dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
+        """Start at `images`. `dense`: the first L1 steps change a fifth of the pixels, however sparse the start is."""
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
         self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
@@ -221,7 +221,7 @@ class AbstractAPGD(AbstractAttack):
     steps: Annotated[int, at_least(1)] = 100
     """Gradient steps of each run (the default is AutoAttack's)."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     rho: Annotated[float, between(0, 1, "a share of the steps")] = 0.75
     """The step size is halved where at most this share of the steps since the last checkpoint raised the loss; not for
     L1, whose step size depends on the sparsity."""

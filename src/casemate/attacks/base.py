@@ -64,7 +64,7 @@ class Verified(Rows):
     """Candidate images after verification, one entry per image."""
 
     images: Images
-    """Within the ball and the bounds; the clean image where not `finite`."""
+    """The candidates, projected onto ball and bounds; the clean image where not `finite`."""
     logits: Logits
     """The model's logits of `images`."""
     norm: PerExample

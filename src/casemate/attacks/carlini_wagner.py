@@ -89,7 +89,7 @@ class _Squared(Rows):
 
 @final
 class _Excess(Rows):
-    """The penalty that the Linf attack minimises: the sum of what pixels of the perturbation exceed tau by.
+    """The penalty that the Linf attack minimises: the sum over all pixels of max(|delta_i| - tau, 0).
 
     An example's tau is lowered as soon as an image fools within it.
     """
@@ -146,9 +146,9 @@ class CarliniWagner(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take EAD")] = "l2"
     """Norm of the perturbation that is minimised: L2 or Linf."""
     steps: Annotated[int, at_least(1)] = 1000
-    """Most steps of a round, each one gradient (published: 10,000 for L2, 1,000 for Linf)."""
+    """Largest number of steps in a round, each one gradient (published: 10,000 for L2, 1,000 for Linf)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Number of rounds; for L2 with another c in each, for Linf see the class."""
+    """Number of rounds; for L2 with another weight c of the hinge loss in each, for Linf see the class."""
     confidence: Annotated[float, not_negative()] = 0.0
     """Smallest logit margin by which an adversarial image must be misclassified (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01

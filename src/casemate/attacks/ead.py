@@ -68,7 +68,7 @@ class EAD(AbstractMinimumNormAttack):
     """Steps of a round, each one gradient (the published code: 10,000; on a small network, 300 instead of 100 shorten
     distances by 1 %)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Number of rounds, with another c in each."""
+    """Number of rounds of the search, with another weight c of the loss in each."""
     confidence: Annotated[float, not_negative()] = 0.0
     """Smallest logit margin by which an adversarial image must be misclassified (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01

@@ -44,7 +44,8 @@ from casemate.types import Flags, Images, Logits, PerExample
 
 _RESTART_EPS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 _CACHED = 50_000
-"""Pixels that the tensor operations process at a time: about ten arrays of that size fit into a cache of 2 MB."""
+"""Number of pixels that the tensor operations process at a time: about ten arrays of that size fit into a cache of 2
+MB."""
 _LEAST = 1e-8
 """Shorter steps count as this long when alpha is computed, against division by zero (the original code's value)."""
 
@@ -52,7 +53,7 @@ _LEAST = 1e-8
 def next_iterates(
     images: Images, clean: Images, plane: Hyperplane, norm: Norm, bounds: Bounds, *, eta: float, alpha_max: float
 ) -> Images:
-    """The iterates after `images`, within the bounds; undefined where the plane is not `finite`.
+    """One step of FAB: the iterates after `images`, within the bounds; undefined where the plane is not `finite`.
 
     Args:
         plane: the nearest linearised boundary at each iterate.
@@ -219,7 +220,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Per image at most: a forward pass for the clean image; per step two, and a backward per target class."""
+        """Per image at most: a forward pass for the clean image; per step two, and one backward per target class."""
         runs, target_classes = self.max_boundaries(classes)
         steps = runs * self.restarts * self.steps
         return Passes(1 + 2 * steps, target_classes * steps)

@@ -27,7 +27,8 @@ AnyKeep = Annotated[Keep, one_of("first_success", "last")]
 """`first_success`: stop at an example's first fooling iterate. `last`: make all steps and take the last iterate."""
 
 Visit = Callable[[int, Images, Logits, Flags], None]
-"""Called at each iterate with its number (0: the start), all images, their logits, and `AscentResult.finite` so far."""
+"""A function called at each iterate with its number (0: the start), all images, their logits, and `AscentResult.finite`
+so far."""
 
 
 @final
@@ -42,11 +43,11 @@ class Loop:
     step_size: Annotated[float, not_negative()]
     """Length of each step, in the ball's norm."""
     loss: AnyLoss
-    """Loss to maximise."""
+    """Loss to maximise, by name (see `casemate.losses`)."""
     random_start: bool = False
     """Start from a random point of the ball instead of the clean image."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the examples not yet fooled."""
+    """Number of runs from different random starts; later ones are only for examples not yet fooled."""
     decay: Annotated[float, not_negative()] | None = None
     """Momentum: the decay of the accumulated gradient (MI-FGSM); None for no momentum."""
     keep: AnyKeep = "first_success"
@@ -223,7 +224,7 @@ def gradient_ascent_restarts(
     first: tuple[Logits, Images] | None = None,
     advance: Advance = no_progress,
 ) -> AscentResult:
-    """All restarts of `gradient_ascent`; per example, keep the first run that fools, or else the highest loss.
+    """All restarts of `gradient_ascent`; keep each example's first run that fools, or else the one of highest loss.
 
     `start` and `first` are for the first run (see `gradient_ascent`). Not done by `Restarts`, which has neither, keys
     random starts differently and compares runs by the cross-entropy, not by the loop's loss.

@@ -31,10 +31,10 @@ from casemate.types import Flags, Images, PerExample
 Positions = Int64[Tensor, " m"]
 
 _BLOCK = 16
-"""Probes per image that are drawn and classified together."""
+"""Number of random probes per image that are drawn and classified together."""
 
 _ROWS = 512
-"""Most images per forward pass, to limit memory: a batch has many probes per image."""
+"""Largest number of images per forward pass, to limit memory: a batch has many probes per image."""
 
 _SHRINKS = 20
 """Halvings of the step along the normal before the step is abandoned; each is a query."""
@@ -58,10 +58,10 @@ class HopSkipJump(AbstractMinimumNormAttack):
     norm: Annotated[Norm, one_of("l2", "linf")] = "l2"
     """Norm of the perturbation that is minimised: L2 or Linf; the paper defines no other."""
     n_queries: Annotated[int, at_least(100, "finding a start alone takes as many")] = 10_000
-    """Most forward passes per image. The paper shows 1,000 to 25,000; its 50 steps take about 25,000. A step for which
-    too few queries are left is not started."""
+    """Largest number of forward passes (queries) per image. The paper shows 1,000 to 25,000; its 50 steps take about
+    25,000. A step for which too few queries are left is not started."""
     steps: Annotated[int, at_least(1)] = 50
-    """Largest number of steps."""
+    """Largest number of steps, each of which finds the boundary, estimates its normal and moves along it."""
     evaluations: Annotated[int, at_least(1)] = 100
     """Random probes from which the first step estimates the boundary's normal; step t takes sqrt(t) times as many (the
     paper's B_0)."""

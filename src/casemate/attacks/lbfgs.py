@@ -38,7 +38,8 @@ _CURVED = 1e-6
 """A step enters the history if the cosine between it and the change of the gradient is larger than this."""
 
 _SETTLED = 1e-6
-"""An example has converged when a step lowers its objective by less than this share, or would be shorter than this."""
+"""An example has converged when a step lowers its objective by less than this share, or the next one would move no pixel
+by as much as this share of the range of the pixels."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -178,7 +179,7 @@ class LBFGS(AbstractMinimumNormAttack):
     steps: Annotated[int, at_least(1)] = 30
     """Largest number of gradients in a round, those at the clean image and of rejected steps included."""
     binary_search_steps: Annotated[int, at_least(1)] = 15
-    """Number of rounds, with another c in each."""
+    """Number of rounds of the search, with another weight c of the loss in each."""
     initial_const: Annotated[float, positive()] = 1e-3
     """The first c, the weight of the loss."""
 

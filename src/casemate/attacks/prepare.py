@@ -70,7 +70,7 @@ def prepare_for_attack(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Frozen]:
-    """Yield the frozen model: the model and the optimised copy to attack. Inside, the model is in evaluation mode.
+    """Context that yields the model and the optimised copy to attack; inside, the model is in evaluation mode, frozen.
 
     Args:
         images: images to be attacked; the copy's logits are compared with the model's on the first of them.

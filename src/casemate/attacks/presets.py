@@ -79,7 +79,7 @@ class PGD(AbstractGradientAttack):
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     random_start: bool = True
     """Start from a random point of the ball instead of the clean image."""
     norm: AnyNorm = "linf"

@@ -79,7 +79,7 @@ class AttackResult(Rows):
     success: Flags
     """The adversarial image is misclassified, or for a targeted attack classified as the target."""
     status: Tensor
-    """`Status` codes, uint8."""
+    """How the attack on each image ended: `Status` codes, uint8 `(n,)`."""
     loss: PerExample
     """Cross-entropy of the adversarial image under its true label."""
     norm: PerExample

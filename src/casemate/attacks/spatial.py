@@ -52,7 +52,7 @@ class Spatial(AbstractAttack):
 
     @property
     def tries(self) -> int:
-        """Most transformations tried on an image, the clean image not counted."""
+        """Largest number of transformations tried on an image, the clean image not counted."""
         return self.rotations * self.shifts**2 if self.num_samples is None else self.num_samples
 
     def max_passes(self, classes: int) -> Passes:

@@ -79,7 +79,7 @@ class AbstractSquareProposal(Rows, ABC):
         return images.permute(0, 2, 3, 1).reshape(len(images), -1, self.channels)
 
     def view(self, rows: _Flat) -> Images:
-        """The inverse of `rows`."""
+        """Images `(n, channels, height, width)` from the shape that `rows` returns: its inverse."""
         return rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
     def images(self, chosen: Tensor | slice) -> Images:
@@ -297,7 +297,7 @@ class Square(AbstractAttack):
     p_init: Annotated[float, between(0, 1, "a share of the pixels", without_low=True)] = 0.8
     """Share of the pixels that the first windows change."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     rescale_schedule: bool = False
     """Rescale the schedule, made for 10,000 queries, to the number of queries (AutoAttack does not)."""
 
@@ -418,7 +418,7 @@ class _Best(Rows):
     place: Int64[Tensor, " n"]
     """Positions of the images in the batch."""
     logits: Logits
-    """Of the best candidate so far; NaN before the first query."""
+    """Logits of the best candidate so far; NaN before the first query."""
     highest: PerExample
     """The loss of the best candidate so far."""
     finite: Flags

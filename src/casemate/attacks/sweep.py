@@ -63,7 +63,7 @@ class Last:
     norm: Tensor
     """Float: norm of the last iterate's perturbation."""
     status: Tensor
-    """`Status` codes, uint8."""
+    """How the run ended: `Status` codes, uint8."""
 
 
 @final
@@ -75,7 +75,7 @@ class Sweep:
     worst: Tensor
     """Bool `(n, values)`: classified correctly at every iterate, at this and all smaller values."""
     last: Last | None
-    """None if only `worst` was computed."""
+    """What is known of the last iterates; None if only `worst` was computed."""
     passes: Passes
     no_gradient: Tensor
     """Bool `(n,)`: never fooled, and the gradient was zero at every step of every run."""

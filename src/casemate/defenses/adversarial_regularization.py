@@ -163,7 +163,7 @@ def _direction(gradient: Tensor, norm: Norm) -> Tensor:
     """The step of norm 1 that Neural Structured Learning (NSL) takes for each image.
 
     Linf: the sign of the gradient. L2: the gradient divided by its norm, or by 1e-6 if that is larger. L1: the sign in
-    the entry with the largest gradient, shared equally if there are several. Zero where the gradient is zero.
+    the entry of largest absolute value, shared equally if there are several. Zero where the gradient is zero.
     """
     if norm == "linf":
         return gradient.sign()

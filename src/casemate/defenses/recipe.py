@@ -25,9 +25,9 @@ class Recipe:
     objective: Objective = field(default_factory=CrossEntropy)
     """The training loss, and the validation loss that early stopping monitors."""
     extra: tuple[Augmentation, ...] = ()
-    """Each adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
+    """Augmentations, each of which adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
     augment: tuple[Augmentation, ...] = ()
-    """Applied to every batch in this order, with new draws in every epoch."""
+    """Augmentations that are applied to every batch in this order, with new draws in every epoch."""
 
     def images(self, train: LabelledImages, seed: int = 0) -> LabelledImages:
         """The training images, followed by the augmented copies of all of them that `extra` adds, with their labels.

@@ -111,9 +111,9 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def examine(self, images: Images) -> tuple[str, ...]:
-        """Examine the network with the first two images, once and in evaluation mode: can it be judged?
+        """Call the network with the first two images, once and in evaluation mode, to find out whether it can be judged.
 
-        The network and all random numbers are restored; see `casemate.models.examination`.
+        It can if its outputs are those of one fixed function of an image. The network and all random numbers are restored; see `casemate.models.examination`.
 
         Returns:
             sentences on inconsistencies: outputs that depend on the rest of the batch, or on earlier calls.

@@ -34,17 +34,17 @@ class NetworkTraits:
 
     examined: bool = False
     needs_own_dtype: bool = False
-    """It accepts only images of its weights' type."""
+    """The network accepts only images of its weights' type."""
     needs_pairs: bool = False
-    """It fails on a batch of one image; such an image is therefore passed twice, in a batch of two."""
+    """The network fails on a batch of one image; such an image is therefore passed twice, in a batch of two."""
     recurrent: bool | None = None
-    """It has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
+    """The network has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
     needs_functionalization: bool = False
-    """It writes in place where autograd forbids it, and is differentiated through `torch.func.functionalize`."""
+    """The network writes in place where autograd forbids it, and is differentiated through `torch.func.functionalize`."""
     gradient_error: str | None = None
     """The error message for a network whose backward pass fails."""
     inconsistencies: tuple[str, ...] = ()
-    """Sentences on why its outputs are not those of one fixed function of an image."""
+    """Sentences on why the network's outputs are not those of one fixed function of an image."""
 
 
 def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:

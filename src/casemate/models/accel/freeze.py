@@ -180,9 +180,9 @@ def _optimized(given: Frozen, images: Images) -> Frozen:
 
 
 def _has_input_gradient(model: Classifier, images: Images) -> bool:
-    """Whether a backward pass to the images raises no error, as it does if a layer overwrote values that it needs.
+    """Whether a backward pass to the images raises no error; the gradient itself is not checked.
 
-    The gradient itself is not checked.
+    It raises one if a layer has overwritten values that the backward pass needs.
     """
     try:
         run_input_gradient(model, images[:2].to(model.device))

@@ -96,7 +96,7 @@ def _replace_small_input_convs(model: nn.Module) -> Iterator[int]:
 
 
 class _Tracer(fx.Tracer):
-    """Traces into modules that have submodules; a module without any is a leaf."""
+    """A tracer that enters every module with submodules; a module without any is a leaf of the graph."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
@@ -275,4 +275,4 @@ _STEPS = {
     "dense layer on maps": _fuse_flatten_and_linear,
     "ReLU in place": _relu_in_place,
 }
-"""The optimisations of a frozen copy, in order."""
+"""The optimisations of a frozen copy, by name and in the order in which they are made."""

@@ -73,7 +73,7 @@ def faster_in_bfloat16(model: Classifier, original: Classifier, images: Images) 
 
 
 class _InBfloat16(nn.Module):
-    """Runs a network in bfloat16 on images of another type, and returns logits of that type."""
+    """A module that runs a network in bfloat16 on images of another type, and returns logits of that type."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
