@@ -38,8 +38,8 @@ _CURVED = 1e-6
 """A step enters the history if the cosine between it and the change of the gradient is larger than this."""
 
 _SETTLED = 1e-6
-"""An example has converged when a step lowers its objective by less than this share, or the next one would move no pixel
-by as much as this share of the range of the pixels."""
+"""An example has converged when a step lowers its objective by less than this share, or when the next one would move no
+pixel by as much as this share of the range of the pixels."""
 
 _Flat = Float[Tensor, "n pixels"]
 

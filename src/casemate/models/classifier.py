@@ -111,9 +111,10 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def examine(self, images: Images) -> tuple[str, ...]:
-        """Call the network with the first two images, once and in evaluation mode, to find out whether it can be judged.
+        """Call the network with the first two images, in evaluation mode, to find out whether and how it can be judged.
 
-        It can if its outputs are those of one fixed function of an image. The network and all random numbers are restored; see `casemate.models.examination`.
+        It can if its outputs are those of one fixed function of an image. Only the first call of this method does so.
+        The network and all random numbers are restored; see `casemate.models.examination`.
 
         Returns:
             sentences on inconsistencies: outputs that depend on the rest of the batch, or on earlier calls.
@@ -147,7 +148,7 @@ class Classifier(nn.Module):
         return self._traits.inconsistencies
 
     def _logits(self, images: Images) -> Logits:
-        """The network's logits, checked and copied, of images that pass through it at once; normalises them first."""
+        """Normalise images, pass them through the network at once, and return its logits, checked, as `forward` does."""
         scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
         try:
             logits = self._call(scaled)

@@ -40,7 +40,7 @@ class NetworkTraits:
     recurrent: bool | None = None
     """The network has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
     needs_functionalization: bool = False
-    """The network writes in place where autograd forbids it, and is differentiated through `torch.func.functionalize`."""
+    """The network writes in place where autograd forbids it, and is differentiated by `torch.func.functionalize`."""
     gradient_error: str | None = None
     """The error message for a network whose backward pass fails."""
     inconsistencies: tuple[str, ...] = ()

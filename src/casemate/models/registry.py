@@ -11,7 +11,8 @@ from casemate.rng import torch_forked
 from casemate.settings import unknown_name
 
 Build = Callable[[tuple[int, int, int], int], nn.Module]
-"""A function that builds an untrained network from the input shape `(channels, height, width)` and the number of classes."""
+"""A function that builds an untrained network, from the input shape `(channels, height, width)` and the number of
+classes."""
 
 _BUILDERS: dict[str, Build] = {}
 
