@@ -148,7 +148,7 @@ class Classifier(nn.Module):
         return self._traits.inconsistencies
 
     def _logits(self, images: Images) -> Logits:
-        """Normalise images, pass them through the network at once, and return its logits, checked, as `forward` does."""
+        """Normalise images, pass them through the network at once, and return checked logits as `forward` does."""
         scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
         try:
             logits = self._call(scaled)
