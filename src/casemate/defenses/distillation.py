@@ -51,7 +51,8 @@ class TemperatureCrossEntropy:
 class Distillation:
     """The training objective of the student: the cross-entropy between the teacher's probabilities and its own.
 
-    Both are computed from logits divided by the temperature. The labels are not used. The teacher predicts on the images of the batch, after augmentation.
+    Both are computed from logits divided by the temperature. The labels are not used. The teacher predicts on the
+    images of the batch, after augmentation.
     """
 
     teacher: Classifier
