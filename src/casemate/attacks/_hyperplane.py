@@ -20,11 +20,11 @@ from casemate.norms import Bounds, Norm
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _PIXELS = 64
-"""Pixels with the largest gradients that are tried first in L1: images seldom need more, and a full sort takes four
-times as long (measured on 256 images of 784 pixels)."""
+"""For L1, this number of pixels with the largest gradients are tried first: images seldom need more, and a full sort
+takes four times as long (measured on 256 images of 784 pixels)."""
 
 TargetClasses = Int64[Tensor, "n target_classes"]
-"""Per example, classes other than its label."""
+"""Numbers of some classes other than the label, for each example, `(n, target_classes)`."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -32,7 +32,10 @@ _Flat = Float[Tensor, "n pixels"]
 @final
 @dataclass(frozen=True)
 class Hyperplane:
-    """Per example, the points z with `offset` + <`normal`, z - image> = 0: label and target class have equal logits."""
+    """Per example, the plane that replaces the boundary between its label and one target class.
+
+    It contains the points z with `offset` + <`normal`, z - image> = 0, where their linearised logits are equal.
+    """
 
     offset: PerExample
     """Logit of the target class minus logit of the label, at the image."""
@@ -56,7 +59,10 @@ def likeliest_classes(logits: Logits, own: Labels, count: int) -> TargetClasses:
 
 
 def is_new(target_classes: TargetClasses, first: TargetClasses) -> Flags:
-    """The examples whose target classes are not a repetition of the first ones (see `likeliest_classes`)."""
+    """Which examples have other target classes than `first`, those of the first run.
+
+    Equal ones replace masked classes (see `likeliest_classes`), and need no further run.
+    """
     return (target_classes != first).any(1)
 
 
@@ -84,7 +90,7 @@ def nearest_boundary(
 def _boundary(
     model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
 ) -> tuple[PerExample, Images, PerExample, Flags]:
-    """The fields of `Hyperplane` for images that pass through the network together."""
+    """The fields of `Hyperplane` in order, for images that pass through the network together."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
@@ -99,7 +105,7 @@ def _boundary(
     offset, length = (
         offsets[:, 0].clamp(min=torch.finfo(offsets.dtype).min),
         torch.zeros_like(nearest),
-    )  # of a masked one -inf
+    )  # the offset of a masked class is -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
         size = gradient.flatten(1).abs()
@@ -124,7 +130,7 @@ def _dual_norm(size: _Flat, largest: PerExample, norm: Norm) -> PerExample:
 
 @final
 class NormalizedNormal:
-    """Signs of a normal's entries, and their absolute values divided by the largest, as `nearest_point` takes them."""
+    """A hyperplane's normal as `nearest_point` takes it: signs, and absolute values divided by the largest."""
 
     def __init__(self, normal: Images) -> None:
         flat = normal.flatten(1)
@@ -135,9 +141,10 @@ class NormalizedNormal:
 
 
 def nearest_point(images: Images, normal: NormalizedNormal, rise: PerExample, norm: Norm, bounds: Bounds) -> Images:
-    """The shortest move within the bounds by which the linear function with gradient `normal` changes by `rise`.
+    """The shortest move within the bounds (in `norm`) to change the linear function with gradient `normal` by `rise`.
 
-    Where the bounds do not allow such a change: the move to the corner with the largest one. Zero where the normal is.
+    Where the bounds do not allow such a change, it is the move to the corner with the largest change; where the normal
+    is zero, it is zero.
 
     Pixel i moves by t_i, at most to its bound, room_i away. For Linf and L2, t_i = min(s * p_i, room_i) with p_i = 1
     and p_i = |normal_i|, and one scale s per image. The change is concave and piecewise linear in s, so Newton's method
@@ -163,7 +170,8 @@ def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerE
     """For Linf and L2: t = min(s * p, room) with the smallest s at which the sum of `size` * t is `need`, by Newton's
     method.
 
-    It starts from `scale`, which is at most s; from 0 if None.
+    The notation is that of `nearest_point`: `size` is |normal_i|, and `need` the absolute change wanted. It starts from
+    `scale`, which is at most s; from the s for infinite room if None.
     """
     limits = torch.finfo(size.dtype)
     gain = size if norm == "linf" else size * size
@@ -188,7 +196,10 @@ def _in_step(size: _Flat, room: _Flat, need: PerExample, norm: Norm, scale: PerE
 
 
 def _steepest_first(size: _Flat, room: _Flat, need: PerExample, pixels: int = _PIXELS) -> _Flat:
-    """For L1: t = room for the pixels with the largest `size`, until the sum of `size` * t is `need`; 0 elsewhere."""
+    """For L1: t = room for the pixels with the largest `size`, until the sum of `size` * t is `need`; 0 elsewhere.
+
+    Only the first `pixels` of them are sorted, unless they do not suffice. For the notation see `nearest_point`.
+    """
     pixels = min(pixels, size.shape[1])
     steepest, place = size.topk(pixels, dim=1)
     free = room.gather(1, place)

@@ -23,17 +23,18 @@ from casemate.rows import Rows
 from casemate.types import Flags, Images, Logits, PerExample
 
 CHECKS = 10
-"""Times per round that finished examples leave the batch (the published code checks for stalled ones as often)."""
+"""How many times per round finished examples are removed from the batch (the published code checks for stalled ones as
+often)."""
 
 _CLEAR = 100
-"""Smallest margin of an adversarial image, in units of rounding of the largest logit: in a batch of another size the
-logits of an image differ by some of these units, and it must fool there too."""
+"""Smallest logit margin at which an image counts as adversarial, as a multiple of the rounding error of the largest
+logit: in a batch of another size the logits of an image differ by some rounding errors, and it must fool there too."""
 
 _LARGEST = 1e10
-"""Upper limit of c (the published code)."""
+"""Upper limit of c, the weight of the loss (the published code's)."""
 
 _STALLED = 0.9999
-"""An objective above this share of its value at the last check has stalled (the published code)."""
+"""An example has stalled if its objective is above this share of its value at the last check (the published code)."""
 
 
 def column(values: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def column(values: Tensor) -> Tensor:
 
 @final
 class MinimumNormSearch:
-    """A batch under attack, and per example the nearest adversarial image so far."""
+    """The search on one batch: computes losses and gradients, and keeps each example's nearest image that fools."""
 
     def __init__(
         self,
@@ -55,12 +56,12 @@ class MinimumNormSearch:
         loss: Callable[[Criterion, Logits], PerExample] | None = None,
         confidence: float = 0.0,
     ) -> None:
-        """Classify the clean images; those that fool already, or have no gradient, are not attacked.
+        """Classify the clean images; those that are misclassified already, or whose gradient is zero, are not attacked.
 
         Args:
-            size: the distance to minimise, from perturbations divided by the range of the pixels.
-            loss: the loss that an image must lower in order to fool; `hinge` if None.
-            confidence: smallest margin of the logits of an adversarial image (kappa).
+            size: computes the distance to minimise, `(n,)`, from perturbations divided by the range of the pixels.
+            loss: computes the loss, `(n,)`, that an image must lower in order to fool; `hinge` if None.
+            confidence: smallest logit margin by which an adversarial image must be misclassified (kappa).
         """
         self.model, self.clean, self.criterion = model, clean, criterion
         self.width = model.bounds[1] - model.bounds[0]
@@ -86,14 +87,17 @@ class MinimumNormSearch:
         return at
 
     def value_and_grad(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
-        """The loss at iterates of the examples `at`, and its gradient; keeps iterates that fool and are the nearest."""
+        """The loss and its gradient at `images`, iterates of the examples at positions `at`.
+
+        Iterates that fool and are nearer than any before are kept.
+        """
         logits, loss, gradient = self._pass(at, images)
         self._keep_nearest(at, images, logits)
         self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)
         return loss, gradient
 
     def hinge(self, criterion: Criterion, logits: Logits) -> PerExample:
-        """By how much the margin falls short of kappa, or zero (the paper's f_6, plus kappa)."""
+        """By how much each example's logit margin is below kappa, or zero, `(n,)` (the paper's f_6, plus kappa)."""
         return self._shortfall(criterion, logits).clamp(min=0)
 
     def run_rounds(
@@ -102,6 +106,7 @@ class MinimumNormSearch:
         """Run rounds with a binary search for the weight c of each example, and return the nearest images.
 
         Args:
+            initial_const: the first c of every example.
             minimize: runs one round, for the examples at some positions with their weights c, `(n,)`.
         """
         constants = BinarySearchConst(self.clean, initial_const)
@@ -150,7 +155,7 @@ class BinarySearchConst:
         self._failed, self._sufficed = torch.zeros_like(self.value), torch.full_like(self.value, math.inf)
 
     def narrow(self, at: Tensor, reached: Flags) -> None:
-        """Choose the next c of the examples `at`, from whether the round with the last one `reached` a success."""
+        """Choose the next c of the examples at positions `at`; `reached`: their round with the last c succeeded."""
         value = self.value[at]
         failed = torch.where(reached, self._failed[at], torch.maximum(self._failed[at], value))
         sufficed = torch.where(reached, torch.minimum(self._sufficed[at], value), self._sufficed[at])
@@ -160,7 +165,7 @@ class BinarySearchConst:
 
 @final
 class PlateauDetector(Rows):
-    """Detects examples whose mean objective between two checks did not fall.
+    """Detects examples whose objective, averaged between two checks, fell by less than 0.01 % since the check before.
 
     The published code compares single values, which oscillating iterates mislead.
     """
@@ -169,13 +174,16 @@ class PlateauDetector(Rows):
         self._total, self._before = torch.zeros_like(like), torch.full_like(like, math.inf)
 
     def add(self, objective: PerExample, changed: Flags | None = None) -> None:
-        """Add the objective of an iterate; where it `changed`, the next check has nothing to compare."""
+        """Add the objective of an iterate, `(n,)`.
+
+        Where its definition has `changed`, the next two checks report no stall, since there is nothing to compare.
+        """
         self._total = self._total + objective
         if changed is not None:
             self._total = self._total.masked_fill(changed, -math.inf)
 
     def check(self) -> Flags:
-        """Mask of the examples that stalled since the last check."""
+        """Mask of the examples that stalled since the last check; the objectives are added up from zero again."""
         stalled = self._total > _STALLED * self._before
         self._before = self._total.masked_fill(self._total.isinf(), math.inf)
         self._total = torch.zeros_like(self._total)

@@ -1,4 +1,4 @@
-"""The worst case per example: over the tries within one attack, and over several attacks run in order."""
+"""The worst case per example: over the runs or draws of one attack, and over several attacks run in order."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from casemate.rng import Streams
 from casemate.types import Flags, Images, Logits, PerExample
 
 Choice = Callable[[Tensor, Criterion, Verified], tuple[Flags, Flags]]
-"""Which candidates of a run to keep, and which examples need no further run. Arguments: the positions of the examples
-in the batch, their criterion, and their verified candidates."""
+"""A function that returns which candidates of a run to keep, and which examples need no further run. Its arguments: the
+positions of the examples in the batch, their criterion, and their verified candidates."""
 
 
 @final
@@ -29,9 +29,9 @@ class RunState:
     def __init__(self, images: Images) -> None:
         none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         self.images = images.clone()
-        """The first that fooled, or the one with the highest loss."""
+        """The first iterate that fooled, or else the one with the highest loss."""
         self.loss = torch.full((len(images),), -math.inf, dtype=torch.float64, device=images.device)
-        """The loss that the attack maximises, at `images` that do not fool."""
+        """The loss that the attack maximises, at `images`; not used where they fool."""
         self.fooled, self.has_gradient = none.clone(), none.clone()
         self.finite = ~none
         """All logits and gradients of the run were finite."""
@@ -52,7 +52,7 @@ class BestCandidates:
         self.images = clean.clone()
         attacked = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
         self.finite = attacked if logits is None else is_valid(logits)
-        """Logits and gradients of all tries were finite, or one of the tries fooled."""
+        """Logits and gradients were finite for all candidates of the example so far, or one of them fooled."""
         if logits is not None:
             attacked = self.finite & ~criterion.is_adversarial(logits)
         self.left = attacked.nonzero().squeeze(1)
@@ -60,11 +60,13 @@ class BestCandidates:
         self._loss = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
 
     def update(self, at: Tensor, images: Images, loss: PerExample, fooled: Flags, finite: Flags) -> None:
-        """Compare new candidates of the examples at positions `at` with the best so far; those fooled leave `left`.
+        """Make candidates the best of their examples where they fool or have a higher loss than the best so far.
 
         Args:
+            at: positions of the examples in the batch. Fooled ones are removed from `left`.
+            images: their candidates.
             loss: the loss that the attack maximises, at `images`; minus infinity where it is not finite.
-            finite: all logits and gradients of the try were finite.
+            finite: whether all logits and gradients were finite in the search for each candidate; noted in `finite`.
         """
         better = fooled | (loss > self._loss[at])
         place = at[better]
@@ -83,13 +85,13 @@ def run_on_survivors(
     choose: Choice,
     advance: Advance,
 ) -> RunResult:
-    """Run attacks in order on one batch, each on the examples that the runs before it left; verify every candidate.
+    """Run attacks in order on one batch, each on the examples that still need a run; verify every candidate.
 
     Args:
         runs: each attack with the seed of its random draws.
         ball: the ball that candidates are verified to lie in.
         index: numbers of the examples in their data set, which key the draws, int64 `(n,)`.
-        choose: decides after each run which candidates to keep and which examples leave.
+        choose: decides after each run which candidates to keep and which examples need no further run.
     """
     none = torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
     result = RunResult(clean.clone(), finite=none, has_gradient=none.clone(), passes=Passes())

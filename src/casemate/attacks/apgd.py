@@ -5,10 +5,10 @@ the loss has stopped rising. L1 (Croce and Hein 2021, arXiv 2103.01208): a step 
 gradient, fewer of them as the best point becomes sparser. Every example has its own step size; the checkpoints are the
 same for all.
 
-Parameters are those of the original code (github.com/fra31/auto-attack), with these differences: an example leaves as
-soon as it is fooled; random draws are per example; the loss after the first step is compared with that of the start
-(there: with zero); with `use_larger_eps` the steps lost to rounding are made in the last ball; and for a model with
-random outputs losses and logits are averaged too, not only gradients.
+Parameters are those of the original code (github.com/fra31/auto-attack), with these differences: an example is not
+attacked any further once it is fooled; random draws are per example; the loss after the first step is compared with
+that of the start (there: with zero); with `use_larger_eps` the steps lost to rounding are made in the last ball; and
+for a model with random outputs losses and logits are averaged too, not only gradients.
 """
 
 import math
@@ -39,13 +39,13 @@ from casemate.settings import at_least, between, expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _MOMENTUM = 0.75
-"""Weight of the new step; the previous one has the rest (alpha in the paper)."""
+"""Weight of the new step in the next iterate; the previous step has weight 1 minus this (alpha in the paper)."""
 
 
 def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
     """The numbers of the steps after which the step size is reconsidered.
 
-    Linf and L2: after 22 % of the steps, then in intervals shorter by 3 % each time, but not below 6 %. L1: every 4 %.
+    Linf and L2: first after 22 % of the steps; then intervals shrink by 3 % each time, down to 6 %. L1: every 4 %.
     """
     shares = (4, 0, 4) if norm == "l1" else (22, 3, 6)
     interval, shorter, shortest = (max(steps * share // 100, share > 0) for share in shares)
@@ -58,10 +58,10 @@ def checkpoints(steps: int, norm: Norm) -> Iterator[int]:
 
 @final
 class Ascent(Rows):
-    """The state of the examples still attacked, one row of every tensor each."""
+    """The state of one run, for the examples still attacked: every tensor has one row for each of them."""
 
     place: Tensor
-    """Positions in the batch."""
+    """Positions of the examples in the batch."""
     clean: Images
     images: Images
     before: Images
@@ -86,10 +86,10 @@ class Ascent(Rows):
     changed: Tensor
     """L1: the number of pixels in which `best` differed from `clean` at the last checkpoint."""
     moved: Tensor
-    """L1: the number of pixels that a step moves."""
+    """L1: the number of pixels that a step changes."""
 
     def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
-        """Start at `images`. `dense`: the first L1 steps move a fifth of the pixels, however sparse the start is."""
+        """Start at `images`. `dense`: the first L1 steps change a fifth of the pixels, however sparse the start is."""
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
         self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
@@ -105,7 +105,10 @@ class Ascent(Rows):
         self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _two_thirds(self.changed)
 
     def arrive(self, loss: PerExample, gradient: Images, *, first: bool) -> None:
-        """Update the state with loss and gradient at `images`. A loss that is not a number is never the highest."""
+        """Update the state with loss and gradient at `images`; `first`: these are the start, so the loss has not risen.
+
+        A loss that is not a number is never the highest.
+        """
         if not first:
             self.rises = self.rises + (loss > self.loss)
         self.loss, self.gradient = loss, gradient
@@ -137,7 +140,7 @@ class Ascent(Rows):
         self._put(sparser, images=self.best, gradient=self.best_gradient)
 
     def move(self, ball: Ball, bounds: Bounds, *, first: bool) -> None:
-        """One step; for Linf and L2 with momentum, except the first."""
+        """Move `images` by one step, within ball and bounds; Linf and L2 with momentum, except in the `first` step."""
         here, size = self.images, self.size.view(-1, 1, 1, 1)
         direction = self._sparse() if ball.norm == "l1" else ball.steepest_step(self.gradient, here, bounds)
         there = self._inside(here + direction.mul_(size), ball, bounds)
@@ -147,7 +150,7 @@ class Ascent(Rows):
         self.images, self.before = there, here
 
     def _inside(self, images: Images, ball: Ball, bounds: Bounds) -> Images:
-        """The projection onto ball and bounds; for Linf in place."""
+        """`images` projected onto ball and bounds; for Linf in place."""
         return images.clamp_(self.low, self.high) if ball.norm == "linf" else ball.project(images, self.clean, bounds)
 
     def _sparse(self) -> Images:
@@ -163,7 +166,7 @@ class Ascent(Rows):
         return images.ne(self.clean).flatten(1).sum(1)
 
     def _put(self, where: Flags, **new: Tensor) -> None:
-        """Replace the rows at `where` of the attributes named."""
+        """Replace the rows that `where` marks, in the attributes that `new` names, by those given."""
         for name, rows in new.items():
             old = getattr(self, name)
             setattr(self, name, rows.where(where.view(-1, *[1] * (old.ndim - 1)), old))
@@ -182,13 +185,13 @@ class Goal(Rows):
     criterion: Criterion
     loss: LossName = "ce"
     target_classes: Labels | None = None
-    """Wrong classes: maximise the targeted difference of logits ratio towards them instead of `loss`."""
+    """A wrong class per example: maximise the targeted difference of logits ratio towards it instead of `loss`."""
 
     def objective(self, logits: Logits) -> PerExample:
         """The value to maximise, `(n,)`.
 
-        For a target with `dlr` it is the targeted ratio against the strongest other class: minus the untargeted ratio
-        would be constant wherever the target ranks third.
+        For a targeted attack with `dlr` it is the targeted ratio against the strongest other class: minus the
+        untargeted ratio would be constant wherever the target ranks third.
         """
         classes = self.criterion.classes
         if self.target_classes is not None:
@@ -198,7 +201,10 @@ class Goal(Rows):
         return self.criterion.objective(loss_by_name(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
-        """The examples whose target class is not that of `first` again, which replaces masked classes."""
+        """Which examples have another target class than in the goal `first`; all for goals without target classes.
+
+        The same class again replaces a masked one (see `likeliest_classes`), and need not be tried.
+        """
         if self.target_classes is None or first.target_classes is None:
             return torch.ones_like(self.criterion.classes, dtype=torch.bool)
         return is_new(self.target_classes.unsqueeze(1), first.target_classes.unsqueeze(1))
@@ -206,16 +212,16 @@ class Goal(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractAPGD(AbstractAttack):
-    """APGD and its targeted version: everything but the losses."""
+    """Base of `APGD` and `TargetedAPGD`, which differ only in the losses that they maximise (`goals`)."""
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball: Linf, L2 or L1."""
     steps: Annotated[int, at_least(1)] = 100
-    """Gradient steps of each run (AutoAttack's number)."""
+    """Gradient steps of each run (the default is AutoAttack's)."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     rho: Annotated[float, between(0, 1, "a share of the steps")] = 0.75
     """The step size is halved where at most this share of the steps since the last checkpoint raised the loss; not for
     L1, whose step size depends on the sparsity."""
@@ -233,15 +239,17 @@ class AbstractAPGD(AbstractAttack):
 
     @abstractmethod
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
-        """The losses to maximise, one after the other; `logits` are of the clean images."""
+        """What to maximise, one goal after the other, each in runs of its own; `logits` are of the clean images."""
 
     @abstractmethod
     def max_goals(self, classes: int) -> int:
-        """The largest number of goals for a model with `classes` classes."""
+        """The largest number of goals that `goals` returns for a model with `classes` classes."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """A pass for every step of every run, a forward pass at the end of each ball, and one for the clean image."""
+        """Per image at most: a forward and backward pass for every step of every run; forward passes at the end of each
+        ball of each run, and for the clean image. Each is made `eot_samples` times.
+        """
         runs = self.restarts * self.max_goals(classes) * self.eot_samples
         return Passes(self.eot_samples + runs * (self.steps + len(self._balls())), runs * self.steps)
 
@@ -250,7 +258,10 @@ class AbstractAPGD(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Every goal from every start, on the examples not fooled yet; keep the image with the highest loss."""
+        """Maximise every goal from every random start, each on the examples not fooled yet.
+
+        The candidate of an example is its first image that fools, or else the one with the highest loss.
+        """
         logits = _value_and_grad(model, clean, Goal(criterion), self.eot_samples, differentiate=False)[0]
         passes = Passes(forward=self.eot_samples * len(clean))
         movable = self.ball().eps > 0
@@ -276,7 +287,7 @@ class AbstractAPGD(AbstractAttack):
         return RunResult(best.images, best.finite, has_gradient, passes)
 
     def _balls(self) -> list[tuple[Ball, int]]:
-        """The balls of a run, and the number of steps in each."""
+        """The balls of a run in order, with the number of steps in each: three with `use_larger_eps`, else one."""
         ball = self.ball()
         if not self.use_larger_eps:
             return [(ball, self.steps)]
@@ -285,7 +296,10 @@ class AbstractAPGD(AbstractAttack):
         return [(first, part), (second, part), (ball, self.steps - 2 * part)]
 
     def _start(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
-        """A random point of the first ball: uniform, or for L1 the projection of Gaussian noise, which is sparse."""
+        """A random point of the first ball per image: uniform, or for L1 projected Gaussian noise, which is sparse.
+
+        `purpose` keys the random numbers.
+        """
         ball = self._balls()[0][0]
         if self.norm != "l1":
             return ball.sample(clean, bounds, streams, *purpose)
@@ -295,7 +309,10 @@ class AbstractAPGD(AbstractAttack):
     def _run(
         self, model: Classifier, clean: Images, goal: Goal, images: Images, stepped: Callable[[], None]
     ) -> RunState:
-        """One run from one start through all balls; success counts in the last one only."""
+        """One run from the start `images` through all balls; only an image in the last ball counts as fooling.
+
+        `stepped` is called after every step.
+        """
         *larger, (ball, steps) = self._balls()
         run = RunState(images)
         unending = replace(goal, criterion=replace(goal.criterion, never=True))
@@ -314,7 +331,7 @@ class AbstractAPGD(AbstractAttack):
         run: RunState,
         stepped: Callable[[], None],
     ) -> None:
-        """The ascent in one ball from `run.images`; updates `run`."""
+        """Gradient ascent in one ball, from `run.images` projected onto it; updates `run` in place."""
         images = ball.project(run.images, clean, model.bounds)
         on = Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
         run.images, run.loss = images.clone(), torch.full_like(run.loss, -math.inf)
@@ -355,15 +372,15 @@ class APGD(AbstractAPGD):
     stream: ClassVar[str] = "APGD"
 
     loss: AnyLoss = "ce"
-    """Loss to maximise: `torch-ce` is the original's cross-entropy, `dlr` its other loss."""
+    """Loss to maximise. The original code's losses are `torch-ce` (PyTorch's cross-entropy) and `dlr`."""
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
-        """The only goal: `loss`."""
+        """A single goal: to maximise the field `loss`."""
         del logits
         return [Goal(criterion, self.loss)]
 
     def max_goals(self, classes: int) -> int:
-        """One."""
+        """One goal, for any number of classes."""
         del classes
         return 1
 
@@ -389,14 +406,17 @@ class TargetedAPGD(AbstractAPGD):
         return [Goal(criterion, target_classes=target_classes) for target_classes in ranked.unbind(1)]
 
     def max_goals(self, classes: int) -> int:
-        """One for each wrong class."""
+        """One goal for each wrong class to try: the field `classes`, or all wrong classes if there are fewer."""
         return min(self.classes, classes - 1)
 
 
 def _value_and_grad(
     model: Classifier, images: Images, goal: Goal, eot_samples: int, *, differentiate: bool
 ) -> tuple[Logits, PerExample, Images]:
-    """Logits, goal and gradient of the goal, averaged over the samples; the gradient is zero unless `differentiate`."""
+    """The logits, the goal's objective in float64, and its gradient, averaged over `eot_samples` passes.
+
+    The gradient is zero unless `differentiate`.
+    """
     logits, loss, gradient = value_and_grad(
         model,
         images,

@@ -2,7 +2,8 @@
 
 Versions and parameters are those of the original code (github.com/fra31/auto-attack, commit a392200): `standard` and
 `plus` for Linf, L2 and L1, `rand` for models with random outputs. There are three differences: APGD's cross-entropy is
-the stable form unless `loss` is set, an example leaves as soon as it is fooled, and random draws are per example.
+the stable form unless `loss` is set, an example is not attacked any further once it is fooled, and random draws are
+per example.
 """
 
 from dataclasses import dataclass
@@ -45,19 +46,20 @@ class AutoAttack(AbstractAttack):
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball: Linf, L2 or L1."""
     version: Annotated[Version, one_of("standard", "plus", "rand")] = "standard"
     """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, and also APGD-DLR and FAB (Linf and L2 only).
     `rand`: APGD-CE and APGD-DLR with gradients averaged over 20 passes."""
     loss: AnyLoss = "ce"
-    """Loss of APGD-CE: `ce` is the stable cross-entropy, `torch-ce` the original's."""
+    """Loss of APGD-CE: `ce` keeps its gradient however confident the model is, `torch-ce` is PyTorch's cross-entropy,
+    which the original code maximises."""
 
     def __post_init__(self) -> None:
         expect(self)
         self.attacks()
 
     def attacks(self) -> dict[str, AbstractAttack]:
-        """The attacks by name, in the order in which they run. Raises `SettingError` for `plus` with L1."""
+        """The attacks of the version by name, in the order in which they run. `SettingError` for `plus` with L1."""
         eps, norm = self.eps, self.norm
         if self.version == "rand":
             return {
@@ -92,7 +94,7 @@ class AutoAttack(AbstractAttack):
         }
 
     def max_passes(self, classes: int) -> Passes:
-        """The passes of all attacks, and one to verify each."""
+        """Per image at most: the passes of all attacks, and a forward pass to verify the candidates of each."""
         total = Passes()
         for attack in self.attacks().values():
             total.add(attack.max_passes(classes) or Passes())
@@ -102,7 +104,7 @@ class AutoAttack(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Each attack on the examples that the ones before it left."""
+        """Run each attack on the examples that no attack before it fooled."""
 
         def keep(at: Tensor, part: Criterion, found: Verified) -> tuple[Flags, Flags]:
             del at

@@ -64,18 +64,18 @@ class Verified(Rows):
     """Candidate images after verification, one entry per image."""
 
     images: Images
-    """Within the ball and the bounds; the clean image where not `finite`."""
+    """The candidates, projected onto ball and bounds; the clean image where not `finite`."""
     logits: Logits
     """The model's logits of `images`."""
     norm: PerExample
-    """Norm of the perturbation, computed in float64."""
+    """Norm of the perturbation, in the norm of the ball; computed in float64."""
     finite: Flags
-    """The candidate and its logits were finite."""
+    """The attack reported finite numbers for the candidate, and its pixels and logits are finite."""
     passes: Passes
     has_gradient: Flags
-    """The attack had a gradient other than zero; True if unknown."""
+    """The attack's gradient was not exactly zero at some step; True if unknown."""
     claimed: Flags
-    """The copy under attack is fooled by this image or by an iterate before it; False if unknown."""
+    """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
 
 
 @torch.no_grad()
@@ -90,9 +90,9 @@ def verify_candidates(
     """Project candidate images into ball and bounds, and classify them again.
 
     Args:
-        classify: images to logits.
-        finite: which candidates to accept; those that are not, or whose pixels or logits are not finite, are replaced
-            by the clean images.
+        classify: returns the logits of images.
+        finite: mask of the candidates to accept, all if None; the others, and those whose pixels or logits are not
+            finite, are replaced by the clean images.
 
     Raises:
         RuntimeError: a projected image lies outside the ball, which is a bug in casemate.
@@ -118,14 +118,13 @@ def verify_candidates(
 def run_in_turn(
     models: Sequence[Classifier], criterion: Criterion, run: Callable[[Classifier, Tensor | slice], Verified]
 ) -> Verified:
-    """Run an attack on the first model, then on each next one for the examples that the precision of the one before
-    may have decided.
+    """Run an attack on the first model, and again on each next one where low precision may be why it failed.
 
     Those are the failed examples where the copy was fooled but the original is not, where logits or gradients were not
-    finite, or where the gradient was zero. The models are those of `Frozen.precision_stages`.
+    finite, or where the gradient was zero. Returned is each example's result on the last model that it was attacked on.
 
     Args:
-        models: of `Frozen.precision_stages`: copies in lower precision first.
+        models: those of `Frozen.precision_stages`: copies in lower precision first.
         run: attacks one of the models on the examples at some positions, and verifies the candidates.
     """
     found = run(models[0], slice(None))
@@ -141,7 +140,7 @@ def run_in_turn(
 
 @final
 class _CountingProgress:
-    """Passes the progress of an attack on, and adds it up in `done`."""
+    """An `Advance` that reports the progress of an attack to `advance`, and adds it up in `done`."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance, self.done = advance, 0.0
@@ -152,7 +151,7 @@ class _CountingProgress:
 
 
 def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a method of an abstract base as a default that a subclass may override; no other implemented one may be."""
+    """Decorator for a method of an abstract class that subclasses may override; the tests reject any other override."""
     method.__overridable__ = True  # type: ignore[attr-defined]
     return method
 
@@ -166,12 +165,14 @@ class AbstractAttack(ABC):
     """
 
     targetable: ClassVar[bool] = True
-    """Whether the attack can be targeted."""
+    """Whether the attack can be targeted, that is, called with target classes."""
     stream: ClassVar[str] = ""
-    """Key of its random draws besides the seed, so that renaming the class changes none; the class's name if empty."""
+    """Name that keys the random draws together with the seed, so that renaming the class does not change them; the
+    class's name if empty."""
 
     supports_low_precision: ClassVar[bool] = True
-    """Whether its gradients may be in bfloat16: not if it ends at the boundary, where rounding decides the class."""
+    """Whether it may run on a bfloat16 copy of the model first; False for an attack that ends at the decision boundary,
+    where rounding decides the class."""
 
     @overridable
     def __post_init__(self) -> None:
@@ -192,9 +193,9 @@ class AbstractAttack(ABC):
 
     @overridable
     def max_passes(self, classes: int) -> Passes | None:
-        """The most passes that an untargeted `run` makes for one image of a model with that number of classes.
+        """The most forward and backward passes of an untargeted `run` for one image, with `classes` classes.
 
-        None if unknown; estimates of time then leave the attack out.
+        None if unknown; estimates of the time that an evaluation takes then omit the attack.
         """
         del classes
         return None
@@ -203,21 +204,21 @@ class AbstractAttack(ABC):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """The algorithm, on one batch.
+        """Run the algorithm on one batch, and return candidates for adversarial images; `__call__` verifies them.
 
         Args:
             model: in evaluation mode, with frozen weights.
-            clean: within the model's bounds, on its device, channels-last.
-            criterion: which logits count as fooled.
+            clean: the images to attack, within the model's bounds, on its device, channels-last.
+            criterion: which logits count as fooled, and the objective that leads there.
             streams: random draws, keyed by example.
-            advance: progress, if reported: called with the share of work done since the last call, times the number of
-                images.
+            advance: to be called, if progress is reported, with the share of work done since the last call, times the
+                number of images.
         """
 
     def _attack(
         self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> Verified:
-        """Run on one batch, and verify the candidates."""
+        """Run the algorithm on one batch, on the models of `Frozen.precision_stages`, and verify the candidates."""
         models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
@@ -236,9 +237,10 @@ class AbstractAttack(ABC):
 
     @final
     def record(self) -> dict[str, Any]:
-        """Name and hyper-parameters, as written into results.
+        """The attack's class name ("name") and hyper-parameters as a dictionary, as written into results.
 
-        A field whose value JSON cannot express has a function in its metadata, under "record", that converts it.
+        An attack in a field is a dictionary too. A field whose value JSON cannot express has a function in its
+        metadata, under "record", that converts it.
         """
         found: dict[str, Any] = {"name": type(self).__name__}
         for each in fields(self):
@@ -269,7 +271,8 @@ class AbstractAttack(ABC):
             targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
-            batch_size: images that pass through the network at a time, halved when memory runs out; measured if None.
+            batch_size: images that pass through the network at a time, halved when memory runs out. If None, measured
+                for a long attack, else a default. A model that is frozen already keeps its own.
             observer: receives the progress.
 
         Raises:
@@ -347,7 +350,7 @@ class AbstractAttack(ABC):
 
 
 def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:
-    """Warn of images that count as robust although the attack had no gradient or finite numbers, or found nothing."""
+    """Warn of images that count as robust only because the attack failed; see `UserCall.warn_of_failures`."""
     found = {each: int((status == each).sum()) for each in Status}
     call.warn_of_failures(
         name_of(attack),
@@ -362,7 +365,8 @@ def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:
 class AbstractMinimumNormAttack(AbstractAttack):
     """An attack that searches for the nearest adversarial image: one run gives the accuracy at every eps.
 
-    Read `AttackResult.distance`. Returned is the nearest adversarial image found, or the clean image if none was.
+    Its result is `AttackResult.distance`. It returns the nearest adversarial image found, or the clean image if none
+    was.
     """
 
     supports_low_precision: ClassVar[bool] = False
@@ -402,7 +406,7 @@ def name_of(attack: AbstractAttack) -> str:
 
 
 def stream_key(attack: AbstractAttack) -> str:
-    """Key of an attack's random draws besides the seed; a wrapper has that of the attack it wraps."""
+    """The name that keys an attack's random draws together with the seed; a wrapper has that of the wrapped attack."""
     return innermost(attack).stream or name_of(attack)
 
 
@@ -412,6 +416,9 @@ def is_targetable(attack: AbstractAttack) -> bool:
 
 
 def is_unlimited(attack: AbstractAttack) -> bool:
-    """Whether it is a minimum-norm attack on the model itself, which should succeed on every image."""
+    """Whether it is a minimum-norm attack, with no limit on the distance, that does not use a substitute model.
+
+    Such an attack should succeed on every image.
+    """
     on_substitute = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
     return isinstance(innermost(attack), AbstractMinimumNormAttack) and not on_substitute

@@ -18,7 +18,7 @@ Change = Callable[[Tensor], Tensor]
 
 @final
 class _Value(torch.autograd.Function):
-    """Returns the value of `exact` with the derivative of `smooth`."""
+    """Returns the values of `exact` in the forward pass; in the backward pass the gradient goes to `smooth` alone."""
 
     @staticmethod
     def forward(ctx: Any, exact: Tensor, smooth: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class BPDA(nn.Module):
         return _Value.apply(exact, smooth)  # pyright: ignore[reportReturnType]
 
     def extra_repr(self) -> str:
-        """The two functions, for `repr`; those that are modules are shown by PyTorch itself."""
+        """The names of the two functions, for `repr`; PyTorch itself shows those that are modules."""
         named = {"forward": self.exact, "backward": self.smooth}
         plain = {name: each for name, each in named.items() if not isinstance(each, nn.Module)}
         return ", ".join(f"{name}={getattr(each, '__name__', each or 'identity')}" for name, each in plain.items())

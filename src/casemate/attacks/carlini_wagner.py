@@ -43,12 +43,12 @@ _FINER, _HEAVIER = 4.0, 10.0
 multiplied by the second."""
 
 _DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
-"""Adam's default parameters (Kingma and Ba 2015)."""
+"""Adam's default parameters beta_1, beta_2 and epsilon (Kingma and Ba 2015)."""
 
 
 @final
 class _Adam(Rows):
-    """Adam in a variable w of which the image is a scaled tanh; one row of every tensor per example."""
+    """Adam in a variable w of which the image is a scaled tanh; every tensor has one row per example."""
 
     def __init__(self, images: Images, bounds: Bounds, rate: PerExample) -> None:
         self._bounds, self._steps = bounds, 0
@@ -58,11 +58,14 @@ class _Adam(Rows):
         self._mean, self._squares, self._rate = torch.zeros_like(images), torch.zeros_like(images), column(rate)
 
     def images(self) -> Images:
-        """The current iterates."""
+        """The current iterates as images, within the bounds."""
         return (self._middle + self._reach * self._variable.tanh()).clamp(*self._bounds)
 
     def descend(self, gradient: Images) -> None:
-        """One step along minus the gradient, which is with respect to the images; w is clamped to the bounds."""
+        """One step of Adam to lower the objective, given its gradient with respect to the images.
+
+        w is clamped to the values that the bounds of the pixels correspond to.
+        """
         self._steps += 1
         gradient = gradient * self._reach * (1 - self._variable.tanh().square())
         self._mean = _DECAY * self._mean + (1 - _DECAY) * gradient
@@ -74,19 +77,22 @@ class _Adam(Rows):
 
 @final
 class _Squared(Rows):
-    """The penalty of L2: the squared norm."""
+    """The penalty that the L2 attack minimises: the squared norm of the perturbation."""
 
     changed: Flags | None = None
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty of perturbations, and its gradient; the hinge `loss` is not used."""
+        """The penalty of the perturbations `delta`, `(n,)`, and its gradient; the hinge `loss` is not used."""
         del loss
         return delta.square().flatten(1).sum(1), 2 * delta
 
 
 @final
 class _Excess(Rows):
-    """The penalty of Linf: the sum of what pixels exceed tau by; tau is lowered as soon as an image fools within it."""
+    """The penalty that the Linf attack minimises: the sum over all pixels of max(|delta_i| - tau, 0).
+
+    An example's tau is lowered as soon as an image fools within it.
+    """
 
     def __init__(self, tau: PerExample, shrink: PerExample) -> None:
         self._tau, self._shrink = tau, shrink
@@ -94,7 +100,10 @@ class _Excess(Rows):
         """Mask of the examples whose tau the last call of `of` lowered."""
 
     def of(self, delta: Images, loss: PerExample) -> tuple[PerExample, Images]:
-        """The penalty of perturbations, and its gradient; lowers tau where penalty and hinge `loss` are zero."""
+        """The penalty of the perturbations `delta`, `(n,)`, and its gradient.
+
+        Lowers tau where penalty and hinge `loss` are zero, that is, where an image fools within tau.
+        """
         excess = (delta.abs() - column(self._tau)).clamp(min=0)
         penalty = excess.flatten(1).sum(1)
         self.changed = (loss <= 0) & (penalty <= 0)
@@ -105,10 +114,10 @@ class _Excess(Rows):
 @final
 @dataclass(frozen=True)
 class _Round(Rows):
-    """The state of the examples still in a round."""
+    """The state of the examples that the current round still optimises."""
 
     at: Int64[Tensor, " n"]
-    """Positions in the batch."""
+    """Positions of the examples in the batch."""
     clean: Images
     constant: PerExample
     adam: _Adam
@@ -135,13 +144,13 @@ class CarliniWagner(AbstractMinimumNormAttack):
     stream: ClassVar[str] = "CarliniWagner"
 
     norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take EAD")] = "l2"
-    """L2 or Linf."""
+    """Norm of the perturbation that is minimised: L2 or Linf."""
     steps: Annotated[int, at_least(1)] = 1000
-    """Most steps of a round, each one gradient (published: 10,000 for L2, 1,000 for Linf)."""
+    """Largest number of steps in a round, each one gradient (published: 10,000 for L2, 1,000 for Linf)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Rounds, each with another c."""
+    """Number of rounds; for L2 with another weight c of the hinge loss in each, for Linf see the class."""
     confidence: Annotated[float, not_negative()] = 0.0
-    """Smallest margin of the logits of an adversarial image (kappa)."""
+    """Smallest logit margin by which an adversarial image must be misclassified (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01
     """Learning rate of Adam, in the variable whose tanh is the image."""
     initial_const: Annotated[float, positive()] = 1e-3
@@ -150,14 +159,14 @@ class CarliniWagner(AbstractMinimumNormAttack):
     """End the round of an example whose objective fell by less than 0.01 % from one tenth of the round to the next."""
 
     def max_passes(self, classes: int) -> Passes:
-        """One gradient for the clean image, and one for every step of every round."""
+        """Per image at most: a forward and backward pass for the clean image, and for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds, on all examples."""
+        """Run all rounds; the candidates are the nearest images that fooled in any of them."""
         del streams
 
         def size(delta: Images) -> PerExample:
@@ -196,7 +205,14 @@ class CarliniWagner(AbstractMinimumNormAttack):
         penalty: _Squared | _Excess,
         advance: Advance,
     ) -> None:
-        """Minimise penalty + c * hinge for the examples `at`."""
+        """Run one round: minimise penalty + c * hinge by Adam, for the examples at positions `at`.
+
+        Args:
+            search: receives the iterates, and keeps those that fool and are the nearest.
+            start: the images to start from.
+            constant: the weight c of each example.
+            rate: the learning rate of each example.
+        """
         on = _Round(
             at, search.clean[at], constant, _Adam(start, search.model.bounds, rate), PlateauDetector(constant), penalty
         )

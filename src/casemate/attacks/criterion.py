@@ -14,10 +14,13 @@ from casemate.types import Flags, Labels, Logits, PerExample
 @final
 @dataclass(frozen=True)
 class Criterion(Rows):
-    """Misclassification, or with `targeted` classification as the target; `criterion[mask]` is for some examples."""
+    """What counts as fooled: misclassification, or with `targeted` classification as the target.
+
+    `criterion[mask]` is the criterion of some of the examples.
+    """
 
     classes: Labels
-    """The labels, or the targets."""
+    """The true labels, or with `targeted` the target classes."""
     targeted: bool = False
     never: bool = False
     """No example counts as fooled, so that an attack uses its whole budget, as `Transfer` needs on a substitute."""
@@ -30,6 +33,6 @@ class Criterion(Rows):
         return (hit if self.targeted else ~hit) & is_valid(logits)
 
     def objective(self, loss: Loss, logits: Logits) -> PerExample:
-        """What an attack maximises: the loss of the label, or minus the loss of the target."""
+        """What an attack maximises, `(n,)`: `loss` under the label, or if targeted minus `loss` under the target."""
         value = loss(logits, self.classes)
         return -value if self.targeted else value

@@ -33,7 +33,7 @@ plane without ever reaching it."""
 
 
 def _shortest_step(plane: Hyperplane, norm: Norm, longer: float) -> Images:
-    """The shortest step to the plane, ignoring the bounds, plus `longer`; zero where the normal is zero."""
+    """The shortest step to the plane, ignoring the bounds, lengthened by `longer`; zero where the normal is zero."""
     limits = torch.finfo(plane.offset.dtype)
     length = plane.length.clamp(min=limits.tiny)
     distance = (plane.offset.abs() / length).clamp(max=limits.max**0.5) + longer
@@ -50,9 +50,9 @@ class DeepFool(AbstractMinimumNormAttack):
     targetable: ClassVar[bool] = False
 
     norm: Annotated[Norm, one_of("l2", "linf", why="for l1 take FAB")] = "l2"
-    """L2 or Linf."""
+    """Norm of the perturbation that is minimised: L2 or Linf."""
     steps: Annotated[int, at_least(1)] = 50
-    """Most steps; three usually suffice far from the bounds, ten to forty near them."""
+    """Largest number of steps; three usually suffice far from the bounds, ten to forty near them."""
     overshoot: Annotated[float, not_negative()] = 0.02
     """The perturbation is the sum of all steps times 1 + overshoot (the paper's eta)."""
     candidates: Annotated[int, at_least(2)] = 10
@@ -60,13 +60,13 @@ class DeepFool(AbstractMinimumNormAttack):
     pass for each but the label."""
 
     def max_passes(self, classes: int) -> Passes:
-        """One pass for the clean image; per step two forward passes and one backward pass for each other class."""
+        """Per image at most: a forward pass for the clean image; per step two forward and `candidates` - 1 backward."""
         return Passes(1 + 2 * self.steps, self.steps * (min(self.candidates, classes) - 1))
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Steps until an iterate fools; where none does, the clean image is the candidate."""
+        """Step until an iterate fools, which is the candidate; where none does, the clean image is."""
         del streams
         with torch.no_grad():
             logits = model(clean)

@@ -28,10 +28,10 @@ from casemate.types import Images, PerExample
 @final
 @dataclass
 class _Round(Rows):
-    """The state of the examples still in a round; perturbations are shares of the range of the pixels."""
+    """The state of the examples that the current round still optimises; perturbations are shares of the range."""
 
     at: Int64[Tensor, " n"]
-    """Positions in the batch."""
+    """Positions of the examples in the batch."""
     clean: Images
     constant: PerExample
     delta: Images
@@ -58,9 +58,9 @@ class EAD(AbstractMinimumNormAttack):
     stream: ClassVar[str] = "EAD"
 
     norm: Annotated[Norm, one_of("l1", why="for l2 and linf take CarliniWagner")] = "l1"
-    """L1."""
+    """Norm of the perturbation that is minimised: L1 only."""
     rule: Annotated[Literal["l1", "en"], one_of("l1", "en")] = "l1"
-    """Distance that the image returned minimises: L1, or the elastic net beta * |delta|_1 + |delta|_2^2."""
+    """Distance by which the nearest image is chosen: `l1`, or `en`, the elastic net beta * |delta|_1 + |delta|_2^2."""
     beta: Annotated[float, not_negative()] = 1e-2
     """Weight of L1, and by how much each step shrinks the change of every pixel, as a share of the range of the pixels
     (the published code: 1e-3)."""
@@ -68,23 +68,23 @@ class EAD(AbstractMinimumNormAttack):
     """Steps of a round, each one gradient (the published code: 10,000; on a small network, 300 instead of 100 shorten
     distances by 1 %)."""
     binary_search_steps: Annotated[int, at_least(1)] = 9
-    """Rounds, each with another c."""
+    """Number of rounds of the search, with another weight c of the loss in each."""
     confidence: Annotated[float, not_negative()] = 0.0
-    """Smallest margin of the logits of an adversarial image (kappa)."""
+    """Smallest logit margin by which an adversarial image must be misclassified (kappa)."""
     learning_rate: Annotated[float, positive()] = 0.01
     """Step size of the first step; it falls to zero with the square root of the number of steps left."""
     initial_const: Annotated[float, positive()] = 1e-3
     """The first c, the weight of the hinge loss."""
 
     def max_passes(self, classes: int) -> Passes:
-        """One gradient for the clean image, and one for every step of every round."""
+        """Per image at most: a forward and backward pass for the clean image, and for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds, on all examples."""
+        """Run all rounds; the candidates are the nearest images that fooled in any of them."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=self._size, confidence=self.confidence)
         return search.run_rounds(
@@ -96,7 +96,7 @@ class EAD(AbstractMinimumNormAttack):
         return length if self.rule == "l1" else self.beta * length + delta.square().flatten(1).sum(1)
 
     def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
-        """FISTA from the clean images, for the examples `at`."""
+        """Run one round, FISTA from the clean images, for the examples at positions `at`; `constant` holds their c."""
         width, (low, high) = search.width, search.model.bounds
         clean = search.clean[at]
         on = _Round(at, clean, constant, delta=torch.zeros_like(clean), ahead=torch.zeros_like(clean))

@@ -44,15 +44,16 @@ from casemate.types import Flags, Images, Logits, PerExample
 
 _RESTART_EPS: dict[Norm, float] = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 _CACHED = 50_000
-"""Pixels that the tensor operations process at a time: about ten arrays of that size fit into a cache of 2 MB."""
+"""Number of pixels that the tensor operations process at a time: about ten arrays of that size fit into a cache of 2
+MB."""
 _LEAST = 1e-8
-"""Shorter steps count as this long in alpha, against division by zero (the original code's)."""
+"""Shorter steps count as this long when alpha is computed, against division by zero (the original code's value)."""
 
 
 def next_iterates(
     images: Images, clean: Images, plane: Hyperplane, norm: Norm, bounds: Bounds, *, eta: float, alpha_max: float
 ) -> Images:
-    """The iterates after `images`, within the bounds; undefined where the plane is not `finite`.
+    """One step of FAB: the iterates after `images`, within the bounds; undefined where the plane is not `finite`.
 
     Args:
         plane: the nearest linearised boundary at each iterate.
@@ -140,7 +141,10 @@ def _loop(images, clean, normal, offset, found, settings):
 @compiled.reordering_loop
 @no_type_check
 def _nearest(image, normal, largest, rise, low, high, squared, room, size, move):
-    """`nearest_point` for Linf and, `squared`, for L2, by the same iteration; `room` and `size` are overwritten."""
+    """`nearest_point` of one image, written to `move`: for Linf or, with `squared`, L2, by the iteration used there.
+
+    `largest` is the largest absolute value in `normal`; `room` and `size` are overwritten.
+    """
     pixels, kind = len(image), image.dtype.type
     tiny, most, rounding = np.finfo(image.dtype).tiny, np.finfo(image.dtype).max, np.finfo(image.dtype).eps
     need, total = min(abs(rise) / largest, most), 0.0
@@ -182,12 +186,12 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractFAB(AbstractMinimumNormAttack):
-    """FAB and FAB-T: everything but the choice of the target classes."""
+    """Base of `FAB` and `TargetedFAB`, which differ only in the target classes that their runs step towards."""
 
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the perturbation that is minimised: Linf, L2 or L1."""
     steps: Annotated[int, at_least(1)] = 100
-    """Steps of each run."""
+    """Number of steps of each run."""
     restarts: Annotated[int, at_least(1)] = 1
     """Runs per target class or set of them: the first from the clean image, the others from random points near it."""
     alpha_max: Annotated[float, between(0, 1, "a share")] = 0.1
@@ -205,15 +209,18 @@ class AbstractFAB(AbstractMinimumNormAttack):
 
     @abstractmethod
     def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """For each run the target classes of its steps (see `nearest_boundary`); `logits` are of the clean images."""
+        """One entry per run: the target classes whose boundaries its steps consider, `(n, target_classes)`.
+
+        None stands for the most likely other class at each iterate. `logits` are of the clean images.
+        """
 
     @abstractmethod
     def max_boundaries(self, classes: int) -> tuple[int, int]:
-        """The largest number of runs per restart, and of target classes in each, for a model with `classes` classes."""
+        """The largest number of runs per restart, and of target classes in each run, for that number of classes."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """One pass for the clean image; per step two forward passes and one backward pass for each target class."""
+        """Per image at most: a forward pass for the clean image; per step two, and one backward per target class."""
         runs, target_classes = self.max_boundaries(classes)
         steps = runs * self.restarts * self.steps
         return Passes(1 + 2 * steps, target_classes * steps)
@@ -222,7 +229,10 @@ class AbstractFAB(AbstractMinimumNormAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Every choice of target classes from every start, on the examples not within `stop_at_distance` yet."""
+        """Make every run from every start, on the examples without an image that fools within `stop_at_distance` yet.
+
+        The candidates are the nearest images that fooled in any run.
+        """
         with torch.no_grad():
             logits = model(clean)
         fooled, finite = criterion.is_adversarial(logits), is_valid(logits)
@@ -256,13 +266,16 @@ class AbstractFAB(AbstractMinimumNormAttack):
         return RunResult(found.images, usable, found.has_gradient, found.passes)
 
     def _is_far(self, distance: PerExample) -> Flags:
-        """Mask of the examples whose nearest adversarial image so far is farther than `stop_at_distance`."""
+        """Mask of the examples whose nearest adversarial image so far is beyond `stop_at_distance` (None: all)."""
         return distance > (-math.inf if self.stop_at_distance is None else self.stop_at_distance)
 
     def _random_start(
         self, clean: Images, distance: PerExample, streams: Streams, purpose: tuple[int | str, ...], bounds: Bounds
     ) -> Images:
-        """Random points at half of `restart_eps`, or half of `distance` if that is less, clipped to the bounds."""
+        """A random point per image, as far from it as half of `restart_eps`, or half of `distance` if that is less.
+
+        Points are clipped to the bounds; `purpose` keys the random numbers.
+        """
         shape = tuple(clean.shape[1:])
         linf = self.norm == "linf"
         direction = 2 * streams.uniform(shape, *purpose) - 1 if linf else streams.normal(shape, *purpose)
@@ -280,7 +293,10 @@ class AbstractFAB(AbstractMinimumNormAttack):
         active: Tensor,
         found: _Found,
     ) -> Iterator[int]:
-        """One run from `images` for the examples at positions `active`; fills `found`, yields the examples per step."""
+        """One run from `images` for the examples at positions `active`, updating `found`.
+
+        Yields, after every step, the number of examples that made it.
+        """
         for _ in range(self.steps):
             if not len(active):
                 break
@@ -322,7 +338,11 @@ class FAB(AbstractFAB):
     stream: ClassVar[str] = "FAB"
 
     def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """One run with all other classes."""
+        """A single run, whose target classes are all but the label, `(n, classes - 1)`.
+
+        For a targeted attack the entry is None: each step goes to the boundary between the target and the class other
+        than it that is most likely at the iterate.
+        """
         if criterion.targeted:
             return [None]
         classes = logits.shape[1]
@@ -330,7 +350,7 @@ class FAB(AbstractFAB):
         return [(criterion.classes.unsqueeze(1) + offsets) % classes]
 
     def max_boundaries(self, classes: int) -> tuple[int, int]:
-        """One run with all other classes."""
+        """One run, with every class but the label as a target class."""
         return 1, classes - 1
 
 
@@ -350,9 +370,9 @@ class TargetedFAB(AbstractFAB):
     """Number of wrong classes to try, one after the other, the most likely first; at most all there are."""
 
     def target_classes(self, logits: Logits, criterion: Criterion) -> list[TargetClasses | None]:
-        """One run for each wrong class."""
+        """One run for each of the most likely wrong classes at the clean images, `(n, 1)` each, most likely first."""
         return list(likeliest_classes(logits, criterion.classes, self.classes).split(1, dim=1))
 
     def max_boundaries(self, classes: int) -> tuple[int, int]:
-        """One run for each wrong class."""
+        """One run for each wrong class to try, with that class alone."""
         return min(self.classes, classes - 1), 1

@@ -1,4 +1,4 @@
-"""The one loop of projected gradient ascent: ball, step, loss and start. FGSM, BIM, PGD and MI-FGSM are its presets."""
+"""Projected gradient ascent, the loop that FGSM, BIM, PGD and MI-FGSM share: they only choose its settings."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -27,28 +27,29 @@ AnyKeep = Annotated[Keep, one_of("first_success", "last")]
 """`first_success`: stop at an example's first fooling iterate. `last`: make all steps and take the last iterate."""
 
 Visit = Callable[[int, Images, Logits, Flags], None]
-"""Called at each iterate with its number (0: the start), all images, their logits, and `AscentResult.finite` so far."""
+"""A function called at each iterate with its number (0: the start), all images, their logits, and `AscentResult.finite`
+so far."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """The settings of the gradient loop."""
+    """The settings of `gradient_ascent`, the loop of projected gradient ascent that all gradient attacks run."""
 
     ball: Ball
     """The set that every iterate is projected onto."""
     steps: Annotated[int, at_least(1)]
-    """Gradient steps."""
+    """Gradient steps of each run."""
     step_size: Annotated[float, not_negative()]
     """Length of each step, in the ball's norm."""
     loss: AnyLoss
-    """Loss to maximise."""
+    """Loss to maximise, by name (see `casemate.losses`)."""
     random_start: bool = False
     """Start from a random point of the ball instead of the clean image."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the examples not yet fooled."""
+    """Number of runs from different random starts; later ones are only for examples not yet fooled."""
     decay: Annotated[float, not_negative()] | None = None
-    """Momentum: the decay of the accumulated gradient (MI-FGSM); None for none."""
+    """Momentum: the decay of the accumulated gradient (MI-FGSM); None for no momentum."""
     keep: AnyKeep = "first_success"
     eot_samples: Annotated[int, at_least(1)] = 1
     """Passes whose gradients are averaged at every step, for a model with random outputs (see `EOT`)."""
@@ -62,10 +63,10 @@ class Loop:
 @final
 @dataclass
 class AscentResult:
-    """The result of a run of the loop, one entry per example."""
+    """The result of a run of `gradient_ascent`, one entry per example."""
 
     images: Images
-    """The first fooling iterate, or the last one."""
+    """The first iterate that fools (with `keep="first_success"`), or else the last one."""
     fooled: Flags
     """Fooled at an iterate whose logits were computed, which excludes the last one of a complete run."""
     has_gradient: Flags
@@ -78,9 +79,9 @@ class AscentResult:
 def input_gradient(
     model: Classifier, images: Images, criterion: Criterion, loss: LossName, eot_samples: int = 1
 ) -> tuple[Logits, Images]:
-    """The logits, and the gradient of the criterion's objective with respect to the images.
+    """The logits, and the gradient of the criterion's objective with `loss` with respect to the images.
 
-    The loss is summed over the batch, so each example's gradient is its own, whatever the batch size. With several
+    The objective is summed over the batch, so an example's gradient does not depend on the batch size. With several
     `eot_samples` both are means over as many passes (Athalye et al. 2018, section 4.2). A model that cannot be
     differentiated has a gradient of zero.
     """
@@ -99,7 +100,7 @@ def value_and_grad(
     eot_samples: int = 1,
     differentiate: bool = True,
 ) -> tuple[Logits, PerExample, Images]:
-    """Logits, a loss of them, and its gradient with respect to the images (zero unless `differentiate`).
+    """Logits, a loss of them, `(n,)`, and its gradient with respect to the images (zero unless `differentiate`).
 
     Args:
         loss: called for the images that pass through the network together, with their range in the batch and their
@@ -152,7 +153,7 @@ def gradient_ascent(
     visit: Visit | None = None,
     advance: Advance = no_progress,
 ) -> AscentResult:
-    """One run of the loop from one start.
+    """One run of projected gradient ascent with the settings `loop`, from one start.
 
     Args:
         model: in evaluation mode, with frozen weights.
@@ -223,7 +224,7 @@ def gradient_ascent_restarts(
     first: tuple[Logits, Images] | None = None,
     advance: Advance = no_progress,
 ) -> AscentResult:
-    """All restarts of the loop; per example, keep the first run that fools, or else the one with the highest loss.
+    """All restarts of `gradient_ascent`; keep each example's first run that fools, or else the one of highest loss.
 
     `start` and `first` are for the first run (see `gradient_ascent`). Not done by `Restarts`, which has neither, keys
     random starts differently and compares runs by the cross-entropy, not by the loop's loss.
@@ -257,7 +258,7 @@ def gradient_ascent_restarts(
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractGradientAttack(AbstractAttack):
-    """An attack that is a preset of the gradient loop."""
+    """Base of FGSM, BIM, PGD, MI-FGSM and EOT, which only choose the settings (`loop`) of one gradient ascent."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -265,16 +266,19 @@ class AbstractGradientAttack(AbstractAttack):
 
     @abstractmethod
     def loop(self) -> Loop:
-        """The settings of the loop that this attack runs."""
+        """The settings of the gradient ascent that this attack runs."""
 
     @final
     def ball(self) -> Ball:
-        """The ball of the loop."""
+        """The ball that the iterates are projected onto, from `loop`."""
         return self.loop().ball
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Every step of every restart, and two forward passes to compare a restart with the best run before it."""
+        """Per image at most: a forward and backward pass for every step of every restart.
+
+        Two forward passes compare each restart with the best run before it.
+        """
         del classes
         loop = self.loop()
         gradients = loop.restarts * loop.steps * loop.eot_samples
@@ -284,7 +288,7 @@ class AbstractGradientAttack(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Run the loop with all its restarts."""
+        """Run the gradient ascent with all its restarts."""
         best = gradient_ascent_restarts(model, clean, criterion, self.loop(), streams, advance=advance)
         return RunResult(best.images, best.finite, best.has_gradient, best.passes)
 
@@ -302,10 +306,10 @@ class EOT(AbstractGradientAttack):
     attack: AbstractGradientAttack
     """The attack whose gradients are averaged."""
     eot_samples: Annotated[int, at_least(1)] = 20
-    """Passes per gradient."""
+    """Passes whose gradients are averaged at every step."""
 
     def loop(self) -> Loop:
-        """The inner attack's loop with averaged gradients. Raises `SettingError` for an EOT of an EOT."""
+        """The settings of the inner attack, with averaged gradients. Raises `SettingError` for an EOT of an EOT."""
         if isinstance(self.attack, EOT):
             raise SettingError("EOT of EOT; expected one EOT, with all eot_samples in it")
         return replace(self.attack.loop(), eot_samples=self.eot_samples)

@@ -31,16 +31,17 @@ from casemate.types import Flags, Images, PerExample
 Positions = Int64[Tensor, " m"]
 
 _BLOCK = 16
-"""Probes per image that are drawn and classified together."""
+"""Number of random probes per image that are drawn and classified together."""
 
 _ROWS = 512
-"""Most images per forward pass, to limit memory: a batch has many probes per image."""
+"""Largest number of images per forward pass, to limit memory: a batch has many probes per image."""
 
 _SHRINKS = 20
 """Halvings of the step along the normal before the step is abandoned; each is a query."""
 
 _BLENDS = 10
-"""Bisection steps between noise and clean image for the start, to a thousandth of the distance as in the original."""
+"""Bisection steps from the start, a noise image, towards the clean image: to a thousandth of the distance, as in the
+original."""
 
 _BEYOND = 1e-4
 """How far beyond the boundary returned images lie, as a share of the perturbation: on the boundary, rounding alone
@@ -55,21 +56,22 @@ class HopSkipJump(AbstractMinimumNormAttack):
     stream: ClassVar[str] = "HopSkipJump"
 
     norm: Annotated[Norm, one_of("l2", "linf")] = "l2"
-    """L2 or Linf; the paper defines no other."""
+    """Norm of the perturbation that is minimised: L2 or Linf; the paper defines no other."""
     n_queries: Annotated[int, at_least(100, "finding a start alone takes as many")] = 10_000
-    """Most forward passes per image. The paper shows 1,000 to 25,000; its 50 steps take about 25,000. A step for which
-    too few queries are left is not started."""
+    """Largest number of forward passes (queries) per image. The paper shows 1,000 to 25,000; its 50 steps take about
+    25,000. A step for which too few queries are left is not started."""
     steps: Annotated[int, at_least(1)] = 50
-    """Most steps."""
+    """Largest number of steps, each of which finds the boundary, estimates its normal and moves along it."""
     evaluations: Annotated[int, at_least(1)] = 100
-    """Probes of the first step; step t takes sqrt(t) times as many (the paper's B_0)."""
+    """Random probes from which the first step estimates the boundary's normal; step t takes sqrt(t) times as many (the
+    paper's B_0)."""
     max_evaluations: Annotated[int, at_least(1)] = 10_000
-    """Most probes of a step."""
+    """Largest number of probes in a step."""
     starts: Annotated[int, at_least(1)] = 100
-    """Most random images tried as a start."""
+    """Largest number of random images tried as a start, until one fools."""
 
     def max_passes(self, classes: int) -> Passes:
-        """`n_queries` forward passes."""
+        """Per image at most: `n_queries` forward passes."""
         del classes
         return Passes(forward=self.n_queries)
 
@@ -77,7 +79,10 @@ class HopSkipJump(AbstractMinimumNormAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Find a start for each image, then step; `finite` is False where no image fooled and some logits were not."""
+        """Find a start for each image, then step along the boundary; the candidates are the nearest images that fooled.
+
+        `finite` is False where no image fooled and some logits were not finite.
+        """
         oracle = _Oracle(model, criterion, len(clean))
         pixels = clean[0].numel()
         # the paper's precisions are d^-1.5 and d^-2 for d pixels; float32 resolves 2^-22, and even for a few pixels the
@@ -140,10 +145,11 @@ class _Oracle:
 
 
 def _start(oracle: _Oracle, clean: Images, who: Positions, streams: Streams, tries: int) -> tuple[Images, Flags]:
-    """For the examples `who` the first noise image that fools, and for all whether one was found.
+    """A noise image that fools for each example at the positions `who`, and whether one was found within `tries`.
 
-    The noise is constant over squares of 1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also with
-    values at the bounds only, which reaches classes that uniform noise does not.
+    Both are for the whole batch: clean images and False for all other examples. The noise is constant over squares of
+    1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also with values at the bounds only, which reaches
+    classes that uniform noise does not.
     """
     channels, height, width = clean.shape[1:]
     low, high = oracle.model.bounds
@@ -171,7 +177,10 @@ def _start(oracle: _Oracle, clean: Images, who: Positions, streams: Streams, tri
 
 
 def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Positions, norm: Norm, bisections: int) -> Images:
-    """Bisection between `images`, which fool, and the clean ones: along the line, or for Linf by clipping to boxes."""
+    """Move `images`, which fool, to the boundary, where they still fool, by bisection between them and the clean ones.
+
+    For L2 it is along the line between them, for Linf by clipping to boxes round the clean images.
+    """
     largest = column(norm_of(images - clean, norm))
     far, low, high = images, torch.zeros_like(largest), torch.ones_like(largest)
     for _ in range(bisections):
@@ -189,12 +198,14 @@ def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Positions,
 def _normal(
     oracle: _Oracle, images: Images, who: Positions, radius: PerExample, streams: Streams, step: int, probes: int
 ) -> Images:
-    """Estimate the normal of the boundary, of length 1, at images that lie on it.
+    """Estimate the normal of the boundary, of length 1 and towards the images that fool, at images that lie on it.
 
     Args:
         who: positions of their examples in the batch.
         radius: distance of the probes from the image, per example.
         streams: of the examples `who`.
+        step: number of the step, which keys the random probes.
+        probes: number of probes per image.
     """
     low, high = oracle.model.bounds
     shape = tuple(images.shape[1:])
@@ -218,7 +229,10 @@ def _normal(
 
 
 def _walk(oracle: _Oracle, images: Images, who: Positions, normal: Images, length: PerExample) -> Images:
-    """Move along the normal by `length`, halved until the image fools; an image that never does stays where it is."""
+    """Move images along the normal by `length`, halved until they fool; an image that never does is not moved.
+
+    `who` are the positions of their examples in the batch.
+    """
     low, high = oracle.model.bounds
     moved, left = images.clone(), torch.arange(len(who), device=images.device)
     for _ in range(_SHRINKS):

@@ -28,7 +28,7 @@ from casemate.settings import at_least, one_of, positive
 from casemate.types import Flags, Images, Logits, PerExample
 
 _MEMORY = 8
-"""Steps in the history of an example; scipy's default is 10, textbooks say 3 to 20."""
+"""Number of past steps that L-BFGS keeps per example; scipy's default is 10, textbooks say 3 to 20."""
 
 _ARMIJO = 1e-4
 """A step is accepted if it decreases the objective by this share of the linear prediction (Nocedal and Wright 2006,
@@ -38,7 +38,8 @@ _CURVED = 1e-6
 """A step enters the history if the cosine between it and the change of the gradient is larger than this."""
 
 _SETTLED = 1e-6
-"""An example has converged when a step lowers its objective by less than this share, or would be shorter than this."""
+"""An example has converged when a step lowers its objective by less than this share, or when the next one would move no
+pixel by as much as this share of the range of the pixels."""
 
 _Flat = Float[Tensor, "n pixels"]
 
@@ -48,7 +49,8 @@ def _dot(first: _Flat, second: _Flat) -> PerExample:
 
 
 def improbability(criterion: Criterion, logits: Logits) -> PerExample:
-    """Cross-entropy of the target; untargeted, of the likeliest wrong class in a softmax with the label alone, `(n,)`.
+    """The loss to minimise, `(n,)`: the cross-entropy of the target, or, untargeted, of the likeliest wrong class in a
+    softmax over that class and the label alone.
 
     The former is the paper's loss; the paper has no untargeted one. The loss of the label has no maximum, and its
     gradient vanishes where the network is confident. The loss used here falls to zero, and its gradient does not vanish
@@ -63,7 +65,7 @@ def improbability(criterion: Criterion, logits: Logits) -> PerExample:
 
 @final
 class _Minimizer(Rows):
-    """Projected L-BFGS for a batch, one row of every tensor per example; perturbations are flat.
+    """Projected L-BFGS for a batch; every tensor has one row per example, and perturbations are flattened.
 
     Pixels at a bound that a step would cross are held fixed (Bertsekas 1982); for the others the two-loop recursion
     (Nocedal and Wright 2006, algorithm 7.4) gives the direction, and steps are shortened until they are accepted.
@@ -76,15 +78,18 @@ class _Minimizer(Rows):
         self._gradient = torch.zeros_like(low)
         self._value, self._length = torch.full_like(rows, float("inf")), torch.ones_like(rows)
         self._steps = low.new_zeros(len(low), _MEMORY, low.shape[1])
-        """The steps of the history."""
+        """The last `_MEMORY` steps of each example, `(n, _MEMORY, pixels)`."""
         self._changes = torch.zeros_like(self._steps)
-        """The change of the gradient in each of them."""
+        """The change of the gradient in each of these steps."""
         self._count = torch.zeros_like(rows, dtype=torch.int64)
         self.settled = torch.zeros_like(rows, dtype=torch.bool)
-        """Converged."""
+        """Converged, so that no further step is useful."""
 
     def arrive(self, value: PerExample, gradient: _Flat) -> Flags:
-        """Process value and gradient at `trial`, and choose the next trial. Returns where the trial was accepted."""
+        """Process the objective's value and gradient at `trial`, and choose the next trial.
+
+        Returns which examples' trials were accepted; the others' steps are shortened.
+        """
         first = self._value.isinf()
         step = self.trial - self._here
         promised = _dot(self._gradient, step)
@@ -104,7 +109,10 @@ class _Minimizer(Rows):
         return taken
 
     def _remember(self, where: Flags, step: _Flat, change: _Flat) -> None:
-        """Store a step and its change of the gradient in place of the oldest, if the curvature is positive."""
+        """Replace the oldest step and change of the gradient in the history by these, in the rows that `where` marks.
+
+        Rows whose curvature along the step is not positive are left unchanged.
+        """
         where = where & (_dot(step, change) > _CURVED * step.norm(dim=1) * change.norm(dim=1))
         rows = where.nonzero().squeeze(1)
         place = self._count[rows] % _MEMORY
@@ -112,7 +120,10 @@ class _Minimizer(Rows):
         self._count[rows] += 1
 
     def _downhill(self) -> _Flat:
-        """The direction of the next step; zero in the pixels that are held fixed."""
+        """The L-BFGS direction of the next step, or minus half the gradient if that one does not descend.
+
+        It is zero in the pixels that are held fixed.
+        """
         held = ((self._here <= self._low) & (self._gradient > 0)) | ((self._here >= self._high) & (self._gradient < 0))
         gradient = self._gradient.masked_fill(held, 0)
         everyone = torch.arange(len(gradient), device=gradient.device)
@@ -140,10 +151,10 @@ class _Minimizer(Rows):
 @final
 @dataclass
 class _Round(Rows):
-    """The state of the examples still in a round."""
+    """The state of the examples that the current round still optimises."""
 
     at: Int64[Tensor, " n"]
-    """Positions in the batch."""
+    """Positions of the examples in the batch."""
     clean: Images
     constant: PerExample
     fools: Flags
@@ -164,23 +175,23 @@ class LBFGS(AbstractMinimumNormAttack):
     stream: ClassVar[str] = "LBFGS"
 
     norm: Annotated[Norm, one_of("l2", why="for linf take CarliniWagner, for l1 EAD")] = "l2"
-    """L2."""
+    """Norm of the perturbation that is minimised: L2 only."""
     steps: Annotated[int, at_least(1)] = 30
-    """Most gradients of a round, those of the clean image and of rejected steps included."""
+    """Largest number of gradients in a round, those at the clean image and of rejected steps included."""
     binary_search_steps: Annotated[int, at_least(1)] = 15
-    """Rounds, each with another c."""
+    """Number of rounds of the search, with another weight c of the loss in each."""
     initial_const: Annotated[float, positive()] = 1e-3
     """The first c, the weight of the loss."""
 
     def max_passes(self, classes: int) -> Passes:
-        """One gradient for the clean image, and one for every step of every round."""
+        """Per image at most: a forward and backward pass for the clean image, and for every step of every round."""
         del classes
         return Passes(1 + self.binary_search_steps * self.steps, 1 + self.binary_search_steps * self.steps)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All rounds, on all examples."""
+        """Run all rounds; the candidates are the nearest images that fooled in any of them."""
         del streams
         search = MinimumNormSearch(model, clean, criterion, size=lambda delta: norm_of(delta, "l2"), loss=improbability)
         return search.run_rounds(
@@ -188,7 +199,10 @@ class LBFGS(AbstractMinimumNormAttack):
         )
 
     def _round(self, search: MinimumNormSearch, at: Tensor, constant: PerExample, advance: Advance) -> None:
-        """Minimise |delta|^2 + c * loss from the clean images; sets `reached` where the last accepted iterate fools."""
+        """Run one round: minimise |delta|^2 + c * loss from the clean images, for the examples at positions `at`.
+
+        `search.reached` is set where the last accepted iterate fools; `constant` are the weights c.
+        """
         width, (low, high) = search.width, search.model.bounds
         clean = search.clean[at]
         flat = clean.flatten(1)

@@ -26,22 +26,23 @@ from casemate.types import Images
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractNoise(AbstractAttack):
-    """Tries random points of the ball until one fools; keeps the one with the largest margin of error if none does."""
+    """Tries random points of the ball until one fools; if none does, keeps the one with the largest logit margin."""
 
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball: Linf, L2 or L1."""
     num_samples: Annotated[int, at_least(1)] = 1000
-    """Most points tried per image, each one query (Carlini et al. 2019 recommend many, since noise is cheap)."""
+    """Largest number of points tried per image, each one query (Carlini et al. 2019 recommend many, since noise is
+    cheap)."""
 
     @abstractmethod
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """One random point for each image, within ball and bounds; `number` counts the draws."""
+        """One random point for each image, within ball and bounds; `number` is the number of the draw, and keys it."""
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """A forward pass for the clean image, and one for each draw."""
+        """Per image at most: a forward pass for the clean image, and one for each draw."""
         del classes
         return Passes(forward=1 + self.num_samples)
 
@@ -50,7 +51,7 @@ class AbstractNoise(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Draw for the examples not yet fooled; a draw whose logits are not finite is not kept."""
+        """Draw points for the examples not yet fooled; a point whose logits are not finite is not kept."""
         logits = model(clean)
         passes = Passes(forward=len(clean))
         best = BestCandidates(clean, criterion, logits)
@@ -79,7 +80,7 @@ class UniformNoise(AbstractNoise):
     stream: ClassVar[str] = "UniformNoise"
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A uniform point of the ball."""
+        """A point drawn uniformly from the ball round each image, clipped to the bounds."""
         return self.ball().sample(clean, bounds, streams, "noise", number)
 
 
@@ -96,9 +97,9 @@ class CornerNoise(AbstractNoise):
     stream: ClassVar[str] = "CornerNoise"
 
     norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others use UniformNoise")] = "linf"
-    """Linf."""
+    """Norm of the ball: Linf only."""
 
     def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """A uniform corner of the ball."""
+        """A corner of the ball round each image, all corners being equally likely, clipped to the bounds."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
         return torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)

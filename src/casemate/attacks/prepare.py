@@ -16,11 +16,12 @@ from casemate.types import Images
 
 _GROUP_BYTES, _MOST_BYTES = 1 << 25, 1 << 28
 _FULL = 256
-"""Images of a group that keep the passes full; used for large images too if `_MOST_BYTES` hold them."""
+"""Number of images in a group that keeps the passes through the network full. Groups of large images have as many, if
+their tensors fit into `_MOST_BYTES`."""
 _COPIES = 16
 """Tensors of the size of the batch that an attack holds at most: iterates, gradients, the best images so far."""
 COMPARED_IMAGES = 32
-"""Images on which the logits of the frozen copy are compared with the model's."""
+"""Number of images on which the logits of the frozen copy are compared with the model's."""
 _WORTH_COPYING = 1000
 """From this many passes of one image on, a copy saves more time than making it takes (a quarter of a second, once, to
 load the compiled loops)."""
@@ -38,10 +39,10 @@ def group_size(image_shape: tuple[int, ...]) -> int:
 
 
 def prepare_images(images: Tensor, model: Classifier) -> Images:
-    """Checked images as attacks take them: on the model's device, channels-last, clamped to the bounds.
+    """Images, which `check_images` has accepted, as attacks take them: on the model's device, channels-last.
 
-    They are float32, since half precision would round perturbations away; float64 images stay float64 if the model's
-    weights are float64 too, or it has none.
+    They are clamped to the bounds, and float32, since half precision would round perturbations away; float64 images
+    stay float64 if the model's weights are float64 too, or it has none.
     """
     double = images.dtype == torch.float64 and model.dtype in (None, torch.float64)
     numbers = images.detach().to(model.device, torch.float64 if double else torch.float32)
@@ -69,7 +70,7 @@ def prepare_for_attack(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Frozen]:
-    """Yield the frozen model: the model and the optimised copy to attack. Inside, the model is in evaluation mode.
+    """Context that yields the model and the optimised copy to attack; inside, the model is in evaluation mode, frozen.
 
     Args:
         images: images to be attacked; the copy's logits are compared with the model's on the first of them.

@@ -1,4 +1,4 @@
-"""FGSM, BIM, PGD and MI-FGSM: presets of the gradient loop."""
+"""FGSM, BIM, PGD and MI-FGSM: each chooses the settings of the gradient ascent in `casemate.attacks.gradient`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
@@ -19,14 +19,14 @@ class FGSM(AbstractGradientAttack):
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
-    """Linf (the sign, as published), L2 or L1."""
+    """Norm of the ball and of the step: Linf (the sign, as published), L2 or L1."""
     loss: AnyLoss = "ce"
     """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """`first_success` leaves images alone that are misclassified already; `last` moves them too, as other tools do."""
+    """`first_success` does not change images that are misclassified already; `last` does, as other tools do."""
 
     def loop(self) -> Loop:
-        """One step of length eps."""
+        """The settings of the gradient ascent: one step of length eps."""
         ball = Ball(eps=self.eps, norm=self.norm)
         return Loop(ball=ball, steps=1, step_size=ball.eps, loss=self.loss, keep=self.keep)
 
@@ -41,20 +41,23 @@ class BIM(AbstractGradientAttack):
     eps: Eps
     """Radius of the ball, in pixel units; with clip `range` it only determines the default step size."""
     steps: Annotated[int, at_least(1)] = 10
-    """Iterations."""
+    """Number of gradient steps."""
     step_size: Eps | None = None
     """Length of each step; a quarter of eps if None."""
     clip: Annotated[Literal["ball", "range"], one_of("ball", "range")] = "ball"
     """`ball`: stay within eps of the image. `range`: only within the bounds; the radius is then steps * step_size."""
     norm: AnyNorm = "linf"
-    """Linf (as published), L2 or L1."""
+    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
     loss: AnyLoss = "ce"
     """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the last one."""
+    """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 
     def loop(self) -> Loop:
-        """The loop; with clip `range` the radius is what the steps can reach: min(1, steps * step_size) for Linf."""
+        """The settings of the gradient ascent, from the clean image.
+
+        With clip `range` the radius is what the steps can reach: min(1, steps * step_size) for Linf, else the product.
+        """
         step = self.eps / 4 if self.step_size is None else self.step_size
         reach = self.steps * step
         radius = self.eps if self.clip == "ball" else (min(1.0, reach) if self.norm == "linf" else reach)
@@ -76,18 +79,18 @@ class PGD(AbstractGradientAttack):
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     random_start: bool = True
     """Start from a random point of the ball instead of the clean image."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball and of the steps: Linf, L2 or L1."""
     loss: AnyLoss = "ce"
     """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the last one."""
+    """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 
     def loop(self) -> Loop:
-        """The loop from random starts."""
+        """The settings of the gradient ascent, from random starts unless `random_start` is False."""
         ball = Ball(eps=self.eps, norm=self.norm)
         step = 2.5 * ball.eps / max(self.steps, 1) if self.step_size is None else self.step_size
         return Loop(
@@ -111,24 +114,24 @@ class MIFGSM(AbstractGradientAttack):
     eps: Eps
     """Radius of the ball, in pixel units."""
     steps: Annotated[int, at_least(1)] = 10
-    """Iterations."""
+    """Number of gradient steps."""
     step_size: Eps | None = None
     """Length of each step; eps / steps if None, as published."""
     decay: Annotated[float, not_negative()] = 1.0
-    """Decay of the accumulated gradient."""
+    """Factor on the accumulated gradient at every step, before the new gradient is added (the paper's mu)."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball and of the steps: Linf, L2 or L1."""
     loss: AnyLoss = "ce"
     """Loss to maximise."""
     keep: AnyKeep = "first_success"
-    """Keep the first iterate that fools, or the last one."""
+    """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 
     def loop(self) -> Loop:
-        """The loop with momentum."""
+        """The settings of the gradient ascent, with momentum."""
         ball = Ball(eps=self.eps, norm=self.norm)
         step = ball.eps / max(self.steps, 1) if self.step_size is None else self.step_size
         return Loop(ball=ball, steps=self.steps, step_size=step, loss=self.loss, decay=self.decay, keep=self.keep)
 
 
 PRESETS: dict[str, type[AbstractGradientAttack]] = {"fgsm": FGSM, "bim": BIM, "pgd": PGD, "mifgsm": MIFGSM}
-"""The presets by name, as the specifications of experiments write them."""
+"""The gradient attacks' classes by name, as the specifications of experiments write them."""

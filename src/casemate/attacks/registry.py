@@ -84,7 +84,7 @@ def is_wrapper(kind: type[AbstractAttack]) -> bool:
 
 
 def kebab_case(name: str) -> str:
-    """`TargetedAPGD` as "targeted-apgd"."""
+    """A class name as a name on the command line: "targeted-apgd" for `TargetedAPGD`."""
     return _WORDS.sub("-", name).replace("_", "-").lower()
 
 

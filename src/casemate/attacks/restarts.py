@@ -1,6 +1,6 @@
 """Restarts of any attack with random draws: several runs with different draws, and the best result of them.
 
-Attacks with a field `restarts` (PGD, APGD, FAB, Square) need fewer passes for it; this wrapper is for all others.
+Attacks with a field `restarts` (PGD, APGD, FAB, Square) do this with fewer passes; this wrapper is for all others.
 """
 
 import math
@@ -27,11 +27,12 @@ from casemate.types import Flags, Images
 @final
 @dataclass(frozen=True, kw_only=True)
 class Restarts(AbstractAttack):
-    """Another attack, run several times: on the images not yet fooled, or, for a minimum-norm attack, on all.
+    """Runs another attack several times: on the images not yet fooled, or, for a minimum-norm attack, on all.
 
     Per image the best result is kept. For an attack within a ball this is the first that fools, or else the one with
-    the highest cross-entropy (lowest for a target); for a minimum-norm attack the nearest that fools. A result with
-    numbers that are not finite is worse than any other. The draws of the first run are those of the attack alone.
+    the highest cross-entropy under the label (targeted: the lowest under the target); for a minimum-norm attack the
+    nearest that fools. A result with numbers that are not finite is worse than any other. The first run draws the
+    random numbers that the attack alone would draw.
     """
 
     attack: AbstractAttack
@@ -51,14 +52,14 @@ class Restarts(AbstractAttack):
                 )
 
     def max_passes(self, classes: int) -> Passes | None:
-        """The passes of all runs, and one to verify each."""
+        """Per image at most: the passes of all runs, and a forward pass to verify each."""
         most = self.attack.max_passes(classes)
         return most and Passes(self.restarts * (most.forward + 1), self.restarts * most.backward)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """All runs; each is verified before it is compared with the best one so far."""
+        """Make all runs; the candidates of each are verified and then compared with the best ones so far."""
         nearest = isinstance(innermost(self.attack), AbstractMinimumNormAttack)
         best = torch.full((len(clean),), -math.inf, dtype=torch.float64, device=clean.device)
         lowest = torch.finfo(best.dtype).min  # of a finite candidate, so that it is better than none

@@ -18,7 +18,7 @@ class Status(IntEnum):
     SUCCESS = 0
     """Misclassified (targeted: classified as the target) after the attack, possibly already before it."""
     FAILED = 1
-    """Classified correctly (targeted: not as the target)."""
+    """Still classified correctly after the attack (targeted: not as the target)."""
     NON_FINITE = 2
     """Failed, and logits or gradients of the model were not finite; the clean image is returned."""
     ZERO_GRADIENT = 3
@@ -26,7 +26,7 @@ class Status(IntEnum):
 
 
 def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
-    """The `Status` code of each example, uint8 `(n,)`, from success, finite numbers and a gradient other than zero."""
+    """The `Status` code of each example, uint8 `(n,)`: SUCCESS, else NON_FINITE, else ZERO_GRADIENT, else FAILED."""
     status = torch.full_like(success, Status.FAILED, dtype=torch.uint8)
     status[~has_gradient] = Status.ZERO_GRADIENT
     status[~finite] = Status.NON_FINITE
@@ -37,7 +37,7 @@ def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
 @final
 @dataclass
 class Passes:
-    """Forward and backward passes through the network, counted per example: the cost of an attack without a clock."""
+    """Numbers of forward and backward passes, a batch of n images counting n: the cost of an attack on any machine."""
 
     forward: int = 0
     backward: int = 0
@@ -61,7 +61,7 @@ class RunResult(Rows):
     images: Images
     """Candidates for adversarial images."""
     finite: Flags
-    """The model's logits and gradients were finite; where not, the clean image replaces the candidate."""
+    """The model's logits and gradients were finite; verification replaces other candidates by the clean image."""
     has_gradient: Flags
     """The gradient was not zero at some step; True for an attack without gradients."""
     passes: Passes
@@ -73,21 +73,21 @@ class AttackResult(Rows):
     """The verified result of an attack, one entry per image; `result[mask]` is the result for some of the images."""
 
     adversarial: Images
-    """Images within the ball and the bounds, `(n, channels, height, width)`."""
+    """The attacked images, within the ball and the bounds, `(n, channels, height, width)`; not all of them fool."""
     prediction: Labels
-    """The model's class for each of them, from the verification after the attack."""
+    """The class that the model predicts for each of them, from the verification after the attack."""
     success: Flags
-    """Misclassified, or for a targeted attack classified as the target."""
+    """The adversarial image is misclassified, or for a targeted attack classified as the target."""
     status: Tensor
-    """`Status` codes, uint8."""
+    """How the attack on each image ended: `Status` codes, uint8 `(n,)`."""
     loss: PerExample
     """Cross-entropy of the adversarial image under its true label."""
     norm: PerExample
-    """Norm of the perturbation, computed in float64."""
+    """Norm of the perturbation, in the attack's norm; computed in float64."""
     passes: Passes
-    """For all images of the call, also in `result[mask]`."""
+    """Passes made for all images of the call together, also in `result[mask]`."""
     attack: dict[str, Any]
-    """The attack's name and hyper-parameters."""
+    """The attack's class name and hyper-parameters (`AbstractAttack.record`)."""
 
     @property
     def distance(self) -> PerExample:

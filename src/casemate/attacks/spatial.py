@@ -44,26 +44,26 @@ class Spatial(AbstractAttack):
     max_shift: Annotated[float, not_negative("in pixels")] = 3.0
     """Largest shift along each axis, in pixels."""
     rotations: Annotated[int, at_least(1)] = 31
-    """Number of angles in the grid, evenly spaced; 1: no rotation."""
+    """Number of angles in the grid, evenly spaced from minus to plus `max_rotation`; 1: no rotation."""
     shifts: Annotated[int, at_least(1)] = 5
-    """Number of shifts in the grid along each axis; 1: no shift."""
+    """Number of shifts in the grid along each axis, evenly spaced from minus to plus `max_shift`; 1: no shift."""
     num_samples: Annotated[int, at_least(1)] | None = None
     """Number of random transformations, uniform within the limits and drawn per image, instead of the grid."""
 
     @property
     def tries(self) -> int:
-        """Most transformations tried on an image, the clean image not counted."""
+        """Largest number of transformations tried on an image, the clean image not counted."""
         return self.rotations * self.shifts**2 if self.num_samples is None else self.num_samples
 
     def max_passes(self, classes: int) -> Passes:
-        """A forward pass for the clean image, and one for each transformation."""
+        """Per image at most: a forward pass for the clean image, and one for each transformation."""
         del classes
         return Passes(forward=1 + self.tries)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """The clean images, then one transformation after the other, on the examples not yet fooled."""
+        """Try the clean images, then one transformation after the other, on the examples not yet fooled."""
         best, passes = BestCandidates(clean, criterion), Passes()
         for number in range(self.tries + 1):
             left = best.left
@@ -83,7 +83,10 @@ class Spatial(AbstractAttack):
         return RunResult(best.images, best.finite, torch.ones_like(best.finite), passes)
 
     def _transformation(self, number: int, streams: Streams) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
-        """Angles in degrees and shifts in pixels: those of the grid, equal for all images, or drawn for each image."""
+        """The angle in degrees and the shift in pixels, right and down, of transformation `number` for each image.
+
+        Those of the grid are equal for all images; with `num_samples` they are drawn for each image.
+        """
         if self.num_samples is not None:
             limits = torch.tensor([self.max_rotation, self.max_shift, self.max_shift], device=streams.index.device)
             chosen = limits * (2 * streams.uniform((3,), "placement", number) - 1)

@@ -53,7 +53,10 @@ _TINY = 1e-12
 
 
 class AbstractSquareProposal(Rows, ABC):
-    """The best candidates so far of the images still attacked, and changes of them; one row of each tensor each."""
+    """The state of the random search: the best candidates of the images still attacked, and the next windows to change.
+
+    There is one subclass for Linf and one for L2 and L1. Every tensor has one row per image.
+    """
 
     ball: Ball
     bounds: Bounds
@@ -76,16 +79,16 @@ class AbstractSquareProposal(Rows, ABC):
         return images.permute(0, 2, 3, 1).reshape(len(images), -1, self.channels)
 
     def view(self, rows: _Flat) -> Images:
-        """The inverse of `rows`."""
+        """Images `(n, channels, height, width)` from the shape that `rows` returns: its inverse."""
         return rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
     def images(self, chosen: Tensor | slice) -> Images:
-        """The candidates `chosen`, as images."""
+        """The candidates of the current query for some of the images, as `(n, channels, height, width)`."""
         return self.view(self.tried[chosen])
 
     @abstractmethod
     def start(self, streams: Streams, restart: int) -> None:
-        """Set `tried` to the random start of a run."""
+        """Set `tried` to the random start of run number `restart`."""
 
     @abstractmethod
     def plan(self, draws: Tensor, sides: list[int]) -> None:
@@ -93,15 +96,19 @@ class AbstractSquareProposal(Rows, ABC):
 
         Args:
             draws: `(n, steps, 5 + channels)` in [0, 1): positions of two windows, orientation of the bump, signs.
+            sides: side of the window at each of these steps, in pixels.
         """
 
     @abstractmethod
     def step(self, number: int) -> Tensor | slice:
-        """Change one window in each of the best images. Returns the positions of the images that really changed."""
+        """Set `tried` to the best images with one window changed. Returns the positions of those that really changed.
+
+        `number` is the number of the step among those that `plan` prepared.
+        """
 
     @abstractmethod
     def settle(self, better: Flags) -> None:
-        """Keep the change where the candidate is `better`, and undo it elsewhere."""
+        """Keep the change of the last step where the candidate is `better`, and undo it elsewhere."""
 
 
 @final
@@ -116,10 +123,10 @@ class LinfSquare(AbstractSquareProposal):
     window: Tensor
     corner: Tensor
     before: Tensor
-    """What the window held before the last step."""
+    """The pixel values of the window before the last step."""
 
     def start(self, streams: Streams, restart: int) -> None:
-        """Vertical stripes at plus or minus eps, clipped to the bounds."""
+        """Start with random vertical stripes at plus or minus eps, clipped to the bounds."""
         low, high = self.clean - self.ball.eps, self.clean + self.ball.eps
         draws = streams.uniform((1, self.width, self.channels), "stripes", restart)
         upper = (draws < 0.5).expand(-1, self.height, -1, -1).reshape(low.shape)
@@ -127,13 +134,13 @@ class LinfSquare(AbstractSquareProposal):
         self.tried: _Flat = high.where(upper, low).clamp_(*self.bounds)
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
-        """First pixels and signs of the windows."""
+        """Compute the first pixels and the signs of the windows of the next steps."""
         self.sides = sides
         self.first = _first(draws[..., 0:2], self.height, self.width, sides) * self.channels
         self.upper = (draws[..., 5:] < 0.5) * self.clean[0].numel()
 
     def step(self, number: int) -> Tensor | slice:
-        """Write the window."""
+        """Set the window of step `number` to plus or minus eps in `tried`, and return which images that changed."""
         places = self.first[:, number].view(-1, 1, 1) + _window(
             self.sides[number], self.width, self.channels, self.device
         )
@@ -161,7 +168,7 @@ class L2Square(AbstractSquareProposal):
     sign: Tensor
 
     def start(self, streams: Streams, restart: int) -> None:
-        """A grid of bumps whose side is a fifth of the image's."""
+        """Start with a grid of bumps whose side is a fifth of the image's, of random signs and orientations."""
         height, width, channels = self.height, self.width, self.channels
         side = max(1, min(height, width) // 5)
         down, across = height // side, width // side
@@ -177,14 +184,14 @@ class L2Square(AbstractSquareProposal):
         self.tried: _Flat = self.best
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
-        """First pixels of both windows, orientations and signs of the bumps."""
+        """Compute the first pixels of both windows, and orientations and signs of the bumps, of the next steps."""
         self.sides = sides
         self.first = _first(draws[..., 0:2], self.height, self.width, sides)
         self.other = _first(draws[..., 2:4], self.height, self.width, sides)
         self.turn, self.sign = draws[..., 4], _sign(draws[..., 5:], self.clean)
 
     def step(self, number: int) -> Tensor | slice:
-        """Change both windows, then project onto ball and bounds."""
+        """Change both windows of step `number`, then project onto ball and bounds; all images count as changed."""
         side, order, eps = self.sides[number], 2 if self.ball.norm == "l2" else 1, self.ball.eps
         window, other = self._places(self.first[:, number], side), self._places(self.other[:, number], side)
         delta = self.best - self.clean
@@ -203,7 +210,7 @@ class L2Square(AbstractSquareProposal):
         return slice(None)
 
     def settle(self, better: Flags) -> None:
-        """Keep the candidates that are better."""
+        """Keep the candidates that are better as the best ones; undo the others."""
         self.best = self.tried.where(better.view(-1, 1, 1), self.best)
         self.tried = self.best
 
@@ -241,7 +248,7 @@ def _window(side: int, width: int, channels: int, device: torch.device) -> Tenso
 
 
 def _sign(draws: Tensor, like: Tensor) -> Tensor:
-    """Plus or minus one from random numbers in [0, 1)."""
+    """Plus or minus one for each of `draws`, random numbers in [0, 1), in the type of `like`."""
     return torch.where(draws < 0.5, 1.0, -1.0).to(like.dtype)
 
 
@@ -283,14 +290,14 @@ class Square(AbstractAttack):
     eps: Eps
     """Radius of the ball, in pixel units."""
     norm: AnyNorm = "linf"
-    """Linf, L2 or L1."""
+    """Norm of the ball: Linf, L2 or L1."""
     n_queries: Annotated[int, at_least(1)] = 5000
     """Queries per image and restart, the start included (AutoAttack: 5000 in addition to the start). Each takes a
     forward pass, unless it does not change the best image (Linf)."""
     p_init: Annotated[float, between(0, 1, "a share of the pixels", without_low=True)] = 0.8
     """Share of the pixels that the first windows change."""
     restarts: Annotated[int, at_least(1)] = 1
-    """Runs from different random starts, for the images not yet fooled."""
+    """Number of runs from different random starts; later ones are only for images not yet fooled."""
     rescale_schedule: bool = False
     """Rescale the schedule, made for 10,000 queries, to the number of queries (AutoAttack does not)."""
 
@@ -304,7 +311,7 @@ class Square(AbstractAttack):
         return min(side, height, width)
 
     def max_passes(self, classes: int) -> Passes:
-        """A forward pass for the clean image, and one for each query of each restart."""
+        """Per image at most: a forward pass for the clean image, and one for each query of each restart."""
         del classes
         return Passes(forward=1 + self.restarts * self.n_queries)
 
@@ -312,9 +319,10 @@ class Square(AbstractAttack):
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Search from every start, on the examples not fooled yet; keep the image with the highest loss.
+        """Search from every random start, on the examples not fooled yet.
 
-        A query whose logits are not finite is not kept.
+        The candidate of an example is its first image that fools, or else the one with the highest loss. A query whose
+        logits are not finite is not kept.
         """
         logits = model(clean)
         passes = Passes(forward=len(clean))
@@ -405,19 +413,22 @@ class Square(AbstractAttack):
 @final
 @dataclass
 class _Best(Rows):
-    """The best candidates so far of the images still attacked, one row of each tensor each."""
+    """What is known of the best candidates so far of the images still attacked; every tensor has one row per image."""
 
     place: Int64[Tensor, " n"]
-    """Positions in the batch."""
+    """Positions of the images in the batch."""
     logits: Logits
-    """Of the best candidate so far; NaN before the first query."""
+    """Logits of the best candidate so far; NaN before the first query."""
     highest: PerExample
-    """The loss of the best candidate."""
+    """The loss of the best candidate so far."""
     finite: Flags
     """The logits of all queries were finite."""
 
     def settle(self, better: Flags, logits: Logits, value: PerExample, valid: Flags) -> None:
-        """Enter logits and loss of the candidates tried, where they are `better`."""
+        """Record the logits and the loss (`value`) of the candidates tried where they are `better`.
+
+        `valid` says whether the candidates' logits are finite, and is recorded everywhere.
+        """
         self.logits = logits.where(better.unsqueeze(1), self.logits)
         self.highest = value.where(better, self.highest)
         self.finite = self.finite & valid

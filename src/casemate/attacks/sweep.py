@@ -1,8 +1,8 @@
-"""Sweeps over eps and over the number of iterations: one call for all values, which share work.
+"""Sweeps over eps or over the number of iterations: one call attacks at all values, which share work.
 
 The gradient at the clean images is the first step's at every eps. Where the step size does not depend on the number of
 iterations, one run with the largest number gives all smaller ones. Where only `worst` is computed, fooled examples
-leave.
+are not attacked any further.
 
 Two accuracies are kept apart at every value: `worst` (an example counts as fooled if it is at any iterate, at this or a
 smaller value, or misclassified from the start; so it never rises) and `last` (the last iterate of a complete run on all
@@ -52,30 +52,30 @@ from casemate.types import Flags, Images, Labels, Logits, PerExample
 @final
 @dataclass(frozen=True)
 class Last:
-    """The last iterates of complete runs: per example (rows) and value (columns)."""
+    """What is known of the last iterates of complete runs, `(n, values)`: a column for each eps or number of steps."""
 
     right: Tensor
-    """Bool: does not fool."""
+    """Bool: the last iterate does not fool the model."""
     prediction: Tensor
-    """Int64: the predicted class."""
+    """Int64: the class predicted for the last iterate."""
     loss: Tensor
-    """Float: cross-entropy under the true label."""
+    """Float: cross-entropy of the last iterate under the true label."""
     norm: Tensor
-    """Float: norm of the perturbation."""
+    """Float: norm of the last iterate's perturbation."""
     status: Tensor
-    """`Status` codes, uint8."""
+    """How the run ended: `Status` codes, uint8."""
 
 
 @final
 @dataclass(frozen=True)
 class Sweep:
-    """The result of a sweep, per example (rows) and value (columns, ascending)."""
+    """The result of a sweep: a row for each example, a column for each eps or number of steps (ascending)."""
 
     values: tuple[float, ...]
     worst: Tensor
     """Bool `(n, values)`: classified correctly at every iterate, at this and all smaller values."""
     last: Last | None
-    """None if only `worst` was computed."""
+    """What is known of the last iterates; None if only `worst` was computed."""
     passes: Passes
     no_gradient: Tensor
     """Bool `(n,)`: never fooled, and the gradient was zero at every step of every run."""
@@ -83,7 +83,7 @@ class Sweep:
     """Bool `(n,)`: never fooled, and logits or gradients of some run were not finite."""
 
     def warn(self, call: UserCall, name: str) -> None:
-        """Warn of images that count as robust although the attack `name` had no gradient or finite numbers on them."""
+        """Warn of images that count as robust because the attack `name` failed (`UserCall.warn_of_failures`)."""
         call.warn_of_failures(
             name, len(self.worst), no_gradient=int(self.no_gradient.sum()), not_finite=int(self.not_finite.sum())
         )
@@ -97,7 +97,10 @@ def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
 
 @final
 class _Collector:
-    """Collects the columns of a sweep one by one; `robust_mask` marks the examples not fooled at any value so far."""
+    """Collects the columns of a `Sweep`, one for each eps or number of steps, in ascending order.
+
+    `robust_mask` marks the examples not fooled at any value so far.
+    """
 
     def __init__(self, labels: Labels, criterion: Criterion, correct: Flags) -> None:
         self._labels = labels
@@ -109,23 +112,23 @@ class _Collector:
         self._last: list[tuple[Tensor, ...]] = []
 
     def add_run(self, at: Tensor, has_gradient: Flags, finite: Flags) -> None:
-        """Enter whether the examples `at` had a gradient in a run, and finite numbers."""
+        """Record whether a run on the examples at positions `at` had a gradient other than zero, and finite numbers."""
         self._attacked[at] = True
         self._has_gradient[at] |= has_gradient
         self._finite[at] &= finite
 
     def add_worst(self, fooled: Flags) -> None:
-        """Add the column of a value for which only the fooled examples are known."""
+        """Add the next column of `Sweep.worst`; `fooled` marks the examples fooled at that value."""
         self.robust_mask = self.robust_mask & ~fooled
         self._worst.append(self.robust_mask)
 
     def add_last(self, fooled: Flags, logits: Logits, norm: PerExample, has_gradient: Flags, finite: Flags) -> None:
-        """Add the column of a value with its last iterates.
+        """Add the next column of `Sweep.worst` and of `Sweep.last`, from a complete run at one value.
 
         Args:
-            fooled: at an iterate before the last.
+            fooled: which examples were fooled at an iterate before the last.
             logits: at the last iterate.
-            norm: of the perturbation there.
+            norm: of the last iterate's perturbation.
             has_gradient: as in `AscentResult`; so is `finite`.
         """
         success = self._criterion.is_adversarial(logits)
@@ -135,7 +138,7 @@ class _Collector:
         self._last.append((~success, logits.argmax(1), loss, norm, status))
 
     def sweep(self, values: tuple[float, ...], passes: Passes) -> Sweep:
-        """The finished sweep, on the CPU."""
+        """The `Sweep` with the columns added so far, its tensors on the CPU."""
         columns = [torch.stack(column, 1).cpu() for column in zip(*self._last, strict=True)]
         withstood = self._attacked & self.robust_mask
         return Sweep(
@@ -158,7 +161,7 @@ def _prepare(
 
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:
-    """Logits and gradient at the clean images, which all values share, and the passes made for them."""
+    """Logits and loss gradient at the clean images, computed once for all values of the sweep, and the passes made."""
     cost = loop.eot_samples * len(clean)
     return input_gradient(model, clean, criterion, loop.loss, loop.eot_samples), Passes(cost, cost)
 
@@ -166,10 +169,10 @@ def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -
 def _logits_of_one_pass(
     loop: Loop, prepared: Frozen, models: Sequence[Classifier], images: Images, logits: Logits, passes: Passes
 ) -> Logits:
-    """The model's logits of a single pass.
+    """The logits of `images` from a single pass through a model of full precision.
 
-    These are `logits`, which the loop computed with the first of `models`, unless they are means of several passes or
-    of a copy in lower precision; then those of a new pass, which is added to `passes`.
+    These are `logits`, which the loop computed with the first of `models`, unless those are means over several passes
+    or come from a copy in lower precision. Then a new pass is made, and added to `passes`.
     """
     if loop.eot_samples == 1 and len(models) == 1:
         return logits
@@ -189,9 +192,14 @@ def _until_fooled(
     start: Images | None,
     first: tuple[Logits, Images],
 ) -> tuple[Flags, Verified]:
-    """Run on each of `models` in turn. Returns which examples were fooled at any iterate, and the verified candidates.
+    """Attack each example until it is fooled, on `models` in turn (see `run_in_turn`).
 
-    `first`: logits and gradient of the first model at the clean images.
+    Args:
+        start: images to start from; the loop's own start if None.
+        first: logits and gradient of the first model at the clean images.
+
+    Returns:
+        which examples were fooled at any iterate, and the verified candidates.
     """
 
     def run(model: Classifier, at: Tensor | slice) -> Verified:
@@ -228,11 +236,11 @@ def sweep_eps(
         only_worst: attack an example only until it is fooled, also over larger eps; compute `Sweep.worst` only.
             Otherwise every eps gets a complete run on all examples, which gives both. Gradients are in low precision
             only with `only_worst`, and only if there is such a copy (see `casemate.models.accel.precision`).
-        warm_start: start each run where the run at the eps before ended. Fewer steps then suffice, but the result at an
-            eps depends on the smaller ones.
+        warm_start: start each run where the run at the next smaller eps ended. Fewer steps then suffice, but the result
+            at an eps depends on the smaller ones.
         seed: of all random draws, which are keyed by example.
         first_index: number of the first image in the data set; the keys of the draws count from it.
-        advance: progress, in images.
+        advance: called after each value with the number of images divided by the number of values.
 
     Raises:
         SettingError: no values, or values that do not ascend.
@@ -353,7 +361,10 @@ def _one_run(
     collector: _Collector,
     advance: Advance,
 ) -> Passes:
-    """One run of the longest of `loops`; the iterate at the length of each becomes a column of `collector`."""
+    """Run the longest of `loops`, which differ in the number of steps only; return the passes made.
+
+    The iterate after the steps of each loop becomes a column of `collector`.
+    """
     lengths = {loop.steps: loop for loop in loops}
     fooled = torch.zeros_like(collector.robust_mask)
     seen: list[tuple[Flags, Logits, PerExample, Flags]] = []

@@ -23,7 +23,7 @@ from casemate.types import Images
 
 
 def _facts(model: Classifier) -> dict[str, Any]:
-    """What identifies a model in results: class of the network, number of parameters, hash of text and weights."""
+    """What identifies a model in results: class of the network, number of parameters, hash of `repr` and weights."""
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -50,7 +50,7 @@ class Transfer(AbstractAttack):
     """The attack to run on the substitute."""
     substitute: Classifier = field(metadata={"record": _facts})
     """The model to compute the images on: in evaluation mode, on its own device; left as it was. Results record its
-    class, and a hash of its text and weights."""
+    class, and a hash of its `repr` and weights."""
 
     def __post_init__(self) -> None:
         inner = innermost(self.attack)
@@ -61,14 +61,17 @@ class Transfer(AbstractAttack):
             )
 
     def max_passes(self, classes: int) -> Passes | None:
-        """The passes of the attack on the substitute, and one forward pass of the model."""
+        """Per image at most: the passes of the attack on the substitute, and one forward pass of the model.
+
+        None if the attack's number is unknown.
+        """
         most = self.attack.max_passes(classes)
         return most and Passes(1 + most.forward, most.backward)
 
     def run(
         self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
     ) -> RunResult:
-        """Attack the substitute with the images that `model` classifies correctly.
+        """Attack the substitute on the images that `model` classifies correctly; the results are the candidates.
 
         Raises:
             ShapeError: the two models differ in image shape, bounds or number of classes.

@@ -31,7 +31,10 @@ _EVERYWHERE = (-math.inf, math.inf)
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdversarialRegularization:
-    """The objective: cross-entropy + `multiplier` * cross-entropy of the adversarial neighbours."""
+    """The training objective: cross-entropy + `multiplier` * cross-entropy of the batch's adversarial neighbours.
+
+    A neighbour is an image moved along the gradient of its loss.
+    """
 
     multiplier: Annotated[float, not_negative()] = 0.2
     """Weight of the adversarial loss, which is added to the clean loss."""
@@ -45,9 +48,10 @@ class AdversarialRegularization:
     clip_max: float | None = None
     """Largest pixel value of a neighbour; None for no limit."""
     iterations: int = 1
-    """Gradient steps."""
+    """Number of gradient steps from an image (or its random start) to its neighbour."""
     pgd_eps: Eps | None = None
-    """Radius of the ball round the image that neighbours are projected onto after every step; None: no projection."""
+    """Radius of the ball in `norm`, round each image, onto which its neighbour is projected after every step; None for
+    no projection."""
     random_start: bool = False
     """Start from a random point of the ball of radius `pgd_eps` (`step_size` if that is None) instead of the image."""
     feature_mask: Sequence[Any] | None = None
@@ -69,7 +73,10 @@ class AdversarialRegularization:
 
     @property
     def ball(self) -> Ball:
-        """The ball in which the neighbours lie."""
+        """The ball of radius `pgd_eps`, or if that is None of the length of all steps, for the warning about its unit.
+
+        Without a random start all neighbours lie in it.
+        """
         return Ball(eps=self.step_size * self.iterations if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -78,14 +85,16 @@ class AdversarialRegularization:
         return loss + self.multiplier * adversarial, logits
 
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean loss of the neighbours, which the study's early stopping monitors, and the clean logits."""
+        """Return the mean loss of a validation batch's neighbours, which the study's early stopping monitors, and the
+        logits of its clean images, both without gradients.
+        """
         _, adversarial, logits = self.losses(model, images, labels)
         return adversarial.detach(), logits.detach()
 
     def losses(
         self, model: nn.Module, images: Tensor, labels: Tensor, loss: MeanLoss = F.cross_entropy
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean clean loss, the mean loss of the neighbours, and the clean predictions, all with gradients."""
+        """The mean loss of the clean images, that of their neighbours, and the clean logits, all with gradients."""
         with torch.enable_grad():
             images = images.detach().requires_grad_(True)
             logits = model(images)
@@ -128,7 +137,7 @@ class AdversarialRegularization:
         return moved
 
     def _start(self, images: Tensor) -> Tensor:
-        """A random point of the ball; PyTorch's global generator gives the seed, as it does for dropout."""
+        """A random point of the ball round each image, clipped; PyTorch's global generator gives the seed."""
         ball = Ball(eps=self.step_size if self.pgd_eps is None else self.pgd_eps, norm=self.norm)
         index = torch.arange(len(images), device=images.device)
         streams = Streams(int(torch.randint(1 << 62, ())), index)
@@ -151,7 +160,11 @@ class AdversarialRegularization:
 
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """NSL's step of length 1; in L2 shorter where the gradient's norm is below 1e-6."""
+    """The step of norm 1 that Neural Structured Learning (NSL) takes for each image.
+
+    Linf: the sign of the gradient. L2: the gradient divided by its norm, or by 1e-6 if that is larger. L1: the sign in
+    the entry of largest absolute value, shared equally if there are several. Zero where the gradient is zero.
+    """
     if norm == "linf":
         return gradient.sign()
     flat = gradient.flatten(1)

@@ -23,7 +23,7 @@ from casemate.types import Images, Labels, Logits
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdversarialTraining:
-    """The objective: cross-entropy of the images that PGD finds (Madry et al. 2018, eq. 2.1).
+    """The training objective: cross-entropy of the images that PGD finds (Madry et al. 2018, eq. 2.1).
 
     During PGD the model is in evaluation mode: neither dropout nor batch statistics change the gradient, the attack is
     on the network as it will be used, and the iterates do not enter the running averages of batch normalisation. The
@@ -35,11 +35,11 @@ class AdversarialTraining:
     eps: Eps = 0.1
     """Radius of the ball, in pixel units; the norm runs over all pixels of an image."""
     steps: Annotated[int, at_least(1)] = 7
-    """Gradient steps (the paper's number on CIFAR-10)."""
+    """Gradient steps of PGD for every batch (the default is the paper's number on CIFAR-10)."""
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
-    """Linf (as published), L2 or L1."""
+    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
     random_start: bool = True
     """Start from a random point of the ball. Without it, and with few steps, training may end in a network that only
     masks its gradients."""
@@ -58,7 +58,7 @@ class AdversarialTraining:
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean cross-entropy of the adversarial images and the logits of the clean ones.
+        """Return the mean cross-entropy of a validation batch's adversarial images, and the logits of its clean ones.
 
         Early stopping then monitors robustness: adversarial training over-fits, which the clean loss does not show
         (Rice, Wong and Kolter 2020, arXiv 2002.11569).
@@ -81,10 +81,13 @@ class AdversarialTraining:
 
     @property
     def ball(self) -> Ball:
-        """The ball in which the training images lie."""
+        """The ball round each clean image in which PGD searches its adversarial image."""
         return self._loop().ball
 
     def _loop(self) -> Loop:
-        """PGD that does not stop when an image fools. Raises `SettingError` for a setting outside its range."""
+        """The settings of PGD, which does not stop when an image fools.
+
+        Raises `SettingError` for a setting outside its range.
+        """
         settings = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size, "norm": self.norm}
         return PGD(**settings, random_start=self.random_start, keep="last").loop()

@@ -27,7 +27,7 @@ Temperature = Annotated[float, _POSITIVE]
 @final
 @dataclass(frozen=True, kw_only=True)
 class TemperatureCrossEntropy:
-    """The teacher's objective: the cross-entropy of logits divided by the temperature."""
+    """The training objective of the teacher: the cross-entropy of its logits divided by the temperature."""
 
     temperature: Temperature
     """Divisor of the logits (T); 1 is ordinary training."""
@@ -36,22 +36,23 @@ class TemperatureCrossEntropy:
         expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean cross-entropy of the batch at the temperature, and the logits, not divided."""
+        """Return the mean cross-entropy of the batch at the temperature, and the logits before the division."""
         logits = model(images)
         return F.cross_entropy(logits / self.temperature, labels), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the loss and logits of a validation batch, without gradients."""
+        """Return the mean loss and the undivided logits of a validation batch, without gradients."""
         return self(model, images, labels)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """The student's objective: the cross-entropy between the teacher's probabilities and its own, at one temperature.
+    """The training objective of the student: the cross-entropy between the teacher's probabilities and its own.
 
-    The labels are not used. The teacher predicts on the images of the batch, after augmentation.
+    Both are computed from logits divided by the temperature. The labels are not used. The teacher predicts on the
+    images of the batch, after augmentation.
     """
 
     teacher: Classifier
@@ -63,7 +64,7 @@ class Distillation:
         expect(self)
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean loss of the batch, and the student's logits, not divided.
+        """Return the mean loss of the batch, and the student's logits before the division.
 
         Raises:
             ShapeError: teacher and student differ in classes or in image shape.
@@ -81,7 +82,7 @@ class Distillation:
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the loss and logits of a validation batch, without gradients."""
+        """Return the mean loss and the undivided logits of a validation batch, without gradients."""
         return self(model, images, labels)
 
 
@@ -98,7 +99,8 @@ class _Divided(nn.Module):
 def at_temperature(model: Classifier, temperature: float) -> Classifier:
     """A classifier with the logits of `model` divided by the temperature; it shares the weights of `model`.
 
-    Its predicted classes are those of `model`; gradients that had vanished because logits were too large are back.
+    Its predicted classes are those of `model`; gradients that vanish in `model` because its logits are too large do not
+    vanish here.
 
     Raises:
         SettingError: a temperature that is not positive.

@@ -25,7 +25,7 @@ class StochasticAffine(nn.Module):
 
     Args:
         shift: largest shift along each axis, as a share of the side.
-        scale: largest change of size, as a share.
+        scale: largest change of size in either direction, as a share of the size.
         rotation: largest angle in either direction, in degrees.
     """
 
@@ -38,7 +38,7 @@ class StochasticAffine(nn.Module):
         return self._draw(images, torch.arange(len(images)), 0, torch.default_generator)
 
     def extra_repr(self) -> str:
-        """The settings, for `repr`."""
+        """The settings as text, for `repr`."""
         return f"shift={self._draw.shift}, scale={self._draw.scale}, rotation={self._draw.rotation}"
 
 

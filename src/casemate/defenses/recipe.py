@@ -17,17 +17,23 @@ _BATCH = 1000
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A defended training: additional images, augmented batches, another objective. Empty, it is ordinary training."""
+    """The settings of a defended training: additional images, augmented batches, another objective.
+
+    With the defaults it is ordinary training.
+    """
 
     objective: Objective = field(default_factory=CrossEntropy)
     """The training loss, and the validation loss that early stopping monitors."""
     extra: tuple[Augmentation, ...] = ()
-    """Each adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
+    """Augmentations, each of which adds one augmented copy of all training images, drawn once and rounded to 8 bits."""
     augment: tuple[Augmentation, ...] = ()
-    """Applied to every batch in this order, with new draws in every epoch."""
+    """Augmentations that are applied to every batch in this order, with new draws in every epoch."""
 
     def images(self, train: LabelledImages, seed: int = 0) -> LabelledImages:
-        """The training images, followed by the copies that `extra` adds, with their labels."""
+        """The training images, followed by the augmented copies of all of them that `extra` adds, with their labels.
+
+        `seed` is that of the random augmentations.
+        """
         parts = [train.pixels]
         for number, change in enumerate(self.extra):
             generator = torch.Generator().manual_seed(derive(seed, "extra images", number))

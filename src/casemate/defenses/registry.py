@@ -21,22 +21,23 @@ from casemate.training import CrossEntropy, Objective
 @final
 @dataclass(frozen=True)
 class RecipeType:
-    """The class of an objective, and default settings for it."""
+    """A recipe of `RECIPES`: the class of its training objective, and default settings for it."""
 
     objective: type[Any]
     """A frozen dataclass that implements `Objective`; its fields are the recipe's settings."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Defaults where the objective has none, or another one. None: the teacher's setting of that name."""
+    """Default settings by name, which replace the objective's own defaults. A value of None means the value that the
+    teacher was trained with."""
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Every setting that has a default, by name."""
+        """The default values of the objective's settings by name; settings without a default are not included."""
         own = {each.name: each.default for each in fields(self.objective) if each.default is not MISSING}
         return own | dict(self.settings)
 
     @property
     def teacher(self) -> str | None:
-        """Name of the setting that takes a teacher model; None if the objective needs no teacher."""
+        """Name of the objective's field that takes a teacher model; None if it needs no teacher."""
         hints = get_type_hints(self.objective)
         return next((name for name, hint in hints.items() if hint is Classifier), None)
 
@@ -54,11 +55,11 @@ RECIPES: Mapping[str, RecipeType] = {
     "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}),
     "distillation": RecipeType(Distillation, {"temperature": None}),
 }
-"""All recipes; "cross-entropy" is ordinary training."""
+"""All recipes by name; "cross-entropy" is ordinary training."""
 
 
 def recipe_type(name: str) -> RecipeType:
-    """The recipe `name`. Raises `SettingError` if unknown."""
+    """The objective's class and defaults for the recipe called `name`. Raises `SettingError` if there is none."""
     if name in RECIPES:
         return RECIPES[name]
     near = difflib.get_close_matches(name.lower(), RECIPES, n=1)

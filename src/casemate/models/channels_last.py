@@ -18,11 +18,11 @@ from casemate.types import Images
 
 @contextmanager
 def channels_last_if_supported(model: Classifier, images: Images) -> Iterator[None]:
-    """Make the weights and the images that the network gets channels-last inside the context, if a copy supports it.
+    """Make the weights and the images that the network gets channels-last inside the context, if its logits stay equal.
 
     Args:
         model: its weights have their own layout again afterwards.
-        images: a few, `(n, channels, height, width)`, to try a copy on.
+        images: a few, `(n, channels, height, width)`, to compare the logits of a channels-last copy on.
     """
     if not _supports_channels_last(model, images):
         yield
@@ -44,7 +44,10 @@ def _to_channels_last(model: Classifier) -> None:
 
 
 def _supports_channels_last(model: Classifier, images: Images) -> bool:
-    """Whether a channels-last copy returns the same logits, and has a gradient."""
+    """Whether a channels-last copy returns the model's logits for `images`, up to rounding, and no pass fails.
+
+    The passes are the forward pass and a backward pass to the images, whose gradient is not looked at.
+    """
     try:
         plain, made = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
         _to_channels_last(made)

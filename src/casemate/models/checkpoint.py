@@ -22,8 +22,8 @@ from casemate.models.registry import create, names
 
 _SCHEMA = 1
 _SMALL = 1 << 24
-"""Largest number of pixels times classes for a network that is built without a check of its size; as many float32
-weights take 64 MB."""
+"""Largest number of pixels times classes for which a network that does not support the meta device is built without a
+check of its size; a dense layer of that many float32 weights takes 64 MB."""
 
 
 @final
@@ -34,13 +34,13 @@ class ModelMetadata:
     architecture: str
     """Name of a registered network; see `casemate.models.registry`."""
     dataset: str
-    """Name of the training data."""
+    """Name of the data set that the model was trained on."""
     recipe: dict[str, Any] = field(default_factory=dict)
-    """Settings of the training, as JSON."""
+    """Settings of the training, in types that JSON can express."""
     seed: int = 0
     """Seed of the training."""
     metrics: dict[str, Any] = field(default_factory=dict)
-    """Results such as accuracies, as JSON."""
+    """Results such as accuracies, by name, in types that JSON can express."""
 
 
 def sidecar_of(path: Path) -> Path:
@@ -142,7 +142,7 @@ def _check_sidecar(sidecar: dict[str, Any]) -> None:
 
 
 def _network(path: Path, sidecar: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Classifier:
-    """Build the network that a sidecar names, if the file contains its weights; they are not loaded yet.
+    """Build the classifier that a sidecar describes, if `tensors` fit its weights; they are not loaded into it yet.
 
     It is first built on the meta device, so that an invalid sidecar cannot exhaust the memory. Raises `ModelError`.
     """
@@ -174,7 +174,10 @@ def _network(path: Path, sidecar: dict[str, Any], tensors: dict[str, torch.Tenso
 
 
 def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
-    """The tensors in a file. Raises `ModelError` for a pickle, and for an incomplete or damaged file."""
+    """The tensors by name in `raw`, the bytes of the safetensors file at `path`.
+
+    Raises `ModelError` for a pickle, and for an incomplete or damaged file.
+    """
     if raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
         raise ModelError(
             f"{path} is a pickle (or a PyTorch .pt file), which is not loaded, since it could execute code. "
@@ -187,7 +190,7 @@ def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
 
 
 def _check_weights(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Raise `ModelError` unless names and shapes of the tensors are those of the model's weights."""
+    """Raise `ModelError` unless the tensors have the weights' names and shapes, and mean and std are valid."""
     expected = model.state_dict()
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     wrong = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]

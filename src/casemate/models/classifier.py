@@ -111,8 +111,9 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def examine(self, images: Images) -> tuple[str, ...]:
-        """Examine the network with the first two images, once and in evaluation mode: can it be judged?
+        """Call the network with the first two images, in evaluation mode, to find out whether and how it can be judged.
 
+        It can if its outputs are those of one fixed function of an image. Only the first call of this method does so.
         The network and all random numbers are restored; see `casemate.models.examination`.
 
         Returns:
@@ -135,16 +136,19 @@ class Classifier(nn.Module):
         return self.inconsistencies
 
     def forget(self) -> None:
-        """Examine the network again when it is next called, because it was replaced."""
+        """Discard what `examine` found, so that the next call examines the network again, because it was replaced."""
         self._traits = NetworkTraits()
 
     @property
     def inconsistencies(self) -> tuple[str, ...]:
-        """What `examine` returned; empty before the first call."""
+        """Sentences on why the outputs are not those of one fixed function of an image, as `examine` found them.
+
+        Empty if there is no reason, or before `examine` was called.
+        """
         return self._traits.inconsistencies
 
     def _logits(self, images: Images) -> Logits:
-        """Checked logits of images that pass through the network at once."""
+        """Normalise images, pass them through the network at once, and return checked logits as `forward` does."""
         scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
         try:
             logits = self._call(scaled)
@@ -162,7 +166,7 @@ class Classifier(nn.Module):
         return logits.to(wanted, copy=not logits.requires_grad)
 
     def _call(self, images: Images) -> Any:
-        """The network's output for a copy of the images."""
+        """The network's output, not checked yet, for a copy of the images, called as the traits require."""
         if self._traits.needs_own_dtype and self.dtype is not None:
             images = images.to(self.dtype)
         if self._traits.needs_pairs and len(images) == 1:
@@ -183,7 +187,7 @@ class Classifier(nn.Module):
                 torch.autograd.set_grad_enabled(enabled)
 
     def _without_cudnn_if_recurrent(self, images: Images) -> AbstractContextManager[object]:
-        """Disable cuDNN where it cannot differentiate a recurrent layer, in evaluation mode."""
+        """A context that disables cuDNN where it cannot differentiate a recurrent layer: outside training mode."""
         if not (images.is_cuda and torch.is_grad_enabled() and not self.training):
             return nullcontext()
         if self._traits.recurrent is None:
@@ -191,9 +195,9 @@ class Classifier(nn.Module):
         return torch.backends.cudnn.flags(enabled=False) if self._traits.recurrent else nullcontext()
 
     def _retry(self, images: Images, error: Exception) -> Any:
-        """The output of a network that failed on these images: in its own type, or for the image twice.
+        """Call a network that failed with `error` again: with images of its weights' type, or a single image twice.
 
-        What works is kept in the traits. Raises `ModelError` from the first error if neither does.
+        The setting that works is kept in the traits. Raises `ModelError` from the first error if neither does.
         """
         traits = ["needs_own_dtype"] if self.dtype not in (None, images.dtype) else []
         traits += ["needs_pairs"] if len(images) == 1 else []

@@ -30,27 +30,27 @@ Call = Callable[[Images], Logits]
 @final
 @dataclass
 class NetworkTraits:
-    """What is known about a network from earlier calls."""
+    """How a network must be called, and what is wrong with it, as far as earlier calls have shown."""
 
     examined: bool = False
     needs_own_dtype: bool = False
-    """It accepts only images of its weights' type."""
+    """The network accepts only images of its weights' type."""
     needs_pairs: bool = False
-    """It fails on a batch of one image, which is therefore passed twice."""
+    """The network fails on a batch of one image; such an image is therefore passed twice, in a batch of two."""
     recurrent: bool | None = None
-    """It has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
+    """The network has a recurrent layer, which cuDNN differentiates in training mode only; None if not known yet."""
     needs_functionalization: bool = False
-    """It writes in place where autograd forbids it, and is differentiated through `torch.func.functionalize`."""
+    """The network writes in place where autograd forbids it, and is differentiated by `torch.func.functionalize`."""
     gradient_error: str | None = None
     """The error message for a network whose backward pass fails."""
     inconsistencies: tuple[str, ...] = ()
-    """Sentences on why its outputs are not those of one fixed function of an image."""
+    """Sentences on why the network's outputs are not those of one fixed function of an image."""
 
 
 def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:
-    """Call a network with a pair of images, and enter `inconsistencies` into its traits.
+    """Call a network with one image, with a pair, and with the first again, and set `traits.inconsistencies`.
 
-    The network and all random numbers are restored. Errors of `call` are passed on.
+    The network and all random numbers are restored. Errors of `call`, which returns checked logits, are passed on.
     """
 
     def first_logits(images: Images, seed: int = 0) -> Tensor:
@@ -74,7 +74,7 @@ def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkT
 
 
 def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:
-    """Run a backward pass to the images, and enter how that is possible into the network's traits."""
+    """Run a backward pass to the images, and set in `traits` whether it needs functionalisation, or why it fails."""
     if any(each.is_inference() for each in chain(model.parameters(), model.buffers())):
         return  # it has to be copied first
     errors: list[Exception] = []
@@ -97,5 +97,5 @@ def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: Network
 
 
 def _differ(logits: Logits, others: Logits) -> bool:
-    """Whether two outputs for the same images differ by more than rounding."""
+    """Whether the logits of any image differ by more than rounding: by more than 1e-3 of its largest logit."""
     return not bool((difference(logits, others) <= _ROUNDING * magnitude(others).clamp(min=1e-6)).all())

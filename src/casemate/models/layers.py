@@ -32,11 +32,11 @@ class NoiseLayer(nn.Module):
         self.at_inference = at_inference
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return `inputs` with noise, or unchanged."""
+        """Return `inputs` with noise in training mode or with `at_inference`, else unchanged."""
         if not (self.training or self.at_inference) or self.std == 0:
             return inputs
         return inputs + self.std * torch.randn_like(inputs)
 
     def extra_repr(self) -> str:
-        """The settings, for `repr`."""
+        """The settings as text, for `repr`."""
         return f"std={self.std}, at_inference={self.at_inference}"

@@ -10,7 +10,7 @@ from casemate.errors import ModelError
 
 
 def backward_error(error: Exception) -> ModelError:
-    """The `ModelError` for an exception in a network's backward pass."""
+    """The `ModelError` to raise for an exception in a network's backward pass, with a message that says what to do."""
     return ModelError(
         f"the model's backward pass fails: {type(error).__name__}: {error}. Fix it, or replace the part of the model "
         "that cannot be differentiated by casemate.attacks.BPDA"
@@ -59,7 +59,7 @@ def _described(output: Any) -> str:
 
 
 def _how_to_get_logits(output: Any) -> str:
-    """Advice for an output that is not a tensor."""
+    """A sentence on how to return logits, for a network whose output is not a tensor."""
     if isinstance(output, np.ndarray):
         return "Return a tensor computed by PyTorch: attacks need its gradient"
     if output is None:

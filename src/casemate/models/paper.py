@@ -33,7 +33,7 @@ def _pooled_size(shape: tuple[int, int, int], times: int, name: str) -> int:
 
 @register("paper-cnn")
 def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The default network and teacher of the study (appendix A): 838k parameters at 1 x 28 x 28."""
+    """Build the study's default network, also its teacher (appendix A): 838k parameters for images of 1 x 28 x 28."""
     flat = 128 * _pooled_size(input_shape, 3, "paper-cnn")
     network = nn.Sequential(
         _conv(input_shape[0], 32),
@@ -69,7 +69,7 @@ def _student_block(inputs: int, width: int) -> list[nn.Module]:
 
 
 def student_network(input_shape: tuple[int, int, int], classes: int, *, width: int, depth: int) -> nn.Module:
-    """A network like that of appendix B, with `depth` blocks of `width`, 2 * `width`, ... channels.
+    """Build a network like that of appendix B, with `depth` blocks of `width`, 2 * `width`, ... channels.
 
     A block has two convolutions with batch normalisation, a pooling and dropout; dense layers with 16 * `width` hidden
     units follow.
@@ -89,7 +89,7 @@ def student_network(input_shape: tuple[int, int, int], classes: int, *, width: i
 
 @register("paper-student")
 def paper_student(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The student network of the study (appendix B), smaller and with more dropout than `paper-cnn`."""
+    """Build the study's student network (appendix B), smaller and with more dropout than `paper-cnn`."""
     return student_network(input_shape, classes, width=32, depth=2)
 
 
@@ -100,7 +100,7 @@ for _width in (8, 16, 32):
 
 @register("paper-cnn-noise")
 def paper_cnn_noise(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """`paper-cnn` with a noise layer before each convolution: deviation 0.2 before the first, 0.1 before the others.
+    """Build `paper-cnn` with a noise layer before each convolution: std 0.2 before the first, 0.1 before the others.
 
     Positions and deviations are those of Liu et al. 2018, "Towards robust neural networks via random self-ensemble".
     Initially the noise is added during training only.

@@ -11,7 +11,8 @@ from casemate.rng import torch_forked
 from casemate.settings import unknown_name
 
 Build = Callable[[tuple[int, int, int], int], nn.Module]
-"""Builds an untrained network from the input shape `(channels, height, width)` and the number of classes."""
+"""A function that builds an untrained network, from the input shape `(channels, height, width)` and the number of
+classes."""
 
 _BUILDERS: dict[str, Build] = {}
 
@@ -33,12 +34,12 @@ def register(name: str) -> Callable[[Build], Build]:
 
 
 def names() -> tuple[str, ...]:
-    """The registered names, sorted."""
+    """The names of all registered networks, sorted."""
     return tuple(sorted(_BUILDERS))
 
 
 def builder(name: str) -> Build:
-    """The builder registered under `name`. Raises `SettingError` with the known names."""
+    """The function that builds the network `name`. Raises `SettingError`, with the known names, for any other."""
     if name not in _BUILDERS:
         raise unknown_name("network", name, names())
     return _BUILDERS[name]

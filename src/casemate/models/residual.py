@@ -29,7 +29,10 @@ class _Block(nn.Module):
 
 @register("resnet-14")
 def resnet_14(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """13 convolutions and a dense layer in three stages of 16, 32 and 64 channels, with dropout: 175k parameters."""
+    """Build a network of 13 convolutions, in three stages of 16, 32 and 64 channels, dropout and a dense layer.
+
+    It has 175k parameters.
+    """
     stages = [(16, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2), (64, 64, 1)]
     network = nn.Sequential(
         nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False),

@@ -48,8 +48,8 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 def preserve_state(*models: nn.Module, seed: int | None = None, trained: nn.Module | None = None) -> Iterator[bool]:
     """Restore the models and all global state at the end; autograd works inside, even within inference mode.
 
-    Nested contexts restore only modules that no outer one does, so that a network which changes from call to call
-    shows that within an evaluation. Yields whether this is the outermost context, that is, whether the user called
+    Nested contexts restore only modules that no outer one does, so that within an evaluation a network that changes
+    from call to call still shows it. Yields whether this is the outermost context, that is, whether the user called
     the function that opened it.
 
     Args:
@@ -85,9 +85,9 @@ def restore_on_error(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without weight gradients; modes, `requires_grad` flags and all other state are restored.
+    """Put a model in evaluation mode without weight gradients inside the context.
 
-    See `preserve_state`.
+    Modes, `requires_grad` flags and all other state are restored at the end (see `preserve_state`).
     """
     with preserve_state(model):
         modes = [(module, module.training) for module in model.modules()]
@@ -165,7 +165,7 @@ def _nothing() -> None:
 
 
 def _content_restorer(value: Any, depth: int = 0) -> _Restore:
-    """A function that restores the content of an attribute to what it is now; it does not enter submodules."""
+    """A function that restores the content of an attribute's value to what it is now; submodules are not restored."""
     match value:
         case Tensor():
             return _tensor_restorer(value)
@@ -228,12 +228,15 @@ def _array_restorer(value: np.ndarray) -> _Restore:
 
 
 def _inference_mode_of(value: Tensor) -> AbstractContextManager[object]:
-    """The context in which a tensor may be changed: inference mode for one that was created in it."""
+    """A context in which a tensor may be changed: inference mode for one that was created in it, else no change."""
     return torch.inference_mode() if value.is_inference() else nullcontext()
 
 
 def _tensor_restorer(value: Tensor) -> _Restore:
-    """Restores values, `requires_grad` and gradient. Unchanged values are not written: an outer graph may need them."""
+    """A function that restores a tensor's values, `requires_grad` and gradient to what they are now.
+
+    Unchanged values are not written, since an outer autograd graph may need them.
+    """
     try:
         saved, gradient = value.detach().clone(), value.grad if value.is_leaf else None
     except (RuntimeError, NotImplementedError, ValueError):  # uninitialised (a lazy layer), or a tensor without storage

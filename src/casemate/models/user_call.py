@@ -27,13 +27,13 @@ _INTERNAL = (str(Path(__file__).parent.parent), contextlib.__file__)
 @final
 @dataclass(frozen=True)
 class UserCall:
-    """A call of a library function, by the user or by another library function."""
+    """A call of a library function, through which it warns if the user, not another library function, called it."""
 
     by_user: bool
-    """Whether warnings are given."""
+    """Whether the user made the call; only then are warnings given."""
 
     def warn(self, sentence: str) -> None:
-        """Warn at the user's line of code."""
+        """Give a `CasemateWarning` that shows the user's line of code; do nothing in a call by the library itself."""
         if not self.by_user:
             return
         frame, level = sys._getframe(1), 2
@@ -83,7 +83,7 @@ def user_call(
 
     Args:
         model: restored at the end, unless it is trained.
-        ball: the perturbations that are searched, if any.
+        ball: the ball that is searched, for the warning about `eps`; None for no such warning.
         seed: of the random numbers that the model draws.
         teachers: for a training of `model`: other models, which are restored at the end.
     """

@@ -15,7 +15,7 @@ from casemate.types import Images, Logits
 
 @final
 class _Mean(nn.Module):
-    """Mean logits over several passes."""
+    """A module that returns the mean logits over `draws` passes of `model`."""
 
     def __init__(self, model: nn.Module, draws: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class _Mean(nn.Module):
 
 @final
 class _FixedSeed(nn.Module):
-    """Logits under a fixed seed of the global generators (PyTorch's, NumPy's, Python's)."""
+    """A module that returns the logits of `model` under a fixed seed of PyTorch's, NumPy's and Python's generators."""
 
     def __init__(self, model: nn.Module, seed: int) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 @final
 class ChannelsLastLinear(nn.Module):
-    """Replaces `nn.Flatten` followed by a frozen `nn.Linear`; its weights get no gradient."""
+    """A layer that replaces `nn.Flatten` followed by a frozen `nn.Linear`; its weights get no gradient."""
 
     weight: Tensor
     bias: Tensor | None

@@ -19,7 +19,7 @@ from casemate.models.accel import loops
 
 @final
 class HashDropout(nn.Module):
-    """Replaces `nn.Dropout`; each call draws two seeds from PyTorch's global generator."""
+    """A layer that replaces `nn.Dropout`; each call in training draws two seeds from PyTorch's global generator."""
 
     def __init__(self, layer: nn.Dropout) -> None:
         super().__init__()

@@ -15,7 +15,10 @@ hundred times float32 rounding, and far too small for an attack to exploit."""
 
 
 def logit_difference(model: Classifier, other: Classifier, images: Images) -> float:
-    """The `relative_difference` of the logits of two models; PyTorch's random state is restored."""
+    """The `relative_difference` of the logits of two models for `images`, both run with the same random numbers.
+
+    PyTorch's random state is restored.
+    """
     with torch_forked(model.device), torch.no_grad():
         return relative_difference(*(_seeded_logits(each, images) for each in (model, other)))
 

@@ -36,7 +36,7 @@ from casemate.rng import torch_forked
 from casemate.types import Images, Logits
 
 _ALWAYS_VERIFIED = 4
-"""Images of every batch that the original classifies too."""
+"""Number of images of every batch that `Frozen.classify` passes through the original too."""
 
 
 @final
@@ -51,7 +51,7 @@ class Frozen:
     low_precision: Classifier | None = None
     """The copy in bfloat16, if it was requested, is accurate enough and faster on this machine."""
     changes: dict[str, int] = field(default_factory=dict)
-    """How often each change was made, by its name."""
+    """How often each optimisation was made in the copy, by its name; empty if none was possible."""
     difference: float = 0.0
     """Largest logit difference between copy and original, relative to the largest logit."""
     exact: bool = True
@@ -66,8 +66,8 @@ class Frozen:
         """The models that an attack runs on in turn, in order of precision.
 
         The bfloat16 copy comes first, if there is one and `low_precision` is set; then the copy; then the original, if
-        it computes in another precision than the copy. Each stage runs on the examples that fooled only the stage
-        before, or on which that one made no progress.
+        it computes in another precision than the copy. Each next stage runs on the failed examples that fooled the
+        stage before, or on which that one had a zero gradient or numbers that are not finite (see `run_in_turn`).
         """
         first = () if self.low_precision is None or not low_precision else (self.low_precision,)
         return (*first, self.copy) if self.exact else (*first, self.copy, self.verifier)
@@ -88,7 +88,7 @@ class Frozen:
     def classify(self, images: Images) -> Logits:
         """Logits within `TOLERANCE` of the original's, with the same predictions, mostly from the faster copy.
 
-        The original classifies the first few images, and those whose two highest logits are closer than the copy's
+        The original also classifies the first few images, and those whose two highest logits are closer than the copy's
         error; if it disagrees on the first few, it classifies all. (An attack counts these double passes once.)
         """
         verifier = self.verifier
@@ -118,12 +118,12 @@ def freeze(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Frozen:
-    """Make the copy, and compare its logits with the model's on a few images.
+    """Make the optimised copy of a model, and compare its logits with the model's on `images`.
 
     The model is not changed. It must already be in evaluation mode with frozen weights (`attacks.frozen`).
 
     Args:
-        images: the first ones to be attacked, `(n, channels, height, width)` within the bounds.
+        images: a few, the first to be attacked, `(n, channels, height, width)` within the bounds.
         pass_size: images that pass through the copy at a time; measured if None.
         precision: "bfloat16" makes a bfloat16 copy too, if it is accurate and fast enough.
         observer: receives a message if memory runs out and the pass size is reduced, or if bfloat16 is not used.
@@ -139,7 +139,7 @@ def freeze(
 
 
 def freeze_unoptimized(model: Classifier, pass_size: int, observer: Observer = NULL_OBSERVER) -> Frozen:
-    """Make a copy that shares the model's layers and weights, and has its own pass size.
+    """A `Frozen` whose copy shares the model's layers and weights, and has its own pass size.
 
     Half-precision weights, in which small gradients are zero, are copied to float32; so are weights created in
     inference mode, which cannot be differentiated.
@@ -180,7 +180,10 @@ def _optimized(given: Frozen, images: Images) -> Frozen:
 
 
 def _has_input_gradient(model: Classifier, images: Images) -> bool:
-    """Whether a backward pass succeeds; it fails if a layer overwrote values that another one needs."""
+    """Whether a backward pass to the images raises no error; the gradient itself is not checked.
+
+    It raises one if a layer has overwritten values that the backward pass needs.
+    """
     try:
         run_input_gradient(model, images[:2].to(model.device))
     except Exception:  # the user's own code may raise anything

@@ -23,7 +23,7 @@ BLOCK = 8
 @compiled.loop
 @no_type_check
 def pool(maps, pooled, positions):
-    """Max-pooling over 2 x 2 and ReLU; `positions` are those of the maxima."""
+    """2 x 2 max-pooling and ReLU of `maps`; writes `pooled`, and the `positions` of the maxima (0 to 3, `ZEROED`)."""
     count, height, width, channels = pooled.shape
     zero = maps.dtype.type(0)
     for n in range(count):
@@ -50,7 +50,7 @@ def pool(maps, pooled, positions):
 @compiled.loop
 @no_type_check
 def pool_bfloat16(maps, pooled, positions):
-    """`pool` for bfloat16 given as int16: non-negative numbers are ordered as their bits are."""
+    """`pool` for bfloat16 maps viewed as int16: non-negative numbers are ordered as their bits are."""
     count, height, width, channels = pooled.shape
     for n in range(count):
         for y in range(height):
@@ -79,7 +79,7 @@ def pool_bfloat16(maps, pooled, positions):
 @compiled.loop
 @no_type_check
 def unpool(gradient, positions, unpooled):
-    """Backward pass of `pool`; writes every entry of `unpooled`."""
+    """Backward pass of `pool`: writes the `gradient` to the `positions` of the maxima in `unpooled`, zero elsewhere."""
     count, height, width, channels = gradient.shape
     tall, wide = unpooled.shape[1:3]
     zero = unpooled.dtype.type(0)
@@ -100,7 +100,7 @@ def unpool(gradient, positions, unpooled):
 @compiled.loop
 @no_type_check
 def gather(maps, positions, gathered):
-    """The entries of `maps` at the positions that `pool` stored; zero for `ZEROED`."""
+    """Write to `gathered` the entries of `maps` at the positions that `pool` stored; zero for `ZEROED`."""
     count, height, width, channels = gathered.shape
     zero = maps.dtype.type(0)
     for n in range(count):

@@ -33,18 +33,18 @@ _NORMS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv3d: nn.BatchNorm3d,
     nn.Linear: nn.BatchNorm1d,
 }
-"""The batch norm over the output channels of each kind of layer."""
+"""For each kind of layer, the kind of batch norm that can be folded into it."""
 _POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 
 WITHOUT_WEIGHTS = (nn.Dropout, nn.Identity, nn.ReLU, *_POOLS, HashDropout, ReLUMaxPool2d)
-"""Layers that `optimize_for_training` may replace or insert."""
+"""Layers without weights, the only ones that `optimize_for_training` may replace or insert."""
 
 _OVERWRITTEN = (*_NORMS, *set(_NORMS.values()), *_POOLS, ChannelsLastLinear)
 """Layers whose backward pass does not need their output, so that a ReLU may overwrite it."""
 
 
 def optimize_for_inference(model: nn.Module) -> Counter[str]:
-    """Optimise a frozen network in place, and return how often each change was made."""
+    """Optimise a frozen network in place, and return how often each change was made, by its name."""
     done = Counter({"dropout removed": sum(_remove_dropout(model))})
     done.update(_apply(_STEPS, model))
     # last, when the batch norms after it are folded
@@ -96,7 +96,7 @@ def _replace_small_input_convs(model: nn.Module) -> Iterator[int]:
 
 
 class _Tracer(fx.Tracer):
-    """Traces into modules that have submodules; a module without any is a leaf."""
+    """A tracer that enters every module with submodules; a module without any is a leaf of the graph."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
@@ -113,7 +113,10 @@ def _trace(model: nn.Module) -> fx.Graph | None:
 
 
 def _apply(steps: Mapping[str, Callable[["_Layers"], Iterator[int]]], model: nn.Module) -> Counter[str]:
-    """Run optimisations by name, in order and in place, and count the changes; a step yields once for each change."""
+    """Run the optimisations `steps`, in order and in place, and count the changes by name.
+
+    A step yields 1 for each change. In a model that cannot be traced, they are run on each of its children.
+    """
     graph = _trace(model)
     if graph is None:
         done: Counter[str] = Counter()
@@ -125,7 +128,7 @@ def _apply(steps: Mapping[str, Callable[["_Layers"], Iterator[int]]], model: nn.
 
 
 class _Layers:
-    """The layers of a traced model, to be replaced in pairs where one feeds only the other."""
+    """The layers of a traced model, for replacing pairs of layers where one feeds only the other."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model = model
@@ -166,7 +169,7 @@ class _Layers:
         return self._name_count[id(layer)] == 1 and len(self._calls.get(id(layer), [node])) == 1 and _is_plain(layer)
 
     def _only_user(self, node: fx.Node) -> fx.Node | None:
-        """The layer call that alone uses a node's output, past any `nn.Identity`."""
+        """The layer call that alone uses a node's output, past any `nn.Identity`; None if there is no such call."""
         while len(node.users) == 1:
             (following,) = node.users
             if following.op != "call_module" or following.args != (node,):
@@ -183,7 +186,7 @@ def _is_affine(norm: nn.Module) -> bool:
 
 
 def _fold_batch_norm(layers: _Layers) -> Iterator[int]:
-    """Fold batch norms into the layer before or after."""
+    """Fold batch norms into the layer before or after; yield 1 for each."""
     for first_name, first, second_name, second in layers.pairs():
         if type(second) is _NORMS.get(type(first)) and _is_affine(second):
             fuse: Any = fuse_linear_bn_eval if type(first) is nn.Linear else fuse_conv_bn_eval
@@ -221,7 +224,7 @@ def _with_norm_before(norm: Any, layer: Any) -> nn.Module:
 
 
 def _pool_before_relu(layers: _Layers) -> Iterator[int]:
-    """Swap a ReLU and the max-pooling after it."""
+    """Swap every ReLU and the max-pooling after it; yield 1 for each pair."""
     for first_name, first, second_name, second in layers.pairs():
         if type(first) is nn.ReLU and type(second) in _POOLS and not getattr(second, "return_indices", False):
             layers.put(first_name, second)
@@ -230,7 +233,7 @@ def _pool_before_relu(layers: _Layers) -> Iterator[int]:
 
 
 def _fuse_pool_and_relu(layers: _Layers) -> Iterator[int]:
-    """Fuse a 2 x 2 max-pooling and the ReLU after it."""
+    """Fuse every 2 x 2 max-pooling and the ReLU after it; yield 1 for each pair."""
     for first_name, first, second_name, second in layers.pairs():
         if is_2x2_pooling(first) and type(second) is nn.ReLU:
             layers.put(first_name, nn.Identity())
@@ -239,7 +242,7 @@ def _fuse_pool_and_relu(layers: _Layers) -> Iterator[int]:
 
 
 def _fuse_conv_and_pool(layers: _Layers) -> Iterator[int]:
-    """Fuse a small-input convolution and the `ReLUMaxPool2d` after it."""
+    """Fuse every small-input convolution and the `ReLUMaxPool2d` after it; yield 1 for each pair."""
     for first_name, first, second_name, second in layers.pairs():
         if can_fuse_convolution(first) and type(second) is ReLUMaxPool2d:
             layers.put(first_name, nn.Identity())
@@ -248,7 +251,7 @@ def _fuse_conv_and_pool(layers: _Layers) -> Iterator[int]:
 
 
 def _fuse_flatten_and_linear(layers: _Layers) -> Iterator[int]:
-    """Fuse a flattening of all dimensions but the first and the dense layer after it."""
+    """Fuse every flattening of all dimensions but the first and the dense layer after it; yield 1 for each pair."""
     for first_name, first, second_name, second in layers.pairs():
         if type(first) is nn.Flatten and (first.start_dim, first.end_dim) == (1, -1) and type(second) is nn.Linear:
             layers.put(first_name, nn.Identity())
@@ -257,7 +260,7 @@ def _fuse_flatten_and_linear(layers: _Layers) -> Iterator[int]:
 
 
 def _relu_in_place(layers: _Layers) -> Iterator[int]:
-    """Let a ReLU overwrite its input where the layer before does not need it."""
+    """Let every ReLU overwrite its input where the layer before does not need it; yield 1 for each."""
     for _, first, second_name, second in layers.pairs():
         if type(first) in _OVERWRITTEN and type(second) is nn.ReLU and not second.inplace:
             layers.put(second_name, nn.ReLU(inplace=True))
@@ -272,4 +275,4 @@ _STEPS = {
     "dense layer on maps": _fuse_flatten_and_linear,
     "ReLU in place": _relu_in_place,
 }
-"""The optimisations of a frozen copy, in order."""
+"""The optimisations of a frozen copy, by name and in the order in which they are made."""

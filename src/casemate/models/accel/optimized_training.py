@@ -19,7 +19,7 @@ from casemate.types import Images
 
 @contextmanager
 def optimized_training(model: Classifier, images: Images) -> Iterator[None]:
-    """Replace layers of the model inside the context, if that does not change its logits.
+    """Replace layers without weights by faster ones inside the context, if that does not change the model's logits.
 
     Args:
         model: has its own layers again afterwards.
@@ -42,9 +42,9 @@ def optimized_training(model: Classifier, images: Images) -> Iterator[None]:
 
 
 def _optimized_layers(model: Classifier, images: Images) -> list[tuple[str, nn.Module]]:
-    """The layers of an optimised copy, by name; none if it cannot be made or its logits differ.
+    """Names and layers of an optimised copy; an empty list if it cannot be made or its logits differ.
 
-    None either for a model with hooks, which would be called for the copies too.
+    The list is also empty for a model with hooks, which would be called for the copies too.
     """
     if any(has_hooks(module) for module in model.modules()):
         return []

@@ -12,17 +12,19 @@ from casemate.models.classifier import Classifier
 from casemate.types import Images
 
 DEFAULT_PASS_SIZE = 128
-"""Used where measuring would take longer than it saves: within a few per cent of the fastest for small networks on
-CPUs."""
+"""The pass size where measuring would take longer than it saves; on CPUs and for small networks its time per image is
+within a few per cent of the fastest one's."""
 _SIZES = {"cpu": (16, 32, 64, 128, 256), "cuda": (64, 256, 1024, 4096)}
 _GAIN = 0.97
 """A larger size must take at most this fraction of the time per image of the best smaller one."""
 MEASURING_PASSES = 3 * sum(_SIZES["cpu"])
-"""Input gradients, of one image each, that measuring takes on a CPU."""
+"""Number of input gradients, of one image each, that `fastest_pass_size` computes on a CPU."""
 
 
 def fastest_pass_size(model: Classifier, images: Images) -> int:
-    """The smallest of a few sizes at which an input gradient is about as fast as it gets.
+    """The number of images per pass, out of a few, at which an input gradient takes the least time per image.
+
+    A larger size must be at least 3 % faster. The default is returned if the model fails at the smallest one.
 
     Args:
         model: frozen, on its device.
@@ -42,7 +44,7 @@ def fastest_pass_size(model: Classifier, images: Images) -> int:
 
 
 def seconds_per_pass(model: Classifier, images: Images, size: int | None = None) -> float:
-    """Seconds that an input gradient of `size` images takes (default: the pass size), the best of three runs.
+    """Seconds that an input gradient of `size` images together takes (default: the pass size), the best of three runs.
 
     The images are repeated as needed.
     """

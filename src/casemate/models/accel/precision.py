@@ -23,7 +23,7 @@ _TOLERANCE = 0.1
 """Largest accepted logit difference in bfloat16, relative to the largest logit: one rounding is 0.4 %, and over many
 layers the errors add up to some per cent."""
 _MIN_SPEEDUP = 1.2
-"""How many times as fast an input gradient in bfloat16 must be."""
+"""How many times as fast as the model's an input gradient in bfloat16 must be for the copy to be used."""
 
 
 def is_half(model: Classifier) -> bool:
@@ -32,7 +32,7 @@ def is_half(model: Classifier) -> bool:
 
 
 def in_float32(model: Classifier) -> Classifier | None:
-    """A float32 copy without weight gradients; None if the model cannot be copied or fails in float32."""
+    """A copy of the model in float32, without weight gradients; None if it cannot be copied or fails in float32."""
     try:
         made = copy.deepcopy(model).float().requires_grad_(False)
         made.forget()
@@ -44,7 +44,7 @@ def in_float32(model: Classifier) -> Classifier | None:
 
 
 def in_bfloat16(model: Classifier) -> Classifier:
-    """A copy that computes in bfloat16 and takes and returns the types that the model does."""
+    """A copy of the model that computes in bfloat16, but takes images and returns logits of the type that it does."""
     made = copy.deepcopy(model, {id(model.observer): model.observer})  # the observer is shared, not copied
     made.network = _InBfloat16(made.network)
     return made
@@ -73,7 +73,7 @@ def faster_in_bfloat16(model: Classifier, original: Classifier, images: Images) 
 
 
 class _InBfloat16(nn.Module):
-    """Runs a network in bfloat16 on images of another type, and returns logits of that type."""
+    """A module that runs a network in bfloat16 on images of another type, and returns logits of that type."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

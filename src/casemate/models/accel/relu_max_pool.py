@@ -36,13 +36,13 @@ def is_2x2_pooling(layer: nn.Module) -> bool:
 
 
 def can_fuse_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `SmallInputConvPool` can replace a layer and the pooling after it."""
+    """Whether `SmallInputConvPool` can replace `layer` and the 2 x 2 pooling with ReLU after it."""
     return is_small_input_conv(layer) and layer.out_channels % loops.BLOCK == 0
 
 
 @final
 class ReLUMaxPool2d(nn.Module):
-    """Replaces a 2 x 2 max-pooling and a ReLU, in either order."""
+    """A layer that replaces a 2 x 2 max-pooling and a ReLU, in either order."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps of half the height and width, rounded down."""
@@ -51,7 +51,7 @@ class ReLUMaxPool2d(nn.Module):
 
 @final
 class SmallInputConvPool(nn.Module):
-    """Replaces a `SmallInputConv` followed by a `ReLUMaxPool2d`; its weights get no gradient."""
+    """A layer that replaces a `SmallInputConv` followed by a `ReLUMaxPool2d`; its weights get no gradient."""
 
     flat: Tensor
     """The weights, `(kernel positions * inputs, outputs)`."""
@@ -147,7 +147,7 @@ class _ConvPoolFunction(torch.autograd.Function):
 
 
 def _pool(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled maps, and the position of each maximum (see `_run_pooling`)."""
+    """`maps` after 2 x 2 max-pooling and ReLU, and the position of each maximum (see `_run_pooling`)."""
     loop = loops.pool_bfloat16 if maps.dtype is torch.bfloat16 else loops.pool
     return _run_pooling(loop, compiled.channels_last(maps), maps.shape[1], (maps.shape[2], maps.shape[3]))
 
@@ -165,7 +165,7 @@ def _convolve_and_pool(images: Tensor, pooling: SmallInputConvPool) -> tuple[Ten
 def _run_pooling(
     loop: compiled.Loop, maps: Tensor, channels: int, size: tuple[int, int], fixed: tuple[Tensor, ...] = ()
 ) -> tuple[Tensor, Tensor]:
-    """The outputs of a pooling loop: pooled maps `(n, channels, height, width)` and positions, uint8 channels-last.
+    """Run a pooling loop; return the pooled maps `(n, channels, height, width)` and positions, uint8 channels-last.
 
     `size` is the height and width before pooling, `fixed` the loop's further arguments.
     """

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 _MOST_CHANNELS = 3
-"""Colour images; with more channels PyTorch's kernels are as fast."""
+"""Largest number of input channels, that of colour images; with more, PyTorch's kernels are as fast."""
 
 
 def is_small_input_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `SmallInputConv` can replace a layer."""
+    """Whether `SmallInputConv` can replace `layer`: a plain `nn.Conv2d` with at most three input channels."""
     return (
         type(layer) is nn.Conv2d
         and layer.in_channels <= _MOST_CHANNELS
@@ -29,7 +29,7 @@ def is_small_input_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 @final
 class SmallInputConv(nn.Module):
-    """Replaces a frozen `nn.Conv2d` that satisfies `is_small_input_conv`; its weights get no gradient."""
+    """A layer that replaces a frozen `nn.Conv2d` for which `is_small_input_conv` holds; its weights get no gradient."""
 
     weight: Tensor
     bias: Tensor | None
@@ -52,7 +52,7 @@ class SmallInputConv(nn.Module):
         return _SmallInputConvFunction.apply(images, self.weight, self.bias, self.stride, self.padding)  # pyright: ignore[reportReturnType]
 
     def output_size(self, images: Tensor) -> tuple[int, int]:
-        """Height and width of the feature maps."""
+        """Height and width of the feature maps that `forward` returns for `images`."""
         axes = zip(images.shape[2:], self.weight.shape[2:], self.padding, self.stride, strict=True)
         height, width = ((side + 2 * border - kernel) // stride + 1 for side, kernel, border, stride in axes)
         return height, width
