@@ -693,7 +693,7 @@ def test_nothing_in_a_file_of_images_is_executed(tmp_path: Path) -> None:
 
 N = np.zeros
 BAD = [
-    ({"images": N((4, 1, 8, 8), np.uint8)}, "has no labels, but images"),
+    ({"images": N((4, 1, 8, 8), np.uint8)}, "has no labels, only images"),
     ({"images": N((4, 1, 8, 8), np.uint8), "labels": N(3, int)}, "4 images and 3 labels"),
     ({"images": N((0, 1, 8, 8), np.uint8), "labels": N(0, int)}, "0 images and 0 labels"),
     ({"images": N((4, 64), np.uint8), "labels": N(4, int)}, r"expected \(n, channels, height, width\)"),
