@@ -11,7 +11,7 @@ class CasemateWarning(UserWarning):
 
 
 class CasemateError(Exception):
-    """Base class of the errors that a user can fix. The command line prints them without a traceback and exits with 2."""
+    """Base class of errors that the user can fix. The command line prints them without a traceback and exits with 2."""
 
 
 class MissingExtraError(CasemateError):
