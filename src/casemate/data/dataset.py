@@ -94,7 +94,7 @@ class Dataset:
     origin: str
     """Where the images came from: a folder, or "scikit-learn"."""
     fallback_for: str | None = None
-    """Title of the requested data set that this one replaces, because it was not available; None if it replaces none."""
+    """Title of the requested data set that this one replaces because it was not available; None if it replaces none."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
