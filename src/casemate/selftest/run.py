@@ -43,8 +43,8 @@ class Outcome:
 
     @property
     def as_expected(self) -> bool:
-        """Whether an honest model's number is trusted; for a misleading model, whether its verdict is weak, worse or not to
-        be trusted, and it overclaims if there is a `claim`.
+        """Whether an honest model's number is trusted; for a misleading one, whether its verdict is weak, worse or not
+        to be trusted, and it overclaims if there is a `claim`.
         """
         verdict = self.evaluation.verdict
         if self.case.honest:

@@ -49,16 +49,14 @@ class TrainConfig:
     schedule: str | Schedule = "constant"
     """A name (constant, linear, cosine, one-cycle), or in Python a function of the share of steps done."""
     weight_decay: Annotated[float, not_negative()] = 0.0
-    """Weight decay of kernels, not of biases or batch normalisation; decoupled with adamw, else part of the
-    gradient."""
+    """Weight decay of kernels, not biases or batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: Annotated[int, at_least(1)] | None = None
-    """Early stopping after this many epochs without a lower validation loss; the best weights are restored. None:
-    never."""
+    """Early stopping after this many epochs without a lower validation loss, with the best weights; None: never."""
     continue_after_stop: bool = False
     """With `patience`: train to the last epoch all the same, and only record where early stopping would have ended the
     training, and the best weights until then."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
-    """Decay per step of a moving average of the weights (such as 0.999), which is validated and returned; None: no
+    """Decay per step of a moving average of the weights (such as 0.999), to be validated and returned; None: no
     average."""
     precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
