@@ -73,8 +73,8 @@ class Borders:
     broken: float = 0.1
     """A model is broken if the upper end of the interval lies below this share."""
     weak: float = 0.5
-    """A model is weak if the upper end of the interval lies below this share, and at least partly robust if the lower end
-    reaches it."""
+    """A model is weak if the upper end of the interval lies below this share, and at least partly robust if the lower
+    end reaches it."""
     robust: float = 0.9
     """A model is robust, as far as tested, if the lower end of the interval reaches this share."""
 
@@ -103,8 +103,7 @@ class Trust:
     because: tuple[str, ...] = ()
     """The sentences of the findings that void the number; empty if it can be trusted."""
     flattered_by: tuple[str, ...] = ()
-    """Names of checks whose findings would void the number if the model were not broken anyway; empty if `because` is
-    not."""
+    """Names of checks whose findings would void the number if the model were not broken or untrained anyway."""
     weakened_by: tuple[str, ...] = ()
     """Names of checks whose findings weaken the number: it may be too high."""
     failed: tuple[str, ...] = ()
@@ -129,12 +128,12 @@ class Trust:
 
     @property
     def doubts(self) -> str:
-        """The sentence that names the checks which weaken the number, to follow another sentence; "" if there are none."""
+        """The sentence that names the checks which weaken the number, to follow another one; "" if there are none."""
         return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
 
     @property
     def unmade(self) -> str:
-        """The sentence that names the checks which failed, to follow another sentence; "" if there are none."""
+        """The sentence that names the checks which failed, to follow another one; "" if there are none."""
         if not self.failed:
             return ""
         return (
@@ -145,7 +144,7 @@ class Trust:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """The result of the attacks at one eps: the share of images that withstood, two accuracies, eps, norm and budget."""
+    """The result of the attacks at one eps: the share of images that withstood, accuracies, eps, norm and budget."""
 
     withstood: Estimate | None
     """Share, among the images classified correctly without an attack, that withstood all attacks; None if there are
@@ -163,8 +162,8 @@ class Number:
 
     @property
     def sentence(self) -> str:
-        """Sentences with the share of correctly classified images that withstood everything tried, at which eps, norm and
-        budget, then robust and clean accuracy; another sentence if no image is classified correctly.
+        """Sentences with the share of correctly classified images that withstood everything tried, at which eps, norm
+        and budget, then robust and clean accuracy; another sentence if no image is classified correctly.
         """
         if self.withstood is None:
             return f"None: none of {self.clean.n:,} images is classified correctly without an attack; {self.setting}."
@@ -207,7 +206,7 @@ class Verdict:
 
     @property
     def fallen(self) -> bool:
-        """Whether there is a grade, and all grades are broken or untrained; False if the number is not to be trusted."""
+        """Whether all grades are broken or untrained; False without grades, if the number is not to be trusted."""
         return bool(self.grades) and all(each in _FALLEN for each in self.grades)
 
     @property
@@ -217,7 +216,7 @@ class Verdict:
 
     @property
     def undecided(self) -> bool:
-        """Whether more images could change or narrow down the grades, since the interval lies across a border or guessing."""
+        """Whether more images could decide the grade: the interval lies across a border or across guessing."""
         number = self.number
         if Grade.UNTRAINED in self.grades:
             return number.clean.value > number.guessing
@@ -225,8 +224,8 @@ class Verdict:
 
     @property
     def colour(self) -> Literal["green", "yellow", "red"]:
-        """Red if there is no grade or all are broken or untrained; green if, after checks and at least the standard budget,
-        the lowest grade is partly robust or better; else yellow.
+        """Red if there is no grade or all are broken or untrained; green if, after checks and at least the standard
+        budget, the lowest grade is partly robust or better; else yellow.
         """
         if not self.grades or self.fallen:
             return "red"
@@ -265,8 +264,8 @@ class Verdict:
 
     @property
     def _by_guessing(self) -> bool:
-        """Whether the only grade is broken, and only because the robust accuracy is not shown to be above guessing: the share
-        that withstood is not shown to be below the border.
+        """Whether the only grade is broken, and only because the robust accuracy is not shown to be above guessing: the
+        share that withstood is not shown to be below the border.
         """
         number = self.number
         small = number.withstood is not None and number.withstood.high < self.borders.broken
