@@ -93,7 +93,7 @@ class Check:
         return f"{'; '.join(part for part in (rungs, self.condition, models) if part)}."
 
     def severity_of(self, found: Measured) -> Severity | None:
-        """The gravest severity whose threshold the value exceeds, within `at_most` and `at_least`; None if not raised."""
+        """The gravest severity whose threshold the value exceeds, given `at_most` and `at_least`; None: not raised."""
         if not found.counts:
             return None
         gravity = list(Severity).index
@@ -142,7 +142,7 @@ class Check:
         return Checked(check=self.name, title=self.title, not_run=why)
 
     def failed(self, why: str) -> Checked:
-        """The result of a check that ended in the error `why`: a finding, so that no model passes a check by failing."""
+        """The result of a check that ended in the error `why`: a finding, so that no model passes by an error."""
         finding = Finding(
             check=self.name,
             severity=Severity.WEAKENS,

@@ -123,7 +123,7 @@ class CheckContext:
         return ~result.success
 
     def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> LastIterates:
-        """Run an attack on `sample` at each eps of `values`; return the results at the last iterates, a column per eps."""
+        """Run an attack on `sample` at each eps of `values`; return results at the last iterates, a column per eps."""
         return _last_iterates(
             eps_curve(self.model, attack, self.sample, values, seed=self.seed, batch_size=self.batch_size)
         )

@@ -61,7 +61,7 @@ class Checked:
 
     @property
     def state(self) -> str:
-        """The outcome of the check: "not run", "passed", or the severity of its finding ("note", "weakens", "voids")."""
+        """The outcome: "not run", "passed", or the severity of its finding ("note", "weakens", "voids")."""
         if self.not_run is not None:
             return "not run"
         return "passed" if self.finding is None else str(self.finding.severity)
