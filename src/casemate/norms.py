@@ -68,7 +68,7 @@ def norm_of(delta: Tensor, norm: Norm) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ball:
-    """All images within `eps` of a clean one in a norm, intersected with the bounds of the pixels."""
+    """The ball of a threat model: all images within `eps` of a clean one in a norm, with pixels within their bounds."""
 
     eps: Annotated[float, Rule("zero or more", lambda eps: eps >= 0)]
     """Radius in pixel units, over all pixels and channels of an image; infinite for no limit but the bounds."""

@@ -16,7 +16,7 @@ _LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "numba", "polars")
 
 
 def environment(device: str) -> dict[str, str]:
-    """PyTorch's release and the kind of device (cpu, cuda): what the key of every artifact has of `surroundings`."""
+    """PyTorch's release and the kind of device (cpu, cuda), which are parts of the key of every artifact."""
     return {"torch": metadata.version("torch").split("+")[0], "device": device.split(":")[0]}
 
 

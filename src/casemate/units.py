@@ -48,7 +48,7 @@ class EpsIssue:
 
     @property
     def is_obvious(self) -> bool:
-        """Whether the radius is almost certainly a mistake."""
+        """Whether the radius is almost certainly in the wrong unit."""
         return self.kind in (EpsIssueKind.ABOVE, EpsIssueKind.BELOW, EpsIssueKind.OTHER)
 
 

@@ -46,7 +46,7 @@ class AlternatingFlip:
     """
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with about half of the images flipped, by a hash of `index`; the others next epoch."""
+        """Return the batch with about half of the images flipped, by a hash of `index`; in the next epoch the rest."""
         del generator
         flipped = ((index * 2654435761 >> 16) + epoch) % 2 == 0
         return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)

@@ -62,7 +62,7 @@ class LabelledImages:
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
-        """Yield `(images, labels)` in order, `size` at a time, the last ones fewer; images as from `to_float`."""
+        """Yield `(images, labels)` in order, in batches of `size`, the last one smaller; images as from `to_float`."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield to_float(self.pixels[part], device), self.labels[part].to(device)
@@ -98,7 +98,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(channels, height, width)`."""
+        """The shape of one image, `(channels, height, width)`."""
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 

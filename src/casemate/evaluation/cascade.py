@@ -62,11 +62,11 @@ class Attempt:
     status: dict[str, int]
     """Number of the images tried that ended with each `Status`, by its name in lower case."""
     unlimited: bool = False
-    """Whether it is a minimum-norm attack on the model itself, which searches at any distance."""
+    """Whether it is a minimum-norm attack on the model (not on a substitute), which searches at any distance."""
 
     @property
     def not_found(self) -> int:
-        """Number of images for which a minimum-norm attack found no adversarial image at any distance; else 0."""
+        """Number of images for which a minimum-norm attack found no adversarial image at all; 0 for other attacks."""
         return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
 
 
@@ -240,7 +240,7 @@ def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) 
 
 
 def _work(attack: AbstractAttack, classes: int) -> int:
-    """Most forward passes of an attack on one image, a backward pass counting as two; assumed if there is no bound."""
+    """Most passes of an attack on one image, a backward pass counting as two; a guess for an attack without a bound."""
     most = attack.max_passes(classes) or _UNKNOWN
     return most.forward + 2 * most.backward
 

@@ -55,7 +55,7 @@ class Curve:
     axis: str
     """What varies: "eps" or "steps"."""
     attack: dict[str, Any]
-    """The attack's name and settings; for each column its setting `axis` was replaced by that of `values`."""
+    """The attack's name and settings; its setting that `axis` names was replaced by each of `values` in turn."""
     values: tuple[float, ...]
     """The values of eps or numbers of iterations, ascending."""
     worst: np.ndarray
@@ -113,7 +113,9 @@ def eps_curve(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Curve:
-    """Run `attack` on all images at each eps of `values`; memory, apart from images and results, does not grow with n.
+    """Run `attack` on all images at each eps of `values`; return the results per image and eps.
+
+    Memory, apart from images and results, does not grow with the number of images.
 
     Args:
         values: of eps, ascending; 0 means the clean images.

@@ -68,7 +68,7 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
 
 
 def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> Table:
-    """One row per image; `adversarial_prediction` is the predicted class of its adversarial image, int64 `(n,)`.
+    """Table with a row per image; `adversarial_prediction` is the class predicted for its adversarial image, `(n,)`.
 
     Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled the image first),
     fooled_at (the smallest eps at which one did) and distance, all three missing if none did. For an image that is

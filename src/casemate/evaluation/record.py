@@ -90,8 +90,7 @@ class Record:
     version: str = __version__
     """Version of casemate that made the record."""
     images_match: bool = True
-    """Whether the file with the images had the SHA-256 that record.json states when it was read; else it was
-    changed."""
+    """Whether the file with the images, when it was read, had the SHA-256 that record.json states."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -107,7 +106,9 @@ class Record:
         return self.distance <= Ball(eps=radius, norm=self.norm).reach((-largest, largest))
 
     def allowed(self, right: Flags, fooled: Flags) -> tuple[float, ...]:
-        """The highest robust accuracy, at each of `eps`, that the adversarial images of the record leave possible.
+        """At each of `eps`, the highest robust accuracy that the adversarial images of the record leave possible.
+
+        That is the share of images that are `right` and not `fooled` by an adversarial image within eps.
 
         Args:
             right: whether each clean image is classified correctly, booleans `(n,)`.

@@ -101,24 +101,25 @@ class Trust:
     """Whether the robust accuracy of an evaluation can be trusted, and the checks that decide it."""
 
     because: tuple[str, ...] = ()
-    """The sentences of the findings that void the number; empty if it can be trusted."""
+    """The sentences of the findings that void the robust accuracy; empty if it can be trusted."""
     flattered_by: tuple[str, ...] = ()
-    """Names of checks whose findings would void the number if the model were not broken or untrained anyway."""
+    """Names of checks whose findings would void the robust accuracy if the model were not broken or untrained
+    anyway."""
     weakened_by: tuple[str, ...] = ()
-    """Names of checks whose findings weaken the number: it may be too high."""
+    """Names of checks whose findings weaken the robust accuracy: it may be too high."""
     failed: tuple[str, ...] = ()
-    """Names of checks that could not be completed."""
+    """Names of checks that ended in an error."""
     checked: bool = True
     """Whether checks were run at all."""
 
     @property
     def trusted(self) -> bool:
-        """Whether no finding voids the number; also True if no check was run (see `checked`)."""
+        """Whether no finding voids the robust accuracy; also True if no check was run (see `checked`)."""
         return not self.because
 
     @property
     def sentence(self) -> str:
-        """Sentences that say whether the number can be trusted, why, and which checks weaken it or failed."""
+        """Sentences that say whether the robust accuracy can be trusted, why, and which checks weaken it or failed."""
         if not self.trusted:
             return f"No: {UNTRUSTED}, because {'; and '.join(self.because)}.{self.unmade}"
         if not self.checked:
@@ -128,7 +129,7 @@ class Trust:
 
     @property
     def doubts(self) -> str:
-        """The sentence that names the checks which weaken the number, to follow another one; "" if there are none."""
+        """The sentence that names the checks which weaken the result, to follow another one; "" if there are none."""
         return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
 
     @property
@@ -158,7 +159,7 @@ class Number:
     eps: float
     norm: str
     budget: str
-    """quick, standard, thorough, or own: a list of attacks of the caller's."""
+    """Which attacks were run: those of the budget quick, standard or thorough, or own (chosen by the caller)."""
 
     @property
     def sentence(self) -> str:
@@ -183,12 +184,12 @@ class Number:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The verdict on a model at one eps: the trust in the number, the number, and the grades from it."""
+    """The verdict on a model at one eps: the result of the attacks, whether it can be trusted, and its grades."""
 
     trust: Trust
     number: Number
     grades: tuple[Grade, ...]
-    """One grade; several, ascending, if the interval lies across borders; none if the number is not to be trusted."""
+    """One grade; several, ascending, if the interval lies across borders; none if the result is not to be trusted."""
     borders: Borders = CONVENTION
 
     @property
@@ -206,12 +207,12 @@ class Verdict:
 
     @property
     def fallen(self) -> bool:
-        """Whether all grades are broken or untrained; False without grades, if the number is not to be trusted."""
+        """Whether all grades are broken or untrained; False if there is none, as the result is not to be trusted."""
         return bool(self.grades) and all(each in _FALLEN for each in self.grades)
 
     @property
     def favourable(self) -> bool:
-        """Whether the number is to be trusted and the highest of the grades is better than weak."""
+        """Whether the result is to be trusted and the highest of the grades is better than weak."""
         return bool(self.grades) and self.grades[-1] not in (*_FALLEN, Grade.WEAK)
 
     @property
@@ -234,12 +235,12 @@ class Verdict:
 
     @property
     def number_sentence(self) -> str:
-        """`Number.sentence`, after "Not to be used:" if the number is not to be trusted."""
+        """`Number.sentence`, after "Not to be used:" if the result is not to be trusted."""
         return self.number.sentence if self.trust.trusted else f"Not to be used: {self.number.sentence}"
 
     @property
     def grade_sentence(self) -> str:
-        """The sentence with the grades, or None for no grade, and the reason for them."""
+        """The sentence with the grades and the reason for them; it begins with "None:" if there is no grade."""
         if not self.grades:
             return f"None: a number that is {UNTRUSTED} gets no grade."
         return f"{_capital(self.word)}: {self._reason}."
@@ -253,7 +254,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The whole verdict in one or two sentences."""
+        """The verdict as text: grades, eps, norm, budget, share that withstood and reason, or why not to trust it."""
         number = self.number
         if not self.grades:
             return f"This evaluation is {UNTRUSTED}, because {'; and '.join(self.trust.because)}.{self.trust.unmade}"
@@ -415,7 +416,7 @@ def verdict_on(
 
 
 def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
-    """The grades that the interval of a number reaches, ascending, whether the number is to be trusted or not."""
+    """The grades, ascending, that the interval of the share that withstood reaches, whether it is trusted or not."""
     if number.withstood is None or number.clean.low <= number.guessing:
         return (Grade.UNTRAINED,)
     if number.robust.low <= number.guessing:

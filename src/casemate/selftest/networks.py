@@ -25,7 +25,8 @@ from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 EPS = 0.1
 """Radius in Linf at which most models of the self-test are evaluated, and of the adversarial training."""
 FAR = 0.3
-"""Radius at which the network that recognises FGSM is trained and evaluated: large, so that it learns to reliably."""
+"""Radius in Linf at which the network that learns to recognise FGSM is trained and evaluated; large, so that it
+does."""
 _TEMPERATURE = 100.0
 
 
@@ -49,10 +50,10 @@ class TrainSpec:
 
     network: Callable[[tuple[int, int, int], int], nn.Module] = small
     before: Callable[[], nn.Module] | None = None
-    """Makes a module in front of the network, in training and at inference; None: none."""
+    """Makes a module in front of the network, in training and at inference; None if there is no such module."""
     objective: Callable[[], Objective] = CrossEntropy
     teacher: str | None = None
-    """Name of the network whose outputs are the targets instead of the labels (distillation); None: the labels are."""
+    """Name of the network whose outputs are the targets instead of the labels (distillation); None: no teacher."""
     normalised: bool = False
     """Whether the classifier subtracts the mean of the training images and divides by their standard deviation."""
     images: int | None = None

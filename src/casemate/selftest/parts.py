@@ -66,7 +66,7 @@ class Quantised(nn.Module):
         self.levels: int = 2**bits - 1
 
     def forward(self, images: Images) -> Images:
-        """Return the rounded images."""
+        """Return the images with every pixel rounded to the nearest level."""
         return (images * self.levels).round() / self.levels
 
 
@@ -80,7 +80,7 @@ class Stairs(nn.Module):
         self.steepness: float = steepness
 
     def forward(self, images: Images) -> Images:
-        """Return the rounded images."""
+        """Return the images with every pixel rounded by the staircase function."""
         stair = (images * self.levels).detach().floor()
         return (stair + (self.steepness * (images * self.levels - stair - 0.5)).sigmoid()) / self.levels
 
@@ -99,7 +99,7 @@ class _Backwards(torch.autograd.Function):
 
 @final
 class Backwards(nn.Module):
-    """Changes no pixel, but reverses the sign of the gradient."""
+    """A layer that changes no pixel, but reverses the sign of the gradient in the backward pass."""
 
     def forward(self, images: Images) -> Images:
         """Return the images unchanged."""
@@ -123,7 +123,7 @@ class Counting(nn.Module):
 
 @final
 class ResizeAndPad(nn.Module):
-    """Shrinks a batch to a random size and pads it with black at random to its old size (Xie et al. 2018)."""
+    """Shrinks a batch to a random size and pads it with black to its old size, on random sides (Xie et al. 2018)."""
 
     def __init__(self, smallest: float = 0.75) -> None:
         super().__init__()

@@ -17,8 +17,8 @@ from casemate.selftest.cases import CASES, Case, shifted
 from casemate.selftest.networks import ModelFactory, training_passes
 
 MIN_OVERCLAIM = 0.3
-"""Excess of the accuracy under the misled attack over the true robust accuracy, both shares, from which on the model
-overclaims."""
+"""A model overclaims if its accuracy under the misled attack exceeds its true robust accuracy by at least this
+share."""
 
 
 @final
@@ -52,7 +52,7 @@ class Outcome:
         return not verdict.favourable and self.overclaimed is not False
 
     def as_json(self) -> dict[str, Any]:
-        """All fields except images, for a result file."""
+        """The case, its accuracies and its evaluation without images, for a result file."""
         return {
             "name": self.case.name,
             "about": self.case.about,
@@ -68,7 +68,10 @@ class Outcome:
 
 
 def choose_cases(names: Sequence[str]) -> list[Case]:
-    """The cases of these names, in the order of `CASES`; all of them without names. Raises `SettingError`."""
+    """The cases with these names, in the order of `CASES`, or all if there are no names.
+
+    Raises `SettingError` for an unknown name.
+    """
     known = [case.name for case in CASES]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -16,9 +16,9 @@ Schedule = Callable[[float], float]
 
 
 def _one_cycle(done: float, rise: float = 0.25) -> float:
-    """Factor after the share `done` of all steps: linear rise over the share `rise`, then cosine decay to zero.
+    """Factor on the learning rate after the share `done` of all steps: linear rise, then cosine decay to zero.
 
-    (Smith and Topin 2019.) It rises from 0.04 to 1.
+    It rises from 0.04 to 1 over the share `rise` of the steps (Smith and Topin 2019).
     """
     if done < rise:
         return 0.04 + 0.96 * done / rise

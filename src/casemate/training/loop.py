@@ -53,7 +53,7 @@ class TrainResult:
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
     epoch: int
-    """The epoch, from 1, after which the model had the weights that it has now."""
+    """Epoch, from 1, whose weights `model` has: the last one, or with early stopping the best one."""
     best_epoch: int
     """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
     stopped_at: int | None
@@ -126,7 +126,7 @@ def _fit(
     observer: Observer,
     few: Tensor,
 ) -> TrainResult:
-    """`fit` after its checks, within its contexts; optimised layers are compared with the originals on `few` images."""
+    """`fit` without its checks; optimised layers are compared with the originals on the images `few`."""
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     state = TrainingState(fingerprint)

@@ -52,11 +52,10 @@ CHECKS: Mapping[str, Check] = {
 }
 
 CHEAP = Passes(forward=80_000, backward=52_000)
-"""Upper bound of the passes of single images, over a full sample, in all checks that every evaluation runs; one forward
-pass of each image of the evaluation is added."""
+"""Upper bound of the passes of single images in all checks that every evaluation runs, with a full sample; one forward
+pass of every image of the evaluation comes on top."""
 EXPENSIVE = Passes(forward=1_950_000)
-"""Upper bound of the passes of single images, over a full sample, in the checks that run only in a thorough
-evaluation."""
+"""Upper bound of the passes of single images in the checks that only a thorough evaluation runs, with a full sample."""
 
 
 def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked]:

@@ -297,7 +297,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     "`initial_const`), and do not rely on it alone.",
 )
 def nothing_found(context: CheckContext) -> Measured | NotRun:
-    """Share of its images for which a minimum-norm attack found no adversarial image; of several, the largest."""
+    """Share of images for which a minimum-norm attack found no adversarial image; of several attacks, the largest."""
     ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
         return NotRun("no minimum-norm attack had an image to attack")

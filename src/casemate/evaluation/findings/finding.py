@@ -35,7 +35,8 @@ class Finding:
     failed: bool = False
     """Whether the check ended in an error, so that the problem it looks for may be present."""
     flatters: bool = True
-    """Whether the problem can only make the model look more robust than it is; if so, a model that looks broken is."""
+    """Whether the problem can only make the model look more robust than it is; if so, one that looks broken is
+    broken."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for a result file."""

@@ -17,7 +17,7 @@ from casemate.rng import Streams, derive
 _DIRECTIONS = 10
 """Number of random directions per image along which finite differences are taken."""
 _MAX_COMPARED = 64
-"""Largest number of images whose gradient is compared with float64 or with finite differences."""
+"""Largest number of images whose gradient is compared with that in float64 or with finite differences."""
 _TINY = {True: 1e-8, False: 1e-6}
 """Step of finite differences, in pixel units, so short that it crosses no kink of the network; by whether the model
 runs in float64."""

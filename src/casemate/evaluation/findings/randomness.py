@@ -31,7 +31,7 @@ _MAX_REPEATED, _REPETITIONS = 16, 100
 _ROUNDED = 1e-3
 """Difference of the logit gap, as a share of the largest logit, up to which it is attributed to rounding."""
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-"""The types of random number generators that a module may hold."""
+"""Types of random number generators; a model that holds one of its own is not suspected of counting its passes."""
 _FEWER, _MORE = 5, 20
 """Numbers of draws per gradient whose accuracies the check eot-samples compares."""
 
@@ -97,7 +97,10 @@ def stateful_model(context: CheckContext) -> Measured:
 
 
 def _counts_passes(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether the logits change from pass to pass, but in the same way in two copies with different random seeds."""
+    """Whether the logits change from pass to pass, but in the same way in two copies with different random seeds.
+
+    False for a model that holds a random number generator of its own, which these seeds do not set.
+    """
     if any(isinstance(held, _GENERATORS) for module in model.modules() for held in vars(module).values()):
         return False
     found: list[torch.Tensor] = []
