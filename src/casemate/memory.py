@@ -33,9 +33,10 @@ def batched(
     *,
     shrunk: Callable[[int], None] | None = None,
 ) -> list[T]:
-    """Call `work` with slices of `count` examples in order, and return the results; out of memory halves the slices.
+    """Call `work` with one slice of `count` examples after the other, `batch_size` in each; return the results.
 
-    `shrunk` is called with each smaller batch size. Raises `MachineError` if memory does not suffice for one example.
+    Whenever memory runs out, the batch size is halved, and `shrunk` is called with the new one. Raises `MachineError`
+    if memory does not suffice for one example.
     """
     found: list[T] = []
     start = 0

@@ -14,8 +14,7 @@ from casemate.settings import between, expect
 from casemate.types import Images
 
 _LARGEST = 1e3
-"""Largest allowed standard deviation of noise; beyond it nothing of an image is recognisable, and float32 eventually
-overflows."""
+"""Largest standard deviation of noise; beyond it no image is recognisable, and float32 eventually overflows."""
 
 
 def _normal(images: Images, generator: Generator) -> Tensor:

@@ -52,13 +52,12 @@ class Attempt:
     """Name of the attack in `Cascade.attacks`."""
     eps: float
     tried: int
-    """Number of images that it was run on: those that no attempt before had fooled."""
+    """Number of images that the attack was run on: those correctly classified that no attempt before had fooled."""
     fooled: int
     """Number of images fooled within eps."""
     seconds: float
     passes: Passes
-    """Forward and backward passes over all images; zero if a minimum-norm attack's result for a smaller eps was
-    reused."""
+    """Forward and backward passes over all images; zero if a minimum-norm attack's earlier result was used again."""
     status: dict[str, int]
     """Number of the images tried that ended with each `Status`, by its name in lower case."""
     unlimited: bool = False
@@ -81,8 +80,7 @@ class Cascade:
     attacks: dict[str, dict[str, Any]]
     """The settings of each attack by its name, in the order in which the attacks were run."""
     robust: np.ndarray
-    """Whether each image is classified correctly under all attacks at this and every smaller eps, booleans
-    `(n, values)`."""
+    """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
     first_success: np.ndarray
     """Position in `attacks` of the first attack that fooled each image, `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
     adversarial: Tensor

@@ -30,8 +30,7 @@ from casemate.rng import Streams, seeded
 _MIN_SECONDS = 0.3
 """Least duration of the timed run of an attack, in seconds."""
 _MARGIN = 1.2
-"""Factor on the estimate, as the passes of some attacks cost up to a tenth more than those measured; with some
-reserve."""
+"""Factor on the estimate, since passes of some attacks cost up to a tenth more than those measured; with a reserve."""
 
 
 @final

@@ -39,8 +39,7 @@ class LastIterates:
     prediction: np.ndarray
     """Class predicted for each image's last iterate, int64 `(n, values)`: a column per eps or number of steps."""
     loss: np.ndarray
-    """Cross-entropy of the true label at each image's last iterate, `(n, values)`: a column per eps or number of
-    steps."""
+    """Cross-entropy of the label at each image's last iterate, `(n, values)`: a column per eps or number of steps."""
     norm: np.ndarray
     """Norm of each image's perturbation, `(n, values)`: a column per eps or number of steps."""
     status: np.ndarray
@@ -59,8 +58,7 @@ class Curve:
     values: tuple[float, ...]
     """The values of eps or numbers of iterations, ascending."""
     worst: np.ndarray
-    """Whether each image is classified correctly at every iterate, at this and every smaller value, booleans
-    `(n, values)`."""
+    """Whether each image is classified correctly at every iterate, at this and every smaller value, `(n, values)`."""
     last: LastIterates | None
     """Results at the last iterates of complete runs; None if only `worst` was computed."""
     passes: Passes
@@ -90,8 +88,7 @@ class WorstCase:
     values: tuple[float, ...]
     """The values of eps, ascending."""
     each: dict[str, np.ndarray]
-    """By attack: whether each image is classified correctly under it at this and every smaller eps, booleans
-    `(n, values)`."""
+    """By attack: whether each image is classified correctly under it at this and every smaller eps, `(n, values)`."""
     passes: Passes
 
     @property

@@ -12,8 +12,8 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
 
 COMPARED: tuple[LossName, ...] = ("ce", "torch-ce", "prob-ce", "margin")
-"""Losses compared by default, whose gradients vanish on different images; that of `dlr` vanishes where that of `margin`
-does."""
+"""Losses compared by default, whose gradients vanish on different images; `dlr` is not among them, since its gradient
+vanishes where that of `margin` does."""
 
 
 def zero_gradients(

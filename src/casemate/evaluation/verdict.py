@@ -35,8 +35,7 @@ PUBLIC_MODELS = (
     "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
     "tenths, none more"
 )
-"""Part of a sentence on how many public models would get each grade (`docs/decisions.md` says how they were
-counted)."""
+"""Part of a sentence: how many public models would get each grade (counted as in `docs/decisions.md`)."""
 
 UNTRUSTED = "not to be trusted"
 
@@ -103,8 +102,7 @@ class Trust:
     because: tuple[str, ...] = ()
     """The sentences of the findings that void the robust accuracy; empty if it can be trusted."""
     flattered_by: tuple[str, ...] = ()
-    """Names of checks whose findings would void the robust accuracy if the model were not broken or untrained
-    anyway."""
+    """Names of checks whose findings would void the robust accuracy of a model that is not broken or untrained."""
     weakened_by: tuple[str, ...] = ()
     """Names of checks whose findings weaken the robust accuracy: it may be too high."""
     failed: tuple[str, ...] = ()

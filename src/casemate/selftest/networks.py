@@ -25,8 +25,7 @@ from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 EPS = 0.1
 """Radius in Linf at which most models of the self-test are evaluated, and of the adversarial training."""
 FAR = 0.3
-"""Radius in Linf at which the network that learns to recognise FGSM is trained and evaluated; large, so that it
-does."""
+"""Radius in Linf at which the network that learns to recognise FGSM is trained and evaluated; large, so that it can."""
 _TEMPERATURE = 100.0
 
 

@@ -17,8 +17,7 @@ from casemate.selftest.cases import CASES, Case, shifted
 from casemate.selftest.networks import ModelFactory, training_passes
 
 MIN_OVERCLAIM = 0.3
-"""A model overclaims if its accuracy under the misled attack exceeds its true robust accuracy by at least this
-share."""
+"""A model overclaims if its accuracy under the misled attack exceeds the true robust accuracy by this share or more."""
 
 
 @final

@@ -56,7 +56,7 @@ class TrainConfig:
     """With `patience`: train to the last epoch all the same, and only record where early stopping would have ended the
     training, and the best weights until then."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
-    """Decay per step of a moving average of the weights (such as 0.999), to be validated and returned; None: no
+    """Decay per step (such as 0.999) of a moving average of the weights, to be validated and returned; None: no
     average."""
     precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,

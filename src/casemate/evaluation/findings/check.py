@@ -63,8 +63,7 @@ class Check:
     measure: Callable[[CheckContext], Measured | NotRun]
     """The function that measures; its docstring says what, for the documentation."""
     thresholds: Mapping[Severity, float]
-    """By severity, in ascending order: the value above which it is reached; empty if other rules decide
-    (`condition`)."""
+    """By severity, ascending: the value above which it is reached; empty if other rules decide (see `condition`)."""
     unit: Unit
     condition: str
     """What besides the thresholds decides whether the check is raised; "" if nothing does."""
