@@ -31,11 +31,12 @@ T = TypeVar("T")
 _MOST_HEADER = 10_000_000
 """Largest header of a .safetensors file, in bytes: enough for a hundred thousand tensors."""
 _MOST_NPY_HEADER = 1 << 16
-"""Bytes read for the header of an array in a .npz file; NumPy itself reads at most 10,000."""
+"""Largest number of bytes read as the header of an array in a .npz file; NumPy itself accepts at most 10,000."""
 _UNLIMITED_RATIO = 256_000_000
-"""Bytes up to which a compressed array may have any compression ratio."""
+"""Unpacked size, in bytes, up to which a compressed array may have any compression ratio."""
 _RATIO = 100
-"""Largest compression ratio beyond that size; deflate can reach 1,032, photographs reach 3."""
+"""Largest compression ratio of an array of more than `_UNLIMITED_RATIO` bytes, since a larger one may be a zip bomb;
+deflate can reach 1,032, photographs reach 3."""
 _CHUNK = 1 << 20
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
 _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
@@ -43,11 +44,11 @@ _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
 
 
 class UnsoundError(CasemateError):
-    """A file that is truncated, damaged, or inconsistent with its header; callers convert it to their own error."""
+    """Raised for a truncated, damaged or self-contradictory file; callers convert it to an error of their own."""
 
 
 def _guarded(read: Callable[P, T]) -> Callable[P, T]:
-    """Decorator that converts any exception to `UnsoundError`: parsers may raise anything on hostile bytes."""
+    """Decorator that converts any exception to `UnsoundError`, since a parser may raise anything on hostile bytes."""
 
     @wraps(read)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -68,7 +69,7 @@ def _guarded(read: Callable[P, T]) -> Callable[P, T]:
 # .safetensors ---------------------------------------------------------------------------------------------------------
 @_guarded
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a .safetensors file by name, and its metadata. Raises `UnsoundError`."""
+    """The tensors of a .safetensors file, by name, and its metadata, texts by name. Raises `UnsoundError`."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         metadata = _metadata(file.read(8 + _MOST_HEADER), size)
@@ -79,13 +80,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @_guarded
 def parse_safetensors(raw: bytes) -> dict[str, Tensor]:
-    """The tensors in the bytes of a .safetensors file by name. Raises `UnsoundError`."""
+    """The tensors, by name, of a .safetensors file whose whole content is `raw`. Raises `UnsoundError`."""
     _metadata(raw, len(raw))
     return safetensors.torch.load(raw)
 
 
 def _metadata(head: bytes, size: int) -> dict[str, str]:
-    """The metadata in the header of a file of `size` bytes. Raises `UnsoundError` if the header cannot be right."""
+    """The metadata in the header of a .safetensors file, texts by name.
+
+    Raises `UnsoundError` if the header is malformed, or describes a tensor that does not fit the file.
+
+    Args:
+        head: the first bytes of the file, with all of its header.
+        size: of the file, in bytes.
+    """
     if size < 8:
         raise UnsoundError(f"{size} bytes, but the length of the header alone takes 8; it is truncated")
     length = int.from_bytes(head[:8], "little")
@@ -105,7 +113,10 @@ def _metadata(head: bytes, size: int) -> dict[str, str]:
 
 
 def _check_tensor(name: str, entry: Any, available: int) -> None:
-    """Raise `UnsoundError` unless a header entry has a known type, and a shape and offsets that fit the file."""
+    """Raise `UnsoundError` unless a tensor's header entry has a known type, and a shape and offsets that fit the file.
+
+    `available` is the number of bytes in the .safetensors file after its header.
+    """
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise UnsoundError(f"{name!r} is not described by dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -121,17 +132,17 @@ def _check_tensor(name: str, entry: Any, available: int) -> None:
 
 
 def _are_counts(values: Any) -> bool:
-    """Whether all values are whole numbers, zero or more."""
+    """Whether `values` is a list or tuple of whole numbers, zero or more."""
     return isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
 
 
 # .npz -----------------------------------------------------------------------------------------------------------------
 @_guarded
 def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays among `names` in a .npz file, in native byte order. Raises `UnsoundError`.
+    """The arrays of a .npz file that are called one of `names`, by name, in native byte order. Raises `UnsoundError`.
 
-    Only integers and floats of at most eight bytes are read, in files as `numpy.savez` and `numpy.savez_compressed`
-    write them.
+    Names that the file does not hold are missing in the result. Only integers and floats of at most eight bytes are
+    read, in files as `numpy.savez` and `numpy.savez_compressed` write them.
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         size = os.fstat(file.fileno()).st_size
@@ -142,7 +153,10 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, archive: zipfile.ZipFile, held: list[zipfile.ZipInfo], size: int) -> np.ndarray:
-    """One array of an archive of `size` bytes."""
+    """Read the array `name` of a .npz archive, a file of `size` bytes; `held` are the archive's entries of that name.
+
+    Raises `UnsoundError` for several entries, an unsound header, or more or less data than it states.
+    """
     if len(held) > 1:
         raise UnsoundError(f"it contains {len(held)} arrays called {name}")
     info = copy.copy(held[0])
@@ -168,7 +182,10 @@ def _array(name: str, archive: zipfile.ZipFile, held: list[zipfile.ZipInfo], siz
 
 
 def _check_member(name: str, info: zipfile.ZipInfo, size: int) -> None:
-    """Raise `UnsoundError` unless a member of an archive of `size` bytes can be read and its sizes are plausible."""
+    """Raise `UnsoundError` unless an entry of a .npz archive can be unpacked and states plausible sizes.
+
+    `name` is the array's name, for the error; `size` is the size of the whole archive in bytes.
+    """
     if info.flag_bits & 0x41:
         raise UnsoundError(f"{name} are encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -186,7 +203,10 @@ def _check_member(name: str, info: zipfile.ZipInfo, size: int) -> None:
 
 
 def _npy_header(name: str, head: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """Type, shape, whether the order is Fortran's, and the offset of the data, from the start of a .npy file."""
+    """Type, shape, whether the order is Fortran's, and the offset of the data in bytes, from the start of a .npy file.
+
+    Raises `UnsoundError`, with the array's `name`, for other types than integers and floats of at most eight bytes.
+    """
     stream = io.BytesIO(head)
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -203,7 +223,7 @@ def _npy_header(name: str, head: bytes) -> tuple[np.dtype, tuple[int, ...], bool
 
 
 def _check_memory(size: int) -> None:
-    """Raise `UnsoundError` if `size` bytes exceed the memory of this machine."""
+    """Raise `UnsoundError` if `size` bytes exceed the memory of this machine, where that is known."""
     names: Mapping[str, int] = getattr(os, "sysconf_names", {})
     if "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -32,7 +32,7 @@ Loop = Callable[..., None]
 
 
 def loop(function: Loop) -> Loop:
-    """Decorator that compiles a loop on its first call.
+    """Decorator that compiles a function of loops over NumPy arrays with Numba on its first call.
 
     Numba may fuse multiplications and additions, but not reorder sums: in a pooling the first of several equal maxima
     counts, so equal inputs must give equal numbers.
@@ -41,7 +41,7 @@ def loop(function: Loop) -> Loop:
 
 
 def reordering_loop(function: Loop) -> Loop:
-    """`loop` with sums in the fastest order, for results where rounding does not matter."""
+    """Like `loop`, but sums may be reordered to be faster, for results where rounding does not matter."""
     return _compiled(function, {"contract", "reassoc"})
 
 
@@ -56,12 +56,12 @@ def _compiled(function: Loop, fastmath: set[str]) -> Loop:
 
 
 def supports(values: Tensor, *, bfloat16: bool = False) -> bool:
-    """Whether compiled loops are available and can process a tensor (see `is_plain`)."""
+    """Whether Numba is installed and its compiled loops can process this tensor (see `is_plain`)."""
     return AVAILABLE and is_plain(values, bfloat16=bfloat16)
 
 
 def is_plain(values: Tensor, *, bfloat16: bool = False) -> bool:
-    """Whether NumPy can read a tensor: float32 or float64 on the CPU, outside `torch.func` transforms.
+    """Whether NumPy can read a tensor: float32 or float64 on the CPU, outside `torch.func` and forward-mode autograd.
 
     `bfloat16` allows that type too, for loops that only compare and move numbers.
     """
@@ -72,12 +72,14 @@ def is_plain(values: Tensor, *, bfloat16: bool = False) -> bool:
 
 
 def channels_last(maps: Tensor) -> Tensor:
-    """Maps `(n, channels, height, width)` as a contiguous `(n, height, width, channels)`, detached."""
+    """Feature maps `(n, channels, height, width)` as a contiguous `(n, height, width, channels)`, detached."""
     return maps.detach().permute(0, 2, 3, 1).contiguous()
 
 
 def empty_maps(like: Tensor, count: int, channels: int, height: int, width: int) -> Tensor:
-    """Uninitialised maps `(n, channels, height, width)` of which `channels_last` is a view, not a copy.
+    """Uninitialised feature maps `(count, channels, height, width)`, of which `channels_last` is a view, not a copy.
+
+    Their type and device are those of `like`.
 
     (The output of a layer must not be a view itself, since the next layer may work in place.)
     """
@@ -86,9 +88,10 @@ def empty_maps(like: Tensor, count: int, channels: int, height: int, width: int)
 
 
 def over_images(function: Loop, *maps: Tensor, fixed: tuple[Tensor, ...] = ()) -> None:
-    """Run a loop over the first dimension of all `maps`, divided among as many threads as PyTorch uses.
+    """Run a compiled loop over the first dimension of all `maps`, divided among as many threads as PyTorch uses.
 
-    `fixed` are further arguments, passed whole to each thread.
+    The loop gets the tensors as NumPy views and writes its results into some of them. `fixed` are further arguments,
+    passed whole to each thread.
     """
     count = len(maps[0])
     threads = max(1, min(torch.get_num_threads(), count))

@@ -7,11 +7,11 @@ Errors are about *use* (bad input, a missing file, a full disk). Problems with *
 
 
 class CasemateWarning(UserWarning):
-    """A number that was computed correctly but may mislead; an evaluation reports a finding instead."""
+    """Warns of a number that was computed correctly but may mislead; `evaluate` reports a finding instead."""
 
 
 class CasemateError(Exception):
-    """Something the user can fix. The command line prints it without a traceback and exits with 2."""
+    """Base class of errors that the user can fix. The command line prints them without a traceback and exits with 2."""
 
 
 class MissingExtraError(CasemateError):
@@ -19,7 +19,7 @@ class MissingExtraError(CasemateError):
 
 
 def missing_extra(what: str, extra: str) -> MissingExtraError:
-    """The error that names the extra which `what` needs."""
+    """The error, to be raised by the caller, that the feature `what` needs an extra that is not installed."""
     return MissingExtraError(f"{what} needs the extra {extra!r}: pip install 'casemate[{extra}]'")
 
 
@@ -52,4 +52,4 @@ class MachineError(CasemateError):
 
 
 class RecordError(CasemateError):
-    """A record of adversarial examples that cannot be read, or was made for another model."""
+    """A record of adversarial examples, or a stored result, that cannot be read or was made for another model."""

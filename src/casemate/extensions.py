@@ -7,22 +7,24 @@ from typing import Any
 from casemate.errors import CasemateError
 
 ATTACKS = "casemate.attacks"
-"""Group of attack classes, by their names on the command line."""
+"""Entry-point group of attack classes that packages add, by their names on the command line."""
 COMMANDS = "casemate.commands"
-"""Group of command modules; the docstring is the help, and the module or its `options` has a function `parse`."""
+"""Entry-point group of modules with further commands: the module's docstring is the help, and the module or its
+submodule `options` has a function `parse`."""
 PRODUCERS = "casemate.producers"
-"""Group of mappings from task kind to the function that computes it, for `casemate store` to tell what is current."""
+"""Entry-point group of mappings from a task's kind to the function that computes it; `casemate store` uses them to see
+which stored results are current."""
 INFO = "casemate.info"
-"""Group of functions whose results `casemate info` shows under the entry points' names."""
+"""Entry-point group of functions whose results `casemate info` shows under the entry points' names."""
 
 
 def extensions(group: str) -> list[EntryPoint]:
-    """The entry points of a group, in the order of their names."""
+    """The entry points that installed packages declare in a group such as `ATTACKS`, by name; none is imported."""
     return sorted(entry_points(group=group), key=lambda each: each.name)
 
 
 def load_extension(point: EntryPoint, module: str | None = None) -> Any:
-    """The object that an entry point names, or another `module` of the same package.
+    """Import and return the object that an entry point names, or, if given, the module called `module` instead.
 
     Raises `CasemateError` if it cannot be imported, whatever the import raises; it names package, module and error.
     """

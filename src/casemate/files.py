@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def _as_store_error(path: Path) -> Iterator[None]:
-    """Convert an `OSError` while `path` is written to a `StoreError`."""
+    """Context that converts an `OSError` inside it to a `StoreError` which says that `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def _as_store_error(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> Path:
-    """Create the folder `path` and its parents. Raises `StoreError` if that fails, as for an existing file."""
+    """Create the folder `path` and its parents if missing; return `path`. Raises `StoreError`, also if it is a file."""
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path} is a file, but a folder is expected there: choose another path or move the file")
     with _as_store_error(path):
@@ -47,7 +47,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it is renamed to `path` on success, and deleted on any failure.
+    """Context that yields a temporary file beside `path`: renamed to `path` on success, deleted on any failure.
 
     Raises `StoreError`.
     """
@@ -91,7 +91,7 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def read_json(path: Path, error: type[CasemateError]) -> Any:
-    """Read a JSON file, raising `error` if it is missing or malformed.
+    """Read and parse a JSON file; raises an error of the class `error` if it is missing or malformed.
 
     NaN, infinity, numbers too large for a float, and duplicate names count as malformed.
     """
@@ -106,7 +106,7 @@ def read_json(path: Path, error: type[CasemateError]) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dictionary. Raises `ValueError` for duplicate names, which parsers treat differently."""
+    """The dictionary of a JSON object's pairs, for `json.loads`. Raises `ValueError` for a name that occurs twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -116,7 +116,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """A number in JSON. Raises `ValueError` if it is NaN or infinite."""
+    """The number that a text in JSON states. Raises `ValueError` if it is NaN or infinite."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is not a finite number")
@@ -124,7 +124,7 @@ def _finite(text: str) -> float:
 
 
 def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
-    """Read a file, raising `error` if it does not exist or cannot be read; the message says what is `expected`."""
+    """The bytes of a file; raises `error` if it cannot be read, with a message that says what is `expected` there."""
     try:
         if not path.is_file():
             raise error(f"{path} does not exist; expected {expected}")
@@ -137,7 +137,7 @@ def read_file(path: Path, error: type[CasemateError], expected: str) -> bytes:
 
 @contextmanager
 def writing_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it replaces `path`, on any failure it is deleted.
+    """Context that yields a temporary folder beside `path`: replaces `path` on success, deleted on any failure.
 
     Raises `StoreError`.
     """
@@ -167,7 +167,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
-    """Yield a temporary folder; on success its files are moved into the folder `path`, on any failure none is.
+    """Context that yields a temporary folder: on success its files are moved into `path`, on any failure none is.
 
     Other files in `path` stay, except those called one of `names`, which an earlier run may have left. The old file
     called `last` is deleted first and the new one moved last: if it exists, even after a kill, all others belong to

@@ -15,7 +15,8 @@ from casemate.types import Flags, Logits, PerExample
 _Top = Float[Tensor, "n largest"]
 
 _MASKING_FACTOR = 100.0
-"""A class counts as masked if it is below the largest logit by this factor times (1 + the sizes of the two largest)."""
+"""A class counts as masked if its logit is below the largest by more than this factor times (1 + the absolute values
+of the two largest logits)."""
 
 
 def is_valid(logits: Logits) -> Flags:
@@ -24,7 +25,10 @@ def is_valid(logits: Logits) -> Flags:
 
 
 def unmasked(logits: Logits) -> Bool[Tensor, "n classes"]:
-    """Which classes are not masked, `(n, classes)`: at least the two largest of each example, unless minus infinity."""
+    """Which classes are not masked, booleans `(n, classes)`.
+
+    The classes of each example's two largest logits are never masked, unless these are minus infinity.
+    """
     logits = logits.detach()
     lowest = _lowest_unmasked(logits.topk(2, dim=1).values)
     return (logits >= lowest.unsqueeze(1)) & (logits > -torch.inf)
@@ -37,7 +41,7 @@ def all_unmasked(logits: Logits, top: _Top) -> bool:
 
 
 def _lowest_unmasked(top: _Top) -> PerExample:
-    """The value below which a class counts as masked, from each example's largest logits, descending."""
+    """The logit below which a class of each example counts as masked, `(n,)`; `top` as in `all_unmasked`."""
     first, second = top[:, 0], top[:, 1]
     return first - _MASKING_FACTOR * (1 + first.abs() + second.abs().where(second.isfinite(), 0.0))
 
@@ -49,7 +53,7 @@ def magnitude(logits: Logits) -> PerExample:
 
 
 def difference(logits: Logits, others: Logits) -> PerExample:
-    """The largest absolute difference between two logits of the same images, `(n,)`, over classes unmasked in either.
+    """The largest absolute difference between two outputs for the same images, `(n,)`, over classes unmasked in either.
 
     Equal infinities do not differ; NaN where either is NaN.
     """

@@ -50,7 +50,7 @@ def stable_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
 
 
 def torch_cross_entropy(logits: Logits, labels: Labels) -> PerExample:
-    """PyTorch's `F.cross_entropy`, which Foolbox, torchattacks and AutoAttack use."""
+    """PyTorch's `F.cross_entropy` of each example, `(n,)`, which Foolbox, torchattacks and AutoAttack use."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -72,20 +72,20 @@ _SMALLEST_SPREAD = 1e-12
 
 
 def dlr(logits: Logits, labels: Labels) -> PerExample:
-    """Difference of logits ratio: the margin over the largest logit minus the third (Croce and Hein 2020, eq. 6).
+    """Difference of logits ratio: `margin` divided by (largest logit minus third largest) (Croce and Hein 2020, eq. 6).
 
-    Invariant to scaling and shifting of the logits. With two classes there is no third logit, and it is the margin.
+    Invariant to scaling and shifting of the logits. With two classes there is no third logit: it is the margin itself.
     Masked classes (see `casemate.logits`) do not count.
     """
     return margin(logits, labels) / _spread(logits, 3, 1)
 
 
 def targeted_dlr(logits: Logits, labels: Labels, targets: Labels) -> PerExample:
-    """The target's logit minus the label's, over the spread of the largest (Croce and Hein 2020, eq. 7).
+    """(Target's logit minus the label's), divided by the spread of the largest logits (Croce and Hein 2020, eq. 7).
 
     The spread is the largest logit minus the mean of the third and fourth, or with three classes of the second and
-    third, since with the third alone the ratio for the third class would be -1 everywhere. With two classes it is the
-    difference itself.
+    third, since with the third alone the ratio for the third class would be -1 everywhere. With two classes the
+    difference is not divided.
     """
     return (_own(logits, targets) - _own(logits, labels)) / _spread(logits, 4, 2)
 
@@ -112,7 +112,7 @@ LOSSES: Mapping[str, Loss] = {
     "dlr": dlr,
 }
 AnyLoss = Annotated[LossName, one_of(*LOSSES)]
-"""A loss by its name."""
+"""The name of a loss, one of the keys of `LOSSES`."""
 TITLES: Mapping[str, str] = {
     "ce": "stable cross-entropy",
     "torch-ce": "F.cross_entropy",
@@ -123,7 +123,7 @@ TITLES: Mapping[str, str] = {
 
 
 def loss_by_name(name: str) -> Loss:
-    """The loss called `name`. Raises `SettingError` with the known names."""
+    """The function of `LOSSES` called `name`. Raises `SettingError` with the known names for any other."""
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     return LOSSES[name]

@@ -11,7 +11,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 T = TypeVar("T")
 
 _CPU_WORDS = ("not enough memory", "can't allocate memory")
-"""Words in the plain RuntimeError that PyTorch raises when a CPU's memory runs out."""
+"""Words by which the plain RuntimeError that PyTorch raises when the main memory runs out is recognised."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -21,7 +21,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of a GPU's memory; 0 for a CPU."""
+    """Free bytes of a CUDA GPU's memory; 0 for any other device."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
@@ -33,9 +33,10 @@ def batched(
     *,
     shrunk: Callable[[int], None] | None = None,
 ) -> list[T]:
-    """Call `work` with slices of `count` examples in order, and return the results; out of memory halves the slices.
+    """Call `work` with one slice of `count` examples after the other, `batch_size` in each; return the results.
 
-    `shrunk` is called with each smaller batch size. Raises `MachineError` if memory does not suffice for one example.
+    Whenever memory runs out, the batch size is halved, and `shrunk` is called with the new one. Raises `MachineError`
+    if memory does not suffice for one example.
     """
     found: list[T] = []
     start = 0

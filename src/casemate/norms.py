@@ -17,8 +17,8 @@ Norm = Literal["linf", "l2", "l1"]
 Bounds = tuple[float, float]
 
 _L1_SHARE = 0.01
-"""Share of coordinates that one L1 step moves, since moving only one converges slowly (Tramer and Boneh 2019, section
-3)."""
+"""Share of an image's coordinates that one L1 step moves, since moving only one converges slowly (Tramer and Boneh
+2019, section 3)."""
 
 
 def parse_eps(text: str | float, name: str = "eps") -> float:
@@ -41,7 +41,7 @@ Eps = Annotated[
 """A radius or step size, given as a number or as text such as "8/255", and stored as a number."""
 
 AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
-"""A norm, in lower or upper case."""
+"""The name of a norm (linf, l2 or l1), given in lower or upper case and stored in lower case."""
 
 
 def format_eps(eps: float) -> str:
@@ -53,7 +53,7 @@ def format_eps(eps: float) -> str:
 
 
 def _expanded(values: PerExample, like: Tensor) -> Tensor:
-    """Per-example values, with dimensions of size 1 to broadcast over `like`."""
+    """Per-example values `(n,)` with trailing dimensions of size 1, so that they broadcast over `like`, `(n, ...)`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -68,12 +68,12 @@ def norm_of(delta: Tensor, norm: Norm) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Ball:
-    """All images within `eps` of a clean one in a norm, intersected with the bounds of the pixels."""
+    """The ball of a threat model: all images within `eps` of a clean one in a norm, with pixels within their bounds."""
 
     eps: Annotated[float, Rule("zero or more", lambda eps: eps >= 0)]
     """Radius in pixel units, over all pixels and channels of an image; infinite for no limit but the bounds."""
     norm: AnyNorm = "linf"
-    """linf, l2 or l1."""
+    """The norm in which `eps` is measured: linf, l2 or l1."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -112,7 +112,7 @@ class Ball:
         return _add_inward(clean, delta).clamp_(*bounds)
 
     def limits(self, clean: Images, bounds: Bounds) -> tuple[Images, Images]:
-        """The smallest and largest value of each pixel in the Linf ball and the bounds."""
+        """The smallest and the largest value of each pixel within `eps` of the clean one and within the bounds."""
         return (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
 
     def steepest_step(self, gradient: Images, images: Images, bounds: Bounds) -> Images:

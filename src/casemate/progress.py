@@ -19,10 +19,10 @@ def no_progress(amount: float, note: str = "") -> None:
 
 @runtime_checkable
 class Observer(Protocol):
-    """Receives progress and messages."""
+    """Interface of an object that receives the progress and messages of long work, such as a progress bar."""
 
     def work(self, title: str, total: int | float) -> AbstractContextManager[Advance]:
-        """Start work of size `total` (in any unit), and yield the function that advances it."""
+        """Context of a piece of work of size `total`, in any unit; yields the function that reports its advance."""
         ...
 
     def message(self, message: str) -> None:
@@ -41,4 +41,4 @@ class _NullObserver:
 
 
 NULL_OBSERVER: Observer = _NullObserver()
-"""The observer that ignores everything."""
+"""The default observer, which ignores progress and messages."""

@@ -12,11 +12,11 @@ from typing import Any
 from casemate._version import __version__
 
 _LIBRARIES = ("torch", "numpy", "scipy", "safetensors", "numba", "polars")
-"""Libraries whose versions are recorded; the last two are optional."""
+"""Libraries whose versions are recorded with every artifact; the last two may not be installed."""
 
 
 def environment(device: str) -> dict[str, str]:
-    """The part of `surroundings` that is in the key of every artifact: the PyTorch release and the kind of device."""
+    """PyTorch's release and the kind of device (cpu, cuda), which are parts of the key of every artifact."""
     return {"torch": metadata.version("torch").split("+")[0], "device": device.split(":")[0]}
 
 
@@ -56,7 +56,7 @@ def _versions() -> dict[str, str]:
 
 
 def surroundings(device: str, threads: int) -> dict[str, Any]:
-    """Versions, hardware and commit, as JSON."""
+    """Versions, commit, hardware, and the given device and number of threads, as a dictionary for JSON."""
     return {
         "casemate": __version__,
         "commit": commit(),
@@ -72,7 +72,7 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    """The GPU, and where PyTorch may use TensorFloat-32 (10-bit mantissas), by default in convolutions."""
+    """The GPU's name, and whether convolutions and matrix products may use TensorFloat-32 (10-bit mantissas)."""
     import torch  # here, since the import takes seconds and only GPUs need it
 
     return {

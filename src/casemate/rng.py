@@ -39,13 +39,13 @@ def derive(*parts: int | str) -> int:
 
 
 def torch_forked(*devices: torch.device) -> AbstractContextManager[None]:
-    """Restore PyTorch's global generators at the end: the CPU's, and those of the GPUs among `devices`."""
+    """Context that restores PyTorch's global generators at its end: the CPU's and those of the GPUs in `devices`."""
     return torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"])
 
 
 @contextmanager
 def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """Seed PyTorch's global generators with a hash of `parts`, and restore them at the end.
+    """Context that seeds PyTorch's global generators with a hash of `parts`, and restores them at its end.
 
     For random numbers that cannot be keyed by example, such as noise inside a model.
     """
@@ -56,7 +56,7 @@ def seeded(device: torch.device, *parts: int | str) -> Iterator[None]:
 
 @contextmanager
 def all_forked(*devices: torch.device) -> Iterator[None]:
-    """Restore the global generators of PyTorch (as `torch_forked`), NumPy and Python at the end."""
+    """Context that restores the global generators of PyTorch (as `torch_forked`), NumPy and Python at its end."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # what a network may draw from
     try:
         with torch_forked(*devices):
@@ -75,14 +75,14 @@ def seed_all(seed: int, torch_seed: int) -> None:
 
 @contextmanager
 def all_seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """`seeded` for all of the global generators from which a network may draw: PyTorch's, NumPy's and Python's."""
+    """Context that seeds the global generators of PyTorch, NumPy and Python, and restores them at its end."""
     with all_forked(device):
         seed_all(seed, derive(seed))
         yield
 
 
 def _shift(bits: Int64[Tensor, "..."], by: int) -> Int64[Tensor, "..."]:
-    """Logical right shift: zeros come in from the left."""
+    """Shift 64-bit integers to the right by some bits; zeros come in from the left, whatever the sign."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
@@ -98,7 +98,7 @@ class Streams(Rows):
     """One stream of random numbers per example of a batch; `streams[mask]` selects examples.
 
     Args:
-        seed: of the run, from `derive`.
+        seed: of all streams, from `derive`.
         index: position of each example in the data set, int64 `(n,)`; it keys the example's stream.
     """
 
@@ -106,13 +106,16 @@ class Streams(Rows):
     index: Int64[Tensor, " n"]
 
     def uniform(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:
-        """Numbers in [0, 1), `(n, *shape)`, for a `purpose` such as ("start", restart)."""
+        """Random numbers in [0, 1), `(n, *shape)`, keyed by a `purpose` such as ("start", restart).
+
+        Each call with the same purpose returns the same numbers; another purpose gives others.
+        """
         key = _mix(self.index * _GOLDEN + derive(self.seed, *purpose))
         position = torch.arange(1, math.prod(shape) + 1, device=self.index.device)
         bits = _mix(key.unsqueeze(1) + position * _GOLDEN)
         return (_shift(bits, 40).float() * 2.0**-24).view(-1, *shape)
 
     def normal(self, shape: tuple[int, ...], *purpose: int | str) -> Float[Tensor, "n ..."]:
-        """Standard normal numbers, `(n, *shape)`, by the method of Box and Muller (1958)."""
+        """Standard normal numbers, `(n, *shape)`, by the method of Box and Muller (1958); `purpose` as in `uniform`."""
         radius = (-2 * torch.log1p(-self.uniform(shape, *purpose, "radius"))).sqrt()
         return radius * torch.cos(2 * math.pi * self.uniform(shape, *purpose, "angle"))

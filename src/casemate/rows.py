@@ -6,7 +6,7 @@ from typing import TypeVar
 from torch import Tensor
 
 R = TypeVar("R", bound="Rows")
-"""Stands for `Self`, which beartype does not check at run time."""
+"""The class of the object itself; used instead of `Self`, which beartype does not check at run time."""
 
 
 class Rows:
@@ -24,7 +24,7 @@ class Rows:
         return some
 
     def put(self: R, at: Tensor, other: R) -> R:
-        """A copy whose rows at the positions `at` are those of `other`."""
+        """A copy whose rows at the positions `at` are replaced by the rows of `other`, one for each position."""
         changed = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):

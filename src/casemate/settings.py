@@ -31,19 +31,19 @@ def _unchanged(value: Any, name: str) -> Any:
 @final
 @dataclass(frozen=True)
 class Rule:
-    """The values that a setting may have."""
+    """A rule for the values of a setting: which are allowed, and how a given value is converted."""
 
     expected: str
-    """Description of the values, which follows "expected" in errors."""
+    """Description of the allowed values, which follows "expected" in errors."""
     holds: Callable[[Any], bool]
     """Whether a converted value is allowed; may raise `TypeError`."""
     read: Callable[[Any, str], Any] = _unchanged
-    """Converts a given value, of the setting with that name, to what is stored. Raises `SettingError`."""
+    """Converts a given value to the one that is stored; the text is the setting's name. Raises `SettingError`."""
     choices: tuple[str, ...] = ()
-    """All values, if there are only a few."""
+    """The allowed values, if they are a few names; otherwise empty."""
 
     def check(self, value: Any, name: str) -> Any:
-        """Convert a value of the setting `name`. Raises `SettingError` if the rule does not hold."""
+        """Convert and return a value given for the setting `name`. Raises `SettingError` if it is not allowed."""
         stored = self.read(value, name)
         try:
             holds = self.holds(stored)
@@ -55,7 +55,7 @@ class Rule:
 
 
 def at_least(lowest: int, why: str = "") -> Rule:
-    """A whole number, `lowest` or more; errors give `why` in brackets."""
+    """Rule for a whole number, `lowest` or more; errors give the reason `why` in brackets."""
     words = f"at least {lowest}{_bracketed(why)}"
 
     def read(value: Any, name: str) -> int:
@@ -68,12 +68,12 @@ def at_least(lowest: int, why: str = "") -> Rule:
 
 
 def not_negative(unit: str = "") -> Rule:
-    """A finite number, zero or more."""
+    """Rule for a finite number, zero or more; errors name its `unit`."""
     return Rule(f"zero or more and finite{_after(unit)}", lambda value: 0 <= value < math.inf)
 
 
 def positive(why: str = "") -> Rule:
-    """A finite number above zero."""
+    """Rule for a finite number above zero; errors give the reason `why` in brackets."""
     return Rule(f"positive and finite{_bracketed(why)}", lambda value: 0 < value < math.inf)
 
 
@@ -86,7 +86,7 @@ def between(
     without_low: bool = False,
     without_high: bool = False,
 ) -> Rule:
-    """A number from `low` to `high`, including both unless `without_low` or `without_high`.
+    """Rule for a number from `low` to `high`, including both unless `without_low` or `without_high`.
 
     Args:
         low, high: the limits.
@@ -110,7 +110,7 @@ def between(
 
 
 def one_of(*choices: str, why: str = "") -> Rule:
-    """One of a few names, in any case; stored as spelled here. Errors give `why` in brackets."""
+    """Rule for one of a few names, in any case, stored as spelled here; errors give the reason `why` in brackets."""
     spelled = {choice.lower(): choice for choice in choices}
 
     def read(value: Any, name: str) -> Any:
@@ -123,14 +123,17 @@ def one_of(*choices: str, why: str = "") -> Rule:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
-    """The error for a `name` that is not among the `known` ones; it suggests the most similar one."""
+    """The error, to be raised by the caller, for a `name` not among the `known` ones; it suggests the most similar.
+
+    `what` is the kind of thing that is named, such as "attack".
+    """
     near = difflib.get_close_matches(name.lower(), known := list(known), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return SettingError(f"unknown {what} {name!r}; known: {', '.join(known)}{hint}")
 
 
 def expect(settings: Any) -> None:
-    """Check the fields of a new dataclass by the rules in their annotations, and store the converted values.
+    """Check the fields of a new dataclass object by the rules in their annotations, and store the converted values.
 
     None is accepted where the annotation allows it. Raises `SettingError`.
     """
@@ -144,13 +147,13 @@ def expect(settings: Any) -> None:
 
 
 def rules_of(kind: type) -> Mapping[str, Rule]:
-    """The rules in the annotations of a dataclass, by field."""
+    """The rules in the annotations of a dataclass, by the names of the fields that have one."""
     return {name: rule for name, (rule, _) in _rules(kind).items()}
 
 
 @cache
 def _rules(kind: type) -> Mapping[str, tuple[Rule, bool]]:
-    """The rules by field, and whether the field may be None."""
+    """For each field of a dataclass that has a rule: the rule, and whether the field may be None."""
     found = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         parts = [hint] if get_origin(hint) is Annotated else [hint, *get_args(hint)]

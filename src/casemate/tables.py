@@ -21,7 +21,7 @@ FORMATS = ("parquet", "csv")
 
 
 def is_missing(column: np.ndarray) -> np.ndarray:
-    """Whether each row of a column is missing, booleans `(rows,)`."""
+    """Whether the value in each row of a column is missing, booleans `(rows,)`."""
     if column.dtype == object:
         return np.array([value is None for value in column], dtype=bool)
     return np.ma.getmaskarray(column)
@@ -30,14 +30,17 @@ def is_missing(column: np.ndarray) -> np.ndarray:
 def write_table(table: Table, path: Path) -> Path:
     """Write a table whole or not at all, as Parquet if polars is installed, else as CSV.
 
-    `path` has no suffix; returns it with that of the format. Raises `StoreError`.
+    `path` has no suffix; returned is the path written, with .parquet or .csv. Raises `StoreError`.
     """
     suffix = "csv" if _polars() is None else "parquet"
     return write_table_as(suffix, table, path.with_name(f"{path.name}.{suffix}"))
 
 
 def write_table_as(suffix: str, table: Table, path: Path) -> Path:
-    """Write a table in one of `FORMATS`, whole or not at all. Raises `StoreError` or `MissingExtraError`."""
+    """Write a table to `path`, whole or not at all, in the format `suffix` (see `FORMATS`); return `path`.
+
+    Raises `StoreError`, or `MissingExtraError` for Parquet without polars.
+    """
     check_format(suffix)
     with writing(path) as temporary:
         if suffix == "parquet":
@@ -51,13 +54,13 @@ def write_table_as(suffix: str, table: Table, path: Path) -> Path:
 
 
 def check_format(suffix: str) -> None:
-    """Raise `MissingExtraError` if tables of this format cannot be written here."""
+    """Raise `MissingExtraError` if `suffix` is "parquet" and polars, which writes it, is not installed."""
     if suffix == "parquet" and _polars() is None:
         raise missing_extra("writing Parquet", "tables")
 
 
 def read_table(path: Path, error: type[CasemateError]) -> Table:
-    """Read a table that `write_table` wrote; `path` has no suffix.
+    """Read a table that `write_table` wrote, from Parquet if there is such a file, else from CSV; `path` has no suffix.
 
     Raises `error` if the table is missing or damaged, and `MissingExtraError` for Parquet without polars.
     """
@@ -112,7 +115,7 @@ def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
 
 
 def _as_text(column: np.ndarray) -> Sequence[str]:
-    """The values of a column in CSV: numbers exactly, as Python writes them; empty if missing."""
+    """The texts that a CSV file holds for a column: numbers exactly, as Python writes them; "" if missing."""
     missing = is_missing(column)
     if column.dtype == bool:
         words = ["true" if value else "false" for value in column]

@@ -6,13 +6,15 @@ from typing import Any, final
 
 GRADIENT_COST = 0.65
 FORWARD_COST = 0.25
-"""Measured costs of an input gradient and of a forward pass, relative to a training step on as many images."""
+"""Measured time of a forward pass (`GRADIENT_COST`: of an input gradient), divided by that of a training step on as
+many images."""
 
 
 def relative_step_cost(objective: Mapping[str, Any]) -> float:
-    """Measured cost of a training step with an objective, relative to one with cross-entropy.
+    """Measured time of a training step with an objective, divided by that of one with cross-entropy.
 
-    `objective` has a name and settings. Measured with `paper-cnn`, also as the teacher of a distillation.
+    `objective` is its description, with `name` and `settings`. Measured with `paper-cnn`, also as the teacher of a
+    distillation.
     """
     if objective["name"] == "adversarial-regularization":
         return 2.6 + GRADIENT_COST * (objective["settings"].get("iterations", 1) - 1)
@@ -24,9 +26,9 @@ def relative_step_cost(objective: Mapping[str, Any]) -> float:
 @final
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds per image of forward and backward passes through `paper-cnn`."""
+    """Seconds per image of a training step and of an attack step with the network `paper-cnn`."""
 
     training: float
-    """A training step, with weight gradients and the update."""
+    """Seconds per image of a training step: forward and backward pass, and the update of the weights."""
     gradient: float
-    """An attack step, with the input gradient."""
+    """Seconds per image of an attack step: forward and backward pass to the input gradient."""

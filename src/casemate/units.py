@@ -12,25 +12,25 @@ from typing import final
 from casemate.norms import Ball, Bounds, Norm
 
 _LEVELS = 255
-"""The largest grey level of a byte."""
+"""The largest grey level of an 8-bit image; radii are often written in 255ths of the range, such as 8/255."""
 _FAR_BELOW: dict[Norm, float] = {"linf": 0.1, "l2": 0.02, "l1": 0.1}
-"""Grey levels below which a radius allows almost no change: of each pixel (Linf), of the root mean square over all
-pixels (L2), of a single pixel (L1)."""
+"""Radius, in grey levels (255ths of the pixels' range), below which an image can hardly change: of each pixel (Linf),
+of the root mean square over all pixels (L2), of a single pixel (L1)."""
 _MOST_LEVELS = 128
-"""The largest usual radius, in 255ths."""
+"""Largest k for which a radius of k/255 is recognised as meant for pixels within [0, 1] (`EpsIssueKind.OTHER`)."""
 
 
 class EpsIssueKind(StrEnum):
     """Why a radius may be in the wrong unit."""
 
     ABOVE = "above the range"
-    """The ball contains every image."""
+    """The radius is so large that the ball contains every image."""
     BELOW = "far below a grey level"
-    """Almost nothing can change."""
+    """The radius is so small that almost nothing can change."""
     OTHER = "in another unit"
-    """A whole number of 255ths, although the range of the pixels is not 1."""
+    """The radius is a whole number of 255ths, as for pixels in [0, 1], although the range of the pixels is not 1."""
     NORMALISED = "of normalised images"
-    """The bounds are those of images from which a mean was subtracted and that were divided by a standard deviation."""
+    """The bounds look like those of images that were normalised by a mean and a standard deviation."""
     SCALED = "of another range"
     """The range of the pixels is not 1, but the radius may be correct for it."""
 
@@ -38,22 +38,25 @@ class EpsIssueKind(StrEnum):
 @final
 @dataclass(frozen=True)
 class EpsIssue:
-    """A reason to check the unit of a radius."""
+    """A reason to doubt that a radius eps is in the unit of the pixels."""
 
     kind: EpsIssueKind
     share: float
-    """The radius divided by the range of the pixels."""
+    """The radius divided by the range of the pixels, largest minus smallest value."""
     message: str
-    """What was seen, what was expected, what to do."""
+    """Sentences for the user: what was seen, what was expected, what to do."""
 
     @property
     def is_obvious(self) -> bool:
-        """Whether the radius is almost certainly a mistake."""
+        """Whether the radius is almost certainly in the wrong unit."""
         return self.kind in (EpsIssueKind.ABOVE, EpsIssueKind.BELOW, EpsIssueKind.OTHER)
 
 
 def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
-    """What is suspicious about the radius of a ball, for images of `pixels` numbers (all channels) within `bounds`."""
+    """The reason to doubt the unit of a ball's radius, for images of `pixels` numbers (all channels) within `bounds`.
+
+    None if nothing is suspicious, and for a radius of zero or infinity.
+    """
     eps, norm, (low, high) = ball.eps, ball.norm, bounds
     if not 0 < eps < math.inf:
         return None
@@ -106,5 +109,5 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
 
 
 def _as(eps: float, width: float) -> str:
-    """Advice for a radius that was written for a range of 1."""
+    """Advice, as the end of a message, for an eps meant for a range of 1; "" if the pixels' range `width` is 1."""
     return "" if width == 1 else f". If {eps:.4g} of a range of 1 is meant, write {eps * width:.4g}"

@@ -22,7 +22,7 @@ from casemate.types import Images
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """A random change to training images, as the training loop calls it."""
+    """Interface of a random change to training images, which the training loop calls on each batch."""
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
         """Return changed images of the same shape, in [0, 1].
@@ -46,7 +46,7 @@ class AlternatingFlip:
     """
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with the images flipped whose turn it is in this epoch."""
+        """Return the batch with about half of the images flipped, by a hash of `index`; in the next epoch the rest."""
         del generator
         flipped = ((index * 2654435761 >> 16) + epoch) % 2 == 0
         return torch.where(flipped.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
@@ -66,7 +66,7 @@ class Flip:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with randomly chosen images flipped."""
+        """Return the batch with each image flipped along either axis at random, with that axis' probability."""
         del index, epoch
         toss = torch.rand(2, len(images), 1, 1, 1, generator=generator).to(images.device)
         images = torch.where(toss[0] < self.horizontal, images.flip(3), images)
@@ -76,7 +76,7 @@ class Flip:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Translate each image by up to `pixels` whole pixels along both axes; new pixels are black."""
+    """Translate each image along each axis by a random whole number of pixels; new pixels are black."""
 
     pixels: Annotated[int, at_least(0)] = 1
     """Largest translation along each axis, in pixels."""
@@ -85,7 +85,7 @@ class Shift:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with each image transformed by its own random numbers."""
+        """Return the batch with each image translated by its own random numbers of pixels."""
         del index, epoch
         count, _, height, width = images.shape
         reach = 2 * self.pixels + 1
@@ -111,13 +111,13 @@ class Affine:
     shift: Annotated[float, between(0, 1, "a share of the side")] = 0.1
     """Largest shift along each axis, as a share of width and height."""
     scale: Annotated[float, between(0, 1, without_high=True)] = 0.1
-    """Largest relative change of size, up or down."""
+    """Largest relative change of size: factors are drawn from 1 - `scale` to 1 + `scale`."""
 
     def __post_init__(self) -> None:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with each image transformed by its own random numbers."""
+        """Return the batch with each image shifted, rotated and scaled by its own random numbers."""
         del index, epoch
         count = len(images)
         angle = _uniform(-self.rotation, self.rotation, (count,), generator)
@@ -134,7 +134,7 @@ class GaussianBlur:
     size: Annotated[int, Rule("an odd number of pixels", lambda size: index(size) >= 1 and size % 2 == 1)] = 3
     """Pixels along a side of the kernel, odd."""
     sigma: Annotated[float, between(1e-3, math.inf, without_high=True)] = 1.0
-    """Standard deviation, in pixels."""
+    """Standard deviation of the Gaussian, in pixels."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -163,7 +163,7 @@ def _weighted_sum(weights: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomApply:
-    """Apply another augmentation to a random part of the images."""
+    """Apply another augmentation to randomly chosen images of each batch only."""
 
     change: Augmentation
     """The augmentation to apply."""
@@ -174,6 +174,6 @@ class RandomApply:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the batch with randomly chosen images changed."""
+        """Return the batch with the augmentation applied to randomly chosen images, the others unchanged."""
         toss = torch.rand(len(images), 1, 1, 1, generator=generator).to(images.device)
         return torch.where(toss < self.share, self.change(images, index, epoch, generator), images)

@@ -12,11 +12,11 @@ from casemate.memory import free_memory
 from casemate.types import Images, Labels, Pixels
 
 _SMALL_PART = 0.1
-"""Share of a GPU's free memory that a data set may take to be copied there whole."""
+"""Largest share of a GPU's free memory that a data set may take to be copied there as a whole."""
 
 
 def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
-    """Float32 images, channels-last in memory: uint8 pixels scaled to [0, 1], other pixels with their values."""
+    """The pixels on `device` as float32, channels-last in memory: uint8 scaled to [0, 1], floats with their values."""
     moved = pixels.to(device, non_blocking=torch.device(device).type != "cpu")
     scaled = moved.float() if moved.is_floating_point() else moved.float().div_(255)
     return scaled.contiguous(memory_format=torch.channels_last)
@@ -62,13 +62,13 @@ class LabelledImages:
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
-        """Yield `(images, labels)` in order, `size` at a time, as `to_float` returns images."""
+        """Yield `(images, labels)` in order, in batches of `size`, the last one smaller; images as from `to_float`."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
             yield to_float(self.pixels[part], device), self.labels[part].to(device)
 
     def to_device_if_small(self, device: torch.device) -> "LabelledImages":
-        """A copy on a GPU, as stored, if it takes only a small part of the free memory; otherwise `self`.
+        """A copy on a GPU, pixels of unchanged type, if it takes at most a tenth of the free memory there; else `self`.
 
         The images are then transferred once for all attacks; as bytes they take a quarter of the memory of floats.
         """
@@ -77,7 +77,7 @@ class LabelledImages:
         return LabelledImages(pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def tensors(self, device: torch.device | str = "cpu") -> tuple[Images, Labels]:
-        """All images, as `to_float` returns them, and their labels."""
+        """All images as float32 (see `to_float`), and their labels, on `device`."""
         return to_float(self.pixels, device), self.labels.to(device)
 
 
@@ -94,17 +94,20 @@ class Dataset:
     origin: str
     """Where the images came from: a folder, or "scikit-learn"."""
     fallback_for: str | None = None
-    """Title of the data set that this one replaces because it was not available."""
+    """Title of the requested data set that this one replaces because it was not available; None if it replaces none."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """`(channels, height, width)`."""
+        """The shape of one image, `(channels, height, width)`."""
         channels, height, width = self.train.pixels.shape[1:]
         return channels, height, width
 
 
 def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
-    """A random order of the examples and, for each position in it, that example's rank within its class, in [0, 1]."""
+    """A random order of the examples, and each one's rank within its class, as a share in (0, 1).
+
+    Both are `(n,)`: indices of examples, and the rank of the example at that position of the order.
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty(len(labels), dtype=torch.float64)
     shuffled = labels[order]
@@ -115,7 +118,7 @@ def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Stratified split into two parts, with `second` images in the second one; the seed determines it.
+    """Split at random, stratified by class, into two parts, the second one of `second` images.
 
     Raises `SettingError` unless 0 < `second` < number of images.
     """

@@ -42,13 +42,13 @@ CLASSES = (
 @final
 @dataclass(frozen=True)
 class _File:
-    """One of the four files, without the ending .gz."""
+    """Name (without the ending .gz), size and checksum of one of the four files of Fashion-MNIST."""
 
     name: str
     size: int
-    """Bytes when decompressed."""
+    """Number of bytes of the decompressed file."""
     sha256: str
-    """Of the decompressed bytes."""
+    """SHA-256 of the decompressed bytes, hexadecimal."""
 
 
 FILES = (
@@ -63,15 +63,18 @@ OFFICIAL_URLS = (
     "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
 )
-"""The authors' repository, and the copy that Keras downloads; both are verified like any other source."""
+"""Where the files are downloaded from, in this order: the authors' repository, and the copy that Keras downloads."""
 _SLACK = 1 << 20
-"""Bytes by which a compressed file may be larger than its content."""
+"""Bytes by which a downloaded .gz file may exceed its decompressed size; beyond that the download fails."""
 _TIMEOUT = 15.0
-"""Seconds without a response after which a download fails."""
+"""Seconds without data from the server after which a download fails."""
 
 
 def read_verified(path: Path, file: _File) -> bytes:
-    """Read one file, decompressed if it ends in .gz, and verify it. Raises `DataError`."""
+    """Read the file at `path`, decompressed if it ends in .gz, and verify it; return the decompressed bytes.
+
+    Raises `DataError` unless size and SHA-256 are those of `file`.
+    """
     advice = "delete it and run `casemate data fetch`, or point --data-dir at a good copy"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
@@ -98,7 +101,7 @@ def _find(folder: Path, file: _File) -> Path | None:
 
 
 def read_folder(folder: Path) -> Dataset:
-    """Read the four files, gzipped or not, from `folder`. Raises `DataError` if one is missing or damaged."""
+    """Fashion-MNIST from four files, gzipped or not, in `folder`. Raises `DataError` if one is missing or damaged."""
     raws = []
     for file in FILES:
         path = _find(folder, file)
@@ -117,7 +120,7 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def _fetch_https(target: Path, observer: Observer) -> None:
-    """Download the four official files into `target`; each is verified before it is written there."""
+    """Download those of the four official files that `target` lacks; each is verified before it is written there."""
     for file in FILES:
         if _find(target, file):
             continue
@@ -146,7 +149,7 @@ def _fetch_https(target: Path, observer: Observer) -> None:
 
 
 def _fetch_debian(target: Path, observer: Observer) -> None:
-    """Download Debian's package without root, and copy its four files into `target`."""
+    """Download and unpack Debian's package without root, verify its four files, and copy them into `target`."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise DataError("this machine has no apt-get and dpkg-deb")
     with tempfile.TemporaryDirectory() as name, observer.work(f"Fetching {DEBIAN_PACKAGE}", 3) as advance:
@@ -186,7 +189,7 @@ def named_folder(data_dir: Path | None) -> Path | None:
 
 
 def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer: Observer = NULL_OBSERVER) -> Dataset:
-    """Return Fashion-MNIST from the first source that is complete.
+    """Return Fashion-MNIST from the first source that is complete; downloads are kept in a subfolder of `cache`.
 
     A folder that the user names (`data_dir` or CASEMATE_DATA) is the only source tried, so that a damaged copy there is
     never silently replaced. With `offline` nothing is downloaded. Raises `DataError` listing what was tried.
@@ -227,7 +230,7 @@ def load(data_dir: Path | None, cache: Path, *, offline: bool = False, observer:
 
 
 def _discard_damaged(target: Path) -> None:
-    """Delete cached files that fail verification, so that they are downloaded again."""
+    """Delete those files in the folder `target` that fail verification, so that they are downloaded again."""
     for file in FILES:
         path = _find(target, file)
         if path is not None:

@@ -17,7 +17,10 @@ _UNSIGNED_BYTE = 0x08
 
 
 def _parse(raw: bytes, dimensions: int, what: str) -> torch.Tensor:
-    """The values of an IDX file of unsigned bytes with `dimensions` dimensions, uint8; errors begin with `what`."""
+    """The array in `raw`, the bytes of a decompressed IDX file with `dimensions` dimensions, as uint8.
+
+    Raises `DataError`, beginning with `what`, the name of the content, for any other content.
+    """
     header = 4 + 4 * dimensions
     if len(raw) < header:
         raise DataError(f"{what}: {len(raw)} bytes, but an IDX header alone takes {header}; the file is truncated")

@@ -36,7 +36,7 @@ def read_images(path: Path) -> LabelledImages:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file by name. Raises `DataError`."""
+    """The tensors in a .npz or .safetensors file, by name. Raises `DataError` for a file that cannot be read."""
     try:
         if not path.is_file():
             raise DataError(f"{path} does not exist; {_EXPECTED}")
@@ -50,7 +50,10 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _images(path: Path, images: Tensor) -> Tensor:
-    """Images `(n, channels, height, width)`, uint8 or float32. Raises `DataError`."""
+    """Check the images of the file `path`; return them as `(n, channels, height, width)`, uint8 or float32.
+
+    Raises `DataError` for other shapes or types, for channels last, and for NaN or infinity.
+    """
     shape = tuple(images.shape)
     if images.ndim == 3:
         images = images.unsqueeze(1)
@@ -80,7 +83,7 @@ def _images(path: Path, images: Tensor) -> Tensor:
 
 
 def _labels(path: Path, labels: Tensor) -> Tensor:
-    """Labels as int64, from 0. Raises `DataError`."""
+    """Check the labels of the file `path`; return them as int64. Raises `DataError` unless whole numbers from 0."""
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(
             f"{path}: labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected a whole number per image"

@@ -18,11 +18,11 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
     "speckle": Speckle,
     "salt-and-pepper": SaltAndPepper,
 }
-"""The classes by name."""
+"""The augmentation classes by their names in configurations and on the command line."""
 
 
 def make_augmentation(spec: Mapping[str, Any]) -> Augmentation:
-    """Build an augmentation from its `name`, `settings`, and the `share` of the images it is applied to (default: all).
+    """Build an augmentation from a dictionary of `name`, `settings` and the `share` of images to change (default: all).
 
     Raises `SettingError` for an unknown name or setting.
     """

@@ -14,7 +14,7 @@ from casemate.settings import between, expect
 from casemate.types import Images
 
 _LARGEST = 1e3
-"""Largest standard deviation; beyond it nothing of an image is recognisable, and float32 eventually overflows."""
+"""Largest standard deviation of noise; beyond it no image is recognisable, and float32 eventually overflows."""
 
 
 def _normal(images: Images, generator: Generator) -> Tensor:
@@ -27,7 +27,7 @@ class GaussianNoise:
     """Add independent normal noise to every pixel and channel."""
 
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.1
-    """Standard deviation, in pixel units."""
+    """Standard deviation of the noise, in units of pixels within [0, 1]."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -44,7 +44,7 @@ class Speckle:
     """Multiply every pixel and channel by one plus independent normal noise, so that black stays black."""
 
     std: Annotated[float, between(0, _LARGEST, unit="in units of pixels within [0, 1]")] = 0.3
-    """Standard deviation of the factor."""
+    """Standard deviation of the factor that multiplies each pixel; its mean is 1."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -67,7 +67,7 @@ class SaltAndPepper:
         expect(self)
 
     def __call__(self, images: Images, index: Int64[Tensor, " n"], epoch: int, generator: Generator) -> Images:
-        """Return the noisy batch."""
+        """Return the batch with randomly chosen pixels of each image made white or black."""
         del index, epoch
         count, _, height, width = images.shape
         draw = torch.rand(count, 1, height, width, generator=generator).to(images.device)

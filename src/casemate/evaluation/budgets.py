@@ -20,7 +20,7 @@ from casemate.norms import Norm
 Budget = Literal["quick", "standard", "thorough"]
 
 DRAWS: Mapping[Budget, int] = {"quick": 5, "standard": 20, "thorough": 20}
-"""Predictions that are averaged for a model with random outputs, by budget."""
+"""Number of passes whose logits are averaged for a prediction of a model with random outputs, by budget."""
 BUDGETS_IN_WORDS: Mapping[Budget, str] = {
     "quick": "PGD, APGD and Square, few steps each: a first estimate",
     "standard": "AutoAttack standard",
@@ -29,10 +29,11 @@ BUDGETS_IN_WORDS: Mapping[Budget, str] = {
 
 
 def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> dict[str, AbstractAttack]:
-    """The attacks of a budget by name, in the order in which they run.
+    """Make the attacks of a budget, by name, in the order in which they are to be run.
 
     Args:
-        eps: the smallest of the evaluation, in pixel units.
+        norm: of the attacks.
+        eps: of the attacks within a ball, in pixel units.
         randomised: the model's outputs are random, so that gradients have to be averaged over several passes.
 
     Raises:

@@ -40,61 +40,61 @@ ROBUST = -1
 MISCLASSIFIED = -2
 """In `Cascade.first_success`: the image is misclassified without an attack."""
 _UNKNOWN = Passes(forward=100, backward=100)
-"""Passes per image assumed, in estimates of the remaining time, for an attack that does not know its own."""
+"""Passes per image that estimates of the remaining time assume for an attack without a known upper bound."""
 
 
 @final
 @dataclass(kw_only=True)
 class Attempt:
-    """The result of one attack at one eps, as counts."""
+    """One attack at one eps of a `Cascade`: how many images it was run on, how many it fooled, and its cost."""
 
     attack: str
-    """Its name in the list of attacks."""
+    """Name of the attack in `Cascade.attacks`."""
     eps: float
     tried: int
-    """Images that it was run on: the survivors of all attempts before."""
+    """Number of images that the attack was run on: those correctly classified that no attempt before had fooled."""
     fooled: int
-    """Images fooled within eps."""
+    """Number of images fooled within eps."""
     seconds: float
     passes: Passes
-    """None made where a minimum-norm attack's result for a smaller eps is used again."""
+    """Forward and backward passes over all images; zero if a minimum-norm attack's earlier result was used again."""
     status: dict[str, int]
-    """Number of the images tried by `Status`, in lower case."""
+    """Number of the images tried that ended with each `Status`, by its name in lower case."""
     unlimited: bool = False
-    """A minimum-norm attack: it searches for the nearest adversarial image at any distance."""
+    """Whether it is a minimum-norm attack on the model (not on a substitute), which searches at any distance."""
 
     @property
     def not_found(self) -> int:
-        """Images for which a minimum-norm attack found no adversarial image at any distance; 0 for other attacks."""
+        """Number of images for which a minimum-norm attack found no adversarial image at all; 0 for other attacks."""
         return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
 
 
 @final
 @dataclass(kw_only=True)
 class Cascade:
-    """The worst case over a list of attacks, per example and eps."""
+    """The result of `run_cascade`: the worst case over a list of attacks, per image and eps."""
 
     norm: Norm
     values: tuple[float, ...]
     """The values of eps, ascending."""
     attacks: dict[str, dict[str, Any]]
-    """Name and settings of each attack, in the order in which they ran."""
+    """The settings of each attack by its name, in the order in which the attacks were run."""
     robust: np.ndarray
-    """Correctly classified under all attacks at this and every smaller eps, booleans `(n, values)`."""
+    """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
     first_success: np.ndarray
     """Position in `attacks` of the first attack that fooled each image, `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
     adversarial: Tensor
-    """The first adversarial image found for each image, at the smallest eps that gave one; the clean image elsewhere.
-    On the CPU."""
+    """The first adversarial image found for each image, at the smallest eps that gave one, or else the clean image;
+    `(n, channels, height, width)`, on the CPU."""
     distance: np.ndarray
     """Norm of the perturbation in `adversarial`, `(n,)`: 0 if the clean image is misclassified, infinite if no attack
     succeeded."""
     attempts: list[Attempt] = field(default_factory=list)
-    """In the order in which they were made; none where no image was left."""
+    """One for each attack and eps, in the order in which they were run; left out where no image was left to attack."""
 
     @property
     def passes(self) -> Passes:
-        """The sum over all attempts."""
+        """Forward and backward passes of all attempts together."""
         total = Passes()
         for attempt in self.attempts:
             total.add(attempt.passes)
@@ -168,7 +168,7 @@ def _run(
     seed: int,
     observer: Observer,
 ) -> Cascade:
-    """The cascade on a frozen model."""
+    """`run_cascade` on a model prepared for attacks, without checks of its arguments and without warnings."""
     device, classes = model.original.device, len(model.original.classes)
     images = images.to_device_if_small(device)
     found = Cascade(
@@ -228,14 +228,17 @@ def _run(
 
 
 def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) -> int | None:
-    """Forward and backward passes of all attacks together at most; None if one of them does not know its passes."""
+    """Upper bound of the passes, forward and backward added up, of all attacks on `images` images at one eps.
+
+    None if one of the attacks has no known bound.
+    """
     found = [attack.max_passes(classes) for attack in attacks.values()]
     known = [most.total for most in found if most is not None]
     return images * sum(known) if len(known) == len(found) else None
 
 
 def _work(attack: AbstractAttack, classes: int) -> int:
-    """Cost of an attack on one image, in forward passes: a backward pass costs about as much as two."""
+    """Most passes of an attack on one image, a backward pass counting as two; a guess for an attack without a bound."""
     most = attack.max_passes(classes) or _UNKNOWN
     return most.forward + 2 * most.backward
 
@@ -252,7 +255,7 @@ def _check(attacks: Mapping[str, AbstractAttack], values: Sequence[float], norm:
 
 @torch.no_grad()
 def _correct(model: Classifier, images: LabelledImages) -> np.ndarray:
-    """Which images are classified correctly without an attack."""
+    """Which images are classified correctly without an attack, booleans `(n,)`."""
 
     def classify(part: slice) -> tuple[Tensor, ...]:
         pixels, labels = images[part].tensors(model.device)

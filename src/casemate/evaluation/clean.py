@@ -24,58 +24,63 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 @final
 @dataclass(frozen=True, kw_only=True)
 class CleanResult:
-    """Results per example as NumPy arrays `(n,)`, and statistics computed from them."""
+    """Predictions on unperturbed images as NumPy arrays `(n,)`, one entry per image, and statistics of them."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
     prediction: np.ndarray
     loss: np.ndarray
-    """Cross-entropy in its stable form; NaN where a logit is not finite."""
+    """Cross-entropy of each image (`stable_cross_entropy`); NaN where the logits are not valid (`is_valid`)."""
     confidence: np.ndarray
-    """Largest softmax probability."""
+    """Largest softmax probability of each image."""
     gap: np.ndarray
-    """Largest logit minus the second largest."""
+    """Largest logit minus the second largest, of each image."""
 
     @property
     def correct(self) -> np.ndarray:
-        """Whether each example is classified correctly, booleans `(n,)`; False where a logit is not finite."""
+        """Whether each image is classified correctly, booleans `(n,)`; False where its logits are not valid."""
         return (self.prediction == self.labels) & ~np.isnan(self.loss)
 
     @property
     def accuracy(self) -> Estimate:
-        """Share classified correctly."""
+        """Share of the images classified correctly."""
         return share(self.correct)
 
     @property
     def mean_loss(self) -> Estimate:
-        """Mean cross-entropy."""
+        """Mean cross-entropy over all images. Raises `ShapeError` if one is not finite."""
         return mean(self.loss)
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts `(classes, classes)`, the true class by row and the predicted class by column."""
+        """Confusion matrix: counts `(classes, classes)`, the true class by row and the predicted class by column."""
         count = len(self.classes)
         return np.bincount(self.labels * count + self.prediction, minlength=count * count).reshape(count, count)
 
     @property
     def per_class(self) -> list[Estimate | None]:
-        """Accuracy within each true class; None for a class without examples."""
+        """Accuracy on the images of each true class; None for a class without images."""
         picks = [self.labels == label for label in range(len(self.classes))]
         return [share(self.correct[pick]) if pick.any() else None for pick in picks]
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error, see `expected_calibration_error`."""
+        """Mean distance between confidence and accuracy, see `expected_calibration_error`."""
         return expected_calibration_error(self.confidence, self.correct)
 
     @property
     def gap_quantiles(self) -> dict[str, float]:
-        """Quantiles of the top-1 logit gap, by name."""
+        """Quantiles of `gap` over all images, by their share as text, from "0.05" to "0.95"."""
         return {f"{q:g}": float(np.quantile(self.gap, q)) for q in _QUANTILES}
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Mean distance between confidence and accuracy over 15 equal bins, weighted by size (Guo et al. 2017, eq. 3)."""
+    """Mean distance between confidence and accuracy over 15 equal bins, weighted by size (Guo et al. 2017, eq. 3).
+
+    Args:
+        confidence: largest softmax probability of each image, `(n,)`.
+        correct: whether each image is classified correctly, booleans `(n,)`.
+    """
     place = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     size = np.bincount(place, minlength=_BINS)
     sums = np.bincount(place, weights=confidence - correct, minlength=_BINS)

@@ -28,22 +28,22 @@ from casemate.norms import Norm
 from casemate.rng import Streams, seeded
 
 _MIN_SECONDS = 0.3
-"""Least duration of a measurement, in seconds."""
+"""Least duration of the timed run of an attack, in seconds."""
 _MARGIN = 1.2
-"""Factor for attacks whose passes cost more than those that are measured (up to a tenth more), with some reserve."""
+"""Factor on the estimate, since passes of some attacks cost up to a tenth more than those measured; with a reserve."""
 
 
 @final
 @dataclass(frozen=True)
 class PassCost:
-    """Seconds per image of each kind of pass, including the attack's own work between passes."""
+    """Measured seconds per image of a forward and of a backward pass, including an attack's own work between passes."""
 
     forward: float
     backward: float
-    """Without the forward pass before it."""
+    """Seconds per image of a backward pass, without the forward pass before it."""
 
     def seconds(self, passes: Passes) -> float:
-        """The seconds that these passes take."""
+        """The seconds that a number of passes of single images take."""
         return passes.forward * self.forward + passes.backward * self.backward
 
 
@@ -60,9 +60,9 @@ def seconds_at_most(
     Args:
         model: the model to be evaluated.
         images: all images of the evaluation.
-        values: of eps.
+        values: the values of eps.
         norm: in which eps is measured.
-        thorough: with every budget, include the checks that take minutes.
+        thorough: include the checks that take minutes with every budget, not only with "thorough".
 
     Raises:
         ShapeError, ModelError: see `probe_model`.
@@ -86,9 +86,9 @@ def seconds_at_most(
 
 
 def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: int, values: int) -> Passes:
-    """Upper bound of the passes of attacks on a number of images at a number of values of eps.
+    """Upper bound of the passes of `attacks` together, on `images` images at `values` values of eps.
 
-    Attacks without a known bound are left out.
+    Attacks without a known bound count as zero.
     """
     total = Passes()
     for attack in attacks.values():
@@ -101,7 +101,7 @@ def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: i
 
 
 def check_passes(images: int, *, thorough: bool) -> Passes:
-    """Upper bound of the passes of all checks of an evaluation on a number of images."""
+    """Upper bound of the passes of all checks of an evaluation on `images` images; `thorough`: with the slow checks."""
     share = min(1.0, images / SAMPLE_SIZE)
     total = Passes(images + int(share * CHEAP.forward), int(share * CHEAP.backward))
     if thorough:
@@ -110,7 +110,7 @@ def check_passes(images: int, *, thorough: bool) -> Passes:
 
 
 def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> PassCost:
-    """Measure the passes of APGD and Square on a few images, with success disabled.
+    """Measure the seconds per pass in runs of APGD and Square on a few images, of which none counts as fooled.
 
     Running attacks includes their work between passes, which is most of the time for small networks.
     """
@@ -132,7 +132,10 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
 def _measured(
     attack: Callable[[int], AbstractAttack], model: Classifier, images: LabelledImages
 ) -> tuple[float, Passes]:
-    """Seconds and passes of an attack with enough steps to be measured; runs with fewer steps warm up."""
+    """Seconds and passes of one run of an attack with enough steps to take `_MIN_SECONDS`; shorter runs before warm up.
+
+    `attack` makes the attack with a given number of steps.
+    """
     pixels, labels = images.tensors(model.device)
     index = torch.arange(len(labels), device=labels.device)
     steps = 2

@@ -32,39 +32,42 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class LastIterates:
-    """Arrays `(n, values)` of the last iterates of complete runs."""
+    """Results at each image's last iterate, fooling or not: `(n, values)`, a column per eps or number of steps."""
 
     right: np.ndarray
-    """The last iterate does not fool, booleans."""
+    """Whether each image's last iterate does not fool, booleans `(n, values)`: a column per eps or number of steps."""
     prediction: np.ndarray
-    """Predicted class, int64."""
+    """Class predicted for each image's last iterate, int64 `(n, values)`: a column per eps or number of steps."""
     loss: np.ndarray
-    """Cross-entropy under the true label."""
+    """Cross-entropy of the label at each image's last iterate, `(n, values)`: a column per eps or number of steps."""
     norm: np.ndarray
-    """Norm of the perturbation."""
+    """Norm of each image's perturbation, `(n, values)`: a column per eps or number of steps."""
     status: np.ndarray
-    """`Status` codes, uint8."""
+    """`Status` code of each image, uint8 `(n, values)`: a column per eps or number of steps."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One attack on one model over a range of eps or iterations. Arrays are `(n, values)`."""
+    """Per-image results of one attack on one model at several eps or numbers of steps. Arrays are `(n, values)`."""
 
     axis: str
     """What varies: "eps" or "steps"."""
     attack: dict[str, Any]
-    """The attack's name and hyper-parameters; the field named by `axis` is replaced by each value."""
+    """The attack's name and settings; its setting that `axis` names was replaced by each of `values` in turn."""
     values: tuple[float, ...]
     """The values of eps or numbers of iterations, ascending."""
     worst: np.ndarray
-    """Classified correctly at every iterate, at this and every smaller value, booleans."""
+    """Whether each image is classified correctly at every iterate, at this and every smaller value, `(n, values)`."""
     last: LastIterates | None
-    """The last iterates of complete runs; None if only `worst` was computed."""
+    """Results at the last iterates of complete runs; None if only `worst` was computed."""
     passes: Passes
 
     def points(self) -> list[dict[str, Any]]:
-        """One row per value: the accuracies `worst` and `last` and the mean loss, each with n and 95 % interval."""
+        """One dictionary per value: the accuracies `worst` and `last` and the mean `loss`, with n and 95 % interval.
+
+        `last` and `loss` are missing if only `worst` was computed; losses that are not finite do not enter the mean.
+        """
         rows = []
         for column, value in enumerate(self.values):
             row: dict[str, Any] = {self.axis: value, "worst": share(self.worst[:, column]).as_json()}
@@ -85,12 +88,12 @@ class WorstCase:
     values: tuple[float, ...]
     """The values of eps, ascending."""
     each: dict[str, np.ndarray]
-    """By attack name: classified correctly under that attack at this and every smaller eps."""
+    """By attack: whether each image is classified correctly under it at this and every smaller eps, `(n, values)`."""
     passes: Passes
 
     @property
     def every(self) -> np.ndarray:
-        """Classified correctly under every attack."""
+        """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
         return np.logical_and.reduce(list(self.each.values()))
 
 
@@ -107,7 +110,9 @@ def eps_curve(
     precision: Precision = "float32",
     observer: Observer = NULL_OBSERVER,
 ) -> Curve:
-    """The curve of `attack` over eps; memory, apart from images and results, does not grow with the number of images.
+    """Run `attack` on all images at each eps of `values`; return the results per image and eps.
+
+    Memory, apart from images and results, does not grow with the number of images.
 
     Args:
         values: of eps, ascending; 0 means the clean images.
@@ -149,11 +154,13 @@ def steps_curve(
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Curve:
-    """The curve of `attack` over the number of iterations; for the other arguments and errors see `eps_curve`.
+    """Run `attack` on all images with each number of steps of `values`; the other arguments are those of `eps_curve`.
+
+    One run with the largest number gives all results, unless the attack's step size depends on that number.
 
     Args:
         attack: without restarts.
-        values: numbers of iterations, ascending; 0 means the clean images.
+        values: numbers of steps, ascending; 0 means the clean images.
     """
 
     def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
@@ -202,7 +209,7 @@ def worst_case(
 
 
 def _title(attack: AbstractGradientAttack, axis: str) -> str:
-    """The title of the progress bar: the attack, what varies, and the samples of EOT."""
+    """The title of the progress bar: the attack's class, what varies (`axis`), and the number of samples of EOT."""
     if isinstance(attack, EOT):
         return f"{_title(attack.attack, axis)}, mean of {attack.eot_samples} gradients"
     return f"{type(attack).__name__} over {axis}"
@@ -221,9 +228,14 @@ def _curve(
     ball: Ball,
     seed: int,
 ) -> Curve:
-    """Run `sweep`, which makes `runs` runs of the attack, on one group of images after the other.
+    """Run `sweep` on one group of `group_size` images after the other, and join the results of all images.
 
-    `ball` is the largest of the sweep, for the warning about eps.
+    Args:
+        axis: what varies, "eps" or "steps".
+        sweep: runs the attack on one group at all values.
+        runs: how often a sweep runs the attack on an image, about, for an estimate of the passes.
+        batch_size: images that pass through the network at a time; measured if None.
+        ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
     passes = Passes()
     most = attack.max_passes(len(model.classes))

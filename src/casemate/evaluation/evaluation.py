@@ -26,7 +26,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of `evaluate`."""
+    """The result of `evaluate`: predictions, attacks, checks and verdicts for one model, with the settings used."""
 
     norm: Norm
     values: tuple[float, ...]
@@ -34,20 +34,21 @@ class Evaluation:
     budget: str
     seed: int
     randomised: bool
-    """The model is randomised; it was judged by its mean logits over `draws` passes."""
+    """Whether the model is randomised; if so, it was judged by its mean logits over `draws` passes."""
     draws: int
     images: LabelledImages
     clean: CleanResult
     cascade: Cascade
     checks: list[Checked]
     verdicts: list[Verdict]
-    """One for each eps."""
+    """One verdict for each eps, in the order of `values`."""
     batch_size: int
-    """Images that passed through the network at a time."""
+    """Number of images that passed through the network at a time; 0 if it was never set."""
     precision: Precision
-    """Of the gradients of attacks within a ball; whether an image fools was decided in float32."""
+    """Precision of the gradients of attacks within a ball; whether an image fools was decided in float32."""
     changes: dict[str, int]
-    """Number of optimizations of each kind in the attacked copy (see `casemate.models.accel.freeze`)."""
+    """How often each optimization, by its name, was made in the copy of the model that the attacks ran on (see
+    `casemate.models.accel.freeze`)."""
     seconds: float
 
     @property
@@ -57,7 +58,7 @@ class Evaluation:
 
     @property
     def findings(self) -> list[Finding]:
-        """The findings of all checks, the gravest first."""
+        """The findings of the checks that raised one, the gravest first."""
         raised = [each.finding for each in self.checks if each.finding is not None]
         return sorted(raised, key=lambda each: ("voids", "weakens", "note").index(each.severity))
 
@@ -75,7 +76,7 @@ class Evaluation:
 
     @property
     def successes_by_attack(self) -> dict[str, int]:
-        """How many images each attack was the first to fool, in the order of the attacks."""
+        """By attack, in order: the number of images that it was the first to fool, at any eps."""
         return {
             name: int((self.cascade.first_success == place).sum()) for place, name in enumerate(self.cascade.attacks)
         }
@@ -232,7 +233,7 @@ def evaluate(
 
 
 def _copied(model: Classifier) -> Classifier | None:
-    """A copy in the same modes; None for a model that cannot be copied."""
+    """A deep copy of a model, in training mode where the model is; None for a model that cannot be copied."""
     try:
         return copy.deepcopy(model)
     except Exception:  # a model may hold a lock, an open file, a generator

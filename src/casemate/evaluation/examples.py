@@ -15,7 +15,7 @@ _STATUS_NAMES = np.array([status.name.lower() for status in Status], dtype=objec
 
 
 def clean_table(result: CleanResult) -> Table:
-    """Columns: index, label, prediction, loss, confidence, gap."""
+    """Table of clean predictions, one row per image. Columns: index, label, prediction, loss, confidence, gap."""
     return {
         "index": np.arange(len(result.labels)),
         "label": result.labels,
@@ -27,7 +27,7 @@ def clean_table(result: CleanResult) -> Table:
 
 
 def example_table(result: AttackResult, labels: np.ndarray) -> Table:
-    """Columns: index, label, prediction, loss, norm, status (by name)."""
+    """Table of an attack's results, a row per image. Columns: index, label, prediction, loss, norm, status (a name)."""
     return {
         "index": np.arange(len(labels)),
         "label": labels,
@@ -39,7 +39,10 @@ def example_table(result: AttackResult, labels: np.ndarray) -> Table:
 
 
 def curve_table(curve: Curve, labels: np.ndarray) -> Table:
-    """Columns: index, label, the axis (eps or steps), worst; of a curve with last iterates also their fields."""
+    """Table of a curve, one row per image and value. Columns: index, label, the axis (eps or steps), worst.
+
+    A curve with last iterates also has the columns right, prediction, loss, norm and status.
+    """
     count, width = curve.worst.shape
     columns = {
         "index": np.repeat(np.arange(count), width),
@@ -54,7 +57,7 @@ def curve_table(curve: Curve, labels: np.ndarray) -> Table:
 
 
 def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
-    """Columns: index, label, eps, and for every attack whether the image withstood it."""
+    """Table with a row per image and eps. Columns: index, label, eps, and by attack whether the image withstood it."""
     count, width = found.every.shape
     columns = {
         "index": np.repeat(np.arange(count), width),
@@ -65,7 +68,7 @@ def worst_table(found: WorstCase, labels: np.ndarray) -> Table:
 
 
 def evaluation_table(found: Evaluation, adversarial_prediction: np.ndarray) -> Table:
-    """One row per image; `adversarial_prediction` is the predicted class of its adversarial image, int64 `(n,)`.
+    """Table with a row per image; `adversarial_prediction` is the class predicted for its adversarial image, `(n,)`.
 
     Columns: index, label, prediction, adversarial_prediction; first_success (the attack that fooled the image first),
     fooled_at (the smallest eps at which one did) and distance, all three missing if none did. For an image that is

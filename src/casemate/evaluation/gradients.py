@@ -12,7 +12,8 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import Streams, derive
 
 COMPARED: tuple[LossName, ...] = ("ce", "torch-ce", "prob-ce", "margin")
-"""Losses whose gradients vanish in different places; that of the ratio of logits vanishes where the margin's does."""
+"""Losses compared by default, whose gradients vanish on different images; `dlr` is not among them, since its gradient
+vanishes where that of `margin` does."""
 
 
 def zero_gradients(
@@ -23,7 +24,7 @@ def zero_gradients(
     batch_size: int = 64,
     observer: Observer = NULL_OBSERVER,
 ) -> dict[str, np.ndarray]:
-    """For each loss, whether each image's input gradient is exactly zero in every pixel, booleans `(n,)`.
+    """For each loss, by name: whether each image's input gradient is exactly zero in every pixel, booleans `(n,)`.
 
     A sign step along such a gradient does not move, whatever its size: the image withstands an attack that did nothing.
     """
@@ -55,7 +56,7 @@ def gradient_alignment(
 
     Args:
         radius: of the ball, in pixel units.
-        seed: of the draws, which are keyed by example.
+        seed: of the random points, which are keyed by example.
     """
     found: list[np.ndarray] = []
     ball = Ball(eps=radius)

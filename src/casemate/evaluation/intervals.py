@@ -31,12 +31,12 @@ class Estimate:
     n: int
 
     def as_json(self) -> dict[str, float | int]:
-        """The four fields, for a result file."""
+        """The fields value, low, high and n, for a result file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Estimate":
-        """An estimate from what `as_json` gave; whole numbers may have become floats."""
+        """The estimate that `as_json` described; in JSON whole numbers may have become floats."""
         return cls(float(found["value"]), float(found["low"]), float(found["high"]), int(found["n"]))
 
     def __format__(self, spec: str) -> str:
@@ -52,12 +52,15 @@ class Estimate:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """A fraction in percent with its unit: 0.625 is "62.5 %"."""
+    """A share as text in percent, with `digits` decimals: 0.625 gives "62.5 %"."""
     return f"{100 * share:.{digits}f} %"
 
 
 def share(hits: np.ndarray) -> Estimate:
-    """A share with Wilson's score interval (Wilson 1927), from booleans `(n,)`."""
+    """The share of booleans `(n,)` that are True, with Wilson's score interval (Wilson 1927).
+
+    Raises `ShapeError` if there are none.
+    """
     if hits.size == 0:
         raise ShapeError("a share of no examples; expected at least one")
     count = int(np.count_nonzero(hits))
@@ -66,9 +69,9 @@ def share(hits: np.ndarray) -> Estimate:
 
 
 def mean(values: np.ndarray, seed: int = 0) -> Estimate:
-    """A mean with its percentile bootstrap interval (Efron 1979; 1,000 resamples), from numbers `(n,)`.
+    """The mean of numbers `(n,)` with its percentile bootstrap interval (Efron 1979; 1,000 resamples drawn by `seed`).
 
-    Values that are not finite raise `ShapeError`: their mean would say nothing.
+    Raises `ShapeError` for no numbers, and for any that is not finite: the mean would say nothing.
     """
     if values.size == 0 or not np.isfinite(values).all():
         raise ShapeError(f"a mean of {values.size} values, not all finite; expected at least one, all finite")

@@ -7,11 +7,13 @@ from casemate.evaluation.findings.randomness import is_randomised
 from casemate.models import Classifier
 
 PROBED = 64
-"""Number of images of that first pass."""
+"""Largest number of images that a model is tried on before its evaluation."""
 
 
 def probe_model(model: Classifier, images: LabelledImages) -> bool:
-    """Whether a model is randomised in evaluation mode; the model itself does not change.
+    """Check that a model can be evaluated on the images; return whether it is randomised in evaluation mode.
+
+    The model itself does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.

@@ -48,9 +48,9 @@ _CLAIMS = (
     "robust_accuracy",
 )
 _MOST_DRAWS = 10_000
-"""Checking a record with more draws would take too long."""
+"""Largest `Record.draws` that is read: to check a record with more would take too long."""
 _MAX_NUMBER = 1e12
-"""Larger than any eps; whole numbers in JSON may be too large for a float."""
+"""Bound on the numbers in a record, larger than any eps; whole numbers in JSON may be too large for a float."""
 _TENSORS = ("clean", "adversarial", "labels", "index", "first_success")
 
 
@@ -60,15 +60,15 @@ class Record:
     """Claims about the robustness of a model, and the images that prove them. Tensors are on the CPU."""
 
     model: str
-    """File or name of the model."""
+    """Name of the model, or of its file."""
     fingerprint: str
-    """SHA-256 of its weights, see `fingerprint`."""
+    """SHA-256 of the model's weights, see the function `fingerprint`."""
     data: str
     """Name of the data set, or of the file with the images."""
     classes: tuple[str, ...]
     norm: Norm
     eps: tuple[float, ...]
-    """Ascending."""
+    """The radii that the record has claims for, ascending, in `norm`."""
     seed: int
     draws: int
     """Number of passes whose mean logits are the prediction of a randomised model; 1 for other models."""
@@ -76,19 +76,21 @@ class Record:
     """The settings of each attack by name, in the order in which they ran."""
     clean_accuracy: float
     robust_accuracy: tuple[float, ...]
-    """At each eps, the share of images that are classified correctly and that no image of the record fools."""
+    """For each of `eps`, the claimed share of images that are classified correctly and whose adversarial image does not
+    fool or lies farther away than eps."""
     clean: Images
     adversarial: Images
     """The adversarial image of each clean image; the clean image itself where no attack succeeded."""
     labels: Labels
     index: Labels
-    """Indices of the images in their data set."""
+    """Index of each image in the data set, int64 `(n,)`."""
     first_success: Labels
-    """Position in `attacks` of the first attack that succeeded; -1 if none did, -2 if misclassified without one."""
+    """For each image, the position in `attacks` of the first attack that succeeded; -1 if none did, -2 if misclassified
+    without one; int64 `(n,)`."""
     version: str = __version__
     """Version of casemate that made the record."""
     images_match: bool = True
-    """Whether the file with the images has the checksum that the record states."""
+    """Whether the file with the images, when it was read, had the SHA-256 that record.json states."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,12 +101,14 @@ class Record:
         return norm_of(self.adversarial.double() - self.clean.double(), self.norm)
 
     def within(self, radius: float) -> Flags:
-        """Whether each adversarial image lies within that distance, up to float32 rounding, booleans `(n,)`."""
+        """Whether each adversarial image is at most `radius` from its clean one, up to float32 rounding, `(n,)`."""
         largest = self.clean.abs().max().item() if len(self) else 0.0
         return self.distance <= Ball(eps=radius, norm=self.norm).reach((-largest, largest))
 
     def allowed(self, right: Flags, fooled: Flags) -> tuple[float, ...]:
-        """The highest robust accuracy at each eps that the adversarial images leave possible.
+        """At each of `eps`, the highest robust accuracy that the adversarial images of the record leave possible.
+
+        That is the share of images that are `right` and not `fooled` by an adversarial image within eps.
 
         Args:
             right: whether each clean image is classified correctly, booleans `(n,)`.
@@ -114,7 +118,7 @@ class Record:
 
 
 def fingerprint(model: Classifier) -> str:
-    """The SHA-256 of the file that `casemate.save` writes of a model, which identifies its weights."""
+    """SHA-256 of a model's weights and buffers, hexadecimal: that of the file with them that `casemate.save` writes."""
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     # clones, since tied weights share memory, which the format does not allow
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
@@ -122,7 +126,7 @@ def fingerprint(model: Classifier) -> str:
 
 
 def fingerprint_of_images(images: LabelledImages) -> str:
-    """A SHA-256 that identifies images and labels as they are stored."""
+    """SHA-256 of images and labels with the pixels' type and shape, hexadecimal, which identifies a data set."""
     digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
     for part in (images.pixels, images.labels):
         digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
@@ -186,10 +190,12 @@ def write_record(record: Record, folder: Path) -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """Read a record and the file of images next to it, without checking its claims (see `verify_record`).
+    """Read record.json (`path`) and the file of images next to it, without checking its claims (see `verify_record`).
+
+    An images file with another SHA-256 than the record states is read too, with `Record.images_match` False.
 
     Raises:
-        RecordError: a file that is missing, damaged, of another format, or at odds with the other.
+        RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit.
     """
     content = read_json(path, RecordError)
     said = content.get("format") if isinstance(content, dict) else None
@@ -212,7 +218,7 @@ def read_record(path: Path) -> Record:
 
 
 def _check(path: Path, record: Record) -> None:
-    """Raise `RecordError` unless all fields have the right types and sizes."""
+    """Raise `RecordError` unless all fields of a record read from `path` have the right types, sizes and ranges."""
     count = len(record.labels)
     texts = (record.model, record.fingerprint, record.data, record.version, *record.classes, *record.attacks)
     numbers = (*record.eps, record.clean_accuracy, *record.robust_accuracy)

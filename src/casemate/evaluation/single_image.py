@@ -12,7 +12,8 @@ from casemate.rng import seeded
 from casemate.types import Flags, Images, Logits
 
 _ROUNDING = 1e-5
-"""Lead of the largest logit, as a share of its size, below which another machine's rounding may change the class."""
+"""Lead of the largest logit over the second, divided by the largest absolute logit, up to which another machine's
+rounding may change the predicted class."""
 
 
 @torch.no_grad()
@@ -45,11 +46,11 @@ def predict_singly(
 
 
 def has_margin(logits: Logits) -> Flags:
-    """Whether the largest logit leads by more than rounding on another machine may change, booleans `(n,)`."""
+    """Whether the largest logit exceeds the second by more than rounding on another machine may change, `(n,)`."""
     return top_gap(logits) > _ROUNDING * magnitude(logits)
 
 
 def in_grey_levels(images: Images, bounds: Bounds) -> Images:
-    """The nearest images that 8 bits can store: 256 levels from the lower to the upper bound."""
+    """The images rounded to what 8 bits can store: 256 levels from the lower to the upper of the bounds."""
     low, high = bounds
     return ((images - low) / (high - low) * 255).round() / 255 * (high - low) + low

@@ -26,17 +26,21 @@ from casemate.progress import NULL_OBSERVER, Observer
 @final
 @dataclass(frozen=True, kw_only=True)
 class Targeted:
-    """Success of targeted attacks on the `n` images that the model classifies correctly; the others are left out."""
+    """Success of targeted attacks with every other class as target, on the `n` images that are classified correctly."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
-    """True classes `(n,)`."""
+    """True classes of the images that are classified correctly, `(n,)`."""
     reached: np.ndarray
-    """Booleans `(n, classes)`: the attack with that class as its target succeeded; False for the true class."""
+    """Whether the attack on each image with each class as its target succeeded, booleans `(n, classes)`; False for the
+    true class."""
     passes: Passes
 
     def rate(self, source: int, target: int) -> Estimate | None:
-        """Share of the images of class `source` that became `target`; None if there are no such images."""
+        """Share of the correctly classified images of class `source` that were classified as `target` after the attack.
+
+        None if there are no such images.
+        """
         chosen = self.reached[self.labels == source, target]
         return share(chosen) if chosen.size else None
 

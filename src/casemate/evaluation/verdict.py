@@ -29,18 +29,19 @@ from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.norms import format_eps
 
 SCHEMA = 2
-"""Version of the fields of a result with verdicts. Version 1 had no such field: robust, broken, not to be trusted."""
+"""Version of the format of results with verdicts, their field `schema`. Results of version 1 lack that field, and have
+no verdicts but robust, broken and not to be trusted."""
 PUBLIC_MODELS = (
     "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
     "tenths, none more"
 )
-"""How many public models would get each grade (`docs/decisions.md` says how they were counted)."""
+"""Part of a sentence: how many public models would get each grade (counted as in `docs/decisions.md`)."""
 
 UNTRUSTED = "not to be trusted"
 
 
 class Grade(StrEnum):
-    """What the number means for a model."""
+    """The grades that a verdict can give a model for the share of images that withstood the attacks."""
 
     UNTRAINED = "untrained or mislabelled"
     BROKEN = "broken"
@@ -49,32 +50,35 @@ class Grade(StrEnum):
     ROBUST = "robust as far as tested"
     NOT_BROKEN_QUICKLY = "not broken by a quick look"
     NOT_BROKEN_BY_THESE = "not broken by these attacks"
-    """After a list of attacks of the caller's own."""
+    """The best grade after attacks chosen by the caller instead of a budget's."""
 
 
 _ASCENDING = (Grade.BROKEN, Grade.WEAK, Grade.PARTLY_ROBUST, Grade.ROBUST)
 _FALLEN = (Grade.UNTRAINED, Grade.BROKEN)
 _FULL = ("standard", "thorough")
-"""Budgets after which a model can be called robust."""
+"""Budgets with enough attacks for the grades partly robust and robust."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Borders:
-    """The borders between grades, as shares of the correctly classified images: a convention.
+    """The borders between grades, as shares of the correctly classified images that withstood; a convention.
+
+    They are compared with the ends of the 95 % interval of that share.
 
     Raises `SettingError` if they do not ascend strictly within 0 and 1.
     """
 
     broken: float = 0.1
-    """A model is broken if the upper end of the interval lies below."""
+    """A model is broken if the upper end of the interval lies below this share."""
     weak: float = 0.5
-    """It is weak if the upper end lies below, and partly robust if the lower end reaches it."""
+    """A model is weak if the upper end of the interval lies below this share, and at least partly robust if the lower
+    end reaches it."""
     robust: float = 0.9
-    """It is robust, as far as tested, if the lower end reaches it."""
+    """A model is robust, as far as tested, if the lower end of the interval reaches this share."""
 
     def __post_init__(self) -> None:
-        """Refuse borders that leave a grade without a range."""
+        """Raise `SettingError` for borders that leave a grade without a range."""
         if not 0 < self.broken < self.weak < self.robust < 1:
             raise SettingError(
                 f"borders {self.broken:g}, {self.weak:g}, {self.robust:g}; expected three shares that ascend strictly "
@@ -82,7 +86,7 @@ class Borders:
             )
 
     def reached(self, low: float, high: float) -> tuple[Grade, ...]:
-        """The grades that an interval of shares reaches, ascending."""
+        """The grades from broken to robust, ascending, that the interval from `low` to `high` of the share reaches."""
         first, last = (sum(end >= border for border in (self.broken, self.weak, self.robust)) for end in (low, high))
         return _ASCENDING[first : last + 1]
 
@@ -93,27 +97,27 @@ CONVENTION = Borders()
 @final
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """Whether the number can be trusted, and the checks that decide it."""
+    """Whether the robust accuracy of an evaluation can be trusted, and the checks that decide it."""
 
     because: tuple[str, ...] = ()
-    """The sentences of the findings that void the number; empty if it can be trusted."""
+    """The sentences of the findings that void the robust accuracy; empty if it can be trusted."""
     flattered_by: tuple[str, ...] = ()
-    """Names of checks that would void the number of a model that has not fallen."""
+    """Names of checks whose findings would void the robust accuracy of a model that is not broken or untrained."""
     weakened_by: tuple[str, ...] = ()
-    """Names of checks that weaken the number: it may be too high."""
+    """Names of checks whose findings weaken the robust accuracy: it may be too high."""
     failed: tuple[str, ...] = ()
-    """Names of checks that could not be completed."""
+    """Names of checks that ended in an error."""
     checked: bool = True
     """Whether checks were run at all."""
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing voids the number."""
+        """Whether no finding voids the robust accuracy; also True if no check was run (see `checked`)."""
         return not self.because
 
     @property
     def sentence(self) -> str:
-        """The answer in words."""
+        """Sentences that say whether the robust accuracy can be trusted, why, and which checks weaken it or failed."""
         if not self.trusted:
             return f"No: {UNTRUSTED}, because {'; and '.join(self.because)}.{self.unmade}"
         if not self.checked:
@@ -123,12 +127,12 @@ class Trust:
 
     @property
     def doubts(self) -> str:
-        """The checks that weaken, as a sentence after another one; "" if there are none."""
+        """The sentence that names the checks which weaken the result, to follow another one; "" if there are none."""
         return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
 
     @property
     def unmade(self) -> str:
-        """The checks that failed, in the same form."""
+        """The sentence that names the checks which failed, to follow another one; "" if there are none."""
         if not self.failed:
             return ""
         return (
@@ -139,7 +143,7 @@ class Trust:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """How many of the correctly classified images withstood everything tried, and under which threat."""
+    """The result of the attacks at one eps: the share of images that withstood, accuracies, eps, norm and budget."""
 
     withstood: Estimate | None
     """Share, among the images classified correctly without an attack, that withstood all attacks; None if there are
@@ -149,15 +153,17 @@ class Number:
     clean: Estimate
     """Clean accuracy: share of all images that are classified correctly without an attack."""
     guessing: float
-    """Accuracy of the best constant prediction, or of a uniform guess if that is larger."""
+    """The accuracy that guessing reaches: always the commonest class, or a uniform guess if that is more accurate."""
     eps: float
     norm: str
     budget: str
-    """quick, standard, thorough, or own: a list of attacks of the caller's."""
+    """Which attacks were run: those of the budget quick, standard or thorough, or own (chosen by the caller)."""
 
     @property
     def sentence(self) -> str:
-        """The number in words."""
+        """Sentences with the share of correctly classified images that withstood everything tried, at which eps, norm
+        and budget, then robust and clean accuracy; another sentence if no image is classified correctly.
+        """
         if self.withstood is None:
             return f"None: none of {self.clean.n:,} images is classified correctly without an attack; {self.setting}."
         return (
@@ -168,7 +174,7 @@ class Number:
 
     @property
     def setting(self) -> str:
-        """The eps, norm and budget in words."""
+        """Eps, norm and budget as part of a sentence, such as "eps 8/255 (linf, budget standard)"."""
         tried = "attacks chosen by the caller" if self.budget == "own" else f"budget {self.budget}"
         return f"eps {format_eps(self.eps)} ({self.norm}, {tried})"
 
@@ -176,12 +182,12 @@ class Number:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The verdict on a model at one eps."""
+    """The verdict on a model at one eps: the result of the attacks, whether it can be trusted, and its grades."""
 
     trust: Trust
     number: Number
     grades: tuple[Grade, ...]
-    """One; several, ascending, if the interval lies across borders; none if the number is not to be trusted."""
+    """One grade; several, ascending, if the interval lies across borders; none if the result is not to be trusted."""
     borders: Borders = CONVENTION
 
     @property
@@ -191,7 +197,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """The verdict in a few words."""
+        """The grades, joined by "or", or "not to be trusted" if there are none."""
         if not self.grades:
             return UNTRUSTED
         *first, last = self.grades
@@ -199,17 +205,17 @@ class Verdict:
 
     @property
     def fallen(self) -> bool:
-        """Whether the model is broken, untrained or mislabelled for sure."""
+        """Whether all grades are broken or untrained; False if there is none, as the result is not to be trusted."""
         return bool(self.grades) and all(each in _FALLEN for each in self.grades)
 
     @property
     def favourable(self) -> bool:
-        """Whether the number is to be trusted and the model may be better than weak."""
+        """Whether the result is to be trusted and the highest of the grades is better than weak."""
         return bool(self.grades) and self.grades[-1] not in (*_FALLEN, Grade.WEAK)
 
     @property
     def undecided(self) -> bool:
-        """Whether more images would decide between grades."""
+        """Whether more images could decide the grade: the interval lies across a border or across guessing."""
         number = self.number
         if Grade.UNTRAINED in self.grades:
             return number.clean.value > number.guessing
@@ -217,7 +223,9 @@ class Verdict:
 
     @property
     def colour(self) -> Literal["green", "yellow", "red"]:
-        """Green if a trusted number from the standard budget or more shows partly robust or better; red if broken."""
+        """Red if there is no grade or all are broken or untrained; green if, after checks and at least the standard
+        budget, the lowest grade is partly robust or better; else yellow.
+        """
         if not self.grades or self.fallen:
             return "red"
         full = self.number.budget in _FULL and self.trust.checked
@@ -225,26 +233,26 @@ class Verdict:
 
     @property
     def number_sentence(self) -> str:
-        """The number in words, marked as not to be used if it is not to be trusted."""
+        """`Number.sentence`, after "Not to be used:" if the result is not to be trusted."""
         return self.number.sentence if self.trust.trusted else f"Not to be used: {self.number.sentence}"
 
     @property
     def grade_sentence(self) -> str:
-        """The grade and the reason for it in words."""
+        """The sentence with the grades and the reason for them; it begins with "None:" if there is no grade."""
         if not self.grades:
             return f"None: a number that is {UNTRUSTED} gets no grade."
         return f"{_capital(self.word)}: {self._reason}."
 
     @property
     def convention(self) -> str:
-        """The borders in words, and how many public models lie between them."""
+        """The sentence with the borders between grades, and how many public models lie between them."""
         shares = ", ".join(_border(each) for each in asdict(self.borders).values())
         whose = "a convention" if self.borders == CONVENTION else "set for this evaluation"
         return f"Borders between grades: {shares} ({whose}); {PUBLIC_MODELS}."
 
     @property
     def sentence(self) -> str:
-        """The whole verdict in one or two sentences."""
+        """The verdict as text: grades, eps, norm, budget, share that withstood and reason, or why not to trust it."""
         number = self.number
         if not self.grades:
             return f"This evaluation is {UNTRUSTED}, because {'; and '.join(self.trust.because)}.{self.trust.unmade}"
@@ -255,7 +263,9 @@ class Verdict:
 
     @property
     def _by_guessing(self) -> bool:
-        """Whether the grade is broken by guessing alone, the share that withstood not being below the border."""
+        """Whether the only grade is broken, and only because the robust accuracy is not shown to be above guessing: the
+        share that withstood is not shown to be below the border.
+        """
         number = self.number
         small = number.withstood is not None and number.withstood.high < self.borders.broken
         return self.grades == (Grade.BROKEN,) and not small
@@ -289,7 +299,7 @@ class Verdict:
         return found is not None and shown and found.low < border <= found.high
 
     def as_json(self) -> dict[str, Any]:
-        """The three parts, and the verdict in words, for a result file."""
+        """Eps, trust, number, grades and the sentences of the verdict, for a result file."""
         number = self.number
         return {
             "eps": number.eps,
@@ -321,7 +331,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Verdict":
-        """The verdict that `as_json` wrote; the words are written again. Raises `RecordError` for anything else."""
+        """The verdict that `as_json` described; sentences are made anew. Raises `RecordError` for anything else."""
         try:
             trust, number, grade = found["trust"], found["number"], found["grade"]
             return cls(
@@ -364,17 +374,17 @@ def verdict_on(
     checked: bool = True,
     borders: Borders = CONVENTION,
 ) -> Verdict:
-    """The verdict on a model by the rules of this module.
+    """The verdict on a model at `eps` by the rules of this module, from the results of attacks and checks.
 
     Args:
         eps: the radius, in `norm`.
         norm: linf, l2 or l1.
-        budget: quick, standard, thorough, or own.
+        budget: quick, standard, thorough, or own (attacks chosen by the caller).
         correct: which images are classified correctly without an attack, booleans `(n,)`.
         withstood: which are still classified correctly under every attack, booleans `(n,)`.
         labels: the true classes, integers `(n,)`.
         classes: number of classes of the model.
-        findings: of the checks.
+        findings: what the checks found.
         checked: whether checks were run.
         borders: between the grades.
 
@@ -404,7 +414,7 @@ def verdict_on(
 
 
 def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
-    """The grades that the interval of a number reaches, ascending; trust is not considered."""
+    """The grades, ascending, that the interval of the share that withstood reaches, whether it is trusted or not."""
     if number.withstood is None or number.clean.low <= number.guessing:
         return (Grade.UNTRAINED,)
     if number.robust.low <= number.guessing:
@@ -417,7 +427,7 @@ def grade(number: Number, borders: Borders = CONVENTION) -> tuple[Grade, ...]:
 
 
 def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
-    """The verdicts of a stored evaluation, one for each eps, ascending.
+    """The verdicts in the JSON of a stored evaluation, one for each eps, ascending; `where` names the file in errors.
 
     Raises `RecordError` for a result of another schema, and for one without verdicts.
     """
@@ -436,7 +446,7 @@ def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
 
 
 def _border(share: float) -> str:
-    """A border in percent, with as many digits as it needs."""
+    """A border as text in percent, with as many digits as it needs: 0.1 gives "10 %"."""
     return f"{100 * share:g} %"
 
 

@@ -18,38 +18,38 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
 
 _BY_CHANCE = 0.05
-"""Share of the images on which the predictions of a randomised model may differ from the claimed ones."""
+"""Share of the images on which a randomised model's predictions may differ from the claims without refuting them."""
 
 
 @final
 @dataclass(frozen=True)
 class RecordCheck:
-    """The verification of one claim."""
+    """The result of checking one claim of a record."""
 
     title: str
-    """The claim."""
+    """The claim that was checked, as a sentence."""
     holds: bool | None
-    """Whether it holds; None if it was not checked or is for information only."""
+    """Whether the claim holds; None if it was not checked or is for information only."""
     sentence: str
-    """What was found."""
+    """What was found, such as how many images do not support the claim."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The verification of a record."""
+    """The result of `verify_record`: each claim of a record checked, and the accuracies that its images give."""
 
     claims: list[RecordCheck]
     clean_accuracy: float
-    """As computed from the clean images."""
+    """Share of the record's clean images that the model classified correctly, one at a time."""
     robust_accuracy: tuple[float, ...]
-    """The highest robust accuracy at each eps that the images leave possible."""
+    """At each eps of the record: the highest robust accuracy that its adversarial images leave possible."""
     rounded: float
-    """Share of the adversarial images that still fool after rounding to 8 bits."""
+    """Share of the adversarial images that fool after rounding to 8 bits; 1 if the record has no adversarial images."""
 
     @property
     def holds(self) -> bool:
-        """Whether no claim failed."""
+        """Whether no claim of the record was refuted; claims that were not checked do not count."""
         return all(claim.holds is not False for claim in self.claims)
 
 
@@ -70,7 +70,7 @@ def verify_record(
         record: as read by `read_record`.
         model: the model of the record.
         images: the data set, to check that it holds the record's clean images; None: that is not checked.
-        seed: of the random numbers of a randomised model.
+        seed: of a randomised model's random numbers.
         observer: is informed of every image.
 
     Raises:
@@ -159,7 +159,7 @@ def _same_model(record: Record, model: Classifier) -> RecordCheck:
 
 
 def _same_images(record: Record, images: LabelledImages | None) -> RecordCheck:
-    """Whether the clean images and labels are those of the data set at the record's indices."""
+    """The check that the clean images and labels are those of the data set `images` at the record's indices."""
     title = f"The clean images are those of {record.data}"
     if images is None:
         return RecordCheck(title, None, "not checked: the data set was not given")

@@ -25,28 +25,28 @@ def _unchanged(model: Classifier) -> Classifier:
 
 
 def shifted(images: LabelledImages, classes: int) -> LabelledImages:
-    """The images with every label raised by one, the last class becoming 0: labels that count from 1."""
+    """The images with every label raised by one (the last class becomes 0), as if labels counted from 1."""
     return LabelledImages(pixels=images.pixels, labels=(images.labels + 1) % classes)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model for which the right verdict is known."""
+    """One model of the self-test, for which it is known whether its evaluation is to be trusted."""
 
     name: str
     about: str
     """What misleads attacks or the evaluation, or how an honest model was trained."""
     honest: bool = False
-    """Whether the evaluation must trust the number."""
+    """True: an ordinary model, whose number the verdict must trust. False: a misleading one."""
     network: str = "undefended"
     """Name of the trained network in `networks.TRAIN_SPECS`."""
     change: Callable[[Classifier], Classifier] = _unchanged
-    """Makes the model of the case from the trained network."""
+    """Makes the model to be evaluated from the trained network, such as one with rounded pixels."""
     shifted: bool = False
-    """Whether it is evaluated with labels that are one too high."""
+    """Whether the model is evaluated with wrong labels, all raised by one (see the function `shifted`)."""
     randomised: bool = False
-    """Whether its logits are random."""
+    """Whether the model's logits are random at inference."""
     eps: float = EPS
     """Radius of the evaluation, in the Linf norm."""
     claim: AbstractGradientAttack | None = None

@@ -23,44 +23,44 @@ from casemate.selftest.parts import KWinners, ResizeAndPad, small
 from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 
 EPS = 0.1
-"""Radius at which most models are evaluated, and of the adversarial training."""
+"""Radius in Linf at which most models of the self-test are evaluated, and of the adversarial training."""
 FAR = 0.3
-"""Radius at which the network that recognises FGSM is trained and evaluated: large, so that it learns to reliably."""
+"""Radius in Linf at which the network that learns to recognise FGSM is trained and evaluated; large, so that it can."""
 _TEMPERATURE = 100.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Amount of training and of test images."""
+    """Numbers of images and epochs of a self-test, which decide how long it takes."""
 
     train: int = 3000
-    """Training images, a stratified draw."""
+    """Number of images drawn, stratified by class, from the training set; a tenth of them are for validation."""
     epochs: int = 10
-    """Epochs of most networks."""
+    """Epochs of training of most networks; `TrainSpec.epochs` is a factor on it."""
     test: int = 200
-    """Images on which models are evaluated."""
+    """Number of test images on which each model is evaluated."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """Training settings of one network; the defaults are ordinary training."""
+    """Architecture and training settings of one network of the self-test; the defaults are ordinary training."""
 
     network: Callable[[tuple[int, int, int], int], nn.Module] = small
     before: Callable[[], nn.Module] | None = None
-    """A module in front of the network, in training and at inference."""
+    """Makes a module in front of the network, in training and at inference; None if there is no such module."""
     objective: Callable[[], Objective] = CrossEntropy
     teacher: str | None = None
-    """Name of the network whose outputs are the targets instead of the labels (distillation)."""
+    """Name of the network whose outputs are the targets instead of the labels (distillation); None: no teacher."""
     normalised: bool = False
     """Whether the classifier subtracts the mean of the training images and divides by their standard deviation."""
     images: int | None = None
     """Number of training images; all of them if None."""
     epochs: float = 1.0
-    """Factor of `Sizes.epochs`."""
+    """Factor on `Sizes.epochs`, which gives the epochs of this network."""
     gradients: int = 1
-    """Backward passes per image and epoch, for the estimate of the time."""
+    """Number of backward passes per image and epoch, for the estimate of the training time."""
     rate: float = 2e-3
     """Peak learning rate."""
     patience: int | None = None
@@ -92,7 +92,10 @@ TRAIN_SPECS: Mapping[str, TrainSpec] = {
 
 
 def training_passes(names: Iterable[str], sizes: Sizes) -> int:
-    """Upper bound of the forward and backward passes of training these networks and their teachers."""
+    """Upper bound of the forward passes (and also of the backward passes) of single images in training these networks.
+
+    `names` are names in `TRAIN_SPECS`; the training of their teachers counts too.
+    """
     whole = {name for each in names for name in (each, TRAIN_SPECS[each].teacher) if name is not None}
     return sum(
         round(each.epochs * sizes.epochs) * min(each.images or sizes.train, sizes.train) * each.gradients
@@ -101,7 +104,7 @@ def training_passes(names: Iterable[str], sizes: Sizes) -> int:
 
 
 class ModelFactory:
-    """Trains the networks of `TRAIN_SPECS`, each when it is first needed."""
+    """Trains the networks of `TRAIN_SPECS` on images of half the size, each when it is first needed, and keeps them."""
 
     train: LabelledImages
     validation: LabelledImages
@@ -121,7 +124,7 @@ class ModelFactory:
         self._made: dict[str, Classifier] = {}
 
     def network(self, name: str) -> Classifier:
-        """The trained network of that name, in evaluation mode."""
+        """The network called `name` in `TRAIN_SPECS`, trained at the first call, in evaluation mode."""
         if name not in self._made:
             self._made[name] = self._trained(name)
         return self._made[name]
@@ -155,7 +158,7 @@ class ModelFactory:
         ).model
 
     def fresh(self, name: str) -> Classifier:
-        """A new, untrained network of that name."""
+        """A new classifier, untrained, with the architecture and normalisation of `TRAIN_SPECS[name]`."""
         spec = TRAIN_SPECS[name]
         channels, height, width = self.train.pixels.shape[1:]
         shape = channels, height, width

@@ -66,13 +66,13 @@ class Quantised(nn.Module):
         self.levels: int = 2**bits - 1
 
     def forward(self, images: Images) -> Images:
-        """Return the rounded images."""
+        """Return the images with every pixel rounded to the nearest level."""
         return (images * self.levels).round() / self.levels
 
 
 @final
 class Stairs(nn.Module):
-    """Rounds pixels by a smooth staircase, whose gradient is nowhere zero but tiny except at the steps."""
+    """Rounds pixels by a smooth staircase function, whose gradient is tiny, but not zero, except at the steps."""
 
     def __init__(self, levels: int = 8, steepness: float = 200.0) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Stairs(nn.Module):
         self.steepness: float = steepness
 
     def forward(self, images: Images) -> Images:
-        """Return the rounded images."""
+        """Return the images with every pixel rounded by the staircase function."""
         stair = (images * self.levels).detach().floor()
         return (stair + (self.steepness * (images * self.levels - stair - 0.5)).sigmoid()) / self.levels
 
@@ -99,7 +99,7 @@ class _Backwards(torch.autograd.Function):
 
 @final
 class Backwards(nn.Module):
-    """Changes no pixel, but reverses the sign of the gradient."""
+    """A layer that changes no pixel, but reverses the sign of the gradient in the backward pass."""
 
     def forward(self, images: Images) -> Images:
         """Return the images unchanged."""
@@ -108,7 +108,7 @@ class Backwards(nn.Module):
 
 @final
 class Counting(nn.Module):
-    """Shifts the classes by one at every ninth pass: too rarely for the model to count as randomised."""
+    """Shifts a model's logits by one class at every ninth forward pass: too rarely for it to count as randomised."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -116,21 +116,21 @@ class Counting(nn.Module):
         self.count: int = 0
 
     def forward(self, images: Images) -> Logits:
-        """Return logits, and count the pass."""
+        """Count the pass, and return the model's logits, shifted by one class if the count is a multiple of nine."""
         self.count += 1
         return self.model(images).roll(int(self.count % 9 == 0), 1)
 
 
 @final
 class ResizeAndPad(nn.Module):
-    """Shrinks a batch to a random size and pads it with black at random to its old size (Xie et al. 2018)."""
+    """Shrinks a batch to a random size and pads it with black to its old size, on random sides (Xie et al. 2018)."""
 
     def __init__(self, smallest: float = 0.75) -> None:
         super().__init__()
         self.smallest = smallest
 
     def forward(self, images: Images) -> Images:
-        """Return images of the same shape; gradients pass."""
+        """Return the resized and padded images, of the shape of `images` and differentiable."""
         side = images.shape[-1]
         size = int(torch.randint(round(self.smallest * side), side + 1, ()))
         left, top = (int(torch.randint(side - size + 1, ())) for _ in range(2))
@@ -139,32 +139,35 @@ class ResizeAndPad(nn.Module):
 
 
 def quantised(model: Classifier) -> Classifier:
-    """The model on pixels rounded to three bits."""
+    """A model that rounds pixels to three bits before the given one, which leaves no gradient."""
     return preprocessed(model, Quantised(3))
 
 
 def on_stairs(model: Classifier) -> Classifier:
-    """The model on pixels rounded by a smooth staircase."""
+    """A model that rounds pixels by a smooth staircase before the given one, which leaves tiny gradients."""
     return preprocessed(model, Stairs())
 
 
 def misleading(model: Classifier) -> Classifier:
-    """The model with the sign of its gradient reversed."""
+    """A model with the logits of the given one, but with its input gradient reversed in sign."""
     return preprocessed(model, Backwards())
 
 
 def counting(model: Classifier) -> Classifier:
-    """The model with a state that counts its passes."""
+    """A model that counts its passes, and gives the given model's logits, shifted by one class at every ninth."""
     return with_network(model, Counting(model))
 
 
 def with_probabilities(model: Classifier) -> Classifier:
-    """The model with a softmax at its end, so that it returns probabilities instead of logits."""
+    """A model that adds a softmax to the given one, so that it returns probabilities instead of logits."""
     return with_network(model, nn.Sequential(model, nn.Softmax(dim=1)))
 
 
 def normalised_twice(model: Classifier) -> Classifier:
-    """The model, which normalises its input, behind a second normalisation."""
+    """A model that normalises its input before the given model, which normalises it a second time in the same way.
+
+    Raises `TypeError` for a model without a mean and standard deviation of its own.
+    """
     if model.mean is None or model.std is None:
         raise TypeError("a model that normalises was expected")
     mean, std = (tuple(each.flatten().tolist()) for each in (model.mean, model.std))
@@ -179,5 +182,5 @@ def normalised_twice(model: Classifier) -> Classifier:
 
 
 def in_training_mode(model: Classifier) -> Classifier:
-    """A copy of the model as a training loop leaves it."""
+    """A copy of the model in training mode, so with dropout on, as after a training loop."""
     return copy.deepcopy(model).train()

@@ -17,38 +17,41 @@ from casemate.selftest.cases import CASES, Case, shifted
 from casemate.selftest.networks import ModelFactory, training_passes
 
 MIN_OVERCLAIM = 0.3
-"""By how much the accuracy under the misled attack must exceed the true one."""
+"""A model overclaims if its accuracy under the misled attack exceeds the true robust accuracy by this share or more."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The evaluation of a case, and the accuracies that it is compared with."""
+    """The evaluation of one model of the self-test, and the accuracies by which its verdict is judged."""
 
     case: Case
     claim: Estimate | None
-    """Accuracy under the attack that the model misleads, if there is one."""
+    """Accuracy under `Case.claim`, the attack that the model misleads; None if there is no such attack."""
     evaluation: Evaluation
     truth: Estimate
-    """Accuracy under the attacks of the evaluation and under images made on the network without `Case.change`."""
+    """Accuracy under all attacks of the evaluation and, if there is a `claim`, adversarial images that PGD made on the
+    network without `Case.change`."""
     seconds: float
-    """For training, attacks and evaluation."""
+    """Seconds that training (unless an earlier case trained the network), evaluation and further attacks took."""
 
     @property
     def overclaimed(self) -> bool | None:
-        """Whether the misled attack leaves far too high an accuracy; None if there is no such attack."""
+        """Whether `claim` exceeds `truth` by at least `MIN_OVERCLAIM`; None if there is no misled attack."""
         return None if self.claim is None else self.claim.value - self.truth.value >= MIN_OVERCLAIM
 
     @property
     def as_expected(self) -> bool:
-        """Whether an honest model is trusted; whether a misleading one overclaims and is weak, worse or not trusted."""
+        """Whether an honest model's number is trusted; for a misleading one, whether its verdict is weak, worse or not
+        to be trusted, and it overclaims if there is a `claim`.
+        """
         verdict = self.evaluation.verdict
         if self.case.honest:
             return verdict.trust.trusted
         return not verdict.favourable and self.overclaimed is not False
 
     def as_json(self) -> dict[str, Any]:
-        """All fields except images, for a result file."""
+        """The case, its accuracies and its evaluation without images, for a result file."""
         return {
             "name": self.case.name,
             "about": self.case.about,
@@ -64,7 +67,10 @@ class Outcome:
 
 
 def choose_cases(names: Sequence[str]) -> list[Case]:
-    """The cases of these names, in the order of `CASES`; all of them without names. Raises `SettingError`."""
+    """The cases with these names, in the order of `CASES`, or all if there are no names.
+
+    Raises `SettingError` for an unknown name.
+    """
     known = [case.name for case in CASES]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -73,7 +79,10 @@ def choose_cases(names: Sequence[str]) -> list[Case]:
 
 
 def self_test_seconds(factory: ModelFactory, cases: Sequence[Case], budget: Budget) -> float:
-    """Seconds that training and evaluating these cases take at most: the case in which no image is ever fooled."""
+    """Estimated seconds of training and evaluating these cases at most, as if no image were ever fooled.
+
+    The misled attacks (`Case.claim`) are not counted.
+    """
     speed = measure_pass_cost(factory.fresh("undefended"), factory.test, "linf")
     training = training_passes([case.network for case in cases], factory.sizes)
     total = speed.seconds(Passes(training, training))
@@ -94,7 +103,7 @@ def self_test(
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Iterator[Outcome]:
-    """Train, attack and evaluate one case after another."""
+    """Train, attack and evaluate one case after another, and yield the outcome of each when it is finished."""
     with observer.work("Self-test", len(cases)) as advance:
         for case in cases:
             outcome = _outcome(factory, case, budget, seed, observer)

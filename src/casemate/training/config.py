@@ -16,7 +16,10 @@ Schedule = Callable[[float], float]
 
 
 def _one_cycle(done: float, rise: float = 0.25) -> float:
-    """Linear increase over the first quarter, then cosine decay to zero (Smith and Topin 2019)."""
+    """Factor on the learning rate after the share `done` of all steps: linear rise, then cosine decay to zero.
+
+    It rises from 0.04 to 1 over the share `rise` of the steps (Smith and Topin 2019).
+    """
     if done < rise:
         return 0.04 + 0.96 * done / rise
     return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
@@ -33,12 +36,12 @@ SCHEDULES: Mapping[str, Schedule] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Training settings; by default Keras' (Adam at 1e-3) with batches of 128."""
+    """Settings of the training loop; the defaults are Keras' (Adam at 1e-3), with batches of 128."""
 
     epochs: Annotated[int, at_least(1)] = 50
     """Passes over the training images."""
     batch_size: Annotated[int, at_least(2, "batch normalisation needs two")] = 128
-    """Images per step."""
+    """Images per training step."""
     optimizer: Annotated[Literal["adam", "adamw", "sgd"], one_of("adam", "adamw", "sgd")] = "adam"
     """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9."""
     learning_rate: Annotated[float, positive()] = 1e-3
@@ -46,18 +49,20 @@ class TrainConfig:
     schedule: str | Schedule = "constant"
     """A name (constant, linear, cosine, one-cycle), or in Python a function of the share of steps done."""
     weight_decay: Annotated[float, not_negative()] = 0.0
-    """Applied to kernels, not to biases and batch normalisation; decoupled with adamw, else part of the gradient."""
+    """Weight decay of kernels, not biases or batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: Annotated[int, at_least(1)] | None = None
-    """Early stopping after this many epochs without a lower validation loss; the best weights are restored."""
+    """Early stopping after this many epochs without a lower validation loss, with the best weights; None: never."""
     continue_after_stop: bool = False
-    """With `patience`: record where early stopping would end and its weights, but train to the last epoch."""
+    """With `patience`: train to the last epoch all the same, and only record where early stopping would have ended the
+    training, and the best weights until then."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
-    """Decay per step of a moving average of the weights (such as 0.999), which is validated and returned."""
+    """Decay per step (such as 0.999) of a moving average of the weights, to be validated and returned; None: no
+    average."""
     precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
     losses and validation use float32. Some processors multiply bfloat16 several times as fast."""
     save_epochs: tuple[int, ...] = ()
-    """Epochs whose weights are returned besides the final ones."""
+    """Epochs, from 1, after which the weights are kept, to be returned besides the final ones (`TrainResult.kept`)."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout (initial weights have a seed of their own)."""
 
@@ -69,7 +74,7 @@ class TrainConfig:
             raise SettingError(f"save_epochs = {self.save_epochs!r}; expected epochs from 1 to {self.epochs}")
 
     def rate(self, done: float) -> float:
-        """The learning rate after the share `done` of all steps, in [0, 1)."""
+        """The learning rate, by the schedule, when the share `done` of all training steps, in [0, 1), is done."""
         factor = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         return self.learning_rate * factor(done)
 

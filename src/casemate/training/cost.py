@@ -18,7 +18,10 @@ _CLASSES = tuple("0123456789")
 
 
 def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCost:
-    """Time a few steps of each kind on `device`; PyTorch's random state is restored."""
+    """Measure the seconds per image of training and attack steps of `paper-cnn` on `device`, in about a second.
+
+    PyTorch's random state is restored.
+    """
     where = torch.device(device)
     with torch_forked(where):
         model = create("paper-cnn", input_shape=input_shape, classes=_CLASSES)
@@ -42,7 +45,10 @@ def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCos
 
 
 def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Seconds per image of `run`, without its first call, which allocates memory."""
+    """Mean seconds per image of `run`, which processes `_BATCH` images, over as many calls as take half a second.
+
+    A call before them, which allocates memory, is not timed.
+    """
 
     def finish() -> None:
         if device.type == "cuda":

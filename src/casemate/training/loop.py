@@ -38,30 +38,30 @@ from casemate.training.state import TrainingState, Weights, checksum, read_state
 
 _EVAL_BATCH = 500
 _COMPARED = 32
-"""Images on which an optimised network is compared with the original."""
+"""Number of training images on which an optimised network's logits are compared with the original's."""
 _CHECK_EVERY = 20
-"""Steps between reads of the loss, which report progress and stop the training once it is not finite."""
+"""Number of steps after which the loss is read again, to report progress, and to stop if it is not finite."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """The result of a training; its model has the final weights, or with early stopping the best ones."""
+    """What `fit` returns; its model has the final weights, or with early stopping the best ones."""
 
     model: Classifier
     """The trained model, in evaluation mode."""
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
     epoch: int
-    """Epoch whose weights the model has."""
+    """Epoch, from 1, whose weights `model` has: the last one, or with early stopping the best one."""
     best_epoch: int
     """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
     stopped_at: int | None
     """Epoch after which early stopping ended, or would have ended, the training; None if it did not."""
     best: Weights
-    """The weights of `best_epoch`."""
+    """The weights after `best_epoch`, on the CPU."""
     kept: dict[int, Weights]
-    """The weights after each of `TrainConfig.save_epochs`."""
+    """The weights after each of `TrainConfig.save_epochs`, by epoch, on the CPU."""
 
 
 def fit(
@@ -126,7 +126,7 @@ def _fit(
     observer: Observer,
     few: Tensor,
 ) -> TrainResult:
-    """`fit` after its checks, within its contexts; optimised layers are compared with the originals on `few` images."""
+    """`fit` without its checks; optimised layers are compared with the originals on the images `few`."""
     optimizer = settings.make_optimizer(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     state = TrainingState(fingerprint)
@@ -204,9 +204,9 @@ def _one_epoch(
     epoch: int,
     advance: Advance,
 ) -> dict[str, Any]:
-    """Train for one epoch, and return its row of the history, without validation.
+    """Train for one epoch, and return its row of `TrainResult.history`, without the entries of the validation.
 
-    `average`, if given, is updated in place.
+    `average`, the moving average of the weights if there is one, is updated in place.
     """
     generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
     batches = _batches(len(labels), settings.batch_size, generator)
@@ -234,7 +234,7 @@ def _one_epoch(
             loss_sum += loss.detach() * len(batch)
             right += (logits.detach().argmax(1) == labels[index]).sum()
             if average is not None and settings.ema is not None:
-                steps = (epoch - 1) * len(batches) + step
+                steps = (epoch - 1) * len(batches) + step  # the decay begins small, to forget the initial weights
                 _update_average(average, model, min(settings.ema, steps / (steps + 9)))
             if step % _CHECK_EVERY == 0 or step == len(batches):
                 seen = sum(len(each) for each in batches[:step])
@@ -253,7 +253,7 @@ def _one_epoch(
 
 
 def _differentiate(loss: Tensor) -> None:
-    """Compute the gradients of the weights. Raises `ModelError` if the loss cannot be differentiated."""
+    """Run the backward pass from the loss to the weights. Raises `ModelError` if it cannot be differentiated."""
     if not loss.requires_grad:
         raise ModelError(
             "the loss has no gradient with respect to the model's weights: its forward runs without autograd (no_grad, "
@@ -275,7 +275,7 @@ def _not_finite(where: str, last_good: int, settings: TrainConfig) -> TrainingEr
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """The image indices of a shuffled epoch, in batches.
+    """The indices of all `count` images, shuffled, in batches of `size`.
 
     A last batch of one image is merged with the one before, since batch normalisation needs two.
     """
@@ -287,7 +287,10 @@ def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
 
 @torch.no_grad()
 def _update_average(average: Weights, model: Classifier, decay: float) -> None:
-    """Update the moving average in place; its decay is smaller in the first steps, to forget the initial weights."""
+    """Update the moving average in place: `decay` times itself plus (1 - `decay`) times the model's weights.
+
+    Entries that are not floating-point numbers are copied from the model.
+    """
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - decay)
@@ -296,7 +299,7 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
 
 
 def _current_weights(model: Classifier, average: Weights | None) -> Weights:
-    """The weights that the training would return now: the moving average if there is one."""
+    """A copy of the weights that count at this point: the moving average if there is one, else the model's own."""
     return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
 
 
@@ -307,7 +310,10 @@ def _validate(
     objective: Objective,
     device: torch.device | str,
 ) -> dict[str, float]:
-    """Validation loss and accuracy, of the weights `average` if given; the model keeps its own weights."""
+    """Validation loss and accuracy, as `val_loss` and `val_accuracy`, of the weights `average` if given.
+
+    The model keeps its own weights.
+    """
     own = None
     if average is not None:
         own = snapshot(model)
@@ -324,7 +330,10 @@ def _validate(
 
 
 def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
-    """Add a finished epoch to the state: history, kept weights, early stopping."""
+    """Add a finished epoch to the state in place: its row of the history, its weights if kept or best, early stopping.
+
+    `current` are the weights after it.
+    """
     state.epoch = row["epoch"]
     state.history.append(row)
     if state.epoch in settings.save_epochs:
@@ -345,7 +354,7 @@ def _fingerprint(
     objective: Objective,
     augment: Sequence[Augmentation],
 ) -> str:
-    """A hash of all that a training depends on, computed before its first step."""
+    """A hash of data, settings, objective, augmentations and initial weights, by which a checkpoint is recognised."""
     tensors = {
         "train pixels": train.pixels,
         "train labels": train.labels,

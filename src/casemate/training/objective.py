@@ -14,21 +14,24 @@ from casemate.types import Images, Labels, Logits
 
 @runtime_checkable
 class Objective(Protocol):
-    """The loss that training minimises."""
+    """Interface of the loss that training minimises, with its own loss for validation."""
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean loss of the batch, a differentiable scalar, and the logits of `images`."""
         ...
 
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the mean validation loss, for early stopping, and the logits; the model is in evaluation mode."""
+        """Return the mean validation loss of the batch, by which early stopping decides, and the logits.
+
+        The model is in evaluation mode.
+        """
         ...
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """Cross-entropy of the clean images."""
+    """The objective of ordinary training: the cross-entropy of the labels on unperturbed images."""
 
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Target probability that is spread evenly over all classes (Szegedy et al. 2016, section 7)."""

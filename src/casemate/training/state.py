@@ -22,7 +22,7 @@ Weights = dict[str, Tensor]
 
 
 def snapshot(model: nn.Module) -> Weights:
-    """A copy of the state dict of `model`, on the CPU."""
+    """A copy of the state dict of `model` (weights and buffers), on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -38,29 +38,32 @@ def checksum(text: str, weights: Weights) -> str:
 @final
 @dataclass
 class TrainingState:
-    """All that the next epoch depends on besides model and optimiser, and the results of earlier epochs."""
+    """What a checkpoint holds besides the model's weights and the optimiser's state: results of the epochs so far."""
 
     fingerprint: str
-    """Hash of settings, initial model and data; a state of another training is not resumed."""
+    """Hash of settings, initial model and data, so that a checkpoint of another training is not resumed."""
     epoch: int = 0
-    """Epochs finished."""
+    """Number of epochs finished."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per finished epoch; see `TrainResult.history`."""
     best_epoch: int = 0
-    """Epoch of the lowest validation loss, up to `stopped_at`."""
+    """Epoch of the lowest validation loss, up to `stopped_at`; 0 before the first epoch."""
     best_loss: float = float("inf")
-    """Validation loss of that epoch."""
+    """Validation loss of `best_epoch`."""
     best: Weights | None = None
-    """Weights of that epoch."""
+    """Weights after `best_epoch`; None before the first epoch."""
     stopped_at: int | None = None
-    """Epoch after which early stopping ended, or would have ended, the training."""
+    """Epoch after which early stopping ended, or would have ended, the training; None if it has not."""
     average: Weights | None = None
-    """Moving average of the weights, if there is one."""
+    """Moving average of the weights; None without `TrainConfig.ema`."""
     kept: dict[int, Weights] = field(default_factory=dict)
-    """Weights after each of `TrainConfig.save_epochs`."""
+    """Weights after each of `TrainConfig.save_epochs` that is finished, by epoch."""
 
     def write(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Write this state, the model's weights and the optimiser's state, whole or not at all. Raises `StoreError`."""
+        """Write a checkpoint of this state, the model's weights and the optimiser's state, whole or not at all.
+
+        Raises `StoreError`.
+        """
         tensors: Weights = {f"model/{name}": tensor for name, tensor in snapshot(model).items()}
         for number, slot in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{name}": torch.as_tensor(value) for name, value in slot.items()}
@@ -83,9 +86,9 @@ class TrainingState:
 
 
 def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load a checkpoint into `model` and `optimizer`, and return the rest.
+    """Load a checkpoint: its tensors into `model` and `optimizer`, the rest into the state that is returned.
 
-    Raises `TrainingError` if the file is damaged or its fingerprint is another one.
+    Raises `TrainingError` if the file is damaged or has another fingerprint than `fingerprint`.
     """
     try:
         tensors, metadata = read_safetensors(path)
@@ -104,7 +107,10 @@ def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.
 def _restored(
     entries: dict[str, Any], tensors: Weights, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
-    """Load the tensors into `model` and `optimizer`, and return the rest. Raises `ValueError` for invalid entries."""
+    """`read_state` from the parsed contents of the file: its JSON `entries` and its tensors by name.
+
+    Raises `ValueError` for invalid entries.
+    """
     fingerprint = entries["fingerprint"]
     whole = [
         entries["epoch"],

@@ -52,13 +52,17 @@ CHECKS: Mapping[str, Check] = {
 }
 
 CHEAP = Passes(forward=80_000, backward=52_000)
-"""Upper bound of the passes of all checks that always run, besides one forward pass of every image."""
+"""Upper bound of the passes of single images in all checks that every evaluation runs, with a full sample; one forward
+pass of every image of the evaluation comes on top."""
 EXPENSIVE = Passes(forward=1_950_000)
-"""Upper bound of the passes of the checks that run only in a thorough evaluation."""
+"""Upper bound of the passes of single images in the checks that only a thorough evaluation runs, with a full sample."""
 
 
 def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked]:
-    """The result of every check; those that take minutes are run only if `thorough`, and else listed as not run."""
+    """Run all checks, and return their results in the order of `CHECKS`.
+
+    Checks that take minutes are run only if `thorough`; else their result is "not run".
+    """
     found: list[Checked] = []
     with context.observer.work("Checking the evaluation", len(CHECKS)) as advance:
         for check in CHECKS.values():

@@ -27,22 +27,22 @@ from casemate.losses import stable_cross_entropy
 from casemate.norms import Ball, norm_of
 
 _P_VALUE = 0.05
-"""p-value of McNemar's test below which a difference of accuracies counts."""
+"""p-value of McNemar's test below which a difference of two accuracies is more than chance."""
 _PAIRED = f"only if McNemar's test gives p < {_P_VALUE:g}"
 _MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Multiples of eps over which accuracy must fall."""
+"""Multiples of eps at which the check larger-eps attacks: from one to the next the accuracy must not rise."""
 _UNLIMITED = {"linf": 1.0, "l2": 1e3, "l1": 1e6}
 """Radii of balls that hold every image of a data set, for pixels in [0, 1]."""
 _MAX_SURVIVORS = 64
-"""Number of images attacked again: robust ones by further attacks, fooled ones to see whether they reproduce."""
+"""Largest number of robust images that a check attacks further, and of adversarial ones that it classifies again."""
 _MIN_SURVIVORS = 5
-"""Number of images that withstood PGD from which on their loss says something."""
+"""Least number of images that must withstand PGD for the check still-rising to judge how their loss rose."""
 _BY_CHANCE = 2
-"""Number of images that one attack may fool after another by chance."""
+"""Largest number of images that Square may fool after the attacks by gradient before it is more than chance."""
 _SAMPLES, _MANY_SAMPLES = 100, 10_000
-"""Random points per image."""
+"""Numbers of random points per image in the checks noise and noise-10k."""
 _REPRODUCED = 0.9
-"""Share of adversarial examples that should still fool after rounding to whole grey levels."""
+"""Least share of adversarial examples that should still fool after rounding to whole grey levels."""
 _NOTHING_LEFT = "no image withstood the attacks"
 _NO_SUBSTITUTE = "no undefended substitute was given"
 _SEARCH_ELSEWHERE = "Attack without gradients, from more random starts, or with an attack made for this model."
@@ -129,9 +129,10 @@ def more_steps(context: CheckContext) -> Measured:
     advice="Attack with more steps or another step size.",
 )
 def still_rising(context: CheckContext) -> Measured | NotRun:
-    """Median share of PGD's total rise of the loss that comes in the last half of its steps.
+    """Share of the rise of the loss under PGD that comes in the last half of its steps, the median over images.
 
-    Of the images that withstood it, and in log-odds, in which a rise does not depend on the confidence of the model.
+    Only images that withstood PGD count. The rise is measured in log-odds of a wrong prediction, in which it does not
+    depend on the confidence of the model.
     """
     last = context.pgd_iterates
     held = last.right[:, -1]
@@ -150,9 +151,10 @@ def still_rising(context: CheckContext) -> Measured | NotRun:
 
 
 def _log_odds(loss: torch.Tensor) -> torch.Tensor:
-    """The log-odds of a wrong prediction from its `stable_cross_entropy` in float32, `log(exp(loss) - 1)`.
+    """The log-odds d of a wrong prediction, from `stable_cross_entropy` in float32: the inverse of loss = softplus(d).
 
-    Below the smallest losses that float32 holds, `stable_cross_entropy` continues along a tangent; so does the inverse.
+    That is log(exp(loss) - 1). Below d = -44, where `stable_cross_entropy` is a tangent of softplus instead of softplus
+    itself, the tangent is inverted.
     """
     exact, start = loss.double(), math.log(torch.finfo(torch.float32).tiny) / 2
     floor = math.exp(start)
@@ -186,7 +188,7 @@ def best_not_last(context: CheckContext) -> Measured:
     advice="Use another attack: smaller steps, another loss, or one without gradients.",
 )
 def larger_eps(context: CheckContext) -> Measured | NotRun:
-    """Largest rise of the accuracy under PGD from one eps to the next larger one."""
+    """Largest rise of the accuracy under PGD from one multiple of eps to the next larger one."""
     width = context.model.bounds[1] - context.model.bounds[0]
     values = [context.eps * factor for factor in _MULTIPLES if context.norm != "linf" or context.eps * factor < width]
     if len(values) < 2:
@@ -242,7 +244,7 @@ def unbounded_attack(context: CheckContext) -> Measured:
     advice="Nothing needs to be done: an image counts as robust only if it withstands both.",
 )
 def losses(context: CheckContext) -> Measured:
-    """Difference between the accuracies under PGD on the cross-entropy and on the difference-of-logits ratio."""
+    """Absolute difference of the accuracies under PGD on the cross-entropy and on the difference-of-logits ratio."""
     ce, ratio = (
         context.right_after(PGD(eps=context.eps, steps=STEPS, norm=context.norm, loss=loss, keep="last")).cpu().numpy()
         for loss in ("ce", "dlr")
@@ -295,7 +297,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     "`initial_const`), and do not rely on it alone.",
 )
 def nothing_found(context: CheckContext) -> Measured | NotRun:
-    """Share of the images for which a minimum-norm attack found no adversarial image; of several attacks, the most."""
+    """Share of images for which a minimum-norm attack found no adversarial image; of several attacks, the largest."""
     ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
         return NotRun("no minimum-norm attack had an image to attack")
@@ -311,9 +313,10 @@ def nothing_found(context: CheckContext) -> Measured | NotRun:
 def _fooled_survivors(
     context: CheckContext, *attacks: AbstractAttack, radius: float = math.inf, by: str
 ) -> Measured | NotRun:
-    """Share of robust images that one of the attacks fools reproducibly with a perturbation of at most `radius`.
+    """Share of robust images that one of `attacks` fools with a perturbation of at most `radius`, as a check's result.
 
-    `by` completes the sentence: what the images were fooled by, and what follows from it.
+    A randomised model must be fooled in most of several passes. `by` completes the finding's sentence: what the images
+    were fooled by, and what follows from it. `NotRun` if no image is robust.
     """
     chosen = torch.from_numpy(np.flatnonzero(context.robust)[:_MAX_SURVIVORS])
     if not len(chosen):
@@ -354,7 +357,7 @@ def noise(context: CheckContext) -> Measured | NotRun:
     advice=_SEARCH_ELSEWHERE,
 )
 def noise_10k(context: CheckContext) -> Measured | NotRun:
-    """Share of robust images that one of many more random points of the ball fools."""
+    """Share of robust images that one of 10,000 random points of the ball fools (kinds of points as in noise)."""
     return _noise(context, _MANY_SAMPLES)
 
 
@@ -395,7 +398,7 @@ def decision_based(context: CheckContext) -> Measured | NotRun:
     advice=_MISLED,
 )
 def transfer(context: CheckContext) -> Measured | NotRun:
-    """Share of robust images that adversarial examples of the substitute fool."""
+    """Share of robust images that are fooled by adversarial images which PGD made on the substitute."""
     if context.substitute is None:
         return NotRun(_NO_SUBSTITUTE)
     attack = PGD(eps=context.eps, steps=2 * STEPS, norm=context.norm, keep="last")

@@ -21,33 +21,33 @@ Unit = Literal["%", "points", ""]
 @final
 @dataclass(frozen=True)
 class Measured:
-    """What a check measured, and what it saw there."""
+    """What a check returns: the measured value, a sentence about it, and what changes how the value is judged."""
 
     value: float
-    """Compared with the thresholds of the check's declaration."""
+    """The measured value, which is compared with the thresholds in the check's declaration."""
     sentence: str
-    """What was seen and what was expected; used only if the check is raised."""
+    """What was seen and what was expected, for the finding; not used if the check is not raised."""
     _: KW_ONLY
     advice: str | None = None
-    """What to do, if not what the declaration says; "" if the sentence says so itself."""
+    """What to do, in place of the declaration's advice (None: that one); "" if `sentence` says it already."""
     counts: bool = True
-    """False: the value proves nothing (see `excuse`), and nothing is raised."""
+    """False if the value proves nothing, for the reason in `excuse`: the check is not raised, whatever the value."""
     excuse: str = "within chance, by the paired test"
-    """Why a value above the threshold does not count."""
+    """Why a value above the threshold proves nothing; used only if `counts` is False."""
     threshold: float | None = None
-    """Above which the check is raised here, if not above the declared threshold."""
+    """Threshold for this value in place of every declared one; None: the declared ones."""
     at_least: Severity | None = None
-    """Raised with this severity or a graver one, whatever the value."""
+    """The check is raised with at least this severity, whatever the value; None: the thresholds alone decide."""
     at_most: Severity = Severity.VOIDS
-    """The gravest severity that this value can have here."""
+    """The gravest severity that the thresholds can give this value."""
     flatters: bool = True
-    """See `Finding.flatters`."""
+    """Whether the problem can only make the model look more robust than it is (see `Finding.flatters`)."""
 
 
 @final
 @dataclass(frozen=True)
 class NotRun:
-    """Why a check has nothing to measure."""
+    """What a check returns if it has nothing to measure, with the reason."""
 
     why: str
 
@@ -61,29 +61,29 @@ class Check:
     title: str
     """What holds if the check passes."""
     measure: Callable[[CheckContext], Measured | NotRun]
-    """Its docstring says what is measured."""
+    """The function that measures; its docstring says what, for the documentation."""
     thresholds: Mapping[Severity, float]
-    """The value above which each severity is reached, ascending; empty if other rules decide, see `condition`."""
+    """By severity, ascending: the value above which it is reached; empty if other rules decide (see `condition`)."""
     unit: Unit
     condition: str
     """What besides the thresholds decides whether the check is raised; "" if nothing does."""
     why: str
-    """Why it matters, with the paper."""
+    """Why it matters that the check passes, with the paper that says so."""
     advice: str
     """What to do if the check is raised."""
     models: Models
-    """The models that the check can be run on."""
+    """On which models the check can be run: all, or only those whose logits are (or are not) random."""
     thorough: bool
-    """It takes minutes, and runs only in a thorough evaluation."""
+    """Whether the check takes minutes and so is run only in a thorough evaluation."""
 
     @property
     def measures(self) -> str:
-        """What is measured, in a sentence."""
+        """What the check measures: the docstring of `measure` as one line."""
         return " ".join((inspect.getdoc(self.measure) or "").split())
 
     @property
     def raised_if(self) -> str:
-        """The thresholds and the condition in words."""
+        """When the check is raised, as text: its thresholds, `condition` and `models`."""
         rungs = " or ".join(
             f"above {_written(least, self.unit)} ({'a note' if severity is Severity.NOTE else severity})"
             for severity, least in self.thresholds.items()
@@ -92,7 +92,7 @@ class Check:
         return f"{'; '.join(part for part in (rungs, self.condition, models) if part)}."
 
     def severity_of(self, found: Measured) -> Severity | None:
-        """The gravest severity whose threshold the value exceeds, within the limits that the measurement sets."""
+        """The gravest severity whose threshold the value exceeds, given `at_most` and `at_least`; None: not raised."""
         if not found.counts:
             return None
         gravity = list(Severity).index
@@ -104,7 +104,7 @@ class Check:
         return max(filter(None, [*reached, found.at_least]), key=gravity, default=None)
 
     def __call__(self, context: CheckContext) -> Checked:
-        """Measure, and judge by the thresholds."""
+        """Run the check: measure, and compare with the thresholds. An error while measuring gives a failed check."""
         if self.models != "all" and context.randomised != (self.models == "randomised"):
             return self.skipped(f"the model is {'' if context.randomised else 'not '}randomised")
         try:
@@ -137,11 +137,11 @@ class Check:
         )
 
     def skipped(self, why: str) -> Checked:
-        """The result of a check that has nothing to measure, or that was not requested."""
+        """The result "not run", because of `why`, of a check that has nothing to measure or was not requested."""
         return Checked(check=self.name, title=self.title, not_run=why)
 
     def failed(self, why: str) -> Checked:
-        """The result of a check that ended in an error: a finding, so that no model passes a check by failing."""
+        """The result of a check that ended in the error `why`: a finding, so that no model passes by an error."""
         finding = Finding(
             check=self.name,
             severity=Severity.WEAKENS,
@@ -167,18 +167,18 @@ def check(
     models: Models = "all",
     thorough: bool = False,
 ) -> Callable[[Callable[[CheckContext], Measured | NotRun]], Check]:
-    """Declare a check: the decorated function measures, and its docstring says what.
+    """Decorator that turns a function which measures into a `Check`; the function's docstring says what it measures.
 
     Args:
         name: as the command line, reports and `docs/findings.md` show it.
         title: what holds if the check passes.
         why: why it matters, with the paper.
         advice: what to do if it is raised.
-        note, weakens, voids: the value above which each severity is reached.
+        note, weakens, voids: the value above which each severity is reached; None: never by the value.
         unit: of the value.
-        condition: what else decides.
+        condition: what besides the thresholds decides whether it is raised.
         models: on which it can be run.
-        thorough: it takes minutes.
+        thorough: whether it takes minutes, and so is run only in a thorough evaluation.
     """
     declared = zip((Severity.NOTE, Severity.WEAKENS, Severity.VOIDS), (note, weakens, voids), strict=True)
     thresholds = {severity: least for severity, least in declared if least is not None}
@@ -197,6 +197,6 @@ def check(
 
 
 def _written(value: float, unit: Unit) -> str:
-    """A threshold with its unit: 0.01 is "1 %", "1 point" or "0.01"."""
+    """A threshold as text with its unit: 0.01 is "1 %", "1 point" or "0.01"."""
     shown = f"{value if unit == '' else 100 * value:g}"
     return f"{shown} {unit.removesuffix('s') if shown == '1' else unit}".rstrip()

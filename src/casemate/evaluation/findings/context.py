@@ -22,15 +22,15 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels, Logits
 
 SAMPLE_SIZE = 128
-"""Number of images that most checks use, so that all checks of an ordinary evaluation together take seconds."""
+"""Largest number of images that most checks use, so that all checks of an ordinary evaluation take seconds together."""
 STEPS = 20
-"""Steps of PGD in the checks."""
+"""Number of steps of PGD in the checks; some run it with a multiple of them."""
 
 
 @final
 @dataclass(kw_only=True)
 class CheckContext:
-    """A finished evaluation, for the checks.
+    """What the checks of an evaluation work on: models, images, results of the attacks, and shared measurements.
 
     Args:
         original_model: the model as it was given, possibly randomised.
@@ -67,7 +67,7 @@ class CheckContext:
 
     @cached_property
     def logits(self) -> Logits:
-        """Logits of all images, `(n, classes)`, on the CPU."""
+        """The model's logits for all images without an attack, `(n, classes)`, on the CPU."""
         return self.logits_of(self.model, self.images)
 
     @cached_property
@@ -77,7 +77,7 @@ class CheckContext:
 
     @cached_property
     def robust(self) -> np.ndarray:
-        """Whether each image withstood every attack at `eps`, booleans `(n,)`."""
+        """Whether each image is classified correctly under every attack at `eps`, booleans `(n,)`."""
         return self.cascade.robust[:, self.cascade.values.index(self.eps)]
 
     @cached_property
@@ -88,23 +88,23 @@ class CheckContext:
 
     @cached_property
     def sample_tensors(self) -> tuple[Images, Labels]:
-        """Images and labels of the sample on the model's device."""
+        """Images (float32) and labels of `sample`, on the model's device."""
         return self.sample.tensors(self.model.device)
 
     @cached_property
     def pgd(self) -> Curve:
-        """PGD on the sample, one run, recorded after `STEPS` - 10, `STEPS` and 2 `STEPS` steps."""
+        """One run of PGD on `sample`, recorded after `STEPS` - 10, `STEPS` and 2 `STEPS` steps (the three columns)."""
         attack = PGD(eps=self.eps, norm=self.norm, steps=2 * STEPS, step_size=2.5 * self.eps / STEPS, keep="last")
         steps = [STEPS - 10, STEPS, 2 * STEPS]
         return steps_curve(self.model, attack, self.sample, steps, seed=self.seed, batch_size=self.batch_size)
 
     @cached_property
     def pgd_iterates(self) -> LastIterates:
-        """The iterates of `pgd` after each of its three numbers of steps, whether they fool or not."""
+        """The results at the iterates of `pgd` after each of its three numbers of steps, whether these fool or not."""
         return _last_iterates(self.pgd)
 
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
-        """Logits and input gradient of the sample."""
+        """Logits of `sample`, and the gradient of `loss` with respect to its images, in the images' shape."""
         images, labels = self.sample_tensors
         model = self.frozen.differentiable
         with frozen(model):
@@ -117,19 +117,19 @@ class CheckContext:
         return logits, gradient
 
     def right_after(self, attack: AbstractGradientAttack) -> Flags:
-        """Whether each image of the sample is still classified correctly after an attack."""
+        """Run an attack on `sample`; return whether each image is still classified correctly, booleans `(n,)`."""
         images, labels = self.sample_tensors
         result = attack(self.model, images, labels, seed=self.seed, batch_size=self.batch_size)
         return ~result.success
 
     def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> LastIterates:
-        """The last iterates of an attack on the sample at several eps."""
+        """Run an attack on `sample` at each eps of `values`; return results at the last iterates, a column per eps."""
         return _last_iterates(
             eps_curve(self.model, attack, self.sample, values, seed=self.seed, batch_size=self.batch_size)
         )
 
     def reproduces(self, images: Images, labels: Labels) -> Flags:
-        """Whether images that fooled a randomised model fool it in most of 5 repetitions; True for other models."""
+        """Whether each adversarial image fools a randomised model in most of 5 more passes; True for other models."""
         if not self.randomised:
             return torch.ones_like(labels, dtype=torch.bool)
         fooled = [
@@ -139,14 +139,14 @@ class CheckContext:
         return torch.stack(fooled).double().mean(0).gt(0.5).to(labels.device)
 
     def logits_of(self, model: Classifier, images: LabelledImages) -> Logits:
-        """The logits of a model in evaluation mode for images, on the CPU."""
+        """The logits of a model in evaluation mode for all of `images`, `(n, classes)`, on the CPU."""
         return self.logits_from(model, len(images), lambda part: images[part].tensors(model.device)[0])
 
     @torch.no_grad()
     def logits_from(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:
-        """The logits of a model in evaluation mode for `count` images, on the CPU.
+        """The logits of a model in evaluation mode for `count` images, `(count, classes)`, on the CPU.
 
-        `pixels` returns the tensor of a slice of them, in any range, on the model's device.
+        `pixels` returns the images of a slice of them as a tensor on the model's device, with values in any range.
         """
         with frozen(model):
             return torch.cat(batched(count, self.batch_size or count, lambda part: model(pixels(part)).cpu()))

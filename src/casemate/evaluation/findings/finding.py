@@ -9,33 +9,34 @@ from typing import Any, final
 
 
 class Severity(StrEnum):
-    """How much trust in the robust accuracy a finding costs, in ascending order."""
+    """How much a finding lowers the trust in the robust accuracy, in ascending order."""
 
     NOTE = "note"
-    """Good to know; the number stands."""
+    """The finding is good to know; the robust accuracy can be trusted."""
     WEAKENS = "weakens"
-    """The number may be a little too high: try more."""
+    """The robust accuracy may be a little too high: more or other attacks should be tried."""
     VOIDS = "voids"
-    """The number says nothing."""
+    """The robust accuracy says nothing about the model."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A reason not to trust the robust accuracy."""
+    """What a check found when it was raised: a reason not to trust the robust accuracy, or to know about it."""
 
     check: str
     severity: Severity
     value: float | None
-    """The measurement; None if the check failed."""
+    """The value that the check measured; None if the check failed."""
     threshold: float | None
-    """The value above which the check is raised; None if the check failed."""
+    """The lowest value above which the check is raised; None if the check failed."""
     sentence: str
-    """What was seen, what was expected, what to do."""
+    """Sentences that say what was seen, what was expected and what to do."""
     failed: bool = False
-    """The check ended in an error, so that the problem it looks for may be present."""
+    """Whether the check ended in an error, so that the problem it looks for may be present."""
     flatters: bool = True
-    """Whether the problem can only make the model look more robust than it is, so that a broken model is broken."""
+    """Whether the problem can only make the model look more robust than it is; if so, one that looks broken is
+    broken."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields, for a result file."""
@@ -51,9 +52,9 @@ class Checked:
     title: str
     finding: Finding | None = None
     value: float | None = None
-    """The measurement; None if the check was not run or failed."""
+    """The value that the check measured; None if the check was not run or failed."""
     threshold: float | None = None
-    """The value above which the check is raised."""
+    """The lowest value above which the check is raised; None if the check was not run or failed."""
     excuse: str | None = None
     """Why the check was not raised although the value is above the threshold; None otherwise."""
     not_run: str | None = None
@@ -61,13 +62,13 @@ class Checked:
 
     @property
     def state(self) -> str:
-        """`not run`, `passed`, or the severity of the finding."""
+        """The outcome: "not run", "passed", or the severity of its finding ("note", "weakens", "voids")."""
         if self.not_run is not None:
             return "not run"
         return "passed" if self.finding is None else str(self.finding.severity)
 
     def as_json(self) -> dict[str, Any]:
-        """The state and the numbers."""
+        """The state, the numbers and the sentence, for a result file."""
         found = self.finding
         return {
             "check": self.check,

@@ -15,15 +15,16 @@ from casemate.models import Classifier
 from casemate.rng import Streams, derive
 
 _DIRECTIONS = 10
-"""Number of random directions along which differences are taken."""
+"""Number of random directions per image along which finite differences are taken."""
 _MAX_COMPARED = 64
-"""Number of images whose gradient is compared with another computation of it."""
+"""Largest number of images whose gradient is compared with that in float64 or with finite differences."""
 _TINY = {True: 1e-8, False: 1e-6}
-"""Length of a step within which no kink of the network is crossed, by whether the model runs in float64."""
+"""Step of finite differences, in pixel units, so short that it crosses no kink of the network; by whether the model
+runs in float64."""
 _ROUGH = 1e-3
-"""Length of a step whose difference exceeds rounding in float32."""
+"""Step of finite differences, in pixel units, so long that the difference exceeds rounding errors of float32."""
 _STRIDES = (0.01, 0.03, 0.1)
-"""Lengths of steps that reach the next level of a model that rounds, as shares of the range of the pixels."""
+"""Lengths of steps, as shares of the range of the pixels, that may reach the next level of a model that rounds."""
 
 
 @check(
@@ -36,9 +37,10 @@ _STRIDES = (0.01, 0.03, 0.1)
     advice="Attack through the step that has no derivative (`BPDA`), or without gradients.",
 )
 def zero_gradient(context: CheckContext) -> Measured:
-    """Share of the images whose input gradient is exactly zero in every pixel.
+    """Share of the images whose input gradient is exactly zero in every pixel, the largest of three.
 
-    The largest of three: of the cross-entropy, of the ratio of logits, and during the attack by gradient with fewest.
+    They are the shares for the gradient of the cross-entropy, for that of the difference-of-logits ratio, and for all
+    steps of an attack by gradient (of several attacks, the smallest share).
     """
     losses: tuple[LossName, ...] = ("ce", "dlr")
     shares = [(context.gradient(loss)[1].flatten(1) == 0).all(1).double().mean().item() for loss in losses]
@@ -51,7 +53,7 @@ def zero_gradient(context: CheckContext) -> Measured:
 
 
 def _share_without_gradient(context: CheckContext) -> float:
-    """Share of all images with no gradient other than zero during an attack, in the attack with the fewest of them."""
+    """Share of all images whose gradient was zero at every step of an attack by gradient; of several, the smallest."""
     name = Status.ZERO_GRADIENT.name.lower()
     attempts = context.cascade.attempts
     found = [each.status[name] for each in attempts if each.eps == context.eps and each.passes.backward]
@@ -69,7 +71,7 @@ def _share_without_gradient(context: CheckContext) -> float:
     advice="Attack the model in float64, or with a loss that does not vanish.",
 )
 def precision(context: CheckContext) -> Measured:
-    """Share of the gradient of the cross-entropy, weighted by size, whose sign differs between float32 and float64."""
+    """Share of the entries of the cross-entropy's gradient, weighted by size, whose sign is different in float64."""
     images, labels = context.sample_tensors
     images, labels = images[:_MAX_COMPARED], labels[:_MAX_COMPARED]
     double, runs = _in_float64(context.model, images)
@@ -98,7 +100,7 @@ def precision(context: CheckContext) -> Measured:
     advice="Use attacks that need no gradient.",
 )
 def finite_differences(context: CheckContext) -> Measured | NotRun:
-    """Median relative error of the gradient of the margin, compared with differences along random directions.
+    """Median relative error of the margin's gradient, compared with finite differences along random directions.
 
     Computed in float64 where the model runs in it. For a model that rounds, so that most differences are zero: the
     share of the images on which a step along the gradient raises the margin less than the best of several random steps.
@@ -143,12 +145,12 @@ def _in_float64(model: Classifier, images: Tensor) -> tuple[Classifier, bool]:
 
 
 def _signs(images: Tensor, streams: Streams, draw: int) -> Tensor:
-    """A random direction for each image: every pixel plus or minus 1."""
+    """A random direction for each image, +1 or -1 in every pixel, in the shape of `images`; `draw` is its number."""
     return (streams.uniform(tuple(images.shape[1:]), draw) < 0.5).to(images.dtype) * 2 - 1
 
 
 def _slopes(model: Classifier, images: Tensor, labels: Tensor, length: float, streams: Streams) -> Tensor:
-    """Central differences of the margin along each of the random directions, `(n, directions)`."""
+    """Slopes of the margin along random directions, `(n, directions)`, by central differences with steps `length`."""
     found: list[Tensor] = []
     for draw in range(_DIRECTIONS):
         step = length * _signs(images, streams, draw)
@@ -160,7 +162,7 @@ def _slopes(model: Classifier, images: Tensor, labels: Tensor, length: float, st
 def _median_error(
     model: Classifier, images: Tensor, labels: Tensor, gradient: Tensor, length: float, streams: Streams
 ) -> float:
-    """Median over the images of the relative error of the slopes that the gradient predicts."""
+    """Median over the images of the relative error of the slopes that `gradient` predicts, compared with `_slopes`."""
     found = _slopes(model, images, labels, length, streams)
     directions = (_signs(images, streams, draw) for draw in range(_DIRECTIONS))
     predicted = torch.stack([(gradient * each).flatten(1).sum(1) for each in directions], 1)
@@ -171,8 +173,8 @@ def _median_error(
 def _share_misled(model: Classifier, images: Tensor, labels: Tensor, gradient: Tensor, streams: Streams) -> float:
     """Share of images on which a step along the signs of the gradient raises the margin less than the best random step.
 
-    At the length of step that favours the gradient most: a short one may not reach the next level of the model's
-    rounding, a long one may leave the region in which the gradient holds.
+    The smallest share over three lengths of step: a short one may not reach the next level of the model's rounding, a
+    long one may leave the region in which the gradient holds.
     """
     low, high = model.bounds
     shares: list[float] = []

@@ -22,17 +22,17 @@ from casemate.norms import Ball
 from casemate.units import EpsIssueKind, find_eps_issue
 
 _MAX_RESCALED = 512
-"""Number of images that are classified again on every other scale of the pixels."""
+"""Largest number of images that are classified again on every other scale of the pixels."""
 _MAX_SINGLE = 16
-"""Number of images that are also classified one at a time."""
+"""Largest number of images that are also classified one at a time."""
 _P_VALUE = 1e-3
-"""p-value of McNemar's test below which a difference of accuracies counts."""
+"""p-value of McNemar's test below which a difference of two accuracies is more than chance."""
 _OWN_GAIN, _OTHER_GAIN = 0.03, 0.1
 """Gain of accuracy above which another scale of the pixels counts as the right one: with the Classifier's own
 normalisation undone, and with normalisations that other people use (a PGD-trained network may gain some points from
 more contrast)."""
 _SATURATED_GAP = 17
-"""Lead of the largest logit from which on float32 softmax is exactly 1."""
+"""Lead of the largest logit over the second above which the largest softmax probability is exactly 1 in float32."""
 _UNIT = {
     EpsIssueKind.ABOVE: Severity.VOIDS,
     EpsIssueKind.BELOW: Severity.VOIDS,
@@ -40,7 +40,7 @@ _UNIT = {
     EpsIssueKind.NORMALISED: Severity.WEAKENS,
     EpsIssueKind.SCALED: Severity.NOTE,
 }
-"""The severity of each doubt about the unit of eps."""
+"""The severity of the finding for each kind of doubt about the unit of eps."""
 _UNDONE = "the Classifier's own mean and std undone"
 _KNOWN_SCALES = {
     "0.5 and 0.5": (0.5, 0.5),
@@ -49,7 +49,7 @@ _KNOWN_SCALES = {
     "CIFAR-10's mean and deviation": (0.4734, 0.2516),
     "ImageNet's mean and deviation": (0.4490, 0.2260),
 }
-"""Means and standard deviations, over all channels, that images are often normalised by."""
+"""Means and standard deviations, over all channels, by which images are often normalised; by name."""
 
 
 @check(
@@ -134,7 +134,7 @@ def probabilities(context: CheckContext) -> Measured:
     advice="Look for overflows, logarithms of zero and divisions by zero in the model.",
 )
 def non_finite(context: CheckContext) -> Measured:
-    """Share of the images, clean or attacked, with a logit that is NaN or plus infinity."""
+    """Share of the clean or of the attacked images, whichever is larger, with a logit that is NaN or plus infinity."""
     wrong = (~is_valid(context.logits)).double().mean().item()
     name = Status.NON_FINITE.name.lower()
     tried = sum(attempt.tried for attempt in context.cascade.attempts)
@@ -149,7 +149,7 @@ def non_finite(context: CheckContext) -> Measured:
 
 
 def _halfway_accuracy(context: CheckContext) -> float:
-    """The accuracy half way between guessing and 1, above which labels and pixels plausibly are as in training."""
+    """The accuracy half way between uniform guessing and 1; above it labels and pixels plausibly are as in training."""
     return (1 + 1 / len(context.model.classes)) / 2
 
 
@@ -188,7 +188,7 @@ def masked_classes(context: CheckContext) -> Measured:
     advice="Write eps in the unit of the bounds, or scale the images to [0, 1].",
 )
 def eps_unit(context: CheckContext) -> Measured:
-    """Radius eps as a share of the range of the pixels, where the two do not seem to be in the same unit; else 0."""
+    """Radius eps divided by the range of the pixels, if the two do not seem to be in the same unit; else 0."""
     doubt = find_eps_issue(
         Ball(eps=context.eps, norm=context.norm), context.model.bounds, math.prod(context.model.input_shape)
     )
@@ -241,7 +241,10 @@ def labels(context: CheckContext) -> Measured:
 
 
 def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """The new label of each class with which most predictions are right."""
+    """For each class, the label to rename it to, `(count,)`, so that most predictions are right; each label once.
+
+    `truth` and `predicted` are the labels and predicted classes of the images, `count` is the number of classes.
+    """
     confusion = np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
     # the small bonus on the diagonal prefers, of equally good namings, the one that changes nothing
     rows, columns = linear_sum_assignment(-confusion - 0.5 / count * np.eye(count))
@@ -249,7 +252,7 @@ def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.nda
 
 
 def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
-    """Factor and summand, by name, for each other scale: with a normalisation applied, undone, or exchanged."""
+    """Other scales of the pixels to try, by name, such as a normalisation undone: a factor and a summand each."""
     found: dict[str, tuple[Tensor | float, Tensor | float]] = {}
     own = context.original_model.mean, context.original_model.std
     if own[0] is not None and own[1] is not None:
@@ -304,7 +307,7 @@ def normalisation(context: CheckContext) -> Measured:
 
 
 def _rescaled_logits(context: CheckContext, images: Tensor, factor: Tensor | float, summand: Tensor | float) -> Tensor:
-    """Logits for pixels times a factor plus a summand, which may lie outside the model's bounds."""
+    """The model's logits for pixels times `factor` plus `summand`, which may lie outside the model's bounds."""
     return context.logits_from(context.original_model, len(images), lambda part: images[part] * factor + summand)
 
 

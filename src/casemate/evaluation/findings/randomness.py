@@ -23,21 +23,21 @@ from casemate.rng import seeded
 from casemate.types import Images, Logits
 
 _REPEATS = 5
-"""Number of passes of one batch whose logits are compared."""
+"""Number of passes of one batch whose logits are compared to see whether a model is randomised."""
 _SAME = 1e-4
-"""Relative difference of logits that is attributed to the rounding of kernels."""
+"""Relative difference of logits between passes up to which it is attributed to the rounding of kernels."""
 _MAX_REPEATED, _REPETITIONS = 16, 100
-"""Number of images, and of passes of them after the attacks: rare changes need many passes to be seen."""
+"""Number of images that are classified again after the attacks, and number of times: rare changes need many passes."""
 _ROUNDED = 1e-3
-"""Difference of the logit gap, as a share of the largest logit, that another order of summation may make."""
+"""Difference of the logit gap, as a share of the largest logit, up to which it is attributed to rounding."""
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-"""The types of random number generators that a module may hold."""
+"""Types of random number generators; a model that holds one of its own is not suspected of counting its passes."""
 _FEWER, _MORE = 5, 20
-"""Draws per gradient that are compared."""
+"""Numbers of draws per gradient whose accuracies the check eot-samples compares."""
 
 
 def is_randomised(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether the logits of the same batch differ between passes in evaluation mode."""
+    """Whether the logits of the same images differ by more than rounding between five passes in evaluation mode."""
 
     def logits() -> torch.Tensor:
         return torch.cat(batched(len(images), len(images), lambda part: model(images[part])))
@@ -97,7 +97,10 @@ def stateful_model(context: CheckContext) -> Measured:
 
 
 def _counts_passes(model: Classifier, images: torch.Tensor) -> bool:
-    """Whether the logits change from pass to pass, but in the same way in two copies with different random seeds."""
+    """Whether the logits change from pass to pass, but in the same way in two copies with different random seeds.
+
+    False for a model that holds a random number generator of its own, which these seeds do not set.
+    """
     if any(isinstance(held, _GENERATORS) for module in model.modules() for held in vars(module).values()):
         return False
     found: list[torch.Tensor] = []
@@ -119,7 +122,10 @@ def _share_changed(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray
 
 
 def _accuracy_under_pgd(context: CheckContext, model: Classifier) -> float:
-    """Share of the sample classified correctly at the last iterate of PGD, so that no iterate is chosen by luck."""
+    """Share of the context's sample that `model` classifies correctly at PGD's last iterate.
+
+    An earlier iterate that fools does not count, since it may do so by the luck of a draw.
+    """
     images, labels = context.sample_tensors
     attack = PGD(eps=context.eps, norm=context.norm, steps=STEPS, keep="last")
     return attack(model, images, labels, seed=context.seed, batch_size=len(labels)).robust_accuracy
@@ -194,7 +200,7 @@ def fixed_randomness(context: CheckContext) -> Measured | NotRun:
     advice="Attack with more draws per gradient (`EOT`).",
 )
 def eot_samples(context: CheckContext) -> Measured:
-    """Accuracy under PGD with gradients averaged over few draws minus that with more draws."""
+    """Accuracy under PGD with gradients averaged over 5 draws minus that with 20 draws."""
     fewer, more = (
         _accuracy_under_pgd(context, mean_over_samples(context.original_model, number)) for number in (_FEWER, _MORE)
     )
@@ -206,7 +212,7 @@ def eot_samples(context: CheckContext) -> Measured:
 
 @contextmanager
 def _recorded_autograd_calls() -> Iterator[list[str]]:
-    """Record the name of every call of autograd inside the block."""
+    """Context that yields a list, to which every call of autograd inside it adds "grad" or "backward"."""
     calls: list[str] = []
     grad, backward = torch.autograd.grad, torch.autograd.backward
 
