@@ -34,7 +34,7 @@ def _both(
         patch.setattr(fab, "_by_operations", lambda *arguments: pytest.fail("asked for"))
         fast = next_iterates(images, clean, plane, norm, bounds, **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "takes", lambda values: False)
+        patch.setattr(compiled, "supports", lambda values: False)
         patch.setattr(fab, "_in_one_loop", lambda *arguments: pytest.fail("asked for"))
         slow = next_iterates(images, clean, plane, norm, bounds, **settings)
     return fast, slow
