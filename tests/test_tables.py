@@ -101,7 +101,7 @@ def test_a_missing_table_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(StoreError, match=r"cannot read .*examples.parquet as a table"):
         read_table(tmp_path / "examples", StoreError)
     monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(StoreError, match=r"cannot read .*neither it nor examples.csv is there"):
+    with pytest.raises(StoreError, match=r"cannot read .*neither it nor examples.csv exists"):
         read_table(tmp_path / "examples", StoreError)
 
 

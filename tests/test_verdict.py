@@ -249,7 +249,7 @@ def test_doubts_and_failed_checks_are_named_with_every_verdict() -> None:
     for held in (0, 700):
         found = judged(1000, 950, held, findings=(weak, failed))
         for words in (found.sentence, found.trust.sentence):
-            assert "The number may be too high: see draws." in words
+            assert "The number is less certain than its interval says: see draws." in words
             assert words.endswith("1 check could not be completed: precision.")
     untrusted = judged(1000, 950, 700, findings=(WRONG, failed, failed))
     assert untrusted.sentence.endswith(" 2 checks could not be completed: precision, precision.")

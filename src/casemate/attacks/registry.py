@@ -89,11 +89,11 @@ def kebab_case(name: str) -> str:
 
 
 def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:
-    """The norms that an attack class accepts; empty if it has no field `norm`."""
+    """The norms that an attack class accepts: without a field `norm` that of its ball, and none without eps."""
     hints = get_type_hints(kind)
-    if "norm" not in hints:
-        return ()
     radius: dict[str, Any] = {"eps": 0.1} if "eps" in hints else {}
+    if "norm" not in hints:
+        return (kind(**radius).ball().norm,) if radius else ()
 
     def allows(norm: Norm) -> bool:
         try:

@@ -104,7 +104,7 @@ class Trust:
     flattered_by: tuple[str, ...] = ()
     """Names of checks whose findings would void the robust accuracy of a model that is not broken or untrained."""
     weakened_by: tuple[str, ...] = ()
-    """Names of checks whose findings weaken the robust accuracy: it may be too high."""
+    """Names of checks whose findings weaken the robust accuracy: it is less certain than its interval says."""
     failed: tuple[str, ...] = ()
     """Names of checks that ended in an error."""
     checked: bool = True
@@ -128,7 +128,11 @@ class Trust:
     @property
     def doubts(self) -> str:
         """The sentence that names the checks which weaken the result, to follow another one; "" if there are none."""
-        return f" The number may be too high: see {', '.join(self.weakened_by)}." if self.weakened_by else ""
+        return (
+            f" The number is less certain than its interval says: see {', '.join(self.weakened_by)}."
+            if self.weakened_by
+            else ""
+        )
 
     @property
     def unmade(self) -> str:

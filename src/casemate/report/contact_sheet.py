@@ -58,12 +58,12 @@ def draw_attack(
         path: the file; it ends in .png.
         title: the title of the sheet.
         bounds: the smallest and the largest value of a pixel.
-        most: how many images are drawn at most: first the misclassified ones that were perturbed, then those
-            misclassified without a perturbation, then the correctly classified ones.
+        most: how many images are drawn at most: first the misclassified ones that were perturbed, then the correctly
+            classified ones, then those misclassified without a perturbation.
     """
     fooled = adversarial_prediction != labels
     changed = (adversarial != clean).flatten(1).any(1)
-    order = torch.argsort(2 - fooled.int() - (fooled & changed).int(), stable=True)[:most].tolist()
+    order = torch.argsort(fooled.int() - 2 * (fooled & changed).int(), stable=True)[:most].tolist()
     height, width = clean.shape[-2:]
     low, high = bounds
     side_by_side = min(2, len(order))

@@ -25,7 +25,7 @@ from casemate.cli.shared import inputs, outputs
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
-from casemate.evaluation import Estimate, eps_curve, mean, share
+from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.record import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
@@ -101,6 +101,8 @@ class EpsPoint:
 class AttackOutcome:
     """The results of an attack at all values of eps."""
 
+    clean: Estimate
+    """Accuracy without an attack."""
     points: list[EpsPoint] = field(default_factory=list)
     """One per eps, ascending."""
     table: Table = field(default_factory=dict)
@@ -117,7 +119,12 @@ class AttackOutcome:
     def as_json(self) -> dict[str, Any]:
         """The measures at every eps, the passes and the seconds, for result.json."""
         points = [each.as_json() for each in self.points]
-        return {"points": points, "passes": asdict(self.passes), "seconds": self.seconds}
+        return {
+            "clean_accuracy": self.clean.as_json(),
+            "points": points,
+            "passes": asdict(self.passes),
+            "seconds": self.seconds,
+        }
 
 
 def build_attacks(
@@ -272,7 +279,7 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     untargeted gradient attack these come from a further run at each eps, which `AttackOutcome.passes` does not count.
     """
     start = time.perf_counter()
-    found = AttackOutcome()
+    found = AttackOutcome(evaluate_clean(plan.model, plan.test, observer=observer).accuracy)
     if keep:
         images, labels = plan.test.tensors()
         found.images = {"clean": images.contiguous(), "labels": labels.clone()}

@@ -20,6 +20,7 @@ def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
         f"[bold]{escape(plan.title)}[/]",
         _table(plan, outcome),
         escape(_words(plan, outcome)),
+        f"Accuracy without an attack: {outcome.clean}.",
         f"n = {len(plan.test):,}; {outcome.passes.forward:,} forward and {outcome.passes.backward:,} backward passes; "
         f"{console.duration(outcome.seconds)} on {plan.about['device']}.",
         *console.note_lines(plan.about["notes"]),

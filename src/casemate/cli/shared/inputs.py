@@ -94,6 +94,10 @@ def load_images(
     if file is not None:
         if dataset is not None:
             raise SettingError("--data and --dataset both name images; give one of them")
+        if str(file) in data.NAMES and not file.exists():
+            raise SettingError(
+                f"--data {file}: there is no such file; for the data set of that name give --dataset {file}"
+            )
         return read_images(file), file.name
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)

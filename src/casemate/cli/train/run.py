@@ -19,6 +19,7 @@ from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
+from casemate.settings import unknown_name
 from casemate.tables import write_table_as
 from casemate.timing import relative_step_cost
 from casemate.training import TrainConfig, TrainResult
@@ -155,6 +156,8 @@ def _read(dataset: str | None, bases: Mapping[str, BaseModel], data_dir: Path | 
     Raises `CasemateError`, also if a model in `bases` takes other images or has other classes.
     """
     named = dataset or next((each.dataset for each in bases.values() if each.dataset is not None), "fashion-mnist")
+    if dataset is not None and dataset not in data.NAMES:
+        raise unknown_name("data set", dataset, data.NAMES)
     if named not in data.NAMES:
         raise SettingError(f"the saved model was trained on {named!r}; give --dataset, one of {', '.join(data.NAMES)}")
     with observer.work("Reading the images", 0):

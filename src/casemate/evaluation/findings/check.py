@@ -8,8 +8,9 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, final
+from typing import Literal, final, get_args
 
+from casemate.errors import SettingError
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
@@ -179,7 +180,11 @@ def check(
         condition: what besides the thresholds decides whether it is raised.
         models: on which it can be run.
         thorough: whether it takes minutes, and so is run only in a thorough evaluation.
+
+    Raises `SettingError` for a unit that is not one of "%", "points" and "".
     """
+    if unit not in get_args(Unit):
+        raise SettingError(f"unit {unit!r} of check {name}; expected one of {', '.join(map(repr, get_args(Unit)))}")
     declared = zip((Severity.NOTE, Severity.WEAKENS, Severity.VOIDS), (note, weakens, voids), strict=True)
     thresholds = {severity: least for severity, least in declared if least is not None}
     return lambda measure: Check(
