@@ -215,6 +215,7 @@ def test_settings_outside_their_values_are_refused(make: Callable[[], object], w
 # ------------------------------------------------------------------------------------------------------ the training
 
 
+@pytest.mark.integration
 def test_a_few_epochs_make_a_model_more_robust_than_the_undefended_one() -> None:
     found = digits.load()
     train, validation = split(subset(found.train, 540, 0), 40, 0)

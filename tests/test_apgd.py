@@ -179,6 +179,7 @@ def test_the_ascent_for_l1_is_that_of_the_second_paper(loss: LossName | None) ->
         assert torch.allclose(found[one], expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.integration
 def test_the_wide_schedule_goes_through_three_balls() -> None:
     task = small_task(count=1)
     found, passes, streams = unfooled(APGD(eps=1.0, norm="l1", steps=200, use_larger_eps=True), task)

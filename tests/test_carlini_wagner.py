@@ -287,6 +287,7 @@ unchecked = pytest.mark.usefixtures("unchecked")
 both = pytest.mark.parametrize("attack", BOTH, ids=["l2", "linf"])
 
 
+@pytest.mark.integration
 @unchecked
 @pytest.mark.parametrize(("seed", "scale", "targeted"), [(0, 1.0, False), (1, 30.0, True)])
 def test_l2_finds_the_exact_distance_on_a_linear_classifier(seed: int, scale: float, targeted: bool) -> None:
@@ -308,6 +309,7 @@ def test_pixels_at_their_bounds_move_like_all_others(norm: Norm) -> None:
     check_exact(CarliniWagner(norm=norm, steps=100), problem)
 
 
+@pytest.mark.integration
 @unchecked
 def test_confidence_is_the_lead_that_is_reached() -> None:
     problem = linear(4)
@@ -317,6 +319,7 @@ def test_confidence_is_the_lead_that_is_reached() -> None:
     assert (lead >= 1).all()
 
 
+@pytest.mark.integration
 @unchecked
 def test_ending_early_saves_passes_and_costs_little() -> None:
     task = small_task(1, count=16, dtype=torch.float32)
@@ -337,6 +340,7 @@ def test_bounds_other_than_zero_and_one(attack: CarliniWagner) -> None:
     check_other_bounds(attack)
 
 
+@pytest.mark.integration
 @both
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_any_number_of_classes_with_and_without_targets(attack: CarliniWagner, classes: int) -> None:
@@ -383,6 +387,7 @@ def test_progress_adds_up(attack: CarliniWagner, listener: Listener) -> None:
     check_progress(attack, listener)
 
 
+@pytest.mark.integration
 @unchecked
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_as_strong_as_pgd(norm: Norm) -> None:

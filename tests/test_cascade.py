@@ -177,6 +177,7 @@ def test_plus_is_not_defined_for_l1() -> None:
         AutoAttack(eps=8, version="plus", norm="l1")
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("classes", [2, 3])
 def test_autoattack_works_with_few_classes(classes: int) -> None:
@@ -255,6 +256,7 @@ class _Small(nn.Module):
         return self.inner(images)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("unchecked")
 def test_an_evaluation_goes_on_with_smaller_batches() -> None:
     """And finds the same, since draws are keyed by example."""

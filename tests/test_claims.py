@@ -627,6 +627,7 @@ def test_nothing_is_claimed_of_nothing() -> None:
         assert {each.verdict for each in found} == {"not measured"}
 
 
+@pytest.mark.integration
 def test_a_scale_that_cannot_decide_says_so_and_where_it_points(mixed: World, judged: list[Judgement]) -> None:
     unable = judge(mixed.evidence, decides=False)
     kinds = {"not measured", "cannot be decided at this scale", "holds", "does not hold", "unexplained"}
@@ -668,6 +669,7 @@ def _renamed(start: World, name: str) -> World:
     return World(start.shelf, models, artifacts)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["E1", "E6", "E9-100", "E11", RANDOM])
 def test_no_sentence_depends_on_what_a_model_is_called(mixed: World, judged: list[Judgement], name: str) -> None:
     other = _renamed(mixed, name)

@@ -108,6 +108,7 @@ def helps() -> tuple[dict[str, str], list[str]]:
     return dict(zip((" ".join(command) for command in COMMANDS), shown, strict=True)), heavy
 
 
+@pytest.mark.integration
 def test_the_help_of_casemate_imports_no_pytorch(helps: tuple[dict[str, str], list[str]]) -> None:
     assert helps[1] == []
 
@@ -123,6 +124,7 @@ def test_help_fits_80_columns_and_has_examples(helps: tuple[dict[str, str], list
     assert "\n\n\n" not in text
 
 
+@pytest.mark.integration
 def test_every_example_is_parsed(helps: tuple[dict[str, str], list[str]]) -> None:
     for text in helps[0].values():
         examples = re.sub(r"\\\n\s+", "", text.split("Examples:\n")[1].split("\n\n")[0])
@@ -303,6 +305,7 @@ def _no_large_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
 
+@pytest.mark.integration
 def test_a_full_disk_says_so_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     process = casemate(*SMOKE, "--only", "E1", "--store", tmp_path, preexec_fn=_no_large_files)
     _, err = finished(process, code=2)
@@ -313,6 +316,7 @@ def test_a_full_disk_says_so_and_leaves_nothing_half_written(tmp_path: Path) -> 
     assert [path for path in (tmp_path / "artifacts").iterdir() if not path.name.startswith(".")] == []
 
 
+@pytest.mark.integration
 def test_a_second_writer_is_told_of_the_first(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SCALES, "smoke", replace(SCALES["smoke"], **TINY))
     plan = json.loads(run(*SMOKE, "--store", tmp_path, "--dry-run", "--json")[1])
@@ -408,6 +412,7 @@ def test_a_targeted_attack_spares_the_target_s_own_images(run: Run, model: Path,
     assert "Target reached" in run(*arguments)[1]
 
 
+@pytest.mark.integration
 def test_another_attack_is_not_replaced(run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "found"
     command = ["attack", "pgd", model, "--eps", "8/255", "--steps", 2, "--images", 8, "--out", out]
@@ -443,6 +448,7 @@ def test_another_attack_is_not_replaced(run: Run, model: Path, tmp_path: Path, m
     assert json.loads((out / "result.json").read_text())["seed"] == 1
 
 
+@pytest.mark.integration
 def test_an_attack_that_looks_for_the_nearest_image_runs_once(run: Run, model: Path) -> None:
     arguments = ["attack", "deepfool", model, "--norm", "linf", "--eps", "0.3", "0.001", "--images", 12]
     code, out, err = run(*arguments, "--json")
@@ -538,6 +544,7 @@ def _timeless(found: str) -> dict[str, Any]:
     return {name: value for name, value in json.loads(found).items() if name != "seconds"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("more", [[], ["--target", "3"]])
 def test_a_randomised_model_answers_the_same_to_the_same_command(run: Run, model: Path, more: list[str]) -> None:
     def found(*arguments: object) -> dict[str, Any]:
@@ -676,6 +683,7 @@ TRAIN = ["train", "--dataset", "digits", "--architecture", "tiny", "--train-imag
 TRAIN += ["--augment", "shift", "alternating-flip", "--ema", 0.9, "--epochs", 2, "--batch-size", 40]
 
 
+@pytest.mark.integration
 def test_a_training_leaves_model_sidecar_and_history(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "new" / "m.safetensors"
     code, shown, err = run(*TRAIN, "--out", out, "--json")
@@ -705,6 +713,7 @@ def test_a_training_leaves_model_sidecar_and_history(run: Run, tmp_path: Path) -
     assert code == 0, err
 
 
+@pytest.mark.integration
 def test_a_stopped_training_goes_on_where_it_was(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
     assert run(*TRAIN, "--out", whole)[0] == 0
@@ -805,6 +814,7 @@ def test_a_ctrl_c_that_was_dropped_comes_again(run: Run, monkeypatch: pytest.Mon
     assert called[-1] == 2
 
 
+@pytest.mark.integration
 def test_a_planned_training_trains_nothing(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "new" / "m.safetensors"
     code, shown, _ = run("train", "--dataset", "digits", "--epochs", 7, "--out", out, "--dry-run", "--json")
@@ -885,6 +895,7 @@ def test_the_defaults_of_the_regularisation_are_the_paper_s_within_the_pixels_bo
     assert objective == {"name": "adversarial-regularization", "settings": library}
 
 
+@pytest.mark.integration
 def test_a_teacher_and_its_student(run: Run, tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher.safetensors", tmp_path / "student.safetensors"
     at = ["--architecture", "tiny", "--recipe", "at-temperature"]
@@ -919,6 +930,7 @@ def test_the_temperature_of_a_teacher(recipe: dict[str, Any], temperature: float
     assert base_models.trained_at(ModelMetadata(architecture="tiny", dataset="digits", recipe=recipe)) == temperature
 
 
+@pytest.mark.integration
 def test_a_stopped_distillation_goes_on_where_it_was(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -958,6 +970,7 @@ def test_patience_saves_the_best_weights_even_if_it_never_runs_out(
     assert out.read_bytes() == short.read_bytes()
 
 
+@pytest.mark.integration
 def test_a_planned_defence_tells_its_settings_and_its_time(
     run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -698,6 +698,7 @@ def test_a_teacher_of_something_else_is_refused(shape: tuple[int, int, int], cla
             call(tiny_model(), *TRAIN[:3].tensors())
 
 
+@pytest.mark.integration
 def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> None:
     images = tiny_images(60, noise=120)
     teacher = scaled(6.0, seed=5).float()
@@ -718,6 +719,7 @@ def test_a_student_learns_the_teacher_s_probabilities_at_the_temperature() -> No
     assert done.history[0]["val_loss"] > entropy + 0.01
 
 
+@pytest.mark.integration
 def test_a_student_s_checkpoint_is_known_by_its_teacher(tmp_path: Path) -> None:
     settings = TrainConfig(epochs=2, batch_size=50)
     place = tmp_path / "state"
@@ -879,6 +881,7 @@ def test_extra_images_are_part_of_what_a_checkpoint_is_known_by(tmp_path: Path) 
             other.fit(tiny_model(), TRAIN, VALIDATION, _SETTINGS, checkpoint=place)
 
 
+@pytest.mark.integration
 def test_the_study_s_producer_trains_by_what_its_configuration_says(tmp_path: Path) -> None:
     found = digits.load()
     start, teacher = (

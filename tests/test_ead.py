@@ -34,18 +34,21 @@ from test_carlini_wagner import (
 FAST = EAD(steps=30, binary_search_steps=4, initial_const=1.0)
 
 
+@pytest.mark.integration
 @unchecked
 @pytest.mark.parametrize(("seed", "scale", "targeted"), [(0, 1.0, True), (1, 30.0, False)])
 def test_it_finds_the_exact_distance_on_a_linear_classifier(seed: int, scale: float, targeted: bool) -> None:
     check_exact(EAD(steps=200), linear(seed, scale=scale), targeted=targeted)
 
 
+@pytest.mark.integration
 @unchecked
 def test_pixels_at_their_bounds_move_like_all_others() -> None:
     """These images are far from the boundary, and need a larger weight of L1 to come near the optimum in L1 alone."""
     check_exact(EAD(steps=150, beta=0.05), black_and_white(3))
 
 
+@pytest.mark.integration
 @unchecked
 def test_confidence_is_the_lead_that_is_reached() -> None:
     problem, attack = linear(4), EAD(steps=150, beta=0.05, confidence=1.0)
@@ -71,6 +74,7 @@ def test_it_changes_fewer_pixels_and_less_in_l1_than_the_l2_attack() -> None:
     assert sparse.distance.sum() < 0.85 * in_l1.sum()
 
 
+@pytest.mark.integration
 def test_each_rule_keeps_what_is_nearest_by_its_own_measure() -> None:
     task = small_task(1, count=12)
     attack = EAD(steps=60, binary_search_steps=4, initial_const=1.0, beta=0.02)

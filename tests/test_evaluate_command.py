@@ -40,6 +40,7 @@ from test_record import thirds
 from test_report import Page
 from test_study import Run, runner
 
+pytestmark = pytest.mark.integration
 EPS = ("0.1", "0.2")
 IMAGES = tiny_images(40, noise=90.0)
 ATTACKS = {"pgd": PGD(eps=0.1, steps=5), "square": Square(eps=0.1, n_queries=20)}

@@ -131,6 +131,7 @@ def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: AbstractA
     assert seen.backward <= most.backward  # several pass back through one graph
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("attack", [Square(eps=0.1, n_queries=50, restarts=2), AutoAttack(eps=0.1)])
 def test_queries_that_change_nothing_are_fewer_passes_than_the_most(attack: AbstractAttack) -> None:
     told, seen = _took(attack)
@@ -176,6 +177,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Passes]:
     return found
 
 
+@pytest.mark.integration
 def test_the_most_passes_of_the_checks_are_what_they_take(counted: dict[str, Passes]) -> None:
     """On many images of which none falls; the checks that take minutes are counted apart, in small."""
     images = torch.rand(600, *SHAPE, generator=torch.Generator().manual_seed(2))
@@ -193,6 +195,7 @@ def test_the_most_passes_of_the_checks_are_what_they_take(counted: dict[str, Pas
     assert 0.9 * dear < 100 * noise + 64 * 10_000 <= dear
 
 
+@pytest.mark.integration
 def test_the_times_are_told_for_every_budget() -> None:
     model, images = tiny_model(), tiny_images(20)
     one = seconds_at_most(model, images, [0.1], norm="linf")

@@ -67,6 +67,7 @@ def computed() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.integration
 def test_without_numba_statuses_and_verdicts_are_the_same() -> None:
     code = (
         "import sys, json; sys.modules['numba'] = None; sys.path.insert(0, sys.argv[1])\n"
@@ -176,6 +177,7 @@ def test_an_optional_library_is_imported_in_one_place(library: str) -> None:
     assert len(found) == 1, found
 
 
+@pytest.mark.integration
 def test_the_command_line_is_there_without_any_extra() -> None:
     code = (
         "import sys\n"

@@ -277,6 +277,7 @@ def published(task: Task, attack: FAB, aim: int | None, number: int) -> Tensor:
     return found
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("norm", NORMS)
 def test_steps_are_those_of_the_paper(norm: Norm) -> None:
     task = small_task(2, count=7)

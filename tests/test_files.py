@@ -271,6 +271,7 @@ def test_json_has_no_nan(tmp_path: Path, value: object) -> None:
 _PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
 
+@pytest.mark.integration
 @given(st.dictionaries(st.text(), _PLAIN | st.lists(_PLAIN)))
 def test_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, content: dict[str, object]) -> None:
     path = tmp_path_factory.getbasetemp() / "round.json"

@@ -64,6 +64,7 @@ def test_a_model_that_counts_its_questions_is_not_trusted(other: Callable[[int],
     assert found.verdict.word == "not to be trusted"
 
 
+@pytest.mark.integration
 def test_a_model_that_remembers_nothing_is_unchanged() -> None:
     assert "stateful-model" not in raised(judged(thirds()))
 
@@ -82,6 +83,7 @@ class Noisy(nn.Module):
         return self.model(images + 0.01 * drawn.to(images.dtype))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("own", [True, False])
 def test_what_answers_at_random_remembers_nothing(own: bool) -> None:
     """Its draws can be held fixed, wherever they come from."""
@@ -91,12 +93,14 @@ def test_what_answers_at_random_remembers_nothing(own: bool) -> None:
     assert found.verdict.trust.trusted
 
 
+@pytest.mark.integration
 def test_what_counts_from_the_first_question_on_is_not_taken_for_random() -> None:
     found = judged(Calls(thirds(), lambda count: count % 3 == 0))
     assert found.randomised
     assert raised(found)["stateful-model"] == "voids"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
 def test_the_scale_of_the_logits_changes_no_accuracy(scale: float) -> None:
     """However near or far they lie: a softmax would round the near ones to ties."""
@@ -126,6 +130,7 @@ class Window(nn.Module):
         return self.model((images * 0.3081 + 0.1307).clamp(0.45, 1))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("mean", "std", "told"), [(0.1307, 0.3081, False), (-5.0, 0.05, True)])
 def test_a_normalisation_that_is_another_ones_is_found(mean: float, std: float, told: bool) -> None:
     model, known = (
@@ -170,6 +175,7 @@ class Hides(nn.Module):
         return self.model(Backwards.apply(images, self.lost))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("share", "severity"), [(0.0, None), (0.25, "voids"), (0.75, "voids")])
 def test_a_gradient_of_which_a_part_is_missing_is_not_the_models(share: float, severity: str | None) -> None:
     assert raised(judged(Hides(share))).get("finite-differences") == severity

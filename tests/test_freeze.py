@@ -205,6 +205,7 @@ def test_a_relu_writes_over_its_input_only_where_nothing_else_needs_it() -> None
     check_same(again, {"ReLU in place": 1} | HEAD | LAID)
 
 
+@pytest.mark.integration
 def test_the_same_is_changed_every_time() -> None:
     """Whatever identities the new layers happen to get."""
     blocks = [nn.Conv2d(1, 4, 3, padding=1)]
@@ -247,6 +248,7 @@ def test_folding_reaches_into_blocks_of_the_model_s_own_kind() -> None:
     check_same(model, {"batch norm folded": 4} | HEAD | LAID)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["paper-cnn", "paper-student", "resnet-14"])
 def test_the_study_s_networks_keep_their_answers(name: str) -> None:
     made = create(name, input_shape=(1, 28, 28), classes=("a", "b", "c"))

@@ -91,6 +91,7 @@ def test_more_queries_come_nearer(norm: Norm) -> None:
         assert more.distance.median() < 0.9 * fewer.distance.median()
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("norm", "grid"), [("l2", (0.02, 2.0)), ("linf", (0.004, 0.5))])
 def test_it_is_not_far_from_what_gradients_find(norm: Norm, grid: tuple[float, float]) -> None:

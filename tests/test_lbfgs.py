@@ -36,6 +36,7 @@ from test_carlini_wagner import (
 FAST = LBFGS(steps=12, binary_search_steps=8, initial_const=0.1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("seed", "scale", "targeted"), [(0, 1.0, True), (1, 1.0, False), (2, 30.0, False)])
 def test_it_finds_the_exact_distance_on_a_linear_classifier(seed: int, scale: float, targeted: bool) -> None:
     check_exact(LBFGS(), linear(seed, scale=scale), targeted=targeted, share=0.01)
@@ -45,6 +46,7 @@ def test_pixels_at_their_bounds_move_like_all_others() -> None:
     check_exact(LBFGS(), black_and_white(3), share=0.01)
 
 
+@pytest.mark.integration
 def test_as_strong_as_pgd() -> None:
     check_beats_pgd(LBFGS(), 30)
 

@@ -99,6 +99,7 @@ def test_every_attack_of_the_plan_can_be_built() -> None:
         assert case.peers
 
 
+@pytest.mark.integration
 def test_a_missing_environment_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare = loaded("compare")
     model = create("paper-student", input_shape=(1, 28, 28), classes=tuple("0123456789"), seed=0)

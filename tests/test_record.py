@@ -78,6 +78,7 @@ def _failed(record: Record, model: Classifier | None = None, **options: Any) -> 
 
 
 # What is claimed ------------------------------------------------------------------------------------------------------
+@pytest.mark.integration
 def test_a_record_claims_what_the_evaluation_found(found: Evaluation, folder: Path) -> None:
     record = read_record(folder / "record.json")
     assert 0 < record.robust_accuracy[1] < record.robust_accuracy[0] < record.clean_accuracy < 1
@@ -168,6 +169,7 @@ def test_without_the_data_set_the_images_are_not_checked(folder: Path) -> None:
     assert claim.holds is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_records_in_other_norms_hold(norm: str, tmp_path: Path) -> None:
     radius = {"l2": 1.0, "l1": 8.0}[norm]
@@ -180,6 +182,7 @@ def test_records_in_other_norms_hold(norm: str, tmp_path: Path) -> None:
     assert any("lie within eps" in title for title in _failed(replace(record, adversarial=far.clamp(0, 1))))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_what_a_minimum_norm_attack_finds_too_far_away_proves_nothing(norm: str) -> None:
     radius = {"linf": 0.05, "l2": 0.4, "l1": 2.0}[norm]
@@ -203,6 +206,7 @@ class Shaky(nn.Module):
         return logits + 0.3 * torch.randn_like(logits)
 
 
+@pytest.mark.integration
 def test_a_model_that_answers_at_random_is_asked_for_its_mean() -> None:
     model = Classifier(Shaky(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
     judged = evaluate(model, IMAGES, eps=EPS, budget="quick", attacks={"pgd": PGD(eps=EPS, steps=5)})

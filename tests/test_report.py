@@ -41,6 +41,7 @@ from casemate_study.results.reading import read_as
 from casemate_study.run import PlannedStudy, plan_study, run_study
 from test_study import SMOKE, TINY, casemate, driver_for, finished
 
+pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 FIGURES = (

@@ -104,12 +104,14 @@ def test_1_inside_inference_mode(attack: AbstractAttack, made_inside: bool) -> N
     assert torch.equal(found.adversarial, wanted.adversarial)
 
 
+@pytest.mark.integration
 def test_1_an_evaluation_inside_inference_mode() -> None:
     with torch.inference_mode():
         found = judged(BASE)
     assert found.robust[-1].value == judged(BASE).robust[-1].value == pytest.approx(2 / 12)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("before", "twin"),
     [
@@ -199,6 +201,7 @@ def test_6_normalised_images_have_a_finding() -> None:
         PGD(eps=8 / 255, steps=2)(model, (IMAGES - 0.5) / 0.25, LABELS)
 
 
+@pytest.mark.integration
 def test_6_bytes_and_eps_of_a_range_of_one() -> None:
     model = wrapped(Around(small(), before=lambda x: x / 255), bounds=(0, 255))
     assert judged(model, IMAGES * 255, eps="8/255").verdict.word == "not to be trusted"
@@ -233,6 +236,7 @@ def test_7_masked_classes_are_as_if_they_were_not_there(attack: AbstractAttack, 
     assert torch.allclose(found.adversarial, wanted.adversarial, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_7_an_evaluation_of_masked_classes() -> None:
     masked = wrapped(Around(small(), after=lambda o: o.masked_fill(torch.arange(4) == 3, -torch.inf)))
     indexed = wrapped(Around(small(), after=lambda o: o[:, :3]), 3)
@@ -269,6 +273,7 @@ def test_10_what_is_no_classifier_and_no_tensor() -> None:
         ATTACK(small(), IMAGES, LABELS)  # type: ignore[arg-type]
 
 
+@pytest.mark.integration
 def test_11_a_search_that_is_too_short_warns() -> None:
     for steps, rounds in ((10, 1), (50, 2)):
         with pytest.warns(CasemateWarning, match="found nothing that fools on 11 of 12 images"):
@@ -343,6 +348,7 @@ def test_a_check_that_the_model_makes_fail_is_named() -> None:
     assert "1 check could not be completed: normalisation" in found.verdict.sentence
 
 
+@pytest.mark.integration
 def test_training_mode_is_a_note() -> None:
     model = wrapped(nn.Sequential(nn.Dropout(0.5), small())).train()
     found = judged(model)
@@ -407,6 +413,7 @@ def test_24_gradients_below_float32_still_point() -> None:
     assert judged(big, labels=labels).verdict.fallen
 
 
+@pytest.mark.integration
 def test_25_accuracy_falls_with_eps_and_lucky_draws_do_not_count() -> None:
     left = [PGD(eps=eps, steps=5)(BASE, IMAGES, LABELS).robust_accuracy for eps in (0, 0.02, 0.05, 0.1, 0.2)]
     assert left == sorted(left, reverse=True)

@@ -314,6 +314,7 @@ def test_the_batch_split_does_not_matter(norm: Norm) -> None:
     assert not torch.allclose(whole.adversarial, other.adversarial, atol=1e-3)
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:.* met logits or gradients that are not finite:casemate.errors.CasemateWarning")
 @pytest.mark.parametrize("bad", [2.0, 0.5])
 def test_images_that_a_query_does_not_change_take_no_pass(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:

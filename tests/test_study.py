@@ -287,6 +287,7 @@ MEASURED = {"clean", "curve", "masking", "worst", "targeted"}
 SHOWN = {"pictures", "neighbours", "augmented", "samples"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("module", "stale"),
     [
@@ -318,6 +319,7 @@ def test_one_line_makes_what_rests_on_it_stale(tmp_path: Path, module: str, stal
     assert versions(copies) == before
 
 
+@pytest.mark.integration
 def test_the_wording_of_errors_makes_nothing_stale(tmp_path: Path) -> None:
     copies = copied(tmp_path)
     before = versions(copies)

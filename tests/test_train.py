@@ -74,6 +74,7 @@ def _loss_and_accuracy(model: Classifier, images: LabelledImages) -> tuple[float
 # --- what a training does ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_it_learns_the_digits(optimizer: Any) -> None:
     found = digits.load()
@@ -90,6 +91,7 @@ def test_it_learns_the_digits(optimizer: Any) -> None:
     assert not model.training
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("objective", [CrossEntropy(), AdversarialTraining(eps=0.05, steps=2)])
 def test_in_bfloat16_it_learns_the_digits_too_and_keeps_float32_weights(objective: Objective) -> None:
     found = digits.load()
@@ -466,6 +468,7 @@ def test_early_stopping_restores_the_best_weights() -> None:
     assert _loss_and_accuracy(done.model, _VALIDATION)[0] == pytest.approx(min(losses), rel=1e-5)
 
 
+@pytest.mark.integration
 def test_running_on_notes_where_it_would_have_stopped() -> None:
     stopped = _fit(_STOPPING)
     on = _fit(replace(_STOPPING, continue_after_stop=True, epochs=40, save_epochs=(stopped.best_epoch,)))
@@ -618,6 +621,7 @@ def test_a_schedule_is_known_by_what_it_returns(tmp_path: Path) -> None:
     _assert_same_training(_fit(replace(_PLAIN, schedule="linear")), resumed)
 
 
+@pytest.mark.integration
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "state"
     with pytest.raises(_Killed):
