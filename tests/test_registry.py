@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Names ----------------------------------------------------------------------------------------------------------------
 def test_every_public_attack_has_a_name_and_no_wrapper_has_one() -> None:
     named = set(attack_types().values())
-    public = {getattr(casemate, name) for name in dir(casemate)} | {getattr(attacks, name) for name in dir(attacks)}
+    public = [getattr(casemate, name) for name in dir(casemate)] + [getattr(attacks, name) for name in dir(attacks)]
     built = {each for each in public if isinstance(each, type) and issubclass(each, AbstractAttack)}
     final = {each for each in built if not inspect.isabstract(each)}
     assert final - named == {EOT, Restarts, Transfer}
