@@ -143,7 +143,7 @@ def test_no_right_image_at_all() -> None:
     assert not found.undecided
     assert found.colour == "red"
     assert "is classified correctly without an attack" in found.number_sentence
-    assert "0.0 % (0.0 to 3.7, n = 100), is not shown to be above guessing, 10.0 %" in found.sentence
+    assert "0.0 % (0.0 to 3.7, n = 100), is not shown to be above guessing the commonest class, 10.0 %" in found.sentence
     assert Verdict.from_json(json.loads(json.dumps(found.as_json()))) == found
 
 
@@ -180,7 +180,7 @@ def test_two_classes_are_guessed_by_a_coin(n: int, held: int, grades: tuple[Grad
     found = judged(n, n, held, classes=2)
     assert found.grades == grades
     if grades == (BROKEN,):
-        assert "is not shown to be above guessing, 50.0 %" in found.grade_sentence
+        assert "is not shown to be above guessing the commonest class, 50.0 %" in found.grade_sentence
         assert found.undecided == (held > n / 2)
 
 

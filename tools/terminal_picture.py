@@ -1,8 +1,9 @@
 """Draw what a command shows on a terminal as an SVG picture, such as docs/verdict.svg in the README.
 
-    python tools/terminal_picture.py OUT.svg [--last LINES] [--columns N] -- COMMAND ...
+    python tools/terminal_picture.py OUT.svg [--first LINES] [--columns N] [--title TEXT] -- COMMAND ...
 
-The command runs in a terminal of its own (Unix only); the picture shows the command and its last lines, in colour.
+The command runs in a terminal of its own (Unix only); the picture shows its first lines, in colour, under the title,
+which is the command unless another one is given (for what is drawn again from the files of an earlier run).
 """
 
 import argparse
@@ -44,14 +45,16 @@ def main() -> None:
     """Run the command and draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--last", type=int, default=20)
+    parser.add_argument("--first", type=int, default=20)
+    parser.add_argument("--title")
     parser.add_argument("--columns", type=int, default=110)
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
-    lines = shown_by(given.command, given.columns).rstrip().split("\n")[-given.last :]
+    lines = shown_by(given.command, given.columns).strip("\n").split("\n")[: given.first]
+    title = given.title or shlex.join(given.command)
     console = Console(record=True, width=given.columns, file=io.StringIO(), force_terminal=True)
-    console.print(Text(f"$ {' '.join(given.command)}", style="dim"), Text.from_ansi("\n" + "\n".join(lines)), sep="\n")
-    svg = console.export_svg(title="casemate evaluate", theme=MONOKAI, unique_id="casemate")
+    console.print(Text(f"$ {title}", style="dim"), Text.from_ansi("\n" + "\n".join(lines)), sep="\n")
+    svg = console.export_svg(title=title.split(" -")[0], theme=MONOKAI, unique_id="casemate")
     # fonts of other hosts are left out: the picture must be the same without a network
     given.out.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")
 

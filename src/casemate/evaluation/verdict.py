@@ -277,7 +277,7 @@ class Verdict:
     @property
     def _reason(self) -> str:
         number, more = self.number, "; more images would decide" if self.undecided else ""
-        guessing = f"is not shown to be above guessing, {percent(number.guessing)}{more}"
+        guessing = f"is not shown to be above guessing the commonest class, {percent(number.guessing)}{more}"
         if number.guessing == 1:
             guessing = "is not shown to be above guessing: all images are of one class, use images of every class"
         if Grade.UNTRAINED in self.grades:
