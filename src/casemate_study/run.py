@@ -10,7 +10,7 @@ from casemate import data
 from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
-from casemate.timing import StepCost
+from casemate.timing import GRADIENT_COST, StepCost
 from casemate_study.experiments.catalogue import choose_experiments, tasks_of
 from casemate_study.experiments.scales import scale_by_name
 from casemate_study.experiments.specs import Setup
@@ -77,5 +77,8 @@ def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, obser
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:
-    """A rough estimate of a task's seconds: its work (in passes of one image) times the measured seconds per image."""
-    return task.work * (cost.training if task.kind in ("train", "defend") else cost.gradient)
+    """A rough estimate of a task's seconds, from its work (in training steps on one image) and the measured costs.
+
+    The work of an attack counts `GRADIENT_COST` for each input gradient, so it is scaled back to gradients.
+    """
+    return task.work * (cost.training if task.kind in ("train", "defend") else cost.gradient / GRADIENT_COST)

@@ -201,9 +201,10 @@ class Goal(Rows):
         return self.criterion.objective(loss_by_name(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
-        """Which examples have another target class than in the goal `first`; all for goals without target classes.
+        """Which examples have another target class here than in `first`, the attack's first goal.
 
-        The same class again replaces a masked one (see `likeliest_classes`), and need not be tried.
+        True for all if a goal has no target classes. Where the network masks a class, `likeliest_classes` repeats
+        the most likely one, that of the first goal, in its place: it was tried already.
         """
         if self.target_classes is None or first.target_classes is None:
             return torch.ones_like(self.criterion.classes, dtype=torch.bool)

@@ -52,7 +52,10 @@ class BPDA(nn.Module):
         self.smooth = backward
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return `forward` of the images. Raises `ShapeError` if `forward` and `backward` return different shapes."""
+        """Return the constructor's function `forward` of the images; the gradient is that of its `backward`.
+
+        `backward` is called only if a gradient is required. Raises `ShapeError` if it then returns another shape.
+        """
         with torch.no_grad():
             exact = self.exact(images.detach().clone()).to(images)
         if not (torch.is_grad_enabled() and images.requires_grad):

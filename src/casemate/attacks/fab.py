@@ -177,7 +177,7 @@ class _Found:
 
     images: Images
     distance: PerExample
-    """Norm of the perturbation in `images`; infinite where no iterate fooled."""
+    """Norm of the perturbation in `images`: 0 where the clean image fools already, infinite where nothing fooled."""
     broken: Flags
     """Logits or a gradient were not finite in some run."""
     has_gradient: Flags

@@ -12,7 +12,10 @@ from casemate.settings import at_least, not_negative, one_of
 @final
 @dataclass(frozen=True, kw_only=True)
 class FGSM(AbstractGradientAttack):
-    """Fast gradient sign method: one step to the edge of the ball (Goodfellow et al. 2015; the study's eq. 1)."""
+    """Fast gradient sign method: one step to the edge of the ball (Goodfellow et al. 2015; the study's eq. 1).
+
+    By default images that are misclassified already are not changed (see `keep`).
+    """
 
     stream: ClassVar[str] = "FGSM"
 

@@ -83,7 +83,10 @@ class AbstractSquareProposal(Rows, ABC):
         return rows.view(-1, self.height, self.width, self.channels).permute(0, 3, 1, 2)
 
     def images(self, chosen: Tensor | slice) -> Images:
-        """The candidates of the current query for some of the images, as `(n, channels, height, width)`."""
+        """The images in `tried`, of the chosen examples, `(n, channels, height, width)`.
+
+        They are the candidates of the current query; after `settle` they are the best images so far.
+        """
         return self.view(self.tried[chosen])
 
     @abstractmethod
@@ -158,7 +161,10 @@ class LinfSquare(AbstractSquareProposal):
 
 @final
 class L2Square(AbstractSquareProposal):
-    """L2 and L1: add two bumps of opposite sign to a window, whose norm grows by that of another, which is cleared."""
+    """L2 and L1: clear one window of the perturbation, and add two bumps of opposite sign to another window.
+
+    The other window also gets the norm set free there, and the norm still unused below eps.
+    """
 
     best: _Flat
     sides: list[int]
@@ -422,7 +428,7 @@ class _Best(Rows):
     highest: PerExample
     """The loss of the best candidate so far."""
     finite: Flags
-    """The logits of all queries were finite."""
+    """Whether the logits of all queries of this run were valid (see `is_valid`: a class may have minus infinity)."""
 
     def settle(self, better: Flags, logits: Logits, value: PerExample, valid: Flags) -> None:
         """Record the logits and the loss (`value`) of the candidates tried where they are `better`.

@@ -55,7 +55,10 @@ RECIPES: Mapping[str, RecipeType] = {
     "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}),
     "distillation": RecipeType(Distillation, {"temperature": None}),
 }
-"""All recipes by name; "cross-entropy" is ordinary training."""
+"""All recipes by name; "cross-entropy" is ordinary training.
+
+Settings given here replace the defaults of the objective's class; options of `casemate train` replace both.
+"""
 
 
 def recipe_type(name: str) -> RecipeType:

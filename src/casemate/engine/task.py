@@ -26,7 +26,7 @@ class Task:
     needs: dict[str, str] = field(default_factory=dict)
     """Its inputs: by role, such as "model", the name of the task whose artifact is used."""
     work: float | int = 1.0
-    """Rough cost, in forward and backward passes of one image; for the estimate of the time left."""
+    """Rough cost, in training steps on one image; for the estimate of the time left."""
 
 
 @final

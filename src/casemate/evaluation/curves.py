@@ -41,7 +41,8 @@ class LastIterates:
     loss: np.ndarray
     """Cross-entropy of the label at each image's last iterate, `(n, values)`: a column per eps or number of steps."""
     norm: np.ndarray
-    """Norm of each image's perturbation, `(n, values)`: a column per eps or number of steps."""
+    """Norm of the perturbation of each image's last iterate, in the norm of the attack, `(n, values)`: a column per eps
+    or number of steps."""
     status: np.ndarray
     """`Status` code of each image, uint8 `(n, values)`: a column per eps or number of steps."""
 

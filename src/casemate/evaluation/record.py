@@ -50,7 +50,7 @@ _CLAIMS = (
 _MOST_DRAWS = 10_000
 """Largest `Record.draws` that is read: to check a record with more would take too long."""
 _MAX_NUMBER = 1e12
-"""Bound on the numbers in a record, larger than any eps; whole numbers in JSON may be too large for a float."""
+"""A record with an eps or an accuracy of this size or more is refused: a whole number in JSON may overflow a float."""
 _TENSORS = ("clean", "adversarial", "labels", "index", "first_success")
 
 

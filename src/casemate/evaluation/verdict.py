@@ -214,7 +214,10 @@ class Verdict:
 
     @property
     def favourable(self) -> bool:
-        """Whether the result is to be trusted and the highest of the grades is better than weak."""
+        """Whether the best of `grades` is better than weak; False if there is none, as the result is not to be trusted.
+
+        Findings that only weaken the result do not count, and checks need not have been run.
+        """
         return bool(self.grades) and self.grades[-1] not in (*_FALLEN, Grade.WEAK)
 
     @property

@@ -33,7 +33,10 @@ def _pooled_size(shape: tuple[int, int, int], times: int, name: str) -> int:
 
 @register("paper-cnn")
 def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Build the study's default network, also its teacher (appendix A): 838k parameters for images of 1 x 28 x 28."""
+    """Build the network of the paper's appendix A, which the study uses by default and as the teacher in distillation.
+
+    It has 838k parameters for images of 1 x 28 x 28 in 10 classes.
+    """
     flat = 128 * _pooled_size(input_shape, 3, "paper-cnn")
     network = nn.Sequential(
         _conv(input_shape[0], 32),

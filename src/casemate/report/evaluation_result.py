@@ -133,7 +133,7 @@ class EvaluationResult:
 
     @property
     def conditions(self) -> str:
-        """Images, norm, budget and seed as one line of text."""
+        """Data set, number of images, norm, budget (such as "standard") and seed as one line of text, without eps."""
         number = self.verdict.number
         return f"{self.data}, first {self.images:,} images, {number.norm}, budget {number.budget}, seed {self.seed}"
 

@@ -129,12 +129,12 @@ class ModelResults:
         return None if point is None else point.every
 
     def robust_mask(self, eps: float) -> np.ndarray | None:
-        """Which images withstand every iterate of every attack of the study (FGSM, BIM with clip ball, PGD) within
-        `eps`.
+        """Which images are classified correctly without an attack and at every iterate of the attacks up to `eps`.
 
-        Booleans `(n,)`: attacks that ran on different numbers of images are cut to the smallest. For a randomised
-        model, whose predictions differ by chance, only the last iterate of BIM over averaged gradients counts. None if
-        no attack is finished.
+        The attacks are FGSM, BIM with clip `ball` and PGD, each under all its losses, at `eps` and at smaller values.
+        Booleans `(n,)`; attacks that ran on different numbers of images are cut to the smallest, and attacks that are
+        not finished are left out; None if none is finished. For a randomised model, whose predictions differ by chance,
+        only the last iterate at `eps` of BIM over averaged gradients counts.
         """
         if self.randomised:
             artifact = self.artifact("eot")

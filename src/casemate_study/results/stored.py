@@ -126,7 +126,7 @@ def find_point(artifacts: Artifacts, name: str, value: float) -> CurvePoint | No
 @final
 @dataclass(frozen=True)
 class WorstCasePoint:
-    """The results of several attacks at one eps."""
+    """Accuracy on one model at one eps: under each of several attacks alone, and under all of them together."""
 
     eps: float
     every: Estimate
@@ -251,7 +251,7 @@ class NeighbourPixels:
     lowest: float
     highest: float
     mean_shift: float
-    """Mean of the neighbours' pixels less that of the clean images'."""
+    """Mean of all pixels of the adversarial neighbours minus mean of all pixels of the clean images."""
 
 
 @final
@@ -287,8 +287,9 @@ class CheckState:
 @final
 @dataclass(frozen=True)
 class StoredEvaluation:
-    """The checks of a whole evaluation (`casemate.evaluate`); `casemate.evaluation.read_verdicts` reads its
-    verdicts.
+    """The outcomes of the checks in the stored result of `casemate.evaluate`.
+
+    The verdicts are not part of it: `casemate.evaluation.read_verdicts` reads them from the same JSON.
     """
 
     checks: tuple[CheckState, ...]

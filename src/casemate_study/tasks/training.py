@@ -14,7 +14,10 @@ from casemate.training import CrossEntropy, TrainConfig, TrainResult, Weights, f
 
 
 def dataset_of(config: dict[str, Any], context: Context) -> data.Dataset:
-    """Load the data set that a task's configuration names (never "auto")."""
+    """Load the data set that a task's configuration names, from the data folder of `context`.
+
+    The name is never "auto": planning the study has replaced it by that of the data set found.
+    """
     return data.load(config["dataset"], context.data_dir, observer=context.observer)
 
 

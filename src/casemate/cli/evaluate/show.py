@@ -36,7 +36,10 @@ def expected_time(plan: EvaluatePlan) -> str:
 
 
 def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
-    """Print the settings of a planned evaluation, and how long each budget takes at most."""
+    """Print the settings of a planned evaluation, and the longest time that each budget is estimated to take.
+
+    The budgets are quick, standard and thorough. As JSON if `as_json`.
+    """
     about = plan.about()
     if as_json:
         console.show_json(about)

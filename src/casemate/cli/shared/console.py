@@ -20,7 +20,10 @@ _PIPE_WIDTH = 160
 
 
 class ThresholdNotMet(Exception):
-    """A model or a record falls short of what the command line demands; `main` prints it and exits with 3."""
+    """A model misses --fail-under (or its number is not to be trusted), or a claim of a record does not hold.
+
+    `main` prints the message and exits with 3.
+    """
 
 
 class _Console(Console):

@@ -27,7 +27,8 @@ class Measured:
     value: float
     """The measured value, which is compared with the thresholds in the check's declaration."""
     sentence: str
-    """What was seen and what was expected, for the finding; not used if the check is not raised."""
+    """What was measured and what was expected: the start of the finding's text, before the advice. Not used if the
+    check finds no problem."""
     _: KW_ONLY
     advice: str | None = None
     """What to do, in place of the declaration's advice (None: that one); "" if `sentence` says it already."""

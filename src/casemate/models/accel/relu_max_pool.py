@@ -72,7 +72,7 @@ class SmallInputConvPool(nn.Module):
         self.register_buffer("window", window.flatten(2))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the pooled maps `(n, outputs, height, width)`."""
+        """Return the maps after convolution, 2 x 2 max-pooling and ReLU, `(n, output channels, height, width)`."""
         if images.ndim != 4 or not compiled.supports(images) or min(self.layer.output_size(images)) < 2:
             return _relu_max_pool(self.layer(images))
         return _ConvPoolFunction.apply(images, self)  # pyright: ignore[reportReturnType]

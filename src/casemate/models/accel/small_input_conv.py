@@ -29,7 +29,10 @@ def is_small_input_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 @final
 class SmallInputConv(nn.Module):
-    """A layer that replaces a frozen `nn.Conv2d` for which `is_small_input_conv` holds; its weights get no gradient."""
+    """Replaces a frozen `nn.Conv2d` with at most three input channels (see `is_small_input_conv`).
+
+    The output is the same, the gradient of the input is computed faster, and the weights get no gradient.
+    """
 
     weight: Tensor
     bias: Tensor | None

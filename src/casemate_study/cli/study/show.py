@@ -58,8 +58,10 @@ def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
 
 
 def show_results(study: PlannedStudy, found: StudyRun, *, as_json: bool) -> None:
-    """Print the table of models, the main results beside the paper's, and the path of the report; as JSON
-    if `as_json`.
+    """Print the table of models, the main results beside the paper's, and the path of the report.
+
+    With `as_json`, print one JSON document instead: the study's settings, the keys of its artifacts, the main results
+    and that path, without the table of models.
     """
     rows = summary.main_results(found.artifacts)
     if as_json:

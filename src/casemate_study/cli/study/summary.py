@@ -76,8 +76,10 @@ def results_table(found: list[Row], *, comparable: bool) -> Table:
 
 
 def model_summary(study: PlannedStudy, artifacts: Artifacts) -> Table | None:
-    """All measured models as a table for the terminal: accuracy without and under each attack, verdict on robustness,
-    and the paired test against E1, the undefended network. None if fewer than two models have clean measures.
+    """All models with clean measures as a table for the terminal; None if fewer than two.
+
+    Columns: accuracy without an attack, under FGSM, under BIM, in the worst case and in the whole evaluation (eps 0.1);
+    the verdict; and whether more images withstand the study's attacks than on E1, the undefended network (McNemar).
     """
     found = comparison.summary_table(comparison.measured_models(study.setup, artifacts))
     if len(found.rows) < 2:
