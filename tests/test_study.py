@@ -187,7 +187,7 @@ def test_a_stopped_study_says_that_it_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = finished(process, code=130)
     lines = err.splitlines()
-    assert lines[-1] == "stopped: what is finished is kept; the same command goes on from there."
+    assert lines[-1] == "stopped: finished work is kept; run the same command again to continue."
     assert "Traceback" not in err
     with Store(tmp_path).lock_for("free"):  # and every lock is free
         assert all(path.parent.name == "working" for path in Store(tmp_path).unfinished())
