@@ -14,6 +14,9 @@ from types import ModuleType
 import pytest
 
 import casemate
+from casemate.attacks.registry import library_attack_types
+from casemate.defenses import RECIPES
+from casemate.evaluation.findings import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
@@ -168,6 +171,15 @@ def test_pages_name_places_that_exist() -> None:
     rooms = re.findall(r"^  (\w+)/ ", (ROOT / "README.md").read_text(), re.MULTILINE)
     there = {path.parent.name for path in (ROOT / "src" / "casemate").glob("*/__init__.py")}
     assert set(rooms) == there
+
+
+def test_the_readme_counts_attacks_recipes_and_checks_as_they_are() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"[{len(library_attack_types())} attacks](docs/attacks.md)" in readme
+    assert f"[{len(CHECKS)} checks](docs/findings.md)" in readme
+    assert f"{len(CHECKS)} checks of the result itself" in (ROOT / "docs" / "architecture.md").read_text()
+    words = {4: "four", 5: "five", 6: "six"}
+    assert f"and {words[len(RECIPES)]} recipes:" in readme
 
 
 def test_the_citation_names_this_version() -> None:
