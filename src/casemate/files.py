@@ -101,7 +101,11 @@ def read_json(path: Path, error: type[CasemateError]) -> Any:
         )
     except RecursionError as cause:
         raise error(f"cannot read {path} as JSON: it is nested too deeply") from cause
-    except (OSError, ValueError, MemoryError) as cause:
+    except FileNotFoundError as cause:
+        raise error(f"{path} does not exist") from cause
+    except OSError as cause:
+        raise error(f"cannot read {path}: {cause.strerror or cause}") from cause
+    except (ValueError, MemoryError) as cause:
         raise error(f"cannot read {path} as JSON: {cause or type(cause).__name__}") from cause
 
 

@@ -1,0 +1,388 @@
+"""What users read, as snapshots: wording is reviewed here in one place, and other tests assert facts.
+
+After a change of wording: `pytest -n 0 tests/test_prose.py --inline-snapshot=fix`, then read the diff.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from inline_snapshot import snapshot
+from rich.console import Console
+from torch import nn
+
+from casemate import FGSM, Classifier, DeepFool
+from casemate.cli.evaluate.show import verdict_box
+from casemate.cli.main import main
+from casemate.errors import CasemateError, CasemateWarning
+from casemate.evaluation import Severity, share
+from casemate.evaluation.findings import CHECKS
+from test_verdict import finding, judged
+
+
+def test_verdicts() -> None:
+    weakens, voids = finding(Severity.WEAKENS), finding(Severity.VOIDS)
+    verdicts = {
+        "broken": judged(1000, 900, 10),
+        "weak": judged(1000, 900, 300),
+        "partly robust": judged(1000, 900, 600),
+        "robust": judged(10_000, 9_500, 9_400),
+        "across a border": judged(100, 90, 45),
+        "quick": judged(100, 90, 60, budget="quick"),
+        "own attacks": judged(100, 90, 60, budget="own"),
+        "untrained": judged(100, 10, 0),
+        "weakened": judged(1000, 900, 600, findings=(weakens,)),
+        "void": judged(1000, 900, 600, findings=(voids,)),
+        "fallen, though flattered": judged(1000, 900, 10, findings=(voids,)),
+        "a check failed": judged(1000, 900, 600, findings=(finding(Severity.WEAKENS, failed=True),)),
+    }
+    assert {name: found.sentence for name, found in verdicts.items()} == snapshot(
+        {
+            "broken": "Broken at eps 8/255 (linf, budget standard): 1.1 % (0.6 to 2.0, n = 900) of the correctly classified images withstood everything tried; the interval ends below 10 %.",
+            "weak": "Weak at eps 8/255 (linf, budget standard): 33.3 % (30.3 to 36.5, n = 900) of the correctly classified images withstood everything tried; the interval ends below 50 %.",
+            "partly robust": "Partly robust at eps 8/255 (linf, budget standard): 66.7 % (63.5 to 69.7, n = 900) of the correctly classified images withstood everything tried; the interval lies between 50 % and 90 %.",
+            "robust": "Robust as far as tested at eps 8/255 (linf, budget standard): 98.9 % (98.7 to 99.1, n = 9,500) of the correctly classified images withstood everything tried; the interval begins at 90 % or above.",
+            "across a border": "Weak or partly robust at eps 8/255 (linf, budget standard): 50.0 % (39.9 to 60.1, n = 90) of the correctly classified images withstood everything tried; the interval lies across 50 %; more images would decide.",
+            "quick": "Not broken by a quick look at eps 8/255 (linf, budget quick): 66.7 % (56.4 to 75.5, n = 90) of the correctly classified images withstood everything tried; only the standard budget can call a model robust.",
+            "own attacks": "Not broken by these attacks at eps 8/255 (linf, attacks chosen by the caller): 66.7 % (56.4 to 75.5, n = 90) of the correctly classified images withstood everything tried; only the standard budget can call a model robust.",
+            "untrained": "Untrained or mislabelled at eps 8/255 (linf, budget standard): 0.0 % (0.0 to 27.8, n = 10) of the correctly classified images withstood everything tried; the accuracy without an attack, 10.0 % (5.5 to 17.4, n = 100), is not shown to be above guessing the commonest class, 10.0 %.",
+            "weakened": "Partly robust at eps 8/255 (linf, budget standard): 66.7 % (63.5 to 69.7, n = 900) of the correctly classified images withstood everything tried; the interval lies between 50 % and 90 %. The number is less certain than its interval says: see a-check.",
+            "void": "This evaluation is not to be trusted, because a-check saw it.",
+            "fallen, though flattered": "Broken at eps 8/255 (linf, budget standard): 1.1 % (0.6 to 2.0, n = 900) of the correctly classified images withstood everything tried; the interval ends below 10 %.",
+            "a check failed": "Partly robust at eps 8/255 (linf, budget standard): 66.7 % (63.5 to 69.7, n = 900) of the correctly classified images withstood everything tried; the interval lies between 50 % and 90 %. 1 check could not be completed: a-check.",
+        }
+    )
+
+
+def test_the_box_of_a_verdict() -> None:
+    console = Console(file=io.StringIO(), width=90)
+    console.print(verdict_box([judged(1000, 900, 300)]))
+    assert isinstance(console.file, io.StringIO)
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == snapshot(
+        [
+            "╭─ Verdict at eps 8/255: WEAK ───────────────────────────────────────────────────────────╮",
+            "│ Can it be trusted?  Yes: no check voids it.                                            │",
+            "│ The number          33.3 % (30.3 to 36.5, n = 900) of the correctly classified images  │",
+            "│                     withstood everything tried, at eps 8/255 (linf, budget standard).  │",
+            "│                     Of all images 30.0 % (27.2 to 32.9, n = 1,000) are classified      │",
+            "│                     correctly under attack (robust accuracy) and 90.0 % (88.0 to 91.7) │",
+            "│                     without one. Ranges are 95 % intervals.                            │",
+            "│ The grade           Weak: the interval ends below 50 %.                                │",
+            "│                     Borders between grades: 10 %, 50 %, 90 % (a convention); of the    │",
+            "│                     165 defended Linf models on RobustBench 5 keep less than a tenth,  │",
+            "│                     41 less than half, 119 less than nine tenths, none more.           │",
+            "╰────────────────────────────────────────────────────────────────────────────────────────╯",
+        ]
+    )
+
+
+def test_the_titles_of_checks() -> None:
+    assert {name: check.title for name, check in CHECKS.items()} == snapshot(
+        {
+            "training-mode": "The model was in evaluation mode",
+            "batch-dependence": "An image gets the same logits whatever else is in its batch",
+            "probabilities": "The model returns logits",
+            "non-finite": "No logit is NaN or plus infinity",
+            "masked-classes": "The same classes are masked on all images",
+            "eps-unit": "eps is in the unit of the pixels",
+            "labels": "The labels number the classes as the model does",
+            "normalisation": "The pixels are on the scale that the network was trained on",
+            "frozen-copy": "The copy that is attacked has the model's logits",
+            "saturation": "The logits are close enough together for a float32 softmax",
+            "sample-size": "There are enough images",
+            "randomized": "The same image gets the same logits every time",
+            "stateful-model": "The model gives the logits that it gave before the attacks",
+            "fixed-randomness": "Robustness does not depend on keeping the random draws secret",
+            "eot-samples": "More draws per gradient do not help the attack",
+            "inference-time-optimization": "The model does not optimise at inference",
+            "zero-gradients": "Every image has a gradient to follow",
+            "precision": "float32 is precise enough for the gradients",
+            "finite-differences": "The gradient is that of the model",
+            "one-step": "Many steps fool at least as many images as one",
+            "label-leaking": "FGSM does not raise the accuracy",
+            "more-steps": "Twice the steps fool no more images",
+            "still-rising": "The loss has stopped rising on the robust images",
+            "best-not-last": "Images that PGD fools on the way are still fooled at its end",
+            "larger-eps": "A larger eps leaves a lower accuracy",
+            "unbounded-attack": "Without a limit on the change every image is fooled",
+            "losses": "Attacks on different losses fool about as many images",
+            "black-box-stronger": "Square fools nothing that attacks by gradient missed",
+            "nothing-found": "Minimum-norm attacks find an adversarial image",
+            "noise": "Random points of the ball fool no robust image",
+            "re-checked": "Adversarial examples reproduce at batch size 1 and after 8-bit rounding",
+            "transfer": "Adversarial examples of an undefended model fool no robust image",
+            "attack-works": "The same attack fools an undefended model",
+            "noise-10k": "Ten thousand random points of the ball fool no robust image",
+            "decision-based": "An attack that sees only decisions fools no robust image",
+        }
+    )
+
+
+def test_an_estimate() -> None:
+    found = share(torch.arange(100).numpy() < 62)
+    assert [f"{found}", f"{found:n}", f"{found:.0%}", f"{found:.3f}"] == snapshot(
+        ["62.0 % (52.2 to 70.9)", "62.0 % (52.2 to 70.9, n = 100)", "62 % (52 to 71)", "0.620 (0.522 to 0.709)"]
+    )
+
+
+def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    found = {}
+    for command in ("", "attack fgsm", "verify"):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        found[command] = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert found == snapshot(
+        {
+            "": [
+                "usage: casemate [-h] {train,attack,evaluate,verify,selftest,data,store,info,report,study}",
+                "",
+                "Train image classifiers, attack them, and say how far to trust the result.",
+                "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
+                "  the version. Results go to stdout, progress and messages to stderr.",
+                "- Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record",
+                "  that falls short (evaluate --fail-under, verify), 130 stopped with Ctrl-C,",
+                "  1 a bug in casemate.",
+                "",
+                "Examples:",
+                "  casemate study --scale smoke     the whole study in small, a few minutes",
+                "  casemate train --epochs 10       train the study's network",
+                "  casemate attack pgd model.safetensors --eps 4/255 8/255",
+                "  casemate evaluate model.safetensors --budget quick",
+                "",
+                " options",
+                " ------------------------------------------------------------------------------",
+                "  -h, --help    show this help message and exit",
+                "",
+                " subcommands",
+                " ------------------------------------------------------------------------------",
+                "  (required)",
+                "    • train     Train a network by a recipe, and measure its accuracy on the",
+                "                test images.",
+                "    • attack    Attack a model, and measure the accuracy that is left.",
+                "    • evaluate  Measure how robust a model is, and whether the result can be",
+                "                trusted.",
+                "    • verify    Check a record of adversarial examples against its model.",
+                "    • selftest  Run the evaluation on deliberately misleading models, and on",
+                "                honest ones.",
+                "    • data      List, download and draw the data sets.",
+                "    • store     List and clean the store of finished artifacts.",
+                "    • info      Show versions, device, folders, data sets, networks, recipes,",
+                "                attacks.",
+                "    • report    Write the study's report from the artifacts that are finished so",
+                "                far.",
+                "    • study     Reproduce the paper's study: train, attack, report.",
+                "",
+            ],
+            "attack fgsm": [
+                "usage: casemate attack fgsm [-h] [OPTIONS] MODEL",
+                "",
+                "Fast gradient sign method: one step to the edge of the ball.",
+                "- Goodfellow et al. 2015.",
+                "",
+                "Examples:",
+                "  casemate attack fgsm model.safetensors --eps 8/255",
+                "",
+                " positional arguments",
+                " ------------------------------------------------------------------------------",
+                "  MODEL            A .safetensors file written by casemate, with its JSON file",
+                "                   beside it; or package.module:function, a function without",
+                "                   arguments that returns a casemate.Classifier. Only the second",
+                "                   form runs code: the module is searched in the current folder",
+                "                   and among the installed ones. (required)",
+                "",
+                " options",
+                " ------------------------------------------------------------------------------",
+                "  -h, --help       show this help message and exit",
+                "  --eps EPS ...    Radii in pixel units, for pixels in [0, 1]; fractions such as",
+                "                   8/255 are fine. (default: linf: 0.01 0.025 0.05 0.1; l2: 0.1",
+                "                   0.25 0.5 1; l1: 1 2.5 5 10)",
+                "  --target CLASS   Aim at this class, given by name or index; images of the",
+                "                   class itself are left out. (default: any wrong class)",
+                "  --images N       Attack the first N images. (default: 1000)",
+                "  --dataset NAME   The test images of this data set, one of `casemate data",
+                "                   list`. (default: the one the model was trained on)",
+                "  --data FILE      Your own images: a .npz or .safetensors file with the arrays",
+                "                   images, (n, channels, height, width), as bytes or as numbers",
+                "                   in [0, 1], and labels. (default: a data set)",
+                "  --data-dir FOLDER",
+                "                   Search only this folder for Fashion-MNIST. (default:",
+                "                   $CASEMATE_DATA, else the usual places)",
+                "  --inference {stochastic-affine,noise}",
+                "                   Randomise the model. stochastic-affine: apply a random affine",
+                "                   transform to every input; noise: leave the model's",
+                "                   noise layers on, as in training. (default: the model as it",
+                "                   is)",
+                "  --seed N         Seed of all random numbers. (default: 0)",
+                "  --out FOLDER     The folder for results, images and a contact sheet. (default:",
+                "                   nothing is written)",
+                "  --overwrite      Replace the results of another run in OUT.",
+                "  --dry-run        Attack nothing; print the settings and the cost.",
+                "  --json           Print one JSON document instead of tables.",
+                "",
+                " attack options",
+                " ------------------------------------------------------------------------------",
+                "  The fields of casemate.attacks.presets.FGSM.",
+                "  ------------------------------------------------------------------------------",
+                "  --norm {linf,l2,l1}",
+                "                   Norm of the ball and of the step: Linf (the sign, as",
+                "                   published), L2 or L1. (default: linf)",
+                "  --loss {ce,torch-ce,prob-ce,margin,dlr}",
+                "                   Loss to maximise. (default: ce)",
+                "  --keep {first_success,last}",
+                "                   `first_success` does not change images that are misclassified",
+                "                   already; `last` does, as other tools do. (default:",
+                "                   first_success)",
+                "",
+                " wrapper options",
+                " ------------------------------------------------------------------------------",
+                "  Attacks wrapped around this one.",
+                "  ------------------------------------------------------------------------------",
+                "  --eot-samples N  Passes whose gradients are averaged at every step. (EOT:",
+                "                   expectation over transformation: another attack with averaged",
+                "                   gradients.) (default: not used)",
+                "  --restarts N     Number of runs. (Restarts: runs another attack several times:",
+                "                   on the images not yet fooled, or, for a minimum-norm attack,",
+                "                   on all.) (default: not used)",
+                "",
+                " machine options",
+                " ------------------------------------------------------------------------------",
+                "  The device and the number of threads.",
+                "  ------------------------------------------------------------------------------",
+                "  --device {auto,cpu,cuda}",
+                "                   Where to compute; auto uses a GPU if there is one. (default:",
+                "                   auto)",
+                "  --threads N      Number of CPU threads. (default: PyTorch's choice)",
+                "",
+            ],
+            "verify": [
+                "usage: casemate verify [-h] [OPTIONS] RECORD MODEL",
+                "",
+                "Check a record of adversarial examples against its model.",
+                "- Recomputes every claim of the record: checksums of the files, distances in",
+                "  float64, the class of every image in a batch of its own, and the highest",
+                "  robust accuracy that the examples allow.",
+                "- Exits with 0 if every claim holds, 3 if one does not, 2 if files cannot",
+                "  be read or do not belong together.",
+                "",
+                "Examples:",
+                "  casemate verify runs/evaluate-model/record.json model.safetensors",
+                "  casemate verify record.json mine.nets:load --data mine.npz",
+                "",
+                " positional arguments",
+                " ------------------------------------------------------------------------------",
+                "  RECORD                    The record.json that `casemate evaluate` wrote, with",
+                "                            adversarial.safetensors beside it. (required)",
+                "  MODEL                     A .safetensors file written by casemate, with its",
+                "                            JSON file beside it; or package.module:function, a",
+                "                            function without arguments that returns a",
+                "                            casemate.Classifier. Only the second form runs code:",
+                "                            the module is searched in the current folder and",
+                "                            among the installed ones. (required)",
+                "",
+                " options",
+                " ------------------------------------------------------------------------------",
+                "  -h, --help                show this help message and exit",
+                "  --data FILE               Your own images: a .npz or .safetensors file with",
+                "                            the arrays images, (n, channels, height, width), as",
+                "                            bytes or as numbers in [0, 1], and labels. (default:",
+                "                            a data set)",
+                "  --data-dir FOLDER         Search only this folder for Fashion-MNIST. (default:",
+                "                            $CASEMATE_DATA, else the usual places)",
+                "  --seed N                  Seed of all random numbers. (default: 0)",
+                "  --json                    Print one JSON document instead of tables.",
+                "",
+                " machine options",
+                " ------------------------------------------------------------------------------",
+                "  The device and the number of threads.",
+                "  ------------------------------------------------------------------------------",
+                "  --device {auto,cpu,cuda}  Where to compute; auto uses a GPU if there is one.",
+                "                            (default: auto)",
+                "  --threads N               Number of CPU threads. (default: PyTorch's choice)",
+                "",
+            ],
+        }
+    )
+
+
+def test_errors_of_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = (
+        "attak",
+        "attack pdg model.safetensors",
+        "attack pgd model.safetensors",
+        "attack pgd",
+        "evaluate model.safetensors --eps 0",
+        "train --dataset digit",
+        "train --recipe adversarial",
+        "verify record.json model.safetensors",
+        "study --only E99",
+    )
+    found = {}
+    for command in commands:
+        try:
+            code = main(command.split())
+        except SystemExit as left:
+            code = left.code
+        assert code == 2
+        found[command] = " ".join(capsys.readouterr().err.replace("Loading PyTorch ...", "").split())
+    assert found == snapshot(
+        {
+            "attak": "error: casemate 'attak': expected a command first, one of train, attack, evaluate, verify, selftest, data, store, info, report, study; did you mean attack?",
+            "attack pdg model.safetensors": "error: unknown attack 'pdg'; known: apgd, auto-attack, bim, carlini-wagner, corner-noise, deep-fool, ead, fab, fgsm, hop-skip-jump, lbfgs, mifgsm, pgd, spatial, square, targeted-apgd, targeted-fab, uniform-noise; did you mean pgd?",
+            "attack pgd model.safetensors": "error: model.safetensors does not exist; expected a .safetensors file written by casemate, or package.module:function such as networks.mine:load",
+            "attack pgd": "Required options ------------------------------------------------------------------------------ Missing from casemate attack pgd: MODEL A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, a function without arguments that returns a casemate.Classifier. Only the second form runs code: the module is searched in the current folder and among the installed ones. (required) ------------------------------------------------------------------------------ For full helptext, run: casemate attack pgd --help",
+            "evaluate model.safetensors --eps 0": "error: model.safetensors does not exist; expected a .safetensors file written by casemate, or package.module:function such as networks.mine:load",
+            "train --dataset digit": "error: unknown data set 'digit'; known: fashion-mnist, digits; did you mean digits?",
+            "train --recipe adversarial": "error: unknown recipe 'adversarial'; known: cross-entropy, adversarial-regularization, adversarial-training, at-temperature, distillation; did you mean adversarial-training?",
+            "verify record.json model.safetensors": "error: record.json does not exist",
+            "study --only E99": "error: unknown experiment 'E99'; known: E1, E1+, E2, E3, E4, E5, E6, E7, E8, E9, E10, E11, E12, E13; did you mean E9?",
+        }
+    )
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors_and_warnings_of_the_library() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    model = Classifier(network, input_shape=(1, 4, 4), classes=("a", "b", "c"))
+    images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
+    bad = {
+        "a bare network": lambda: FGSM(eps=0.1)(network, images, labels),  # type: ignore[arg-type]
+        "bytes as floats": lambda: FGSM(eps=0.1)(model, images * 255, labels),
+        "labels from 1": lambda: FGSM(eps=0.1)(model, images, labels + 2),
+        "an image without a batch": lambda: FGSM(eps=0.1)(model, images[0], labels),
+        "an attack that has no target": lambda: DeepFool()(model, images, labels, targets=labels),
+        "an unknown loss": lambda: FGSM(eps=0.1, loss="hinge")(model, images, labels),  # type: ignore[arg-type]
+        "a negative eps": lambda: FGSM(eps=-1)(model, images, labels),
+        "one logit": lambda: Classifier(
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), input_shape=(1, 4, 4), classes=("a", "b")
+        )(images),
+    }
+    said = {}
+    for name, call in bad.items():
+        with pytest.raises(CasemateError) as caught:
+            call()
+        said[name] = str(caught.value)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always", CasemateWarning)
+        FGSM(eps=8)(model, images, labels)
+    said["eps of 8 for 8/255"] = [str(each.message) for each in given]
+    assert said == snapshot(
+        {
+            "a bare network": "the model is a Sequential; expected a casemate.Classifier: Classifier(network, input_shape=(channels, height, width), classes=(...)) around your network, with mean= and std= for normalised images",
+            "bytes as floats": "pixels from 127.5 to 127.5, but the model's bounds are (0.0, 1.0). Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images",
+            "labels from 1": "labels from 2 to 3; with 3 classes they run from 0 to 2",
+            "an image without a batch": "images of shape (1, 4, 4); expected (n, 1, 4, 4)",
+            "an attack that has no target": "DeepFool cannot be targeted; leave out the targets, or use PGD or APGD",
+            "an unknown loss": "loss = 'hinge'; expected ce, torch-ce, prob-ce, margin or dlr",
+            "a negative eps": "eps = -1; expected zero or more and finite, in units of pixels within [0, 1]",
+            "one logit": "the model returns a tensor of shape (2, 1) for 2 images; expected one logit for each of its 2 classes, of shape (2, 2). That is one logit z per image: return two, torch.cat([torch.zeros_like(z), z], 1), and name two classes",
+            "eps of 8 for 8/255": [
+                "eps 8 in linf is more than the 1 that any two images differ by (the pixels run from 0 to 1), so that every image may become any other. For 8 grey levels of 255 write 8/255."
+            ],
+        }
+    )
