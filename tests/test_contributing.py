@@ -16,7 +16,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 def examples(kind: str) -> list[tuple[str, str]]:
     """Place and text of the examples of a kind: file, line, import, entry of a name."""
-    return re.findall(rf"<!-- {kind}: (\S+) -->\n```python\n(.*?)```", PAGE, re.DOTALL)
+    return re.findall(rf"<!-- {kind}: (\S+) -->\n```(?:python)?\n(.*?)```", PAGE, re.DOTALL)
 
 
 def insert(path: Path, before: str, text: str) -> None:
@@ -66,7 +66,7 @@ def test_the_page_has_all_its_examples() -> None:
 def test_the_attack_has_the_properties_of_every_attack(checkout: Path) -> None:
     """It passes the tests that every attack passes, and its options are in the help."""
     options = ["-n", "0", "-p", "no:cacheprovider", "-k", "random-search", "tests/test_every_attack.py"]
-    assert re.search(r"^5 passed", run(checkout, "-m", "pytest", *options, cwd=ROOT), re.MULTILINE)
+    assert re.search(r"\b5 passed", run(checkout, "-m", "pytest", *options, cwd=ROOT))
     shown = run(checkout, "-m", "casemate", "attack", "random-search", "--help", cwd=checkout)
     assert "--n-queries" in shown
     assert "Forward passes per image." in shown
