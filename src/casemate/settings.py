@@ -127,9 +127,18 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:
 
     `what` is the kind of thing that is named, such as "attack".
     """
-    near = difflib.get_close_matches(name.lower(), known := list(known), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return SettingError(f"unknown {what} {name!r}; known: {', '.join(known)}{hint}")
+    known = list(known)
+    return SettingError(f"unknown {what} {name!r}; known: {', '.join(known)}{suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an error message that suggests the known name most similar to `name`; "" if none is similar.
+
+    Case does not matter.
+    """
+    names = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
 def expect(settings: Any) -> None:

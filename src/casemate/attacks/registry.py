@@ -10,7 +10,6 @@ pyproject.toml:
 Wrappers of other attacks (EOT, Restarts, Transfer) are not listed; they are built around an attack in Python.
 """
 
-import difflib
 import inspect
 import re
 import warnings
@@ -20,9 +19,10 @@ from typing import Any, TypeGuard, get_args, get_type_hints
 
 from casemate import attacks
 from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack
-from casemate.errors import CasemateError, CasemateWarning, SettingError
+from casemate.errors import CasemateError, CasemateWarning
 from casemate.extensions import ATTACKS, extensions
 from casemate.norms import Norm
+from casemate.settings import unknown_name
 
 _CITATION = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -62,9 +62,7 @@ def attack_type(name: str) -> type[AbstractAttack]:
     found = next((kind for each, kind in known.items() if _normalized(each) == _normalized(name)), None)
     if found is not None:
         return found
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise SettingError(f"unknown attack {name!r}; known: {', '.join(known)}{hint}")
+    raise unknown_name("attack", name, known)
 
 
 def is_attack(kind: object) -> TypeGuard[type[AbstractAttack]]:

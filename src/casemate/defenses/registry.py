@@ -5,7 +5,6 @@ The command line, the study and stored models specify an objective by name and s
 `casemate train`.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, final, get_type_hints
@@ -15,6 +14,7 @@ from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.defenses.distillation import Distillation, TemperatureCrossEntropy
 from casemate.errors import SettingError
 from casemate.models import Classifier
+from casemate.settings import unknown_name
 from casemate.training import CrossEntropy, Objective
 
 
@@ -65,9 +65,7 @@ def recipe_type(name: str) -> RecipeType:
     """The objective's class and defaults for the recipe called `name`. Raises `SettingError` if there is none."""
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name.lower(), RECIPES, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise SettingError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}{hint}")
+    raise unknown_name("recipe", name, RECIPES)
 
 
 def make_objective(spec: Mapping[str, Any], teacher: Classifier | None = None) -> Objective:

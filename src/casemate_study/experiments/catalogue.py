@@ -1,10 +1,9 @@
 """All experiments of the study (E1 to E13) in the paper's order, and the choice among them."""
 
-import difflib
 from collections.abc import Sequence
 
 from casemate.engine import Task
-from casemate.errors import SettingError
+from casemate.settings import unknown_name
 from casemate_study.experiments.defended import DEFENDED
 from casemate_study.experiments.models import StudyModel
 from casemate_study.experiments.specs import Setup
@@ -25,9 +24,7 @@ def choose_experiments(names: Sequence[str]) -> list[Experiment]:
     """
     for name in names:
         if name not in EXPERIMENTS:
-            near = difflib.get_close_matches(name.upper(), EXPERIMENTS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SettingError(f"unknown experiment {name!r}; known: {', '.join(EXPERIMENTS)}{hint}")
+            raise unknown_name("experiment", name, EXPERIMENTS)
     return [EXPERIMENTS[name] for name in EXPERIMENTS if not names or name in names]
 
 

@@ -1,6 +1,5 @@
 """Parsing of arguments: a command is a dataclass, and its fields are the options (tyro)."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Annotated, Any, TypeVar, Union
 import tyro
 
 from casemate.errors import SettingError
+from casemate.settings import suggestion
 
 _MARKERS = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
 _HELP = ("-h", "--help")
@@ -57,11 +57,9 @@ def choose_command(
     if argv and argv[0] in choices:
         return argv[0]
     if argv and argv[0] not in _HELP:
-        near = difflib.get_close_matches(argv[0].lower(), choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise SettingError(
             f"{prog} {argv[0]!r}: expected {'an' if what[0] in 'aeiou' else 'a'} {what} first, one of "
-            f"{', '.join(choices)}{hint}"
+            f"{', '.join(choices)}{suggestion(argv[0], choices)}"
         )
     summaries = {name: summary(each) for name, each in choices.items()}
     listed: Any = Union[  # noqa: UP007
