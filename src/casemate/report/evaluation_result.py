@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, final
 
 from casemate.attacks import Passes
 from casemate.errors import RecordError
-from casemate.evaluation import Checked, Estimate, Finding, Severity, Verdict, read_verdicts
+from casemate.evaluation import Checked, Estimate, Verdict, read_verdicts
 from casemate.evaluation.cascade import Attempt
 from casemate.evaluation.findings import CHECKS
 
@@ -104,7 +104,7 @@ class EvaluationResult:
                 )
                 for each in found["per_class"]
             ]
-            checks = map(_checked, found["checks"])
+            checks = map(Checked.from_json, found["checks"])
             return cls(
                 **{name: found[name] for name in (*plain, "device", "seconds", "provenance")},
                 classes=tuple(found["classes"]),
@@ -185,18 +185,3 @@ ATTEMPT_COLUMNS = (
 )
 """Columns of the table of attacks. Attacked, fooled and left are numbers of images, as are the last two, on which the
 attack failed; forward and backward are passes per attacked image."""
-
-
-def _checked(found: Mapping[str, Any]) -> Checked:
-    """The check whose method `as_json` returned `found`."""
-    numbers = {name: found[name] for name in ("check", "value", "threshold")}
-    finding = None
-    if found["sentence"] is not None:
-        finding = Finding(
-            **numbers,
-            severity=Severity(found["state"]),
-            sentence=found["sentence"],
-            failed=found["value"] is None,
-            flatters=found["flatters"],
-        )
-    return Checked(**numbers, title=found["title"], finding=finding, excuse=found["excuse"], not_run=found["not_run"])

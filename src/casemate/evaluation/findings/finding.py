@@ -3,6 +3,7 @@
 Every check is described in `docs/findings.md` under its name.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, final
@@ -81,3 +82,18 @@ class Checked:
             "sentence": None if found is None else found.sentence,
             "flatters": None if found is None else found.flatters,
         }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Checked":
+        """The check whose `as_json` returned `found`. Raises `KeyError`, `TypeError` or `ValueError` for other JSON."""
+        numbers = {name: found[name] for name in ("check", "value", "threshold")}
+        finding = None
+        if found["sentence"] is not None:
+            finding = Finding(
+                **numbers,
+                severity=Severity(found["state"]),
+                sentence=found["sentence"],
+                failed=found["value"] is None,
+                flatters=found["flatters"],
+            )
+        return cls(**numbers, title=found["title"], finding=finding, excuse=found["excuse"], not_run=found["not_run"])
