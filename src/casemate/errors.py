@@ -53,3 +53,14 @@ class MachineError(CasemateError):
 
 class RecordError(CasemateError):
     """A record of adversarial examples, or a stored result, that cannot be read or was made for another model."""
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether an error is a `KeyboardInterrupt`, or one is among its causes and contexts."""
+    seen: list[BaseException] = []  # an error can be its own cause
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,5 +1,6 @@
 """Work in batches that are halved when memory runs out."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,6 +19,14 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS))
+
+
+def memory_of_machine() -> int:
+    """Bytes of the machine's main memory; a very large number where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 2**62
 
 
 def free_memory(device: torch.device) -> int:

@@ -4,7 +4,7 @@ A long loop takes an `Observer` and reports to it when work starts, advances and
 ignores everything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,20 @@ class Observer(Protocol):
     def message(self, message: str) -> None:
         """Receive one line for the user (a warning, a result)."""
         ...
+
+
+@runtime_checkable
+class ParallelObserver(Observer, Protocol):
+    """Interface of an observer that can show several pieces of work at the same time."""
+
+    def side_by_side(self, count: int) -> Sequence[Observer]:
+        """Observers for `count` pieces of work that run at the same time, each of which shows one after the other."""
+        ...
+
+
+def side_by_side(observer: Observer, count: int) -> list[Observer]:
+    """Observers for `count` pieces of work that run at the same time; `observer` itself, if it cannot split."""
+    return list(observer.side_by_side(count)) if isinstance(observer, ParallelObserver) else [observer] * count
 
 
 class _NullObserver:

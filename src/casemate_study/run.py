@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from casemate import data
-from casemate.engine import Artifact, Context, Plan, Store, Task, make_plan, run_plan
+from casemate.engine import Artifact, Context, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
 from casemate.timing import GRADIENT_COST, StepCost
@@ -29,6 +29,8 @@ class PlannedStudy:
     plan: Plan
     store: Store
     device: str
+    pieces: Pieces | None
+    """The artifacts without weights that count as finished, and to which finished ones are added; None for none."""
 
 
 def plan_study(
@@ -41,6 +43,7 @@ def plan_study(
     device: str,
     data_dir: Path | None,
     observer: Observer,
+    pieces: Path | None = None,
 ) -> PlannedStudy:
     """List the study's tasks and find those whose artifacts are in the store. The images are read; nothing is computed.
 
@@ -51,6 +54,7 @@ def plan_study(
         store: folder of the store; None for the default one.
         device: the device that tasks will run on; it is part of their keys.
         data_dir: folder of the data files; None for the default places, or a download.
+        pieces: folder of artifacts without weights, which count as finished if the store lacks them; None for none.
 
     Raises:
         SettingError, DataError, StoreError: an unknown name, data that are not available, an unusable store.
@@ -61,19 +65,61 @@ def plan_study(
     setup = Setup(scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed)
     tasks, wanted = tasks_of(experiments, setup)
     artifacts = Store(store)
-    plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device)
-    return PlannedStudy(setup=setup, dataset=images, experiments=experiments, plan=plan, store=artifacts, device=device)
+    kept = None if pieces is None else Pieces(pieces, is_kept)
+    plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device, kept)
+    return PlannedStudy(
+        setup=setup,
+        dataset=images,
+        experiments=experiments,
+        plan=plan,
+        store=artifacts,
+        device=device,
+        pieces=kept,
+    )
 
 
-def run_study(study: PlannedStudy, *, threads: int, data_dir: Path | None, observer: Observer) -> dict[str, Artifact]:
-    """Compute the missing artifacts in order and return all of the plan, old and new, by the name of their tasks.
+_NOT_IN_PIECES = ("samples", "augmented")
+"""Kinds of tasks whose artifacts are nothing but training images: computed anew in a moment."""
 
-    Each is stored as soon as it is finished. Warnings of casemate are silenced; results report what they are about.
+
+def is_kept(kind: str, file: str) -> bool:
+    """Whether pieces include this file of an artifact of this kind of task: tables of examples, and the pixels of
+    pictures of a few attacked test images; no weights.
     """
-    context = Context(device=study.device, observer=observer, data_dir=data_dir)
+    return file.startswith("examples.") or (kind in ("pictures", "neighbours") and file == "images.safetensors")
+
+
+def run_study(
+    study: PlannedStudy,
+    *,
+    threads: int,
+    data_dir: Path | None,
+    observer: Observer,
+    workers: int = 1,
+    on_artifact: OnArtifact | None = None,
+) -> dict[str, Artifact]:
+    """Compute the missing artifacts and return all of the plan, old and new, by the name of their tasks.
+
+    Each is stored as soon as it is finished, added to the study's pieces, and passed to `on_artifact`. With several
+    `workers`, that many processes compute side by side, each on `threads` threads; with one, this process computes on
+    the threads that it has. Warnings of casemate are silenced; results report what they are about.
+    """
+
+    def keep(name: str, artifact: Artifact) -> None:
+        if study.pieces is not None and artifact.facts["kind"] not in _NOT_IN_PIECES:
+            study.pieces.add(name, artifact)
+
+    def finished(name: str, artifact: Artifact) -> None:
+        keep(name, artifact)
+        if on_artifact is not None:
+            on_artifact(name, artifact)
+
+    for name, artifact in study.plan.artifacts.items():
+        keep(name, artifact)
+    context = Context(device=study.device, observer=observer, data_dir=data_dir, threads=threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of
-        return run_plan(study.plan, PRODUCERS, study.store, context, threads)
+        return run_plan(study.plan, PRODUCERS, study.store, context, workers=workers, on_artifact=finished)
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:

@@ -22,8 +22,8 @@ from casemate.cli.shared import console
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import load_torch
 from casemate.cli.shared.parsing import choose_command, first_line
-from casemate.cli.shared.sigint import is_interruption, redeliver_interrupts
-from casemate.errors import CasemateError, CasemateWarning
+from casemate.cli.shared.sigint import redeliver_interrupts
+from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
 
 HELP = """\

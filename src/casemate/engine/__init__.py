@@ -4,9 +4,11 @@ These names are provisional.
 """
 
 from casemate.engine.code_version import code_version as code_version
-from casemate.engine.run import Plan as Plan
-from casemate.engine.run import is_current as is_current
-from casemate.engine.run import make_plan as make_plan
+from casemate.engine.pieces import Pieces as Pieces
+from casemate.engine.plan import Plan as Plan
+from casemate.engine.plan import is_current as is_current
+from casemate.engine.plan import make_plan as make_plan
+from casemate.engine.run import OnArtifact as OnArtifact
 from casemate.engine.run import run_plan as run_plan
 from casemate.engine.store import Artifact as Artifact
 from casemate.engine.store import Store as Store

@@ -1,155 +1,199 @@
-"""Runs tasks in this process, one after the other; each artifact is stored as soon as it is finished."""
+"""Runs the tasks of a plan, in this process or side by side in worker processes; each artifact is stored at once."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any, final
+from dataclasses import replace
+from typing import final
 
-from casemate.engine.code_version import code_version
+from casemate.engine.plan import Plan
+from casemate.engine.produce import produce
 from casemate.engine.store import Artifact, Store
-from casemate.engine.task import Context, Producer, ProducerFn, Task, keys, ordered
-from casemate.progress import Advance, Observer
-from casemate.provenance import environment, surroundings
+from casemate.engine.task import Context, Producer, Task
+from casemate.engine.workers import Finished, Workers
+from casemate.errors import CasemateError, MachineError, StoreError, is_interruption
+from casemate.progress import Advance, Observer, side_by_side
 
+_ATTEMPTS = 2
+"""How often a task is computed whose worker process dies each time."""
 
-@final
-@dataclass(frozen=True)
-class Plan:
-    """Tasks in the order in which they run, the store key of each, and the artifacts that were stored already."""
-
-    tasks: list[Task]
-    """All tasks, in the order in which they run; those whose artifact is stored are skipped."""
-    keys: dict[str, str]
-    artifacts: dict[str, Artifact]
-    """The artifacts that the store held when the plan was made, by task name."""
-
-    @property
-    def missing(self) -> list[Task]:
-        """The tasks still to run: their artifacts were not in the store when the plan was made."""
-        return [task for task in self.tasks if task.name not in self.artifacts]
-
-    @property
-    def work_left(self) -> float:
-        """Estimated cost of the missing tasks (sum of `Task.work`), in forward and backward passes of one image."""
-        return sum((task.work for task in self.missing), start=0.0)
-
-
-def make_plan(
-    tasks: Sequence[Task], wanted: Sequence[str], producers: Mapping[str, Producer], store: Store, device: str
-) -> Plan:
-    """The plan for the tasks named in `wanted` and all tasks that they need; nothing is computed.
-
-    The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
-    `device`, are looked up in the store. Raises `StoreError` for a damaged artifact.
-    """
-    chosen = ordered(tasks, wanted)
-    key_of = keys(chosen, producers, environment(device))
-    found = {name: store.find(key) for name, key in key_of.items()}
-    return Plan(chosen, key_of, {name: artifact for name, artifact in found.items() if artifact is not None})
+OnArtifact = Callable[[str, Artifact], None]
+"""Called with a task's name and its artifact as soon as that is stored."""
 
 
 def run_plan(
-    plan: Plan, producers: Mapping[str, Producer], store: Store, context: Context, threads: int
+    plan: Plan,
+    producers: Mapping[str, Producer],
+    store: Store,
+    context: Context,
+    *,
+    workers: int = 1,
+    on_artifact: OnArtifact | None = None,
 ) -> dict[str, Artifact]:
-    """Run the tasks whose artifacts are missing, one after the other; return all artifacts by task name.
+    """Run the tasks whose artifacts are missing; return all artifacts by task name.
 
-    Each artifact is stored as soon as it is finished, and so survives a later failure. `threads`, their
-    number in use, is only recorded.
+    With several `workers`, that many processes compute tasks side by side, each on `context.threads` threads; with one,
+    this process computes them in order. A result depends on neither the number of workers nor the order. Each artifact
+    is stored as soon as it is finished, and so survives a later failure.
+
+    If a task fails with a `CasemateError`, all tasks that do not need it still run; then its error is raised, the first
+    of several. A `StoreError`, and any other exception, is raised at once. A task whose worker process dies is computed
+    once more; then it fails with `MachineError`.
     """
-    artifacts = dict(plan.artifacts)
-    missing = plan.missing
-    if not missing:
-        return artifacts
-    # all code is loaded before the first task: an edit made meanwhile must not run under the key of the older code
-    functions = {kind: producers[kind].load() for kind in {task.kind for task in missing}}
+    if not plan.missing:
+        return dict(plan.artifacts)
+    needed = {task.kind: producers[task.kind] for task in plan.missing}
     with context.observer.work("Study", plan.work_left) as advance:
-        for number, task in enumerate(missing, start=1):
-            note = f"{number} of {len(missing)}: {task.name}"
-            advance(0, note)
-            observer = _ArtifactObserver(context.observer, advance, task.work, note)
-            within = replace(context, observer=observer)
-            artifacts[task.name] = _produce(
-                task, plan.keys[task.name], artifacts, producers, functions, store, within, threads
-            )
-            advance(task.work - observer.passed_on, note)
-    return artifacts
+        schedule = _Schedule(plan, context.observer, advance, on_artifact)
+        lanes = side_by_side(context.observer, workers)
+        if workers == 1:
+            _run_here(schedule, needed, store, context, lanes[0])
+        else:
+            with Workers(workers, needed, store, context) as processes:
+                _run_in(processes, schedule, lanes)
+    if schedule.failures:
+        raise schedule.failures[0]
+    return schedule.artifacts
 
 
-class _ArtifactObserver:
+def _run_here(
+    schedule: "_Schedule", producers: Mapping[str, Producer], store: Store, context: Context, observer: Observer
+) -> None:
+    for producer in producers.values():  # before the first task: later edits must not run under its code's key
+        producer.load()
+    while (task := schedule.take()) is not None:
+        within = replace(context, observer=schedule.observer_of(task, observer))
+        try:
+            artifact = produce(task, schedule.key(task), schedule.needs(task), producers[task.kind], store, within)
+        except CasemateError as error:
+            if is_interruption(error):
+                raise
+            schedule.finish(Finished(task, error=error))
+        else:
+            schedule.finish(Finished(task, artifact=artifact))
+
+
+def _run_in(processes: Workers, schedule: "_Schedule", lanes: list[Observer]) -> None:
+    while True:
+        for number in processes.idle:
+            task = schedule.take()
+            if task is None:
+                break
+            observer = schedule.observer_of(task, lanes[number])
+            processes.start(number, task, schedule.key(task), schedule.needs(task), observer)
+        if not schedule.running:
+            return
+        for found in processes.wait():
+            schedule.finish(found)
+
+
+@final
+class _Schedule:
+    """The state of a plan that runs: which tasks wait, run, are finished and failed, and the progress of the whole."""
+
+    def __init__(self, plan: Plan, observer: Observer, advance: Advance, on_artifact: OnArtifact | None) -> None:
+        self.artifacts = dict(plan.artifacts)
+        self.running: dict[str, _TaskObserver] = {}
+        self.failures: list[Exception] = []
+        self._keys, self._waiting, self._total = plan.keys, list(plan.missing), len(plan.missing)
+        self._observer, self._advance, self._on_artifact = observer, advance, on_artifact
+        self._deaths: dict[str, int] = {}
+
+    def take(self) -> Task | None:
+        """The first waiting task whose needs are all finished, which then counts as running; None if there is none."""
+        for task in self._waiting:
+            if all(name in self.artifacts for name in task.needs.values()):
+                self._waiting.remove(task)
+                return task
+        return None
+
+    def key(self, task: Task) -> str:
+        """The key under which the task's artifact is stored."""
+        return self._keys[task.name]
+
+    def needs(self, task: Task) -> dict[str, Artifact]:
+        """The artifacts that the task needs, by role."""
+        return {role: self.artifacts[name] for role, name in task.needs.items()}
+
+    def observer_of(self, task: Task, observer: Observer) -> Observer:
+        """The observer to pass to the task: it reports to `observer`, and advances the progress of the whole."""
+        found = _TaskObserver(observer, self._advance_whole, task)
+        self.running[task.name] = found
+        self._advance_whole(0)
+        return found
+
+    def finish(self, found: Finished) -> None:
+        """Take a report on a task: its artifact, its error, or the death of its process.
+
+        Raises the error if it ends the whole run.
+        """
+        task = found.task
+        left = task.work - self.running.pop(task.name).passed_on
+        if found.artifact is not None:
+            self.artifacts[task.name] = found.artifact
+            self._advance_whole(left)
+            if self._on_artifact is not None:
+                self._on_artifact(task.name, found.artifact)
+            return
+        error = found.error or self._after_death(found)
+        if error is None:
+            self._waiting.insert(0, task)
+            self._advance_whole(left - task.work)
+        elif isinstance(error, StoreError) or not isinstance(error, CasemateError):
+            raise error
+        else:
+            self._observer.message(f"{task.name} failed; tasks that do not need it go on: {error}")
+            self.failures.append(error)
+            self._advance_whole(left)
+
+    def _after_death(self, found: Finished) -> Exception | None:
+        """The error to report if a task's process has died too often; None, after a message, to compute it again."""
+        name = found.task.name
+        self._deaths[name] = self._deaths.get(name, 0) + 1
+        code = found.exit_code or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if self._deaths[name] < _ATTEMPTS:
+            self._observer.message(f"The worker process that computed {name} ended ({how}); computing it again")
+            return None
+        return MachineError(
+            f"{_ATTEMPTS} worker processes ended while they computed {name} (the last by {how}), perhaps since memory "
+            "ran out; run the same command again with fewer --workers"
+        )
+
+    def _advance_whole(self, amount: float, note: str = "") -> None:
+        del note
+        done = self._total - len(self._waiting) - len(self.running)
+        self._advance(amount, f"{done} of {self._total} finished")
+
+
+@final
+class _TaskObserver:
     """The observer that one task's producer reports to: it also advances the progress of the whole plan.
 
-    Work with a known total that is not nested in other work advances the plan by its completed share of the task's
-    cost, until that cost is used up. Nested work is passed on to `observer`, but does not advance the plan.
+    Work that is not nested in other work is shown under the task's name. If its total is known, it advances the plan by
+    its completed share of the task's cost, until that cost is used up.
     """
 
-    def __init__(self, observer: Observer, advance: Advance, work: float | int, note: str) -> None:
+    def __init__(self, observer: Observer, advance: Advance, task: Task) -> None:
         self.passed_on = 0.0
-        self._observer, self._advance, self._work, self._note = observer, advance, work, note
+        self._observer, self._advance, self._task = observer, advance, task
         self._depth = 0
 
     def message(self, message: str) -> None:
-        self._observer.message(message)
+        self._observer.message(f"{self._task.name}: {message}")
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         outermost, self._depth = self._depth == 0, self._depth + 1
         try:
-            with self._observer.work(title, total) as advance:
+            with self._observer.work(self._task.name if outermost else title, total) as advance:
 
                 def advance_both(amount: float | int, note: str = "") -> None:
                     advance(amount, note)
                     if outermost and total > 0:
-                        moved = min(self._work * amount / total, self._work - self.passed_on)
+                        moved = min(self._task.work * amount / total, self._task.work - self.passed_on)
                         self.passed_on += moved
-                        self._advance(moved, self._note)
+                        self._advance(moved, "")
 
                 yield advance_both
         finally:
             self._depth -= 1
-
-
-def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
-    """Whether the installed code is the code that computed this artifact.
-
-    If not, or if no producer computes its kind of task any more, it is stale: the installed code never uses it.
-    """
-    producer = producers.get(artifact.facts["kind"])
-    return producer is not None and artifact.facts["code"] == code_version(producer.module)
-
-
-def _produce(
-    task: Task,
-    key: str,
-    artifacts: Mapping[str, Artifact],
-    producers: Mapping[str, Producer],
-    functions: Mapping[str, ProducerFn],
-    store: Store,
-    context: Context,
-    threads: int,
-) -> Artifact:
-    with store.lock_for(key) as working:
-        found = store.find(key)  # another process may have finished it after the plan was made
-        if found is not None:
-            return found
-        start = time.perf_counter()
-        facts: dict[str, Any] = {
-            "key": key,
-            "kind": task.kind,
-            "name": task.name,
-            "config": task.config,
-            "needs": {role: artifacts[name].key for role, name in task.needs.items()},
-            "code": code_version(producers[task.kind].module),
-        }
-        with store.put(key, facts) as folder:
-            needed = {role: artifacts[name] for role, name in task.needs.items()}
-            facts["result"] = functions[task.kind](task.config, needed, folder, working, context)
-            facts["provenance"] = surroundings(context.device, threads) | {
-                "seconds": time.perf_counter() - start,
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-    artifact = store.find(key)
-    if artifact is None:
-        raise RuntimeError(f"{task.name} was written under {key} but is not there")
-    return artifact

@@ -93,7 +93,7 @@ class Store:
         folder = self._artifacts / key
         if not (folder / "artifact.json").is_file():
             return None
-        facts = _facts_of(folder)
+        facts = facts_of(folder)
         if facts is None:
             raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
         return Artifact(key, folder, facts)
@@ -102,7 +102,7 @@ class Store:
         """All finished artifacts, oldest first, without those whose artifact.json is damaged."""
         found = []
         for folder in self._artifacts.iterdir():
-            facts = None if folder.name.startswith(".") else _facts_of(folder)
+            facts = None if folder.name.startswith(".") else facts_of(folder)
             if facts is not None:
                 found.append(Artifact(folder.name, folder, facts))
         return sorted(found, key=lambda artifact: artifact.facts["provenance"].get("finished") or "")
@@ -147,8 +147,10 @@ class Store:
         """A context that yields a folder for the artifact's files; at its end the artifact is in the store as a whole.
 
         `facts`, the content of artifact.json, is written at the end, so the caller may add to it inside. Then the
-        key's folder of unfinished work is removed. After an exception nothing is stored.
+        key's folder of unfinished work is removed. After an exception nothing is stored. The caller holds the lock.
         """
+        for left in self._artifacts.glob(f".{key}.*"):  # by a run that was killed while it wrote this artifact
+            shutil.rmtree(left, ignore_errors=True)
         with writing_folder(self._artifacts / key) as folder:
             yield folder
             write_json(folder / "artifact.json", facts)
@@ -167,7 +169,7 @@ class Store:
     def unfinished(self) -> list[Path]:
         """Paths of unfinished work, interrupted writes and damaged artifacts that no process has locked."""
         leftovers = [*self._working.iterdir()]
-        leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or _facts_of(f) is None]
+        leftovers += [f for f in self._artifacts.iterdir() if f.name.startswith(".") or facts_of(f) is None]
         found = []
         for path in sorted(leftovers):
             with self._try_lock(_key_of(path)) as held:
@@ -209,7 +211,7 @@ def _key_of(path: Path) -> str:
     return path.name.split(".")[1] if path.name.startswith(".") else path.name
 
 
-def _facts_of(folder: Path) -> dict[str, Any] | None:
+def facts_of(folder: Path) -> dict[str, Any] | None:
     """The content of a folder's artifact.json; None if it is missing, unreadable or incomplete."""
     try:
         facts = read_json(folder / "artifact.json", StoreError)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -37,6 +38,8 @@ class Context:
     device: str
     observer: Observer
     data_dir: Path | None = None
+    threads: int = 1
+    """Number of CPU threads in use; only recorded."""
 
 
 @runtime_checkable
@@ -65,8 +68,12 @@ class Producer:
 
     module: str
     """The module whose code, with everything it imports, determines the result; its hash is part of the key."""
-    load: Callable[[], ProducerFn]
-    """Imports and returns that function. Called just before tasks run, so that making a plan needs no PyTorch."""
+    function: str
+    """The name of the function in that module."""
+
+    def load(self) -> ProducerFn:
+        """Import and return that function. Called just before tasks run, so that making a plan needs no PyTorch."""
+        return getattr(import_module(self.module), self.function)
 
 
 def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The study's four scales (smoke, quick, medium, full): how many images, epochs and settings each runs, in one table.
+"""The study's five scales (smoke, quick, medium, paper, full): how many images, epochs and settings each runs, in one table.
 The report prints the same table.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Literal, final
 
@@ -38,7 +38,7 @@ class Scale:
     test_images: int
     """Test images for measures without an attack."""
     fgsm_images: int
-    """Test images (the first ones) attacked with FGSM, on every model."""
+    """Test images (the first ones) attacked with FGSM, on every model; in E2 at least as many as with BIM in E3."""
     bim_images: int
     """Test images attacked with BIM in E3, which varies eps on E1."""
     steps_images: int
@@ -75,6 +75,12 @@ class Scale:
     """Network architectures that the search over students tries (E13)."""
     student_dropouts: tuple[float, ...]
     """Factors on the dropout rates of those networks; each network is trained once with every factor."""
+    falling_rate: bool
+    """Whether E1 is also trained with a learning rate that falls to zero, so that the last epoch is not luck."""
+    recipe_trials: bool
+    """Whether the search for E1+'s recipe is run: one training for each recipe tried."""
+    more_seeds: tuple[int, ...]
+    """Further seeds with which E1, E6, E9's student at temperature 20 and E11 are trained and attacked again."""
     decides: bool
     """Whether results at this scale can confirm or refute a statement of the paper."""
 
@@ -109,6 +115,9 @@ SMOKE = Scale(
     multipliers=(2.0,),
     students=("student-8x1",),
     student_dropouts=(1.0,),
+    falling_rate=True,
+    recipe_trials=True,
+    more_seeds=(1,),
     decides=False,
 )
 QUICK = Scale(
@@ -141,6 +150,9 @@ QUICK = Scale(
     multipliers=(2.0,),
     students=("student-8x2", "student-16x2"),
     student_dropouts=(1.0,),
+    falling_rate=False,
+    recipe_trials=False,
+    more_seeds=(),
     decides=False,
 )
 MEDIUM = Scale(
@@ -173,6 +185,9 @@ MEDIUM = Scale(
     multipliers=(0.2, 2.0),
     students=("student-8x2", "student-16x2"),
     student_dropouts=(0.5, 1.0),
+    falling_rate=False,
+    recipe_trials=False,
+    more_seeds=(),
     decides=False,
 )
 FULL = Scale(
@@ -205,9 +220,23 @@ FULL = Scale(
     multipliers=(0.2, 1.0, 2.0),
     students=tuple(f"student-{width}x{depth}" for width in (8, 16, 32) for depth in (1, 2, 3)),
     student_dropouts=(0.5, 1.0),
+    falling_rate=True,
+    recipe_trials=True,
+    more_seeds=(1, 2),
     decides=True,
 )
-SCALES = {scale.name: scale for scale in (SMOKE, QUICK, MEDIUM, FULL)}
+PAPER = replace(
+    FULL,
+    name="paper",
+    purpose="the paper's sizes and every variant that one of its claims needs, attacks on 1,000 images: a day or less "
+    "on two cores",
+    fgsm_images=1000,
+    evaluated_images=200,
+    decays=(1e-4, 1e-3),
+    multipliers=(0.2, 2.0),
+    students=("student-8x2", "student-16x2"),
+)
+SCALES = {scale.name: scale for scale in (SMOKE, QUICK, MEDIUM, PAPER, FULL)}
 
 
 def scale_by_name(name: str) -> Scale:

@@ -4,7 +4,7 @@ estimate of the cost. Nothing is computed here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from casemate.engine import Task
 from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
@@ -29,6 +29,8 @@ class Setup:
     train_size: int
     """Number of images in its training part, validation images included."""
     seed: int
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the training steps (`TrainConfig.precision`)."""
 
     def images(self, wanted: int) -> int:
         """The number of test images that a task uses: `wanted`, or all if the test part has fewer."""
@@ -65,9 +67,12 @@ def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
     }
 
 
-def _batches(scale: Scale) -> dict[str, int]:
-    """The scale's batch size as a training setting, `{"batch_size": ...}`; empty for 128, `TrainConfig`'s default."""
-    return {} if scale.batch_size == 128 else {"batch_size": scale.batch_size}
+def _loop_settings(setup: Setup) -> dict[str, Any]:
+    """The settings that all trainings of one run share (batch size, precision), where they are not `TrainConfig`'s
+    defaults.
+    """
+    batches = {} if setup.scale.batch_size == 128 else {"batch_size": setup.scale.batch_size}
+    return batches if setup.precision == "float32" else batches | {"precision": setup.precision}
 
 
 def train_task(
@@ -100,7 +105,7 @@ def train_task(
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "seed": setup.seed,
-            "training": {**_batches(scale), "epochs": epochs, **training},
+            "training": {**_loop_settings(setup), "epochs": epochs, **training},
             "augment": list(augment),
             "label_smoothing": label_smoothing,
             "dropout": dropout,
@@ -146,7 +151,7 @@ def defend_task(
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "seed": setup.seed,
-            "training": {**_batches(scale), **training},
+            "training": {**_loop_settings(setup), **training},
             "objective": dict(objective),
             "extra": list(extra),
             "augment": list(augment),

@@ -7,7 +7,7 @@ run that is being continued, so the estimate starts with the second.
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -131,6 +131,11 @@ class _Live:
         style = "yellow" if message.startswith("WARNING") else ""
         self._progress.console.print(Text(message, style=style))
 
+    def side_by_side(self, count: int) -> Sequence[Observer]:
+        rows = [self._progress.add_task("waiting", total=None, left="") for _ in range(count)]
+        self._rows += rows  # they disappear with the work that is under way
+        return [_Lane(self._progress, row, self) for row in rows]
+
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         level, self._depth = self._depth, self._depth + 1
@@ -156,6 +161,42 @@ class _Live:
         """Remove the bars of nesting level `level` and of all deeper levels."""
         while len(self._rows) > level:
             self._progress.remove_task(self._rows.pop())
+
+
+class _Lane:
+    """The observer of one of several pieces of work that run at the same time: a bar that stays in its place.
+
+    It shows work that is not nested in other work; of nested work only the title.
+    """
+
+    def __init__(self, progress: Progress, row: TaskID, whole: Observer) -> None:
+        self._progress, self._row, self._whole = progress, row, whole
+        self._titles: list[str] = []
+
+    def message(self, message: str) -> None:
+        self._whole.message(message)
+
+    @contextmanager
+    def work(self, title: str, total: float | int) -> Iterator[Advance]:
+        self._titles.append(title)
+        words, outermost = ": ".join(self._titles), len(self._titles) == 1
+        known = total > 0
+        if outermost:
+            left = "left" if known else ""
+            self._progress.reset(self._row, total=total if known else None, description=words, left=left)
+        else:
+            self._progress.update(self._row, description=words)
+
+        def advance(amount: float | int, note: str = "") -> None:
+            if outermost:
+                self._progress.update(self._row, advance=amount, description=f"{words}: {note}" if note else None)
+
+        try:
+            yield advance
+        finally:
+            self._titles.pop()
+            if outermost:
+                self._progress.reset(self._row, total=None, description="waiting", left="")
 
 
 @contextmanager

@@ -73,8 +73,10 @@ class Machine:
     device: Device = "auto"
     threads: Threads = None
 
-    def set_up(self, observer: Observer) -> tuple[str, int]:
-        """Import PyTorch and set its number of CPU threads, if given; return ("cpu" or "cuda", the number in use).
+    def set_up(self, observer: Observer, default_threads: int | None = None) -> tuple[str, int]:
+        """Import PyTorch and set its number of CPU threads; return ("cpu" or "cuda", the number in use).
+
+        If the options give no number, it is `default_threads` on a CPU; without that, and on a GPU, PyTorch's choice.
 
         Raises `SettingError` for fewer than one thread, or a GPU that is not available.
         """
@@ -83,8 +85,9 @@ class Machine:
         device = resolve(self.device, observer)
         import torch
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        threads = self.threads or (default_threads if device == "cpu" else None)
+        if threads is not None:
+            torch.set_num_threads(threads)
         return device, torch.get_num_threads()
 
 

@@ -11,19 +11,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from casemate.errors import is_interruption
+
 _DELAY = 0.05
 """Seconds after which a dropped interrupt is raised again: by then the call that dropped it has returned."""
-
-
-def is_interruption(error: BaseException | None) -> bool:
-    """Whether an error is a `KeyboardInterrupt`, or one is among its causes and contexts."""
-    seen: list[BaseException] = []  # an error can be its own cause
-    while error is not None and error not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return False
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from casemate.cli.shared import outputs, parsing
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import Flag, Json, Machine, check_folder
+from casemate.cli.shared.options import Flag, Json, Machine, at_least_one, check_folder
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import StoreError
 from casemate_study.cli import study
@@ -30,6 +30,9 @@ class Study:
     """Compute only; `casemate report` writes the report later."""
     dry_run: Flag = False
     """Compute nothing: list the artifacts, those that are finished, and the time that the rest would take."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one per core)")] = None
+    """Processes that compute artifacts side by side, each on --threads threads (default here: 1). Neither the results
+    nor what is in the store depends on their number."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
@@ -38,13 +41,14 @@ class Study:
         plan.
         """
         choose_experiments(self.selection.only)
+        at_least_one("workers", self.workers)
         out = self.out or self.selection.default_out()
         if self.dry_run and out.exists() and not out.is_dir():
             raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")
         if not self.dry_run and not self.no_report:
             check_folder(out)
         with watching() as observer:
-            device, threads = self.machine.set_up(observer)
+            device, threads = self.machine.set_up(observer, default_threads=1)
             from casemate_study.cli.study import run, show
 
             planned = run.plan(self.selection, device, observer)
@@ -54,7 +58,10 @@ class Study:
                 report = None if self.no_report else out
                 if report is not None:
                     outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
-                found = run.compute(planned, self.selection, threads, report, observer)
+                workers = self.workers or run.default_workers(device, threads)
+                found = run.compute(
+                    planned, self.selection, threads=threads, workers=workers, out=report, observer=observer
+                )
                 display = partial(show.show_results, planned, found)
         display(as_json=self.json)
 

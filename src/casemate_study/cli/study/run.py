@@ -1,16 +1,23 @@
 """The steps of `casemate study` and `casemate report` that need PyTorch."""
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from casemate.engine import Artifact
+from casemate.memory import memory_of_machine
 from casemate.progress import Observer
 from casemate.timing import StepCost
 from casemate.training import measure_step_cost
+from casemate_study.cli.study.live_report import LiveReport
 from casemate_study.cli.study.selection import Selection
 from casemate_study.run import PlannedStudy, plan_study, run_study
+
+_WORKER_MEMORY = 2**31
+"""Bytes of memory that a worker process needs, roughly: the most that was seen is 1.1 GB."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
             device=device,
             data_dir=selection.data_dir,
             observer=observer,
+            pieces=selection.pieces,
         )
 
 
@@ -47,17 +55,38 @@ def measure(study: PlannedStudy, observer: Observer) -> StepCost:
         return measure_step_cost(study.dataset.image_shape, study.device)
 
 
-def compute(study: PlannedStudy, selection: Selection, threads: int, out: Path | None, observer: Observer) -> StudyRun:
+def default_workers(device: str, threads: int) -> int:
+    """The number of worker processes if --workers is not given: as many as this process's processors and the memory
+    have room for, each on `threads` threads; 1 on a GPU.
+    """
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // threads, memory_of_machine() // _WORKER_MEMORY))
+
+
+def compute(
+    study: PlannedStudy, selection: Selection, *, threads: int, workers: int, out: Path | None, observer: Observer
+) -> StudyRun:
     """Compute the missing artifacts, then write the report into the folder `out`; no report if `out` is None.
 
-    Returns all artifacts of the study, and how many of them were computed now.
+    The report is also written while the study runs. Returns all artifacts, and how many of them were computed now.
     """
     missing, total = len(study.plan.missing), len(study.plan.tasks)
     if missing:
-        observer.message(f"{missing} of {total} artifacts to compute, {total - missing} finished before.")
+        side_by_side = f", {workers} at a time" if workers > 1 else ""
+        observer.message(f"{missing} of {total} artifacts to compute{side_by_side}, {total - missing} finished before.")
     else:
         observer.message(f"All {total} artifacts were finished before; nothing is computed.")
-    artifacts = run_study(study, threads=threads, data_dir=selection.data_dir, observer=observer)
+    with nullcontext() if out is None else LiveReport(study, out, observer) as report:
+        artifacts = run_study(
+            study,
+            threads=threads,
+            data_dir=selection.data_dir,
+            observer=observer,
+            workers=min(workers, max(1, missing)),
+            on_artifact=None if report is None else report.add,
+        )
     return StudyRun(missing, artifacts, None if out is None else write_report(study, artifacts, out, observer))
 
 

@@ -35,6 +35,9 @@ class Selection:
     seed: Seed = 0
     data_dir: DataDir = None
     store: StoreFolder = None
+    pieces: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
+    """Artifacts in this folder (without weights, from any commit) count as finished where the store has none; `casemate
+    study` adds those that it finishes. The paper's study is in docs/results/paper/pieces of the repository."""
 
     def default_out(self) -> Path:
         """The folder of the report if --out is not given: runs/study-SCALE."""
