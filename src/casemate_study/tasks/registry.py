@@ -18,6 +18,7 @@ PRODUCERS = {
     "clean": _producer("casemate_study.tasks.measurements", "measure_clean"),
     "curve": _producer("casemate_study.tasks.measurements", "measure_curve"),
     "masking": _producer("casemate_study.tasks.measurements", "measure_masking"),
+    "hypotheses": _producer("casemate_study.tasks.hypotheses", "try_hypotheses"),
     "worst": _producer("casemate_study.tasks.measurements", "measure_worst"),
     "evaluation": _producer("casemate_study.tasks.evaluations", "judge_model"),
     "targeted": _producer("casemate_study.tasks.measurements", "measure_targeted"),
