@@ -165,19 +165,18 @@ def test_denormals_are_flushed_inside_only() -> None:
     tiny = torch.tensor([torch.finfo(torch.float32).tiny])
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ZeroDivisionError), flushed_denormals() as supported:
+        with flushed_denormals() as supported:
             assert supported
             assert torch.get_num_threads() == 1
             assert (tiny / 1000).item() == 0
-            raise ZeroDivisionError
         assert torch.get_num_threads() == 2
         assert (tiny / 1000).item() > 0
-        with flushed_denormals(), flushed_denormals():  # what was on before stays on
-            pass
         with flushed_denormals():
             with flushed_denormals():
                 pass
-            assert (tiny / 1000).item() == 0
+            assert (tiny / 1000).item() == 0  # what was on before stays on
+        with pytest.raises(ZeroDivisionError), flushed_denormals():
+            raise ZeroDivisionError
     finally:
         torch.set_num_threads(1)
 

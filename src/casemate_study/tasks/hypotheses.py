@@ -86,8 +86,8 @@ def zero_shares(gradient: Images) -> dict[str, dict[str, float | int]]:
     """How much of a gradient is exactly zero: the share of images with no other entry, and the mean over the images of
     the share of pixels, each with its interval over the images.
     """
-    zero = (gradient.flatten(1) == 0).numpy()
-    return {"images": share(zero.all(1)).as_json(), "pixels": mean(zero.mean(1)).as_json()}
+    zero = gradient.flatten(1) == 0
+    return {"images": share(zero.all(1).numpy()).as_json(), "pixels": mean(zero.double().mean(1).numpy()).as_json()}
 
 
 def best_two(found: Mapping[str, Estimate | None], unchanged: str) -> tuple[str, str] | None:
@@ -109,9 +109,7 @@ class Trials:
 
     def __init__(self, model: Classifier, parts: Mapping[str, LabelledImages], seed: int, context: Context) -> None:
         self.model, self.parts, self.seed, self.context = model, parts, seed, context
-        self.clean = {
-            name: evaluate_clean(model, images, observer=context.observer) for name, images in parts.items()
-        }
+        self.clean = {name: evaluate_clean(model, images, observer=context.observer) for name, images in parts.items()}
         """Results without an attack, by the name of the images."""
         self._predictions: dict[tuple[Conditions, str], np.ndarray] = {}
 
