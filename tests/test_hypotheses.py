@@ -18,9 +18,11 @@ from casemate.errors import CasemateWarning
 from casemate.evaluation import Estimate, eps_curve, share
 from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER
-from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, UNCHANGED, hypotheses_tasks
+from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, PREFIX, UNCHANGED, hypotheses_tasks
 from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES, Setup, Source
+from casemate_study.report.hypotheses import hypotheses_section
+from casemate_study.results.hypotheses import explaining_trials
 from casemate_study.tasks import hypotheses as tasks
 from casemate_study.tasks.hypotheses import (
     Conditions,
@@ -315,3 +317,91 @@ def test_the_combination_is_of_the_two_best_under_that_loss(result: dict[str, An
         if combined is not None:
             assert combined["hypotheses"] == above[:2]
             assert combined["accuracy"]["n"] > 0
+
+
+# The report -----------------------------------------------------------------------------------------------------------
+def _stored(accuracy: float, n: int = 1000, **others: float) -> dict[str, Any]:
+    """What the producer returns where every hypothesis leaves this accuracy under every loss, but `others` (with _ for
+    the hyphens of the names), and no combination was tried.
+    """
+
+    def estimate(value: float) -> dict[str, float | int]:
+        return share(np.arange(n) < round(value * n)).as_json()
+
+    numbers = {name.replace("-", "_"): accuracy for name in HYPOTHESES} | others
+    zero = {"images": estimate(0.1), "pixels": estimate(0.2)}
+    return {
+        "clean": {"test": estimate(0.9), "training": estimate(0.99)},
+        "single": {name: dict.fromkeys(LOSSES, estimate(numbers[name.replace("-", "_")])) for name in HYPOTHESES},
+        "combined": dict.fromkeys(LOSSES),
+        "zero_gradients": {way: dict.fromkeys(LOSSES, zero) for way in ("own", "mean")},
+        "flushed": True,
+    }
+
+
+def _artifacts(folder: Path, **results: dict[str, Any]) -> dict[str, Artifact]:
+    """Finished artifacts by the epoch's name ("final", "epoch_010")."""
+    found: dict[str, Artifact] = {}
+    for epoch, result in results.items():
+        name = PREFIX if epoch == "final" else f"{PREFIX}/{epoch.replace('_', '-')}"
+        found[name] = Artifact("0" * 20, folder, {"name": name, "result": result})
+    return found
+
+
+def test_the_trials_that_give_the_paper_s_number_are_those_whose_interval_includes_it(tmp_path: Path) -> None:
+    results = {"final": _stored(0.3, scaled_images=0.64), "epoch_010": _stored(0.5, none=0.62)}
+    artifacts = _artifacts(tmp_path, **results)
+    found = [(trial.hypotheses, trial.epoch, trial.loss) for trial in explaining_trials(artifacts)]
+    assert found == [
+        *((("none",), 10, loss) for loss in LOSSES),
+        *((("scaled-images",), None, loss) for loss in LOSSES),
+    ]
+    assert explaining_trials(_artifacts(tmp_path, final=_stored(0.3, none=0.636))) == []
+    assert explaining_trials({}) == []
+
+
+def test_the_section_ends_in_what_explains_the_number_or_in_unexplained(tmp_path: Path) -> None:
+    assert hypotheses_section({}) is None
+    assert hypotheses_section(_artifacts(tmp_path, epoch_010=_stored(0.5))) is None
+    section = hypotheses_section(_artifacts(tmp_path, final=_stored(0.3)))
+    assert section is not None
+    count = len(HYPOTHESES) * len(LOSSES)
+    assert section.conclusion == (
+        f"None of these {count} measures gives the paper's 63.6 % (section 4.1.1): unexplained."
+    )
+    both = {"hypotheses": ["training-images", "predicted-label"], "accuracy": share(np.arange(1000) < 630).as_json()}
+    result = _stored(0.3) | {"combined": {"ce": both, "torch-ce": None, "prob-ce": None}}
+    section = hypotheses_section(_artifacts(tmp_path, final=result))
+    assert section is not None
+    assert f"Of these {count + 1} measures 1 has an interval that includes the paper's 63.6 %" in section.conclusion
+    assert "images of the training split; the loss of the predicted class" in section.conclusion
+    assert "63.0 % (60.0 to 65.9, n = 1,000)" in section.conclusion
+
+
+def test_the_tables_have_every_hypothesis_loss_and_epoch(tmp_path: Path) -> None:
+    results = {"final": _stored(0.3, scaled_images=0.64), "epoch_010": _stored(0.5, correct_only=0.6)}
+    artifacts = _artifacts(tmp_path, **results)
+    point = {"eps": 0.1, "worst": share(np.ones(9)).as_json(), "last": share(np.arange(1000) < 500).as_json()}
+    checkpoint = {
+        "accuracy": share(np.arange(1000) < 880).as_json(),
+        "loss": share(np.arange(1000) < 400).as_json(),
+        "zero_gradients": {},
+        "attacks": {"FGSM 0.1": dict.fromkeys(LOSSES, point | {"loss": None})},
+    }
+    for epoch in ("010", "020"):
+        name = f"E1/epoch-{epoch}"
+        artifacts[name] = Artifact("0" * 20, tmp_path, {"name": name, "result": checkpoint})
+    section = hypotheses_section(artifacts)
+    assert section is not None
+    final, epochs, zero = section.tables
+    assert [row[0] for row in final.rows] == [each.title for each in HYPOTHESES.values()]
+    assert {len(row) for row in final.rows} == {len(final.head)} == {1 + len(LOSSES)}
+    assert final.rows[0][1] == "30.0 % (27.2 to 32.9, n = 1,000), excludes 63.6 %"
+    assert [row[0] for row in final.rows if "includes" in row[1]] == [HYPOTHESES["scaled-images"].title]
+    assert [row[0] for row in epochs.rows] == ["10", "20"]
+    assert epochs.rows[0][1].startswith("88.0 % (")
+    assert all("50.0 %" in cell for row in epochs.rows for cell in row[2:5])
+    assert all(cell.startswith(HYPOTHESES["correct-only"].title) for cell in epochs.rows[0][5:])
+    assert epochs.rows[1][5:] == ("-",) * len(LOSSES)
+    assert len(zero.rows) == 4
+    assert {row[1][:6] for row in zero.rows} == {"10.0 %", "20.0 %"}

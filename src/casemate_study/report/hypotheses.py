@@ -51,7 +51,8 @@ def _final_table(found: StoredHypotheses) -> Table:
         ("what is changed in E2's measure", *_HEAD),
         rows,
         f"E1's final weights, accuracy at the last iterate of FGSM at eps {E2_CONDITIONS['eps']:g}, with 95 % "
-        f"intervals (Wilson), and whether the interval includes the paper's {percent(WANTED)}. Without an attack: {clean}.",
+        f"intervals (Wilson), and whether the interval includes the paper's {percent(WANTED)}. Without an attack: "
+        f"{clean}.",
     )
 
 
@@ -117,9 +118,10 @@ def _conclusion(artifacts: Artifacts, tried: int) -> str:
     if not explaining:
         return f"None of these {tried} measures gives {number}: unexplained."
     named = "; ".join(map(str, explaining[-_MOST:]))
+    verb = "has" if len(explaining) == 1 else "have"
     more = f"; and {len(explaining) - _MOST} more" if len(explaining) > _MOST else ""
     return (
-        f"Of these {tried} measures {len(explaining)} have an interval that includes {number}, which may be "
+        f"Of these {tried} measures {len(explaining)} {verb} an interval that includes {number}, which may be "
         f"explained by: {named}{more}."
     )
 
