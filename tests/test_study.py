@@ -291,15 +291,16 @@ SHOWN = {"pictures", "neighbours", "augmented", "samples"}
 @pytest.mark.parametrize(
     ("module", "stale"),
     [
-        ("casemate.attacks.gradient", {"defend", "evaluation"} | MEASURED | SHOWN),
+        ("casemate.attacks.gradient", {"defend", "evaluation", "hypotheses"} | MEASURED | SHOWN),
         ("casemate.attacks.square", {"evaluation"} | MEASURED),
         ("casemate.attacks.lbfgs", set()),
-        ("casemate.training.loop", TRAINED),
+        ("casemate.training.loop", {"hypotheses"} | TRAINED),
         ("casemate.defenses.adversarial_training", {"defend"}),
-        ("casemate.models.paper", {"evaluation"} | TRAINED | MEASURED | SHOWN),
+        ("casemate.models.paper", {"evaluation", "hypotheses"} | TRAINED | MEASURED | SHOWN),
         ("casemate_study.report.build", set()),
-        ("casemate_study.tasks.training", TRAINED),
+        ("casemate_study.tasks.training", {"hypotheses"} | TRAINED),
         ("casemate_study.tasks.measurements", MEASURED),
+        ("casemate_study.tasks.hypotheses", {"hypotheses"}),
         ("casemate_study.tasks.evaluations", {"evaluation"}),
         ("casemate_study.tasks.pictures", SHOWN),
         ("casemate_study.claims", set()),
@@ -525,7 +526,7 @@ def test_the_undefended_models_meet_pgd_where_they_still_stand() -> None:
 
 def test_the_medium_scale_attacks_a_thousand_images_wherever_it_judges() -> None:
     for name, task in _tasks(MEDIUM).items():
-        if task.kind in ("clean", "curve", "worst", "targeted", "masking"):
+        if task.kind in ("clean", "curve", "worst", "targeted", "masking", "hypotheses"):
             sizes = [task.config[key] for key in ("images", "gradient_images", "attacked_images") if key in task.config]
             assert min(sizes) >= 1000, name
     assert MEDIUM.scale.pgd_restarts == FULL.scale.pgd_restarts == 5

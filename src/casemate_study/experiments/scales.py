@@ -57,6 +57,8 @@ class Scale:
     """Test images under targeted attacks from every class to every other (E13)."""
     checkpoint_images: int
     """Test images attacked at each of the kept epochs, and on each network of the search over students."""
+    hypotheses: bool
+    """Whether E2 tries hypotheses on why the paper's accuracy under FGSM is not ours, also after each kept epoch."""
     step_counts: tuple[int, ...]
     """Numbers of BIM iterations at which E4 measures accuracy."""
     defended_epochs: int
@@ -106,6 +108,7 @@ SMOKE = Scale(
     evaluates_ours=False,
     targeted_images=10,
     checkpoint_images=16,
+    hypotheses=True,
     step_counts=(0, 1, 2, 5, 10),
     defended_epochs=1,
     distilled_epochs=1,
@@ -141,6 +144,7 @@ QUICK = Scale(
     evaluates_ours=False,
     targeted_images=60,
     checkpoint_images=100,
+    hypotheses=False,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
     defended_epochs=10,
     distilled_epochs=14,
@@ -176,6 +180,7 @@ MEDIUM = Scale(
     evaluates_ours=True,
     targeted_images=1000,
     checkpoint_images=1000,
+    hypotheses=True,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50),
     defended_epochs=20,
     distilled_epochs=20,
@@ -211,6 +216,7 @@ FULL = Scale(
     evaluates_ours=True,
     targeted_images=1000,
     checkpoint_images=1000,
+    hypotheses=True,
     step_counts=(0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100),
     defended_epochs=50,
     distilled_epochs=50,

@@ -10,6 +10,7 @@ from typing import final
 
 from casemate.engine import Task
 from casemate_study.experiments import specs
+from casemate_study.experiments.hypotheses import hypotheses_tasks
 from casemate_study.experiments.models import SMALL_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.scales import EPS_GRID
 from casemate_study.experiments.specs import BIM_STEPS, LOSSES, Setup, Source
@@ -90,7 +91,8 @@ def _e2(setup: Setup) -> list[Task]:
         specs.curve_task(setup, E1.artifact("fgsm", loss), E1.source, attack | {"loss": loss}, "eps", EPS_GRID, images)
         for loss in LOSSES
     ]
-    return [*curves, specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)]
+    pictures = specs.pictures_task(setup, "E2/pictures", E1.source, {"FGSM 0.1": attack}, count=4)
+    return [*curves, pictures, *hypotheses_tasks(setup, E1.source)]
 
 
 E3_CLIPPINGS = {

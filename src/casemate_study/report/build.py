@@ -17,6 +17,7 @@ from casemate_study.experiments.scales import SCALES, scale_table
 from casemate_study.reference import Reference, reference_for, reference_json
 from casemate_study.report import comparison, markdown, paper_comparison, sentences
 from casemate_study.report.figures import all_figures
+from casemate_study.report.hypotheses import hypotheses_section
 from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts, Provenance
 from casemate_study.run import PlannedStudy
@@ -123,6 +124,7 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             missing=missing,
             headlines=headlines(study, artifacts, reference),
             compared=paper_comparison.comparison_table(compared, reference),
+            hypotheses=hypotheses_section(artifacts),
             reference=reference,
             claims=comparison.claim_table(claims, reference),
             advices=[(advice, reference and reference.accuracy(name, "worst")) for name, advice in advices],

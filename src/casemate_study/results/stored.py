@@ -199,6 +199,44 @@ class StoredCheckpoint:
 
 @final
 @dataclass(frozen=True)
+class ZeroShares:
+    """How much of a network's input gradients is exactly zero."""
+
+    images: Estimate
+    """Share of images whose gradient is zero in every pixel."""
+    pixels: Estimate
+    """Share of pixels without a gradient, the mean over the images."""
+
+
+@final
+@dataclass(frozen=True)
+class StoredCombination:
+    """Accuracy under FGSM with the changes of two hypotheses together."""
+
+    hypotheses: tuple[str, ...]
+    """The names of the two that raise the accuracy most under this loss."""
+    accuracy: Estimate | None
+    """None if no image counts."""
+
+
+@final
+@dataclass(frozen=True)
+class StoredHypotheses:
+    """E1's accuracy under FGSM in conditions that differ from E2's, by hypothesis and loss ascended."""
+
+    clean: Mapping[str, Estimate]
+    """Accuracy without an attack, on "test" images and on "training" images."""
+    single: Mapping[str, Mapping[str, Estimate | None]]
+    """Accuracy by the name of the hypothesis, then by the name of the loss; None if no image counts."""
+    combined: Mapping[str, StoredCombination | None]
+    """The combination under each loss, by its name; None if fewer than two hypotheses raise the accuracy."""
+    zero_gradients: Mapping[str, Mapping[str, ZeroShares]]
+    """By "own" (gradient of each image's own loss) or "mean" (of the mean over a batch, with denormals flushed), then
+    by the name of the loss."""
+
+
+@final
+@dataclass(frozen=True)
 class StoredTargets:
     """The results of a targeted attack on one model from every class to every other."""
 

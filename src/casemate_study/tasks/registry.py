@@ -8,6 +8,7 @@ PRODUCERS = {
     "clean": Producer("casemate_study.tasks.measurements", "measure_clean"),
     "curve": Producer("casemate_study.tasks.measurements", "measure_curve"),
     "masking": Producer("casemate_study.tasks.measurements", "measure_masking"),
+    "hypotheses": Producer("casemate_study.tasks.hypotheses", "try_hypotheses"),
     "worst": Producer("casemate_study.tasks.measurements", "measure_worst"),
     "evaluation": Producer("casemate_study.tasks.evaluations", "judge_model"),
     "targeted": Producer("casemate_study.tasks.measurements", "measure_targeted"),

@@ -1,0 +1,140 @@
+"""The report's section on hypotheses: why the paper's accuracy of E1 under FGSM is not ours, each with its numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from casemate.evaluation import Estimate, percent
+from casemate.losses import TITLES
+from casemate_study.experiments import paper
+from casemate_study.experiments.hypotheses import E2_CONDITIONS, HYPOTHESES, MEAN_OF
+from casemate_study.experiments.specs import LOSSES
+from casemate_study.report.comparison import Table
+from casemate_study.results.hypotheses import WANTED, Trial, explaining_trials, hypotheses_by_epoch, trials_of
+from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredHypotheses, find_result
+
+_HEAD = tuple(f"ascending {TITLES[loss]}" for loss in LOSSES)
+_FGSM = "FGSM 0.1"
+"""The attack of E1's measures at each kept epoch (kind "masking") that the paper's number refers to."""
+_MOST = 6
+"""Explaining trials that the sentence names."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HypothesesSection:
+    """The section as its tables and its last sentence, which follows from them by a rule."""
+
+    tables: tuple[Table, ...]
+    conclusion: str
+
+
+def _cell(estimate: Estimate | None) -> str:
+    """Text of a table cell: the accuracy with interval and n, and whether the paper's lies within the interval."""
+    if estimate is None:
+        return "-"
+    inside = estimate.low <= WANTED <= estimate.high
+    return f"{estimate:n}, {'includes' if inside else 'excludes'} {percent(WANTED)}"
+
+
+def _final_table(found: StoredHypotheses) -> Table:
+    """A table with one row per hypothesis, tried on the final weights: accuracy by the loss ascended."""
+    rows = [
+        (HYPOTHESES[name].title, *(_cell(by_loss[loss]) for loss in LOSSES)) for name, by_loss in found.single.items()
+    ]
+    pairs = [trial for trial in trials_of(found, None) if len(trial.hypotheses) > 1]
+    by_loss = {trial.loss: f"{trial.title}: {_cell(trial.accuracy)}" for trial in pairs}
+    if by_loss:
+        rows.append(("the two that raise it most under this loss, together", *(by_loss.get(x, "-") for x in LOSSES)))
+    clean = ", ".join(f"{estimate:n} of {part} images" for part, estimate in found.clean.items())
+    return Table(
+        ("what is changed in E2's measure", *_HEAD),
+        rows,
+        f"E1's final weights, accuracy at the last iterate of FGSM at eps {E2_CONDITIONS['eps']:g}, with 95 % "
+        f"intervals (Wilson), and whether the interval includes the paper's {percent(WANTED)}. Without an attack: "
+        f"{clean}.",
+    )
+
+
+def _epochs_table(artifacts: Artifacts) -> Table | None:
+    """A table with one row per kept epoch: accuracy without an attack, under FGSM as in E2, and with the hypotheses
+    that come nearest to the paper's number, by the loss ascended. None if no epoch is measured.
+    """
+    names = sorted(name for name in artifacts if name.startswith("E1/epoch-"))
+    stored = {int(name[-3:]): find_result(artifacts, name, StoredCheckpoint) for name in names}
+    tried = hypotheses_by_epoch(artifacts)
+    rows: list[tuple[str, ...]] = []
+    for epoch, checkpoint in stored.items():
+        if checkpoint is None or _FGSM not in checkpoint.attacks:
+            continue
+        nearest = _nearest(tried.get(epoch), epoch)
+        under = (_cell(checkpoint.attacks[_FGSM][loss].last) for loss in LOSSES)
+        rows.append((str(epoch), f"{checkpoint.accuracy:n}", *under, *(nearest or ("-",) * len(LOSSES))))
+    if not rows:
+        return None
+    near = tuple(f"nearest hypothesis, {TITLES[loss]}" for loss in LOSSES)
+    return Table(
+        ("E1 after epoch", "clean", *(f"as in E2, {TITLES[loss]}" for loss in LOSSES), *near),
+        rows,
+        "As in E2: FGSM at eps 0.1 on test images. Nearest hypothesis: the one, or the two together, whose accuracy is "
+        f"nearest to {percent(WANTED)}; the last epoch's weights are the final ones, in the table above.",
+    )
+
+
+def _nearest(found: StoredHypotheses | None, epoch: int | None) -> tuple[str, ...] | None:
+    """Text for each loss on the trial whose accuracy is nearest to the paper's; None if there are no trials."""
+    if found is None:
+        return None
+    by_loss: dict[str, list[Trial]] = {loss: [] for loss in LOSSES}
+    for trial in trials_of(found, epoch):
+        by_loss[trial.loss].append(trial)
+    best = {loss: min(each, key=lambda trial: abs(trial.accuracy.value - WANTED)) for loss, each in by_loss.items()}
+    return tuple(f"{best[loss].title}: {_cell(best[loss].accuracy)}" for loss in LOSSES)
+
+
+def _zero_table(found: StoredHypotheses) -> Table:
+    """A table of the shares of images and of pixels without a gradient, for each way to compute the gradient."""
+    ways = {"own": "each image's own loss", "mean": f"the mean over {MEAN_OF:,} images, denormals flushed"}
+    rows: list[tuple[str, ...]] = []
+    for way, words in ways.items():
+        by_loss = found.zero_gradients[way]
+        rows.append((f"images, gradient of {words}", *(f"{by_loss[loss].images:n}" for loss in LOSSES)))
+        rows.append((f"pixels, gradient of {words}", *(f"{by_loss[loss].pixels:n}" for loss in LOSSES)))
+    return Table(
+        ("exactly zero in", *_HEAD),
+        rows,
+        "An attack that follows the sign leaves pixels without a gradient as they are. Images: those with a zero in "
+        "every pixel, interval of Wilson; pixels: mean over the images, bootstrap interval.",
+    )
+
+
+def _conclusion(artifacts: Artifacts, tried: int) -> str:
+    """The last sentence. Rule: the paper's number is explained by the trials whose interval includes it; by the number
+    of trials some may include it by chance, so that all are counted; unexplained if none does.
+    """
+    explaining = explaining_trials(artifacts)
+    statement = paper.FGSM_AT_01
+    number = f"the paper's {percent(statement.value)} (section {statement.where})"
+    if not explaining:
+        return f"None of these {tried} measures gives {number}: unexplained."
+    named = "; ".join(map(str, explaining[-_MOST:]))
+    verb = "has" if len(explaining) == 1 else "have"
+    more = f"; and {len(explaining) - _MOST} more" if len(explaining) > _MOST else ""
+    return (
+        f"Of these {tried} measures {len(explaining)} {verb} an interval that includes {number}, which may be "
+        f"explained by: {named}{more}."
+    )
+
+
+def hypotheses_section(artifacts: Artifacts) -> HypothesesSection | None:
+    """The section on the hypotheses that were tried; None if those on the final weights are not finished."""
+    by_epoch = hypotheses_by_epoch(artifacts)
+    found = by_epoch.get(None)
+    if found is None:
+        return None
+    tried = sum(len(list(trials_of(each, epoch))) for epoch, each in by_epoch.items())
+    tables: Sequence[Table | None] = (_final_table(found), _epochs_table(artifacts), _zero_table(found))
+    return HypothesesSection(
+        tables=tuple(table for table in tables if table is not None),
+        conclusion=_conclusion(artifacts, tried),
+    )
