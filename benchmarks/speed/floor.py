@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from casemate.models import Classifier
 
 
-def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5) -> float:
-    """Floating-point operations per second of a float32 matrix product: the best of several."""
+def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a matrix product, of float32 or `dtype`: the best of several."""
     torch.set_num_threads(threads)
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     best, begun = 0.0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         start = time.perf_counter()
