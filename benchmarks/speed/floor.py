@@ -23,7 +23,9 @@ def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5, dtype: torch
 
 def macs(model: Classifier) -> int:
     """Multiplications with addition of one image's pass forward, in convolutions and dense layers."""
-    total = 0
+    total, image = 0, torch.zeros(1, *model.input_shape)
+    with torch.no_grad():
+        model.eval()(image)  # the first pass is more than one, since it examines the model
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
@@ -34,7 +36,7 @@ def macs(model: Classifier) -> int:
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *model.input_shape))
+        model(image)
     for hook in hooks:
         hook.remove()
     return total

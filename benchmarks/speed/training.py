@@ -6,16 +6,22 @@ thread. `--parts` runs some of:
 - `epochs`: an epoch of the study's networks in both precisions, which take turns; beside the limit, the time of the
   arithmetic alone at the rate of a matrix product of that precision;
 - `operations`: the share of an epoch that each kind of layer takes (PyTorch's profiler);
-- `accuracy`: the accuracies after small trainings in both precisions, with the same seeds.
+- `accuracy`: the accuracies after small trainings in both precisions, with the same seeds;
+- `threads`: seconds of the clock that `casemate train` takes on two threads that sleep or spin while they wait, and on
+  one, on the free machine and beside a process that keeps a core busy.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +33,7 @@ from torch import Tensor
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
+from casemate.cli.shared.waiting_threads import VARIABLES
 from casemate.data import Dataset, LabelledImages, load, split, subset
 from casemate.defenses import AdversarialRegularization
 from casemate.evaluation import evaluate_clean
@@ -38,7 +45,7 @@ from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 HERE = Path(__file__).resolve().parent
 NETWORKS = ("paper-cnn", "paper-student")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-PARTS = ("epochs", "operations", "accuracy")
+PARTS = ("epochs", "operations", "accuracy", "threads")
 BATCH = 128
 EPOCHS = 3
 """Epochs of a timed training; the first one, in which loops are compiled and memory is allocated, is not counted."""
@@ -231,6 +238,58 @@ def accuracy(data: Dataset, plans: tuple[Plan, ...] = PLANS) -> dict[str, Any]:
     return {"rows": rows}
 
 
+COMMAND = ("train", "--dataset", "fashion-mnist", "--train-images", "3000", "--epochs", "8", "--overwrite")
+WAYS = {
+    "2 threads that spin while they wait, PyTorch's default": ("2", {}),
+    "2 threads that sleep while they wait, casemate's default": ("2", {"OMP_WAIT_POLICY": "passive"}),
+    "1 thread": ("1", {"OMP_WAIT_POLICY": "passive"}),
+}
+"""The number of threads and the environment of each way to train."""
+_IMPORTED_FIRST = "import sys, torch; from casemate.cli.main import main; sys.exit(main())"
+"""Where PyTorch is imported first, the environment is as it is given."""
+
+
+def threads(rounds: int, data_dir: Path | None) -> dict[str, Any]:
+    """Seconds of the clock of `COMMAND` in each way, free and beside a busy process: the least of some rounds."""
+    seconds: dict[tuple[str, str], list[float]] = {(way, beside): [] for way in WAYS for beside in ("free", "busy")}
+    for _ in range(rounds):
+        for way, beside in seconds:
+            with busy() if beside == "busy" else nullcontext():
+                seconds[way, beside].append(trained_beside(*WAYS[way], data_dir))
+            print(f"{way}, {beside}: {seconds[way, beside][-1]:.1f} s", flush=True)
+    rows = [
+        {"way": way, "beside": beside, "least_seconds": min(those), "all_seconds": those}
+        for (way, beside), those in seconds.items()
+    ]
+    return {"trained": f"casemate {' '.join(COMMAND)}", "rows": rows}
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Inside, another process keeps one core busy."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def trained_beside(count: str, environment: dict[str, str], data_dir: Path | None) -> float:
+    """Seconds of the clock of `COMMAND` on a number of threads."""
+    without = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    place = [] if data_dir is None else ["--data-dir", str(data_dir)]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*COMMAND, "--threads", count, "--device", "cpu", "--out", f"{folder}/model.safetensors", *place]
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-c", _IMPORTED_FIRST, *command],
+            check=True,
+            capture_output=True,
+            env={**without, **environment},
+        )
+        return time.perf_counter() - start
+
+
 def main() -> None:
     """Measure, and write each finished part at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -249,8 +308,10 @@ def main() -> None:
             found = epochs(data, images, args.rounds)
         elif part == "operations":
             found = operations(data, images)
-        else:
+        elif part == "accuracy":
             found = accuracy(data)
+        else:
+            found = threads(args.rounds, args.data_dir)
         document[part] = found | {
             "command": f"python benchmarks/speed/training.py --n {args.n} --rounds {args.rounds} --parts {part}",
             "load": os.getloadavg()[0],
