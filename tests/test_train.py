@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from casemate.arrays import read_safetensors
 from casemate.data import LabelledImages, digits, split
 from casemate.data.augment import AlternatingFlip, Shift
 from casemate.defenses import AdversarialTraining
-from casemate.errors import CasemateError, SettingError, ShapeError, TrainingError
+from casemate.errors import CasemateError, SettingError, ShapeError, StoreError, TrainingError
 from casemate.models import Classifier, create
 from casemate.models.accel.dropout import HashDropout
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
@@ -667,6 +668,24 @@ def test_a_checkpoint_that_says_what_cannot_be_is_refused(tmp_path: Path, change
     checkpoint.write_bytes(safetensors.torch.save(tensors, metadata=write))
     with pytest.raises(TrainingError, match="is not a complete training checkpoint"):
         _fit(_EVERYTHING, checkpoint=checkpoint)
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    checkpoint = tmp_path / "state"
+    with pytest.raises(_Killed):
+        _fit(_PLAIN, checkpoint=checkpoint, observer=_KillsIn(3))
+    good = checkpoint.read_bytes()
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
+        with pytest.raises(StoreError, match=f"cannot write {checkpoint}: .*File too large.*free some space"):
+            _fit(_PLAIN, checkpoint=checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert checkpoint.read_bytes() == good
 
 
 def test_a_folder_as_checkpoint_is_refused(tmp_path: Path) -> None:

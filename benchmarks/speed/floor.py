@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from casemate.models import Classifier
 
 
-def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5) -> float:
-    """Floating-point operations per second of a float32 matrix product: the best of several."""
+def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a matrix product, of float32 or `dtype`: the best of several."""
     torch.set_num_threads(threads)
-    left, right = torch.randn(size, size), torch.randn(size, size)
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     best, begun = 0.0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         start = time.perf_counter()
@@ -23,7 +23,9 @@ def gemm_rate(threads: int, size: int = 1536, seconds: float = 1.5) -> float:
 
 def macs(model: Classifier) -> int:
     """Multiplications with addition of one image's pass forward, in convolutions and dense layers."""
-    total = 0
+    total, image = 0, torch.zeros(1, *model.input_shape)
+    with torch.no_grad():
+        model.eval()(image)  # the first pass is more than one, since it examines the model
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
@@ -34,7 +36,7 @@ def macs(model: Classifier) -> int:
 
     hooks = [module.register_forward_hook(count) for module in model.modules()]
     with torch.no_grad():
-        model.eval()(torch.zeros(1, *model.input_shape))
+        model(image)
     for hook in hooks:
         hook.remove()
     return total

@@ -17,6 +17,7 @@ from rich.markup import escape
 from casemate.cli.shared import console, parsing
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Json, Machine
+from casemate.cli.shared.waiting_threads import describe_waiting
 from casemate.engine import default_store
 from casemate.errors import CasemateError, CasemateWarning
 from casemate.extensions import INFO, extensions, load_extension
@@ -45,6 +46,7 @@ class Info:
             from casemate.losses import TITLES
 
             facts: dict[str, Any] = surroundings(device, threads)
+            facts["waiting_threads"] = describe_waiting()
             facts["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None
             facts |= {"cache": str(cache_folder()), "store": str(default_store())}
             facts["CASEMATE_DATA"] = os.environ.get("CASEMATE_DATA")

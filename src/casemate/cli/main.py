@@ -23,6 +23,7 @@ from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import load_torch
 from casemate.cli.shared.parsing import choose_command, first_line
 from casemate.cli.shared.sigint import redeliver_interrupts
+from casemate.cli.shared.waiting_threads import sleep_while_waiting
 from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
 
@@ -97,8 +98,10 @@ def _summary(point: EntryPoint) -> str | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line (`argv`, or else the program's own arguments), and return the exit code: 0, 2, 3 or 130.
 
-    Unexpected errors are not caught, so that Python prints a traceback and exits with 1.
+    Unexpected errors are not caught, so that Python prints a traceback and exits with 1. Sets `OMP_WAIT_POLICY` for
+    this process and its workers, see `sleep_while_waiting`.
     """
+    sleep_while_waiting()  # first, since it has no effect once anything has imported PyTorch
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,11 +12,12 @@ from typing import Any, final
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import TrainingError
-from casemate.files import write_bytes
+from casemate.files import writing
 
 Weights = dict[str, Tensor]
 
@@ -31,7 +32,7 @@ def checksum(text: str, weights: Weights) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 
@@ -82,7 +83,12 @@ class TrainingState:
         # clones, since the format forbids tensors that share memory, as the best and a kept epoch may
         own = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         text = json.dumps(entries)
-        write_bytes(path, safetensors.torch.save(own, metadata={"state": text, "sha256": checksum(text, own)}))
+        metadata = {"state": text, "sha256": checksum(text, own)}
+        with writing(path) as temporary:
+            try:  # straight into the file: bytes in memory first, as of smaller files, would take twice the time
+                safetensors.torch.save_file(own, temporary, metadata)
+            except SafetensorError as error:  # a full disk, among others
+                raise OSError(str(error)) from error
 
 
 def read_state(path: Path, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
