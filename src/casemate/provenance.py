@@ -38,7 +38,8 @@ def commit() -> str | None:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, such as "AMD EPYC"."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -63,7 +64,7 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": dict(_versions()),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device,

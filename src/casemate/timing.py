@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
+TrainPrecision = Literal["float32", "bfloat16"]
+"""Precision of convolutions and matrix products in training steps."""
 GRADIENT_COST = 0.65
 FORWARD_COST = 0.25
 """Measured time of a forward pass (`GRADIENT_COST`: of an input gradient), divided by that of a training step on as

@@ -10,7 +10,7 @@ from casemate import data
 from casemate.engine import Artifact, Context, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
-from casemate.timing import GRADIENT_COST, StepCost
+from casemate.timing import GRADIENT_COST, StepCost, TrainPrecision
 from casemate_study.experiments.catalogue import choose_experiments, tasks_of
 from casemate_study.experiments.scales import scale_by_name
 from casemate_study.experiments.specs import Setup
@@ -43,17 +43,19 @@ def plan_study(
     device: str,
     data_dir: Path | None,
     observer: Observer,
+    precision: TrainPrecision = "float32",
     pieces: Path | None = None,
 ) -> PlannedStudy:
     """List the study's tasks and find those whose artifacts are in the store. The images are read; nothing is computed.
 
     Args:
-        scale: smoke, quick, medium or full.
+        scale: smoke, quick, medium, paper or full.
         dataset: auto, fashion-mnist or digits; None for the scale's own.
         only: names of experiments; tasks of others are added where these need them; all experiments if empty.
         store: folder of the store; None for the default one.
         device: the device that tasks will run on; it is part of their keys.
         data_dir: folder of the data files; None for the default places, or a download.
+        precision: precision of the training steps (`TrainConfig.precision`).
         pieces: folder of artifacts without weights, which count as finished if the store lacks them; None for none.
 
     Raises:
@@ -62,7 +64,14 @@ def plan_study(
     size = scale_by_name(scale)
     experiments = choose_experiments(only)
     images = data.load(dataset or size.dataset, data_dir, observer=observer)
-    setup = Setup(scale=size, dataset=images.name, train_size=len(images.train), test_size=len(images.test), seed=seed)
+    setup = Setup(
+        scale=size,
+        dataset=images.name,
+        train_size=len(images.train),
+        test_size=len(images.test),
+        seed=seed,
+        precision=precision,
+    )
     tasks, wanted = tasks_of(experiments, setup)
     artifacts = Store(store)
     kept = None if pieces is None else Pieces(pieces, is_kept)

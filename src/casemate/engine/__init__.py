@@ -17,3 +17,4 @@ from casemate.engine.task import Context as Context
 from casemate.engine.task import Producer as Producer
 from casemate.engine.task import ProducerFn as ProducerFn
 from casemate.engine.task import Task as Task
+from casemate.engine.task import ordered as ordered

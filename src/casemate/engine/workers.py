@@ -199,9 +199,6 @@ class _Relay:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def __deepcopy__(self, memo: object) -> "_Relay":
-        return self  # a copied model has its observer; a copy of the pipe would close it for both
-
     def _send(self, name: str, *content: Any) -> None:
         self._pipe.send(("progress", name, *content))
 

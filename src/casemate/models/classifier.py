@@ -5,6 +5,7 @@ the layout and type that it accepts; its output is checked at every call, and co
 later. A network that fails, or does not return one logit per class, raises an error that says what to change.
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -78,6 +79,14 @@ class Classifier(nn.Module):
         self._traits = NetworkTraits()
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Classifier":
+        """Copy network, weights and settings; the observer, which may hold locks or pipes, is shared."""
+        memo[id(self.observer)] = self.observer
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return made
 
     def forward(self, images: Images) -> Logits:
         """Return logits `(n, classes)` of images `(n, channels, height, width)` within `bounds`.

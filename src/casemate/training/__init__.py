@@ -6,4 +6,5 @@ from casemate.training.loop import TrainResult as TrainResult
 from casemate.training.loop import fit as fit
 from casemate.training.objective import CrossEntropy as CrossEntropy
 from casemate.training.objective import Objective as Objective
+from casemate.training.precision import faster_precision as faster_precision
 from casemate.training.state import Weights as Weights

@@ -10,6 +10,7 @@ from torch import nn
 
 from casemate.errors import SettingError
 from casemate.settings import at_least, between, expect, not_negative, one_of, positive
+from casemate.timing import TrainPrecision
 
 Schedule = Callable[[float], float]
 """Maps the share of training steps done, in [0, 1), to a factor on the learning rate."""
@@ -58,7 +59,7 @@ class TrainConfig:
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
     """Decay per step (such as 0.999) of a moving average of the weights, to be validated and returned; None: no
     average."""
-    precision: Annotated[Literal["float32", "bfloat16"], one_of("float32", "bfloat16")] = "float32"
+    precision: Annotated[TrainPrecision, one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
     losses and validation use float32. Some processors multiply bfloat16 several times as fast."""
     save_epochs: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ import torch
 from casemate.attacks import Criterion, frozen, input_gradient
 from casemate.models import create
 from casemate.rng import torch_forked
-from casemate.timing import StepCost
+from casemate.timing import StepCost, TrainPrecision
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy
 
@@ -17,10 +17,12 @@ _BATCH = 128
 _CLASSES = tuple("0123456789")
 
 
-def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCost:
+def measure_step_cost(
+    input_shape: tuple[int, int, int], device: str, precision: TrainPrecision = "float32"
+) -> StepCost:
     """Measure the seconds per image of training and attack steps of `paper-cnn` on `device`, in about a second.
 
-    PyTorch's random state is restored.
+    `precision` is that of the training steps. PyTorch's random state is restored.
     """
     where = torch.device(device)
     with torch_forked(where):
@@ -34,7 +36,9 @@ def measure_step_cost(input_shape: tuple[int, int, int], device: str) -> StepCos
         def step() -> None:
             model.train()
             optimizer.zero_grad(set_to_none=True)
-            objective(model, images, labels)[0].backward()
+            with torch.autocast(where.type, torch.bfloat16, enabled=precision == "bfloat16"):
+                loss = objective(model, images, labels)[0]
+            loss.backward()
             optimizer.step()
 
         def gradient() -> None:

@@ -6,6 +6,7 @@ from casemate.engine import Task
 from casemate.settings import unknown_name
 from casemate_study.experiments.defended import DEFENDED
 from casemate_study.experiments.models import StudyModel
+from casemate_study.experiments.seeds import repeated_tasks
 from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import UNDEFENDED, Experiment
 
@@ -31,11 +32,27 @@ def choose_experiments(names: Sequence[str]) -> list[Experiment]:
 def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task], list[str]]:
     """Describe all tasks of the whole study, since any may be a dependency. Nothing is run.
 
-    Returns the tasks of all experiments, and the names of those that belong to `experiments`.
+    Returns the tasks of all experiments, and the names of those that belong to `experiments`, in the order in which
+    they should run: those that the paper's claims need first, one model after the other.
     """
-    every = {name: experiment.tasks(setup) for name, experiment in EXPERIMENTS.items()}
-    wanted = [task.name for experiment in experiments for task in every[experiment.name]]
-    return [task for tasks in every.values() for task in tasks], wanted
+    every: dict[str, Task] = {}
+    wanted: list[str] = []
+    for name, experiment in EXPERIMENTS.items():
+        found = [*experiment.tasks(setup), *repeated_tasks(EXPERIMENTS, setup, name)]
+        every |= {task.name: task for task in found}
+        wanted += [task.name for task in found if experiment in experiments]
+    return list(every.values()), sorted(dict.fromkeys(wanted), key=_rank)
+
+
+_LATER = ("E12-", "E13-", "E13/targeted", "seed-", "E5-", "E6-", "E1-", "E13/", "E1+")
+"""Starts of the names of tasks that decide few or none of the paper's claims; they run after all others, in this
+order.
+"""
+
+
+def _rank(name: str) -> int:
+    """The place of a task's group in the order of tasks: 0 for those that decide the paper's claims."""
+    return next((place for place, start in enumerate(_LATER, start=1) if name.startswith(start)), 0)
 
 
 def models_of(experiments: Sequence[Experiment], setup: Setup) -> list[StudyModel]:

@@ -1,5 +1,5 @@
-"""The study's five scales (smoke, quick, medium, paper, full): how many images, epochs and settings each runs, in one table.
-The report prints the same table.
+"""The study's five scales (smoke, quick, medium, paper, full): how many images, epochs and settings each runs, in one
+table. The report prints the same table.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -4,10 +4,10 @@ estimate of the cost. Nothing is computed here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 from casemate.engine import Task
-from casemate.timing import FORWARD_COST, GRADIENT_COST, relative_step_cost
+from casemate.timing import FORWARD_COST, GRADIENT_COST, TrainPrecision, relative_step_cost
 from casemate_study.experiments.scales import Scale
 
 LOSSES = ("ce", "torch-ce", "prob-ce")
@@ -29,7 +29,7 @@ class Setup:
     train_size: int
     """Number of images in its training part, validation images included."""
     seed: int
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: TrainPrecision = "float32"
     """Precision of the training steps (`TrainConfig.precision`)."""
 
     def images(self, wanted: int) -> int:

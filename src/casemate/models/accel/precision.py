@@ -45,7 +45,7 @@ def in_float32(model: Classifier) -> Classifier | None:
 
 def in_bfloat16(model: Classifier) -> Classifier:
     """A copy of the model that computes in bfloat16, but takes images and returns logits of the type that it does."""
-    made = copy.deepcopy(model, {id(model.observer): model.observer})  # the observer is shared, not copied
+    made = copy.deepcopy(model)
     made.network = _InBfloat16(made.network)
     return made
 

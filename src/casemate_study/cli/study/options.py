@@ -52,13 +52,13 @@ class Study:
             from casemate_study.cli.study import run, show
 
             planned = run.plan(self.selection, device, observer)
+            workers = self.workers or run.default_workers(device, threads)
             if self.dry_run:
-                display = partial(show.show_plan, planned, run.measure(planned, observer))
+                display = partial(show.show_plan, planned, run.measure(planned, observer), workers)
             else:
                 report = None if self.no_report else out
                 if report is not None:
                     outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
-                workers = self.workers or run.default_workers(device, threads)
                 found = run.compute(
                     planned, self.selection, threads=threads, workers=workers, out=report, observer=observer
                 )

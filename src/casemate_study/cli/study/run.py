@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from casemate.engine import Artifact
+from casemate.engine import Artifact, Store
+from casemate.errors import StoreError
+from casemate.files import read_json, write_json
 from casemate.memory import memory_of_machine
 from casemate.progress import Observer
-from casemate.timing import StepCost
-from casemate.training import measure_step_cost
+from casemate.provenance import environment, processor
+from casemate.timing import StepCost, TrainPrecision
+from casemate.training import faster_precision, measure_step_cost
 from casemate_study.cli.study.live_report import LiveReport
 from casemate_study.cli.study.selection import Selection
 from casemate_study.run import PlannedStudy, plan_study, run_study
@@ -43,8 +46,28 @@ def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
             device=device,
             data_dir=selection.data_dir,
             observer=observer,
+            precision=_precision(selection, device),
             pieces=selection.pieces,
         )
+
+
+def _precision(selection: Selection, device: str) -> TrainPrecision:
+    """The precision of training steps that the options select.
+
+    For "auto" it is measured once for each kind of processor and release of PyTorch, and remembered in the store, since
+    artifacts computed in another precision have other keys.
+    """
+    if selection.precision != "auto":
+        return selection.precision
+    if device != "cpu":
+        return "float32"
+    file = Store(selection.store).root / "precision.json"
+    known = read_json(file, StoreError) if file.is_file() else {}
+    here = " / ".join((processor(), *environment(device).values()))
+    if not isinstance(known, dict) or known.get(here) not in get_args(TrainPrecision):
+        known = {**(known if isinstance(known, dict) else {}), here: faster_precision(device)}
+        write_json(file, known)
+    return known[here]
 
 
 def measure(study: PlannedStudy, observer: Observer) -> StepCost:
@@ -52,7 +75,7 @@ def measure(study: PlannedStudy, observer: Observer) -> StepCost:
     study's size.
     """
     with observer.work("Measuring how fast this machine is", 0):
-        return measure_step_cost(study.dataset.image_shape, study.device)
+        return measure_step_cost(study.dataset.image_shape, study.device, study.setup.precision)
 
 
 def default_workers(device: str, threads: int) -> int:

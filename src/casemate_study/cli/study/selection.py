@@ -4,7 +4,7 @@ report`.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -27,12 +27,15 @@ class Selection:
     """The options that say which study to compute or to report; equal options find the same artifacts in the store."""
 
     scale: Annotated[str, _SCALE] = "quick"
-    """How much is computed: smoke shows that everything runs, quick is a first look, full has the paper's sizes."""
+    """How much is computed: smoke shows that everything runs, quick is a first look, paper has the paper's sizes."""
     dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the scale's own)")] = None
     """The images, one of `casemate data list`; auto: Fashion-MNIST, or scikit-learn's digits if it is not available."""
     only: Annotated[tuple[str, ...], arg(metavar="E1 E2 ...", help_behavior_hint="(default: all)")] = ()
     """Only these experiments, and of others the tasks that they need."""
     seed: Seed = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of training steps: auto is bfloat16 where this machine multiplies much faster in it, and was so when
+    the store was first used on it. Attacks use float32."""
     data_dir: DataDir = None
     store: StoreFolder = None
     pieces: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None

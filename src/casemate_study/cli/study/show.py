@@ -21,18 +21,19 @@ def _header(study: PlannedStudy) -> dict[str, Any]:
         "dataset": study.setup.dataset,
         "fallback_for": study.dataset.fallback_for,
         "seed": study.setup.seed,
+        "precision": study.setup.precision,
         "device": study.device,
         "experiments": [experiment.name for experiment in study.experiments],
         "store": str(study.store.root),
     }
 
 
-def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
-    """Print each task as finished or to do, and an estimate of the time that those to do would take; as JSON if
-    `as_json`.
+def show_plan(study: PlannedStudy, speed: StepCost, workers: int, *, as_json: bool) -> None:
+    """Print each task as finished or to do, and an estimate of the time that those to do would take if `workers`
+    processes compute side by side; as JSON if `as_json`.
     """
     planned, setup = study.plan, study.setup
-    left = sum(task_seconds(task, speed) for task in planned.missing)
+    left = sum(task_seconds(task, speed) for task in planned.missing) / workers
     if as_json:
         rows = [
             {
@@ -53,7 +54,11 @@ def show_plan(study: PlannedStudy, speed: StepCost, *, as_json: bool) -> None:
             made.add_row(task.name, "to do", f"about {console.duration(task_seconds(task, speed))}")
         else:
             made.add_row(task.name, "finished", f"took {console.duration(Provenance.of(artifact).seconds)}")
-    time = f"about {console.duration(left)} left on this machine" if planned.missing else "nothing left to compute"
+    time = (
+        f"at most about {console.duration(left)} left on this machine, {workers} at a time"
+        if planned.missing
+        else "nothing left to compute"
+    )
     console.show(made, f"{len(planned.artifacts)} of {len(planned.tasks)} artifacts are finished; {time}.")
 
 
