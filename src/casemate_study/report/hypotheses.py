@@ -101,7 +101,7 @@ def _zero_table(found: StoredHypotheses) -> Table:
         rows.append((f"images, gradient of {words}", *(f"{by_loss[loss].images:n}" for loss in LOSSES)))
         rows.append((f"pixels, gradient of {words}", *(f"{by_loss[loss].pixels:n}" for loss in LOSSES)))
     return Table(
-        ("exactly zero in", *_HEAD),
+        ("share exactly zero", *(TITLES[loss] for loss in LOSSES)),
         rows,
         "An attack that follows the sign leaves pixels without a gradient as they are. Images: those with a zero in "
         "every pixel, interval of Wilson; pixels: mean over the images, bootstrap interval.",
