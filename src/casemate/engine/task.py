@@ -69,11 +69,12 @@ class Producer:
     module: str
     """The module whose code, with everything it imports, determines the result; its hash is part of the key."""
     function: str
-    """The name of the function in that module."""
+    """The name of the function in that module; or `package.module:function` for one in another module."""
 
     def load(self) -> ProducerFn:
         """Import and return that function. Called just before tasks run, so that making a plan needs no PyTorch."""
-        return getattr(import_module(self.module), self.function)
+        module, _, name = self.function.rpartition(":")
+        return getattr(import_module(module or self.module), name)
 
 
 def keys(tasks: Sequence[Task], producers: Mapping[str, Producer], environment: Mapping[str, str]) -> dict[str, str]:

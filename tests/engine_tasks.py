@@ -1,0 +1,38 @@
+"""A producer of small artifacts, in a module of its own so that worker processes can import it."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from casemate.engine import Context
+from casemate.errors import StoreError, TrainingError
+
+
+def produce(
+    config: dict[str, Any], needs: Mapping[str, Any], folder: Path, working: Path, context: Context
+) -> dict[str, Any]:
+    """Add the configured value to those of the needs.
+
+    The configuration may also say how the task `fails`, for how many `seconds` it works, in which file it leaves the
+    process's number, and how often it `dies` before it succeeds.
+    """
+    with context.observer.work("producing", 2) as advance:
+        advance(1, "half")
+        if "process" in config:
+            Path(config["process"]).write_text(str(os.getpid()))
+        time.sleep(config.get("seconds", 0))
+        deaths = working / "deaths"
+        died = len(deaths.read_text()) if deaths.exists() else 0
+        if died < config.get("dies", 0):
+            deaths.write_text("x" * (died + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "fails" in config:
+            raise {"store": StoreError, "training": TrainingError, "bug": ZeroDivisionError}[config["fails"]](
+                "this one fails"
+            )
+        (folder / "out.txt").write_text(str(config["value"]))
+        advance(1, "whole")
+    return {"value": config["value"] + sum(artifact.result["value"] for artifact in needs.values())}

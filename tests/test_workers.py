@@ -1,0 +1,168 @@
+"""Tasks computed side by side by worker processes: results, failures, kills, and that nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from casemate.engine import Artifact, Context, Producer, Store, Task, make_plan, run_plan
+from casemate.errors import MachineError, StoreError, TrainingError
+from casemate.progress import NULL_OBSERVER
+from conftest import Listener
+
+PRODUCERS = {"add": Producer("casemate.losses", "engine_tasks:produce")}
+
+
+def _task(name: str, needs: dict[str, str] | None = None, **config: Any) -> Task:
+    return Task(name=name, kind="add", config={"value": 1, **config}, needs=needs or {})
+
+
+def _run(tmp_path: Path, tasks: list[Task], observer: Any = NULL_OBSERVER, workers: int = 2) -> dict[str, Artifact]:
+    store = Store(tmp_path)
+    plan = make_plan(tasks, [task.name for task in tasks], PRODUCERS, store, "cpu")
+    return run_plan(plan, PRODUCERS, store, Context("cpu", observer), workers=workers)
+
+
+def _finished(tmp_path: Path, tasks: list[Task]) -> set[str]:
+    return set(make_plan(tasks, [task.name for task in tasks], PRODUCERS, Store(tmp_path), "cpu").artifacts)
+
+
+def _locked(root: Path) -> list[str]:
+    """The locks of a store that some process holds."""
+    found = []
+    for file in (root / "locks").glob("*.lock"):
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            found.append(file.name)
+        else:
+            lock.release()
+    return found
+
+
+CHAIN = [
+    _task("a"),
+    _task("b", {"model": "a"}, value=10),
+    _task("c", {"model": "b"}, value=100),
+    _task("d", value=1000),
+    _task("e", {"x": "d", "y": "c"}, value=10000),
+]
+
+
+def test_workers_compute_what_one_process_computes(tmp_path: Path, listener: Listener) -> None:
+    alone, together = (_run(tmp_path / str(count), CHAIN, listener, count) for count in (1, 2))
+    assert {name: each.result for name, each in alone.items()} == {name: each.result for name, each in together.items()}
+    assert {name: each.key for name, each in alone.items()} == {name: each.key for name, each in together.items()}
+    assert together["e"].result == {"value": 11111}
+    assert {task.name for task in CHAIN} <= set(listener.titles)
+
+
+def test_tasks_run_at_the_same_time(tmp_path: Path) -> None:
+    tasks = [_task(name, seconds=1.0, process=str(tmp_path / name)) for name in "ab"]
+    _run(tmp_path / "store", tasks)
+    assert (tmp_path / "a").read_text() != (tmp_path / "b").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_others_go_on_when_a_task_fails(tmp_path: Path, workers: int, listener: Listener) -> None:
+    tasks = [_task("a", fails="training"), _task("b", {"model": "a"}), _task("c"), _task("d", {"model": "c"})]
+    with pytest.raises(TrainingError, match="this one fails"):
+        _run(tmp_path, tasks, listener, workers)
+    assert _finished(tmp_path, tasks) == {"c", "d"}
+    assert any("a failed" in said for said in listener.said)
+
+
+@pytest.mark.parametrize(("fails", "error"), [("store", StoreError), ("bug", ZeroDivisionError)])
+def test_a_full_disk_and_a_bug_end_the_run(tmp_path: Path, fails: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="this one fails") as caught:
+        _run(tmp_path, [_task("a", fails=fails), _task("b", seconds=60)])
+    assert any("engine_tasks" in note for note in getattr(caught.value, "__notes__", ()))  # where in the worker
+
+
+def test_a_worker_that_dies_costs_its_task_only(tmp_path: Path, listener: Listener) -> None:
+    tasks = [_task("a", dies=1), _task("b"), _task("c", {"model": "a"})]
+    found = _run(tmp_path, tasks, listener)
+    assert found["c"].result == {"value": 2}
+    assert [said for said in listener.said if "signal 9" in said and " a " in said]
+
+
+def test_a_task_whose_workers_keep_dying_fails(tmp_path: Path) -> None:
+    tasks = [_task("a", dies=9), _task("b"), _task("c", {"model": "b"})]
+    with pytest.raises(MachineError, match=r"computed a .*signal 9.*fewer --workers"):
+        _run(tmp_path, tasks)
+    assert _finished(tmp_path, tasks) == {"b", "c"}
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from casemate.cli.shared.observers import watching
+from casemate.engine import Context, Producer, Store, Task, make_plan, run_plan
+from casemate.errors import is_interruption
+
+PRODUCERS = {{"add": Producer("casemate.losses", "engine_tasks:produce")}}
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    tasks = [
+        Task(name=f"t{{n}}", kind="add", config={{"value": n, "seconds": 0.3, "process": str(root / f"p{{n}}")}})
+        for n in range(8)
+    ]
+    store = Store(root / "store")
+    plan = make_plan(tasks, [task.name for task in tasks], PRODUCERS, store, "cpu")
+    with watching() as observer:
+        run_plan(plan, PRODUCERS, store, Context("cpu", observer), workers=2)
+    print("finished")
+"""
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["worker", "parent", "interrupt"])
+def test_kills_leave_nothing_running_and_nothing_locked(tmp_path: Path, kind: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, str(program), str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        _wait_for(lambda: len([file for file in tmp_path.glob("p?") if file.read_text()]) > 1)
+        workers = {int(file.read_text()) for file in tmp_path.glob("p?") if file.read_text()}
+        if kind == "worker":
+            os.kill(workers.copy().pop(), signal.SIGKILL)
+        elif kind == "parent":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+        output = process.communicate(timeout=100)[0]
+    workers |= {int(file.read_text()) for file in tmp_path.glob("p?") if file.read_text()}
+    _wait_for(lambda: not any(_alive(pid) for pid in workers), 10)
+    assert _locked(tmp_path / "store") == []
+    assert process.returncode == {"worker": 0, "parent": -9, "interrupt": -2}[kind], output
+    if kind != "worker":
+        again = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+        assert "finished" in again.stdout
+    found = {each.facts["name"]: each.result["value"] for each in Store(tmp_path / "store").artifacts()}
+    assert found == {f"t{n}": n for n in range(8)}
+    assert not [file for file in (tmp_path / "store" / "artifacts").iterdir() if file.name.startswith(".")]
