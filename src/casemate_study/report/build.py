@@ -18,6 +18,7 @@ from casemate_study.reference import Reference, reference_for, reference_json
 from casemate_study.report import comparison, markdown, paper_comparison, sentences
 from casemate_study.report.figures import all_figures
 from casemate_study.report.hypotheses import hypotheses_section
+from casemate_study.report.recipes import recipe_table
 from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts, Provenance
 from casemate_study.run import PlannedStudy
@@ -133,6 +134,7 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             evaluated=comparison.whole_evaluation_table(models),
             diagnosis=comparison.diagnosis_table(models),
             divided=comparison.distillation_table(models),
+            recipes=recipe_table(artifacts),
             search=comparison.search_table(study.setup, artifacts),
             masking=sentences.masking_sentence(artifacts),
             keras=sentences.keras_sentences(sentences.keras_reference()),
