@@ -32,6 +32,11 @@ def _early(setup: Setup) -> dict[str, Any]:
     return {"epochs": setup.scale.defended_epochs, **STOPPING}
 
 
+def _more(setup: Setup) -> bool:
+    """Whether the scale has models that no claim of the paper needs."""
+    return setup.scale.beyond_claims
+
+
 def _model(name: str, title: str, **more: Any) -> StudyModel:
     """Describe a model that has its own training task, NAME/train, with the weights of the best validation epoch.
 
@@ -71,7 +76,7 @@ def _noisy(name: str) -> StudyModel:
 
 
 def _e5_models(setup: Setup) -> list[StudyModel]:
-    return [E5, *map(_noisy, setup.scale.noises), E5_LAYER, E5_LAYER_ON, E5_AFFINE]
+    return [E5, *map(_noisy, setup.scale.noises), *([E5_LAYER, E5_LAYER_ON, E5_AFFINE] if _more(setup) else [])]
 
 
 def _e5(setup: Setup) -> list[Task]:
@@ -80,7 +85,6 @@ def _e5(setup: Setup) -> list[Task]:
         (specs.defend_task(setup, _noisy(noise).source.task, _early(setup), augment=[NOISES[noise]]), _noisy(noise))
         for noise in setup.scale.noises
     ]
-    layer = specs.defend_task(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
     shown = {
         "Gaussian blur": [BLUR],
         "horizontal flip": [{"name": "flip", "settings": {"horizontal": 1.0, "vertical": 0.0}}],
@@ -95,12 +99,12 @@ def _e5(setup: Setup) -> list[Task]:
             {"name": "affine", "settings": {"rotation": 4.0, "shift": 0.16, "scale": 0.16}}
         ],
     }
-    return [
-        specs.augmentation_task(setup, "E5/samples", shown, count=8),
-        *_judged(setup, [*trained, (layer, E5_LAYER)]),
-        *evaluation_tasks(setup, E5_LAYER_ON),
-        *evaluation_tasks(setup, E5_AFFINE),
-    ]
+    found = [specs.augmentation_task(setup, "E5/samples", shown, count=8), *_judged(setup, trained)]
+    if _more(setup):
+        layer = specs.defend_task(setup, E5_LAYER.source.task, _early(setup), architecture="paper-cnn-noise")
+        found += _judged(setup, [(layer, E5_LAYER)])
+        found += [*evaluation_tasks(setup, E5_LAYER_ON), *evaluation_tasks(setup, E5_AFFINE)]
+    return found
 
 
 # E6, E7, E8 -----------------------------------------------------------------------------------------------------------
@@ -115,11 +119,27 @@ E8 = StudyModel(
 )
 
 
+_E6_LIMITS = {
+    E6.name: {},
+    E6_CLIPPED.name: {"clip_max": 1.0},
+    E6_PLAIN.name: {"clip_min": 0.0, "clip_max": 1.0},
+}
+"""What each model of E6 changes in `REGULARIZATION`, by the model's name."""
+
+
+def _e6_models(setup: Setup) -> list[StudyModel]:
+    return [E6, E6_CLIPPED, E6_PLAIN] if _more(setup) else [E6]
+
+
 def _e6(setup: Setup) -> list[Task]:
-    limits = ((E6, {}), (E6_CLIPPED, {"clip_max": 1.0}), (E6_PLAIN, {"clip_min": 0.0, "clip_max": 1.0}))
     trained = [
-        (specs.defend_task(setup, m.source.task, _early(setup), _regularization(**limit), start=E1.source), m)
-        for m, limit in limits
+        (
+            specs.defend_task(
+                setup, m.source.task, _early(setup), _regularization(**_E6_LIMITS[m.name]), start=E1.source
+            ),
+            m,
+        )
+        for m in _e6_models(setup)
     ]
     shown = {
         "0.25 to no limit (the paper's)": REGULARIZATION,
@@ -243,7 +263,8 @@ def searched(setup: Setup) -> list[tuple[str, float, Source]]:
 
 def _e13_models(setup: Setup) -> list[StudyModel]:
     weights = map(_weighted, setup.scale.multipliers)
-    return [E13_REGULARISED, E13_MIX, *weights, E13_RESNET, E13_EARLY]
+    more = [E13_REGULARISED, E13_MIX, *weights] if _more(setup) else []
+    return [*more, E13_RESNET, E13_EARLY]
 
 
 def _e13(setup: Setup) -> list[Task]:
@@ -252,40 +273,32 @@ def _e13(setup: Setup) -> list[Task]:
     half = [{**change, "share": 0.5} for change in (MOVED, FLIP)]
     mix = _regularization(multiplier=1.0, step_size=0.1, clip_min=0.0, clip_max=1.0)
     soft = teacher(SEARCH_TEMPERATURE)
-    trained = [
-        (
-            specs.defend_task(
-                setup, E13_REGULARISED.source.task, early, _regularization(), start=weight_decayed(decay).source
-            ),
-            E13_REGULARISED,
+    start = weight_decayed(decay).source
+    tasks = {
+        E13_REGULARISED.name: specs.defend_task(
+            setup, E13_REGULARISED.source.task, early, _regularization(), start=start
         ),
-        (specs.defend_task(setup, E13_MIX.source.task, early, mix, augment=half), E13_MIX),
-        *(
-            (specs.defend_task(setup, m.source.task, early, _regularization(multiplier=weight), start=E1.source), m)
-            for weight, m in ((weight, _weighted(weight)) for weight in setup.scale.multipliers)
+        E13_MIX.name: specs.defend_task(setup, E13_MIX.source.task, early, mix, augment=half),
+        E13_RESNET.name: specs.defend_task(
+            setup,
+            E13_RESNET.source.task,
+            early | {"weight_decay": 1e-4},
+            architecture="resnet-14",
+            extra=[BLUR],
+            augment=[MOVED, FLIP],
         ),
-        (
-            specs.defend_task(
-                setup,
-                E13_RESNET.source.task,
-                early | {"weight_decay": 1e-4},
-                architecture="resnet-14",
-                extra=[BLUR],
-                augment=[MOVED, FLIP],
-            ),
-            E13_RESNET,
+        E13_EARLY.name: _distilled(
+            setup,
+            E13_EARLY.source.task,
+            SEARCH_TEMPERATURE,
+            teacher=Source(task=soft.task, weights="best"),
+            training=early,
         ),
-        (
-            _distilled(
-                setup,
-                E13_EARLY.source.task,
-                SEARCH_TEMPERATURE,
-                teacher=Source(task=soft.task, weights="best"),
-                training=early,
-            ),
-            E13_EARLY,
-        ),
-    ]
+    }
+    for weight in setup.scale.multipliers:
+        model, rule = _weighted(weight), _regularization(multiplier=weight)
+        tasks[model.name] = specs.defend_task(setup, model.source.task, early, rule, start=E1.source)
+    trained = [(tasks[model.name], model) for model in _e13_models(setup)]
     attacks = [
         ["FGSM", {"name": "fgsm", "eps": 0.1, "keep": "last"}, [0.1]],
         ["BIM", {"name": "bim", "eps": 0.05, "steps": BIM_STEPS, "keep": "last"}, [0.05]],
@@ -337,7 +350,7 @@ DEFENDED = (
             "Patience 5 on the adversarial loss of the validation split.",
         ),
         tasks=_e6,
-        models=lambda setup: [E6, E6_CLIPPED, E6_PLAIN],
+        models=_e6_models,
     ),
     Experiment(name="E7", title="Adversarial regularisation of E5", notes=(), tasks=_e7, models=lambda setup: [E7]),
     Experiment(

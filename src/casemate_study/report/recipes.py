@@ -38,6 +38,6 @@ def recipe_table(artifacts: Artifacts) -> Table | None:
         ("recipe", "epochs", "validation", "validation loss", "test", "loss"),
         rows,
         "All begin as E1+'s own: Adam, one cycle to 2e-3, batches of 64, alternating flips, moving average of the "
-        f"weights, dropout times 0.4. The choice falls on the validation split: {rows[0][0]}, with {rows[0][4]} on the test "
-        "images. The paper states 93.7 % for E1.",
+        f"weights, dropout times 0.4. The choice falls on the validation split: {rows[0][0]}, with {rows[0][4]} on the "
+        "test images. The paper states 93.7 % for E1.",
     )
