@@ -157,6 +157,15 @@ def test_readme_repeats_the_measured_agreement() -> None:
     assert table.page(readme, found) != readme
 
 
+def test_the_page_on_speed_is_what_was_measured() -> None:
+    speed = script("benchmarks/speed/page.py")
+    found = json.loads((ROOT / "benchmarks" / "speed" / "result.json").read_text())
+    written = (ROOT / "docs" / "performance.md").read_text()
+    assert speed.page(found) == written, "run python benchmarks/speed/page.py"
+    found["passes"]["gemm_flops_per_second"] *= 2
+    assert speed.page(found) != written
+
+
 def test_pages_name_places_that_exist() -> None:
     """Links of the pages, paths in the map of the README and in the architecture lead somewhere."""
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):

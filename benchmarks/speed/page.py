@@ -1,6 +1,7 @@
 """Writes `docs/performance.md`; every measurement in it comes from a JSON file.
 
-These are `result.json` and, where they exist, `transformations.json`, `gpu.json` and `../training/*.json`.
+These are `result.json` and, where they exist, `training.json`, `transformations.json`, `gpu.json` and
+`../training/*.json`.
 """
 
 import json
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from casemate.evaluation import Estimate
 from casemate_study.report.markdown import grid
 
 HERE = Path(__file__).resolve().parent
@@ -26,6 +28,12 @@ layout with which it is fastest on a part of the images. The columns and rows:
   for the network as the paper writes it, divided by the time measured.
 - *at most*: the speed-up if casemate ran at that limit.
 - *bfloat16*: gradients are computed in bfloat16; whether an image is fooled is decided in float32 in every row."""
+_WAITING = """PyTorch's threads spin for some time while they wait for each other. Where fewer cores are free than there
+are threads, they take the time of the thread that they wait for. The command line therefore sets
+`OMP_WAIT_POLICY=passive` for itself and its workers before it loads PyTorch, unless `OMP_WAIT_POLICY`, `GOMP_SPINCOUNT`
+or `KMP_BLOCKTIME` is set; `casemate info` shows what is in effect. In Python casemate sets nothing: where other
+programs run too, set it yourself, in the shell or with `os.environ["OMP_WAIT_POLICY"] = "passive"` before PyTorch is
+first imported."""
 KINDS = {"fgsm": "FGSM", "bim": "BIM, 10 iterations"}
 
 
@@ -193,6 +201,72 @@ def training(folder: Path) -> str | None:
     )
 
 
+def epochs(part: dict[str, Any]) -> str:
+    """Seconds of a training epoch in both precisions, beside the limit."""
+    rows = [
+        (
+            row["network"],
+            row["precision"],
+            f"{row['seconds']:.2f}",
+            f"{min(row['all_seconds']):.2f} to {max(row['all_seconds']):.2f}",
+            f"{row['speed_up']:.2f}",
+            percent(row["limit_seconds"] / row["seconds"]),
+        )
+        for row in part["rows"]
+    ]
+    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in part["gemm_flops_per_second"].items())
+    return (
+        f"### An epoch of {part['images']:,} images\n\n"
+        f"{grid(['network', 'precision', 'seconds', 'range', 'speed-up', '% of the limit'], rows)}\n\n"
+        f"E1's training (cross-entropy, Adam, batches of {part['batch']}); median of n = "
+        f"{len(part['rows'][0]['all_seconds'])} epochs of interleaved trainings, without each training's first. The "
+        f"limit: the arithmetic alone at the rate of a matrix product, {rates}. {made_by(part)}"
+    )
+
+
+def operations(part: dict[str, Any]) -> str:
+    """Where the time of a training epoch goes."""
+    head = ["%", *(f"{row['network']}, {row['precision']}" for row in part["rows"])]
+    rows = [(kind, *(percent(row["shares"][kind]) for row in part["rows"])) for kind in part["rows"][0]["shares"]]
+    return f"Where the time goes (one epoch each, by PyTorch's profiler):\n\n{grid(head, rows)}\n\n{made_by(part)}"
+
+
+def precisions(part: dict[str, Any]) -> str:
+    """Accuracies after trainings in both precisions with the same seeds."""
+    rows = []
+    for one, other in zip(part["rows"][::2], part["rows"][1::2], strict=True):
+        rows.append(
+            (
+                f"{one['plan']}, {one['images']:,} images, {one['epochs']} epochs, batches of {one['batch']}",
+                str(one["seed"]),
+                *(f"{Estimate.from_json(row['test_accuracy'])}" for row in (one, other)),
+                *(f"{Estimate.from_json(row['test_loss']):.3f}" for row in (one, other)),
+                *(percent(row["validation_accuracy"]) for row in (one, other)),
+                f"{one['cpu_seconds'] / other['cpu_seconds']:.2f}",
+            )
+        )
+    first = part["rows"][0]
+    names = (first["precision"], part["rows"][1]["precision"])
+    head = ["paper-cnn", "seed"]
+    head += [f"{what}, {name}" for what in ("test accuracy", "test loss", "validation accuracy, %") for name in names]
+    return (
+        f"### The end of a training in {' and in '.join(names)}\n\n{grid([*head, 'speed-up'], rows)}\n\n"
+        f"n = {first['test_accuracy']['n']:,} test images, the same for all; 95 % intervals of that sample alone. "
+        f"{made_by(part)}"
+    )
+
+
+def threads(part: dict[str, Any]) -> str:
+    """The time of a training with threads that spin or sleep while they wait."""
+    seconds = {(row["way"], row["beside"]): row["all_seconds"] for row in part["rows"]}
+    ways = dict.fromkeys(way for way, _ in seconds)
+    rows = [(way, *(f"{min(seconds[way, beside]):.1f}" for beside in ("free", "busy"))) for way in ways]
+    return (
+        f"{grid(['', 'seconds', 'seconds beside a busy process'], rows)}\n\n`{part['trained']}`, seconds of the "
+        f"clock, the least of {len(part['rows'][0]['all_seconds'])} runs. {made_by(part)}"
+    )
+
+
 def transformations(path: Path) -> str | None:
     """The gain from each change that the frozen copy makes."""
     if not path.is_file():
@@ -255,8 +329,14 @@ def gpu(path: Path) -> str | None:
     )
 
 
+TRAINING = {"epochs": epochs, "operations": operations, "accuracy": precisions}
+"""The parts of `training.json` that stand under the heading Training, and what writes each."""
+
+
 def page(document: dict[str, Any]) -> str:
     """The whole page."""
+    trained = HERE / "training.json"
+    measured = json.loads(trained.read_text()) if trained.is_file() else {}
     parts = [
         _ABOUT,
         "## Sweeps over eps",
@@ -271,6 +351,10 @@ def page(document: dict[str, Any]) -> str:
         scaling(document["scaling"]) if "scaling" in document else "Not measured.",
         "## Training",
         training(HERE.parent / "training") or "Not measured.",
+        *(show(measured[name]) for name, show in TRAINING.items() if name in measured),
+        "## Threads that wait",
+        _WAITING,
+        threads(measured["threads"]) if "threads" in measured else "Not measured.",
         "## GPU",
         gpu(HERE / "gpu.json") or "Not measured.",
     ]
