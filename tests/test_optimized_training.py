@@ -250,6 +250,23 @@ def test_dropout_in_evaluation_mode_and_other_precisions() -> None:
     values = torch.rand(4, 50, generator=generator(2))
     layer = HashDropout(nn.Dropout(0.5).eval())
     assert torch.equal(layer(values), values)
-    kept = layer.train()(values.bfloat16())
-    assert kept.dtype is torch.bfloat16
+    kept = layer.train()(values.half())
+    assert kept.dtype is torch.float16
     assert 0 < (kept != 0).sum() < kept.numel()
+
+
+@pytest.mark.parametrize("shape", [(7, 20), (3, 4, 5, 6)])
+def test_dropout_in_bfloat16_drops_what_it_drops_in_float32(shape: tuple[int, ...]) -> None:
+    layer = HashDropout(nn.Dropout(0.3))
+    values = torch.rand(shape, generator=generator(2)).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        leaf = values.to(dtype).requires_grad_(True)
+        torch.manual_seed(5)
+        kept = layer(leaf)
+        (gradient,) = torch.autograd.grad(kept.sum(), leaf)
+        assert kept.dtype is gradient.dtype is dtype
+        found.append((kept.detach().bfloat16(), gradient.bfloat16()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert 0 < (found[0][0] != 0).sum() < values.numel()
