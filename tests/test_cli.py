@@ -1311,6 +1311,35 @@ def test_the_live_display_nests_and_stays_within_the_screen(clock: Clock) -> Non
     assert "WARNING: something" in text
 
 
+def test_work_side_by_side_has_a_bar_each_that_stays_in_its_place(clock: Clock) -> None:
+    def draw(live: Any) -> None:
+        with live.work("Study", 10) as whole:
+            first, second = live.side_by_side(2)
+            with first.work("E1/train", 4) as one, second.work("E5/train", 2) as other:
+                clock.now += 60
+                one(1, "epoch 1, loss 0.5")
+                other(1, "epoch 1, loss 0.9")
+                live._progress.refresh()
+            with second.work("E5/clean", 2), second.work("Classifying", 100) as nested:
+                nested(50, "never shown")
+                first.message("E1/train: by the way")
+                live._progress.refresh()
+            whole(10, "2 of 2 finished")
+
+    text = _screen(draw)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\r", "\n"))
+    lines = [line.rstrip() for line in plain.splitlines()]
+    place = next(number for number, line in enumerate(lines) if line.startswith("E1/train: epoch 1, loss 0.5"))
+    assert " 25% " in lines[place]
+    assert lines[place + 1].startswith("E5/train: epoch 1, loss 0.9")
+    assert " 50% " in lines[place + 1]
+    later = next(number for number, line in enumerate(lines) if line.startswith("E5/clean: Classifying"))
+    assert lines[later - 1].startswith("waiting")
+    assert "never shown" not in text
+    assert "E1/train: by the way" in text
+    assert max(map(len, lines)) <= 77
+
+
 def test_a_reader_that_leaves_ends_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
