@@ -29,6 +29,7 @@ from casemate.attacks import (
     sweep_eps,
 )
 from casemate.attacks.base import innermost
+from casemate.cli.shared.observers import watching
 from casemate.errors import ModelError
 from casemate.models import Classifier, create, freeze
 from casemate.models.accel.channels_last_linear import ChannelsLastLinear
@@ -402,6 +403,24 @@ def test_a_model_that_cannot_be_copied_is_attacked_itself() -> None:
     task = small_task()
     result = PGD(eps=0.1, steps=5)(classifier(Fixed(task.model.network), classes=4), task.images, task.labels)
     assert torch.equal(result.adversarial, PGD(eps=0.1, steps=5)(task.model, task.images, task.labels).adversarial)
+
+
+def test_an_observer_that_cannot_be_copied_does_not_keep_the_model_from_being_optimised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The progress display of the command line holds locks."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    model = model_of(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), *head(4, 10))
+    with watching() as observer, frozen(model):
+        prepared = freeze(model, IMAGES, observer=observer)
+        assert prepared.changes == {"dropout removed": 1} | HEAD | LAID
+        assert prepared.copy.observer is observer
+        again = copy.deepcopy(prepared.copy)
+    assert again.observer is observer
+    assert again.network is not prepared.copy.network
+    for one, other in zip(again.parameters(), prepared.copy.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
 
 
 def test_noise_is_kept_and_the_caller_s_random_numbers_are_left_alone() -> None:
