@@ -76,10 +76,7 @@ def _extremes(evidence: ClaimEvidence, names: tuple[str, ...], side: Literal[1, 
         for other in classes
         if other not in names
     }
-    verdicts: dict[tuple[str, str], ClaimVerdict] = {
-        pair: by_interval(each, side) for pair, each in differences.items()
-    }
-    verdict = joined(list(verdicts.values()))
+    verdict = joined([by_interval(each, side) for each in differences.values()])
     ranked = sorted(classes, key=lambda name: side * classes[name].value, reverse=True)
     order = ", ".join(f"{name} {classes[name]:n}" for name in ranked[: len(names) + 2])
     text = f"Ours, the {'most' if side == 1 else 'least'} accurate first: {order}."
@@ -181,13 +178,11 @@ def in_every_model(evidence: ClaimEvidence) -> RuleResult:
     narrowest = min(orders, key=lambda name: orders[name].difference.value)
     text = f"It is the most frequent confusion of two classes in {len(first)} of {len(orders)} models. "
     if rivals:
-        return RuleResult(
-            verdict, f"{text}More frequent elsewhere, shirt against T-shirt less that: {'; '.join(rivals.values())}."
-        )
-    share_of_all = points(orders[narrowest].difference)
-    return RuleResult(
-        verdict, f"{text}The narrowest lead over the next, in shares of all images: {narrowest}, {share_of_all}."
-    )
+        text += f"Others where it is not, and shirt against T-shirt less that: {'; '.join(rivals.values())}."
+    else:
+        lead = points(orders[narrowest].difference)
+        text += f"The narrowest lead over the next, in shares of all images: {narrowest}, {lead}."
+    return RuleResult(verdict, text)
 
 
 def _pooled(rates: list[Estimate]) -> Estimate:

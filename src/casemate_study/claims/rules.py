@@ -214,7 +214,7 @@ def judge_best(
     known = {each: found for each, found in orders.items() if found}
     if first is None or not known:
         return NOTHING
-    verdicts = {each: tally(found, wanted) for each, found in known.items()}
+    verdicts: dict[str, ClaimVerdict] = {each: tally(found, wanted) for each, found in known.items()}
     words: list[str] = []
     for each, found in known.items():
         shown = pair_at(first, evidence.models[each], measure, "ce", compare)
@@ -265,7 +265,7 @@ def all_parts(parts: Mapping[str, RuleResult]) -> RuleResult:
     """Combine the results for the parts of a claim, by the parts' names: the worst verdict, and all texts, each after
     its name. Not measured if any is not.
     """
-    found = [each.verdict for each in parts.values()]
+    found: list[ClaimVerdict] = [each.verdict for each in parts.values()]
     if "not measured" in found:
         return NOTHING
     return RuleResult(

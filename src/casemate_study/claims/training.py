@@ -30,8 +30,8 @@ def under_fits(evidence: ClaimEvidence) -> RuleResult:
     row = e5.training.best
     trained, validated = _accuracies(e5.training, row)
     text = (
-        f"After epoch {row.epoch}: training {trained:n} (augmented, with dropout), validation {validated:n}; the paper: "
-        "about 83 % and 89 %."
+        f"After epoch {row.epoch}: training {trained:n} (augmented, with dropout), validation {validated:n}; the "
+        "paper: about 83 % and 89 %."
     )
     return RuleResult("holds" if row.val_accuracy > row.accuracy else "does not hold", text)
 
@@ -54,8 +54,8 @@ def _over_fits(model: ModelResults | None) -> RuleResult:
     gap = difference_of(trained, validated)
     rises = RuleResult(
         "holds" if last.val_loss > best.val_loss else "does not hold",
-        f"{best.val_loss:.3f} after epoch {best.epoch}, the best, {last.val_loss:.3f} after epoch {last.epoch}, the last "
-        f"(n = {training.validation_images:,}).",
+        f"{best.val_loss:.3f} after epoch {best.epoch}, the best, {last.val_loss:.3f} after epoch {last.epoch}, the "
+        f"last (n = {training.validation_images:,}).",
     )
     words = f"Training {trained:n}, validation {validated:n} after epoch {last.epoch}: {points(gap)}."
     above = RuleResult(by_interval(gap, 1), words)

@@ -1,4 +1,4 @@
-"""Differences of two numbers that were measured on different images, and shares of which only the fraction is stored."""
+"""Differences of two numbers measured on different images, and shares of which only the fraction is stored."""
 
 import math
 
