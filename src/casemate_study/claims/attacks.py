@@ -13,6 +13,7 @@ from casemate_study.claims.rules import (
     in_words,
     judge_number,
     left_open,
+    points,
     tally,
 )
 from casemate_study.experiments import paper
@@ -85,13 +86,14 @@ def level_after_25(evidence: ClaimEvidence) -> RuleResult:
         if first is None or first.loss is None or last.loss is None:
             continue
         artifact = evidence.artifacts[name]
-        change = compare_masks(is_correct(artifact, "steps", 25), is_correct(artifact, "steps", last.at))
+        change = compare_masks(is_correct(artifact, "steps", last.at), is_correct(artifact, "steps", 25))
         before = verdicts.get(loss, (True, True))
         level, grows = change is not None and change.order == 0, last.loss.value > first.loss.high
         verdicts[loss] = (level and before[0], grows and before[1])
         words.append(
             f"step {size}, {TITLES[loss]}: {percent(first.last.value)} at 25, {percent(last.last.value)} at "
             f"{last.at:g}, loss {first.loss.value:.2f} to {last.loss.value:.2f}"
+            f"{'' if change is None else f', accuracy {points(change.difference)}'}"
         )
     if "ce" not in verdicts:
         return NOTHING
@@ -204,4 +206,7 @@ def background(evidence: ClaimEvidence) -> RuleResult:
     if ball is None or not black.any():
         return NOTHING
     text = "; ".join(f"{name} changes {percent(share)} of the black pixels" for name, share in shares.items())
-    return RuleResult("holds" if ball < 0.01 else "does not hold", f"{text}.")
+    count = len(images["clean"])
+    return RuleResult(
+        "holds" if ball < 0.01 else "does not hold", f"{text} (n = {black.sum():,} pixels, {count} images)."
+    )

@@ -1,6 +1,8 @@
 """The rules that judge the paper's claims about trainings: over-fitting, under-fitting, size and time."""
 
-from casemate.evaluation import Estimate
+import numpy as np
+
+from casemate.evaluation import Estimate, mean
 from casemate_study.claims.rules import (
     NOTHING,
     ClaimEvidence,
@@ -14,7 +16,7 @@ from casemate_study.claims.rules import (
     student_names,
 )
 from casemate_study.experiments import paper
-from casemate_study.results.independent import difference_of, share_of
+from casemate_study.results.independent import difference_of, ratio_of, share_of
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import compare_accuracy, compare_confidence
 from casemate_study.results.stored import EpochRow, StoredTraining
@@ -155,18 +157,25 @@ def _epoch_time(evidence: ClaimEvidence, experiment: str, seconds: paper.Stateme
     """
     stated = seconds.value / paper.TEACHER_SECONDS.value
     e1 = evidence.models.get("E1")
+    teacher = None if e1 is None else e1.training
+    trainings = {name: evidence.models[name].training for name in student_names(evidence, experiment)}
     ratios = {
-        name: each.seconds[1] / e1.seconds[1]
-        for name in student_names(evidence, experiment)
-        if (each := evidence.models[name]).seconds and e1 and e1.seconds
+        name: ratio_of(_seconds(each), _seconds(teacher))
+        for name, each in trainings.items()
+        if each is not None and teacher is not None
     }
     if not ratios:
         return NOTHING
-    text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-    inside = all(abs(ratio - stated) <= 0.2 * stated for ratio in ratios.values())
+    text = ", ".join(f"{name} {ratio:.2fn}" for name, ratio in ratios.items())
+    inside = all(abs(ratio.value - stated) <= 0.2 * stated for ratio in ratios.values())
     return RuleResult(
-        "holds" if inside else "does not hold", f"The paper: {stated:.2f} times the teacher's. Ours: {text}."
+        "holds" if inside else "does not hold", f"The paper: {stated:.2f} times the teacher's. Ours: {text} epochs."
     )
+
+
+def _seconds(training: StoredTraining) -> Estimate:
+    """Mean seconds of an epoch, with the interval over the epochs."""
+    return mean(np.array([row.seconds for row in training.history]))
 
 
 def epoch_time(evidence: ClaimEvidence) -> RuleResult:
