@@ -38,8 +38,9 @@ from casemate_study.claims.verdicts import Advice, advice, advise, causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report import comparison
+from casemate_study.results.independent import difference_of, ratio_of, share_of
 from casemate_study.results.models import ModelResults, WholeEvaluation
-from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_loss, is_correct
+from casemate_study.results.paired import PairedComparison, compare_accuracy, compare_loss, compare_masks, is_correct
 
 ONE = 1 / N
 """One image."""
@@ -121,6 +122,42 @@ def test_the_order_of_two_losses_is_that_of_the_paired_difference(shelf: Shelf, 
     assert found.order == order == int(low > 0) - int(high < 0)
     assert found.first - found.second == pytest.approx(shift, abs=1e-6)
     assert _known(compare_loss(second, first, "eps", 0.1)).order == -order
+
+
+def test_the_interval_of_a_paired_difference_contains_the_true_one_as_often_as_it_says() -> None:
+    """Of 60 images 20 % are right in the first only, 10 % in the second only: the difference is 10 points."""
+    draw = np.random.default_rng(0)
+    inside, widths = 0, set[float]()
+    for _ in range(1000):
+        kinds = draw.choice(4, size=60, p=(0.2, 0.1, 0.5, 0.2))
+        found = _known(compare_masks((kinds == 0) | (kinds == 2), (kinds == 1) | (kinds == 2))).difference
+        assert found.low <= found.value <= found.high
+        inside += found.low <= 0.1 <= found.high
+        widths.add(found.high - found.low)
+    assert 0.93 <= inside / 1000 <= 0.975
+    assert min(widths) > 0
+
+
+def test_where_no_image_differs_a_difference_is_still_not_excluded() -> None:
+    """And it is the larger, the fewer images there are; nor does an interval leave what is possible."""
+    same = [_known(compare_masks(np.ones(n, dtype=bool), np.ones(n, dtype=bool))).difference for n in (10, 100, 1000)]
+    assert [each.value for each in same] == [0, 0, 0]
+    assert same[0].high > same[1].high > same[2].high > 0
+    assert all(each.low == -each.high for each in same)
+    apart = _known(compare_masks(np.ones(5, dtype=bool), np.zeros(5, dtype=bool))).difference
+    assert (apart.value, apart.high) == (1, 1)
+
+
+def test_differences_of_independent_numbers_have_newcombe_s_interval() -> None:
+    """His example (a) of 1998: 56 of 70 less 48 of 80, method 10."""
+    one, other = share_of(0.8, 70), share_of(0.6, 80)
+    found = difference_of(one, other)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert found.n == 70
+    ratio, inverse = ratio_of(one, other), ratio_of(other, one)
+    assert ratio.value == pytest.approx(0.8 / 0.6)
+    assert (inverse.low, inverse.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
+    assert ratio.low > 1
 
 
 def test_losses_that_are_not_finite_are_left_out_of_both(shelf: Shelf) -> None:
