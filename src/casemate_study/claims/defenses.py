@@ -37,7 +37,7 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     if len(cleans) < 2:
         return found
     errors = " against ".join(percent(clean.calibration_error) for clean in cleans)
-    return RuleResult(found.verdict, f"{found.because} Calibration error on clean images: {errors}.")
+    return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
 
 
 def clean_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -80,7 +80,7 @@ def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     if one is None or not words:
         return NOTHING
     text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."
-    return RuleResult(joined(verdicts), text + why(one))
+    return RuleResult(joined(verdicts), text, why(one))
 
 
 def keeps_70(evidence: ClaimEvidence) -> RuleResult:
@@ -97,7 +97,7 @@ def keeps_70(evidence: ClaimEvidence) -> RuleResult:
     strongest = e6.under_strongest(0.1)
     if strongest is not None:
         text += f" PGD-40 with restarts at half that eps, 0.1, leaves {strongest:n}."
-    return RuleResult("holds" if left.high >= 0.7 else "does not hold", text + why(e6))
+    return RuleResult("holds" if left.high >= 0.7 else "does not hold", text, why(e6))
 
 
 def helps_against_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -113,7 +113,7 @@ def best_of_four(evidence: ClaimEvidence) -> RuleResult:
     """
     found = judge_best(evidence, "E6", ("E1", "E5", "E7"), "fgsm")
     e6 = evidence.models.get("E6")
-    return found if e6 is None or found is NOTHING else RuleResult(found.verdict, found.because + why(e6))
+    return found if e6 is None or found is NOTHING else RuleResult(found.verdict, found.text, why(e6))
 
 
 def _defended(evidence: ClaimEvidence) -> list[str]:
@@ -210,7 +210,7 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
     if strong is not None:
         text += f"; under PGD at 0.1 it leaves {percent(strong.first)}, E6 {percent(strong.second)}"
     no_better = better == 0 and (strong is None or strong.order <= 0)
-    return RuleResult("holds" if no_better else "does not hold", text + "." + why(one, other))
+    return RuleResult("holds" if no_better else "does not hold", text + ".", why(one, other))
 
 
 def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -226,7 +226,7 @@ def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
         strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", eps)
         if strong is not None:
             words.append(f"PGD-40 with restarts at {eps:g}: {percent(strong.first)} against {percent(strong.second)}")
-    return RuleResult(found.verdict, f"{found.because} {'; '.join(words)}." if words else found.because)
+    return RuleResult(found.verdict, f"{found.text} {'; '.join(words)}." if words else found.text, found.causes)
 
 
 def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -242,7 +242,8 @@ def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     chosen = min(losses, key=lambda name: losses[name])
     found = judge_order(evidence, chosen, "E1", "fgsm", 1)
-    return RuleResult(found.verdict, f"Selected on validation: {evidence.models[chosen].title}. {found.because}")
+    selected = f"Selected on validation: {evidence.models[chosen].title}."
+    return RuleResult(found.verdict, f"{selected} {found.text}", found.causes)
 
 
 def regularise_first(evidence: ClaimEvidence) -> RuleResult:

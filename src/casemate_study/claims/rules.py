@@ -7,7 +7,7 @@ be. A number is judged by our intervals. A number that no setting of ours reprod
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -46,7 +46,14 @@ class RuleResult:
     """What a rule finds: a verdict, and in `because` the numbers that it follows from, as text."""
 
     verdict: ClaimVerdict
-    because: str
+    text: str
+    causes: tuple[str, ...] = ()
+    """Reasons not to believe the apparent robustness of the models compared (`why`), one text for each model."""
+
+    @property
+    def because(self) -> str:
+        """The text, with the causes at its end."""
+        return f"{self.text} Measured: {'. '.join(self.causes)}." if self.causes else self.text
 
 
 NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
@@ -179,7 +186,7 @@ def judge_order(
     elsewhere = [TITLES[loss] for loss in LOSSES[1:] if verdicts[loss] == "holds"]
     if verdict != "holds" and elsewhere:
         text += f" It appears only where the attack ascends {' or '.join(elsewhere)}."
-    return RuleResult(verdict, text + why(one, other))
+    return RuleResult(verdict, text, why(one, other))
 
 
 def judge_clean(
@@ -224,12 +231,9 @@ def judge_best(
     return RuleResult(joined(list(verdicts.values())), f'"{first.title}" against {"; ".join(words)}.')
 
 
-def why(*models: ModelResults) -> str:
-    """Text for the end of a verdict: causes of apparent robustness that `verdicts.causes` finds in these models; or
-    empty.
-    """
-    parts = [f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each))]
-    return f" Measured: {'. '.join(parts)}." if parts else ""
+def why(*models: ModelResults) -> tuple[str, ...]:
+    """The causes of apparent robustness that `verdicts.causes` finds in these models, one text for each that has any."""
+    return tuple(f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each)))
 
 
 def judge_number(
@@ -246,14 +250,16 @@ def judge_number(
     inside = [name for name, each in known.items() if each.low <= statement.value <= each.high]
     e1 = evidence.models.get("E1")
     numbers = "; ".join(f"{name}: {each:n}" for name, each in known.items())
-    tail = f"{numbers}.{'' if e1 is None else why(e1)}"
+    tail, reasons = f"{numbers}.", () if e1 is None else why(e1)
     stable = [name for name in inside if name.endswith(TITLES["ce"])]
     if stable:
-        return RuleResult("holds", f"It lies within our interval for {', '.join(stable)}. {tail}")
+        return RuleResult("holds", f"It lies within our interval for {', '.join(stable)}. {tail}", reasons)
     if inside:
-        return RuleResult("does not hold", f"It lies within our interval only for {', '.join(inside)}. {tail}")
+        return RuleResult("does not hold", f"It lies within our interval only for {', '.join(inside)}. {tail}", reasons)
     nearest = min(known, key=lambda name: abs(known[name].value - statement.value))
-    return RuleResult("unexplained", f"It lies within none of our intervals; the nearest is that of {nearest}. {tail}")
+    return RuleResult(
+        "unexplained", f"It lies within none of our intervals; the nearest is that of {nearest}. {tail}", reasons
+    )
 
 
 def joined(verdicts: Sequence[ClaimVerdict]) -> ClaimVerdict:
@@ -268,9 +274,13 @@ def all_parts(parts: Mapping[str, RuleResult]) -> RuleResult:
     found: list[ClaimVerdict] = [each.verdict for each in parts.values()]
     if "not measured" in found:
         return NOTHING
-    return RuleResult(
-        joined(found), " ".join(f"{name}: {each.verdict}. {each.because}" for name, each in parts.items())
-    )
+    text = " ".join(f"{name}: {each.verdict}. {each.text}" for name, each in parts.items())
+    return RuleResult(joined(found), text, _causes_of(parts.values()))
+
+
+def _causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
+    """The causes that these results name, each once."""
+    return tuple(dict.fromkeys(cause for each in results for cause in each.causes))
 
 
 def at_all_temperatures(parts: Sequence[tuple[str, RuleResult]]) -> RuleResult:
@@ -280,8 +290,8 @@ def at_all_temperatures(parts: Sequence[tuple[str, RuleResult]]) -> RuleResult:
     known = [(name, found) for name, found in parts if found.verdict != "not measured"]
     if not known:
         return NOTHING
-    text = " ".join(f"[{name}: {found.verdict}] {found.because}" for name, found in known)
-    return RuleResult(joined([found.verdict for _, found in known]), text)
+    text = " ".join(f"[{name}: {found.verdict}] {found.text}" for name, found in known)
+    return RuleResult(joined([found.verdict for _, found in known]), text, _causes_of(found for _, found in known))
 
 
 def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:

@@ -148,7 +148,7 @@ def wider_and_deeper(evidence: ClaimEvidence) -> RuleResult:
     tested = compare_accuracy(wide.artifact("clean"), e5.artifact("clean"))
     if found is NOTHING or tested is None:
         return NOTHING
-    return RuleResult(found.verdict, f"{found.because} Test accuracy: {in_words(tested, compare_accuracy)}.")
+    return RuleResult(found.verdict, f"{found.text} Test accuracy: {in_words(tested, compare_accuracy)}.")
 
 
 def _epoch_time(evidence: ClaimEvidence, experiment: str, seconds: paper.Statement) -> RuleResult:
