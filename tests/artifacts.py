@@ -31,6 +31,8 @@ from casemate_study.tasks.inputs import attack_of
 N = 400
 """Images of every measure."""
 CLASSES = tuple("ABCDEFGHIJ")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+"""The paper's classes."""
 SETUP = Setup(
     scale=replace(
         SCALES["smoke"],
@@ -44,6 +46,7 @@ SETUP = Setup(
         checkpoint_images=N,
         step_counts=(0, 1, 10, 25, 50),
         decays=(1e-4, 1e-3),
+        temperatures=(1.0, 20.0, 100.0),
     ),
     dataset="fashion-mnist",
     train_size=60000,
@@ -52,7 +55,10 @@ SETUP = Setup(
 )
 RANDOM = "E5-stochastic-affine"
 """The model that answers at random."""
-NAMES = ("E1", "E5", RANDOM, "E6", "E7", "E8", "E9-1", "E9-100", "E10-1", "E10-100", "E11", "E12-0.0001")
+NAMES = (
+    *("E1", "E5", RANDOM, "E6", "E7", "E8", "E9-1", "E9-100", "E10-1", "E10-100", "E11", "E12-0.0001"),
+    *("E13-regularised", "E13-resnet"),
+)
 MEASURES = ("clean", "fgsm", "ball", "range", "range-4", "pgd", "eot", "divided")
 LEFT = {0.01: 0.85, 0.025: 0.7, 0.05: 0.55, 0.1: 0.4, 0.15: 0.35, 0.2: 0.3}
 """What every attack leaves of every model, unless a test says otherwise."""
@@ -86,7 +92,12 @@ class Numbers:
     """In training, at the epoch kept; so the next two on the validation split."""
     val_accuracy: float = 0.91
     val_loss: float = 0.3
+    end: tuple[float, float, float] | None = None
+    """After the last epoch: accuracy in training and on the validation split, and the loss on that."""
     stopped_at: int | None = None
+    parameters: int = 1000
+    confidence: float = 0.9
+    """Of every image that nobody attacked."""
 
 
 @cache
@@ -177,23 +188,33 @@ class Shelf:
         }
         return Artifact(key, folder, facts)
 
-    def clean(self, task: Task, numbers: Numbers) -> Artifact:
-        """Results on images that nobody attacked."""
+    def clean(self, task: Task, numbers: Numbers, taken: Mapping[tuple[str, str], int] | None = None) -> Artifact:
+        """Results on images that nobody attacked; `taken`: how many images of one class are taken for another, of the
+        paper's classes, instead of the accuracy.
+        """
         n: int = task.config["images"]
         few: int = task.config["gradient_images"]
+        classes = CLASSES if taken is None else FASHION
         labels, right = _labels(n), easiest(numbers.clean, n, numbers.order)
+        prediction = np.where(right, labels, (labels + 1) % len(classes))
+        if taken is not None:
+            prediction = labels.copy()
+            for (source, target), count in taken.items():
+                place = np.flatnonzero((labels == classes.index(source)) & (prediction == labels))[:count]
+                prediction[place] = classes.index(target)
+            right = prediction == labels
         found = CleanResult(
-            classes=CLASSES,
+            classes=classes,
             labels=labels,
-            prediction=np.where(right, labels, (labels + 1) % len(CLASSES)),
+            prediction=prediction,
             loss=losses(numbers.loss, n),
-            confidence=np.full(n, 0.9),
+            confidence=np.full(n, numbers.confidence),
             gap=np.linspace(0, 20, n, dtype=np.float32),
         )
         angle = numbers.angle
         near = None if angle is None else {"value": angle, "low": angle - 1, "high": angle + 1, "n": few}
         result = {
-            "classes": list(CLASSES),
+            "classes": list(classes),
             "accuracy": estimate(right),
             "loss": dict(_mean(numbers.loss, n)),
             "confusion": found.confusion.tolist(),
@@ -281,18 +302,39 @@ class Shelf:
             }
             for epoch in range(1, epochs + 1)
         ]
+        if numbers.end is not None:
+            history[-1] |= dict(zip(("accuracy", "val_accuracy", "val_loss"), numbers.end, strict=True))
         result = {
             "history": history,
             "best_epoch": best_epoch,
             "stopped_at": numbers.stopped_at,
             "versions": {"final": epochs, "best": best_epoch},
-            "parameters": 1000,
+            "parameters": numbers.parameters,
             "train_images": task.config["train_images"],
             "validation_images": task.config["validation_images"],
         }
         if task.kind == "defend":
             result["original_images"] = result["train_images"]
         return self.artifact(task, result, seconds=epochs * numbers.seconds)
+
+    def targets(self, task: Task, between: float, elsewhere: float) -> Artifact:
+        """Targeted attacks on 40 images of each of the paper's classes: success from T-shirt to shirt and back, and
+        of all other pairs.
+        """
+        pair = {FASHION.index("T-shirt/top"), FASHION.index("Shirt")}
+
+        def rate(source: int, target: int) -> dict[str, float | int] | None:
+            return (
+                None if source == target else estimate(easiest(between if {source, target} == pair else elsewhere, 40))
+            )
+
+        result = {
+            "classes": list(FASHION),
+            "attack": task.config["attack"],
+            "rates": [[rate(source, target) for target in range(10)] for source in range(10)],
+            "overall": estimate(easiest(elsewhere, 3600)),
+        }
+        return self.artifact(task, result)
 
     def pictures(self, task: Task, changed: Mapping[str, float], count: int = 2) -> Artifact:
         """Images before and after attacks, whose upper half is black: `changed` is the share of it that they change."""

@@ -4,11 +4,31 @@ import numpy as np
 
 from casemate.evaluation import percent
 from casemate.losses import TITLES
-from casemate_study.claims.rules import NOTHING, ClaimEvidence, RuleResult, count_orders, judge_number, tally
+from casemate_study.claims.rules import (
+    NOTHING,
+    ClaimEvidence,
+    RuleResult,
+    all_parts,
+    count_orders,
+    in_words,
+    judge_number,
+    left_open,
+    points,
+    tally,
+)
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
-from casemate_study.results.paired import compare_accuracy, compare_masks, is_correct
+from casemate_study.results.paired import (
+    Compare,
+    PairedComparison,
+    compare_accuracy,
+    compare_loss,
+    compare_masks,
+    compare_values,
+    is_correct,
+    rows_of,
+)
 from casemate_study.results.stored import StoredCurve, find_result
 
 
@@ -66,13 +86,14 @@ def level_after_25(evidence: ClaimEvidence) -> RuleResult:
         if first is None or first.loss is None or last.loss is None:
             continue
         artifact = evidence.artifacts[name]
-        change = compare_masks(is_correct(artifact, "steps", 25), is_correct(artifact, "steps", last.at))
+        change = compare_masks(is_correct(artifact, "steps", last.at), is_correct(artifact, "steps", 25))
         before = verdicts.get(loss, (True, True))
         level, grows = change is not None and change.order == 0, last.loss.value > first.loss.high
         verdicts[loss] = (level and before[0], grows and before[1])
         words.append(
             f"step {size}, {TITLES[loss]}: {percent(first.last.value)} at 25, {percent(last.last.value)} at "
             f"{last.at:g}, loss {first.loss.value:.2f} to {last.loss.value:.2f}"
+            f"{'' if change is None else f', accuracy {points(change.difference)}'}"
         )
     if "ce" not in verdicts:
         return NOTHING
@@ -85,6 +106,42 @@ def level_after_25(evidence: ClaimEvidence) -> RuleResult:
     return RuleResult("does not hold", text)
 
 
+def _judge_clippings(evidence: ClaimEvidence, compare: Compare, wanted: int, what: str) -> RuleResult:
+    """Rule: holds if BIM on E1 (undefended) with clip ball lies above (`wanted` 1) or below (-1) clip range in what
+    `compare` compares, ascending the stable cross-entropy with equal steps, by `tally` over the eps.
+
+    The text, which begins with `what`, also reports the other losses, and clip range with fewer steps, of which the sum
+    is eps as with clip ball.
+    """
+    e1 = evidence.models.get("E1")
+    if e1 is None:
+        return NOTHING
+    words, orders, text = [], {}, ""
+    for other, setting in (("range", "equal steps"), ("range-4", "equal total")):
+        for loss in LOSSES:
+            ball, curve, wide = e1.artifact("ball", loss), e1.curve("ball", loss), e1.artifact(other, loss)
+            if curve is None or wide is None:
+                continue
+            found = [compare(ball, wide, "eps", point.at) for point in curve.points if point.at]
+            known = [each for each in found if each is not None]
+            orders[setting, loss] = tally(known, wanted)
+            at = compare(ball, wide, "eps", 0.1)
+            shown = "" if at is None else f" (at 0.1: {in_words(at, compare)})"
+            words.append(f"{setting}, {TITLES[loss]}: {count_orders(known, wanted)}{shown}")
+            if (setting, loss) == ("equal steps", "ce") and orders[setting, loss] == "no difference shown":
+                text = f" Not excluded: {left_open(known, compare)}."
+    if ("equal steps", "ce") not in orders:
+        return NOTHING
+    reproduced = [f"{setting} and {TITLES[loss]}" for (setting, loss), verdict in orders.items() if verdict == "holds"]
+    text = f"{what}: {'; '.join(words)}.{text}"
+    text += (
+        f" The paper's order appears with {', '.join(reproduced)}."
+        if reproduced
+        else " No setting of ours reproduces the paper's order."
+    )
+    return RuleResult(orders["equal steps", "ce"], text)
+
+
 def clipping(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if BIM on E1 (undefended) leaves fewer images correct with clip ball than with clip range, ascending
     the stable cross-entropy with equal steps: at some eps by the paired test, and at none the reverse (`tally`).
@@ -92,29 +149,45 @@ def clipping(evidence: ClaimEvidence) -> RuleResult:
     The text also reports the other losses, and clip range with fewer steps, of which the sum is eps as with
     clip ball.
     """
+    return _judge_clippings(evidence, compare_accuracy, -1, "Ball leaves fewer correct")
+
+
+def clipping_loss(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: as `clipping`, on the mean loss, which clip ball must raise more than clip range."""
+    return _judge_clippings(evidence, compare_loss, 1, "Ball leaves the larger loss")
+
+
+def both_attacks(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if FGSM and BIM with clip ball each lower the accuracy of E1 (undefended) and raise its loss, against
+    no attack on the same images: at some eps by the paired test, and at none the reverse (`tally`).
+    """
     e1 = evidence.models.get("E1")
-    if e1 is None:
+    parts: dict[str, RuleResult] = {}
+    for measure, name in (("fgsm", "FGSM"), ("ball", "BIM")):
+        curve, artifact = (None, None) if e1 is None else (e1.curve(measure), e1.artifact(measure, "ce"))
+        if curve is None or artifact is None or curve.at(0) is None:
+            return NOTHING
+        plain, before = is_correct(artifact, "eps", 0), rows_of(artifact, "eps", 0)["loss"]
+        kept: dict[float, PairedComparison | None] = {}
+        lost: dict[float, PairedComparison | None] = {}
+        for eps in (point.at for point in curve.points if point.at):
+            kept[eps] = compare_masks(is_correct(artifact, "eps", eps), plain)
+            lost[eps] = compare_values(rows_of(artifact, "eps", eps)["loss"], before)
+        parts[f"Accuracy under {name}"] = _against_none(kept, compare_accuracy, -1)
+        parts[f"Loss under {name}"] = _against_none(lost, compare_loss, 1)
+    return all_parts(parts)
+
+
+def _against_none(found: dict[float, PairedComparison | None], compare: Compare, wanted: int) -> RuleResult:
+    """The result for an attack against no attack, by eps: `tally`, and the comparison at eps 0.1 as text."""
+    known = [each for each in found.values() if each is not None]
+    verdict, at = tally(known, wanted), found.get(0.1)
+    if verdict == "not measured":
         return NOTHING
-    words, orders = [], {}
-    for other, setting in (("range", "equal steps"), ("range-4", "equal total")):
-        for loss in LOSSES:
-            ball, curve, wide = e1.artifact("ball", loss), e1.curve("ball", loss), e1.artifact(other, loss)
-            if curve is None or wide is None:
-                continue
-            found = [compare_accuracy(ball, wide, "eps", point.at) for point in curve.points if point.at]
-            known = [each for each in found if each is not None]
-            orders[setting, loss] = tally(known, -1)
-            words.append(f"{setting}, {TITLES[loss]}: {count_orders(known, -1)}")
-    if ("equal steps", "ce") not in orders:
-        return NOTHING
-    reproduced = [f"{setting} and {TITLES[loss]}" for (setting, loss), verdict in orders.items() if verdict == "holds"]
-    text = "Ball leaves fewer correct: " + "; ".join(words) + "."
-    text += (
-        f" The paper's order appears with {', '.join(reproduced)}."
-        if reproduced
-        else " No setting of ours reproduces the paper's order."
-    )
-    return RuleResult(orders["equal steps", "ce"], text)
+    text = f"{count_orders(known, wanted)}{'' if at is None else f' (at 0.1: {in_words(at, compare)})'}."
+    if verdict == "no difference shown":
+        text += f" Not excluded: {left_open(known, compare)}."
+    return RuleResult(verdict, text)
 
 
 def background(evidence: ClaimEvidence) -> RuleResult:
@@ -133,4 +206,7 @@ def background(evidence: ClaimEvidence) -> RuleResult:
     if ball is None or not black.any():
         return NOTHING
     text = "; ".join(f"{name} changes {percent(share)} of the black pixels" for name, share in shares.items())
-    return RuleResult("holds" if ball < 0.01 else "does not hold", f"{text}.")
+    count = len(images["clean"])
+    return RuleResult(
+        "holds" if ball < 0.01 else "does not hold", f"{text} (n = {black.sum():,} pixels, {count} images)."
+    )

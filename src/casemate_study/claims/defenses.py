@@ -1,35 +1,29 @@
-"""The rules that judge the paper's claims about its defences. E1 is the undefended network, trained without early
-stopping.
+"""The rules that judge the paper's claims about its defences other than distillation. E1 is the undefended network,
+trained without early stopping.
 """
 
 from casemate.evaluation import percent
 from casemate_study.claims.rules import (
     NOTHING,
     ClaimEvidence,
+    ClaimVerdict,
     RuleResult,
-    at_all_temperatures,
-    both_parts,
+    all_parts,
+    in_words,
+    joined,
+    judge_best,
+    judge_clean,
     judge_order,
     over_eps,
+    student_names,
+    tally,
     why,
 )
-from casemate_study.experiments import paper
-from casemate_study.results.paired import compare_accuracy, compare_loss
+from casemate_study.claims.verdicts import EPS, single_step_cause
+from casemate_study.results.paired import compare_accuracy, compare_confidence, compare_loss
 
-
-def under_fits(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E5, the network trained with augmentation, has a higher validation than training accuracy at the
-    epoch whose weights are kept.
-    """
-    e5 = evidence.models.get("E5")
-    if e5 is None or e5.training is None:
-        return NOTHING
-    row = e5.training.best
-    text = (
-        f"After epoch {row.epoch}: training {percent(row.accuracy)} (augmented, with dropout), validation "
-        f"{percent(row.val_accuracy)}; the paper: about 83 % and 89 %."
-    )
-    return RuleResult("holds" if row.val_accuracy > row.accuracy else "does not hold", text)
+MUCH = 0.1
+"""Gain of accuracy under an attack, as a fraction, from which on a defence does much against it."""
 
 
 def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -38,12 +32,55 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     """
     loss = judge_order(evidence, "E5", "E1", "fgsm", -1, compare_loss)
     accuracy = judge_order(evidence, "E5", "E1", "fgsm", -1)
-    found = both_parts(loss, accuracy, ("Lower loss", "Lower accuracy"))
+    found = all_parts({"Lower loss": loss, "Lower accuracy": accuracy})
     cleans = [each.clean for each in map(evidence.models.get, ("E5", "E1")) if each is not None and each.clean]
     if len(cleans) < 2:
         return found
     errors = " against ".join(percent(clean.calibration_error) for clean in cleans)
-    return RuleResult(found.verdict, f"{found.because} Calibration error on clean images: {errors}.")
+    return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
+
+
+def clean_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if on images without an attack both the loss and the accuracy of E5 (augmentation) lie below those of
+    E1 (undefended), by the paired tests.
+    """
+    return all_parts(
+        {
+            "Lower loss": judge_clean(evidence, "E5", "E1", -1, compare_loss, "Loss"),
+            "Lower accuracy": judge_clean(evidence, "E5", "E1", -1, compare_accuracy, "Accuracy"),
+        }
+    )
+
+
+def less_confident(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if the mean confidence (probability of the predicted class) of E5 (augmentation) on images without an
+    attack lies below that of E1 (undefended), by the interval of the paired difference.
+    """
+    return judge_clean(evidence, "E5", "E1", -1, compare_confidence, "Mean confidence")
+
+
+def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM and under BIM with either clipping E5 (augmentation) gains less than 10 points of
+    accuracy over E1 (undefended) at every eps, by the upper ends of the intervals of the paired difference; does not
+    hold if at some eps the lower end is 10 points or more; else no difference shown. Attacks not measured are skipped.
+    """
+    one, other = evidence.models.get("E5"), evidence.models.get("E1")
+    words: list[str] = []
+    verdicts: list[ClaimVerdict] = []
+    for measure, name in (("fgsm", "FGSM"), ("ball", "BIM, clip ball"), ("range", "BIM, clip range")):
+        orders = over_eps(one, other, measure, "ce", compare_accuracy)
+        if not orders:
+            continue
+        for each in orders:
+            gain = each.difference
+            little: ClaimVerdict = "holds" if gain.high < MUCH else "no difference shown"
+            verdicts.append("does not hold" if gain.low >= MUCH else little)
+        most = max(orders, key=lambda each: each.difference.value)
+        words.append(f"{name}: {in_words(most, compare_accuracy)}")
+    if one is None or not words:
+        return NOTHING
+    text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."
+    return RuleResult(joined(verdicts), text, why(one))
 
 
 def keeps_70(evidence: ClaimEvidence) -> RuleResult:
@@ -60,15 +97,85 @@ def keeps_70(evidence: ClaimEvidence) -> RuleResult:
     strongest = e6.under_strongest(0.1)
     if strongest is not None:
         text += f" PGD-40 with restarts at half that eps, 0.1, leaves {strongest:n}."
-    return RuleResult("holds" if left.high >= 0.7 else "does not hold", text + why(e6))
+    return RuleResult("holds" if left.high >= 0.7 else "does not hold", text, why(e6))
+
+
+def helps_against_fgsm(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if E6 (adversarial regularisation) is more accurate than E1 (undefended) under FGSM, by paired tests
+    (`judge_order`).
+    """
+    return judge_order(evidence, "E6", "E1", "fgsm", 1)
+
+
+def best_of_four(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM E6 (adversarial regularisation) is more accurate than each of the other three models of
+    the paper's figure 15: E1 (undefended), E5 (augmentation) and E7 (both), by paired tests (`judge_best`).
+    """
+    found = judge_best(evidence, "E6", ("E1", "E5", "E7"), "fgsm")
+    e6 = evidence.models.get("E6")
+    return found if e6 is None or found is NOTHING else RuleResult(found.verdict, found.text, why(e6))
+
+
+def _defended(evidence: ClaimEvidence) -> list[str]:
+    """The names of E1 (undefended) and of the models of the paper's three defences other than E6 that are measured."""
+    return ["E1", "E5", "E7", *student_names(evidence, "E9", "E10")]
+
+
+def best_of_all(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM E6 (adversarial regularisation) has a higher accuracy and a lower loss than E1
+    (undefended) and every model of the other defences (E5, E7, E9, E10), by paired tests (`judge_best`).
+    """
+    others = _defended(evidence)
+    parts = {
+        "Accuracy": judge_best(evidence, "E6", others, "fgsm"),
+        "Loss": judge_best(evidence, "E6", others, "fgsm", -1, compare_loss),
+    }
+    return all_parts(parts)
+
+
+def strongest(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if E6 (adversarial regularisation) is more accurate under PGD at eps 0.1 than E1 (undefended) and
+    every model of the other defences (E5, E7, E9, E10), by paired tests; does not hold if one of them is more accurate.
+    """
+    e6 = evidence.models.get("E6")
+    words: list[str] = []
+    verdicts: list[ClaimVerdict] = []
+    for name in _defended(evidence):
+        other = evidence.models.get(name)
+        if e6 is None or other is None or e6.under_strongest(EPS) is None or other.under_strongest(EPS) is None:
+            continue
+        found = compare_accuracy(e6.artifact("pgd"), other.artifact("pgd"), "eps", EPS)
+        if found is not None:
+            verdicts.append(tally([found], 1))
+            words.append(f"{name}: {in_words(found, compare_accuracy)}")
+    if e6 is None or not words:
+        return NOTHING
+    text = f'"{e6.title}" under PGD-40 with restarts at {EPS:g} against {"; ".join(words)}.'
+    return RuleResult(joined(verdicts), text)
+
+
+def fitted_to_one_step(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if E6 (adversarial regularisation) is fitted to one step of attack: FGSM at eps 0.1 leaves more than
+    the interval of its clean accuracy, or over 20 points more than PGD (`single_step_cause`).
+    """
+    e6 = evidence.models.get("E6")
+    if e6 is None or e6.clean is None:
+        return NOTHING
+    one, many = e6.accuracy_under("fgsm", EPS), e6.under_strongest(EPS)
+    if one is None or many is None:
+        return NOTHING
+    text = (
+        f"E6 at eps {EPS:g}: FGSM leaves {one:n}, PGD-40 with restarts {many:n}; without an attack "
+        f"{e6.clean.accuracy:n}."
+    )
+    return RuleResult("holds" if single_step_cause(e6) else "does not hold", text)
 
 
 def loses_to_bim(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E1 (undefended) is more accurate than E6 (adversarial regularisation) under BIM, both with clip
     ball and with clip range, by paired tests (`judge_order`).
     """
-    parts = [judge_order(evidence, "E1", "E6", clip, 1) for clip in ("ball", "range")]
-    return both_parts(parts[0], parts[1], ("Clip ball", "Clip range"))
+    return all_parts({f"Clip {clip}": judge_order(evidence, "E1", "E6", clip, 1) for clip in ("ball", "range")})
 
 
 def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
@@ -81,11 +188,12 @@ def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
     if accuracy.verdict == "not measured" or not losses:
         return NOTHING
     par = all(abs(each.first - each.second) <= 0.25 * max(each.second, 1e-9) for each in losses)
+    at = next(each for each in losses if abs(each.difference.value) == max(abs(e.difference.value) for e in losses))
+    shown = f"{'within a quarter of each other at every' if par else 'further apart than a quarter at some'} eps"
     part = RuleResult(
-        "holds" if par else "does not hold",
-        "within a quarter of each other at every eps." if par else "further apart than a quarter at some eps.",
+        "holds" if par else "does not hold", f"{shown}. The largest difference: {in_words(at, compare_loss)}."
     )
-    return both_parts(accuracy, part, ("Lower accuracy", "Loss on par"))
+    return all_parts({"Lower accuracy": accuracy, "Loss on par": part})
 
 
 def four_rounds(evidence: ClaimEvidence) -> RuleResult:
@@ -102,75 +210,7 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
     if strong is not None:
         text += f"; under PGD at 0.1 it leaves {percent(strong.first)}, E6 {percent(strong.second)}"
     no_better = better == 0 and (strong is None or strong.order <= 0)
-    return RuleResult("holds" if no_better else "does not hold", text + "." + why(one, other))
-
-
-def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
-    """The names of the measured distillation students of these experiments ("E9", "E10"), of all temperatures.
-
-    The rules compare each with E1, the undefended network, which is the teacher at temperature 1.
-    """
-    return [name for each in experiments for name in evidence.models if name.startswith(f"{each}-")]
-
-
-def students_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the loss of every student (E9, E10) lies below that of E1, the teacher at temperature 1, under
-    FGSM and under BIM with either clipping, by paired tests (`judge_order`).
-    """
-    parts = [
-        (f"{name}, {measure}", judge_order(evidence, name, "E1", measure, -1, compare_loss))
-        for name in student_names(evidence, "E9", "E10")
-        for measure in ("fgsm", "ball", "range")
-    ]
-    return at_all_temperatures(parts)
-
-
-def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if every student of E9 (distilled into the same architecture) is more accurate than E1, the teacher
-    at temperature 1, under FGSM, by paired tests (`judge_order`).
-    """
-    parts = [(name, judge_order(evidence, name, "E1", "fgsm", 1)) for name in student_names(evidence, "E9")]
-    return at_all_temperatures(parts)
-
-
-def students_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E1, the teacher at temperature 1, is more accurate than every student of E9 (distilled into the
-    same architecture) under BIM with either clipping, by paired tests (`judge_order`).
-    """
-    parts = [
-        (f"{name}, clip {clip}", judge_order(evidence, "E1", name, clip, 1))
-        for name in student_names(evidence, "E9")
-        for clip in ("ball", "range")
-    ]
-    return at_all_temperatures(parts)
-
-
-def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if every student of E10 (distilled into the network of appendix B) is more accurate than E1, the
-    teacher at temperature 1, under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`).
-    """
-    names = student_names(evidence, "E10")
-    return at_all_temperatures([(name, judge_order(evidence, name, "E1", "ball", 1, up_to=0.1)) for name in names])
-
-
-def epoch_time(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if for every student of E9 the seconds per epoch, divided by those of E1, the teacher at temperature
-    1, lie within a fifth of the paper's 1.25.
-    """
-    stated = paper.STUDENT_SECONDS.value / paper.TEACHER_SECONDS.value
-    e1 = evidence.models.get("E1")
-    ratios = {
-        name: each.seconds[1] / e1.seconds[1]
-        for name, each in evidence.models.items()
-        if name.startswith("E9-") and each.seconds and e1 and e1.seconds
-    }
-    if not ratios:
-        return NOTHING
-    text = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
-    inside = all(abs(ratio - stated) <= 0.2 * stated for ratio in ratios.values())
-    return RuleResult(
-        "holds" if inside else "does not hold", f"The paper: {stated:.2f} times the teacher's. Ours: {text}."
-    )
+    return RuleResult("holds" if no_better else "does not hold", text + ".", why(one, other))
 
 
 def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -186,7 +226,7 @@ def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
         strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", eps)
         if strong is not None:
             words.append(f"PGD-40 with restarts at {eps:g}: {percent(strong.first)} against {percent(strong.second)}")
-    return RuleResult(found.verdict, f"{found.because} {'; '.join(words)}." if words else found.because)
+    return RuleResult(found.verdict, f"{found.text} {'; '.join(words)}." if words else found.text, found.causes)
 
 
 def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
@@ -202,4 +242,12 @@ def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     chosen = min(losses, key=lambda name: losses[name])
     found = judge_order(evidence, chosen, "E1", "fgsm", 1)
-    return RuleResult(found.verdict, f"Selected on validation: {evidence.models[chosen].title}. {found.because}")
+    selected = f"Selected on validation: {evidence.models[chosen].title}."
+    return RuleResult(found.verdict, f"{selected} {found.text}", found.causes)
+
+
+def regularise_first(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if E13's adversarial regularisation of a weight-decayed model is more accurate than E6, that of E1,
+    under FGSM, by paired tests (`judge_order`).
+    """
+    return judge_order(evidence, "E13-regularised", "E6", "fgsm", 1)

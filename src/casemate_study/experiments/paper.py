@@ -29,5 +29,18 @@ ADVERSARIAL_AT_02 = Statement(
     value=0.7,
     where="4.2.2",
 )
+AUGMENTED_VALIDATION = Statement(
+    experiment="E5", what="validation and test accuracy with augmentation, about", value=0.89, where="4.2.1"
+)
+AUGMENTED_TRAINING = Statement(
+    experiment="E5", what="training accuracy with augmentation, about", value=0.83, where="4.2.1"
+)
+TEACHER_ACCURACY = Statement(experiment="E9", what="test accuracy of the teacher", value=0.9376, where="4.2.3")
+TEACHER_LOSS = Statement(experiment="E9", what="test loss of the teacher", value=0.2374, where="4.2.3")
+STUDENT_ACCURACY = Statement(experiment="E9", what="test accuracy of the student", value=0.9378, where="4.2.3")
+STUDENT_LOSS = Statement(experiment="E9", what="test loss of the student", value=0.1919, where="4.2.3")
 TEACHER_SECONDS = Statement(experiment="E9", what="seconds per epoch of the teacher", value=4.12, where="4.2.3")
 STUDENT_SECONDS = Statement(experiment="E9", what="seconds per epoch of the student", value=5.14, where="4.2.3")
+ADJUSTED_SECONDS = Statement(
+    experiment="E10", what="seconds per epoch of the adjusted student", value=6.18, where="4.2.3"
+)

@@ -15,7 +15,7 @@ from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.scales import SCALES, scale_table
 from casemate_study.reference import Reference, reference_for, reference_json
-from casemate_study.report import comparison, markdown, paper_comparison, sentences
+from casemate_study.report import comparison, markdown, paper_comparison, seeds, sentences
 from casemate_study.report.figures import all_figures
 from casemate_study.report.hypotheses import hypotheses_section
 from casemate_study.report.recipes import recipe_table
@@ -128,6 +128,7 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             hypotheses=hypotheses_section(artifacts),
             reference=reference,
             claims=comparison.claim_table(claims, reference),
+            seeds=seeds.seeds_table(models, artifacts, seed),
             advices=[(advice, reference and reference.accuracy(name, "worst")) for name, advice in advices],
             convention=next((advice.verdict.convention for _, advice in advices if advice.verdict), ""),
             models=comparison.model_table(models, reference),

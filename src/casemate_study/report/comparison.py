@@ -258,11 +258,13 @@ def _at_that_scale(verdict: str) -> str:
 
 
 def claim_table(judgements: Sequence[Judgement], reference: Reference | None) -> Table:
-    """A table of the paper's claims: our verdict on each, that of our committed runs at larger scales, and
-    the reason.
+    """A table of the paper's claims: our verdict on each, that of our committed runs at larger scales, those with
+    further seeds (if any rule could be applied to one), and the reason.
     """
     head = ("experiment", "the paper says", "verdict")
     head += (f"at scale {reference.scales}",) if reference is not None else ()
+    repeated = any(each.by_seed for each in judgements)
+    head += ("with further seeds",) if repeated else ()
     head += ("because",)
     rows = [
         (
@@ -270,6 +272,7 @@ def claim_table(judgements: Sequence[Judgement], reference: Reference | None) ->
             each.claim.says,
             each.verdict,
             *(() if reference is None else (_at_that_scale(reference.claim(each.claim.says) or "not measured"),)),
+            *((each.seeds_sentence or "-",) if repeated else ()),
             each.because,
         )
         for each in judgements

@@ -8,7 +8,7 @@ from casemate_study.claims import Judgement
 from casemate_study.claims.verdicts import Advice
 from casemate_study.experiments.catalogue import EXPERIMENTS
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.report import comparison, paper_comparison
+from casemate_study.report import comparison, paper_comparison, seeds
 from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts, Provenance, StoredCheckpoint, find_result
 from casemate_study.run import PlannedStudy
@@ -93,11 +93,13 @@ def results_markdown(
     searched, divided = comparison.search_table(study.setup, artifacts), comparison.distillation_table(models)
     compared = paper_comparison.comparisons(artifacts, study.setup.scale, paper_comparison.other_data(study.dataset))
     evaluated = comparison.whole_evaluation_table(models)
+    repeated = seeds.seeds_table(models, artifacts, study.setup.seed)
     parts = [
         _table(comparison.model_table(models, None)) if models else None,
         _table(evaluated) if evaluated is not None else None,
         "\n".join(f"- {advice.sentence}" for _, advice in advices) or None,
         _table(comparison.claim_table(known, None)) if known else None,
+        _table(repeated) if repeated is not None else None,
         _table(paper_comparison.comparison_table(compared, None)) if compared else None,
         _table(comparison.diagnosis_table(models)) if models else None,
         _table(divided) if divided is not None else None,

@@ -1,20 +1,22 @@
 """Paired comparisons of two models, or of two attacks, on the same images, from the tables of examples in artifacts."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal, final
 
 import numpy as np
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
-from casemate.evaluation import mcnemar, mean
+from casemate.evaluation import Estimate, mcnemar, mean
 from casemate.tables import Table, read_table
 
 _LEVEL = 0.05
-"""Significance level of McNemar's test."""
+"""Significance level of McNemar's test, and the rest of the intervals' confidence."""
 
 Order = Literal[-1, 0, 1]
 
@@ -22,19 +24,25 @@ Order = Literal[-1, 0, 1]
 @final
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two means over the same `n` images (accuracies, or losses) of two models or under two attacks, and
-    their order.
+    """Two means over the same images (accuracies, losses or confidences) of two models or under two attacks, their
+    order, and their difference.
     """
 
     first: float
     second: float
     order: Order
     """1: the first is larger; -1: the second is; 0: the paired test at the 5 % level finds no difference."""
-    n: int
+    difference: Estimate
+    """The first minus the second, with the 95 % interval of the paired difference: how large it could still be."""
+
+    @property
+    def n(self) -> int:
+        """Number of images on which both were measured."""
+        return self.difference.n
 
 
 Compare = Callable[..., PairedComparison | None]
-"""A function that compares two artifacts: `compare_accuracy` or `compare_loss`."""
+"""A function that compares two artifacts: `compare_accuracy`, `compare_loss` or `compare_confidence`."""
 
 
 @lru_cache(maxsize=512)
@@ -48,7 +56,11 @@ def rows_of(artifact: Artifact, axis: str | None = None, value: float | None = N
     For the artifact of a curve or a worst case, only the rows of one point: those where the column `axis` ("eps" or
     "steps") equals `value`. All rows if either is None.
     """
-    table = _table(artifact.folder)
+    return _rows(artifact.folder, axis, value)
+
+
+def _rows(folder: Path, axis: str | None, value: float | None) -> Table:
+    table = _table(folder)
     if axis is None or value is None:
         return table
     chosen = np.abs(table[axis] - value) < 1e-9
@@ -97,26 +109,66 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
         return None
     one, other = one[:n], other[:n]
     a, b = float(one.mean()), float(other.mean())
-    return PairedComparison(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), n)
+    return PairedComparison(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), _difference_of_masks(one, other))
+
+
+def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
+    """The share of True in `one` minus that in `other`, both `(n,)` over the same images, with the adjusted Wald
+    interval of paired shares (Bonett and Price 2012), which has a width even where no image differs.
+    """
+    n = len(one)
+    wins, defeats = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(~one & other))
+    more, fewer = (wins + 1) / (n + 2), (defeats + 1) / (n + 2)
+    half = NormalDist().inv_cdf(1 - _LEVEL / 2) * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
+    centre = more - fewer
+    return Estimate((wins - defeats) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
+
+
+def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | None:
+    """Compare the means of two arrays of numbers `(n,)`; the order follows from the 95 % bootstrap interval of the mean
+    paired difference.
+
+    Both start with the same images; the longer is cut to the length of the shorter, and images at which either is not
+    finite are omitted. None if no image is left.
+    """
+    n = min(len(one), len(other))
+    one, other = one[:n].astype(np.float64), other[:n].astype(np.float64)
+    finite = np.isfinite(one) & np.isfinite(other)
+    if not finite.any():
+        return None
+    one, other = one[finite], other[finite]
+    interval = mean(one - other)
+    order = _order(interval.value, interval.low > 0 or interval.high < 0)
+    return PairedComparison(float(one.mean()), float(other.mean()), order, interval)
+
+
+@lru_cache(maxsize=4096)
+def _compare_column(
+    first: Path, second: Path, column: str, axis: str | None, value: float | None
+) -> PairedComparison | None:
+    """`compare_values` of one column in the tables of two artifacts' folders. Kept, since several claims rest on the
+    same pair, and the bootstrap takes longest of all that a report computes.
+    """
+    return compare_values(_rows(first, axis, value)[column], _rows(second, axis, value)[column])
 
 
 def compare_loss(
     first: Artifact | None, second: Artifact | None, axis: str | None = None, value: float | None = None
 ) -> PairedComparison | None:
-    """Compare two mean cross-entropies; the order follows from the 95 % bootstrap interval of the mean paired
-    difference.
+    """Compare two mean cross-entropies by `compare_values`; arguments as for `is_correct`.
 
-    Over the images that both artifacts have and whose losses are finite in both; None if an artifact is None or there
-    are no such images.
+    None if an artifact is None or there are no images at which both losses are finite.
     """
     if first is None or second is None:
         return None
-    one, other = (rows_of(artifact, axis, value)["loss"].astype(np.float64) for artifact in (first, second))
-    n = min(len(one), len(other))
-    finite = np.isfinite(one[:n]) & np.isfinite(other[:n])
-    if not finite.any():
+    return _compare_column(first.folder, second.folder, "loss", axis, value)
+
+
+def compare_confidence(first: Artifact | None, second: Artifact | None) -> PairedComparison | None:
+    """Compare the mean confidences (probability of the predicted class) of two clean measures by `compare_values`.
+
+    None if an artifact is None.
+    """
+    if first is None or second is None:
         return None
-    one, other = one[:n][finite], other[:n][finite]
-    interval = mean(one - other)
-    order = _order(interval.value, interval.low > 0 or interval.high < 0)
-    return PairedComparison(float(one.mean()), float(other.mean()), order, len(one))
+    return _compare_column(first.folder, second.folder, "confidence", None, None)

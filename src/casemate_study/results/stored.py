@@ -181,6 +181,11 @@ class StoredTraining:
         """The row of the epoch with the lowest validation loss."""
         return self.history[self.best_epoch - 1]
 
+    @property
+    def last(self) -> EpochRow:
+        """The row of the last epoch."""
+        return self.history[-1]
+
 
 @final
 @dataclass(frozen=True)

@@ -1,0 +1,34 @@
+"""Differences and ratios of two independent numbers, and shares of which only the fraction is stored."""
+
+import math
+
+import numpy as np
+
+from casemate.evaluation import Estimate, share
+
+
+def share_of(fraction: float, n: int) -> Estimate:
+    """The share `fraction` of `n` images with its 95 % interval, for a stored accuracy without one."""
+    interval = share(np.arange(n) < round(fraction * n))
+    return Estimate(fraction, interval.low, interval.high, n)
+
+
+def difference_of(one: Estimate, other: Estimate) -> Estimate:
+    """One number minus another that was measured apart from it, with its 95 % interval; `n` is the smaller of theirs.
+
+    The interval is made of the two numbers' own (Newcombe 1998, method 10, which for shares starts from Wilson's; Zou
+    and Donner 2008 for any numbers).
+    """
+    value = one.value - other.value
+    low = value - math.hypot(one.value - one.low, other.high - other.value)
+    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, low, high, min(one.n, other.n))
+
+
+def ratio_of(one: Estimate, other: Estimate) -> Estimate:
+    """One positive number divided by another, with its 95 % interval: `difference_of` their logarithms."""
+    logarithms = (
+        Estimate(math.log(each.value), math.log(each.low), math.log(each.high), each.n) for each in (one, other)
+    )
+    found = difference_of(*logarithms)
+    return Estimate(math.exp(found.value), math.exp(found.low), math.exp(found.high), found.n)
