@@ -263,8 +263,8 @@ def searched(setup: Setup) -> list[tuple[str, float, Source]]:
 
 def _e13_models(setup: Setup) -> list[StudyModel]:
     weights = map(_weighted, setup.scale.multipliers)
-    more = [E13_REGULARISED, E13_MIX, *weights] if _more(setup) else []
-    return [*more, E13_RESNET, E13_EARLY]
+    more = [E13_MIX, *weights] if _more(setup) else []
+    return [E13_REGULARISED, *more, E13_RESNET, E13_EARLY]
 
 
 def _e13(setup: Setup) -> list[Task]:

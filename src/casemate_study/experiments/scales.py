@@ -79,7 +79,7 @@ class Scale:
     """Factors on the dropout rates of those networks; each network is trained once with every factor."""
     beyond_claims: bool
     """Whether models are trained that no claim of the paper needs: E1+, noise and randomised inference (E5), other
-    clippings of E6, and of E13 the search over students, E6 on a regularised model, the mixture and other weights."""
+    clippings of E6, and of E13 the search over students, the mixture and other weights."""
     falling_rate: bool
     """Whether E1 is also trained with a learning rate that falls to zero, so that the last epoch is not luck."""
     recipe_trials: bool
