@@ -1,5 +1,6 @@
 """The study: its experiments as data, and what a run of it leaves behind after kills, faults and second runs."""
 
+import fcntl
 import json
 import os
 import random
@@ -62,7 +63,9 @@ def driver_for(scale: dict[str, Any]) -> str:
 
 
 DRIVER = driver_for(TINY)
-SMOKE = ["study", "--scale", "smoke", "--threads", "1", "--device", "cpu", "--no-report"]
+SMOKE = ["study", "--scale", "smoke", "--device", "cpu", "--no-report", "--workers", "1"]
+WHOLE = "import sys\nfrom casemate.cli.main import main\nsys.exit(main())"
+"""`casemate` as it is, as a program for a process of its own."""
 START = "artifacts to compute"
 
 
@@ -165,18 +168,88 @@ def test_a_killed_study_goes_on_and_ends_in_the_same_results(undisturbed: Path, 
 
 
 @pytest.mark.integration
+def test_two_workers_compute_what_one_process_computes(undisturbed: Path, tmp_path: Path) -> None:
+    finished(casemate(*SMOKE, "--workers", 2, "--only", "E1", "E6", "E9", "--store", tmp_path))
+    _assert_same(tmp_path, undisturbed)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process started, directly or not."""
+    children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [each for child in children for each in _descendants(child)]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _locked(store: Path) -> list[str]:
+    """The names of the locks that some process holds."""
+    found = []
+    for file in (store / "locks").glob("*.lock"):
+        with file.open() as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.append(file.name)
+    return found
+
+
+def _disturb(process: subprocess.Popen[str], kind: str, draw: random.Random) -> int:
+    """Kill a worker or the whole study, or press Ctrl-C; return the exit code that is expected of the study."""
+    workers = [pid for pid in _descendants(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    if kind == "worker":
+        if workers:
+            os.kill(draw.choice(workers), signal.SIGKILL)
+        return 0
+    if kind == "parent":
+        process.kill()
+        return -signal.SIGKILL
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+    return 130
+
+
+@pytest.mark.integration
 @pytest.mark.slow
-def test_ten_kills_of_a_smoke_study(tmp_path: Path) -> None:
-    """The same at the scale that users run, with ten kills at random moments."""
-    driver = "import sys\nfrom casemate.cli.main import main\nsys.exit(main())"
+def test_twenty_kills_and_interrupts_of_a_study_with_two_workers(tmp_path: Path) -> None:
+    """At random moments, at the scale that users run: nothing stays running or locked, and nothing differs in the end
+    from a study that one process computed undisturbed.
+    """
     start = time.monotonic()
-    finished(casemate(*SMOKE, "--store", tmp_path / "whole", driver=driver))
+    finished(casemate(*SMOKE, "--store", tmp_path / "whole", driver=WHOLE))
     whole = time.monotonic() - start
-    draw = random.Random(10)
-    kills = _killed_study(tmp_path / "killed", [draw.uniform(0, whole / 4) for _ in range(10)], driver)
-    assert kills >= 3
-    _assert_same(tmp_path / "killed", tmp_path / "whole")
-    _assert_same(tmp_path / "whole", tmp_path / "killed")
+    draw = random.Random(20)
+    command = [*SMOKE, "--workers", "2", "--store", tmp_path / "disturbed"]
+    disturbed = 0
+    for number in range(20):
+        kind = ("worker", "parent", "interrupt")[number % 3]
+        process = casemate(*command, driver=WHOLE, start_new_session=True)
+        await_start(process)
+        time.sleep(draw.uniform(0, whole / 20))
+        ended = process.poll() is not None
+        before = _descendants(process.pid) if not ended else []
+        expected = 0 if ended else _disturb(process, kind, draw)
+        if kind == "worker" and not ended:  # it goes on, and is interrupted later
+            time.sleep(draw.uniform(0, whole / 40))
+            ended = process.poll() is not None
+            before += _descendants(process.pid) if not ended else []
+            expected = 0 if ended else _disturb(process, "interrupt", draw)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode in (expected, 0), err
+        assert "Traceback" not in err
+        disturbed += process.returncode != 0
+        limit = time.monotonic() + 10
+        while any(map(_is_running, before)):
+            assert time.monotonic() < limit, "processes are left running"
+            time.sleep(0.05)
+        assert _locked(tmp_path / "disturbed") == []
+    assert disturbed >= 10
+    finished(casemate(*command, driver=WHOLE))
+    _assert_same(tmp_path / "disturbed", tmp_path / "whole")
+    _assert_same(tmp_path / "whole", tmp_path / "disturbed")
 
 
 @pytest.mark.integration
