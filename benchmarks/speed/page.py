@@ -227,7 +227,9 @@ def epochs(part: dict[str, Any]) -> str:
 def operations(part: dict[str, Any]) -> str:
     """Where the time of a training epoch goes."""
     head = ["%", *(f"{row['network']}, {row['precision']}" for row in part["rows"])]
-    rows = [(kind, *(percent(row["shares"][kind]) for row in part["rows"])) for kind in part["rows"][0]["shares"]]
+    first = part["rows"][0]["shares"]
+    kinds = sorted(first, key=lambda kind: -first[kind])
+    rows = [(kind, *(percent(row["shares"][kind]) for row in part["rows"])) for kind in kinds]
     return f"Where the time goes (one epoch each, by PyTorch's profiler):\n\n{grid(head, rows)}\n\n{made_by(part)}"
 
 

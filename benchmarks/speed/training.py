@@ -302,6 +302,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "training.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    around = surroundings("cpu", 1)  # now, since the checkout may have another commit when a part ends
     document: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     data = load("fashion-mnist", args.data_dir)
     images = subset(data.train, args.n, 0)
@@ -317,7 +318,7 @@ def main() -> None:
         document[part] = found | {
             "command": f"python benchmarks/speed/training.py --n {args.n} --rounds {args.rounds} --parts {part}",
             "load": os.getloadavg()[0],
-            "surroundings": surroundings("cpu", 1),
+            "surroundings": around,
         }
         write_json(args.out, document)
 
