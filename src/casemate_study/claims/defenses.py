@@ -36,7 +36,7 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     cleans = [each.clean for each in map(evidence.models.get, ("E5", "E1")) if each is not None and each.clean]
     if len(cleans) < 2:
         return found
-    errors = " against ".join(percent(clean.calibration_error) for clean in cleans)
+    errors = " against ".join(f"{percent(clean.calibration_error)} (n = {clean.accuracy.n:,})" for clean in cleans)
     return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
 
 
@@ -206,9 +206,11 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", 0.1)
     better = sum(each.order > 0 for each in orders)
+    most = max(orders, key=lambda each: each.difference.value)
     text = f"Under FGSM E8 is the more accurate at {better} of {len(orders)} eps"
     if strong is not None:
-        text += f"; under PGD at 0.1 it leaves {percent(strong.first)}, E6 {percent(strong.second)}"
+        text += f"; under PGD at 0.1: {in_words(strong, compare_accuracy)}"
+    text += f". Where FGSM favours it most: {in_words(most, compare_accuracy)}"
     no_better = better == 0 and (strong is None or strong.order <= 0)
     return RuleResult("holds" if no_better else "does not hold", text + ".", why(one, other))
 
@@ -225,7 +227,7 @@ def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
     for eps in (0.01, 0.025):
         strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", eps)
         if strong is not None:
-            words.append(f"PGD-40 with restarts at {eps:g}: {percent(strong.first)} against {percent(strong.second)}")
+            words.append(f"PGD-40 with restarts at {eps:g}: {in_words(strong, compare_accuracy)}")
     return RuleResult(found.verdict, f"{found.text} {'; '.join(words)}." if words else found.text, found.causes)
 
 
