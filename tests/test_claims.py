@@ -792,7 +792,8 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         _set("E5", Numbers(left={"fgsm": {0.1: 0.5}})),
         "+10.0 points",
     ),
-    ("Augmentation does not do much", "not measured", _gone("E5/"), ""),
+    ("Augmentation does not do much", "not measured", _gone("E5/fgsm/ce"), ""),
+    ("Augmentation does not do much", "not measured", _gone("E5/ball/ce"), ""),
     (
         "Adversarial regularisation is the best",
         "holds",
@@ -812,6 +813,7 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "not excluded: a difference within -0.7 to +0.7",
     ),
     ("Adversarial regularisation is the best", "not measured", _gone("E6/fgsm/ce"), ""),
+    ("Adversarial regularisation is the best", "not measured", _gone("E7/fgsm/ce"), ""),
     (
         "Adversarial regularisation may",
         "holds",
@@ -836,6 +838,7 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
     ),
     ("Adversarial regularisation has the best", "no difference shown", _same, "Accuracy: no difference shown."),
     ("Adversarial regularisation has the best", "not measured", _gone("E6/fgsm/ce"), ""),
+    ("Adversarial regularisation has the best", "not measured", _gone("E9-", "E10-"), ""),
     (
         "Adversarial regularisation is the strongest",
         "holds",
@@ -855,6 +858,7 @@ TURNS: tuple[tuple[str, ClaimVerdict, Change, str], ...] = (
         "+0.0 points (-0.7 to +0.7, n = 400)",
     ),
     ("Adversarial regularisation is the strongest", "not measured", _gone("E6/pgd"), ""),
+    ("Adversarial regularisation is the strongest", "not measured", _gone("E5/pgd"), ""),
     (
         "Without an attack: teacher",
         "holds",
