@@ -68,6 +68,8 @@ def test_a_verdict_survives_if_every_seed_gives_it(start: World) -> None:
     same = _judged(here, good)[HELPS]
     assert (same.verdict, same.survives) == ("holds", True)
     assert same.seeds_sentence == "with seed 1: holds. The verdict survives all seeds."
+    twice = _judged(here, good, _seed(here, 2, {"E6": GOOD}))[HELPS]
+    assert twice.seeds_sentence == "with seeds 1 and 2: holds. The verdict survives all seeds."
     other = _judged(here, good, even, bad)[HELPS]
     assert (other.verdict, other.survives) == ("holds", False)
     assert other.seeds_sentence == (

@@ -36,7 +36,7 @@ def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
     cleans = [each.clean for each in map(evidence.models.get, ("E5", "E1")) if each is not None and each.clean]
     if len(cleans) < 2:
         return found
-    errors = " against ".join(percent(clean.calibration_error) for clean in cleans)
+    errors = " against ".join(f"{percent(clean.calibration_error)} (n = {clean.accuracy.n:,})" for clean in cleans)
     return RuleResult(found.verdict, f"{found.text} Calibration error on clean images: {errors}.", found.causes)
 
 
@@ -62,22 +62,24 @@ def less_confident(evidence: ClaimEvidence) -> RuleResult:
 def augmentation_does_little(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM and under BIM with either clipping E5 (augmentation) gains less than 10 points of
     accuracy over E1 (undefended) at every eps, by the upper ends of the intervals of the paired difference; does not
-    hold if at some eps the lower end is 10 points or more; else no difference shown. Attacks not measured are skipped.
+    hold if at some eps the lower end is 10 points or more; else no difference shown. Not measured without FGSM and clip
+    ball; clip range is not run on every model.
     """
     one, other = evidence.models.get("E5"), evidence.models.get("E1")
     words: list[str] = []
     verdicts: list[ClaimVerdict] = []
     for measure, name in (("fgsm", "FGSM"), ("ball", "BIM, clip ball"), ("range", "BIM, clip range")):
         orders = over_eps(one, other, measure, "ce", compare_accuracy)
-        if not orders:
-            continue
+        if not orders and measure != "range":
+            return NOTHING
         for each in orders:
             gain = each.difference
             little: ClaimVerdict = "holds" if gain.high < MUCH else "no difference shown"
             verdicts.append("does not hold" if gain.low >= MUCH else little)
-        most = max(orders, key=lambda each: each.difference.value)
-        words.append(f"{name}: {in_words(most, compare_accuracy)}")
-    if one is None or not words:
+        if orders:
+            most = max(orders, key=lambda each: each.difference.value)
+            words.append(f"{name}: {in_words(most, compare_accuracy)}")
+    if one is None:
         return NOTHING
     text = f"At the eps where E5 gains most over E1, {'; '.join(words)}. Much is {percent(MUCH, 0)} of all images."
     return RuleResult(joined(verdicts), text, why(one))
@@ -109,23 +111,33 @@ def helps_against_fgsm(evidence: ClaimEvidence) -> RuleResult:
 
 def best_of_four(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E6 (adversarial regularisation) is more accurate than each of the other three models of
-    the paper's figure 15: E1 (undefended), E5 (augmentation) and E7 (both), by paired tests (`judge_best`).
+    the paper's figure 15: E1 (undefended), E5 (augmentation) and E7 (both), by paired tests (`judge_best`). Not
+    measured unless all four are.
     """
-    found = judge_best(evidence, "E6", ("E1", "E5", "E7"), "fgsm")
+    others = ("E1", "E5", "E7")
     e6 = evidence.models.get("E6")
-    return found if e6 is None or found is NOTHING else RuleResult(found.verdict, found.text, why(e6))
+    if e6 is None or any(each not in evidence.models or not evidence.models[each].curve("fgsm") for each in others):
+        return NOTHING
+    found = judge_best(evidence, "E6", others, "fgsm")
+    return RuleResult(found.verdict, found.text, why(e6))
 
 
-def _defended(evidence: ClaimEvidence) -> list[str]:
-    """The names of E1 (undefended) and of the models of the paper's three defences other than E6 that are measured."""
-    return ["E1", "E5", "E7", *student_names(evidence, "E9", "E10")]
+def _rivals(evidence: ClaimEvidence, measure: str) -> list[str]:
+    """The names of E1 (undefended) and of the models of the paper's other defences (E5, E7, E9, E10) that are measured
+    under FGSM or PGD (`measure`); none unless E1, E5 and a student are among them, since E6 is best of all or not.
+    """
+    names = ["E1", "E5", "E7", *student_names(evidence, "E9", "E10")]
+    loss = "ce" if measure == "fgsm" else None
+    known = [each for each in names if each in evidence.models and evidence.models[each].artifact(measure, loss)]
+    return known if {"E1", "E5"} <= set(known) and len(set(known) - {"E1", "E5", "E7"}) else []
 
 
 def best_of_all(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E6 (adversarial regularisation) has a higher accuracy and a lower loss than E1
-    (undefended) and every model of the other defences (E5, E7, E9, E10), by paired tests (`judge_best`).
+    (undefended) and every model of the other defences (E5, E7, E9, E10), by paired tests (`judge_best`). Not measured
+    without E1, E5 and a student.
     """
-    others = _defended(evidence)
+    others = _rivals(evidence, "fgsm")
     parts = {
         "Accuracy": judge_best(evidence, "E6", others, "fgsm"),
         "Loss": judge_best(evidence, "E6", others, "fgsm", -1, compare_loss),
@@ -136,11 +148,12 @@ def best_of_all(evidence: ClaimEvidence) -> RuleResult:
 def strongest(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E6 (adversarial regularisation) is more accurate under PGD at eps 0.1 than E1 (undefended) and
     every model of the other defences (E5, E7, E9, E10), by paired tests; does not hold if one of them is more accurate.
+    Not measured without E1, E5 and a student.
     """
     e6 = evidence.models.get("E6")
     words: list[str] = []
     verdicts: list[ClaimVerdict] = []
-    for name in _defended(evidence):
+    for name in _rivals(evidence, "pgd"):
         other = evidence.models.get(name)
         if e6 is None or other is None or e6.under_strongest(EPS) is None or other.under_strongest(EPS) is None:
             continue
@@ -206,9 +219,11 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
         return NOTHING
     strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", 0.1)
     better = sum(each.order > 0 for each in orders)
+    most = max(orders, key=lambda each: each.difference.value)
     text = f"Under FGSM E8 is the more accurate at {better} of {len(orders)} eps"
     if strong is not None:
-        text += f"; under PGD at 0.1 it leaves {percent(strong.first)}, E6 {percent(strong.second)}"
+        text += f"; under PGD at 0.1: {in_words(strong, compare_accuracy)}"
+    text += f". Where FGSM favours it most: {in_words(most, compare_accuracy)}"
     no_better = better == 0 and (strong is None or strong.order <= 0)
     return RuleResult("holds" if no_better else "does not hold", text + ".", why(one, other))
 
@@ -225,7 +240,7 @@ def early_stopped_fgsm(evidence: ClaimEvidence) -> RuleResult:
     for eps in (0.01, 0.025):
         strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", eps)
         if strong is not None:
-            words.append(f"PGD-40 with restarts at {eps:g}: {percent(strong.first)} against {percent(strong.second)}")
+            words.append(f"PGD-40 with restarts at {eps:g}: {in_words(strong, compare_accuracy)}")
     return RuleResult(found.verdict, f"{found.text} {'; '.join(words)}." if words else found.text, found.causes)
 
 

@@ -67,10 +67,13 @@ class Judgement:
         """The verdicts with further seeds, and whether they agree, as text; empty without any."""
         if not self.by_seed:
             return ""
+        alike: dict[SeedVerdict, list[str]] = {}
+        for seed, each in self.by_seed.items():
+            alike.setdefault(each, []).append(str(seed))
         words = [
-            f"with seed {seed}: {each.verdict}"
+            f"with seed{'s' * (len(seeds) > 1)} {' and '.join(seeds)}: {each.verdict}"
             + ("" if each.here in self.verdict else f" (this run on the same measures: {each.here})")
-            for seed, each in self.by_seed.items()
+            for each, seeds in alike.items()
         ]
         end = "The verdict survives all seeds." if self.survives else "The verdict does not survive all seeds."
         return f"{'; '.join(words)}. {end}"

@@ -232,7 +232,7 @@ def judge_best(
 
 
 def why(*models: ModelResults) -> tuple[str, ...]:
-    """The causes of apparent robustness that `verdicts.causes` finds in these models, a text for each that has any."""
+    """The causes of apparent robustness that `verdicts.causes` finds in these models, one text for each with any."""
     return tuple(f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each)))
 
 

@@ -60,8 +60,8 @@ def other_data(dataset: Dataset) -> str | None:
 
 
 def comparisons(artifacts: Artifacts, scale: Scale, instead_of: str | None) -> list[Comparison]:
-    """The rows that compare the paper's numbers with ours: test accuracy, FGSM at 0.1, BIM after 25 iterations (all on
-    E1).
+    """The rows that compare the paper's accuracies with ours: without an attack (E1, its classes, E5, the teacher and
+    students of E9), and of E1 under FGSM at 0.1 and after 25 iterations of BIM. Losses and times are among the claims.
 
     Rows whose artifact is not finished are omitted. `instead_of` is the paper's data set if ours is
     another, else None.
@@ -118,22 +118,14 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
 
 
 def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
-    """The rows on E1's (the undefended network's) accuracy over all test images and in its worst and best class.
+    """The rows on accuracies without an attack: E1's (the undefended network's) over all test images and in its worst
+    and best class, E5's, and those of the teacher and of every student of E9.
 
     Rule for "why": the paper's number lies within our interval; or on which side of it, and what the paper
     leaves open.
     """
-    clean = find_result(artifacts, "E1/clean", StoredClean)
-    if clean is None:
-        return []
-    classes = [each for each in clean.per_class if each is not None]
-    found = (
-        ("accuracy", paper.TEST_ACCURACY, clean.accuracy),
-        ("worst class", paper.WORST_CLASS, min(classes, key=lambda each: each.value)),
-        ("best class", paper.BEST_CLASS, max(classes, key=lambda each: each.value)),
-    )
     rows = []
-    for what, statement, estimate in found:
+    for name, statement, estimate, setting in _clean_accuracies(artifacts):
         if estimate.low <= statement.value <= estimate.high:
             why = "The paper's number lies within our interval."
         else:
@@ -142,8 +134,33 @@ def _clean_rows(artifacts: Artifacts, caveat: str) -> list[Comparison]:
                 f"The paper's number lies {side} our interval. The paper gives no batch size, learning rate, number of "
                 "epochs or seed, and does not say on which split the number was taken."
             )
-        rows.append(_row(f"E1/clean, {what}", statement, estimate, caveat + why))
+        rows.append(_row(name, statement, estimate, caveat + why, setting))
     return rows
+
+
+def _clean_accuracies(artifacts: Artifacts) -> list[tuple[str, paper.Statement, Estimate, str | None]]:
+    """Our accuracies without an attack of which the paper states a number: the row's name, the paper's number, ours,
+    and the model where several are compared with the same number.
+    """
+    found: list[tuple[str, paper.Statement, Estimate, str | None]] = []
+    e1 = find_result(artifacts, "E1/clean", StoredClean)
+    if e1 is not None:
+        classes = [each for each in e1.per_class if each is not None]
+        worst, best = (pick(classes, key=lambda each: each.value) for pick in (min, max))
+        found = [
+            ("E1/clean, accuracy", paper.TEST_ACCURACY, e1.accuracy, None),
+            ("E1/clean, worst class", paper.WORST_CLASS, worst, None),
+            ("E1/clean, best class", paper.BEST_CLASS, best, None),
+            ("E1/clean, accuracy of the teacher", paper.TEACHER_ACCURACY, e1.accuracy, None),
+        ]
+    for name in artifacts:
+        model, _, measure = name.partition("/")
+        clean = find_result(artifacts, name, StoredClean) if measure == "clean" else None
+        if clean is not None and model == "E5":
+            found.append((f"{name}, accuracy", paper.AUGMENTED_VALIDATION, clean.accuracy, None))
+        elif clean is not None and model.startswith("E9-"):
+            found.append((f"{name}, accuracy", paper.STUDENT_ACCURACY, clean.accuracy, model))
+    return sorted(found, key=lambda each: each[1].experiment)
 
 
 def _settings(artifacts: Artifacts, names: Mapping[str, str], axis: str, value: float) -> list[_Setting]:
