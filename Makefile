@@ -4,6 +4,8 @@ SCALE ?= quick
 DATASET ?=
 OUT ?= runs/study-$(SCALE)
 ONLY ?=
+# How many artifacts of the study are computed at a time. Empty: one per core.
+WORKERS ?=
 MODEL ?=
 # Which tests `make test-all` runs, by their markers (see pyproject.toml).
 TESTS ?= not reference
@@ -21,8 +23,8 @@ PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --qui
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|full DATASET= ONLY="E1 E2" OUT=)
-	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY))
+study: .venv/.ready  ## run the study and write its report (SCALE=smoke|quick|medium|paper|full DATASET= ONLY="E1 E2" OUT= WORKERS=)
+	$(BIN)/casemate study --scale $(SCALE) --out $(OUT) $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY)) $(if $(WORKERS),--workers $(WORKERS))
 
 test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one small study (4 minutes on 2 cores)
 	$(BIN)/python -m pytest

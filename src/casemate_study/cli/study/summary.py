@@ -9,6 +9,7 @@ from rich.table import Table
 from casemate.cli.shared import console
 from casemate.evaluation import Estimate, percent
 from casemate_study.experiments import paper
+from casemate_study.experiments.scales import SCALES
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
 from casemate_study.report import comparison
@@ -103,7 +104,9 @@ def result_notes(study: PlannedStudy) -> list[str]:
             f"On {study.dataset.title}: these numbers say nothing about the paper's, which are on Fashion-MNIST."
         )
     elif not study.setup.scale.decides:
+        deciding = " and ".join(name for name, scale in SCALES.items() if scale.decides)
         said.append(
-            f"Scale {study.setup.scale.name}: {study.setup.scale.purpose}. Only full decides on the paper's numbers."
+            f"Scale {study.setup.scale.name}: {study.setup.scale.purpose}. Only the scales {deciding} decide on the "
+            "paper's numbers."
         )
     return said
