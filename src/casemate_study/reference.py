@@ -1,4 +1,4 @@
-"""Committed runs: our own results at the scales full, paper and medium, which reports at smaller scales show beside theirs.
+"""Committed runs: our results at the scales full, paper and medium, which reports at smaller scales show beside theirs.
 
 `reference/full.json` and `reference/medium.json` are copies of the reference.json files that `casemate report` writes
 and `docs/results` holds; a test compares them.
