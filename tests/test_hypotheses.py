@@ -367,7 +367,7 @@ def test_the_section_ends_in_what_explains_the_number_or_in_unexplained(tmp_path
     assert section is not None
     count = len(HYPOTHESES) * len(LOSSES)
     assert section.conclusion == (
-        f"None of these {count} measures gives the paper's 63.6 % (section 4.1.1): unexplained."
+        f"None of these {count} measures reproduces the paper's 63.6 % (section 4.1.1): unexplained."
     )
     both = {"hypotheses": ["training-images", "predicted-label"], "accuracy": share(np.arange(1000) < 630).as_json()}
     result = _stored(0.3) | {"combined": {"ce": both, "torch-ce": None, "prob-ce": None}}

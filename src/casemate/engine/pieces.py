@@ -1,8 +1,8 @@
-"""A folder of finished artifacts without their large files, such as weights, so that it can be committed.
+"""A folder of finished artifacts without large files such as weights, small enough to commit.
 
     PIECES/NAME/artifact.json     NAME is E2_fgsm_ce for the task E2/fgsm/ce; beside it the artifact's small files
 
-Pieces are found by the task's name, not by a key: they count as finished whatever the code has become since. Their
+Pieces are found by the task's name, not by a key: they count as finished even if the code has changed since. Their
 provenance names the commit that computed them.
 """
 
@@ -20,7 +20,7 @@ from casemate.files import writing_folder
 class Pieces:
     """The pieces in the folder `root`, which is created when the first one is added.
 
-    `kept` says of each file of an artifact, by the kind of its task and the file's name, whether pieces include it.
+    `kept` returns, for the kind of a task and the name of a file of its artifact, whether pieces include the file.
     """
 
     def __init__(self, root: Path, kept: Callable[[str, str], bool]) -> None:
@@ -41,7 +41,7 @@ class Pieces:
         return Artifact(str(facts["key"]), folder, facts)
 
     def add(self, name: str, artifact: Artifact) -> None:
-        """Copy the artifact of the task called `name` without its large files; does nothing if this copy exists."""
+        """Copy the artifact of the task called `name` without its large files; does nothing if it is unchanged."""
         old = self.find(name)
         if old is not None and old.key == artifact.key:
             return

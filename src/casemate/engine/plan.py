@@ -1,4 +1,4 @@
-"""Plans: the tasks of a run in order, their keys, and which of their artifacts are finished already."""
+"""Plans: the tasks of a run in order, their keys, and which of their artifacts are already finished."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from casemate.provenance import environment
 @final
 @dataclass(frozen=True)
 class Plan:
-    """Tasks in the order in which they run, the store key of each, and the artifacts that were finished already."""
+    """Tasks in the order in which they run, the store key of each, and the artifacts that were already finished."""
 
     tasks: list[Task]
     """All tasks, in the order in which they run; those whose artifact is finished are skipped."""
@@ -44,14 +44,14 @@ def make_plan(
     """The plan for the tasks named in `wanted` and all tasks that they need; nothing is computed.
 
     The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
-    `device`, are looked up in the store. A task whose artifact the store lacks counts as finished if `pieces` has it,
-    unless a missing task needs its files, which pieces lack. Raises `StoreError` for a damaged artifact.
+    `device`, are looked up in the store. A task whose artifact is not there counts as finished if `pieces` has it,
+    unless a missing task needs it: pieces lack large files. Raises `StoreError` for a damaged artifact.
     """
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
     stored = {name: store.find(key) for name, key in key_of.items()}
     found: dict[str, Artifact] = {}
-    needed: set[str] = set()  # by tasks still to run, which need their inputs as a whole
+    needed: set[str] = set()  # by tasks still to run, which may read any file of their inputs
     for task in reversed(chosen):
         artifact = stored[task.name]
         if artifact is None and pieces is not None and task.name not in needed:

@@ -1,4 +1,4 @@
-"""Computes the artifact of one task, under its lock, and stores it whole with its provenance."""
+"""Computes the artifact of one task while holding its lock, and stores it with its provenance."""
 
 import time
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ def produce(
 ) -> Artifact:
     """Compute the artifact of `task` and put it into the store under `key`; return the stored one if there is one.
 
-    `needs` are the artifacts that it needs, by role. Raises `StoreError` if another process computes it now, and
-    whatever the producer raises.
+    `needs` are the task's inputs, by role. Raises `StoreError` if another process is computing it, and whatever the
+    producer raises.
     """
     with store.lock_for(key) as working:
         found = store.find(key)  # another process may have finished it after the plan was made

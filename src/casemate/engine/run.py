@@ -1,4 +1,4 @@
-"""Runs the tasks of a plan, in this process or side by side in worker processes; each artifact is stored at once."""
+"""Runs the tasks of a plan, in this process or in several worker processes; each artifact is stored at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from casemate.errors import CasemateError, MachineError, StoreError, is_interrup
 from casemate.progress import Advance, Observer, side_by_side
 
 _ATTEMPTS = 2
-"""How often a task is computed whose worker process dies each time."""
+"""How often a task is tried before it fails because its worker process died each time."""
 
 OnArtifact = Callable[[str, Artifact], None]
 """Called with a task's name and its artifact as soon as that is stored."""
@@ -36,8 +36,8 @@ def run_plan(
     is stored as soon as it is finished, and so survives a later failure.
 
     If a task fails with a `CasemateError`, all tasks that do not need it still run; then its error is raised, the first
-    of several. A `StoreError`, and any other exception, is raised at once. A task whose worker process dies is computed
-    once more; then it fails with `MachineError`.
+    of several. A `StoreError`, and any other exception, is raised at once. A task whose worker process dies is tried
+    once more; if that worker dies too, it fails with `MachineError`.
     """
     if not plan.missing:
         return dict(plan.artifacts)
@@ -88,7 +88,7 @@ def _run_in(processes: Workers, schedule: "_Schedule", lanes: list[Observer]) ->
 
 @final
 class _Schedule:
-    """The state of a plan that runs: which tasks wait, run, are finished and failed, and the progress of the whole."""
+    """The state of a running plan: which tasks wait, run, have finished or failed, and the progress of the whole."""
 
     def __init__(self, plan: Plan, observer: Observer, advance: Advance, on_artifact: OnArtifact | None) -> None:
         self.artifacts = dict(plan.artifacts)
@@ -122,7 +122,7 @@ class _Schedule:
         return found
 
     def finish(self, found: Finished) -> None:
-        """Take a report on a task: its artifact, its error, or the death of its process.
+        """Record how a task ended: with its artifact, an error, or the death of its process.
 
         Raises the error if it ends the whole run.
         """
@@ -146,7 +146,7 @@ class _Schedule:
             self._advance_whole(left)
 
     def _after_death(self, found: Finished) -> Exception | None:
-        """The error to report if a task's process has died too often; None, after a message, to compute it again."""
+        """The error to report if a task's process has died too often; None if it is to be computed again."""
         name = found.task.name
         self._deaths[name] = self._deaths.get(name, 0) + 1
         code = found.exit_code or 0
@@ -155,8 +155,8 @@ class _Schedule:
             self._observer.message(f"The worker process that computed {name} ended ({how}); computing it again")
             return None
         return MachineError(
-            f"{_ATTEMPTS} worker processes ended while they computed {name} (the last by {how}), perhaps since memory "
-            "ran out; run the same command again with fewer --workers"
+            f"{_ATTEMPTS} worker processes ended while they computed {name} (the last by {how}), perhaps because "
+            "memory ran out; run the same command again with fewer --workers"
         )
 
     def _advance_whole(self, amount: float, note: str = "") -> None:

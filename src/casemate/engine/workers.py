@@ -1,7 +1,7 @@
-"""Worker processes, each of which computes one task at a time on threads of its own.
+"""Worker processes, each of which computes one task at a time on its own threads.
 
-A worker that dies costs only the task that it was computing. Workers end with the process that started them, also if
-that is killed, and ignore Ctrl-C, which reaches every process of a terminal: the parent ends them.
+If a worker dies, only the task that it was computing is lost. Workers end with the process that started them, even if
+that is killed. They ignore Ctrl-C, which a terminal sends to all its processes; the parent ends them.
 """
 
 import multiprocessing
@@ -28,9 +28,9 @@ from casemate.errors import CasemateWarning
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 
 _SECONDS_TO_END = 5.0
-"""Seconds that an interrupted worker has to remove what it was writing, before it is killed."""
+"""Seconds that an interrupted worker has to remove unfinished files before it is killed."""
 _REPORT_EVERY = 0.2
-"""Seconds, at least, between reports of progress from a worker."""
+"""The shortest time between two progress reports from a worker, in seconds."""
 
 
 @final
@@ -47,10 +47,10 @@ class Finished:
 
 @final
 class Workers:
-    """A context of `count` worker processes, which are ended when it is left.
+    """A context manager that starts `count` worker processes, and ends them on exit.
 
-    Each computes tasks of `producers` (by kind of task) into `store`, on `context.threads` threads, in the surroundings
-    that `context` describes.
+    Each computes tasks with `producers` (by kind of task) into `store`, with the device, data folder and threads of
+    `context`.
     """
 
     def __init__(self, count: int, producers: Mapping[str, Producer], store: Store, context: Context) -> None:
@@ -71,15 +71,15 @@ class Workers:
 
     @property
     def idle(self) -> list[int]:
-        """The numbers, from 0, of the workers that compute nothing."""
+        """The numbers, from 0, of the workers without a task."""
         return [number for number, worker in enumerate(self._workers) if worker.task is None]
 
     def start(self, number: int, task: Task, key: str, needs: Mapping[str, Artifact], observer: Observer) -> None:
-        """Let an idle worker compute `task`; its progress is reported to `observer`. Arguments as for `produce`."""
+        """Start `task` on an idle worker, which reports its progress to `observer`. Arguments as for `produce`."""
         self._workers[number].start(task, key, needs, observer)
 
     def wait(self) -> list[Finished]:
-        """Wait for news of the workers and pass on their progress; return the reports on the tasks that ended."""
+        """Wait until a worker sends something and pass on its progress; return the reports on the tasks that ended."""
         busy = [worker for worker in self._workers if worker.task is not None]
         ready = wait([worker.pipe for worker in busy])
         reports = [worker.receive() for worker in busy if worker.pipe in ready]
@@ -88,7 +88,7 @@ class Workers:
 
 @final
 class _Worker:
-    """The parent's side of one worker process; after the process died, the next task starts another one."""
+    """The parent's side of one worker process; if the process has died, the next task starts a new one."""
 
     def __init__(self, start: tuple[Any, ...]) -> None:
         self.task: Task | None = None
@@ -107,7 +107,7 @@ class _Worker:
         if not self._process.is_alive():
             self._begin()
         self.task, self._progress = task, _Replay(observer)
-        with suppress(BrokenPipeError):  # it died just now, which `receive` notices
+        with suppress(BrokenPipeError):  # it has just died, and `receive` reports it
             self.pipe.send((task, key, dict(needs)))
 
     def receive(self) -> Finished | None:
@@ -142,7 +142,7 @@ class _Worker:
 
 
 def _run(pipe: Connection, producers: Mapping[str, Producer], root: Path, context: Context) -> None:
-    """What a worker process runs: it computes the tasks that arrive through the pipe until the pipe is closed."""
+    """The main function of a worker process: compute the tasks that arrive through the pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -168,7 +168,7 @@ def _run(pipe: Connection, producers: Mapping[str, Producer], root: Path, contex
 
 
 def _leave(number: int, frame: object) -> None:
-    """Leave by an exception, so that every open context cleans up."""
+    """Exit by an exception, so that every open context manager cleans up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + number)
 
@@ -177,7 +177,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)  # at once: locks are released, and nobody is there to report to
+        os._exit(1)  # at once: this releases the locks, and there is no parent to report to
 
 
 def _picklable(error: Exception) -> Exception:
@@ -194,7 +194,7 @@ def _picklable(error: Exception) -> Exception:
 
 @final
 class _Relay:
-    """The observer in a worker: it sends what is reported to the parent, not more often than `_REPORT_EVERY`."""
+    """The observer in a worker: it sends all reports to the parent, progress at most every `_REPORT_EVERY` seconds."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -227,7 +227,7 @@ class _Relay:
 
 @final
 class _Replay:
-    """Repeats what a worker's `_Relay` sent, to an observer in this process."""
+    """Passes the reports that a worker's `_Relay` sent to an observer in this process."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -245,6 +245,6 @@ class _Replay:
             self._open.pop()[0].close()
 
     def close(self) -> None:
-        """End the work that a worker which died left open."""
+        """End the work that a dead worker left open."""
         while self._open:
             self._open.pop()[0].close()

@@ -110,8 +110,8 @@ def _judge_clippings(evidence: ClaimEvidence, compare: Compare, wanted: int, wha
     """Rule: holds if BIM on E1 (undefended) with clip ball lies above (`wanted` 1) or below (-1) clip range in what
     `compare` compares, ascending the stable cross-entropy with equal steps, by `tally` over the eps.
 
-    The text, which begins with `what`, also reports the other losses, and clip range with fewer steps, of which the sum
-    is eps as with clip ball.
+    The text, which begins with `what`, also reports the other losses, and clip range with only as many steps as add up
+    to eps, the radius of clip ball.
     """
     e1 = evidence.models.get("E1")
     if e1 is None:
@@ -146,14 +146,14 @@ def clipping(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if BIM on E1 (undefended) leaves fewer images correct with clip ball than with clip range, ascending
     the stable cross-entropy with equal steps: at some eps by the paired test, and at none the reverse (`tally`).
 
-    The text also reports the other losses, and clip range with fewer steps, of which the sum is eps as with
-    clip ball.
+    The text also reports the other losses, and clip range with only as many steps as add up to eps, the radius of clip
+    ball.
     """
     return _judge_clippings(evidence, compare_accuracy, -1, "Ball leaves fewer correct")
 
 
 def clipping_loss(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: as `clipping`, on the mean loss, which clip ball must raise more than clip range."""
+    """Rule: as `clipping`, but on the mean loss, which clip ball must raise more than clip range."""
     return _judge_clippings(evidence, compare_loss, 1, "Ball leaves the larger loss")
 
 
@@ -179,7 +179,7 @@ def both_attacks(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _against_none(found: dict[float, PairedComparison | None], compare: Compare, wanted: int) -> RuleResult:
-    """The result for an attack against no attack, by eps: `tally`, and the comparison at eps 0.1 as text."""
+    """Judge comparisons of an attack with no attack, by eps, with `tally`; the text shows the one at eps 0.1."""
     known = [each for each in found.values() if each is not None]
     verdict, at = tally(known, wanted), found.get(0.1)
     if verdict == "not measured":

@@ -1,6 +1,7 @@
-"""The rules that judge the paper's claims about single classes: which are easy, and which are taken for one another.
+"""The rules that judge the paper's claims about single classes: which are easy, and which are confused.
 
-All but two are about E1, the undefended network. Every rule is not measured on a data set without the classes named.
+All but `in_every_model` judge E1, the undefended network. On a data set without the classes that a rule names, its
+verdict is "not measured".
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ T_SHIRT, TROUSER, PULLOVER, COAT, SANDAL, SHIRT, BAG = (
 
 
 def _clean(model: ModelResults | None, *names: str) -> StoredClean | None:
-    """The model's measures without an attack; None if not finished, or if a class called so is not among its own."""
+    """The model's measures without an attack; None if not finished, or if its classes lack one of `names`."""
     clean = None if model is None else model.clean
     return clean if clean is not None and set(names) <= set(clean.classes) else None
 
@@ -63,8 +64,9 @@ def class_range(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _extremes(evidence: ClaimEvidence, names: tuple[str, ...], side: Literal[1, -1]) -> RuleResult:
-    """Rule: holds if the classes called `names` are E1's most (`side` 1) or least (-1) accurate, each apart from every
-    other class by the interval of the difference; does not hold if one of the others is beyond one of them.
+    """Rule: holds if the classes called `names` are E1's most (`side` 1) or least (-1) accurate, judged by the interval
+    of the difference to every other class; does not hold if one of the others is beyond one of them; else no difference
+    shown.
     """
     clean = _clean(evidence.models.get("E1"), *names)
     classes = {} if clean is None else _by_class(clean)
@@ -81,7 +83,7 @@ def _extremes(evidence: ClaimEvidence, names: tuple[str, ...], side: Literal[1, 
     order = ", ".join(f"{name} {classes[name]:n}" for name in ranked[: len(names) + 2])
     text = f"Ours, the {'most' if side == 1 else 'least'} accurate first: {order}."
     nearest = min(differences, key=lambda pair: side * differences[pair].value)
-    return RuleResult(verdict, f"{text} {nearest[0]} less {nearest[1]}: {points(differences[nearest])}.")
+    return RuleResult(verdict, f"{text} {nearest[0]} minus {nearest[1]}: {points(differences[nearest])}.")
 
 
 def easiest(evidence: ClaimEvidence) -> RuleResult:
@@ -99,7 +101,7 @@ def hardest(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _compare_counts(first: int, second: int, images: int) -> PairedComparison:
-    """Compare two numbers of images, none of which is in both, by the sign test: their shares of all `images`."""
+    """Compare the sizes of two disjoint sets of images, as shares of all `images`, by the sign test."""
     place = np.arange(images)
     found = compare_masks(place < first, (place >= first) & (place < first + second))
     assert found is not None  # `images` is at least 1: the classes compared have images
@@ -107,7 +109,7 @@ def _compare_counts(first: int, second: int, images: int) -> PairedComparison:
 
 
 def _taken_for(clean: StoredClean, source: str, target: str) -> RuleResult:
-    """Rule: holds if more images of the class `source` are taken for `target` than for any other wrong class, by the
+    """Rule: holds if more images of the class `source` are misclassified as `target` than as any other class, by the
     sign test against the most frequent other; does not hold if fewer are; else no difference shown.
     """
     row = dict(zip(clean.classes, clean.confusion[clean.classes.index(source)], strict=True))
@@ -117,21 +119,24 @@ def _taken_for(clean: StoredClean, source: str, target: str) -> RuleResult:
         return NOTHING
     other = max(others, key=lambda name: others[name])
     found = _compare_counts(wanted, others[other], images)
-    text = f"Of {images:,} images of {source}, {wanted} are taken for {target}, {others[other]} for {other}, the most "
+    text = (
+        f"Of {images:,} images of {source}, {wanted} are classified as {target}, {others[other]} as {other}, the most "
+    )
     return RuleResult(tally([found], 1), f"{text}frequent other: {points(found.difference)}.")
 
 
 def pullover_as_coat(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E1 takes pullovers for coats more often than for any other class, by the sign test against the
-    most frequent other; does not hold if less often; else no difference shown.
+    """Rule: holds if E1 misclassifies pullovers as coats more often than as any other class, by the sign test against
+    the most frequent other; does not hold if less often; else no difference shown.
     """
     clean = _clean(evidence.models.get("E1"), PULLOVER, COAT)
     return NOTHING if clean is None else _taken_for(clean, PULLOVER, COAT)
 
 
 def one_another(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E1 takes T-shirts for shirts, and shirts for T-shirts, more often than for any other class, each
-    by the sign test against the most frequent other; does not hold if either less often; else no difference shown.
+    """Rule: holds if E1 misclassifies T-shirts as shirts, and shirts as T-shirts, more often than as any other class,
+    each by the sign test against the most frequent other; does not hold if either is less often; else no difference
+    shown. The paper says "often", without a number.
     """
     clean = _clean(evidence.models.get("E1"), T_SHIRT, SHIRT)
     if clean is None:
@@ -140,7 +145,7 @@ def one_another(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _confusions(clean: StoredClean) -> Mapping[frozenset[str], int]:
-    """The number of images of either of two classes that are taken for the other, by the pair of the classes' names."""
+    """The number of images of two classes that are classified as the other of the two, by the pair of names."""
     names, counts = clean.classes, clean.confusion
     return {
         frozenset((names[one], names[other])): counts[one][other] + counts[other][one]
@@ -150,9 +155,9 @@ def _confusions(clean: StoredClean) -> Mapping[frozenset[str], int]:
 
 
 def in_every_model(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if shirt against T-shirt is the most frequent confusion of two classes in every model of the paper
-    that is measured (without those randomised at inference, which are no other trainings); does not hold if in one of
-    them another is more frequent by the sign test; else no difference shown.
+    """Rule: holds if shirt against T-shirt is the most frequent confusion of two classes, with or without significance,
+    in every measured model of the paper that is not randomised at inference; does not hold if in one of them another is
+    more frequent by the sign test; else no difference shown.
     """
     pair = frozenset((T_SHIRT, SHIRT))
     orders: dict[str, PairedComparison] = {}
@@ -179,23 +184,25 @@ def in_every_model(evidence: ClaimEvidence) -> RuleResult:
     narrowest = min(orders, key=lambda name: orders[name].difference.value)
     text = f"It is the most frequent confusion of two classes in {len(first)} of {len(orders)} models. "
     if rivals:
-        text += f"Others where it is not, and shirt against T-shirt less that: {'; '.join(rivals.values())}."
+        text += (
+            f"Elsewhere another is at least as frequent; shirt against T-shirt minus it: {'; '.join(rivals.values())}."
+        )
     else:
         lead = points(orders[narrowest].difference)
-        text += f"The narrowest lead over the next, in shares of all images: {narrowest}, {lead}."
+        text += f"The narrowest lead over the next, as a share of all images: {narrowest}, {lead}."
     return RuleResult(verdict, text)
 
 
 def _pooled(rates: list[Estimate]) -> Estimate:
-    """One success rate of several pairs of classes: all their attacks together."""
+    """The success rate of all attacks on several pairs of classes together."""
     count, n = sum(round(each.value * each.n) for each in rates), sum(each.n for each in rates)
     return share(np.arange(n) < count)
 
 
 def targeted(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if targeted attacks on E1 reach shirt from T-shirt and T-shirt from shirt more often than the other
-    pairs of classes their target, all taken together, by the interval of the difference; else does not hold or no
-    difference shown. The text has E11 and E6 too.
+    """Rule: holds if targeted attacks on E1 from T-shirt to shirt and from shirt to T-shirt succeed more often than
+    those between all other pairs of classes together, by the interval of the difference; does not hold if less often;
+    else no difference shown. The text also reports E11 and E6.
     """
     words: list[str] = []
     verdict: ClaimVerdict = "not measured"
@@ -218,7 +225,7 @@ def targeted(evidence: ClaimEvidence) -> RuleResult:
         higher = sum(rate.value > between.value for rate in rates.values())
         words.append(
             f"{name}: {between:n} between the two, {elsewhere:n} between others, {points(difference)}; {higher} of the "
-            f"other {len(rates)} pairs are reached more often"
+            f"other {len(rates)} pairs have a higher rate"
         )
         if name == "E1":
             verdict = by_interval(difference, 1)

@@ -23,7 +23,7 @@ from casemate_study.claims.verdicts import EPS, single_step_cause
 from casemate_study.results.paired import compare_accuracy, compare_confidence, compare_loss
 
 MUCH = 0.1
-"""Gain of accuracy under an attack, as a fraction, from which on a defence does much against it."""
+"""The smallest gain of accuracy under an attack, as a fraction, that counts as doing much against it."""
 
 
 def lower_loss_and_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -112,7 +112,7 @@ def helps_against_fgsm(evidence: ClaimEvidence) -> RuleResult:
 def best_of_four(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E6 (adversarial regularisation) is more accurate than each of the other three models of
     the paper's figure 15: E1 (undefended), E5 (augmentation) and E7 (both), by paired tests (`judge_best`). Not
-    measured unless all four are.
+    measured unless all four models are.
     """
     others = ("E1", "E5", "E7")
     e6 = evidence.models.get("E6")
@@ -124,7 +124,7 @@ def best_of_four(evidence: ClaimEvidence) -> RuleResult:
 
 def _rivals(evidence: ClaimEvidence, measure: str) -> list[str]:
     """The names of E1 (undefended) and of the models of the paper's other defences (E5, E7, E9, E10) that are measured
-    under FGSM or PGD (`measure`); none unless E1, E5 and a student are among them, since E6 is best of all or not.
+    under FGSM or PGD (`measure`); empty without E1, E5 and a student, since "best of all" needs them.
     """
     names = ["E1", "E5", "E7", *student_names(evidence, "E9", "E10")]
     loss = "ce" if measure == "fgsm" else None
@@ -168,8 +168,9 @@ def strongest(evidence: ClaimEvidence) -> RuleResult:
 
 
 def fitted_to_one_step(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E6 (adversarial regularisation) is fitted to one step of attack: FGSM at eps 0.1 leaves more than
-    the interval of its clean accuracy, or over 20 points more than PGD (`single_step_cause`).
+    """Rule: holds if E6 (adversarial regularisation) is fitted to one step of attack, which is how this claim is read
+    here: FGSM at eps 0.1 leaves more than the interval of its clean accuracy, or over 20 points more than PGD at the
+    same eps (`single_step_cause`).
     """
     e6 = evidence.models.get("E6")
     if e6 is None or e6.clean is None:
@@ -262,7 +263,7 @@ def weight_decay_fgsm(evidence: ClaimEvidence) -> RuleResult:
 
 
 def regularise_first(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E13's adversarial regularisation of a weight-decayed model is more accurate than E6, that of E1,
-    under FGSM, by paired tests (`judge_order`).
+    """Rule: holds if E13's adversarial regularisation of a weight-decayed, early-stopped model is more accurate than
+    E6, that of E1, under FGSM, by paired tests (`judge_order`). No other defence is tested.
     """
     return judge_order(evidence, "E13-regularised", "E6", "fgsm", 1)

@@ -1,4 +1,4 @@
-"""The rules that judge the paper's claims about defensive distillation, each for students of all temperatures measured.
+"""The rules that judge the paper's claims about defensive distillation, for students of all temperatures measured.
 
 Students are compared with E1, the undefended network, which is the teacher at temperature 1.
 """
@@ -37,11 +37,11 @@ from casemate_study.results.paired import (
 )
 
 EQUAL = 0.01
-"""Difference of two accuracies, as a fraction, up to which they count as equal."""
+"""The largest difference of two accuracies, as a fraction, that counts as equal."""
 DROP = 0.1
-"""Accuracy lost under an attack, as a fraction, from which on it drops quite a bit."""
+"""The smallest loss of accuracy under an attack, as a fraction, that counts as dropping quite a bit."""
 MUCH_LOWER = 0.5
-"""Share of the teacher's loss up to which the student's is much lower."""
+"""The largest share of the teacher's loss that counts as a much lower loss."""
 
 
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
@@ -86,7 +86,7 @@ def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
 
 def numbers_without_attack(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if without an attack the paper's accuracy and loss of the teacher lie within our 95 % intervals for
-    E1, and those of the student within ours for one student of E9; otherwise unexplained.
+    E1, and those of the student within ours for at least one student of E9; otherwise unexplained.
     """
     e1 = evidence.models.get("E1")
     students = {name: evidence.models[name] for name in student_names(evidence, "E9")}
@@ -177,7 +177,7 @@ def adjusted_fgsm(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _nearer(adjusted: ModelResults, same: ModelResults, teacher: ModelResults, eps: float) -> PairedComparison | None:
-    """Compare how far the accuracies of two students lie from the teacher's under BIM with clip ball at one eps: first
+    """Compare the distances of two students' accuracies from the teacher's under BIM with clip ball at one eps: first
     that of `adjusted`, then that of `same`. None if a curve lacks that eps.
     """
     artifacts = [each.artifact("ball", "ce") for each in (adjusted, same, teacher)]
@@ -240,7 +240,7 @@ def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
     if not every:
         return NOTHING
     verdict = "holds" if any(each.order < 0 for each in every) else tally(every, -1)
-    text = f"The student is the less accurate at: {'; '.join(words)} (n = {min(each.n for each in every):,})."
+    text = f"The student is less accurate at: {'; '.join(words)} (n = {min(each.n for each in every):,})."
     if verdict == "no difference shown":
         text += f" Not excluded: {left_open(every, compare_accuracy)}."
     return RuleResult(verdict, text)
@@ -262,7 +262,7 @@ def _much_lower_loss(evidence: ClaimEvidence, name: str, measure: str) -> RuleRe
 
 def _drop(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
     """Rule: holds if at eps 0.1 the student is less accurate than without an attack by 10 points or more, by the whole
-    interval of the paired difference; does not hold if by less; else no difference shown.
+    interval of the paired difference; does not hold if by less than that; else no difference shown.
     """
     model = evidence.models.get(name)
     curve, artifact = (None, None) if model is None else (model.curve(measure), model.artifact(measure, "ce"))

@@ -12,13 +12,13 @@ from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts
 
 _SEED = re.compile(r"seed-(\d+)/(.+)")
-"""The name of a task that trains or measures a model with a further seed: "seed-1/E6/clean"."""
+"""The name of a task that trains or measures a model with a further seed, such as "seed-1/E6/clean"."""
 
 
 def artifacts_by_seed(artifacts: Artifacts) -> dict[int, Artifacts]:
     """The artifacts of models that were trained with further seeds, by seed, each under its name without the seed.
 
-    Those of this run's own seed, whose names begin with no seed, are not among them.
+    Artifacts of this run's own seed, whose names have no such prefix, are omitted.
     """
     found: dict[int, dict[str, Artifact]] = {}
     for name, artifact in artifacts.items():
@@ -29,7 +29,7 @@ def artifacts_by_seed(artifacts: Artifacts) -> dict[int, Artifacts]:
 
 
 def results_from(models: Mapping[str, ModelResults], artifacts: Artifacts) -> dict[str, ModelResults]:
-    """The same models with their results from other artifacts, without those that have no clean measures there."""
+    """The same models with results from other artifacts; models without clean measures there are omitted."""
     found = {name: ModelResults(each.model, artifacts) for name, each in models.items()}
     return {name: each for name, each in found.items() if each.clean is not None}
 
@@ -37,11 +37,11 @@ def results_from(models: Mapping[str, ModelResults], artifacts: Artifacts) -> di
 @final
 @dataclass(frozen=True, kw_only=True)
 class SeedVerdict:
-    """The verdict of one rule with a further seed, and that with this run's seed on the same measures."""
+    """The verdict of one rule with a further seed, and its verdict with this run's seed on the same measures."""
 
     verdict: ClaimVerdict
     here: ClaimVerdict
-    """The verdict by this run's artifacts of the same names alone, since a further seed has fewer models and curves."""
+    """The verdict from those artifacts of this run that the further seed has too; it has fewer models and curves."""
 
 
 @final
@@ -55,7 +55,7 @@ class Judgement:
     verdict: str
     because: str
     by_seed: Mapping[int, SeedVerdict] = field(default_factory=dict[int, SeedVerdict])
-    """The verdicts with further seeds, without those that have too few artifacts for one."""
+    """The verdicts with further seeds; seeds with too few artifacts for one are omitted."""
 
     @property
     def survives(self) -> bool | None:

@@ -43,7 +43,7 @@ class ClaimEvidence:
 @final
 @dataclass(frozen=True)
 class RuleResult:
-    """What a rule finds: a verdict, and in `because` the numbers that it follows from, as text."""
+    """What a rule finds: a verdict, and in `because` the numbers behind it, as text."""
 
     verdict: ClaimVerdict
     text: str
@@ -102,17 +102,17 @@ def in_words(found: PairedComparison, compare: Compare) -> str:
 
 
 def left_open(orders: Sequence[PairedComparison], compare: Compare) -> str:
-    """How large a difference could still be where no paired comparison found one, as text: the lowest and highest end
-    of their 95 % intervals, and the smallest number of images.
+    """How large a difference could still be where no paired comparison found one, as text: the lowest and the highest
+    end of the 95 % intervals, and the smallest number of images.
     """
     low, high = min(each.difference.low for each in orders), max(each.difference.high for each in orders)
     ends = f"{low:+.2f} to {high:+.2f}" if compare is compare_loss else f"{100 * low:+.1f} to {100 * high:+.1f} points"
     n = min(each.n for each in orders)
-    return f"a difference within {ends} (95 % intervals of the paired difference, n = {n:,})"
+    return f"a difference of {ends} (95 % intervals of the paired difference, n = {n:,})"
 
 
 def count_orders(orders: Sequence[PairedComparison], wanted: int) -> str:
-    """Text that counts the comparisons with the order `wanted` (1 or -1), with the opposite, and without any: "3 for, 0
+    """Text that counts the comparisons with the order `wanted` (1 or -1), with the opposite, and with none: "3 for, 0
     against, 1 undecided of 4 comparisons".
     """
     yes, no = (sum(each.order * wanted == sign for each in orders) for sign in (1, -1))
@@ -212,7 +212,7 @@ def judge_best(
     compare: Compare = compare_accuracy,
 ) -> RuleResult:
     """Rule: holds if the model called `name` lies above (`wanted` 1) or below (-1) every other model in accuracy, or in
-    what `compare` compares, each by `tally` over the eps; the worst of their verdicts. Others not measured are skipped.
+    what `compare` compares, each by `tally` over the eps; the worst of their verdicts. Models not measured are skipped.
 
     All are under the attack `measure`, ascending the stable cross-entropy.
     """

@@ -1,7 +1,7 @@
-"""The paper's claims, one for each sentence of its sections 3.3 to 7 that numbers can judge, with the rule for each.
+"""The paper's claims in its sections 3.3 to 7 that numbers can judge, with the rule for each.
 
-Left out are sentences that repeat another or that no measurement decides: whether a change is visible to a human
-observer, why something happens, and what the authors suggest.
+It omits sentences that repeat another, and those that no measurement decides: whether a human observer sees a change,
+why something happens, and what the authors suggest.
 """
 
 from collections.abc import Callable
@@ -73,7 +73,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E5",
         "5",
-        "Without an attack, too, the augmented model has the lower loss but the worse accuracy.",
+        "The augmented model has the lower loss but the worse accuracy (here: without an attack).",
         defenses.clean_loss_and_accuracy,
     ),
     ("E5", "5", "The augmented model is less confident in its predictions.", defenses.less_confident),
@@ -92,7 +92,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E6",
         "4.2.2",
-        "Adversarial regularisation is the best of four under FGSM: E1, E5, E6 and E7.",
+        "Under FGSM adversarial regularisation of E1 does best of the four models E1, E5, E6 and E7.",
         defenses.best_of_four,
     ),
     ("E6", "4.2.2", "Under BIM, both clippings, E1 is better than it.", defenses.loses_to_bim),
@@ -128,14 +128,14 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     ("E9", "4.2.3", "The student is more accurate than the teacher under FGSM.", distillation.students_fgsm),
     ("E9", "4.2.3", "Under both BIMs the teacher is more accurate.", distillation.students_bim),
     ("E9", "4.2.3", "An epoch of the student takes 1.25 times the teacher's.", training.epoch_time),
-    ("E9", "5", "The over-fitting of the teacher leads to over-fitting of the student.", training.student_over_fits),
+    ("E9", "5", "The student over-fits as well.", training.student_over_fits),
     (
         "E9",
         "5",
         "A student is not always more accurate than its teacher.",
         distillation.not_always_more_accurate,
     ),
-    ("E9", "5", "Students are less confident than the teacher.", distillation.students_confidence),
+    ("E9", "5", "Students may be less confident than the teacher (a hypothesis).", distillation.students_confidence),
     (
         "E9",
         "6",
@@ -151,7 +151,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E10",
         "3.5.3",
-        "Simplifying the student helps to prevent its over-fitting.",
+        "A simpler student can help to prevent over-fitting.",
         training.simpler_over_fits_less,
     ),
     (
@@ -170,7 +170,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E10",
         "4.2.3",
-        "The adjusted student differs less from the teacher under BIM, clip ball, than that of E9.",
+        "Under BIM, clip ball, the adjusted student is nearer to the teacher in accuracy than the identical one.",
         distillation.adjusted_is_nearer,
     ),
     (
@@ -189,7 +189,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E13",
         "5",
-        "A wider and deeper network helps against the under-fitting and low confidence of augmentation.",
+        "A wider and deeper network seems to help against under-fitting and low confidence with augmentation.",
         training.wider_and_deeper,
     ),
     (
@@ -201,7 +201,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E13",
         "7",
-        "Regularising the model before adversarial training improves the accuracy.",
+        "Regularising the model before another defence would improve the accuracy.",
         defenses.regularise_first,
     ),
     (

@@ -18,12 +18,12 @@ from casemate_study.results.paired import PairedComparison, compare_accuracy, co
 EPS = 0.1
 """The eps (Linf, pixels from 0 to 1) of all verdicts."""
 MASKED = 0.1
-"""Share of images with an input gradient of exactly zero, from which on a loss counts as unusable for attacks."""
+"""The smallest share of images with an input gradient of exactly zero that makes a loss unusable for attacks."""
 COLLAPSED = 0.2
 """Accuracy under a weaker attack (FGSM, or BIM without averaged gradients) less that under a stronger one, above which
 the weaker one counts as misleading."""
 COSTLY = 0.02
-"""Loss of clean accuracy, as a fraction, from which on a sentence mentions it as a cost."""
+"""The smallest loss of clean accuracy, as a fraction, that a sentence mentions as a cost."""
 
 
 def zero_gradient_cause(model: ModelResults) -> str | None:

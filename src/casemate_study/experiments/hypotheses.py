@@ -1,4 +1,4 @@
-"""Descriptions of the hypotheses on why the paper's accuracy of E1 (undefended) under FGSM is not that of E2.
+"""Descriptions of the hypotheses on why the paper's accuracy of E1 (undefended) under FGSM differs from E2's.
 
 The paper states 63.6 % at eps 0.1 (section 4.1.1). Each hypothesis changes one condition of E2's measure; the two that
 raise the accuracy most are also tried together. All are measured on E1's final weights and after each kept epoch.
@@ -15,7 +15,7 @@ from casemate_study.experiments.specs import LOSSES, Setup, Source
 PREFIX = "E2/hypotheses"
 """The name of the task on E1's final weights; those on the weights of a kept epoch are "E2/hypotheses/epoch-010"."""
 MEAN_OF = 1000
-"""Images in the batch of which one hypothesis takes the mean loss."""
+"""Images per batch in the hypothesis that attacks the mean loss of a batch."""
 E2_CONDITIONS: Mapping[str, Any] = {
     "images": "test",
     "label": "true",
@@ -45,22 +45,22 @@ HYPOTHESES: Mapping[str, Hypothesis] = {
         title="the loss of the predicted class, not of the true one", change={"label": "predicted"}
     ),
     "batch-mean": Hypothesis(
-        title=f"gradient of the mean over {MEAN_OF:,} images, denormals flushed", change={"mean_of": MEAN_OF}
+        title=f"gradient of the mean loss of {MEAN_OF:,} images, denormals flushed to zero", change={"mean_of": MEAN_OF}
     ),
-    "scaled-images": Hypothesis(title="eps 0.1 on images scaled to [-1, 1], 0.05 here", change={"eps": 0.05}),
+    "scaled-images": Hypothesis(title="eps 0.1 on images scaled to [-1, 1], which is 0.05 here", change={"eps": 0.05}),
     "correct-only": Hypothesis(
         title="accuracy among images classified correctly without an attack", change={"counted": "correct"}
     ),
     "not-clipped": Hypothesis(title="pixels not clipped to [0, 1]", change={"clip": False}),
 }
-"""By name. Each changes another condition, so that any two can be combined."""
+"""By name. Each changes a different condition, so that any two can be combined."""
 
 
 def hypotheses_task(setup: Setup, name: str, source: Source) -> Task:
     """Describe the task that tries every hypothesis on one set of weights, with FGSM ascending each of `LOSSES`."""
     scale = setup.scale
     images = setup.images(scale.attacked_images)
-    attacks = len(HYPOTHESES)  # that of accuracy among some images needs no attack of its own, the combination does
+    attacks = len(HYPOTHESES)  # "correct-only" needs no attack of its own, the combination needs one
     return Task(
         name=name,
         kind="hypotheses",
@@ -86,7 +86,7 @@ def hypotheses_task(setup: Setup, name: str, source: Source) -> Task:
 
 def hypotheses_tasks(setup: Setup, source: Source) -> list[Task]:
     """Describe the tasks that try the hypotheses on E1: on its final weights (`source`), and after each kept epoch but
-    the last, whose weights are the final ones. None where the scale omits them.
+    the last, whose weights are the final ones. Empty if the scale omits them.
     """
     if not setup.scale.hypotheses:
         return []

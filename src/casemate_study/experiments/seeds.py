@@ -1,7 +1,7 @@
 """Descriptions of trainings that are repeated with further seeds, and of their measures.
 
-Their tasks are those of the same study with another seed, under names that begin with "seed-1/": the artifacts in the
-store are the same as those of `casemate study --seed 1`.
+The tasks are those of the study with another seed, under names that begin with "seed-1/", say; they share artifacts in
+the store with `casemate study --seed 1`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from casemate_study.experiments.specs import Setup
 from casemate_study.experiments.undefended import E1, E11, Experiment
 
 _MEASURES = (("clean", None), ("fgsm", "ce"), ("ball", "ce"), ("range", "ce"), ("pgd", None))
-"""The measures taken again with each seed, by name and loss ascended."""
+"""The measures repeated with each seed, by name and loss ascended."""
 
 
 def seed_prefix(seed: int) -> str:
@@ -29,7 +29,7 @@ def repeated_models(experiment: str) -> list[StudyModel]:
 
 
 def repeated_tasks(experiments: Mapping[str, Experiment], setup: Setup, of: str) -> list[Task]:
-    """Describe the tasks of every further seed for the models of the experiment called `of`, with those they need.
+    """Describe the tasks of every further seed for the models of the experiment called `of`, and all that these need.
 
     `experiments` are all experiments by name.
     """

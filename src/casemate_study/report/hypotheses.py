@@ -1,4 +1,4 @@
-"""The report's section on hypotheses: why the paper's accuracy of E1 under FGSM is not ours, each with its numbers."""
+"""The report's section on hypotheses of why the paper's accuracy of E1 under FGSM is not ours, with their numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ from casemate_study.results.stored import Artifacts, StoredCheckpoint, StoredHyp
 
 _HEAD = tuple(f"ascending {TITLES[loss]}" for loss in LOSSES)
 _FGSM = "FGSM 0.1"
-"""The attack of E1's measures at each kept epoch (kind "masking") that the paper's number refers to."""
+"""The attack that the paper's number refers to, as E1's measures at each kept epoch (kind "masking") name it."""
 _MOST = 6
-"""Explaining trials that the sentence names."""
+"""The largest number of trials that the sentence names."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class HypothesesSection:
-    """The section as its tables and its last sentence, which follows from them by a rule."""
+    """The section: its tables, and a sentence that follows from them by a rule."""
 
     tables: tuple[Table, ...]
     conclusion: str
 
 
 def _cell(estimate: Estimate | None) -> str:
-    """Text of a table cell: the accuracy with interval and n, and whether the paper's lies within the interval."""
+    """Text of a table cell: the accuracy with interval and n, and whether the interval includes the paper's."""
     if estimate is None:
         return "-"
     inside = estimate.low <= WANTED <= estimate.high
@@ -45,7 +45,7 @@ def _final_table(found: StoredHypotheses) -> Table:
     pairs = [trial for trial in trials_of(found, None) if len(trial.hypotheses) > 1]
     by_loss = {trial.loss: f"{trial.title}: {_cell(trial.accuracy)}" for trial in pairs}
     if by_loss:
-        rows.append(("the two that raise it most under this loss, together", *(by_loss.get(x, "-") for x in LOSSES)))
+        rows.append(("the two that raise it most with this loss, combined", *(by_loss.get(x, "-") for x in LOSSES)))
     clean = ", ".join(f"{estimate:n} of {part} images" for part, estimate in found.clean.items())
     return Table(
         ("what is changed in E2's measure", *_HEAD),
@@ -76,8 +76,8 @@ def _epochs_table(artifacts: Artifacts) -> Table | None:
     return Table(
         ("E1 after epoch", "clean", *(f"as in E2, {TITLES[loss]}" for loss in LOSSES), *near),
         rows,
-        "As in E2: FGSM at eps 0.1 on test images. Nearest hypothesis: the one, or the two together, whose accuracy is "
-        f"nearest to {percent(WANTED)}; the last epoch's weights are the final ones, in the table above.",
+        "As in E2: FGSM at eps 0.1 on test images. Nearest hypothesis: the one, or the pair, whose accuracy is "
+        f"nearest to {percent(WANTED)}; the weights of the last epoch are the final ones, shown in the table above.",
     )
 
 
@@ -94,7 +94,7 @@ def _nearest(found: StoredHypotheses | None, epoch: int | None) -> tuple[str, ..
 
 def _zero_table(found: StoredHypotheses) -> Table:
     """A table of the shares of images and of pixels without a gradient, for each way to compute the gradient."""
-    ways = {"own": "each image's own loss", "mean": f"the mean over {MEAN_OF:,} images, denormals flushed"}
+    ways = {"own": "each image's own loss", "mean": f"the mean loss of {MEAN_OF:,} images, denormals flushed to zero"}
     rows: list[tuple[str, ...]] = []
     for way, words in ways.items():
         by_loss = found.zero_gradients[way]
@@ -103,20 +103,20 @@ def _zero_table(found: StoredHypotheses) -> Table:
     return Table(
         ("share exactly zero", *(TITLES[loss] for loss in LOSSES)),
         rows,
-        "An attack that follows the sign leaves pixels without a gradient as they are. Images: those with a zero in "
-        "every pixel, interval of Wilson; pixels: mean over the images, bootstrap interval.",
+        "An attack that follows the gradient's sign does not change pixels whose gradient is zero. Images: those with "
+        "a zero gradient in every pixel, Wilson interval; pixels: mean over the images, bootstrap interval.",
     )
 
 
 def _conclusion(artifacts: Artifacts, tried: int) -> str:
-    """The last sentence. Rule: the paper's number is explained by the trials whose interval includes it; by the number
-    of trials some may include it by chance, so that all are counted; unexplained if none does.
+    """The last sentence. Rule: trials whose interval includes the paper's number may explain it; unexplained if none
+    does. Among many trials some may include it by chance, so the sentence says how many there are.
     """
     explaining = explaining_trials(artifacts)
     statement = paper.FGSM_AT_01
     number = f"the paper's {percent(statement.value)} (section {statement.where})"
     if not explaining:
-        return f"None of these {tried} measures gives {number}: unexplained."
+        return f"None of these {tried} measures reproduces {number}: unexplained."
     named = "; ".join(map(str, explaining[-_MOST:]))
     verb = "has" if len(explaining) == 1 else "have"
     more = f"; and {len(explaining) - _MOST} more" if len(explaining) > _MOST else ""

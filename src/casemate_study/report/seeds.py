@@ -1,4 +1,4 @@
-"""The table that shows which differences between models survive when they are trained with further seeds."""
+"""The table that shows which differences between models are the same when they are trained with further seeds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ def _at_seed(models: Mapping[str, ModelResults], name: str, measure: str) -> _At
 
 
 def _survival(found: Mapping[int, _AtSeed | None]) -> str:
-    """What the orders against E1 at the seeds have in common, as text; empty if fewer than two are known."""
+    """Whether the order against E1 is the same with every seed, as text; empty if fewer than two are known."""
     orders = {seed: each.against.order for seed, each in found.items() if each is not None and each.against is not None}
     if len(orders) < 2:
         return ""
@@ -75,9 +75,9 @@ def _survival(found: Mapping[int, _AtSeed | None]) -> str:
 
 def seeds_table(models: Mapping[str, ModelResults], artifacts: Artifacts, seed: int) -> Table | None:
     """A table with one row per accuracy of each model that was trained with further seeds: its value and its order
-    against E1 (undefended) at every seed, and whether the order is the same at all. None without further seeds.
+    against E1 (undefended) with every seed, and whether that order is always the same. None without further seeds.
 
-    `seed` is this run's own. Its worst case is taken over the attacks that the further seeds have too.
+    `seed` is this run's own. Its worst case is over the attacks that the further seeds have too.
     """
     further = artifacts_by_seed(artifacts)
     names = {name for each in further.values() for name in each}
@@ -97,6 +97,6 @@ def seeds_table(models: Mapping[str, ModelResults], artifacts: Artifacts, seed: 
         ("model", "accuracy", *(f"seed {number}" for number in by_seed), "against E1"),
         rows,
         "Accuracy with its 95 % interval; then the order against E1 of the same seed by the paired test on the same "
-        "images, and the difference with its interval. Worst case: FGSM, BIM and PGD-40 together, each as far as every "
-        "seed ran it.",
+        "images, and the difference with its interval. Worst case: over those of FGSM, BIM and PGD-40 that were run "
+        "with every seed.",
     )

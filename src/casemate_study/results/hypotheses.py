@@ -1,4 +1,4 @@
-"""The trials of hypotheses on why the paper's accuracy under FGSM is not E2's, and which of them give its number."""
+"""Trials of hypotheses on why the paper's accuracy under FGSM differs from E2's, and which reproduce its number."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from casemate_study.experiments.specs import LOSSES
 from casemate_study.results.stored import Artifacts, StoredHypotheses, find_result
 
 WANTED = paper.FGSM_AT_01.value
-"""The paper's accuracy of E1 under FGSM at eps 0.1, which the hypotheses try to explain."""
+"""The paper's accuracy of E1 under FGSM at eps 0.1, the number to explain."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """E1's accuracy under FGSM with the changes of some hypotheses, at one epoch and ascending one loss."""
+    """E1's accuracy under FGSM with the changes of one or two hypotheses, after one epoch, ascending one loss."""
 
     hypotheses: tuple[str, ...]
     """Names of one hypothesis, or of the two that are combined."""
@@ -66,7 +66,7 @@ def trials_of(found: StoredHypotheses, epoch: int | None) -> Iterator[Trial]:
 def explaining_trials(artifacts: Artifacts) -> list[Trial]:
     """The finished trials under which the paper's 63.6 % lies within our interval, those of the final weights last.
 
-    E2's own measure is not among them: whether it gives the paper's number is the claim itself.
+    E2's own measure is omitted: a claim judges whether it gives the paper's number.
     """
     every = (trial for epoch, found in hypotheses_by_epoch(artifacts).items() for trial in trials_of(found, epoch))
     return [trial for trial in every if trial.contains and (trial.hypotheses, trial.epoch) != ((UNCHANGED,), None)]

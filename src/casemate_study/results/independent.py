@@ -1,4 +1,4 @@
-"""Differences and ratios of two independent numbers, and shares of which only the fraction is stored."""
+"""Differences and ratios of two independent numbers, and intervals of shares that are stored without one."""
 
 import math
 
@@ -8,16 +8,16 @@ from casemate.evaluation import Estimate, share
 
 
 def share_of(fraction: float, n: int) -> Estimate:
-    """The share `fraction` of `n` images with its 95 % interval, for a stored accuracy without one."""
+    """The share `fraction` of `n` images with its 95 % interval (Wilson)."""
     interval = share(np.arange(n) < round(fraction * n))
     return Estimate(fraction, interval.low, interval.high, n)
 
 
 def difference_of(one: Estimate, other: Estimate) -> Estimate:
-    """One number minus another that was measured apart from it, with its 95 % interval; `n` is the smaller of theirs.
+    """One number minus an independent one, with its 95 % interval; `n` is the smaller of theirs.
 
-    The interval is made of the two numbers' own (Newcombe 1998, method 10, which for shares starts from Wilson's; Zou
-    and Donner 2008 for any numbers).
+    The interval combines those of the two numbers (for shares Newcombe 1998, method 10, from Wilson's intervals; for
+    any numbers Zou and Donner 2008).
     """
     value = one.value - other.value
     low = value - math.hypot(one.value - one.low, other.high - other.value)
@@ -26,7 +26,7 @@ def difference_of(one: Estimate, other: Estimate) -> Estimate:
 
 
 def ratio_of(one: Estimate, other: Estimate) -> Estimate:
-    """One positive number divided by another, with its 95 % interval: `difference_of` their logarithms."""
+    """One positive number divided by another, with its 95 % interval, from `difference_of` their logarithms."""
     logarithms = (
         Estimate(math.log(each.value), math.log(each.low), math.log(each.high), each.n) for each in (one, other)
     )

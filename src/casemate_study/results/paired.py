@@ -16,7 +16,7 @@ from casemate.evaluation import Estimate, mcnemar, mean
 from casemate.tables import Table, read_table
 
 _LEVEL = 0.05
-"""Significance level of McNemar's test, and the rest of the intervals' confidence."""
+"""Significance level of McNemar's test; the intervals have the confidence level 1 - `_LEVEL`."""
 
 Order = Literal[-1, 0, 1]
 
@@ -114,7 +114,7 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
 
 def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
     """The share of True in `one` minus that in `other`, both `(n,)` over the same images, with the adjusted Wald
-    interval of paired shares (Bonett and Price 2012), which has a width even where no image differs.
+    interval of paired shares (Bonett and Price 2012). Its width is positive even where no image differs.
     """
     n = len(one)
     wins, defeats = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(~one & other))
@@ -146,8 +146,8 @@ def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | Non
 def _compare_column(
     first: Path, second: Path, column: str, axis: str | None, value: float | None
 ) -> PairedComparison | None:
-    """`compare_values` of one column in the tables of two artifacts' folders. Kept, since several claims rest on the
-    same pair, and the bootstrap takes longest of all that a report computes.
+    """`compare_values` of one column in the tables of two artifacts' folders. Cached, since several claims compare the
+    same pair, and the bootstrap is the slowest part of a report.
     """
     return compare_values(_rows(first, axis, value)[column], _rows(second, axis, value)[column])
 

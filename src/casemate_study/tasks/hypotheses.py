@@ -1,7 +1,7 @@
-"""Producer of trials of hypotheses: accuracy under FGSM where one condition of E2's measure is changed, or two.
+"""Producer of trials of hypotheses: accuracy under FGSM with one or two conditions of E2's measure changed.
 
-Where casemate's FGSM can express a condition, it makes the images: with the predicted classes as labels, with another
-eps, and, for a step that is not clipped, on a model with wider bounds. Only the gradient of a mean over a batch is
+casemate's FGSM makes the attacked images: with the predicted classes as labels, with another eps, or, for a step that
+is not clipped, on a model with wider bounds. Only the attack that follows the gradient of a mean over a batch is
 computed here.
 """
 
@@ -34,11 +34,11 @@ class Conditions:
     images: Literal["test", "training"]
     """Images attacked: the first of the test part, or the first of those that the model was trained on."""
     label: Literal["true", "predicted"]
-    """The class whose loss the attack ascends: the true one, or the one predicted without an attack. The true one lets
-    the attack leak the label (Kurakin et al. 2017). Accuracy refers to the true one either way."""
+    """The class whose loss the attack ascends: the true one, or the one predicted without an attack. The true one can
+    leak the label into the image (Kurakin et al. 2017). Accuracy refers to the true one either way."""
     mean_of: int | None
     """None: the attack follows the gradient of each image's own loss. A number: that of the mean loss over a batch of
-    as many images, in float32 with denormal numbers flushed to zero; where it underflows its sign is 0."""
+    that many images, in float32 with denormal numbers flushed to zero; where it underflows, its sign is 0."""
     eps: float
     """Radius, in pixels from 0 to 1."""
     clip: bool
@@ -51,7 +51,7 @@ class Conditions:
 def flushed_denormals() -> Iterator[bool]:
     """Context in which float32 numbers below 1.2e-38 are zero on the CPU; yields whether the processor can do that.
 
-    Inside, PyTorch uses one thread: the setting is one of the thread, and others would not flush. Both are restored.
+    Inside, PyTorch uses one thread, since the setting applies to the calling thread only. Both are restored.
     """
     threads, flushed_before = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(1)
@@ -70,7 +70,7 @@ def _flushes_denormals() -> bool:
 def mean_gradient(model: Classifier, images: LabelledImages, loss: str, count: int) -> Images:
     """The gradient of the mean loss over a batch of `count` images with respect to each of `images`, on the CPU.
 
-    That is the gradient of each image's own loss, the loss divided by `count` before it is differentiated.
+    It is the gradient of each image's own loss, which is divided by `count` before the backward pass.
     """
     model, function = copy.deepcopy(model).cpu(), loss_by_name(loss)
     found = []
@@ -83,15 +83,15 @@ def mean_gradient(model: Classifier, images: LabelledImages, loss: str, count: i
 
 
 def zero_shares(gradient: Images) -> dict[str, dict[str, float | int]]:
-    """How much of a gradient is exactly zero: the share of images with no other entry, and the mean over the images of
-    the share of pixels, each with its interval over the images.
+    """How much of a gradient is exactly zero: the share of images where every entry is, and the mean over the images of
+    the share of such pixels, each with its interval over the images.
     """
     zero = gradient.flatten(1) == 0
     return {"images": share(zero.all(1).numpy()).as_json(), "pixels": mean(zero.double().mean(1).numpy()).as_json()}
 
 
 def best_two(found: Mapping[str, Estimate | None], unchanged: str) -> tuple[str, str] | None:
-    """The names of the two highest accuracies among those above the one called `unchanged`; None if fewer are above."""
+    """The names of the two highest accuracies above the one called `unchanged`; None if there are not two."""
     values = {name: each.value for name, each in found.items() if each is not None}
     above = [name for name in values if values[name] > values.get(unchanged, 1.0)]
     above.sort(key=lambda name: values[name], reverse=True)
@@ -158,10 +158,10 @@ def try_hypotheses(
     config: dict[str, Any], needs: Mapping[str, Artifact], folder: Path, working: Path, context: Context
 ) -> dict[str, Any]:
     """Measure the accuracy of the configured model under FGSM in the configured conditions, ascending each loss: with
-    each hypothesis' change alone, and with the two changes together that raise it most under that loss.
+    the change of each hypothesis alone, and with the two changes together that raise it most with that loss.
 
-    Also returned: accuracies without an attack, and how often the gradient is zero, each image's own and that of a mean
-    over `mean_of` images with denormals flushed.
+    Also returns accuracies without an attack, and how often the gradient is zero: that of each image's own loss, and
+    that of a mean over `mean_of` images with denormals flushed.
     """
     del folder, working
     trained, _ = parts_of(config, read(config["dataset"], context))
