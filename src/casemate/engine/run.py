@@ -141,7 +141,7 @@ class _Schedule:
         elif isinstance(error, StoreError) or not isinstance(error, CasemateError):
             raise error
         else:
-            self._observer.message(f"{task.name} failed; tasks that do not need it go on: {error}")
+            self._observer.message(f"{task.name} failed; tasks that do not need it still run: {error}")
             self.failures.append(error)
             self._advance_whole(left)
 

@@ -221,7 +221,7 @@ def four_rounds(evidence: ClaimEvidence) -> RuleResult:
     strong = compare_accuracy(one.artifact("pgd"), other.artifact("pgd"), "eps", 0.1)
     better = sum(each.order > 0 for each in orders)
     most = max(orders, key=lambda each: each.difference.value)
-    text = f"Under FGSM E8 is the more accurate at {better} of {len(orders)} eps"
+    text = f"Under FGSM E8 is more accurate at {better} of {len(orders)} eps"
     if strong is not None:
         text += f"; under PGD at 0.1: {in_words(strong, compare_accuracy)}"
     text += f". Where FGSM favours it most: {in_words(most, compare_accuracy)}"

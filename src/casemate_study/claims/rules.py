@@ -33,7 +33,7 @@ _WORST_FIRST: tuple[ClaimVerdict, ...] = (
 @final
 @dataclass(frozen=True)
 class ClaimEvidence:
-    """Our results, by which the paper's claims are judged."""
+    """Our results, which judge the paper's claims."""
 
     models: Mapping[str, ModelResults]
     """Every model with finished clean measures, by name ("E1", "E9-20", ...)."""
@@ -60,7 +60,7 @@ NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
 
 
 def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
-    """Judge an order by paired comparisons, of which each has the order 1 (the first is larger), -1 or 0 (a tie).
+    """Judge an order by paired comparisons, each with the order 1 (the first is larger), -1 or 0 (a tie).
 
     Holds if at least one has the order `wanted` (1 or -1) and none the opposite; does not hold if any has the opposite;
     no difference shown if all are ties; not measured if there are none.
