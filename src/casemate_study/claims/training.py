@@ -136,10 +136,10 @@ def augmented_accuracies(evidence: ClaimEvidence) -> RuleResult:
 
 
 def wider_and_deeper(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if E13's residual network, trained with E5's augmentation and weight decay, has a higher training
-    accuracy than E5 at the epoch whose weights are kept, by the interval of the difference, and a higher mean
-    confidence on images without an attack, by that of the paired difference. The text also compares their test
-    accuracies.
+    """Rule: holds if E13's residual network (deeper than E5's, but narrower), trained with E5's augmentation and
+    weight decay, has a higher training accuracy than E5 at the epoch whose weights are kept, by the interval of the
+    difference, and a higher mean confidence on images without an attack, by that of the paired difference. The text
+    also compares their test accuracies.
     """
     wide, e5 = evidence.models.get("E13-resnet"), evidence.models.get("E5")
     if wide is None or e5 is None or wide.training is None or e5.training is None:
@@ -152,7 +152,8 @@ def wider_and_deeper(evidence: ClaimEvidence) -> RuleResult:
     tested = compare_accuracy(wide.artifact("clean"), e5.artifact("clean"))
     if found is NOTHING or tested is None:
         return NOTHING
-    return RuleResult(found.verdict, f"{found.text} Test accuracy: {in_words(tested, compare_accuracy)}.")
+    text = f"The network is deeper, but not wider. {found.text} Test accuracy: {in_words(tested, compare_accuracy)}."
+    return RuleResult(found.verdict, text)
 
 
 def _epoch_time(evidence: ClaimEvidence, experiment: str, seconds: paper.Statement) -> RuleResult:
