@@ -14,7 +14,7 @@ TABLE_EPS = (0.05, 0.1, 0.2)
 FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
 """Values of eps at which BIM attacks the models that appear in figures (`StudyModel.in_figures`)."""
 SMALL_EPS = (0.01, 0.025, 0.1)
-"""Values of eps under PGD for models that a claim compares; at the first two some images still withstand the attacks."""
+"""Values of eps under PGD for models that claims compare; at the first two some images still withstand the attacks."""
 EOT_DRAWS = 10
 """Random draws over which the input gradient of a randomised model is averaged (expectation over transformation)."""
 
