@@ -13,6 +13,7 @@ import filelock
 import pytest
 
 from casemate.engine import Artifact, Context, Producer, Store, Task, make_plan, run_plan
+from casemate.engine import workers as workers_module
 from casemate.errors import MachineError, StoreError, TrainingError
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
@@ -96,9 +97,25 @@ def test_a_worker_that_dies_costs_its_task_only(tmp_path: Path, listener: Listen
 
 def test_a_task_whose_workers_keep_dying_fails(tmp_path: Path) -> None:
     tasks = [_task("a", dies=9), _task("b"), _task("c", {"model": "b"})]
-    with pytest.raises(MachineError, match=r"computed a .*signal 9.*fewer --workers"):
+    with pytest.raises(MachineError, match=r"a failed: 2 worker processes ended .*signal 9.*fewer --workers"):
         _run(tmp_path, tasks)
     assert _finished(tmp_path, tasks) == {"b", "c"}
+
+
+def test_a_worker_that_cannot_load_the_code_ends_the_run(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    producers = {"add": Producer("casemate.losses", "engine_tasks:nothing")}
+    plan = make_plan([_task("a"), _task("b")], ["a", "b"], producers, store, "cpu")
+    with pytest.raises(AttributeError, match="nothing"):
+        run_plan(plan, producers, store, Context("cpu", NULL_OBSERVER), workers=2)
+
+
+def test_code_that_was_edited_meanwhile_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers read the code again: it must be that of the keys."""
+    monkeypatch.setattr(workers_module, "code_version", lambda module: "0123456789abcdef")
+    with pytest.raises(StoreError, match="the code was edited while the study ran"):
+        _run(tmp_path, [_task("a"), _task("b")])
+    assert _finished(tmp_path, [_task("a"), _task("b")]) == set()
 
 
 PROGRAM = """
