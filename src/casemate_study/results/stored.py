@@ -159,6 +159,8 @@ class EpochRow:
     val_loss: float
     val_accuracy: float
     seconds: float
+    processor_seconds: float | None = None
+    """Seconds of the processor, all threads of the process together; None in results of earlier versions."""
 
 
 @final
