@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from casemate.engine import Context, Pieces, Producer, Store, Task, make_plan, run_plan
-from casemate.errors import StoreError
+from casemate.errors import SettingError, StoreError
 from casemate.progress import NULL_OBSERVER
 from casemate_study.run import is_kept
 
@@ -17,8 +17,11 @@ CURVE = Task(name="E2/fgsm/ce", kind="curve", config={"value": 10}, needs={"mode
 OTHER = Task(name="E2/fgsm/margin", kind="curve", config={"value": 100}, needs={"model": "E1/train"})
 
 
+STUDY = {"scale": "paper", "seed": 0}
+
+
 def _pieces(tmp_path: Path) -> Pieces:
-    return Pieces(tmp_path / "pieces", lambda kind, file: kind == "curve" and file == "out.txt")
+    return Pieces(tmp_path / "pieces", STUDY, lambda kind, file: kind == "curve" and file == "out.txt")
 
 
 def _computed(tmp_path: Path) -> Pieces:
@@ -33,7 +36,7 @@ def _computed(tmp_path: Path) -> Pieces:
 def test_a_piece_has_the_result_and_the_small_files(tmp_path: Path) -> None:
     pieces = _computed(tmp_path)
     files = {path.relative_to(pieces.root).as_posix() for path in pieces.root.rglob("*") if path.is_file()}
-    assert files == {"E1_train/artifact.json", "E2_fgsm_ce/artifact.json", "E2_fgsm_ce/out.txt"}
+    assert files == {"study.json", "E1_train/artifact.json", "E2_fgsm_ce/artifact.json", "E2_fgsm_ce/out.txt"}
     found = pieces.find("E2/fgsm/ce")
     assert found is not None
     assert found.result == {"value": 11}
@@ -58,6 +61,25 @@ def test_a_training_is_missing_where_its_weights_are_needed(tmp_path: Path) -> N
     found = run_plan(plan, PRODUCERS, store, Context("cpu", NULL_OBSERVER))
     assert found["E2/fgsm/margin"].result == {"value": 101}
     assert found["E2/fgsm/ce"].folder.parent == pieces.root
+
+
+def test_a_report_takes_all_pieces_also_where_something_is_missing(tmp_path: Path) -> None:
+    pieces, tasks = _computed(tmp_path), [TRAIN, CURVE, OTHER]
+    store = Store(tmp_path / "new")
+    plan = make_plan(tasks, [task.name for task in tasks], PRODUCERS, store, "cpu", pieces, to_run=False)
+    assert set(plan.artifacts) == {"E1/train", "E2/fgsm/ce"}
+
+
+def test_pieces_of_another_study_are_refused(tmp_path: Path) -> None:
+    pieces = _computed(tmp_path)
+    assert pieces.exists
+    with pytest.raises(SettingError, match=r"the study with scale paper, seed 0, not of .* scale paper, seed 1"):
+        Pieces(pieces.root, STUDY | {"seed": 1}, is_kept)
+    (tmp_path / "other").mkdir()
+    assert not Pieces(tmp_path / "other", STUDY, is_kept).exists
+    (tmp_path / "other" / "photo.png").touch()
+    with pytest.raises(SettingError, match=r"has no study.json, so it is no folder of pieces"):
+        Pieces(tmp_path / "other", STUDY, is_kept)
 
 
 def test_the_store_comes_before_the_pieces(tmp_path: Path) -> None:

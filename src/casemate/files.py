@@ -63,7 +63,7 @@ def writing(path: Path) -> Iterator[Path]:
         with _as_store_error(path):
             yield temporary
             _flush(temporary)
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
             _flush(path.parent)
     finally:
@@ -157,7 +157,7 @@ def writing_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 _flush(file)
-            temporary.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~_UMASK)
             if path.exists():  # moved aside, since a kill during its deletion would leave a part of it
                 path.replace(before)
             temporary.replace(path)
@@ -190,7 +190,7 @@ def filling(path: Path, names: Sequence[str], last: str) -> Iterator[Path]:
             for file in files:
                 _flush(file)
             if not path.exists():
-                temporary.chmod(0o777 & ~_umask())
+                temporary.chmod(0o777 & ~_UMASK)
                 temporary.replace(path)
             else:
                 for name in (last, *names):
@@ -215,7 +215,11 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _read_umask()
+"""Read once: reading it sets it for a moment, for all threads."""

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,12 +23,27 @@ def is_out_of_memory(error: Exception) -> bool:
     return known or (isinstance(error, RuntimeError) and any(words in str(error) for words in _CPU_WORDS))
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 def memory_of_machine() -> int:
-    """Bytes of the machine's main memory; a very large number where the system does not say."""
+    """Bytes of main memory of the machine, or of the container; a very large number where the system does not say."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return 2**62
+        found = 2**62
+    with suppress(OSError, ValueError):  # no container, or no limit ("max")
+        found = min(found, int((_CGROUP / "memory.max").read_text()))
+    return found
+
+
+def processors() -> int:
+    """The number of processors that this process may use, at least 1: of the machine, or of the container."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit ("max")
+        quota, period = map(int, (_CGROUP / "cpu.max").read_text().split())
+        found = min(found, max(1, quota // period))
+    return found
 
 
 def free_memory(device: torch.device) -> int:

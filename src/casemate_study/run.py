@@ -45,6 +45,7 @@ def plan_study(
     observer: Observer,
     precision: TrainPrecision = "float32",
     pieces: Path | None = None,
+    to_run: bool = True,
 ) -> PlannedStudy:
     """List the study's tasks and find those whose artifacts are in the store. The images are read; nothing is computed.
 
@@ -57,6 +58,7 @@ def plan_study(
         data_dir: folder of the data files; None for the default places, or a download.
         precision: precision of the training steps (`TrainConfig.precision`).
         pieces: folder of artifacts without weights, which count as finished if the store lacks them; None for none.
+        to_run: whether the missing tasks are to be computed, and not only what is finished reported.
 
     Raises:
         SettingError, DataError, StoreError: an unknown name, data that are not available, an unusable store.
@@ -74,8 +76,9 @@ def plan_study(
     )
     tasks, wanted = tasks_of(experiments, setup)
     artifacts = Store(store)
-    kept = None if pieces is None else Pieces(pieces, is_kept)
-    plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device, kept)
+    identity = {"scale": size.name, "dataset": images.name, "seed": seed}
+    kept = None if pieces is None else Pieces(pieces, identity, is_kept)
+    plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device, kept, to_run=to_run)
     return PlannedStudy(
         setup=setup,
         dataset=images,
@@ -137,3 +140,18 @@ def task_seconds(task: Task, cost: StepCost) -> float:
     The work of an attack counts `GRADIENT_COST` for each input gradient, so it is scaled back to gradients.
     """
     return task.work * (cost.training if task.kind in ("train", "defend") else cost.gradient / GRADIENT_COST)
+
+
+def seconds_left(plan: Plan, cost: StepCost, workers: int) -> float:
+    """A rough estimate of the seconds that the plan's missing tasks take, if `workers` processes compute side by side.
+
+    It is at least the time of the longest chain of tasks of which each needs the one before. Trainings that stop early
+    take less.
+    """
+    chains: dict[str, float] = {}
+    for task in plan.missing:
+        chains[task.name] = task_seconds(task, cost) + max(
+            (chains.get(each, 0.0) for each in task.needs.values()), default=0.0
+        )
+    total = sum(task_seconds(task, cost) for task in plan.missing)
+    return max([total / workers, *chains.values()])

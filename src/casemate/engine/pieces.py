@@ -7,25 +7,47 @@ provenance names the commit that computed them.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from casemate.engine.store import Artifact, facts_of
-from casemate.errors import StoreError
-from casemate.files import writing_folder
+from casemate.errors import SettingError, StoreError
+from casemate.files import make_folder, read_json, write_json, writing_folder
+
+_STUDY = "study.json"
 
 
 @final
 class Pieces:
     """The pieces in the folder `root`, which is created when the first one is added.
 
-    `kept` returns, for the kind of a task and the name of a file of its artifact, whether pieces include the file.
+    Args:
+        root: the folder.
+        study: what the pieces belong to, as JSON, such as scale, data set and seed. It is written to study.json beside
+            them, so that no other study takes them for its own.
+        kept: says of each file of an artifact, by the kind of its task and the file's name, whether pieces include it.
+
+    Raises:
+        SettingError: the folder has the pieces of another study, or something else.
     """
 
-    def __init__(self, root: Path, kept: Callable[[str, str], bool]) -> None:
+    def __init__(self, root: Path, study: Mapping[str, Any], kept: Callable[[str, str], bool]) -> None:
         self.root: Path = Path(root)
-        self._kept = kept
+        self._study, self._kept = dict(study), kept
+        file = self.root / _STUDY
+        if not file.exists():
+            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+                raise SettingError(f"{self.root} has no {_STUDY}, so it is no folder of pieces; choose another one")
+            return
+        found = read_json(file, StoreError)
+        if found != self._study:
+            raise SettingError(f"{self.root} has the pieces of {_words(found)}, not of {_words(study)}; choose another")
+
+    @property
+    def exists(self) -> bool:
+        """Whether any piece was ever added."""
+        return (self.root / _STUDY).exists()
 
     def find(self, name: str) -> Artifact | None:
         """The artifact of the task called `name`, without its large files; None if there is no such piece.
@@ -45,6 +67,8 @@ class Pieces:
         old = self.find(name)
         if old is not None and old.key == artifact.key:
             return
+        if not self.exists:
+            write_json(make_folder(self.root) / _STUDY, self._study)
         kind = artifact.facts["kind"]
         with writing_folder(self._folder(name)) as folder:
             for file in artifact.folder.iterdir():
@@ -53,3 +77,9 @@ class Pieces:
 
     def _folder(self, name: str) -> Path:
         return self.root / name.replace("/", "_")
+
+
+def _words(study: Any) -> str:
+    if not isinstance(study, Mapping):
+        return "something else"
+    return "the study with " + ", ".join(f"{name} {value}" for name, value in study.items())

@@ -40,12 +40,15 @@ def make_plan(
     store: Store,
     device: str,
     pieces: Pieces | None = None,
+    *,
+    to_run: bool = True,
 ) -> Plan:
     """The plan for the tasks named in `wanted` and all tasks that they need; nothing is computed.
 
     The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
     `device`, are looked up in the store. A task whose artifact is not there counts as finished if `pieces` has it,
-    unless a missing task needs it: pieces lack large files. Raises `StoreError` for a damaged artifact.
+    unless a missing task needs it, since pieces lack large files, and is `to_run`. Raises `StoreError` for a damaged
+    artifact.
     """
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
@@ -54,7 +57,7 @@ def make_plan(
     needed: set[str] = set()  # by tasks still to run, which may read any file of their inputs
     for task in reversed(chosen):
         artifact = stored[task.name]
-        if artifact is None and pieces is not None and task.name not in needed:
+        if artifact is None and pieces is not None and not (to_run and task.name in needed):
             artifact = pieces.find(task.name)
         if artifact is None:
             needed.update(task.needs.values())

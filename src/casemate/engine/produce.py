@@ -5,14 +5,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from casemate.engine.code_version import code_version
 from casemate.engine.store import Artifact, Store
-from casemate.engine.task import Context, Producer, Task
+from casemate.engine.task import Context, ProducerFn, Task
 from casemate.provenance import surroundings
 
 
 def produce(
-    task: Task, key: str, needs: Mapping[str, Artifact], producer: Producer, store: Store, context: Context
+    task: Task,
+    key: str,
+    needs: Mapping[str, Artifact],
+    function: ProducerFn,
+    code: str,
+    store: Store,
+    context: Context,
 ) -> Artifact:
     """Compute the artifact of `task` and put it into the store under `key`; return the stored one if there is one.
 
@@ -30,10 +35,10 @@ def produce(
             "name": task.name,
             "config": task.config,
             "needs": {role: artifact.key for role, artifact in needs.items()},
-            "code": code_version(producer.module),
+            "code": code,
         }
         with store.put(key, facts) as folder:
-            facts["result"] = producer.load()(task.config, needs, folder, working, context)
+            facts["result"] = function(task.config, needs, folder, working, context)
             facts["provenance"] = surroundings(context.device, context.threads) | {
                 "seconds": time.perf_counter() - start,
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),

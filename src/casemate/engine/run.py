@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import final
 
+from casemate.engine.code_version import code_version
 from casemate.engine.plan import Plan
 from casemate.engine.produce import produce
 from casemate.engine.store import Artifact, Store
@@ -50,8 +51,10 @@ def run_plan(
         else:
             with Workers(workers, needed, store, context) as processes:
                 _run_in(processes, schedule, lanes)
-    if schedule.failures:
-        raise schedule.failures[0]
+        if schedule.failures:
+            name, error = schedule.failures[0]
+            more = f" (and {len(schedule.failures) - 1} more, named above)" if len(schedule.failures) > 1 else ""
+            raise type(error)(f"{name} failed{more}: {error}") from error
     return schedule.artifacts
 
 
@@ -60,10 +63,12 @@ def _run_here(
 ) -> None:
     for producer in producers.values():  # before the first task: later edits must not run under its code's key
         producer.load()
-    while (task := schedule.take()) is not None:
-        within = replace(context, observer=schedule.observer_of(task, observer))
+    codes = {kind: code_version(producer.module) for kind, producer in producers.items()}
+    while (task := schedule.take(observer)) is not None:
+        function, code = producers[task.kind].load(), codes[task.kind]
+        within = replace(context, observer=schedule.running[task.name])
         try:
-            artifact = produce(task, schedule.key(task), schedule.needs(task), producers[task.kind], store, within)
+            artifact = produce(task, schedule.key(task), schedule.needs(task), function, code, store, within)
         except CasemateError as error:
             if is_interruption(error):
                 raise
@@ -75,11 +80,10 @@ def _run_here(
 def _run_in(processes: Workers, schedule: "_Schedule", lanes: list[Observer]) -> None:
     while True:
         for number in processes.idle:
-            task = schedule.take()
+            task = schedule.take(lanes[number])
             if task is None:
                 break
-            observer = schedule.observer_of(task, lanes[number])
-            processes.start(number, task, schedule.key(task), schedule.needs(task), observer)
+            processes.start(number, task, schedule.key(task), schedule.needs(task), schedule.running[task.name])
         if not schedule.running:
             return
         for found in processes.wait():
@@ -93,16 +97,22 @@ class _Schedule:
     def __init__(self, plan: Plan, observer: Observer, advance: Advance, on_artifact: OnArtifact | None) -> None:
         self.artifacts = dict(plan.artifacts)
         self.running: dict[str, _TaskObserver] = {}
-        self.failures: list[Exception] = []
+        self.failures: list[tuple[str, CasemateError]] = []
         self._keys, self._waiting, self._total = plan.keys, list(plan.missing), len(plan.missing)
         self._observer, self._advance, self._on_artifact = observer, advance, on_artifact
         self._deaths: dict[str, int] = {}
 
-    def take(self) -> Task | None:
-        """The first waiting task whose needs are all finished, which then counts as running; None if there is none."""
+    def take(self, observer: Observer) -> Task | None:
+        """The first waiting task whose needs are all finished; None if there is none.
+
+        It then counts as running; `running` has the observer to pass to it, which reports to `observer`, and advances
+        the progress of the whole.
+        """
         for task in self._waiting:
             if all(name in self.artifacts for name in task.needs.values()):
                 self._waiting.remove(task)
+                self.running[task.name] = _TaskObserver(observer, self._advance_whole, task)
+                self._advance_whole(0)
                 return task
         return None
 
@@ -113,13 +123,6 @@ class _Schedule:
     def needs(self, task: Task) -> dict[str, Artifact]:
         """The artifacts that the task needs, by role."""
         return {role: self.artifacts[name] for role, name in task.needs.items()}
-
-    def observer_of(self, task: Task, observer: Observer) -> Observer:
-        """The observer to pass to the task: it reports to `observer`, and advances the progress of the whole."""
-        found = _TaskObserver(observer, self._advance_whole, task)
-        self.running[task.name] = found
-        self._advance_whole(0)
-        return found
 
     def finish(self, found: Finished) -> None:
         """Record how a task ended: with its artifact, an error, or the death of its process.
@@ -134,15 +137,15 @@ class _Schedule:
             if self._on_artifact is not None:
                 self._on_artifact(task.name, found.artifact)
             return
-        error = found.error or self._after_death(found)
+        error = self._after_death(found) if found.error is None else found.error
         if error is None:
-            self._waiting.insert(0, task)
+            self._waiting.append(task)  # last, when fewer tasks may compete for memory
             self._advance_whole(left - task.work)
         elif isinstance(error, StoreError) or not isinstance(error, CasemateError):
             raise error
         else:
-            self._observer.message(f"{task.name} failed; tasks that do not need it still run: {error}")
-            self.failures.append(error)
+            self._observer.message(f"{task.name} failed, tasks that do not need it go on: {error}")
+            self.failures.append((task.name, error))
             self._advance_whole(left)
 
     def _after_death(self, found: Finished) -> Exception | None:
@@ -155,14 +158,15 @@ class _Schedule:
             self._observer.message(f"The worker process that computed {name} ended ({how}); computing it again")
             return None
         return MachineError(
-            f"{_ATTEMPTS} worker processes ended while they computed {name} (the last by {how}), perhaps because "
-            "memory ran out; run the same command again with fewer --workers"
+            f"{_ATTEMPTS} worker processes ended while they computed it (the last by {how}); if memory ran out, run "
+            "the same command again with fewer --workers"
         )
 
     def _advance_whole(self, amount: float, note: str = "") -> None:
         del note
         done = self._total - len(self._waiting) - len(self.running)
-        self._advance(amount, f"{done} of {self._total} finished")
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        self._advance(amount, f"{done - len(self.failures)} of {self._total} finished{failed}")
 
 
 @final

@@ -47,7 +47,7 @@ class Artifact:
         path = self.folder / name
         if not path.is_file():
             raise StoreError(
-                f"{path} is missing from a finished artifact; run `casemate store clean --all` and try again"
+                f"{path} is missing from a finished artifact; delete the folder {self.folder} and run the command again"
             )
         return path
 
@@ -62,7 +62,7 @@ class Artifact:
         try:
             return {key: tensor.numpy() for key, tensor in read_safetensors(path)[0].items()}
         except UnsoundError as error:
-            raise StoreError(f"{path} is damaged: {error}; run `casemate store clean --all` and try again") from error
+            raise StoreError(f"{path} is damaged: {error}; delete its folder and run the command again") from error
 
     @property
     def size(self) -> int:

@@ -39,7 +39,7 @@ class Context:
     observer: Observer
     data_dir: Path | None = None
     threads: int = 1
-    """Number of CPU threads in use; only recorded."""
+    """Number of CPU threads per process: worker processes set it, and results record it."""
 
 
 @runtime_checkable

@@ -51,7 +51,8 @@ class TrainResult:
     model: Classifier
     """The trained model, in evaluation mode."""
     history: list[dict[str, Any]]
-    """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds."""
+    """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds, and
+    processor_seconds, those of all threads of this process, which other work on the machine changes little."""
     epoch: int
     """Epoch, from 1, whose weights `model` has: the last one, or with early stopping the best one."""
     best_epoch: int
@@ -143,7 +144,7 @@ def _fit(
     ):
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
-            start = time.perf_counter()
+            start, processor = time.perf_counter(), time.process_time()
             row = _one_epoch(
                 model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance
             )
@@ -154,6 +155,7 @@ def _fit(
             if not math.isfinite(row["val_loss"]):  # before the write, so that the last good checkpoint is kept
                 raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
             row["seconds"] = time.perf_counter() - start
+            row["processor_seconds"] = time.process_time() - processor
             _record_epoch(state, row, current, settings)
             if checkpoint is not None:
                 state.write(checkpoint, model, optimizer)

@@ -45,7 +45,9 @@ class Report:
             device = resolve(self.device, observer)
             from casemate_study.cli.study import run
 
-            study = run.plan(self.selection, device, observer)
+            study = run.plan(self.selection, device, observer, to_run=False)
+            if study.pieces is not None and not study.pieces.exists:
+                raise SettingError(f"{study.pieces.root} has no pieces; check the path, or leave --pieces out")
             artifacts, total = study.plan.artifacts, len(study.plan.tasks)
             if not artifacts:
                 raise SettingError(

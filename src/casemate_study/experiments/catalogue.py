@@ -44,7 +44,19 @@ def tasks_of(experiments: Sequence[Experiment], setup: Setup) -> tuple[list[Task
     return list(every.values()), sorted(dict.fromkeys(wanted), key=_rank)
 
 
-_LATER = ("E12-", "E13-", "E13/targeted", "seed-", "E5-", "E6-", "E1-", "E13/", "E1+")
+_LATER = (
+    "E12-",
+    "E13-regularised",
+    "E13-resnet",
+    "E13-early",
+    "E13/targeted",
+    "seed-",
+    "E5-",
+    "E6-",
+    "E13",
+    "E1-",
+    "E1+",
+)
 """Starts of the names of tasks that decide few or none of the paper's claims; they run after all others, in this
 order.
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 from casemate.engine import Task
 from casemate_study.experiments import specs
-from casemate_study.experiments.models import FIGURE_EPS, StudyModel, evaluation_tasks
+from casemate_study.experiments.models import FIGURE_EPS, SMALL_EPS, StudyModel, evaluation_tasks
 from casemate_study.experiments.specs import BIM_STEPS, Setup, Source
 from casemate_study.experiments.undefended import E1, E11, Experiment, weight_decayed
 
@@ -54,7 +54,7 @@ def _judged(setup: Setup, trained: list[tuple[Task, StudyModel]]) -> list[Task]:
 
 
 # E5 -------------------------------------------------------------------------------------------------------------------
-E5 = _model("E5", "E5, augmentation")
+E5 = _model("E5", "E5, augmentation", pgd=SMALL_EPS)
 E5_LAYER = _model("E5-noise-layer", "E5, noise layers in training")
 E5_LAYER_ON = StudyModel(
     name="E5-noise-inference",
@@ -108,14 +108,15 @@ def _e5(setup: Setup) -> list[Task]:
 
 
 # E6, E7, E8 -----------------------------------------------------------------------------------------------------------
-E6 = _model("E6", "E6, adversarial regularisation", in_figures=True)
+E6 = _model("E6", "E6, adversarial regularisation", in_figures=True, pgd=SMALL_EPS)
 E6_CLIPPED = _model("E6-clipped", "E6, also clipped above at 1")
 E6_PLAIN = _model("E6-plain", "E6, clipped to [0, 1] instead")
-E7 = _model("E7", "E7, E6 on E5")
+E7 = _model("E7", "E7, E6 on E5", pgd=SMALL_EPS)
 E8 = StudyModel(
     name="E8",
     title="E8, E6 four times",
     source=Source(task=f"E8/train-{E8_STEPS[-1]:g}", weights="best"),
+    pgd=SMALL_EPS,
 )
 
 
@@ -185,6 +186,7 @@ def distilled_student(experiment: str, temperature: float) -> StudyModel:
         title=f"{experiment}, distilled at T = {temperature:g}, {what}",
         source=Source(task=f"{name}/train", weights="final"),
         in_figures=True,
+        pgd=SMALL_EPS,
     )
 
 

@@ -14,7 +14,7 @@ TABLE_EPS = (0.05, 0.1, 0.2)
 FIGURE_EPS = (0.0, 0.025, *TABLE_EPS)
 """Values of eps at which BIM attacks the models that appear in figures (`StudyModel.in_figures`)."""
 SMALL_EPS = (0.01, 0.025, 0.1)
-"""Values of eps under PGD for the undefended E1 and E11; at the first two some images still withstand the attacks."""
+"""Values of eps under PGD for models that claims compare; at the first two some images still withstand the attacks."""
 EOT_DRAWS = 10
 """Random draws over which the input gradient of a randomised model is averaged (expectation over transformation)."""
 
@@ -37,7 +37,9 @@ class StudyModel:
     """Whether a figure shows it under BIM. If so, BIM runs ascending each of three losses, with both clippings (to the
     eps ball, or only to the pixel range) and at more eps; otherwise ascending one loss, with clip ball."""
     pgd: tuple[float, ...] = (0.1,)
-    """Values of eps under PGD and in the whole evaluation."""
+    """Values of eps under PGD; at the quick scale those of `evaluated`."""
+    evaluated: tuple[float, ...] = (0.1,)
+    """Values of eps in the whole evaluation."""
 
     @property
     def ours(self) -> bool:
@@ -84,7 +86,8 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
                 for loss in losses
             ]
     if source.inference is None:
-        found.append(specs.worst_case_task(setup, model.artifact("pgd"), source, model.pgd))
+        values = model.pgd if scale.beyond_claims else model.evaluated
+        found.append(specs.worst_case_task(setup, model.artifact("pgd"), source, values))
     else:
         attack = bim | {"clip": "ball", "loss": "ce", "eot_samples": EOT_DRAWS}
         found.append(
@@ -93,5 +96,5 @@ def evaluation_tasks(setup: Setup, model: StudyModel) -> list[Task]:
             )
         )
     if scale.evaluates_ours or not model.ours:
-        found.append(specs.evaluation_task(setup, model.artifact("evaluation"), source, model.pgd))
+        found.append(specs.evaluation_task(setup, model.artifact("evaluation"), source, model.evaluated))
     return found

@@ -78,8 +78,8 @@ class Scale:
     student_dropouts: tuple[float, ...]
     """Factors on the dropout rates of those networks; each network is trained once with every factor."""
     beyond_claims: bool
-    """Whether models are trained that no claim of the paper needs: E1+, noise and randomised inference (E5), other
-    clippings of E6, and of E13 the search over students, the mixture and other weights."""
+    """Whether models are trained and measured that no claim of the paper needs: E1+, noise layers and randomised
+    inference (E5), other clippings of E6, the mixture of E13; and PGD is run at more eps."""
     falling_rate: bool
     """Whether E1 is also trained with a learning rate that falls to zero, so that the last epoch is not luck."""
     recipe_trials: bool
@@ -241,8 +241,7 @@ FULL = Scale(
 PAPER = replace(
     FULL,
     name="paper",
-    purpose="the paper's sizes and every variant that one of its claims needs, attacks on 1,000 images: a day or less "
-    "on two cores",
+    purpose="the paper's training sizes, attacks on 1,000 or 2,000 images: less than a day on two cores",
     fgsm_images=1000,
     evaluated_images=200,
     decays=(1e-4, 1e-3),

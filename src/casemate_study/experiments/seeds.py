@@ -35,7 +35,8 @@ def repeated_tasks(experiments: Mapping[str, Experiment], setup: Setup, of: str)
     """
     models = repeated_models(of)
     found: list[Task] = []
-    for seed in setup.scale.more_seeds if models else ():
+    further = [seed for seed in setup.scale.more_seeds if seed != setup.seed]
+    for seed in further if models else ():
         other = replace(setup, seed=seed)
         every = {task.name: task for experiment in experiments.values() for task in experiment.tasks(other)}
         measures = [model.artifact(measure, loss) for model in models for measure, loss in _MEASURES]

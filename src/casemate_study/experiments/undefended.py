@@ -43,6 +43,7 @@ E1 = StudyModel(
     aliases={"fgsm": "E2/fgsm", "ball": "E3/ball", "range": "E3/range", "range-4": "E3/range-4"},
     in_figures=True,
     pgd=SMALL_EPS,
+    evaluated=SMALL_EPS,
 )
 E1_TUNED = StudyModel(name="E1+", title="E1+, our recipe", source=Source(task="E1+/train", weights="final"))
 E1_FALLING = StudyModel(
@@ -51,7 +52,11 @@ E1_FALLING = StudyModel(
     source=Source(task="E1-falling/train", weights="final"),
 )
 E11 = StudyModel(
-    name="E11", title="E11, E1 stopped early", source=Source(task="E1/train", weights="best"), pgd=SMALL_EPS
+    name="E11",
+    title="E11, E1 stopped early",
+    source=Source(task="E1/train", weights="best"),
+    pgd=SMALL_EPS,
+    evaluated=SMALL_EPS,
 )
 
 

@@ -182,8 +182,7 @@ class _Lane:
         words, outermost = ": ".join(self._titles), len(self._titles) == 1
         known = total > 0
         if outermost:
-            left = "left" if known else ""
-            self._progress.reset(self._row, total=total if known else None, description=words, left=left)
+            self._show(words, total if known else None)
         else:
             self._progress.update(self._row, description=words)
 
@@ -196,7 +195,15 @@ class _Lane:
         finally:
             self._titles.pop()
             if outermost:
-                self._progress.reset(self._row, total=None, description="waiting", left="")
+                self._show("waiting", None)
+            else:
+                self._progress.update(self._row, description=": ".join(self._titles))
+
+    def _show(self, words: str, total: float | int | None) -> None:
+        """Begin the bar anew; `total` is None where the amount of work is unknown."""
+        self._progress.reset(self._row, description=words, left="" if total is None else "left")
+        task = next(each for each in self._progress.tasks if each.id == self._row)
+        task.total = total  # `reset` keeps the old one instead of None
 
 
 @contextmanager

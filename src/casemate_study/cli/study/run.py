@@ -1,6 +1,5 @@
 """The steps of `casemate study` and `casemate report` that need PyTorch."""
 
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from casemate.engine import Artifact, Store
-from casemate.errors import StoreError
+from casemate.errors import CasemateError, StoreError, is_interruption
 from casemate.files import read_json, write_json
-from casemate.memory import memory_of_machine
+from casemate.memory import memory_of_machine, processors
 from casemate.progress import Observer
 from casemate.provenance import environment, processor
 from casemate.timing import StepCost, TrainPrecision
@@ -34,8 +33,11 @@ class StudyRun:
     """Path of report.html; None if no report was written."""
 
 
-def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
-    """List the tasks of the selected study and find those whose artifacts are in the store; nothing is computed."""
+def plan(selection: Selection, device: str, observer: Observer, *, to_run: bool = True) -> PlannedStudy:
+    """List the tasks of the selected study and find those whose artifacts are finished; nothing is computed.
+
+    `to_run` says whether the missing ones are to be computed.
+    """
     with observer.work("Reading the images", 0):
         return plan_study(
             scale=selection.scale,
@@ -48,6 +50,7 @@ def plan(selection: Selection, device: str, observer: Observer) -> PlannedStudy:
             observer=observer,
             precision=_precision(selection, device),
             pieces=selection.pieces,
+            to_run=to_run,
         )
 
 
@@ -62,10 +65,14 @@ def _precision(selection: Selection, device: str) -> TrainPrecision:
     if device != "cpu":
         return "float32"
     file = Store(selection.store).root / "precision.json"
-    known = read_json(file, StoreError) if file.is_file() else {}
+    try:
+        known = read_json(file, StoreError)
+    except StoreError:  # there is none yet, or it is damaged
+        known = {}
+    known = known if isinstance(known, dict) else {}
     here = " / ".join((processor(), *environment(device).values()))
-    if not isinstance(known, dict) or known.get(here) not in get_args(TrainPrecision):
-        known = {**(known if isinstance(known, dict) else {}), here: faster_precision(device)}
+    if known.get(here) not in get_args(TrainPrecision):
+        known |= {here: faster_precision(device)}
         write_json(file, known)
     return known[here]
 
@@ -84,8 +91,7 @@ def default_workers(device: str, threads: int) -> int:
     """
     if device != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // threads, memory_of_machine() // _WORKER_MEMORY))
+    return max(1, min(processors() // threads, memory_of_machine() // _WORKER_MEMORY))
 
 
 def compute(
@@ -96,20 +102,27 @@ def compute(
     The report is also written while the study runs. Returns all artifacts, and how many of them were computed now.
     """
     missing, total = len(study.plan.missing), len(study.plan.tasks)
+    workers = min(workers, max(1, missing))
     if missing:
         side_by_side = f", {workers} at a time" if workers > 1 else ""
         observer.message(f"{missing} of {total} artifacts to compute{side_by_side}, {total - missing} finished before.")
     else:
         observer.message(f"All {total} artifacts were finished before; nothing is computed.")
-    with nullcontext() if out is None else LiveReport(study, out, observer) as report:
-        artifacts = run_study(
-            study,
-            threads=threads,
-            data_dir=selection.data_dir,
-            observer=observer,
-            workers=min(workers, max(1, missing)),
-            on_artifact=None if report is None else report.add,
-        )
+    live = None if out is None else LiveReport(study, out, observer, in_thread=workers > 1)
+    try:
+        with live or nullcontext():
+            artifacts = run_study(
+                study,
+                threads=threads,
+                data_dir=selection.data_dir,
+                observer=observer,
+                workers=workers,
+                on_artifact=None if live is None else live.add,
+            )
+    except CasemateError as error:
+        if live is not None and out is not None and not is_interruption(error):
+            write_report(study, live.artifacts, out, observer)  # of all that is finished
+        raise
     return StudyRun(missing, artifacts, None if out is None else write_report(study, artifacts, out, observer))
 
 

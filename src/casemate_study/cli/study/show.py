@@ -9,7 +9,7 @@ from casemate.timing import StepCost
 from casemate_study.cli.study import summary
 from casemate_study.cli.study.run import StudyRun
 from casemate_study.results.stored import Provenance
-from casemate_study.run import PlannedStudy, task_seconds
+from casemate_study.run import PlannedStudy, seconds_left, task_seconds
 
 
 def _header(study: PlannedStudy) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def show_plan(study: PlannedStudy, speed: StepCost, workers: int, *, as_json: bo
     processes compute side by side; as JSON if `as_json`.
     """
     planned, setup = study.plan, study.setup
-    left = sum(task_seconds(task, speed) for task in planned.missing) / workers
+    left = seconds_left(planned, speed, workers)
     if as_json:
         rows = [
             {
@@ -55,7 +55,7 @@ def show_plan(study: PlannedStudy, speed: StepCost, workers: int, *, as_json: bo
         else:
             made.add_row(task.name, "finished", f"took {console.duration(Provenance.of(artifact).seconds)}")
     time = (
-        f"at most about {console.duration(left)} left on this machine, {workers} at a time"
+        f"about {console.duration(left)} left on this machine, {workers} at a time"
         if planned.missing
         else "nothing left to compute"
     )
