@@ -1,4 +1,4 @@
-"""Differences and ratios of two independent numbers, sums with a constant, and intervals of shares stored without one."""
+"""Differences and ratios of independent numbers, sums with a constant, and intervals of shares stored without one."""
 
 import math
 
