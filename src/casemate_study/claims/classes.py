@@ -53,8 +53,8 @@ def _by_class(clean: StoredClean) -> Mapping[str, Estimate]:
 
 
 def class_range(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if our 95 % intervals for E1's worst and best class include numbers that round to the paper's 74 % and
-    99 % (`agrees`); otherwise unexplained.
+    """Rule: holds if our 95 % intervals for E1's worst and best class include numbers that round to the paper's 74 %
+    and 99 % (`agrees`); otherwise unexplained.
     """
     clean = _clean(evidence.models.get("E1"))
     if clean is None:
@@ -67,9 +67,9 @@ def class_range(evidence: ClaimEvidence) -> RuleResult:
 
 
 def _extremes(evidence: ClaimEvidence, names: tuple[str, ...], side: Literal[1, -1]) -> RuleResult:
-    """Rule: holds if the classes called `names` are E1's most (`side` 1) or least (-1) accurate, judged by the intervals
-    of the differences to every other class with Holm's correction for their number (3 times 7); does not hold if one of
-    the others is beyond one of them; else no difference shown.
+    """Rule: holds if the classes called `names` are E1's most (`side` 1) or least (-1) accurate, judged by the
+    intervals of the differences to every other class with Holm's correction for their number (3 times 7); does not hold
+    if one of the others is beyond one of them; else no difference shown.
     """
     clean = _clean(evidence.models.get("E1"), *names)
     classes = {} if clean is None else _by_class(clean)
