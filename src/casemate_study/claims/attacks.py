@@ -23,7 +23,7 @@ from casemate_study.claims.rules import (
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
-from casemate_study.results.independent import shifted
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.paired import (
     Compare,
     PairedComparison,
@@ -101,7 +101,7 @@ def rapid_until_25(evidence: ClaimEvidence) -> RuleResult:
         change = compare_masks(is_correct(artifact, "steps", 25), is_correct(artifact, "steps", 0))
         if change is None:
             continue
-        verdicts.append(by_interval(shifted(change.difference, RAPID), -1))
+        verdicts.append(by_interval(plus_constant(change.difference, RAPID), -1))
         passed = ", ".join(f"{percent(point.last.value)} at {point.at:g}" for point in curve.points if point.at <= 25)
         words.append(f"step {size}: {passed}, {points(change.difference)}")
     if not verdicts:

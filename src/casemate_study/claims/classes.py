@@ -25,7 +25,7 @@ from casemate_study.claims.rules import (
     tally,
 )
 from casemate_study.experiments import paper
-from casemate_study.results.independent import difference_of, share_of, shifted
+from casemate_study.results.independent import difference_of, share_of, plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import PairedComparison, adjusted, compare_masks
 from casemate_study.results.stored import StoredClean, StoredTargets, find_result
@@ -156,7 +156,7 @@ def _often_taken_for(clean: StoredClean, source: str, target: str) -> RuleResult
         f"Of {images:,} images of {source}, {errors:,} are misclassified, {found:n} of these as {target}; it would be "
         f"{percent(even)} if all other classes were equally frequent."
     )
-    return RuleResult(by_interval(shifted(found, -even), 1), text)
+    return RuleResult(by_interval(plus_constant(found, -even), 1), text)
 
 
 def one_another(evidence: ClaimEvidence) -> RuleResult:

@@ -234,8 +234,8 @@ def loses_to_bim(evidence: ClaimEvidence) -> RuleResult:
 
 def regularised_twice(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM E7 (adversarial regularisation of the augmented E5) is much less accurate than E6 (that
-    of E1): by paired tests, and at some eps by 10 points or more, by the interval (`judge_clear_order`); and if at every
-    eps its loss differs from E6's by at most a quarter of that.
+    of E1): by paired tests, and at some eps by 10 points or more, by the interval (`judge_clear_order`). At every eps
+    its loss must differ from E6's by at most a quarter of that.
     """
     accuracy = judge_clear_order(evidence, "E7", "E6", "fgsm", -1, MUCH)
     one, other = evidence.models.get("E7"), evidence.models.get("E6")

@@ -29,7 +29,7 @@ from casemate_study.claims.rules import (
 from casemate_study.claims.temperatures import at_all_temperatures, student_names
 from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments import paper
-from casemate_study.results.independent import shifted
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import (
     Order,
@@ -140,7 +140,7 @@ def _kept(evidence: ClaimEvidence, name: str) -> RuleResult:
     if found is None:
         return NOTHING
     text = f"Accuracy {in_words(found, compare_accuracy)}; it is kept if at most {100 * EQUAL:g} point is lost."
-    return RuleResult(by_interval(shifted(found.difference, EQUAL), 1), text)
+    return RuleResult(by_interval(plus_constant(found.difference, EQUAL), 1), text)
 
 
 def numbers_without_attack(evidence: ClaimEvidence) -> RuleResult:
@@ -358,7 +358,7 @@ def _drop(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
     found = compare_masks(is_correct(artifact, "eps", EPS), is_correct(artifact, "eps", 0))
     if found is None:
         return NOTHING
-    verdict = by_interval(shifted(found.difference, DROP), -1)
+    verdict = by_interval(plus_constant(found.difference, DROP), -1)
     shown = f"{percent(found.first)} instead of {percent(found.second)}, {points(found.difference)}"
     return RuleResult(verdict, f"Accuracy {shown}; quite a bit is {100 * DROP:g} points.")
 

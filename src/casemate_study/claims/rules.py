@@ -24,7 +24,7 @@ from casemate.losses import TITLES
 from casemate_study.claims.verdicts import causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
-from casemate_study.results.independent import shifted
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import Compare, PairedComparison, adjusted, compare_accuracy, compare_loss
 from casemate_study.results.significance import holm, p_value
@@ -113,7 +113,7 @@ def reaches(orders: Sequence[PairedComparison], wanted: int, effect: float) -> C
     """
     if not orders:
         return "not measured"
-    excess = [shifted(_toward(each.difference, wanted), -effect) for each in orders]
+    excess = [plus_constant(_toward(each.difference, wanted), -effect) for each in orders]
     if "holds" in by_intervals(excess, 1):
         return "holds"
     return "does not hold" if all(each.high < 0 for each in excess) else "no difference shown"

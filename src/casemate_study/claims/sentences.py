@@ -220,7 +220,7 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E11",
         "5",
-        "The early-stopped model has the lower loss under FGSM, too.",
+        "Under FGSM the early-stopped model has the lower loss, too.",
         defenses.early_stopped_loss,
     ),
     ("E12", "5", "The regularised model is less sensitive to attacks than E1.", defenses.weight_decay),

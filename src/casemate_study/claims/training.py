@@ -18,7 +18,7 @@ from casemate_study.claims.rules import (
 )
 from casemate_study.claims.temperatures import at_all_temperatures, student_names
 from casemate_study.experiments import paper
-from casemate_study.results.independent import difference_of, ratio_of, share_of, shifted
+from casemate_study.results.independent import difference_of, ratio_of, share_of, plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import compare_accuracy, compare_confidence
 from casemate_study.results.stored import EpochRow, StoredTraining
@@ -145,7 +145,7 @@ def training_accuracy_drops(evidence: ClaimEvidence) -> RuleResult:
     augmented, plain = _accuracies(e5.training, e5.training.best)[0], _accuracies(e1.training, e1.training.last)[0]
     difference = difference_of(augmented, plain)
     text = f"Training accuracy {augmented:n} against {plain:n}: {points(difference)}; {100 * CLEARLY:g} points count."
-    return RuleResult(by_interval(shifted(difference, CLEARLY), -1), text)
+    return RuleResult(by_interval(plus_constant(difference, CLEARLY), -1), text)
 
 
 def simpler_student(evidence: ClaimEvidence) -> RuleResult:

@@ -25,7 +25,7 @@ def difference_of(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, low, high, min(one.n, other.n))
 
 
-def shifted(number: Estimate, by: float) -> Estimate:
+def plus_constant(number: Estimate, by: float) -> Estimate:
     """The number plus a constant, with its interval."""
     return Estimate(number.value + by, number.low + by, number.high + by, number.n)
 

@@ -51,8 +51,7 @@ def adjusted(found: Sequence[PairedComparison]) -> list[PairedComparison]:
     """
     significant = holm([each.p_value for each in found])
     return [
-        replace(each, order=_order(each.difference.value, kept))
-        for each, kept in zip(found, significant, strict=True)
+        replace(each, order=_order(each.difference.value, kept)) for each, kept in zip(found, significant, strict=True)
     ]
 
 
