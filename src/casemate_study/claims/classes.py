@@ -25,7 +25,7 @@ from casemate_study.claims.rules import (
     tally,
 )
 from casemate_study.experiments import paper
-from casemate_study.results.independent import difference_of, share_of, plus_constant
+from casemate_study.results.independent import difference_of, plus_constant, share_of
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import PairedComparison, adjusted, compare_masks
 from casemate_study.results.stored import StoredClean, StoredTargets, find_result

@@ -18,7 +18,7 @@ from casemate_study.claims.rules import (
 )
 from casemate_study.claims.temperatures import at_all_temperatures, student_names
 from casemate_study.experiments import paper
-from casemate_study.results.independent import difference_of, ratio_of, share_of, plus_constant
+from casemate_study.results.independent import difference_of, plus_constant, ratio_of, share_of
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import compare_accuracy, compare_confidence
 from casemate_study.results.stored import EpochRow, StoredTraining
