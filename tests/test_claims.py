@@ -200,7 +200,7 @@ def test_right_means_last_iterate_prediction_or_every_attack(alike: World, shelf
     assert np.array_equal(is_correct(fgsm, "eps", 0.0), easiest(0.8))
     assert np.array_equal(is_correct(pgd, "eps", 0.1), easiest(0.45))
     one, other = np.arange(N) % 2 == 0, np.arange(N) % 3 == 0
-    worst = shelf.worst(tasks()["E6/pgd"], {"ce": [one], "margin": [other]})
+    worst = shelf.worst(tasks()["E6/pgd"], {"ce": [one] * 3, "margin": [other] * 3})
     assert np.array_equal(is_correct(worst, "eps", 0.1), one & other)
 
 
@@ -252,7 +252,7 @@ def test_what_stands_withstood_every_iterate_of_every_attack(alike: World) -> No
     assert np.array_equal(before, other)
     assert np.array_equal(after, one & other)
     artifacts["E6/pgd"] = alike.shelf.worst(
-        tasks()["E6/pgd"], {"ce": [third[:300]], "margin": [np.ones(300, dtype=bool)]}
+        tasks()["E6/pgd"], {"ce": [third[:300]] * 3, "margin": [np.ones(300, dtype=bool)] * 3}
     )
     whole, share = ModelResults(e6, artifacts).robust_mask(0.1), ModelResults(e6, artifacts).worst_case(0.1)
     assert whole is not None
