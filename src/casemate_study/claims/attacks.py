@@ -7,10 +7,14 @@ from casemate.losses import TITLES
 from casemate_study.claims.rules import (
     NOTHING,
     ClaimEvidence,
+    ClaimVerdict,
     RuleResult,
+    agrees,
     all_parts,
+    by_interval,
     count_orders,
     in_words,
+    joined,
     judge_number,
     left_open,
     points,
@@ -19,9 +23,11 @@ from casemate_study.claims.rules import (
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E4_STEP_SIZES, e4_prefix
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.paired import (
     Compare,
     PairedComparison,
+    adjusted,
     compare_accuracy,
     compare_loss,
     compare_masks,
@@ -31,17 +37,23 @@ from casemate_study.results.paired import (
 )
 from casemate_study.results.stored import StoredCurve, find_result
 
+RAPID = 0.2
+"""The smallest loss of accuracy within the first 25 iterations of BIM, as a fraction, that counts as a rapid drop."""
+UNTOUCHED = 0.01
+"""The share of black pixels below which changes leave the background alone."""
+TOUCHED = 0.1
+"""The smallest share of black pixels that counts as changing the background too."""
+
 
 def test_accuracy(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if the paper's test accuracy (93.7 %) lies within our 95 % interval for E1, the undefended network;
-    otherwise unexplained.
+    """Rule: holds if our 95 % interval for E1, the undefended network, includes a test accuracy that rounds to the
+    paper's 93.7 % (`agrees`); otherwise unexplained.
     """
     e1 = evidence.models.get("E1")
     if e1 is None or e1.clean is None:
         return NOTHING
     ours = e1.clean.accuracy
-    inside = ours.low <= paper.TEST_ACCURACY.value <= ours.high
-    return RuleResult("holds" if inside else "unexplained", f"Ours: {ours:n}.")
+    return RuleResult("holds" if agrees(ours, paper.TEST_ACCURACY, 0.001) else "unexplained", f"Ours: {ours:n}.")
 
 
 def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
@@ -51,7 +63,7 @@ def fgsm_accuracy(evidence: ClaimEvidence) -> RuleResult:
     """
     e1 = evidence.models.get("E1")
     found = {TITLES[loss]: e1.accuracy_under("fgsm", 0.1, loss) for loss in LOSSES} if e1 else {}
-    return judge_number(evidence, paper.FGSM_AT_01, found)
+    return judge_number(evidence, paper.FGSM_AT_01, 0.001, found)
 
 
 def _step_curves(evidence: ClaimEvidence) -> dict[tuple[str, str], tuple[str, StoredCurve]]:
@@ -72,7 +84,29 @@ def accuracy_after_25(evidence: ClaimEvidence) -> RuleResult:
     """
     points = {key: curve.at(25) for key, (_, curve) in _step_curves(evidence).items()}
     found = {f"step {size}, {TITLES[loss]}": point and point.last for (size, loss), point in points.items()}
-    return judge_number(evidence, paper.BIM_AT_25, found)
+    return judge_number(evidence, paper.BIM_AT_25, 0.0001, found)
+
+
+def rapid_until_25(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if, at each step size measured, 25 iterations of BIM cost E1 (undefended) 20 points of accuracy or
+    more against none, by the whole interval of the paired difference; does not hold if less; else no difference shown.
+    The attack ascends the stable cross-entropy.
+    """
+    verdicts: list[ClaimVerdict] = []
+    words: list[str] = []
+    for (size, loss), (name, curve) in _step_curves(evidence).items():
+        if loss != "ce" or curve.at(0) is None or curve.at(25) is None:
+            continue
+        artifact = evidence.artifacts[name]
+        change = compare_masks(is_correct(artifact, "steps", 25), is_correct(artifact, "steps", 0))
+        if change is None:
+            continue
+        verdicts.append(by_interval(plus_constant(change.difference, RAPID), -1))
+        passed = ", ".join(f"{percent(point.last.value)} at {point.at:g}" for point in curve.points if point.at <= 25)
+        words.append(f"step {size}: {passed}, {points(change.difference)}")
+    if not verdicts:
+        return NOTHING
+    return RuleResult(joined(verdicts), f"{'; '.join(words)}. Rapid is {100 * RAPID:g} points within 25 iterations.")
 
 
 def level_after_25(evidence: ClaimEvidence) -> RuleResult:
@@ -123,7 +157,7 @@ def _judge_clippings(evidence: ClaimEvidence, compare: Compare, wanted: int, wha
             if curve is None or wide is None:
                 continue
             found = [compare(ball, wide, "eps", point.at) for point in curve.points if point.at]
-            known = [each for each in found if each is not None]
+            known = adjusted([each for each in found if each is not None])
             orders[setting, loss] = tally(known, wanted)
             at = compare(ball, wide, "eps", 0.1)
             shown = "" if at is None else f" (at 0.1: {in_words(at, compare)})"
@@ -180,7 +214,7 @@ def both_attacks(evidence: ClaimEvidence) -> RuleResult:
 
 def _against_none(found: dict[float, PairedComparison | None], compare: Compare, wanted: int) -> RuleResult:
     """Judge comparisons of an attack with no attack, by eps, with `tally`; the text shows the one at eps 0.1."""
-    known = [each for each in found.values() if each is not None]
+    known = adjusted([each for each in found.values() if each is not None])
     verdict, at = tally(known, wanted), found.get(0.1)
     if verdict == "not measured":
         return NOTHING
@@ -190,23 +224,46 @@ def _against_none(found: dict[float, PairedComparison | None], compare: Compare,
     return RuleResult(verdict, text)
 
 
+def _black_pixels_changed(evidence: ClaimEvidence, task: str) -> tuple[dict[str, float], str]:
+    """The share of the black pixels that each attack changes in the images of a task that stores pictures, by the title
+    of the attack, and how many pixels and images there are, as text. Empty if it is not finished or none is black.
+    """
+    artifact = evidence.artifacts.get(task)
+    if artifact is None:
+        return {}, ""
+    images = artifact.arrays("images.safetensors")
+    black = images["clean"] == 0
+    if not black.any():
+        return {}, ""
+    changed = {name: np.abs(images[name] - images["clean"])[black] > 1e-6 for name in images if name != "clean"}
+    count = f"n = {black.sum():,} pixels, {len(images['clean'])} images"
+    return {name: float(each.mean()) for name, each in changed.items()}, count
+
+
 def background(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if BIM with clip ball changes less than 1 % of the black pixels in the few images of E3's
     pictures.
     """
-    artifact = evidence.artifacts.get("E3/pictures")
-    if artifact is None:
-        return NOTHING
-    images = artifact.arrays("images.safetensors")
-    black = images["clean"] == 0
-    shares = {
-        name: float((np.abs(images[name] - images["clean"])[black] > 1e-6).mean()) for name in images if name != "clean"
-    }
+    shares, count = _black_pixels_changed(evidence, "E3/pictures")
     ball = next((share for name, share in shares.items() if name.endswith("ball")), None)
-    if ball is None or not black.any():
+    if ball is None:
         return NOTHING
     text = "; ".join(f"{name} changes {percent(share)} of the black pixels" for name, share in shares.items())
-    count = len(images["clean"])
-    return RuleResult(
-        "holds" if ball < 0.01 else "does not hold", f"{text} (n = {black.sum():,} pixels, {count} images)."
-    )
+    return RuleResult("holds" if ball < UNTOUCHED else "does not hold", f"{text} ({count}).")
+
+
+def background_too(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if FGSM (E2's pictures) and BIM with clip range (E3's) each change 10 % or more of the black pixels
+    in the few images pictured.
+    """
+    words: list[str] = []
+    least: list[float] = []
+    for task, end in (("E2/pictures", "FGSM 0.1"), ("E3/pictures", "range")):
+        shares, count = _black_pixels_changed(evidence, task)
+        found = {name: share for name, share in shares.items() if name.endswith(end)}
+        if not found:
+            return NOTHING
+        least += found.values()
+        words += [f"{name} changes {percent(share)} of the black pixels ({count})" for name, share in found.items()]
+    verdict: ClaimVerdict = "holds" if min(least) >= TOUCHED else "does not hold"
+    return RuleResult(verdict, f"{'; '.join(words)}.")

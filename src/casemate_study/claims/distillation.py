@@ -3,6 +3,8 @@
 Students are compared with E1, the undefended network, which is the teacher at temperature 1.
 """
 
+from typing import Any
+
 import numpy as np
 
 from casemate.evaluation import Estimate, percent
@@ -11,8 +13,10 @@ from casemate_study.claims.rules import (
     ClaimEvidence,
     ClaimVerdict,
     RuleResult,
+    adjusted_together,
+    agrees,
     all_parts,
-    at_all_temperatures,
+    by_interval,
     count_orders,
     in_words,
     judge_clean,
@@ -20,14 +24,17 @@ from casemate_study.claims.rules import (
     left_open,
     over_eps,
     points,
-    student_names,
     tally,
 )
+from casemate_study.claims.temperatures import at_all_temperatures, student_names
 from casemate_study.claims.verdicts import EPS
 from casemate_study.experiments import paper
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
 from casemate_study.results.paired import (
+    Order,
     PairedComparison,
+    adjusted,
     compare_accuracy,
     compare_confidence,
     compare_loss,
@@ -35,80 +42,136 @@ from casemate_study.results.paired import (
     compare_values,
     is_correct,
 )
+from casemate_study.results.significance import LEVEL
 
 EQUAL = 0.01
-"""The largest difference of two accuracies, as a fraction, that counts as equal."""
+"""The largest difference of two accuracies, as a fraction, that counts as equal, or as keeping an accuracy."""
 DROP = 0.1
 """The smallest loss of accuracy under an attack, as a fraction, that counts as dropping quite a bit."""
 MUCH_LOWER = 0.5
 """The largest share of the teacher's loss that counts as a much lower loss."""
 
 
+def _under(
+    evidence: ClaimEvidence, experiment: str, measures: tuple[str, ...], **order: Any
+) -> dict[str, dict[str, RuleResult]]:
+    """The results of `judge_order` on every student of an experiment against E1 under several attacks, by student and
+    attack; `order` are further arguments of `judge_order`.
+    """
+    return {
+        name: {measure: judge_order(evidence, name, "E1", measure, **order) for measure in measures}
+        for name in student_names(evidence, experiment)
+    }
+
+
 def students_loss(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the loss of every student (E9, E10) lies below that of E1, the teacher at temperature 1, under
-    FGSM and under BIM with either clipping, by paired tests (`judge_order`).
+    FGSM and under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
-    parts = [
-        (f"{name}, {measure}", judge_order(evidence, name, "E1", measure, -1, compare_loss))
-        for name in student_names(evidence, "E9", "E10")
-        for measure in ("fgsm", "ball", "range")
-    ]
-    return at_all_temperatures(parts)
+    attacks = ("fgsm", "ball", "range")
+    found = [_under(evidence, each, attacks, wanted=-1, compare=compare_loss) for each in ("E9", "E10")]
+    return at_all_temperatures(found[0] | found[1])
 
 
 def students_fgsm(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if every student of E9 (distilled into the same architecture) is more accurate than E1, the teacher
-    at temperature 1, under FGSM, by paired tests (`judge_order`).
+    at temperature 1, under FGSM, by paired tests (`judge_order`, `at_all_temperatures`).
     """
-    parts = [(name, judge_order(evidence, name, "E1", "fgsm", 1)) for name in student_names(evidence, "E9")]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(_under(evidence, "E9", ("fgsm",), wanted=1))
 
 
 def students_bim(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if E1, the teacher at temperature 1, is more accurate than every student of E9 (distilled into the
-    same architecture) under BIM with either clipping, by paired tests (`judge_order`).
+    same architecture) under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
-    parts = [
-        (f"{name}, clip {clip}", judge_order(evidence, "E1", name, clip, 1))
-        for name in student_names(evidence, "E9")
-        for clip in ("ball", "range")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(
+        {
+            name: {f"clip {clip}": judge_order(evidence, "E1", name, clip, 1) for clip in ("ball", "range")}
+            for name in student_names(evidence, "E9")
+        }
+    )
 
 
 def adjusted_bim(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if every student of E10 (distilled into the network of appendix B) is more accurate than E1, the
-    teacher at temperature 1, under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`).
+    teacher at temperature 1, under BIM with clip ball at eps up to 0.1, by paired tests (`judge_order`,
+    `at_all_temperatures`).
     """
-    names = student_names(evidence, "E10")
-    return at_all_temperatures([(name, judge_order(evidence, name, "E1", "ball", 1, up_to=0.1)) for name in names])
+    return at_all_temperatures(_under(evidence, "E10", ("ball",), wanted=1, up_to=EPS))
+
+
+def no_advantage_beyond(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under BIM with clip ball, at every eps above 0.1, the accuracy of every student of E10 (the
+    network of appendix B) exceeds E1's by at most 1 point, by the upper end of the interval of the paired difference;
+    does not hold if it exceeds it by the paired test and may do so by more; else no difference shown
+    (`at_all_temperatures`).
+    """
+    return at_all_temperatures({name: {"": _no_advantage(evidence, name)} for name in student_names(evidence, "E10")})
+
+
+def _no_advantage(evidence: ClaimEvidence, name: str) -> RuleResult:
+    """Rule: as `no_advantage_beyond`, for one student."""
+    orders = over_eps(
+        evidence.models.get(name), evidence.models.get("E1"), "ball", "ce", compare_accuracy, above=EPS + 1e-9
+    )
+    if not orders:
+        return NOTHING
+    more = [each for each in orders if each.difference.high > EQUAL]
+    verdict: ClaimVerdict = "holds"
+    if more:
+        verdict = "does not hold" if any(each.order > 0 for each in more) else "no difference shown"
+    most = max(orders, key=lambda each: each.difference.value)
+    text = f"Where the student gains most: {in_words(most, compare_accuracy)}; {100 * EQUAL:g} point is no advantage."
+    return RuleResult(verdict, text)
+
+
+def keeps_accuracy(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if without an attack the accuracy of every student of E10 (the network of appendix B) lies at most 1
+    point below E1's, by the whole interval of the paired difference; does not hold if all of it lies further below;
+    else no difference shown (`at_all_temperatures`).
+    """
+    return at_all_temperatures({name: {"": _kept(evidence, name)} for name in student_names(evidence, "E10")})
+
+
+def _kept(evidence: ClaimEvidence, name: str) -> RuleResult:
+    """Rule: as `keeps_accuracy`, for one student."""
+    one, other = evidence.models.get(name), evidence.models.get("E1")
+    found = None if one is None or other is None else compare_accuracy(one.artifact("clean"), other.artifact("clean"))
+    if found is None:
+        return NOTHING
+    text = f"Accuracy {in_words(found, compare_accuracy)}; it is kept if at most {100 * EQUAL:g} point is lost."
+    return RuleResult(by_interval(plus_constant(found.difference, EQUAL), 1), text)
 
 
 def numbers_without_attack(evidence: ClaimEvidence) -> RuleResult:
-    """Rule: holds if without an attack the paper's accuracy and loss of the teacher lie within our 95 % intervals for
-    E1, and those of the student within ours for at least one student of E9; otherwise unexplained.
+    """Rule: holds if without an attack our 95 % intervals for E1 include the paper's accuracy and loss of the teacher,
+    and those for every student of E9 those of the student, allowing for the paper's rounding (`agrees`). If the
+    student's are reproduced at some temperatures only, it does not hold (`at_all_temperatures`); otherwise unexplained.
     """
     e1 = evidence.models.get("E1")
-    students = {name: evidence.models[name] for name in student_names(evidence, "E9")}
-    if e1 is None or e1.clean is None or not students:
-        return NOTHING
-
-    def inside(model: ModelResults, accuracy: paper.Statement, loss: paper.Statement) -> tuple[bool, str]:
-        clean = model.clean
-        if clean is None:
-            return False, ""
-        pairs = ((clean.accuracy, accuracy.value), (clean.loss, loss.value))
-        within = [each.low <= stated <= each.high for each, stated in pairs]
-        words = ["inside" if each else "outside" for each in within]
-        return all(within), f"accuracy {clean.accuracy:n} ({words[0]}), loss {clean.loss:.4fn} ({words[1]})"
-
-    teacher, shown = inside(e1, paper.TEACHER_ACCURACY, paper.TEACHER_LOSS)
-    found = {name: inside(each, paper.STUDENT_ACCURACY, paper.STUDENT_LOSS) for name, each in students.items()}
-    text = "; ".join(f"{name}: {words}" for name, (_, words) in found.items())
-    holds = teacher and any(each for each, _ in found.values())
-    return RuleResult(
-        "holds" if holds else "unexplained", f"The paper's numbers and our intervals. E1: {shown}; {text}."
+    teacher = NOTHING if e1 is None else _reproduced(e1, paper.TEACHER_ACCURACY, paper.TEACHER_LOSS)
+    names = student_names(evidence, "E9")
+    students = at_all_temperatures(
+        {name: {"": _reproduced(evidence.models[name], paper.STUDENT_ACCURACY, paper.STUDENT_LOSS)} for name in names}
     )
+    if NOTHING in (teacher, students):
+        return NOTHING
+    verdict: ClaimVerdict = teacher.verdict if teacher.verdict == "unexplained" else students.verdict
+    text = f"The paper's numbers and our intervals. E1: {teacher.text} Students: {students.text}"
+    return RuleResult(verdict, text)
+
+
+def _reproduced(model: ModelResults, accuracy: paper.Statement, loss: paper.Statement) -> RuleResult:
+    """Rule: holds if our 95 % intervals of the model's accuracy and loss without an attack include the paper's numbers,
+    which have two decimals in percent and four; otherwise unexplained.
+    """
+    clean = model.clean
+    if clean is None:
+        return NOTHING
+    within = agrees(clean.accuracy, accuracy, 0.0001), agrees(clean.loss, loss, 0.0001)
+    words = ["inside" if each else "outside" for each in within]
+    text = f"accuracy {clean.accuracy:n} ({words[0]}), loss {clean.loss:.4fn} ({words[1]})."
+    return RuleResult("holds" if all(within) else "unexplained", text)
 
 
 def _equally_accurate(evidence: ClaimEvidence, name: str) -> RuleResult:
@@ -128,81 +191,81 @@ def _equally_accurate(evidence: ClaimEvidence, name: str) -> RuleResult:
 
 def equal_accuracy_lower_loss(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if without an attack every student of E9 (the same architecture) is as accurate as E1, within 1 point
-    by the interval of the paired difference, and its loss is lower by the paired test.
+    by the interval of the paired difference, and its loss is lower by the paired test (`at_all_temperatures`).
     """
-    parts = [
-        (
-            name,
-            all_parts(
-                {
-                    "Equal accuracy": _equally_accurate(evidence, name),
-                    "Lower loss": judge_clean(evidence, name, "E1", -1, compare_loss, "Loss"),
-                }
-            ),
-        )
-        for name in student_names(evidence, "E9")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(
+        {
+            name: {
+                "equal accuracy": _equally_accurate(evidence, name),
+                "lower loss": judge_clean(evidence, name, "E1", -1, compare_loss, "Loss"),
+            }
+            for name in student_names(evidence, "E9")
+        }
+    )
 
 
 def adjusted_loss(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the loss of every student of E10 (the network of appendix B) lies below that of E1 under FGSM and
-    under BIM with either clipping, by paired tests (`judge_order`).
+    under BIM with either clipping, by paired tests (`judge_order`, `at_all_temperatures`).
     """
-    parts = [
-        (f"{name}, {measure}", judge_order(evidence, name, "E1", measure, -1, compare_loss))
-        for name in student_names(evidence, "E10")
-        for measure in ("fgsm", "ball", "range")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(_under(evidence, "E10", ("fgsm", "ball", "range"), wanted=-1, compare=compare_loss))
 
 
 def adjusted_fgsm(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under FGSM every student of E10 (the network of appendix B) has a lower loss and a higher accuracy
-    than E1, by paired tests (`judge_order`).
+    than E1, by paired tests (`judge_order`, `at_all_temperatures`).
     """
-    parts = [
-        (
-            name,
-            all_parts(
-                {
-                    "Lower loss": judge_order(evidence, name, "E1", "fgsm", -1, compare_loss),
-                    "Higher accuracy": judge_order(evidence, name, "E1", "fgsm", 1),
-                }
-            ),
-        )
-        for name in student_names(evidence, "E10")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(
+        {
+            name: {
+                "lower loss": judge_order(evidence, name, "E1", "fgsm", -1, compare_loss),
+                "higher accuracy": judge_order(evidence, name, "E1", "fgsm", 1),
+            }
+            for name in student_names(evidence, "E10")
+        }
+    )
 
 
-def _nearer(adjusted: ModelResults, same: ModelResults, teacher: ModelResults, eps: float) -> PairedComparison | None:
+def _nearer(student: ModelResults, same: ModelResults, teacher: ModelResults, eps: float) -> PairedComparison | None:
     """Compare the distances of two students' accuracies from the teacher's under BIM with clip ball at one eps: first
-    that of `adjusted`, then that of `same`. None if a curve lacks that eps.
+    that of `student`, then that of `same`. None if a curve lacks that eps.
+
+    With x and y the differences of the two accuracies from the teacher's, the first is nearer if (y - x) (y + x) > 0.
+    An order is shown only if both factors differ from 0 by paired tests, so that no sign is chosen by the data. The
+    interval of the difference is that of the factor with the smaller amount, whose amount it has.
     """
-    artifacts = [each.artifact("ball", "ce") for each in (adjusted, same, teacher)]
-    hits = [is_correct(each, "eps", eps).astype(np.float64) for each in artifacts if each is not None]
+    artifacts = [each.artifact("ball", "ce") for each in (student, same, teacher)]
+    hits = [is_correct(each, "eps", eps) for each in artifacts if each is not None]
     if len(hits) < 3 or not min(map(len, hits)):
         return None
     n = min(map(len, hits))
-    away = [each[:n] - hits[2][:n] for each in hits[:2]]
-    return compare_values(*(each * (np.sign(each.mean()) or 1.0) for each in away))
+    mine, other, theirs = (each[:n] for each in hits)
+    apart = compare_masks(other, mine)
+    together = compare_values(mine.astype(np.float64) + other, 2.0 * theirs)
+    assert apart is not None  # there are images, and 0 and 1 are finite
+    assert together is not None
+    smaller, larger = sorted((apart.difference, together.difference), key=lambda each: abs(each.value))
+    difference = Estimate(-smaller.value, -smaller.high, -smaller.low, n) if larger.value > 0 else smaller
+    p = max(apart.p_value, together.p_value)
+    order: Order = 0 if p >= LEVEL or difference.value == 0 else (1 if difference.value > 0 else -1)
+    distances = (abs(float(each.mean()) - float(theirs.mean())) for each in (mine, other))
+    return PairedComparison(*distances, order, difference, p)
 
 
 def adjusted_is_nearer(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if under BIM with clip ball the accuracy of E10's student differs less from E1's than that of E9's
-    student of the same temperature: at some eps by the interval of the paired difference, and at none the reverse
-    (`tally`).
+    student of the same temperature: at some eps by paired tests (`_nearer`), corrected for the number of eps, and at
+    none the reverse (`tally`, `at_all_temperatures`).
     """
     teacher = evidence.models.get("E1")
-    parts: list[tuple[str, RuleResult]] = []
+    parts: dict[str, dict[str, RuleResult]] = {}
     for name in student_names(evidence, "E10"):
-        adjusted, same = evidence.models[name], evidence.models.get(name.replace("E10", "E9"))
-        curve = adjusted.curve("ball")
+        student, same = evidence.models[name], evidence.models.get(name.replace("E10", "E9"))
+        curve = student.curve("ball")
         if teacher is None or same is None or curve is None:
             continue
-        by_eps = {point.at: _nearer(adjusted, same, teacher, point.at) for point in curve.points if point.at}
-        found = [each for each in by_eps.values() if each is not None]
+        by_eps = {point.at: _nearer(student, same, teacher, point.at) for point in curve.points if point.at}
+        found = adjusted([each for each in by_eps.values() if each is not None])
         if not found:
             continue
         verdict, at = tally(found, -1), by_eps.get(EPS)
@@ -210,35 +273,59 @@ def adjusted_is_nearer(evidence: ClaimEvidence) -> RuleResult:
         text += "." if at is None else f" (at {EPS:g}: {in_words(at, compare_accuracy)})."
         if verdict == "no difference shown":
             text += f" Not excluded: {left_open(found, compare_accuracy)}."
-        parts.append((name, RuleResult(verdict, text)))
+        parts[name] = {"": RuleResult(verdict, text)}
     return at_all_temperatures(parts)
+
+
+def more_promising(evidence: ClaimEvidence) -> RuleResult:
+    """Rule: holds if under FGSM and under BIM with clip ball every student of E9 (the same architecture) has a lower
+    loss, which is the paper's reason, and a higher accuracy than E5 (augmentation), by paired tests (`judge_order`,
+    `at_all_temperatures`).
+    """
+    return at_all_temperatures(
+        {
+            name: {
+                f"{what}, {measure}": judge_order(evidence, name, "E5", measure, wanted, compare)
+                for measure in ("fgsm", "ball")
+                for what, wanted, compare in (
+                    ("lower loss", -1, compare_loss),
+                    ("higher accuracy", 1, compare_accuracy),
+                )
+            }
+            for name in student_names(evidence, "E9")
+        }
+    )
 
 
 def students_confidence(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if the mean confidence (probability of the predicted class) of every student (E9, E10) on images
-    without an attack lies below E1's, by the interval of the paired difference.
+    without an attack lies below E1's, by the interval of the paired difference (`at_all_temperatures`).
     """
-    parts = [
-        (name, judge_clean(evidence, name, "E1", -1, compare_confidence, "Mean confidence"))
-        for name in student_names(evidence, "E9", "E10")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(
+        {
+            name: {"": judge_clean(evidence, name, "E1", -1, compare_confidence, "Mean confidence")}
+            for name in student_names(evidence, "E9", "E10")
+        }
+    )
 
 
 def not_always_more_accurate(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if some student (E9, E10) is less accurate than E1 at some eps of FGSM or BIM with either clipping,
-    by the paired test; does not hold if none is and some are more accurate; else no difference shown.
+    by the paired tests with one correction for all students, attacks and eps; does not hold if none is and some are
+    more accurate; else no difference shown.
     """
-    words: list[str] = []
-    every: list[PairedComparison] = []
-    for name in student_names(evidence, "E9", "E10"):
-        for measure in ("fgsm", "ball", "range"):
-            found = over_eps(evidence.models[name], evidence.models.get("E1"), measure, "ce", compare_accuracy)
-            if found:
-                every += found
-                words.append(f"{name}, {measure}: {sum(each.order < 0 for each in found)} of {len(found)} eps")
+    groups = {
+        f"{name}, {measure}": over_eps(
+            evidence.models[name], evidence.models.get("E1"), measure, "ce", compare_accuracy
+        )
+        for name in student_names(evidence, "E9", "E10")
+        for measure in ("fgsm", "ball", "range")
+    }
+    known = adjusted_together({name: found for name, found in groups.items() if found})
+    every = [each for found in known.values() for each in found]
     if not every:
         return NOTHING
+    words = [f"{name}: {sum(each.order < 0 for each in found)} of {len(found)} eps" for name, found in known.items()]
     verdict = "holds" if any(each.order < 0 for each in every) else tally(every, -1)
     text = f"The student is less accurate at: {'; '.join(words)} (n = {min(each.n for each in every):,})."
     if verdict == "no difference shown":
@@ -271,32 +358,30 @@ def _drop(evidence: ClaimEvidence, name: str, measure: str) -> RuleResult:
     found = compare_masks(is_correct(artifact, "eps", EPS), is_correct(artifact, "eps", 0))
     if found is None:
         return NOTHING
-    beyond = Estimate(found.difference.value + DROP, found.difference.low + DROP, found.difference.high + DROP, found.n)
-    verdict: ClaimVerdict = "no difference shown"
-    if beyond.high <= 0 or beyond.low > 0:
-        verdict = "holds" if beyond.high <= 0 else "does not hold"
+    verdict = by_interval(plus_constant(found.difference, DROP), -1)
     shown = f"{percent(found.first)} instead of {percent(found.second)}, {points(found.difference)}"
     return RuleResult(verdict, f"Accuracy {shown}; quite a bit is {100 * DROP:g} points.")
 
 
 def much_lower_loss_but_drops(evidence: ClaimEvidence) -> RuleResult:
     """Rule: holds if for every student (E9, E10), at eps 0.1 of FGSM and of BIM with clip ball, the loss is lower than
-    E1's and at most half of it, while the attack costs the student 10 points of accuracy or more.
+    E1's and at most half of it, while the attack costs the student 10 points of accuracy or more
+    (`at_all_temperatures`).
     """
-    parts = [
-        (
-            f"{name}, {measure}",
-            all_parts(
-                {
-                    "Much lower loss": _much_lower_loss(evidence, name, measure),
-                    "Accuracy drops": _drop(evidence, name, measure),
-                }
-            ),
-        )
-        for name in student_names(evidence, "E9", "E10")
-        for measure in ("fgsm", "ball")
-    ]
-    return at_all_temperatures(parts)
+    return at_all_temperatures(
+        {
+            name: {
+                measure: all_parts(
+                    {
+                        "Much lower loss": _much_lower_loss(evidence, name, measure),
+                        "Accuracy drops": _drop(evidence, name, measure),
+                    }
+                )
+                for measure in ("fgsm", "ball")
+            }
+            for name in student_names(evidence, "E9", "E10")
+        }
+    )
 
 
 def early_stopped_teacher(evidence: ClaimEvidence) -> RuleResult:

@@ -3,7 +3,15 @@
 An order ("A is more accurate than B") is judged by paired tests on the same images, at every eps above 0 where both
 were measured, under attacks that ascend the stable cross-entropy; where it appears only with another loss, the text
 says so. Where the tests find no order, the text gives the interval of the paired difference: how large it could still
-be. A number is judged by our intervals. A number that no setting of ours reproduces is unexplained.
+be. Words such as "clearly" or "much" need a difference of a stated size besides (`reaches`).
+
+Where a verdict follows from several tests of one kind (every eps of an attack, every rival of a model, every pair of
+classes), their p-values are corrected for the number of tests by Holm's method at the 5 % level, so that one chance
+result among many decides nothing. Intervals in the texts are those of single comparisons, without that correction.
+Parts of a claim that must all hold ("both attacks") are judged each for itself.
+
+A number is judged by our intervals, and allows for the paper's rounding. One that no setting of ours reproduces is
+unexplained.
 """
 
 import math
@@ -16,9 +24,16 @@ from casemate.losses import TITLES
 from casemate_study.claims.verdicts import causes
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
+from casemate_study.results.independent import plus_constant
 from casemate_study.results.models import ModelResults
-from casemate_study.results.paired import Compare, PairedComparison, compare_accuracy, compare_loss
+from casemate_study.results.paired import Compare, PairedComparison, adjusted, compare_accuracy, compare_loss
+from casemate_study.results.significance import holm, p_value
 from casemate_study.results.stored import Artifacts
+
+CLEARLY = 0.05
+"""The smallest difference of two accuracies, as a fraction, that counts as clear."""
+MUCH = 0.1
+"""The smallest difference of two accuracies, as a fraction, that counts as much."""
 
 ClaimVerdict = Literal["holds", "does not hold", "unexplained", "no difference shown", "not measured"]
 _WORST_FIRST: tuple[ClaimVerdict, ...] = (
@@ -60,7 +75,8 @@ NOTHING = RuleResult("not measured", "Its artifacts are not finished.")
 
 
 def tally(orders: Sequence[PairedComparison], wanted: int) -> ClaimVerdict:
-    """Judge an order by paired comparisons, each with the order 1 (the first is larger), -1 or 0 (a tie).
+    """Judge an order by paired comparisons, each with the order 1 (the first is larger), -1 or 0 (a tie); if there are
+    several, those that `adjusted` returns.
 
     Holds if at least one has the order `wanted` (1 or -1) and none the opposite; does not hold if any has the opposite;
     no difference shown if all are ties; not measured if there are none.
@@ -77,9 +93,37 @@ def by_interval(difference: Estimate, wanted: int) -> ClaimVerdict:
     """Judge an order by the 95 % interval of a difference: holds if all of it has the sign `wanted` (1 or -1), does not
     hold if all of it has the other, no difference shown if it contains 0.
     """
-    if difference.low <= 0 <= difference.high:
-        return "no difference shown"
-    return "holds" if difference.value * wanted > 0 else "does not hold"
+    return by_intervals([difference], wanted)[0]
+
+
+def by_intervals(differences: Sequence[Estimate], wanted: int) -> list[ClaimVerdict]:
+    """Judge several orders as `by_interval` judges one, with Holm's correction for their number."""
+    significant = holm([p_value(each) for each in differences])
+    return [
+        "no difference shown" if not kept else "holds" if each.value * wanted > 0 else "does not hold"
+        for each, kept in zip(differences, significant, strict=True)
+    ]
+
+
+def reaches(orders: Sequence[PairedComparison], wanted: int, effect: float) -> ClaimVerdict:
+    """Judge whether the first mean exceeds the second (`wanted` 1), or the second the first (-1), by `effect` or more.
+
+    Holds if one of the differences does by its interval, with Holm's correction for their number; does not hold if
+    every interval ends below `effect`; else no difference shown; not measured if there are none.
+    """
+    if not orders:
+        return "not measured"
+    excess = [plus_constant(_toward(each.difference, wanted), -effect) for each in orders]
+    if "holds" in by_intervals(excess, 1):
+        return "holds"
+    return "does not hold" if all(each.high < 0 for each in excess) else "no difference shown"
+
+
+def _toward(difference: Estimate, sign: int) -> Estimate:
+    """The difference times `sign`, 1 or -1, with its interval."""
+    if sign > 0:
+        return difference
+    return Estimate(-difference.value, -difference.high, -difference.low, difference.n)
 
 
 def points(difference: Estimate) -> str:
@@ -126,9 +170,10 @@ def over_eps(
     loss: str,
     compare: Compare,
     up_to: float = math.inf,
+    above: float = 0.0,
 ) -> list[PairedComparison]:
     """Compare two models under one attack on the same images, with `compare`: one result for every eps in
-    (0, `up_to`].
+    (`above`, `up_to`], with orders corrected for their number (`adjusted`).
 
     Empty if a curve is not finished. `measure` is the attack ("fgsm", "ball", "range"), `loss` the loss it ascends. An
     eps that only one curve has, or that cannot be compared, is omitted.
@@ -137,9 +182,9 @@ def over_eps(
     if first is None or second is None or one is None or other is None:
         return []
     pair = first.artifact(measure, loss), second.artifact(measure, loss)
-    values = [point.at for point in one.points if 0 < point.at <= up_to and other.at(point.at)]
+    values = [point.at for point in one.points if above < point.at <= up_to and other.at(point.at)]
     found = [compare(*pair, "eps", value) for value in values]
-    return [each for each in found if each is not None]
+    return adjusted([each for each in found if each is not None])
 
 
 def pair_at(
@@ -189,6 +234,23 @@ def judge_order(
     return RuleResult(verdict, text, why(one, other))
 
 
+def judge_clear_order(
+    evidence: ClaimEvidence, first: str, second: str, measure: str, wanted: int, effect: float
+) -> RuleResult:
+    """Rule: as `judge_order` on accuracies, but an order that is shown holds only if at some eps the difference is
+    `effect` (a fraction) or more; does not hold if it is less at every eps; else no difference shown (`reaches`).
+    """
+    found = judge_order(evidence, first, second, measure, wanted)
+    if found.verdict != "holds":
+        return found
+    orders = over_eps(evidence.models.get(first), evidence.models.get(second), measure, "ce", compare_accuracy)
+    verdict = reaches(orders, wanted, effect)
+    most = max(orders, key=lambda each: wanted * each.difference.value)
+    words = {"holds": "reaches", "does not hold": "does not reach"}.get(verdict, "may or may not reach")
+    text = f"The order is shown; the largest difference ({in_words(most, compare_accuracy)}) {words}"
+    return RuleResult(verdict, f"{found.text} {text} {100 * effect:g} points.", found.causes)
+
+
 def judge_clean(
     evidence: ClaimEvidence, first: str, second: str, wanted: int, compare: Compare, what: str
 ) -> RuleResult:
@@ -214,11 +276,12 @@ def judge_best(
     """Rule: holds if the model called `name` lies above (`wanted` 1) or below (-1) every other model in accuracy, or in
     what `compare` compares, each by `tally` over the eps; the worst of their verdicts. Models not measured are skipped.
 
-    All are under the attack `measure`, ascending the stable cross-entropy.
+    All are under the attack `measure`, ascending the stable cross-entropy. Holm's correction is for all eps of all
+    other models together.
     """
     first = evidence.models.get(name)
     orders = {each: over_eps(first, evidence.models.get(each), measure, "ce", compare) for each in others}
-    known = {each: found for each, found in orders.items() if found}
+    known = adjusted_together({each: found for each, found in orders.items() if found})
     if first is None or not known:
         return NOTHING
     verdicts: dict[str, ClaimVerdict] = {each: tally(found, wanted) for each, found in known.items()}
@@ -231,23 +294,36 @@ def judge_best(
     return RuleResult(joined(list(verdicts.values())), f'"{first.title}" against {"; ".join(words)}.')
 
 
+def adjusted_together(groups: Mapping[str, Sequence[PairedComparison]]) -> dict[str, list[PairedComparison]]:
+    """The same groups of comparisons with orders corrected for the number of all comparisons together (`adjusted`)."""
+    found = iter(adjusted([each for group in groups.values() for each in group]))
+    return {name: [next(found) for _ in group] for name, group in groups.items()}
+
+
 def why(*models: ModelResults) -> tuple[str, ...]:
     """The causes of apparent robustness that `verdicts.causes` finds in these models, one text for each with any."""
     return tuple(f"{each.title}: {'; '.join(found)}" for each in models if (found := causes(each)))
 
 
+def agrees(ours: Estimate, statement: paper.Statement, unit: float) -> bool:
+    """Whether our 95 % interval includes a number that the paper rounds to the value in `statement`. `unit` is one in
+    the last digit that the paper prints: 0.001 for "63.6 %".
+    """
+    return ours.high >= statement.value - unit / 2 and ours.low < statement.value + unit / 2
+
+
 def judge_number(
-    evidence: ClaimEvidence, statement: paper.Statement, settings: Mapping[str, Estimate | None]
+    evidence: ClaimEvidence, statement: paper.Statement, unit: float, settings: Mapping[str, Estimate | None]
 ) -> RuleResult:
-    """Rule: holds if the paper's number lies within one of our intervals for the stable cross-entropy, does not hold if
-    only within one for another loss, and is unexplained otherwise.
+    """Rule: holds if one of our intervals for the stable cross-entropy includes the paper's number, rounded to `unit`
+    (`agrees`); does not hold if only one for another loss does; and is unexplained otherwise.
 
     `settings` are our numbers by the setting's name, which ends with the title of the loss; None if not measured.
     """
     known = {name: each for name, each in settings.items() if each is not None}
     if not known:
         return NOTHING
-    inside = [name for name, each in known.items() if each.low <= statement.value <= each.high]
+    inside = [name for name, each in known.items() if agrees(each, statement, unit)]
     e1 = evidence.models.get("E1")
     numbers = "; ".join(f"{name}: {each:n}" for name, each in known.items())
     tail, reasons = f"{numbers}.", () if e1 is None else why(e1)
@@ -275,28 +351,9 @@ def all_parts(parts: Mapping[str, RuleResult]) -> RuleResult:
     if "not measured" in found:
         return NOTHING
     text = " ".join(f"{name}: {each.verdict}. {each.text}" for name, each in parts.items())
-    return RuleResult(joined(found), text, _causes_of(parts.values()))
+    return RuleResult(joined(found), text, causes_of(parts.values()))
 
 
-def _causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
+def causes_of(results: Iterable[RuleResult]) -> tuple[str, ...]:
     """The causes that these results name, each once."""
     return tuple(dict.fromkeys(cause for each in results for cause in each.causes))
-
-
-def at_all_temperatures(parts: Sequence[tuple[str, RuleResult]]) -> RuleResult:
-    """Combine the results for a claim on distillation at several temperatures (`parts`: name and result): the worst
-    verdict, since the paper names no temperature. Results that are not measured are skipped.
-    """
-    known = [(name, found) for name, found in parts if found.verdict != "not measured"]
-    if not known:
-        return NOTHING
-    text = " ".join(f"[{name}: {found.verdict}] {found.text}" for name, found in known)
-    return RuleResult(joined([found.verdict for _, found in known]), text, _causes_of(found for _, found in known))
-
-
-def student_names(evidence: ClaimEvidence, *experiments: str) -> list[str]:
-    """The names of the measured distillation students of these experiments ("E9", "E10"), of all temperatures.
-
-    The rules compare each with E1, the undefended network, which is the teacher at temperature 1.
-    """
-    return [name for each in experiments for name in evidence.models if name.startswith(f"{each}-")]

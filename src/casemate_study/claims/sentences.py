@@ -55,6 +55,13 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "With clip ball the changes keep to the garment and leave the black background alone.",
         attacks.background,
     ),
+    (
+        "E3",
+        "5",
+        "With the clip range of FGSM the changes reach the black background too.",
+        attacks.background_too,
+    ),
+    ("E4", "4.1.2", "Accuracy drops rapidly up to 25 iterations.", attacks.rapid_until_25),
     ("E4", "4.1.2", "BIM at eps 0.05 leaves 37.48 % after 25 iterations.", attacks.accuracy_after_25),
     ("E4", "4.1.2", "From then on accuracy is level while the loss keeps growing.", attacks.level_after_25),
     ("E5", "4.2.1", "Augmentation under-fits: validation above training accuracy.", training.under_fits),
@@ -64,6 +71,13 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "With augmentation validation and test accuracy are about 0.89, training accuracy about 0.83.",
         training.augmented_accuracies,
     ),
+    (
+        "E5",
+        "4.2.1",
+        "The augmented model does not over-fit as the original model does.",
+        training.augmented_over_fits_less,
+    ),
+    ("E5", "5", "Training accuracy drops significantly with augmentation.", training.training_accuracy_drops),
     (
         "E5",
         "4.2.1",
@@ -143,6 +157,18 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         distillation.much_lower_loss_but_drops,
     ),
     (
+        "E9",
+        "6",
+        "Distillation had a more promising result than augmentation.",
+        distillation.more_promising,
+    ),
+    (
+        "E10",
+        "3.5.3",
+        "The adjusted student keeps the accuracy of the teacher.",
+        distillation.keeps_accuracy,
+    ),
+    (
         "E10",
         "3.5.3",
         "The changes made the student (appendix B) simpler than the teacher.",
@@ -170,6 +196,12 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
     (
         "E10",
         "4.2.3",
+        "Beyond eps 0.1 the adjusted student has no advantage under BIM, clip ball.",
+        distillation.no_advantage_beyond,
+    ),
+    (
+        "E10",
+        "4.2.3",
         "Under BIM, clip ball, the adjusted student is nearer to the teacher in accuracy than the identical one.",
         distillation.adjusted_is_nearer,
     ),
@@ -185,12 +217,24 @@ _TABLE: tuple[tuple[str, str, str, Rule], ...] = (
         "The early-stopped model is clearly more accurate under FGSM than the over-fitted one.",
         defenses.early_stopped_fgsm,
     ),
-    ("E12", "5", "The regularised model is less sensitive to attacks than E1.", defenses.weight_decay_fgsm),
+    (
+        "E11",
+        "5",
+        "Under FGSM the early-stopped model has the lower loss, too.",
+        defenses.early_stopped_loss,
+    ),
+    ("E12", "5", "The regularised model is less sensitive to attacks than E1.", defenses.weight_decay),
     (
         "E13",
         "5",
         "A wider and deeper network seems to help against under-fitting and low confidence with augmentation.",
         training.wider_and_deeper,
+    ),
+    (
+        "E13",
+        "6",
+        "With a deeper network augmentation may defend (a suggestion).",
+        defenses.deeper_with_augmentation,
     ),
     (
         "E13",

@@ -1,4 +1,4 @@
-"""Differences and ratios of two independent numbers, and intervals of shares that are stored without one."""
+"""Differences and ratios of independent numbers, sums with a constant, and intervals of shares stored without one."""
 
 import math
 
@@ -23,6 +23,11 @@ def difference_of(one: Estimate, other: Estimate) -> Estimate:
     low = value - math.hypot(one.value - one.low, other.high - other.value)
     high = value + math.hypot(one.high - one.value, other.value - other.low)
     return Estimate(value, low, high, min(one.n, other.n))
+
+
+def plus_constant(number: Estimate, by: float) -> Estimate:
+    """The number plus a constant, with its interval."""
+    return Estimate(number.value + by, number.low + by, number.high + by, number.n)
 
 
 def ratio_of(one: Estimate, other: Estimate) -> Estimate:

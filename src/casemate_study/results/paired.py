@@ -1,8 +1,8 @@
 """Paired comparisons of two models, or of two attacks, on the same images, from the tables of examples in artifacts."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from statistics import NormalDist
@@ -14,9 +14,7 @@ from casemate.engine import Artifact
 from casemate.errors import StoreError
 from casemate.evaluation import Estimate, mcnemar, mean
 from casemate.tables import Table, read_table
-
-_LEVEL = 0.05
-"""Significance level of McNemar's test; the intervals have the confidence level 1 - `_LEVEL`."""
+from casemate_study.results.significance import LEVEL, holm, p_value
 
 Order = Literal[-1, 0, 1]
 
@@ -34,6 +32,8 @@ class PairedComparison:
     """1: the first is larger; -1: the second is; 0: the paired test at the 5 % level finds no difference."""
     difference: Estimate
     """The first minus the second, with the 95 % interval of the paired difference: how large it could still be."""
+    p_value: float
+    """That of the paired test, two-sided."""
 
     @property
     def n(self) -> int:
@@ -43,6 +43,16 @@ class PairedComparison:
 
 Compare = Callable[..., PairedComparison | None]
 """A function that compares two artifacts: `compare_accuracy`, `compare_loss` or `compare_confidence`."""
+
+
+def adjusted(found: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """The same comparisons with the orders that remain after Holm's correction for their number (`holm`): the others
+    become 0. Differences and their intervals stay as they are.
+    """
+    significant = holm([each.p_value for each in found])
+    return [
+        replace(each, order=_order(each.difference.value, kept)) for each, kept in zip(found, significant, strict=True)
+    ]
 
 
 @lru_cache(maxsize=512)
@@ -109,7 +119,8 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
         return None
     one, other = one[:n], other[:n]
     a, b = float(one.mean()), float(other.mean())
-    return PairedComparison(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), _difference_of_masks(one, other))
+    p = mcnemar(one, other)
+    return PairedComparison(a, b, _order(a - b, p < LEVEL), _difference_of_masks(one, other), p)
 
 
 def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
@@ -119,14 +130,14 @@ def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
     n = len(one)
     wins, defeats = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(~one & other))
     more, fewer = (wins + 1) / (n + 2), (defeats + 1) / (n + 2)
-    half = NormalDist().inv_cdf(1 - _LEVEL / 2) * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
+    half = NormalDist().inv_cdf(1 - LEVEL / 2) * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
     centre = more - fewer
     return Estimate((wins - defeats) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
 
 
 def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | None:
-    """Compare the means of two arrays of numbers `(n,)`; the order follows from the 95 % bootstrap interval of the mean
-    paired difference.
+    """Compare the means of two arrays of numbers `(n,)`; the order and the p-value follow from the 95 % bootstrap
+    interval of the mean paired difference.
 
     Both start with the same images; the longer is cut to the length of the shorter, and images at which either is not
     finite are omitted. None if no image is left.
@@ -138,8 +149,8 @@ def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | Non
         return None
     one, other = one[finite], other[finite]
     interval = mean(one - other)
-    order = _order(interval.value, interval.low > 0 or interval.high < 0)
-    return PairedComparison(float(one.mean()), float(other.mean()), order, interval)
+    p = p_value(interval)
+    return PairedComparison(float(one.mean()), float(other.mean()), _order(interval.value, p < LEVEL), interval, p)
 
 
 @lru_cache(maxsize=4096)
