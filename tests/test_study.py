@@ -114,7 +114,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _timeless(content: Any) -> Any:
     """The same without the seconds."""
     if isinstance(content, dict):
-        return {k: _timeless(value) for k, value in cast(dict[str, Any], content).items() if k != "seconds"}
+        return {k: _timeless(value) for k, value in cast(dict[str, Any], content).items() if not k.endswith("seconds")}
     return [_timeless(value) for value in cast(list[Any], content)] if isinstance(content, list) else content
 
 

@@ -26,7 +26,10 @@ from casemate.training import TrainConfig, TrainResult
 from casemate.training.cost import measure_step_cost
 
 _VALIDATION = 6000
-_COLUMNS = ("epoch", "learning_rate", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+_COLUMNS = (
+    *("epoch", "learning_rate", "loss", "accuracy"),
+    *("val_loss", "val_accuracy", "seconds", "processor_seconds"),
+)
 
 
 @dataclass(frozen=True)
