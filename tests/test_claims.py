@@ -1318,8 +1318,8 @@ def test_of_several_tests_those_are_significant_that_holm_s_correction_leaves() 
 def test_the_p_value_of_an_interval_says_whether_it_excludes_0(value: float) -> None:
     """Also where it reaches further to one side."""
     for to_zero, below in ((0.29, True), (0.31, False)):
-        ends = sorted((value - np.sign(value) * to_zero, value + np.sign(value) * 0.1))
-        assert (p_value(Estimate(value, *ends, 10)) < 0.05) == below
+        low, high = sorted((value - np.sign(value) * to_zero, value + np.sign(value) * 0.1))
+        assert (p_value(Estimate(value, low, high, 10)) < 0.05) == below
     assert p_value(Estimate(value, value - 0.3, value + 0.3, 10)) == pytest.approx(0.05)
     assert p_value(Estimate(value, value, value, 10)) == 0
     assert p_value(Estimate(0.0, -0.1, 0.1, 10)) == 1

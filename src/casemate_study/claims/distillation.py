@@ -245,11 +245,11 @@ def _nearer(student: ModelResults, same: ModelResults, teacher: ModelResults, ep
     assert apart is not None  # there are images, and 0 and 1 are finite
     assert together is not None
     smaller, larger = sorted((apart.difference, together.difference), key=lambda each: abs(each.value))
-    difference = Estimate(-smaller.value, -smaller.high, -smaller.low, n) if larger.value > 0 else smaller
+    difference = Estimate(0.0 - smaller.value, -smaller.high, -smaller.low, n) if larger.value > 0 else smaller
     p = max(apart.p_value, together.p_value)
     order: Order = 0 if p >= LEVEL or difference.value == 0 else (1 if difference.value > 0 else -1)
-    distances = (abs(float(each.mean()) - float(theirs.mean())) for each in (mine, other))
-    return PairedComparison(*distances, order, difference, p)
+    near, far = (abs(float(each.mean()) - float(theirs.mean())) for each in (mine, other))
+    return PairedComparison(near, far, order, difference, p)
 
 
 def adjusted_is_nearer(evidence: ClaimEvidence) -> RuleResult:

@@ -32,7 +32,9 @@ def at_all_temperatures(students: Mapping[str, Mapping[str, RuleResult]]) -> Rul
             known[student] = measured
     if not known:
         return NOTHING
-    verdicts = {student: joined([each.verdict for each in parts.values()]) for student, parts in known.items()}
+    verdicts: dict[str, ClaimVerdict] = {
+        student: joined([each.verdict for each in parts.values()]) for student, parts in known.items()
+    }
     text = " ".join(
         f"[{student}{part and ', '}{part}: {found.verdict}] {found.text}"
         for student, parts in known.items()
