@@ -63,7 +63,7 @@ def driver_for(scale: dict[str, Any]) -> str:
 
 
 DRIVER = driver_for(TINY)
-SMOKE = ["study", "--scale", "smoke", "--device", "cpu", "--no-report", "--workers", "1"]
+SMOKE = ["study", "--scale", "smoke", "--device", "cpu", "--no-report", "--workers", "1", "--precision", "float32"]
 WHOLE = "import sys\nfrom casemate.cli.main import main\nsys.exit(main())"
 """`casemate` as it is, as a program for a process of its own."""
 START = "artifacts to compute"
