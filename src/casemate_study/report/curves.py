@@ -75,7 +75,10 @@ def training_figure(artifacts: Artifacts) -> Figure | None:
         f"training loss went on to {last.loss:.3f}.",
         alt=f"Training loss falls from {first.loss:.2f} to {last.loss:.3f}; validation loss is lowest, "
         f"{best.val_loss:.3f}, at epoch {best.epoch} and {last.val_loss:.3f} at the end.",
-        columns=("epoch", "learning rate", "loss", "accuracy", "val loss", "val accuracy", "seconds"),
+        columns=(
+            *("epoch", "learning rate", "loss", "accuracy", "val loss", "val accuracy"),
+            *("seconds", "processor seconds"),
+        ),
         rows=[astuple(row) for row in history],
     )
 
