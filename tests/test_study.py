@@ -443,7 +443,8 @@ def test_another_attack_loss_leaves_the_trained_models(undisturbed: Path, edited
 @pytest.mark.usefixtures("tiny", "unchecked")
 def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
     store, out = tmp_path / "store", tmp_path / "report"
-    code, _, err = run("report", "--scale", "smoke", "--store", store, "--out", out)
+    report = ("report", "--scale", "smoke", "--precision", "float32", "--store", store, "--out", out)
+    code, _, err = run(*report)
     assert code == 2
     assert "none of the" in err
     assert "run `casemate study` with the same options first" in err
@@ -452,7 +453,7 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
     code, shown, err = run(*SMOKE, "--only", "E2", "--store", store)
     assert code == 0, err
     assert "FGSM, eps 0.1, torch-ce" in shown
-    code, shown, err = run("report", "--scale", "smoke", "--store", store, "--out", out)
+    code, shown, err = run(*report)
     assert code == 0, err
     done = len(Store(store).artifacts())
     assert f"Report of {done} of " in shown
@@ -460,7 +461,7 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert not any(line.startswith("Study") for line in err.splitlines())
 
-    code, shown, _ = run("report", "--scale", "smoke", "--only", "E2", "--store", store, "--out", out, "--json")
+    code, shown, _ = run(*report, "--only", "E2", "--json")
     assert code == 0
     assert json.loads(shown) == {"report": str(out / "report.html"), "finished": done, "artifacts": done}
 
