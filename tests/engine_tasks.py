@@ -1,4 +1,4 @@
-"""A producer of small artifacts, in a module of its own so that worker processes can import it."""
+"""A producer of small artifacts, which worker processes can import, and what processes leave running or locked."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from casemate.engine import Context
 from casemate.errors import StoreError, TrainingError
@@ -36,3 +38,25 @@ def produce(
         (folder / "out.txt").write_text(str(config["value"]))
         advance(1, "whole")
     return {"value": config["value"] + sum(artifact.result["value"] for artifact in needs.values())}
+
+
+def locked(root: Path) -> list[str]:
+    """The locks of a store that some process holds."""
+    found = []
+    for file in (root / "locks").glob("*.lock"):
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            found.append(file.name)
+        else:
+            lock.release()
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended (Linux only)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,6 +1,5 @@
 """The study: its experiments as data, and what a run of it leaves behind after kills, faults and second runs."""
 
-import fcntl
 import json
 import os
 import random
@@ -29,6 +28,7 @@ from casemate_study.experiments.catalogue import EXPERIMENTS, choose_experiments
 from casemate_study.experiments.scales import SCALES, Scale, scale_by_name, scale_table
 from casemate_study.experiments.specs import LOSSES, Setup
 from casemate_study.tasks.registry import PRODUCERS
+from engine_tasks import is_running, locked
 
 SOURCE = Path(__file__).parent.parent / "src"
 
@@ -179,25 +179,6 @@ def _descendants(pid: int) -> list[int]:
     return children + [each for child in children for each in _descendants(child)]
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _locked(store: Path) -> list[str]:
-    """The names of the locks that some process holds."""
-    found = []
-    for file in (store / "locks").glob("*.lock"):
-        with file.open() as opened:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.append(file.name)
-    return found
-
-
 def _disturb(process: subprocess.Popen[str], kind: str, draw: random.Random) -> int:
     """Kill a worker or the whole study, or press Ctrl-C; return the exit code that is expected of the study."""
     workers = [pid for pid in _descendants(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
@@ -242,10 +223,10 @@ def test_twenty_kills_and_interrupts_of_a_study_with_two_workers(tmp_path: Path)
         assert "Traceback" not in err
         disturbed += process.returncode != 0
         limit = time.monotonic() + 10
-        while any(map(_is_running, before)):
+        while any(map(is_running, before)):
             assert time.monotonic() < limit, "processes are left running"
             time.sleep(0.05)
-        assert _locked(tmp_path / "disturbed") == []
+        assert locked(tmp_path / "disturbed") == []
     assert disturbed >= 10
     finished(casemate(*command, driver=WHOLE))
     _assert_same(tmp_path / "disturbed", tmp_path / "whole")

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 
 from casemate.engine import Artifact, Context, Producer, Store, Task, make_plan, run_plan
@@ -17,6 +16,7 @@ from casemate.engine import workers as workers_module
 from casemate.errors import MachineError, StoreError, TrainingError
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
+from engine_tasks import is_running, locked
 
 PRODUCERS = {"add": Producer("casemate.losses", "engine_tasks:produce")}
 
@@ -33,20 +33,6 @@ def _run(tmp_path: Path, tasks: list[Task], observer: Any = NULL_OBSERVER, worke
 
 def _finished(tmp_path: Path, tasks: list[Task]) -> set[str]:
     return set(make_plan(tasks, [task.name for task in tasks], PRODUCERS, Store(tmp_path), "cpu").artifacts)
-
-
-def _locked(root: Path) -> list[str]:
-    """The locks of a store that some process holds."""
-    found = []
-    for file in (root / "locks").glob("*.lock"):
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            found.append(file.name)
-        else:
-            lock.release()
-    return found
 
 
 CHAIN = [
@@ -148,16 +134,9 @@ def _wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["worker", "parent", "interrupt"])
-def test_kills_leave_nothing_running_and_nothing_locked(tmp_path: Path, kind: str) -> None:
+def test_kills_leave_nothing_running_and_nothinglocked(tmp_path: Path, kind: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, str(program), str(tmp_path)]
@@ -174,8 +153,8 @@ def test_kills_leave_nothing_running_and_nothing_locked(tmp_path: Path, kind: st
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
         output = process.communicate(timeout=100)[0]
     workers |= {int(file.read_text()) for file in tmp_path.glob("p?") if file.read_text()}
-    _wait_for(lambda: not any(_alive(pid) for pid in workers), 10)
-    assert _locked(tmp_path / "store") == []
+    _wait_for(lambda: not any(is_running(pid) for pid in workers), 10)
+    assert locked(tmp_path / "store") == []
     assert process.returncode == {"worker": 0, "parent": -9, "interrupt": -2}[kind], output
     if kind != "worker":
         again = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from casemate.engine import Task
 from casemate.timing import FORWARD_COST, GRADIENT_COST
-from casemate_study.experiments.specs import LOSSES, Setup, Source
+from casemate_study.experiments.specs import LOSSES, Setup, Source, measured_config
 
 PREFIX = "E2/hypotheses"
 """The name of the task on E1's final weights; those on the weights of a kept epoch are "E2/hypotheses/epoch-010"."""
@@ -65,12 +65,7 @@ def hypotheses_task(setup: Setup, name: str, source: Source) -> Task:
         name=name,
         kind="hypotheses",
         config={
-            "dataset": setup.dataset,
-            "weights": source.weights,
-            "inference": source.inference,
-            "divide": source.divide,
-            "images": images,
-            "seed": setup.seed,
+            **measured_config(setup, source, scale.attacked_images),
             "train_images": scale.train_images,
             "validation_images": scale.validation_images,
             "losses": list(LOSSES),

@@ -56,7 +56,8 @@ class Source:
     divided."""
 
 
-def _config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
+def measured_config(setup: Setup, source: Source, images: int) -> dict[str, Any]:
+    """The part of a configuration that all tasks that measure a model share: the model, and how many test images."""
     return {
         "dataset": setup.dataset,
         "weights": source.weights,
@@ -171,7 +172,7 @@ def clean_task(setup: Setup, name: str, source: Source) -> Task:
     return Task(
         name=name,
         kind="clean",
-        config=_config(setup, source, setup.scale.test_images) | {"gradient_images": few, "radii": [0.01, 0.1]},
+        config=measured_config(setup, source, setup.scale.test_images) | {"gradient_images": few, "radii": [0.01, 0.1]},
         needs={"model": source.task},
         work=FORWARD_COST * images + (4 + 2 * 2) * GRADIENT_COST * few,
     )
@@ -192,7 +193,7 @@ def curve_task(
     # the first gradient of a sweep over eps is shared, every further one is computed at every eps but 0
     by_eps = (attack.get("steps", 1) - 1) * (len(values) - 1) + 2
     gradients = (by_eps if axis == "eps" else max(values) + 1) * attack.get("eot_samples", 1)
-    config = _config(setup, source, images)
+    config = measured_config(setup, source, images)
     return Task(
         name=name,
         kind="curve",
@@ -211,7 +212,7 @@ def checkpoint_task(
     `attacks` lists for each attack a title, its name and settings, and the values of eps.
     """
     few = setup.images(setup.scale.checkpoint_images)
-    config = _config(setup, source, setup.scale.test_images)
+    config = measured_config(setup, source, setup.scale.test_images)
     return Task(
         name=name,
         kind="masking",
@@ -232,7 +233,7 @@ def worst_case_task(setup: Setup, name: str, source: Source, values: Sequence[fl
     """Describe the task that finds the worst case, at each eps of `values`, over two attacks: PGD with 40 steps and
     restarts, ascending the stable cross-entropy and ascending the logit margin.
     """
-    config = _config(setup, source, setup.scale.attacked_images)
+    config = measured_config(setup, source, setup.scale.attacked_images)
     attacks = {
         loss: {"name": "pgd", "eps": 0.1, "steps": 40, "restarts": setup.scale.pgd_restarts, "loss": loss}
         for loss in ("ce", "margin")
@@ -256,7 +257,7 @@ def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[fl
     of `values`.
     """
     scale = setup.scale
-    config = _config(setup, source, scale.evaluated_images)
+    config = measured_config(setup, source, scale.evaluated_images)
     # in gradients per image: the checks need them for every image, the attacks for those not yet fooled
     checks, attacks = 300, {"quick": 400, "standard": 4000}[scale.budget]
     left = 1.0 if source.inference else 0.15
@@ -271,7 +272,7 @@ def evaluation_task(setup: Setup, name: str, source: Source, values: Sequence[fl
 
 def targeted_task(setup: Setup, name: str, source: Source, attack: Mapping[str, Any]) -> Task:
     """Describe the task that attacks images of every class towards every other class."""
-    config = _config(setup, source, setup.scale.targeted_images)
+    config = measured_config(setup, source, setup.scale.targeted_images)
     return Task(
         name=name,
         kind="targeted",
@@ -290,7 +291,7 @@ def pictures_task(
     The images are at most `count` of the first 200 test images, those that are the first correctly classified of their
     class.
     """
-    config = _config(setup, source, 200)
+    config = measured_config(setup, source, 200)
     return Task(
         name=name,
         kind="pictures",
@@ -306,7 +307,7 @@ def neighbours_task(
     """Describe the task that stores pictures of the first `count` test images and of their adversarial neighbours under
     each of `settings` of adversarial regularisation (by title).
     """
-    config = _config(setup, source, 200)
+    config = measured_config(setup, source, 200)
     return Task(
         name=name,
         kind="neighbours",
