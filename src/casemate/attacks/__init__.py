@@ -44,3 +44,6 @@ from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
 from casemate.attacks.transfer import Transfer as Transfer
+
+Attack = AbstractAttack
+"""The base of all attacks, by the name that attacks of other packages derive from."""

@@ -346,6 +346,8 @@ class AbstractAttack(ABC):
             norm=norms,
             passes=total,
             attack=self.record(),
+            clean=images,
+            labels=labels,
         )
 
 

@@ -92,7 +92,7 @@ class Sweep:
 def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
     if not values or any(left >= right for left, right in pairwise(values)):
         raise SettingError(f"values {tuple(values)}; expected at least one, each larger than the one before")
-    return tuple(float(value) for value in values)
+    return tuple(value if isinstance(value, float) else float(value) for value in values)
 
 
 @final

@@ -25,7 +25,8 @@ from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, Precision, user_call
-from casemate.norms import Ball
+from casemate.norms import Ball, format_eps, parse_eps
+from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 
 
@@ -80,6 +81,26 @@ class Curve:
             rows.append(row)
         return rows
 
+    def _shown(self, value: float) -> str:
+        """One of `values` as text."""
+        return format_eps(value) if self.axis == "eps" else f"{value:g}"
+
+    def __repr__(self) -> str:
+        ends = [(self._shown(self.values[at]), share(self.worst[:, at])) for at in (0, -1)][: len(self.values)]
+        words = " to ".join(f"{estimate:n} at {self.axis} {value}" for value, estimate in ends)
+        passes = f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"
+        name = self.attack["name"]
+        return f"Curve({name}, {len(self.values)} values of {self.axis}; robust accuracy {words}; passes {passes})"
+
+    def _repr_html_(self) -> str:
+        head = [self.axis, "robust accuracy (worst)"]
+        columns = [[self._shown(value) for value in self.values]]
+        columns.append([f"{share(self.worst[:, at]):n}" for at in range(len(self.values))])
+        if self.last is not None:
+            head.append("at the last iterate")
+            columns.append([f"{share(self.last.right[:, at]):n}" for at in range(len(self.values))])
+        return html_table(f"{self.attack['name']} over {self.axis}", list(zip(*columns, strict=True)), head)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +123,7 @@ def eps_curve(
     model: Classifier,
     attack: AbstractGradientAttack,
     images: LabelledImages,
-    values: Sequence[float],
+    values: Sequence[float | str],
     *,
     only_worst: bool = False,
     warm_start: bool = False,
@@ -133,7 +154,7 @@ def eps_curve(
             prepared,
             pixels,
             labels,
-            values,
+            radii,
             only_worst=only_worst,
             warm_start=warm_start,
             seed=seed,
@@ -141,8 +162,9 @@ def eps_curve(
             advance=advance,
         )
 
-    largest = with_eps(attack, max(values, default=0.0)).ball()
-    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer, largest, seed)
+    radii = [parse_eps(value) for value in values]
+    largest = with_eps(attack, max(radii, default=0.0)).ball()
+    return _curve("eps", model, attack, images, sweep, len(radii), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
@@ -174,7 +196,7 @@ def worst_case(
     model: Classifier,
     attacks: Mapping[str, AbstractGradientAttack],
     images: LabelledImages,
-    values: Sequence[float],
+    values: Sequence[float | str],
     *,
     seed: int = 0,
     batch_size: int | None = None,
@@ -206,7 +228,7 @@ def worst_case(
             each[name] = curve.worst
             passes.add(curve.passes)
             advance(1, name)
-    return WorstCase(values=tuple(float(value) for value in values), each=each, passes=passes)
+    return WorstCase(values=tuple(parse_eps(value) for value in values), each=each, passes=passes)
 
 
 def _title(attack: AbstractGradientAttack, axis: str) -> str:

@@ -1,18 +1,16 @@
 """Paired comparisons of two models, or of two attacks, on the same images, from the tables of examples in artifacts."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal, final
 
 import numpy as np
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
-from casemate.evaluation import Estimate, mcnemar, mean
+from casemate.evaluation import Estimate, mcnemar, mean, paired_difference
 from casemate.tables import Table, read_table
 
 _LEVEL = 0.05
@@ -109,19 +107,7 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
         return None
     one, other = one[:n], other[:n]
     a, b = float(one.mean()), float(other.mean())
-    return PairedComparison(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), _difference_of_masks(one, other))
-
-
-def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
-    """The share of True in `one` minus that in `other`, both `(n,)` over the same images, with the adjusted Wald
-    interval of paired shares (Bonett and Price 2012), which has a width even where no image differs.
-    """
-    n = len(one)
-    wins, defeats = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(~one & other))
-    more, fewer = (wins + 1) / (n + 2), (defeats + 1) / (n + 2)
-    half = NormalDist().inv_cdf(1 - _LEVEL / 2) * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
-    centre = more - fewer
-    return Estimate((wins - defeats) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
+    return PairedComparison(a, b, _order(a - b, mcnemar(one, other) < _LEVEL), paired_difference(one, other))
 
 
 def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | None:

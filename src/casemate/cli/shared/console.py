@@ -57,6 +57,11 @@ def print_error(message: str, *, word: str = "error") -> None:
     console(stderr=True).print(f"[bold red]{word}:[/] {escape(message)}", soft_wrap=True)
 
 
+def print_message(message: str, *, word: str) -> None:
+    """Print a message to stderr, after `word` in green and a colon."""
+    console(stderr=True).print(f"[bold green]{word}:[/] {escape(message)}", soft_wrap=True)
+
+
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
     """A context in which each `CasemateWarning` is printed as a line on stderr; equal messages are printed once."""
