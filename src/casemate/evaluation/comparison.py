@@ -94,8 +94,8 @@ class ModelComparison:
 
     def __repr__(self) -> str:
         return (
-            f"ModelComparison({self.names[1]} minus {self.names[0]}, {self._setting}: robust accuracy {self.robust.words}, "
-            f"n = {self.n:,})"
+            f"ModelComparison({self.names[1]} minus {self.names[0]}, {self._setting}: robust accuracy "
+            f"{self.robust.words}, n = {self.n:,})"
         )
 
     def __str__(self) -> str:
