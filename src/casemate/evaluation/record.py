@@ -14,11 +14,11 @@ from typing import Any, final, get_args
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
-from casemate.attacks import Criterion
+from casemate.attacks import Criterion, check_images
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
@@ -26,7 +26,7 @@ from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.single_image import has_margin, predict_singly
 from casemate.files import read_json, write_bytes, write_json
-from casemate.models import Classifier
+from casemate.models import as_classifier
 from casemate.norms import Ball, Norm, norm_of
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
@@ -117,9 +117,9 @@ class Record:
         return tuple((right & ~(fooled & self.within(each))).double().mean().item() for each in self.eps)
 
 
-def fingerprint(model: Classifier) -> str:
+def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers, hexadecimal: that of the file with them that `casemate.save` writes."""
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in as_classifier(model).state_dict().items() if isinstance(value, Tensor)}
     # clones, since tied weights share memory, which the format does not allow
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
@@ -134,7 +134,7 @@ def fingerprint_of_images(images: LabelledImages) -> str:
 
 
 def make_record(
-    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = NULL_OBSERVER
+    found: Evaluation, model: nn.Module, *, name: str, data: str, observer: Observer = NULL_OBSERVER
 ) -> tuple[Record, Labels]:
     """The record of an evaluation, and the class predicted for each adversarial image at batch size 1, int64 `(n,)`.
 
@@ -146,7 +146,9 @@ def make_record(
         name, data: names of the model and of the images, as the record states them.
         observer: is informed of every image.
     """
+    model = as_classifier(model)
     clean, labels = found.images.tensors()
+    check_images(model, clean[:1], labels[:1])
     first_success = torch.from_numpy(found.cascade.first_success)
     moved = first_success >= 0
     before = predict_singly(model, clean, draws=found.draws, seed=found.seed, observer=observer)
@@ -160,7 +162,7 @@ def make_record(
         model=name,
         fingerprint=fingerprint(model),
         data=data,
-        classes=model.classes,
+        classes=found.clean.classes,
         norm=found.norm,
         eps=found.values,
         seed=found.seed,
@@ -177,7 +179,7 @@ def make_record(
     return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
 
 
-def write_record(record: Record, folder: Path) -> Path:
+def write_record(record: Record, folder: Path | str) -> Path:
     """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former."""
     images = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
     digest = hashlib.sha256(images).hexdigest()
@@ -185,11 +187,11 @@ def write_record(record: Record, folder: Path) -> Path:
     content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
     # a list, since `first_success` is a position in it
     content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
-    write_bytes(folder / IMAGES, images)
-    return write_json(folder / "record.json", content)
+    write_bytes(Path(folder) / IMAGES, images)
+    return write_json(Path(folder) / "record.json", content)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path | str) -> Record:
     """Read record.json (`path`) and the file of images next to it, without checking its claims (see `verify_record`).
 
     An images file with another SHA-256 than the record states is read too, with `Record.images_match` False.
@@ -197,6 +199,7 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit.
     """
+    path = Path(path)
     content = read_json(path, RecordError)
     said = content.get("format") if isinstance(content, dict) else None
     if said != FORMAT:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import Criterion
-from casemate.data import LabelledImages
+from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.record import Record, fingerprint
 from casemate.evaluation.single_image import has_margin, in_grey_levels, predict_singly
-from casemate.models import Classifier
+from casemate.models import Classifier, as_classifier, same_classes
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
 
@@ -55,9 +55,9 @@ class Verification:
 
 def verify_record(
     record: Record,
-    model: Classifier,
+    model: nn.Module,
     *,
-    images: LabelledImages | None = None,
+    images: ImageSource | None = None,
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Verification:
@@ -68,7 +68,7 @@ def verify_record(
 
     Args:
         record: as read by `read_record`.
-        model: the model of the record.
+        model: the model of the record: a `Classifier`, or a module that maps images within [0, 1] to logits.
         images: the data set, to check that it holds the record's clean images; None: that is not checked.
         seed: of a randomised model's random numbers.
         observer: is informed of every image.
@@ -76,6 +76,9 @@ def verify_record(
     Raises:
         RecordError: the model takes images of another shape, or has other classes.
     """
+    model = as_classifier(model)
+    images = None if images is None else as_labelled(images)
+    model.infer(record.clean[:2])
     _check_kind(record, model)
     moved = record.first_success >= 0
     made = record.adversarial[moved]
@@ -139,7 +142,7 @@ def _check_kind(record: Record, model: Classifier) -> None:
     shape = tuple(record.clean.shape[1:])
     if shape != model.input_shape:
         raise RecordError(f"the record's images are of shape {shape}, the model takes {model.input_shape}")
-    if record.classes != model.classes:
+    if not same_classes(record.classes, model.classes):
         raise RecordError(
             f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model has "
             f"{', '.join(model.classes[:3])}, ...; choose the model of the record ({record.model})"
