@@ -17,7 +17,7 @@ from casemate.attacks.criterion import Criterion
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.data import Array, as_labels, as_tensor, to_float
-from casemate.errors import SettingError, ShapeError
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
@@ -36,6 +36,18 @@ def as_images(given: Array) -> Tensor:
     return to_float(images, images.device) if images.dtype == torch.uint8 else images
 
 
+_CHANNELS = (1, 3, 4)
+"""Usual numbers of channels."""
+
+
+def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
+    """The end of an error about images that are not of `shape` each: what to write instead, if that is clear."""
+    if images.ndim == 3:
+        return ": images[None] for a single image, images[:, None] for grey ones"
+    channels_last = images.ndim == 4 and shape is not None and (*images.shape[3:], *images.shape[1:3]) == shape
+    return ": images.permute(0, 3, 1, 2), since they have their channels last" if channels_last else ""
+
+
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
     """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes.
 
@@ -45,11 +57,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
     shape = model.interface["input_shape"]
     if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
         wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
-        last = images.ndim == 4 and shape is not None and (*images.shape[3:], *images.shape[1:3]) == shape
-        remedy = (
-            ": images.permute(0, 3, 1, 2)" if last else ": images[None] for a single one" if images.ndim == 3 else ""
-        )
-        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){remedy}")
+        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){_remedy(images, shape)}")
     if not images.is_floating_point():
         raise ShapeError(
             f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
@@ -62,11 +70,14 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
                 "(bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images: "
                 "Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it as bounds="
             )
-    model.infer(prepare_images(images[:2], model))
+    try:
+        model.infer(prepare_images(images[:2], model))
+    except ModelError as error:
+        if images.shape[1] in _CHANNELS or images.shape[3] not in _CHANNELS:
+            raise
+        raise ModelError(f"{error}. The images seem to have their channels last: images.permute(0, 3, 1, 2)") from error
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ShapeError(
-            f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64, one per image"
-        )
+        raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
         raise ShapeError(
             f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "

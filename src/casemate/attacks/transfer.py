@@ -50,8 +50,9 @@ class Transfer(AbstractAttack):
     attack: AbstractAttack
     """The attack to run on the substitute."""
     substitute: nn.Module = field(metadata={"record": _facts})
-    """The model to compute the images on, a `Classifier` or a module like it: in evaluation mode, on its own device; left as it was. Results record its
-    class, and a hash of its `repr` and weights."""
+    """The model to compute the images on, a `Classifier` or a module that maps images within [0, 1] to logits: in
+    evaluation mode, on its own device; left as it was. Results record its class, and a hash of its `repr` and
+    weights."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "substitute", as_classifier(self.substitute))

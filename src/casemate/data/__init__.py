@@ -33,16 +33,15 @@ def load(
     observer. It does not fall back from a folder that the user named (`data_dir` or CASEMATE_DATA). With `offline`
     nothing is downloaded. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
     """
+    folder = None if data_dir is None else Path(data_dir)
     if name == "digits":
         return digits.load()
     if name not in ("auto", "fashion-mnist"):
         raise SettingError(f"unknown data set {name!r}; known: auto, {', '.join(NAMES)}")
     try:
-        return fashion_mnist.load(
-            None if data_dir is None else Path(data_dir), cache_folder() / "data", offline=offline, observer=observer
-        )
+        return fashion_mnist.load(folder, cache_folder() / "data", offline=offline, observer=observer)
     except DataError as error:
-        if name != "auto" or fashion_mnist.named_folder(None if data_dir is None else Path(data_dir)) is not None:
+        if name != "auto" or fashion_mnist.named_folder(folder) is not None:
             raise
         try:
             found = digits.load()

@@ -14,7 +14,10 @@ from casemate.rng import all_forked
 ImageSource = LabelledImages | torch.utils.data.DataLoader[Any] | torch.utils.data.Dataset[Any] | Array | Iterable[Any]
 """Labelled images as users have them; see `as_labelled`."""
 
-_EXPECTED = "expected images and labels as tensors or arrays, a DataLoader or Dataset of (image, label) pairs, or LabelledImages"
+_EXPECTED = (
+    "expected images and labels as tensors or arrays, a DataLoader or Dataset of (image, label) pairs, "
+    "or LabelledImages"
+)
 
 
 def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImages:

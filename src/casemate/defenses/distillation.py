@@ -56,7 +56,8 @@ class Distillation:
     """
 
     teacher: nn.Module
-    """The trained teacher, a `Classifier` or a module like it, used in evaluation mode and left as it was; it must be on the student's device."""
+    """The trained teacher, a `Classifier` or a module that maps images within [0, 1] to logits: used in evaluation mode
+    and left as it was; it must be on the student's device."""
     temperature: Temperature
     """Divisor of the logits of teacher and student (T); the teacher should have been trained with it."""
 

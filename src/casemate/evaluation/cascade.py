@@ -137,6 +137,7 @@ def run_cascade(
     model = as_model(model)
     known = model_of(model)
     few, _ = images[:COMPARED_IMAGES].tensors(known.device)
+    known.infer(few)
     work = most_work(attacks, len(images), len(known.classes))
     with (
         user_call(known, Ball(eps=values[-1], norm=norm), seed=seed) as call,

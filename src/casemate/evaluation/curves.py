@@ -146,10 +146,8 @@ def eps_curve(
         )
 
     largest = with_eps(attack, max(values, default=0.0)).ball()
-    given = as_labelled(images, labels)
-    return _curve(
-        "eps", as_classifier(model), attack, given, sweep, len(values), batch_size, precision, observer, largest, seed
-    )
+    model, images = as_classifier(model), as_labelled(images, labels)
+    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
@@ -175,8 +173,8 @@ def steps_curve(
     def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
 
-    given, ball = as_labelled(images, labels), attack.ball()
-    return _curve("steps", as_classifier(model), attack, given, sweep, 1, batch_size, "float32", observer, ball, seed)
+    model, images = as_classifier(model), as_labelled(images, labels)
+    return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
 def worst_case(

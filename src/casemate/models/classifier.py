@@ -74,7 +74,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise ModelError(f"the network is {_kind(network)}; expected a torch.nn.Module")
+            raise ModelError(f"the network is {_kind(network)}; expected an object of a torch.nn.Module")
         shape = None if input_shape is None else _shape(input_shape)
         names = None if classes is None else _names(classes)
         self.bounds: tuple[float, float] = _bounds(bounds)
@@ -332,9 +332,7 @@ def numbered_classes(count: int) -> tuple[str, ...]:
 
 def _kind(given: Any) -> str:
     """What was given instead of a module, for errors."""
-    return (
-        f"the class {given.__name__}, not an object of it" if isinstance(given, type) else f"a {type(given).__name__}"
-    )
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
 
 
 def _shape(given: Sequence[int]) -> tuple[int, ...]:
@@ -387,13 +385,12 @@ def _normalisation(
         found = [torch.as_tensor(each, dtype=torch.float64).cpu() for each in (mean, std)]
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"mean {mean!r} and std {std!r}; expected a number each, or one per channel") from error
-    rows = [each.expand(channels or 1) if each.ndim == 0 else each.flatten() for each in found]
-    count = channels or max(map(len, rows))
-    if any(
-        len(row) != count and not (channels is None and each.ndim == 0) for row, each in zip(rows, found, strict=True)
-    ):
+    counts = {each.numel() for each in found if each.ndim}  # a number without dimensions is for all channels
+    count = channels or max(counts, default=1)
+    rows = [each.flatten() if each.ndim else each.expand(count) for each in found]
+    if not counts <= {count}:
         raise ShapeError(f"mean {mean} and std {std}; expected {count} numbers each, one per channel")
     if not (rows[1] > 0).all():
         raise ShapeError(f"std {std}; expected positive numbers")
-    means, stds = (row.to(torch.get_default_dtype()).reshape(1, -1, 1, 1) for row in rows)
+    means, stds = (row.to(torch.get_default_dtype(), copy=True).reshape(1, -1, 1, 1) for row in rows)
     return means, stds
