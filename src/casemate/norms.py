@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,11 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
     """
     if isinstance(text, WrittenEps):
         return text
+    if not isinstance(text, str) and np.size(text) != 1:
+        raise SettingError(
+            f"{name} = {text}, which is {np.size(text)} numbers; expected one {name} per attack: for several, "
+            "eps_curve or sweep_eps takes them as values, and evaluate as eps="
+        )
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
@@ -72,8 +78,14 @@ Eps = Annotated[
 ]
 """A radius or step size, given as a number or as text such as "8/255", and stored as a number."""
 
-AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
+_NORM = one_of("linf", "l2", "l1")
+AnyNorm = Annotated[Norm, _NORM]
 """The name of a norm (linf, l2 or l1), given in lower or upper case and stored in lower case."""
+
+
+def parse_norm(text: str) -> Norm:
+    """The name of a norm in lower case, from one in any case, such as "Linf". Raises `SettingError` for another."""
+    return _NORM.check(text, "norm")
 
 
 def format_eps(eps: float) -> str:

@@ -6,6 +6,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import (
     COMPARED_IMAGES,
@@ -13,18 +14,18 @@ from casemate.attacks import (
     AbstractGradientAttack,
     Passes,
     Sweep,
+    check_images,
     group_size,
-    model_of,
     prepare_for_attack,
     sweep_eps,
     sweep_steps,
     with_eps,
 )
-from casemate.data import LabelledImages
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision, user_call
+from casemate.models import Classifier, Frozen, Precision, as_classifier, user_call
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Advance, Observer
@@ -120,11 +121,12 @@ class WorstCase:
 
 
 def eps_curve(
-    model: Classifier,
+    model: nn.Module,
     attack: AbstractGradientAttack,
-    images: LabelledImages,
+    images: ImageSource,
     values: Sequence[float | str],
     *,
+    labels: Array | None = None,
     only_worst: bool = False,
     warm_start: bool = False,
     seed: int = 0,
@@ -137,6 +139,8 @@ def eps_curve(
     Memory, apart from images and results, does not grow with the number of images.
 
     Args:
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits.
+        images, labels: as for `evaluate`.
         values: of eps, ascending; 0 means the clean images.
         only_worst: compute only `Curve.worst`, which is cheaper: an image is attacked until it is fooled.
         warm_start: start each run where the run at the eps before ended; see `sweep_eps`.
@@ -148,12 +152,12 @@ def eps_curve(
         SettingError: no values, or values that do not ascend.
     """
 
-    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+    def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_eps(
             attack,
             prepared,
             pixels,
-            labels,
+            truth,
             radii,
             only_worst=only_worst,
             warm_start=warm_start,
@@ -164,15 +168,17 @@ def eps_curve(
 
     radii = [parse_eps(value) for value in values]
     largest = with_eps(attack, max(radii, default=0.0)).ball()
+    model, images = as_classifier(model), as_labelled(images, labels)
     return _curve("eps", model, attack, images, sweep, len(radii), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
-    model: Classifier,
+    model: nn.Module,
     attack: AbstractGradientAttack,
-    images: LabelledImages,
+    images: ImageSource,
     values: Sequence[int],
     *,
+    labels: Array | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
@@ -186,18 +192,20 @@ def steps_curve(
         values: numbers of steps, ascending; 0 means the clean images.
     """
 
-    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
-        return sweep_steps(attack, prepared, pixels, labels, values, seed=seed, first_index=first, advance=advance)
+    def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
+        return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
 
+    model, images = as_classifier(model), as_labelled(images, labels)
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
 def worst_case(
-    model: Classifier,
+    model: nn.Module,
     attacks: Mapping[str, AbstractGradientAttack],
-    images: LabelledImages,
+    images: ImageSource,
     values: Sequence[float | str],
     *,
+    labels: Array | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
@@ -211,6 +219,7 @@ def worst_case(
     """
     if not attacks:
         raise SettingError("no attacks; expected at least one, such as {'pgd': PGD(eps=8 / 255)}")
+    model, images = as_classifier(model), as_labelled(images, labels)
     each: dict[str, np.ndarray] = {}
     passes = Passes()
     with observer.work("Worst case", len(attacks)) as advance:
@@ -261,6 +270,7 @@ def _curve(
         ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
     passes = Passes()
+    check_images(model, *images[:COMPARED_IMAGES].tensors(model.device))
     most = attack.max_passes(len(model.classes))
     work = runs * len(images) * most.total
     images = images.to_device_if_small(model.device)
@@ -270,7 +280,7 @@ def _curve(
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (
-        user_call(model_of(model), ball, seed=seed) as call,
+        user_call(model, ball, seed=seed) as call,
         prepare_for_attack(
             model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared,

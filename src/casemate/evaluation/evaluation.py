@@ -8,10 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES, AbstractAttack, prepare_for_attack
-from casemate.data import LabelledImages
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
@@ -21,8 +23,15 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
-from casemate.models import Classifier, Precision, has_inference_tensors, mean_over_samples, preserve_state
-from casemate.norms import Norm, format_eps, parse_eps
+from casemate.models import (
+    Classifier,
+    Precision,
+    as_classifier,
+    has_inference_tensors,
+    mean_over_samples,
+    preserve_state,
+)
+from casemate.norms import Norm, format_eps, parse_eps, parse_norm
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -209,16 +218,17 @@ class Evaluation:
 
 
 def evaluate(
-    model: Classifier,
-    images: LabelledImages,
+    model: nn.Module,
+    images: ImageSource,
+    labels: Array | None = None,
     *,
     eps: float | str | Sequence[float | str],
-    norm: Norm = "linf",
+    norm: str = "linf",
     budget: Budget = "standard",
     attacks: Mapping[str, AbstractAttack] | None = None,
     checks: Sequence[Check] = (),
     thorough: bool | None = None,
-    substitute: Classifier | None = None,
+    substitute: nn.Module | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
@@ -228,8 +238,11 @@ def evaluate(
     """Attack a model with all attacks of a budget, check the result, and give a verdict.
 
     Args:
-        model: evaluated in evaluation mode; it does not change.
-        images: with their true labels.
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits. It is evaluated in evaluation
+            mode, and does not change.
+        images: `LabelledImages`, a DataLoader or Dataset of (image, label) pairs, or the images alone, as a tensor or
+            an array; see `casemate.data.as_labelled`.
+        labels: the true classes of images given alone.
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
@@ -247,10 +260,13 @@ def evaluate(
     Raises:
         SettingError: no eps, an unknown budget, an attack in another norm, a check whose name is taken.
         ShapeError: no images, or images and labels that the model does not take.
+        DataError: images or labels of a kind or type that is not understood.
         ModelError: a model that fails, or returns something other than one logit per class.
     """
     start = time.perf_counter()
-    given = [eps] if isinstance(eps, float | int | str) else list(eps)
+    model, images, norm = as_classifier(model), as_labelled(images, labels), parse_norm(norm)
+    substitute = None if substitute is None else as_classifier(substitute)
+    given = [eps] if isinstance(eps, str) or np.ndim(eps) == 0 else list(eps)
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")

@@ -4,15 +4,15 @@ import hashlib
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.data import LabelledImages
-from casemate.models import Classifier
+from casemate.models import as_classifier
 
 
-def fingerprint(model: Classifier) -> str:
+def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's weights and buffers, hexadecimal: that of the file with them that `casemate.save` writes."""
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in as_classifier(model).state_dict().items() if isinstance(value, Tensor)}
     # clones, since tied weights share memory, which the format does not allow
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()

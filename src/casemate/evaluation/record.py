@@ -16,11 +16,11 @@ from typing import Any, final, get_args
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
-from casemate.attacks import Criterion
+from casemate.attacks import Criterion, check_images
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
@@ -29,7 +29,7 @@ from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.single_image import has_margin, predict_singly
 from casemate.files import read_json, write_bytes, write_json
-from casemate.models import Classifier
+from casemate.models import as_classifier
 from casemate.norms import Ball, Norm, format_eps, norm_of, with_text
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
@@ -146,7 +146,7 @@ class HashedRecord:
 
 
 def make_record(
-    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = NULL_OBSERVER
+    found: Evaluation, model: nn.Module, *, name: str, data: str, observer: Observer = NULL_OBSERVER
 ) -> tuple[Record, Labels]:
     """The record of an evaluation, and the class predicted for each adversarial image at batch size 1, int64 `(n,)`.
 
@@ -158,7 +158,9 @@ def make_record(
         name, data: names of the model and of the images, as the record states them.
         observer: is informed of every image.
     """
+    model = as_classifier(model)
     clean, labels = found.images.tensors()
+    check_images(model, clean[:1], labels[:1])
     first_success = torch.from_numpy(found.cascade.first_success)
     moved = first_success >= 0
     before = predict_singly(model, clean, draws=found.draws, seed=found.seed, observer=observer)
@@ -172,7 +174,7 @@ def make_record(
         model=name,
         fingerprint=fingerprint(model),
         data=data,
-        classes=model.classes,
+        classes=found.clean.classes,
         norm=found.norm,
         eps=found.values,
         seed=found.seed,
@@ -189,7 +191,7 @@ def make_record(
     return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
 
 
-def write_record(record: Record, folder: Path, *, images: bool = True) -> Path:
+def write_record(record: Record, folder: Path | str, *, images: bool = True) -> Path:
     """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former.
 
     With `images` False only record.json is written, with hashes of the images: it holds no picture, and others can
@@ -208,11 +210,11 @@ def write_record(record: Record, folder: Path, *, images: bool = True) -> Path:
     # a list, since `first_success` is a position in it
     content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
     if images:
-        write_bytes(folder / IMAGES, file)
-    return write_json(folder / "record.json", content)
+        write_bytes(Path(folder) / IMAGES, file)
+    return write_json(Path(folder) / "record.json", content)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path | str) -> Record:
     """Read record.json (`path`) and the file of images next to it, without checking its claims (see `verify_record`).
 
     An images file with another SHA-256 than the record states is read too, with `Record.images_match` False.
@@ -221,6 +223,7 @@ def read_record(path: Path) -> Record:
         RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit;
             the record was written without images (see `read_hashed_record`).
     """
+    path = Path(path)
     content = _content(path, FORMAT)
     try:
         file = path.parent / Path(content["file"]).name  # a record cannot point outside its own folder
@@ -245,12 +248,13 @@ def is_hashed(path: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT_HASHED
 
 
-def read_hashed_record(path: Path) -> HashedRecord:
+def read_hashed_record(path: Path | str) -> HashedRecord:
     """Read a record.json that was written without images; `verify_hashes` checks it.
 
     Raises:
         RecordError: the file is missing or damaged, or is a record with images (see `read_record`).
     """
+    path = Path(path)
     content = _content(path, FORMAT_HASHED)
     names = ("model", "fingerprint", "data", "images_sha256", "images", "eps", "draws", "clean_accuracy")
     try:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import Criterion
-from casemate.data import LabelledImages
+from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
@@ -14,7 +14,7 @@ from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.record import HashedRecord, Record
 from casemate.evaluation.single_image import has_margin, in_grey_levels, predict_singly
-from casemate.models import Classifier
+from casemate.models import Classifier, as_classifier, same_classes
 from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
@@ -60,9 +60,9 @@ class Verification:
 
 def verify_record(
     record: Record,
-    model: Classifier,
+    model: nn.Module,
     *,
-    images: LabelledImages | None = None,
+    images: ImageSource | None = None,
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Verification:
@@ -73,7 +73,7 @@ def verify_record(
 
     Args:
         record: as read by `read_record`.
-        model: the model of the record.
+        model: the model of the record: a `Classifier`, or a module that maps images within [0, 1] to logits.
         images: the data set, to check that it holds the record's clean images; None: that is not checked.
         seed: of a randomised model's random numbers.
         observer: is informed of every image.
@@ -81,6 +81,9 @@ def verify_record(
     Raises:
         RecordError: the model takes images of another shape, or has other classes.
     """
+    model = as_classifier(model)
+    images = None if images is None else as_labelled(images)
+    model.infer(record.clean[:2])
     _check_kind(record, model)
     moved = record.first_success >= 0
     made = record.adversarial[moved]
@@ -141,9 +144,9 @@ def verify_record(
 
 def verify_hashes(
     record: HashedRecord,
-    model: Classifier,
+    model: nn.Module,
     *,
-    images: LabelledImages | None = None,
+    images: ImageSource | None = None,
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Verification:
@@ -158,6 +161,8 @@ def verify_hashes(
         seed: of a randomised model's random numbers.
         observer: is informed of every image.
     """
+    model = as_classifier(model)
+    images = None if images is None else as_labelled(images)
     claims = [_same_model(record, model)]
     title = f"The images are the first {record.images} of {record.data}"
     clean = None
@@ -170,6 +175,7 @@ def verify_hashes(
         words = own[:16] if same else f"claimed {record.images_sha256[:16]}, found {own[:16]}"
         claims.append(RecordCheck(title, same, f"SHA-256 of images and labels: {words}"))
         if same:
+            model.infer(pixels[:2])
             logits = predict_singly(model, pixels, draws=record.draws, seed=seed, observer=observer)
             clean = is_right(logits, labels).double().mean().item()
             doubt = (_BY_CHANCE if record.draws > 1 else 0.0) + (~has_margin(logits)).double().mean().item() + 1e-9
@@ -185,7 +191,7 @@ def _check_kind(record: Record, model: Classifier) -> None:
     shape = tuple(record.clean.shape[1:])
     if shape != model.input_shape:
         raise RecordError(f"the record's images are of shape {shape}, the model takes {model.input_shape}")
-    if record.classes != model.classes:
+    if not same_classes(record.classes, model.classes):
         raise RecordError(
             f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model has "
             f"{', '.join(model.classes[:3])}, ...; choose the model of the record ({record.model})"
