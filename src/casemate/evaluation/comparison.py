@@ -179,7 +179,7 @@ def compare(
             attacks=(str(first.attack["name"]), str(second.attack["name"])),
         )
     raise SettingError(
-        f"a {type(first).__name__} and a {type(second).__name__}; expected two evaluations (casemate.evaluate) or two "
+        f"{type(first).__name__} and {type(second).__name__}; expected two evaluations (casemate.evaluate) or two "
         "results of attacks"
     )
 
