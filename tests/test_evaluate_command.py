@@ -201,7 +201,7 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     assert "First to fool, over all eps: pgd " in text
     assert "Accuracy by class at eps 0.2 class without an attack under attack n" in text
     for each in done.result["per_class"]:
-        assert re.search(rf"^{each['class']} .* {each['robust_accuracy']['n']}$", done.out, re.MULTILINE)
+        assert re.search(rf"^ *{each['class']} .* {each['robust_accuracy']['n']} *$", done.out, re.MULTILINE)
     assert [each["class"] for each in done.result["per_class"]] == list(TINY_CLASSES)
     assert "not run: no undefended substitute was given" in text
     assert "not run: it runs only with --thorough: it takes minutes" in text

@@ -81,9 +81,9 @@ def show(
         *_checks(result, verbose=verbose),
         f"\n{console.duration(result.seconds)} on {result.device}, {result.precision}; attacks took "
         f"{result.passes.forward:,} forward and {result.passes.backward:,} backward passes{draws}.",
-        *_record(result, folder, data),
-        f"Report: [bold]{escape(str(folder / 'report.html'))}[/]",
     )
+    for line in (*_record(result, folder, data), f"Report: [bold]{escape(str(folder / 'report.html'))}[/]"):
+        console.show_line(line)
 
 
 def verdict_box(verdicts: Sequence[Verdict]) -> Constrain:

@@ -47,6 +47,11 @@ def show(*what: RenderableType) -> None:
         out.print(each)
 
 
+def show_line(text: str) -> None:
+    """Print a line of rich markup to stdout that is not broken, however long: one with a command to be copied."""
+    console(stderr=False).print(text, soft_wrap=True)
+
+
 def show_json(content: Any) -> None:
     """Print one JSON document to stdout."""
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
