@@ -106,7 +106,7 @@ class LabelledImages:
             )
         if len(self.labels) != len(self.pixels):
             raise DataError(
-                f"{len(self.pixels)} images, but labels of shape {tuple(self.labels.shape)}; expected one label for each"
+                f"{len(self.pixels)} images, but labels of shape {tuple(self.labels.shape)}; expected one for each"
             )
 
     def __len__(self) -> int:
