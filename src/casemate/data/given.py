@@ -75,7 +75,8 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
     )
     if not indexed and not isinstance(given, Iterable):
         raise DataError(f"{summarised(given)} as images; {_EXPECTED}")
-    items = (given[place] for place in range(len(given))) if indexed else given
+    source: Any = given
+    items = (source[place] for place in range(len(source))) if indexed else source
     for number, item in enumerate(items):
         if isinstance(item, Mapping) or not isinstance(item, Sequence) or len(item) != 2:
             raise DataError(f"element {number} of {summarised(given)} is {summarised(item)}; expected (image, label)")
