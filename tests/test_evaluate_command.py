@@ -661,6 +661,9 @@ OWN = """
     def network():
         return thirds().network
 
+    def text():
+        return "network"
+
     def fails():
         return 1 / 0
 
@@ -731,7 +734,7 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
         ("mine:absent", "has no attribute 'absent'"),
         ("mine:fails", "ZeroDivisionError: division by zero"),
         ("mine:needs", "missing 1 required positional argument"),
-        ("mine:network", "returned a Sequential; expected a casemate.Classifier"),
+        ("mine:text", "returned a str; expected a torch.nn.Module"),
         (
             "mine:too_few",
             "a tensor of shape (1, 2) for 1 image; expected one logit for each of its 3 classes, of shape (1, 3)",

@@ -12,9 +12,9 @@ import pytest
 import torch
 from inline_snapshot import snapshot
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from casemate import FGSM, Classifier, DeepFool
+from casemate import FGSM, Classifier, DeepFool, evaluate_clean
 from casemate.attacks import AttackResult, Passes, Status
 from casemate.cli.evaluate.show import verdict_box
 from casemate.cli.main import main
@@ -429,13 +429,22 @@ def test_errors_of_the_command_line(
     )
 
 
+class TwoHeads(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images.flatten(1), images.flatten(2)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_errors_and_warnings_of_the_library() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     model = Classifier(network, input_shape=(1, 4, 4), classes=("a", "b", "c"))
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     bad = {
-        "a bare network": lambda: FGSM(eps=0.1)(network, images, labels),  # type: ignore[arg-type]
+        "no network": lambda: FGSM(eps=0.1)(network.forward, images, labels),  # type: ignore[arg-type]
+        "labels as fractions": lambda: FGSM(eps=0.1)(network, images, labels.float()),
+        "several eps": lambda: FGSM(eps=[0.1, 0.2]),  # type: ignore[arg-type]
+        "images alone": lambda: evaluate_clean(network, images),
+        "a tuple": lambda: Classifier(TwoHeads())(images),
         "bytes as floats": lambda: FGSM(eps=0.1)(model, images * 255, labels),
         "labels from 1": lambda: FGSM(eps=0.1)(model, images, labels + 2),
         "an image without a batch": lambda: FGSM(eps=0.1)(model, images[0], labels),
@@ -443,7 +452,7 @@ def test_errors_and_warnings_of_the_library() -> None:
         "an unknown loss": lambda: FGSM(eps=0.1, loss="hinge")(model, images, labels),  # type: ignore[arg-type]
         "a negative eps": lambda: FGSM(eps=-1)(model, images, labels),
         "one logit": lambda: Classifier(
-            nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), input_shape=(1, 4, 4), classes=("a", "b")
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), input_shape=(1, 4, 4), classes=("a", "b", "c")
         )(images),
     }
     said = {}

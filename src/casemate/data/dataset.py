@@ -35,7 +35,7 @@ def as_tensor(given: Array, what: str) -> Tensor:
         return torch.from_numpy(array if usable else np.array(array, array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{what} are {described(given)}; expected numbers in one shape, as a torch.Tensor or a NumPy array"
+            f"{what} are {summarised(given)}; expected numbers in one shape, as a torch.Tensor or a NumPy array"
         ) from error
 
 
@@ -57,7 +57,7 @@ def as_labels(given: Array) -> Labels:
     return labels.to(torch.int64)
 
 
-def described(given: Any) -> str:
+def summarised(given: Any) -> str:
     """What a user gave instead of images or labels, in a few words."""
     if isinstance(given, Tensor | np.ndarray):
         return f"a {type(given).__name__} of type {given.dtype} and shape {tuple(given.shape)}"
@@ -106,7 +106,7 @@ class LabelledImages:
             )
         if len(self.labels) != len(self.pixels):
             raise DataError(
-                f"{len(self.pixels)} images, but labels of shape {tuple(self.labels.shape)}; expected one label for each"
+                f"{len(self.pixels)} images, but labels of shape {tuple(self.labels.shape)}; expected one for each"
             )
 
     def __len__(self) -> int:

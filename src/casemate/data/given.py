@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.data.dataset import Array, Dataset, LabelledImages, as_labels, as_tensor, described
+from casemate.data.dataset import Array, Dataset, LabelledImages, as_labels, as_tensor, summarised
 from casemate.errors import DataError
 from casemate.rng import all_forked
 
@@ -34,7 +34,7 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
     """
     if labels is not None:
         if not _is_array(given):
-            raise DataError(f"labels beside {described(given)}, which has its own; {_EXPECTED}")
+            raise DataError(f"labels beside {summarised(given)}, which has its own; {_EXPECTED}")
         return LabelledImages(pixels=given, labels=labels)  # pyright: ignore[reportArgumentType]
     if isinstance(given, LabelledImages):
         return given
@@ -47,7 +47,7 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
     with all_forked():  # a loader draws from the global generator
         pairs = list(_pairs(given))
     if not pairs:
-        raise DataError(f"{described(given)} has no images; expected at least one")
+        raise DataError(f"{summarised(given)} has no images; expected at least one")
     _check_shapes([pixels for pixels, _ in pairs])
     return LabelledImages(
         pixels=torch.cat([pixels for pixels, _ in pairs]), labels=torch.cat([some for _, some in pairs])
@@ -74,16 +74,17 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
         hasattr(given, name) for name in ("__getitem__", "__len__")
     )
     if not indexed and not isinstance(given, Iterable):
-        raise DataError(f"{described(given)} as images; {_EXPECTED}")
-    items = (given[place] for place in range(len(given))) if indexed else given
+        raise DataError(f"{summarised(given)} as images; {_EXPECTED}")
+    source: Any = given
+    items = (source[place] for place in range(len(source))) if indexed else source
     for number, item in enumerate(items):
         if isinstance(item, Mapping) or not isinstance(item, Sequence) or len(item) != 2:
-            raise DataError(f"element {number} of {described(given)} is {described(item)}; expected (image, label)")
+            raise DataError(f"element {number} of {summarised(given)} is {summarised(item)}; expected (image, label)")
         pixels, label = item[0], item[1]
         if not _is_array(pixels):
             raise DataError(
-                f"the image of element {number} of {described(given)} is {described(pixels)}; expected a tensor: give "
-                "the data set a transform, such as torchvision's ToTensor()"
+                f"the image of element {number} of {summarised(given)} is {summarised(pixels)}; expected a tensor: "
+                "give the data set a transform, such as torchvision's ToTensor()"
             )
         pixels = as_tensor(pixels, "images")
         if pixels.ndim == 3 and np.ndim(label) == 0:

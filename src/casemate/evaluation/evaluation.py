@@ -266,7 +266,7 @@ def evaluate(
     start = time.perf_counter()
     model, images, norm = as_classifier(model), as_labelled(images, labels), parse_norm(norm)
     substitute = None if substitute is None else as_classifier(substitute)
-    given = [eps] if isinstance(eps, str) or np.ndim(eps) == 0 else list(eps)
+    given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")

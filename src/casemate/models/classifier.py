@@ -90,8 +90,9 @@ class Classifier(nn.Module):
         """Memory layout of the images that the network gets; every network accepts the contiguous one."""
         self._given: tuple[tuple[int, ...] | None, tuple[str, ...] | None] = (shape, names)
         self._traits = NetworkTraits()
-        self.register_buffer("mean", means)
-        self.register_buffer("std", stds)
+        here = None if self.device.type == "meta" else self.device
+        self.register_buffer("mean", None if means is None else means.to(here))
+        self.register_buffer("std", None if stds is None else stds.to(here))
         self.training = network.training
 
     @property
