@@ -49,7 +49,7 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
         return text
     if not isinstance(text, str) and np.ndim(text):
         raise SettingError(
-            f"{name} = {text}, which is {len(text)} numbers; expected one {name} per attack: for several, "
+            f"{name} = {text}, which is {np.size(text)} numbers; expected one {name} per attack: for several, "
             "eps_curve or sweep_eps takes them as values, and evaluate as eps="
         )
     try:

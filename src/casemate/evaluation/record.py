@@ -256,12 +256,11 @@ def read_hashed_record(path: Path | str) -> HashedRecord:
     """
     path = Path(path)
     content = _content(path, FORMAT_HASHED)
-    names = ("model", "fingerprint", "data", "images_sha256", "images", "eps", "draws", "clean_accuracy")
+    names = ("model", "fingerprint", "data", "images_sha256", "images", "draws", "clean_accuracy")
     try:
-        record = HashedRecord(
-            **{name: content[name] for name in names} | {"eps": tuple(content["eps"])},
-            robust_accuracy=tuple(content["robust_accuracy"]),
-        )
+        parts: dict[str, Any] = {name: content[name] for name in names}
+        parts |= {name: tuple(content[name]) for name in ("eps", "robust_accuracy")}
+        record = HashedRecord(**parts)
         texts = (record.model, record.fingerprint, record.data, record.images_sha256)
         shares = (record.clean_accuracy, *record.robust_accuracy)
         if not (

@@ -26,7 +26,7 @@ import numpy as np
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.intervals import Estimate, percent, share
-from casemate.norms import Bounds, format_eps, with_text
+from casemate.norms import Bounds, WrittenEps, format_eps, with_text
 from casemate.units import eps_with_share, share_of_range
 
 SCHEMA = 2
@@ -318,11 +318,14 @@ class Verdict:
         return found is not None and shown and found.low < border <= found.high
 
     def as_json(self) -> dict[str, Any]:
-        """Eps, trust, number, grades and the sentences of the verdict, for a result file."""
+        """Eps, trust, number, grades and the sentences of the verdict, for a result file.
+
+        The text of eps is there if it is known, the bounds of the pixels if they are not 0 and 1.
+        """
         number = self.number
         return {
             "eps": number.eps,
-            "eps_text": format_eps(number.eps),
+            **({"eps_text": number.eps.text} if isinstance(number.eps, WrittenEps) else {}),
             "verdict": self.word,
             "trust": {
                 "trusted": self.trust.trusted,
@@ -339,7 +342,7 @@ class Verdict:
                 "guessing": number.guessing,
                 "norm": number.norm,
                 "budget": number.budget,
-                "bounds": list(number.bounds),
+                **({"bounds": list(number.bounds)} if number.bounds != (0.0, 1.0) else {}),
             },
             "grade": {
                 "grades": [str(each) for each in self.grades],

@@ -13,7 +13,7 @@ from casemate.evaluation.intervals import percent
 from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
 from casemate.report import evaluation_figures
-from casemate.report.charts import styled
+from casemate.report.charts import Figure, styled
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 from casemate.report.page import template_environment
 from casemate.tables import read_table
@@ -32,7 +32,10 @@ def build_evaluation(folder: Path) -> Path:
     result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
     table = read_table(folder / "examples", RecordError)
     with styled():
-        figures = [evaluation_figures.accuracy_over_eps(result), evaluation_figures.accuracy_per_class(result)]
+        figures: list[Figure | None] = [
+            evaluation_figures.accuracy_over_eps(result),
+            evaluation_figures.accuracy_per_class(result),
+        ]
         if result.holds_images:
             figures.append(evaluation_figures.adversarial_examples(result, table, _images(folder)))
     html = (
