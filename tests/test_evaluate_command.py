@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -191,13 +192,19 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
     smaller, verdict = read_verdicts(done.result, "result.json")
     for words in (verdict.trust.sentence, verdict.grade_sentence, f"At eps 0.1 {smaller.grade_sentence}"):
         assert words in text
-    assert all(name in text for name in CHECKS)
+    raised = {each["check"] for each in done.result["checks"] if each["state"] in ("note", "weakens", "voids")}
+    assert all(name in text for name in raised)
+    passed = [each for each in done.result["checks"] if each["state"] == "passed"]
+    assert f"{len(passed)} checks passed; -v shows what each of them measured." in text
+    assert not any(each["check"] in text for each in passed)
     assert "eps Robust accuracy Verdict" in text
     assert "First to fool, over all eps: pgd " in text
-    assert "Robust accuracy at eps 0.2, of the accuracy without an attack, by class: " in text
-    assert all(name in text for name in TINY_CLASSES)
-    assert "no undefended substitute was given" in text
-    assert "it runs only with --thorough: it takes minutes" in text
+    assert "Accuracy by class at eps 0.2 class without an attack under attack n" in text
+    for each in done.result["per_class"]:
+        assert re.search(rf"^ *{each['class']} .* {each['robust_accuracy']['n']} *$", done.out, re.MULTILINE)
+    assert [each["class"] for each in done.result["per_class"]] == list(TINY_CLASSES)
+    assert "not run: no undefended substitute was given" in text
+    assert "not run: it runs only with --thorough: it takes minutes" in text
     assert lines[-1] == f"Report: {done.folder / 'report.html'}"
     for row in done.result["attempts"]:
         assert re.search(
@@ -269,8 +276,14 @@ def test_the_page_tells_everything(done: Done) -> None:
         assert words in text
     assert verdict.convention in text
     assert [attrs["class"] for name, attrs in page.tags if name == "section"] == [f"verdict {verdict.colour}"]
-    rows = page.table("check")
+    tables = [table for table in page.tables if table and table[0][0] == "check"]
+    rows = [row for table in tables for row in table[1:]]
     assert len(rows) == len(CHECKS)
+    assert {row[1] for row in tables[-1][1:]} == {"passed", "not run"}
+    assert [row[:1] + row[3:] for row in page.table("class", "without an attack")] == [
+        [each["class"], f"{each['robust_accuracy']['n']}"]
+        for each in sorted(done.result["per_class"], key=lambda each: each["robust_accuracy"]["value"])
+    ]
     for name, check in CHECKS.items():
         (row,) = [row for row in rows if row[0] == f"{name}{check.title}"]
         assert check.why.replace("`", "") in " ".join(row[-1].split())
@@ -355,7 +368,8 @@ def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--fail-under", "60"], "fail-under 60; expected a fraction from 0 to 1"),
+        (["--fail-under", "60"], "fail-under 60; expected a fraction from 0 to 1, such as 0.6 or 60%"),
+        (["--fail-under", "160%"], "fail-under 160%; expected a fraction from 0 to 1"),
         (["--fail-under", "x"], "fail-under 'x' is not a number"),
         (["--borders", "0.5", "0.1", "0.9"], "expected three shares that ascend strictly within 0 and 1"),
         (["--borders", "0.1", "0.5"], "borders 0.1 0.5; expected three"),
@@ -395,6 +409,96 @@ def test_an_evaluation_that_is_stopped_says_that_nothing_is_kept(
     assert out == ""
     assert "Nothing of this evaluation is kept" in err
     assert list(tmp_path.iterdir()) == []
+
+
+# What is shown --------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_numbers_of_all_checks_are_shown_with_v(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "0.1", "--out", tmp_path)
+    for option in ("-v", "--verbose"):
+        code, out, err = run(*command, option)
+        assert code == 0, err
+        assert all(name in out for name in CHECKS)
+        assert "-v shows" not in out
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_eps_is_shown_as_it_was_written(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "5/255", "0.050", "2/51", "--out", tmp_path)
+    code, out, err = run(*command, "--fail-under", "100%")
+    assert code == 3
+    for text in (out, (tmp_path / "report.html").read_text()):
+        assert all(eps in text for eps in ("5/255", "0.050", "2/51"))
+        assert "0.0392157" not in text
+        assert "0.0196078" not in text
+    assert "at eps 0.050, " in err
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["eps"] == [5 / 255, 2 / 51, 0.05]
+    assert result["eps_text"] == ["5/255", "2/51", "0.050"]
+    code, _, err = run("evaluate", model, "--data", images, "--eps", "0.1", "--out", tmp_path)
+    assert code == 2
+    assert "eps 5/255, 2/51, 0.050" in " ".join(err.split())
+
+
+@pytest.mark.usefixtures("_few_attacks")
+@pytest.mark.parametrize("least", ["10%", "0.1", "10 %"])
+def test_what_was_compared_is_said_where_the_model_passes_too(
+    run: Run, model: Path, images: Path, tmp_path: Path, least: str
+) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "5/255", "--out", tmp_path, "--json")
+    code, out, err = run(*command, "--fail-under", least)
+    assert code == 0, err
+    robust = json.loads(out)["robust_accuracy"][-1]
+    words = (
+        f"passes: the lower end of the 95 % interval of robust accuracy at eps 5/255, {robust['low']:.4g}, is at least"
+    )
+    assert words in " ".join(err.split())
+    assert f"(estimate {robust['value']:.4g}, n = 40)" in " ".join(err.split())
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_more_images_than_there_are_is_said(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "0.1", "--out", tmp_path)
+    assert "--images 20,000: there are only 40 images; all of them are used." in run(*command, "--images", "20000")[2]
+    assert "there are only" not in run(*command, "--images", "40")[2]
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_the_command_that_others_check_with_names_the_model_and_works(
+    run: Run, own: Path, images: Path, tmp_path: Path
+) -> None:
+    del own
+    code, out, err = run("evaluate", "mine:good", "--data", images, "--eps", "0.1", "--out", tmp_path / "of me")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("For others to check: ")]
+    command = shlex.split(line.removeprefix("For others to check: casemate ").rsplit(" (", 1)[0])
+    assert command == ["verify", str(tmp_path / "of me" / "record.json"), "mine:good", "--data", str(images)]
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "Everything that was checked holds." in out
+    page = Page((tmp_path / "of me" / "report.html").read_text())
+    assert "casemate verify record.json mine:good --data tiny.npz" in page.text
+
+
+@pytest.mark.usefixtures("_few_attacks")
+def test_without_images_only_hashes_are_written(run: Run, model: Path, images: Path, tmp_path: Path) -> None:
+    command = ("evaluate", model, "--data", images, "--eps", "0.1", "--out", tmp_path)
+    assert run(*command)[0] == 0
+    assert (tmp_path / "adversarial.safetensors").exists()
+    code, out, err = run(*command, "--no-images")
+    assert code == 0, err
+    assert "hashes only, without images" in out
+    assert not (tmp_path / "adversarial.safetensors").exists()
+    code, out, err = run("verify", tmp_path / "record.json", model, "--data", images)
+    assert code == 0, err
+    assert "it can only be checked by hash" in " ".join(err.split())
+    assert "the record holds hashes only" in " ".join(out.split())
+    other = tmp_path / "other.npz"
+    np.savez(other, images=IMAGES.pixels.numpy()[::-1], labels=IMAGES.labels.numpy())
+    assert run("verify", tmp_path / "record.json", model, "--data", other)[0] == 3
+    code, out, err = run("verify", tmp_path / "record.json", model, "--json")
+    assert code == 0, err
+    assert json.loads(out)["clean_accuracy"] is None
 
 
 # What another evaluation left -----------------------------------------------------------------------------------------
@@ -557,6 +661,9 @@ OWN = """
     def network():
         return thirds().network
 
+    def text():
+        return "network"
+
     def fails():
         return 1 / 0
 
@@ -627,7 +734,7 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
         ("mine:absent", "has no attribute 'absent'"),
         ("mine:fails", "ZeroDivisionError: division by zero"),
         ("mine:needs", "missing 1 required positional argument"),
-        ("mine:network", "returned a Sequential; expected a casemate.Classifier"),
+        ("mine:text", "returned a str; expected a torch.nn.Module"),
         (
             "mine:too_few",
             "a tensor of shape (1, 2) for 1 image; expected one logit for each of its 3 classes, of shape (1, 3)",

@@ -5,20 +5,23 @@ After a change of wording: `pytest -n 0 tests/test_prose.py --inline-snapshot=fi
 
 import io
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from inline_snapshot import snapshot
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from casemate import FGSM, Classifier, DeepFool
+from casemate import FGSM, Classifier, DeepFool, evaluate_clean
+from casemate.attacks import AttackResult, Passes, Status
 from casemate.cli.evaluate.show import verdict_box
 from casemate.cli.main import main
 from casemate.errors import CasemateError, CasemateWarning
-from casemate.evaluation import Severity, share
+from casemate.evaluation import Curve, Severity, compare, share
 from casemate.evaluation.findings import CHECKS
+from casemate.norms import parse_eps
 from test_verdict import finding, judged
 
 
@@ -124,6 +127,84 @@ def test_an_estimate() -> None:
     found = share(torch.arange(100).numpy() < 62)
     assert [f"{found}", f"{found:n}", f"{found:.0%}", f"{found:.3f}"] == snapshot(
         ["62.0 % (52.2 to 70.9)", "62.0 % (52.2 to 70.9, n = 100)", "62 % (52 to 71)", "0.620 (0.522 to 0.709)"]
+    )
+
+
+def attacked(robust: int, name: str = "PGD") -> AttackResult:
+    """The result of an attack on 100 images, of which so many withstood."""
+    success, images = torch.arange(100) >= robust, torch.zeros(100, 1, 2, 2)
+    return AttackResult(
+        adversarial=images,
+        prediction=success.long(),
+        success=success,
+        status=torch.where(success, Status.SUCCESS, Status.FAILED).to(torch.uint8),
+        loss=torch.zeros(100),
+        norm=torch.zeros(100),
+        passes=Passes(4000, 3900),
+        attack={"name": name, "eps": parse_eps("8/255"), "norm": "linf"},
+        clean=images,
+        labels=torch.zeros(100, dtype=torch.int64),
+    )
+
+
+def test_results_in_python() -> None:
+    result = attacked(59)
+    verdicts = (judged(100, 90, 59), judged(100, 88, 74))
+    compared = replace(compare(result, attacked(74), names=("before", "after")), verdicts=verdicts)
+    curve = Curve(
+        axis="eps",
+        attack=result.attack,
+        values=(parse_eps("2/255"), parse_eps("0.10")),
+        worst=torch.arange(100).numpy()[:, None] < [80, 10],
+        last=None,
+        passes=Passes(200, 100),
+    )
+    shown = {
+        "a result": repr(result),
+        "a result in a notebook": result._repr_html_().splitlines(),
+        "a curve": repr(curve),
+        "a curve in a notebook": curve._repr_html_().splitlines(),
+        "a comparison": repr(compared),
+        "its summary": compared.summary().splitlines(),
+        "within chance": compare(result, attacked(60)).conclusion,
+        "other attacks": compare(result, attacked(30, "Square")).summary().splitlines()[-1],
+    }
+    assert shown == snapshot(
+        {
+            "a result": "AttackResult(PGD, eps 8/255 (linf); robust accuracy 59.0 % (49.2 to 68.1, n = 100); passes 4,000 forward, 3,900 backward)",
+            "a result in a notebook": [
+                "<table>",
+                "<caption>Result of an attack</caption>",
+                "<tbody>",
+                "<tr><td>attack</td><td>PGD, eps 8/255 (linf)</td></tr>",
+                "<tr><td>robust accuracy</td><td>59.0 % (49.2 to 68.1, n = 100)</td></tr>",
+                "<tr><td>passes</td><td>4,000 forward, 3,900 backward</td></tr>",
+                "</tbody>",
+                "</table>",
+            ],
+            "a curve": "Curve(PGD, 2 values of eps; robust accuracy 80.0 % (71.1 to 86.7, n = 100) at eps 2/255 to 10.0 % (5.5 to 17.4, n = 100) at eps 0.10; passes 200 forward, 100 backward)",
+            "a curve in a notebook": [
+                "<table>",
+                "<caption>PGD over eps</caption>",
+                "<thead><tr><th>eps</th><th>robust accuracy (worst)</th></tr></thead>",
+                "<tbody>",
+                "<tr><td>2/255</td><td>80.0 % (71.1 to 86.7, n = 100)</td></tr>",
+                "<tr><td>0.10</td><td>10.0 % (5.5 to 17.4, n = 100)</td></tr>",
+                "</tbody>",
+                "</table>",
+            ],
+            "a comparison": "ModelComparison(after minus before, eps 8/255 (linf): robust accuracy +15.0 points (+7.3 to +22.1), McNemar p = 6.1e-05, n = 100)",
+            "its summary": [
+                "The same 100 images, eps 8/255 (linf); ranges are 95 % intervals.",
+                "                 before                 after                                     difference",
+                "robust accuracy  59.0 % (49.2 to 68.1)  74.0 % (64.6 to 81.6)                     +15.0 points (+7.3 to +22.1), McNemar p = 6.1e-05",
+                "verdict          partly robust          partly robust or robust as far as tested",
+                "Under attack 15 images are correct with after only, 0 with before only.",
+                "after is more robust than before, beyond chance.",
+            ],
+            "within chance": "No difference in robust accuracy is shown: it is within chance.",
+            "other attacks": "first is more robust than second, beyond chance. They were attacked differently: PGD and Square.",
+        }
     )
 
 
@@ -264,6 +345,9 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
                 "- Recomputes every claim of the record: checksums of the files, distances in",
                 "  float64, the class of every image in a batch of its own, and the highest",
                 "  robust accuracy that the examples allow.",
+                "- A record holds the clean and the adversarial images. One written with",
+                "  `casemate evaluate --no-images` holds hashes only and can only be checked by",
+                "  hash: of the model, and with --data of the images.",
                 "- Exits with 0 if every claim holds, 3 if one does not, 2 if files cannot",
                 "  be read or do not belong together.",
                 "",
@@ -345,13 +429,22 @@ def test_errors_of_the_command_line(
     )
 
 
+class TwoHeads(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images.flatten(1), images.flatten(2)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_errors_and_warnings_of_the_library() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     model = Classifier(network, input_shape=(1, 4, 4), classes=("a", "b", "c"))
     images, labels = torch.full((2, 1, 4, 4), 0.5), torch.tensor([0, 1])
     bad = {
-        "a bare network": lambda: FGSM(eps=0.1)(network, images, labels),  # type: ignore[arg-type]
+        "no network": lambda: FGSM(eps=0.1)(network.forward, images, labels),  # type: ignore[arg-type]
+        "labels as fractions": lambda: FGSM(eps=0.1)(network, images, labels.float()),
+        "several eps": lambda: FGSM(eps=[0.1, 0.2]),  # type: ignore[arg-type]
+        "images alone": lambda: evaluate_clean(network, images),
+        "a tuple": lambda: Classifier(TwoHeads())(images),
         "bytes as floats": lambda: FGSM(eps=0.1)(model, images * 255, labels),
         "labels from 1": lambda: FGSM(eps=0.1)(model, images, labels + 2),
         "an image without a batch": lambda: FGSM(eps=0.1)(model, images[0], labels),
@@ -359,7 +452,7 @@ def test_errors_and_warnings_of_the_library() -> None:
         "an unknown loss": lambda: FGSM(eps=0.1, loss="hinge")(model, images, labels),  # type: ignore[arg-type]
         "a negative eps": lambda: FGSM(eps=-1)(model, images, labels),
         "one logit": lambda: Classifier(
-            nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), input_shape=(1, 4, 4), classes=("a", "b")
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), input_shape=(1, 4, 4), classes=("a", "b", "c")
         )(images),
     }
     said = {}

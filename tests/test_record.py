@@ -17,7 +17,7 @@ from casemate.attacks import PGD, Square, TargetedFAB
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation import Evaluation, Record, evaluate, make_record, read_record, verify_record, write_record
-from casemate.evaluation.record import fingerprint
+from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, ModelMetadata, create, load, save
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 from test_study import Run, runner

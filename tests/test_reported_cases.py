@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from casemate import (
     APGD,
@@ -16,6 +18,7 @@ from casemate import (
     MIFGSM,
     PGD,
     CarliniWagner,
+    CasemateError,
     CasemateWarning,
     Classifier,
     DeepFool,
@@ -160,22 +163,28 @@ def test_3_networks_that_view_colour_images(network: Any) -> None:
     assert evaluate_clean(model, LabelledImages(pixels=images, labels=labels)).accuracy.value == 1
 
 
-def test_4_one_logit() -> None:
-    for network in (small(1), Around(small(1), after=lambda z: z.squeeze(1))):
-        for labels in (torch.zeros(12, dtype=torch.int64), torch.arange(12) % 2):
-            for call in everywhere(wrapped(network, 2), labels=labels):
-                with pytest.raises(ModelError, match=r"zeros_like\(z\), z\]"):
-                    call()
+@pytest.mark.parametrize("after", [None, lambda z: z.squeeze(1)], ids=["(n, 1)", "(n,)"])
+def test_4_one_logit(after: Any) -> None:
     pair = wrapped(Around(small(1), after=lambda z: torch.cat([torch.zeros_like(z), z], 1)), 2)
-    assert ATTACK(pair, IMAGES, answers(pair)).robust_accuracy <= 1
+    one = wrapped(Around(small(1), after=after), 2)
+    for labels in (torch.zeros(12, dtype=torch.int64), torch.arange(12) % 2):
+        found, wanted = ATTACK(one, IMAGES, labels), ATTACK(pair, IMAGES, labels)
+        assert torch.equal(found.adversarial, wanted.adversarial)
+        assert found.robust_accuracy == wanted.robust_accuracy < 1
+        data = LabelledImages(pixels=IMAGES, labels=labels)
+        assert evaluate_clean(one, data).accuracy == evaluate_clean(pair, data).accuracy
+        assert judged(one, labels=labels).robust == judged(pair, labels=labels).robust
+    for call in everywhere(wrapped(Around(small(1), after=after), 4)):
+        with pytest.raises(ModelError, match="One logit per image stands for two classes"):
+            call()
 
 
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (lambda o: (o, o), r"a tuple of 2 .*output\[0\]"),
-        (lambda o: {"logits": o}, r"a dict with 'logits' .*output\['logits'\]"),
-        (lambda o: type("Out", (), {"logits": o})(), r"a Out .*output\.logits"),
+        (lambda o: (o, o), r"a tuple of 2.*output=0 or output=1"),
+        (lambda o: {"a": o, "b": o}, r"a dict with 'a' .*output='a' or output='b'"),
+        (lambda o: SimpleNamespace(scores=o), r"a SimpleNamespace with 'scores'.*output='scores'"),
         (lambda o: o.squeeze(), r"shape \(4,\) for 1 image.*squeeze"),
         (lambda o: o.argmax(1), "one logit"),
         (lambda o: torch.cat([o, o], 1), "Name as many classes"),
@@ -189,6 +198,26 @@ def test_answers_that_are_no_logits(after: Any, words: str) -> None:
             call()
         texts.add(str(caught.value))
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "output"),
+    [
+        (lambda o: (o, -o), 0),
+        (lambda o: (o,), None),
+        (lambda o: {"logits": o, "loss": None}, None),
+        (lambda o: SimpleNamespace(logits=o), None),
+        (lambda o: {"a": -o, "b": o}, "b"),
+        (lambda o: {"a": {"b": o}}, lambda found: found["a"]["b"]),
+    ],
+    ids=["tuple", "one-tuple", "dict", "ModelOutput", "key", "function"],
+)
+def test_5_logits_within_something_else(after: Any, output: Any) -> None:
+    model = wrapped(Around(small(), after=after), output=output)
+    assert torch.equal(ATTACK(model, IMAGES, LABELS).adversarial, ATTACK(BASE, IMAGES, LABELS).adversarial)
+    data = LabelledImages(pixels=IMAGES, labels=LABELS)
+    assert evaluate_clean(model, data).accuracy.value == 1
+    assert judged(model).robust == judged(BASE).robust
 
 
 def test_6_normalised_images_have_a_finding() -> None:
@@ -268,9 +297,59 @@ def test_9_other_precisions(model: Classifier, images: Tensor) -> None:
     assert judged(model, images).robust[-1].value == pytest.approx(2 / 12)
 
 
-def test_10_what_is_no_classifier_and_no_tensor() -> None:
-    with pytest.raises(ModelError, match=r"a Sequential; expected a casemate.Classifier"):
-        ATTACK(small(), IMAGES, LABELS)  # type: ignore[arg-type]
+def test_8_a_network_that_squeezes_fails_at_once() -> None:
+    model = wrapped(Around(small(), after=lambda o: o.squeeze()))
+    for call in (
+        lambda: ATTACK(model, IMAGES, LABELS),
+        lambda: ATTACK(model, IMAGES[:1], LABELS[:1]),
+        lambda: ATTACK(model, IMAGES, LABELS, batch_size=1),
+        lambda: judged(model),
+    ):
+        with pytest.raises(ModelError, match=r"do not squeeze\(\) it"):
+            call()
+
+
+def test_10_what_the_previous_tool_accepted() -> None:
+    wanted = ATTACK(BASE, IMAGES, LABELS).adversarial
+    assert torch.equal(ATTACK(BASE, IMAGES.numpy(), LABELS.numpy()).adversarial, wanted)
+    assert torch.equal(ATTACK(small(), IMAGES, LABELS).adversarial, wanted)
+    assert torch.equal(
+        ATTACK(Classifier(small(), input_shape=(1, 8, 8), classes=4), IMAGES, LABELS).adversarial, wanted
+    )
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=5)
+    found = evaluate(BASE, loader, eps=0.1, budget="quick", attacks={"pgd": ATTACK})
+    assert found.robust == judged(BASE).robust
+    names = Classifier(small(), input_shape=(1, 8, 8), classes=tuple("abcd"), mean=0.5, std=0.5)
+    twin = wrapped(small(), mean=(0.5,), std=(0.5,))
+    assert torch.equal(ATTACK(names, IMAGES, LABELS).adversarial, ATTACK(twin, IMAGES, LABELS).adversarial)
+    with pytest.raises(SettingError, match="one eps per attack"):
+        PGD(eps=[0.1, 0.2])  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"Return logits.flatten\(1\)"):
+        ATTACK(wrapped(nn.Conv2d(1, 4, 8)), IMAGES, LABELS)
+
+
+def test_13_more_logits_than_classes() -> None:
+    for call in everywhere(wrapped(small(10), 4), labels=torch.zeros(12, dtype=torch.int64)):
+        with pytest.raises(ModelError, match=r"shape \(1, 10\) for 1 image.*Name as many classes"):
+            call()
+
+
+def test_22_labels_and_images_of_other_kinds() -> None:
+    wanted = ATTACK(BASE, IMAGES, LABELS).adversarial
+    for labels in (LABELS.int(), LABELS.byte(), LABELS.tolist(), LABELS.numpy().astype("int32")):
+        assert torch.equal(ATTACK(BASE, IMAGES, labels).adversarial, wanted)
+    grey = (IMAGES * 255).byte()
+    assert torch.equal(ATTACK(BASE, grey, LABELS).adversarial, ATTACK(BASE, grey / 255, LABELS).adversarial)
+    for images, labels, words in (
+        (IMAGES, LABELS.float(), "labels.long"),
+        (IMAGES, F.one_hot(LABELS, 4), "labels.argmax"),
+        (IMAGES, LABELS[:5], "expected 12 int64"),
+        (IMAGES * 255, LABELS, "bytes by 1/255"),
+        (IMAGES[0], LABELS[:1], r"images\[None\]"),
+        (IMAGES.permute(0, 2, 3, 1), LABELS, "channels last"),
+    ):
+        with pytest.raises(CasemateError, match=words):
+            ATTACK(BASE, images, labels)
 
 
 @pytest.mark.integration

@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,18 +22,55 @@ _L1_SHARE = 0.01
 2019, section 3)."""
 
 
+@final
+class WrittenEps(float):
+    """A radius or step size that keeps the text it was given as, such as "8/255", to be shown so; else a float."""
+
+    __slots__ = ("text",)
+
+    def __new__(cls, value: float, text: str) -> "WrittenEps":
+        """The number `value` with its text."""
+        made = super().__new__(cls, value)
+        made.text = text
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WrittenEps, (float(self), self.text)
+
+
 def parse_eps(text: str | float, name: str = "eps") -> float:
     """Read a radius or step size in pixel units from a number or a fraction such as "8/255".
 
+    Of a text the result is a `WrittenEps`, which `format_eps` shows as it was written.
+
     Raises `SettingError`, with `name` in its message, if it is not a number, negative, or not finite.
     """
+    if isinstance(text, WrittenEps):
+        return text
+    if not isinstance(text, str) and np.ndim(text):
+        raise SettingError(
+            f"{name} = {text}, which is {np.size(text)} numbers; expected one {name} per attack: for several, "
+            "eps_curve or sweep_eps takes them as values, and evaluate as eps="
+        )
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise SettingError(f"{name} {text!r} is not a number; write 0.03 or 8/255") from error
     if not 0 <= value < math.inf:
         raise SettingError(f"{name} = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
-    return value
+    return WrittenEps(value, text.strip()) if isinstance(text, str) else value
+
+
+def with_text(value: float, text: Any) -> float:
+    """The radius `value` with the text that a file gives for it; without one unless it is a text of that number.
+
+    The file may be another program's, so `text` may be anything.
+    """
+    try:
+        written = parse_eps(text) if isinstance(text, str) else value
+    except SettingError:
+        return value
+    return written if written == value else value
 
 
 Eps = Annotated[
@@ -40,12 +78,23 @@ Eps = Annotated[
 ]
 """A radius or step size, given as a number or as text such as "8/255", and stored as a number."""
 
-AnyNorm = Annotated[Norm, one_of("linf", "l2", "l1")]
+_NORM = one_of("linf", "l2", "l1")
+AnyNorm = Annotated[Norm, _NORM]
 """The name of a norm (linf, l2 or l1), given in lower or upper case and stored in lower case."""
 
 
+def parse_norm(text: str) -> Norm:
+    """The name of a norm in lower case, from one in any case, such as "Linf". Raises `SettingError` for another."""
+    return _NORM.check(text, "norm")
+
+
 def format_eps(eps: float) -> str:
-    """A radius as text: "8/255" if it is a whole number of 255ths and no short decimal, else a number."""
+    """A radius as text: as it was written if that is known (`WrittenEps`), else "8/255" or a short number.
+
+    It is "8/255" for a whole number of 255ths that is no short decimal.
+    """
+    if isinstance(eps, WrittenEps):
+        return eps.text
     levels = round(eps * 255)
     short = f"{eps:g}"
     exact = levels > 0 and math.isclose(eps * 255, levels, rel_tol=1e-9)

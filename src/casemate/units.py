@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import final
 
-from casemate.norms import Ball, Bounds, Norm
+from casemate.norms import Ball, Bounds, Norm, WrittenEps, format_eps
 
 _LEVELS = 255
 """The largest grey level of an 8-bit image; radii are often written in 255ths of the range, such as 8/255."""
@@ -52,6 +52,20 @@ class EpsIssue:
         return self.kind in (EpsIssueKind.ABOVE, EpsIssueKind.BELOW, EpsIssueKind.OTHER)
 
 
+def share_of_range(eps: float, bounds: Bounds) -> str:
+    """A radius as a share of the range of the pixels, such as "3.14 % of the range 0 to 255"; "" for a range of 1."""
+    low, high = bounds
+    if high - low == 1:
+        return ""
+    return f"{100 * eps / (high - low):.3g} % of the range {low:g} to {high:g}"
+
+
+def eps_with_share(eps: float, bounds: Bounds) -> str:
+    """A radius as it was written, and in brackets its `share_of_range` unless the range of the pixels is 1."""
+    share = share_of_range(eps, bounds)
+    return f"{format_eps(eps)} ({share})" if share else format_eps(eps)
+
+
 def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
     """The reason to doubt the unit of a ball's radius, for images of `pixels` numbers (all channels) within `bounds`.
 
@@ -65,15 +79,18 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
     run = f"the pixels run from {low:g} to {high:g}"
     holds_all = width * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[norm]
     if eps > holds_all * (1 + 1e-6):
+        unit = f" Write it in units of pixels within {low:g} to {high:g}."
         meant = f" For {eps:g} grey levels of 255 write {eps:g}/255." if eps <= _LEVELS and width == 1 else ""
         return EpsIssue(
             EpsIssueKind.ABOVE,
             share,
-            f"eps {eps:g} in {norm} is more than the {holds_all:g} that any two images differ by ({run}), so that "
-            f"every image may become any other.{meant or f' Write it in units of pixels within {low:g} to {high:g}.'}",
+            f"eps {format_eps(eps)} in {norm} is more than the {holds_all:g} that any two images differ by ({run}), so "
+            f"that every image may become any other.{meant or unit}",
         )
     levels = share * _LEVELS / (math.sqrt(pixels) if norm == "l2" else 1)
-    in_bytes = f"eps {eps:.4g} in {norm} is {levels:.2g} grey levels of 255{' a pixel' if norm == 'l2' else ''} ({run})"
+    in_bytes = (
+        f"eps {_short(eps)} in {norm} is {levels:.2g} grey levels of 255{' a pixel' if norm == 'l2' else ''} ({run})"
+    )
     if levels < _FAR_BELOW[norm]:
         return EpsIssue(
             EpsIssueKind.BELOW,
@@ -93,7 +110,7 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
         return EpsIssue(
             EpsIssueKind.OTHER,
             share,
-            f"eps {eps:.4g} is {counted:.0f}/255 of pixels within [0, 1], but here {run}: it is {percent}, "
+            f"eps {_short(eps)} is {counted:.0f}/255 of pixels within [0, 1], but here {run}: it is {percent}, "
             f"{levels:.2g} grey levels{_as(eps, width)}",
         )
     kind = EpsIssueKind.NORMALISED if low < 0 and not math.isclose(width, 2, rel_tol=0.01) else EpsIssueKind.SCALED
@@ -104,8 +121,13 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
         else ""
     )
     return EpsIssue(
-        kind, share, f"eps {eps:.4g} in {norm} is {percent} ({run}), {levels:.2g} grey levels of 255{advice}"
+        kind, share, f"eps {_short(eps)} in {norm} is {percent} ({run}), {levels:.2g} grey levels of 255{advice}"
     )
+
+
+def _short(eps: float) -> str:
+    """A radius as it was written, or else as a number with four digits."""
+    return eps.text if isinstance(eps, WrittenEps) else f"{eps:.4g}"
 
 
 def _as(eps: float, width: float) -> str:

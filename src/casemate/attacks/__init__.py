@@ -5,6 +5,7 @@ from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
 from casemate.attacks.autoattack import AutoAttack as AutoAttack
 from casemate.attacks.base import AbstractAttack as AbstractAttack
 from casemate.attacks.base import AbstractMinimumNormAttack as AbstractMinimumNormAttack
+from casemate.attacks.base import as_images as as_images
 from casemate.attacks.base import check_images as check_images
 from casemate.attacks.base import innermost as innermost
 from casemate.attacks.base import is_unlimited as is_unlimited
@@ -26,7 +27,6 @@ from casemate.attacks.noise import UniformNoise as UniformNoise
 from casemate.attacks.prepare import COMPARED_IMAGES as COMPARED_IMAGES
 from casemate.attacks.prepare import frozen as frozen
 from casemate.attacks.prepare import group_size as group_size
-from casemate.attacks.prepare import model_of as model_of
 from casemate.attacks.prepare import prepare_for_attack as prepare_for_attack
 from casemate.attacks.presets import BIM as BIM
 from casemate.attacks.presets import FGSM as FGSM
@@ -44,3 +44,7 @@ from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
 from casemate.attacks.transfer import Transfer as Transfer
+from casemate.models import model_of as model_of
+
+Attack = AbstractAttack
+"""The base of all attacks, by the name that attacks of other packages derive from."""

@@ -11,16 +11,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.prepare import group_size, model_of, prepare_for_attack, prepare_images
+from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
-from casemate.errors import SettingError, ShapeError
+from casemate.data import Array, as_labels, as_tensor, to_float
+from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, UserCall, normal_tensor, user_call
+from casemate.models import Classifier, Frozen, UserCall, as_model, model_of, normal_tensor, user_call
 from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
@@ -29,26 +30,52 @@ from casemate.settings import expect
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 
+def as_images(given: Array) -> Tensor:
+    """Images as a tensor of the type that they have; bytes (uint8) are scaled to [0, 1]."""
+    images = as_tensor(given, "images")
+    return to_float(images, images.device) if images.dtype == torch.uint8 else images
+
+
+_CHANNELS = (1, 3, 4)
+"""Usual numbers of channels."""
+
+
+def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
+    """The end of an error about images that are not of `shape` each: what to write instead, if that is clear."""
+    if images.ndim == 3:
+        return ": images[None] for a single image, images[:, None] for grey ones"
+    channels_last = images.ndim == 4 and shape is not None and (*images.shape[3:], *images.shape[1:3]) == shape
+    return ": images.permute(0, 3, 1, 2), since they have their channels last" if channels_last else ""
+
+
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
-    """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes."""
-    for what, given in (("images", images), ("labels", labels)):
-        if not isinstance(given, Tensor):
-            raise ShapeError(
-                f"{what} are a {type(given).__name__}; expected a torch.Tensor, such as torch.as_tensor({what})"
-            )
-    if images.ndim != 4 or tuple(images.shape[1:]) != model.input_shape:
-        raise ShapeError(
-            f"images of shape {tuple(images.shape)}; expected (n, {', '.join(map(str, model.input_shape))})"
-        )
+    """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes.
+
+    A model whose image shape or number of classes is not known yet is called to find them out; this may raise
+    `ModelError`.
+    """
+    shape = model.interface["input_shape"]
+    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
+        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
+        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){_remedy(images, shape)}")
     if not images.is_floating_point():
-        raise ShapeError(f"images of type {images.dtype}; expected floating point within {model.bounds}")
+        raise ShapeError(
+            f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
+        )
     if len(images):
         low, high = images.amin().item(), images.amax().item()
         if not (low >= model.bounds[0] - 1e-6 and high <= model.bounds[1] + 1e-6):
             raise ShapeError(
                 f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {model.bounds}. Scale the images "
-                "(bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images"
+                "(bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images: "
+                "Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it as bounds="
             )
+    try:
+        model.infer(prepare_images(images[:2], model))
+    except ModelError as error:
+        if images.shape[1] in _CHANNELS or images.shape[3] not in _CHANNELS:
+            raise
+        raise ModelError(f"{error}. The images seem to have their channels last: images.permute(0, 3, 1, 2)") from error
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
         raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
@@ -251,11 +278,11 @@ class AbstractAttack(ABC):
     @final
     def __call__(
         self,
-        model: Classifier | Frozen,
-        images: Images,
-        labels: Labels,
+        model: nn.Module | Frozen,
+        images: Array,
+        labels: Array,
         *,
-        targets: Labels | None = None,
+        targets: Array | None = None,
         seed: int = 0,
         index: Labels | None = None,
         batch_size: int | None = None,
@@ -264,11 +291,13 @@ class AbstractAttack(ABC):
         """Attack `images` and return verified results.
 
         Args:
-            model: attacked in evaluation mode with frozen weights, and left exactly as it was. An optimised copy is
-                attacked (see `casemate.models.accel.freeze`); every success is verified on the model itself.
-            images: `(n, channels, height, width)` within the model's bounds.
-            labels: the true classes, int64 `(n,)`.
-            targets: the classes to reach, for a targeted attack, int64 `(n,)`; none of them may be the true one.
+            model: a `Classifier`, or a module that maps images within [0, 1] to logits. It is attacked in evaluation
+                mode with frozen weights, and left exactly as it was. An optimised copy is attacked (see
+                `casemate.models.accel.freeze`); every success is verified on the model itself.
+            images: `(n, channels, height, width)` within the model's bounds, as a tensor or array of any floating-point
+                type, or as bytes (uint8), which are scaled to [0, 1].
+            labels: the true classes, whole numbers `(n,)`, as a tensor, an array or a list.
+            targets: the classes to reach, for a targeted attack, like `labels`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
             batch_size: images that pass through the network at a time, halved when memory runs out. If None, measured
@@ -277,11 +306,15 @@ class AbstractAttack(ABC):
 
         Raises:
             ShapeError: images, labels or targets that the model does not take.
+            DataError: images, labels or targets that are no numbers, or of a wrong type.
+            ModelError: what is no module, or a network that fails or returns no logits.
             SettingError: a target that is the true class; targets for an attack that cannot be targeted; a batch size
                 below 1.
             MachineError: not even one image at a time fits into memory.
         """
+        model = as_model(model)
         known = model_of(model)
+        images, labels = as_images(images), as_labels(labels)
         check_images(known, images, labels)
         ball = self.ball()
         if batch_size is not None and batch_size < 1:
@@ -289,6 +322,7 @@ class AbstractAttack(ABC):
         if targets is not None and not is_targetable(self):
             raise SettingError(f"{name_of(self)} cannot be targeted; leave out the targets, or use PGD or APGD")
         if targets is not None:
+            targets = as_labels(targets)
             check_images(known, images, targets)
             if (targets.cpu() == labels.cpu()).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
@@ -346,6 +380,8 @@ class AbstractAttack(ABC):
             norm=norms,
             passes=total,
             attack=self.record(),
+            clean=images,
+            labels=labels,
         )
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from casemate.errors import ModelError
 from casemate.models import Classifier, Frozen, Precision, freeze, freeze_unoptimized
 from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE, MEASURING_PASSES
 from casemate.models.state import frozen
@@ -47,17 +46,6 @@ def prepare_images(images: Tensor, model: Classifier) -> Images:
     double = images.dtype == torch.float64 and model.dtype in (None, torch.float64)
     numbers = images.detach().to(model.device, torch.float64 if double else torch.float32)
     return numbers.clamp(*model.bounds).contiguous(memory_format=torch.channels_last)
-
-
-def model_of(given: Classifier | Frozen) -> Classifier:
-    """The original model of a frozen one, or the model itself. Raises `ModelError` for anything else."""
-    model = given.original if isinstance(given, Frozen) else given
-    if not isinstance(model, Classifier):
-        raise ModelError(
-            f"the model is a {type(model).__name__}; expected a casemate.Classifier: Classifier(network, input_shape="
-            "(channels, height, width), classes=(...)) around your network, with mean= and std= for normalised images"
-        )
-    return model
 
 
 @contextmanager

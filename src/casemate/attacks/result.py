@@ -8,6 +8,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from casemate.intervals import Estimate, share
+from casemate.norms import format_eps
+from casemate.notebook import html_table
 from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, PerExample
 
@@ -88,6 +91,13 @@ class AttackResult(Rows):
     """Passes made for all images of the call together, also in `result[mask]`."""
     attack: dict[str, Any]
     """The attack's class name and hyper-parameters (`AbstractAttack.record`)."""
+    clean: Images
+    """The images that were attacked, as they were given."""
+    labels: Labels
+    """Their true classes."""
+
+    def __len__(self) -> int:
+        return len(self.success)
 
     @property
     def distance(self) -> PerExample:
@@ -97,4 +107,49 @@ class AttackResult(Rows):
     @property
     def robust_accuracy(self) -> float:
         """Share of the images on which the attack failed (untargeted: that are still classified correctly)."""
-        return 1 - self.success.double().mean().item()
+        return int((~self.success).sum()) / len(self.success) if len(self.success) else math.nan
+
+    @property
+    def robust(self) -> Estimate:
+        """`robust_accuracy` with its 95 % interval. Raises `ShapeError` for a result of no images."""
+        return share((~self.success).cpu().numpy())
+
+    @property
+    def eps(self) -> float | None:
+        """The radius of the attack, or of the one that it wraps; None for an attack without one."""
+        return self._setting("eps")
+
+    @property
+    def ball_norm(self) -> str | None:
+        """The norm of that radius by its name; None for an attack without the setting."""
+        return self._setting("norm")
+
+    def _setting(self, name: str) -> Any:
+        """A setting of the attack, or else of the attack that it wraps, at any depth; None if none has it."""
+        settings: Any = self.attack
+        while isinstance(settings, dict):
+            if name in settings:
+                return settings[name]
+            settings = next((each for each in settings.values() if isinstance(each, dict) and "name" in each), None)
+        return None
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What was attacked, how, and what it left, as pairs of texts (name, value)."""
+        radius = "" if self.eps is None else f", eps {format_eps(self.eps)}"
+        norm = "" if self.ball_norm is None else f" ({self.ball_norm})"
+        facts = [
+            ("attack", f"{self.attack['name']}{radius}{norm}"),
+            ("robust accuracy", f"{self.robust:n}" if len(self.success) else "no images"),
+            ("passes", f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"),
+        ]
+        for status, words in ((Status.ZERO_GRADIENT, "zero gradient"), (Status.NON_FINITE, "not finite")):
+            if count := int((self.status == status).sum()):
+                facts.append((words, f"{count:,} images"))
+        return facts
+
+    def __repr__(self) -> str:
+        (_, attack), *rest = self._facts()
+        return f"AttackResult({attack}; {'; '.join(f'{name} {value}' for name, value in rest)})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Result of an attack", self._facts())

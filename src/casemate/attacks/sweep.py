@@ -15,13 +15,13 @@ from itertools import pairwise
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks.base import (
     Verified,
+    as_images,
     check_images,
     innermost,
-    model_of,
     prepare_for_attack,
     prepare_images,
     run_in_turn,
@@ -39,10 +39,11 @@ from casemate.attacks.gradient import (
     with_steps,
 )
 from casemate.attacks.result import Passes, status_of
+from casemate.data import Array, as_labels
 from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
-from casemate.models import Classifier, Frozen, UserCall, normal_tensor, user_call
+from casemate.models import Classifier, Frozen, UserCall, as_model, model_of, normal_tensor, user_call
 from casemate.norms import norm_of
 from casemate.progress import Advance, no_progress
 from casemate.rng import Streams, derive
@@ -92,7 +93,7 @@ class Sweep:
 def _ascending(values: Sequence[float] | Sequence[int]) -> tuple[float, ...]:
     if not values or any(left >= right for left, right in pairwise(values)):
         raise SettingError(f"values {tuple(values)}; expected at least one, each larger than the one before")
-    return tuple(float(value) for value in values)
+    return tuple(value if isinstance(value, float) else float(value) for value in values)
 
 
 @final
@@ -218,9 +219,9 @@ def _until_fooled(
 
 def sweep_eps(
     attack: AbstractGradientAttack,
-    given: Classifier | Frozen,
-    images: Images,
-    labels: Labels,
+    given: nn.Module | Frozen,
+    images: Array,
+    labels: Array,
     values: Sequence[float],
     *,
     only_worst: bool = False,
@@ -232,6 +233,8 @@ def sweep_eps(
     """Run `attack`, untargeted, on one batch at every eps of `values`.
 
     Args:
+        given: the model: a `Classifier`, a module that maps images within [0, 1] to logits, or a frozen model.
+        images, labels: as for a call of the attack.
         values: of eps, ascending; 0 means the clean images.
         only_worst: attack an example only until it is fooled, also over larger eps; compute `Sweep.worst` only.
             Otherwise every eps gets a complete run on all examples, which gives both. Gradients are in low precision
@@ -247,7 +250,8 @@ def sweep_eps(
         ShapeError: images or labels that the model does not take.
     """
     values = _ascending(values)
-    known = model_of(given)
+    given = as_model(given)
+    known, images, labels = model_of(given), as_images(images), as_labels(labels)
     check_images(known, images, labels)
     ball = with_eps(attack, values[-1]).ball()
     with user_call(known, ball, seed=seed) as call, prepare_for_attack(given, images) as prepared:
@@ -298,9 +302,9 @@ def sweep_eps(
 
 def sweep_steps(
     attack: AbstractGradientAttack,
-    given: Classifier | Frozen,
-    images: Images,
-    labels: Labels,
+    given: nn.Module | Frozen,
+    images: Array,
+    labels: Array,
     values: Sequence[int],
     *,
     seed: int = 0,
@@ -327,7 +331,8 @@ def sweep_steps(
         shared = [[loop] for loop in loops]
     else:
         shared = [loops] if loops else []
-    known = model_of(given)
+    given = as_model(given)
+    known, images, labels = model_of(given), as_images(images), as_labels(labels)
     check_images(known, images, labels)
     with user_call(known, attack.ball(), seed=seed) as call, prepare_for_attack(given, images) as prepared:
         model = prepared.copy

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
+from torch import nn
 
 from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, innermost, prepare_for_attack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
-from casemate.models import Classifier
+from casemate.models import Classifier, as_classifier
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.types import Images
@@ -48,11 +49,13 @@ class Transfer(AbstractAttack):
 
     attack: AbstractAttack
     """The attack to run on the substitute."""
-    substitute: Classifier = field(metadata={"record": _facts})
-    """The model to compute the images on: in evaluation mode, on its own device; left as it was. Results record its
-    class, and a hash of its `repr` and weights."""
+    substitute: nn.Module = field(metadata={"record": _facts})
+    """The model to compute the images on, a `Classifier` or a module that maps images within [0, 1] to logits: in
+    evaluation mode, on its own device; left as it was. Results record its class, and a hash of its `repr` and
+    weights."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "substitute", as_classifier(self.substitute))
         inner = innermost(self.attack)
         if isinstance(inner, AbstractMinimumNormAttack) and not getattr(inner, "confidence", 0) > 0:
             raise SettingError(
@@ -76,18 +79,18 @@ class Transfer(AbstractAttack):
         Raises:
             ShapeError: the two models differ in image shape, bounds or number of classes.
         """
-        self._check(model)
+        self._check(model, clean)
         with torch.no_grad():
             logits = model(clean)
         finite = is_valid(logits)
         result = RunResult(clean.clone(), finite, torch.ones_like(finite), Passes(forward=len(clean)))
         left = (~criterion.is_adversarial(logits) & is_valid(logits)).nonzero().squeeze(1)
         if len(left):
-            there = self.substitute.device
+            there = as_classifier(self.substitute).device
             within_ball = not isinstance(innermost(self.attack), AbstractMinimumNormAttack)
             never_fooled = Criterion(criterion.classes[left].to(there), criterion.targeted, never=within_ball)
             images = clean[left].to(there)
-            with prepare_for_attack(self.substitute, images, pass_size=model.pass_size) as prepared:
+            with prepare_for_attack(as_classifier(self.substitute), images, pass_size=model.pass_size) as prepared:
                 found = self.attack.run(
                     prepared.copy,
                     images,
@@ -100,12 +103,14 @@ class Transfer(AbstractAttack):
             result.passes.add(found.passes)
         return result
 
-    def _check(self, model: Classifier) -> None:
+    def _check(self, model: Classifier, clean: Images) -> None:
         """Raise `ShapeError` unless both models take the same images and have the same number of classes."""
+        substitute = as_classifier(self.substitute)
+        substitute.infer(clean)
         for what, ours, theirs in (
-            ("images of shape", self.substitute.input_shape, model.input_shape),
-            ("pixels within", self.substitute.bounds, model.bounds),
-            ("this many classes:", len(self.substitute.classes), len(model.classes)),
+            ("images of shape", substitute.input_shape, model.input_shape),
+            ("pixels within", substitute.bounds, model.bounds),
+            ("this many classes:", len(substitute.classes), len(model.classes)),
         ):
             if ours != theirs:
                 raise ShapeError(f"the substitute takes {what} {ours}, the model under attack {theirs}")

@@ -4,11 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from casemate.data import digits, fashion_mnist
+from casemate.data.dataset import Array as Array
 from casemate.data.dataset import Dataset as Dataset
 from casemate.data.dataset import LabelledImages as LabelledImages
+from casemate.data.dataset import as_labels as as_labels
+from casemate.data.dataset import as_tensor as as_tensor
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float
+from casemate.data.given import ImageSource as ImageSource
+from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
 from casemate.errors import DataError, MissingExtraError, SettingError
@@ -20,7 +25,7 @@ NAMES = ("fashion-mnist", "digits")
 
 
 def load(
-    name: str = "auto", data_dir: Path | None = None, *, offline: bool = False, observer: Observer = NULL_OBSERVER
+    name: str = "auto", data_dir: Path | str | None = None, *, offline: bool = False, observer: Observer = NULL_OBSERVER
 ) -> Dataset:
     """Return the data set `name`: "fashion-mnist", "digits", or "auto".
 
@@ -28,14 +33,15 @@ def load(
     observer. It does not fall back from a folder that the user named (`data_dir` or CASEMATE_DATA). With `offline`
     nothing is downloaded. Raises `DataError`, `SettingError`, or `MissingExtraError` without scikit-learn.
     """
+    folder = None if data_dir is None else Path(data_dir)
     if name == "digits":
         return digits.load()
     if name not in ("auto", "fashion-mnist"):
         raise SettingError(f"unknown data set {name!r}; known: auto, {', '.join(NAMES)}")
     try:
-        return fashion_mnist.load(data_dir, cache_folder() / "data", offline=offline, observer=observer)
+        return fashion_mnist.load(folder, cache_folder() / "data", offline=offline, observer=observer)
     except DataError as error:
-        if name != "auto" or fashion_mnist.named_folder(data_dir) is not None:
+        if name != "auto" or fashion_mnist.named_folder(folder) is not None:
             raise
         try:
             found = digits.load()

@@ -1,9 +1,10 @@
 """Data sets as tensors in memory: pixels, labels and class names. Bytes are scaled to [0, 1] one batch at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,61 @@ from casemate.types import Images, Labels, Pixels
 
 _SMALL_PART = 0.1
 """Largest share of a GPU's free memory that a data set may take to be copied there as a whole."""
+
+
+Array = Tensor | np.ndarray | Sequence[Any]
+"""Numbers as users have them: a tensor, an array, or a list of numbers, tensors or arrays."""
+
+
+def as_tensor(given: Array, what: str) -> Tensor:
+    """A tensor with the numbers of `given`, called `what` in errors; a tensor is returned as it is.
+
+    An array is copied only where PyTorch cannot use its memory. Raises `DataError` for what is no array of numbers.
+    """
+    if isinstance(given, Tensor):
+        return given
+    try:
+        if isinstance(given, list | tuple) and any(isinstance(each, Tensor) for each in given):
+            return torch.stack([torch.as_tensor(each) for each in given])
+        array = np.asarray(given)
+        usable = array.flags.writeable and array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+        return torch.from_numpy(array if usable else np.array(array, array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{what} are {summarised(given)}; expected numbers in one shape, as a torch.Tensor or a NumPy array"
+        ) from error
+
+
+def as_labels(given: Array) -> Labels:
+    """Labels as int64 `(n,)`, from whole numbers of any type.
+
+    Raises `DataError` for other types and shapes, with the remedy for one-hot labels, fractions and columns.
+    """
+    labels = as_tensor(given, "labels")
+    seen = f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected one whole number per image"
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        raise DataError(f"{seen}: labels.squeeze(1)")
+    if labels.ndim == 2:
+        raise DataError(f"{seen}: for one-hot labels, labels.argmax(1)")
+    if labels.ndim != 1 or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(seen)
+    if labels.is_floating_point():
+        raise DataError(f"{seen}: labels.long(), if they are whole numbers")
+    return labels.to(torch.int64)
+
+
+def summarised(given: Any) -> str:
+    """What a user gave instead of images or labels, in a few words."""
+    if isinstance(given, Tensor | np.ndarray):
+        return f"a {type(given).__name__} of type {given.dtype} and shape {tuple(given.shape)}"
+    if isinstance(given, list | tuple):
+        return f"a {type(given).__name__} of {len(given)}"
+    return "None" if given is None else f"a {type(given).__name__}"
+
+
+def _remedy(shape: tuple[int, ...]) -> str:
+    """The end of an error about images of a shape without four dimensions: what to write instead."""
+    return ": images[None] for a single image, images[:, None] for grey ones" if len(shape) == 3 else ""
 
 
 def to_float(pixels: Pixels | Images, device: torch.device | str = "cpu") -> Images:
@@ -28,19 +84,17 @@ class LabelledImages:
     """Labelled images as stored: `pixels` `(n, channels, height, width)`, `labels` int64 `(n,)`.
 
     Pixels are bytes (uint8), which are scaled to [0, 1], or floating-point numbers within the model's bounds. Raises
-    `DataError` for other types, shapes or lengths.
+    `DataError` for other types, shapes or lengths. NumPy arrays, lists, and whole numbers of other types are converted.
     """
 
     pixels: Pixels | Images
     labels: Labels
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "pixels", as_tensor(self.pixels, "images"))
+        object.__setattr__(self, "labels", as_labels(self.labels))
         for name in ("pixels", "labels"):
             given = getattr(self, name)
-            if not isinstance(given, Tensor):
-                raise DataError(
-                    f"{name} are a {type(given).__name__}; expected a torch.Tensor: torch.as_tensor({name})"
-                )
             if given.is_inference():  # autograd cannot use tensors created in inference mode
                 with torch.inference_mode(False):
                     object.__setattr__(self, name, given.clone())
@@ -48,11 +102,11 @@ class LabelledImages:
             raise DataError(
                 f"images of type {self.pixels.dtype} and shape {tuple(self.pixels.shape)}; "
                 "expected uint8 or floating point of shape (n, channels, height, width)"
+                f"{_remedy(tuple(self.pixels.shape))}"
             )
-        if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != torch.int64:
+        if len(self.labels) != len(self.pixels):
             raise DataError(
-                f"{len(self.pixels)} images, but labels of type {self.labels.dtype} and shape "
-                f"{tuple(self.labels.shape)}; expected one int64 label per image"
+                f"{len(self.pixels)} images, but labels of shape {tuple(self.labels.shape)}; expected one for each"
             )
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ _COLOURS = (1, 3, 4)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def read_images(path: Path) -> LabelledImages:
+def read_images(path: Path | str) -> LabelledImages:
     """Read `images` and `labels` from a .npz or .safetensors file.
 
     Images are bytes (uint8) or floating-point numbers within the model's bounds, `(n, channels, height, width)` or,

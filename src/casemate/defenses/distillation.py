@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import frozen
 from casemate.errors import ShapeError
-from casemate.models import Classifier
+from casemate.models import Classifier, as_classifier, same_classes
 from casemate.settings import expect, positive
 from casemate.types import Images, Labels, Logits
 
@@ -55,13 +55,15 @@ class Distillation:
     images of the batch, after augmentation.
     """
 
-    teacher: Classifier
-    """The trained teacher, used in evaluation mode and left as it was; it must be on the student's device."""
+    teacher: nn.Module
+    """The trained teacher, a `Classifier` or a module that maps images within [0, 1] to logits: used in evaluation mode
+    and left as it was; it must be on the student's device."""
     temperature: Temperature
     """Divisor of the logits of teacher and student (T); the teacher should have been trained with it."""
 
     def __post_init__(self) -> None:
         expect(self)
+        object.__setattr__(self, "teacher", as_classifier(self.teacher))
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean loss of the batch, and the student's logits before the division.
@@ -70,13 +72,15 @@ class Distillation:
             ShapeError: teacher and student differ in classes or in image shape.
         """
         del labels
-        if self.teacher.classes != model.classes or self.teacher.input_shape != model.input_shape:
+        teacher = as_classifier(self.teacher)
+        teacher.infer(images)
+        if not same_classes(teacher.classes, model.classes) or teacher.input_shape != model.input_shape:
             raise ShapeError(
-                f"a teacher of {len(self.teacher.classes)} classes and images {self.teacher.input_shape} for a "
+                f"a teacher of {len(teacher.classes)} classes and images {teacher.input_shape} for a "
                 f"student of {len(model.classes)} classes and images {model.input_shape}; expected the same"
             )
-        with torch.no_grad(), frozen(self.teacher):
-            target = F.softmax(self.teacher(images) / self.temperature, dim=1)
+        with torch.no_grad(), frozen(teacher):
+            target = F.softmax(teacher(images) / self.temperature, dim=1)
         logits = model(images)
         return F.cross_entropy(logits / self.temperature, target), logits
 
@@ -96,7 +100,7 @@ class _Divided(nn.Module):
         return logits / self.by
 
 
-def at_temperature(model: Classifier, temperature: float) -> Classifier:
+def at_temperature(model: nn.Module, temperature: float) -> Classifier:
     """A classifier with the logits of `model` divided by the temperature; it shares the weights of `model`.
 
     Its predicted classes are those of `model`; gradients that vanish in `model` because its logits are too large do not
@@ -106,9 +110,5 @@ def at_temperature(model: Classifier, temperature: float) -> Classifier:
         SettingError: a temperature that is not positive.
     """
     _POSITIVE.check(temperature, "temperature")
-    return Classifier(
-        nn.Sequential(model, _Divided(temperature)),
-        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
-        classes=model.classes,
-        bounds=model.bounds,
-    )
+    model = as_classifier(model)
+    return Classifier(nn.Sequential(model, _Divided(temperature)), **model.interface)

@@ -12,7 +12,7 @@ from torch import nn
 
 from casemate.data.augment import Affine
 from casemate.errors import ModelError
-from casemate.models import Classifier, with_network
+from casemate.models import Classifier, as_classifier, with_network
 from casemate.models.layers import NoiseLayer
 from casemate.types import Images
 
@@ -42,12 +42,13 @@ class StochasticAffine(nn.Module):
         return f"shift={self._draw.shift}, scale={self._draw.scale}, rotation={self._draw.rotation}"
 
 
-def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
+def preprocessed(model: nn.Module, change: nn.Module) -> Classifier:
     """A classifier that applies `change` to its images and then `model`, whose weights it shares.
 
     Raises:
         ModelError: a model with bounds other than [0, 1], which `change` is expected to keep to.
     """
+    model = as_classifier(model)
     if model.bounds != (0.0, 1.0):
         raise ModelError(
             f"a model with bounds {model.bounds}; expected (0, 1): scale the pixels inside the Classifier (std=)"
@@ -55,9 +56,9 @@ def preprocessed(model: Classifier, change: nn.Module) -> Classifier:
     return with_network(model, nn.Sequential(change, model))
 
 
-def with_noise(model: Classifier) -> Classifier:
+def with_noise(model: nn.Module) -> Classifier:
     """A copy of `model` whose noise layers add noise at inference too. Raises `ModelError` if it has none."""
-    noisy = copy.deepcopy(model)
+    noisy = copy.deepcopy(as_classifier(model))
     layers = [layer for layer in noisy.modules() if isinstance(layer, NoiseLayer)]
     if not layers:
         raise ModelError("a network without a noise layer; expected one with, such as paper-cnn-noise")

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
+from torch import nn
 
-from casemate.data import LabelledImages, to_float
+from casemate.data import ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
-from casemate.models import Classifier
 from casemate.rng import derive
 from casemate.training import CrossEntropy, Objective, TrainConfig, TrainResult, fit
 
@@ -46,12 +46,12 @@ class Recipe:
 
     def fit(
         self,
-        model: Classifier,
-        train: LabelledImages,
-        validation: LabelledImages,
+        model: nn.Module,
+        train: ImageSource,
+        validation: ImageSource,
         settings: TrainConfig,
         **options: Any,
     ) -> TrainResult:
         """Train `model` in place with this recipe. For `options`, result and errors see `casemate.training.fit`."""
-        images = self.images(train, settings.seed)
+        images = self.images(as_labelled(train), settings.seed)
         return fit(model, images, validation, settings, objective=self.objective, augment=self.augment, **options)

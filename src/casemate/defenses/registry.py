@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, final, get_type_hints
 
+from torch import nn
+
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.defenses.distillation import Distillation, TemperatureCrossEntropy
 from casemate.errors import SettingError
-from casemate.models import Classifier
 from casemate.settings import unknown_name
 from casemate.training import CrossEntropy, Objective
 
@@ -39,7 +40,7 @@ class RecipeType:
     def teacher(self) -> str | None:
         """Name of the objective's field that takes a teacher model; None if it needs no teacher."""
         hints = get_type_hints(self.objective)
-        return next((name for name, hint in hints.items() if hint is Classifier), None)
+        return next((name for name, hint in hints.items() if hint is nn.Module), None)
 
 
 RECIPES: Mapping[str, RecipeType] = {
@@ -68,7 +69,7 @@ def recipe_type(name: str) -> RecipeType:
     raise unknown_name("recipe", name, RECIPES)
 
 
-def make_objective(spec: Mapping[str, Any], teacher: Classifier | None = None) -> Objective:
+def make_objective(spec: Mapping[str, Any], teacher: nn.Module | None = None) -> Objective:
     """Build the objective that a specification describes.
 
     Args:

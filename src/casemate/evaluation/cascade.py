@@ -13,7 +13,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import (
     COMPARED_IMAGES,
@@ -31,7 +31,7 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.clean import is_right
-from casemate.models import Classifier, Frozen, Precision, user_call
+from casemate.models import Classifier, Frozen, Precision, as_model, user_call
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -106,7 +106,7 @@ class Cascade:
 
 
 def run_cascade(
-    model: Classifier | Frozen,
+    model: nn.Module | Frozen,
     attacks: Mapping[str, AbstractAttack],
     images: LabelledImages,
     values: Sequence[float],
@@ -134,8 +134,10 @@ def run_cascade(
     """
     values = tuple(float(value) for value in values)
     _check(attacks, values, norm)
+    model = as_model(model)
     known = model_of(model)
     few, _ = images[:COMPARED_IMAGES].tensors(known.device)
+    known.infer(few)
     work = most_work(attacks, len(images), len(known.classes))
     with (
         user_call(known, Ball(eps=values[-1], norm=norm), seed=seed) as call,

@@ -5,15 +5,16 @@ from typing import final
 
 import numpy as np
 import torch
+from torch import nn
 
-from casemate.attacks import check_images, frozen, model_of
-from casemate.data import LabelledImages
+from casemate.attacks import check_images, frozen
+from casemate.data import Array, ImageSource, as_labelled
 from casemate.errors import ShapeError
 from casemate.evaluation.intervals import Estimate, mean, share
 from casemate.logits import is_valid, top_gap
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, user_call
+from casemate.models import as_classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Labels, Logits
 
@@ -94,29 +95,39 @@ def is_right(logits: Logits, labels: Labels) -> Flags:
 
 @torch.no_grad()
 def evaluate_clean(
-    model: Classifier, images: LabelledImages, *, batch_size: int = 500, observer: Observer = NULL_OBSERVER
+    model: nn.Module,
+    images: ImageSource,
+    labels: Array | None = None,
+    *,
+    batch_size: int = 500,
+    observer: Observer = NULL_OBSERVER,
 ) -> CleanResult:
-    """Classify `images` in evaluation mode; the model does not change.
+    """Classify images in evaluation mode; the model does not change.
+
+    Args:
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits.
+        images, labels: as for `evaluate`.
+        batch_size: images per pass.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
         ModelError: a model that fails, or returns something other than one logit per class.
     """
+    model, images = as_classifier(model), as_labelled(images, labels)
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
-    model_of(model)
     with user_call(model), frozen(model), observer.work("Classifying", len(images)) as advance:
         few, some = images[:2].tensors(model.device)
         check_images(model, few, some)
         model.examine(few)
 
         def classify(batch: slice) -> list[np.ndarray]:
-            pixels, labels = images[batch].tensors(model.device)
-            check_images(model, pixels, labels)
+            pixels, truth = images[batch].tensors(model.device)
+            check_images(model, pixels, truth)
             logits = model(pixels)
             confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
-            loss = stable_cross_entropy(logits, labels).where(is_valid(logits), torch.nan)
-            advance(len(labels), "")
+            loss = stable_cross_entropy(logits, truth).where(is_valid(logits), torch.nan)
+            advance(len(truth), "")
             return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
 
         parts = batched(len(images), batch_size, classify, observer)

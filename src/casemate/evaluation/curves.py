@@ -6,6 +6,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import (
     COMPARED_IMAGES,
@@ -13,19 +14,20 @@ from casemate.attacks import (
     AbstractGradientAttack,
     Passes,
     Sweep,
+    check_images,
     group_size,
-    model_of,
     prepare_for_attack,
     sweep_eps,
     sweep_steps,
     with_eps,
 )
-from casemate.data import LabelledImages
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision, user_call
-from casemate.norms import Ball
+from casemate.models import Classifier, Frozen, Precision, as_classifier, user_call
+from casemate.norms import Ball, format_eps, parse_eps
+from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 
 
@@ -80,6 +82,26 @@ class Curve:
             rows.append(row)
         return rows
 
+    def _shown(self, value: float) -> str:
+        """One of `values` as text."""
+        return format_eps(value) if self.axis == "eps" else f"{value:g}"
+
+    def __repr__(self) -> str:
+        ends = [(self._shown(self.values[at]), share(self.worst[:, at])) for at in (0, -1)][: len(self.values)]
+        words = " to ".join(f"{estimate:n} at {self.axis} {value}" for value, estimate in ends)
+        passes = f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"
+        name = self.attack["name"]
+        return f"Curve({name}, {len(self.values)} values of {self.axis}; robust accuracy {words}; passes {passes})"
+
+    def _repr_html_(self) -> str:
+        head = [self.axis, "robust accuracy (worst)"]
+        columns = [[self._shown(value) for value in self.values]]
+        columns.append([f"{share(self.worst[:, at]):n}" for at in range(len(self.values))])
+        if self.last is not None:
+            head.append("at the last iterate")
+            columns.append([f"{share(self.last.right[:, at]):n}" for at in range(len(self.values))])
+        return html_table(f"{self.attack['name']} over {self.axis}", list(zip(*columns, strict=True)), head)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +121,12 @@ class WorstCase:
 
 
 def eps_curve(
-    model: Classifier,
+    model: nn.Module,
     attack: AbstractGradientAttack,
-    images: LabelledImages,
-    values: Sequence[float],
+    images: ImageSource,
+    values: Sequence[float | str],
     *,
+    labels: Array | None = None,
     only_worst: bool = False,
     warm_start: bool = False,
     seed: int = 0,
@@ -116,6 +139,8 @@ def eps_curve(
     Memory, apart from images and results, does not grow with the number of images.
 
     Args:
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits.
+        images, labels: as for `evaluate`.
         values: of eps, ascending; 0 means the clean images.
         only_worst: compute only `Curve.worst`, which is cheaper: an image is attacked until it is fooled.
         warm_start: start each run where the run at the eps before ended; see `sweep_eps`.
@@ -127,13 +152,13 @@ def eps_curve(
         SettingError: no values, or values that do not ascend.
     """
 
-    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
+    def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_eps(
             attack,
             prepared,
             pixels,
-            labels,
-            values,
+            truth,
+            radii,
             only_worst=only_worst,
             warm_start=warm_start,
             seed=seed,
@@ -141,16 +166,19 @@ def eps_curve(
             advance=advance,
         )
 
-    largest = with_eps(attack, max(values, default=0.0)).ball()
-    return _curve("eps", model, attack, images, sweep, len(values), batch_size, precision, observer, largest, seed)
+    radii = [parse_eps(value) for value in values]
+    largest = with_eps(attack, max(radii, default=0.0)).ball()
+    model, images = as_classifier(model), as_labelled(images, labels)
+    return _curve("eps", model, attack, images, sweep, len(radii), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
-    model: Classifier,
+    model: nn.Module,
     attack: AbstractGradientAttack,
-    images: LabelledImages,
+    images: ImageSource,
     values: Sequence[int],
     *,
+    labels: Array | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
@@ -164,18 +192,20 @@ def steps_curve(
         values: numbers of steps, ascending; 0 means the clean images.
     """
 
-    def sweep(prepared: Frozen, pixels: torch.Tensor, labels: torch.Tensor, first: int, advance: Advance) -> Sweep:
-        return sweep_steps(attack, prepared, pixels, labels, values, seed=seed, first_index=first, advance=advance)
+    def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
+        return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
 
+    model, images = as_classifier(model), as_labelled(images, labels)
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
 def worst_case(
-    model: Classifier,
+    model: nn.Module,
     attacks: Mapping[str, AbstractGradientAttack],
-    images: LabelledImages,
-    values: Sequence[float],
+    images: ImageSource,
+    values: Sequence[float | str],
     *,
+    labels: Array | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     observer: Observer = NULL_OBSERVER,
@@ -189,6 +219,7 @@ def worst_case(
     """
     if not attacks:
         raise SettingError("no attacks; expected at least one, such as {'pgd': PGD(eps=8 / 255)}")
+    model, images = as_classifier(model), as_labelled(images, labels)
     each: dict[str, np.ndarray] = {}
     passes = Passes()
     with observer.work("Worst case", len(attacks)) as advance:
@@ -206,7 +237,7 @@ def worst_case(
             each[name] = curve.worst
             passes.add(curve.passes)
             advance(1, name)
-    return WorstCase(values=tuple(float(value) for value in values), each=each, passes=passes)
+    return WorstCase(values=tuple(parse_eps(value) for value in values), each=each, passes=passes)
 
 
 def _title(attack: AbstractGradientAttack, axis: str) -> str:
@@ -239,6 +270,7 @@ def _curve(
         ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
     passes = Passes()
+    check_images(model, *images[:COMPARED_IMAGES].tensors(model.device))
     most = attack.max_passes(len(model.classes))
     work = runs * len(images) * most.total
     images = images.to_device_if_small(model.device)
@@ -248,7 +280,7 @@ def _curve(
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (
-        user_call(model_of(model), ball, seed=seed) as call,
+        user_call(model, ball, seed=seed) as call,
         prepare_for_attack(
             model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared,

@@ -4,22 +4,35 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES, AbstractAttack, prepare_for_attack
-from casemate.data import LabelledImages
-from casemate.errors import SettingError
+from casemate.data import Array, ImageSource, LabelledImages, as_labelled
+from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
 from casemate.evaluation.clean import CleanResult, evaluate_clean
-from casemate.evaluation.findings import CheckContext, Checked, Finding, run_checks
+from casemate.evaluation.findings import CHECKS, Check, CheckContext, Checked, Finding, Severity, run_checks
+from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
-from casemate.models import Classifier, Precision, has_inference_tensors, mean_over_samples, preserve_state
-from casemate.norms import Norm, parse_eps
+from casemate.models import (
+    Classifier,
+    Precision,
+    as_classifier,
+    has_inference_tensors,
+    mean_over_samples,
+    preserve_state,
+)
+from casemate.norms import Norm, format_eps, parse_eps, parse_norm
+from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 
 
@@ -39,6 +52,10 @@ class Evaluation:
     images: LabelledImages
     clean: CleanResult
     cascade: Cascade
+    model: Classifier
+    """The model that was evaluated, for `report`."""
+    fingerprint: str
+    """SHA-256 of its weights at that time, see `casemate.evaluation.fingerprints`."""
     checks: list[Checked]
     verdicts: list[Verdict]
     """One verdict for each eps, in the order of `values`."""
@@ -81,6 +98,89 @@ class Evaluation:
             name: int((self.cascade.first_success == place).sum()) for place, name in enumerate(self.cascade.attacks)
         }
 
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation(eps {self._radii} ({self.norm}), budget {self.budget}: clean {self.clean.accuracy}, robust "
+            f"{self.robust[-1]:n}; {self.verdict.word}; {self._passes})"
+        )
+
+    def __str__(self) -> str:
+        lines = [self.verdict.sentence, f"  clean accuracy   {self.clean.accuracy:n}"]
+        lines += [f"  robust accuracy  {each.number.robust:n} at eps {each.number.shown_eps}" for each in self.verdicts]
+        grave = [f"{each.check} ({each.severity})" for each in self.findings if each.severity is not Severity.NOTE]
+        lines.append(f"  findings         {', '.join(grave) or 'none that weaken or void the number'}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [("0", f"{self.clean.accuracy:n}", "without an attack")]
+        rows += [(each.number.shown_eps, f"{each.number.robust:n}", each.word) for each in self.verdicts]
+        return html_table(self.verdict.sentence, rows, (f"eps ({self.norm})", "accuracy, 95 % interval", "verdict"))
+
+    def summary(self) -> str:
+        """The result as text: what `print` shows, what each finding says, the outcome of the checks, and the classes.
+
+        Findings that void or weaken the number come with their sentences; classes without images are left out.
+        """
+        lines = [str(self)]
+        for each in self.findings:
+            if each.severity is not Severity.NOTE:
+                lines.append(f"  {each.severity} {each.check}: {each.sentence}.")
+        states = [each.state for each in self.checks]
+        lines.append(f"  checks           {states.count('passed')} passed, {states.count('not run')} not run")
+        names = self.clean.classes
+        width = max(len("class"), *map(len, names))
+        lines += ["", f"{'class':{width}}  {'without an attack':26}  under attack, eps {format_eps(self.values[-1])}"]
+        for name, clean, robust in zip(names, self.clean.per_class, self.per_class, strict=True):
+            if clean is not None and robust is not None:
+                lines.append(f"{name:{width}}  {clean!s:26}  {robust:n}")
+        return "\n".join([*lines, "", f"{self._passes}; {self.seconds:.1f} s; seed {self.seed}."])
+
+    def report(
+        self,
+        folder: Path | str,
+        *,
+        name: str | None = None,
+        data: str = "images",
+        images: bool = True,
+        overwrite: bool = False,
+        observer: Observer = NULL_OBSERVER,
+    ) -> Path:
+        """Write report.html into `folder` with the files that `casemate evaluate` writes; return the report's path.
+
+        The report, and the record beside it, contain images: some as pictures, all of them as numbers. Without
+        `images` both hold hashes only, and others can check the record by hash only.
+
+        Args:
+            folder: is created; the files of the same evaluation in it are replaced.
+            name: of the model, as report and record state it; by default the class of its network.
+            data: name of the images.
+            images: whether images are written.
+            overwrite: also replace the results of another evaluation.
+            observer: is informed of the progress; every image that fooled is classified once more, by itself.
+
+        Raises:
+            RecordError: the weights of the model have changed since the evaluation.
+            SettingError: the folder holds the results of another evaluation.
+        """
+        if fingerprint(self.model) != self.fingerprint:
+            raise RecordError(
+                "the weights of the model have changed since it was evaluated, so its examples cannot be checked "
+                "again; write the report before training goes on, or evaluate again"
+            )
+        # named and not imported, since reports are built on evaluations: an import would make a circle
+        write = import_module("casemate.report.evaluation_files").write_evaluation
+        shown = type(self.model.network).__name__ if name is None else name
+        return write(Path(folder), self, name=shown, data=data, images=images, overwrite=overwrite, observer=observer)
+
+    @property
+    def _radii(self) -> str:
+        return ", ".join(format_eps(each) for each in self.values)
+
+    @property
+    def _passes(self) -> str:
+        passes = self.cascade.passes
+        return f"{passes.forward:,} forward and {passes.backward:,} backward passes of the attacks"
+
     def as_json(self) -> dict[str, Any]:
         """All results except images and per-example values, for a result file."""
         classes = self.clean.classes
@@ -88,6 +188,7 @@ class Evaluation:
             "schema": SCHEMA,
             "norm": self.norm,
             "eps": list(self.values),
+            "eps_text": [format_eps(each) for each in self.values],
             "budget": self.budget,
             "seed": self.seed,
             "images": len(self.images),
@@ -117,15 +218,17 @@ class Evaluation:
 
 
 def evaluate(
-    model: Classifier,
-    images: LabelledImages,
+    model: nn.Module,
+    images: ImageSource,
+    labels: Array | None = None,
     *,
     eps: float | str | Sequence[float | str],
-    norm: Norm = "linf",
+    norm: str = "linf",
     budget: Budget = "standard",
     attacks: Mapping[str, AbstractAttack] | None = None,
+    checks: Sequence[Check] = (),
     thorough: bool | None = None,
-    substitute: Classifier | None = None,
+    substitute: nn.Module | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
@@ -135,12 +238,16 @@ def evaluate(
     """Attack a model with all attacks of a budget, check the result, and give a verdict.
 
     Args:
-        model: evaluated in evaluation mode; it does not change.
-        images: with their true labels.
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits. It is evaluated in evaluation
+            mode, and does not change.
+        images: `LabelledImages`, a DataLoader or Dataset of (image, label) pairs, or the images alone, as a tensor or
+            an array; see `casemate.data.as_labelled`.
+        labels: the true classes of images given alone.
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
-        attacks: by name, to be run instead of the budget's.
+        attacks: by name, to be run instead of the budget's; the library's or your own (`casemate.Attack`).
+        checks: your own, made with the decorator `casemate.check`, in addition to the library's.
         thorough: also run the checks that take minutes; by default only with the budget of that name.
         substitute: an undefended model for the same images, for the checks that need one.
         seed: of all random draws.
@@ -148,18 +255,22 @@ def evaluate(
         precision: of the gradients of attacks within a ball, used where it is faster on this machine. Whether an image
             fools is decided in float32, and images that fool in bfloat16 only are attacked again.
         borders: between the grades of the verdict.
-        observer: is informed of the progress.
+        observer: is informed of the progress; `casemate.progress_bars()` shows it.
 
     Raises:
-        SettingError: no eps, an unknown budget, an attack in another norm.
+        SettingError: no eps, an unknown budget, an attack in another norm, a check whose name is taken.
         ShapeError: no images, or images and labels that the model does not take.
+        DataError: images or labels of a kind or type that is not understood.
         ModelError: a model that fails, or returns something other than one logit per class.
     """
     start = time.perf_counter()
-    given = [eps] if isinstance(eps, float | int | str) else list(eps)
+    model, images, norm = as_classifier(model), as_labelled(images, labels), parse_norm(norm)
+    substitute = None if substitute is None else as_classifier(substitute)
+    given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    _expect_checks(checks)
     images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
     if has_inference_tensors(model):
         with torch.inference_mode(False):
@@ -197,8 +308,8 @@ def evaluate(
             batch_size=prepared.copy.pass_size,
             observer=observer,
         )
-        checks = run_checks(context, thorough=budget == "thorough" if thorough is None else thorough)
-    findings = [each.finding for each in checks if each.finding is not None]
+        checked = run_checks(context, checks, thorough=budget == "thorough" if thorough is None else thorough)
+    findings = [each.finding for each in checked if each.finding is not None]
     spent = budget if attacks is None else "own"
     return Evaluation(
         norm=norm,
@@ -210,7 +321,9 @@ def evaluate(
         images=images,
         clean=clean,
         cascade=cascade,
-        checks=checks,
+        model=model,
+        fingerprint=fingerprint(model),
+        checks=checked,
         verdicts=[
             verdict_on(
                 each,
@@ -222,6 +335,7 @@ def evaluate(
                 classes=len(model.classes),
                 findings=findings,
                 borders=borders,
+                bounds=model.bounds,
             )
             for column, each in enumerate(values)
         ],
@@ -238,3 +352,19 @@ def _copied(model: Classifier) -> Classifier | None:
         return copy.deepcopy(model)
     except Exception:  # a model may hold a lock, an open file, a generator
         return None
+
+
+def _expect_checks(own: Sequence[Check]) -> None:
+    """Raise `SettingError` unless each of a caller's own checks is a `Check` with a name that no other has."""
+    names = list(CHECKS)
+    for each in own:
+        if not isinstance(each, Check):
+            raise SettingError(
+                f"checks has a {type(each).__name__}; expected functions with the decorator casemate.check, such as "
+                '@check("my-check", "What holds if it passes", weakens=0.1, why="...", advice="...")'
+            )
+        if each.name in names:
+            raise SettingError(
+                f"checks: the name {each.name!r} is taken; choose another. Checks of the library stay on"
+            )
+        names.append(each.name)

@@ -1,5 +1,7 @@
 """A record of adversarial examples that others can re-check: the claims, and the images that prove them.
 
+A record that was written without images (`HashedRecord`) has only their hashes in the place of that proof.
+
 `record.json` holds the claims, the model and the data that they are about, and the SHA-256 of the file with the images;
 `adversarial.safetensors` holds clean and adversarial images, labels, indices in the data set, and which attack fooled
 each first. Neither file holds code. Only what the images prove at batch size 1 is claimed, so that `verify_record` has
@@ -14,24 +16,27 @@ from typing import Any, final, get_args
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
-from casemate.attacks import Criterion
+from casemate.attacks import Criterion, check_images
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.single_image import has_margin, predict_singly
 from casemate.files import read_json, write_bytes, write_json
-from casemate.models import Classifier
-from casemate.norms import Ball, Norm, norm_of
+from casemate.models import as_classifier
+from casemate.norms import Ball, Norm, format_eps, norm_of, with_text
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
 
 FORMAT = "casemate record 1"
+FORMAT_HASHED = "casemate record 1, hashes only"
+"""The format of a record without images."""
 IMAGES = "adversarial.safetensors"
 _CLAIMS = (
     "version",
@@ -117,24 +122,31 @@ class Record:
         return tuple((right & ~(fooled & self.within(each))).double().mean().item() for each in self.eps)
 
 
-def fingerprint(model: Classifier) -> str:
-    """SHA-256 of a model's weights and buffers, hexadecimal: that of the file with them that `casemate.save` writes."""
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    # clones, since tied weights share memory, which the format does not allow
-    tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+@final
+@dataclass(frozen=True, kw_only=True)
+class HashedRecord:
+    """A record without images: what is claimed, and hashes of the model and the images that it is about."""
 
-
-def fingerprint_of_images(images: LabelledImages) -> str:
-    """SHA-256 of images and labels with the pixels' type and shape, hexadecimal, which identifies a data set."""
-    digest = hashlib.sha256(f"{images.pixels.dtype} {tuple(images.pixels.shape)}".encode())
-    for part in (images.pixels, images.labels):
-        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    model: str
+    """Name of the model, or of its file."""
+    fingerprint: str
+    """SHA-256 of the model's weights, see the function `fingerprint`."""
+    data: str
+    """Name of the data set, or of the file with the images."""
+    images_sha256: str
+    """SHA-256 of the clean images as float32 and their labels, see `fingerprint_of_images`."""
+    images: int
+    """Number of images."""
+    eps: tuple[float, ...]
+    draws: int
+    """Number of passes whose mean logits are the prediction of a randomised model; 1 for other models."""
+    clean_accuracy: float
+    robust_accuracy: tuple[float, ...]
+    """For each of `eps`, the claimed share of images that are classified correctly and not fooled within eps."""
 
 
 def make_record(
-    found: Evaluation, model: Classifier, *, name: str, data: str, observer: Observer = NULL_OBSERVER
+    found: Evaluation, model: nn.Module, *, name: str, data: str, observer: Observer = NULL_OBSERVER
 ) -> tuple[Record, Labels]:
     """The record of an evaluation, and the class predicted for each adversarial image at batch size 1, int64 `(n,)`.
 
@@ -146,7 +158,9 @@ def make_record(
         name, data: names of the model and of the images, as the record states them.
         observer: is informed of every image.
     """
+    model = as_classifier(model)
     clean, labels = found.images.tensors()
+    check_images(model, clean[:1], labels[:1])
     first_success = torch.from_numpy(found.cascade.first_success)
     moved = first_success >= 0
     before = predict_singly(model, clean, draws=found.draws, seed=found.seed, observer=observer)
@@ -160,7 +174,7 @@ def make_record(
         model=name,
         fingerprint=fingerprint(model),
         data=data,
-        classes=model.classes,
+        classes=found.clean.classes,
         norm=found.norm,
         eps=found.values,
         seed=found.seed,
@@ -177,30 +191,40 @@ def make_record(
     return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
 
 
-def write_record(record: Record, folder: Path) -> Path:
-    """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former."""
-    images = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
-    digest = hashlib.sha256(images).hexdigest()
+def write_record(record: Record, folder: Path | str, *, images: bool = True) -> Path:
+    """Write record.json and adversarial.safetensors into `folder`, each whole or not at all; return the former.
+
+    With `images` False only record.json is written, with hashes of the images: it holds no picture, and others can
+    check it by hash only (`verify_hashes`).
+    """
+    file = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
     content = {name: getattr(record, name) for name in _CLAIMS}
-    content |= {"format": FORMAT, "images": len(record), "file": IMAGES, "sha256": digest}
+    content |= {
+        "format": FORMAT if images else FORMAT_HASHED,
+        "eps_text": [format_eps(each) for each in record.eps],
+        "images": len(record),
+        "images_sha256": fingerprint_of_images(LabelledImages(pixels=record.clean, labels=record.labels)),
+        "file": IMAGES if images else None,
+        "sha256": hashlib.sha256(file).hexdigest(),
+    }
     # a list, since `first_success` is a position in it
     content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
-    write_bytes(folder / IMAGES, images)
-    return write_json(folder / "record.json", content)
+    if images:
+        write_bytes(Path(folder) / IMAGES, file)
+    return write_json(Path(folder) / "record.json", content)
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path | str) -> Record:
     """Read record.json (`path`) and the file of images next to it, without checking its claims (see `verify_record`).
 
     An images file with another SHA-256 than the record states is read too, with `Record.images_match` False.
 
     Raises:
-        RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit.
+        RecordError: a file is missing, damaged or of another format, or types, shapes or ranges of values do not fit;
+            the record was written without images (see `read_hashed_record`).
     """
-    content = read_json(path, RecordError)
-    said = content.get("format") if isinstance(content, dict) else None
-    if said != FORMAT:
-        raise RecordError(f"{path}: format {said!r}; expected {FORMAT!r}, as written by casemate evaluate")
+    path = Path(path)
+    content = _content(path, FORMAT)
     try:
         file = path.parent / Path(content["file"]).name  # a record cannot point outside its own folder
         raw = file.read_bytes()
@@ -211,10 +235,68 @@ def read_record(path: Path) -> Record:
         parts |= {name: tensors[name] for name in _TENSORS}
         record = Record(**parts, images_match=hashlib.sha256(raw).hexdigest() == content["sha256"])
         _check(path, record)
+        record = replace(record, eps=_with_texts(record.eps, content.get("eps_text")))
     except (UnsoundError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         why = f"{type(error).__name__}: {error}"
         raise RecordError(f"{path} and the images beside it are not a whole record: {why}") from error
     return record
+
+
+def is_hashed(path: Path) -> bool:
+    """Whether the record in record.json (`path`) was written without images. Raises `RecordError` if unreadable."""
+    content = read_json(path, RecordError)
+    return isinstance(content, dict) and content.get("format") == FORMAT_HASHED
+
+
+def read_hashed_record(path: Path | str) -> HashedRecord:
+    """Read a record.json that was written without images; `verify_hashes` checks it.
+
+    Raises:
+        RecordError: the file is missing or damaged, or is a record with images (see `read_record`).
+    """
+    path = Path(path)
+    content = _content(path, FORMAT_HASHED)
+    names = ("model", "fingerprint", "data", "images_sha256", "images", "draws", "clean_accuracy")
+    try:
+        parts: dict[str, Any] = {name: content[name] for name in names}
+        parts |= {name: tuple(content[name]) for name in ("eps", "robust_accuracy")}
+        record = HashedRecord(**parts)
+        texts = (record.model, record.fingerprint, record.data, record.images_sha256)
+        shares = (record.clean_accuracy, *record.robust_accuracy)
+        if not (
+            all(isinstance(each, str) for each in texts)
+            and all(type(each) in (int, float) and 0 <= each <= 1 for each in shares)
+            and all(type(each) in (int, float) and 0 < each < _MAX_NUMBER for each in record.eps)
+            and type(record.images) is type(record.draws) is int
+            and record.images > 0
+            and 1 <= record.draws <= _MOST_DRAWS
+            and len(record.eps) == len(record.robust_accuracy) > 0
+        ):
+            raise ValueError("types or ranges of its values do not fit")
+    except (LookupError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} is not a whole record: {type(error).__name__}: {error}") from error
+    return replace(record, eps=_with_texts(record.eps, content.get("eps_text")))
+
+
+def _content(path: Path, wanted: str) -> dict[str, Any]:
+    """The JSON of a record of the format `wanted`. Raises `RecordError` for anything else."""
+    content = read_json(path, RecordError)
+    said = content.get("format") if isinstance(content, dict) else None
+    if said == FORMAT_HASHED and wanted == FORMAT:
+        raise RecordError(
+            f"{path} holds hashes in the place of images (it was written without them), so no claim of it can be "
+            "computed again; casemate verify, or read_hashed_record and verify_hashes, check the hashes"
+        )
+    if said != wanted:
+        raise RecordError(f"{path}: format {said!r}; expected {wanted!r}, as written by casemate evaluate")
+    return content
+
+
+def _with_texts(eps: tuple[float, ...], texts: Any) -> tuple[float, ...]:
+    """The radii of a record with the texts that it gives for them, if it gives one for each."""
+    if not isinstance(texts, list) or len(texts) != len(eps):
+        return eps
+    return tuple(with_text(each, text) for each, text in zip(eps, texts, strict=True))
 
 
 def _check(path: Path, record: Record) -> None:

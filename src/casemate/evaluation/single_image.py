@@ -1,11 +1,12 @@
 """Predictions on one image at a time, by which a claim about an image is checked, whatever it was attacked with."""
 
 import torch
+from torch import nn
 
 from casemate.attacks import frozen
 from casemate.errors import ModelError
 from casemate.logits import magnitude, top_gap
-from casemate.models import Classifier, mean_over_samples
+from casemate.models import as_classifier, mean_over_samples
 from casemate.norms import Bounds
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import seeded
@@ -18,7 +19,7 @@ rounding may change the predicted class."""
 
 @torch.no_grad()
 def predict_singly(
-    model: Classifier, images: Images, *, draws: int = 1, seed: int = 0, observer: Observer = NULL_OBSERVER
+    model: nn.Module, images: Images, *, draws: int = 1, seed: int = 0, observer: Observer = NULL_OBSERVER
 ) -> Logits:
     """The logits of each image in a batch of its own, `(n, classes)`, on the CPU; NaN where the model fails on it.
 
@@ -29,6 +30,7 @@ def predict_singly(
         seed: of the model's random numbers; the state of the caller's generators does not change.
         observer: is informed of every image.
     """
+    model = as_classifier(model)
     mean = mean_over_samples(model, draws) if draws > 1 else model
     found: list[torch.Tensor] = []
     with (

@@ -5,21 +5,22 @@ from typing import final
 
 import numpy as np
 import torch
+from torch import nn
 
 from casemate.attacks import (
     COMPARED_IMAGES,
     AbstractAttack,
     Passes,
     Status,
+    check_images,
     group_size,
-    model_of,
     prepare_for_attack,
 )
-from casemate.data import LabelledImages
+from casemate.data import Array, ImageSource, as_labelled
 from casemate.errors import ShapeError
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import Estimate, share
-from casemate.models import Classifier, user_call
+from casemate.models import as_classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
 
 
@@ -46,9 +47,10 @@ class Targeted:
 
 
 def targeted_matrix(
-    model: Classifier,
+    model: nn.Module,
     attack: AbstractAttack,
-    images: LabelledImages,
+    images: ImageSource,
+    labels: Array | None = None,
     *,
     seed: int = 0,
     batch_size: int | None = None,
@@ -57,6 +59,8 @@ def targeted_matrix(
     """Attack every correctly classified image once with each other class as its target.
 
     Args:
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits.
+        images, labels: as for `evaluate`.
         attack: one that supports targets.
         seed: of all random draws, which are keyed by example.
         batch_size: images that pass through the network at a time; measured if None.
@@ -65,10 +69,12 @@ def targeted_matrix(
         ShapeError: no images.
         SettingError: an attack that does not support targets.
     """
+    model, images = as_classifier(model), as_labelled(images, labels)
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")
+    check_images(model, *images[:COMPARED_IMAGES].tensors(model.device))
     passes = Passes()
-    labels: list[torch.Tensor] = []
+    truths: list[torch.Tensor] = []
     reached: list[torch.Tensor] = []
     first = 0
     most = attack.max_passes(len(model.classes))
@@ -76,7 +82,7 @@ def targeted_matrix(
     first_ones = images[:COMPARED_IMAGES].tensors(model.device)[0]
     no_gradient = not_finite = attacked = 0
     with (
-        user_call(model_of(model), attack.ball(), seed=seed) as call,
+        user_call(model, attack.ball(), seed=seed) as call,
         prepare_for_attack(model, first_ones, pass_size=batch_size, passes=work, observer=observer) as prepared,
         observer.work("Targeted attacks", len(images)) as advance,
     ):
@@ -102,11 +108,11 @@ def targeted_matrix(
                     attacked += len(chosen)
                     no_gradient += int((result.status == Status.ZERO_GRADIENT).sum())
                     not_finite += int((result.status == Status.NON_FINITE).sum())
-            labels.append(truth.cpu())
+            truths.append(truth.cpu())
             reached.append(found)
             first += len(right)
             advance(len(right), "")
     call.warn_of_failures(type(attack).__name__, attacked, no_gradient=no_gradient, not_finite=not_finite)
     return Targeted(
-        classes=model.classes, labels=torch.cat(labels).numpy(), reached=torch.cat(reached).numpy(), passes=passes
+        classes=model.classes, labels=torch.cat(truths).numpy(), reached=torch.cat(reached).numpy(), passes=passes
     )

@@ -26,7 +26,8 @@ import numpy as np
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.intervals import Estimate, percent, share
-from casemate.norms import format_eps
+from casemate.norms import Bounds, WrittenEps, format_eps, with_text
+from casemate.units import eps_with_share, share_of_range
 
 SCHEMA = 2
 """Version of the format of results with verdicts, their field `schema`. Results of version 1 lack that field, and have
@@ -162,6 +163,8 @@ class Number:
     norm: str
     budget: str
     """Which attacks were run: those of the budget quick, standard or thorough, or own (chosen by the caller)."""
+    bounds: Bounds = (0.0, 1.0)
+    """The smallest and the largest value of a pixel, in whose unit eps is."""
 
     @property
     def sentence(self) -> str:
@@ -178,9 +181,18 @@ class Number:
 
     @property
     def setting(self) -> str:
-        """Eps, norm and budget as part of a sentence, such as "eps 8/255 (linf, budget standard)"."""
+        """Eps, norm and budget as part of a sentence, such as "eps 8/255 (linf, budget standard)".
+
+        For pixels with another range than 1 it also says which share of the range eps is.
+        """
         tried = "attacks chosen by the caller" if self.budget == "own" else f"budget {self.budget}"
-        return f"eps {format_eps(self.eps)} ({self.norm}, {tried})"
+        facts = [share_of_range(self.eps, self.bounds), self.norm, tried]
+        return f"eps {format_eps(self.eps)} ({', '.join(filter(None, facts))})"
+
+    @property
+    def shown_eps(self) -> str:
+        """Eps as it was written, and as a share of the range of the pixels unless that is 1."""
+        return eps_with_share(self.eps, self.bounds)
 
 
 @final
@@ -306,10 +318,14 @@ class Verdict:
         return found is not None and shown and found.low < border <= found.high
 
     def as_json(self) -> dict[str, Any]:
-        """Eps, trust, number, grades and the sentences of the verdict, for a result file."""
+        """Eps, trust, number, grades and the sentences of the verdict, for a result file.
+
+        The text of eps is there if it is known, the bounds of the pixels if they are not 0 and 1.
+        """
         number = self.number
         return {
             "eps": number.eps,
+            **({"eps_text": number.eps.text} if isinstance(number.eps, WrittenEps) else {}),
             "verdict": self.word,
             "trust": {
                 "trusted": self.trust.trusted,
@@ -326,6 +342,7 @@ class Verdict:
                 "guessing": number.guessing,
                 "norm": number.norm,
                 "budget": number.budget,
+                **({"bounds": list(number.bounds)} if number.bounds != (0.0, 1.0) else {}),
             },
             "grade": {
                 "grades": [str(each) for each in self.grades],
@@ -354,9 +371,10 @@ class Verdict:
                     robust=Estimate.from_json(number["robust_accuracy"]),
                     clean=Estimate.from_json(number["clean_accuracy"]),
                     guessing=number["guessing"],
-                    eps=found["eps"],
+                    eps=with_text(found["eps"], found.get("eps_text")),
                     norm=number["norm"],
                     budget=number["budget"],
+                    bounds=_bounds(number.get("bounds", (0.0, 1.0))),
                 ),
                 grades=tuple(Grade(each) for each in grade["grades"]),
                 borders=Borders(**grade["borders"]),
@@ -380,6 +398,7 @@ def verdict_on(
     findings: Sequence[Finding],
     checked: bool = True,
     borders: Borders = CONVENTION,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Verdict:
     """The verdict on a model at `eps` by the rules of this module, from the results of attacks and checks.
 
@@ -394,6 +413,7 @@ def verdict_on(
         findings: what the checks found.
         checked: whether checks were run.
         borders: between the grades.
+        bounds: the smallest and the largest value of a pixel, to show eps as a share of their range.
 
     Raises `ShapeError` for no images.
     """
@@ -402,9 +422,10 @@ def verdict_on(
         robust=share(withstood),
         clean=share(correct),
         guessing=max(1 / classes, float(np.unique(labels, return_counts=True)[1].max(initial=0)) / max(len(labels), 1)),
-        eps=float(eps),
+        eps=eps if isinstance(eps, float) else float(eps),
         norm=norm,
         budget=budget,
+        bounds=bounds,
     )
     plain = Verdict(trust=Trust(checked=checked), number=number, grades=grade(number, borders), borders=borders)
     fallen = plain.fallen and not plain.undecided
@@ -450,6 +471,14 @@ def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
     if not isinstance(found, list) or not found:
         raise RecordError(f"{where} holds no verdicts; expected at least one. Evaluate again")
     return tuple(Verdict.from_json(each) for each in found)
+
+
+def _bounds(found: Any) -> Bounds:
+    """Bounds as a file gives them. Raises `TypeError` or `ValueError` for anything but two numbers that ascend."""
+    low, high = map(float, found)
+    if not low < high:
+        raise ValueError(f"bounds {low:g}, {high:g}; expected them to ascend")
+    return low, high
 
 
 def _border(share: float) -> str:

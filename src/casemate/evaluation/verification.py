@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 from typing import final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from casemate.attacks import Criterion
-from casemate.data import LabelledImages
+from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.intervals import percent
-from casemate.evaluation.record import Record, fingerprint
+from casemate.evaluation.record import HashedRecord, Record
 from casemate.evaluation.single_image import has_margin, in_grey_levels, predict_singly
-from casemate.models import Classifier
+from casemate.models import Classifier, as_classifier, same_classes
+from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images
 
@@ -40,12 +42,15 @@ class Verification:
     """The result of `verify_record`: each claim of a record checked, and the accuracies that its images give."""
 
     claims: list[RecordCheck]
-    clean_accuracy: float
-    """Share of the record's clean images that the model classified correctly, one at a time."""
+    clean_accuracy: float | None
+    """Share of the record's clean images that the model classified correctly, one at a time; None if the record has
+    hashes only and the images were not given or are others."""
     robust_accuracy: tuple[float, ...]
-    """At each eps of the record: the highest robust accuracy that its adversarial images leave possible."""
-    rounded: float
-    """Share of the adversarial images that fool after rounding to 8 bits; 1 if the record has no adversarial images."""
+    """At each eps of the record: the highest robust accuracy that its adversarial images leave possible; empty if the
+    record has hashes only."""
+    rounded: float | None
+    """Share of the adversarial images that fool after rounding to 8 bits; 1 if the record has no adversarial images,
+    None if it has hashes only."""
 
     @property
     def holds(self) -> bool:
@@ -55,9 +60,9 @@ class Verification:
 
 def verify_record(
     record: Record,
-    model: Classifier,
+    model: nn.Module,
     *,
-    images: LabelledImages | None = None,
+    images: ImageSource | None = None,
     seed: int = 0,
     observer: Observer = NULL_OBSERVER,
 ) -> Verification:
@@ -68,7 +73,7 @@ def verify_record(
 
     Args:
         record: as read by `read_record`.
-        model: the model of the record.
+        model: the model of the record: a `Classifier`, or a module that maps images within [0, 1] to logits.
         images: the data set, to check that it holds the record's clean images; None: that is not checked.
         seed: of a randomised model's random numbers.
         observer: is informed of every image.
@@ -76,6 +81,9 @@ def verify_record(
     Raises:
         RecordError: the model takes images of another shape, or has other classes.
     """
+    model = as_classifier(model)
+    images = None if images is None else as_labelled(images)
+    model.infer(record.clean[:2])
     _check_kind(record, model)
     moved = record.first_success >= 0
     made = record.adversarial[moved]
@@ -105,7 +113,7 @@ def verify_record(
             "All pixels lie within the bounds", bool(inside.all()), f"{int((~inside).sum())} images have pixels outside"
         ),
         RecordCheck(
-            f"Adversarial images lie within eps {record.eps[-1]:g} in {record.norm}",
+            f"Adversarial images lie within eps {format_eps(record.eps[-1])} in {record.norm}",
             bool(near.all()),
             f"{int((~near).sum())} lie outside; the farthest at {farthest:.7g}, in float64",
         ),
@@ -122,7 +130,7 @@ def verify_record(
         RecordCheck("They fool after rounding to 8 bits", None, f"{int(rounded.sum())} of {len(made)} do"),
         _as_claimed("Clean accuracy", record.clean_accuracy, clean, doubt),
         *(
-            _as_claimed(f"Robust accuracy at eps {eps:g}", claimed, found, doubt)
+            _as_claimed(f"Robust accuracy at eps {format_eps(eps)}", claimed, found, doubt)
             for eps, claimed, found in zip(record.eps, record.robust_accuracy, allowed, strict=True)
         ),
     ]
@@ -134,12 +142,56 @@ def verify_record(
     )
 
 
+def verify_hashes(
+    record: HashedRecord,
+    model: nn.Module,
+    *,
+    images: ImageSource | None = None,
+    seed: int = 0,
+    observer: Observer = NULL_OBSERVER,
+) -> Verification:
+    """Check a record without images: the hashes of model and images, and with the images the clean accuracy.
+
+    The robust accuracy cannot be checked: that takes the adversarial images, which the record does not hold.
+
+    Args:
+        record: as read by `read_hashed_record`.
+        model: the model of the record.
+        images: the data set that begins with the record's images; None: their hash is not checked.
+        seed: of a randomised model's random numbers.
+        observer: is informed of every image.
+    """
+    model = as_classifier(model)
+    images = None if images is None else as_labelled(images)
+    claims = [_same_model(record, model)]
+    title = f"The images are the first {record.images} of {record.data}"
+    clean = None
+    if images is None:
+        claims.append(RecordCheck(title, None, "not checked: the data set was not given"))
+    else:
+        pixels, labels = images[: record.images].tensors()
+        own = fingerprint_of_images(LabelledImages(pixels=pixels, labels=labels))
+        same = own == record.images_sha256
+        words = own[:16] if same else f"claimed {record.images_sha256[:16]}, found {own[:16]}"
+        claims.append(RecordCheck(title, same, f"SHA-256 of images and labels: {words}"))
+        if same:
+            model.infer(pixels[:2])
+            logits = predict_singly(model, pixels, draws=record.draws, seed=seed, observer=observer)
+            clean = is_right(logits, labels).double().mean().item()
+            doubt = (_BY_CHANCE if record.draws > 1 else 0.0) + (~has_margin(logits)).double().mean().item() + 1e-9
+            claims.append(_as_claimed("Clean accuracy", record.clean_accuracy, clean, doubt))
+    for eps, claimed in zip(record.eps, record.robust_accuracy, strict=True):
+        words = f"claimed {percent(claimed)}; the record holds hashes only, no adversarial images"
+        claims.append(RecordCheck(f"Robust accuracy at eps {format_eps(eps)} as claimed", None, words))
+    return Verification(claims=claims, clean_accuracy=clean, robust_accuracy=(), rounded=None)
+
+
 def _check_kind(record: Record, model: Classifier) -> None:
     """Raise `RecordError` unless the model has the record's image shape and classes."""
     shape = tuple(record.clean.shape[1:])
     if shape != model.input_shape:
         raise RecordError(f"the record's images are of shape {shape}, the model takes {model.input_shape}")
-    if record.classes != model.classes:
+    if not same_classes(record.classes, model.classes):
         raise RecordError(
             f"the record is about the classes {', '.join(record.classes[:3])}, ..., the model has "
             f"{', '.join(model.classes[:3])}, ...; choose the model of the record ({record.model})"
@@ -152,7 +204,7 @@ def _within_bounds(images: Images, model: Classifier) -> Flags:
     return ((images >= low) & (images <= high)).flatten(1).all(1)
 
 
-def _same_model(record: Record, model: Classifier) -> RecordCheck:
+def _same_model(record: Record | HashedRecord, model: Classifier) -> RecordCheck:
     own = fingerprint(model)
     words = own[:16] if own == record.fingerprint else f"claimed {record.fingerprint[:16]}, found {own[:16]}"
     return RecordCheck("The model is the record's", own == record.fingerprint, f"SHA-256 of its weights: {words}")

@@ -14,6 +14,10 @@ from casemate.models.checkpoint import ModelMetadata as ModelMetadata
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier
+from casemate.models.given import as_classifier as as_classifier
+from casemate.models.given import as_model as as_model
+from casemate.models.given import model_of as model_of
+from casemate.models.given import same_classes as same_classes
 from casemate.models.output_errors import backward_error as backward_error
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names

@@ -12,12 +12,14 @@ from typing import Any, final
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors
 from casemate.errors import ModelError
 from casemate.files import read_file, read_json, write_bytes, write_json
 from casemate.models.classifier import Classifier
+from casemate.models.given import as_classifier
 from casemate.models.registry import create, names
 
 _SCHEMA = 1
@@ -48,11 +50,15 @@ def sidecar_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save(model: Classifier, path: Path, description: ModelMetadata) -> Path:
+def save(model: nn.Module, path: Path | str, description: ModelMetadata) -> Path:
     """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`.
 
-    Raises `ModelError` for another ending, and `StoreError` if a file cannot be written.
+    Raises `ModelError` for another ending, and for a model whose input shape and classes are not known or whose
+    `output` is a function; `StoreError` if a file cannot be written.
     """
+    model, path = as_classifier(model), Path(path)
+    if callable(model.output):
+        raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
     raw = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
@@ -63,6 +69,7 @@ def save(model: Classifier, path: Path, description: ModelMetadata) -> Path:
         "bounds": list(model.bounds),
         "normalised": model.mean is not None,
         "classes": list(model.classes),
+        **({} if model.output is None else {"output": model.output}),
         "dataset": description.dataset,
         "recipe": description.recipe,
         "seed": description.seed,
@@ -75,7 +82,7 @@ def save(model: Classifier, path: Path, description: ModelMetadata) -> Path:
     return path
 
 
-def load(path: Path, *, architecture: str | None = None) -> tuple[Classifier, ModelMetadata]:
+def load(path: Path | str, *, architecture: str | None = None) -> tuple[Classifier, ModelMetadata]:
     """Load a model saved by `save`, in evaluation mode; nothing in the file is executed.
 
     Args:
@@ -131,6 +138,7 @@ def _check_sidecar(sidecar: dict[str, Any]) -> None:
         "classes": isinstance(classes, list) and all(isinstance(name, str) for name in classes),
         "bounds": len(bounds) == 2 and all(map(math.isfinite, bounds)) and bounds[0] < bounds[1],
         "normalised": isinstance(sidecar["normalised"], bool),
+        "output": sidecar.get("output") is None or type(sidecar["output"]) in (int, str),
         "seed": type(sidecar["seed"]) is int,
         "dataset": isinstance(sidecar["dataset"], str),
         "recipe": isinstance(sidecar["recipe"], dict),
@@ -154,7 +162,7 @@ def _network(path: Path, sidecar: dict[str, Any], tensors: dict[str, torch.Tenso
         if sidecar["normalised"]:
             model.mean, model.std = tensors["mean"].to(device), tensors["std"].to(device)
         low, high = sidecar["bounds"]
-        model.bounds = (float(low), float(high))
+        model.bounds, model.output = (float(low), float(high)), sidecar.get("output")
         return model
 
     try:
@@ -201,7 +209,8 @@ def _check_weights(model: Classifier, tensors: dict[str, torch.Tensor], path: Pa
         )
     mean, std = tensors.get("mean"), tensors.get("std")
     channels = (1, model.input_shape[0], 1, 1)
+    sizes = {channels, (1, 1, 1, 1)}
     if mean is not None and std is not None:
         finite = bool(mean.isfinite().all() and std.isfinite().all() and (std > 0).all())
-        if tuple(mean.shape) != channels or tuple(std.shape) != channels or not finite:
+        if not {tuple(mean.shape), tuple(std.shape)} <= sizes or not finite:
             raise ModelError(f"{path}: expected a finite mean and a positive std for each of {channels[1]} channels")

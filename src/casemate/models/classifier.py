@@ -1,16 +1,19 @@
 """`Classifier`: the model that is attacked, defended and judged, a module from images within bounds to logits.
 
 It is the only code that calls the user's network. The network gets a copy of the images, which it may write into, in
-the layout and type that it accepts; its output is checked at every call, and copied where the network could change it
-later. A network that fails, or does not return one logit per class, raises an error that says what to change.
+the layout and type that it accepts; the logits are taken from its output (see `casemate.models.outputs`), checked at
+every call, and copied where the network could change them later. A network that fails, or does not return one logit
+per class, raises an error that says what to change.
 """
 
 import copy
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, final
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
@@ -18,9 +21,14 @@ from torch import Tensor, fx, nn
 from casemate.errors import CasemateError, ModelError, ShapeError
 from casemate.memory import batched, is_out_of_memory
 from casemate.models.examination import NetworkTraits, examine_gradient, examine_outputs
-from casemate.models.output_errors import check_output
+from casemate.models.output_errors import check_output, sigmoid_error
+from casemate.models.outputs import Output, is_one_logit, select_logits, two_logits
+from casemate.models.state import frozen
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images, Logits
+
+PerChannel = float | Sequence[float] | Tensor | np.ndarray
+"""Numbers for the channels of an image: one for all, or one each."""
 
 
 @final
@@ -28,17 +36,26 @@ class Classifier(nn.Module):
     """A network with its input shape, bounds, classes and normalisation.
 
     Normalisation is part of the classifier, so that eps always refers to pixels within `bounds`. The network must
-    return logits, not probabilities.
+    return logits, not probabilities. One logit z per image, `(n, 1)` or `(n,)`, stands for two classes with the logits
+    0 and z: class 1 is predicted where z > 0, and the cross-entropy is the binary one of z.
 
     Args:
         network: maps normalised images `(n, channels, height, width)` to logits `(n, classes)`.
-        input_shape: `(channels, height, width)` of one image.
-        classes: the class names, in the order of the logits.
+        input_shape: `(channels, height, width)` of one image; None for that of the first images it is called with.
+        classes: the class names in the order of the logits, or their number, for the names "0", "1" and so on; None
+            for as many as the network returns logits at its first call, or two for one logit.
         bounds: smallest and largest value of a pixel.
-        mean, std: per channel, subtracted and divided by before the network; None for no normalisation.
+        mean, std: subtracted and divided by before the network: a number for all channels, or one per channel; None
+            for no normalisation.
+        output: which part of the network's output are the logits: an index, a key, the name of an attribute, or a
+            function of the output that returns them. None for a tensor, or the only element of a tuple, or what is
+            called `logits` (as in the outputs of Hugging Face's models). Without effect where the output is a tensor,
+            except for a function.
+
+    It is in training mode where the network is.
 
     Raises:
-        ShapeError: settings that contradict each other.
+        ShapeError: settings that contradict each other, or of another kind.
     """
 
     mean: Float[Tensor, "1 channels 1 1"] | None
@@ -48,37 +65,74 @@ class Classifier(nn.Module):
         self,
         network: nn.Module,
         *,
-        input_shape: tuple[int, int, int],
-        classes: tuple[str, ...],
-        bounds: tuple[float, float] = (0.0, 1.0),
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
+        input_shape: Sequence[int] | None = None,
+        classes: int | Iterable[str] | None = None,
+        bounds: Sequence[float] = (0.0, 1.0),
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
+        output: Output | None = None,
     ) -> None:
         super().__init__()
-        if len(classes) < 2:
-            raise ShapeError(f"{len(classes)} classes; expected at least 2")
-        if not bounds[0] < bounds[1]:
-            raise ShapeError(f"bounds {bounds}; expected the smaller one first")
-        if (mean is None) != (std is None):
-            raise ShapeError("only one of mean and std is given; expected both or neither")
-        if mean is not None and std is not None:
-            if not len(mean) == len(std) == input_shape[0]:
-                raise ShapeError(f"mean {mean} and std {std}; expected {input_shape[0]} numbers each, one per channel")
-            if min(std) <= 0:
-                raise ShapeError(f"std {std}; expected positive numbers")
+        if not isinstance(network, nn.Module):
+            raise ModelError(f"the network is {_kind(network)}; expected an object of a torch.nn.Module")
+        shape = None if input_shape is None else _shape(input_shape)
+        names = None if classes is None else _names(classes)
+        self.bounds: tuple[float, float] = _bounds(bounds)
+        means, stds = _normalisation(mean, std, None if shape is None else shape[0])
         self.network = network
-        self.input_shape: tuple[int, ...] = tuple(input_shape)
-        self.classes: tuple[str, ...] = tuple(classes)
-        self.bounds: tuple[float, float] = (float(bounds[0]), float(bounds[1]))
+        self.output = output
+        """Which part of the network's output are the logits; None if that need not be said."""
         self.pass_size: int | None = None
         """Images that pass through the network at a time; None for all of them. Reduced when memory runs out."""
         self.observer: Observer = NULL_OBSERVER
         """Receives a message when `pass_size` is reduced."""
         self.memory_format: torch.memory_format = torch.contiguous_format
         """Memory layout of the images that the network gets; every network accepts the contiguous one."""
+        self._given: tuple[tuple[int, ...] | None, tuple[str, ...] | None] = (shape, names)
         self._traits = NetworkTraits()
-        self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
+        here = None if self.device.type == "meta" else self.device
+        self.register_buffer("mean", None if means is None else means.to(here))
+        self.register_buffer("std", None if stds is None else stds.to(here))
+        self.training = network.training
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(channels, height, width)` of one image.
+
+        Raises `ModelError` if it was not given, and the model has not been called yet.
+        """
+        shape = self._given[0] or self._traits.input_shape
+        if shape is None:
+            raise ModelError(
+                "the shape of the images is not known before the model is called for the first time; write "
+                "Classifier(network, input_shape=(channels, height, width)), or call the model on a few images"
+            )
+        return shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the logits.
+
+        Raises `ModelError` if neither they nor their number was given, and the model has not been called yet.
+        """
+        names = self._given[1] or self._traits.classes
+        if names is None:
+            raise ModelError(
+                "the number of classes is not known before the model is called for the first time; write "
+                "Classifier(network, classes=10) or classes=(...) with the names, or call the model on a few images"
+            )
+        return names
+
+    @property
+    def interface(self) -> dict[str, Any]:
+        """The arguments `input_shape`, `classes` and `bounds` of a classifier with the same ones, as far as known."""
+        shape, names = self._given
+        found = self._traits
+        return {
+            "input_shape": shape or found.input_shape,
+            "classes": names or found.classes,
+            "bounds": self.bounds,
+        }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Classifier":
         """Copy network, weights and settings; the observer, which may hold locks or pipes, is shared."""
@@ -118,6 +172,16 @@ class Classifier(nn.Module):
     def _shrink(self, size: int) -> None:
         self.pass_size = size
 
+    def infer(self, images: Images) -> None:
+        """Find out the shape of the images and the number of classes from a first batch, unless both are known.
+
+        The model is called in evaluation mode and does not change. Raises as `examine`.
+        """
+        if None not in self.interface.values() or not len(images):
+            return
+        with frozen(self):
+            self.examine(images[:2].detach().to(self.device))
+
     @torch.no_grad()
     def examine(self, images: Images) -> tuple[str, ...]:
         """Call the network with the first two images, in evaluation mode, to find out whether and how it can be judged.
@@ -137,11 +201,13 @@ class Classifier(nn.Module):
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
             examine_outputs(self, self._logits, pair, self._traits)
+            examine_gradient(self, self._logits, pair, self._traits)
+            if self._traits.ends_in_sigmoid:
+                raise sigmoid_error()
         except Exception:
             # in place, since an outer `preserve_state` restores the attribute itself
             vars(self._traits).update(vars(NetworkTraits()))
             raise
-        examine_gradient(self, self._logits, pair, self._traits)
         return self.inconsistencies
 
     def forget(self) -> None:
@@ -167,15 +233,35 @@ class Classifier(nn.Module):
             logits = self._retry(scaled, error)
         if isinstance(logits, fx.Proxy):  # while the model is traced
             return logits  # pyright: ignore[reportReturnType]
-        check_output(logits, len(images), len(self.classes))
+        self._check(logits, images)
         if logits.is_inference():
             logits = logits.clone()
+        self._traits.one_logit = is_one_logit(logits, len(images))
+        if self._traits.one_logit:
+            logits = two_logits(logits)
         wanted = images.dtype if images.dtype == torch.float64 else torch.float32
         # copied, since the network may write into its output at its next call
         return logits.to(wanted, copy=not logits.requires_grad)
 
+    def _check(self, logits: Any, images: Images) -> None:
+        """Raise `ModelError` unless `logits` are one per class; what is not known yet is set from the images and them.
+
+        Raises `ShapeError` if mean and std are not for as many channels as the images have.
+        """
+        shape, names = self._given[0] or self._traits.input_shape, self._given[1] or self._traits.classes
+        check_output(logits, len(images), None if names is None else len(names))
+        if names is None:
+            self._traits.classes = _names(2 if is_one_logit(logits, len(images)) else logits.shape[1])
+        if shape is None:
+            for each in (self.mean, self.std):
+                if each is not None and each.shape[1] not in (1, images.shape[1]):
+                    raise ShapeError(
+                        f"images of {images.shape[1]} channels, but mean and std of {each.shape[1]}; expected as many"
+                    )
+            self._traits.input_shape = tuple(images.shape[1:])
+
     def _call(self, images: Images) -> Any:
-        """The network's output, not checked yet, for a copy of the images, called as the traits require."""
+        """The logits in the network's output, unchecked, for a copy of the images, called as the traits require."""
         if self._traits.needs_own_dtype and self.dtype is not None:
             images = images.to(self.dtype)
         if self._traits.needs_pairs and len(images) == 1:
@@ -189,11 +275,14 @@ class Classifier(nn.Module):
         try:
             with self._without_cudnn_if_recurrent(own):
                 if wanted and self._traits.needs_functionalization:  # of a clone, since writes reach the input too
-                    return torch.func.functionalize(lambda each: self.network(each.clone()))(own)
-                return self.network(own)
+                    return torch.func.functionalize(lambda each: self._selected(self.network(each.clone())))(own)
+                return self._selected(self.network(own))
         finally:
             if torch.is_grad_enabled() != enabled:
                 torch.autograd.set_grad_enabled(enabled)
+
+    def _selected(self, output: Any) -> Any:
+        return output if isinstance(output, fx.Proxy) else select_logits(output, self.output)
 
     def _without_cudnn_if_recurrent(self, images: Images) -> AbstractContextManager[object]:
         """A context that disables cuDNN where it cannot differentiate a recurrent layer: outside training mode."""
@@ -235,3 +324,74 @@ class Classifier(nn.Module):
         """Type of the network's first floating-point weights; None if there are none."""
         tensors = chain(self.network.parameters(), self.network.buffers())
         return next((each.dtype for each in tensors if each.is_floating_point()), None)
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """The names of classes that were given none: "0", "1" and so on."""
+    return tuple(map(str, range(count)))
+
+
+def _kind(given: Any) -> str:
+    """What was given instead of a module, for errors."""
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+
+
+def _shape(given: Sequence[int]) -> tuple[int, ...]:
+    """`input_shape` as whole numbers. Raises `ShapeError` unless they are three, all positive."""
+    try:
+        shape = tuple(operator.index(size) for size in given)
+    except TypeError as error:
+        raise ShapeError(f"input_shape = {given!r}; expected (channels, height, width)") from error
+    if len(shape) != 3 or min(shape) < 1:
+        raise ShapeError(f"input_shape = {given!r}; expected (channels, height, width), all positive")
+    return shape
+
+
+def _names(given: int | Iterable[str]) -> tuple[str, ...]:
+    """The class names, from themselves or their number. Raises `ShapeError` for anything else, or fewer than two."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        try:
+            given = numbered_classes(operator.index(given))  # pyright: ignore[reportArgumentType]
+        except TypeError as error:
+            raise ShapeError(f"classes = {given!r}; expected their number, or the names as a list or tuple") from error
+    names = tuple(str(name) for name in given)
+    if len(names) < 2:
+        raise ShapeError(f"{len(names)} classes; expected at least 2")
+    return names
+
+
+def _bounds(given: Sequence[float]) -> tuple[float, float]:
+    """`bounds` as two numbers. Raises `ShapeError` unless the first is the smaller one."""
+    try:
+        low, high = (float(each) for each in given)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"bounds {given!r}; expected the smallest and the largest value of a pixel") from error
+    if not low < high:
+        raise ShapeError(f"bounds {given}; expected the smaller one first")
+    return low, high
+
+
+def _normalisation(
+    mean: PerChannel | None, std: PerChannel | None, channels: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """`mean` and `std` as tensors `(1, channels, 1, 1)`, or `(1, 1, 1, 1)` for all channels if not known how many.
+
+    Raises `ShapeError` unless both or neither are given, with as many numbers as channels, and the std is positive.
+    """
+    if (mean is None) != (std is None):
+        raise ShapeError("only one of mean and std is given; expected both or neither")
+    if mean is None or std is None:
+        return None, None
+    try:
+        found = [torch.as_tensor(each, dtype=torch.float64).cpu() for each in (mean, std)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"mean {mean!r} and std {std!r}; expected a number each, or one per channel") from error
+    counts = {each.numel() for each in found if each.ndim}  # a number without dimensions is for all channels
+    count = channels or max(counts, default=1)
+    rows = [each.flatten() if each.ndim else each.expand(count) for each in found]
+    if not counts <= {count}:
+        raise ShapeError(f"mean {mean} and std {std}; expected {count} numbers each, one per channel")
+    if not (rows[1] > 0).all():
+        raise ShapeError(f"std {std}; expected positive numbers")
+    means, stds = (row.to(torch.get_default_dtype(), copy=True).reshape(1, -1, 1, 1) for row in rows)
+    return means, stds

@@ -17,6 +17,7 @@ from casemate.errors import CasemateError
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import is_out_of_memory
 from casemate.models.output_errors import backward_error
+from casemate.models.outputs import ends_in_sigmoid
 from casemate.models.state import preserve_state, restored
 from casemate.rng import all_seeded
 from casemate.types import Images, Logits
@@ -43,6 +44,14 @@ class NetworkTraits:
     """The network writes in place where autograd forbids it, and is differentiated by `torch.func.functionalize`."""
     gradient_error: str | None = None
     """The error message for a network whose backward pass fails."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one image of the first batch, where the classifier was not given any."""
+    classes: tuple[str, ...] | None = None
+    """Names of as many classes as the network returns logits, where the classifier was not given any."""
+    one_logit: bool = False
+    """The network returns one logit per image, for two classes."""
+    ends_in_sigmoid: bool = False
+    """That number is the result of a sigmoid: a probability, not a logit."""
     inconsistencies: tuple[str, ...] = ()
     """Sentences on why the network's outputs are not those of one fixed function of an image."""
 
@@ -84,6 +93,7 @@ def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: Network
             with preserve_state(model), restored(model), all_seeded(pair.device, 0), torch.enable_grad():
                 leaf = pair.detach().requires_grad_(True)
                 logits = call(leaf)
+                traits.ends_in_sigmoid = traits.one_logit and ends_in_sigmoid(logits)
                 if logits.requires_grad:
                     torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
             return

@@ -9,6 +9,7 @@ from torch import nn
 
 from casemate.errors import SettingError
 from casemate.models.classifier import Classifier
+from casemate.models.given import as_classifier
 from casemate.rng import all_seeded
 from casemate.types import Images, Logits
 
@@ -41,7 +42,7 @@ class _FixedSeed(nn.Module):
             return self.model(images)
 
 
-def mean_over_samples(model: Classifier, draws: int) -> Classifier:
+def mean_over_samples(model: nn.Module, draws: int) -> Classifier:
     """A classifier whose logits are the mean over `draws` passes of a randomised `model`, whose weights it shares.
 
     Its gradient is the mean over the passes too, so every attack on it is an expectation over transformation (Athalye
@@ -50,25 +51,22 @@ def mean_over_samples(model: Classifier, draws: int) -> Classifier:
     """
     if draws < 1:
         raise SettingError(f"draws = {draws}; expected at least 1")
+    model = as_classifier(model)
     return with_network(model, _Mean(model, draws))
 
 
-def with_fixed_seed(model: Classifier, seed: int = 0) -> Classifier:
+def with_fixed_seed(model: nn.Module, seed: int = 0) -> Classifier:
     """A classifier that draws the same random numbers in every pass, as for an attacker who knows the seed.
 
     The numbers for an image depend on its position in the batch, so compare only passes over the same batch.
     """
+    model = as_classifier(model)
     return with_network(model, _FixedSeed(model, seed))
 
 
 def with_network(model: Classifier, network: nn.Module) -> Classifier:
     """A classifier with the shape, classes and bounds of `model` and another `network`, without normalisation."""
-    changed = Classifier(
-        network,
-        input_shape=model.input_shape,  # pyright: ignore[reportArgumentType]
-        classes=model.classes,
-        bounds=model.bounds,
-    )
+    changed = Classifier(network, **model.interface)
     modes = [(module, module.training) for module in model.modules()]
     changed.train(model.training)
     for module, mode in modes:  # `train` also changed the modes of the model's own modules

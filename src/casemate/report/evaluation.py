@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from casemate._version import __version__
 from casemate.arrays import UnsoundError, read_safetensors
 from casemate.errors import RecordError
@@ -10,10 +12,9 @@ from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
-from casemate.norms import format_eps
 from casemate.report import evaluation_figures
-from casemate.report.charts import styled
-from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
+from casemate.report.charts import Figure, styled
+from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 from casemate.report.page import template_environment
 from casemate.tables import read_table
 
@@ -23,23 +24,20 @@ _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32
 def build_evaluation(folder: Path) -> Path:
     """Write report.html into `folder`, from the files there that `casemate evaluate` wrote; return its path.
 
-    These are result.json, the table of examples and adversarial.safetensors. Raises `RecordError` if one of them cannot
+    These are result.json, the table of examples and, unless the evaluation was written without images,
+    adversarial.safetensors. Raises `RecordError` if one of them cannot
     be read, or was written by an incompatible version.
     """
     path = folder / "result.json"
     result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
     table = read_table(folder / "examples", RecordError)
-    try:
-        tensors, _ = read_safetensors(folder / "adversarial.safetensors")
-    except UnsoundError as error:
-        raise RecordError(f"cannot read {folder / 'adversarial.safetensors'}: {error}") from error
-    images = {name: tensor.numpy() for name, tensor in tensors.items()}
     with styled():
-        figures = [
+        figures: list[Figure | None] = [
             evaluation_figures.accuracy_over_eps(result),
             evaluation_figures.accuracy_per_class(result),
-            evaluation_figures.adversarial_examples(result, table, images),
         ]
+        if result.holds_images:
+            figures.append(evaluation_figures.adversarial_examples(result, table, _images(folder)))
     html = (
         template_environment()
         .get_template("evaluation.html.j2")
@@ -47,11 +45,12 @@ def build_evaluation(folder: Path) -> Path:
             result=result,
             about=_about(result),
             cards=_cards(result),
+            classes={"head": CLASS_COLUMNS, "rows": result.class_rows()},
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
             attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
             budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
             allowed=", ".join(
-                f"{percent(accuracy)} at eps {format_eps(each.eps)}"
+                f"{percent(accuracy)} at eps {each.number.shown_eps}"
                 for accuracy, each in zip(result.proven_accuracy, result.verdicts, strict=True)
             ),
             figures=[figure for figure in figures if figure is not None],
@@ -62,6 +61,15 @@ def build_evaluation(folder: Path) -> Path:
     return write_text(folder / "report.html", html)
 
 
+def _images(folder: Path) -> dict[str, np.ndarray]:
+    """The clean and the adversarial images of the record in `folder`, by name. Raises `RecordError`."""
+    try:
+        tensors, _ = read_safetensors(folder / "adversarial.safetensors")
+    except UnsoundError as error:
+        raise RecordError(f"cannot read {folder / 'adversarial.safetensors'}: {error}") from error
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
 def _about(result: EvaluationResult) -> list[tuple[str, str]]:
     """The rows (name, value) of the report's table of what was evaluated, with which settings, on which machine."""
     made, number = result.provenance, result.verdict.number
@@ -69,7 +77,7 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
         ("model", result.model),
         ("SHA-256 of its weights", result.fingerprint),
         ("images", f"{result.data}, the first {result.images:,}"),
-        ("norm and eps", f"{number.norm}, {', '.join(format_eps(each.eps) for each in result.verdicts)}"),
+        ("norm and eps", f"{number.norm}, {', '.join(each.number.shown_eps for each in result.verdicts)}"),
         ("budget", number.budget),
         ("randomised", f"yes; the mean of {result.draws} outputs was evaluated" if result.randomised else "no"),
         ("substitute", result.substitute or "none"),
@@ -87,7 +95,7 @@ def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:
     found = [("accuracy without an attack", result.verdict.number.clean)]
     for each in result.verdicts:
         doubt = "" if each.trust.trusted else f" ({UNTRUSTED})"
-        found.append((f"robust accuracy, eps {format_eps(each.eps)}{doubt}", each.number.robust))
+        found.append((f"robust accuracy, eps {each.number.shown_eps}{doubt}", each.number.robust))
     return [
         (words, percent(each.value), f"95 % interval {percent(each.low)} to {percent(each.high)}, n = {each.n:,}")
         for words, each in found

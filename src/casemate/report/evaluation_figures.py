@@ -10,6 +10,7 @@ from casemate.norms import format_eps
 from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis
 from casemate.report.evaluation_result import EvaluationResult
 from casemate.tables import Table, is_missing
+from casemate.units import share_of_range
 
 _EXAMPLES = 6
 """Number of adversarial examples shown, at most."""
@@ -57,7 +58,8 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
     for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
             place.axhline(100 * least, color="#888888", linestyle=dashes, linewidth=1, label=f"{words} below this line")
-    place.set_xlabel(f"eps ({number.norm})")
+    share = share_of_range(number.eps, number.bounds)
+    place.set_xlabel(f"eps ({number.norm}){f'; {format_eps(number.eps)} is {share}' if share else ''}")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)
     return finished(
@@ -67,7 +69,8 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
         caption="Line: images classified correctly under every attack at this and every smaller eps, with the 95 % "
         "interval. Dashes: what each attack left for the next. Grey lines: where the grades of the verdict begin, for "
         f"the estimate (a grade depends on the interval). {result.conditions}.",
-        alt="; ".join(f"eps {eps:g}: {percent(each.value)}" for eps, each in zip(values, worst, strict=True)) + ".",
+        alt="; ".join(f"eps {format_eps(eps)}: {percent(each.value)}" for eps, each in zip(values, worst, strict=True))
+        + ".",
         columns=("eps", "what", "accuracy", "low", "high"),
         rows=rows,
     )

@@ -1,14 +1,18 @@
 """An evaluation as its result.json states it, with the rows of the tables that the terminal and the report show."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from casemate.attacks import Passes
+from casemate.data import NAMES
 from casemate.errors import RecordError
 from casemate.evaluation import Checked, Estimate, Verdict, read_verdicts
 from casemate.evaluation.cascade import Attempt
 from casemate.evaluation.findings import CHECKS
+from casemate.norms import format_eps
 
 _GRAVEST_FIRST = ("voids", "weakens", "note", "not run", "passed")
 
@@ -90,12 +94,15 @@ class EvaluationResult:
     """Number of images fooled in a batch, but not reliably at batch size 1; the record does not contain them."""
     proven_accuracy: tuple[float, ...]
     """For each eps, the upper bound on robust accuracy that the adversarial examples of the record prove."""
+    holds_images: bool
+    """Whether record and report hold images; else only their hashes."""
     provenance: Mapping[str, Any]
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], where: str) -> "EvaluationResult":
         """The evaluation from the parsed content of its result.json; `where` names the file in a `RecordError`."""
         verdicts = read_verdicts(found, where)
+        written = {float(each.eps): each.eps for each in verdicts}
         plain = ("model", "fingerprint", "data", "images", "substitute", "seed", "precision", "randomised", "draws")
         try:
             classes = [
@@ -114,11 +121,15 @@ class EvaluationResult:
                 attacks=tuple(
                     AttackUsed(each["attack"], each["first_to_fool"], each["settings"]) for each in found["attacks"]
                 ),
-                attempts=tuple(Attempt(**(each | {"passes": Passes(**each["passes"])})) for each in found["attempts"]),
+                attempts=tuple(
+                    Attempt(**(each | {"eps": written[each["eps"]], "passes": Passes(**each["passes"])}))
+                    for each in found["attempts"]
+                ),
                 checks=tuple(sorted(checks, key=lambda each: _GRAVEST_FIRST.index(each.state))),
                 proven=found["record"]["examples"],
                 unproven=found["record"]["unproven"],
                 proven_accuracy=tuple(found["record"]["robust_accuracy"]),
+                holds_images=found["record"].get("holds_images", True),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
@@ -137,11 +148,37 @@ class EvaluationResult:
         number = self.verdict.number
         return f"{self.data}, first {self.images:,} images, {number.norm}, budget {number.budget}, seed {self.seed}"
 
+    @property
+    def check_counts(self) -> str:
+        """How many checks passed and how many were not run, as text, such as "26 checks passed, 9 not run"."""
+        states = [each.state for each in self.checks]
+        passed, skipped = states.count("passed"), states.count("not run")
+        words = f"{passed} check{'' if passed == 1 else 's'} passed"
+        return f"{words}, {skipped} not run" if skipped else words
+
+    def verify_command(self, record: Path | str = "record.json", data: Path | str | None = None) -> str:
+        """The command by which others check `record`, for a shell; `data` is the file with the images, if known.
+
+        Images of a file are named by the file; those of a data set are found by the record.
+        """
+        words = ["casemate", "verify", str(record), self.model]
+        if data is None and self.data not in NAMES and "." in self.data:
+            data = self.data
+        return shlex.join(words if data is None else [*words, "--data", str(data)])
+
+    def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:
+        """The table of classes as texts: a row for each with images, the least robust first, as in `CLASS_COLUMNS`.
+
+        If there are more than `most`, only the first half of that number.
+        """
+        classes = self.per_class if most is None or len(self.per_class) <= most else self.per_class[: most // 2]
+        return [(each.name, f"{each.clean}", f"{each.robust}", f"{each.robust.n:,}") for each in classes]
+
     def attempt_rows(self) -> list[tuple[str, ...]]:
         """The table of attacks as texts: a row for each attack at each eps, with the columns of `ATTEMPT_COLUMNS`."""
         return [
             (
-                f"{each.eps:g}",
+                format_eps(each.eps),
                 each.attack,
                 str(each.tried),
                 str(each.fooled),
@@ -171,6 +208,8 @@ class EvaluationResult:
         ]
 
 
+CLASS_COLUMNS = ("class", "without an attack", "under attack", "n")
+"""Columns of the table of classes: accuracies at the largest eps with 95 % intervals, and the number of images."""
 ATTEMPT_COLUMNS = (
     "eps",
     "attack",

@@ -6,13 +6,12 @@ from typing import NoReturn
 import jinja2
 
 from casemate.errors import StoreError
-from casemate.norms import format_eps
 
 
 def template_environment(package: str = "casemate.report") -> jinja2.Environment:
     """The Jinja environment with the HTML templates of `package` and of `casemate.report`, which escapes values.
 
-    A template of `package` may extend one of `casemate.report`. It adds filters for figures, eps and table cells. An
+    A template of `package` may extend one of `casemate.report`. It adds filters for figures and table cells. An
     unknown variable is an error; a template that is not installed raises `StoreError`.
     """
 
@@ -29,7 +28,6 @@ def template_environment(package: str = "casemate.report") -> jinja2.Environment
     )
     made.filters["svg_uri"] = lambda figure: _data_uri("image/svg+xml", figure.svg)
     made.filters["csv_uri"] = lambda figure: _data_uri("text/csv", figure.csv.encode())
-    made.filters["eps"] = format_eps
     made.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return made
 

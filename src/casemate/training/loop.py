@@ -15,12 +15,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from casemate.data import LabelledImages, to_float
+from casemate.data import ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
 from casemate.memory import is_out_of_memory
 from casemate.models import (
     Classifier,
+    as_classifier,
     backward_error,
     channels_last_if_supported,
     has_inference_tensors,
@@ -66,22 +67,24 @@ class TrainResult:
 
 
 def fit(
-    model: Classifier,
-    train: LabelledImages,
-    validation: LabelledImages,
+    model: nn.Module,
+    train: ImageSource,
+    validation: ImageSource,
     settings: TrainConfig,
     *,
     objective: Objective | None = None,
     augment: Sequence[Augmentation] = (),
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     device: torch.device | str = "cpu",
     observer: Observer = NULL_OBSERVER,
 ) -> TrainResult:
     """Train `model` in place and return it with its history.
 
     Args:
-        model: trained in place; moved to `device`.
-        train: training images.
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits; trained in place, and moved to
+            `device`.
+        train: training images: `LabelledImages`, a pair of images and labels, or a DataLoader or Dataset of
+            (image, label) pairs, which are read once.
         validation: other images, used only to choose the best epoch.
         settings: see `TrainConfig`.
         objective: the loss to minimise; cross-entropy if None.
@@ -99,6 +102,8 @@ def fit(
     An error restores the model; an interruption (`KeyboardInterrupt`) leaves it partly trained.
     """
     objective = objective or CrossEntropy()
+    model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     _check(model, train, "training", least=2)
     _check(model, validation, "validation", least=1)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
@@ -184,6 +189,7 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) 
         )
     if len(images) < least:
         raise ShapeError(f"{len(images)} {part} images; expected at least {least}")
+    model.infer(to_float(images.pixels[:2]))
     seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
         raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")

@@ -1,18 +1,16 @@
 """Paired comparisons of two models, or of two attacks, on the same images, from the tables of examples in artifacts."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal, final
 
 import numpy as np
 
 from casemate.engine import Artifact
 from casemate.errors import StoreError
-from casemate.evaluation import Estimate, mcnemar, mean
+from casemate.evaluation import Estimate, mcnemar, mean, paired_difference
 from casemate.tables import Table, read_table
 from casemate_study.results.significance import LEVEL, holm, p_value
 
@@ -120,19 +118,7 @@ def compare_masks(one: np.ndarray, other: np.ndarray) -> PairedComparison | None
     one, other = one[:n], other[:n]
     a, b = float(one.mean()), float(other.mean())
     p = mcnemar(one, other)
-    return PairedComparison(a, b, _order(a - b, p < LEVEL), _difference_of_masks(one, other), p)
-
-
-def _difference_of_masks(one: np.ndarray, other: np.ndarray) -> Estimate:
-    """The share of True in `one` minus that in `other`, both `(n,)` over the same images, with the adjusted Wald
-    interval of paired shares (Bonett and Price 2012). Its width is positive even where no image differs.
-    """
-    n = len(one)
-    wins, defeats = int(np.count_nonzero(one & ~other)), int(np.count_nonzero(~one & other))
-    more, fewer = (wins + 1) / (n + 2), (defeats + 1) / (n + 2)
-    half = NormalDist().inv_cdf(1 - LEVEL / 2) * math.sqrt((more + fewer - (more - fewer) ** 2) / (n + 2))
-    centre = more - fewer
-    return Estimate((wins - defeats) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
+    return PairedComparison(a, b, _order(a - b, p < LEVEL), paired_difference(one, other), p)
 
 
 def compare_values(one: np.ndarray, other: np.ndarray) -> PairedComparison | None:

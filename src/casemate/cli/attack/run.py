@@ -27,7 +27,7 @@ from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
 from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.examples import curve_table, example_table
-from casemate.evaluation.record import fingerprint, fingerprint_of_images
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier
 from casemate.norms import Norm, parse_eps

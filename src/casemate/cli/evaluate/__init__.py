@@ -3,7 +3,8 @@
   not fool; images that withstand all of them count as robust. Checks then
   look for reasons not to trust the number; all of them are reported.
 - Writes report.html, result.json, examples.parquet, and a record of the
-  adversarial examples that others can check with `casemate verify`.
+  adversarial examples that others can check with `casemate verify`. Report
+  and record hold your images; with --no-images hashes only.
 - First prints how long each budget takes at most. A stopped evaluation
   leaves no files. Results of another evaluation in OUT are not replaced.
 

@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from casemate.cli import evaluate as command
 from casemate.cli.evaluate.request import EvaluateRequest
-from casemate.cli.shared import outputs, parsing
+from casemate.cli.shared import console, outputs, parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, parse_number
+from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, parse_share
 from casemate.cli.shared.outputs import Overwrite
-from casemate.errors import SettingError
+from casemate.evaluation import Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Evaluate:
     evaluation: EvaluateRequest
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
     """Exit with 3 if the robust accuracy at the largest eps cannot be trusted, or the lower end of its 95 % interval is
-    below X, a fraction such as 0.6."""
+    below X, such as 0.6 or 60%."""
     fail_by: Literal["lower", "estimate"] = "lower"
     """What --fail-under compares: the lower end of the interval, or the estimate itself."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
@@ -33,6 +33,8 @@ class Evaluate:
     overwrite: Overwrite = False
     dry_run: Flag = False
     """Evaluate nothing; print the settings, and how long each budget takes at most."""
+    verbose: Annotated[bool, FlagCreatePairsOff, arg(aliases=("-v",), help_behavior_hint="")] = False
+    """Also show what every check measured."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
@@ -59,30 +61,27 @@ class Evaluate:
             observer.message(show.expected_time(plan))
             found = run.run(plan, observer)
             result = run.write(out, plan, found, threads, observer)
-            display = partial(show.show, result, out)
+            display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)
-        verdict = found.verdict
-        if least is None:
-            return
+        if least is not None:
+            console.print_message(self._compare(found.verdict, least), word="passes")
+
+    def _compare(self, verdict: Verdict, least: float) -> str:
+        """A sentence that says what was compared with --fail-under. Raises `ThresholdNotMet` if that is not reached."""
         if not verdict.trust.trusted:
             raise ThresholdNotMet(f"--fail-under {self.fail_under}: {verdict.sentence}")
-        robust = verdict.number.robust
-        compared = robust.low if self.fail_by == "lower" else robust.value
+        robust, lower = verdict.number.robust, self.fail_by == "lower"
+        compared = robust.low if lower else robust.value
+        what = "the lower end of the 95 % interval of robust accuracy" if lower else "robust accuracy"
+        found = f"{what} at eps {verdict.number.shown_eps}, {compared:.4g}, is"
+        estimate = f"estimate {robust.value:.4g}, n = {robust.n:,}"
         if compared < least:
-            lower = "the lower end of the 95 % interval of " if self.fail_by == "lower" else ""
-            raise ThresholdNotMet(
-                f"{lower}robust accuracy at eps {verdict.eps:g}, {compared:.4g}, is below {self.fail_under} (estimate "
-                f"{robust.value:.4g}, n = {robust.n:,})"
-            )
+            raise ThresholdNotMet(f"{found} below {self.fail_under} ({estimate})")
+        return f"{found} at least {self.fail_under} ({estimate})"
 
     def _least(self) -> float | None:
         """The robust accuracy that --fail-under demands, or None. Raises `SettingError` if it is not within [0, 1]."""
-        if self.fail_under is None:
-            return None
-        least = parse_number("fail-under", self.fail_under)
-        if not 0 <= least <= 1:
-            raise SettingError(f"fail-under {self.fail_under}; expected a fraction from 0 to 1, such as 0.6")
-        return least
+        return None if self.fail_under is None else parse_share("fail-under", self.fail_under)
 
 
 def parse(argv: Sequence[str]) -> Evaluate:

@@ -49,6 +49,10 @@ class EvaluateRequest:
     """Borders between the grades, as shares of the correctly classified images that withstood every attack: broken
     under B, weak under W, partly robust from W, robust as far as tested from R."""
 
+    no_images: Flag = False
+    """Write no images: record and report then hold only their hashes, and no pictures. Otherwise they hold the clean
+    and the adversarial images."""
+
     def grade_borders(self) -> Borders:
         """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""
         if not self.borders:

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from casemate.cli.evaluate.request import EvaluateRequest
-from casemate.cli.shared import inputs, outputs
+from casemate.cli.shared import inputs
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning
-from casemate.evaluation import Evaluation, evaluate, make_record, seconds_at_most, write_record
+from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
-from casemate.evaluation.examples import evaluation_table
-from casemate.evaluation.record import fingerprint, fingerprint_of_images
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.verdict import Borders
-from casemate.files import filling, write_json
 from casemate.models import Classifier
-from casemate.norms import Ball, parse_eps
+from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
-from casemate.provenance import surroundings
-from casemate.report.evaluation import build_evaluation
-from casemate.tables import write_table
+from casemate.report.evaluation_files import write_files
 from casemate.units import find_eps_issue
 
 
@@ -55,6 +51,7 @@ class EvaluatePlan:
             "classes": list(self.model.model.classes),
             "norm": self.request.norm,
             "eps": list(self.values),
+            "eps_text": [format_eps(each) for each in self.values],
             "budget": self.request.budget,
             "thorough": self.request.thorough or self.request.budget == "thorough",
             "substitute": self.request.substitute,
@@ -78,6 +75,8 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
+    if len(images) < request.images:
+        observer.message(f"--images {request.images:,}: there are only {len(images):,} images; all of them are used.")
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.is_obvious:
         warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
@@ -115,20 +114,5 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
 
 def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
-    record, adversarial_prediction = make_record(
-        found, plan.model.model, name=plan.model.name, data=plan.data, observer=observer
-    )
-    result = plan.about() | found.as_json()
-    result["fingerprint"] = record.fingerprint
-    result["record"] = {
-        "examples": int((record.first_success >= 0).sum()),
-        "unproven": int((found.cascade.first_success >= 0).sum()) - int((record.first_success >= 0).sum()),
-        "robust_accuracy": list(record.robust_accuracy),
-    }
-    result["provenance"] = surroundings(plan.device, threads)
-    with observer.work("Writing the report", 0), filling(folder, outputs.FILES, outputs.RESULT) as temporary:
-        write_record(record, temporary)
-        write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples")
-        write_json(temporary / outputs.RESULT, result)
-        build_evaluation(temporary)
-    return result
+    images = not plan.request.no_images
+    return write_files(folder, found, plan.about(), images=images, threads=threads, observer=observer)

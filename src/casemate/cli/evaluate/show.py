@@ -1,5 +1,6 @@
 """What `casemate evaluate` prints: beforehand what it will do, afterwards the verdict, the numbers and the checks."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,8 @@ from rich.table import Table
 from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import console
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
-from casemate.evaluation.intervals import percent
 from casemate.evaluation.verdict import Verdict
-from casemate.norms import format_eps
-from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CheckRow, EvaluationResult
+from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 
 _COLOURS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
 _STATE_COLOURS = {"voids": "bold red", "weakens": "yellow", "note": "cyan"}
@@ -47,11 +46,22 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     times = console.new_table("Budget", "At most about", "Attacks", title="Time")
     for name, seconds in plan.seconds.items():
         times.add_row(name, console.duration(seconds), BUDGETS_IN_WORDS[name])
-    console.show(console.settings_table(about, "Would be evaluated"), times)
+    shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
+    console.show(console.settings_table(shown, "Would be evaluated"), times)
 
 
-def show(found: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Print a finished evaluation: `found` is the content of its result.json, `folder` where its files are."""
+def show(
+    found: Mapping[str, Any], folder: Path, *, as_json: bool, data: Path | None = None, verbose: bool = False
+) -> None:
+    """Print a finished evaluation.
+
+    Args:
+        found: the content of its result.json.
+        folder: where its files are.
+        as_json: print `found` instead of tables.
+        data: the file with the images, if it was given.
+        verbose: also print what every check measured.
+    """
     if as_json:
         console.show_json({**found, "folder": str(folder)})
         return
@@ -67,13 +77,13 @@ def show(found: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:
         "[bold]Attacks[/], each on the images that the ones before it had not fooled; passes per image",
         attempts,
         *_first_successes(result),
-        _classes(result),
-        *_checks(result.check_rows()),
+        *_classes(result),
+        *_checks(result, verbose=verbose),
         f"\n{console.duration(result.seconds)} on {result.device}, {result.precision}; attacks took "
         f"{result.passes.forward:,} forward and {result.passes.backward:,} backward passes{draws}.",
-        *_record(result, folder),
-        f"Report: [bold]{escape(str(folder / 'report.html'))}[/]",
     )
+    for line in (*_record(result, folder, data), f"Report: [bold]{escape(str(folder / 'report.html'))}[/]"):
+        console.show_line(line)
 
 
 def verdict_box(verdicts: Sequence[Verdict]) -> Constrain:
@@ -92,8 +102,8 @@ def verdict_box(verdicts: Sequence[Verdict]) -> Constrain:
     if verdict.grades:
         parts.add_row("", f"[dim]{escape(verdict.convention)}[/]")
     for each in reversed(smaller):
-        parts.add_row(f"At eps {format_eps(each.eps)}", escape(each.grade_sentence))
-    title = f"[{colour}]Verdict at eps {format_eps(verdict.eps)}: {escape(verdict.word.upper())}[/]"
+        parts.add_row(f"At eps {escape(each.number.shown_eps)}", escape(each.grade_sentence))
+    title = f"[{colour}]Verdict at eps {escape(verdict.number.shown_eps)}: {escape(verdict.word.upper())}[/]"
     return Constrain(Panel(parts, title=title, title_align="left", border_style=colour, padding=(0, 1)), _BOX_WIDTH)
 
 
@@ -102,7 +112,9 @@ def _accuracies(result: EvaluationResult) -> Table:
     made = console.new_table("eps", *console.right_aligned("Robust accuracy"), "Verdict")
     made.add_row("0", f"{result.verdict.number.clean}", "[dim]without an attack[/]")
     for each in result.verdicts:
-        made.add_row(format_eps(each.eps), f"{each.number.robust}", f"[{_COLOURS[each.colour]}]{escape(each.word)}[/]")
+        made.add_row(
+            escape(each.number.shown_eps), f"{each.number.robust}", f"[{_COLOURS[each.colour]}]{escape(each.word)}[/]"
+        )
     return made
 
 
@@ -117,42 +129,45 @@ def _first_successes(result: EvaluationResult) -> list[str]:
     return [f"First to fool, over all eps: {', '.join(found) or 'none'}."]
 
 
-def _classes(result: EvaluationResult) -> str:
-    """A line with the robust and the clean accuracy of each class; of many classes only the ten least robust."""
-    classes = result.per_class
-    shown = classes if len(classes) <= _ALL_CLASSES else classes[: _ALL_CLASSES // 2]
-    words = ", ".join(
-        f"{escape(each.name)} {percent(each.robust.value, 0)} of {percent(each.clean.value, 0)}" for each in shown
-    )
-    which = "" if shown is classes else f" (the worst {len(shown)} of {len(classes)})"
-    eps = format_eps(result.verdict.eps)
-    return f"Robust accuracy at eps {eps}, of the accuracy without an attack, by class{which}: {words}."
+def _classes(result: EvaluationResult) -> list[Table | str]:
+    """A title and a table of the classes that have images; of many classes only the ten least robust."""
+    rows, all_classes = result.class_rows(_ALL_CLASSES), len(result.per_class)
+    which = "" if len(rows) == all_classes else f", the {len(rows)} least robust of {all_classes}"
+    made = console.new_table(CLASS_COLUMNS[0], *console.right_aligned(*CLASS_COLUMNS[1:]))
+    for name, *cells in rows:
+        made.add_row(escape(name), *cells)
+    return [f"[bold]Accuracy by class[/] at eps {escape(result.verdict.number.shown_eps)}{which}", made]
 
 
-def _checks(rows: Sequence[CheckRow]) -> list[str]:
-    """Lines about the checks: a line per raised check, one for all that passed, one per reason for not running some."""
+def _checks(result: EvaluationResult, *, verbose: bool) -> list[Table | str]:
+    """Lines about the checks: one for each that was raised, one for all that passed, one per reason for not running
+    some; a table of the latter two if `verbose`.
+    """
+    rows = result.check_rows()
     raised = [each for each in rows if each.state in _STATE_COLOURS]
-    passed = [each for each in rows if each.state == "passed"]
-    reasons: dict[str, list[str]] = {}
-    for each in rows:
-        if each.state == "not run":
-            reasons.setdefault(each.seen, []).append(each.name)
-    skipped = len(rows) - len(raised) - len(passed)
-    lines = [f"\n[bold]Checks[/]: {len(raised)} raised, {len(passed)} passed, {skipped} not run"]
+    rest = [each for each in rows if each.state not in _STATE_COLOURS]
+    hint = "" if verbose else "; -v shows what each of them measured"
+    lines: list[Table | str] = [f"[bold]Checks[/]: {len(raised)} raised"]
     for each in raised:
         measured = f" ({each.measured}, threshold {each.threshold})" if each.measured else ""
         colour = _STATE_COLOURS[each.state]
-        lines.append(f"[{colour}]{each.state}[/] [bold]{each.name}[/]{measured}: {escape(each.seen)}.")
-    if passed:
-        excused = {each: f" (above {each.threshold}, but {each.seen})" if each.seen else "" for each in passed}
-        words = ", ".join(f"{each.name} {each.measured}{escape(why)}" for each, why in excused.items())
-        lines.append(f"[green]passed[/] {words}.")
-    return [*lines, *(f"[dim]not run[/] {', '.join(names)}: {escape(why)}." for why, names in reasons.items())]
+        lines.append(f"[{colour}]{each.state}[/] [bold]{escape(each.name)}[/]{measured}: {escape(each.seen)}.")
+    passed = sum(each.state == "passed" for each in rest)
+    lines.append(f"[green]{passed} check{'' if passed == 1 else 's'} passed[/]{hint}.")
+    reasons = Counter(each.seen for each in rest if each.state == "not run")
+    lines += [f"[dim]{count} not run[/]: {escape(why)}." for why, count in reasons.items()]
+    if verbose:
+        made = console.new_table("check", *console.right_aligned("measured", "raised above"), "")
+        for each in rest:
+            made.add_row(escape(each.name), each.measured, each.threshold, escape(each.seen))
+        lines.append(made)
+    return lines
 
 
-def _record(result: EvaluationResult, folder: Path) -> list[str]:
+def _record(result: EvaluationResult, folder: Path, data: Path | None) -> list[str]:
     """Lines with the command by which others can check the result, and how many fooled images its record lacks."""
-    lines = [f"For others to check: casemate verify {folder / 'record.json'} MODEL ({result.proven:,} examples)"]
+    held = f"{result.proven:,} examples" if result.holds_images else "hashes only, without images"
+    lines = [f"For others to check: {result.verify_command(folder / 'record.json', data)} ({held})"]
     if result.unproven:
         lines.append(
             f"{result.unproven} more images fooled the model in a batch, but not reliably one at a time: the record "

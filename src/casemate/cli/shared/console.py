@@ -47,6 +47,11 @@ def show(*what: RenderableType) -> None:
         out.print(each)
 
 
+def show_line(text: str) -> None:
+    """Print a line of rich markup to stdout that is not broken, however long: one with a command to be copied."""
+    console(stderr=False).print(text, soft_wrap=True)
+
+
 def show_json(content: Any) -> None:
     """Print one JSON document to stdout."""
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -55,6 +60,11 @@ def show_json(content: Any) -> None:
 def print_error(message: str, *, word: str = "error") -> None:
     """Print a message to stderr, after `word` in red and a colon."""
     console(stderr=True).print(f"[bold red]{word}:[/] {escape(message)}", soft_wrap=True)
+
+
+def print_message(message: str, *, word: str) -> None:
+    """Print a message to stderr, after `word` in green and a colon."""
+    console(stderr=True).print(f"[bold green]{word}:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager

@@ -7,10 +7,12 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from casemate import data
-from casemate.data import LabelledImages, read_images
+from casemate.data import LabelledImages, read_images, to_float
 from casemate.errors import CasemateError, ModelError, SettingError
-from casemate.models import Classifier, ModelMetadata, load
+from casemate.models import Classifier, ModelMetadata, as_classifier, load, same_classes
 from casemate.progress import Observer
 
 
@@ -57,7 +59,7 @@ def _made_by(source: str) -> Classifier:
     """The model that the user's function returns; `source` is package.module:function.
 
     The module is in the current folder or installed. Raises `ModelError` if the import or the call fails, or if the
-    result is not a `Classifier`.
+    result is not a module.
     """
     module, _, name = source.partition(":")
     here = str(Path.cwd())
@@ -73,12 +75,12 @@ def _made_by(source: str) -> Classifier:
             f"{source} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). "
             f"The module is searched in {here} and among the installed ones; the function is called without arguments"
         ) from error
-    if not isinstance(made, Classifier):
+    if not isinstance(made, nn.Module):
         raise ModelError(
-            f"{source} returned a {type(made).__name__}; expected a casemate.Classifier: "
-            "Classifier(network, input_shape=(channels, height, width), classes=(...)) around your network"
+            f"{source} returned a {type(made).__name__}; expected a torch.nn.Module that maps images within [0, 1] to "
+            "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
         )
-    return made
+    return as_classifier(made)
 
 
 def load_images(
@@ -98,7 +100,9 @@ def load_images(
             raise SettingError(
                 f"--data {file}: there is no such file; for the data set of that name give --dataset {file}"
             )
-        return read_images(file), file.name
+        images = read_images(file)
+        model.model.infer(to_float(images.pixels[:2]))
+        return images, file.name
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)
     if name is None:
@@ -109,7 +113,8 @@ def load_images(
         )
     with observer.work("Reading the images", 0):
         whole = data.load(name, data_dir, observer=observer)
-    if whole.classes != model.model.classes and not (
+    model.model.infer(to_float(whole.test.pixels[:2]))
+    if not same_classes(whole.classes, model.model.classes) and not (
         model.dataset is None and len(whole.classes) == len(model.model.classes)
     ):
         raise ModelError(

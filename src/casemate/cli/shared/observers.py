@@ -209,12 +209,20 @@ class _Lane:
 @contextmanager
 def watching() -> Iterator[Observer]:
     """A context that yields the command line's observer, which writes to stderr: live on a terminal, else lines."""
+    observer = progress_bars()
+    try:
+        yield observer
+    finally:
+        if isinstance(observer, _Live):
+            observer.close()
+
+
+def progress_bars() -> Observer:
+    """The display of progress that the commands have, for `observer=` of the library's functions.
+
+    It writes to stderr: progress bars on a terminal and in a notebook, elsewhere a line every ten seconds. It shows one
+    call at a time, and may be used for one after the other.
+    """
     console = make_console(stderr=True)
-    if sys.stderr.isatty() and not console.is_dumb_terminal:
-        live = _Live(console)
-        try:
-            yield live
-        finally:
-            live.close()
-    else:
-        yield _Plain(console)
+    live = sys.stderr.isatty() and not console.is_dumb_terminal
+    return _Live(console) if live or console.is_jupyter else _Plain(console)

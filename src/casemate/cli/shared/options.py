@@ -137,3 +137,15 @@ def parse_number(name: str, text: str) -> float:
     if not math.isfinite(value):
         raise SettingError(f"{name} {text!r} is not a number; write 0.2 or 8/255")
     return value
+
+
+def parse_share(name: str, text: str) -> float:
+    """Read a share from 0 to 1: a number such as 0.6, a fraction, or a percentage such as 60%.
+
+    Raises `SettingError`, which begins with `name`, for anything else.
+    """
+    stripped = text.strip()
+    share = parse_number(name, stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
+    if not 0 <= share <= 1:
+        raise SettingError(f"{name} {text}; expected a fraction from 0 to 1, such as 0.6 or 60%")
+    return share

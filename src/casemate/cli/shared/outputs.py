@@ -1,32 +1,18 @@
-"""Folders of results: those of another run are replaced only with --overwrite."""
+"""Folders of results of commands: those of another run are replaced only with --overwrite."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from casemate.errors import CasemateError, SettingError, StoreError
-from casemate.files import read_json
 from casemate.progress import Observer
+from casemate.report.folder import CONTACT_SHEET as CONTACT_SHEET
+from casemate.report.folder import FILES as FILES
+from casemate.report.folder import RESULT as RESULT
+from casemate.report.folder import SUMMARY as SUMMARY
+from casemate.report.folder import check_replaceable
 
-RESULT = "result.json"
-"""Name of the file with the settings and results of an evaluation or an attack."""
-SUMMARY = "summary.json"
-"""Name of the file with the settings and results of a study."""
-CONTACT_SHEET = "contact-sheet.png"
-"""Name of the picture of images before and after an attack."""
-FILES = (
-    "report.html",
-    "record.json",
-    "adversarial.safetensors",
-    "examples.parquet",
-    "examples.csv",
-    CONTACT_SHEET,
-    RESULT,
-)
-"""The files that evaluations and attacks write; a folder with any of them holds a result."""
 Overwrite = Annotated[
     bool, FlagCreatePairsOff, arg(help="Replace the results of another run in OUT.", help_behavior_hint="")
 ]
@@ -34,53 +20,12 @@ Overwrite = Annotated[
 IN_THE_WAY = "choose another --out, or give --overwrite to replace it"
 """End of error messages about a result that exists already: what the user can do."""
 
-_IGNORED = ("device", "seconds_at_most", "notes")
-"""Entries of a run's settings that are not compared: two runs that differ only in these count as the same run."""
-_HASHES = {
-    "fingerprint": "other weights",
-    "images_sha256": "other images or labels",
-    "substitute_fingerprint": "another substitute",
-}
-
 
 def check_results(
     folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer, file: str = RESULT
 ) -> None:
-    """Raise, before anything is computed, if the run would replace results of a run with other settings.
-
-    Results of the same settings may be replaced; the observer then receives a message that they are.
-
-    Args:
-        folder: where the results are to go.
-        about: the settings of the run, as `file` will state them.
-        overwrite: raise nothing, so that any results are replaced.
-        observer: receives the message.
-        file: the file that states the settings of the results in `folder`.
-
-    Raises:
-        SettingError: the folder holds results of another run, or results whose settings are unknown.
-    """
-    files = [name for name in (*FILES, SUMMARY) if (folder / name).exists()]
-    if overwrite or not files:
-        return
-    old = _read(folder, file)
-    if isinstance(old, str):
-        raise SettingError(
-            f"{folder} holds {', '.join(files)}, {old}; {_title(about)} would be written over it: {IN_THE_WAY}"
-        )
-    ignored = (*_IGNORED, "dataset") if old.get("fallback_for") is not None else _IGNORED
-    wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in ignored}
-    other = [
-        _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old.get(name))}, now {_short(value)}")
-        for name, value in wanted.items()
-        if old.get(name) != value
-    ]
-    if other:
-        raise SettingError(
-            f"{folder} holds {_title(old)}, and {_title(about)} would be written over it ({'; '.join(other)}): "
-            f"{IN_THE_WAY}"
-        )
-    observer.message(f"{folder} holds the results of the same run; they are replaced.")
+    """`casemate.report.folder.check_replaceable` with the command line's advice: another --out, or --overwrite."""
+    check_replaceable(folder, about, overwrite=overwrite, observer=observer, advice=IN_THE_WAY, file=file)
 
 
 def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, observer: Observer) -> None:
@@ -89,35 +34,3 @@ def check_report(folder: Path, about: Mapping[str, Any], *, overwrite: bool, obs
     A report on the digits, computed because Fashion-MNIST was unavailable, may be replaced by one on another data set.
     """
     check_results(folder, about, overwrite=overwrite, observer=observer, file=SUMMARY)
-
-
-def _read(folder: Path, name: str) -> dict[str, Any] | str:
-    """The content of the file `name` in a folder; if it is missing or damaged, a text that says so."""
-    if not (folder / name).exists():
-        return f"but no {name} with their settings"
-    try:
-        found = read_json(folder / name, StoreError)
-    except CasemateError:
-        found = None
-    return found if isinstance(found, dict) else f"but its {name} cannot be read"
-
-
-def _title(about: Mapping[str, Any]) -> str:
-    """A run in a few words, for error messages, from its settings.
-
-    These may come from a file that another program wrote, so their types are not relied on.
-    """
-    if "scale" in about:
-        return f"the report of a study at {about['scale']} scale ({about.get('dataset')}, seed {about.get('seed')})"
-    data = about.get("data", about.get("dataset"))
-    eps = about.get("eps")
-    if isinstance(eps, list) and all(isinstance(each, int | float) for each in eps):
-        eps = ", ".join(f"{each:g}" for each in eps)
-    where = f"{about.get('model')} ({data}, eps {eps}, seed {about.get('seed')})"
-    attack = about.get("attack")
-    return f"an attack on {where}" if isinstance(attack, Mapping) else f"an evaluation of {where}"
-
-
-def _short(value: Any) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

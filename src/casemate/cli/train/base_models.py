@@ -8,7 +8,7 @@ from typing import Any
 from casemate.cli.shared import inputs
 from casemate.data import Dataset
 from casemate.errors import ModelError
-from casemate.evaluation.record import fingerprint
+from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, ModelMetadata, load
 
 

@@ -6,7 +6,16 @@ from casemate import data
 from casemate.cli.shared import inputs
 from casemate.data import LabelledImages, read_images
 from casemate.errors import DataError, MissingExtraError
-from casemate.evaluation import Record, Verification, read_record, verify_record
+from casemate.evaluation import (
+    HashedRecord,
+    Record,
+    Verification,
+    read_hashed_record,
+    read_record,
+    verify_hashes,
+    verify_record,
+)
+from casemate.evaluation.record import is_hashed
 from casemate.progress import Observer
 
 
@@ -25,13 +34,16 @@ def run(
     The images come from `file`, or from the record's data set. A claim that does not hold is part of the result; only
     what cannot be read raises, a `CasemateError`.
     """
-    record = read_record(path)
+    record = read_hashed_record(path) if is_hashed(path) else read_record(path)
     loaded = inputs.load_model(model, device)
     images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
+    if isinstance(record, HashedRecord):
+        observer.message(f"{path} holds hashes in the place of images: it can only be checked by hash.")
+        return verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
     return verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
 
 
-def _images_of(record: Record, data_dir: Path | None, observer: Observer) -> LabelledImages | None:
+def _images_of(record: Record | HashedRecord, data_dir: Path | None, observer: Observer) -> LabelledImages | None:
     """The test images of the data set that a record names; None if it names none, or this machine does not have it.
 
     Raises `DataError` if a folder `data_dir` is given and the images are not in it.

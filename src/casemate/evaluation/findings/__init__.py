@@ -1,6 +1,6 @@
 """The checks of an evaluation: reasons not to trust its number, by name, in the order in which they are reported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from casemate.attacks import Passes
 from casemate.evaluation.findings import agreement, gradients, inputs, randomness
@@ -58,14 +58,14 @@ EXPENSIVE = Passes(forward=1_950_000)
 """Upper bound of the passes of single images in the checks that only a thorough evaluation runs, with a full sample."""
 
 
-def run_checks(context: CheckContext, *, thorough: bool = False) -> list[Checked]:
-    """Run all checks, and return their results in the order of `CHECKS`.
+def run_checks(context: CheckContext, own: Sequence[Check] = (), *, thorough: bool = False) -> list[Checked]:
+    """Run all checks, and return their results in the order of `CHECKS`, then those of the caller's `own`.
 
     Checks that take minutes are run only if `thorough`; else their result is "not run".
     """
     found: list[Checked] = []
-    with context.observer.work("Checking the evaluation", len(CHECKS)) as advance:
-        for check in CHECKS.values():
+    with context.observer.work("Checking the evaluation", len(CHECKS) + len(own)) as advance:
+        for check in (*CHECKS.values(), *own):
             dropped = check.thorough and not thorough
             found.append(check.skipped("it runs only with --thorough: it takes minutes") if dropped else check(context))
             advance(1, check.title)

@@ -1,0 +1,230 @@
+"""Comparison of two evaluations, or of two results of attacks, on the same images: which of two models is more robust.
+
+Both are measured on the same images, so the difference is paired: McNemar's test, and the interval of Bonett and Price.
+Two intervals that overlap say nothing about a difference on the same images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from torch import Tensor
+
+from casemate.attacks import AttackResult
+from casemate.errors import SettingError, ShapeError
+from casemate.evaluation.evaluation import Evaluation
+from casemate.evaluation.intervals import Estimate, mcnemar, only_one, paired_difference, share
+from casemate.evaluation.verdict import Verdict
+from casemate.norms import format_eps
+from casemate.notebook import html_table
+
+_LEVEL = 0.05
+"""The p-value of McNemar's test below which a difference is more than chance."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two accuracies on the same images, and their difference."""
+
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    """The second minus the first, with the 95 % interval of a paired difference."""
+    p_value: float
+    """p-value of McNemar's test that both are equal."""
+    only_first: int
+    """Number of images that only the first classifies correctly."""
+    only_second: int
+    """Number of images that only the second classifies correctly."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether McNemar's test finds a difference at the 5 % level."""
+        return self.p_value < _LEVEL
+
+    @property
+    def words(self) -> str:
+        """The difference in percentage points, with its interval and the p-value, as text."""
+        return f"{_points(self.difference.value)} points ({_points(self.difference.low)} to " + (
+            f"{_points(self.difference.high)}), McNemar p = {self.p_value:.2g}"
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ModelComparison:
+    """The result of `compare`: the accuracies of two models on the same images, paired, and both verdicts."""
+
+    names: tuple[str, str]
+    eps: float | None
+    """The radius at which they are compared, the largest of the evaluations; None for attacks without one."""
+    norm: str | None
+    robust: Paired
+    """Accuracies under attack."""
+    clean: Paired | None
+    """Accuracies without an attack; None for results of attacks."""
+    verdicts: tuple[Verdict, Verdict] | None
+    """Both verdicts at `eps`; None for results of attacks."""
+    attacks: tuple[str, str]
+    """What each was attacked with: the budget, or the attack."""
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return self.robust.difference.n
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the numbers of both can be trusted, as far as checks were run."""
+        return self.verdicts is None or all(each.trust.trusted for each in self.verdicts)
+
+    @property
+    def conclusion(self) -> str:
+        """A sentence that says which is more robust, or why that is not shown."""
+        first, second = self.names
+        if not self.trusted:
+            untrusted = [n for n, v in zip(self.names, self.verdicts or (), strict=True) if not v.trust.trusted]
+            return f"Nothing follows: the number of {' and of '.join(untrusted)} is not to be trusted."
+        if not self.robust.is_significant:
+            return "No difference in robust accuracy is shown: it is within chance."
+        better, worse = (second, first) if self.robust.difference.value > 0 else (first, second)
+        return f"{better} is more robust than {worse}, beyond chance."
+
+    def __repr__(self) -> str:
+        return (
+            f"ModelComparison({self.names[1]} minus {self.names[0]}, {self._setting}: robust accuracy "
+            f"{self.robust.words}, n = {self.n:,})"
+        )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.conclusion} ({self._setting}, n = {self.n:,})", self._rows(), self._head())
+
+    def summary(self) -> str:
+        """The comparison as text: both accuracies with intervals, the paired differences, verdicts, conclusion."""
+        rows = [self._head(), *self._rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        wins = f"Under attack {self.robust.only_second} images are correct with {self.names[1]} only, "
+        wins += f"{self.robust.only_first} with {self.names[0]} only."
+        unlike = ""
+        if self.attacks[0] != self.attacks[1]:
+            unlike = f" They were attacked differently: {self.attacks[0]} and {self.attacks[1]}."
+        head = f"The same {self.n:,} images, {self._setting}; ranges are 95 % intervals."
+        return "\n".join([head, *lines, wins, f"{self.conclusion}{unlike}"])
+
+    @property
+    def _setting(self) -> str:
+        if self.eps is None:
+            return "no eps"
+        return f"eps {format_eps(self.eps)}{f' ({self.norm})' if self.norm else ''}"
+
+    def _head(self) -> tuple[str, str, str, str]:
+        return ("", *self.names, "difference")
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        named = (("clean accuracy", self.clean), ("robust accuracy", self.robust))
+        rows = [(name, f"{each.first}", f"{each.second}", each.words) for name, each in named if each is not None]
+        if self.verdicts is not None:
+            rows.append(("verdict", self.verdicts[0].word, self.verdicts[1].word, ""))
+        return rows
+
+
+def compare(
+    first: Evaluation | AttackResult,
+    second: Evaluation | AttackResult,
+    *,
+    names: Sequence[str] = ("first", "second"),
+) -> ModelComparison:
+    """Compare two models, such as one before and after training, by evaluations or attacks on the same images.
+
+    Args:
+        first, second: two results of `evaluate`, or two of an attack; evaluations are compared at their largest eps.
+        names: what the summary calls them.
+
+    Raises:
+        SettingError: they are not of one kind, or have other eps or another norm.
+        ShapeError: they are about other images, labels, or another number of them.
+    """
+    if len(names) != 2:
+        raise SettingError(f"names {tuple(names)}; expected two, one for each result")
+    if isinstance(first, Evaluation) and isinstance(second, Evaluation):
+        _expect_equal("eps", first.values, second.values)
+        _expect_equal("norm", first.norm, second.norm)
+        _expect_the_same(first.images.tensors(), second.images.tensors())
+        return ModelComparison(
+            names=(names[0], names[1]),
+            eps=first.values[-1],
+            norm=first.norm,
+            robust=_paired(first.cascade.robust[:, -1], second.cascade.robust[:, -1]),
+            clean=_paired(first.clean.correct, second.clean.correct),
+            verdicts=(first.verdict, second.verdict),
+            attacks=(f"budget {first.budget}", f"budget {second.budget}"),
+        )
+    if isinstance(first, AttackResult) and isinstance(second, AttackResult):
+        _expect_equal("eps", first.eps, second.eps)
+        _expect_equal("norm", first.ball_norm, second.ball_norm)
+        _expect_the_same((first.clean.cpu(), first.labels.cpu()), (second.clean.cpu(), second.labels.cpu()))
+        return ModelComparison(
+            names=(names[0], names[1]),
+            eps=first.eps,
+            norm=first.ball_norm,
+            robust=_paired((~first.success).cpu().numpy(), (~second.success).cpu().numpy()),
+            clean=None,
+            verdicts=None,
+            attacks=(str(first.attack["name"]), str(second.attack["name"])),
+        )
+    raise SettingError(
+        f"{type(first).__name__} and {type(second).__name__}; expected two evaluations (casemate.evaluate) or two "
+        "results of attacks"
+    )
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> Paired:
+    only_first, only_second = only_one(first, second)
+    return Paired(
+        first=share(first),
+        second=share(second),
+        difference=paired_difference(second, first),
+        p_value=mcnemar(first, second),
+        only_first=only_first,
+        only_second=only_second,
+    )
+
+
+def _expect_equal(what: str, first: object, second: object) -> None:
+    """Raise `SettingError` if a setting that must be the same in both differs."""
+    if first != second:
+        raise SettingError(
+            f"{what} {_shown(first)} and {_shown(second)}; expected the same in both: evaluate both with one {what}"
+        )
+
+
+def _expect_the_same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:
+    """Raise `ShapeError` unless both are the same images with the same labels, in the same order."""
+    if len(first[1]) != len(second[1]):
+        raise ShapeError(f"{len(first[1]):,} and {len(second[1]):,} images; expected the same images in both")
+    for what, one, other in zip(("images", "labels"), first, second, strict=True):
+        if one.shape != other.shape:
+            raise ShapeError(f"{what} of shapes {tuple(one.shape)} and {tuple(other.shape)}; expected the same {what}")
+        unlike = int((one != other).flatten(1).any(1).sum()) if one.ndim > 1 else int((one != other).sum())
+        if unlike:
+            raise ShapeError(
+                f"{unlike:,} of {len(one):,} {what} differ; expected the same {what} in the same order in both"
+            )
+
+
+def _shown(value: object) -> str:
+    """A setting as text; a radius as it was written."""
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    return format_eps(value) if isinstance(value, float) else str(value)
+
+
+def _points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}"

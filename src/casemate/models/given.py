@@ -1,0 +1,46 @@
+"""The model that a user gave: a `Classifier`, or any module, which then has images within [0, 1] and returns logits."""
+
+from typing import Any
+
+from torch import nn
+
+from casemate.errors import ModelError
+from casemate.models.accel.freeze import Frozen
+from casemate.models.classifier import Classifier, numbered_classes
+
+
+def as_classifier(given: Any) -> Classifier:
+    """The classifier that a user gave, or one around the module that they gave, which does not change.
+
+    A module is taken to map images within [0, 1], `(n, channels, height, width)`, to logits `(n, classes)`; shape and
+    number of classes are found out by the first call, and the classes are named "0", "1" and so on. For anything else
+    a `Classifier` has to be made by hand.
+
+    Raises:
+        ModelError: neither a classifier nor a module.
+    """
+    if isinstance(given, Classifier):
+        return given
+    if isinstance(given, nn.Module):
+        return Classifier(given)
+    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    raise ModelError(
+        f"the model is {kind}; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a "
+        "casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=..."
+    )
+
+
+def as_model(given: Any) -> Classifier | Frozen:
+    """A frozen model unchanged, anything else as from `as_classifier`."""
+    return given if isinstance(given, Frozen) else as_classifier(given)
+
+
+def model_of(given: Classifier | Frozen) -> Classifier:
+    """The original model of a frozen one, or the model itself."""
+    return given.original if isinstance(given, Frozen) else given
+
+
+def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two models have the same classes: as many, and with the same names where both have been given names."""
+    numbered = any(names == numbered_classes(len(names)) for names in (one, other))
+    return len(one) == len(other) and (numbered or one == other)
