@@ -289,7 +289,7 @@ class _Returns(nn.Module):
     ("make", "message"),
     [
         (lambda images: torch.zeros(len(images), 3), r"expected one logit for each of its 2 classes"),
-        (lambda images: {"logits": images}, "returns a dict with 'logits' for 1 image; .* return output\\['logits'\\]"),
+        (lambda images: {"scores": images}, r"returns a dict with 'scores' .* for 1 image; .*output='scores'"),
         (lambda images: images.view(3, 5), "fails on a batch of shape"),
     ],
 )

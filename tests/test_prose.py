@@ -466,14 +466,18 @@ def test_errors_and_warnings_of_the_library() -> None:
     said["eps of 8 for 8/255"] = [str(each.message) for each in given]
     assert said == snapshot(
         {
-            "a bare network": "the model is a Sequential; expected a casemate.Classifier: Classifier(network, input_shape=(channels, height, width), classes=(...)) around your network, with mean= and std= for normalised images",
-            "bytes as floats": "pixels from 127.5 to 127.5, but the model's bounds are (0.0, 1.0). Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images",
+            "no network": "the model is a method; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=...",
+            "labels as fractions": "labels of type torch.float32 and shape (2,); expected one whole number per image: labels.long(), if they are whole numbers",
+            "several eps": "eps = [0.1, 0.2], which is 2 numbers; expected one eps per attack: for several, eps_curve or sweep_eps takes them as values, and evaluate as eps=",
+            "images alone": "images without labels; give the true classes too, as the labels after the images or labels=",
+            "a tuple": "the model returns a tuple of 2: (2, 16), (2, 1, 16) for 2 images; expected one logit for each class, of shape (2, classes). Say which part are the logits: Classifier(network, output=0 or output=1)",
+            "bytes as floats": "pixels from 127.5 to 127.5, but the model's bounds are (0.0, 1.0). Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it as bounds=",
             "labels from 1": "labels from 2 to 3; with 3 classes they run from 0 to 2",
-            "an image without a batch": "images of shape (1, 4, 4); expected (n, 1, 4, 4)",
+            "an image without a batch": "images of shape (1, 4, 4); expected (n, 1, 4, 4): images[None] for a single image, images[:, None] for grey ones",
             "an attack that has no target": "DeepFool cannot be targeted; leave out the targets, or use PGD or APGD",
             "an unknown loss": "loss = 'hinge'; expected ce, torch-ce, prob-ce, margin or dlr",
             "a negative eps": "eps = -1; expected zero or more and finite, in units of pixels within [0, 1]",
-            "one logit": "the model returns a tensor of shape (2, 1) for 2 images; expected one logit for each of its 2 classes, of shape (2, 2). That is one logit z per image: return two, torch.cat([torch.zeros_like(z), z], 1), and name two classes",
+            "one logit": "the model returns a tensor of shape (2, 1) for 2 images; expected one logit for each of its 3 classes, of shape (2, 3). One logit per image stands for two classes: name two, or classes=2",
             "eps of 8 for 8/255": [
                 "eps 8 in linf is more than the 1 that any two images differ by (the pixels run from 0 to 1), so that every image may become any other. For 8 grey levels of 255 write 8/255."
             ],
