@@ -20,7 +20,7 @@ from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, UserCall, normal_tensor, user_call
+from casemate.models import Classifier, Frozen, UserCall, full_precision, normal_tensor, user_call
 from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
@@ -78,6 +78,7 @@ class Verified(Rows):
     """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
 
 
+@full_precision()  # whatever the attack uses
 @torch.no_grad()
 def verify_candidates(
     classify: Callable[[Images], Logits],

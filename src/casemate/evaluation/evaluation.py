@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -14,11 +15,26 @@ from casemate.errors import SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
 from casemate.evaluation.clean import CleanResult, evaluate_clean
-from casemate.evaluation.findings import CheckContext, Checked, Finding, run_checks
+from casemate.evaluation.cost import checks_afterwards
+from casemate.evaluation.findings import (
+    CheckContext,
+    Checked,
+    Finding,
+    refuse_pointless,
+    run_checks,
+    run_first_checks,
+)
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
-from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
-from casemate.models import Classifier, Precision, has_inference_tensors, mean_over_samples, preserve_state
+from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
+from casemate.models import (
+    Classifier,
+    Precision,
+    full_precision,
+    has_inference_tensors,
+    mean_over_samples,
+    preserve_state,
+)
 from casemate.norms import Norm, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -125,6 +141,7 @@ def evaluate(
     budget: Budget = "standard",
     attacks: Mapping[str, AbstractAttack] | None = None,
     thorough: bool | None = None,
+    force: bool = False,
     substitute: Classifier | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -132,7 +149,10 @@ def evaluate(
     borders: Borders = CONVENTION,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
-    """Attack a model with all attacks of a budget, check the result, and give a verdict.
+    """Check a model and its images, attack it with all attacks of a budget, check the result, and give a verdict.
+
+    The checks that need no attack come first. If one of them finds that the robust accuracy would say nothing, nothing
+    is attacked. Checks that could only find that the model looks more robust than it is are left out if it has fallen.
 
     Args:
         model: evaluated in evaluation mode; it does not change.
@@ -141,7 +161,8 @@ def evaluate(
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
         attacks: by name, to be run instead of the budget's.
-        thorough: also run the checks that take minutes; by default only with the budget of that name.
+        thorough: run every check, also those that take minutes; by default only with the budget of that name.
+        force: attack even if the robust accuracy will say nothing, and keep the finding that says why.
         substitute: an undefended model for the same images, for the checks that need one.
         seed: of all random draws.
         batch_size: images per pass, halved if they do not fit into memory; measured if None.
@@ -154,8 +175,11 @@ def evaluate(
         SettingError: no eps, an unknown budget, an attack in another norm.
         ShapeError: no images, or images and labels that the model does not take.
         ModelError: a model that fails, or returns something other than one logit per class.
+        EvaluationError: a finding voids the robust accuracy before any attack, and not `force`.
     """
     start = time.perf_counter()
+    if thorough is None:
+        thorough = budget == "thorough"
     given = [eps] if isinstance(eps, float | int | str) else list(eps)
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
@@ -176,30 +200,60 @@ def evaluate(
         with prepare_for_attack(
             judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared:
-            clean = evaluate_clean(prepared.verifier, images, observer=observer)
-            cascade = run_cascade(
-                prepared, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
+            with full_precision():
+                clean = evaluate_clean(prepared.verifier, images, observer=observer)
+            context = CheckContext(
+                original_model=model,
+                model=judged,
+                images=images,
+                norm=norm,
+                eps=values[-1],
+                clean=clean,
+                frozen=prepared,
+                as_given=as_given,
+                in_training=in_training,
+                randomised=randomised,
+                substitute=substitute,
+                seed=seed,
+                batch_size=prepared.copy.pass_size,
+                observer=observer,
             )
-        context = CheckContext(
-            original_model=model,
-            model=judged,
-            images=images,
-            norm=norm,
-            eps=values[-1],
-            clean=clean,
-            cascade=cascade,
-            frozen=prepared,
-            as_given=as_given,
-            in_training=in_training,
-            randomised=randomised,
-            substitute=substitute,
-            seed=seed,
-            batch_size=prepared.copy.pass_size,
-            observer=observer,
-        )
-        checks = run_checks(context, thorough=budget == "thorough" if thorough is None else thorough)
-    findings = [each.finding for each in checks if each.finding is not None]
-    spent = budget if attacks is None else "own"
+            spent = budget if attacks is None else "own"
+            judge = partial(
+                verdict_on,
+                norm=norm,
+                budget=spent,
+                correct=clean.correct,
+                labels=clean.labels,
+                classes=len(model.classes),
+                borders=borders,
+            )
+            first = run_first_checks(context)
+            if not force:
+                refuse_pointless(first.values())
+            before = judge(values[-1], withstood=clean.correct, findings=[])
+            if Grade.UNTRAINED in before.grades:
+                observer.message(before.grade_sentence)  # which no attack can change
+            cascade = context.attacked = run_cascade(
+                prepared,
+                chosen,
+                images,
+                values,
+                norm=norm,
+                correct=clean.correct,
+                seed=seed,
+                afterwards=checks_afterwards(len(images), thorough=thorough),
+                observer=observer,
+            )
+
+        def verdicts(findings: Sequence[Finding]) -> list[Verdict]:
+            return [
+                judge(each, withstood=cascade.robust[:, column], findings=findings)
+                for column, each in enumerate(values)
+            ]
+
+        fallen = all(each.fallen and not each.undecided for each in verdicts([]))
+        checks = run_checks(context, first, thorough=thorough, fallen=fallen)
     return Evaluation(
         norm=norm,
         values=tuple(values),
@@ -211,20 +265,7 @@ def evaluate(
         clean=clean,
         cascade=cascade,
         checks=checks,
-        verdicts=[
-            verdict_on(
-                each,
-                norm=norm,
-                budget=spent,
-                correct=clean.correct,
-                withstood=cascade.robust[:, column],
-                labels=clean.labels,
-                classes=len(model.classes),
-                findings=findings,
-                borders=borders,
-            )
-            for column, each in enumerate(values)
-        ],
+        verdicts=verdicts([each.finding for each in checks if each.finding is not None]),
         batch_size=prepared.verifier.pass_size or 0,
         precision=prepared.precision,
         changes=prepared.changes,
