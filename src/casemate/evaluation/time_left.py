@@ -13,7 +13,7 @@ from casemate.attacks import Passes
 from casemate.evaluation.intervals import Estimate
 from casemate.timing import duration
 
-_PILOT_SHARE, _PILOT_LEAST, _PILOT_MOST = 20, 4, 64
+_PILOT_SHARE, _PILOT_LEAST, _PILOT_MOST = 20, 16, 64
 """The pilot is the first attack on the first of its images: one in `_PILOT_SHARE`, but at least and at most as many as
 the other two numbers."""
 _WAITING = 5.0
