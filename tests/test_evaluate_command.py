@@ -227,9 +227,7 @@ def test_the_json_is_the_stored_result(run: Run, done: Done, model: Path, images
     assert shown.pop("folder") == str(tmp_path / "out")
     assert shown == json.loads((tmp_path / "out" / "result.json").read_text())
     assert shown["robust_accuracy"] == done.result["robust_accuracy"]
-    assert "Budget standard takes at most about " in err
-    assert "quick " in err
-    assert "thorough " in err
+    assert "at most" not in err
 
 
 def test_a_plan_evaluates_nothing_and_tells_the_times(
@@ -358,6 +356,12 @@ def test_the_borders_between_grades_can_be_set(run: Run, model: Path, images: Pa
 def test_an_evaluation_that_is_not_to_be_trusted_ends_with_3(run: Run, own: Path, images: Path, tmp_path: Path) -> None:
     del own
     command = ("evaluate", "mine:probabilities", "--data", images, "--eps", "0.01", "--out", tmp_path)
+    code, out, err = run(*command)
+    assert (code, out) == (2, "")
+    assert "nothing was attacked" in err
+    assert "--force" in err
+    assert not (tmp_path / "report.html").exists()
+    command = (*command, "--force")
     assert run(*command)[0] == 0
     code, _, err = run(*command, "--fail-under", "0")
     assert code == 3
@@ -870,7 +874,7 @@ class Sick(nn.Module):
 
 def test_logits_that_are_not_numbers_void_the_evaluation_and_count_as_wrong() -> None:
     model = Classifier(Sick(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
-    found = evaluate(model, IMAGES, eps=0.05, attacks=ATTACKS)
+    found = evaluate(model, IMAGES, eps=0.05, attacks=ATTACKS, force=True)
     bright = IMAGES.tensors()[0][:, 0, 0, 0] > 0.6
     healthy = evaluate(thirds(), IMAGES, eps=0.05, attacks=ATTACKS)
     assert 3 < bright.sum() < 37
@@ -927,7 +931,8 @@ class Fussy(nn.Module):
 
 def test_a_check_that_a_model_cannot_stand_does_not_end_the_evaluation() -> None:
     model = Classifier(Fussy(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
-    found = evaluate(model, IMAGES, eps=0.1, attacks=ATTACKS)
+    images = LabelledImages(pixels=IMAGES.pixels, labels=torch.where(IMAGES.labels == 2, 0, IMAGES.labels))
+    found = evaluate(model, images, eps=0.1, attacks=ATTACKS)  # with a third wrong, another scale may be right
     (failed,) = [each for each in found.findings if each.failed]
     assert failed.check == "normalisation"
     assert re.search(r"\(ModelError: the model fails on a batch of .*: ValueError: what is this\?", failed.sentence)

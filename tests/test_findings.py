@@ -1,6 +1,7 @@
 """Findings on models that are known to lie, one kind of lie each, and on honest ones beside them."""
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 
 from casemate import units
 from casemate.attacks import PGD, Square
-from casemate.evaluation import Evaluation, Severity, evaluate
-from casemate.evaluation.findings import CHECKS
+from casemate.data import LabelledImages
+from casemate.errors import EvaluationError
+from casemate.evaluation import Evaluation, Severity, evaluate, evaluation
+from casemate.evaluation.findings import CHECKS, LEFT_OUT
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import SAMPLE_SIZE, CheckContext
 from casemate.models import Classifier, with_network
-from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
+from casemate.norms import Ball
+from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
 from test_record import thirds
 
 IMAGES = tiny_images(40, noise=90.0)
@@ -43,7 +47,7 @@ class Calls(nn.Module):
 
 def judged(model: nn.Module) -> Evaluation:
     """A model evaluated by few attacks."""
-    return evaluate(with_network(thirds(), model), IMAGES, eps=0.05, attacks=ATTACKS)
+    return evaluate(with_network(thirds(), model), IMAGES, eps=0.05, attacks=ATTACKS, force=True)
 
 
 def raised(found: Evaluation) -> dict[str, str]:
@@ -138,7 +142,8 @@ def test_a_normalisation_that_is_another_ones_is_found(mean: float, std: float, 
         for each, other in ((mean, std), (0.1307, 0.3081))
     )
     images = tiny_images(80)
-    found = evaluate(model, images[known(images.tensors()[0]).argmax(1) == images.labels], eps=0.02, attacks=ATTACKS)
+    images = images[known(images.tensors()[0]).argmax(1) == images.labels]
+    found = evaluate(model, images, eps=0.02, attacks=ATTACKS, force=True)
     assert ("normalisation" in raised(found)) == told
     if told:
         (said,) = [each.sentence for each in found.findings if each.check == "normalisation"]
@@ -179,6 +184,122 @@ class Hides(nn.Module):
 @pytest.mark.parametrize(("share", "severity"), [(0.0, None), (0.25, "voids"), (0.75, "voids")])
 def test_a_gradient_of_which_a_part_is_missing_is_not_the_models(share: float, severity: str | None) -> None:
     assert raised(judged(Hides(share))).get("finite-differences") == severity
+
+
+# Before the attacks, and after a model fell -----------------------------------------------------------------------
+def shifted() -> LabelledImages:
+    """Labels that count from one, the last of them from zero."""
+    return LabelledImages(pixels=IMAGES.pixels, labels=(thirds()(IMAGES.tensors()[0]).argmax(1) + 1) % 3)
+
+
+def with_softmax() -> Classifier:
+    """Probabilities instead of logits."""
+    return with_network(thirds(), nn.Sequential(thirds(), nn.Softmax(1)))
+
+
+def seen_right() -> LabelledImages:
+    """Images that `Window` gets right with the normalisation that it undoes."""
+    model, images = normalised_otherwise(0.1307, 0.3081), tiny_images(80)
+    return images[model(images.tensors()[0]).argmax(1) == images.labels]
+
+
+def normalised_otherwise(mean: float = -5.0, std: float = 0.05) -> Classifier:
+    """Normalised by another mean and deviation than those that it undoes."""
+    return Classifier(Window(), input_shape=TINY_SHAPE, classes=TINY_CLASSES, mean=(mean,), std=(std,)).eval()
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "eps", "names"),
+    [
+        (thirds, shifted, 0.05, "labels"),
+        (with_softmax, lambda: IMAGES, 0.05, "probabilities"),
+        (normalised_otherwise, seen_right, 0.05, "normalisation"),
+        (thirds, lambda: IMAGES, 8.0, "eps-unit"),
+        (thirds, lambda: IMAGES, 1e-5, "eps-unit"),
+    ],
+    ids=["labels", "probabilities", "normalisation", "eps above", "eps below"],
+)
+def test_what_voids_the_number_stops_the_evaluation_before_the_first_attack(
+    model: Callable[[], Classifier],
+    images: Callable[[], LabelledImages],
+    eps: float,
+    names: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def too_late(*given: object, **options: object) -> None:
+        raise AssertionError("attacked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "run_cascade", too_late)
+        with pytest.raises(EvaluationError, match="nothing was attacked") as caught:
+            evaluate(model(), images(), eps=eps, attacks=ATTACKS)
+    assert str(caught.value).endswith("To attack all the same, and keep this finding: --force, or force=True in Python")
+    (first, *_) = evaluate(model(), images(), eps=eps, attacks=ATTACKS, force=True).findings
+    assert first.check == names
+    assert first.severity is Severity.VOIDS
+    assert first.sentence in str(caught.value)
+
+
+def test_training_mode_stops_nothing() -> None:
+    model = with_network(thirds(), nn.Sequential(thirds(), nn.Dropout(0.5))).train()
+    assert raised(evaluate(model, IMAGES, eps=0.05, attacks=ATTACKS))["training-mode"] == "note"
+
+
+def test_a_model_no_better_than_guessing_is_told_before_the_attacks(listener: Listener) -> None:
+    images = LabelledImages(pixels=IMAGES.pixels, labels=torch.arange(40) // 14)
+    found = evaluate(thirds(), images, eps=0.02, attacks=ATTACKS, observer=listener)
+    assert "untrained" in found.verdict.word
+    assert listener.said[0].startswith("Untrained or mislabelled: the accuracy without an attack, ")
+    assert "is not shown to be above guessing" in listener.said[0]
+
+
+def states(found: Evaluation) -> dict[str, str]:
+    """How each check ended."""
+    return {each.check: each.state for each in found.checks}
+
+
+def test_what_could_only_flatter_is_left_out_once_a_model_fell() -> None:
+    found = evaluate(thirds(), IMAGES, eps=0.3, attacks=ATTACKS)
+    assert found.verdict.fallen
+    left_out = {each.check for each in found.checks if each.not_run == LEFT_OUT}
+    assert left_out == {name for name, check in CHECKS.items() if check.only_flattery and not check.thorough}
+    assert len(left_out) > 10
+    assert {"stateful-model", "re-checked", "labels", "sample-size"} <= states(found).keys() - left_out
+    standing = evaluate(thirds(), IMAGES, eps=0.02, attacks=ATTACKS)
+    assert not standing.verdict.fallen
+    assert not [each.check for each in standing.checks if each.not_run == LEFT_OUT]
+
+
+def test_a_model_that_fell_at_the_larger_eps_only_gets_every_check() -> None:
+    found = evaluate(thirds(), IMAGES, eps=[0.02, 0.3], attacks=ATTACKS)
+    assert [each.fallen for each in found.verdicts] == [False, True]
+    assert not [each.check for each in found.checks if each.not_run == LEFT_OUT]
+
+
+@pytest.mark.integration
+def test_a_thorough_evaluation_leaves_nothing_out() -> None:
+    found = evaluate(thirds(), IMAGES, eps=0.3, attacks=ATTACKS, thorough=True)
+    assert found.verdict.fallen
+    assert not [each.check for each in found.checks if each.not_run == LEFT_OUT]
+
+
+def test_a_check_that_leaves_out_only_flattery_says_so_of_every_finding() -> None:
+    """A finding of such a check that spoils the number in either direction would be lost on a model that fell."""
+    for name, declared in CHECKS.items():
+        if declared.only_flattery:
+            assert declared.reads == "attacks", name
+            assert "flatters=" not in inspect.getsource(declared.measure), name
+
+
+@pytest.mark.parametrize(("low", "high", "eps"), [(0.0, 255.0, 20.0), (-1.0, 1.0, 0.1), (-2.1, 2.6, 0.2)])
+def test_bounds_other_than_0_to_1_have_a_question_about_the_unit(low: float, high: float, eps: float) -> None:
+    found = units.find_eps_issue(Ball(eps=eps), (low, high), 64)
+    assert found is not None
+    assert not found.is_obvious
+    assert f"{100 * eps / (high - low):.3g} % of their range" in found.message
+    assert "Was eps meant in this unit?" in found.message
+    assert (f"If {eps:g} of a range of 1 is meant, write {eps * (high - low):.4g}" in found.message) == (eps <= 1)
+    assert units.find_eps_issue(Ball(eps=0.1), (0.0, 1.0), 64) is None
 
 
 # Declarations and their page ------------------------------------------------------------------------------------------
@@ -239,7 +360,7 @@ def tool() -> ModuleType:
 def test_the_page_of_the_checks_is_up_to_date(tool: ModuleType) -> None:
     text = tool.PAGE.read_text(encoding="utf-8")
     assert text == tool.page(text), "run python tools/findings_page.py"
-    assert text.count("\n## ") == text.count(tool.MARKER) * (len(CHECKS) + 3)
+    assert text.count("\n## ") == text.count(tool.MARKER) * (len(CHECKS) + 4)
     assert f"the first {SAMPLE_SIZE} correctly classified images" in " ".join(text.split())
     assert f"less than {units._FAR_BELOW['linf']:g} grey levels" in CHECKS["eps-unit"].raised_if
 

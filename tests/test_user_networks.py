@@ -345,7 +345,7 @@ def _alignment(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
 
 
 def _evaluate(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
-    found = evaluate(model, LabelledImages(pixels=pixels, labels=labels), eps=EPS, attacks=FEW)
+    found = evaluate(model, LabelledImages(pixels=pixels, labels=labels), eps=EPS, attacks=FEW, force=True)
     return {
         "clean": found.clean.correct,
         "robust": found.cascade.robust,
@@ -357,7 +357,7 @@ def _evaluate(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
 
 def _record(model: Classifier, pixels: Tensor, labels: Tensor) -> Found:
     images = LabelledImages(pixels=pixels, labels=labels)
-    found = evaluate(model, images, eps=EPS, attacks=FEW)
+    found = evaluate(model, images, eps=EPS, attacks=FEW, force=True)
     record, adversarial_prediction = make_record(found, model, name="network", data="images")
     verified = verify_record(record, model, images=images)
     return {"taken for": adversarial_prediction, "first_success": record.first_success, "holds": verified.holds}
@@ -913,7 +913,7 @@ class Command:
         out = self.folder / "out"
         with switches_restored():
             given = [f"{module.__name__}:load", "--data", str(self.folder / "data.npz")]
-            code = main(["evaluate", *given, "--eps", str(EPS), "--budget", "quick", "--out", str(out)])
+            code = main(["evaluate", *given, "--eps", str(EPS), "--budget", "quick", "--force", "--out", str(out)])
         printed = self.capsys.readouterr()
         result = json.loads((out / "result.json").read_text()) if code == 0 else {}
         return code, " ".join((printed.out + printed.err).split()), result
@@ -939,7 +939,7 @@ def test_command(name: str, command: Command) -> None:
     assert code == 0, printed[-600:]
     twin = evaluate(
         network.twin_classifier(), LabelledImages(pixels=given_to(network)[0], labels=given_to(network)[1]), eps=EPS,
-        attacks=FEW,
+        attacks=FEW, force=True,
     ).as_json()  # fmt: skip
     for key in ("clean_accuracy", "robust_accuracy", "verdict"):
         assert result[key] == twin[key], key

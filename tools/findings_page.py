@@ -20,8 +20,15 @@ LINES = {"Measures": "measures", "Raised if": "raised_if", "Why": "why", "What t
 def section(check: Check) -> str:
     """The Markdown of one check: its name, what holds if it passes, and the four lines."""
     lines = [_wrapped(f"- *{label}*: {getattr(check, attribute)}") for label, attribute in LINES.items()]
-    thorough = " Only with `--thorough`: it takes minutes." if check.thorough else ""
-    return "\n".join([f"## {check.name}", f"{check.title}.{thorough}", "", *lines]) + "\n"
+    return "\n".join([f"## {check.name}", f"{check.title}.{_when(check)}", "", *lines]) + "\n"
+
+
+def _when(check: Check) -> str:
+    """Sentences on when the check runs, to follow its title."""
+    if check.thorough:
+        return " Only with `--thorough`: it takes minutes."
+    before = {"inputs": " Before the attacks.", "both": " Before the attacks, and again after them.", "attacks": ""}
+    return before[check.reads] + (" Left out once the model has fallen." if check.only_flattery else "")
 
 
 def _wrapped(line: str) -> str:

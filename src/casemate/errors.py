@@ -43,6 +43,10 @@ class TrainingError(CasemateError):
     """Training that cannot go on; the last good checkpoint is kept."""
 
 
+class EvaluationError(CasemateError):
+    """An evaluation that was stopped before its attacks, since its robust accuracy would say nothing."""
+
+
 class StoreError(CasemateError):
     """The store of finished results cannot be read, written or locked."""
 

@@ -1,4 +1,4 @@
-"""Costs of training and attack steps, for time estimates before a run."""
+"""Costs of training and attack steps, for time estimates before a run, and how a time is written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,3 +34,16 @@ class StepCost:
     """Seconds per image of a training step: forward and backward pass, and the update of the weights."""
     gradient: float
     """Seconds per image of an attack step: forward and backward pass to the input gradient."""
+
+
+def duration(seconds: float | int) -> str:
+    """A time with its unit, such as "4.2 s", "5 min 03 s" or "2 h 10 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -120,8 +120,11 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
         if kind is EpsIssueKind.NORMALISED
         else ""
     )
+    question = f". Was eps meant in this unit?{_as(eps, width).removeprefix('.') if eps <= 1 else ''}"
     return EpsIssue(
-        kind, share, f"eps {_short(eps)} in {norm} is {percent} ({run}), {levels:.2g} grey levels of 255{advice}"
+        kind,
+        share,
+        f"eps {_short(eps)} in {norm} is {percent} ({run}), {levels:.2g} grey levels of 255{question}{advice}",
     )
 
 

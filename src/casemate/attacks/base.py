@@ -21,7 +21,7 @@ from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, UserCall, as_model, model_of, normal_tensor, user_call
+from casemate.models import Classifier, Frozen, UserCall, as_model, full_precision, model_of, normal_tensor, user_call
 from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
@@ -105,6 +105,7 @@ class Verified(Rows):
     """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
 
 
+@full_precision()  # whatever the attack uses
 @torch.no_grad()
 def verify_candidates(
     classify: Callable[[Images], Logits],

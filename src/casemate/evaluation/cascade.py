@@ -31,7 +31,9 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.clean import is_right
-from casemate.models import Classifier, Frozen, Precision, as_model, user_call
+from casemate.evaluation.intervals import share
+from casemate.evaluation.time_left import Afterwards, cost_of, pilot_of, time_left
+from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
 
@@ -51,14 +53,14 @@ class Attempt:
     attack: str
     """Name of the attack in `Cascade.attacks`."""
     eps: float
-    tried: int
+    tried: int = 0
     """Number of images that the attack was run on: those correctly classified that no attempt before had fooled."""
-    fooled: int
+    fooled: int = 0
     """Number of images fooled within eps."""
-    seconds: float
-    passes: Passes
+    seconds: float = 0.0
+    passes: Passes = field(default_factory=Passes)
     """Forward and backward passes over all images; zero if a minimum-norm attack's earlier result was used again."""
-    status: dict[str, int]
+    status: dict[str, int] = field(default_factory=lambda: {each.name.lower(): 0 for each in Status})
     """Number of the images tried that ended with each `Status`, by its name in lower case."""
     unlimited: bool = False
     """Whether it is a minimum-norm attack on the model (not on a substitute), which searches at any distance."""
@@ -67,6 +69,15 @@ class Attempt:
     def not_found(self) -> int:
         """Number of images for which a minimum-norm attack found no adversarial image at all; 0 for other attacks."""
         return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
+
+    def add(self, result: AttackResult, fooled: int, seconds: float) -> None:
+        """Add the result of the attack on some of the images, of which `fooled` are fooled within eps."""
+        self.tried += len(result.success)
+        self.fooled += fooled
+        self.seconds += seconds
+        self.passes.add(result.passes)
+        for each in Status:
+            self.status[each.name.lower()] += int((result.status == each).sum())
 
 
 @final
@@ -116,9 +127,13 @@ def run_cascade(
     seed: int = 0,
     batch_size: int | None = None,
     precision: Precision = "float32",
+    afterwards: Afterwards | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Cascade:
     """Run `attacks` in order, at every eps of `values`, on the images that no attack before has fooled.
+
+    The observer receives the time left, as a range: after a pilot, which is a twentieth of the first attack, as a
+    message, and after each attack in the note on the progress.
 
     Args:
         attacks: by name. An attack with a field `eps` is run at each of `values` instead of at its own eps.
@@ -128,6 +143,7 @@ def run_cascade(
         seed: of all random draws, which are keyed by example.
         batch_size: images that pass through the network at a time; measured if None.
         precision: of the gradients of attacks within a ball; whether an image fools is decided in float32.
+        afterwards: the most passes that the caller makes after the attacks, for the time left; none if None.
 
     Raises:
         SettingError: no attacks, no values or values that do not ascend, an attack in another norm.
@@ -147,7 +163,7 @@ def run_cascade(
     ):
         if correct is None:
             correct = _correct(prepared.verifier, images)
-        found = _run(prepared, attacks, images, values, norm, correct, seed, observer)
+        found = _run(prepared, attacks, images, values, norm, correct, seed, afterwards or Afterwards(), observer)
     for attempt in (each for each in found.attempts if each.eps == values[-1]):
         status = {each: attempt.status[each.name.lower()] for each in Status}
         call.warn_of_failures(
@@ -168,6 +184,7 @@ def _run(
     norm: Norm,
     correct: np.ndarray,
     seed: int,
+    afterwards: Afterwards,
     observer: Observer,
 ) -> Cascade:
     """`run_cascade` on a model prepared for attacks, without checks of its arguments and without warnings."""
@@ -187,44 +204,58 @@ def _run(
     work = {name: _work(attack, classes) for name, attack in attacks.items()}
     run_once = {name for name, attack in attacks.items() if isinstance(innermost(attack), AbstractMinimumNormAttack)}
     again = {name: 0 if name in run_once else steps for name, steps in work.items()}
-    total = sum(work.values()) + (len(values) - 1) * sum(again.values())
+    total = remaining = sum(work.values()) + (len(values) - 1) * sum(again.values())
+    start, piloted, announced = time.perf_counter(), False, False
+
+    def attacked(name: str, attack: AbstractAttack, part: Tensor) -> AttackResult:
+        """The result of an attack at its eps on the images at some positions; of a minimum-norm attack, the first."""
+        if name in nearest:
+            tried, result = nearest[name]
+            return replace(result[torch.searchsorted(tried, part)], passes=Passes())
+        pixels, labels = images[part].tensors(device)
+        result = attack(model, pixels, labels, seed=seed, index=part, observer=observer)
+        if name in run_once:
+            nearest[name] = part, result
+        return result
+
     with observer.work("Attacking", total) as advance:
         for column, eps in enumerate(values):
             reach = Ball(eps=eps, norm=norm).reach(model.original.bounds)
             for place, (name, attack) in enumerate(attacks.items()):
                 left = torch.from_numpy(np.flatnonzero(robust_mask))
-                if len(left):
-                    start = time.perf_counter()
-                    if name in nearest:
-                        tried, result = nearest[name]
-                        result = replace(result[torch.searchsorted(tried, left)], passes=Passes())
-                    else:
-                        pixels, labels = images[left].tensors(device)
-                        aimed = with_eps(attack, eps)
-                        result = aimed(model, pixels, labels, seed=seed, index=left, observer=observer)
-                        if name in run_once:
-                            nearest[name] = left, result
+                cost = (again if column else work)[name]
+                remaining -= cost
+                note = ""
+                attempt = Attempt(attack=name, eps=eps, unlimited=is_unlimited(attack))
+                parts = [left] if piloted or name in run_once else pilot_of(left)
+                for part in parts if len(left) else []:
+                    piloted, begun = True, time.perf_counter()
+                    result = attacked(name, with_eps(attack, eps), part)
                     # not every attack stays within eps: minimum-norm ones, BIM with clip `range`, Spatial
                     hit = (result.success & (result.norm <= reach)).cpu()
-                    chosen = left[hit]
+                    chosen = part[hit]
                     found.adversarial[chosen] = result.adversarial[hit].cpu()
                     found.distance[chosen.numpy()] = result.norm[hit].cpu().numpy()
                     found.first_success[chosen.numpy()] = place
                     robust_mask[chosen.numpy()] = False
-                    found.attempts.append(
-                        Attempt(
-                            attack=name,
-                            eps=eps,
-                            tried=len(left),
-                            fooled=len(chosen),
-                            seconds=time.perf_counter() - start,
-                            passes=result.passes,
-                            status={each.name.lower(): int((result.status == each).sum()) for each in Status},
-                            unlimited=is_unlimited(attack),
-                        )
+                    attempt.add(result, len(chosen), time.perf_counter() - begun)
+                    to_go = time_left(
+                        (time.perf_counter() - start) / max(cost_of(found.passes) + cost_of(attempt.passes), 1),
+                        share(robust_mask[left[: attempt.tried].numpy()]),
+                        given=len(left),
+                        rest=len(left) - attempt.tried,
+                        cost=cost_of(attempt.passes) / attempt.tried,
+                        most=cost,
+                        later=remaining,
+                        afterwards=afterwards,
                     )
-                note = f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left"
-                advance((again if column else work)[name], note)
+                    note = f", {to_go} to go"
+                    if not announced and to_go.is_worth_saying:
+                        announced = True
+                        observer.message(f"Time left, by {name} on {attempt.tried} of {len(images)} images: {to_go}")
+                if attempt.tried:
+                    found.attempts.append(attempt)
+                advance(cost, f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left{note}")
             found.robust[:, column] = robust_mask
     return found
 
@@ -256,6 +287,7 @@ def _check(attacks: Mapping[str, AbstractAttack], values: Sequence[float], norm:
 
 
 @torch.no_grad()
+@full_precision()
 def _correct(model: Classifier, images: LabelledImages) -> np.ndarray:
     """Which images are classified correctly without an attack, booleans `(n,)`."""
 

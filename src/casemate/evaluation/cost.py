@@ -19,9 +19,10 @@ from casemate.attacks import (
 from casemate.attacks.prepare import prepare_images
 from casemate.data import LabelledImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
-from casemate.evaluation.findings import CHEAP, EXPENSIVE
+from casemate.evaluation.findings import CHEAP, EXPENSIVE, FALLEN, FIRST
 from casemate.evaluation.findings.context import SAMPLE_SIZE
 from casemate.evaluation.probe import PROBED, probe_model
+from casemate.evaluation.time_left import Afterwards
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples
 from casemate.norms import Norm
@@ -100,10 +101,17 @@ def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: i
     return total
 
 
+def checks_afterwards(images: int, *, thorough: bool) -> Afterwards:
+    """Upper bound of the passes of the checks that follow the attacks; `thorough`: all of them, with the slow ones."""
+    standing = check_passes(images, thorough=thorough)
+    standing.forward -= int(min(1.0, images / SAMPLE_SIZE) * FIRST.forward) + images
+    return Afterwards(standing if thorough else Passes(images + FALLEN.forward, FALLEN.backward), standing)
+
+
 def check_passes(images: int, *, thorough: bool) -> Passes:
     """Upper bound of the passes of all checks of an evaluation on `images` images; `thorough`: with the slow checks."""
     share = min(1.0, images / SAMPLE_SIZE)
-    total = Passes(images + int(share * CHEAP.forward), int(share * CHEAP.backward))
+    total = Passes(2 * images + int(share * CHEAP.forward), int(share * CHEAP.backward))
     if thorough:
         total.add(Passes(int(share * EXPENSIVE.forward), int(share * EXPENSIVE.backward)))
     return total

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, final
@@ -18,15 +19,27 @@ from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
 from casemate.evaluation.clean import CleanResult, evaluate_clean
-from casemate.evaluation.findings import CHECKS, Check, CheckContext, Checked, Finding, Severity, run_checks
+from casemate.evaluation.cost import checks_afterwards
+from casemate.evaluation.findings import (
+    CHECKS,
+    Check,
+    CheckContext,
+    Checked,
+    Finding,
+    Severity,
+    refuse_pointless,
+    run_checks,
+    run_first_checks,
+)
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.probe import probe_model
-from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Verdict, verdict_on
+from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
     Classifier,
     Precision,
     as_classifier,
+    full_precision,
     has_inference_tensors,
     mean_over_samples,
     preserve_state,
@@ -228,6 +241,7 @@ def evaluate(
     attacks: Mapping[str, AbstractAttack] | None = None,
     checks: Sequence[Check] = (),
     thorough: bool | None = None,
+    force: bool = False,
     substitute: nn.Module | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -235,7 +249,10 @@ def evaluate(
     borders: Borders = CONVENTION,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
-    """Attack a model with all attacks of a budget, check the result, and give a verdict.
+    """Check a model and its images, attack it with all attacks of a budget, check the result, and give a verdict.
+
+    The checks that need no attack come first. If one of them finds that the robust accuracy would say nothing, nothing
+    is attacked. Checks that could only find that the model looks more robust than it is are left out if it has fallen.
 
     Args:
         model: a `Classifier`, or a module that maps images within [0, 1] to logits. It is evaluated in evaluation
@@ -248,7 +265,8 @@ def evaluate(
         budget: quick, standard (AutoAttack) or thorough.
         attacks: by name, to be run instead of the budget's; the library's or your own (`casemate.Attack`).
         checks: your own, made with the decorator `casemate.check`, in addition to the library's.
-        thorough: also run the checks that take minutes; by default only with the budget of that name.
+        thorough: run every check, also those that take minutes; by default only with the budget of that name.
+        force: attack even if the robust accuracy will say nothing, and keep the finding that says why.
         substitute: an undefended model for the same images, for the checks that need one.
         seed: of all random draws.
         batch_size: images per pass, halved if they do not fit into memory; measured if None.
@@ -262,8 +280,11 @@ def evaluate(
         ShapeError: no images, or images and labels that the model does not take.
         DataError: images or labels of a kind or type that is not understood.
         ModelError: a model that fails, or returns something other than one logit per class.
+        EvaluationError: a finding voids the robust accuracy before any attack, and not `force`.
     """
     start = time.perf_counter()
+    if thorough is None:
+        thorough = budget == "thorough"
     model, images, norm = as_classifier(model), as_labelled(images, labels), parse_norm(norm)
     substitute = None if substitute is None else as_classifier(substitute)
     given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
@@ -287,30 +308,61 @@ def evaluate(
         with prepare_for_attack(
             judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared:
-            clean = evaluate_clean(prepared.verifier, images, observer=observer)
-            cascade = run_cascade(
-                prepared, chosen, images, values, norm=norm, correct=clean.correct, seed=seed, observer=observer
+            with full_precision():
+                clean = evaluate_clean(prepared.verifier, images, observer=observer)
+            context = CheckContext(
+                original_model=model,
+                model=judged,
+                images=images,
+                norm=norm,
+                eps=values[-1],
+                clean=clean,
+                frozen=prepared,
+                as_given=as_given,
+                in_training=in_training,
+                randomised=randomised,
+                substitute=substitute,
+                seed=seed,
+                batch_size=prepared.copy.pass_size,
+                observer=observer,
             )
-        context = CheckContext(
-            original_model=model,
-            model=judged,
-            images=images,
-            norm=norm,
-            eps=values[-1],
-            clean=clean,
-            cascade=cascade,
-            frozen=prepared,
-            as_given=as_given,
-            in_training=in_training,
-            randomised=randomised,
-            substitute=substitute,
-            seed=seed,
-            batch_size=prepared.copy.pass_size,
-            observer=observer,
-        )
-        checked = run_checks(context, checks, thorough=budget == "thorough" if thorough is None else thorough)
-    findings = [each.finding for each in checked if each.finding is not None]
-    spent = budget if attacks is None else "own"
+            spent = budget if attacks is None else "own"
+            judge = partial(
+                verdict_on,
+                norm=norm,
+                budget=spent,
+                correct=clean.correct,
+                labels=clean.labels,
+                classes=len(model.classes),
+                borders=borders,
+                bounds=model.bounds,
+            )
+            first = run_first_checks(context, checks)
+            if not force:
+                refuse_pointless(first.values())
+            before = judge(values[-1], withstood=clean.correct, findings=[])
+            if Grade.UNTRAINED in before.grades:
+                observer.message(before.grade_sentence)  # which no attack can change
+            cascade = context.attacked = run_cascade(
+                prepared,
+                chosen,
+                images,
+                values,
+                norm=norm,
+                correct=clean.correct,
+                seed=seed,
+                afterwards=checks_afterwards(len(images), thorough=thorough),
+                observer=observer,
+            )
+
+        def verdicts(findings: Sequence[Finding]) -> list[Verdict]:
+            return [
+                judge(each, withstood=cascade.robust[:, column], findings=findings)
+                for column, each in enumerate(values)
+            ]
+
+        fallen = all(each.fallen and not each.undecided for each in verdicts([]))
+        checked = run_checks(context, first, checks, thorough=thorough, fallen=fallen)
     return Evaluation(
         norm=norm,
         values=tuple(values),
@@ -324,21 +376,7 @@ def evaluate(
         model=model,
         fingerprint=fingerprint(model),
         checks=checked,
-        verdicts=[
-            verdict_on(
-                each,
-                norm=norm,
-                budget=spent,
-                correct=clean.correct,
-                withstood=cascade.robust[:, column],
-                labels=clean.labels,
-                classes=len(model.classes),
-                findings=findings,
-                borders=borders,
-                bounds=model.bounds,
-            )
-            for column, each in enumerate(values)
-        ],
+        verdicts=verdicts([each.finding for each in checked if each.finding is not None]),
         batch_size=prepared.verifier.pass_size or 0,
         precision=prepared.precision,
         changes=prepared.changes,

@@ -4,7 +4,7 @@ from casemate.attacks import check_images, frozen
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
 from casemate.evaluation.findings.randomness import is_randomised
-from casemate.models import Classifier
+from casemate.models import Classifier, judge_of
 
 PROBED = 64
 """Largest number of images that a model is tried on before its evaluation."""
@@ -17,11 +17,13 @@ def probe_model(model: Classifier, images: LabelledImages) -> bool:
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
-        ModelError: a model that fails, or returns something other than one logit per class.
+        ModelError: a model that fails, returns something other than one logit per class, or is on Apple's MPS device
+            and cannot be copied to the CPU.
     """
     if not len(images):
         raise ShapeError("no images; expected at least one")
     check_images(model, *images.tensors())
+    judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
     few, _ = images[:PROBED].tensors(model.device)
     with frozen(model):
         model.examine(few)

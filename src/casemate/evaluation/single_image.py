@@ -6,7 +6,7 @@ from torch import nn
 from casemate.attacks import frozen
 from casemate.errors import ModelError
 from casemate.logits import magnitude, top_gap
-from casemate.models import as_classifier, mean_over_samples
+from casemate.models import as_classifier, full_precision, judge_of, mean_over_samples
 from casemate.norms import Bounds
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import seeded
@@ -23,18 +23,24 @@ def predict_singly(
 ) -> Logits:
     """The logits of each image in a batch of its own, `(n, classes)`, on the CPU; NaN where the model fails on it.
 
+    They are computed in full float32: without TensorFloat-32, and on the CPU for a model on Apple's MPS device.
+
     Args:
         model: run in evaluation mode.
         images: within the model's bounds.
         draws: number of passes whose mean is taken, for a randomised model.
         seed: of the model's random numbers; the state of the caller's generators does not change.
         observer: is informed of every image.
+
+    Raises:
+        ModelError: a model on MPS that cannot be copied to the CPU.
     """
-    model = as_classifier(model)
+    model = judge_of(as_classifier(model))
     mean = mean_over_samples(model, draws) if draws > 1 else model
     found: list[torch.Tensor] = []
     with (
         frozen(mean),
+        full_precision(),
         seeded(model.device, seed, "alone"),
         observer.work("Classifying one by one", len(images)) as advance,
     ):

@@ -14,6 +14,8 @@ from casemate.models.checkpoint import ModelMetadata as ModelMetadata
 from casemate.models.checkpoint import load as load
 from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier
+from casemate.models.full_precision import full_precision as full_precision
+from casemate.models.full_precision import judge_of as judge_of
 from casemate.models.given import as_classifier as as_classifier
 from casemate.models.given import as_model as as_model
 from casemate.models.given import model_of as model_of

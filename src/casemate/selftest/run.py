@@ -116,7 +116,7 @@ def _outcome(factory: ModelFactory, case: Case, budget: Budget, seed: int, obser
     network = factory.network(case.network)
     model = case.change(network)
     images = shifted(factory.test, len(model.classes)) if case.shifted else factory.test
-    found = evaluate(model, images, eps=case.eps, budget=budget, seed=seed, observer=observer)
+    found = evaluate(model, images, eps=case.eps, budget=budget, force=True, seed=seed, observer=observer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # misleading this attack is intended
         left, claim = found.cascade.robust[:, -1], None

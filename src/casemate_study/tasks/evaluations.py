@@ -28,6 +28,7 @@ def judge_model(
         test,
         eps=config["values"],
         budget=config["budget"],
+        force=True,
         seed=config["seed"],
         batch_size=batch_size(context),
         observer=context.observer,

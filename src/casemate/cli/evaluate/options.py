@@ -51,14 +51,13 @@ class Evaluate:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.evaluate import run, show
 
-            plan = run.prepare(self.evaluation, device, observer)
+            plan = run.prepare(self.evaluation, device, observer, timed=self.dry_run)
             if self.dry_run:
                 show.show_evaluate_plan(plan, as_json=self.json)
                 return
             out = self.out or Path("runs") / f"evaluate-{plan.model.short}"
             check_folder(out)
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
-            observer.message(show.expected_time(plan))
             found = run.run(plan, observer)
             result = run.write(out, plan, found, threads, observer)
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)

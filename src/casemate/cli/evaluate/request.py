@@ -38,7 +38,9 @@ class EvaluateRequest:
     budget: Budget = _DEFAULTS["budget"]
     """Which attacks to run: standard is AutoAttack, quick only a first look."""
     thorough: Flag = False
-    """Also run the checks that take minutes, whatever the budget."""
+    """Run every check, also those that take minutes, whatever the budget."""
+    force: Flag = False
+    """Attack even if a check before the attacks finds that the result will say nothing."""
     substitute: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: none)")] = None
     """An undefended model for the same images, for the checks that need one; a file or a function, like MODEL."""
     precision: Precision = _DEFAULTS["precision"]

@@ -9,7 +9,7 @@ from typing import Any
 from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.data import LabelledImages
-from casemate.errors import CasemateWarning
+from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -18,7 +18,7 @@ from casemate.models import Classifier
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
 from casemate.report.evaluation_files import write_files
-from casemate.units import find_eps_issue
+from casemate.units import EpsIssueKind, find_eps_issue
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EvaluatePlan:
     """The values of eps, ascending."""
     substitute: Classifier | None
     seconds: dict[Budget, float]
-    """By budget, the estimated longest time that the evaluation takes, in seconds."""
+    """By budget, the estimated longest time that the evaluation takes, in seconds; empty if it was not measured."""
     device: str
     hashes: dict[str, str | None]
     """SHA-256 of the model's weights, the images and the substitute's weights (or None), as named in result.json."""
@@ -59,13 +59,16 @@ class EvaluatePlan:
             "seed": self.request.seed,
             "borders": asdict(self.borders),
             "device": self.device,
-            "seconds_at_most": self.seconds,
+            **({"seconds_at_most": self.seconds} if self.seconds else {}),
             **self.hashes,
         }
 
 
-def prepare(request: EvaluateRequest, device: str, observer: Observer) -> EvaluatePlan:
-    """Load the models and the images, and estimate the time of each budget by timing the model; nothing is attacked.
+def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed: bool = False) -> EvaluatePlan:
+    """Load the models and the images; nothing is attacked.
+
+    If `timed`, the longest time of each budget is estimated too, by timing the model. An evaluation that runs estimates
+    the time by a part of its first attack.
 
     Warns of an eps that is obviously in the wrong unit. Raises `CasemateError`.
     """
@@ -78,10 +81,13 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer) -> Evalua
     if len(images) < request.images:
         observer.message(f"--images {request.images:,}: there are only {len(images):,} images; all of them are used.")
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
-    if doubt is not None and doubt.is_obvious:
-        warnings.warn(doubt.message, CasemateWarning, stacklevel=2)  # now, and not after hours of attacks as a finding
-    with observer.work("Measuring the speed", 0):
-        seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
+    if doubt is not None and doubt.is_obvious and (timed or request.force or doubt.kind is EpsIssueKind.OTHER):
+        # now, and not after hours of attacks as a finding; what voids the result stops an evaluation that is not forced
+        warnings.warn(doubt.message, CasemateWarning, stacklevel=2)
+    seconds: dict[Budget, float] = {}
+    if timed:
+        with observer.work("Measuring the speed", 0):
+            seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
     hashes = {
         "fingerprint": fingerprint(model.model),
         "images_sha256": fingerprint_of_images(test),
@@ -101,12 +107,15 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
             norm=request.norm,
             budget=request.budget,
             thorough=request.thorough or None,
+            force=request.force,
             substitute=plan.substitute,
             precision=request.precision,
             seed=request.seed,
             borders=plan.borders,
             observer=observer,
         )
+    except EvaluationError:
+        raise
     except BaseException:
         observer.message("Nothing of this evaluation is kept: it has no result until it is finished.")
         raise

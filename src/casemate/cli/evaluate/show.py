@@ -24,16 +24,6 @@ _ALL_CLASSES = 20
 """Up to this number of classes, all are listed; of more classes, only the ten least robust."""
 
 
-def expected_time(plan: EvaluatePlan) -> str:
-    """A sentence that says how long each budget takes at most, the chosen one first."""
-    chosen = plan.request.budget
-    rest = [f"{name} {console.duration(each)}" for name, each in plan.seconds.items() if name != chosen]
-    return (
-        f"Budget {chosen} takes at most about {console.duration(plan.seconds[chosen])} here ({', '.join(rest)}); "
-        "less where attacks succeed."
-    )
-
-
 def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     """Print the settings of a planned evaluation, and the longest time that each budget is estimated to take.
 

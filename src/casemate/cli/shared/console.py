@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from casemate.errors import CasemateWarning
+from casemate.timing import duration as duration
 
 _PIPE_WIDTH = 160
 """Columns of output that does not go to a terminal: wide enough that no table wraps."""
@@ -129,16 +130,3 @@ def words(value: Any) -> str:
 def note_lines(lines: Sequence[str]) -> list[str]:
     """Each note as a line of rich markup that begins with "Note:" and ends with a full stop."""
     return [f"[yellow]Note:[/] {escape(line)}." for line in lines]
-
-
-def duration(seconds: float | int) -> str:
-    """A time with its unit, such as "4.2 s", "5 min 03 s" or "2 h 10 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

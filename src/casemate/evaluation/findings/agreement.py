@@ -59,6 +59,7 @@ _MISLED = "Attack without gradients, or with an attack made for this model."
     why="One step that fools images which many steps do not shows that the gradient does not lead where it points "
     "(gradient masking: Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
     advice="Use attacks without gradients, smaller steps, or gradients averaged over several points.",
+    only_flattery=True,
 )
 def one_step(context: CheckContext) -> Measured:
     """Accuracy under PGD minus accuracy under FGSM."""
@@ -81,6 +82,7 @@ def one_step(context: CheckContext) -> Measured:
     why="A model trained on single steps may learn to recognise them, and is then more accurate under FGSM than "
     "without an attack (label leaking: Kurakin et al. 2017, arXiv 1611.01236).",
     advice="Do not use FGSM to judge this model.",
+    only_flattery=True,
 )
 def label_leaking(context: CheckContext) -> Measured:
     """Accuracy under FGSM minus accuracy without an attack."""
@@ -106,10 +108,11 @@ def label_leaking(context: CheckContext) -> Measured:
     why="An attack that fools more images with more steps has not converged, and its accuracy is too high (Carlini "
     "et al. 2019, arXiv 1902.06705, section 5.3).",
     advice="Attack with more steps.",
+    only_flattery=True,
 )
 def more_steps(context: CheckContext) -> Measured:
     """Accuracy under PGD minus accuracy under PGD with twice the steps."""
-    some, more = context.pgd_iterates.right[:, 1], context.pgd_iterates.right[:, 2]
+    some, more = context.right_after_pgd, context.pgd_iterates.right[:, 2]
     lower = float(context.robust.mean()) < float(more.mean()) - 0.005
     return Measured(
         float(some.mean() - more.mean()),
@@ -127,6 +130,7 @@ def more_steps(context: CheckContext) -> Measured:
     why="A loss that still rises in the last half of the steps has not converged (Pintor et al. 2022, arXiv "
     "2106.09947).",
     advice="Attack with more steps or another step size.",
+    only_flattery=True,
 )
 def still_rising(context: CheckContext) -> Measured | NotRun:
     """Share of the rise of the loss under PGD that comes in the last half of its steps, the median over images.
@@ -169,6 +173,7 @@ def _log_odds(loss: torch.Tensor) -> torch.Tensor:
     why="Attacks that return their last iterate miss images that an earlier one fooled (Pintor et al. 2022, arXiv "
     "2106.09947). The attacks here return the iterate that fooled.",
     advice="Nothing needs to be done here: these images count as fooled. Other tools may miss them.",
+    only_flattery=True,
 )
 def best_not_last(context: CheckContext) -> Measured:
     """Share of the images that are fooled at some iterate of PGD but not at the last one."""
@@ -186,6 +191,7 @@ def best_not_last(context: CheckContext) -> Measured:
     why="A larger ball holds all images of a smaller one. If the accuracy rises with eps, the attack is failing; "
     "the model is not more robust (Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
     advice="Use another attack: smaller steps, another loss, or one without gradients.",
+    only_flattery=True,
 )
 def larger_eps(context: CheckContext) -> Measured | NotRun:
     """Largest rise of the accuracy under PGD from one multiple of eps to the next larger one."""
@@ -193,7 +199,10 @@ def larger_eps(context: CheckContext) -> Measured | NotRun:
     values = [context.eps * factor for factor in _MULTIPLES if context.norm != "linf" or context.eps * factor < width]
     if len(values) < 2:
         return NotRun("no larger eps lies within the range of the pixels")
-    right = context.over_eps(PGD(eps=context.eps, steps=STEPS, norm=context.norm, keep="last"), values).right
+    others = [eps for eps in values if eps != context.eps]
+    right = context.over_eps(PGD(eps=context.eps, steps=STEPS, norm=context.norm, keep="last"), others).right
+    if context.eps in values:  # the same attack at eps itself
+        right = np.insert(right, values.index(context.eps), context.right_after_pgd, axis=1)
     rises = [float(right[:, later].mean() - right[:, column].mean()) for column, later in pairwise(range(len(values)))]
     worst = int(np.argmax(rises))
     smaller, larger = right[:, worst], right[:, worst + 1]
@@ -214,6 +223,7 @@ def larger_eps(context: CheckContext) -> Measured | NotRun:
     why="Any image can be turned into any other. Images that withstand an attack without a limit withstand an "
     "attack that does not work (Carlini et al. 2019, arXiv 1902.06705).",
     advice="Use another loss, attack through what hides the gradient (BPDA), or attack without gradients.",
+    only_flattery=True,
 )
 def unbounded_attack(context: CheckContext) -> Measured:
     """Accuracy under PGD without a limit on the change."""
@@ -242,13 +252,12 @@ def unbounded_attack(context: CheckContext) -> Measured:
     why="Cross-entropy and ratio of logits usually do about equally well. Where they do not, the weaker one is "
     "misled by the scale of the logits (Croce and Hein 2020, arXiv 2003.01690).",
     advice="Nothing needs to be done: an image counts as robust only if it withstands both.",
+    only_flattery=True,
 )
 def losses(context: CheckContext) -> Measured:
     """Absolute difference of the accuracies under PGD on the cross-entropy and on the difference-of-logits ratio."""
-    ce, ratio = (
-        context.right_after(PGD(eps=context.eps, steps=STEPS, norm=context.norm, loss=loss, keep="last")).cpu().numpy()
-        for loss in ("ce", "dlr")
-    )
+    ce, attack = context.right_after_pgd, PGD(eps=context.eps, steps=STEPS, norm=context.norm, loss="dlr", keep="last")
+    ratio = context.right_after(attack).cpu().numpy()
     return Measured(
         float(abs(ce.mean() - ratio.mean())),
         f"PGD leaves an accuracy of {percent(ce.mean())} on the cross-entropy and {percent(ratio.mean())} on the "
@@ -340,6 +349,7 @@ def _fooled_survivors(
     why=f"{_SAMPLES} random points per image must not fool what the attacks missed (Athalye et al. 2018, arXiv "
     "1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).",
     advice=_SEARCH_ELSEWHERE,
+    only_flattery=True,
 )
 def noise(context: CheckContext) -> Measured | NotRun:
     """Share of robust images that a random point of the ball fools (uniform points; for Linf also random corners)."""
@@ -355,6 +365,7 @@ def noise(context: CheckContext) -> Measured | NotRun:
     why=f"As for noise, with {_MANY_SAMPLES:,} points per image: rarer adversarial images are found too (Carlini et "
     "al. 2019, arXiv 1902.06705).",
     advice=_SEARCH_ELSEWHERE,
+    only_flattery=True,
 )
 def noise_10k(context: CheckContext) -> Measured | NotRun:
     """Share of robust images that one of 10,000 random points of the ball fools (kinds of points as in noise)."""
@@ -378,6 +389,7 @@ def _noise(context: CheckContext, num_samples: int) -> Measured | NotRun:
     why="HopSkipJump uses neither gradients nor logits, only predicted classes. If it fools what the attacks by "
     "gradient missed, these were misled (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).",
     advice=_MISLED,
+    only_flattery=True,
 )
 def decision_based(context: CheckContext) -> Measured | NotRun:
     """Share of robust images that HopSkipJump fools within eps."""
@@ -396,6 +408,7 @@ def decision_based(context: CheckContext) -> Measured | NotRun:
     why="Images made on another model must not fool what attacks with the model's own gradients did not (Papernot "
     "et al. 2016, arXiv 1605.07277; Athalye et al. 2018, arXiv 1802.00420, section 3.1).",
     advice=_MISLED,
+    only_flattery=True,
 )
 def transfer(context: CheckContext) -> Measured | NotRun:
     """Share of robust images that are fooled by adversarial images which PGD made on the substitute."""

@@ -15,6 +15,9 @@ from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
 Models = Literal["all", "deterministic", "randomised"]
+Reads = Literal["inputs", "both", "attacks"]
+"""What a check reads: the model and the images only, so that it runs before the attacks; the results of the attacks, so
+that it runs after them; or both, so that it runs before them and again after them."""
 Unit = Literal["%", "points", ""]
 """How a check's value is written: a share in percent, a difference of shares in percentage points, a plain number."""
 
@@ -77,6 +80,10 @@ class Check:
     """On which models the check can be run: all, or only those whose logits are (or are not) random."""
     thorough: bool
     """Whether the check takes minutes and so is run only in a thorough evaluation."""
+    reads: Reads
+    only_flattery: bool
+    """Whether all that it can find makes the model look more robust than it is. Such a check is left out once the model
+    has fallen: nothing that it finds would change the verdict."""
 
     @property
     def measures(self) -> str:
@@ -168,6 +175,8 @@ def check(
     condition: str = "",
     models: Models = "all",
     thorough: bool = False,
+    reads: Reads = "attacks",
+    only_flattery: bool = False,
 ) -> Callable[[Callable[[CheckContext], Measured | NotRun]], Check]:
     """Decorator that turns a function which measures into a `Check`; the function's docstring says what it measures.
 
@@ -181,6 +190,9 @@ def check(
         condition: what besides the thresholds decides whether it is raised.
         models: on which it can be run.
         thorough: whether it takes minutes, and so is run only in a thorough evaluation.
+        reads: the model and the images ("inputs"), the results of the attacks, or both.
+        only_flattery: whether all that it can find makes the model look more robust than it is, so that it is left out
+            once the model has fallen.
 
     Raises `SettingError` for a unit that is not one of "%", "points" and "".
     """
@@ -199,6 +211,8 @@ def check(
         why=why,
         advice=advice,
         thorough=thorough,
+        reads=reads,
+        only_flattery=only_flattery,
     )
 
 

@@ -16,7 +16,7 @@ from casemate.evaluation.clean import CleanResult, is_right
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.losses import LossName
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, full_precision
 from casemate.norms import Norm
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels, Logits
@@ -38,7 +38,7 @@ class CheckContext:
         images: all images of the evaluation.
         norm, eps: the threat model; `eps` is the largest of the evaluation.
         clean: the predictions before any attack.
-        cascade: the results of the attacks.
+        attacked: the results of the attacks; None before them.
         frozen: the attacked model together with its optimized copy.
         as_given: a copy of `original_model` in the modes in which it was given, if any of its modules was in training
             mode and it can be copied.
@@ -55,7 +55,7 @@ class CheckContext:
     norm: Norm
     eps: float
     clean: CleanResult
-    cascade: Cascade
+    attacked: Cascade | None = None
     frozen: Frozen
     as_given: Classifier | None
     in_training: bool
@@ -65,9 +65,16 @@ class CheckContext:
     batch_size: int | None = None
     observer: Observer = NULL_OBSERVER
 
+    @property
+    def cascade(self) -> Cascade:
+        """The results of the attacks. Raises `RuntimeError` before they are known."""
+        if self.attacked is None:
+            raise RuntimeError("no attack has been run yet")
+        return self.attacked
+
     @cached_property
     def logits(self) -> Logits:
-        """The model's logits for all images without an attack, `(n, classes)`, on the CPU."""
+        """The model's logits for all images, computed before the attacks, `(n, classes)`, on the CPU."""
         return self.logits_of(self.model, self.images)
 
     @cached_property
@@ -102,6 +109,11 @@ class CheckContext:
     def pgd_iterates(self) -> LastIterates:
         """The results at the iterates of `pgd` after each of its three numbers of steps, whether these fool or not."""
         return _last_iterates(self.pgd)
+
+    @property
+    def right_after_pgd(self) -> np.ndarray:
+        """Whether each image of `sample` is classified correctly at the last iterate of `STEPS` steps, `(n,)`."""
+        return self.pgd_iterates.right[:, 1]
 
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
         """Logits of `sample`, and the gradient of `loss` with respect to its images, in the images' shape."""
@@ -144,11 +156,11 @@ class CheckContext:
 
     @torch.no_grad()
     def logits_from(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:
-        """The logits of a model in evaluation mode for `count` images, `(count, classes)`, on the CPU.
+        """The logits of a model in evaluation mode for `count` images, in full float32, `(count, classes)`, on the CPU.
 
         `pixels` returns the images of a slice of them as a tensor on the model's device, with values in any range.
         """
-        with frozen(model):
+        with frozen(model), full_precision():
             return torch.cat(batched(count, self.batch_size or count, lambda part: model(pixels(part)).cpu()))
 
 

@@ -1,0 +1,99 @@
+"""The time that is left of an evaluation, as a range that is estimated anew after a pilot and after every attack.
+
+Costs are counted in passes of single images, a backward pass as two. Their speed is that of the attacks so far, and the
+images that later attacks get are those that have withstood so far, or are expected to.
+"""
+
+from dataclasses import dataclass, field
+from typing import final
+
+from torch import Tensor
+
+from casemate.attacks import Passes
+from casemate.evaluation.intervals import Estimate
+from casemate.timing import duration
+
+_PILOT_SHARE, _PILOT_LEAST, _PILOT_MOST = 20, 16, 64
+"""The pilot is the first attack on the first of its images: one in `_PILOT_SHARE`, but at least and at most as many as
+the other two numbers."""
+_WAITING = 5.0
+"""Seconds up to which a user does not have to be prepared for the time left."""
+_SOONER = 0.4
+"""Share of their passes that later attacks make at least, if they fool many of the images left to them."""
+_FALLEN = 0.1
+"""Share of images below which a model counts as fallen here."""
+_SLOWER = 1.3
+"""Factor on the upper end: attacks differ in their own work between passes, by up to a third on small networks."""
+
+
+def cost_of(passes: Passes) -> int:
+    """The cost of passes in forward passes, a backward pass counting as two."""
+    return passes.forward + 2 * passes.backward
+
+
+@final
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds that are left, from at least to at most."""
+
+    low: float
+    high: float
+
+    @property
+    def is_worth_saying(self) -> bool:
+        """Whether a user has to wait at all: the upper end is a few seconds or more."""
+        return self.high > _WAITING
+
+    def __str__(self) -> str:
+        low, high = duration(self.low), duration(self.high)
+        return f"about {high}" if low == high else f"{low} to {high}"
+
+
+@final
+@dataclass(frozen=True)
+class Afterwards:
+    """The most passes that follow the attacks, if the model has fallen and if it has not."""
+
+    fallen: Passes = field(default_factory=Passes)
+    standing: Passes = field(default_factory=Passes)
+
+
+def pilot_of(images: Tensor) -> list[Tensor]:
+    """The positions of the images of an attack in two parts, of which the first is the pilot; in one if there are few.
+
+    The results do not depend on it: all random draws are keyed by example.
+    """
+    size = min(len(images) // _PILOT_SHARE, _PILOT_MOST)
+    return [images] if size < _PILOT_LEAST else [images[:size], images[size:]]
+
+
+def time_left(
+    speed: float,
+    withstood: Estimate,
+    *,
+    given: int,
+    rest: int,
+    cost: float,
+    most: float,
+    later: float,
+    afterwards: Afterwards,
+) -> TimeLeft:
+    """The time left while an attack runs, or after it.
+
+    Args:
+        speed: seconds per unit of cost.
+        withstood: share of the images tried by the attack that withstood it.
+        given: number of images that the attack was given.
+        rest: number of them that it was not tried on yet.
+        cost: its mean cost on an image so far.
+        most: its most cost on an image.
+        later: the most cost of the later attacks on an image.
+        afterwards: what follows the attacks.
+    """
+    low, high = (withstood.low, withstood.high) if rest else (withstood.value, withstood.value)
+    after_least, after_most = (
+        cost_of(afterwards.fallen if end < _FALLEN else afterwards.standing) for end in (withstood.low, withstood.high)
+    )
+    sooner = _SOONER * (rest * cost + low * given * later + after_least)
+    slower = rest * (cost + (high - withstood.value) * most) + high * given * later + after_most
+    return TimeLeft(speed * sooner, _SLOWER * speed * slower)
