@@ -158,6 +158,7 @@ def test_a_record_holds(folder: Path) -> None:
     checked = verify_record(record, thirds(), images=IMAGES)
     assert [claim.title for claim in checked.claims if claim.holds is False] == []
     assert checked.robust_accuracy == pytest.approx(record.robust_accuracy)
+    assert checked.rounded is not None
     assert 0 < checked.rounded <= 1
     assert [claim.title for claim in checked.claims if claim.holds is None] == ["They fool after rounding to 8 bits"]
 
