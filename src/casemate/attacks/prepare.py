@@ -24,8 +24,9 @@ COMPARED_IMAGES = 32
 _WORTH_COPYING = 1000
 """From this many passes of one image on, a copy saves more time than making it takes (a quarter of a second, once, to
 load the compiled loops)."""
-_WORTH_MEASURING = 100 * MEASURING_PASSES
-"""From this many passes of one image on, measuring the best pass size saves more time than it takes."""
+_WORTH_MEASURING = 400 * MEASURING_PASSES
+"""From this many passes of one image at most, measuring the best pass size saves more time than it takes, also if a
+quarter of them is made: fooled images need no more."""
 
 
 def group_size(image_shape: tuple[int, ...]) -> int:

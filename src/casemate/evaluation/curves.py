@@ -25,7 +25,7 @@ from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, Precision, as_classifier, user_call
+from casemate.models import Classifier, Frozen, Precision, as_classifier, as_model, model_of, user_call
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Advance, Observer
@@ -121,7 +121,7 @@ class WorstCase:
 
 
 def eps_curve(
-    model: nn.Module,
+    model: nn.Module | Frozen,
     attack: AbstractGradientAttack,
     images: ImageSource,
     values: Sequence[float | str],
@@ -139,7 +139,7 @@ def eps_curve(
     Memory, apart from images and results, does not grow with the number of images.
 
     Args:
-        model: a `Classifier`, or a module that maps images within [0, 1] to logits.
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits; a frozen one keeps its pass size.
         images, labels: as for `evaluate`.
         values: of eps, ascending; 0 means the clean images.
         only_worst: compute only `Curve.worst`, which is cheaper: an image is attacked until it is fooled.
@@ -168,12 +168,12 @@ def eps_curve(
 
     radii = [parse_eps(value) for value in values]
     largest = with_eps(attack, max(radii, default=0.0)).ball()
-    model, images = as_classifier(model), as_labelled(images, labels)
+    model, images = as_model(model), as_labelled(images, labels)
     return _curve("eps", model, attack, images, sweep, len(radii), batch_size, precision, observer, largest, seed)
 
 
 def steps_curve(
-    model: nn.Module,
+    model: nn.Module | Frozen,
     attack: AbstractGradientAttack,
     images: ImageSource,
     values: Sequence[int],
@@ -195,7 +195,7 @@ def steps_curve(
     def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
 
-    model, images = as_classifier(model), as_labelled(images, labels)
+    model, images = as_model(model), as_labelled(images, labels)
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
@@ -249,7 +249,7 @@ def _title(attack: AbstractGradientAttack, axis: str) -> str:
 
 def _curve(
     axis: str,
-    model: Classifier,
+    model: Classifier | Frozen,
     attack: AbstractGradientAttack,
     images: LabelledImages,
     sweep: Callable[[Frozen, torch.Tensor, torch.Tensor, int, Advance], Sweep],
@@ -269,18 +269,18 @@ def _curve(
         batch_size: images that pass through the network at a time; measured if None.
         ball: the one with the largest eps, for the warning if eps is not in the unit of the pixels.
     """
-    passes = Passes()
-    check_images(model, *images[:COMPARED_IMAGES].tensors(model.device))
-    most = attack.max_passes(len(model.classes))
+    passes, known = Passes(), model_of(model)
+    check_images(known, *images[:COMPARED_IMAGES].tensors(known.device))
+    most = attack.max_passes(len(known.classes))
     work = runs * len(images) * most.total
-    images = images.to_device_if_small(model.device)
-    few, _ = images[:COMPARED_IMAGES].tensors(model.device)
+    images = images.to_device_if_small(known.device)
+    few, _ = images[:COMPARED_IMAGES].tensors(known.device)
     names = [field.name for field in fields(LastIterates)]
     # one array for all groups: small arrays per group would fragment the memory, which then grows with every group
     found: dict[str, np.ndarray] = {}
     no_gradient = not_finite = 0
     with (
-        user_call(model, ball, seed=seed) as call,
+        user_call(known, ball, seed=seed) as call,
         prepare_for_attack(
             model, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
         ) as prepared,
@@ -289,7 +289,7 @@ def _curve(
 
         def run(group: slice) -> tuple[float, ...]:
             nonlocal no_gradient, not_finite
-            pixels, labels = images[group].tensors(model.device)
+            pixels, labels = images[group].tensors(known.device)
             part = sweep(prepared, pixels, labels, group.start, advance)
             passes.add(part.passes)
             no_gradient += int(part.no_gradient.sum())
@@ -301,7 +301,7 @@ def _curve(
                 found[name][group] = rows.numpy()
             return part.values
 
-        values = batched(len(images), group_size(model.input_shape), run, observer)[0]
+        values = batched(len(images), group_size(known.input_shape), run, observer)[0]
     call.warn_of_failures(type(attack).__name__, len(images), no_gradient=no_gradient, not_finite=not_finite)
     worst = found.pop("worst")
     return Curve(

@@ -321,6 +321,7 @@ def evaluate(
                 as_given=as_given,
                 in_training=in_training,
                 randomised=randomised,
+                draws=draws,
                 substitute=substitute,
                 seed=seed,
                 batch_size=prepared.copy.pass_size,

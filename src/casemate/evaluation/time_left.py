@@ -13,9 +13,10 @@ from casemate.attacks import Passes
 from casemate.evaluation.intervals import Estimate
 from casemate.timing import duration
 
-_PILOT_SHARE, _PILOT_LEAST, _PILOT_MOST = 20, 16, 64
+_PILOT_SHARE, _PILOT_LEAST, _PILOT_MOST, _PARTS = 20, 16, 64, 6
 """The pilot is the first attack on the first of its images: one in `_PILOT_SHARE`, but at least and at most as many as
-the other two numbers."""
+the next two numbers; none if the images are fewer than `_PARTS` pilots. The first attack is at most a third of the time
+of a budget's attacks on an image that withstands them."""
 _WAITING = 5.0
 """Seconds up to which a user does not have to be prepared for the time left."""
 _SOONER = 0.4
@@ -63,8 +64,8 @@ def pilot_of(images: Tensor) -> list[Tensor]:
 
     The results do not depend on it: all random draws are keyed by example.
     """
-    size = min(len(images) // _PILOT_SHARE, _PILOT_MOST)
-    return [images] if size < _PILOT_LEAST else [images[:size], images[size:]]
+    size = min(max(len(images) // _PILOT_SHARE, _PILOT_LEAST), _PILOT_MOST)
+    return [images] if len(images) < _PARTS * size else [images[:size], images[size:]]
 
 
 def time_left(

@@ -1,7 +1,7 @@
 """The input of the checks: the evaluation, a sample of its images, and measurements that several checks share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
@@ -24,7 +24,8 @@ from casemate.types import Flags, Images, Labels, Logits
 SAMPLE_SIZE = 128
 """Largest number of images that most checks use, so that all checks of an ordinary evaluation take seconds together."""
 STEPS = 20
-"""Number of steps of PGD in the checks; some run it with a multiple of them."""
+"""Number of steps of PGD in the checks; some run it with a multiple of them. For a randomised model half of them, since
+each of its gradients is a mean over several passes already, and checks compare runs with each other."""
 
 
 @final
@@ -44,6 +45,7 @@ class CheckContext:
             mode and it can be copied.
         in_training: whether any of its modules was given in training mode.
         randomised: whether its logits are random in evaluation mode.
+        draws: number of passes over whose logits `model` takes the mean; 1 for a model that is not randomised.
         substitute: an undefended model for the same images.
         seed: of all random draws.
         batch_size: images per pass.
@@ -60,6 +62,7 @@ class CheckContext:
     as_given: Classifier | None
     in_training: bool
     randomised: bool
+    draws: int = 1
     substitute: Classifier | None = None
     seed: int = 0
     batch_size: int | None = None
@@ -98,12 +101,17 @@ class CheckContext:
         """Images (float32) and labels of `sample`, on the model's device."""
         return self.sample.tensors(self.model.device)
 
+    @property
+    def steps(self) -> int:
+        """Number of steps of PGD: `STEPS`, or half of them for a randomised model."""
+        return STEPS // 2 if self.randomised else STEPS
+
     @cached_property
     def pgd(self) -> Curve:
-        """One run of PGD on `sample`, recorded after `STEPS` - 10, `STEPS` and 2 `STEPS` steps (the three columns)."""
-        attack = PGD(eps=self.eps, norm=self.norm, steps=2 * STEPS, step_size=2.5 * self.eps / STEPS, keep="last")
-        steps = [STEPS - 10, STEPS, 2 * STEPS]
-        return steps_curve(self.model, attack, self.sample, steps, seed=self.seed, batch_size=self.batch_size)
+        """One run of PGD on `sample`, recorded after half as many steps as `steps`, as many, and twice as many."""
+        steps = [self.steps // 2, self.steps, 2 * self.steps]
+        attack = PGD(eps=self.eps, norm=self.norm, steps=steps[-1], step_size=2.5 * self.eps / self.steps, keep="last")
+        return steps_curve(self.target, attack, self.sample, steps, seed=self.seed)
 
     @cached_property
     def pgd_iterates(self) -> LastIterates:
@@ -112,8 +120,13 @@ class CheckContext:
 
     @property
     def right_after_pgd(self) -> np.ndarray:
-        """Whether each image of `sample` is classified correctly at the last iterate of `STEPS` steps, `(n,)`."""
+        """Whether each image of `sample` is classified correctly at the last iterate of `steps` steps, `(n,)`."""
         return self.pgd_iterates.right[:, 1]
+
+    @cached_property
+    def target(self) -> Frozen:
+        """The attacked model with the copy that the attacks ran on, for the attacks of the checks, in float32."""
+        return replace(self.frozen, low_precision=None)
 
     def gradient(self, loss: LossName) -> tuple[Logits, Images]:
         """Logits of `sample`, and the gradient of `loss` with respect to its images, in the images' shape."""
@@ -128,17 +141,17 @@ class CheckContext:
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         return logits, gradient
 
-    def right_after(self, attack: AbstractGradientAttack) -> Flags:
-        """Run an attack on `sample`; return whether each image is still classified correctly, booleans `(n,)`."""
-        images, labels = self.sample_tensors
-        result = attack(self.model, images, labels, seed=self.seed, batch_size=self.batch_size)
-        return ~result.success
+    def right_after(self, attack: AbstractGradientAttack, most: int = SAMPLE_SIZE) -> np.ndarray:
+        """Run an attack on the first `most` images of `sample`; return whether each is still classified correctly."""
+        images, labels = (each[:most] for each in self.sample_tensors)
+        return (~attack(self.target, images, labels, seed=self.seed).success).cpu().numpy()
 
-    def over_eps(self, attack: AbstractGradientAttack, values: list[float]) -> LastIterates:
-        """Run an attack on `sample` at each eps of `values`; return results at the last iterates, a column per eps."""
-        return _last_iterates(
-            eps_curve(self.model, attack, self.sample, values, seed=self.seed, batch_size=self.batch_size)
-        )
+    def over_eps(self, attack: AbstractGradientAttack, values: list[float], part: slice) -> np.ndarray:
+        """Run an attack on a part of `sample` at each eps of `values`; return whether each last iterate does not fool.
+
+        Booleans `(n, values)`, a column per eps.
+        """
+        return _last_iterates(eps_curve(self.target, attack, self.sample[part], values, seed=self.seed)).right
 
     def reproduces(self, images: Images, labels: Labels) -> Flags:
         """Whether each adversarial image fools a randomised model in most of 5 more passes; True for other models."""
