@@ -24,7 +24,9 @@ ATTACKS: dict[str, AbstractAttack] = {
 }
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (95, [95]), (96, [16, 80]), (400, [20, 380]), (10_000, [64, 9936])])
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (95, [95]), (96, [16, 80]), (400, [20, 380]), (10_000, [64, 9936])]
+)
 def test_the_pilot_is_a_small_part_of_the_first_attack(count: int, sizes: list[int]) -> None:
     parts = pilot_of(torch.arange(count))
     assert [len(part) for part in parts] == sizes

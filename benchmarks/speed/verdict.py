@@ -10,12 +10,11 @@ only, where they are the time that the same run takes on an idle machine.
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -120,7 +119,7 @@ SUBJECTS = {
         images=100,
     ),
     "large": Subject(
-        about="depthwise convolutions on images of 224 x 224",
+        about="depthwise convolutions on images of 224 x 224, adversarial training with one step at 1/255",
         architecture="depthwise-224",
         images=40,
         large=True,
@@ -128,6 +127,7 @@ SUBJECTS = {
         train=2000,
         epochs=4,
         rate=5e-3,
+        objective=AdversarialTraining(eps=1 / 255, steps=1),
     ),
     "transformer": Subject(about="a vision transformer", architecture="vision-transformer", epochs=8, rate=2e-3),
 }
@@ -142,9 +142,7 @@ def prepare(name: str, data: Dataset, folder: Path) -> Classifier:
         if subject.large:
             train, validation, shape = enlarged(train), enlarged(validation), (shape[0], SIDE, SIDE)
         model = create(subject.architecture, input_shape=shape, classes=data.classes)
-        settings = TrainConfig(
-            epochs=subject.epochs, batch_size=64, learning_rate=subject.rate, schedule="one-cycle"
-        )
+        settings = TrainConfig(epochs=subject.epochs, batch_size=64, learning_rate=subject.rate, schedule="one-cycle")
         Recipe(objective=subject.objective).fit(model, train, validation, settings)
         folder.mkdir(parents=True, exist_ok=True)
         save(model, path, ModelMetadata(architecture=subject.architecture, dataset=data.name))
@@ -248,6 +246,18 @@ def measure(name: str, model: Classifier, images: LabelledImages, clock: str) ->
     }
 
 
+def in_words(row: dict[str, Any], clock: str) -> str:
+    """What was measured, in a line."""
+    attacks, whole, estimates = row["attacks"][clock], row["whole"], row["ranges"]
+    first, held = estimates[0], sum(each["holds"] for each in estimates)
+    return (
+        f"{row['verdict']}; attacks {attacks:.1f} s, whole {whole[clock]:.1f} s, {row['ratio'][clock]:.2f} times; "
+        f"{whole['forward']:.0f} images passed, and {whole['differentiated']:.0f} with gradients; first range "
+        f"{first['low']:.1f} to {first['high']:.1f} s, took {first['took']:.1f} s: "
+        f"{'holds' if first['holds'] else 'does not hold'}; {held} of {len(estimates)} ranges hold"
+    )
+
+
 def main() -> None:
     """Measure the models named, or all, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,14 +276,9 @@ def main() -> None:
         model, subject = prepare(name, data, chosen.folder), SUBJECTS[name]
         images = subset(data.test, subject.images, 0)
         print(f"{name}: {subject.about}")
-        row = found[name] = measure(name, subject.change(model), enlarged(images) if subject.large else images, chosen.clock)
-        first = row["ranges"][0]
-        print(
-            f"    {row['verdict']}; attacks {row['attacks'][chosen.clock]:.1f} s, whole {row['whole'][chosen.clock]:.1f} s, "
-            f"{row['ratio'][chosen.clock]:.2f} times; {row['whole']['forward']:.0f} and "
-            f"{row['whole']['differentiated']:.0f} images passed; first range {first['low']:.1f} to {first['high']:.1f} s, "
-            f"took {first['took']:.1f} s: {'holds' if first['holds'] else 'does not hold'}"
-        )
+        images = enlarged(images) if subject.large else images
+        row = found[name] = measure(name, subject.change(model), images, chosen.clock)
+        print(f"    {in_words(row, chosen.clock)}", flush=True)
     surrounding = surroundings("cpu", chosen.threads) | {"load": os.getloadavg()[0], "clock": chosen.clock}
     write_json(chosen.out, {"surroundings": surrounding, "models": found})
 

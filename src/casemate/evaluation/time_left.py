@@ -21,6 +21,8 @@ _WAITING = 5.0
 """Seconds up to which a user does not have to be prepared for the time left."""
 _SOONER = 0.4
 """Share of their passes that later attacks make at least, if they fool many of the images left to them."""
+_CHECKED = 0.25
+"""Share of their most passes that the checks make at least: some stop where a part of the sample shows nothing."""
 _FALLEN = 0.1
 """Share of images below which a model counts as fallen here."""
 _SLOWER = 1.3
@@ -95,6 +97,6 @@ def time_left(
     after_least, after_most = (
         cost_of(afterwards.fallen if end < _FALLEN else afterwards.standing) for end in (withstood.low, withstood.high)
     )
-    sooner = _SOONER * (rest * cost + low * given * later + after_least)
+    sooner = _SOONER * (rest * cost + low * given * later) + _CHECKED * after_least
     slower = rest * (cost + (high - withstood.value) * most) + high * given * later + after_most
     return TimeLeft(speed * sooner, _SLOWER * speed * slower)

@@ -36,12 +36,12 @@ _UNLIMITED = {"linf": 1.0, "l2": 1e3, "l1": 1e6}
 _MAX_SURVIVORS = 64
 """Largest number of robust images that a check attacks further: a share of 5 % is found with probability 0.96."""
 _MAX_CLAIMED = 32
-"""Largest number of adversarial images that are classified again: a share of 10 % is found with probability 0.97. All of
-them are when a record is written."""
+"""Largest number of adversarial images that are classified again: a share of 10 % is found with probability 0.97.
+All of them are when a record is written."""
 _SCREENED = 32
-"""Number of images on which the accuracy must rise somewhere for the check larger-eps to attack the whole sample. A rise
-of 10 points, on images of which 14 % change, is missed with probability 0.08; one of 20 points, of which 24 % change,
-with 0.01."""
+"""Number of images on which the accuracy must rise somewhere for the check larger-eps to attack the whole sample. A
+rise of 10 points, on images of which 14 % change, is missed with probability 0.08; one of 20 points, of which 24 %
+change, with 0.01."""
 _MAX_UNLIMITED, _MAX_COMPARED = 64, 64
 """Largest numbers of images that are attacked without a limit, of which a share of 5 % is found with probability 0.96,
 and on which two losses are compared, where 9 % that one of them alone fools are more than chance."""
@@ -53,8 +53,8 @@ _SAMPLES, _MANY_SAMPLES = 100, 10_000
 """Numbers of random points per image in the checks noise and noise-10k, of each kind."""
 _SAMPLES_OF_MEANS, _MAX_MEANS = 30, 32
 """Number of random points of each kind per image in the check noise, and largest number of images, for a randomised
-model. If a point in 20 fools, one of two kinds does with probability 0.95; if one image in 10 has such points, with 0.97
-one of them is among the images."""
+model. If a point in 20 fools, one of both kinds together does with probability 0.95; if one image in 10 has such
+points, one of them is among the images with 0.97."""
 _REPRODUCED = 0.9
 """Least share of adversarial examples that should still fool after rounding to whole grey levels."""
 _NOTHING_LEFT = "no image withstood the attacks"
@@ -130,8 +130,8 @@ def more_steps(context: CheckContext) -> Measured:
     lower = float(context.robust.mean()) < float(more.mean()) - 0.005
     return Measured(
         float(some.mean() - more.mean()),
-        f"PGD leaves an accuracy of {percent(some.mean())} after {context.steps} steps and {percent(more.mean())} after "
-        f"{2 * context.steps}, and no other attack left less",
+        f"PGD leaves an accuracy of {percent(some.mean())} after {context.steps} steps and {percent(more.mean())} "
+        f"after {2 * context.steps}, and no other attack left less",
         counts=mcnemar(some, more) < _P_VALUE and not lower,
         excuse="another attack left a lower accuracy" if lower else Measured.excuse,
     )
@@ -382,8 +382,8 @@ def _fooled_survivors(
     "Random points of the ball fool no robust image",
     weakens=0,
     voids=0.1,
-    why=f"{_SAMPLES} random points per image and kind ({_SAMPLES_OF_MEANS} for a randomised model) must not fool what the attacks missed (Athalye et al. 2018, arXiv "
-    "1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).",
+    why=f"{_SAMPLES} random points per image and kind ({_SAMPLES_OF_MEANS} for a randomised model) must not fool what "
+    "the attacks missed (Athalye et al. 2018, arXiv 1802.00420, section 3.1; Carlini et al. 2019, arXiv 1902.06705).",
     advice=_SEARCH_ELSEWHERE,
     only_flattery=True,
 )
