@@ -10,8 +10,10 @@ import torch
 from casemate.attacks import PGD, AbstractAttack, Passes, Square
 from casemate.evaluation import cascade
 from casemate.evaluation.cascade import run_cascade
+from casemate.evaluation.cost import checks_afterwards
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, pilot_of, time_left
+from casemate.evaluation.verdict import verdict_on
 from conftest import Listener, tiny_images
 from test_record import thirds
 
@@ -56,14 +58,46 @@ def test_after_an_attack_the_range_is_that_of_its_survivors() -> None:
 
 
 def test_what_has_fallen_has_few_checks_left() -> None:
-    after = Afterwards(Passes(10), Passes(1000, 1000))
-    none, all_of_them = (Estimate(value, value, value, 200) for value in (0.0, 1.0))
+    after = Afterwards(Passes(10), Passes(1000, 1000), fallen_up_to=20)
+    none, one_more, all_of_them = (Estimate(value, value, value, 200) for value in (0.1, 0.105, 1.0))
     times = [
         time_left(1.0, each, given=200, rest=0, cost=1, most=1, later=0, afterwards=after)
-        for each in (none, all_of_them)
+        for each in (none, one_more, all_of_them)
     ]
     assert times[0].high < 20
-    assert times[1].low > 1000
+    assert times[1] == times[2]
+    assert 20 < times[1].low < 3000 < times[1].high
+
+
+def test_of_few_images_left_to_an_attack_many_may_withstand_it_and_the_model_has_fallen() -> None:
+    """What counts is the share of all images, not of those that the attack was given."""
+    after = Afterwards(Passes(10), Passes(1000, 1000), fallen_up_to=20)
+    half = share(np.arange(16) < 8)
+    found = time_left(1.0, half, given=16, rest=0, cost=1, most=1, later=0, afterwards=after)
+    assert found.high < 20
+
+
+@pytest.mark.parametrize(("classes", "border"), [(2, 100), (10, 20), (1000, 11)])
+def test_where_a_model_has_fallen_is_the_rule_of_the_verdict(classes: int, border: int) -> None:
+    labels = np.arange(200) % classes
+
+    def falls(robust: int) -> bool:
+        found = verdict_on(
+            0.1,
+            norm="linf",
+            budget="quick",
+            correct=np.ones(200, dtype=bool),
+            withstood=np.arange(200) < robust,
+            labels=labels,
+            classes=classes,
+            findings=[],
+        )
+        return found.fallen and not found.undecided
+
+    assert checks_afterwards(falls, 200, thorough=False).fallen_up_to == border
+    assert checks_afterwards(falls, 200, thorough=True).cost(0) == checks_afterwards(falls, 200, thorough=True).cost(
+        200
+    )
 
 
 def test_a_backward_pass_counts_as_two() -> None:

@@ -257,6 +257,8 @@ def _run(
                     found.attempts.append(attempt)
                 advance(cost, f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left{note}")
             found.robust[:, column] = robust_mask
+            if robust_mask.sum() > afterwards.fallen_up_to:  # it stands at this eps, whatever larger ones show
+                afterwards = Afterwards(afterwards.standing, afterwards.standing)
     return found
 
 

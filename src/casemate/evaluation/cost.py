@@ -1,6 +1,7 @@
 """An upper bound of the time of an evaluation before it starts: the passes are counted, their speed is measured."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final, get_args
@@ -101,11 +102,20 @@ def attack_passes(attacks: Mapping[str, AbstractAttack], classes: int, images: i
     return total
 
 
-def checks_afterwards(images: int, *, thorough: bool) -> Afterwards:
-    """Upper bound of the passes of the checks that follow the attacks; `thorough`: all of them, with the slow ones."""
+def checks_afterwards(falls: Callable[[int], bool], images: int, *, thorough: bool) -> Afterwards:
+    """Upper bound of the passes of the checks that follow the attacks.
+
+    Args:
+        falls: whether the model has fallen if that many images withstand the attacks.
+        images: number of all images.
+        thorough: all checks are run whether the model has fallen or not, with the slow ones.
+    """
     standing = check_passes(images, thorough=thorough)
     standing.forward -= int(min(1.0, images / SAMPLE_SIZE) * FIRST.forward) + images
-    return Afterwards(standing if thorough else Passes(images + FALLEN.forward, FALLEN.backward), standing)
+    if thorough:
+        return Afterwards(standing, standing)
+    border = bisect_left(range(images + 1), True, key=lambda robust: not falls(robust)) - 1
+    return Afterwards(Passes(images + FALLEN.forward, FALLEN.backward), standing, border)
 
 
 def check_passes(images: int, *, thorough: bool) -> Passes:

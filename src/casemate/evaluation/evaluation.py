@@ -344,6 +344,12 @@ def evaluate(
             before = judge(values[-1], withstood=clean.correct, findings=[])
             if Grade.UNTRAINED in before.grades:
                 observer.message(before.grade_sentence)  # which no attack can change
+
+            def falls(robust: int) -> bool:
+                rank = np.where(clean.correct, np.cumsum(clean.correct), len(images) + 1)
+                found = judge(values[-1], withstood=rank <= robust, findings=[])
+                return found.fallen and not found.undecided
+
             cascade = context.attacked = run_cascade(
                 prepared,
                 chosen,
@@ -352,7 +358,7 @@ def evaluate(
                 norm=norm,
                 correct=clean.correct,
                 seed=seed,
-                afterwards=checks_afterwards(len(images), thorough=thorough),
+                afterwards=checks_afterwards(falls, len(images), thorough=thorough),
                 observer=observer,
             )
 

@@ -23,8 +23,6 @@ _SOONER = 0.4
 """Share of their passes that later attacks make at least, if they fool many of the images left to them."""
 _CHECKED = 0.25
 """Share of their most passes that the checks make at least: some stop where a part of the sample shows nothing."""
-_FALLEN = 0.1
-"""Share of images below which a model counts as fallen here."""
 _SLOWER = 1.3
 """Factor on the upper end: attacks differ in their own work between passes, by up to a third on small networks."""
 
@@ -59,6 +57,12 @@ class Afterwards:
 
     fallen: Passes = field(default_factory=Passes)
     standing: Passes = field(default_factory=Passes)
+    fallen_up_to: int = 0
+    """Number of robust images up to which the model has fallen."""
+
+    def cost(self, robust: float) -> int:
+        """The cost if `robust` images withstand the attacks."""
+        return cost_of(self.fallen if robust <= self.fallen_up_to else self.standing)
 
 
 def pilot_of(images: Tensor) -> list[Tensor]:
@@ -94,9 +98,7 @@ def time_left(
         afterwards: what follows the attacks.
     """
     low, high = (withstood.low, withstood.high) if rest else (withstood.value, withstood.value)
-    after_least, after_most = (
-        cost_of(afterwards.fallen if end < _FALLEN else afterwards.standing) for end in (withstood.low, withstood.high)
-    )
+    after_least, after_most = (afterwards.cost(end * given) for end in (low, high))
     sooner = _SOONER * (rest * cost + low * given * later) + _CHECKED * after_least
     slower = rest * (cost + (high - withstood.value) * most) + high * given * later + after_most
     return TimeLeft(speed * sooner, _SLOWER * speed * slower)

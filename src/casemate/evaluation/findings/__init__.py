@@ -59,8 +59,9 @@ CHEAP = Passes(forward=52_000, backward=25_000)
 passes of every image of the evaluation come on top."""
 FIRST = Passes(forward=12_000)
 """The part of `CHEAP` in the checks before the attacks; one of the two forward passes of every image is made there."""
-FALLEN = Passes(forward=400)
-"""Upper bound as `CHEAP` in the checks after the attacks on a model that fell; one pass of every image comes on top."""
+FALLEN = Passes(forward=1_000)
+"""Upper bound as `CHEAP` in the checks after the attacks on a model that fell; one pass of every image comes on top.
+Passes of one or two images, most of which these checks make, take several times as long per image as others."""
 EXPENSIVE = Passes(forward=1_950_000)
 """Upper bound of the passes of single images in the checks that only a thorough evaluation runs, with a full sample."""
 
