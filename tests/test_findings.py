@@ -19,7 +19,7 @@ from casemate.attacks import PGD, Square
 from casemate.data import LabelledImages
 from casemate.errors import EvaluationError
 from casemate.evaluation import Evaluation, Severity, evaluate, evaluation
-from casemate.evaluation.findings import CHECKS, LEFT_OUT
+from casemate.evaluation.findings import CHECKS, LEFT_OUT, agreement, randomness
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import SAMPLE_SIZE, CheckContext
 from casemate.models import Classifier, with_network
@@ -300,6 +300,79 @@ def test_bounds_other_than_0_to_1_have_a_question_about_the_unit(low: float, hig
     assert "Was eps meant in this unit?" in found.message
     assert (f"If {eps:g} of a range of 1 is meant, write {eps * (high - low):.4g}" in found.message) == (eps <= 1)
     assert units.find_eps_issue(Ball(eps=0.1), (0.0, 1.0), 64) is None
+
+
+# As few images and passes as the checks need --------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("risen", "sizes", "severity"), [(0, [32], None), (1, [32, 96], None), (4, [32, 96], Severity.VOIDS)]
+)
+def test_larger_eps_attacks_all_images_only_if_the_accuracy_rises_on_the_first(
+    risen: int, sizes: list[int], severity: Severity | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[int] = []
+
+    def right(context: CheckContext, values: list[float], part: slice) -> np.ndarray:
+        del context
+        size = len(range(SAMPLE_SIZE)[part])
+        attacked.append(size)
+        found = np.zeros((size, len(values)), dtype=bool)
+        found[: risen * size // 32, -1] = True  # right at the largest eps only
+        return found
+
+    monkeypatch.setattr(agreement, "_right_over_eps", right)
+    pixels = Mock(bounds=(0.0, 1.0))
+    context = Mock(spec=CheckContext, sample=range(SAMPLE_SIZE), model=pixels, eps=0.1, norm="l2", randomised=False)
+    found = CHECKS["larger-eps"](context)
+    assert attacked == sizes
+    assert found.value == risen / 32
+    assert (None if found.finding is None else found.finding.severity) == severity
+
+
+@pytest.mark.parametrize(("fallen", "sizes", "state"), [(3, [64, 64], "passed"), (4, [64] * 4, "weakens")])
+def test_more_draws_are_tried_on_all_images_only_if_they_help_on_the_first(
+    fallen: int, sizes: list[int], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[int] = []
+
+    def right(context: CheckContext, draws: int, part: slice) -> np.ndarray:
+        del context
+        attacked.append(len(range(SAMPLE_SIZE)[part]))
+        return np.arange(attacked[-1]) >= (fallen if draws == 20 else 0)
+
+    monkeypatch.setattr(randomness, "_right_with_draws", right)
+    found = CHECKS["eot-samples"](Mock(spec=CheckContext, sample=range(SAMPLE_SIZE), randomised=True))
+    assert attacked == sizes
+    assert found.value == fallen / 64
+    assert found.state == state
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("model", [thirds, lambda: with_network(thirds(), Noisy(own=False))], ids=["fixed", "random"])
+def test_a_verdict_takes_at_most_two_and_a_half_times_the_passes_of_its_attacks(
+    model: Callable[[], Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a model that withstands, on which every check is run."""
+    spent, attacks = [0], [0]
+    logits, cascade = Classifier._logits, evaluation.run_cascade
+
+    def counted(model: Classifier, images: Tensor) -> Tensor:
+        if not any(isinstance(each, Classifier) for each in model.network.modules()):  # a mean calls the model itself
+            spent[0] += len(images) * (3 if torch.is_grad_enabled() else 1)
+        return logits(model, images)
+
+    def attacked(*given: Any, **options: Any) -> Any:
+        before = spent[0]
+        found = cascade(*given, **options)
+        attacks[0] = spent[0] - before
+        return found
+
+    monkeypatch.setattr(Classifier, "_logits", counted)
+    monkeypatch.setattr(evaluation, "run_cascade", attacked)
+    images = tiny_images(200, noise=90.0)
+    found = evaluate(model(), images, eps=0.02, budget="quick")
+    assert not found.verdict.fallen
+    assert not [each.check for each in found.checks if each.not_run == LEFT_OUT]
+    assert spent[0] <= 2.5 * attacks[0]
 
 
 # Declarations and their page ------------------------------------------------------------------------------------------
