@@ -40,7 +40,7 @@ _FEWER, _MORE = 5, 20
 _FALL, _SCREENED = 0.05, 64
 """Fall of the accuracy with more draws above which the check eot-samples is raised, and number of images on which it
 must be as large for the whole sample to be attacked. A fall by 10 points, on images of which 14 % change, is so large
-with probability 0.83; one by 20 points, of which 24 % change, with 0.99."""
+with probability 0.84; one by 20 points, of which 24 % change, with 0.99."""
 
 
 def is_randomised(model: Classifier, images: torch.Tensor) -> bool:
