@@ -21,6 +21,8 @@ _WAITING = 5.0
 """Seconds up to which a user does not have to be prepared for the time left."""
 _SOONER = 0.4
 """Share of their passes that later attacks make at least, if they fool many of the images left to them."""
+_ALONE = 8
+"""Number of images that take as long together as the passes themselves: passes of few images are slower per image."""
 _CHECKED = 0.25
 """Share of their most passes that the checks make at least: some stop where a part of the sample shows nothing."""
 _SLOWER = 1.3
@@ -100,5 +102,7 @@ def time_left(
     low, high = (withstood.low, withstood.high) if rest else (withstood.value, withstood.value)
     after_least, after_most = (afterwards.cost(end * given) for end in (low, high))
     sooner = _SOONER * (rest * cost + low * given * later) + _CHECKED * after_least
-    slower = rest * (cost + (high - withstood.value) * most) + high * given * later + after_most
+    slower = rest * (cost + (high - withstood.value) * most) + after_most
+    if high > 0:
+        slower += (high * given + _ALONE) * later
     return TimeLeft(speed * sooner, _SLOWER * speed * slower)
