@@ -19,7 +19,7 @@ from casemate import PGD, CasemateWarning, Classifier, compare, evaluate
 from casemate.errors import EvaluationError, SettingError, ShapeError
 from conftest import tiny_images
 from test_cli import Run, run
-from test_findings import normalised_otherwise, seen_right
+from test_findings import normalised_otherwise, seen_right, shifted
 from test_record import thirds
 
 __all__ = ["run"]
@@ -101,9 +101,8 @@ def test_4_a_network_in_training_mode_is_a_note(run: Run) -> None:
 
 @pytest.mark.parametrize("fault", ["labels", "pixels"])
 def test_4_what_makes_the_run_pointless_stops_it_before_any_attack(run: Run, fault: str) -> None:
-    pixels, labels = tiny_images(60, noise=20.0).tensors()
-    wrong = (labels + 1) % 3 if fault == "labels" else labels
-    np.savez("wrong.npz", images=((255 if fault == "pixels" else 1) * pixels).numpy(), labels=wrong.numpy())
+    pixels, labels = (shifted() if fault == "labels" else IMAGES).tensors()
+    np.savez("wrong.npz", images=((255 if fault == "pixels" else 1) * pixels).numpy(), labels=labels.numpy())
     message = said(run, "evaluate", "mine:bare", "--data", "wrong.npz", *EVALUATE[4:], code=2)
     assert {"labels": "if the labels are renamed (0 to 1", "pixels": "bytes by 1/255"}[fault] in message
     assert "Attacking" not in message
