@@ -1,10 +1,10 @@
 """`Classifier`: the model that is attacked, defended and judged, a module from images within bounds to logits.
 
 It is the only code that calls the user's network. The network gets a copy of the images, which it may write into, in
-the layout and type that it accepts; the logits are taken from its output (see `casemate.models.outputs`), or from before
-the softmax that it ends in (see `casemate.models.softmax`), checked at every call, and copied where the network could
-change them later. A network that fails, or does not return one logit
-per class, raises an error that says what to change.
+the layout and type that it accepts; the logits are taken from its output (see `casemate.models.outputs`), or from
+before the softmax that it ends in (see `casemate.models.softmax`), checked at every call, and copied where the network
+could change them later. A network that fails, or does not return one logit per class, raises an error that says what to
+change.
 """
 
 import copy

@@ -150,14 +150,14 @@ def _predicting_as(output: Tensor, logits: Tensor) -> Tensor:
     largest, or the only logit 0. The gradient is that of the logits.
     """
     made = (logits if logits.dtype == torch.float64 else logits.float()).clone()
-    with torch.no_grad():
-        if _is_one_number(output):
-            second = output > 0.5
-            border = torch.where(second, torch.finfo(made.dtype).tiny, 0.0).to(made.dtype)
-            made.copy_(made.where(second == (made > 0), border))
-        else:
-            predicted, largest = output.argmax(1, keepdim=True), made.amax(1, keepdim=True)
-            above = largest.nextafter(torch.full_like(largest, torch.inf))
-            made.scatter_(1, predicted, largest.where(predicted == made.argmax(1, keepdim=True), above))
-        made.masked_fill_(output.isnan(), torch.nan)
-    return made
+    known, predicted = made.detach(), output.detach()
+    if _is_one_number(output):
+        second = predicted > 0.5
+        differs, wanted = second != (known > 0), torch.where(second, torch.finfo(made.dtype).tiny, 0.0)
+    else:
+        chosen, largest = predicted.argmax(1, keepdim=True), known.amax(1, keepdim=True)
+        differs = torch.zeros_like(known, dtype=torch.bool).scatter(1, chosen, chosen != known.argmax(1, keepdim=True))
+        wanted = largest.nextafter(torch.full_like(largest, torch.inf))
+    # not in place: within `torch.func.functionalize` that would cut off the gradient
+    made = torch.where(differs, wanted.to(made.dtype) + (made - known), made)
+    return made.masked_fill(predicted.isnan(), torch.nan)
