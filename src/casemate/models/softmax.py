@@ -102,14 +102,13 @@ class _Recorder(TorchFunctionMode):
         result = func(*args, **kwargs)
         if not (isinstance(given, Tensor) and isinstance(result, Tensor)) or result is given:
             return result
-        if name in _ENDINGS:
+        found = self.of(given)
+        if name in _ENDINGS and found is None:  # the softmax of a softmax is not one of logits
             self._record(result, _ENDINGS[name], given)
-        elif name in _COPYING or name in _REARRANGING:
-            found = self.of(given)
-            if found is not None and name in _COPYING:
-                self._record(result, found.ending, found.logits.to(result.device))
-            elif found is not None:
-                self._record(result, found.ending, func(found.logits, *args[1:], **kwargs))
+        elif found is not None and name in _COPYING:
+            self._record(result, found.ending, found.logits.to(result.device))
+        elif found is not None and name in _REARRANGING:  # contiguous, as the result may be where the logits are not
+            self._record(result, found.ending, func(found.logits.contiguous(), *args[1:], **kwargs))
         return result
 
     def of(self, output: Any) -> _Found | None:
@@ -150,14 +149,14 @@ def _predicting_as(output: Tensor, logits: Tensor) -> Tensor:
     largest, or the only logit 0. The gradient is that of the logits.
     """
     made = (logits if logits.dtype == torch.float64 else logits.float()).clone()
-    known, predicted = made.detach(), output.detach()
+    known, predicted, limits = made.detach(), output.detach(), torch.finfo(made.dtype)
     if _is_one_number(output):
         second = predicted > 0.5
-        differs, wanted = second != (known > 0), torch.where(second, torch.finfo(made.dtype).tiny, 0.0)
+        differs, wanted = second != (known > 0), second.to(made.dtype) * limits.tiny
     else:
         chosen, largest = predicted.argmax(1, keepdim=True), known.amax(1, keepdim=True)
         differs = torch.zeros_like(known, dtype=torch.bool).scatter(1, chosen, chosen != known.argmax(1, keepdim=True))
-        wanted = largest.nextafter(torch.full_like(largest, torch.inf))
+        wanted = largest + largest.abs() * limits.eps + limits.tiny  # the next larger number, or the one after
     # not in place: within `torch.func.functionalize` that would cut off the gradient
-    made = torch.where(differs, wanted.to(made.dtype) + (made - known), made)
+    made = torch.where(differs, wanted + (made - known), made)
     return made.masked_fill(predicted.isnan(), torch.nan)
