@@ -90,6 +90,10 @@ class LabelledImages:
     pixels: Pixels | Images
     labels: Labels
 
+    def __repr__(self) -> str:
+        kind = str(self.pixels.dtype).removeprefix("torch.")
+        return f"LabelledImages({len(self.labels):,} images of shape {tuple(self.pixels.shape[1:])}, {kind})"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixels", as_tensor(self.pixels, "images"))
         object.__setattr__(self, "labels", as_labels(self.labels))

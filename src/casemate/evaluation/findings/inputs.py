@@ -48,7 +48,7 @@ _UNIT = {
 """The severity of the finding for each kind of doubt about the unit of eps."""
 _UNDONE = "the Classifier's own mean and std undone"
 _KNOWN_SCALES = {
-    "mean 0.5 and deviation 0.5": (0.5, 0.5),
+    "a mean and deviation of a half": (0.5, 0.5),
     "MNIST's mean and deviation": (0.1307, 0.3081),
     "Fashion-MNIST's mean and deviation": (0.2860, 0.3530),
     "CIFAR-10's mean and deviation": (0.4734, 0.2516),
@@ -280,6 +280,11 @@ def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.nda
     return columns[np.argsort(rows)]
 
 
+def _listed(statistic: Tensor | float) -> str:
+    """A mean or deviation, of all channels or by channel, as text."""
+    return ", ".join(f"{each:.4g}" for each in torch.as_tensor(statistic).flatten().tolist())
+
+
 def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Other scales of the pixels to try, by name, such as a normalisation undone: a factor and a summand each."""
     found: dict[str, tuple[Tensor | float, Tensor | float]] = {}
@@ -291,7 +296,8 @@ def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor
         images.mean((0, 2, 3), keepdim=True),
         images.std((0, 2, 3), keepdim=True).clamp(min=1e-6),
     )
-    for name, (mean, std) in pairs.items():
+    for whose, (mean, std) in pairs.items():
+        name = f"{whose} (mean {_listed(mean)}, std {_listed(std)})"
         found[f"normalisation by {name}"] = (1 / std, -mean / std)
         found[f"{name} undone"] = (std, mean)
         if own[0] is not None and own[1] is not None:
