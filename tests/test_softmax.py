@@ -88,7 +88,7 @@ SEEN: Mapping[str, Callable[[Tensor], Tensor]] = {
     "over maps, indexed": lambda z: z[:, :, None, None].softmax(1)[:, :, 0, 0],
     "permuted": lambda z: z[:, None].softmax(2).permute(0, 2, 1).squeeze(2),
     "dropout that is off": lambda z: F.dropout(z.softmax(1), 0.5, training=False),
-    "of logits out of order in memory": lambda z: z.t().contiguous().t().softmax(1).view(-1, 2, 2).flatten(1),
+    "of logits out of order in memory": lambda z: z.t().contiguous().t().softmax(1).view(-1).view(len(z), -1),
     "copied": lambda z: z.softmax(1).clone().contiguous(),
     "an operator": lambda z: torch.ops.aten.softmax.int(z, 1),
     "its kernel": lambda z: torch.ops.aten._softmax.default(z, 1, False),

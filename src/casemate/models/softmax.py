@@ -143,7 +143,7 @@ def _is_one_number(output: Tensor) -> bool:
 
 
 def _predicting_as(output: Tensor, logits: Tensor) -> Tensor:
-    """A copy of the logits that predicts the classes that the output predicts; NaN where the output is NaN.
+    """A copy of the logits that predicts the classes that the output predicts.
 
     Where it would predict others, since probabilities round to ties, the logit of the output's class becomes the
     largest, or the only logit 0. The gradient is that of the logits.
@@ -158,5 +158,4 @@ def _predicting_as(output: Tensor, logits: Tensor) -> Tensor:
         differs = torch.zeros_like(known, dtype=torch.bool).scatter(1, chosen, chosen != known.argmax(1, keepdim=True))
         wanted = largest + largest.abs() * limits.eps + limits.tiny  # the next larger number, or the one after
     # not in place: within `torch.func.functionalize` that would cut off the gradient
-    made = torch.where(differs, wanted + (made - known), made)
-    return made.masked_fill(predicted.isnan(), torch.nan)
+    return torch.where(differs, wanted + (made - known), made)
