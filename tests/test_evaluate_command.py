@@ -654,13 +654,14 @@ OWN = """
     import torch
     from casemate import Classifier, ShapeError
     from conftest import TINY_CLASSES, TINY_SHAPE
+    from test_findings import MeanOfSoftmaxes
     from test_record import thirds
 
     def good():
         return thirds()
 
     def probabilities():
-        network = torch.nn.Sequential(thirds(), torch.nn.Softmax(1))
+        network = torch.nn.Sequential(thirds(), MeanOfSoftmaxes())
         return Classifier(network, input_shape=TINY_SHAPE, classes=TINY_CLASSES)
 
     def network():

@@ -290,9 +290,11 @@ def test_the_loss_of_one_logit_is_the_binary_cross_entropy() -> None:
 
 @pytest.mark.parametrize("after", [torch.sigmoid, lambda z: torch.sigmoid(z).squeeze(1)], ids=["(n, 1)", "(n,)"])
 def test_one_probability_is_refused(after: Any) -> None:
+    """Where its sigmoid cannot be taken off, since what is before it is a probability too."""
+    twice = After(After(net(1), torch.sigmoid), after)
     for call in (lambda m: ATTACK(m, IMAGES, LABELS % 2), lambda m: evaluate_clean(m, IMAGES, LABELS % 2)):
         with pytest.raises(ModelError, match=r"result of a sigmoid.*Leave the sigmoid out"):
-            call(After(net(1), after))
+            call(twice)
     model = Classifier(After(net(1), after), output=lambda p: torch.logit(p, 1e-6))
     twin = evaluate_clean(net(1), IMAGES, LABELS % 2)
     np.testing.assert_array_equal(evaluate_clean(model, IMAGES, LABELS % 2).prediction, twin.prediction)

@@ -301,6 +301,8 @@ def evaluate(
             model = _copied(model) or model
     in_training = any(module.training for module in model.modules())
     as_given = _copied(model) if in_training else None
+    if as_given is not None:
+        as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
     with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
         randomised = probe_model(model, images)
         draws = DRAWS[budget] if randomised else 1
