@@ -171,7 +171,10 @@ def test_a_normalisation_that_is_another_ones_is_found(mean: float, std: float, 
     assert ("normalisation" in raised(found)) == told
     if told:
         (said,) = [each.sentence for each in found.findings if each.check == "normalisation"]
-        assert "with MNIST's mean and deviation in place of the Classifier's own, 100.0 %" in said
+        assert (
+            "with MNIST's mean and deviation (mean 0.1307, std 0.3081) in place of the Classifier's own, 100.0 %"
+            in said
+        )
         assert found.verdict.word == "not to be trusted"
 
 
@@ -216,9 +219,17 @@ def shifted() -> LabelledImages:
     return LabelledImages(pixels=IMAGES.pixels, labels=(thirds()(IMAGES.tensors()[0]).argmax(1) + 1) % 3)
 
 
+class MeanOfSoftmaxes(nn.Module):
+    """Probabilities instead of logits, from no one softmax that could be taken off."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """The mean at two temperatures."""
+        return (logits.softmax(1) + (2 * logits).softmax(1)) / 2
+
+
 def with_softmax() -> Classifier:
-    """Probabilities instead of logits."""
-    return with_network(thirds(), nn.Sequential(thirds(), nn.Softmax(1)))
+    """A network that ends so."""
+    return with_network(thirds(), nn.Sequential(thirds(), MeanOfSoftmaxes()))
 
 
 def seen_right() -> LabelledImages:

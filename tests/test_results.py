@@ -15,7 +15,18 @@ import torch
 from torch import nn
 
 import casemate
-from casemate.attacks import FGSM, PGD, AttackResult, Passes, Square
+from casemate.attacks import (
+    EOT,
+    FGSM,
+    PGD,
+    AttackResult,
+    Passes,
+    Restarts,
+    Square,
+    Transfer,
+    sweep_eps,
+    sweep_steps,
+)
 from casemate.cli.shared import observers
 from casemate.data import LabelledImages
 from casemate.errors import RecordError, SettingError, ShapeError
@@ -30,7 +41,11 @@ from casemate.evaluation import (
     paired_difference,
     read_hashed_record,
     read_record,
+    steps_curve,
+    targeted_matrix,
     verify_hashes,
+    verify_record,
+    worst_case,
     write_record,
 )
 from casemate.evaluation.findings import CHECKS
@@ -39,6 +54,7 @@ from casemate.evaluation.record import is_hashed
 from casemate.evaluation.verdict import Verdict, verdict_on
 from casemate.models import Classifier
 from casemate.norms import WrittenEps, format_eps, parse_eps, with_text
+from casemate.training import TrainConfig, fit
 from casemate.units import eps_with_share, share_of_range
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
 from test_public import ROOT, private_uses
@@ -184,6 +200,59 @@ def test_reprs_are_one_line_with_n_interval_eps_and_passes(found: Evaluation, re
         assert "passes" in text
         assert robust is None or f"{robust:n}" in text
     assert repr(result).startswith(f"AttackResult(PGD, eps {EPS} (linf); robust accuracy ")
+
+
+def test_other_results_have_a_repr_of_one_line_too(found: Evaluation) -> None:
+    model = thirds()
+    record, _ = make_record(found, model, name="thirds", data="dots")
+    trained = fit(thirds(), IMAGES, IMAGES, TrainConfig(epochs=1))
+    n = len(IMAGES)
+    reprs = {
+        repr(IMAGES): f"LabelledImages({n} images of shape ",
+        repr(found.clean): f"CleanResult(accuracy {found.clean.accuracy:n}",
+        repr(found.verdict): f"Verdict({found.verdict.word} at eps {EPS}",
+        repr(record): f"Record(thirds, dots, n = {n}; ",
+        repr(verify_record(record, model)): "Verification(",
+        repr(trained): "TrainResult(epoch 1 of 1; validation accuracy ",
+        repr(targeted_matrix(model, PGD(eps=0.1, steps=2), IMAGES)): "Targeted(",
+        repr(worst_case(model, [FGSM(eps=0.1)], IMAGES, [0.05, EPS])): "WorstCase(fgsm; robust accuracy ",
+    }
+    for text, start in reprs.items():
+        assert text.startswith(start)
+        assert "\n" not in text
+        assert len(text) < 200
+
+
+def test_attacks_without_names_get_those_of_their_classes() -> None:
+    attack = PGD(eps=0.1, steps=2)
+    alone = evaluate(thirds(), IMAGES, eps=EPS, attacks=attack)
+    assert list(alone.cascade.attacks) == ["pgd"]
+    several = evaluate(thirds(), IMAGES, eps=EPS, attacks=[attack, FGSM(eps=0.1), replace(attack, steps=3)])
+    assert list(several.cascade.attacks) == ["pgd", "fgsm", "pgd-2"]
+    named = evaluate(thirds(), IMAGES, eps=EPS, attacks={"pgd": attack})
+    assert np.array_equal(alone.cascade.robust, named.cascade.robust)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [PGD, "pgd", 3, IMAGES, None], ids=["class", "name", "number", "images", "None"])
+def test_what_is_no_attack_is_refused(given: Any) -> None:
+    model = thirds()
+    calls = [
+        lambda: evaluate(model, IMAGES, eps=EPS, attacks={"it": given}),
+        lambda: evaluate(model, IMAGES, eps=EPS, attacks=[given]),
+        lambda: eps_curve(model, given, IMAGES, [0.1]),
+        lambda: steps_curve(model, given, IMAGES, [1]),
+        lambda: sweep_eps(given, model, *IMAGES.tensors(), [0.1]),
+        lambda: sweep_steps(given, model, *IMAGES.tensors(), [1]),
+        lambda: worst_case(model, {"it": given}, IMAGES, [0.1]),
+        lambda: targeted_matrix(model, given, IMAGES),
+        lambda: Transfer(attack=given, substitute=model),
+        lambda: Restarts(attack=given),
+        lambda: EOT(attack=given),
+    ]
+    for call in calls:
+        with pytest.raises(SettingError, match=r"as an attack; expected an attack.*PGD\(eps='8/255'\)"):
+            call()
 
 
 def test_tables_for_notebooks_are_small_and_without_scripts(found: Evaluation, result: AttackResult) -> None:

@@ -814,7 +814,7 @@ def refused() -> Iterator[UserNetwork]:
 
     yield each("one-logit", after(as_they_are, 1), "zero", "logit", classes=2)
     yield each("one-logit-squeezed", after(lambda o: o.squeeze(1), 1), "zero", "logit", classes=2)
-    yield each("one-logit-sigmoid", after(lambda o: o.sigmoid(), 1), "zero", "logit", classes=2)
+    yield each("one-logit-sigmoid", after(lambda o: o.sigmoid().sigmoid(), 1), "zero", "logit", classes=2)
     yield each("one-logit-colour", after(lambda o: o[:, 0], 1, 3), "zero", classes=2, shape=COLOUR)
     yield each("more-logits", after(as_they_are, 10), r"\b10\b", r"\b4\b")
     yield each("fewer-logits", after(as_they_are, 3), r"\b3\b", r"\b4\b")

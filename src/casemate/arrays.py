@@ -152,6 +152,13 @@ def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         return {name: _array(name, archive, held[name], size) for name in names if name in held}
 
 
+@_guarded
+def npz_names(path: Path) -> list[str]:
+    """The names of all arrays of a .npz file, in its order. Raises `UnsoundError`."""
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        return [each.filename.removesuffix(".npy") for each in archive.infolist()]
+
+
 def _array(name: str, archive: zipfile.ZipFile, held: list[zipfile.ZipInfo], size: int) -> np.ndarray:
     """Read the array `name` of a .npz archive, a file of `size` bytes; `held` are the archive's entries of that name.
 

@@ -49,8 +49,8 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
         return text
     if not isinstance(text, str) and np.ndim(text):
         raise SettingError(
-            f"{name} = {text}, which is {np.size(text)} numbers; expected one {name} per attack: for several, "
-            "eps_curve or sweep_eps takes them as values, and evaluate as eps="
+            f"{name} = {text}, which is {math.prod(np.shape(text))} numbers; expected one {name} per attack: for "
+            "several, eps_curve or sweep_eps takes them as values, and evaluate as eps="
         )
     try:
         value = float(Fraction(text)) if isinstance(text, str) and "/" in text else float(text)

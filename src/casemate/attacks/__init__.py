@@ -5,6 +5,7 @@ from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
 from casemate.attacks.autoattack import AutoAttack as AutoAttack
 from casemate.attacks.base import AbstractAttack as AbstractAttack
 from casemate.attacks.base import AbstractMinimumNormAttack as AbstractMinimumNormAttack
+from casemate.attacks.base import as_attack as as_attack
 from casemate.attacks.base import as_images as as_images
 from casemate.attacks.base import check_images as check_images
 from casemate.attacks.base import innermost as innermost

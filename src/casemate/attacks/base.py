@@ -415,6 +415,20 @@ class AbstractMinimumNormAttack(AbstractAttack):
 A = TypeVar("A", bound=AbstractAttack)
 
 
+def as_attack(given: Any, kind: type[A] = AbstractAttack) -> A:
+    """The attack that a caller gave, of a class derived from `kind`.
+
+    Raises `SettingError` for anything else, such as an attack's class or name.
+    """
+    if isinstance(given, kind):
+        return given
+    expected = "an attack, such as PGD(eps='8/255')"
+    if kind is not AbstractAttack:
+        expected = "an attack that follows gradients within a ball, such as PGD(eps='8/255')"
+    shown = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    raise SettingError(f"{shown} as an attack; expected {expected}")
+
+
 def with_eps(attack: A, eps: float) -> A:
     """A copy of the attack with another eps, also in attacks that it wraps; default step sizes scale with eps.
 
@@ -457,5 +471,5 @@ def is_unlimited(attack: AbstractAttack) -> bool:
 
     Such an attack should succeed on every image.
     """
-    on_substitute = any(isinstance(getattr(attack, field.name), Classifier) for field in fields(attack))
+    on_substitute = any(isinstance(getattr(attack, field.name), nn.Module) for field in fields(attack))
     return isinstance(innermost(attack), AbstractMinimumNormAttack) and not on_substitute

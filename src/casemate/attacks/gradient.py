@@ -8,7 +8,7 @@ from typing import Annotated, Literal, final
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import AbstractAttack
+from casemate.attacks.base import AbstractAttack, as_attack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError
@@ -310,6 +310,7 @@ class EOT(AbstractGradientAttack):
 
     def loop(self) -> Loop:
         """The settings of the inner attack, with averaged gradients. Raises `SettingError` for an EOT of an EOT."""
+        as_attack(self.attack, AbstractGradientAttack)
         if isinstance(self.attack, EOT):
             raise SettingError("EOT of EOT; expected one EOT, with all eot_samples in it")
         return replace(self.attack.loop(), eot_samples=self.eot_samples)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks._worst_case import run_on_survivors
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, Verified, innermost
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, Verified, as_attack, innermost
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import AbstractGradientAttack
 from casemate.attacks.result import Passes, RunResult
@@ -42,6 +42,7 @@ class Restarts(AbstractAttack):
 
     def __post_init__(self) -> None:
         expect(self)
+        as_attack(self.attack)
         if isinstance(self.attack, Restarts):
             raise SettingError("Restarts of Restarts; expected one Restarts, with the number of all runs")
         if self.restarts > 1 and isinstance(self.attack, AbstractGradientAttack):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from casemate.attacks.base import (
     Verified,
+    as_attack,
     as_images,
     check_images,
     innermost,
@@ -249,7 +250,7 @@ def sweep_eps(
         SettingError: no values, or values that do not ascend.
         ShapeError: images or labels that the model does not take.
     """
-    values = _ascending(values)
+    values, attack = _ascending(values), as_attack(attack, AbstractGradientAttack)
     given = as_model(given)
     known, images, labels = model_of(given), as_images(images), as_labels(labels)
     check_images(known, images, labels)
@@ -322,7 +323,7 @@ def sweep_steps(
         SettingError: no values, values that do not ascend, or an attack with restarts.
         ShapeError: images or labels that the model does not take.
     """
-    numbers = _ascending(values)
+    numbers, attack = _ascending(values), as_attack(attack, AbstractGradientAttack)
     counts = [int(number) for number in numbers if number]
     loops = [replace(with_steps(attack, count).loop(), keep="last") for count in counts]
     if any(loop.restarts > 1 for loop in loops):

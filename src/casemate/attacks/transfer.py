@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, innermost, prepare_for_attack
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost, prepare_for_attack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError, ShapeError
@@ -56,7 +56,7 @@ class Transfer(AbstractAttack):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "substitute", as_classifier(self.substitute))
-        inner = innermost(self.attack)
+        inner = innermost(as_attack(self.attack))
         if isinstance(inner, AbstractMinimumNormAttack) and not getattr(inner, "confidence", 0) > 0:
             raise SettingError(
                 f"{type(inner).__name__} ends just across the substitute's boundary, which does not transfer; expected "

@@ -21,12 +21,12 @@ Array = Tensor | np.ndarray | Sequence[Any]
 
 
 def as_tensor(given: Array, what: str) -> Tensor:
-    """A tensor with the numbers of `given`, called `what` in errors; a tensor is returned as it is.
+    """A tensor with the numbers of `given`, called `what` in errors; a tensor is returned as it is, or detached.
 
     An array is copied only where PyTorch cannot use its memory. Raises `DataError` for what is no array of numbers.
     """
     if isinstance(given, Tensor):
-        return given
+        return given.detach() if given.requires_grad else given
     try:
         if isinstance(given, list | tuple) and any(isinstance(each, Tensor) for each in given):
             return torch.stack([torch.as_tensor(each) for each in given])
@@ -89,6 +89,10 @@ class LabelledImages:
 
     pixels: Pixels | Images
     labels: Labels
+
+    def __repr__(self) -> str:
+        kind = str(self.pixels.dtype).removeprefix("torch.")
+        return f"LabelledImages({len(self.labels):,} images of shape {tuple(self.pixels.shape[1:])}, {kind})"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixels", as_tensor(self.pixels, "images"))

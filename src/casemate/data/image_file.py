@@ -5,12 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from casemate.arrays import UnsoundError, read_npz, read_safetensors
+from casemate.arrays import UnsoundError, npz_names, read_npz, read_safetensors
 from casemate.data.dataset import LabelledImages
 from casemate.errors import DataError
 
 _EXPECTED = "expected a .npz or .safetensors file that holds `images` and `labels`"
 _NAMES = ("images", "labels")
+_LISTED = 8
+"""Most names of arrays in an error message."""
 _COLOURS = (1, 3, 4)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -28,7 +30,9 @@ def read_images(path: Path | str) -> LabelledImages:
     arrays = _read(path)
     missing = [name for name in _NAMES if name not in arrays]
     if missing:
-        raise DataError(f"{path} has no {' and no '.join(missing)}, only {', '.join(arrays) or 'nothing'}; {_EXPECTED}")
+        held = npz_names(path) if path.suffix == ".npz" else list(arrays)
+        listed = ", ".join(held[:_LISTED]) + (", ..." if len(held) > _LISTED else "")
+        raise DataError(f"{path} has no {' and no '.join(missing)}; it holds {listed or 'nothing'}; {_EXPECTED}")
     images, labels = _images(path, arrays["images"]), _labels(path, arrays["labels"])
     if len(images) != len(labels) or not len(images):
         raise DataError(f"{path} holds {len(images)} images and {len(labels)} labels; expected as many, at least one")

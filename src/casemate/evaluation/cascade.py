@@ -34,7 +34,7 @@ from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import share
 from casemate.evaluation.time_left import Afterwards, cost_of, pilot_of, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
-from casemate.norms import Ball, Norm
+from casemate.norms import Ball, Norm, format_eps, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
 
 ROBUST = -1
@@ -148,7 +148,7 @@ def run_cascade(
     Raises:
         SettingError: no attacks, no values or values that do not ascend, an attack in another norm.
     """
-    values = tuple(float(value) for value in values)
+    values = tuple(parse_eps(value) for value in values)
     _check(attacks, values, norm)
     model = as_model(model)
     known = model_of(model)
@@ -255,7 +255,7 @@ def _run(
                         observer.message(f"Time left, by {name} on {attempt.tried} of {len(images)} images: {to_go}")
                 if attempt.tried:
                     found.attempts.append(attempt)
-                advance(cost, f"{name} at eps {eps:g}: {int(robust_mask.sum())} of {len(images)} left{note}")
+                advance(cost, f"{name} at eps {format_eps(eps)}: {int(robust_mask.sum())} of {len(images)} left{note}")
             found.robust[:, column] = robust_mask
             if robust_mask.sum() > afterwards.fallen_up_to:  # it stands at this eps, whatever larger ones show
                 afterwards = Afterwards(afterwards.standing, afterwards.standing)

@@ -37,6 +37,9 @@ class CleanResult:
     gap: np.ndarray
     """Largest logit minus the second largest, of each image."""
 
+    def __repr__(self) -> str:
+        return f"CleanResult(accuracy {self.accuracy:n}; {len(self.classes)} classes)"
+
     @property
     def correct(self) -> np.ndarray:
         """Whether each image is classified correctly, booleans `(n,)`; False where its logits are not valid."""

@@ -1,6 +1,6 @@
 """Accuracy and mean loss of one attack or several against eps or iterations, on all images, with every example kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, final
 
@@ -14,6 +14,7 @@ from casemate.attacks import (
     AbstractGradientAttack,
     Passes,
     Sweep,
+    as_attack,
     check_images,
     group_size,
     prepare_for_attack,
@@ -21,6 +22,7 @@ from casemate.attacks import (
     sweep_steps,
     with_eps,
 )
+from casemate.attacks.registry import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share
@@ -114,6 +116,13 @@ class WorstCase:
     """By attack: whether each image is classified correctly under it at this and every smaller eps, `(n, values)`."""
     passes: Passes
 
+    def __repr__(self) -> str:
+        ends = [
+            (value, share(self.every[:, at])) for at, value in enumerate(self.values) if at in {0, len(self.values) - 1}
+        ]
+        words = " to ".join(f"{estimate:n} at eps {format_eps(value)}" for value, estimate in ends)
+        return f"WorstCase({', '.join(self.each)}; robust accuracy {words})"
+
     @property
     def every(self) -> np.ndarray:
         """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
@@ -139,7 +148,8 @@ def eps_curve(
     Memory, apart from images and results, does not grow with the number of images.
 
     Args:
-        model: a `Classifier`, or a module that maps images within [0, 1] to logits; a frozen one keeps its pass size.
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits, or a frozen model, which keeps its
+            pass size.
         images, labels: as for `evaluate`.
         values: of eps, ascending; 0 means the clean images.
         only_worst: compute only `Curve.worst`, which is cheaper: an image is attacked until it is fooled.
@@ -166,6 +176,7 @@ def eps_curve(
             advance=advance,
         )
 
+    attack = as_attack(attack, AbstractGradientAttack)
     radii = [parse_eps(value) for value in values]
     largest = with_eps(attack, max(radii, default=0.0)).ball()
     model, images = as_model(model), as_labelled(images, labels)
@@ -195,13 +206,14 @@ def steps_curve(
     def sweep(prepared: Frozen, pixels: torch.Tensor, truth: torch.Tensor, first: int, advance: Advance) -> Sweep:
         return sweep_steps(attack, prepared, pixels, truth, values, seed=seed, first_index=first, advance=advance)
 
+    attack = as_attack(attack, AbstractGradientAttack)
     model, images = as_model(model), as_labelled(images, labels)
     return _curve("steps", model, attack, images, sweep, 1, batch_size, "float32", observer, attack.ball(), seed)
 
 
 def worst_case(
     model: nn.Module,
-    attacks: Mapping[str, AbstractGradientAttack],
+    attacks: Attacks,
     images: ImageSource,
     values: Sequence[float | str],
     *,
@@ -212,18 +224,21 @@ def worst_case(
 ) -> WorstCase:
     """Run every attack at every eps on all images, as `eps_curve` with `only_worst` does; see there for the arguments.
 
+    `attacks` are named as `evaluate` names them.
+
     Unlike in `run_cascade`, an image fooled by one attack is attacked by the others too, so that they can be compared.
 
     Raises:
         SettingError: no attacks, no values, or values that do not ascend.
     """
-    if not attacks:
+    named = named_attacks(attacks, AbstractGradientAttack)
+    if not named:
         raise SettingError("no attacks; expected at least one, such as {'pgd': PGD(eps=8 / 255)}")
     model, images = as_classifier(model), as_labelled(images, labels)
     each: dict[str, np.ndarray] = {}
     passes = Passes()
-    with observer.work("Worst case", len(attacks)) as advance:
-        for name, attack in attacks.items():
+    with observer.work("Worst case", len(named)) as advance:
+        for name, attack in named.items():
             curve = eps_curve(
                 model,
                 attack,

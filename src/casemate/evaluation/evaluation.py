@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import COMPARED_IMAGES, AbstractAttack, prepare_for_attack
+from casemate.attacks import COMPARED_IMAGES, prepare_for_attack
+from casemate.attacks.registry import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
@@ -238,7 +239,7 @@ def evaluate(
     eps: float | str | Sequence[float | str],
     norm: str = "linf",
     budget: Budget = "standard",
-    attacks: Mapping[str, AbstractAttack] | None = None,
+    attacks: Attacks | None = None,
     checks: Sequence[Check] = (),
     thorough: bool | None = None,
     force: bool = False,
@@ -263,7 +264,8 @@ def evaluate(
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
-        attacks: by name, to be run instead of the budget's; the library's or your own (`casemate.Attack`).
+        attacks: to be run instead of the budget's; the library's or your own (`casemate.Attack`). One, several in
+            order, which are named after their classes ("pgd", "pgd-2"), or several by name.
         checks: your own, made with the decorator `casemate.check`, in addition to the library's.
         thorough: run every check, also those that take minutes; by default only with the budget of that name.
         force: attack even if the robust accuracy will say nothing, and keep the finding that says why.
@@ -292,17 +294,20 @@ def evaluate(
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
     _expect_checks(checks)
+    own = None if attacks is None else named_attacks(attacks)
     images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
     if has_inference_tensors(model):
         with torch.inference_mode(False):
             model = _copied(model) or model
     in_training = any(module.training for module in model.modules())
     as_given = _copied(model) if in_training else None
+    if as_given is not None:
+        as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
     with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
         randomised = probe_model(model, images)
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
-        chosen = dict(attacks) if attacks is not None else attacks_for(budget, norm, values[0], randomised=randomised)
+        chosen = own if own is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         few, _ = images[:COMPARED_IMAGES].tensors(model.device)
         work = most_work(chosen, len(images), len(model.classes))
         with prepare_for_attack(

@@ -23,8 +23,8 @@ def probe_model(model: Classifier, images: LabelledImages) -> bool:
     """
     if not len(images):
         raise ShapeError("no images; expected at least one")
-    check_images(model, *images.tensors())
     judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
+    check_images(model, *images.tensors())
     few, _ = images[:PROBED].tensors(model.device)
     with frozen(model):
         model.examine(few)

@@ -97,6 +97,12 @@ class Record:
     images_match: bool = True
     """Whether the file with the images, when it was read, had the SHA-256 that record.json states."""
 
+    def __repr__(self) -> str:
+        radii = ", ".join(
+            f"{share:.1%} at eps {format_eps(eps)}" for share, eps in zip(self.robust_accuracy, self.eps, strict=True)
+        )
+        return f"Record({self.model}, {self.data}, n = {len(self)}; claims a robust accuracy of {radii} ({self.norm}))"
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -12,6 +12,7 @@ from casemate.attacks import (
     AbstractAttack,
     Passes,
     Status,
+    as_attack,
     check_images,
     group_size,
     prepare_for_attack,
@@ -36,6 +37,12 @@ class Targeted:
     """Whether the attack on each image with each class as its target succeeded, booleans `(n, classes)`; False for the
     true class."""
     passes: Passes
+
+    def __repr__(self) -> str:
+        others = np.arange(len(self.classes)) != self.labels[:, None]
+        rate = f"; targets reached {share(self.reached[others]):n}" if len(self.labels) else ""
+        passes = f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"
+        return f"Targeted({len(self.labels)} images, {len(self.classes)} classes{rate}; passes {passes})"
 
     def rate(self, source: int, target: int) -> Estimate | None:
         """Share of the correctly classified images of class `source` that were classified as `target` after the attack.
@@ -69,6 +76,7 @@ def targeted_matrix(
         ShapeError: no images.
         SettingError: an attack that does not support targets.
     """
+    attack = as_attack(attack)
     model, images = as_classifier(model), as_labelled(images, labels)
     if len(images) == 0:
         raise ShapeError("no images to attack; expected at least one")

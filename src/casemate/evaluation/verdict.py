@@ -206,6 +206,9 @@ class Verdict:
     """One grade; several, ascending, if the interval lies across borders; none if the result is not to be trusted."""
     borders: Borders = CONVENTION
 
+    def __repr__(self) -> str:
+        return f"Verdict({self.word} at eps {self.number.shown_eps}; robust accuracy {self.number.robust:n})"
+
     @property
     def eps(self) -> float:
         """The radius that the verdict is about."""

@@ -36,6 +36,9 @@ class RecordCheck:
     """What was found, such as how many images do not support the claim."""
 
 
+_HOLDS = {"claims hold": True, "refuted": False, "not checked": None}
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Verification:
@@ -51,6 +54,10 @@ class Verification:
     rounded: float | None
     """Share of the adversarial images that fool after rounding to 8 bits; 1 if the record has no adversarial images,
     None if it has hashes only."""
+
+    def __repr__(self) -> str:
+        counts = {word: sum(claim.holds is holds for claim in self.claims) for word, holds in _HOLDS.items()}
+        return f"Verification({', '.join(f'{count} {word}' for word, count in counts.items() if count)})"
 
     @property
     def holds(self) -> bool:

@@ -27,6 +27,12 @@ _SMALL = 1 << 24
 """Largest number of pixels times classes for which a network that does not support the meta device is built without a
 check of its size; a dense layer of that many float32 weights takes 64 MB."""
 
+_OWN = (
+    "For a network of your own write a function without arguments that builds it, loads its weights and returns it, "
+    "such as load() in mine.py, and give mine:load as the model"
+)
+"""What to do with weights that `save` did not write."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,9 @@ def load(path: Path | str, *, architecture: str | None = None) -> tuple[Classifi
     raw = read_file(path, ModelError, "a .safetensors file written by casemate")
     tensors = _tensors(path, raw)
     if not sidecar_of(path).is_file():
-        raise ModelError(f"{sidecar_of(path)} is missing; {path.name} needs its sidecar, which names the network")
+        raise ModelError(
+            f"{sidecar_of(path)} is missing: {path.name} has weights only, and that file names their network. {_OWN}"
+        )
     sidecar = read_json(sidecar_of(path), ModelError)
     try:
         if sidecar["schema"] != _SCHEMA:
@@ -188,8 +196,7 @@ def _tensors(path: Path, raw: bytes) -> dict[str, torch.Tensor]:
     """
     if raw[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
         raise ModelError(
-            f"{path} is a pickle (or a PyTorch .pt file), which is not loaded, since it could execute code. "
-            "Save the state dict as .safetensors and load that."
+            f"{path} is a pickle (or a PyTorch .pt file), which is not loaded, since it could execute code. {_OWN}"
         )
     try:
         return parse_safetensors(raw)

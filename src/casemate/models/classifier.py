@@ -1,9 +1,10 @@
 """`Classifier`: the model that is attacked, defended and judged, a module from images within bounds to logits.
 
 It is the only code that calls the user's network. The network gets a copy of the images, which it may write into, in
-the layout and type that it accepts; the logits are taken from its output (see `casemate.models.outputs`), checked at
-every call, and copied where the network could change them later. A network that fails, or does not return one logit
-per class, raises an error that says what to change.
+the layout and type that it accepts; the logits are taken from its output (see `casemate.models.outputs`), or from
+before the softmax that it ends in (see `casemate.models.softmax`), checked at every call, and copied where the network
+could change them later. A network that fails, or does not return one logit per class, raises an error that says what to
+change.
 """
 
 import copy
@@ -20,9 +21,10 @@ from torch import Tensor, fx, nn
 
 from casemate.errors import CasemateError, ModelError, ShapeError
 from casemate.memory import batched, is_out_of_memory
-from casemate.models.examination import NetworkTraits, examine_gradient, examine_outputs
+from casemate.models.examination import NetworkTraits, examine_ending, examine_gradient, examine_outputs
 from casemate.models.output_errors import check_output, sigmoid_error
 from casemate.models.outputs import Output, is_one_logit, select_logits, two_logits
+from casemate.models.softmax import Ending, logits_before_ending
 from casemate.models.state import frozen
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images, Logits
@@ -36,8 +38,9 @@ class Classifier(nn.Module):
     """A network with its input shape, bounds, classes and normalisation.
 
     Normalisation is part of the classifier, so that eps always refers to pixels within `bounds`. The network must
-    return logits, not probabilities. One logit z per image, `(n, 1)` or `(n,)`, stands for two classes with the logits
-    0 and z: class 1 is predicted where z > 0, and the cross-entropy is the binary one of z.
+    return logits, or end in the softmax or sigmoid of them: the classifier then returns the logits before it, with the
+    classes that the network predicts (see `ending`). One logit z per image, `(n, 1)` or `(n,)`, stands for two classes
+    with the logits 0 and z: class 1 is predicted where z > 0, and the cross-entropy is the binary one of z.
 
     Args:
         network: maps normalised images `(n, channels, height, width)` to logits `(n, classes)`.
@@ -200,7 +203,10 @@ class Classifier(nn.Module):
         self._traits.examined = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
-            examine_outputs(self, self._logits, pair, self._traits)
+            alone = examine_outputs(self, self._logits, pair, self._traits)
+            examine_ending(self, self._output, pair, alone, self._traits)
+            if self._traits.ending is not None:  # differences between logits are not seen in saturated probabilities
+                examine_outputs(self, self._logits, pair, self._traits)
             examine_gradient(self, self._logits, pair, self._traits)
             if self._traits.ends_in_sigmoid:
                 raise sigmoid_error()
@@ -222,15 +228,17 @@ class Classifier(nn.Module):
         """
         return self._traits.inconsistencies
 
+    @property
+    def ending(self) -> Ending | None:
+        """The softmax or sigmoid that the network ends in, before which the logits are taken.
+
+        None if there is none that can be taken off, or before `examine` was called.
+        """
+        return self._traits.ending
+
     def _logits(self, images: Images) -> Logits:
         """Normalise images, pass them through the network at once, and return checked logits as `forward` does."""
-        scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
-        try:
-            logits = self._call(scaled)
-        except Exception as error:
-            if isinstance(error, CasemateError) or is_out_of_memory(error):
-                raise
-            logits = self._retry(scaled, error)
+        logits = self._output(images)
         if isinstance(logits, fx.Proxy):  # while the model is traced
             return logits  # pyright: ignore[reportReturnType]
         self._check(logits, images)
@@ -242,6 +250,16 @@ class Classifier(nn.Module):
         wanted = images.dtype if images.dtype == torch.float64 else torch.float32
         # copied, since the network may write into its output at its next call
         return logits.to(wanted, copy=not logits.requires_grad)
+
+    def _output(self, images: Images) -> Any:
+        """Normalise images, pass them through the network at once, and return its logits, unchecked."""
+        scaled = images if self.mean is None or self.std is None else (images - self.mean) / self.std
+        try:
+            return self._call(scaled)
+        except Exception as error:
+            if isinstance(error, CasemateError) or is_out_of_memory(error):
+                raise
+            return self._retry(scaled, error)
 
     def _check(self, logits: Any, images: Images) -> None:
         """Raise `ModelError` unless `logits` are one per class; what is not known yet is set from the images and them.
@@ -275,14 +293,21 @@ class Classifier(nn.Module):
         try:
             with self._without_cudnn_if_recurrent(own):
                 if wanted and self._traits.needs_functionalization:  # of a clone, since writes reach the input too
-                    return torch.func.functionalize(lambda each: self._selected(self.network(each.clone())))(own)
-                return self._selected(self.network(own))
+                    return torch.func.functionalize(lambda each: self._passed(each.clone()))(own)
+                return self._passed(own)
         finally:
             if torch.is_grad_enabled() != enabled:
                 torch.autograd.set_grad_enabled(enabled)
 
-    def _selected(self, output: Any) -> Any:
-        return output if isinstance(output, fx.Proxy) else select_logits(output, self.output)
+    def _passed(self, images: Images) -> Any:
+        """What of the network's output are the logits, or those before its ending; all of it while it is traced."""
+
+        def call() -> Any:
+            output = self.network(images)
+            return output if isinstance(output, fx.Proxy) else select_logits(output, self.output)
+
+        traced = isinstance(images, fx.Proxy)
+        return call() if self._traits.ending is None or traced else logits_before_ending(call)
 
     def _without_cudnn_if_recurrent(self, images: Images) -> AbstractContextManager[object]:
         """A context that disables cuDNN where it cannot differentiate a recurrent layer: outside training mode."""

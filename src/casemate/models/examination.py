@@ -1,14 +1,14 @@
 """The examination of a user's network before its first use: can it be judged, and how must it be called?
 
 The network is called with one image, with two, with the first again, and for an input gradient. That shows whether its
-outputs have the right shape, whether they are those of one fixed function of an image, and whether it can be
-differentiated.
+outputs have the right shape, whether they are those of one fixed function of an image, whether they are probabilities,
+and whether it can be differentiated.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import is_out_of_memory
 from casemate.models.output_errors import backward_error
 from casemate.models.outputs import ends_in_sigmoid
+from casemate.models.softmax import Ending, find_ending
 from casemate.models.state import preserve_state, restored
 from casemate.rng import all_seeded
 from casemate.types import Images, Logits
@@ -51,15 +52,18 @@ class NetworkTraits:
     one_logit: bool = False
     """The network returns one logit per image, for two classes."""
     ends_in_sigmoid: bool = False
-    """That number is the result of a sigmoid: a probability, not a logit."""
+    """That number is the result of a sigmoid which cannot be taken off: a probability, not a logit."""
+    ending: Ending | None = None
+    """The function at the end of the network whose input is taken as the logits."""
     inconsistencies: tuple[str, ...] = ()
     """Sentences on why the network's outputs are not those of one fixed function of an image."""
 
 
-def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:
+def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> Tensor:
     """Call a network with one image, with a pair, and with the first again, and set `traits.inconsistencies`.
 
     The network and all random numbers are restored. Errors of `call`, which returns checked logits, are passed on.
+    Returns the logits of the first image.
     """
 
     def first_logits(images: Images, seed: int = 0) -> Tensor:
@@ -69,7 +73,7 @@ def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkT
     with preserve_state(model), restored(model):  # around all three, so that state is kept from one to the next
         alone, together, again = (first_logits(batch) for batch in (pair[:1], pair, pair[:1]))
     if not is_valid(alone).all():
-        return
+        return alone
     if _differ(again, alone):
         traits.inconsistencies = (
             "the network returns other logits when it is called again with the same image and the same random "
@@ -80,6 +84,25 @@ def examine_outputs(model: nn.Module, call: Call, pair: Images, traits: NetworkT
             "the network returns other logits for an image when another one is in its batch, as batch normalisation "
             "does in training mode",
         )
+    return alone
+
+
+def examine_ending(
+    model: nn.Module, call: Callable[[Images], Any], pair: Images, logits: Tensor, traits: NetworkTraits
+) -> None:
+    """Set `traits.ending` to the softmax or sigmoid that a network ends in; it and all random numbers are restored.
+
+    Args:
+        call: passes images through the network, and returns the part of its output that is taken for the logits.
+        logits: those of the first image. Only if they may be probabilities is the network called.
+    """
+    if not ((logits >= 0) & (logits <= 1)).all():
+        return
+    with preserve_state(model), restored(model), all_seeded(pair.device, 0):
+        try:
+            traits.ending = find_ending(model, lambda: call(pair))
+        except Exception:  # of memory, or of the user's own code where calls are recorded
+            traits.ending = None
 
 
 def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: NetworkTraits) -> None:

@@ -70,7 +70,7 @@ def check_replaceable(
     ignored = (*_IGNORED, "dataset") if old.get("fallback_for") is not None else _IGNORED
     wanted = {name: value for name, value in json.loads(json.dumps(about)).items() if name not in ignored}
     other = [
-        _HASHES.get(name, f"{name.replace('_', ' ')} {_short(old.get(name))}, now {_short(value)}")
+        _HASHES.get(name, f"{name.replace('_', ' ')} {_setting(old, name)}, now {_setting(about, name)}")
         for name, value in wanted.items()
         if old.get(name) != value
     ]
@@ -109,6 +109,13 @@ def _title(about: Mapping[str, Any]) -> str:
     return f"an attack on {where}" if isinstance(attack, Mapping) else f"an evaluation of {where}"
 
 
+def _setting(settings: Mapping[str, Any], name: str) -> str:
+    """A setting in a few characters, for error messages; values of eps as they were written."""
+    if name == "eps":
+        return _short(settings.get("eps_text", settings.get("eps")))
+    return _short(settings.get(name))
+
+
 def _short(value: Any) -> str:
-    text = "not given" if value is None else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "not given" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

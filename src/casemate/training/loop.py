@@ -65,6 +65,10 @@ class TrainResult:
     kept: dict[int, Weights]
     """The weights after each of `TrainConfig.save_epochs`, by epoch, on the CPU."""
 
+    def __repr__(self) -> str:
+        row = self.history[self.epoch - 1]
+        return f"TrainResult(epoch {self.epoch} of {len(self.history)}; validation accuracy {row['val_accuracy']:.1%})"
+
 
 def fit(
     model: nn.Module,

@@ -5,8 +5,11 @@
 - Writes report.html, result.json, examples.parquet, and a record of the
   adversarial examples that others can check with `casemate verify`. Report
   and record hold your images; with --no-images hashes only.
-- First prints how long each budget takes at most. A stopped evaluation
-  leaves no files. Results of another evaluation in OUT are not replaced.
+- Model and images are checked first: what makes the result pointless stops
+  the evaluation before any attack. Then a part of the first attack says how
+  long the rest takes.
+- A stopped evaluation leaves no files. Results of another evaluation in OUT
+  are not replaced.
 
 Examples:
   casemate evaluate model.safetensors --budget quick

@@ -14,6 +14,8 @@ from casemate.evaluation.verdict import CONVENTION, Borders
 from casemate.models import Precision
 from casemate.norms import Norm
 
+IMAGES = 500
+"""Number of images evaluated if it is not given."""
 EPS: Mapping[Norm, str] = {"linf": "0.1", "l2": "1", "l1": "10"}
 """By norm, the eps if none is given: the study's 0.1, and radii of similar effect on images of 28 x 28 pixels."""
 _EPS_WORDS = ", ".join(f"{eps} {norm}" for norm, eps in EPS.items())
@@ -29,7 +31,7 @@ class EvaluateRequest:
     dataset: TestSet = None
     data: DataFile = None
     data_dir: DataDir = None
-    images: Annotated[int, arg(metavar="N")] = 500
+    images: Annotated[int, arg(metavar="N")] = IMAGES
     """Use the first N images."""
     norm: Norm = _DEFAULTS["norm"]
     """The norm in which eps limits the perturbation."""

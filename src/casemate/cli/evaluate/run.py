@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from casemate.cli.evaluate.request import EvaluateRequest
+from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning, EvaluationError
@@ -78,7 +78,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
-    if len(images) < request.images:
+    if len(images) < request.images != IMAGES:
         observer.message(f"--images {request.images:,}: there are only {len(images):,} images; all of them are used.")
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.is_obvious and (timed or request.force or doubt.kind is EpsIssueKind.OTHER):

@@ -15,12 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from torch import nn
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from casemate.cli.shared.options import MODEL_HELP, parse_number
 from casemate.errors import SettingError
-from casemate.models import Classifier
 
 _TEXT = (bool, int, float, str, Path, type(None))
 """Basic types whose values can be written on the command line."""
@@ -53,7 +53,7 @@ def options_of(
             continue
         default, about = given.get(each.name, each.default), helps.get(each.name, "")
         hint = in_text(hints[each.name])
-        if hints[each.name] is Classifier:
+        if _is_model(hints[each.name]):
             option: Any = Annotated[str, arg(metavar="MODEL", help=f"{about} {MODEL_HELP}")]
         elif hint is None:
             continue
@@ -83,8 +83,13 @@ def python_only(kind: type) -> list[str]:
     Models are not among them: an option takes the model's file or function.
     """
     hints = get_type_hints(kind)
-    names = [each.name for each in fields(kind) if hints[each.name] is not Classifier]
+    names = [each.name for each in fields(kind) if not _is_model(hints[each.name])]
     return [name for name in names if in_text(hints[name]) is None]
+
+
+def _is_model(hint: Any) -> bool:
+    """Whether a type annotation is that of a model."""
+    return isinstance(hint, type) and issubclass(hint, nn.Module)
 
 
 def in_text(hint: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 from casemate import data
 from casemate.data import LabelledImages, read_images, to_float
 from casemate.errors import CasemateError, ModelError, SettingError
-from casemate.models import Classifier, ModelMetadata, as_classifier, load, same_classes
+from casemate.models import Classifier, ModelMetadata, as_classifier, load, numbered_classes
 from casemate.progress import Observer
 
 
@@ -114,11 +114,11 @@ def load_images(
     with observer.work("Reading the images", 0):
         whole = data.load(name, data_dir, observer=observer)
     model.model.infer(to_float(whole.test.pixels[:2]))
-    if not same_classes(whole.classes, model.model.classes) and not (
-        model.dataset is None and len(whole.classes) == len(model.model.classes)
-    ):
+    theirs, ours = whole.classes, model.model.classes
+    unnamed = model.dataset is None or ours == numbered_classes(len(ours))
+    if theirs != ours and not (unnamed and len(theirs) == len(ours)):
         raise ModelError(
-            f"{model.name} has the classes {', '.join(model.model.classes[:3])}, ..., but {whole.title} has "
-            f"{', '.join(whole.classes[:3])}, ...; choose the data set it was trained on"
+            f"{model.name} has the classes {', '.join(ours[:3])}, ..., but {whole.title} has "
+            f"{', '.join(theirs[:3])}, ...; choose the data set it was trained on"
         )
     return whole.test, name

@@ -41,8 +41,8 @@ DataFile = Annotated[
 ]
 MODEL_HELP = (
     "A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, a function "
-    "without arguments that returns a casemate.Classifier. Only the second form runs code: the module is searched in "
-    "the current folder and among the installed ones."
+    "without arguments that returns a PyTorch module, or a casemate.Classifier around one that normalises its images. "
+    "Only the second form runs code: the module is searched in the current folder and among the installed ones."
 )
 ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}

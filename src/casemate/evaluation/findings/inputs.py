@@ -36,6 +36,8 @@ normalisation undone, and with normalisations that other people use (a PGD-train
 more contrast)."""
 _SATURATED_GAP = 17
 """Lead of the largest logit over the second above which the largest softmax probability is exactly 1 in float32."""
+_PROBABILITIES = 0.99
+"""Share of the images above which outputs that look like probabilities are taken for such."""
 _UNIT = {
     EpsIssueKind.ABOVE: Severity.VOIDS,
     EpsIssueKind.BELOW: Severity.VOIDS,
@@ -46,7 +48,7 @@ _UNIT = {
 """The severity of the finding for each kind of doubt about the unit of eps."""
 _UNDONE = "the Classifier's own mean and std undone"
 _KNOWN_SCALES = {
-    "mean 0.5 and deviation 0.5": (0.5, 0.5),
+    "a mean and deviation of a half": (0.5, 0.5),
     "MNIST's mean and deviation": (0.1307, 0.3081),
     "Fashion-MNIST's mean and deviation": (0.2860, 0.3530),
     "CIFAR-10's mean and deviation": (0.4734, 0.2516),
@@ -114,19 +116,34 @@ def batch_dependence(context: CheckContext) -> Measured:
 @check(
     "probabilities",
     "The model returns logits",
-    voids=0.99,
+    voids=_PROBABILITIES,
+    condition="a note if a softmax or sigmoid at the end of the network was taken off",
     why="A softmax saturates: where the model is confident, the losses of the attacks and their gradients vanish "
-    "(Carlini and Wagner 2017, arXiv 1608.04644).",
+    "(Carlini and Wagner 2017, arXiv 1608.04644). Its input, the logits, predicts the same classes and does not "
+    "saturate.",
     advice="Return the logits: leave the softmax out of the network.",
     reads="inputs",
 )
 def probabilities(context: CheckContext) -> Measured:
-    """Share of the images whose outputs lie within [0, 1] and add up to 1."""
+    """Share of the images for which the model returns probabilities: numbers within [0, 1] that add up to 1, or the
+    result of the softmax or sigmoid at its end.
+    """
     sums = (context.logits.double().sum(1) - 1).abs() < 1e-4
     inside = (context.logits >= -1e-6).all(1) & (context.logits <= 1 + 1e-6).all(1)
+    value = (sums & inside).double().mean().item()
+    ending = context.original_model.ending
+    if ending is not None and value <= _PROBABILITIES:
+        return Measured(
+            1.0,
+            f"the network ends in a {ending}, which was taken off in the copy that was attacked: the attacks followed "
+            "the logits before it, and the classes that the network itself predicts decided what fools it",
+            advice="",
+            at_most=Severity.NOTE,
+        )
     return Measured(
-        (sums & inside).double().mean().item(),
-        "the outputs of the model add up to 1, as probabilities do; attacks need the logits before the softmax",
+        value,
+        "the outputs of the model add up to 1, as probabilities do; attacks need the logits before the softmax, which "
+        "could not be found in it",
     )
 
 
@@ -263,6 +280,11 @@ def _best_naming(truth: np.ndarray, predicted: np.ndarray, count: int) -> np.nda
     return columns[np.argsort(rows)]
 
 
+def _listed(statistic: Tensor | float) -> str:
+    """A mean or deviation, of all channels or by channel, as text."""
+    return ", ".join(f"{each:.4g}" for each in torch.as_tensor(statistic).flatten().tolist())
+
+
 def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Other scales of the pixels to try, by name, such as a normalisation undone: a factor and a summand each."""
     found: dict[str, tuple[Tensor | float, Tensor | float]] = {}
@@ -274,7 +296,8 @@ def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor
         images.mean((0, 2, 3), keepdim=True),
         images.std((0, 2, 3), keepdim=True).clamp(min=1e-6),
     )
-    for name, (mean, std) in pairs.items():
+    for whose, (mean, std) in pairs.items():
+        name = f"{whose} (mean {_listed(mean)}, std {_listed(std)})"
         found[f"normalisation by {name}"] = (1 / std, -mean / std)
         found[f"{name} undone"] = (std, mean)
         if own[0] is not None and own[1] is not None:
