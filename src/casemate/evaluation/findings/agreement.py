@@ -50,8 +50,8 @@ _MIN_SURVIVORS = 5
 _BY_CHANCE = 2
 """Largest number of images that Square may fool after the attacks by gradient before it is more than chance."""
 _SAMPLES, _MANY_SAMPLES = 50, 10_000
-"""Numbers of random points per image in the checks noise and noise-10k, of each kind. If a point in 33 fools, one of 100
-(50 of two kinds) does with probability 0.95."""
+"""Numbers of random points per image in the checks noise and noise-10k, of each kind. If a point in 33 fools, one of
+100, which are 50 of two kinds, does with probability 0.95."""
 _SAMPLES_OF_MEANS, _MAX_MEANS = 30, 32
 """For a randomised model, each of whose logits are a mean over several passes: number of random points of each kind per
 image in the check noise, and largest number of images there and in the check losses, which only notes a difference. If
