@@ -677,3 +677,16 @@ def test_devices_are_moved_to(entrance: str) -> None:
     model = net().cuda()
     for found, wanted in zip(enter(entrance, model), enter(entrance, net()), strict=True):
         assert np.shape(np.asarray(torch.as_tensor(found).cpu())) == np.shape(np.asarray(wanted))
+
+
+def test_a_module_of_torch_export_is_as_its_network() -> None:
+    """It has one mode, and refuses `eval`."""
+    network = net()
+    batch = torch.export.Dim("batch", min=1)
+    exported = torch.export.export(network, (IMAGES[:2],), dynamic_shapes=({0: batch},)).module()
+    with pytest.raises(NotImplementedError):
+        exported.eval()
+    assert_same(
+        _whole(exported, LabelledImages(pixels=IMAGES, labels=LABELS)),
+        _whole(network, LabelledImages(pixels=IMAGES, labels=LABELS)),
+    )

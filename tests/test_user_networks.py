@@ -945,7 +945,7 @@ def test_command(name: str, command: Command) -> None:
         assert result[key] == twin[key], key
 
 
-@pytest.mark.parametrize("name", ["one-logit", "more-logits", "tuple", "squeeze", "fixed-batch", "grows-cat", "raises"])
+@pytest.mark.parametrize("name", ["dict", "more-logits", "tuple", "squeeze", "fixed-batch", "grows-cat", "raises"])
 def test_command_refuses(name: str, command: Command) -> None:
     """With the words of the library."""
     network = NETWORKS[f"refused-{name}"]

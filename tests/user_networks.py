@@ -806,22 +806,41 @@ def _spoils_the_way_back(network: Any, x: Tensor) -> Tensor:
     return network.inner[3](hidden.flatten(1))
 
 
+def enclosed() -> Iterator[UserNetwork]:
+    """Networks whose logits are in something else, or are one number for two classes."""
+
+    def each(name: str, make: Maker, twin: Maker = _PLAIN, **more: Any) -> UserNetwork:
+        return UserNetwork(name=name, kind="encloses", make=make, twin=twin, **more)
+
+    yield each("tuple-of-one", after(lambda o: (o,)))
+    yield each("list-of-one", after(lambda o: [o]))
+    yield each("dict-of-logits", after(lambda o: {"loss": None, "logits": o}))
+    yield each("object-of-logits", after(lambda o: SimpleNamespace(logits=o)))
+    yield each("one-logit", after(as_they_are, 1), after(_two, 1), classes=2)
+    yield each("one-logit-squeezed", after(lambda o: o.squeeze(1), 1), after(_two, 1), classes=2)
+    yield each("one-logit-colour", after(lambda o: o[:, 0], 1, 3), after(_two, 1, 3), classes=2, shape=COLOUR)
+    yield each("softmax", after(lambda o: o.softmax(1)))
+    yield each("sigmoid", after(torch.sigmoid, 1), after(_two, 1), classes=2)
+
+
+def _two(o: Tensor) -> Tensor:
+    """The two logits that one stands for."""
+    return torch.cat([torch.zeros_like(o), o], 1)
+
+
 def refused() -> Iterator[UserNetwork]:
     """Networks that no entry point can use."""
 
     def each(name: str, make: Maker, *says: str, classes: int = 4, **more: Any) -> UserNetwork:
         return UserNetwork(name=name, kind="refused", make=make, outcome="refused", says=says, classes=classes, **more)
 
-    yield each("one-logit", after(as_they_are, 1), "zero", "logit", classes=2)
-    yield each("one-logit-squeezed", after(lambda o: o.squeeze(1), 1), "zero", "logit", classes=2)
     yield each("one-logit-sigmoid", after(lambda o: o.sigmoid().sigmoid(), 1), "zero", "logit", classes=2)
-    yield each("one-logit-colour", after(lambda o: o[:, 0], 1, 3), "zero", classes=2, shape=COLOUR)
     yield each("more-logits", after(as_they_are, 10), r"\b10\b", r"\b4\b")
     yield each("fewer-logits", after(as_they_are, 3), r"\b3\b", r"\b4\b")
-    yield each("tuple", after(lambda o: (o, o)), "tuple")
-    yield each("list", after(lambda o: [o]), "list")
-    yield each("dict", after(lambda o: {"logits": o}), "dict")
-    yield each("object", after(lambda o: SimpleNamespace(logits=o)), "SimpleNamespace")
+    yield each("tuple", after(lambda o: (o, o)), "tuple", "output=0 or output=1")
+    yield each("list", after(lambda o: [o, 2 * o]), "list", "output=0 or output=1")
+    yield each("dict", after(lambda o: {"scores": o, "other": o}), "dict", "output='scores' or output='other'")
+    yield each("object", after(lambda o: SimpleNamespace(scores=o)), "SimpleNamespace")
     yield each("none", after(lambda o: None), "None")
     yield each("array", after(lambda o: o.detach().numpy()), "NumPy array|ndarray")
     yield each("number", after(lambda o: o.sum().item()), "float")
@@ -1242,6 +1261,7 @@ KINDS: tuple[Callable[[], Iterator[UserNetwork]], ...] = (
     precisions,
     masks,
     non_finite,
+    enclosed,
     refused,
     without_gradient,
     harmless,

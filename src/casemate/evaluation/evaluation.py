@@ -42,6 +42,7 @@ from casemate.models import (
     as_classifier,
     full_precision,
     has_inference_tensors,
+    is_in_training,
     mean_over_samples,
     preserve_state,
 )
@@ -299,7 +300,7 @@ def evaluate(
     if has_inference_tensors(model):
         with torch.inference_mode(False):
             model = _copied(model) or model
-    in_training = any(module.training for module in model.modules())
+    in_training = is_in_training(model)
     as_given = _copied(model) if in_training else None
     if as_given is not None:
         as_given.training = False  # not its network: what is compared are the logits before a softmax at its end

@@ -25,6 +25,7 @@ from casemate.models.output_errors import backward_error as backward_error
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register
+from casemate.models.state import is_in_training as is_in_training
 from casemate.models.state import normal_tensor as normal_tensor
 from casemate.models.state import preserve_state as preserve_state
 from casemate.models.state import restore_on_error as restore_on_error

@@ -25,7 +25,7 @@ from casemate.models.examination import NetworkTraits, examine_ending, examine_g
 from casemate.models.output_errors import check_output, sigmoid_error
 from casemate.models.outputs import Output, is_one_logit, select_logits, two_logits
 from casemate.models.softmax import Ending, logits_before_ending
-from casemate.models.state import frozen
+from casemate.models.state import frozen, is_in_training
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Images, Logits
 
@@ -96,7 +96,7 @@ class Classifier(nn.Module):
         here = None if self.device.type == "meta" else self.device
         self.register_buffer("mean", None if means is None else means.to(here))
         self.register_buffer("std", None if stds is None else stds.to(here))
-        self.training = network.training
+        self.training = network.training and is_in_training(network)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -160,6 +160,15 @@ class Classifier(nn.Module):
             return self._logits(images)
         (logits,) = self.in_parts(len(images), lambda part: (self._logits(images[part]),))
         return logits
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Set training mode, or evaluation mode; the modules of torch.export, which have only one, keep it."""
+        try:
+            return super().train(mode)
+        except NotImplementedError:
+            for module in self.modules():
+                module.training = mode
+            return self
 
     def in_parts(self, count: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Call `work` with slices of `count` images, at most `pass_size` long, and concatenate the results, `(n, ...)`.

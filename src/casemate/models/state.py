@@ -83,6 +83,13 @@ def restore_on_error(model: nn.Module) -> Iterator[None]:
         raise
 
 
+def is_in_training(module: nn.Module) -> bool:
+    """Whether a module, or one inside it, is in training mode; those of torch.export have one mode, which is none."""
+    if "train" in vars(module):  # torch.export replaces the method by one that raises
+        return False
+    return module.training or any(is_in_training(each) for each in module.children())
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without weight gradients inside the context.
