@@ -54,9 +54,9 @@ _SAMPLES, _MANY_SAMPLES = 50, 10_000
 100, which are 50 of two kinds, does with probability 0.95."""
 _SAMPLES_OF_MEANS, _MAX_MEANS = 30, 32
 """For a randomised model, each of whose logits are a mean over several passes: number of random points of each kind per
-image in the check noise, and largest number of images there and in the check losses, which only notes a difference. If
-a point in 20 fools, one of both kinds together does with probability 0.95; if one image in 10 has such points, one of
-them is among the images with 0.97."""
+image in the check noise, and largest number of images there, in unbounded-attack, and in losses, which only notes a
+difference. If a point in 20 fools, one of both kinds together does with probability 0.95; if one image in 10 has such
+points, or resists without a limit, one of them is among the images with 0.97."""
 _REPRODUCED = 0.9
 """Least share of adversarial examples that should still fool after rounding to whole grey levels."""
 _NOTHING_LEFT = "no image withstood the attacks"
@@ -263,7 +263,7 @@ def unbounded_attack(context: CheckContext) -> Measured:
     """Accuracy under PGD without a limit on the change."""
     low, high = context.model.bounds
     radius = _UNLIMITED[context.norm] * (high - low if context.norm == "linf" else 1)
-    images, labels = (each[:_MAX_UNLIMITED] for each in context.sample_tensors)
+    images, labels = (each[: _MAX_MEANS if context.randomised else _MAX_UNLIMITED] for each in context.sample_tensors)
     # of a randomised model the last iterate counts: a lucky draw on the way would stop the attack at once
     keep = "last" if context.randomised else "first_success"
     left = torch.arange(len(labels), device=labels.device)
