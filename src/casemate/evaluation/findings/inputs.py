@@ -97,11 +97,17 @@ def training_mode(context: CheckContext) -> Measured:
     reads="inputs",
 )
 def batch_dependence(context: CheckContext) -> Measured:
-    """Share of a few images whose logits change, or are undefined, when the image is alone in its batch."""
+    """Share of a few images whose logits change, or are undefined, when the image is alone in its batch.
+
+    They are compared with those in a batch of these images, and with those in full batches of all images.
+    """
     few = context.sample[:_MAX_SINGLE]
-    together = context.logits_of(context.original_model, few)
     single = predict_singly(context.original_model, few.tensors()[0])
-    same = difference(together, single) <= 1e-3 * magnitude(together).clamp(min=1e-6)
+    right = np.flatnonzero(context.right) if context.right.any() else np.arange(len(few))  # as in `context.sample`
+    full = context.logits[torch.from_numpy(right[: len(few)])]
+    together = context.logits_of(context.original_model, few)
+    tolerance = 1e-3 * magnitude(together).clamp(min=1e-6)
+    same = (difference(together, single) <= tolerance) & (difference(full, single) <= tolerance)
     changed = 1 - same.double().mean().item()  # a NaN difference counts as changed
     return Measured(
         changed,
@@ -349,10 +355,13 @@ def _right_on_scale(
     reads="inputs",
 )
 def frozen_copy(context: CheckContext) -> Measured:
-    """Largest difference between a logit of the copy and the model's, as a share of the largest logit."""
+    """Largest difference between a logit of the copy and the model's, as a share of the largest logit; 1 if it fails."""
+    changes = ", ".join(context.frozen.changes)
+    if not math.isfinite(context.frozen.difference):
+        return Measured(1.0, f"the copy made for the attacks ({changes}) fails where the model does not")
     return Measured(
         context.frozen.difference,
-        f"the logits of the copy made for the attacks ({', '.join(context.frozen.changes)}) differ from the model's by "
+        f"the logits of the copy made for the attacks ({changes}) differ from the model's by "
         f"{context.frozen.difference:.2g} of the largest one; expected at most {TOLERANCE:g}",
     )
 
