@@ -304,13 +304,18 @@ def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor
     reads="inputs",
 )
 def normalisation(context: CheckContext) -> Measured:
-    """Gain of accuracy with the pixels on another scale, for the scale that gains most compared with its threshold."""
+    """Gain of accuracy with the pixels on another scale, for the scale that gains most compared with its threshold.
+
+    A scale counts only if it is as accurate as the model on its own scale with the mean of each logit over the images
+    subtracted: on a larger scale a constant preference for some classes weighs less, which is no matter of scale.
+    """
     few = context.images[:_MAX_RESCALED]
     images, _ = few.tensors(context.model.device)
     right = context.right[: len(few)]
     best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
     most = 1 - right.mean()  # the gain of a scale on which every image is classified correctly
     possible = mcnemar(np.ones_like(right), right) < _P_VALUE
+    at_least = max(_halfway_accuracy(context), _accuracy_without_preference(context, few) - 1e-9)
     for name, (factor, summand) in _rescalings(context, images).items():
         least = _OWN_GAIN if name == _UNDONE else _OTHER_GAIN
         if not possible or most <= least:  # no result could raise the check
@@ -320,7 +325,7 @@ def normalisation(context: CheckContext) -> Measured:
             continue
         if len(few) > _SCREENED:
             again = _right_on_scale(context, few, factor, summand)
-        if again.mean() > _halfway_accuracy(context) and (again.mean() - right.mean()) / least > gain / threshold:
+        if again.mean() > at_least and (again.mean() - right.mean()) / least > gain / threshold:
             best, gain, threshold, p = name, float(again.mean() - right.mean()), least, mcnemar(again, right)
     return Measured(
         gain,
@@ -330,6 +335,13 @@ def normalisation(context: CheckContext) -> Measured:
         counts=p < _P_VALUE,
         flatters=False,
     )
+
+
+def _accuracy_without_preference(context: CheckContext, few: LabelledImages) -> float:
+    """The accuracy of the logits of the first images minus the means of the logits of all images."""
+    means = context.logits.mean(0)
+    logits = context.logits[: len(few)] - means.where(means.isfinite(), 0.0)
+    return is_right(logits, few.labels).double().mean().item()
 
 
 def _right_on_scale(
