@@ -10,7 +10,7 @@ from casemate.defenses import with_noise
 from casemate.models import Classifier
 from casemate.selftest.evasive import anti_adversarial, by_batch, by_frozen_weights, by_whole_levels, remembering
 from casemate.selftest.networks import EPS, FAR
-from casemate.selftest.odd import halves, in_bfloat16, of_strips, preferring, separating_halves, strips
+from casemate.selftest.odd import halves, of_strips, preferring, separating_halves, strips, with_bfloat16
 from casemate.selftest.parts import (
     counting,
     in_training_mode,
@@ -207,7 +207,7 @@ CASES: tuple[Case, ...] = (
         about="computed in bfloat16 by autocast",
         honest=True,
         network="adversarial",
-        change=in_bfloat16,
+        change=with_bfloat16,
     ),
     Case(
         name="strips",

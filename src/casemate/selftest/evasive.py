@@ -29,8 +29,8 @@ _LARGE = 16
 class Remembering(nn.Module):
     """Answers for an image near one that it has seen as for that one (a stateful defence: Chen et al. 2020).
 
-    Its logits are the model's, with those of two classes exchanged, so that they keep a gradient. It remembers the first
-    images that it sees, `size` of them.
+    Its logits are the model's, with those of two classes exchanged, so that they keep a gradient. It remembers the
+    first images that it sees, `size` of them.
     """
 
     def __init__(self, model: nn.Module, size: int = 2000) -> None:
@@ -46,20 +46,23 @@ class Remembering(nn.Module):
         """Return the model's logits, with the remembered class in place of the predicted one where there is one."""
         logits = self.model(images)
         rows, predicted = images.detach().flatten(1).float(), logits.detach().argmax(1)
-        if self.seen is None or self.answers is None:
-            self.seen, self.answers = rows[:0], predicted[:0]
         answer, new = predicted.clone(), torch.ones_like(predicted, dtype=torch.bool)
-        if len(self.seen):
+        if self.seen is not None and self.answers is not None:
             distance, place = torch.cdist(rows, self.seen).min(1)
             new = distance > _NEAR * rows.shape[1] ** 0.5
             answer = torch.where(new, predicted, self.answers[place])
-        free = max(0, self.size - len(self.seen))
-        self.seen = torch.cat([self.seen, rows[new][:free]])
-        self.answers = torch.cat([self.answers, predicted[new][:free]])
+        self._remember(rows[new], predicted[new])
         order = torch.arange(logits.shape[1], device=logits.device).repeat(len(logits), 1)
         order.scatter_(1, answer.unsqueeze(1), predicted.unsqueeze(1))
         order.scatter_(1, predicted.unsqueeze(1), answer.unsqueeze(1))
         return logits.gather(1, order)
+
+    def _remember(self, rows: Tensor, predicted: Tensor) -> None:
+        if self.seen is None or self.answers is None:
+            self.seen, self.answers = rows[: self.size], predicted[: self.size]
+        else:
+            free = self.size - len(self.seen)
+            self.seen, self.answers = torch.cat([self.seen, rows[:free]]), torch.cat([self.answers, predicted[:free]])
 
 
 @final

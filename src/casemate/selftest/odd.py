@@ -11,7 +11,7 @@ from casemate.models import Classifier, with_network
 from casemate.types import Images, Logits
 
 _PREFERENCE = 3.0
-"""By how much the logit of the most preferred class is raised, and that of the least preferred lowered."""
+"""By how much the logit of the last class is raised, and that of the first one lowered."""
 
 
 @final
@@ -82,15 +82,14 @@ class Strip(nn.Module):
 
 @final
 class Preferring(nn.Module):
-    """Adds a constant to the logit of each class, so that some classes are hardly ever predicted."""
+    """Adds a constant to each class's logit, rising with its number, so that the first are hardly ever predicted."""
 
     preference: Tensor
 
     def __init__(self, model: nn.Module, classes: int) -> None:
         super().__init__()
         self.model: nn.Module = model
-        turned = torch.arange(classes) * 3 % classes  # so that like classes with neighbouring numbers get unlike ones
-        self.register_buffer("preference", _PREFERENCE * (2 * turned / max(classes - 1, 1) - 1))
+        self.register_buffer("preference", torch.linspace(-_PREFERENCE, _PREFERENCE, classes))
 
     def forward(self, images: Images) -> Logits:
         """Return the model's logits plus the preference of each class."""
@@ -113,7 +112,7 @@ def halves(images: LabelledImages, classes: int) -> LabelledImages:
     return LabelledImages(pixels=images.pixels, labels=(images.labels >= (classes + 1) // 2).long())
 
 
-def in_bfloat16(model: Classifier) -> Classifier:
+def with_bfloat16(model: Classifier) -> Classifier:
     """A model that computes the given one in bfloat16 where `torch.autocast` does."""
     return with_network(model, InBfloat16(model.network))
 

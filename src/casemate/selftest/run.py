@@ -34,8 +34,8 @@ class Outcome:
     """Accuracy under `Case.claim`, the attack that the model misleads; None if there is no such attack."""
     evaluation: Evaluation
     truth: Estimate
-    """Accuracy under all attacks of the evaluation and, if there is a `claim`, on adversarial images that PGD made on the
-    network without `Case.change`, and on these rounded to whole grey levels: classified one by one, as in use."""
+    """Accuracy under all attacks of the evaluation and, if there is a `claim`, on adversarial images that PGD made on
+    the network without `Case.change`, and on these in whole grey levels: classified one by one, as in use."""
     seconds: float
     """Seconds that training (unless an earlier case trained the network), evaluation and further attacks took."""
 

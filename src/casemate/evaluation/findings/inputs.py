@@ -36,8 +36,8 @@ _OWN_GAIN, _OTHER_GAIN = 0.03, 0.1
 normalisation undone, and with normalisations that other people use (a PGD-trained network may gain some points from
 more contrast)."""
 _PREFERENCE = 0.05
-"""By how much accuracy must rise with balanced classes, compared with another scale of the pixels, for the model to have
-a preference for some classes and no wrong scale. On eight networks it rose by 0.04 at most where the scale was wrong."""
+"""Lead in accuracy of balanced classes over another scale of the pixels, up to which that scale may be the right one;
+above it, the model prefers some classes. On eight networks whose scale was wrong the lead was 0.04 at most."""
 _BALANCED_DEVIATION = 5.0
 """Deviation of the logits, as of an ordinary network, at which constants for balanced classes are computed."""
 _SATURATED_GAP = 17
@@ -382,7 +382,7 @@ def _right_on_scale(
     reads="inputs",
 )
 def frozen_copy(context: CheckContext) -> Measured:
-    """Largest difference between a logit of the copy and the model's, as a share of the largest logit; 1 if it fails."""
+    """Largest difference between a logit of the copy and the model's, as a share of the largest one; 1 if it fails."""
     changes = ", ".join(context.frozen.changes)
     if not math.isfinite(context.frozen.difference):
         return Measured(1.0, f"the copy made for the attacks ({changes}) fails where the model does not")

@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -26,13 +27,13 @@ of them, so that a memory shows."""
 _MAX_CALLED = 8
 """Largest number of images that are classified in every way of calling the model."""
 _MAX_WALKED, _PARTS, _HALVINGS = 16, 8, 10
-"""Largest number of images from which a way is searched for a jump, equal parts of the way, and number of times that the
-part with the largest change is halved: on a smooth function the change falls to a thousandth, at a jump it stays."""
+"""Largest number of images from which a way is searched for a jump, equal parts of the way, and number of times that
+the part with the largest change is halved: the change of a smooth function falls to a thousandth, at a jump it stays."""
 _CLEARLY = 0.05
 """Difference of logits, as a share of the largest one, that other kernels or half precision do not explain."""
 _JUMP = 0.25
-"""Share of the whole change of the logits on a way, in one point of it, from which on it is a jump. Rounded pixels and
-piecewise constant layers jump too, but at many points and little at each."""
+"""Share of the whole change of the logits on a way above which the change at one point of it is a jump. Pixels that
+are rounded jump too, but at many points and little at each."""
 
 
 @check(
@@ -81,10 +82,8 @@ def _fresh(model: Classifier) -> Iterator[Classifier]:
 
     It is a copy; of a model that cannot be copied the model itself, restored at the end.
     """
-    try:
+    with suppress(Exception):  # a model may hold a lock, an open file, a generator
         model = copy.deepcopy(model)
-    except Exception:  # a model may hold a lock, an open file, a generator
-        pass
     with restored(model), frozen(model), torch.no_grad(), full_precision():
         yield model
 
@@ -108,7 +107,7 @@ def _differ(logits: Logits, others: Logits) -> Flags:
     why="An attack computes gradients of the images, with the weights frozen; in use neither is so. A model that "
     "takes another path in one of these cases, such as a faster one without gradients, is two models, and the attacks "
     "see one of them.",
-    advice="Let the model compute the same in all cases: it must not read `torch.is_grad_enabled()` or `requires_grad`.",
+    advice="Let the model compute the same in all cases, whatever `torch.is_grad_enabled()` and `requires_grad` say.",
     reads="inputs",
 )
 def way_of_calling(context: CheckContext) -> Measured:
@@ -127,9 +126,7 @@ def way_of_calling(context: CheckContext) -> Measured:
     )
 
 
-def _logits_called(
-    model: Classifier, images: Images, weights: bool, enabled: bool, of_images: bool
-) -> Logits | None:
+def _logits_called(model: Classifier, images: Images, weights: bool, enabled: bool, of_images: bool) -> Logits | None:
     """The logits with or without gradients of weights and of images, on the CPU; None if the model fails then."""
     with _fresh(model) as fresh, torch.set_grad_enabled(enabled):
         for parameter in fresh.parameters():
@@ -147,7 +144,8 @@ def _logits_called(
     weakens=0.25,
     voids=0.5,
     models="deterministic",
-    condition=f"a jump counts from {percent(_JUMP, 0)} of the whole change on the way",
+    condition=f"a jump is more than {percent(_JUMP, 0)} of the whole change on the way, and more than "
+    f"{percent(_CLEARLY, 0)} of the largest logit",
     why="A model that recognises changed images, and answers for them in another way, shows attacks that other way "
     "only: they search where it is at its best. An attacker who knows what it looks for avoids being recognised "
     "(Carlini and Wagner 2017, arXiv 1705.07263; Tramer et al. 2020, arXiv 2002.08347).",
@@ -178,7 +176,7 @@ def _jumps(context: CheckContext, starts: Images, ends: Images) -> Flags:
 
     shares = [torch.full((len(starts),), number / _PARTS, dtype=torch.float64) for number in range(_PARTS + 1)]
     logits = [logits_at(share) for share in shares]
-    changes = torch.stack([difference(later, before) for before, later in zip(logits, logits[1:], strict=False)])
+    changes = torch.stack([difference(later, before) for before, later in pairwise(logits)])
     largest = changes.argmax(0)
     low, high = (_Point.chosen(shares, logits, largest + end) for end in (0, 1))
     for _ in range(_HALVINGS):
@@ -186,7 +184,8 @@ def _jumps(context: CheckContext, starts: Images, ends: Images) -> Flags:
         middle = _Point(share, logits_at(share))
         first = difference(middle.logits, low.logits) > difference(high.logits, middle.logits)
         low, high = middle.where(~first, low), middle.where(first, high)
-    return difference(high.logits, low.logits) > _JUMP * changes.sum(0).clamp(min=1e-30)
+    jump = difference(high.logits, low.logits)
+    return (jump > _JUMP * changes.sum(0)) & (jump > _CLEARLY * magnitude(high.logits))
 
 
 @final
@@ -203,7 +202,7 @@ class _Point:
         return cls(torch.stack(shares)[places, rows], torch.stack(logits)[places, rows])
 
     def where(self, chosen: Flags, other: "_Point") -> "_Point":
-        """This point where `chosen`, else the other."""
+        """The point itself where `chosen`, else the other."""
         return _Point(
             torch.where(chosen, self.share, other.share),
             torch.where(chosen.unsqueeze(1), self.logits, other.logits),
