@@ -21,14 +21,14 @@ from casemate.norms import Ball
 from casemate.rng import Streams, derive
 from casemate.types import Flags, Images, Logits
 
-_MAX_NEW = 32
-"""Largest number of images that the model has not seen before: a step along the gradient changes the prediction on most
-of them, so that a memory shows."""
-_MAX_CALLED = 8
+_MAX_NEW = 12
+"""Largest number of new images, near which others are shown first. Where a step along the gradient changes every third
+prediction, a memory shows with probability 0.99."""
+_MAX_CALLED = 4
 """Largest number of images that are classified in every way of calling the model."""
-_MAX_WALKED, _PARTS, _HALVINGS = 16, 8, 10
+_MAX_WALKED, _PARTS, _HALVINGS = 8, 4, 8
 """Largest number of images from which a way is searched for a jump, equal parts of the way, and number of times that
-the part with the largest change is halved: the change of a smooth function falls to a thousandth, at a jump it stays."""
+the part with the largest change is halved: a smooth change falls to a 256th, a jump stays."""
 _CLEARLY = 0.05
 """Difference of logits, as a share of the largest one, that other kernels or half precision do not explain."""
 _JUMP = 0.25
