@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -313,7 +314,7 @@ def normalisation(context: CheckContext) -> Measured:
     """Gain of accuracy with the pixels on another scale, for the scale that gains most compared with its threshold.
 
     A scale does not count if the model's own logits, with a constant for each class added so that it is predicted as
-    often as it is a label, are clearly more accurate: a preference for some classes weighs less on a larger scale.
+    often as it is a label, are more accurate still: a preference for some classes weighs less on a larger scale.
     """
     few = context.images[:_MAX_RESCALED]
     images, _ = few.tensors(context.model.device)
@@ -321,18 +322,20 @@ def normalisation(context: CheckContext) -> Measured:
     best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
     most = 1 - right.mean()  # the gain of a scale on which every image is classified correctly
     possible = mcnemar(np.ones_like(right), right) < _P_VALUE
-    balanced = _balanced_accuracy(context.logits[: len(few)], few.labels)
-    at_least = max(_halfway_accuracy(context), balanced - _PREFERENCE)
+    balanced = _balanced(context.logits[: len(few)], few.labels)
     for name, (factor, summand) in _rescalings(context, images).items():
         least = _OWN_GAIN if name == _UNDONE else _OTHER_GAIN
         if not possible or most <= least:  # no result could raise the check
             continue
-        again = _right_on_scale(context, few[:_SCREENED], factor, summand)
-        if again.mean() < right[:_SCREENED].mean():
+        logits = _logits_on_scale(context, few[:_SCREENED], factor, summand)
+        if is_right(logits, few.labels[:_SCREENED]).numpy().mean() < right[:_SCREENED].mean():
             continue
         if len(few) > _SCREENED:
-            again = _right_on_scale(context, few, factor, summand)
-        if again.mean() > at_least and (again.mean() - right.mean()) / least > gain / threshold:
+            logits = _logits_on_scale(context, few, factor, summand)
+        if _explains(balanced, logits, few.labels):
+            continue
+        again = is_right(logits, few.labels).numpy()
+        if again.mean() > _halfway_accuracy(context) and (again.mean() - right.mean()) / least > gain / threshold:
             best, gain, threshold, p = name, float(again.mean() - right.mean()), least, mcnemar(again, right)
     return Measured(
         gain,
@@ -344,31 +347,42 @@ def normalisation(context: CheckContext) -> Measured:
     )
 
 
-def _balanced_accuracy(logits: Logits, labels: Labels) -> float:
-    """The accuracy with a constant added to each class's logits so that it is predicted as often as it is a label.
+def _balanced(logits: Logits, labels: Labels) -> Logits:
+    """Logits with a constant for each class added so that it is predicted as often as it is a label.
 
-    The constants are found by iteration, from probabilities; logits are first brought to a common scale.
+    The constants are found by iteration, from the probabilities of logits that are first brought to a common scale.
     """
     shares = torch.bincount(labels, minlength=logits.shape[1]).double() / len(labels) + 1e-6
     finite = logits.double().where(logits.isfinite(), torch.nan)
-    scaled = finite - finite.nanmean(0)
-    scaled = (_BALANCED_DEVIATION * scaled / scaled.square().nanmean().sqrt().clamp(min=1e-300)).nan_to_num(-1e3)
+    centred = finite - finite.nanmean(0)
+    factor = _BALANCED_DEVIATION / centred.square().nanmean().sqrt().clamp(min=1e-30)
+    scaled = (factor * centred).nan_to_num(-1e3)
     constants = torch.zeros_like(shares)
     for _ in range(50):
         constants = constants + (shares / ((scaled + constants).softmax(1).mean(0) + 1e-12)).log()
-    return is_right(scaled + constants, labels).double().mean().item()
+    return (scaled + constants) / factor
 
 
-def _right_on_scale(
+def _explains(balanced: Logits, logits: Logits, labels: Labels) -> bool:
+    """Whether a preference for some classes explains why the logits on another scale are more accurate.
+
+    It does if the balanced logits are clearly more accurate than those, or just more accurate with less cross-entropy:
+    on the scale of the training the cross-entropy is low.
+    """
+    lead = (is_right(balanced, labels).double().mean() - is_right(logits, labels).double().mean()).item()
+    own, other = (F.cross_entropy(each.double(), labels).item() for each in (balanced, logits))
+    return lead > _PREFERENCE or (lead > 0 and own < other)
+
+
+def _logits_on_scale(
     context: CheckContext, few: LabelledImages, factor: Tensor | float, summand: Tensor | float
-) -> np.ndarray:
-    """Whether each image is classified correctly with its pixels times `factor` plus `summand`, booleans `(n,)`.
+) -> Logits:
+    """The logits of the images with their pixels times `factor` plus `summand`, `(n, classes)`, on the CPU.
 
     The pixels may lie outside the model's bounds.
     """
     images, _ = few.tensors(context.model.device)
-    logits = context.logits_from(context.original_model, len(few), lambda part: images[part] * factor + summand)
-    return is_right(logits, few.labels).numpy()
+    return context.logits_from(context.original_model, len(few), lambda part: images[part] * factor + summand)
 
 
 @check(

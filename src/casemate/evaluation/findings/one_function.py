@@ -67,11 +67,17 @@ def memory(context: CheckContext) -> Measured:
 
 
 def _along_the_gradient(context: CheckContext, images: Images) -> Images:
-    """The images after a step of length eps that raises the loss of the model's predictions for them most."""
+    """The images after a step of length eps that raises the loss of the model's predictions for them most.
+
+    It is a step in a random direction where the gradient is zero, as that of an answer from memory is.
+    """
     ball = Ball(eps=context.eps, norm=context.norm)
+    predicted = _last_logits(context.original_model, images).argmax(1).to(images.device)
     with _fresh(context.original_model) as model:
-        predicted = model(images).argmax(1)
         gradient = input_gradient(model, images, Criterion(predicted), "ce")[1]
+    streams = Streams(derive(context.seed, "memory"), torch.arange(len(images), device=images.device))
+    random = streams.uniform(tuple(images.shape[1:]), "step") - 0.5
+    gradient = gradient.where(gradient.flatten(1).any(1).view(-1, 1, 1, 1), random)
     step = context.eps * ball.steepest_step(gradient, images, model.bounds)
     return ball.project(images + step, images, model.bounds)
 
@@ -168,13 +174,12 @@ def jumps(context: CheckContext) -> Measured:
 
 def _jumps(context: CheckContext, starts: Images, ends: Images) -> Flags:
     """Whether the logits jump somewhere on the straight way from each start to its end, booleans `(n,)`."""
-    starts, ends = starts.double(), ends.double()
 
     def logits_at(share: Tensor) -> Logits:
         points = starts + share.to(starts.device).view(-1, 1, 1, 1) * (ends - starts)
-        return context.logits_from(context.model, len(points), lambda part: points[part].float())
+        return context.logits_from(context.model, len(points), lambda part: points[part])
 
-    shares = [torch.full((len(starts),), number / _PARTS, dtype=torch.float64) for number in range(_PARTS + 1)]
+    shares = [torch.full((len(starts),), number / _PARTS) for number in range(_PARTS + 1)]
     logits = [logits_at(share) for share in shares]
     changes = torch.stack([difference(later, before) for before, later in pairwise(logits)])
     largest = changes.argmax(0)
