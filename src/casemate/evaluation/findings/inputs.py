@@ -322,20 +322,18 @@ def normalisation(context: CheckContext) -> Measured:
     best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
     most = 1 - right.mean()  # the gain of a scale on which every image is classified correctly
     possible = mcnemar(np.ones_like(right), right) < _P_VALUE
-    balanced = _balanced(context.logits[: len(few)], few.labels)
     for name, (factor, summand) in _rescalings(context, images).items():
         least = _OWN_GAIN if name == _UNDONE else _OTHER_GAIN
         if not possible or most <= least:  # no result could raise the check
             continue
-        logits = _logits_on_scale(context, few[:_SCREENED], factor, summand)
-        if is_right(logits, few.labels[:_SCREENED]).numpy().mean() < right[:_SCREENED].mean():
+        again = _right_on_scale(context, few[:_SCREENED], factor, summand)
+        if again.mean() < right[:_SCREENED].mean():
             continue
         if len(few) > _SCREENED:
-            logits = _logits_on_scale(context, few, factor, summand)
-        if _explains(balanced, logits, few.labels):
-            continue
-        again = is_right(logits, few.labels).numpy()
+            again = _right_on_scale(context, few, factor, summand)
         if again.mean() > _halfway_accuracy(context) and (again.mean() - right.mean()) / least > gain / threshold:
+            if _is_preference(context, few, factor, summand):
+                continue
             best, gain, threshold, p = name, float(again.mean() - right.mean()), least, mcnemar(again, right)
     return Measured(
         gain,
@@ -363,15 +361,24 @@ def _balanced(logits: Logits, labels: Labels) -> Logits:
     return (scaled + constants) / factor
 
 
-def _explains(balanced: Logits, logits: Logits, labels: Labels) -> bool:
-    """Whether a preference for some classes explains why the logits on another scale are more accurate.
+def _is_preference(context: CheckContext, few: LabelledImages, factor: Tensor | float, summand: Tensor | float) -> bool:
+    """Whether a preference for some classes explains why the images are classified better on another scale.
 
-    It does if the balanced logits are clearly more accurate than those, or just more accurate with less cross-entropy:
-    on the scale of the training the cross-entropy is low.
+    It does if the model's balanced logits are clearly more accurate than those on the scale, or just more accurate with
+    less cross-entropy: on the scale of the training the cross-entropy is low.
     """
-    lead = (is_right(balanced, labels).double().mean() - is_right(logits, labels).double().mean()).item()
-    own, other = (F.cross_entropy(each.double(), labels).item() for each in (balanced, logits))
+    balanced = _balanced(context.logits[: len(few)], few.labels)
+    logits = _logits_on_scale(context, few, factor, summand)
+    lead = (is_right(balanced, few.labels).double().mean() - is_right(logits, few.labels).double().mean()).item()
+    own, other = (F.cross_entropy(each.double(), few.labels).item() for each in (balanced, logits))
     return lead > _PREFERENCE or (lead > 0 and own < other)
+
+
+def _right_on_scale(
+    context: CheckContext, few: LabelledImages, factor: Tensor | float, summand: Tensor | float
+) -> np.ndarray:
+    """Whether each image is classified correctly with its pixels times `factor` plus `summand`, booleans `(n,)`."""
+    return is_right(_logits_on_scale(context, few, factor, summand), few.labels).numpy()
 
 
 def _logits_on_scale(
