@@ -163,6 +163,20 @@ def test_a_convolution_of_few_channels_passes_the_same_gradient_back(channels: i
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
+def test_a_convolution_of_few_channels_is_differentiated_after_autocast() -> None:
+    layer = nn.Conv2d(1, 5, 3)
+    images = torch.rand(3, 1, 11, 12, generator=generator(4))
+    found = []
+    for module in (layer, SmallInputConv(layer)):
+        leaf = images.clone().requires_grad_(True)
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = module(leaf)
+        (gradient,) = torch.autograd.grad(maps.float().sum(), leaf)
+        assert (maps.dtype, gradient.dtype) == (torch.bfloat16, torch.float32)
+        found.append(gradient)
+    assert torch.allclose(*found, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}, {"padding": "same", "kernel_size": 4}],

@@ -86,6 +86,8 @@ def test_the_titles_of_checks() -> None:
         {
             "training-mode": "The model was in evaluation mode",
             "batch-dependence": "An image gets the same logits whatever else is in its batch",
+            "memory": "An image gets the same logits whatever the model saw before it",
+            "way-of-calling": "An image gets the same logits whether gradients are computed or not",
             "probabilities": "The model returns logits",
             "non-finite": "No logit is NaN or plus infinity",
             "masked-classes": "The same classes are masked on all images",
@@ -103,6 +105,7 @@ def test_the_titles_of_checks() -> None:
             "zero-gradients": "Every image has a gradient to follow",
             "precision": "float32 is precise enough for the gradients",
             "finite-differences": "The gradient is that of the model",
+            "jumps": "The logits do not jump on the way to a random point of the ball",
             "one-step": "Many steps fool at least as many images as one",
             "label-leaking": "FGSM does not raise the accuracy",
             "more-steps": "Twice the steps fool no more images",

@@ -19,6 +19,7 @@ from casemate.defenses import (
 )
 from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.selftest.odd import Transformer
 from casemate.selftest.parts import KWinners, ResizeAndPad, small
 from casemate.training import CrossEntropy, Objective, TrainConfig, fit
 
@@ -88,6 +89,7 @@ TRAIN_SPECS: Mapping[str, TrainSpec] = {
     "noisy": TrainSpec(network=partial(small, noise=0.2)),
     "resized": TrainSpec(before=ResizeAndPad),
     "moved": TrainSpec(before=StochasticAffine),
+    "transformer": TrainSpec(network=Transformer, rate=1e-2),
 }
 
 

@@ -6,15 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from casemate.attacks import PGD, Passes, Transfer
+import torch
+
+from casemate.attacks import PGD, Passes
 from casemate.errors import CasemateWarning, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cost import attack_passes, check_passes, measure_pass_cost
 from casemate.evaluation.evaluation import Evaluation, evaluate
 from casemate.evaluation.intervals import Estimate, share
+from casemate.models import Classifier
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.selftest.cases import CASES, Case, shifted
+from casemate.selftest.cases import CASES, Case
 from casemate.selftest.networks import ModelFactory, training_passes
+from casemate.types import Flags, Images, Labels
 
 MIN_OVERCLAIM = 0.3
 """A model overclaims if its accuracy under the misled attack exceeds the true robust accuracy by this share or more."""
@@ -30,8 +34,8 @@ class Outcome:
     """Accuracy under `Case.claim`, the attack that the model misleads; None if there is no such attack."""
     evaluation: Evaluation
     truth: Estimate
-    """Accuracy under all attacks of the evaluation and, if there is a `claim`, adversarial images that PGD made on the
-    network without `Case.change`."""
+    """Accuracy under all attacks of the evaluation and, if there is a `claim`, on adversarial images that PGD made on
+    the network without `Case.change`, and on these in whole grey levels: classified one by one, as in use."""
     seconds: float
     """Seconds that training (unless an earlier case trained the network), evaluation and further attacks took."""
 
@@ -84,14 +88,14 @@ def self_test_seconds(factory: ModelFactory, cases: Sequence[Case], budget: Budg
     The misled attacks (`Case.claim`) are not counted.
     """
     speed = measure_pass_cost(factory.fresh("undefended"), factory.test, "linf")
-    training = training_passes([case.network for case in cases], factory.sizes)
+    training = training_passes([name for case in cases for name in case.networks()], factory.sizes)
     total = speed.seconds(Passes(training, training))
     count, classes = len(factory.test), len(factory.data.classes)
     for case in cases:
         attacks = attacks_for(budget, "linf", case.eps, randomised=case.randomised)
         most = attack_passes(attacks, classes, count, 1)
         most.add(check_passes(count, thorough=budget == "thorough"))
-        total += (DRAWS[budget] if case.randomised else 1) * speed.seconds(most)
+        total += case.passes * (DRAWS[budget] if case.randomised else 1) * speed.seconds(most)
     return total
 
 
@@ -113,17 +117,28 @@ def self_test(
 
 def _outcome(factory: ModelFactory, case: Case, budget: Budget, seed: int, observer: Observer) -> Outcome:
     start = time.perf_counter()
-    network = factory.network(case.network)
-    model = case.change(network)
-    images = shifted(factory.test, len(model.classes)) if case.shifted else factory.test
+    networks = [factory.network(name) for name in case.networks()]
+    model = case.change(*networks)
+    images = case.images(factory.test, len(factory.data.classes))
     found = evaluate(model, images, eps=case.eps, budget=budget, force=True, seed=seed, observer=observer)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CasemateWarning)  # misleading this attack is intended
-        left, claim = found.cascade.robust[:, -1], None
-        if case.claim is not None:
-            pixels, labels = images.tensors(model.device)
+    left, claim = found.cascade.robust[:, -1], None
+    if case.claim is not None:
+        pixels, labels = images.tensors(model.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CasemateWarning)  # misleading this attack is intended
             claim = share((~case.claim(model, pixels, labels, seed=seed).success).cpu().numpy())
-            # images made on the trained network do not depend on the gradients that the change hides
-            transferred = Transfer(attack=PGD(eps=case.eps, steps=20), substitute=network)
-            left = left & ~transferred(model, pixels, labels, seed=seed).success.cpu().numpy()
+            # images made on the trained network do not depend on what the change hides
+            made = PGD(eps=case.eps, steps=20, keep="last")(networks[0], pixels, labels, seed=seed).adversarial
+        left = left & ~_fooled_in_use(case.change(*networks), made, pixels, labels).cpu().numpy()
     return Outcome(case=case, claim=claim, evaluation=found, truth=share(left), seconds=time.perf_counter() - start)
+
+
+@torch.no_grad()
+def _fooled_in_use(model: Classifier, made: Images, clean: Images, labels: Labels) -> Flags:
+    """Which adversarial images fool a model that is called as in use: one image at a time, with nothing frozen.
+
+    Each is also tried with its changes rounded towards zero to whole grey levels.
+    """
+    rounded = clean + ((made - clean) * 255).trunc() / 255
+    found = [torch.cat([model(image) for image in images.split(1)]) for images in (made, rounded)]
+    return torch.stack([logits.argmax(1) != labels for logits in found]).any(0)

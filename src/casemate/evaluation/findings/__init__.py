@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from casemate.attacks import Passes
 from casemate.errors import EvaluationError
-from casemate.evaluation.findings import agreement, gradients, inputs, randomness
+from casemate.evaluation.findings import agreement, gradients, inputs, one_function, randomness
 from casemate.evaluation.findings.check import Check as Check
 from casemate.evaluation.findings.context import CheckContext as CheckContext
 from casemate.evaluation.findings.finding import Checked as Checked
@@ -16,6 +16,8 @@ CHECKS: Mapping[str, Check] = {
     for each in (
         inputs.training_mode,
         inputs.batch_dependence,
+        one_function.memory,
+        one_function.way_of_calling,
         inputs.probabilities,
         inputs.non_finite,
         inputs.masked_classes,
@@ -33,6 +35,7 @@ CHECKS: Mapping[str, Check] = {
         gradients.zero_gradient,
         gradients.precision,
         gradients.finite_differences,
+        one_function.jumps,
         agreement.one_step,
         agreement.label_leaking,
         agreement.more_steps,

@@ -74,7 +74,7 @@ class _SmallInputConvFunction(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = gradients
-        (weight,) = ctx.saved_tensors
+        weight = ctx.saved_tensors[0].to(gradient.dtype)  # which autocast makes another than the weight's
         (count, channels, height, width), (down, across), (top, left) = ctx.shape, ctx.stride, ctx.padding
         outputs, _, tall, wide = weight.shape
         rows, columns = gradient.shape[2:]
