@@ -1,7 +1,9 @@
 """Findings on models that are known to lie, one kind of lie each, and on honest ones beside them."""
 
+import cProfile
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +178,26 @@ def test_a_normalisation_that_is_another_ones_is_found(mean: float, std: float, 
             in said
         )
         assert found.verdict.word == "not to be trusted"
+
+
+def test_a_profiler_of_the_users_goes_on() -> None:
+    """One in Python, and cProfile, which is not a function."""
+    frames: list[str] = []
+    profiler = cProfile.Profile()
+    with profiler:
+        found = judged(thirds())
+        helps_the_profiler()
+    assert "inference-time-optimization" not in raised(found)
+    assert any("helps_the_profiler" in str(each.code) for each in profiler.getstats())
+    sys.setprofile(lambda frame, event, argument: frames.append(frame.f_code.co_name))
+    judged(thirds())
+    helps_the_profiler()
+    sys.setprofile(None)
+    assert "helps_the_profiler" in frames
+
+
+def helps_the_profiler() -> None:
+    """Is seen."""
 
 
 class Backwards(torch.autograd.Function):

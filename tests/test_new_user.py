@@ -51,7 +51,7 @@ def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "bare": lambda: SmallNet().eval(),
         "load": lambda: Classifier(SmallNet().eval(), classes=["left", "middle", "right"]),
         "load_noeval": SmallNet,
-        "untrained": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        "untrained": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False)).apply(_draw),
     }
     module.__dict__.update(made)
     monkeypatch.setitem(sys.modules, "mine", module)
@@ -61,6 +61,11 @@ def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez("b_keys.npz", x=pixels.numpy(), y=labels.numpy())
     torch.save(SmallNet().state_dict(), "own.pt")
     save_file(SmallNet().state_dict(), "own.safetensors")
+
+
+def _draw(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
 
 
 def said(run: Run, *arguments: str, code: int = 0) -> str:

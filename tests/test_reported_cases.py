@@ -415,6 +415,30 @@ def test_14_a_network_that_keeps_what_it_saw() -> None:
         assert torch.equal(network.out, torch.zeros(1, 4))
 
 
+class Keeps(nn.Module):
+    """Keeps its last logits, with their graph, as a user does who looks at them later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+        self.last: Any = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        self.last = logits = self.inner(images)
+        return logits
+
+
+def test_14_a_network_that_keeps_its_last_logits() -> None:
+    model = Classifier(Keeps())
+    model(IMAGES.clone().requires_grad_())
+    kept = model.network.last
+    found = evaluate(model, IMAGES, torch.arange(len(IMAGES)) % 3, eps=0.05, budget="quick", force=True)
+    assert [each.check for each in found.findings if each.failed] == []
+    assert model.network.last is kept
+
+
 def test_a_check_that_the_model_makes_fail_is_named() -> None:
     def before(x: Tensor) -> Tensor:
         if x.max() > 1.5:

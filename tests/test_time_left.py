@@ -12,7 +12,7 @@ from casemate.evaluation import cascade
 from casemate.evaluation.cascade import run_cascade
 from casemate.evaluation.cost import checks_afterwards
 from casemate.evaluation.intervals import Estimate, share
-from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, pilot_of, time_left
+from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, part_size, time_left
 from casemate.evaluation.verdict import verdict_on
 from conftest import Listener, tiny_images
 from test_record import thirds
@@ -27,17 +27,25 @@ ATTACKS: dict[str, AbstractAttack] = {
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes"), [(1, [1]), (95, [95]), (96, [16, 80]), (400, [20, 380]), (10_000, [64, 9936])]
+    ("count", "sizes"),
+    [(1, [1]), (95, [95]), (96, [16, 80]), (400, [20, 20, 40, 320]), (10_000, [64, 64, 128, 256, 512, 1024, 7952])],
 )
-def test_the_pilot_is_a_small_part_of_the_first_attack(count: int, sizes: list[int]) -> None:
-    parts = pilot_of(torch.arange(count))
-    assert [len(part) for part in parts] == sizes
-    assert torch.cat(parts).tolist() == list(range(count))
+def test_the_first_parts_of_the_first_attack_are_small(count: int, sizes: list[int]) -> None:
+    found: list[int] = []
+    while sum(found) < count:
+        found.append(part_size(count, sum(found)))
+    assert found == sizes
+
+
+def test_a_wide_range_is_said_late_and_a_narrow_one_at_once() -> None:
+    assert TimeLeft(1.0, 5.0).is_known(0.1)
+    assert not TimeLeft(1.0, 6.0).is_known(0.1)
+    assert TimeLeft(1.0, 60.0).is_known(2.1)
 
 
 def test_the_pilot_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     found = run_cascade(thirds(), ATTACKS, IMAGES, [EPS / 2, EPS])
-    monkeypatch.setattr(cascade, "pilot_of", lambda images: [images])
+    monkeypatch.setattr(cascade, "part_size", lambda given, tried: given)
     whole = run_cascade(thirds(), ATTACKS, IMAGES, [EPS / 2, EPS])
     assert np.array_equal(found.first_success, whole.first_success)
     assert np.array_equal(found.robust, whole.robust)

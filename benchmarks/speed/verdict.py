@@ -10,6 +10,7 @@ only, where they are the time that the same run takes on an idle machine.
 """
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -156,6 +157,8 @@ class Phases:
         self.depth = 0
         self.forward = self.differentiated = 0
         self.found: dict[str, dict[str, float]] = {}
+        self.shown: float = math.inf
+        """When the first message on the time left was shown; infinite if none was, since little was left."""
 
     @contextmanager
     def work(self, title: str, total: float) -> Iterator[Advance]:
@@ -183,6 +186,8 @@ class Phases:
 
     def message(self, message: str) -> None:
         """Show what a user reads."""
+        if message.startswith("Time left"):
+            self.shown = min(self.shown, time.perf_counter())
         print(f"    {message}")
 
     @contextmanager
@@ -243,18 +248,22 @@ def measure(name: str, model: Classifier, images: LabelledImages, clock: str) ->
             {"low": each.low, "high": each.high, "took": end - at, "holds": each.low <= end - at <= each.high}
             for at, each in told
         ],
+        "shown": None if math.isinf(phases.shown) else max(i for i, (at, _) in enumerate(told) if at <= phases.shown),
     }
 
 
 def in_words(row: dict[str, Any], clock: str) -> str:
     """What was measured, in a line."""
     attacks, whole, estimates = row["attacks"][clock], row["whole"], row["ranges"]
-    first, held = estimates[0], sum(each["holds"] for each in estimates)
+    held = sum(each["holds"] for each in estimates)
+    first = None if row["shown"] is None else estimates[row["shown"]]
+    said = "no range shown"
+    if first is not None:
+        said = f"shown {first['low']:.1f} to {first['high']:.1f} s, took {first['took']:.1f} s: "
+        said += "holds" if first["holds"] else "does not hold"
     return (
         f"{row['verdict']}; attacks {attacks:.1f} s, whole {whole[clock]:.1f} s, {row['ratio'][clock]:.2f} times; "
-        f"{whole['forward']:.0f} images passed, and {whole['differentiated']:.0f} with gradients; first range "
-        f"{first['low']:.1f} to {first['high']:.1f} s, took {first['took']:.1f} s: "
-        f"{'holds' if first['holds'] else 'does not hold'}; {held} of {len(estimates)} ranges hold"
+        f"{whole['forward']:.0f} images passed, and {whole['differentiated']:.0f} with gradients; {said}; {held} of {len(estimates)} ranges hold"
     )
 
 

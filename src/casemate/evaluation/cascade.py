@@ -32,7 +32,7 @@ from casemate.data import LabelledImages
 from casemate.errors import SettingError
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import share
-from casemate.evaluation.time_left import Afterwards, cost_of, pilot_of, time_left
+from casemate.evaluation.time_left import Afterwards, cost_of, part_size, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
 from casemate.norms import Ball, Norm, format_eps, parse_eps
 from casemate.progress import NULL_OBSERVER, Observer
@@ -227,9 +227,10 @@ def _run(
                 remaining -= cost
                 note = ""
                 attempt = Attempt(attack=name, eps=eps, unlimited=is_unlimited(attack))
-                parts = [left] if piloted or name in run_once else pilot_of(left)
-                for part in parts if len(left) else []:
-                    piloted, begun = True, time.perf_counter()
+                while attempt.tried < len(left):
+                    whole = announced or piloted or name in run_once
+                    size = len(left) if whole else part_size(len(left), attempt.tried)
+                    part, begun = left[attempt.tried :][:size], time.perf_counter()
                     result = attacked(name, with_eps(attack, eps), part)
                     # not every attack stays within eps: minimum-norm ones, BIM with clip `range`, Spatial
                     hit = (result.success & (result.norm <= reach)).cpu()
@@ -250,9 +251,11 @@ def _run(
                         afterwards=afterwards,
                     )
                     note = f", {to_go} to go"
-                    if not announced and to_go.is_worth_saying:
+                    known = attempt.tried == len(left) or to_go.is_known(time.perf_counter() - start)
+                    if not announced and known and to_go.is_worth_saying:
                         announced = True
                         observer.message(f"Time left, by {name} on {attempt.tried} of {len(images)} images: {to_go}")
+                piloted |= attempt.tried > 0
                 if attempt.tried:
                     found.attempts.append(attempt)
                 advance(cost, f"{name} at eps {format_eps(eps)}: {int(robust_mask.sum())} of {len(images)} left{note}")

@@ -7,8 +7,6 @@ images that later attacks get are those that have withstood so far, or are expec
 from dataclasses import dataclass, field
 from typing import final
 
-from torch import Tensor
-
 from casemate.attacks import Passes
 from casemate.evaluation.intervals import Estimate
 from casemate.timing import duration
@@ -19,6 +17,8 @@ the next two numbers; none if the images are fewer than `_PARTS` pilots. The fir
 of a budget's attacks on an image that withstands them."""
 _WAITING = 5.0
 """Seconds up to which a user does not have to be prepared for the time left."""
+_SOON, _NARROW = 2.0, 5.0
+"""Seconds after which the range is said however wide it is, and ratio of its ends up to which it is said before."""
 _SOONER = 0.4
 """Share of their passes that later attacks make at least, if they fool many of the images left to them."""
 _ALONE = 8
@@ -47,6 +47,10 @@ class TimeLeft:
         """Whether a user has to wait at all: the upper end is a few seconds or more."""
         return self.high > _WAITING
 
+    def is_known(self, spent: float) -> bool:
+        """Whether the range is said now, after `spent` seconds: soon, but the sooner the narrower it has to be."""
+        return spent > _SOON or self.high <= _NARROW * self.low
+
     def __str__(self) -> str:
         low, high = duration(self.low), duration(self.high)
         return f"about {high}" if low == high else f"{low} to {high}"
@@ -67,13 +71,15 @@ class Afterwards:
         return cost_of(self.fallen if robust <= self.fallen_up_to else self.standing)
 
 
-def pilot_of(images: Tensor) -> list[Tensor]:
-    """The positions of the images of an attack in two parts, of which the first is the pilot; in one if there are few.
+def part_size(given: int, tried: int) -> int:
+    """Number of images that an attack is tried on next, before the range of the time left is known.
+
+    Of `given` images first a pilot, then as many as were tried, until the rest is small.
 
     The results do not depend on it: all random draws are keyed by example.
     """
-    size = min(max(len(images) // _PILOT_SHARE, _PILOT_LEAST), _PILOT_MOST)
-    return [images] if len(images) < _PARTS * size else [images[:size], images[size:]]
+    size = tried or min(max(given // _PILOT_SHARE, _PILOT_LEAST), _PILOT_MOST)
+    return size if given - tried >= _PARTS * size else given - tried
 
 
 def time_left(

@@ -138,8 +138,14 @@ class Classifier(nn.Module):
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Classifier":
-        """Copy network, weights and settings; the observer, which may hold locks or pipes, is shared."""
+        """Copy network, weights and settings; the observer, which may hold locks or pipes, is shared.
+
+        What a module keeps of its last call, such as its output, is copied without the graph that it came from, which
+        PyTorch does not copy.
+        """
         memo[id(self.observer)] = self.observer
+        kept = [value for module in self.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+        memo |= {id(value): value.detach().clone() for value in kept if not value.is_leaf}
         made = type(self).__new__(type(self))
         memo[id(self)] = made
         made.__setstate__(copy.deepcopy(self.__dict__, memo))

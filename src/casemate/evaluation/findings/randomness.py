@@ -269,7 +269,11 @@ def _recorded_autograd_calls() -> Iterator[list[str]]:
     try:
         yield calls
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # a profiler in C, such as cProfile, which is its own context
+            sys.setprofile(None)
+            before.enable()
 
 
 @check(
