@@ -263,7 +263,8 @@ def in_words(row: dict[str, Any], clock: str) -> str:
         said += "holds" if first["holds"] else "does not hold"
     return (
         f"{row['verdict']}; attacks {attacks:.1f} s, whole {whole[clock]:.1f} s, {row['ratio'][clock]:.2f} times; "
-        f"{whole['forward']:.0f} images passed, and {whole['differentiated']:.0f} with gradients; {said}; {held} of {len(estimates)} ranges hold"
+        f"{whole['forward']:.0f} images passed, and {whole['differentiated']:.0f} with gradients; {said}; "
+        f"{held} of {len(estimates)} ranges hold"
     )
 
 
