@@ -616,7 +616,7 @@ def task32() -> tuple[Classifier, Tensor, Tensor]:
 BAD_INPUT: list[tuple[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], str]] = [
     (lambda x, y: (255 * x + 1, y), "Scale the images"),
     (lambda x, y: (x - 0.5, y), "pixels from -"),
-    (lambda x, y: (x.where(x < 0.9, float("nan")), y), "pixels from"),
+    (lambda x, y: (x.where(x < 0.9, float("nan")), y), "images have pixels that are not finite numbers"),
     (lambda x, y: (x.repeat(1, 3, 1, 1), y), r"shape \(4, 3, 6, 6\); expected \(n, 1, 6, 6\)"),
     (lambda x, y: (x[0], y), "shape"),
     (lambda x, y: (x.flatten(1), y), "shape"),

@@ -560,7 +560,7 @@ REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
     "a column": (lambda: (IMAGES, LABELS[:, None]), r"labels\.squeeze\(1\)"),
     "fractions": (lambda: (IMAGES, LABELS.float()), r"labels\.long\(\)"),
     "truth values": (lambda: (IMAGES, LABELS > 1), "labels of type torch.bool"),
-    "words": (lambda: (IMAGES, np.array(["a"] * 8)), "labels are a ndarray of type <U1"),
+    "words": (lambda: (IMAGES, np.array(["a"] * 8)), "labels are texts; expected the numbers of the classes"),
     "one image": (lambda: (IMAGES[0], LABELS[:1]), r"images\[None\] for a single image"),
     "whole numbers": (lambda: (PIXELS.int(), LABELS), "images of type torch.int32"),
     "channels last": (lambda: (IMAGES.permute(0, 2, 3, 1), LABELS), r"images\.permute\(0, 3, 1, 2\)"),

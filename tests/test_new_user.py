@@ -4,6 +4,7 @@ The numbers are those of the list of stumbles: each test is one, with the comman
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,13 +14,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset as TorchDataset
 
 import casemate
 from casemate import PGD, CasemateWarning, Classifier, compare, evaluate
-from casemate.errors import EvaluationError, SettingError, ShapeError
+from casemate.data import as_labelled
+from casemate.errors import DataError, EvaluationError, ModelError, SettingError, ShapeError
 from conftest import tiny_images
 from test_cli import Run, run
 from test_findings import normalised_otherwise, seen_right, shifted
+from test_front_door import untyped
 from test_record import thirds
 
 __all__ = ["run"]
@@ -232,3 +237,128 @@ def test_22_attacks_and_checks_of_ones_own_need_public_names_only() -> None:
     assert all(hasattr(casemate, name) for name in names)
     with pytest.raises(SettingError, match=r"casemate\.check"):
         evaluate(SmallNet().eval(), IMAGES, eps=0.1, checks=[len])  # pyright: ignore[reportArgumentType]
+
+
+# A second user --------------------------------------------------------------------------------------------------------
+def test_models_attacked_differently_are_not_compared() -> None:
+    one, other = (evaluate(SmallNet().eval(), IMAGES, eps=0.1, attacks=PGD(eps=0.1, steps=n)) for n in (1, 2))
+    assert compare(one, one).conclusion == "No difference in robust accuracy is shown: it is within chance."
+    quick = evaluate(SmallNet().eval(), IMAGES, eps=0.1, budget="quick")
+    assert (
+        compare(one, quick).conclusion
+        == "Nothing follows: they were attacked differently, budget own and budget quick."
+    )
+    assert "more robust" not in compare(quick, other).summary()
+
+
+def test_notes_are_named_in_python_too() -> None:
+    found = evaluate(SmallNet().train(), IMAGES, eps=0.1, budget="quick")
+    assert "notes            training-mode" in str(found)
+    assert "note training-mode: the model was given in training mode" in found.summary()
+    (line,) = [line for line in found.summary().splitlines() if line.startswith("  checks")]
+    assert (
+        sum(int(part.split()[-2 if "not run" not in part else 0]) for part in line.split("checks")[1].split(",")) == 38
+    )
+    assert found.robust_accuracy == found.robust[-1].value
+
+
+@pytest.mark.parametrize("beyond", [9e-7, 1e-6])
+def test_pixels_a_hair_outside_are_clipped_or_refused(beyond: float) -> None:
+    pixels, labels = IMAGES.tensors()
+    if beyond > 9e-7:
+        with pytest.raises(ShapeError, match=r"as resizing makes them. Clip them: images\.clamp\(0, 1\)"):
+            evaluate(SmallNet().eval(), pixels - 10 * beyond, labels, eps=0.1)
+        return
+    hair = torch.where(pixels == 0, -beyond, pixels)
+    found = evaluate(SmallNet().eval(), hair, labels, eps=0.1, budget="quick")
+    assert found.verdict.trust.trusted
+    record, _ = casemate.make_record(found, SmallNet().eval(), name="hair", data="images")
+    checked = casemate.verify_record(
+        record, SmallNet().eval(), images=casemate.LabelledImages(pixels=hair, labels=labels)
+    )
+    assert checked.holds
+
+
+def test_images_that_are_not_numbers_are_counted() -> None:
+    pixels, labels = IMAGES.tensors()
+    pixels[3, 0, 0, 0] = float("nan")
+    with pytest.raises(
+        ShapeError, match="1 of 40 images have pixels that are not finite numbers, the first of them image 3"
+    ):
+        PGD(eps=0.1)(SmallNet().eval(), pixels, labels)
+
+
+def test_a_radius_of_linf_in_another_norm_is_noted() -> None:
+    found = evaluate(SmallNet().eval(), IMAGES, eps="8/255", norm="L2", budget="quick")
+    (sentence,) = [each.sentence for each in found.findings if each.check == "eps-unit"]
+    assert "8/255 looks like a radius of Linf" in sentence
+    assert "eps-unit" not in [
+        each.check for each in evaluate(SmallNet().eval(), IMAGES, eps=0.5, norm="L2", budget="quick").findings
+    ]
+
+
+def test_a_check_needs_a_threshold_and_a_result() -> None:
+    with pytest.raises(
+        SettingError, match="has no threshold, so it could never be raised; give note=, weakens= or voids="
+    ):
+        casemate.check("mine", "It holds", why="It matters.", advice="Look.")
+    mine = casemate.check("mine", "It holds", weakens=0.5, why="It matters.", advice="Look.")(
+        untyped(lambda context: 0.7)
+    )
+    found = evaluate(SmallNet().eval(), IMAGES, eps=0.1, budget="quick", checks=mine)
+    (finding,) = [each for each in found.findings if each.check == "mine"]
+    assert finding.failed
+    assert "returned a float; expected casemate.Measured" in finding.sentence
+
+
+def test_an_attack_needs_its_labels_and_a_result() -> None:
+    class Lost(casemate.Attack):
+        """Returns images alone."""
+
+        def max_passes(self, classes: int) -> casemate.Passes:
+            return casemate.Passes(forward=1)
+
+        def run(self, model: Any, clean: Any, criterion: Any, streams: Any, advance: Any) -> Any:
+            return clean
+
+    pixels, labels = IMAGES.tensors()
+    with pytest.raises(SettingError, match=r"run returned a Tensor; expected a casemate\.RunResult"):
+        dataclass(frozen=True)(Lost)()(SmallNet().eval(), pixels, labels)
+    loader = DataLoader(TensorDataset(pixels, labels), batch_size=8)
+    with pytest.raises(DataError, match=r"give the true classes too\. A DataLoader or a Dataset is read by"):
+        PGD(eps=0.1)(SmallNet().eval(), untyped(loader))
+    assert len(PGD(eps=0.1, steps=2)(SmallNet().eval(), *as_labelled(loader).tensors())) == 40
+
+
+class Augmented(TorchDataset[tuple[Tensor, int]]):
+    """Another image at every reading."""
+
+    def __len__(self) -> int:
+        return len(IMAGES)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        pixels, labels = IMAGES[place : place + 1].tensors()
+        return (pixels[0] + 0.01 * torch.rand(1, 8, 8)).clamp(0, 1), int(labels[0])
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda each: each, lambda each: DataLoader(each, batch_size=8)], ids=["set", "loader"]
+)
+def test_augmented_test_images_are_refused(wrapped: Any) -> None:
+    with pytest.raises(DataError, match="another image at a second reading: its transform draws at random"):
+        evaluate(SmallNet().eval(), wrapped(Augmented()), eps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "way"),
+    [
+        (SmallNet, r"Make an object of the class: SmallNet\(\)"),
+        (SmallNet().state_dict(), r"network\.load_state_dict"),
+        ("own.pt", r"load_state_dict into a network of your own"),
+        (lambda images: images, r"into the forward of a torch\.nn\.Module"),
+    ],
+    ids=["class", "state dict", "path", "function"],
+)
+def test_what_is_no_model_is_told_the_way_to_one(given: Any, way: str) -> None:
+    with pytest.raises(ModelError, match=way):
+        evaluate(given, IMAGES, eps=0.1)

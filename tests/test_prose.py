@@ -206,7 +206,7 @@ def test_results_in_python() -> None:
                 "after is more robust than before, beyond chance.",
             ],
             "within chance": "No difference in robust accuracy is shown: it is within chance.",
-            "other attacks": "first is more robust than second, beyond chance. They were attacked differently: PGD and Square.",
+            "other attacks": "Nothing follows: they were attacked differently, PGD and Square.",
         }
     )
 
@@ -471,7 +471,7 @@ def test_errors_and_warnings_of_the_library() -> None:
     said["eps of 8 for 8/255"] = [str(each.message) for each in given]
     assert said == snapshot(
         {
-            "no network": "the model is a method; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=...",
+            "no network": "the model is a method; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=.... Put the function into the forward of a torch.nn.Module",
             "labels as fractions": "labels of type torch.float32 and shape (2,); expected one whole number per image: labels.long(), if they are whole numbers",
             "several eps": "eps = [0.1, 0.2], which is 2 numbers; expected one eps per attack: for several, eps_curve or sweep_eps takes them as values, and evaluate as eps=",
             "images alone": "images without labels; give the true classes too, as the labels after the images or labels=",

@@ -286,11 +286,12 @@ def test_a_repr_names_images_that_only_the_attack_failed_on(result: AttackResult
 # Summary and report ---------------------------------------------------------------------------------------------------
 def test_printing_an_evaluation_takes_a_few_lines(found: Evaluation) -> None:
     lines = str(found).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert lines[0] == found.verdict.sentence
     assert f"{found.clean.accuracy:n}" in lines[1]
     assert [f"{each:n}" in line for each, line in zip(found.robust, lines[2:4], strict=True)] == [True, True]
     assert "findings" in lines[4]
+    assert lines[5].split() == ["notes", "sample-size"]
 
 
 def test_a_summary_has_the_findings_and_the_classes(found: Evaluation) -> None:

@@ -97,6 +97,14 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
             share,
             f"{in_bytes}: almost nothing can change. Write eps in the unit of the pixels{_as(eps, width)}",
         )
+    in_levels = abs(eps * _LEVELS - round(eps * _LEVELS)) < 1e-4 and round(eps, 3) != eps
+    if norm != "linf" and in_levels and eps * _LEVELS <= _MOST_LEVELS:
+        return EpsIssue(
+            EpsIssueKind.SCALED,
+            share,
+            f"{in_bytes}: {_short(eps)} looks like a radius of Linf, which limits each pixel; {norm} adds all pixels "
+            "up. In l2 eps is often 0.5 to 2, in l1 5 to 20",
+        )
     if math.isclose(width, 1, rel_tol=0.01):
         return None
     percent = f"{100 * share:.3g} % of their range"

@@ -17,7 +17,7 @@ from casemate.attacks.criterion import Criterion
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.data import Array, as_labels, as_tensor, to_float
-from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
@@ -38,6 +38,8 @@ def as_images(given: Array) -> Tensor:
 
 _CHANNELS = (1, 3, 4)
 """Usual numbers of channels."""
+_BEYOND = 9e-7
+"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
 
 
 def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
@@ -63,13 +65,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
             f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
         )
     if len(images):
-        low, high = images.amin().item(), images.amax().item()
-        if not (low >= model.bounds[0] - 1e-6 and high <= model.bounds[1] + 1e-6):
-            raise ShapeError(
-                f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {model.bounds}. Scale the images "
-                "(bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images: "
-                "Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it as bounds="
-            )
+        _check_range(images, model.bounds)
     try:
         model.infer(prepare_images(images[:2], model))
     except ModelError as error:
@@ -83,6 +79,32 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
             f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
             f"0 to {len(model.classes) - 1}"
         )
+
+
+def _check_range(images: Tensor, bounds: Bounds) -> None:
+    """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise ShapeError(
+            f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
+            f"them image {int(finite.long().argmin())}; leave them out, or look at what made them"
+        )
+    low, high = images.amin().item(), images.amax().item()
+    beyond = max(bounds[0] - low, high - bounds[1])
+    width = bounds[1] - bounds[0]
+    if beyond <= _BEYOND:
+        return
+    seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
+    if beyond < 0.01 * width:
+        raise ShapeError(
+            f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "
+            f"{bounds[1]:g})"
+        )
+    raise ShapeError(
+        f"{seen}. Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not "
+        "into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it "
+        "as bounds="
+    )
 
 
 @final
@@ -252,6 +274,10 @@ class AbstractAttack(ABC):
         def run(model: Classifier, at: Tensor | slice) -> Verified:
             part, first, last = criterion[at], model is models[0], model is models[-1]
             made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
+            if not isinstance(made, RunResult):
+                raise SettingError(
+                    f"{name_of(self)}.run returned a {type(made).__name__}; expected a casemate.RunResult"
+                )
             found = verify_candidates(prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
@@ -281,7 +307,7 @@ class AbstractAttack(ABC):
         self,
         model: nn.Module | Frozen,
         images: Array,
-        labels: Array,
+        labels: Array | None = None,
         *,
         targets: Array | None = None,
         seed: int = 0,
@@ -315,6 +341,11 @@ class AbstractAttack(ABC):
         """
         model = as_model(model)
         known = model_of(model)
+        if labels is None:
+            raise DataError(
+                f"{type(self).__name__} got images without labels; give the true classes too. A DataLoader or a "
+                "Dataset is read by casemate.data.as_labelled: attack(model, *as_labelled(loader).tensors())"
+            )
         images, labels = as_images(images), as_labels(labels)
         check_images(known, images, labels)
         ball = self.ball()

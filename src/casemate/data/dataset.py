@@ -44,6 +44,8 @@ def as_labels(given: Array) -> Labels:
 
     Raises `DataError` for other types and shapes, with the remedy for one-hot labels, fractions and columns.
     """
+    if isinstance(given, list | tuple | np.ndarray) and any(isinstance(each, str) for each in given):
+        raise DataError("labels are texts; expected the numbers of the classes: names.index(label) for each")
     labels = as_tensor(given, "labels")
     seen = f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected one whole number per image"
     if labels.ndim == 2 and labels.shape[1] == 1:

@@ -76,6 +76,7 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
     if not indexed and not isinstance(given, Iterable):
         raise DataError(f"{summarised(given)} as images; {_EXPECTED}")
     source: Any = given
+    _check_repeatable(getattr(given, "dataset", given))
     items = (source[place] for place in range(len(source))) if indexed else source
     for number, item in enumerate(items):
         if isinstance(item, Mapping) or not isinstance(item, Sequence) or len(item) != 2:
@@ -90,6 +91,23 @@ def _pairs(given: Any) -> Iterator[tuple[Tensor, Tensor]]:
         if pixels.ndim == 3 and np.ndim(label) == 0:
             pixels, label = pixels.unsqueeze(0), [label]
         yield pixels, as_labels(label)
+
+
+def _check_repeatable(given: Any) -> None:
+    """Raise `DataError` if element 0 of a data set is another image at every reading, as with augmentation."""
+    if isinstance(given, torch.utils.data.IterableDataset | Mapping | list | tuple):
+        return
+    if not all(hasattr(given, name) for name in ("__getitem__", "__len__")) or not len(given):
+        return
+    pairs = [given[0], given[0]]
+    if not all(isinstance(pair, Sequence) and len(pair) == 2 and _is_array(pair[0]) for pair in pairs):
+        return
+    first, again = (as_tensor(pair[0], "images") for pair in pairs)
+    if not torch.equal(first, again):
+        raise DataError(
+            f"element 0 of {summarised(given)} is another image at a second reading: its transform draws at random. "
+            "Give it the transform of test images; for training, augmentation is the argument augment="
+        )
 
 
 def _check_shapes(parts: list[Tensor]) -> None:

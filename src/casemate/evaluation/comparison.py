@@ -87,6 +87,8 @@ class ModelComparison:
         if not self.trusted:
             untrusted = [n for n, v in zip(self.names, self.verdicts or (), strict=True) if not v.trust.trusted]
             return f"Nothing follows: the number of {' and of '.join(untrusted)} is not to be trusted."
+        if self.attacks[0] != self.attacks[1]:
+            return f"Nothing follows: they were attacked differently, {self.attacks[0]} and {self.attacks[1]}."
         if not self.robust.is_significant:
             return "No difference in robust accuracy is shown: it is within chance."
         better, worse = (second, first) if self.robust.difference.value > 0 else (first, second)
@@ -111,11 +113,8 @@ class ModelComparison:
         lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         wins = f"Under attack {self.robust.only_second} images are correct with {self.names[1]} only, "
         wins += f"{self.robust.only_first} with {self.names[0]} only."
-        unlike = ""
-        if self.attacks[0] != self.attacks[1]:
-            unlike = f" They were attacked differently: {self.attacks[0]} and {self.attacks[1]}."
         head = f"The same {self.n:,} images, {self._setting}; ranges are 95 % intervals."
-        return "\n".join([head, *lines, wins, f"{self.conclusion}{unlike}"])
+        return "\n".join([head, *lines, wins, self.conclusion])
 
     @property
     def _setting(self) -> str:

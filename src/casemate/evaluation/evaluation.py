@@ -100,6 +100,16 @@ class Evaluation:
         return [share(self.cascade.robust[:, column]) for column in range(len(self.values))]
 
     @property
+    def robust_accuracy(self) -> float:
+        """Robust accuracy at the largest eps, from 0 to 1; `robust` has all, with intervals."""
+        return self.robust[-1].value
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy without an attack, from 0 to 1; `clean.accuracy` has its interval."""
+        return self.clean.accuracy.value
+
+    @property
     def per_class(self) -> list[Estimate | None]:
         """Robust accuracy at the largest eps within each class; None for a class without images."""
         labels, robust = self.clean.labels, self.cascade.robust[:, -1]
@@ -123,7 +133,10 @@ class Evaluation:
         lines = [self.verdict.sentence, f"  clean accuracy   {self.clean.accuracy:n}"]
         lines += [f"  robust accuracy  {each.number.robust:n} at eps {each.number.shown_eps}" for each in self.verdicts]
         grave = [f"{each.check} ({each.severity})" for each in self.findings if each.severity is not Severity.NOTE]
+        notes = [each.check for each in self.findings if each.severity is Severity.NOTE]
         lines.append(f"  findings         {', '.join(grave) or 'none that weaken or void the number'}")
+        if notes:
+            lines.append(f"  notes            {', '.join(notes)}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -134,14 +147,14 @@ class Evaluation:
     def summary(self) -> str:
         """The result as text: what `print` shows, what each finding says, the outcome of the checks, and the classes.
 
-        Findings that void or weaken the number come with their sentences; classes without images are left out.
+        Findings come with their sentences; classes without images are left out.
         """
         lines = [str(self)]
-        for each in self.findings:
-            if each.severity is not Severity.NOTE:
-                lines.append(f"  {each.severity} {each.check}: {each.sentence}.")
+        lines += [f"  {each.severity} {each.check}: {each.sentence.removesuffix('.')}." for each in self.findings]
         states = [each.state for each in self.checks]
-        lines.append(f"  checks           {states.count('passed')} passed, {states.count('not run')} not run")
+        raised = len(states) - states.count("passed") - states.count("not run")
+        counts = f"{raised} raised, {states.count('passed')} passed, {states.count('not run')} not run"
+        lines.append(f"  checks           {counts}")
         names = self.clean.classes
         width = max(len("class"), *map(len, names))
         lines += ["", f"{'class':{width}}  {'without an attack':26}  under attack, eps {format_eps(self.values[-1])}"]
@@ -241,7 +254,7 @@ def evaluate(
     norm: str = "linf",
     budget: Budget = "standard",
     attacks: Attacks | None = None,
-    checks: Sequence[Check] = (),
+    checks: Check | Sequence[Check] = (),
     thorough: bool | None = None,
     force: bool = False,
     substitute: nn.Module | None = None,
@@ -266,7 +279,8 @@ def evaluate(
         norm: in which eps is measured: linf, l2 or l1.
         budget: quick, standard (AutoAttack) or thorough.
         attacks: to be run instead of the budget's; the library's or your own (`casemate.Attack`). One, several in
-            order, which are named after their classes ("pgd", "pgd-2"), or several by name.
+            order, which are named after their classes ("pgd", "pgd-2"), or several by name. Each runs at every
+            `eps` of the evaluation in place of its own.
         checks: your own, made with the decorator `casemate.check`, in addition to the library's.
         thorough: run every check, also those that take minutes; by default only with the budget of that name.
         force: attack even if the robust accuracy will say nothing, and keep the finding that says why.
@@ -294,6 +308,7 @@ def evaluate(
     values = sorted({parse_eps(each) for each in given})
     if not values or values[0] <= 0:
         raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    checks = [checks] if isinstance(checks, Check) else checks
     _expect_checks(checks)
     own = None if attacks is None else named_attacks(attacks)
     images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
@@ -306,6 +321,7 @@ def evaluate(
         as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
     with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
         randomised = probe_model(model, images)
+        images = _clipped(images, model)
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = own if own is not None else attacks_for(budget, norm, values[0], randomised=randomised)
@@ -403,6 +419,15 @@ def _copied(model: Classifier) -> Classifier | None:
         return copy.deepcopy(model)
     except Exception:  # a model may hold a lock, an open file, a generator
         return None
+
+
+def _clipped(images: LabelledImages, model: Classifier) -> LabelledImages:
+    """The images with pixels that lie beyond the bounds by rounding at the bound, as attacks take them."""
+    low, high = model.bounds
+    pixels = images.pixels
+    if pixels.dtype == torch.uint8 or (pixels.amin() >= low and pixels.amax() <= high):
+        return images
+    return LabelledImages(pixels=pixels.clamp(low, high), labels=images.labels)
 
 
 def _expect_checks(own: Sequence[Check]) -> None:

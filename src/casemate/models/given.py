@@ -1,5 +1,7 @@
 """The model that a user gave: a `Classifier`, or any module, which then has images within [0, 1] and returns logits."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,7 +29,21 @@ def as_classifier(given: Any) -> Classifier:
     raise ModelError(
         f"the model is {kind}; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a "
         "casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=..."
+        f"{_way(given)}"
     )
+
+
+def _way(given: Any) -> str:
+    """How to make a model of what was given, as the end of an error's message; "" if that is not known."""
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        return f". Make an object of the class: {given.__name__}()"
+    if isinstance(given, Mapping):
+        return ". For a state dict make the network, then network.load_state_dict(...)"
+    if isinstance(given, str | Path):
+        return ". A file is read by casemate.load, or by load_state_dict into a network of your own"
+    if callable(given) and not isinstance(given, type):
+        return ". Put the function into the forward of a torch.nn.Module"
+    return ""
 
 
 def as_model(given: Any) -> Classifier | Frozen:

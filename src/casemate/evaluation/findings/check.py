@@ -122,6 +122,8 @@ class Check:
             return self.failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(found, NotRun):
             return self.skipped(found.why)
+        if not isinstance(found, Measured):
+            return self.failed(f"it returned a {type(found).__name__}; expected casemate.Measured or casemate.NotRun")
         if not math.isfinite(found.value):
             return self.failed("what it measures is not a finite number for this model")
         severity, finding = self.severity_of(found), None
@@ -194,8 +196,14 @@ def check(
         only_flattery: whether all that it can find makes the model look more robust than it is, so that it is left out
             once the model has fallen.
 
-    Raises `SettingError` for a unit that is not one of "%", "points" and "".
+    Raises `SettingError` for a check without thresholds and `condition`, and for a unit that is not one of "%",
+    "points" and "".
     """
+    if note is weakens is voids is None and not condition:
+        raise SettingError(
+            f"check {name} has no threshold, so it could never be raised; give note=, weakens= or voids=, the value "
+            "above which it has that severity"
+        )
     if unit not in get_args(Unit):
         raise SettingError(f"unit {unit!r} of check {name}; expected one of {', '.join(map(repr, get_args(Unit)))}")
     declared = zip((Severity.NOTE, Severity.WEAKENS, Severity.VOIDS), (note, weakens, voids), strict=True)
