@@ -36,6 +36,7 @@ from casemate.errors import ShapeError
 from casemate.evaluation import Checked, Verdict, evaluate, seconds_at_most
 from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.cost import PassCost, attack_passes, check_passes
+from casemate.evaluation.findings import agreement, inputs
 from casemate.evaluation.findings.check import Check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.models import Classifier
@@ -184,6 +185,9 @@ def test_the_most_passes_of_the_checks_are_what_they_take(
     """On many images of which none falls; the checks that take minutes are counted apart, in small."""
     # of one class, so that no accuracy is above guessing and the verdict would be that the model is untrained
     monkeypatch.setattr(Verdict, "fallen", False)
+    # as if every part of a sample showed something, so that the whole is looked at
+    monkeypatch.setattr(agreement, "_SCREENED", 128)
+    monkeypatch.setattr(inputs, "_SCREENED", {})
     images = torch.rand(600, *SHAPE, generator=torch.Generator().manual_seed(2))
     labels = torch.zeros(600, dtype=torch.int64)
     square: dict[str, AbstractAttack] = {"square": Square(eps=0.1, n_queries=2)}

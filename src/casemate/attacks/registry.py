@@ -13,23 +13,19 @@ Wrappers of other attacks (EOT, Restarts, Transfer) are not listed; they are bui
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import is_dataclass
-from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
+from typing import Any, TypeGuard, get_args, get_type_hints
 
 from casemate import attacks
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, name_of
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack
+from casemate.attacks.named import kebab_case
 from casemate.errors import CasemateError, CasemateWarning
 from casemate.extensions import ATTACKS, extensions
 from casemate.norms import Norm
 from casemate.settings import unknown_name
 
-A = TypeVar("A", bound=AbstractAttack)
-Attacks = AbstractAttack | Sequence[AbstractAttack] | Mapping[str, AbstractAttack]
-"""Attacks as a caller gives them: one, several, or several by name (`named_attacks`)."""
-
 _CITATION = re.compile(r"\(([^()]*\b(?:19|20)\d\d\b[^()]*)\)")
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def library_attack_types() -> dict[str, type[AbstractAttack]]:
@@ -83,28 +79,6 @@ def is_attack(kind: object) -> TypeGuard[type[AbstractAttack]]:
 def is_wrapper(kind: type[AbstractAttack]) -> bool:
     """Whether the attack class has a field for another attack."""
     return any(isinstance(hint, type) and issubclass(hint, AbstractAttack) for hint in get_type_hints(kind).values())
-
-
-def named_attacks(given: Any, kind: type[A] = AbstractAttack) -> dict[str, A]:
-    """The attacks that a caller gave by name; of one attack or a sequence, each by the name of its class.
-
-    An attack whose name is in use gets a number too: "pgd", "pgd-2". Raises `SettingError` for anything else.
-    """
-    if isinstance(given, Mapping):
-        return {str(name): as_attack(attack, kind) for name, attack in given.items()}
-    listed = [given] if isinstance(given, AbstractAttack) or not isinstance(given, Iterable) else list(given)
-    found: dict[str, A] = {}
-    for each in listed:
-        attack = as_attack(each, kind)
-        name = kebab_case(name_of(attack))
-        numbered = (name, *(f"{name}-{number}" for number in range(2, len(listed) + 1)))
-        found[next(free for free in numbered if free not in found)] = attack
-    return found
-
-
-def kebab_case(name: str) -> str:
-    """A class name as a name on the command line: "targeted-apgd" for `TargetedAPGD`."""
-    return _WORDS.sub("-", name).replace("_", "-").lower()
 
 
 def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:

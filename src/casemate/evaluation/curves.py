@@ -22,7 +22,7 @@ from casemate.attacks import (
     sweep_steps,
     with_eps,
 )
-from casemate.attacks.registry import Attacks, named_attacks
+from casemate.attacks.named import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import SettingError
 from casemate.evaluation.intervals import mean, share

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES, prepare_for_attack
-from casemate.attacks.registry import Attacks, named_attacks
+from casemate.attacks.named import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for

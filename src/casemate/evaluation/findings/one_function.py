@@ -14,7 +14,7 @@ from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.intervals import percent
-from casemate.logits import difference, magnitude
+from casemate.logits import difference, is_valid, magnitude
 from casemate.models import Classifier, full_precision
 from casemate.models.state import restored
 from casemate.norms import Ball
@@ -74,7 +74,9 @@ def _along_the_gradient(context: CheckContext, images: Images) -> Images:
     ball = Ball(eps=context.eps, norm=context.norm)
     predicted = _last_logits(context.original_model, images).argmax(1).to(images.device)
     with _fresh(context.original_model) as model:
-        gradient = input_gradient(model, images, Criterion(predicted), "ce")[1]
+        (gradient,) = model.in_parts(
+            len(images), lambda part: (input_gradient(model, images[part], Criterion(predicted[part]), "ce")[1],)
+        )
     streams = Streams(derive(context.seed, "memory"), torch.arange(len(images), device=images.device))
     random = streams.uniform(tuple(images.shape[1:]), "step") - 0.5
     gradient = gradient.where(gradient.flatten(1).any(1).view(-1, 1, 1, 1), random)
@@ -101,8 +103,12 @@ def _last_logits(model: Classifier, *batches: Images) -> Logits:
 
 
 def _differ(logits: Logits, others: Logits) -> Flags:
-    """On which images the logits differ by more than other kernels or half precision explain."""
-    return ~(difference(logits, others) <= _CLEARLY * magnitude(others).clamp(min=1e-30))
+    """On which images the logits differ by more than other kernels or half precision explain.
+
+    Not where neither is valid: another check is about that.
+    """
+    same = difference(logits, others) <= _CLEARLY * magnitude(others).clamp(min=1e-30)
+    return ~same & (is_valid(logits) | is_valid(others))
 
 
 @check(
