@@ -15,6 +15,7 @@ from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.intervals import percent
 from casemate.logits import difference, is_valid, magnitude
+from casemate.memory import batched
 from casemate.models import Classifier, full_precision
 from casemate.models.state import restored
 from casemate.norms import Ball
@@ -74,9 +75,11 @@ def _along_the_gradient(context: CheckContext, images: Images) -> Images:
     ball = Ball(eps=context.eps, norm=context.norm)
     predicted = _last_logits(context.original_model, images).argmax(1).to(images.device)
     with _fresh(context.original_model) as model:
-        (gradient,) = model.in_parts(
-            len(images), lambda part: (input_gradient(model, images[part], Criterion(predicted[part]), "ce")[1],)
-        )
+
+        def gradient_of(part: slice) -> Images:
+            return input_gradient(model, images[part], Criterion(predicted[part]), "ce")[1]
+
+        gradient = torch.cat(batched(len(images), len(images), gradient_of))
     streams = Streams(derive(context.seed, "memory"), torch.arange(len(images), device=images.device))
     random = streams.uniform(tuple(images.shape[1:]), "step") - 0.5
     gradient = gradient.where(gradient.flatten(1).any(1).view(-1, 1, 1, 1), random)
@@ -99,7 +102,9 @@ def _fresh(model: Classifier) -> Iterator[Classifier]:
 def _last_logits(model: Classifier, *batches: Images) -> Logits:
     """The logits of the last of several batches, which the model sees one after another, on the CPU."""
     with _fresh(model) as fresh:
-        return [fresh(batch).cpu() for batch in batches][-1]
+        return [
+            torch.cat(batched(len(each), len(each), lambda part, of=each: fresh(of[part]).cpu())) for each in batches
+        ][-1]
 
 
 def _differ(logits: Logits, others: Logits) -> Flags:
