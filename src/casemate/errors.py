@@ -59,6 +59,11 @@ class RecordError(CasemateError):
     """A record of adversarial examples, or a stored result, that cannot be read or was made for another model."""
 
 
+def kind_of(given: object) -> str:
+    """What a caller gave in place of something else, for a message: its type, or the name of a class."""
+    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+
+
 def is_interruption(error: BaseException | None) -> bool:
     """Whether an error is a `KeyboardInterrupt`, or one is among its causes and contexts."""
     seen: list[BaseException] = []  # an error can be its own cause

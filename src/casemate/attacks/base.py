@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
-from casemate.data import Array, as_labels, as_tensor, to_float
-from casemate.errors import DataError, ModelError, SettingError, ShapeError
+from casemate.data import Array, as_labels, as_tensor, dimensions_remedy, to_float
+from casemate.errors import DataError, ModelError, SettingError, ShapeError, kind_of
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
@@ -44,10 +44,10 @@ _BEYOND = 9e-7
 
 def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
     """The end of an error about images that are not of `shape` each: what to write instead, if that is clear."""
-    if images.ndim == 3:
-        return ": images[None] for a single image, images[:, None] for grey ones"
     channels_last = images.ndim == 4 and shape is not None and (*images.shape[3:], *images.shape[1:3]) == shape
-    return ": images.permute(0, 3, 1, 2), since they have their channels last" if channels_last else ""
+    if channels_last:
+        return ": images.permute(0, 3, 1, 2), since they have their channels last"
+    return dimensions_remedy(tuple(images.shape))
 
 
 def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
@@ -83,19 +83,18 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
 
 def _check_range(images: Tensor, bounds: Bounds) -> None:
     """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
+    low, high = images.amin().item(), images.amax().item()
+    beyond = max(bounds[0] - low, high - bounds[1])
+    if beyond <= _BEYOND:  # not so if a pixel is NaN, since then both are
+        return
     finite = images.isfinite().flatten(1).all(1)
     if not finite.all():
         raise ShapeError(
             f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
             f"them image {int(finite.long().argmin())}; leave them out, or look at what made them"
         )
-    low, high = images.amin().item(), images.amax().item()
-    beyond = max(bounds[0] - low, high - bounds[1])
-    width = bounds[1] - bounds[0]
-    if beyond <= _BEYOND:
-        return
     seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
-    if beyond < 0.01 * width:
+    if beyond < 0.01 * (bounds[1] - bounds[0]):
         raise ShapeError(
             f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "
             f"{bounds[1]:g})"
@@ -456,8 +455,7 @@ def as_attack(given: Any, kind: type[A] = AbstractAttack) -> A:
     expected = "an attack, such as PGD(eps='8/255')"
     if kind is not AbstractAttack:
         expected = "an attack that follows gradients within a ball, such as PGD(eps='8/255')"
-    shown = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-    raise SettingError(f"{shown} as an attack; expected {expected}")
+    raise SettingError(f"{kind_of(given)} as an attack; expected {expected}")
 
 
 def with_eps(attack: A, eps: float) -> A:

@@ -68,7 +68,7 @@ def summarised(given: Any) -> str:
     return "None" if given is None else f"a {type(given).__name__}"
 
 
-def _remedy(shape: tuple[int, ...]) -> str:
+def dimensions_remedy(shape: tuple[int, ...]) -> str:
     """The end of an error about images of a shape without four dimensions: what to write instead."""
     return ": images[None] for a single image, images[:, None] for grey ones" if len(shape) == 3 else ""
 
@@ -108,7 +108,7 @@ class LabelledImages:
             raise DataError(
                 f"images of type {self.pixels.dtype} and shape {tuple(self.pixels.shape)}; "
                 "expected uint8 or floating point of shape (n, channels, height, width)"
-                f"{_remedy(tuple(self.pixels.shape))}"
+                f"{dimensions_remedy(tuple(self.pixels.shape))}"
             )
         if len(self.labels) != len(self.pixels):
             raise DataError(

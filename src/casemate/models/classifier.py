@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from casemate.errors import CasemateError, ModelError, ShapeError
+from casemate.errors import CasemateError, ModelError, ShapeError, kind_of
 from casemate.memory import batched, is_out_of_memory
 from casemate.models.examination import NetworkTraits, examine_ending, examine_gradient, examine_outputs
 from casemate.models.output_errors import check_output, sigmoid_error
@@ -77,7 +77,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise ModelError(f"the network is {_kind(network)}; expected an object of a torch.nn.Module")
+            raise ModelError(f"the network is {kind_of(network)}; expected an object of a torch.nn.Module")
         shape = None if input_shape is None else _shape(input_shape)
         names = None if classes is None else _names(classes)
         self.bounds: tuple[float, float] = _bounds(bounds)
@@ -369,11 +369,6 @@ class Classifier(nn.Module):
 def numbered_classes(count: int) -> tuple[str, ...]:
     """The names of classes that were given none: "0", "1" and so on."""
     return tuple(map(str, range(count)))
-
-
-def _kind(given: Any) -> str:
-    """What was given instead of a module, for errors."""
-    return f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
 
 
 def _shape(given: Sequence[int]) -> tuple[int, ...]:

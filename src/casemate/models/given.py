@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from casemate.errors import ModelError
+from casemate.errors import ModelError, kind_of
 from casemate.models.accel.freeze import Frozen
 from casemate.models.classifier import Classifier, numbered_classes
 
@@ -25,11 +25,10 @@ def as_classifier(given: Any) -> Classifier:
         return given
     if isinstance(given, nn.Module):
         return Classifier(given)
-    kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
     raise ModelError(
-        f"the model is {kind}; expected an object of a torch.nn.Module that maps images within [0, 1] to logits, or a "
-        "casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or bounds=..."
-        f"{_way(given)}"
+        f"the model is {kind_of(given)}; expected an object of a torch.nn.Module that maps images within [0, 1] to "
+        "logits, or a casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or "
+        f"bounds=...{_way(given)}"
     )
 
 
