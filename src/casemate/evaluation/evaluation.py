@@ -1,6 +1,5 @@
 """A whole evaluation in one call: attacks, robust accuracy, checks, and the verdict whether it can be trusted."""
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from casemate.models import (
     Classifier,
     Precision,
     as_classifier,
+    copied,
     full_precision,
     has_inference_tensors,
     is_in_training,
@@ -314,9 +314,9 @@ def evaluate(
     images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
     if has_inference_tensors(model):
         with torch.inference_mode(False):
-            model = _copied(model) or model
+            model = copied(model) or model
     in_training = is_in_training(model)
-    as_given = _copied(model) if in_training else None
+    as_given = copied(model) if in_training else None
     if as_given is not None:
         as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
     with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
@@ -411,14 +411,6 @@ def evaluate(
         changes=prepared.changes,
         seconds=time.perf_counter() - start,
     )
-
-
-def _copied(model: Classifier) -> Classifier | None:
-    """A deep copy of a model, in training mode where the model is; None for a model that cannot be copied."""
-    try:
-        return copy.deepcopy(model)
-    except Exception:  # a model may hold a lock, an open file, a generator
-        return None
 
 
 def _clipped(images: LabelledImages, model: Classifier) -> LabelledImages:

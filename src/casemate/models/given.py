@@ -1,5 +1,6 @@
 """The model that a user gave: a `Classifier`, or any module, which then has images within [0, 1] and returns logits."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def _way(given: Any) -> str:
     if callable(given) and not isinstance(given, type):
         return ". Put the function into the forward of a torch.nn.Module"
     return ""
+
+
+def copied(model: Classifier) -> Classifier | None:
+    """A deep copy of a model, in training mode where the model is; None for a model that cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a model may hold a lock, an open file, a generator
+        return None
 
 
 def as_model(given: Any) -> Classifier | Frozen:

@@ -1,8 +1,7 @@
 """Is the model one function of an image: whatever it saw before, however it is called, and without jumps?"""
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import final
 
@@ -16,7 +15,7 @@ from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.intervals import percent
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import batched
-from casemate.models import Classifier, full_precision
+from casemate.models import Classifier, copied, full_precision
 from casemate.models.state import restored
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
@@ -93,8 +92,7 @@ def _fresh(model: Classifier) -> Iterator[Classifier]:
 
     It is a copy; of a model that cannot be copied the model itself, restored at the end.
     """
-    with suppress(Exception):  # a model may hold a lock, an open file, a generator
-        model = copy.deepcopy(model)
+    model = copied(model) or model
     with restored(model), frozen(model), torch.no_grad(), full_precision():
         yield model
 
