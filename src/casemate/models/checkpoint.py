@@ -122,7 +122,10 @@ def load(path: Path | str, *, architecture: str | None = None) -> tuple[Classifi
                 f"{path} contains a {named}, but a {architecture} is expected; choose the matching checkpoint"
             )
         if named not in names():
-            raise ModelError(f"{path} contains a {named}, which is not registered here; known: {', '.join(names())}")
+            raise ModelError(
+                f"{path} contains a {named}, which is not registered here; known: {', '.join(names())}. If that is a "
+                f"model of your own, give it with these weights: {named} --weights {path}"
+            )
         _check_sidecar(sidecar)
         description = ModelMetadata(
             architecture=named,

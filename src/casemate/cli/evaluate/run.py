@@ -8,13 +8,14 @@ from typing import Any
 
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
+from casemate.cli.shared.options import words_of_options
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.verdict import Borders
-from casemate.models import Classifier
+from casemate.models import Classifier, OpenedModel
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
 from casemate.report.evaluation_files import write_files
@@ -26,7 +27,7 @@ class EvaluatePlan:
     """An evaluation that is ready to run: settings, loaded models and images, and estimated times."""
 
     request: EvaluateRequest
-    model: inputs.LoadedModel
+    model: OpenedModel
     data: str
     """Name of the data set, or of the file with the images."""
     test: LabelledImages
@@ -59,6 +60,7 @@ class EvaluatePlan:
             "seed": self.request.seed,
             "borders": asdict(self.borders),
             "device": self.device,
+            **({"model_options": options} if (options := words_of_options(self.request.described)) else {}),
             **({"seconds_at_most": self.seconds} if self.seconds else {}),
             **self.hashes,
         }
@@ -74,7 +76,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     """
     values = tuple(sorted({parse_eps(text) for text in request.radii}))
     borders = request.grade_borders()
-    model = inputs.load_model(request.model, device)
+    model = inputs.load_model(request.model, device, request.described)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
@@ -124,4 +126,5 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
 def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     images = not plan.request.no_images
-    return write_files(folder, found, plan.about(), images=images, threads=threads, observer=observer)
+    about = plan.about() | {"model_facts": plan.model.facts.as_json()}
+    return write_files(folder, found, about, images=images, threads=threads, observer=observer)
