@@ -407,3 +407,101 @@ def test_images_of_another_shape_are_named(own: Path) -> None:
     opened = open_model("own_code:Network", overrides=stated(channels=1))
     with pytest.raises(ModelError, match="the images have 2 channels, but the model takes 1"):
         opened.check(torch.zeros(4, *shape))
+
+
+# Black boxes ----------------------------------------------------------------------------------------------------------
+BOXES = """
+    import numpy as np
+
+    CALLED = []
+
+
+    def thirds(images):
+        CALLED.append(len(images))
+        return np.stack([images[..., 3 * k : 3 * k + 2].mean((1, 2, 3)) for k in range(3)], 1)
+
+
+    def scores(images):
+        return thirds(images.numpy())
+
+
+    def labels(images):
+        return thirds(images.numpy()).argmax(1)
+
+
+    def words(images):
+        return "cat"
+"""
+
+
+@pytest.fixture
+def boxes(own: Path) -> Iterator[Any]:
+    """The module `boxes` of functions that return scores or labels."""
+    own.with_name("boxes.py").write_text(textwrap.dedent(BOXES))
+    sys.path.insert(0, str(own.parent))
+    import boxes  # pyright: ignore[reportMissingImports]
+
+    yield boxes
+    sys.modules.pop("boxes", None)
+
+
+@pytest.mark.parametrize("name", ["scores", "labels"])
+def test_a_black_box_is_attacked_without_gradients(run: Run, boxes: Any, images: Path, name: str) -> None:
+    box = ("--black-box", *(() if name == "scores" else ("--classes", "3")), "--data", images)
+    code, out, err = run("attack", "hop-skip-jump", f"boxes:{name}", *box, "--n-queries", "400", "--images", "4")
+    assert code == 0, err
+    assert f"The black box was called with {sum(boxes.CALLED):,} images." in " ".join(err.split())
+    code, out, err = run("attack", "pgd", f"boxes:{name}", *box)
+    assert (code, out) == (2, "")
+    assert "a black box, which has no gradient; run attacks that need none" in " ".join(err.split())
+
+
+def test_a_black_box_keeps_its_budget(run: Run, boxes: Any, images: Path) -> None:
+    box = ("boxes:scores", "--black-box", "--queries", "50", "--data", images)
+    code, out, err = run("attack", "square", *box, "--eps", "0.1", "--n-queries", "100")
+    assert (code, out) == (2, "")
+    assert "the budget of 50 queries does not suffice" in " ".join(err.split())
+    assert sum(boxes.CALLED) <= 50
+
+
+def test_a_black_box_is_evaluated(run: Run, boxes: Any, images: Path) -> None:
+    del boxes
+    command = ("evaluate", "boxes:scores", "--black-box", "--data", images, "--budget", "quick", "--eps", "0.05")
+    code, out, err = run(*command, "--json", "--force")
+    assert code == 0, err
+    found = json.loads(out)
+    assert [each["attack"] for each in found["attacks"]] == ["square", "hop-skip-jump"]
+    assert found["queries"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "words"),
+    [
+        ("labels", {}, "their number with --classes"),
+        ("labels", {"classes": ("0", "1")}, "--classes states 2"),
+        ("words", {}, "the black box returned a str"),
+        ("CALLED", {}, "is a list; expected a function of images"),
+    ],
+)
+def test_a_black_box_that_cannot_be_used(boxes: Any, name: str, facts: dict[str, Any], words: str) -> None:
+    del boxes
+    with pytest.raises(ModelError, match=words):
+        open_model(f"boxes:{name}", black_box=True, overrides=stated(**facts) if facts else None).check(IMAGES)
+
+
+# Training from any model ----------------------------------------------------------------------------------------------
+def test_a_training_starts_from_own_code_and_its_weights_open_again(run: Run, own: Path) -> None:
+    del own
+    source = ("own_code:Digits", "--mean", "0.5", "--std", "0.5")
+    Path("own_code.py").write_text(
+        textwrap.dedent(CODE) + "\n\ndef Digits():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    command = ("train", "--start", *source, "--dataset", "digits", "--train-images", "100", "--epochs", "1")
+    code, out, err = run(*command, "--out", "trained.safetensors")
+    assert code == 0, err
+    assert out.index("own_code:Digits") < out.index("Test accuracy")
+    code, out, err = run("attack", "fgsm", "own_code:Digits", "--weights", "trained.safetensors", "--dataset", "digits")
+    assert code == 0, err
+    assert "the Classifier whose weights are in trained.safetensors" in out
+    code, out, err = run("attack", "fgsm", "trained.safetensors")
+    assert "own_code:Digits --weights trained.safetensors" in " ".join(err.split())

@@ -30,7 +30,7 @@ from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
-from casemate.models import Classifier, ModelFacts
+from casemate.models import Classifier, OpenedModel
 from casemate.norms import Norm, parse_eps
 from casemate.progress import Observer
 from casemate.provenance import surroundings
@@ -74,8 +74,8 @@ class AttackPlan:
     test: LabelledImages
     target: int | None
     """Index of the class that a targeted attack aims at; None for an untargeted attack."""
-    facts: ModelFacts
-    """What is known of the model."""
+    given: OpenedModel
+    """The model as it was opened, with what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def prepare(
         "device": device,
         "notes": notes if inference is not None else [],
     }
-    return AttackPlan(about, title, series, model, test, wanted, given.facts)
+    return AttackPlan(about, title, series, model, test, wanted, given)
 
 
 def _randomised(model: Classifier, inference: str | None) -> Classifier:
@@ -302,6 +302,8 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         else:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
+    if (queries := plan.given.queries) is not None:
+        observer.message(f"The black box was called with {queries:,} images.")
     return found
 
 

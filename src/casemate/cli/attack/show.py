@@ -18,7 +18,7 @@ def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
         console.show_json(plan.about | outcome.as_json())
         return
     console.show(
-        facts_table(plan.about["model"], plan.facts),
+        facts_table(plan.given.name, plan.given.facts),
         f"[bold]{escape(plan.title)}[/]",
         _table(plan, outcome),
         escape(_words(plan, outcome)),
@@ -81,4 +81,4 @@ def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
     made = console.settings_table(plan.about, "Would be attacked")
     for way, number in (("gradients", passes.backward), ("forward passes", passes.forward)):
         made.add_row(way, f"at most {number:,}" if len(known) == len(most) else "unknown: the attack does not state it")
-    console.show(facts_table(plan.about["model"], plan.facts), made, *console.note_lines(plan.about["notes"]))
+    console.show(facts_table(plan.given.name, plan.given.facts), made, *console.note_lines(plan.about["notes"]))

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.cli.shared.options import words_of_options
@@ -108,6 +109,7 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
             eps=plan.values,
             norm=request.norm,
             budget=request.budget,
+            attacks=_black_box_attacks(request, plan.values[0]),
             thorough=request.thorough or None,
             force=request.force,
             substitute=plan.substitute,
@@ -123,8 +125,21 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
         raise
 
 
+def _black_box_attacks(request: EvaluateRequest, eps: float) -> dict[str, AbstractAttack] | None:
+    """For a black box: attacks that need no gradient, with as many queries as the budget's Square; else None."""
+    if not request.described.black_box:
+        return None
+    quick = request.budget == "quick"
+    square = Square(eps=eps, norm=request.norm, n_queries=500 if quick else 5000, rescale_schedule=quick)
+    walk = {"hop-skip-jump": HopSkipJump(norm=request.norm, n_queries=500 if quick else 5000)}
+    return {"square": square} | (walk if request.norm != "l1" else {})
+
+
 def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     images = not plan.request.no_images
     about = plan.about() | {"model_facts": plan.model.facts.as_json()}
+    if (queries := plan.model.queries) is not None:
+        about["queries"] = queries
+        observer.message(f"The black box was called with {queries:,} images.")
     return write_files(folder, found, about, images=images, threads=threads, observer=observer)

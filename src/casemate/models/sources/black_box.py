@@ -15,6 +15,7 @@ from casemate.models.output_errors import described
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.own_code import named_object
+from casemate.models.sources.query_count import QueryCount
 from casemate.types import Images
 
 
@@ -36,29 +37,6 @@ def open_black_box(text: str, queries: int | None, stated: ModelFacts | None) ->
     count = None if stated is None or stated.classes is None else len(stated.classes)
     network = BlackBox(function, classes=count, budget=queries)
     return opened_network(network, ModelFacts(), stated, name=text, short=text.rpartition(":")[2])
-
-
-@final
-class QueryCount:
-    """Number of images that a black box was called with, by all copies of the model together."""
-
-    def __init__(self, budget: int | None) -> None:
-        self.budget = budget
-        """The largest number allowed; None for any."""
-        self.used = 0
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "QueryCount":
-        """The same object, so that copies of a model count together."""
-        return self
-
-    def add(self, count: int) -> None:
-        """Count `count` more images. Raises `ModelError`, and counts nothing, if that exceeds the budget."""
-        if self.budget is not None and self.used + count > self.budget:
-            raise ModelError(
-                f"the budget of {self.budget:,} queries does not suffice: {self.used:,} are used, and {count:,} more "
-                "are needed now; raise --queries, or give fewer --images or an attack with fewer queries"
-            )
-        self.used += count
 
 
 @final

@@ -13,6 +13,7 @@ from casemate.models.classifier import Classifier, numbered_classes
 from casemate.models.output_errors import described
 from casemate.models.outputs import Output
 from casemate.models.sources.facts import FLAGS, USER, ModelFacts, settle
+from casemate.models.sources.query_count import QueryCount
 from casemate.models.state import is_in_training
 from casemate.types import Images
 
@@ -55,6 +56,12 @@ class OpenedModel:
         facts = self.stated if self.model.ending is None else replace(self.stated, output=None)
         facts = facts.completed(shown.known_from(_CALL))
         return facts.completed(ModelFacts(device=str(self.model.device)).known_from("chosen"))
+
+    @property
+    def queries(self) -> int | None:
+        """For a black box: the number of images that it was called with so far; None for any other model."""
+        counts = [each.count for each in self.model.modules() if isinstance(getattr(each, "count", None), QueryCount)]
+        return counts[0].used if counts else None
 
     def check(self, images: Images) -> None:
         """Compare what was said of the model with a few images, and find out the rest by passing them through it.
