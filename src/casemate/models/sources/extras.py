@@ -2,22 +2,24 @@
 
 import importlib
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from casemate.errors import MachineError, missing_extra
 
+Use = Literal["never", "if installed", "always"]
 
-def import_extra(name: str, what: str, extra: str, *, needs_torchvision: bool = False) -> Any:
-    """Import the module `name` for the feature `what`.
+
+def import_extra(name: str, what: str, extra: str, *, torchvision: Use = "never") -> Any:
+    """Import the module `name` for the feature `what`; `torchvision` says when the module imports that.
 
     Raises:
         MissingExtraError: it is not installed; the message names the extra.
         MachineError: it, or a torchvision that it needs, is installed but cannot be imported.
     """
-    if needs_torchvision:
-        _check_torchvision(what, extra)
+    if torchvision != "never":
+        _check_torchvision(what, extra, torchvision)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -29,11 +31,13 @@ def import_extra(name: str, what: str, extra: str, *, needs_torchvision: bool = 
         ) from error
 
 
-def _check_torchvision(what: str, extra: str) -> None:
-    """Raise `MissingExtraError` without torchvision, `MachineError` if it was built for another PyTorch."""
+def _check_torchvision(what: str, extra: str, use: Use) -> None:
+    """Raise `MissingExtraError` without a torchvision that is needed, `MachineError` if it fits another PyTorch."""
     try:
         installed = metadata.version("torchvision")
     except metadata.PackageNotFoundError as error:
+        if use == "if installed":
+            return
         raise missing_extra(what, extra) from error
     wanted = _torch_of_torchvision()
     try:

@@ -40,7 +40,7 @@ def open_hugging_face(folder: Path, stated: ModelFacts | None) -> OpenedModel:
     found = _processor_facts(_read(processor)) if processor.is_file() else ModelFacts()
     found = found.completed(_config_facts(config).known_from("config.json"))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    transformers = import_extra("transformers", f"opening {folder}", "hf")
+    transformers = import_extra("transformers", f"opening {folder}", "hf", torchvision="if installed")
     try:
         network, loaded = transformers.AutoModelForImageClassification.from_pretrained(
             folder,

@@ -31,7 +31,7 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     """
     what = f"opening {path.name}"
     onnx = import_extra("onnx", what, _EXTRA)
-    onnx2torch = import_extra("onnx2torch", what, _EXTRA, needs_torchvision=True)
+    onnx2torch = import_extra("onnx2torch", what, _EXTRA, torchvision="always")
     program = _read(path, onnx)
     shape = _input_shape(path, program)
     try:

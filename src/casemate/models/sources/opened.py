@@ -171,7 +171,7 @@ def opened_classifier(
 
     Raises `ModelError` for a contradiction; the message names the option.
     """
-    found = facts_of(model, origin)
+    found = stated_by(model, origin)
     mode = ModelFacts(mode="training" if is_in_training(model.network) else "evaluation")
     facts = settle(found, stated, fixed=FLAGS).completed(mode.known_from("the loaded network"))
     new = set() if stated is None else {each for each in stated.named() if getattr(found, each) is None}
@@ -181,7 +181,7 @@ def opened_classifier(
     return OpenedModel(model=model, name=name, short=short, stated=facts)
 
 
-def facts_of(model: Classifier, origin: str) -> ModelFacts:
+def stated_by(model: Classifier, origin: str) -> ModelFacts:
     """What a `Classifier` states of itself."""
     shape, classes = model.interface["input_shape"], model.interface["classes"]
     normalised = model.mean is not None and model.std is not None

@@ -28,7 +28,7 @@ def open_timm(text: str, weights: Path | None, stated: ModelFacts | None) -> Ope
         ModelError: an unknown name, no weights, or weights of another network.
     """
     name = text.removeprefix(PREFIX)
-    timm = import_extra("timm", f"the model {text}", "timm", needs_torchvision=True)
+    timm = import_extra("timm", f"the model {text}", "timm", torchvision="always")
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name[:6]}*")[:5]
         similar = f"; similar: {', '.join(near)}" if near else ""
