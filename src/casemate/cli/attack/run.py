@@ -220,6 +220,8 @@ def prepare(
     Raises `CasemateError`.
     """
     given = inputs.load_model(source, device, described)
+    if described.black_box:
+        _expect_no_gradients(series)
     found, data = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _randomised(given.model, inference).to(device)
     test = found[:images]
@@ -252,6 +254,16 @@ def prepare(
         "notes": notes if inference is not None else [],
     }
     return AttackPlan(about, title, series, model, test, wanted, given)
+
+
+def _expect_no_gradients(series: AttackSeries) -> None:
+    """Raise `SettingError` for an attack that computes gradients."""
+    passes = series.core.max_passes(2)
+    if passes is not None and passes.backward:
+        raise SettingError(
+            f"{type(series.core).__name__} computes gradients, but a black box has none; run an attack without, such "
+            "as square or hop-skip-jump"
+        )
 
 
 def _randomised(model: Classifier, inference: str | None) -> Classifier:

@@ -1,6 +1,7 @@
 """What `casemate evaluate` does once PyTorch is loaded: load, estimate the time, evaluate, write."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -125,7 +126,7 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
         raise
 
 
-def _black_box_attacks(request: EvaluateRequest, eps: float) -> dict[str, AbstractAttack] | None:
+def _black_box_attacks(request: EvaluateRequest, eps: float) -> Mapping[str, AbstractAttack] | None:
     """For a black box: attacks that need no gradient, with as many queries as the budget's Square; else None."""
     if not request.described.black_box:
         return None

@@ -44,10 +44,10 @@ def _facts_of_options(options: ModelOptions) -> ModelFacts | None:
         stated["classes"] = _classes(options.classes)
     if options.channels_last:
         stated["channels_last"] = True
-    if options.size:
-        if len(options.size) > 2 or min(options.size) < 1:
-            raise SettingError(f"--size {' '.join(map(str, options.size))}; expected height and width, both positive")
-        stated["size"] = (options.size[0], options.size[-1])
+    if size := list(options.size):
+        if len(size) > 2 or min(size) < 1:
+            raise SettingError(f"--size {' '.join(map(str, size))}; expected height and width, both positive")
+        stated["size"] = (size[0], size[-1])
     return ModelFacts(**stated) if stated else None
 
 

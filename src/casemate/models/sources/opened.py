@@ -60,8 +60,8 @@ class OpenedModel:
     @property
     def queries(self) -> int | None:
         """For a black box: the number of images that it was called with so far; None for any other model."""
-        counts = [each.count for each in self.model.modules() if isinstance(getattr(each, "count", None), QueryCount)]
-        return counts[0].used if counts else None
+        found = (getattr(each, "count", None) for each in self.model.modules())
+        return next((each.used for each in found if isinstance(each, QueryCount)), None)
 
     def check(self, images: Images) -> None:
         """Compare what was said of the model with a few images, and find out the rest by passing them through it.

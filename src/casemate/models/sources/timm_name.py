@@ -42,7 +42,12 @@ def open_timm(text: str, weights: Path | None, stated: ModelFacts | None) -> Ope
     found = _facts(config, tensors)
     size = None if stated is None else stated.size
     network = _built(timm, name, found, size)
-    load_weights(network, weights)
+    try:
+        load_weights(network, weights)
+    except ModelError as error:
+        if size is None and found.size is not None and "has the shape" in str(error):
+            raise ModelError(f"{error}. If it is the size, give the size that it was trained for: --size") from error
+        raise
     return opened_network(network, found, stated, name=text, short=name, fixed=("classes", "channels"))
 
 
