@@ -74,7 +74,7 @@ class AbstractAttackCommand:
     json: Json = False
     attack: Any  # the settings of the attack
     wrapper: Any  # the settings of its wrappers
-    described: ModelOptions = field(default_factory=ModelOptions)
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -99,7 +99,7 @@ class AbstractAttackCommand:
                 self.model,
                 series,
                 wrappers,
-                described=self.described,
+                loading=self.loading,
                 inference=self.inference,
                 file=self.data,
                 dataset=self.dataset,

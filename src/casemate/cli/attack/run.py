@@ -190,7 +190,7 @@ def prepare(
     series: AttackSeries,
     wrappers: Mapping[str, Any],
     *,
-    described: ModelOptions,
+    loading: ModelOptions,
     inference: str | None,
     file: Path | None,
     dataset: str | None,
@@ -219,8 +219,8 @@ def prepare(
 
     Raises `CasemateError`.
     """
-    given = inputs.load_model(source, device, described)
-    if described.black_box:
+    given = inputs.load_model(source, device, loading)
+    if loading.black_box:
         _expect_no_gradients(series)
     found, data = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _randomised(given.model, inference).to(device)
@@ -241,7 +241,7 @@ def prepare(
     notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {
         "model": given.name,
-        **({"model_options": options} if (options := words_of_options(described)) else {}),
+        **({"model_options": options} if (options := words_of_options(loading)) else {}),
         "dataset": data,
         "images": len(test),
         "inference": inference,

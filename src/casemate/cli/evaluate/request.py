@@ -65,7 +65,7 @@ class EvaluateRequest:
     no_images: Flag = False
     """Write no images: record and report then hold only their hashes, and no pictures. Otherwise they hold the clean
     and the adversarial images."""
-    described: ModelOptions = field(default_factory=ModelOptions)
+    loading: ModelOptions = field(default_factory=ModelOptions)
 
     def grade_borders(self) -> Borders:
         """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""

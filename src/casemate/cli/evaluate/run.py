@@ -62,7 +62,7 @@ class EvaluatePlan:
             "seed": self.request.seed,
             "borders": asdict(self.borders),
             "device": self.device,
-            **({"model_options": options} if (options := words_of_options(self.request.described)) else {}),
+            **({"model_options": options} if (options := words_of_options(self.request.loading)) else {}),
             **({"seconds_at_most": self.seconds} if self.seconds else {}),
             **self.hashes,
         }
@@ -78,7 +78,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     """
     values = tuple(sorted({parse_eps(text) for text in request.radii}))
     borders = request.grade_borders()
-    model = inputs.load_model(request.model, device, request.described)
+    model = inputs.load_model(request.model, device, request.loading)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
@@ -128,7 +128,7 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
 
 def _black_box_attacks(request: EvaluateRequest, eps: float) -> Mapping[str, AbstractAttack] | None:
     """For a black box: attacks that need no gradient, with as many queries as the budget's Square; else None."""
-    if not request.described.black_box:
+    if not request.loading.black_box:
         return None
     quick = request.budget == "quick"
     square = Square(eps=eps, norm=request.norm, n_queries=500 if quick else 5000, rescale_schedule=quick)

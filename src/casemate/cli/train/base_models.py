@@ -61,18 +61,22 @@ class BaseModel:
         expected = (dataset.image_shape, dataset.classes, (0.0, 1.0))
         own = (self.model.input_shape, self.model.classes, self.model.bounds)
         for what, ours, theirs in zip(("images of shape", "the classes", "pixels within"), own, expected, strict=True):
-            if ours != theirs and not (what == "the classes" and same_classes(self.model.classes, dataset.classes)):
+            if ours != theirs and not (what == "the classes" and self._has_classes_of(dataset)):
                 raise ModelError(
                     f"{self.source}, given as --{self.role}, has {what} {_short(ours)}, but {dataset.title} has "
                     f"{_short(theirs)}; choose another --{self.role}, or the --dataset it was trained on "
                     f"({self.dataset})"
                 )
 
+    def _has_classes_of(self, dataset: Dataset) -> bool:
+        """Whether a model from elsewhere, whose classes may have numbers for names, has those of a data set."""
+        return self.description is None and same_classes(self.model.classes, dataset.classes)
 
-def start_model(source: str | None, architecture: str | None, described: ModelOptions) -> BaseModel | None:
+
+def start_model(source: str | None, architecture: str | None, loading: ModelOptions) -> BaseModel | None:
     """Load the model whose weights the training starts from; None without `source`.
 
-    `described` are the options of a model of the user's own.
+    `loading` are the options of a model of the user's own.
 
     Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any).
     """
@@ -80,7 +84,7 @@ def start_model(source: str | None, architecture: str | None, described: ModelOp
         return None
     if architecture is not None:
         load(source, architecture=architecture)
-    return _opened("start", source, described)
+    return _opened("start", source, loading)
 
 
 def teacher_model(source: str | None) -> BaseModel | None:
@@ -90,8 +94,8 @@ def teacher_model(source: str | None) -> BaseModel | None:
     return _opened("teacher", source, ModelOptions())
 
 
-def _opened(role: str, source: str, described: ModelOptions) -> BaseModel:
-    found = inputs.load_model(source, "cpu", described)
+def _opened(role: str, source: str, loading: ModelOptions) -> BaseModel:
+    found = inputs.load_model(source, "cpu", loading)
     from_file = found.description is not None
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if from_file else fingerprint(found.model)
     return BaseModel(source, role, found, digest)

@@ -102,7 +102,7 @@ class AbstractTrainCommand:
     objective: Any  # the settings of the recipe's objective
     training: Any  # those of `casemate.training.TrainConfig`
     images: TrainImages = field(default_factory=TrainImages)
-    described: ModelOptions = field(default_factory=ModelOptions)
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -134,7 +134,7 @@ class AbstractTrainCommand:
                 chosen_settings(self.images),
                 architecture=self.architecture,
                 start=self.start,
-                described=self.described,
+                loading=self.loading,
                 teacher=self.teacher,
                 out=self.out,
                 device=device,

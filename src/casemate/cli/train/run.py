@@ -74,7 +74,7 @@ def prepare(
     *,
     architecture: str | None,
     start: str | None,
-    described: ModelOptions,
+    loading: ModelOptions,
     teacher: str | None,
     out: Path,
     device: str,
@@ -90,7 +90,7 @@ def prepare(
         options: the values of the fields of `TrainImages`, by name.
         architecture: a registered network; None for that of `start`, or else paper-cnn.
         start: the model whose weights the training starts from: a file, or another source of a model.
-        described: the options of that model.
+        loading: the options of that model.
         teacher: file or function of the teacher of a distillation.
         out: the file for the model.
         device: where to train.
@@ -101,7 +101,7 @@ def prepare(
     """
     seed = settings.seed
     augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
-    roles = {"start": start_model(start, architecture, described), "teacher": teacher_model(teacher)}
+    roles = {"start": start_model(start, architecture, loading), "teacher": teacher_model(teacher)}
     bases = {role: each for role, each in roles.items() if each is not None}
     notes = _set_temperature(objective, bases["teacher"]) if "teacher" in bases else []
     recipe = Recipe(

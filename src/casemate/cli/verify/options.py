@@ -25,7 +25,7 @@ class Verify:
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
-    described: ModelOptions = field(default_factory=ModelOptions)
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -37,7 +37,7 @@ class Verify:
             facts, found = run.run(
                 self.record,
                 self.model,
-                described=self.described,
+                loading=self.loading,
                 file=self.data,
                 data_dir=self.data_dir,
                 seed=self.seed,

@@ -25,7 +25,7 @@ def run(
     path: Path,
     model: str,
     *,
-    described: ModelOptions,
+    loading: ModelOptions,
     file: Path | None,
     data_dir: Path | None,
     seed: int,
@@ -34,12 +34,12 @@ def run(
 ) -> tuple[ModelFacts, Verification]:
     """Read the record, the model and, where available, the original images, and check every claim of the record.
 
-    `described` are the options of the model, whose facts are returned too. The images come from `file`, or from the
+    `loading` are the options of the model, whose facts are returned too. The images come from `file`, or from the
     record's data set. A claim that does not hold is part of the result; only what cannot be read raises, a
     `CasemateError`.
     """
     record = read_hashed_record(path) if is_hashed(path) else read_record(path)
-    loaded = inputs.load_model(model, device, described)
+    loaded = inputs.load_model(model, device, loading)
     images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
     if images is not None:
         loaded.check(to_float(images.pixels[:8]))
