@@ -29,7 +29,7 @@ check of its size; a dense layer of that many float32 weights takes 64 MB."""
 
 _OWN = (
     "For a network of your own write a function without arguments that builds it, loads its weights and returns it, "
-    "such as load() in mine.py, and give mine:load as the model"
+    "such as load() in mine.py, and give mine:load as the model; or one that only builds it, and --weights FILE"
 )
 """What to do with weights that `save` did not write."""
 

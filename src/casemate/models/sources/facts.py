@@ -49,7 +49,7 @@ class ModelFacts:
     output: int | str | None = None
     """What the network returns: "logits", "probabilities", or the index or key of the part that holds the logits."""
     mode: str | None = None
-    """The mode that the network was in when it was loaded: "evaluation" or "training"."""
+    """The mode that the network was in when it was loaded."""
     device: str | None = None
     """Where the model computes."""
     origins: Mapping[str, str] = field(default_factory=dict)

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from casemate.errors import ModelError
 from casemate.models.checkpoint import ModelMetadata
-from casemate.models.classifier import Classifier, numbered_classes
+from casemate.models.classifier import Classifier
 from casemate.models.output_errors import described
 from casemate.models.outputs import Output
 from casemate.models.sources.facts import FLAGS, USER, ModelFacts, settle
 from casemate.models.sources.query_count import QueryCount
-from casemate.models.state import is_in_training
+from casemate.models.state import frozen, is_in_training
 from casemate.types import Images
 
 _CALL = "found by the first call"
@@ -107,7 +107,9 @@ class OpenedModel:
         stated = self.stated.output
         if stated not in ("logits", "probabilities") or self.stated.origins.get("output") != USER:
             return
-        likely = self.model.ending is not None or _are_probabilities(self.model(images.to(self.model.device)))
+        with frozen(self.model):
+            outputs = self.model(images.to(self.model.device))
+        likely = self.model.ending is not None or _are_probabilities(outputs)
         if stated == "logits" and likely:
             raise ModelError(
                 "--output logits, but the network returns probabilities: numbers within [0, 1] whose sum is 1; give "
@@ -144,6 +146,7 @@ def opened_network(
     name: str,
     short: str,
     fixed: Collection[str] = (),
+    keeps_mode: bool = False,
 ) -> OpenedModel:
     """A model around a bare network.
 
@@ -153,15 +156,16 @@ def opened_network(
         stated: what the user says of it.
         name, short: see `OpenedModel`.
         fixed: names of facts that the user cannot state otherwise.
+        keeps_mode: whether the network stays in the mode that it is in; else it is set to evaluation mode.
 
     Raises:
         ModelError: a contradiction between the facts; the message names the option.
     """
-    mode = ModelFacts(mode="training" if is_in_training(network) else "evaluation").known_from("the loaded network")
-    facts = settle(found, stated, fixed=fixed).completed(mode)
+    facts = settle(found, stated, fixed=fixed)
     model = _classifier(network, facts)
-    model.eval()
-    return OpenedModel(model=model, name=name, short=short, stated=facts)
+    if not keeps_mode:
+        model.eval()
+    return OpenedModel(model=model, name=name, short=short, stated=facts.completed(_mode_of(model)))
 
 
 def opened_classifier(
@@ -172,12 +176,10 @@ def opened_classifier(
     Raises `ModelError` for a contradiction; the message names the option.
     """
     found = stated_by(model, origin)
-    mode = ModelFacts(mode="training" if is_in_training(model.network) else "evaluation")
-    facts = settle(found, stated, fixed=FLAGS).completed(mode.known_from("the loaded network"))
+    facts = settle(found, stated, fixed=FLAGS).completed(_mode_of(model))
     new = set() if stated is None else {each for each in stated.named() if getattr(found, each) is None}
     if new:
         model = _classifier(model.network, facts, model.output)
-    model.eval()
     return OpenedModel(model=model, name=name, short=short, stated=facts)
 
 
@@ -197,9 +199,9 @@ def stated_by(model: Classifier, origin: str) -> ModelFacts:
     ).known_from(origin)
 
 
-def class_names(given: int | tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Names of classes, from themselves or their number."""
-    return numbered_classes(given) if isinstance(given, int) else given
+def _mode_of(model: Classifier) -> ModelFacts:
+    mode = "training (it is judged in evaluation mode)" if is_in_training(model) else "evaluation"
+    return ModelFacts(mode=mode).known_from("the loaded network")
 
 
 def log_of_probabilities(output: Any) -> Tensor:

@@ -27,7 +27,9 @@ def open_model(
     queries: int | None = None,
     overrides: ModelFacts | None = None,
 ) -> OpenedModel:
-    """Open a model, in evaluation mode and on the CPU, from a file, a folder, or the user's own code.
+    """Open a model, on the CPU, from a file, a folder, or the user's own code.
+
+    A network from code or a pickle stays in the mode that it is in; all others are in evaluation mode.
 
     Args:
         source: a .safetensors file that casemate wrote; package.module:name or file.py:name for a function without

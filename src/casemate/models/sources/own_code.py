@@ -54,7 +54,7 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
     found = ModelFacts() if weights is None else load_weights(made, weights)
     if isinstance(made, Classifier):
         return opened_classifier(made, stated, name=text, short=name, origin=f"the Classifier that {name} returned")
-    return opened_network(made, found, stated, name=text, short=name)
+    return opened_network(made, found, stated, name=text, short=name, keeps_mode=True)
 
 
 def named_object(text: str) -> Any:

@@ -81,7 +81,7 @@ def open_pickle(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> O
         return opened_classifier(made, stated, name=str(path), short=path.stem, origin="the pickled Classifier")
     if not isinstance(made, nn.Module):
         raise ModelError(f"{path} is a pickle of a {type(made).__name__}; expected a torch.nn.Module. Otherwise {_OWN}")
-    return opened_network(made, ModelFacts(), stated, name=str(path), short=path.stem)
+    return opened_network(made, ModelFacts(), stated, name=str(path), short=path.stem, keeps_mode=True)
 
 
 def _has_only_weights(path: Path) -> bool:
