@@ -507,3 +507,38 @@ def test_a_training_starts_from_own_code_and_its_weights_open_again(run: Run, ow
     assert "the Classifier whose weights are in trained.safetensors" in out
     code, out, err = run("attack", "fgsm", "trained.safetensors")
     assert "own_code:Digits --weights trained.safetensors" in " ".join(err.split())
+
+
+# Damaged files --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["safetensors", "state dict", "program", "script", "zip"])
+def test_damaged_files_are_one_error(tmp_path: Path, own: Path, kind: str) -> None:
+    del own
+    path = tmp_path / f"damaged.{'pt2' if kind == 'program' else 'pt'}"
+    match kind:
+        case "safetensors":
+            path.write_bytes(safetensors.torch.save(network().state_dict()))
+        case "state dict":
+            torch.save(network().state_dict(), path)
+        case "program":
+            torch.export.save(torch.export.export(network(), (IMAGES[:1],)), path)
+        case "script":
+            _script(Payload(tmp_path / "mark"), path)
+        case _:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("archive/data.pkl", bytes(300_000_000))
+    raw, random = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for number in range(40 if len(raw) < 1_000_000 and kind != "zip" else 1):
+        damaged = bytearray(raw[: random.integers(len(raw))] if number % 2 else raw)
+        for place in random.integers(max(len(damaged), 1), size=0 if kind == "zip" else 6):
+            if damaged:
+                damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            open_model("own_code:Network", weights=path)
+        except ModelError:
+            refused += 1
+        with pytest.raises(ModelError):
+            open_model(path)
+    assert refused
+    assert not (tmp_path / "mark").exists()
