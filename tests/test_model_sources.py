@@ -542,3 +542,22 @@ def test_damaged_files_are_one_error(tmp_path: Path, own: Path, kind: str) -> No
             open_model(path)
     assert refused
     assert not (tmp_path / "mark").exists()
+
+
+def test_the_command_of_a_result_has_the_options_of_its_model(run: Run, images: Path) -> None:
+    torch.save(network().state_dict(), "weights.pt")
+    options = ("--weights", "weights.pt", "--mean", "0.5", "--std", "0.25")
+    code, out, err = run(
+        *("evaluate", "own_code:Network", *options, "--data", images, "--budget", "quick"),
+        *("--eps", "0.02", "--force", "--out", "out"),
+    )
+    assert code == 0, err
+    assert out.index("stated by the user") < out.index("Can it be trusted?")
+    (line,) = [line for line in out.splitlines() if "For others to check: " in line]
+    command = line.partition("For others to check: casemate ")[2].partition(" (")[0].split()
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "The model that was checked" in out
+    result = json.loads(Path("out/result.json").read_text())
+    assert result["model_options"] == list(options)
+    assert result["model_facts"]["mean"] == {"value": [0.5], "origin": "stated by the user"}
