@@ -15,9 +15,10 @@ TORCH_INDEX ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+EXTRAS := .venv-extras/bin/python -m pip --disable-pip-version-check install --quiet
 PEERS := .venv-peers/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: study test test-all lint release bench reference clean help
+.PHONY: study test test-all test-extras lint release bench reference clean help
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -31,6 +32,9 @@ test: .venv/.ready-dev  ## run the quick tests: units, oracles, properties, one 
 
 test-all: .venv/.ready-dev  ## run all tests: also kills, wheels, whole studies, programs of their own
 	$(BIN)/python -m pytest -m '$(TESTS)'
+
+test-extras: .venv-extras/.ready  ## test models of other formats: ONNX, timm, Hugging Face, Keras (6 GB)
+	.venv-extras/bin/python -m pytest -rs -m extras
 
 lint: .venv/.ready-dev  ## check style, types, which module imports which, and the words
 	$(BIN)/ruff check
@@ -51,7 +55,7 @@ bench: .venv/.ready-dev .venv-peers/.ready  ## race other libraries and the mach
 	$(BIN)/python benchmarks/speed/page.py
 
 clean:  ## remove the environments and run outputs (the store of results, outside the checkout, stays)
-	rm -rf .venv .venv-peers runs dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-extras runs dist build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -66,6 +70,13 @@ clean:  ## remove the environments and run outputs (the store of results, outsid
 
 .venv/.ready-dev: .venv/.ready
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# The pair of PyTorch and torchvision that fit each other; onnx2torch and timm need the latter.
+.venv-extras/.ready: .venv/.python pyproject.toml
+	$(PYTHON) -m venv .venv-extras
+	$(EXTRAS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.14.1 torchvision==0.29.1
+	$(EXTRAS) --editable '.[onnx,timm,hf,keras,study,tables,fast,dev]'
 	@touch $@
 
 .venv-peers/.ready: .venv/.python benchmarks/peers/constraints.txt pyproject.toml

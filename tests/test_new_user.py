@@ -122,8 +122,11 @@ def test_4_what_makes_the_run_pointless_stops_it_before_any_attack(run: Run, fau
 @pytest.mark.parametrize("file", ["own.pt", "own.safetensors"])
 def test_5_weights_alone_lead_to_a_function(run: Run, file: str) -> None:
     message = said(run, "evaluate", file, "--data", "mine.npz", code=2)
-    assert "write a function without arguments that builds it, loads its weights and returns it" in message
-    assert "mine:load" in message
+    if file == "own.pt":
+        assert "give the code that builds the network, and its weights: mine.py:Network --weights own.pt" in message
+    else:
+        assert "write a function without arguments that builds it, loads its weights and returns it" in message
+        assert "give mine:load as the model; or one that only builds it, and --weights FILE" in message
 
 
 def test_6_attack_takes_own_networks_and_data(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Models: the `Classifier`, networks by name, saving and loading, and optimised copies for attacks."""
+"""Models: the `Classifier`, networks by name, saving, loading from many formats, and optimised copies for attacks."""
 
 from casemate.models import paper as paper
 from casemate.models import residual as residual
@@ -26,6 +26,9 @@ from casemate.models.output_errors import backward_error as backward_error
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register
+from casemate.models.sources import ModelFacts as ModelFacts
+from casemate.models.sources import OpenedModel as OpenedModel
+from casemate.models.sources import open_model as open_model
 from casemate.models.state import is_in_training as is_in_training
 from casemate.models.state import normal_tensor as normal_tensor
 from casemate.models.state import preserve_state as preserve_state

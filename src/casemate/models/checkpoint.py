@@ -29,7 +29,7 @@ check of its size; a dense layer of that many float32 weights takes 64 MB."""
 
 _OWN = (
     "For a network of your own write a function without arguments that builds it, loads its weights and returns it, "
-    "such as load() in mine.py, and give mine:load as the model"
+    "such as load() in mine.py, and give mine:load as the model; or one that only builds it, and --weights FILE"
 )
 """What to do with weights that `save` did not write."""
 
@@ -122,7 +122,10 @@ def load(path: Path | str, *, architecture: str | None = None) -> tuple[Classifi
                 f"{path} contains a {named}, but a {architecture} is expected; choose the matching checkpoint"
             )
         if named not in names():
-            raise ModelError(f"{path} contains a {named}, which is not registered here; known: {', '.join(names())}")
+            raise ModelError(
+                f"{path} contains a {named}, which is not registered here; known: {', '.join(names())}. If that is a "
+                f"model of your own, give it with these weights: {named} --weights {path}"
+            )
         _check_sidecar(sidecar)
         description = ModelMetadata(
             architecture=named,

@@ -64,6 +64,8 @@ class EvaluationResult:
 
     model: str
     """The model's file, or package.module:function for the function that made it."""
+    model_options: tuple[str, ...]
+    """Options of the command line that describe the model, such as --weights and its file."""
     fingerprint: str
     """SHA-256 of the model's weights."""
     data: str
@@ -114,6 +116,7 @@ class EvaluationResult:
             checks = map(Checked.from_json, found["checks"])
             return cls(
                 **{name: found[name] for name in (*plain, "device", "seconds", "provenance")},
+                model_options=tuple(found.get("model_options", ())),
                 classes=tuple(found["classes"]),
                 passes=Passes(**found["passes"]),
                 verdicts=verdicts,
@@ -161,7 +164,7 @@ class EvaluationResult:
 
         Images of a file are named by the file; those of a data set are found by the record.
         """
-        words = ["casemate", "verify", str(record), self.model]
+        words = ["casemate", "verify", str(record), self.model, *self.model_options]
         if data is None and self.data not in NAMES and "." in self.data:
             data = self.data
         return shlex.join(words if data is None else [*words, "--data", str(data)])

@@ -23,6 +23,7 @@ from casemate.cli.shared.options import (
     Json,
     Machine,
     ModelName,
+    ModelOptions,
     Seed,
     TestSet,
     at_least_one,
@@ -73,6 +74,7 @@ class AbstractAttackCommand:
     json: Json = False
     attack: Any  # the settings of the attack
     wrapper: Any  # the settings of its wrappers
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -97,6 +99,7 @@ class AbstractAttackCommand:
                 self.model,
                 series,
                 wrappers,
+                loading=self.loading,
                 inference=self.inference,
                 file=self.data,
                 dataset=self.dataset,

@@ -22,6 +22,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.cli.shared import inputs, outputs
+from casemate.cli.shared.options import ModelOptions, words_of_options
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
@@ -29,7 +30,7 @@ from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
-from casemate.models import Classifier
+from casemate.models import Classifier, OpenedModel
 from casemate.norms import Norm, parse_eps
 from casemate.progress import Observer
 from casemate.provenance import surroundings
@@ -73,6 +74,8 @@ class AttackPlan:
     test: LabelledImages
     target: int | None
     """Index of the class that a targeted attack aims at; None for an untargeted attack."""
+    given: OpenedModel
+    """The model as it was opened, with what is known of it."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,7 @@ def prepare(
     series: AttackSeries,
     wrappers: Mapping[str, Any],
     *,
+    loading: ModelOptions,
     inference: str | None,
     file: Path | None,
     dataset: str | None,
@@ -215,7 +219,9 @@ def prepare(
 
     Raises `CasemateError`.
     """
-    given = inputs.load_model(source, device)
+    given = inputs.load_model(source, device, loading)
+    if loading.black_box:
+        _expect_no_gradients(series)
     found, data = inputs.load_images(given, file, dataset, data_dir, observer)
     model = _randomised(given.model, inference).to(device)
     test = found[:images]
@@ -235,6 +241,7 @@ def prepare(
     notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {
         "model": given.name,
+        **({"model_options": options} if (options := words_of_options(loading)) else {}),
         "dataset": data,
         "images": len(test),
         "inference": inference,
@@ -246,7 +253,17 @@ def prepare(
         "device": device,
         "notes": notes if inference is not None else [],
     }
-    return AttackPlan(about, title, series, model, test, wanted)
+    return AttackPlan(about, title, series, model, test, wanted, given)
+
+
+def _expect_no_gradients(series: AttackSeries) -> None:
+    """Raise `SettingError` for an attack that computes gradients."""
+    passes = series.core.max_passes(2)
+    if passes is not None and passes.backward:
+        raise SettingError(
+            f"{type(series.core).__name__} computes gradients, but a black box has none; run an attack without, such "
+            "as square or hop-skip-jump"
+        )
 
 
 def _randomised(model: Classifier, inference: str | None) -> Classifier:
@@ -297,6 +314,8 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         else:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
+    if (queries := plan.given.queries) is not None:
+        observer.message(f"The black box was called with {queries:,} images.")
     return found
 
 

@@ -60,7 +60,8 @@ class Evaluate:
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
             found = run.run(plan, observer)
             result = run.write(out, plan, found, threads, observer)
-            display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
+            shown = {"facts": plan.model.facts, "data": self.evaluation.data, "verbose": self.verbose}
+            display = partial(show.show, result, out, **shown)
         display(as_json=self.json)
         if least is not None:
             console.print_message(self._compare(found.verdict, least), word="passes")

@@ -2,12 +2,21 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, parse_number
+from casemate.cli.shared.options import (
+    DataDir,
+    DataFile,
+    Flag,
+    ModelName,
+    ModelOptions,
+    Seed,
+    TestSet,
+    parse_number,
+)
 from casemate.errors import SettingError
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.verdict import CONVENTION, Borders
@@ -56,6 +65,7 @@ class EvaluateRequest:
     no_images: Flag = False
     """Write no images: record and report then hold only their hashes, and no pictures. Otherwise they hold the clean
     and the adversarial images."""
+    loading: ModelOptions = field(default_factory=ModelOptions)
 
     def grade_borders(self) -> Borders:
         """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""

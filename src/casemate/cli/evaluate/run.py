@@ -1,20 +1,23 @@
 """What `casemate evaluate` does once PyTorch is loaded: load, estimate the time, evaluate, write."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
+from casemate.cli.shared.options import words_of_options
 from casemate.data import LabelledImages
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.verdict import Borders
-from casemate.models import Classifier
+from casemate.models import Classifier, OpenedModel
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
 from casemate.report.evaluation_files import write_files
@@ -26,7 +29,7 @@ class EvaluatePlan:
     """An evaluation that is ready to run: settings, loaded models and images, and estimated times."""
 
     request: EvaluateRequest
-    model: inputs.LoadedModel
+    model: OpenedModel
     data: str
     """Name of the data set, or of the file with the images."""
     test: LabelledImages
@@ -59,6 +62,7 @@ class EvaluatePlan:
             "seed": self.request.seed,
             "borders": asdict(self.borders),
             "device": self.device,
+            **({"model_options": options} if (options := words_of_options(self.request.loading)) else {}),
             **({"seconds_at_most": self.seconds} if self.seconds else {}),
             **self.hashes,
         }
@@ -74,7 +78,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     """
     values = tuple(sorted({parse_eps(text) for text in request.radii}))
     borders = request.grade_borders()
-    model = inputs.load_model(request.model, device)
+    model = inputs.load_model(request.model, device, request.loading)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
     test = images[: request.images]
@@ -106,6 +110,7 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
             eps=plan.values,
             norm=request.norm,
             budget=request.budget,
+            attacks=_black_box_attacks(request, plan.values[0]),
             thorough=request.thorough or None,
             force=request.force,
             substitute=plan.substitute,
@@ -121,7 +126,21 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
         raise
 
 
+def _black_box_attacks(request: EvaluateRequest, eps: float) -> Mapping[str, AbstractAttack] | None:
+    """For a black box: attacks that need no gradient, with as many queries as the budget's Square; else None."""
+    if not request.loading.black_box:
+        return None
+    quick = request.budget == "quick"
+    square = Square(eps=eps, norm=request.norm, n_queries=500 if quick else 5000, rescale_schedule=quick)
+    walk = {"hop-skip-jump": HopSkipJump(norm=request.norm, n_queries=500 if quick else 5000)}
+    return {"square": square} | (walk if request.norm != "l1" else {})
+
+
 def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, observer: Observer) -> dict[str, Any]:
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     images = not plan.request.no_images
-    return write_files(folder, found, plan.about(), images=images, threads=threads, observer=observer)
+    about = plan.about() | {"model_facts": plan.model.facts.as_json()}
+    if (queries := plan.model.queries) is not None:
+        about["queries"] = queries
+        observer.message(f"The black box was called with {queries:,} images.")
+    return write_files(folder, found, about, images=images, threads=threads, observer=observer)

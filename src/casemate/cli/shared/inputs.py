@@ -1,90 +1,67 @@
-"""Loading of the model and the images of a command: a saved model or the user's own, a data set by name or a file."""
+"""Loading of the model and the images of a command: a model from any source, a data set by name or a file."""
 
-import importlib
-import re
-import sys
-import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from casemate import data
+from casemate.cli.shared.options import ModelOptions, parse_number
 from casemate.data import LabelledImages, read_images, to_float
-from casemate.errors import CasemateError, ModelError, SettingError
-from casemate.models import Classifier, ModelMetadata, as_classifier, load, numbered_classes
+from casemate.errors import ModelError, SettingError
+from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
 from casemate.progress import Observer
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model, with its name, its training data and its metadata as far as they are known."""
+def load_model(text: str, device: str, options: ModelOptions | None = None) -> OpenedModel:
+    """Open a model by its file, folder, name or code, with the options that describe it, and move it to `device`.
 
-    model: Classifier
-    name: str
-    """The model as the command line names it: its file, or package.module:function."""
-    short: str
-    """The bare name of that file or function, for naming a folder of results."""
-    dataset: str | None
-    """Name of the data set that it was trained on; None for a model that a function made."""
-    description: ModelMetadata | None = None
-    """The metadata saved beside its weights; None for a model that a function made."""
-
-
-_FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
-
-
-def load_model(text: str, device: str) -> LoadedModel:
-    """Load a model onto `device`: from a file written by casemate, or from the user's own function.
-
-    `text` is the file, or package.module:function; only in the second form, and if no file has that name, is code
-    imported and run. Raises `ModelError`.
+    Raises `ModelError`; `SettingError` for an option that cannot be read.
     """
-    path = Path(text)
-    if _FUNCTION.fullmatch(text) and not path.exists():
-        found = LoadedModel(_made_by(text), text, text.split(":")[-1], None)
-    elif not path.exists():
-        raise ModelError(
-            f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
-            "as networks.mine:load"
-        )
-    else:
-        model, description = load(path)
-        found = LoadedModel(model, text, path.stem, description.dataset, description)
+    options = options or ModelOptions()
+    found = open_model(
+        text,
+        weights=options.weights,
+        trust_code=options.trust_code,
+        black_box=options.black_box,
+        queries=options.queries,
+        overrides=_facts_of_options(options),
+    )
     found.model.to(device)
     return found
 
 
-def _made_by(source: str) -> Classifier:
-    """The model that the user's function returns; `source` is package.module:function.
+def _facts_of_options(options: ModelOptions) -> ModelFacts | None:
+    """What the options say of a model, or None if they say nothing. Raises `SettingError`."""
+    stated: dict[str, Any] = {}
+    for name in ("mean", "std", "bounds"):
+        if texts := getattr(options, name):
+            stated[name] = tuple(parse_number(f"--{name}", text) for text in texts)
+    if "bounds" in stated and len(stated["bounds"]) != 2:
+        raise SettingError(f"--bounds {' '.join(options.bounds)}; expected two numbers, such as 0 255")
+    if options.output is not None:
+        stated["output"] = int(options.output) if options.output.lstrip("-").isdecimal() else options.output
+    if options.classes:
+        stated["classes"] = _classes(options.classes)
+    if options.channels_last:
+        stated["channels_last"] = True
+    if size := list(options.size):
+        if len(size) > 2 or min(size) < 1:
+            raise SettingError(f"--size {' '.join(map(str, size))}; expected height and width, both positive")
+        stated["size"] = (size[0], size[-1])
+    return ModelFacts(**stated) if stated else None
 
-    The module is in the current folder or installed. Raises `ModelError` if the import or the call fails, or if the
-    result is not a module.
-    """
-    module, _, name = source.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        made = getattr(importlib.import_module(module), name)()
-    except CasemateError:
-        raise
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise ModelError(
-            f"{source} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). "
-            f"The module is searched in {here} and among the installed ones; the function is called without arguments"
-        ) from error
-    if not isinstance(made, nn.Module):
-        raise ModelError(
-            f"{source} returned a {type(made).__name__}; expected a torch.nn.Module that maps images within [0, 1] to "
-            "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
-        )
-    return as_classifier(made)
+
+def _classes(texts: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes, from themselves or from their number. Raises `SettingError` for fewer than two."""
+    counted = len(texts) == 1 and texts[0].isdecimal()
+    names = numbered_classes(int(texts[0])) if counted else tuple(texts)
+    if len(names) < 2:
+        raise SettingError(f"--classes {texts[0]}; expected the number of classes, at least 2, or all of their names")
+    return names
 
 
 def load_images(
-    model: LoadedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
+    model: OpenedModel, file: Path | None, dataset: str | None, data_dir: Path | None, observer: Observer
 ) -> tuple[LabelledImages, str]:
     """The images to use with their labels, and the name of their file or data set.
 
@@ -101,7 +78,7 @@ def load_images(
                 f"--data {file}: there is no such file; for the data set of that name give --dataset {file}"
             )
         images = read_images(file)
-        model.model.infer(to_float(images.pixels[:2]))
+        model.check(to_float(images.pixels[:8]))
         return images, file.name
     name = dataset or model.dataset
     known = ", ".join(data.NAMES)
@@ -113,7 +90,7 @@ def load_images(
         )
     with observer.work("Reading the images", 0):
         whole = data.load(name, data_dir, observer=observer)
-    model.model.infer(to_float(whole.test.pixels[:2]))
+    model.check(to_float(whole.test.pixels[:8]))
     theirs, ours = whole.classes, model.model.classes
     unnamed = model.dataset is None or ours == numbered_classes(len(ours))
     if theirs != ours and not (unnamed and len(theirs) == len(ours)):

@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,13 +40,56 @@ DataFile = Annotated[
     ),
 ]
 MODEL_HELP = (
-    "A .safetensors file written by casemate, with its JSON file beside it; or package.module:function, a function "
-    "without arguments that returns a PyTorch module, or a casemate.Classifier around one that normalises its images. "
-    "Only the second form runs code: the module is searched in the current folder and among the installed ones."
+    "A .safetensors file written by casemate, with its JSON file beside it; package.module:name or file.py:name, a "
+    "function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its "
+    "--weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own "
+    "code is imported and run, from the current folder and among the installed modules; a file that could run code is "
+    "loaded only with --trust-code."
 )
 ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}
 """An option that earlier versions had, and advice on what to write instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How MODEL is loaded, and what its file does not say of it."""
+
+    weights: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model has its own)")] = None
+    """Weights for a network that code or a name builds: .safetensors, or a state dict, of which nothing is run."""
+    trust_code: Flag = False
+    """Load a MODEL that can run code while it is loaded."""
+    black_box: Flag = False
+    """MODEL names a function that takes images and returns scores or predicted classes: it has no gradient."""
+    queries: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: any number)")] = None
+    """The largest number of images that a black box may be called with."""
+    mean: Annotated[tuple[str, ...], arg(metavar="X ...", help_behavior_hint="(default: none, or the file's)")] = ()
+    """Subtracted from the pixels before the network: one number, or one per channel."""
+    std: Annotated[tuple[str, ...], arg(metavar="X ...", help_behavior_hint="(default: none, or the file's)")] = ()
+    """Divides the pixels after that: one number, or one per channel."""
+    bounds: Annotated[tuple[str, ...], arg(metavar="LOW HIGH", help_behavior_hint="(default: 0 1, or the file's)")] = ()
+    """Smallest and largest pixel that the network takes, such as 0 255; mean and std are in its units, eps is not."""
+    output: Annotated[str | None, arg(metavar="WHAT", help_behavior_hint="(default: found out)")] = None
+    """What the network returns: logits, probabilities, or the index or key of the part that holds the logits."""
+    classes: Annotated[tuple[str, ...], arg(metavar="N", help_behavior_hint="(default: found out)")] = ()
+    """The number of classes, or their names in the order of the outputs."""
+    channels_last: Flag = False
+    """The network takes height, width, channels."""
+    size: Annotated[tuple[int, ...], arg(metavar="H W", help_behavior_hint="(default: found out)")] = ()
+    """Height and width of the images that the network takes, or one number for both."""
+
+
+def words_of_options(options: ModelOptions) -> list[str]:
+    """The options that are not at their defaults, as they are written on the command line."""
+    words: list[str] = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != each.default:
+            texts = value if isinstance(value, tuple) else [] if value is True else [value]
+            words += [f"--{each.name.replace('_', '-')}", *map(str, texts)]
+    return words
+
+
 StoreFolder = Annotated[
     Path | None,
     arg(

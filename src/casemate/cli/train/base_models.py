@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from casemate.cli.shared import inputs
-from casemate.data import Dataset
+from casemate.cli.shared.options import ModelOptions
+from casemate.data import Dataset, to_float
 from casemate.errors import ModelError
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.models import Classifier, ModelMetadata, load
+from casemate.models import Classifier, ModelMetadata, OpenedModel, load, same_classes
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,19 @@ class BaseModel:
     """Its file, or package.module:function for the function that made it."""
     role: str
     """What the training uses it as: "start" or "teacher"."""
-    model: Classifier
-    description: ModelMetadata | None
-    """The metadata saved beside its weights; None for a model that a function made."""
+    opened: OpenedModel
     hash: str | None
     """SHA-256 of its file, or of the weights of a model that a function made."""
+
+    @property
+    def model(self) -> Classifier:
+        """The classifier itself."""
+        return self.opened.model
+
+    @property
+    def description(self) -> ModelMetadata | None:
+        """The metadata saved beside its weights; None for a model from elsewhere."""
+        return self.opened.description
 
     @property
     def architecture(self) -> str | None:
@@ -42,36 +51,54 @@ class BaseModel:
 
     def check(self, dataset: Dataset) -> None:
         """Raise `ModelError` unless the model takes images of this data set and has its classes."""
+        if self.description is None:
+            self.opened.check(to_float(dataset.train.pixels[:8]))
+            if callable(self.model.output):
+                raise ModelError(
+                    f"{self.source} returns probabilities whose logarithm is taken, and cannot be saved after its "
+                    "training; return logits from it"
+                )
         expected = (dataset.image_shape, dataset.classes, (0.0, 1.0))
         own = (self.model.input_shape, self.model.classes, self.model.bounds)
         for what, ours, theirs in zip(("images of shape", "the classes", "pixels within"), own, expected, strict=True):
-            if ours != theirs:
+            if ours != theirs and not (what == "the classes" and self._has_classes_of(dataset)):
                 raise ModelError(
                     f"{self.source}, given as --{self.role}, has {what} {_short(ours)}, but {dataset.title} has "
                     f"{_short(theirs)}; choose another --{self.role}, or the --dataset it was trained on "
                     f"({self.dataset})"
                 )
 
+    def _has_classes_of(self, dataset: Dataset) -> bool:
+        """Whether a model from elsewhere, whose classes may have numbers for names, has those of a data set."""
+        return self.description is None and same_classes(self.model.classes, dataset.classes)
 
-def start_model(path: Path | None, architecture: str | None) -> BaseModel | None:
-    """Load the model whose weights the training starts from; None without `path`.
+
+def start_model(source: str | None, architecture: str | None, loading: ModelOptions) -> BaseModel | None:
+    """Load the model whose weights the training starts from; None without `source`.
+
+    `loading` are the options of a model of the user's own.
 
     Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any).
     """
-    if path is None:
+    if source is None:
         return None
-    model, description = load(path, architecture=architecture)
-    return BaseModel(str(path), "start", model, description, hashlib.sha256(path.read_bytes()).hexdigest())
+    if architecture is not None:
+        load(source, architecture=architecture)
+    return _opened("start", source, loading)
 
 
 def teacher_model(source: str | None) -> BaseModel | None:
     """Load the teacher of a distillation, from a file or a function; None without `source`. Raises `ModelError`."""
     if source is None:
         return None
-    found = inputs.load_model(source, "cpu")
+    return _opened("teacher", source, ModelOptions())
+
+
+def _opened(role: str, source: str, loading: ModelOptions) -> BaseModel:
+    found = inputs.load_model(source, "cpu", loading)
     from_file = found.description is not None
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if from_file else fingerprint(found.model)
-    return BaseModel(source, "teacher", found.model, found.description, digest)
+    return BaseModel(source, role, found, digest)
 
 
 def _short(values: tuple[Any, ...]) -> str:

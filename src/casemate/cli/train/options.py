@@ -24,6 +24,7 @@ from casemate.cli.shared.options import (
     Flag,
     Json,
     Machine,
+    ModelOptions,
     Seed,
     at_least_one,
     check_folder,
@@ -86,8 +87,8 @@ class AbstractTrainCommand:
         None
     )
     """A registered network; `casemate info` lists them."""
-    start: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: fresh weights)")] = None
-    """Start from the weights of this saved model."""
+    start: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(default: fresh weights)")] = None
+    """Start from this model, a saved one or one of your own (see `casemate evaluate --help`, MODEL)."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("model.safetensors")
     """The file for the model."""
     overwrite: Flag = False
@@ -101,6 +102,7 @@ class AbstractTrainCommand:
     objective: Any  # the settings of the recipe's objective
     training: Any  # those of `casemate.training.TrainConfig`
     images: TrainImages = field(default_factory=TrainImages)
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -132,6 +134,7 @@ class AbstractTrainCommand:
                 chosen_settings(self.images),
                 architecture=self.architecture,
                 start=self.start,
+                loading=self.loading,
                 teacher=self.teacher,
                 out=self.out,
                 device=device,
@@ -210,7 +213,7 @@ def _refuse_foreign(name: str, argv: Sequence[str]) -> None:
 
 def _options_of(name: str) -> set[str]:
     """All options that `casemate train` accepts with a recipe, as --name and as --no-name."""
-    groups = [AbstractTrainCommand, TrainImages, Machine]
+    groups = [AbstractTrainCommand, TrainImages, ModelOptions, Machine]
     groups += [each.type for each in fields(train_command(name)) if each.name in ("objective", "training")]  # type: ignore[misc]  # dataclasses
     names = [each.name.replace("_", "-") for group in groups for each in fields(group)]
     return {f"--{prefix}{each}" for each in names for prefix in ("", "no-")}

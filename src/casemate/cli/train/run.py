@@ -10,13 +10,14 @@ import numpy as np
 
 from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
+from casemate.cli.shared.options import ModelOptions
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
-from casemate.models import Classifier, ModelMetadata, create, save
+from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.settings import unknown_name
@@ -48,6 +49,8 @@ class TrainPlan:
     model: Classifier
     architectures: set[str | None]
     """Registered names of the network and of start and teacher, if any; None stands for an unknown one."""
+    start: OpenedModel | None
+    """The model that the training starts from; None for fresh weights."""
     out: Path
     device: str
     threads: int
@@ -70,7 +73,8 @@ def prepare(
     options: Mapping[str, Any],
     *,
     architecture: str | None,
-    start: Path | None,
+    start: str | None,
+    loading: ModelOptions,
     teacher: str | None,
     out: Path,
     device: str,
@@ -85,7 +89,8 @@ def prepare(
             teacher's.
         options: the values of the fields of `TrainImages`, by name.
         architecture: a registered network; None for that of `start`, or else paper-cnn.
-        start: file of the model whose weights the training starts from.
+        start: the model whose weights the training starts from: a file, or another source of a model.
+        loading: the options of that model.
         teacher: file or function of the teacher of a distillation.
         out: the file for the model.
         device: where to train.
@@ -96,7 +101,7 @@ def prepare(
     """
     seed = settings.seed
     augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
-    roles = {"start": start_model(start, architecture), "teacher": teacher_model(teacher)}
+    roles = {"start": start_model(start, architecture, loading), "teacher": teacher_model(teacher)}
     bases = {role: each for role, each in roles.items() if each is not None}
     notes = _set_temperature(objective, bases["teacher"]) if "teacher" in bases else []
     recipe = Recipe(
@@ -107,7 +112,7 @@ def prepare(
     images = _read(options["dataset"], bases, options["data_dir"], observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
     if "start" in bases:
-        architecture, model = bases["start"].architecture, bases["start"].model
+        architecture, model = bases["start"].architecture or bases["start"].source, bases["start"].model
     else:
         architecture = architecture or "paper-cnn"
         model = create(architecture, input_shape=images.image_shape, classes=images.classes, seed=seed)
@@ -132,9 +137,9 @@ def prepare(
     own |= {name: options[name] for name in ("train_images", "validation_images")}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
     architectures = {architecture, *(each.architecture for each in bases.values())}
-    return TrainPlan(
-        about, description, settings, recipe, images, train, validation, model, architectures, out, device, threads
-    )
+    started = bases["start"].opened if "start" in bases else None
+    networks = (model, architectures, started)
+    return TrainPlan(about, description, settings, recipe, images, train, validation, *networks, out, device, threads)
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:

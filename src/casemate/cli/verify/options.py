@@ -11,7 +11,7 @@ from casemate.cli import verify
 from casemate.cli.shared import parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
+from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, ModelOptions, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Verify:
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
+    loading: ModelOptions = field(default_factory=ModelOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -33,16 +34,17 @@ class Verify:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.verify import run, show
 
-            found = run.run(
+            facts, found = run.run(
                 self.record,
                 self.model,
+                loading=self.loading,
                 file=self.data,
                 data_dir=self.data_dir,
                 seed=self.seed,
                 device=device,
                 observer=observer,
             )
-        show.show(found, as_json=self.json)
+        show.show(found, facts, as_json=self.json)
         failed = [claim.title for claim in found.claims if claim.holds is False]
         if failed:
             raise ThresholdNotMet(f"{self.record}: {len(failed)} of its claims do not hold: {'; '.join(failed)}")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from casemate import data
 from casemate.cli.shared import inputs
-from casemate.data import LabelledImages, read_images
+from casemate.cli.shared.options import ModelOptions
+from casemate.data import LabelledImages, read_images, to_float
 from casemate.errors import DataError, MissingExtraError
 from casemate.evaluation import (
     HashedRecord,
@@ -16,6 +17,7 @@ from casemate.evaluation import (
     verify_record,
 )
 from casemate.evaluation.record import is_hashed
+from casemate.models import ModelFacts
 from casemate.progress import Observer
 
 
@@ -23,24 +25,30 @@ def run(
     path: Path,
     model: str,
     *,
+    loading: ModelOptions,
     file: Path | None,
     data_dir: Path | None,
     seed: int,
     device: str,
     observer: Observer,
-) -> Verification:
+) -> tuple[ModelFacts, Verification]:
     """Read the record, the model and, where available, the original images, and check every claim of the record.
 
-    The images come from `file`, or from the record's data set. A claim that does not hold is part of the result; only
-    what cannot be read raises, a `CasemateError`.
+    `loading` are the options of the model, whose facts are returned too. The images come from `file`, or from the
+    record's data set. A claim that does not hold is part of the result; only what cannot be read raises, a
+    `CasemateError`.
     """
     record = read_hashed_record(path) if is_hashed(path) else read_record(path)
-    loaded = inputs.load_model(model, device)
+    loaded = inputs.load_model(model, device, loading)
     images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
+    if images is not None:
+        loaded.check(to_float(images.pixels[:8]))
     if isinstance(record, HashedRecord):
         observer.message(f"{path} holds hashes in the place of images: it can only be checked by hash.")
-        return verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
-    return verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
+        found = verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
+    else:
+        found = verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
+    return loaded.facts, found
 
 
 def _images_of(record: Record | HashedRecord, data_dir: Path | None, observer: Observer) -> LabelledImages | None:

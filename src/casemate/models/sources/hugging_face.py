@@ -1,0 +1,119 @@
+"""A Hugging Face folder (extra `hf`): an image classifier with its image processor; no remote code, no network.
+
+`config.json` and `preprocessor_config.json` are read here; the weights must be safetensors.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from casemate.errors import ModelError
+from casemate.files import read_json
+from casemate.models.sources.extras import import_extra
+from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.opened import OpenedModel, opened_network
+
+_BYTE = 1 / 255
+
+
+def open_hugging_face(folder: Path, stated: ModelFacts | None) -> OpenedModel:
+    """The image classifier in a folder as `save_pretrained` writes it.
+
+    Mean, std and size come from its image processor, the names of the classes from its configuration.
+
+    Raises:
+        MissingExtraError: without transformers.
+        ModelError: the folder needs remote code or has no safetensors, or its weights do not fit.
+    """
+    config = _read(folder / "config.json")
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder} needs code of its own (auto_map in config.json), which is not run; it needs a model "
+            "whose code is in transformers"
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no .safetensors file; other weights are pickles, which can run code. Save it again: "
+            "model.save_pretrained(FOLDER, safe_serialization=True)"
+        )
+    processor = folder / "preprocessor_config.json"
+    found = _processor_facts(_read(processor)) if processor.is_file() else ModelFacts()
+    found = found.completed(_config_facts(config).known_from("config.json"))
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers = import_extra("transformers", f"opening {folder}", "hf", torchvision="if installed")
+    try:
+        network, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:300]
+        raise ModelError(f"{folder} cannot be loaded by transformers: {type(error).__name__}: {first}") from error
+    absent = [*loaded.get("missing_keys", ()), *(each[0] for each in loaded.get("mismatched_keys", ()))]
+    if absent:
+        raise ModelError(
+            f"{folder} has no weights for {', '.join(map(str, absent[:3]))}, which would be random; expected a folder "
+            "with all weights of an image classifier"
+        )
+    return opened_network(network, found, stated, name=str(folder), short=folder.name, fixed=("classes", "channels"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = read_json(path, ModelError)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return found
+
+
+def _config_facts(config: dict[str, Any]) -> ModelFacts:
+    """Classes, channels and size in config.json, as far as it has them in the usual form."""
+    labels = config.get("id2label")
+    names = tuple(str(each) for each in labels.values()) if isinstance(labels, dict) and len(labels) > 1 else None
+    channels, size = config.get("num_channels"), config.get("image_size")
+    if type(size) is int:
+        size = [size, size]
+    whole = isinstance(size, list) and len(size) == 2 and all(type(each) is int for each in size)
+    return ModelFacts(
+        classes=names,
+        channels=channels if type(channels) is int else None,
+        size=(size[0], size[1]) if whole and size is not None else None,
+    )
+
+
+def _processor_facts(config: dict[str, Any]) -> ModelFacts:
+    """Range, mean, std and size in preprocessor_config.json."""
+    origin = "preprocessor_config.json"
+    factor = config.get("rescale_factor", _BYTE) if config.get("do_rescale", True) else 1.0
+    normalised = config.get("do_normalize", True)
+    mean, std = (_numbers(config.get(name)) if normalised else None for name in ("image_mean", "image_std"))
+    size = next((each for name in ("crop_size", "size") if (each := _size(config.get(name))) is not None), None)
+    if not isinstance(factor, int | float) or factor <= 0:
+        raise ModelError(f"{origin}: rescale_factor {factor!r}; expected a positive number")
+    top = 255 * float(factor)
+    return ModelFacts(bounds=(0.0, 1.0 if abs(top - 1) < 1e-6 else top), mean=mean, std=std, size=size).known_from(
+        origin
+    )
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    if isinstance(value, int | float):
+        return (float(value),)
+    if isinstance(value, list) and value and all(isinstance(each, int | float) for each in value):
+        return tuple(map(float, value))
+    return None
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    """Height and width, from both, from the length of a square's edge, or from a number."""
+    match value:
+        case {"height": int(height), "width": int(width)}:
+            return height, width
+        case {"shortest_edge": int(edge)}:
+            return edge, edge
+        case int(edge):
+            return edge, edge
+        case _:
+            return None

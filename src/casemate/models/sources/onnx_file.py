@@ -1,0 +1,143 @@
+"""An ONNX file, converted to a PyTorch module by onnx2torch (extra `onnx`); nothing in it is executed as code.
+
+The tensors of a large model may lie in files beside it. The names of these files are checked before anything is read:
+they must lie in the model's own folder.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from casemate.errors import MissingExtraError, ModelError
+from casemate.models.sources.extras import import_extra
+from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.opened import OpenedModel, opened_network
+from casemate.models.sources.programs import FixedBatch
+
+_EXTRA = "onnx"
+_CHANNELS = (1, 3, 4)
+"""Numbers of channels by which the layout of images is recognised."""
+
+
+def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
+    """The classifier in an ONNX file with one input, images, and one output or several, the first of them the scores.
+
+    Raises:
+        MissingExtraError: without onnx2torch.
+        ModelError: the file is damaged, names data outside its folder, or has parts that cannot be converted.
+    """
+    what = f"opening {path.name}"
+    onnx = import_extra("onnx", what, _EXTRA)
+    onnx2torch = import_extra("onnx2torch", what, _EXTRA, torchvision="always")
+    program = _read(path, onnx)
+    shape = _input_shape(path, program)
+    try:
+        network: nn.Module = onnx2torch.convert(program).eval()
+    except NotImplementedError as error:
+        raise ModelError(
+            f"{path} has a part that onnx2torch cannot convert: {error}; export the network with other operators "
+            "(another opset_version of torch.onnx.export), or give its code and weights: mine.py:Network --weights FILE"
+        ) from error
+    except MissingExtraError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{path} cannot be converted to PyTorch: {type(error).__name__}: {_first(error)}") from error
+    found = _facts(shape)
+    if shape[0] is not None and not _accepts_pairs(network, shape):
+        network = FixedBatch(network, shape[0])
+    return opened_network(
+        network, found, stated, name=str(path), short=path.stem, fixed=("size", "channels", "channels_last", "classes")
+    )
+
+
+def _read(path: Path, onnx: Any) -> Any:
+    """The parsed and checked model with its external data. Raises `ModelError`."""
+    try:
+        program = onnx.load(path, load_external_data=False)
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as ONNX: {type(error).__name__}: {_first(error)}") from error
+    if not program.graph.node:
+        raise ModelError(f"{path} is not an ONNX model: it has no nodes")
+    for name in _external_files(program.graph):
+        _check_inside(path, name)
+    try:
+        onnx.external_data_helper.load_external_data_for_model(program, str(path.parent))
+        onnx.checker.check_model(program)
+    except Exception as error:
+        raise ModelError(f"{path} is not a valid ONNX model: {type(error).__name__}: {_first(error)}") from error
+    return program
+
+
+def _external_files(graph: Any) -> Iterator[str]:
+    """The names of all files beside the model in which its tensors lie, also those of graphs inside nodes."""
+    tensors = [*graph.initializer]
+    for sparse in graph.sparse_initializer:
+        tensors += [sparse.values, sparse.indices]
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.ByteSize():
+                    yield from _external_files(inner)
+    for tensor in tensors:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                yield entry.value
+
+
+def _check_inside(path: Path, name: str) -> None:
+    """Raise `ModelError` unless a file of external data lies in the model's folder, with links followed."""
+    folder = path.parent.resolve()
+    place = (folder / name).resolve()
+    if not place.is_relative_to(folder) or place == folder:
+        raise ModelError(
+            f"{path} takes its data from {name!r}, outside its folder; nothing of it was read. External data must "
+            "lie in the folder of the model"
+        )
+
+
+def _input_shape(path: Path, program: Any) -> tuple[int | None, ...]:
+    """The shape of the only input that is not a weight, four numbers, None where one is not fixed."""
+    weights = {each.name for each in program.graph.initializer}
+    inputs = [each for each in program.graph.input if each.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs)
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}); expected one, the images")
+    dims = inputs[0].type.tensor_type.shape.dim
+    shape = tuple(each.dim_value if each.HasField("dim_value") and each.dim_value > 0 else None for each in dims)
+    if len(shape) != 4:
+        raise ModelError(
+            f"{path} takes an input of {len(shape)} dimensions; expected images, (n, channels, height, width) or "
+            "(n, height, width, channels)"
+        )
+    return shape
+
+
+def _facts(shape: tuple[int | None, ...]) -> ModelFacts:
+    """What the shape of the input says: layout, channels and size, as far as they are fixed."""
+    last = shape[1] not in (None, *_CHANNELS) and shape[3] in _CHANNELS
+    channels, size = (shape[3], shape[1:3]) if last else (shape[1], shape[2:4])
+    height, width = size
+    return ModelFacts(
+        channels_last=last,
+        channels=channels,
+        size=None if height is None or width is None else (height, width),
+    ).known_from("the input of the ONNX graph")
+
+
+def _accepts_pairs(network: nn.Module, shape: tuple[int | None, ...]) -> bool:
+    """Whether a network whose input has a fixed number of images accepts two as well."""
+    if None in shape[1:]:
+        return True
+    try:
+        with torch.no_grad():
+            return len(network(torch.zeros(2, *[each or 1 for each in shape[1:]]))) == 2
+    except Exception:  # the converted graph may raise anything
+        return False
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -1,0 +1,89 @@
+"""`open_model`: a model from whatever names it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from casemate.errors import ModelError
+from casemate.models.sources.black_box import open_black_box
+from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.formats import Format, format_of
+from casemate.models.sources.hugging_face import open_hugging_face
+from casemate.models.sources.keras_file import open_keras, open_keras_hdf5
+from casemate.models.sources.onnx_file import open_onnx
+from casemate.models.sources.opened import OpenedModel
+from casemate.models.sources.own_code import is_own_code, open_own_code
+from casemate.models.sources.programs import open_exported, open_pickle, open_torchscript
+from casemate.models.sources.saved import open_saved
+from casemate.models.sources.timm_name import PREFIX, open_timm
+from casemate.models.sources.weights import load_weights
+
+
+def open_model(
+    source: str | Path,
+    *,
+    weights: Path | None = None,
+    trust_code: bool = False,
+    black_box: bool = False,
+    queries: int | None = None,
+    overrides: ModelFacts | None = None,
+) -> OpenedModel:
+    """Open a model, on the CPU, from a file, a folder, or the user's own code.
+
+    A network from code or a pickle stays in the mode that it is in; all others are in evaluation mode.
+
+    Args:
+        source: a .safetensors file that casemate wrote; package.module:name or file.py:name for a function without
+            arguments that returns a network, for a network's class, or for a network; a .onnx or .keras file;
+            timm:NAME; a Hugging Face folder; a program by torch.export (.pt2), TorchScript, or a pickled module.
+        weights: the weights to load into a network that code or a name builds, or to replace those of a file: a
+            .safetensors file or a state dict.
+        trust_code: whether to load files that can run code while they are loaded.
+        black_box: whether the name is that of a function of images, which is called with them and has no gradient.
+        queries: for a black box: the largest number of images that it may be called with, or None.
+        overrides: what the user says of the model; it must agree with what its source fixes.
+
+    Raises:
+        ModelError: there is no such model, it cannot be loaded, it is not trusted, or it contradicts the overrides.
+        MissingExtraError: its format needs an extra that is not installed.
+    """
+    text = str(source)
+    path = Path(source)
+    if black_box:
+        return open_black_box(text, queries, overrides)
+    if text.startswith(PREFIX) and not path.exists():
+        return open_timm(text, weights, overrides)
+    if is_own_code(text):
+        return open_own_code(text, weights, overrides)
+    if not path.exists():
+        raise ModelError(
+            f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
+            "as networks.mine:load"
+        )
+    kind = format_of(path)
+    opened = _opened(path, kind, overrides, trust_code=trust_code)
+    if weights is None:
+        return opened
+    if kind == "safetensors":
+        raise ModelError(f"--weights {weights} beside {text}, which has weights of its own; give one of them")
+    return replace(opened, stated=load_weights(opened.model, weights).completed(opened.stated))
+
+
+def _opened(path: Path, kind: Format, overrides: ModelFacts | None, *, trust_code: bool) -> OpenedModel:
+    """The model in an existing file or folder, by its format."""
+    match kind:
+        case "onnx":
+            return open_onnx(path, overrides)
+        case "hugging-face":
+            return open_hugging_face(path, overrides)
+        case "keras":
+            return open_keras(path, overrides, trust_code=trust_code)
+        case "hdf5":
+            return open_keras_hdf5(path, overrides, trust_code=trust_code)
+        case "exported":
+            return open_exported(path, overrides, trust_code=trust_code)
+        case "torchscript":
+            return open_torchscript(path, overrides, trust_code=trust_code)
+        case "pickle":
+            return open_pickle(path, overrides, trust_code=trust_code)
+        case _:
+            return open_saved(path, overrides)

@@ -1,0 +1,115 @@
+"""A network from the user's own code: `package.module:factory` or `file.py:factory`, perhaps with a weights file.
+
+To name the code is to trust it: it is imported and run. The weights file is not trusted: it is read without running
+anything.
+"""
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from casemate.errors import CasemateError, ModelError
+from casemate.models.classifier import Classifier
+from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
+from casemate.models.sources.weights import load_weights
+
+_FUNCTION = re.compile(r"(?:[^\W\d][\w.]*|.+\.py):[^\W\d]\w*")
+
+
+def is_own_code(text: str) -> bool:
+    """Whether a model's name is that of a function in a module or in a file of Python, and not of an existing file."""
+    return _FUNCTION.fullmatch(text) is not None and not Path(text).exists()
+
+
+def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) -> OpenedModel:
+    """The model that a function of the user's returns, or that a module defines.
+
+    Args:
+        text: package.module:name or file.py:name. The name is that of a function without arguments, of a class whose
+            objects need none, or of a network. Modules are searched in the current folder and among the installed
+            ones.
+        weights: a file to load into the network, or None.
+        stated: what the user says of the model.
+
+    Raises:
+        ModelError: the import or the call fails, or the result is not a module; or the weights do not fit.
+    """
+    made = named_object(text)
+    name = text.rpartition(":")[2]
+    if not isinstance(made, nn.Module):
+        made = _called(made, text)
+    if not isinstance(made, nn.Module):
+        raise ModelError(
+            f"{text} returned a {type(made).__name__}; expected a torch.nn.Module that maps images within [0, 1] to "
+            "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
+        )
+    found = ModelFacts() if weights is None else load_weights(made, weights)
+    if isinstance(made, Classifier):
+        return opened_classifier(made, stated, name=text, short=name, origin=f"the Classifier that {name} returned")
+    return opened_network(made, found, stated, name=text, short=name, keeps_mode=True)
+
+
+def named_object(text: str) -> Any:
+    """What a module, package.module:name, or a file, file.py:name, defines under a name. Raises `ModelError`."""
+    module, _, name = text.rpartition(":")
+    try:
+        return getattr(_imported(module), name)
+    except CasemateError:
+        raise
+    except Exception as error:
+        raise _failed(text, error) from error
+
+
+def _called(made: Any, text: str) -> Any:
+    try:
+        return made()
+    except CasemateError:
+        raise
+    except Exception as error:
+        raise _failed(text, error) from error
+
+
+def _imported(module: str) -> ModuleType:
+    """The module of that name, or in that file of Python, with the folder it is in among those that are searched."""
+    here = str(Path.cwd())
+    if not module.endswith(".py"):
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        return importlib.import_module(module)
+    path = Path(module).absolute()
+    if not path.is_file():
+        raise ModelError(f"{module} does not exist; expected a file of Python that builds the network")
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    name = path.stem if known is None and path.stem.isidentifier() else f"_casemate_own_{abs(hash(path))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{module} cannot be imported; expected a file of Python")
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made  # before it runs, as dataclasses and pickle need it
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return made
+
+
+def _failed(text: str, error: Exception) -> ModelError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return ModelError(
+        f"{text} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). The module is searched "
+        f"in {Path.cwd()} and among the installed ones; the function is called without arguments"
+    )
