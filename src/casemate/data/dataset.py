@@ -119,6 +119,10 @@ class LabelledImages:
     def __getitem__(self, index: Tensor | slice) -> "LabelledImages":
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
+    def read(self, positions: slice | Labels) -> "LabelledImages":
+        """The images at these positions, as `StreamedImages.read` returns them."""
+        return self[positions]
+
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
         """Yield `(images, labels)` in order, in batches of `size`, the last one smaller; images as from `to_float`."""
         for start in range(0, len(self), size):
@@ -161,7 +165,7 @@ class Dataset:
         return channels, height, width
 
 
-def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
+def ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
     """A random order of the examples, and each one's rank within its class, as a share in (0, 1).
 
     Both are `(n,)`: indices of examples, and the rank of the example at that position of the order.
@@ -184,7 +188,7 @@ def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImage
         raise SettingError(
             f"a split that sets {second} of {len(images)} images aside; set aside at least 1, but not all"
         )
-    order, rank = _ranked(images.labels, seed)
+    order, rank = ranked(images.labels, seed)
     chosen = rank.argsort(stable=True)[:second]
     mask = torch.zeros(len(images), dtype=torch.bool)
     mask[order[chosen]] = True
