@@ -17,6 +17,7 @@ from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
 from casemate.data.sources import StreamedImages as StreamedImages
+from casemate.data.sources import in_order_of as in_order_of
 from casemate.data.sources import open_images as open_images
 from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder

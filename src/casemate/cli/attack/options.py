@@ -23,7 +23,9 @@ from casemate.cli.shared.options import (
     Json,
     Machine,
     ModelName,
+    Reading,
     Seed,
+    Subset,
     TestSet,
     at_least_one,
     check_folder,
@@ -55,7 +57,8 @@ class AbstractAttackCommand:
     target: Annotated[str | None, arg(metavar="CLASS", help_behavior_hint="(default: any wrong class)")] = None
     """Aim at this class, given by name or index; images of the class itself are left out."""
     images: Annotated[int, arg(metavar="N")] = 1000
-    """Attack the first N images."""
+    """Attack N images, the first ones if --subset does not say otherwise."""
+    subset: Subset = None
     dataset: TestSet = None
     data: DataFile = None
     data_dir: DataDir = None
@@ -73,6 +76,7 @@ class AbstractAttackCommand:
     json: Json = False
     attack: Any  # the settings of the attack
     wrapper: Any  # the settings of its wrappers
+    reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -102,6 +106,8 @@ class AbstractAttackCommand:
                 dataset=self.dataset,
                 data_dir=self.data_dir,
                 images=self.images,
+                subset=self.subset,
+                reading=self.reading,
                 target=self.target,
                 seed=self.seed,
                 device=device,

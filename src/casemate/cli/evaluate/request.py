@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Seed, TestSet, parse_number
+from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, Reading, Seed, Subset, TestSet, parse_number
 from casemate.errors import SettingError
 from casemate.evaluation import Budget, evaluate
 from casemate.evaluation.verdict import CONVENTION, Borders
@@ -32,7 +32,8 @@ class EvaluateRequest:
     data: DataFile = None
     data_dir: DataDir = None
     images: Annotated[int, arg(metavar="N")] = IMAGES
-    """Use the first N images."""
+    """Use N images, the first ones if --subset does not say otherwise."""
+    subset: Subset = None
     norm: Norm = _DEFAULTS["norm"]
     """The norm in which eps limits the perturbation."""
     eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {_EPS_WORDS})")] = ()
@@ -56,6 +57,8 @@ class EvaluateRequest:
     no_images: Flag = False
     """Write no images: record and report then hold only their hashes, and no pictures. Otherwise they hold the clean
     and the adversarial images."""
+
+    reading: Reading = field(default_factory=Reading)
 
     def grade_borders(self) -> Borders:
         """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""

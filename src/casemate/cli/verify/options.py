@@ -11,7 +11,7 @@ from casemate.cli import verify
 from casemate.cli.shared import parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Seed
+from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, Reading, Seed, Subset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,11 @@ class Verify:
     """The record.json that `casemate evaluate` wrote, with adversarial.safetensors beside it."""
     model: ModelName
     data: DataFile = None
+    subset: Subset = None
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
+    reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -37,6 +39,8 @@ class Verify:
                 self.record,
                 self.model,
                 file=self.data,
+                subset=self.subset,
+                reading=self.reading,
                 data_dir=self.data_dir,
                 seed=self.seed,
                 device=device,

@@ -71,8 +71,8 @@ def open_images(
 def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedImages:
     """The same images with labels that count the model's `classes`, matched by name where the source names its own.
 
-    Without common names, as many classes are taken to be in the same order, which the `conversions` then note. Raises
-    `DataError` where that is impossible.
+    Without common names, as many classes are taken to be in the same order, and a remark says so. Raises `DataError`
+    where that is impossible.
     """
     own = images.classes
     if own is None or own == classes:
@@ -88,8 +88,8 @@ def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedIma
             f"{images.name} has the classes {_few(own)}, but the model {_few(classes)}; not among the model's: "
             f"{_few(missing)}. Name the folders or labels like the model's classes"
         )
-    images.conversions[f"classes taken in their order: {_few(own)} are the model's {_few(classes)}"] = 1
-    return replace(images, classes=classes)
+    remark = f"its classes {_few(own)} are taken in this order for the model's {_few(classes)}"
+    return replace(images, classes=classes, remarks=(*images.remarks, remark))
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Images and labels as two arrays of one file: .npz or .safetensors."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,16 +49,14 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing) -> StreamedIm
         raise DataError(
             f"{path} holds {stored.shape[0]} images and {len(labels)} labels; expected as many, at least one"
         )
-    notes = Counter[str]()
-    if pair != ("images", "labels"):
-        notes[f"used `{pair[0]}` as the images and `{pair[1]}` as the labels"] = 1
+    usual = pair == ("images", "labels") or split is not None
     return resizing.applied(
         StreamedImages(
             name=str(path),
             labels=labels,
             image_shape=shape,
             reader=lambda positions: read_rows(stored, positions, shape, path),
-            conversions=notes,
+            remarks=() if usual else (f"used `{pair[0]}` as the images and `{pair[1]}` as the labels",),
         )
     )
 

@@ -69,9 +69,8 @@ def open_cifar(path: Path, split: str | None, resizing: Resizing) -> StreamedIma
         image_shape=_SHAPE,
         reader=lambda positions: _read([part for part, _, _ in parts], files, positions),
         classes=_class_names(files[0].parent / _NAMES[extra], _CLASSES[extra]),
+        remarks=("used the test images; --split train reads the others",) if path.is_dir() and split is None else (),
     )
-    if path.is_dir() and split is None:
-        streamed.conversions["used the test images; --split train reads the others"] = 1
     return resizing.applied(streamed)
 
 

@@ -36,14 +36,14 @@ def open_idx(path: Path, labels: Path | None, split: str | None, resizing: Resiz
     Without `labels` these are in the file that has "labels" and "1" in its name where the images have "images" and "3".
     Of a folder the `split` is read, "test" if none is given. Raises `DataError`.
     """
-    notes: dict[str, int] = {}
+    remarks: tuple[str, ...] = ()
     if path.is_dir():
         part = _PARTS.get(split or "test")
         found = sorted(each for each in path.glob(f"{part}*") if "images" in each.name and is_idx(each))
         if part is None or not found:
             raise DataError(f"{path} has no IDX files of the split {split or 'test'!r}; choose --split train or test")
         if split is None:
-            notes["used the test images; --split train reads the others"] = 1
+            remarks = ("used the test images; --split train reads the others",)
         path = found[0]
     elif split is not None:
         raise DataError(f"{path} is one IDX file, which has no splits; leave --split {split} out, or name its folder")
@@ -60,8 +60,8 @@ def open_idx(path: Path, labels: Path | None, split: str | None, resizing: Resiz
         labels=torch.from_numpy(classes.whole()).long(),
         image_shape=shape,
         reader=lambda positions: read_rows(images, positions, shape, path),
+        remarks=remarks,
     )
-    streamed.conversions.update(notes)
     return resizing.applied(streamed)
 
 

@@ -94,10 +94,9 @@ class Resizing:
         shape = (self.channels or channels, sample.height, sample.width)
         if shape == images.image_shape:
             return images
-        if shape[0] != channels:
-            what = "grey images repeated in three channels" if channels == 1 else "colour images converted to grey"
-            images.conversions[what] = len(images)
-        return replace(images, image_shape=shape, reader=_converting(images.reader, self, shape))
+        what = "grey images repeated in three channels" if channels == 1 else "colour images converted to grey"
+        remarks = images.remarks + (() if shape[0] == channels else (what,))
+        return replace(images, image_shape=shape, reader=_converting(images.reader, self, shape), remarks=remarks)
 
 
 def _converting(

@@ -42,7 +42,9 @@ class StreamedImages:
     chosen: str = "all"
     """How these images were chosen from the source: "all", "first", or "stratified, seed 0"."""
     conversions: Counter[str] = field(default_factory=Counter)
-    """What was changed in images while they were read, such as "turned by their EXIF orientation": how many times."""
+    """What was changed in images while they were read, such as "converted from a palette": how many times."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed when the source was opened, such as which arrays of a file are used, a clause each."""
 
     def __post_init__(self) -> None:
         if not len(self.labels):
@@ -131,5 +133,6 @@ class StreamedImages:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence for each kind of change that was made to images while they were read."""
-        return tuple(f"{self.name}: {count:,} times {what}" for what, count in sorted(self.conversions.items()))
+        """What was assumed, and what was changed in images that were read so far, a sentence each."""
+        changed = tuple(f"{what} ({count:,} of the images read)" for what, count in sorted(self.conversions.items()))
+        return tuple(f"{self.name}: {each}" for each in (*self.remarks, *changed))
