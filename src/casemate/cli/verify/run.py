@@ -34,8 +34,8 @@ def run(
 ) -> Verification:
     """Read the record, the model and, where available, the original images, and check every claim of the record.
 
-    The images come from `file`, of which as many are read as the record needs, or from the record's data set. A claim that does not hold is part of the result; only
-    what cannot be read raises, a `CasemateError`.
+    The images come from `file`, of which as many are read as the record needs, or from the record's data set. A claim
+    that does not hold is part of the result; only what cannot be read raises, a `CasemateError`.
     """
     record = read_hashed_record(path) if is_hashed(path) else read_record(path)
     loaded = inputs.load_model(model, device)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from casemate.data.sources.arrays import EXPECTED, open_arrays
+from casemate.data.sources.arrays import EXPECTED, array_splits, open_arrays
 from casemate.data.sources.cifar import is_cifar, open_cifar
-from casemate.data.sources.files import open_folder, open_table
+from casemate.data.sources.files import SPLITS, open_folder, open_table
 from casemate.data.sources.idx_files import is_idx, open_idx
-from casemate.data.sources.parquet import open_parquet, parquet_files
+from casemate.data.sources.parquet import open_parquet, parquet_files, split_of
 from casemate.data.sources.resizing import Interpolation as Interpolation
 from casemate.data.sources.resizing import Resizing as Resizing
 from casemate.data.sources.streamed import StreamedImages as StreamedImages
@@ -66,6 +66,20 @@ def open_images(
     if classes is not None:
         found = in_order_of(found, tuple(classes))
     return found if subset is None else found.subset(subset, seed)
+
+
+def splits_of(source: Path) -> tuple[str, ...]:
+    """The parts of a data set, such as "train" and "test", that a file or folder has; empty if it has one part."""
+    if not source.is_dir():
+        return array_splits(source) if source.suffix == ".npz" else ()
+    files = parquet_files(source)
+    if files:
+        found = {split_of(file) for file in files}
+    elif is_cifar(source) or any(is_idx(each) for each in source.iterdir()):
+        found = {"train", "test"}
+    else:
+        found = {each.name for each in source.iterdir() if each.is_dir() and each.name.lower() in SPLITS}
+    return tuple(sorted(found)) if len(found) > 1 else ()
 
 
 def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedImages:

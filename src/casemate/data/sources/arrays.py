@@ -61,6 +61,15 @@ def open_arrays(path: Path, split: str | None, resizing: Resizing) -> StreamedIm
     )
 
 
+def array_splits(path: Path) -> tuple[str, ...]:
+    """The splits of which a .npz file has both images and labels. Raises `DataError` for a file that cannot be read."""
+    try:
+        held = npz_names(path)
+    except UnsoundError as error:
+        raise DataError(f"cannot read {path}: {error}; {EXPECTED}") from error
+    return tuple(part for part in ("test", "train", "val") if _pair(held, part) is not None)
+
+
 def read_rows(stored: StoredArray, positions: Labels, shape: tuple[int, int, int], path: Path) -> Tensor:
     """Images of an array in the file `path`, `(k, *shape)`, uint8 or float32. Raises `DataError`."""
     try:

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 in their binary form: records of one or two labels and 3 x 32 x 32 bytes.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, and the description beside the
-files. A record begins with the label (CIFAR-10), or with the coarse and then the fine label (CIFAR-100).
+files. A record begins with the label (CIFAR-10), or with the superclass and then the class (CIFAR-100).
 """
 
 from collections.abc import Sequence

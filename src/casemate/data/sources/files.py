@@ -13,7 +13,7 @@ from typing import final
 import torch
 
 from casemate.arrays import UnsoundError
-from casemate.data.sources.pictures import SUFFIXES, read_file, stream_pictures
+from casemate.data.sources.pictures import SUFFIXES, read_picture, stream_pictures
 from casemate.data.sources.resizing import Resizing
 from casemate.data.sources.streamed import StreamedImages
 from casemate.errors import DataError
@@ -216,7 +216,7 @@ def _streamed(
         for place in positions:
             path = root / paths[place]
             try:
-                raw = read_file(path, root)
+                raw = read_picture(path, root)
             except (OSError, ValueError, UnsoundError) as error:
                 raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
             yield str(path), raw

@@ -33,6 +33,11 @@ def parquet_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
 
 
+def split_of(file: Path) -> str:
+    """The split that a file's name begins with, such as "train" of train-00000-of-00002.parquet."""
+    return file.name.removesuffix(".parquet").split("-")[0]
+
+
 def open_parquet(path: Path, split: str | None, resizing: Resizing) -> StreamedImages:
     """The pictures in a Parquet file, or in the files of a folder whose names begin with `split`, such as "train-".
 
@@ -41,10 +46,10 @@ def open_parquet(path: Path, split: str | None, resizing: Resizing) -> StreamedI
     files = [path]
     if path.is_dir():
         files = parquet_files(path)
-        splits = sorted({file.name.split("-")[0].removesuffix(".parquet") for file in files})
+        splits = sorted({split_of(file) for file in files})
         if split is None and len(splits) > 1:
             raise DataError(f"{path} holds the parts {', '.join(splits)} of a data set; choose one with --split")
-        files = [file for file in files if split in (None, file.name.split("-")[0].removesuffix(".parquet"))]
+        files = [file for file in files if split in (None, split_of(file))]
         if not files:
             raise DataError(f"{path} has no files of the split {split!r}; it has {', '.join(splits)}")
     elif split is not None:

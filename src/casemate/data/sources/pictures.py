@@ -101,7 +101,7 @@ def _decode_all(
     return torch.cat(found) if found else torch.empty(0, *(shape or (1, 1, 1)), dtype=torch.uint8)
 
 
-def read_file(path: Path, root: Path) -> bytes:
+def read_picture(path: Path, root: Path) -> bytes:
     """The bytes of a picture file in the folder `root`, a resolved path.
 
     Raises `UnsoundError` if the file is too large, no regular file, or outside of the folder by a symbolic link.
