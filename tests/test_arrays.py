@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 import casemate
-from casemate.arrays import UnsoundError, parse_safetensors, read_npz, read_safetensors
+from casemate.arrays import UnsoundError, open_npz, parse_safetensors, read_safetensors
 from casemate.cli.main import main
 from casemate.data import read_images
 from casemate.errors import DataError
@@ -195,8 +195,10 @@ def test_sound_archives_are_read_as_numpy_reads_them(
 ) -> None:
     array = np.asarray(PIXELS.astype(kind) / (1 if kind == "|u1" else 255), order=order, dtype=kind)
     method(tmp_path / "own.npz", images=array, labels=LABELS.astype(">u4"), scalar=np.array(3), text=np.array("a"))
-    found = read_npz(tmp_path / "own.npz", ["images", "labels", "scalar", "absent"])
+    stored = open_npz(tmp_path / "own.npz", ["images", "labels", "scalar", "absent"])
+    found = {name: each.whole() for name, each in stored.items()}
     assert found.keys() == {"images", "labels", "scalar"}
+    assert np.array_equal(stored["images"].rows(np.array([5, 4, 5])), array[[5, 4, 5]])
     assert np.array_equal(found["images"], array)
     assert found["labels"].dtype == np.uint32
     assert found["scalar"].shape == ()
