@@ -47,9 +47,8 @@ def test_an_evaluation_on_a_folder_is_sampled_recorded_and_verified(run: Run) ->
     assert "12 (stratified, seed 0) images" in printed
     result = json.loads(Path("runs/evaluate-model/result.json").read_text())
     assert result["chosen"] == "stratified, seed 0"
-    assert {each["class"]: each["clean_accuracy"]["n"] for each in result["per_class"]} == dict.fromkeys(
-        TINY_CLASSES, 4
-    )
+    assert {each["class"] for each in result["per_class"]} == set(TINY_CLASSES)
+    assert [each["clean_accuracy"]["n"] for each in result["per_class"]] == [4, 4, 4]
     command = printed[printed.index("casemate verify") :].split(" (")[0]
     assert command.endswith("--data photos --subset stratified:0")
     assert "The model is the record's" in _said(run, *shlex.split(command)[1:])
@@ -107,19 +106,7 @@ def test_a_contact_sheet_of_own_images(run: Run) -> None:
     assert "give one of them" in _said(run, "data", "show", "--data", "own.npz", "--dataset", "digits", code=2)
 
 
-TRAIN = (
-    "train",
-    "--architecture",
-    "tiny",
-    "--epochs",
-    2,
-    "--batch-size",
-    8,
-    "--threads",
-    1,
-    "--out",
-    "made.safetensors",
-)
+TRAIN = ("train", "--architecture", "tiny", "--epochs", 2, "--batch-size", 8, "--out", "made.safetensors")
 
 
 def test_training_on_a_folder_with_parts(run: Run) -> None:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from casemate.data import LabelledImages, StreamedImages, open_images, read_images
+from casemate.data import LabelledImages, StreamedImages, as_labelled, open_images, read_images
 from casemate.errors import DataError, SettingError
 from casemate.evaluation.fingerprints import fingerprint_of_images
 from conftest import tiny_images
@@ -399,7 +399,7 @@ def test_random_images_and_unknown_sources_are_refused(tmp_path: Path) -> None:
         open_images(Noisy(targets=True))
     assert len(open_images(TensorDataset(IMAGES.pixels, IMAGES.labels))) == 12
     for wrong, words in (
-        (3, "a int as images; expected a folder"),
+        (3, "a int as images; expected images and labels"),
         (tmp_path / "absent", "does not exist; expected a folder"),
         (tmp_path, "has no subfolders; expected one for each class"),
     ):
@@ -423,6 +423,10 @@ def test_a_file_cut_short_after_it_was_opened_is_an_error(tmp_path: Path) -> Non
 
 def test_images_in_memory_are_read_in_the_same_way() -> None:
     assert isinstance(IMAGES.read(slice(2)), LabelledImages)
+    for given in (IMAGES, (IMAGES.pixels, IMAGES.labels)):
+        assert open_images(given, subset=5).fingerprint == open_images(given, subset=5).fingerprint
+        assert open_images(given).fingerprint == fingerprint_of_images(IMAGES)
+    assert torch.equal(as_labelled(open_images(IMAGES)).pixels, IMAGES.pixels)
     assert torch.equal(IMAGES.read(torch.tensor([4, 1])).labels, IMAGES.labels[[4, 1]])
 
 

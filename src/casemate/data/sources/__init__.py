@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from casemate.data.dataset import LabelledImages
+from casemate.data.given import as_labelled
 from casemate.data.sources.arrays import EXPECTED, array_splits, open_arrays
 from casemate.data.sources.cifar import is_cifar, open_cifar
 from casemate.data.sources.files import SPLITS, open_folder, open_table
@@ -17,8 +19,8 @@ from casemate.data.sources.idx_files import is_idx, open_idx
 from casemate.data.sources.parquet import open_parquet, parquet_files, split_of
 from casemate.data.sources.resizing import Interpolation as Interpolation
 from casemate.data.sources.resizing import Resizing as Resizing
-from casemate.data.sources.streamed import StreamedImages as StreamedImages
 from casemate.data.sources.torch_data import can_be_read_by_position, open_torch
+from casemate.data.streamed import StreamedImages as StreamedImages
 from casemate.errors import DataError
 
 FORMATS = (
@@ -45,7 +47,8 @@ def open_images(
     """Open a user's labelled images without reading more than their labels; nothing in a file is executed.
 
     Args:
-        source: a file or folder, see `FORMATS`; or a data set or data loader of PyTorch.
+        source: a file or folder, see `FORMATS`; a data set or data loader of PyTorch, which is read by position if
+            possible; or anything else that `casemate.data.as_labelled` takes, which then is in memory.
         labels: the CSV file with the labels of a folder of pictures, or the IDX file with those of an IDX file.
         split: the part of the data set, such as "train" or "test", where the source has several.
         classes: the names of the model's classes, in the order of its logits. Labels are renumbered by the names of the
@@ -62,7 +65,10 @@ def open_images(
         SettingError: an option that does not fit.
     """
     resizing = Resizing(size=size, crop=crop, interpolation=interpolation, channels=channels)
-    found = _open(source, None if labels is None else Path(labels), split, resizing)
+    try:
+        found = _open(source, None if labels is None else Path(labels), split, resizing)
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror or error}; expected {FORMATS}") from error
     if classes is not None:
         found = in_order_of(found, tuple(classes))
     return found if subset is None else found.subset(subset, seed)
@@ -106,6 +112,17 @@ def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedIma
     return replace(images, classes=classes, remarks=(*images.remarks, remark))
 
 
+def _in_memory(images: LabelledImages, name: str) -> StreamedImages:
+    """Images in memory behind the methods of `StreamedImages`."""
+    channels, height, width = images.pixels.shape[1:]
+    return StreamedImages(
+        name=name,
+        labels=images.labels,
+        image_shape=(channels, height, width),
+        reader=lambda positions: images.pixels[positions],
+    )
+
+
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
@@ -119,7 +136,7 @@ def _open(source: Any, labels: Path | None, split: str | None, resizing: Resizin
             return resizing.applied(source)
         if can_be_read_by_position(source):
             return open_torch(source, resizing)
-        raise DataError(f"a {type(source).__name__} as images; expected {FORMATS}, or a Dataset or DataLoader")
+        return resizing.applied(_in_memory(as_labelled(source), f"a {type(source).__name__}"))
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path} does not exist; expected {FORMATS}")

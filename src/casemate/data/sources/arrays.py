@@ -9,7 +9,7 @@ from torch import Tensor
 
 from casemate.arrays import StoredArray, UnsoundError, npz_names, open_npz, open_safetensors
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
 from casemate.types import Labels
 

@@ -15,7 +15,7 @@ import torch
 from casemate.arrays import UnsoundError
 from casemate.data.sources.pictures import SUFFIXES, read_picture, stream_pictures
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
 from casemate.types import Labels
 

@@ -12,7 +12,7 @@ import torch
 from casemate.arrays import OpenFile, StoredArray, UnsoundError, guarded
 from casemate.data.sources.arrays import read_rows
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
 
 _UNSIGNED_BYTE = 0x08

@@ -16,7 +16,7 @@ import torch
 from casemate.arrays import OpenFile, UnsoundError
 from casemate.data.sources.pictures import stream_pictures
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import CasemateError, DataError, missing_extra
 from casemate.types import Labels
 

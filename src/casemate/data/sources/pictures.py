@@ -30,7 +30,7 @@ from torch import Tensor
 
 from casemate.arrays import OpenFile, UnsoundError, guarded
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError, SettingError
 from casemate.types import Labels, Pixels
 

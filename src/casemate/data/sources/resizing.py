@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import SettingError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate
 from casemate.data.dataset import LabelledImages
 from casemate.data.given import as_labelled
 from casemate.data.sources.resizing import Resizing
-from casemate.data.sources.streamed import StreamedImages
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
 from casemate.rng import all_forked
 from casemate.types import Labels
