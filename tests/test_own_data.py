@@ -29,7 +29,7 @@ def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(thirds(), Path("model.safetensors"), ModelMetadata(architecture="linear", dataset="tiny"))
     for number, (pixels, label) in enumerate(zip(IMAGES.pixels.numpy(), IMAGES.labels.tolist(), strict=True)):
-        for place in (Path("photos"), Path("parts") / ("test" if number % 3 == 0 else "train")):
+        for place in (Path("photos"), Path("parts") / ("test" if number % 4 == 0 else "train")):
             (place / TINY_CLASSES[label]).mkdir(parents=True, exist_ok=True)
             (place / TINY_CLASSES[label] / f"{number:02}.png").write_bytes(png(pixels))
 
@@ -93,7 +93,7 @@ def test_classes_by_other_names(run: Run) -> None:
 def test_options_of_own_images_need_them(run: Run) -> None:
     message = _said(run, "attack", "fgsm", "model.safetensors", "--dataset", "digits", "--size", 8, code=2)
     assert "--size is about images of your own; give them with --data PATH" in message
-    message = _said(run, "train", "--dataset", "digits", "--split", "train", code=2)
+    message = _said(run, "train", "--dataset", "digits", "--split", "train", "--out", "made.safetensors", code=2)
     assert "--split is about images of your own; give them with --data PATH" in message
 
 
@@ -111,19 +111,19 @@ TRAIN = ("train", "--architecture", "tiny", "--epochs", 2, "--batch-size", 8, "-
 
 def test_training_on_a_folder_with_parts(run: Run) -> None:
     found = json.loads(run(*TRAIN, "--data", "parts", "--json")[1])
-    assert (found["train_images"], found["validation_images"], found["test_images"]) == (32, 8, 20)
+    assert (found["train_images"], found["validation_images"], found["test_images"]) == (36, 9, 15)
     model, about = load(Path("made.safetensors"))
     assert model.classes == TINY_CLASSES
     assert about.dataset == "parts"
     message = _said(run, "evaluate", "made.safetensors", *QUICK, code=2)
     assert "the model was trained on 'parts'; give its images with --data PATH" in message
     printed = _said(run, "attack", "fgsm", "made.safetensors", "--data", "parts", "--split", "test", "--eps", "0.1")
-    assert "n = 20" in printed
+    assert "n = 15" in printed
 
 
 def test_training_sets_a_part_aside_where_there_is_none(run: Run) -> None:
     np.savez("own.npz", images=IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
-    printed = _said(run, *TRAIN, "--data", "own.npz", "--recipe", "pgd-adversarial-training", "--dry-run")
+    printed = _said(run, *TRAIN, "--data", "own.npz", "--recipe", "adversarial-training", "--dry-run")
     assert "own.npz has no test images of its own: 12 of 60 were set aside" in printed
     printed = _said(run, *TRAIN, "--data", "photos", "--start", "model.safetensors", code=2)
     assert "tiny is expected" in printed

@@ -22,6 +22,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.cli.shared import inputs, outputs
+from casemate.cli.shared.options import Reading
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError

@@ -164,6 +164,7 @@ def read_own(
         if found.classes is not None:
             found = in_order_of(found, model.model.classes)
         found = _chosen(found, count, subset, observer)
+        found.conversions.clear()  # of the images that were read before, which are read again
         images = found.read(slice(None))
     for note in found.notes:
         observer.message(note)

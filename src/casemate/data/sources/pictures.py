@@ -47,6 +47,7 @@ _MOST_BYTES = 1 << 28
 """Largest picture file, in bytes."""
 _MOST_PIXELS = 64_000_000
 """Largest picture, in pixels: 192 megabytes in colour."""
+_TOO_LARGE = f"its size exceeds {_MOST_PIXELS // 10**6} million pixels: scale it down"
 _MOST_WORK = 400_000_000
 """Most pixels times scans of a progressive JPEG, in which every scan costs time for all pixels."""
 
@@ -158,11 +159,11 @@ def _opened(raw: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(raw), formats=_FORMATS)
     except Image.UnidentifiedImageError as error:
         raise UnsoundError("it is damaged, or no picture in JPEG, PNG, BMP, WebP, GIF, TIFF or PPM") from error
+    except Image.DecompressionBombError as error:  # raised by Pillow for the largest sizes
+        raise UnsoundError(_TOO_LARGE) from error
     width, height = image.size
     if width * height > _MOST_PIXELS:
-        raise UnsoundError(
-            f"it has {width} x {height} pixels; expected at most {_MOST_PIXELS // 10**6} million: scale it down"
-        )
+        raise UnsoundError(_TOO_LARGE)
     if not width * height:
         raise UnsoundError(f"it has {width} x {height} pixels; expected at least one along each side")
     if image.format in ("JPEG", "MPO"):

@@ -108,8 +108,11 @@ def _converting(
         pixels = reader(positions)
         if tuple(pixels.shape[2:]) != shape[1:]:
             planes = pixels.flatten(0, 1)
+            low, high = pixels.flatten(1).aminmax(dim=1)
             made = [np.array(resizing.resized(Image.fromarray(plane.numpy()))) for plane in planes]
             pixels = torch.from_numpy(np.stack(made)).view(len(pixels), -1, *shape[1:])
+            if pixels.is_floating_point():  # bicubic and Lanczos interpolation may leave the range, as bytes cannot
+                pixels = pixels.clamp(low.view(-1, 1, 1, 1), high.view(-1, 1, 1, 1))
         if pixels.shape[1] == shape[0]:
             return pixels
         if shape[0] == 3:
