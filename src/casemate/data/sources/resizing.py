@@ -61,7 +61,7 @@ class Resizing:
         if self.size is not None:
             wanted = self._scaled(height, width)
             if wanted != (height, width):
-                image = image.resize(wanted[::-1], _METHODS[self.interpolation])
+                image = image.resize((wanted[1], wanted[0]), _METHODS[self.interpolation])
                 height, width = wanted
         if self.crop is not None:
             rows, columns = self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)

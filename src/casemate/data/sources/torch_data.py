@@ -98,5 +98,6 @@ def _labels(dataset: Any, order: Labels, read: Callable[[Labels], LabelledImages
 def _class_names(dataset: Any) -> tuple[str, ...] | None:
     """The data set's `classes`, as torchvision's have them: a list of names."""
     names = getattr(dataset, "classes", None)
-    usable = isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names)
-    return tuple(names) if usable and len(names) else None
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
