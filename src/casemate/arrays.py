@@ -12,7 +12,6 @@ import math
 import os
 import stat
 import tempfile
-import textwrap
 import warnings
 import weakref
 import zipfile
@@ -44,7 +43,7 @@ _RATIO = 100
 deflate can reach 1,032, photographs reach 3."""
 _CHUNK = 1 << 20
 _MOST_WORDS = 300
-"""Largest number of characters of a parser's message that are shown."""
+"""Largest number of characters of a parser's message that are shown; zipfile quotes names of any length."""
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
 _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
 """Bytes per number, by the type names of .safetensors."""
@@ -70,7 +69,7 @@ def guarded(read: Callable[P, T]) -> Callable[P, T]:
         except OSError as error:
             raise UnsoundError(error.strerror or str(error) or type(error).__name__) from error
         except Exception as error:
-            words = textwrap.shorten(str(error), _MOST_WORDS, placeholder="...")  # zipfile quotes whole names
+            words = str(error) if len(str(error)) <= _MOST_WORDS else f"{str(error)[:_MOST_WORDS]}..."
             raise UnsoundError(f"{words or 'it is truncated or damaged'} ({type(error).__name__})") from error
 
     return caught
