@@ -105,15 +105,22 @@ class OpenFile:
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes from the offset `start`. Raises `UnsoundError` if the file is shorter than that."""
-        parts = []
-        while count > 0:
-            part = os.pread(self._handle, min(count, 1 << 30), start)
-            if not part:
-                raise UnsoundError(f"it ends at byte {start}, {count} bytes early; it has been changed or is truncated")
-            parts.append(part)
-            start += len(part)
-            count -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(self.read_writable(start, count))
+
+    def read_writable(self, start: int, count: int) -> bytearray:
+        """`count` bytes from the offset `start`, as the memory of an array that may be written to; see `read`."""
+        content = bytearray(count)
+        with memoryview(content) as place:
+            done = 0
+            while done < count:
+                read = os.preadv(self._handle, [place[done : done + (1 << 30)]], start + done)
+                if not read:
+                    early = count - done
+                    raise UnsoundError(
+                        f"it ends at byte {start + done}, {early} bytes early; it has been changed or is truncated"
+                    )
+                done += read
+        return content
 
 
 @final
@@ -145,20 +152,25 @@ class StoredArray:
         ends = [*(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
         first = 0
         for last in ends if len(wanted) else []:
-            raw = self.file.read(self.start + int(wanted[first]) * stride, (last - first - 1) * stride + size)
+            raw = self.file.read_writable(self.start + int(wanted[first]) * stride, (last - first - 1) * stride + size)
             content[order[first:last]] = np.ndarray((last - first, size), np.uint8, raw, strides=(stride, 1))
             first = last
         found = content.view(self.dtype).reshape(len(index), *self.shape[1:])
-        if self.is_bfloat16:
-            return (found.astype(np.uint32) << 16).view(np.float32)
-        return found.astype(self.dtype.newbyteorder("="), copy=False)
+        return self._native(found)
 
     def whole(self) -> np.ndarray:
         """The whole array, in native byte order. Raises `UnsoundError` if it exceeds this machine's memory."""
-        _check_memory(math.prod(self.shape) * self.dtype.itemsize)
-        if not self.shape:
-            return StoredArray(file=self.file, start=self.start, shape=(1,), dtype=self.dtype).whole().reshape(())
-        return self.rows(np.arange(self.shape[0]))
+        size = math.prod(self.shape) * self.dtype.itemsize
+        _check_memory(size)
+        if self.stride is not None:
+            return self.rows(np.arange(self.shape[0]))
+        return self._native(np.frombuffer(self.file.read_writable(self.start, size), self.dtype).reshape(self.shape))
+
+    def _native(self, stored: np.ndarray) -> np.ndarray:
+        """Numbers as they are stored, in native byte order, and bfloat16 as float32."""
+        if self.is_bfloat16:
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 # .safetensors ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,12 +64,13 @@ class StreamedImages:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor | slice) -> "StreamedImages":
-        places = self._places[index]
-        return replace(self, labels=self.labels[index], positions=places)
+        return replace(self, labels=self.labels[index], positions=self._places(index))
 
-    @property
-    def _places(self) -> Labels:
-        return torch.arange(len(self)) if self.positions is None else self.positions
+    def _places(self, index: Tensor | slice) -> Labels:
+        """Where the images at these positions of this object are in the source."""
+        if self.positions is not None:
+            return self.positions[index]
+        return torch.arange(*index.indices(len(self))) if isinstance(index, slice) else torch.arange(len(self))[index]
 
     @property
     def is_sorted_by_class(self) -> bool:
@@ -78,7 +80,7 @@ class StreamedImages:
 
     def read(self, positions: slice | Labels) -> LabelledImages:
         """The images at these positions of this object, with their labels. Raises `DataError`."""
-        labels, places = self.labels[positions], self._places[positions]
+        labels, places = self.labels[positions], self._places(positions)
         pixels = self.reader(places)
         if tuple(pixels.shape) != (len(labels), *self.image_shape):
             raise DataError(
@@ -113,7 +115,8 @@ class StreamedImages:
         if size >= len(self):
             return self
         order, rank = ranked(self.labels, seed)
-        return replace(self[order[rank.argsort(stable=True)[:size]]], chosen=f"stratified, seed {seed}")
+        smallest = torch.from_numpy(np.argsort(rank.numpy(), kind="stable")[:size])  # in less memory than PyTorch's
+        return replace(self[order[smallest]], chosen=f"stratified, seed {seed}")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -78,7 +78,7 @@ class FetchData:
 @dataclass(frozen=True, kw_only=True)
 class ShowData:
     """Draw sample images of every class into one PNG file.
-    - With --data, of your own images: what a model would get, resized and cropped as the options say.
+    - With --data, your own images, resized and cropped as the options say.
 
     Examples:
       casemate data show
