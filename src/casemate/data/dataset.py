@@ -173,7 +173,7 @@ def ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty(len(labels), dtype=torch.float64)
     shuffled = labels[order]
-    for label in shuffled.unique():
+    for label in np.unique(shuffled.numpy()).tolist():  # in less memory than torch.unique
         places = (shuffled == label).nonzero().squeeze(1)
         rank[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
     return order, rank
