@@ -74,10 +74,10 @@ def test_images_of_another_shape_name_the_options(run: Run) -> None:
             image.convert("RGB").resize((20, 16), Image.Resampling.NEAREST).save(path)
     attack = ("attack", "fgsm", "model.safetensors", "--data", "photos", "--eps", "0.01")
     message = _said(run, *attack, code=2)
-    assert "has images of 1 x 16 x 20, but the model takes 1 x 8 x 8; give --size 8 8, or --size SIDE" in message
-    printed = _said(run, *attack, "--size", 8, "--crop", 8)
+    assert "has images of 1 x 16 x 20, but the model takes 1 x 8 x 8; give --resize 8 8, or --resize SIDE" in message
+    printed = _said(run, *attack, "--resize", 8, "--crop", 8)
     assert "converted from colour to grey (60 of the images read)" in printed
-    assert "expected one side, or height and width" in _said(run, *attack, "--size", 8, 8, 8, code=2)
+    assert "expected one side, or height and width" in _said(run, *attack, "--resize", 8, 8, 8, code=2)
     assert "channels 3" not in printed
 
 
@@ -91,8 +91,8 @@ def test_classes_by_other_names(run: Run) -> None:
 
 
 def test_options_of_own_images_need_them(run: Run) -> None:
-    message = _said(run, "attack", "fgsm", "model.safetensors", "--dataset", "digits", "--size", 8, code=2)
-    assert "--size is about images of your own; give them with --data PATH" in message
+    message = _said(run, "attack", "fgsm", "model.safetensors", "--dataset", "digits", "--resize", 8, code=2)
+    assert "--resize is about images of your own; give them with --data PATH" in message
     message = _said(run, "train", "--dataset", "digits", "--split", "train", "--out", "made.safetensors", code=2)
     assert "--split is about images of your own; give them with --data PATH" in message
 

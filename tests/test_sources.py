@@ -327,7 +327,7 @@ def test_pictures_of_other_shapes_and_colours_name_the_option(tmp_path: Path) ->
     folder.mkdir(parents=True)
     (folder / "0.png").write_bytes(png(PIXELS[0]))
     (folder / "1.png").write_bytes(png(PIXELS[1][:, :5]))
-    with pytest.raises(DataError, match=r"1\.png has 5 x 8 pixels, but the first picture 8 x 8; .*--size SIDE and"):
+    with pytest.raises(DataError, match=r"1\.png has 5 x 8 pixels, but the first picture 8 x 8; .*--resize SIDE and"):
         open_images(folder.parent).read(slice(None))
     assert open_images(folder.parent, size=(8, 8)).read(slice(None)).pixels.shape == (2, 1, 8, 8)
     (folder / "1.png").write_bytes(png(COLOUR[0][:, :8, :8]))

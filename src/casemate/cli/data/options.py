@@ -82,7 +82,7 @@ class ShowData:
 
     Examples:
       casemate data show
-      casemate data show --data photos/ --size 256 --crop 224
+      casemate data show --data photos/ --resize 256 --crop 224
       casemate data show --dataset digits --per-class 20 --out digits.png
     """
 

@@ -180,7 +180,7 @@ def open_own(file: Path, reading: Reading, *, channels: int | None = None, split
         file,
         labels=reading.labels,
         split=reading.split or split,
-        size=_one_or_two("size", reading.size),
+        size=_one_or_two("resize", reading.resize),
         crop=_one_or_two("crop", reading.crop),
         interpolation=reading.interpolation,
         channels=reading.channels or (channels if channels in (1, 3) else None),
@@ -215,12 +215,12 @@ def _misfit(images: StreamedImages, shape: Sequence[int]) -> str:
     if images.image_shape[0] != shape[0]:
         options.append(f"--channels {shape[0]}" if shape[0] in (1, 3) else "images of as many channels")
     if images.image_shape[1:] != tuple(shape[1:]):
-        options.append(f"--size {shape[1]} {shape[2]}, or --size SIDE and --crop {shape[1]} {shape[2]}")
+        options.append(f"--resize {shape[1]} {shape[2]}, or --resize SIDE and --crop {shape[1]} {shape[2]}")
     return f"{images.name} has images of {seen}, but the model takes {wanted}; give {' and '.join(options)}"
 
 
 def _one_or_two(name: str, given: tuple[int, ...]) -> int | tuple[int, int] | None:
-    """The value of --size or --crop: none, one side, or height and width. Raises `SettingError` for more numbers."""
+    """The value of --resize or --crop: none, one side, or height and width. Raises `SettingError` for more numbers."""
     match given:
         case ():
             return None

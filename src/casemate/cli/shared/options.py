@@ -109,7 +109,7 @@ class Reading:
     """The labels of a folder of pictures (.csv), or of an IDX file."""
     split: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: none, or test)")] = None
     """The part of the data, such as test, where it has several."""
-    size: Annotated[tuple[int, ...], arg(metavar="N [N]", help_behavior_hint="(default: as they are)")] = ()
+    resize: Annotated[tuple[int, ...], arg(metavar="N [N]", help_behavior_hint="(default: as they are)")] = ()
     """Resize the images: to N pixels along the shorter side, or to this height and width."""
     crop: Annotated[tuple[int, ...], arg(metavar="N [N]", help_behavior_hint="(default: all of them)")] = ()
     """Then cut out a square of this side, or this height and width, at the centre."""

@@ -60,6 +60,6 @@ def _check_alike(train: StreamedImages, test: StreamedImages) -> None:
     if train.image_shape != test.image_shape:
         shapes = (" x ".join(map(str, each.image_shape)) for each in (train, test))
         raise SettingError(
-            f"{train.name} has images of {next(shapes)}, but {test.name} of {next(shapes)}; resize both with --size "
+            f"{train.name} has images of {next(shapes)}, but {test.name} of {next(shapes)}; resize both with --resize "
             "HEIGHT WIDTH"
         )

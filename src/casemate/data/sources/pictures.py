@@ -96,7 +96,7 @@ def _decode_all(
         if shape is not None and (height, width) != shape[1:]:
             raise DataError(
                 f"{name} has {height} x {width} pixels, but the first picture {shape[1]} x {shape[2]}; expected all "
-                "alike: resize them with --size HEIGHT WIDTH, or --size SIDE and --crop SIDE"
+                "alike: resize them with --resize HEIGHT WIDTH, or --resize SIDE and --crop SIDE"
             )
         found.append(pixels)
     return torch.cat(found) if found else torch.empty(0, *(shape or (1, 1, 1)), dtype=torch.uint8)

@@ -79,7 +79,7 @@ class Resizing:
         if other > 4 * _LARGEST:
             raise SettingError(
                 f"an image of {height} x {width} pixels, resized to {side} along its shorter side, would have {other} "
-                "along the other; give height and width, as --size HEIGHT WIDTH"
+                "along the other; give height and width, as --resize HEIGHT WIDTH"
             )
         return (side, other) if height <= width else (other, side)
 
