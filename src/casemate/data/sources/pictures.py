@@ -45,8 +45,8 @@ _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK"
 """Pillow's modes of at most 8 bits per channel."""
 _MOST_BYTES = 1 << 28
 """Largest picture file, in bytes."""
-_MOST_PIXELS = 64_000_000
-"""Largest picture, in pixels: 192 megabytes in colour."""
+_MOST_PIXELS = 51_000_000
+"""Largest picture, in pixels: decoding takes up to 16 bytes for each (WebP)."""
 _TOO_LARGE = f"its size exceeds {_MOST_PIXELS // 10**6} million pixels: scale it down"
 _MOST_WORK = 400_000_000
 """Most pixels times scans of a progressive JPEG, in which every scan costs time for all pixels."""
