@@ -194,8 +194,11 @@ def test_13_eps_is_shown_as_written(run: Run) -> None:
 
 
 def test_14_keys_of_a_file_and_percentages(run: Run) -> None:
-    message = said(run, "evaluate", "mine:bare", "--data", "b_keys.npz", code=2)
-    assert "b_keys.npz has no images and no labels; it holds x, y; expected" in message
+    np.savez("c_keys.npz", a=np.zeros(3), b=np.zeros(3))
+    message = said(run, "evaluate", "mine:bare", "--data", "c_keys.npz", code=2)
+    assert "c_keys.npz has no images and no labels; it holds a, b; expected" in message
+    printed = said(run, "attack", "fgsm", "mine:bare", "--data", "b_keys.npz", "--eps", "0.1")
+    assert "used `x` as the images and `y` as the labels" in printed
     assert said(run, *EVALUATE, "--images", "10", "--fail-under", "0%")
 
 

@@ -1,8 +1,8 @@
-"""Safe reading of .npz and .safetensors files from untrusted sources.
+"""Safe reading of .npz and .safetensors files from untrusted sources, whole or some rows at a time.
 
 Before anything is allocated, the types, sizes and offsets in a header are checked against the size of the file, and a
-compressed array is unpacked only up to its stated size. Nothing is executed: of .npz files only the requested arrays
-are read, and no types that need pickle.
+compressed array is unpacked only up to its stated size, into a temporary file. Nothing is executed: of .npz files only
+the requested arrays are read, and no types that need pickle.
 """
 
 import copy
@@ -10,12 +10,16 @@ import io
 import json
 import math
 import os
+import stat
+import tempfile
 import warnings
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar, final
 
 import numpy as np
 import safetensors
@@ -38,20 +42,24 @@ _RATIO = 100
 """Largest compression ratio of an array of more than `_UNLIMITED_RATIO` bytes, since a larger one may be a zip bomb;
 deflate can reach 1,032, photographs reach 3."""
 _CHUNK = 1 << 20
+_MOST_WORDS = 300
+"""Largest number of characters of a parser's message that are shown; zipfile quotes names of any length."""
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
 _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
 """Bytes per number, by the type names of .safetensors."""
+_TYPES = {name: f"<{name[0].lower()}{size}" for name, size in _SIZES.items()} | {"BOOL": "|b1", "BF16": "<u2"}
+"""NumPy's types, by the type names of .safetensors; bfloat16 is read as uint16."""
 
 
 class UnsoundError(CasemateError):
     """Raised for a truncated, damaged or self-contradictory file; callers convert it to an error of their own."""
 
 
-def _guarded(read: Callable[P, T]) -> Callable[P, T]:
+def guarded(read: Callable[P, T]) -> Callable[P, T]:
     """Decorator that converts any exception to `UnsoundError`, since a parser may raise anything on hostile bytes."""
 
     @wraps(read)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    def caught(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return read(*args, **kwargs)
         except UnsoundError:
@@ -61,13 +69,133 @@ def _guarded(read: Callable[P, T]) -> Callable[P, T]:
         except OSError as error:
             raise UnsoundError(error.strerror or str(error) or type(error).__name__) from error
         except Exception as error:
-            raise UnsoundError(f"{str(error) or 'it is truncated or damaged'} ({type(error).__name__})") from error
+            words = str(error) if len(str(error)) <= _MOST_WORDS else f"{str(error)[:_MOST_WORDS]}..."
+            raise UnsoundError(f"{words or 'it is truncated or damaged'} ({type(error).__name__})") from error
 
-    return guarded
+    return caught
+
+
+# Rows of an array in a file -------------------------------------------------------------------------------------------
+@final
+class OpenFile:
+    """An open file whose bytes can be read at any place; it is closed when the object is no longer used.
+
+    Reading is by `os.pread`, and not by mapping the file into memory: a file that is cut short meanwhile is then an
+    error and does not end the process, and the memory of the process holds only what is read.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        weakref.finalize(self, os.close, handle)
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsoundError("it is not a regular file")
+        self.size = status.st_size
+
+    @classmethod
+    def at(cls, path: Path) -> "OpenFile":
+        """Open the file at `path`. Raises `OSError`, or `UnsoundError` for what is no regular file, such as a pipe."""
+        return cls(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))  # a pipe would block without O_NONBLOCK
+
+    @classmethod
+    def unpacked(cls, content: IO[bytes]) -> "OpenFile":
+        """The same file as `content`, a temporary file, which stays on the disk as long as this object is used."""
+        content.flush()
+        return cls(os.dup(content.fileno()))
+
+    def read(self, start: int, count: int) -> bytes:
+        """`count` bytes from the offset `start`. Raises `UnsoundError` if the file is shorter than that."""
+        return bytes(self.read_writable(start, count))
+
+    def read_writable(self, start: int, count: int) -> bytearray:
+        """`count` bytes from the offset `start`, as the memory of an array that may be written to; see `read`."""
+        content = bytearray(count)
+        with memoryview(content) as place:
+            done = 0
+            while done < count:
+                read = os.preadv(self._handle, [place[done : done + (1 << 30)]], start + done)
+                if not read:
+                    early = count - done
+                    raise UnsoundError(
+                        f"it ends at byte {start + done}, {early} bytes early; it has been changed or is truncated"
+                    )
+                done += read
+        return content
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class StoredArray:
+    """An array in an open file, in C order, of which some rows can be read without the others."""
+
+    file: OpenFile
+    start: int
+    """Offset of the first row, in bytes."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    """Type of the numbers as they are stored."""
+    stride: int | None = None
+    """Bytes from the beginning of one row to that of the next; None if the rows follow one another directly."""
+    is_bfloat16: bool = False
+    """Whether the numbers, stored as uint16, are bfloat16, which NumPy lacks; they are read as float32."""
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """The rows at the positions `index`, whole numbers `(k,)`, in native byte order, `(k, *shape[1:])`.
+
+        Rows that follow one another are read at once. Raises `UnsoundError` if the file is shorter than it was.
+        """
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        stride = self.stride or size
+        order = np.argsort(index, kind="stable")
+        wanted = index[order]
+        content = np.empty((len(index), size), dtype=np.uint8)
+        ends = [*(np.flatnonzero(np.diff(wanted) != 1) + 1).tolist(), len(wanted)]
+        first = 0
+        for last in ends if len(wanted) else []:
+            raw = self.file.read_writable(self.start + int(wanted[first]) * stride, (last - first - 1) * stride + size)
+            content[order[first:last]] = np.ndarray((last - first, size), np.uint8, raw, strides=(stride, 1))
+            first = last
+        found = content.view(self.dtype).reshape(len(index), *self.shape[1:])
+        return self._native(found)
+
+    def whole(self) -> np.ndarray:
+        """The whole array, in native byte order. Raises `UnsoundError` if it exceeds this machine's memory."""
+        size = math.prod(self.shape) * self.dtype.itemsize
+        _check_memory(size)
+        if self.stride is not None:
+            return self.rows(np.arange(self.shape[0]))
+        return self._native(np.frombuffer(self.file.read_writable(self.start, size), self.dtype).reshape(self.shape))
+
+    def _native(self, stored: np.ndarray) -> np.ndarray:
+        """Numbers as they are stored, in native byte order, and bfloat16 as float32."""
+        if self.is_bfloat16:
+            return (stored.astype(np.uint32) << 16).view(np.float32)
+        return stored.astype(self.dtype.newbyteorder("="), copy=False)
 
 
 # .safetensors ---------------------------------------------------------------------------------------------------------
-@_guarded
+@guarded
+def open_safetensors(path: Path) -> dict[str, StoredArray]:
+    """The tensors of a .safetensors file by name, of which nothing but the header is read. Raises `UnsoundError`."""
+    file = OpenFile.at(path)
+    header = _header(file.read(0, min(file.size, 8 + _MOST_HEADER)), file.size)
+    with safetensors.safe_open(path, framework="np"):  # checks what `_header` does not: gaps and overlaps
+        pass
+    start = 8 + int.from_bytes(file.read(0, 8), "little")
+    return {
+        name: StoredArray(
+            file=file,
+            start=start + entry["data_offsets"][0],
+            shape=tuple(entry["shape"]),
+            dtype=np.dtype(_TYPES[entry["dtype"]]),
+            is_bfloat16=entry["dtype"] == "BF16",
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+@guarded
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a .safetensors file, by name, and its metadata, texts by name. Raises `UnsoundError`."""
     with path.open("rb") as file:
@@ -78,7 +206,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118 (not a dict)
 
 
-@_guarded
+@guarded
 def parse_safetensors(raw: bytes) -> dict[str, Tensor]:
     """The tensors, by name, of a .safetensors file whose whole content is `raw`. Raises `UnsoundError`."""
     _metadata(raw, len(raw))
@@ -86,7 +214,12 @@ def parse_safetensors(raw: bytes) -> dict[str, Tensor]:
 
 
 def _metadata(head: bytes, size: int) -> dict[str, str]:
-    """The metadata in the header of a .safetensors file, texts by name.
+    """The metadata in the header of a .safetensors file, texts by name. Arguments and errors are those of `_header`."""
+    return _header(head, size).get("__metadata__", {})
+
+
+def _header(head: bytes, size: int) -> dict[str, Any]:
+    """The header of a .safetensors file: for each tensor its type, shape and offsets, and perhaps `__metadata__`.
 
     Raises `UnsoundError` if the header is malformed, or describes a tensor that does not fit the file.
 
@@ -104,12 +237,13 @@ def _metadata(head: bytes, size: int) -> dict[str, str]:
     header = json.loads(head[8 : 8 + length].decode(), object_pairs_hook=unique)
     if not isinstance(header, dict):
         raise UnsoundError("its header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise UnsoundError("its metadata is not a JSON object of strings")
     for name, entry in header.items():
-        _check_tensor(name, entry, size - 8 - length)
-    return metadata
+        if name != "__metadata__":
+            _check_tensor(name, entry, size - 8 - length)
+    return header
 
 
 def _check_tensor(name: str, entry: Any, available: int) -> None:
@@ -137,55 +271,80 @@ def _are_counts(values: Any) -> bool:
 
 
 # .npz -----------------------------------------------------------------------------------------------------------------
-@_guarded
-def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file that are called one of `names`, by name, in native byte order. Raises `UnsoundError`.
+@guarded
+def open_npz(path: Path, names: Iterable[str]) -> dict[str, StoredArray]:
+    """The arrays of a .npz file that are called one of `names`, by name, ready to be read by rows.
 
-    Names that the file does not hold are missing in the result. Only integers and floats of at most eight bytes are
-    read, in files as `numpy.savez` and `numpy.savez_compressed` write them.
+    Each is read once, to check its size and checksum: one that is compressed, or in Fortran's order, is written to a
+    temporary file on the way. Names that the file does not hold are missing in the result. Only integers and floats of
+    at most eight bytes are read, in files as `numpy.savez` and `numpy.savez_compressed` write them. Raises
+    `UnsoundError`.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        size = os.fstat(file.fileno()).st_size
+    file = OpenFile.at(path)
+    with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
         held: dict[str, list[zipfile.ZipInfo]] = {}
         for each in archive.infolist():
             held.setdefault(each.filename.removesuffix(".npy"), []).append(each)
-        return {name: _array(name, archive, held[name], size) for name in names if name in held}
+        return {name: _array(name, archive, held[name], file) for name in names if name in held}
 
 
-@_guarded
+@guarded
 def npz_names(path: Path) -> list[str]:
     """The names of all arrays of a .npz file, in its order. Raises `UnsoundError`."""
+    OpenFile.at(path)  # refuses pipes and devices
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         return [each.filename.removesuffix(".npy") for each in archive.infolist()]
 
 
-def _array(name: str, archive: zipfile.ZipFile, held: list[zipfile.ZipInfo], size: int) -> np.ndarray:
-    """Read the array `name` of a .npz archive, a file of `size` bytes; `held` are the archive's entries of that name.
+def _array(name: str, archive: zipfile.ZipFile, held: list[zipfile.ZipInfo], file: OpenFile) -> StoredArray:
+    """Check the array `name` of the .npz archive `file`; `held` are the archive's entries of that name.
 
-    Raises `UnsoundError` for several entries, an unsound header, or more or less data than it states.
+    Raises `UnsoundError` for several entries, an unsound header, more or less data than it states, or a wrong checksum.
     """
     if len(held) > 1:
         raise UnsoundError(f"it contains {len(held)} arrays called {name}")
     info = copy.copy(held[0])
     claimed = info.file_size
-    _check_member(name, info, size)
+    _check_member(name, info, file.size)
     info.file_size += _CHUNK  # try to read more, to detect an array that is larger than stated
-    with archive.open(info) as member:
+    with archive.open(info) as member, tempfile.TemporaryFile() as unpacked:
         head = member.read(min(claimed, _MOST_NPY_HEADER))
         kind, shape, fortran, start = _npy_header(name, head)
+        fortran = fortran and len(shape) > 1
         expected = claimed - start
         if math.prod(shape) * kind.itemsize != expected:
             raise UnsoundError(f"{name} have shape {shape} and type {kind}, but a stated size of {expected} bytes")
-        _check_memory(expected)
-        content = bytearray(head[start:])
-        while chunk := member.read(min(_CHUNK, expected + 1 - len(content))):
-            content += chunk
-            if len(content) > expected:
+        in_place = info.compress_type == zipfile.ZIP_STORED and not fortran
+        chunk, present = head[start:], 0
+        while chunk:
+            present += len(chunk)
+            if present > expected:
                 raise UnsoundError(f"{name} unpack to more than their stated size of {claimed} bytes")
-    if len(content) != expected:
-        raise UnsoundError(f"{name} are truncated: {len(content)} of {expected} bytes are present")
-    found = np.frombuffer(content, dtype=kind).astype(kind.newbyteorder("="), copy=False)
-    return found.reshape(shape[::-1]).transpose() if fortran else found.reshape(shape)
+            if not in_place:
+                unpacked.write(chunk)
+            chunk = member.read(min(_CHUNK, expected + 1 - present))
+        if present != expected:
+            raise UnsoundError(f"{name} are truncated: {present} of {expected} bytes are present")
+        if in_place:
+            return StoredArray(file=file, start=_data_offset(info, file) + start, shape=shape, dtype=kind)
+        if fortran:
+            _reorder(unpacked, shape, kind)
+        return StoredArray(file=OpenFile.unpacked(unpacked), start=0, shape=shape, dtype=kind)
+
+
+def _reorder(unpacked: IO[bytes], shape: tuple[int, ...], kind: np.dtype) -> None:
+    """Replace an array in Fortran's order, the content of a file, by the same array in C order."""
+    _check_memory(2 * math.prod(shape) * kind.itemsize)
+    unpacked.seek(0)
+    array = np.frombuffer(unpacked.read(), dtype=kind).reshape(shape[::-1]).transpose()
+    unpacked.seek(0)
+    unpacked.write(np.ascontiguousarray(array).data)
+
+
+def _data_offset(info: zipfile.ZipInfo, file: OpenFile) -> int:
+    """Where the content of an entry of a zip archive begins, in bytes: behind its own header, name and extra field."""
+    header = file.read(info.header_offset, 30)
+    return info.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
 
 
 def _check_member(name: str, info: zipfile.ZipInfo, size: int) -> None:

@@ -17,6 +17,10 @@ from casemate.data.given import ImageSource as ImageSource
 from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
+from casemate.data.sources import StreamedImages as StreamedImages
+from casemate.data.sources import in_order_of as in_order_of
+from casemate.data.sources import open_images as open_images
+from casemate.data.sources import splits_of as splits_of
 from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import NULL_OBSERVER, Observer

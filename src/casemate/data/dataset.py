@@ -121,6 +121,10 @@ class LabelledImages:
     def __getitem__(self, index: Tensor | slice) -> "LabelledImages":
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
+    def read(self, positions: slice | Labels) -> "LabelledImages":
+        """The images at these positions, as `StreamedImages.read` returns them."""
+        return self[positions]
+
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
         """Yield `(images, labels)` in order, in batches of `size`, the last one smaller; images as from `to_float`."""
         for start in range(0, len(self), size):
@@ -163,7 +167,7 @@ class Dataset:
         return channels, height, width
 
 
-def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
+def ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
     """A random order of the examples, and each one's rank within its class, as a share in (0, 1).
 
     Both are `(n,)`: indices of examples, and the rank of the example at that position of the order.
@@ -171,7 +175,7 @@ def _ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty(len(labels), dtype=torch.float64)
     shuffled = labels[order]
-    for label in shuffled.unique():
+    for label in np.unique(shuffled.numpy()).tolist():  # in less memory than torch.unique
         places = (shuffled == label).nonzero().squeeze(1)
         rank[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
     return order, rank
@@ -186,7 +190,7 @@ def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImage
         raise SettingError(
             f"a split that sets {second} of {len(images)} images aside; set aside at least 1, but not all"
         )
-    order, rank = _ranked(images.labels, seed)
+    order, rank = ranked(images.labels, seed)
     chosen = rank.argsort(stable=True)[:second]
     mask = torch.zeros(len(images), dtype=torch.bool)
     mask[order[chosen]] = True

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from casemate.data.dataset import Array, Dataset, LabelledImages, as_labels, as_tensor, summarised
+from casemate.data.streamed import StreamedImages
 from casemate.errors import DataError
 from casemate.rng import all_forked
 
-ImageSource = LabelledImages | torch.utils.data.DataLoader[Any] | torch.utils.data.Dataset[Any] | Array | Iterable[Any]
+ImageSource = (
+    LabelledImages
+    | StreamedImages
+    | torch.utils.data.DataLoader[Any]
+    | torch.utils.data.Dataset[Any]
+    | Array
+    | Iterable[Any]
+)
 """Labelled images as users have them; see `as_labelled`."""
 
 _EXPECTED = (
@@ -24,9 +32,9 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
     """The labelled images that a user gave, on the device that they are on.
 
     Args:
-        given: `LabelledImages`; a data loader, or another iterable, of batches `(images, labels)`; a data set of pairs
-            `(image, label)`; a pair of all images and all labels; or the images alone, as a tensor or array of bytes or
-            floating-point numbers, `(n, channels, height, width)`.
+        given: `LabelledImages`; `StreamedImages`, which are read into memory; a data loader, or another iterable, of
+            batches `(images, labels)`; a data set of pairs `(image, label)`; a pair of all images and all labels; or
+            the images alone, as a tensor or array of bytes or floating-point numbers, `(n, channels, height, width)`.
         labels: the true classes, whole numbers `(n,)`, of images given alone.
 
     Raises:
@@ -38,6 +46,8 @@ def as_labelled(given: ImageSource, labels: Array | None = None) -> LabelledImag
         return LabelledImages(pixels=given, labels=labels)  # pyright: ignore[reportArgumentType]
     if isinstance(given, LabelledImages):
         return given
+    if isinstance(given, StreamedImages):
+        return given.read(slice(None))
     if isinstance(given, Dataset):
         raise DataError(f"the data set {given.title} as a whole; give its images, such as data.test")
     if isinstance(given, tuple | list) and len(given) == 2 and _is_array(given[0]) and _is_label(given[1]):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from casemate.data import Dataset
+from casemate.data import LabelledImages, StreamedImages, to_float
 from casemate.files import writing
 from casemate.types import Images, Labels
 
@@ -19,17 +19,23 @@ _SIZE = 1.5
 """The longer side of one drawn image, in inches."""
 
 
-def draw_samples(dataset: Dataset, per_class: int, path: Path) -> None:
-    """Draw the first `per_class` training images of every class in grey into a PNG file, one row per class."""
-    rows = len(dataset.classes)
-    with _canvas(rows, 1, 1.6 + 0.6 * per_class, 0.62 * rows, path) as axes:
-        for label, (name, place) in enumerate(zip(dataset.classes, axes[:, 0], strict=True)):
-            chosen = (dataset.train.labels == label).nonzero().squeeze(1)[:per_class]
-            pixels = dataset.train.pixels[chosen, 0]
-            blank = torch.zeros(per_class - len(chosen), *pixels.shape[1:], dtype=pixels.dtype)
-            strip = torch.cat([pixels, blank]).permute(1, 0, 2).flatten(1).numpy()
-            place.imshow(strip, cmap="gray", vmin=0, vmax=255)
-            place.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+def draw_samples(
+    images: LabelledImages | StreamedImages, classes: Sequence[str], per_class: int, path: Path, *, most: int = 50
+) -> None:
+    """Draw the first `per_class` images of every class into a PNG file, one row per class, of at most `most` classes.
+
+    Images with three channels are drawn in colour, others in grey, as the mean of their channels. Their values are
+    bytes, or numbers in [0, 1].
+    """
+    shown = classes[:most]
+    with _canvas(len(shown), 1, 1.6 + 0.6 * per_class, 0.62 * len(shown), path) as axes:
+        for label, (name, place) in enumerate(zip(shown, axes[:, 0], strict=True)):
+            chosen = (images.labels == label).nonzero().squeeze(1)[:per_class]
+            pixels = to_float(images.read(chosen if len(chosen) else torch.tensor([0])).pixels)[: len(chosen)]
+            blank = torch.zeros(per_class - len(chosen), *pixels.shape[1:])
+            strip = torch.cat([pixels, blank]).permute(1, 2, 0, 3).flatten(2)
+            place.imshow(_scaled(strip, 0.0, 1.0), cmap="gray", vmin=0, vmax=1)
+            place.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=9)
             _bare(place)
 
 

@@ -73,10 +73,11 @@ def _images(folder: Path) -> dict[str, np.ndarray]:
 def _about(result: EvaluationResult) -> list[tuple[str, str]]:
     """The rows (name, value) of the report's table of what was evaluated, with which settings, on which machine."""
     made, number = result.provenance, result.verdict.number
+    which = "the first" if result.chosen == "first" else f"{result.chosen}:"
     return [
         ("model", result.model),
         ("SHA-256 of its weights", result.fingerprint),
-        ("images", f"{result.data}, the first {result.images:,}"),
+        ("images", f"{result.data}, {which} {result.images:,}"),
         ("norm and eps", f"{number.norm}, {', '.join(each.number.shown_eps for each in result.verdicts)}"),
         ("budget", number.budget),
         ("randomised", f"yes; the mean of {result.draws} outputs was evaluated" if result.randomised else "no"),

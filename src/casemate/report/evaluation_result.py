@@ -99,6 +99,10 @@ class EvaluationResult:
     holds_images: bool
     """Whether record and report hold images; else only their hashes."""
     provenance: Mapping[str, Any]
+    chosen: str
+    """Which of the images were used: "first", or "stratified, seed 0" for a sample."""
+    data_options: tuple[str, ...]
+    """The options of the command line by which the images were read, beyond --data."""
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], where: str) -> "EvaluationResult":
@@ -133,6 +137,8 @@ class EvaluationResult:
                 unproven=found["record"]["unproven"],
                 proven_accuracy=tuple(found["record"]["robust_accuracy"]),
                 holds_images=found["record"].get("holds_images", True),
+                chosen=str(found.get("chosen", "first")),
+                data_options=tuple(map(str, found.get("data_options", ()))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
@@ -149,7 +155,8 @@ class EvaluationResult:
     def conditions(self) -> str:
         """Data set, number of images, norm, budget (such as "standard") and seed as one line of text, without eps."""
         number = self.verdict.number
-        return f"{self.data}, first {self.images:,} images, {number.norm}, budget {number.budget}, seed {self.seed}"
+        which = f"first {self.images:,}" if self.chosen == "first" else f"{self.images:,} ({self.chosen})"
+        return f"{self.data}, {which} images, {number.norm}, budget {number.budget}, seed {self.seed}"
 
     @property
     def check_counts(self) -> str:
@@ -167,7 +174,7 @@ class EvaluationResult:
         words = ["casemate", "verify", str(record), self.model, *self.model_options]
         if data is None and self.data not in NAMES and "." in self.data:
             data = self.data
-        return shlex.join(words if data is None else [*words, "--data", str(data)])
+        return shlex.join(words if data is None else [*words, "--data", str(data), *self.data_options])
 
     def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:
         """The table of classes as texts: a row for each with images, the least robust first, as in `CLASS_COLUMNS`.

@@ -24,7 +24,9 @@ from casemate.cli.shared.options import (
     Machine,
     ModelName,
     ModelOptions,
+    Reading,
     Seed,
+    Subset,
     TestSet,
     at_least_one,
     check_folder,
@@ -56,7 +58,8 @@ class AbstractAttackCommand:
     target: Annotated[str | None, arg(metavar="CLASS", help_behavior_hint="(default: any wrong class)")] = None
     """Aim at this class, given by name or index; images of the class itself are left out."""
     images: Annotated[int, arg(metavar="N")] = 1000
-    """Attack the first N images."""
+    """Attack N images, the first ones if --subset does not say otherwise."""
+    subset: Subset = None
     dataset: TestSet = None
     data: DataFile = None
     data_dir: DataDir = None
@@ -75,6 +78,7 @@ class AbstractAttackCommand:
     attack: Any  # the settings of the attack
     wrapper: Any  # the settings of its wrappers
     loading: ModelOptions = field(default_factory=ModelOptions)
+    reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -105,6 +109,8 @@ class AbstractAttackCommand:
                 dataset=self.dataset,
                 data_dir=self.data_dir,
                 images=self.images,
+                subset=self.subset,
+                reading=self.reading,
                 target=self.target,
                 seed=self.seed,
                 device=device,

@@ -22,7 +22,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.cli.shared import inputs, outputs
-from casemate.cli.shared.options import ModelOptions, words_of_options
+from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
@@ -196,6 +196,8 @@ def prepare(
     dataset: str | None,
     data_dir: Path | None,
     images: int,
+    subset: str | None,
+    reading: Reading,
     target: str | None,
     seed: int,
     device: str,
@@ -211,7 +213,9 @@ def prepare(
         file: the user's own images; None for test images of a data set.
         dataset: name of the data set; None for the one that the model was trained on.
         data_dir: where to search for the data set.
-        images: how many images to attack; these are the first ones.
+        images: how many images to attack.
+        subset: which of the user's own images to take; see `inputs.load_images`.
+        reading: how to read the user's own images.
         target: name or index of a class to aim at; images of this class are then removed.
         seed: of all random draws.
         device: where to compute.
@@ -222,15 +226,16 @@ def prepare(
     given = inputs.load_model(source, device, loading)
     if loading.black_box:
         _expect_no_gradients(series)
-    found, data = inputs.load_images(given, file, dataset, data_dir, observer)
+    found = inputs.load_images(given, file, dataset, data_dir, observer, count=images, subset=subset, reading=reading)
+    test, data = found.images, found.name
     model = _randomised(given.model, inference).to(device)
-    test = found[:images]
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}
     name = Path(given.name).name
     who = name if inference is None else f"{name} with {inference}"
     how = ", ".join([record["name"], *(f"{setting.replace('_', ' ')} {value}" for setting, value in around.items())])
     which = f"first {len(test):,} {'test images' if file is None else 'images'}"
+    which = which if found.chosen in ("first", "all") else f"{len(test):,} images, {found.chosen}"
     title = f"{how} on {who} ({data}, {which}, seed {seed})"
     wanted = None if target is None else _class(target, model.classes)
     if wanted is not None:
@@ -250,6 +255,7 @@ def prepare(
         "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
+        **inputs.about_reading(found.chosen, reading),
         "device": device,
         "notes": notes if inference is not None else [],
     }

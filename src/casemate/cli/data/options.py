@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from tyro.conf import arg
 from casemate.cli import data
 from casemate.cli.shared import console, parsing
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import DataDir, Json, at_least_one, load_torch
+from casemate.cli.shared.options import DataDir, DataFile, Json, Reading, at_least_one, load_torch
 from casemate.errors import CasemateError, DataError, StoreError
 
 
@@ -78,19 +78,23 @@ class FetchData:
 @dataclass(frozen=True, kw_only=True)
 class ShowData:
     """Draw sample images of every class into one PNG file.
+    - With --data, your own images, resized and cropped as the options say.
 
     Examples:
       casemate data show
+      casemate data show --data photos/ --resize 256 --crop 224
       casemate data show --dataset digits --per-class 20 --out digits.png
     """
 
-    dataset: Annotated[str, arg(metavar="NAME")] = "fashion-mnist"
+    dataset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: fashion-mnist)")] = None
     """The data set, one of `casemate data list`."""
+    data: DataFile = None
     per_class: Annotated[int, arg(metavar="N")] = 12
-    """Number of images of each class, the first of the training images."""
+    """Number of images of each class, the first ones, of a data set those of the training images."""
     out: Annotated[Path, arg(metavar="FILE")] = Path("samples.png")
     """The file to write."""
     data_dir: DataDir = None
+    reading: Reading = field(default_factory=Reading)
 
     def run(self) -> None:
         """Draw the images and write the file."""
@@ -99,13 +103,15 @@ class ShowData:
             raise StoreError(f"{self.out}: the picture is a PNG; choose an --out ending in .png")
         with watching() as observer:
             load_torch(observer)
-            from casemate.data import load
+            from casemate.cli.data import run
             from casemate.report.contact_sheet import draw_samples
 
             with observer.work("Reading the images", 0):
-                dataset = load(self.dataset, self.data_dir, observer=observer)
+                images, classes = run.to_show(self.data, self.dataset, self.data_dir, self.reading, observer)
             with observer.work("Drawing", 0):
-                draw_samples(dataset, self.per_class, self.out)
+                draw_samples(images, classes, self.per_class, self.out)
+            for note in getattr(images, "notes", ()):
+                observer.message(note)
         console.show(escape(str(self.out)))
 
 

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from casemate import data
-from casemate.data import Dataset
-from casemate.errors import CasemateError, DataError, MissingExtraError
+from casemate.cli.shared import inputs
+from casemate.cli.shared.options import Reading
+from casemate.data import Dataset, LabelledImages, StreamedImages
+from casemate.errors import CasemateError, DataError, MissingExtraError, SettingError
+from casemate.models import numbered_classes
 from casemate.progress import Observer
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn digits"}
@@ -18,6 +21,22 @@ def find(name: str, data_dir: Path | None, observer: Observer) -> Dataset | Data
             return data.load(name, data_dir, offline=True, observer=observer)
         except (DataError, MissingExtraError) as error:
             return error
+
+
+def to_show(
+    file: Path | None, dataset: str | None, data_dir: Path | None, reading: Reading, observer: Observer
+) -> tuple[LabelledImages | StreamedImages, tuple[str, ...]]:
+    """The images to draw and the names of their classes: the user's own in `file`, or a data set's training images.
+
+    Raises `SettingError` if both are given, `DataError` for images that cannot be loaded.
+    """
+    if file is None:
+        found = data.load(dataset or "fashion-mnist", data_dir, observer=observer)
+        return found.train, found.classes
+    if dataset is not None:
+        raise SettingError("--data and --dataset both name images; give one of them")
+    images = inputs.open_own(file, reading)
+    return images, images.classes or numbered_classes(int(images.labels.max()) + 1)
 
 
 def found_as_json(name: str, found: Dataset | DataError | MissingExtraError) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from casemate.cli.shared.options import (
     Flag,
     ModelName,
     ModelOptions,
+    Reading,
     Seed,
+    Subset,
     TestSet,
     parse_number,
 )
@@ -41,7 +43,8 @@ class EvaluateRequest:
     data: DataFile = None
     data_dir: DataDir = None
     images: Annotated[int, arg(metavar="N")] = IMAGES
-    """Use the first N images."""
+    """Use N images, the first ones if --subset does not say otherwise."""
+    subset: Subset = None
     norm: Norm = _DEFAULTS["norm"]
     """The norm in which eps limits the perturbation."""
     eps: Annotated[tuple[str, ...], arg(metavar="EPS ...", help_behavior_hint=f"(default: {_EPS_WORDS})")] = ()
@@ -66,6 +69,8 @@ class EvaluateRequest:
     """Write no images: record and report then hold only their hashes, and no pictures. Otherwise they hold the clean
     and the adversarial images."""
     loading: ModelOptions = field(default_factory=ModelOptions)
+
+    reading: Reading = field(default_factory=Reading)
 
     def grade_borders(self) -> Borders:
         """The borders between grades: those of --borders, or else the convention. Raises `SettingError`."""

@@ -33,7 +33,9 @@ class EvaluatePlan:
     data: str
     """Name of the data set, or of the file with the images."""
     test: LabelledImages
-    """The images to evaluate on: the first `request.images` of the data."""
+    """The images to evaluate on: `request.images` of the data."""
+    chosen: str
+    """Which images of the data they are: "first", "all", or "stratified, seed 0"."""
     values: tuple[float, ...]
     """The values of eps, ascending."""
     substitute: Classifier | None
@@ -64,6 +66,7 @@ class EvaluatePlan:
             "device": self.device,
             **({"model_options": options} if (options := words_of_options(self.request.loading)) else {}),
             **({"seconds_at_most": self.seconds} if self.seconds else {}),
+            **inputs.about_reading(self.chosen, self.request.reading),
             **self.hashes,
         }
 
@@ -80,10 +83,19 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     borders = request.grade_borders()
     model = inputs.load_model(request.model, device, request.loading)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
-    images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
-    test = images[: request.images]
-    if len(images) < request.images != IMAGES:
-        observer.message(f"--images {request.images:,}: there are only {len(images):,} images; all of them are used.")
+    images = inputs.load_images(
+        model,
+        request.data,
+        request.dataset,
+        request.data_dir,
+        observer,
+        count=request.images,
+        subset=request.subset,
+        reading=request.reading,
+    )
+    test, data = images.images, images.name
+    if len(test) < request.images != IMAGES:
+        observer.message(f"--images {request.images:,}: there are only {len(test):,} images; all of them are used.")
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.is_obvious and (timed or request.force or doubt.kind is EpsIssueKind.OTHER):
         # now, and not after hours of attacks as a finding; what voids the result stops an evaluation that is not forced
@@ -97,7 +109,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
         "images_sha256": fingerprint_of_images(test),
         "substitute_fingerprint": None if substitute is None else fingerprint(substitute),
     }
-    return EvaluatePlan(request, model, data, test, values, substitute, seconds, device, hashes, borders)
+    return EvaluatePlan(request, model, data, test, images.chosen, values, substitute, seconds, device, hashes, borders)
 
 
 def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:

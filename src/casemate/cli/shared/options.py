@@ -33,10 +33,20 @@ DataDir = Annotated[
 DataFile = Annotated[
     Path | None,
     arg(
-        metavar="FILE",
-        help="Your own images: a .npz or .safetensors file with the arrays images, (n, channels, height, width), as "
-        "bytes or as numbers in [0, 1], and labels.",
+        metavar="PATH",
+        help="Your own images: a folder with a subfolder for each class; a .csv file of paths and labels; a .npz or "
+        ".safetensors file with the arrays images, (n, channels, height, width), as bytes or as numbers in [0, 1], and "
+        "labels; IDX or Parquet files; or CIFAR's binary files.",
         help_behavior_hint="(default: a data set)",
+    ),
+]
+Subset = Annotated[
+    str | None,
+    arg(
+        metavar="HOW",
+        help="Which images of --data are taken: first, or stratified for a random sample with the shares of the "
+        "classes; stratified:7 draws it with the seed 7.",
+        help_behavior_hint="(default: first, or stratified if the images are sorted by class)",
     ),
 ]
 MODEL_HELP = (
@@ -77,17 +87,6 @@ class ModelOptions:
     """The network takes height, width, channels."""
     size: Annotated[tuple[int, ...], arg(metavar="H W", help_behavior_hint="(default: found out)")] = ()
     """Height and width of the images that the network takes, or one number for both."""
-
-
-def words_of_options(options: ModelOptions) -> list[str]:
-    """The options that are not at their defaults, as they are written on the command line."""
-    words: list[str] = []
-    for each in fields(options):
-        value = getattr(options, each.name)
-        if value != each.default:
-            texts = value if isinstance(value, tuple) else [] if value is True else [value]
-            words += [f"--{each.name.replace('_', '-')}", *map(str, texts)]
-    return words
 
 
 StoreFolder = Annotated[
@@ -132,6 +131,35 @@ class Machine:
         if threads is not None:
             torch.set_num_threads(threads)
         return device, torch.get_num_threads()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the images of --data are read."""
+
+    labels: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: found beside the images)")] = None
+    """The labels of a folder of pictures (.csv), or of an IDX file."""
+    split: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: none, or test)")] = None
+    """The part of the data, such as test, where it has several."""
+    resize: Annotated[tuple[int, ...], arg(metavar="N [N]", help_behavior_hint="(default: as they are)")] = ()
+    """Resize the images: to N pixels along the shorter side, or to this height and width."""
+    crop: Annotated[tuple[int, ...], arg(metavar="N [N]", help_behavior_hint="(default: all of them)")] = ()
+    """Then cut out a square of this side, or this height and width, at the centre."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    """How pixels are interpolated when images are resized."""
+    channels: Annotated[Literal[1, 3] | None, arg(help_behavior_hint="(default: the model's, or the images')")] = None
+    """Convert the images to grey (1) or colour (3)."""
+
+
+def words_of_options(options: ModelOptions | Reading) -> list[str]:
+    """The options that are not at their defaults, as they are written on the command line."""
+    words: list[str] = []
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != each.default:
+            texts = value if isinstance(value, tuple) else [] if value is True else [value]
+            words += [f"--{each.name.replace('_', '-')}", *map(str, texts)]
+    return words
 
 
 def load_torch(observer: Observer) -> None:

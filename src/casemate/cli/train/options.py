@@ -21,10 +21,12 @@ from casemate.cli.shared.dataclass_options import chosen_settings, options_of, p
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     DataDir,
+    DataFile,
     Flag,
     Json,
     Machine,
     ModelOptions,
+    Reading,
     Seed,
     at_least_one,
     check_folder,
@@ -64,6 +66,7 @@ class TrainImages:
         str | None, arg(metavar="NAME", help_behavior_hint="(default: START's or TEACHER's, or fashion-mnist)")
     ] = None
     """The data set, one of `casemate data list`."""
+    data: DataFile = None
     data_dir: DataDir = None
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified random sample of N images."""
@@ -103,6 +106,7 @@ class AbstractTrainCommand:
     training: Any  # those of `casemate.training.TrainConfig`
     images: TrainImages = field(default_factory=TrainImages)
     loading: ModelOptions = field(default_factory=ModelOptions)
+    reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -131,7 +135,7 @@ class AbstractTrainCommand:
             plan = run.prepare(
                 TrainConfig(seed=self.seed, **chosen_settings(self.training)),
                 {"name": self.recipe, "settings": settings},
-                chosen_settings(self.images),
+                chosen_settings(self.images) | {"reading": self.reading},
                 architecture=self.architecture,
                 start=self.start,
                 loading=self.loading,
@@ -213,7 +217,7 @@ def _refuse_foreign(name: str, argv: Sequence[str]) -> None:
 
 def _options_of(name: str) -> set[str]:
     """All options that `casemate train` accepts with a recipe, as --name and as --no-name."""
-    groups = [AbstractTrainCommand, TrainImages, ModelOptions, Machine]
+    groups = [AbstractTrainCommand, TrainImages, ModelOptions, Reading, Machine]
     groups += [each.type for each in fields(train_command(name)) if each.name in ("objective", "training")]  # type: ignore[misc]  # dataclasses
     names = [each.name.replace("_", "-") for group in groups for each in fields(group)]
     return {f"--{prefix}{each}" for each in names for prefix in ("", "no-")}

@@ -10,8 +10,9 @@ import numpy as np
 
 from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
-from casemate.cli.shared.options import ModelOptions
+from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
+from casemate.cli.train.own_images import own_dataset
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
@@ -87,7 +88,7 @@ def prepare(
         settings: of the training.
         objective: name and settings of the objective, as JSON; a temperature of None is replaced in place by the
             teacher's.
-        options: the values of the fields of `TrainImages`, by name.
+        options: the values of the fields of `TrainImages`, by name, and `reading`, how to read the user's own images.
         architecture: a registered network; None for that of `start`, or else paper-cnn.
         start: the model whose weights the training starts from: a file, or another source of a model.
         loading: the options of that model.
@@ -109,7 +110,10 @@ def prepare(
         extra=tuple(map(make_augmentation, extra)),
         augment=tuple(map(make_augmentation, augment)),
     )
-    images = _read(options["dataset"], bases, options["data_dir"], observer)
+    if options["data"] is None:
+        images = _read(options["dataset"], options["reading"], bases, options["data_dir"], observer)
+    else:
+        images = _read_own(options["data"], options["dataset"], options["reading"], bases, observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
     if "start" in bases:
         architecture, model = bases["start"].architecture or bases["start"].source, bases["start"].model
@@ -122,6 +126,7 @@ def prepare(
         "architecture": architecture,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dataset": images.name,
+        **({} if options["data"] is None else {"data": images.origin}),
         "train_images": len(train),
         "validation_images": len(validation),
         "test_images": len(images.test),
@@ -158,16 +163,41 @@ def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]
     ]
 
 
-def _read(dataset: str | None, bases: Mapping[str, BaseModel], data_dir: Path | None, observer: Observer) -> Dataset:
+def _read_own(
+    file: Path, dataset: str | None, reading: Reading, bases: Mapping[str, BaseModel], observer: Observer
+) -> Dataset:
+    """The user's own images in `file` as a data set that fits the models in `bases`. Raises `CasemateError`."""
+    if dataset is not None:
+        raise SettingError("--data and --dataset both name images; give one of them")
+    base = next((each.model for each in bases.values()), None)
+    with observer.work("Reading the images", 0):
+        images = own_dataset(file, reading, base, observer)
+    for each in bases.values():
+        each.check(images)
+    return images
+
+
+def _read(
+    dataset: str | None,
+    reading: Reading,
+    bases: Mapping[str, BaseModel],
+    data_dir: Path | None,
+    observer: Observer,
+) -> Dataset:
     """Load `dataset`, or else the data set that a model in `bases` was trained on, or else Fashion-MNIST.
 
     Raises `CasemateError`, also if a model in `bases` takes other images or has other classes.
     """
+    if words := words_of_options(reading):
+        raise SettingError(f"{words[0]} is about images of your own; give them with --data PATH")
     named = dataset or next((each.dataset for each in bases.values() if each.dataset is not None), "fashion-mnist")
     if dataset is not None and dataset not in data.NAMES:
         raise unknown_name("data set", dataset, data.NAMES)
     if named not in data.NAMES:
-        raise SettingError(f"the saved model was trained on {named!r}; give --dataset, one of {', '.join(data.NAMES)}")
+        raise SettingError(
+            f"the saved model was trained on {named!r}; give --dataset, one of {', '.join(data.NAMES)}, or your own "
+            "images with --data PATH"
+        )
     with observer.work("Reading the images", 0):
         images = data.load(named, data_dir, observer=observer)
     for each in bases.values():

@@ -11,7 +11,18 @@ from casemate.cli import verify
 from casemate.cli.shared import parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, DataDir, DataFile, Json, Machine, ModelName, ModelOptions, Seed
+from casemate.cli.shared.options import (
+    MODEL_FROM,
+    DataDir,
+    DataFile,
+    Json,
+    Machine,
+    ModelName,
+    ModelOptions,
+    Reading,
+    Seed,
+    Subset,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +33,12 @@ class Verify:
     """The record.json that `casemate evaluate` wrote, with adversarial.safetensors beside it."""
     model: ModelName
     data: DataFile = None
+    subset: Subset = None
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
     loading: ModelOptions = field(default_factory=ModelOptions)
+    reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -39,6 +52,8 @@ class Verify:
                 self.model,
                 loading=self.loading,
                 file=self.data,
+                subset=self.subset,
+                reading=self.reading,
                 data_dir=self.data_dir,
                 seed=self.seed,
                 device=device,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from casemate import data
 from casemate.cli.shared import inputs
-from casemate.cli.shared.options import ModelOptions
-from casemate.data import LabelledImages, read_images, to_float
+from casemate.cli.shared.options import ModelOptions, Reading
+from casemate.data import LabelledImages, to_float
 from casemate.errors import DataError, MissingExtraError
 from casemate.evaluation import (
     HashedRecord,
@@ -27,6 +27,8 @@ def run(
     *,
     loading: ModelOptions,
     file: Path | None,
+    subset: str | None,
+    reading: Reading,
     data_dir: Path | None,
     seed: int,
     device: str,
@@ -34,21 +36,30 @@ def run(
 ) -> tuple[ModelFacts, Verification]:
     """Read the record, the model and, where available, the original images, and check every claim of the record.
 
-    `loading` are the options of the model, whose facts are returned too. The images come from `file`, or from the
-    record's data set. A claim that does not hold is part of the result; only what cannot be read raises, a
-    `CasemateError`.
+    `loading` are the options of the model, whose facts are returned too. The images come from `file`, of which as many
+    are read as the record needs, or from the record's data set. A claim that does not hold is part of the result; only
+    what cannot be read raises, a `CasemateError`.
     """
     record = read_hashed_record(path) if is_hashed(path) else read_record(path)
     loaded = inputs.load_model(model, device, loading)
-    images = read_images(file) if file is not None else _images_of(record, data_dir, observer)
-    if images is not None:
-        loaded.check(to_float(images.pixels[:8]))
+    if file is None:
+        images = _images_of(record, data_dir, observer)
+        if images is not None:
+            loaded.check(to_float(images.pixels[:8]))
+    else:
+        count = record.images if isinstance(record, HashedRecord) else _last(record) + 1
+        images = inputs.read_own(loaded, file, count=count, subset=subset, reading=reading, observer=observer).images
     if isinstance(record, HashedRecord):
         observer.message(f"{path} holds hashes in the place of images: it can only be checked by hash.")
         found = verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
     else:
         found = verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
     return loaded.facts, found
+
+
+def _last(record: Record) -> int:
+    """The largest index of an image in the record; 0 if it has none."""
+    return int(record.index.max()) if len(record) else 0
 
 
 def _images_of(record: Record | HashedRecord, data_dir: Path | None, observer: Observer) -> LabelledImages | None:

@@ -1,0 +1,140 @@
+"""The commands on a user's own images: evaluate, verify, attack, train and `data show`, from a folder of pictures."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from casemate.models import ModelMetadata, load, save
+from conftest import TINY_CLASSES, tiny_images
+from test_cli import Run, run
+from test_record import thirds
+from test_sources import png
+
+__all__ = ["run"]
+
+IMAGES = tiny_images(60, noise=90.0)
+QUICK = ("--budget", "quick", "--eps", "8/255", "--threads", "1")
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture(autouse=True)
+def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A saved model, and the same images as a folder and, with its two parts, as another; commands run beside them."""
+    monkeypatch.chdir(tmp_path)
+    save(thirds(), Path("model.safetensors"), ModelMetadata(architecture="linear", dataset="tiny"))
+    for number, (pixels, label) in enumerate(zip(IMAGES.pixels.numpy(), IMAGES.labels.tolist(), strict=True)):
+        for place in (Path("photos"), Path("parts") / ("test" if number % 4 == 0 else "train")):
+            (place / TINY_CLASSES[label]).mkdir(parents=True, exist_ok=True)
+            (place / TINY_CLASSES[label] / f"{number:02}.png").write_bytes(png(pixels))
+
+
+def _said(run: Run, *arguments: object, code: int = 0) -> str:
+    """All that a command prints, on one line."""
+    found, out, err = run(*arguments)
+    assert found == code, out + err
+    return " ".join((out + err).split())
+
+
+def test_an_evaluation_on_a_folder_is_sampled_recorded_and_verified(run: Run) -> None:
+    printed = _said(run, "evaluate", "model.safetensors", "--data", "photos", "--images", 12, *QUICK)
+    assert "photos is sorted by class, so that its first 12 images would be of few classes" in printed
+    assert "12 (stratified, seed 0) images" in printed
+    result = json.loads(Path("runs/evaluate-model/result.json").read_text())
+    assert result["chosen"] == "stratified, seed 0"
+    assert {each["class"] for each in result["per_class"]} == set(TINY_CLASSES)
+    assert [each["clean_accuracy"]["n"] for each in result["per_class"]] == [4, 4, 4]
+    command = printed[printed.index("casemate verify") :].split(" (")[0]
+    assert command.endswith("--data photos --subset stratified:0")
+    assert "The model is the record's" in _said(run, *shlex.split(command)[1:])
+    other = _said(run, *shlex.split(command)[1:-1], "stratified:1", code=3)
+    assert "do not hold" in other
+
+
+def test_first_and_seeds_of_samples(run: Run) -> None:
+    attack = ("attack", "fgsm", "model.safetensors", "--data", "photos/", "--eps", "0.1", "--json", "--images")
+    found = json.loads(run(*attack, 21, "--subset", "first")[1])
+    assert found["dataset"] == "photos"
+    assert "chosen" not in found
+    found = json.loads(run(*attack, 21, "--subset", "stratified:5")[1])
+    assert found["chosen"] == "stratified, seed 5"
+    assert found["data_options"] == ["--subset", "stratified:5"]
+    assert "chosen" not in json.loads(run(*attack, 60)[1])
+    assert "expected first, stratified, or stratified:SEED" in _said(run, *attack, 9, "--subset", "best", code=2)
+
+
+def test_images_of_another_shape_name_the_options(run: Run) -> None:
+    for path in Path("photos").rglob("*.png"):
+        with Image.open(path) as image:
+            image.convert("RGB").resize((20, 16), Image.Resampling.NEAREST).save(path)
+    attack = ("attack", "fgsm", "model.safetensors", "--data", "photos", "--eps", "0.01")
+    message = _said(run, *attack, code=2)
+    assert "has images of 1 x 16 x 20, but the model takes 1 x 8 x 8; give --resize 8 8, or --resize SIDE" in message
+    printed = _said(run, *attack, "--resize", 8, "--crop", 8)
+    assert "converted from colour to grey (60 of the images read)" in printed
+    assert "expected one side, or height and width" in _said(run, *attack, "--resize", 8, 8, 8, code=2)
+    assert "channels 3" not in printed
+
+
+def test_classes_by_other_names(run: Run) -> None:
+    attack = ("attack", "fgsm", "model.safetensors", "--data", "photos", "--eps", "0.01")
+    Path("photos/left").rename("photos/lift")
+    assert "not among the model's: lift" in _said(run, *attack, code=2)
+    Path("photos/middle").rename("photos/m")
+    Path("photos/right").rename("photos/n")
+    assert "its classes lift, m, n are taken in this order for the model's left, middle, right" in _said(run, *attack)
+
+
+def test_options_of_own_images_need_them(run: Run) -> None:
+    message = _said(run, "attack", "fgsm", "model.safetensors", "--dataset", "digits", "--resize", 8, code=2)
+    assert "--resize is about images of your own; give them with --data PATH" in message
+    message = _said(run, "train", "--dataset", "digits", "--split", "train", "--out", "made.safetensors", code=2)
+    assert "--split is about images of your own; give them with --data PATH" in message
+
+
+def test_a_contact_sheet_of_own_images(run: Run) -> None:
+    assert _said(run, "data", "show", "--data", "photos", "--per-class", 3, "--channels", 3, "--out", "a.png")
+    with Image.open("a.png") as sheet:
+        assert sheet.width > 100
+    np.savez("own.npz", images=IMAGES.pixels.numpy() / 255, labels=IMAGES.labels.numpy())
+    assert _said(run, "data", "show", "--data", "own.npz", "--out", "b.png")
+    assert "give one of them" in _said(run, "data", "show", "--data", "own.npz", "--dataset", "digits", code=2)
+
+
+TRAIN = ("train", "--architecture", "tiny", "--epochs", 2, "--batch-size", 8, "--out", "made.safetensors")
+
+
+def test_training_on_a_folder_with_parts(run: Run) -> None:
+    found = json.loads(run(*TRAIN, "--data", "parts", "--json")[1])
+    assert (found["train_images"], found["validation_images"], found["test_images"]) == (36, 9, 15)
+    model, about = load(Path("made.safetensors"))
+    assert model.classes == TINY_CLASSES
+    assert about.dataset == "parts"
+    message = _said(run, "evaluate", "made.safetensors", *QUICK, code=2)
+    assert "the model was trained on 'parts'; give its images with --data PATH" in message
+    printed = _said(run, "attack", "fgsm", "made.safetensors", "--data", "parts", "--split", "test", "--eps", "0.1")
+    assert "n = 15" in printed
+
+
+def test_training_sets_a_part_aside_where_there_is_none(run: Run) -> None:
+    np.savez("own.npz", images=IMAGES.pixels.numpy(), labels=IMAGES.labels.numpy())
+    printed = _said(run, *TRAIN, "--data", "own.npz", "--recipe", "adversarial-training", "--dry-run")
+    assert "own.npz has no test images of its own: 12 of 60 were set aside" in printed
+    printed = _said(run, *TRAIN, "--data", "photos", "--start", "model.safetensors", code=2)
+    assert "tiny is expected" in printed
+    found = json.loads(run(*TRAIN[:1], *TRAIN[3:], "--data", "photos", "--start", "model.safetensors", "--json")[1])
+    assert found["dataset"] == "photos"
+    assert found["data"] == "photos"
+
+
+def test_torch_is_given_the_images_of_the_folder() -> None:
+    """The pictures are those of `IMAGES`, by class."""
+    from casemate.data import read_images
+
+    order = torch.argsort(IMAGES.labels, stable=True)
+    assert torch.equal(read_images(Path("photos")).pixels, IMAGES.pixels[order])
