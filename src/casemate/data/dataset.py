@@ -119,6 +119,10 @@ class LabelledImages:
     def __getitem__(self, index: Tensor | slice) -> "LabelledImages":
         return LabelledImages(pixels=self.pixels[index], labels=self.labels[index])
 
+    def read(self, positions: slice | Tensor) -> "LabelledImages":
+        """The images at some positions, as `images[positions]`: what streamed images have too."""
+        return self[positions]
+
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Images, Labels]]:
         """Yield `(images, labels)` in order, in batches of `size`, the last one smaller; images as from `to_float`."""
         for start in range(0, len(self), size):

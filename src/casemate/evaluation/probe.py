@@ -1,9 +1,10 @@
 """A first pass of a few images: whether the model takes them, returns one logit per class, and is randomised."""
 
 from casemate.attacks import check_images, frozen
-from casemate.data import LabelledImages
+from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
 from casemate.evaluation.findings.randomness import is_randomised
+from casemate.evaluation.shards import shards_of
 from casemate.models import Classifier, judge_of
 
 PROBED = 32
@@ -11,10 +12,11 @@ PROBED = 32
 the images are found with probability 0.97."""
 
 
-def probe_model(model: Classifier, images: LabelledImages) -> bool:
+def probe_model(model: Classifier, images: ReadableImages) -> bool:
     """Check that a model can be evaluated on the images; return whether it is randomised in evaluation mode.
 
-    The model itself does not change.
+    Of images that are not in memory only the first are looked at; the others are when they are classified. The model
+    itself does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
@@ -24,8 +26,9 @@ def probe_model(model: Classifier, images: LabelledImages) -> bool:
     if not len(images):
         raise ShapeError("no images; expected at least one")
     judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
-    check_images(model, *images.tensors())
-    few, _ = images[:PROBED].tensors(model.device)
+    for part in shards_of(images) if isinstance(images, LabelledImages) else [slice(0, PROBED)]:
+        check_images(model, *images.read(part).tensors())
+    few, _ = images.read(slice(0, PROBED)).tensors(model.device)
     with frozen(model):
         model.examine(few)
         return is_randomised(model, few)

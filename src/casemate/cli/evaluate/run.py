@@ -9,6 +9,7 @@ from typing import Any
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.data import LabelledImages
+from casemate.engine import default_store
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
@@ -96,8 +97,15 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     return EvaluatePlan(request, model, data, test, values, substitute, seconds, device, hashes, borders)
 
 
-def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
-    """Run the planned evaluation; if it is interrupted or fails, send the observer the message that nothing is kept."""
+def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fresh: bool = False) -> Evaluation:
+    """Run the planned evaluation; if it fails, send the observer the message that its finished pieces are kept.
+
+    Args:
+        plan: the evaluation.
+        observer: is informed of the progress.
+        store: the folder of the store that keeps the pieces; None: the default one.
+        fresh: use no pieces of earlier evaluations.
+    """
     request = plan.request
     try:
         return evaluate(
@@ -112,12 +120,14 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
             precision=request.precision,
             seed=request.seed,
             borders=plan.borders,
+            store=store or default_store(),
+            fresh=fresh,
             observer=observer,
         )
-    except EvaluationError:
+    except (EvaluationError, KeyboardInterrupt):  # after Ctrl-C the command itself says so
         raise
     except BaseException:
-        observer.message("Nothing of this evaluation is kept: it has no result until it is finished.")
+        observer.message("Finished pieces of this evaluation are kept; the same command goes on from there.")
         raise
 
 

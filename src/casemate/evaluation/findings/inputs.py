@@ -340,7 +340,7 @@ def normalisation(context: CheckContext) -> Measured:
     A scale does not count if the model's own logits, with a constant for each class added so that it is predicted as
     often as it is a label, are more accurate still: a preference for some classes weighs less on a larger scale.
     """
-    few = context.images[:_MAX_RESCALED]
+    few = context.images.read(slice(0, _MAX_RESCALED))
     images, _ = few.tensors(context.model.device)
     right = context.right[: len(few)]
     best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
