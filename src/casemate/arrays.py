@@ -1,4 +1,4 @@
-"""Safe reading of .npz and .safetensors files from untrusted sources.
+"""Safe reading of .npz and .safetensors files from untrusted sources, and writing of .safetensors files by rows.
 
 Before anything is allocated, the types, sizes and offsets in a header are checked against the size of the file, and a
 compressed array is unpacked only up to its stated size. Nothing is executed: of .npz files only the requested arrays
@@ -12,7 +12,8 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,10 +21,11 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from casemate.errors import CasemateError
-from casemate.files import unique
+from casemate.files import unique, writing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +43,8 @@ _CHUNK = 1 << 20
 _SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
 _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
 """Bytes per number, by the type names of .safetensors."""
+_NAMES = {torch.float32: "F32", torch.int64: "I64"}
+"""The type names of .safetensors, of the types that `writing_tensors` writes."""
 
 
 class UnsoundError(CasemateError):
@@ -134,6 +138,40 @@ def _check_tensor(name: str, entry: Any, available: int) -> None:
 def _are_counts(values: Any) -> bool:
     """Whether `values` is a list or tuple of whole numbers, zero or more."""
     return isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
+
+
+@contextmanager
+def writing_tensors(
+    path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> Iterator[Callable[[str, int, Tensor], None]]:
+    """Context that writes a .safetensors file row by row, whole or not at all, with the bytes of `safetensors` itself.
+
+    It yields a function that writes rows of the tensor with a name, from a row on. Rows never written are zero.
+
+    Args:
+        path: of the file.
+        tensors: type and shape of each tensor, by name: float32 or int64.
+    """
+    sizes = {name: math.prod(shape) * kind.itemsize for name, (kind, shape) in tensors.items()}
+    header: dict[str, Any] = {}
+    offset = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name)):
+        kind, shape = tensors[name]
+        header[name] = {"dtype": _NAMES[kind], "shape": shape, "data_offsets": (offset, offset + sizes[name])}
+        offset += sizes[name]
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with writing(path) as temporary, temporary.open("r+b") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        begin = file.tell()
+        file.truncate(begin + offset)
+
+        def write(name: str, row: int, rows: Tensor) -> None:
+            kind, shape = tensors[name]
+            file.seek(begin + header[name]["data_offsets"][0] + row * math.prod(shape[1:]) * kind.itemsize)
+            file.write(rows.to(kind).contiguous().numpy().data)
+
+        yield write
 
 
 # .npz -----------------------------------------------------------------------------------------------------------------

@@ -259,9 +259,7 @@ class _Run:
         self.piloted = self.announced = False
         self.start = time.perf_counter()
 
-    def _steps(
-        self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int
-    ) -> Iterator[_Step]:
+    def _steps(self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int) -> Iterator[_Step]:
         for column, eps in enumerate(values):
             for place, (name, attack) in enumerate(attacks.items()):
                 cost = 0 if column and name in self.run_once else _work(attack, classes)

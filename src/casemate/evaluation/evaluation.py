@@ -427,9 +427,7 @@ def _keeping(
     """The context of an evaluation that keeps its pieces in `store`; None keeps none. See `evaluate`."""
     if store is None:
         return nullcontext()
-    about = plan_of(
-        model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size
-    )
+    about = plan_of(model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size)
     return open_pieces(Path(store), about, fresh=fresh)
 
 
