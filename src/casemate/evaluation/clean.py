@@ -124,17 +124,21 @@ def evaluate_clean(
         check_images(model, few, some)
         model.examine(few)
 
-        def classify(batch: slice) -> list[np.ndarray]:
+        count = len(images)
+        prediction, loss = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float32)
+        confidence, gap = np.zeros(count), np.zeros(count, dtype=np.float32)
+
+        def classify(batch: slice) -> None:
             pixels, truth = images.read(batch).tensors(model.device)
             check_images(model, pixels, truth)
             logits = model(pixels)
-            confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
-            loss = stable_cross_entropy(logits, truth).where(is_valid(logits), torch.nan)
+            confidence[batch] = logits.double().softmax(1).amax(1).cpu().numpy()
+            prediction[batch] = logits.argmax(1).cpu().numpy()  # softmax may round to ties
+            loss[batch] = stable_cross_entropy(logits, truth).where(is_valid(logits), torch.nan).cpu().numpy()
+            gap[batch] = top_gap(logits).cpu().numpy()
             advance(len(truth), "")
-            return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
 
-        parts = batched(len(images), batch_size, classify, observer)
-    prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
+        batched(count, batch_size, classify, observer)
     return CleanResult(
         classes=model.classes,
         labels=images.labels.cpu().numpy(),

@@ -35,7 +35,7 @@ from casemate.evaluation.findings import (
 )
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
-from casemate.evaluation.pieces import Measured, PieceStore, open_pieces, plan_of
+from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
 from casemate.evaluation.probe import probe_model
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
@@ -452,7 +452,7 @@ def _prepared(
             prepared = replace(prepared, low_precision=in_bfloat16(prepared.copy))
         if kept is not None:
             size = prepared.copy.pass_size or DEFAULT_PASS_SIZE
-            kept.begin(known or Measured(pass_size=size, precision=prepared.precision))
+            kept.begin(known or Measurements(pass_size=size, precision=prepared.precision))
         yield prepared
 
 

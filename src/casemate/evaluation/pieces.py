@@ -119,7 +119,7 @@ class Piece:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measurements:
     """What an evaluation measures once, and repeats when it goes on: it depends on the machine's load, not on its kind.
 
     With it, results are the same to the bit wherever the evaluation was stopped.
@@ -145,15 +145,15 @@ class PieceStore:
         self._about = dict(about)
 
     @property
-    def measured(self) -> Measured | None:
+    def measured(self) -> Measurements | None:
         """What was measured when the first evaluation with this plan began; None if none did."""
         try:
             found = read_json(self.folder / "plan.json", StoreError)["measured"]
-            return Measured(pass_size=int(found["pass_size"]), precision=found["precision"])
+            return Measurements(pass_size=int(found["pass_size"]), precision=found["precision"])
         except (StoreError, LookupError, TypeError, ValueError):
             return None
 
-    def begin(self, measured: Measured) -> None:
+    def begin(self, measured: Measurements) -> None:
         """Write down what was measured, or that the plan is used again."""
         write_json(self.folder / "plan.json", {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
 
