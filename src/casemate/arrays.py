@@ -140,6 +140,15 @@ def _are_counts(values: Any) -> bool:
     return isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
 
 
+@_guarded
+def read_row(path: Path, name: str, row: int) -> Tensor:
+    """One row of a tensor in a .safetensors file; the others are not read. Raises `UnsoundError`."""
+    with path.open("rb") as file:
+        _metadata(file.read(8 + _MOST_HEADER), os.fstat(file.fileno()).st_size)
+    with safetensors.safe_open(path, framework="pt") as opened:
+        return opened.get_slice(name)[row : row + 1][0]
+
+
 @contextmanager
 def writing_tensors(
     path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
-from casemate.data import LabelledImages
+from casemate.data import ReadableImages
 from casemate.engine import default_store
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
@@ -30,7 +30,7 @@ class EvaluatePlan:
     model: inputs.LoadedModel
     data: str
     """Name of the data set, or of the file with the images."""
-    test: LabelledImages
+    test: ReadableImages
     """The images to evaluate on: the first `request.images` of the data."""
     values: tuple[float, ...]
     """The values of eps, ascending."""
