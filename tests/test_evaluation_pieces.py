@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from casemate.arrays import writing_tensors
 from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, Square
-from casemate.data import LabelledImages
+from casemate.data import LabelledImages, first_of
 from casemate.errors import StoreError
 from casemate.evaluation import Evaluation, evaluate, make_record, write_record
 from casemate.evaluation import pieces as pieces_module
@@ -314,6 +314,7 @@ def test_a_store_that_is_too_large_loses_what_was_not_used_for_longest(
 
 def test_an_evaluation_that_runs_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces_module, "_MOST_BYTES", 0)
+    monkeypatch.setattr(pieces_module, "_RECENT", 0)
 
     class Nested(Stops):
         def work(self, title: str, total: float):
@@ -364,6 +365,15 @@ def test_a_stream_gives_the_numbers_of_the_same_images_in_memory(tmp_path: Path)
         assert (tmp_path / "stream" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert fingerprint_of_images(stream) == fingerprint_of_images(stream.read(slice(0, 150)))
     assert stream.most <= 150
+
+
+def test_the_first_images_of_a_stream_are_a_stream() -> None:
+    few = first_of(Stream(100), 30)
+    assert (len(few), few.labels.tolist()) == (30, Stream(30).labels.tolist())
+    assert len(few.read(slice(20, 50))) == 10
+    assert torch.equal(few.read(torch.tensor([3, 1])).pixels, IMAGES.pixels[[3, 1]])
+    assert first_of(few, 40) is few
+    assert len(first_of(IMAGES, 5)) == 5
 
 
 def test_a_file_written_by_rows_is_that_of_safetensors(tmp_path: Path) -> None:

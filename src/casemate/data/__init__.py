@@ -18,6 +18,7 @@ from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
 from casemate.data.readable import ReadableImages as ReadableImages
 from casemate.data.readable import as_readable as as_readable
+from casemate.data.readable import first_of as first_of
 from casemate.errors import DataError, MissingExtraError, SettingError
 from casemate.files import cache_folder
 from casemate.progress import NULL_OBSERVER, Observer

@@ -1,6 +1,7 @@
 """Labelled images that are read part by part, so that a data set need not fit into memory."""
 
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, final, runtime_checkable
 
 from torch import Tensor
 
@@ -36,6 +37,34 @@ def as_readable(given: ImageSource | ReadableImages, labels: Array | None = None
     if labels is None and _is_readable(given):
         return given
     return as_labelled(given, labels)  # pyright: ignore[reportArgumentType]
+
+
+def first_of(images: ReadableImages, count: int) -> ReadableImages:
+    """The first `count` of the images, or all if they are fewer."""
+    if count >= len(images):
+        return images
+    return images[:count] if isinstance(images, LabelledImages) else _First(images, count)
+
+
+@final
+@dataclass(frozen=True)
+class _First:
+    """The first `count` of `images`, which are more."""
+
+    images: ReadableImages
+    count: int
+
+    @property
+    def labels(self) -> Labels:
+        return self.images.labels[: self.count]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, positions: slice | Tensor) -> LabelledImages:
+        if isinstance(positions, slice):
+            positions = slice(*positions.indices(self.count))
+        return self.images.read(positions)
 
 
 def _is_readable(given: Any) -> bool:

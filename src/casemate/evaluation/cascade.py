@@ -100,7 +100,7 @@ class Cascade:
     """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
     first_success: np.ndarray
     """Position in `attacks` of the first attack that fooled each image, `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
-    found: AdversarialImages
+    examples: AdversarialImages
     """The first adversarial image found for each image, at the smallest eps that gave one, or else the clean image."""
     distance: np.ndarray
     """Norm of the perturbation in `adversarial`, `(n,)`: 0 if the clean image is misclassified, infinite if no attack
@@ -112,7 +112,7 @@ class Cascade:
 
     @property
     def adversarial(self) -> Tensor:
-        """All images of `found`, `(n, channels, height, width)`, on the CPU; they are put together at every use."""
+        """All images of `examples`, `(n, channels, height, width)`, on the CPU; they are put together at every use."""
         return self.found.whole()
 
     @property
@@ -243,7 +243,7 @@ class _Run:
             attacks={name: attack.record() for name, attack in attacks.items()},
             robust=np.zeros((len(images), len(values)), dtype=bool),
             first_success=np.where(correct, ROBUST, MISCLASSIFIED),
-            found=AdversarialImages(images),
+            examples=AdversarialImages(images),
             distance=np.where(correct, np.inf, 0.0),
         )
         self.left = correct.copy()
@@ -301,7 +301,8 @@ class _Run:
         left = torch.from_numpy(np.flatnonzero(self.left[shard.at]))
         piece, part = None, None
         if self.pieces is not None:
-            piece, part = self._kept(shard.keys[number], left), self.pieces.path(shard.keys[number])
+            piece = self._kept(shard.keys[number], left)
+            part = None if isinstance(self.images, LabelledImages) else self.pieces.path(shard.keys[number])
         note = ""
         if piece is not None:
             self.found.resumed_seconds += piece.seconds
@@ -333,9 +334,9 @@ class _Run:
         return piece if sound else None
 
     def _add(self, shard: _Shard, step: _Step, piece: Piece, part: Path | None) -> None:
-        """Add the images that a piece fooled to the results; `part` is the file of the piece, if it is kept."""
+        """Add the images that a piece fooled to the results; they stay in `part`, the piece's file, if it is given."""
         places = piece.places.numpy() + shard.at.start
-        self.found.found.add(places, piece.adversarial if part is None else part)
+        self.found.examples.add(places, piece.adversarial if part is None else part)
         self.found.distance[places] = piece.distance.numpy()
         self.found.first_success[places] = step.place
         self.left[places] = False

@@ -17,9 +17,10 @@ import inspect
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -50,6 +51,8 @@ _ATTACKS = "casemate.evaluation.cascade"
 """The module that runs the attacks; the hash of its code covers all that the result of a piece depends on."""
 _MOST_BYTES = 2 << 30
 """Bytes that finished evaluations may keep in a store; beyond that those not used for longest are removed."""
+_RECENT = 3600
+"""Seconds for which the pieces of an evaluation stay in any case once it is finished: its report may read them."""
 
 
 @final
@@ -199,6 +202,8 @@ def open_pieces(root: Path, about: Mapping[str, Any], *, fresh: bool = False) ->
         try:
             yield PieceStore(folder, about)
         finally:
+            with suppress(FileNotFoundError):  # it failed before anything was measured
+                os.utime(folder / "plan.json")
             _trim(evaluations, keep=folder)
     Path(lock.lock_file).unlink(missing_ok=True)
 
@@ -295,12 +300,15 @@ def _hash(content: Any) -> str:
 
 
 def _trim(evaluations: Path, keep: Path) -> None:
-    """Remove the plans used longest ago until the others take `_MOST_BYTES` at most; `keep` and those in use stay."""
+    """Remove the plans used longest ago until the others take `_MOST_BYTES` at most.
+
+    `keep` stays, and so do those that are in use or were a short time ago.
+    """
     plans = [each for each in evaluations.iterdir() if each.is_dir() and not each.name.startswith(".")]
     sizes = {each: size_of(each) for each in plans}
     total = sum(sizes.values())
     for plan in sorted(plans, key=lambda each: (each == keep, _used(each))):
-        if total <= _MOST_BYTES or plan == keep:
+        if total <= _MOST_BYTES or plan == keep or time.time() - _used(plan) < _RECENT:
             return
         if not _in_use(plan):
             _remove(plan)

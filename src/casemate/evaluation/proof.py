@@ -73,7 +73,7 @@ def prove(found: Evaluation, model: nn.Module, observer: Observer = NULL_OBSERVE
 
     def adversarial() -> Iterator[Images]:
         for some in places:
-            made[:] = [found.cascade.found.read(some)]
+            made[:] = [found.cascade.examples.read(some)]
             yield made[0]
 
     parts = predict_parts_singly(model, adversarial(), int(moved.sum()), **options)

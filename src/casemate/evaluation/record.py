@@ -195,7 +195,7 @@ def _tensors(found: Evaluation, proof: Proof, at: slice) -> dict[str, Tensor]:
     proven = proof.proven[at]
     return {
         "clean": clean.cpu(),
-        "adversarial": found.cascade.found.read(at).where(proven.view(-1, 1, 1, 1), clean.cpu()),
+        "adversarial": found.cascade.examples.read(at).where(proven.view(-1, 1, 1, 1), clean.cpu()),
         "labels": labels.cpu(),
         "index": torch.arange(at.start, at.stop),
         "first_success": torch.where(proven, first_success, torch.where(proof.right[at], ROBUST, MISCLASSIFIED)),

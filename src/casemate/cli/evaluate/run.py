@@ -8,7 +8,7 @@ from typing import Any
 
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
-from casemate.data import ReadableImages
+from casemate.data import ReadableImages, first_of
 from casemate.engine import default_store
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
@@ -78,7 +78,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     model = inputs.load_model(request.model, device)
     substitute = None if request.substitute is None else inputs.load_model(request.substitute, device).model
     images, data = inputs.load_images(model, request.data, request.dataset, request.data_dir, observer)
-    test = images[: request.images]
+    test = first_of(images, request.images)
     if len(images) < request.images != IMAGES:
         observer.message(f"--images {request.images:,}: there are only {len(images):,} images; all of them are used.")
     doubt = find_eps_issue(Ball(eps=values[-1], norm=request.norm), model.model.bounds, prod(model.model.input_shape))

@@ -504,7 +504,7 @@ def re_checked(context: CheckContext) -> Measured | NotRun:
     if not len(chosen):
         return NotRun("no adversarial example was found")
     places = torch.from_numpy(chosen)
-    made = context.cascade.found.read(places).to(context.model.device)
+    made = context.cascade.examples.read(places).to(context.model.device)
     clean, labels = context.images.read(places).tensors(context.model.device)
     distance = norm_of(made.double() - clean.double(), context.norm)
     levels = in_grey_levels(made, context.model.bounds)
