@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from casemate.arrays import writing_tensors
 from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, Square
+from casemate.cli.store.run import clean_store, list_store
 from casemate.data import LabelledImages, first_of
+from casemate.engine import evaluations as evaluations_module
 from casemate.errors import StoreError
 from casemate.evaluation import Evaluation, evaluate, make_record, write_record
-from casemate.evaluation import pieces as pieces_module
 from casemate.evaluation.fingerprints import fingerprint_of_images
 from casemate.evaluation.proof import prove
 from casemate.evaluation.record import write_evaluated
@@ -305,7 +306,7 @@ def test_a_store_that_is_too_large_loses_what_was_not_used_for_longest(
         os.utime(plan, (used, used))
     judged(tmp_path, seed=0)
     size = sum(each.stat().st_size for each in tmp_path.glob("evaluations/*/*"))
-    monkeypatch.setattr(pieces_module, "_MOST_BYTES", int(0.9 * size))
+    monkeypatch.setattr(evaluations_module, "_MOST_BYTES", int(0.9 * size))
     judged(tmp_path, seed=0)
     left = {json.loads(each.read_text())["about"]["seed"] for each in tmp_path.glob("evaluations/*/plan.json")}
     assert left == {0, 2}
@@ -313,8 +314,8 @@ def test_a_store_that_is_too_large_loses_what_was_not_used_for_longest(
 
 
 def test_an_evaluation_that_runs_is_not_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces_module, "_MOST_BYTES", 0)
-    monkeypatch.setattr(pieces_module, "_RECENT", 0)
+    monkeypatch.setattr(evaluations_module, "_MOST_BYTES", 0)
+    monkeypatch.setattr(evaluations_module, "_RECENT", 0)
 
     class Nested(Stops):
         def work(self, title: str, total: float):
@@ -327,6 +328,19 @@ def test_an_evaluation_that_runs_is_not_thrown_away(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         judged(tmp_path, observer=Nested(5))
     assert len(files(tmp_path)) >= 5
+
+
+def test_the_store_lists_and_cleans_pieces(tmp_path: Path) -> None:
+    judged(tmp_path)
+    held = list_store(tmp_path)
+    (folder,) = held["evaluations"]
+    assert held["evaluations_bytes"] > sum(each.stat().st_size for each in files(tmp_path))
+    assert clean_store(tmp_path, everything=False, dry_run=False)["removed"] == []
+    assert clean_store(tmp_path, everything=True, dry_run=True)["removed"][0]["path"] == folder
+    plan = Path(folder) / "plan.json"
+    plan.write_text(plan.read_text().replace('"code": "', '"code": "0'))
+    assert clean_store(tmp_path, everything=False, dry_run=False)["bytes"] > 0
+    assert list_store(tmp_path)["evaluations"] == []
 
 
 # Streams --------------------------------------------------------------------------------------------------------------

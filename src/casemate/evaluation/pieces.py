@@ -15,17 +15,13 @@ Every piece is written whole or not at all. A damaged one is computed again.
 import hashlib
 import inspect
 import json
-import os
-import shutil
-import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
-import filelock
 import numpy as np
 import safetensors.torch
 import torch
@@ -35,11 +31,11 @@ from casemate.arrays import UnsoundError, read_safetensors
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
-from casemate.engine.store import size_of
+from casemate.engine.evaluations import ATTACKS, PLAN, using
 from casemate.errors import StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.files import make_folder, read_json, write_json, writing
+from casemate.files import read_json, write_json, writing
 from casemate.models import Classifier, Precision
 from casemate.provenance import environment, processor
 from casemate.rng import all_seeded, derive
@@ -47,12 +43,6 @@ from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, PerExample
 
 _SCHEMA = 1
-_ATTACKS = "casemate.evaluation.cascade"
-"""The module that runs the attacks; the hash of its code covers all that the result of a piece depends on."""
-_MOST_BYTES = 2 << 30
-"""Bytes that finished evaluations may keep in a store; beyond that those not used for longest are removed."""
-_RECENT = 3600
-"""Seconds for which the pieces of an evaluation stay in any case once it is finished: its report may read them."""
 
 
 @final
@@ -151,14 +141,14 @@ class PieceStore:
     def measured(self) -> Measurements | None:
         """What was measured when the first evaluation with this plan began; None if none did."""
         try:
-            found = read_json(self.folder / "plan.json", StoreError)["measured"]
+            found = read_json(self.folder / PLAN, StoreError)["measured"]
             return Measurements(pass_size=int(found["pass_size"]), precision=found["precision"])
         except (StoreError, LookupError, TypeError, ValueError):
             return None
 
     def begin(self, measured: Measurements) -> None:
         """Write down what was measured, or that the plan is used again."""
-        write_json(self.folder / "plan.json", {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
+        write_json(self.folder / PLAN, {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
 
     def path(self, key: str) -> Path:
         """The file of the piece with this key."""
@@ -181,31 +171,15 @@ class PieceStore:
 
 @contextmanager
 def open_pieces(root: Path, about: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PieceStore]:
-    """Context of an evaluation that keeps its pieces in a store; at its end too large a store loses its oldest plans.
+    """Context of an evaluation that keeps its pieces in a store.
 
     Args:
         root: the folder of the store.
         about: what all pieces have in common, as JSON; see `plan_of`.
         fresh: remove the pieces of earlier evaluations with this plan. Raises `StoreError` if one is running.
     """
-    evaluations = make_folder(root / "evaluations")
-    folder = evaluations / _hash(about)
-    if fresh and folder.exists():
-        if _in_use(folder):
-            raise StoreError(
-                f"another process is computing pieces of this evaluation in {root}; wait for it, or use another --store"
-            )
-        _remove(folder)
-    make_folder(folder)
-    lock = filelock.FileLock(folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
-    with lock:
-        try:
-            yield PieceStore(folder, about)
-        finally:
-            with suppress(FileNotFoundError):  # it failed before anything was measured
-                os.utime(folder / "plan.json")
-            _trim(evaluations, keep=folder)
-    Path(lock.lock_file).unlink(missing_ok=True)
+    with using(root, _hash(about), fresh=fresh) as folder:
+        yield PieceStore(folder, about)
 
 
 def plan_of(
@@ -219,7 +193,7 @@ def plan_of(
         seed, norm, precision, batch_size: settings of the evaluation.
     """
     return {
-        "code": code_version(_ATTACKS),
+        "code": code_version(ATTACKS),
         "environment": environment(model.device.type) | {"processor": processor(), "threads": torch.get_num_threads()},
         "weights": fingerprint(model),
         "outputs": _outputs(model, few, seed),
@@ -297,43 +271,3 @@ def _own_code(attack: AbstractAttack) -> list[str]:
 def _hash(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _trim(evaluations: Path, keep: Path) -> None:
-    """Remove the plans used longest ago until the others take `_MOST_BYTES` at most.
-
-    `keep` stays, and so do those that are in use or were a short time ago.
-    """
-    plans = [each for each in evaluations.iterdir() if each.is_dir() and not each.name.startswith(".")]
-    sizes = {each: size_of(each) for each in plans}
-    total = sum(sizes.values())
-    for plan in sorted(plans, key=lambda each: (each == keep, _used(each))):
-        if total <= _MOST_BYTES or plan == keep or time.time() - _used(plan) < _RECENT:
-            return
-        if not _in_use(plan):
-            _remove(plan)
-            total -= sizes[plan]
-
-
-def _used(plan: Path) -> float:
-    """When the plan was last used, in seconds since the epoch; 0 for one that never began."""
-    file = plan / "plan.json"
-    return file.stat().st_mtime if file.is_file() else 0.0
-
-
-def _in_use(plan: Path) -> bool:
-    """Whether a running process has the plan open."""
-    for file in plan.glob("*.lock"):
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return True
-        lock.release()
-    return False
-
-
-def _remove(plan: Path) -> None:
-    hidden = plan.with_name(f".{plan.name}.{uuid.uuid4().hex[:8]}.removed")
-    plan.replace(hidden)  # hidden first: a kill during the removal must not leave half a plan
-    shutil.rmtree(hidden, ignore_errors=True)
