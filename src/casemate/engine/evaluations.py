@@ -62,9 +62,9 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):  # it failed before the plan was written
             os.utime(folder / PLAN)
+        _trim(root)
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
-        _trim(root)
 
 
 def _trim(root: Path) -> None:

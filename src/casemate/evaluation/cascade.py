@@ -113,7 +113,7 @@ class Cascade:
     @property
     def adversarial(self) -> Tensor:
         """All images of `examples`, `(n, channels, height, width)`, on the CPU; they are put together at every use."""
-        return self.found.whole()
+        return self.examples.whole()
 
     @property
     def passes(self) -> Passes:
