@@ -164,10 +164,10 @@ def make_record(
         observer: is informed of every image.
     """
     proof = prove(found, model, observer)
-    claims = _claims(found, proof, model, name, data)
-    tensors = _tensors(found, proof, slice(0, len(proof.right)))
-    record = Record(**claims, **{each: tensor.contiguous() for each, tensor in tensors.items()})
-    return record, proof.prediction
+    fields = _claims(found, proof, model, name, data)
+    for each, tensor in _tensors(found, proof, slice(0, len(proof.right))).items():
+        fields[each] = tensor.contiguous()
+    return Record(**fields), proof.prediction
 
 
 def _claims(found: Evaluation, proof: Proof, model: nn.Module, name: str, data: str) -> dict[str, Any]:
@@ -231,8 +231,9 @@ def write_evaluated(
     claims = _claims(found, proof, found.model, name, data)
     shards = shards_of(found.images)
     shape = (len(proof.right), *found.images.read(slice(0, 1)).pixels.shape[1:])
-    shapes = dict.fromkeys(("clean", "adversarial"), (torch.float32, shape))
-    shapes |= dict.fromkeys(("labels", "index", "first_success"), (torch.int64, shape[:1]))
+    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for each in _TENSORS:
+        shapes[each] = (torch.float32, shape) if each in ("clean", "adversarial") else (torch.int64, shape[:1])
     with writing_tensors(folder / IMAGES, shapes) as write:
         for at in shards:
             for each, tensor in _tensors(found, proof, at).items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
 from casemate.data import LabelledImages, ReadableImages
 from casemate.evaluation.cascade import Cascade
-from casemate.evaluation.clean import CleanResult
+from casemate.evaluation.clean import CleanResult, is_right
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.evaluation.findings.outputs import Gathering, Outputs
 from casemate.losses import LossName
