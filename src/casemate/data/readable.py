@@ -1,7 +1,7 @@
 """Labelled images that are read part by part, so that a data set need not fit into memory."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def as_readable(given: ImageSource | ReadableImages, labels: Array | None = None
 
     Raises `DataError` as `as_labelled`.
     """
-    if labels is None and _is_readable(given):
+    if labels is None and isinstance(given, ReadableImages):
         return given
     return as_labelled(given, labels)  # pyright: ignore[reportArgumentType]
 
@@ -65,7 +65,3 @@ class _First:
         if isinstance(positions, slice):
             positions = slice(*positions.indices(self.count))
         return self.images.read(positions)
-
-
-def _is_readable(given: Any) -> bool:
-    return isinstance(given, ReadableImages)

@@ -235,7 +235,8 @@ class _Run:
         pieces: PieceStore | None,
         observer: Observer,
     ) -> None:
-        self.model, self.images, self.norm, self.seed = model, images, norm, seed
+        self.model, self.images, self.seed = model, images, seed
+        self.norm: Norm = norm
         self.afterwards, self.pieces, self.observer = afterwards, pieces, observer
         self.found = Cascade(
             norm=norm,
