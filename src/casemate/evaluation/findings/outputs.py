@@ -35,10 +35,10 @@ class Outputs:
     """For each class the share of the images on which its logit is minus infinity, float64 `(classes,)`."""
     changed: float
     """Share of the images whose predicted class or gap is not that of the pass before this one."""
-    first: Logits
-    """The logits of the first `FIRST` images."""
-    sample: Logits
-    """The logits of the first images that are classified correctly; of the first ones if there is none."""
+    first: torch.Tensor
+    """The logits of the first `FIRST` images, `(k, classes)`."""
+    sample: torch.Tensor
+    """The logits of the first images that are classified correctly, or if there is none of the first ones."""
 
 
 @final
