@@ -533,7 +533,7 @@ def test_the_page_on_evaluating_works_as_written(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(evaluation, "attacks_for", lambda *given, **options: ATTACKS)
     text = (ROOT / "docs" / "evaluating.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert private_uses("\n".join(blocks), ROOT / "src") == []
     names: dict[str, Any] = {"model": thirds(), "hardened": thirds(19.0), "test": IMAGES, "__name__": "page"}
     monkeypatch.setitem(__import__("sys").modules, "page", type(casemate)("page"))

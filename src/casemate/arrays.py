@@ -1,4 +1,4 @@
-"""Safe reading of .npz and .safetensors files from untrusted sources, whole or some rows at a time.
+"""Safe reading of .npz and .safetensors files from untrusted sources, whole or by rows; writing of the latter by rows.
 
 Before anything is allocated, the types, sizes and offsets in a header are checked against the size of the file, and a
 compressed array is unpacked only up to its stated size, into a temporary file. Nothing is executed: of .npz files only
@@ -15,7 +15,8 @@ import tempfile
 import warnings
 import weakref
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import IO, Any, ParamSpec, TypeVar, final
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from casemate.errors import CasemateError
-from casemate.files import unique
+from casemate.files import unique, writing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +51,8 @@ _SIZES |= {"U64": 8, "I64": 8, "F64": 8}
 """Bytes per number, by the type names of .safetensors."""
 _TYPES = {name: f"<{name[0].lower()}{size}" for name, size in _SIZES.items()} | {"BOOL": "|b1", "BF16": "<u2"}
 """NumPy's types, by the type names of .safetensors; bfloat16 is read as uint16."""
+_NAMES = {torch.float32: "F32", torch.int64: "I64"}
+"""The type names of .safetensors, of the types that `writing_tensors` writes."""
 
 
 class UnsoundError(CasemateError):
@@ -268,6 +272,40 @@ def _check_tensor(name: str, entry: Any, available: int) -> None:
 def _are_counts(values: Any) -> bool:
     """Whether `values` is a list or tuple of whole numbers, zero or more."""
     return isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
+
+
+@contextmanager
+def writing_tensors(
+    path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+) -> Iterator[Callable[[str, int, Tensor], None]]:
+    """Context that writes a .safetensors file row by row, whole or not at all, with the bytes of `safetensors` itself.
+
+    It yields a function that writes rows of the tensor with a name, from a row on. Rows never written are zero.
+
+    Args:
+        path: of the file.
+        tensors: type and shape of each tensor, by name: float32 or int64.
+    """
+    sizes = {name: math.prod(shape) * kind.itemsize for name, (kind, shape) in tensors.items()}
+    header: dict[str, Any] = {}
+    offset = 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name][0].itemsize, name)):
+        kind, shape = tensors[name]
+        header[name] = {"dtype": _NAMES[kind], "shape": shape, "data_offsets": (offset, offset + sizes[name])}
+        offset += sizes[name]
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with writing(path) as temporary, temporary.open("r+b") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        begin = file.tell()
+        file.truncate(begin + offset)
+
+        def write(name: str, row: int, rows: Tensor) -> None:
+            kind, shape = tensors[name]
+            file.seek(begin + header[name]["data_offsets"][0] + row * math.prod(shape[1:]) * kind.itemsize)
+            file.write(rows.to(kind).contiguous().numpy().data)
+
+        yield write
 
 
 # .npz -----------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def as_images(given: Array) -> Tensor:
 
 _CHANNELS = (1, 3, 4)
 """Usual numbers of channels."""
-_BEYOND = 9e-7
+BEYOND = 9e-7
 """By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
 
 
@@ -85,7 +85,7 @@ def _check_range(images: Tensor, bounds: Bounds) -> None:
     """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
     low, high = images.amin().item(), images.amax().item()
     beyond = max(bounds[0] - low, high - bounds[1])
-    if beyond <= _BEYOND:  # not so if a pixel is NaN, since then both are
+    if beyond <= BEYOND:  # not so if a pixel is NaN, since then both are
         return
     finite = images.isfinite().flatten(1).all(1)
     if not finite.all():

@@ -46,7 +46,7 @@ OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "in
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
 _WITH_TORCH = ("train", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
-_RESUMABLE = ("study", "train")
+_RESUMABLE = ("study", "train", "evaluate")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 
 

@@ -17,6 +17,9 @@ from casemate.data.given import ImageSource as ImageSource
 from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
+from casemate.data.readable import ReadableImages as ReadableImages
+from casemate.data.readable import as_readable as as_readable
+from casemate.data.readable import first_of as first_of
 from casemate.data.sources import StreamedImages as StreamedImages
 from casemate.data.sources import in_order_of as in_order_of
 from casemate.data.sources import open_images as open_images

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from casemate.attacks import check_images, frozen
-from casemate.data import Array, ImageSource, as_labelled
+from casemate.data import Array, ImageSource, ReadableImages, as_readable
 from casemate.errors import ShapeError
 from casemate.evaluation.intervals import Estimate, mean, share
 from casemate.logits import is_valid, top_gap
@@ -99,7 +99,7 @@ def is_right(logits: Logits, labels: Labels) -> Flags:
 @torch.no_grad()
 def evaluate_clean(
     model: nn.Module,
-    images: ImageSource,
+    images: ImageSource | ReadableImages,
     labels: Array | None = None,
     *,
     batch_size: int = 500,
@@ -116,25 +116,29 @@ def evaluate_clean(
         ShapeError: no images, or images and labels that the model does not take.
         ModelError: a model that fails, or returns something other than one logit per class.
     """
-    model, images = as_classifier(model), as_labelled(images, labels)
+    model, images = as_classifier(model), as_readable(images, labels)
     if not len(images):
         raise ShapeError("no images to classify; expected at least one")
     with user_call(model), frozen(model), observer.work("Classifying", len(images)) as advance:
-        few, some = images[:2].tensors(model.device)
+        few, some = images.read(slice(0, 2)).tensors(model.device)
         check_images(model, few, some)
         model.examine(few)
 
-        def classify(batch: slice) -> list[np.ndarray]:
-            pixels, truth = images[batch].tensors(model.device)
+        count = len(images)
+        prediction, loss = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.float32)
+        confidence, gap = np.zeros(count), np.zeros(count, dtype=np.float32)
+
+        def classify(batch: slice) -> None:
+            pixels, truth = images.read(batch).tensors(model.device)
             check_images(model, pixels, truth)
             logits = model(pixels)
-            confidence, prediction = logits.double().softmax(1).amax(1), logits.argmax(1)  # softmax may round to ties
-            loss = stable_cross_entropy(logits, truth).where(is_valid(logits), torch.nan)
+            confidence[batch] = logits.double().softmax(1).amax(1).cpu().numpy()
+            prediction[batch] = logits.argmax(1).cpu().numpy()  # softmax may round to ties
+            loss[batch] = stable_cross_entropy(logits, truth).where(is_valid(logits), torch.nan).cpu().numpy()
+            gap[batch] = top_gap(logits).cpu().numpy()
             advance(len(truth), "")
-            return [value.cpu().numpy() for value in (prediction, loss, confidence, top_gap(logits))]
 
-        parts = batched(len(images), batch_size, classify, observer)
-    prediction, loss, confidence, gap = (np.concatenate(column) for column in zip(*parts, strict=True))
+        batched(count, batch_size, classify, observer)
     return CleanResult(
         classes=model.classes,
         labels=images.labels.cpu().numpy(),

@@ -12,9 +12,11 @@ import numpy as np
 from torch import Tensor
 
 from casemate.attacks import AttackResult
+from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.intervals import Estimate, mcnemar, only_one, paired_difference, share
+from casemate.evaluation.shards import shards_of
 from casemate.evaluation.verdict import Verdict
 from casemate.norms import format_eps
 from casemate.notebook import html_table
@@ -154,7 +156,7 @@ def compare(
     if isinstance(first, Evaluation) and isinstance(second, Evaluation):
         _expect_equal("eps", first.values, second.values)
         _expect_equal("norm", first.norm, second.norm)
-        _expect_the_same(first.images.tensors(), second.images.tensors())
+        _expect_the_same_images(first.images, second.images)
         return ModelComparison(
             names=(names[0], names[1]),
             eps=first.values[-1],
@@ -201,6 +203,15 @@ def _expect_equal(what: str, first: object, second: object) -> None:
         raise SettingError(
             f"{what} {_shown(first)} and {_shown(second)}; expected the same in both: evaluate both with one {what}"
         )
+
+
+def _expect_the_same_images(first: ReadableImages, second: ReadableImages) -> None:
+    """`_expect_the_same` for images that need not be in memory, of which a shard is read at a time."""
+    if len(first) != len(second):
+        raise ShapeError(f"{len(first):,} and {len(second):,} images; expected the same images in both")
+    in_memory = isinstance(first, LabelledImages) and isinstance(second, LabelledImages)
+    for at in [slice(0, len(first))] if in_memory else shards_of(first):
+        _expect_the_same(first.read(at).tensors(), second.read(at).tensors())
 
 
 def _expect_the_same(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> None:

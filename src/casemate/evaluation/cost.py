@@ -18,7 +18,7 @@ from casemate.attacks import (
     prepare_for_attack,
 )
 from casemate.attacks.prepare import prepare_images
-from casemate.data import LabelledImages
+from casemate.data import LabelledImages, ReadableImages
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.findings import CHEAP, EXPENSIVE, FALLEN, FIRST
 from casemate.evaluation.findings.context import SAMPLE_SIZE
@@ -51,7 +51,7 @@ class PassCost:
 
 def seconds_at_most(
     model: Classifier,
-    images: LabelledImages,
+    images: ReadableImages,
     values: Sequence[float],
     *,
     norm: Norm,
@@ -127,7 +127,7 @@ def check_passes(images: int, *, thorough: bool) -> Passes:
     return total
 
 
-def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> PassCost:
+def measure_pass_cost(model: Classifier, images: ReadableImages, norm: Norm) -> PassCost:
     """Measure the seconds per pass in runs of APGD and Square on a few images, of which none counts as fooled.
 
     Running attacks includes their work between passes, which is most of the time for small networks.
@@ -139,7 +139,7 @@ def measure_pass_cost(model: Classifier, images: LabelledImages, norm: Norm) -> 
     def search(steps: int) -> AbstractAttack:
         return Square(eps=1.0, norm=norm, n_queries=steps, rescale_schedule=True)
 
-    few = images[:PROBED]
+    few = images.read(slice(0, PROBED))
     with prepare_for_attack(model, few.tensors(model.device)[0]) as prepared:
         forward, passes = _measured(search, prepared.copy, few)
         alone = forward / passes.forward

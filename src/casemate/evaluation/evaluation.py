@@ -1,8 +1,9 @@
 """A whole evaluation in one call: attacks, robust accuracy, checks, and the verdict whether it can be trusted."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from casemate.attacks import COMPARED_IMAGES, prepare_for_attack
 from casemate.attacks.named import Attacks, named_attacks
-from casemate.data import Array, ImageSource, LabelledImages, as_labelled
+from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
@@ -33,10 +34,12 @@ from casemate.evaluation.findings import (
 )
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
-from casemate.evaluation.probe import probe_model
+from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
+from casemate.evaluation.probe import probe_model, within_bounds
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
     Classifier,
+    Frozen,
     Precision,
     as_classifier,
     copied,
@@ -46,6 +49,8 @@ from casemate.models import (
     mean_over_samples,
     preserve_state,
 )
+from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
+from casemate.models.accel.precision import in_bfloat16
 from casemate.norms import Norm, format_eps, parse_eps, parse_norm
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
@@ -64,7 +69,7 @@ class Evaluation:
     randomised: bool
     """Whether the model is randomised; if so, it was judged by its mean logits over `draws` passes."""
     draws: int
-    images: LabelledImages
+    images: ReadableImages
     clean: CleanResult
     cascade: Cascade
     model: Classifier
@@ -247,7 +252,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    images: ImageSource,
+    images: ImageSource | ReadableImages,
     labels: Array | None = None,
     *,
     eps: float | str | Sequence[float | str],
@@ -262,6 +267,8 @@ def evaluate(
     batch_size: int | None = None,
     precision: Precision = "float32",
     borders: Borders = CONVENTION,
+    store: Path | str | None = None,
+    fresh: bool = False,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
     """Check a model and its images, attack it with all attacks of a budget, check the result, and give a verdict.
@@ -273,7 +280,8 @@ def evaluate(
         model: a `Classifier`, or a module that maps images within [0, 1] to logits. It is evaluated in evaluation
             mode, and does not change.
         images: `LabelledImages`, a DataLoader or Dataset of (image, label) pairs, or the images alone, as a tensor or
-            an array; see `casemate.data.as_labelled`.
+            an array; see `casemate.data.as_labelled`. Images with a method `read` (`casemate.data.ReadableImages`) are
+            read part by part, and need not fit into memory.
         labels: the true classes of images given alone.
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2 or l1.
@@ -290,6 +298,10 @@ def evaluate(
         precision: of the gradients of attacks within a ball, used where it is faster on this machine. Whether an image
             fools is decided in float32, and images that fool in bfloat16 only are attacked again.
         borders: between the grades of the verdict.
+        store: a folder that keeps every finished piece of the evaluation. If it is stopped, the same call goes on from
+            there, with the same result to the bit on the same processor; more images, or another eps or attack at the
+            end, use the pieces again. None: nothing is written.
+        fresh: with `store`, use no pieces of earlier calls.
         observer: is informed of the progress; `casemate.progress_bars()` shows it.
 
     Raises:
@@ -298,11 +310,12 @@ def evaluate(
         DataError: images or labels of a kind or type that is not understood.
         ModelError: a model that fails, or returns something other than one logit per class.
         EvaluationError: a finding voids the robust accuracy before any attack, and not `force`.
+        StoreError: the store cannot be written, or is in use and `fresh`.
     """
     start = time.perf_counter()
     if thorough is None:
         thorough = budget == "thorough"
-    model, images, norm = as_classifier(model), as_labelled(images, labels), parse_norm(norm)
+    model, images, norm = as_classifier(model), as_readable(images, labels), parse_norm(norm)
     substitute = None if substitute is None else as_classifier(substitute)
     given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
     values = sorted({parse_eps(each) for each in given})
@@ -311,7 +324,8 @@ def evaluate(
     checks = [checks] if isinstance(checks, Check) else checks
     _expect_checks(checks)
     own = None if attacks is None else named_attacks(attacks)
-    images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
+    if isinstance(images, LabelledImages):
+        images = LabelledImages(pixels=images.pixels, labels=images.labels.cpu())
     if has_inference_tensors(model):
         with torch.inference_mode(False):
             model = copied(model) or model
@@ -319,17 +333,17 @@ def evaluate(
     as_given = copied(model) if in_training else None
     if as_given is not None:
         as_given.training = False  # not its network: what is compared are the logits before a softmax at its end
-    with preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed):
+    preserved = preserve_state(*(each for each in (model, substitute) if each is not None), seed=seed)
+    with preserved, ExitStack() as stack:
         randomised = probe_model(model, images)
-        images = _clipped(images, model)
+        images = within_bounds(images, model)
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = own if own is not None else attacks_for(budget, norm, values[0], randomised=randomised)
-        few, _ = images[:COMPARED_IMAGES].tensors(model.device)
+        few = images.read(slice(0, COMPARED_IMAGES))
         work = most_work(chosen, len(images), len(model.classes))
-        with prepare_for_attack(
-            judged, few, pass_size=batch_size, passes=work, precision=precision, observer=observer
-        ) as prepared:
+        kept = stack.enter_context(_keeping(judged, few, store, seed, norm, draws, precision, batch_size, fresh=fresh))
+        with _prepared(judged, few, kept, work, precision, batch_size, observer) as prepared:
             with full_precision():
                 clean = evaluate_clean(prepared.verifier, images, observer=observer)
             context = CheckContext(
@@ -381,6 +395,7 @@ def evaluate(
                 correct=clean.correct,
                 seed=seed,
                 afterwards=checks_afterwards(falls, len(images), thorough=thorough),
+                pieces=kept,
                 observer=observer,
             )
 
@@ -409,17 +424,52 @@ def evaluate(
         batch_size=prepared.verifier.pass_size or 0,
         precision=prepared.precision,
         changes=prepared.changes,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start + cascade.resumed_seconds,
     )
 
 
-def _clipped(images: LabelledImages, model: Classifier) -> LabelledImages:
-    """The images with pixels that lie beyond the bounds by rounding at the bound, as attacks take them."""
-    low, high = model.bounds
-    pixels = images.pixels
-    if pixels.dtype == torch.uint8 or (pixels.amin() >= low and pixels.amax() <= high):
-        return images
-    return LabelledImages(pixels=pixels.clamp(low, high), labels=images.labels)
+def _keeping(
+    model: Classifier,
+    few: LabelledImages,
+    store: Path | str | None,
+    seed: int,
+    norm: Norm,
+    draws: int,
+    precision: Precision,
+    batch_size: int | None,
+    *,
+    fresh: bool,
+) -> AbstractContextManager[PieceStore | None]:
+    """The context of an evaluation that keeps its pieces in `store`; None keeps none. See `evaluate`."""
+    if store is None:
+        return nullcontext()
+    about = plan_of(model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size)
+    return open_pieces(Path(store), about, fresh=fresh)
+
+
+@contextmanager
+def _prepared(
+    model: Classifier,
+    few: LabelledImages,
+    kept: PieceStore | None,
+    work: int | None,
+    precision: Precision,
+    batch_size: int | None,
+    observer: Observer,
+) -> Iterator[Frozen]:
+    """`prepare_for_attack`; what it would measure is taken from the kept plan, or else written into it."""
+    known = None if kept is None else kept.measured
+    pixels, _ = few.tensors(model.device)
+    size, measured = (batch_size, precision) if known is None else (known.pass_size, "float32")
+    with prepare_for_attack(
+        model, pixels, pass_size=size, passes=work, precision=measured, observer=observer
+    ) as prepared:
+        if known is not None and known.precision == "bfloat16":
+            prepared = replace(prepared, low_precision=in_bfloat16(prepared.copy))
+        if kept is not None:
+            size = prepared.copy.pass_size or DEFAULT_PASS_SIZE
+            kept.begin(known or Measurements(pass_size=size, precision=prepared.precision))
+        yield prepared
 
 
 def _expect_checks(own: Sequence[Check]) -> None:

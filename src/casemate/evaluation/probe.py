@@ -1,20 +1,30 @@
 """A first pass of a few images: whether the model takes them, returns one logit per class, and is randomised."""
 
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
 from casemate.attacks import check_images, frozen
-from casemate.data import LabelledImages
+from casemate.attacks.base import BEYOND
+from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
 from casemate.evaluation.findings.randomness import is_randomised
+from casemate.evaluation.shards import shards_of
 from casemate.models import Classifier, judge_of
+from casemate.types import Labels
 
 PROBED = 32
 """Largest number of images that a model is tried on before its evaluation: logits that are random on a share of 10 % of
 the images are found with probability 0.97."""
 
 
-def probe_model(model: Classifier, images: LabelledImages) -> bool:
+def probe_model(model: Classifier, images: ReadableImages) -> bool:
     """Check that a model can be evaluated on the images; return whether it is randomised in evaluation mode.
 
-    The model itself does not change.
+    Of images that are not in memory only the first are looked at; the others are when they are classified. The model
+    itself does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
@@ -24,8 +34,45 @@ def probe_model(model: Classifier, images: LabelledImages) -> bool:
     if not len(images):
         raise ShapeError("no images; expected at least one")
     judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
-    check_images(model, *images.tensors())
-    few, _ = images[:PROBED].tensors(model.device)
+    for part in shards_of(images) if isinstance(images, LabelledImages) else [slice(0, PROBED)]:
+        check_images(model, *images.read(part).tensors())
+    few, _ = images.read(slice(0, PROBED)).tensors(model.device)
     with frozen(model):
         model.examine(few)
         return is_randomised(model, few)
+
+
+def within_bounds(images: ReadableImages, model: Classifier) -> ReadableImages:
+    """The images with pixels that are beyond the model's bounds by rounding at the bound, as attacks take them.
+
+    Pixels further out stay, since `check_images` refuses them.
+    """
+    found = _Clamped(images, *model.bounds)
+    return found.read(slice(None)) if isinstance(images, LabelledImages) else found
+
+
+@final
+@dataclass(frozen=True)
+class _Clamped:
+    """`images` with pixels that rounding put beyond the bounds at the bound."""
+
+    images: ReadableImages
+    low: float
+    high: float
+
+    @property
+    def labels(self) -> Labels:
+        return self.images.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, positions: slice | Tensor) -> LabelledImages:
+        found = self.images.read(positions)
+        pixels = found.pixels
+        if pixels.dtype == torch.uint8 or not len(pixels):
+            return found
+        beyond = max(self.low - pixels.amin().item(), pixels.amax().item() - self.high)
+        if not 0 < beyond <= BEYOND:
+            return found
+        return LabelledImages(pixels=pixels.clamp(self.low, self.high), labels=found.labels)

@@ -19,17 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from casemate._version import __version__
-from casemate.arrays import UnsoundError, parse_safetensors
-from casemate.attacks import Criterion, check_images
+from casemate.arrays import UnsoundError, parse_safetensors, writing_tensors
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
 from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.evaluation.single_image import has_margin, predict_singly
+from casemate.evaluation.proof import Proof, prove
+from casemate.evaluation.shards import shards_of
 from casemate.files import read_json, write_bytes, write_json
-from casemate.models import as_classifier
 from casemate.norms import Ball, Norm, format_eps, norm_of, with_text
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.types import Flags, Images, Labels
@@ -156,7 +154,8 @@ def make_record(
 ) -> tuple[Record, Labels]:
     """The record of an evaluation, and the class predicted for each adversarial image at batch size 1, int64 `(n,)`.
 
-    An image that fooled in a batch but not at batch size 1, or by no more than rounding, is not claimed.
+    An image that fooled in a batch but not at batch size 1, or by no more than rounding, is not claimed. All images are
+    in memory; `write_evaluated` writes the record of an evaluation whose images do not fit.
 
     Args:
         found: the evaluation.
@@ -164,37 +163,43 @@ def make_record(
         name, data: names of the model and of the images, as the record states them.
         observer: is informed of every image.
     """
-    model = as_classifier(model)
-    clean, labels = found.images.tensors()
-    check_images(model, clean[:1], labels[:1])
-    first_success = torch.from_numpy(found.cascade.first_success)
-    moved = first_success >= 0
-    before = predict_singly(model, clean, draws=found.draws, seed=found.seed, observer=observer)
-    after = before.clone()
-    after[moved] = predict_singly(
-        model, found.cascade.adversarial[moved], draws=found.draws, seed=found.seed, observer=observer
-    )
-    right = is_right(before, labels)
-    proven = moved & Criterion(labels).is_adversarial(after) & has_margin(after)
-    claims = Record(
-        model=name,
-        fingerprint=fingerprint(model),
-        data=data,
-        classes=found.clean.classes,
-        norm=found.norm,
-        eps=found.values,
-        seed=found.seed,
-        draws=found.draws,
-        attacks=found.cascade.attacks,
-        clean_accuracy=right.double().mean().item(),
-        robust_accuracy=(),
-        clean=clean.contiguous(),
-        adversarial=found.cascade.adversarial.where(proven.view(-1, 1, 1, 1), clean).contiguous(),
-        labels=labels,
-        index=torch.arange(len(labels)),
-        first_success=torch.where(proven, first_success, torch.where(right, ROBUST, MISCLASSIFIED)),
-    )
-    return replace(claims, robust_accuracy=claims.allowed(right, proven)), after.argmax(1)
+    proof = prove(found, model, observer)
+    fields = _claims(found, proof, model, name, data)
+    for each, tensor in _tensors(found, proof, slice(0, len(proof.right))).items():
+        fields[each] = tensor.contiguous()
+    return Record(**fields), proof.prediction
+
+
+def _claims(found: Evaluation, proof: Proof, model: nn.Module, name: str, data: str) -> dict[str, Any]:
+    """The claims of the record of an evaluation: all its fields but the tensors."""
+    return {
+        "version": __version__,
+        "model": name,
+        "fingerprint": fingerprint(model),
+        "data": data,
+        "classes": found.clean.classes,
+        "norm": found.norm,
+        "eps": found.values,
+        "seed": found.seed,
+        "draws": found.draws,
+        "attacks": found.cascade.attacks,
+        "clean_accuracy": proof.right.double().mean().item(),
+        "robust_accuracy": proof.allowed(found),
+    }
+
+
+def _tensors(found: Evaluation, proof: Proof, at: slice) -> dict[str, Tensor]:
+    """The tensors of the record of an evaluation, of the images at some positions."""
+    clean, labels = found.images.read(at).tensors()
+    first_success = torch.from_numpy(found.cascade.first_success[at])
+    proven = proof.proven[at]
+    return {
+        "clean": clean.cpu(),
+        "adversarial": found.cascade.examples.read(at).where(proven.view(-1, 1, 1, 1), clean.cpu()),
+        "labels": labels.cpu(),
+        "index": torch.arange(at.start, at.stop),
+        "first_success": torch.where(proven, first_success, torch.where(proof.right[at], ROBUST, MISCLASSIFIED)),
+    }
 
 
 def write_record(record: Record, folder: Path | str, *, images: bool = True) -> Path:
@@ -204,20 +209,66 @@ def write_record(record: Record, folder: Path | str, *, images: bool = True) -> 
     check it by hash only (`verify_hashes`).
     """
     file = safetensors.torch.save({name: getattr(record, name) for name in _TENSORS})
-    content = {name: getattr(record, name) for name in _CLAIMS}
-    content |= {
-        "format": FORMAT if images else FORMAT_HASHED,
-        "eps_text": [format_eps(each) for each in record.eps],
-        "images": len(record),
-        "images_sha256": fingerprint_of_images(LabelledImages(pixels=record.clean, labels=record.labels)),
-        "file": IMAGES if images else None,
-        "sha256": hashlib.sha256(file).hexdigest(),
-    }
-    # a list, since `first_success` is a position in it
-    content["attacks"] = [{"attack": name, "settings": settings} for name, settings in record.attacks.items()]
     if images:
         write_bytes(Path(folder) / IMAGES, file)
-    return write_json(Path(folder) / "record.json", content)
+    return _write_claims(
+        {name: getattr(record, name) for name in _CLAIMS},
+        Path(folder),
+        count=len(record),
+        images_sha256=fingerprint_of_images(LabelledImages(pixels=record.clean, labels=record.labels)),
+        sha256=hashlib.sha256(file).hexdigest(),
+        images=images,
+    )
+
+
+def write_evaluated(
+    found: Evaluation, proof: Proof, folder: Path, *, name: str, data: str, images: bool = True
+) -> dict[str, Any]:
+    """Write the record of an evaluation as `write_record` writes that of `make_record`, a shard in memory at a time.
+
+    Without `images` the file with them is written too, for its hash, and removed. Returns the record's claims.
+    """
+    claims = _claims(found, proof, found.model, name, data)
+    shards = shards_of(found.images)
+    shape = (len(proof.right), *found.images.read(slice(0, 1)).pixels.shape[1:])
+    shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+    for each in _TENSORS:
+        shapes[each] = (torch.float32, shape) if each in ("clean", "adversarial") else (torch.int64, shape[:1])
+    with writing_tensors(folder / IMAGES, shapes) as write:
+        for at in shards:
+            for each, tensor in _tensors(found, proof, at).items():
+                write(each, at.start, tensor)
+    with (folder / IMAGES).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if not images:
+        (folder / IMAGES).unlink()
+    _write_claims(
+        claims,
+        folder,
+        count=len(proof.right),
+        images_sha256=fingerprint_of_images(found.images, as_floats=True),
+        sha256=sha256,
+        images=images,
+    )
+    return claims
+
+
+def _write_claims(
+    claims: Mapping[str, Any], folder: Path, *, count: int, images_sha256: str, sha256: str, images: bool
+) -> Path:
+    """Write record.json, with the number of images, the SHA-256 of the clean ones and of the file with all."""
+    content = {
+        **claims,
+        "format": FORMAT if images else FORMAT_HASHED,
+        "eps_text": [format_eps(each) for each in claims["eps"]],
+        "images": count,
+        "images_sha256": images_sha256,
+        "file": IMAGES if images else None,
+        "sha256": sha256,
+    }
+    # a list, since `first_success` is a position in it
+    content["attacks"] = [{"attack": name, "settings": settings} for name, settings in claims["attacks"].items()]
+    return write_json(folder / "record.json", content)
 
 
 def read_record(path: Path | str) -> Record:

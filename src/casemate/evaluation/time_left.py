@@ -92,8 +92,13 @@ def time_left(
     most: float,
     later: float,
     afterwards: Afterwards,
+    before: float = 0,
+    standing: int = 0,
+    more: float = 0,
 ) -> TimeLeft:
-    """The time left while an attack runs, or after it.
+    """The time left while an attack runs on a shard of the images, or after it.
+
+    The shards to come are expected to cost as much per image as those so far.
 
     Args:
         speed: seconds per unit of cost.
@@ -104,11 +109,15 @@ def time_left(
         most: its most cost on an image.
         later: the most cost of the later attacks on an image.
         afterwards: what follows the attacks.
+        before: the cost of all passes so far.
+        standing: number of images of earlier shards that withstood all attacks.
+        more: images of the shards to come, per image of the shards so far, this one included.
     """
     low, high = (withstood.low, withstood.high) if rest else (withstood.value, withstood.value)
-    after_least, after_most = (afterwards.cost(end * given) for end in (low, high))
-    sooner = _SOONER * (rest * cost + low * given * later) + _CHECKED * after_least
-    slower = rest * (cost + (high - withstood.value) * most) + after_most
+    after_least, after_most = (afterwards.cost((standing + end * given) * (1 + more)) for end in (low, high))
+    sooner = _SOONER * (rest * cost + low * given * later)
+    slower = rest * (cost + (high - withstood.value) * most)
     if high > 0:
         slower += (high * given + _ALONE) * later
-    return TimeLeft(speed * sooner, _SLOWER * speed * slower)
+    sooner, slower = (each + more * (before + each) for each in (sooner, slower))
+    return TimeLeft(speed * (sooner + _CHECKED * after_least), _SLOWER * speed * (slower + after_most))

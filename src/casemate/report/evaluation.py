@@ -1,12 +1,13 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from casemate._version import __version__
-from casemate.arrays import UnsoundError, read_safetensors
+from casemate.arrays import UnsoundError, open_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
@@ -37,7 +38,7 @@ def build_evaluation(folder: Path) -> Path:
             evaluation_figures.accuracy_per_class(result),
         ]
         if result.holds_images:
-            figures.append(evaluation_figures.adversarial_examples(result, table, _images(folder)))
+            figures.append(evaluation_figures.adversarial_examples(result, table, partial(_image, folder)))
     html = (
         template_environment()
         .get_template("evaluation.html.j2")
@@ -61,13 +62,12 @@ def build_evaluation(folder: Path) -> Path:
     return write_text(folder / "report.html", html)
 
 
-def _images(folder: Path) -> dict[str, np.ndarray]:
-    """The clean and the adversarial images of the record in `folder`, by name. Raises `RecordError`."""
+def _image(folder: Path, name: str, place: int) -> np.ndarray:
+    """The image of the record in `folder` at a position, "clean" or "adversarial". Raises `RecordError`."""
     try:
-        tensors, _ = read_safetensors(folder / "adversarial.safetensors")
-    except UnsoundError as error:
+        return open_safetensors(folder / "adversarial.safetensors")[name].rows(np.array([place]))[0]
+    except (UnsoundError, OSError, LookupError) as error:
         raise RecordError(f"cannot read {folder / 'adversarial.safetensors'}: {error}") from error
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _about(result: EvaluationResult) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The figures of the report on one model: accuracy over eps, per class, and what adversarial examples look like."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -115,13 +115,15 @@ def accuracy_per_class(result: EvaluationResult) -> Figure:
     )
 
 
-def adversarial_examples(result: EvaluationResult, table: Table, images: Mapping[str, np.ndarray]) -> Figure | None:
+def adversarial_examples(
+    result: EvaluationResult, table: Table, image: Callable[[str, int], np.ndarray]
+) -> Figure | None:
     """A figure of one fooled image for each of several classes, its perturbation, and the adversarial image.
 
     Args:
         result: the evaluation.
         table: the table of examples, with one row per image.
-        images: arrays `(n, channels, height, width)` under the names "clean" and "adversarial".
+        image: returns the image `(channels, height, width)`, "clean" or "adversarial", at a position in the table.
 
     Returns:
         The figure; None if no image was fooled.
@@ -136,7 +138,7 @@ def adversarial_examples(result: EvaluationResult, table: Table, images: Mapping
     names = result.classes
     drawing, axes = canvas(3, len(chosen), 1.75 * len(chosen), 6.3)
     for column, row in zip(axes.T, chosen, strict=True):
-        clean, made = images["clean"][row["index"]], images["adversarial"][row["index"]]
+        clean, made = (image(name, row["index"]) for name in ("clean", "adversarial"))
         change = made - clean
         largest = float(np.abs(change).max())
         _picture(column[0], clean, f"{names[row['label']]}")

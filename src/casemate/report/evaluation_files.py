@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from casemate.evaluation import Evaluation, make_record, write_record
+from casemate.evaluation import Evaluation
 from casemate.evaluation.examples import evaluation_table
 from casemate.evaluation.fingerprints import fingerprint_of_images
+from casemate.evaluation.proof import prove
+from casemate.evaluation.record import write_evaluated
 from casemate.files import filling, write_json
 from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer
@@ -73,21 +75,20 @@ def write_files(
         threads: number of CPU threads, for result.json; None: those that PyTorch uses now.
         observer: is informed of the progress.
     """
-    record, adversarial_prediction = make_record(
-        found, found.model, name=about["model"], data=about["data"], observer=observer
-    )
+    proof = prove(found, found.model, observer)
     result = {**about, **found.as_json()}
-    result["fingerprint"] = record.fingerprint
-    result["record"] = {
-        "examples": int((record.first_success >= 0).sum()),
-        "unproven": int((found.cascade.first_success >= 0).sum()) - int((record.first_success >= 0).sum()),
-        "robust_accuracy": list(record.robust_accuracy),
-        "holds_images": images,
-    }
+    proven = int(proof.proven.sum())
     result["provenance"] = surroundings(about["device"], torch.get_num_threads() if threads is None else threads)
     with observer.work("Writing the report", 0), filling(folder, FILES, RESULT) as temporary:
-        write_record(record, temporary, images=images)
-        write_table(evaluation_table(found, adversarial_prediction.numpy()), temporary / "examples")
+        claims = write_evaluated(found, proof, temporary, name=about["model"], data=about["data"], images=images)
+        result["fingerprint"] = claims["fingerprint"]
+        result["record"] = {
+            "examples": proven,
+            "unproven": int((found.cascade.first_success >= 0).sum()) - proven,
+            "robust_accuracy": list(claims["robust_accuracy"]),
+            "holds_images": images,
+        }
+        write_table(evaluation_table(found, proof.prediction.numpy()), temporary / "examples")
         write_json(temporary / RESULT, result)
         build_evaluation(temporary)
     return result

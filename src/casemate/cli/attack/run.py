@@ -227,7 +227,7 @@ def prepare(
     if loading.black_box:
         _expect_no_gradients(series)
     found = inputs.load_images(given, file, dataset, data_dir, observer, count=images, subset=subset, reading=reading)
-    test, data = found.images, found.name
+    test, data = found.images.read(slice(None)), found.name
     model = _randomised(given.model, inference).to(device)
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
     around = {name: value for name, value in wrappers.items() if value is not None}

@@ -8,8 +8,9 @@
 - Model and images are checked first: what makes the result pointless stops
   the evaluation before any attack. Then a part of the first attack says how
   long the rest takes.
-- A stopped evaluation leaves no files. Results of another evaluation in OUT
-  are not replaced.
+- A stopped evaluation keeps its finished pieces, and the same command goes
+  on from there; so do more --images, or another eps that is larger. Results
+  of another evaluation in OUT are not replaced.
 
 Examples:
   casemate evaluate model.safetensors --budget quick

@@ -13,7 +13,16 @@ from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import console, outputs, parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, Flag, Json, Machine, at_least_one, check_folder, parse_share
+from casemate.cli.shared.options import (
+    MODEL_FROM,
+    Flag,
+    Json,
+    Machine,
+    StoreFolder,
+    at_least_one,
+    check_folder,
+    parse_share,
+)
 from casemate.cli.shared.outputs import Overwrite
 from casemate.evaluation import Verdict
 
@@ -31,6 +40,9 @@ class Evaluate:
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
     """The folder for the files."""
     overwrite: Overwrite = False
+    store: StoreFolder = None
+    fresh: Flag = False
+    """Compute every piece anew, also those that an earlier evaluation left in the store."""
     dry_run: Flag = False
     """Evaluate nothing; print the settings, and how long each budget takes at most."""
     verbose: Annotated[bool, FlagCreatePairsOff, arg(aliases=("-v",), help_behavior_hint="")] = False
@@ -58,7 +70,7 @@ class Evaluate:
             out = self.out or Path("runs") / f"evaluate-{plan.model.short}"
             check_folder(out)
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
-            found = run.run(plan, observer)
+            found = run.run(plan, observer, store=self.store, fresh=self.fresh)
             result = run.write(out, plan, found, threads, observer)
             shown = {"facts": plan.model.facts, "data": self.evaluation.data, "verbose": self.verbose}
             display = partial(show.show, result, out, **shown)

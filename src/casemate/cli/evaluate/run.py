@@ -11,7 +11,8 @@ from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.cli.shared.options import words_of_options
-from casemate.data import LabelledImages
+from casemate.data import ReadableImages
+from casemate.engine import default_store
 from casemate.errors import CasemateWarning, EvaluationError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
@@ -32,7 +33,7 @@ class EvaluatePlan:
     model: OpenedModel
     data: str
     """Name of the data set, or of the file with the images."""
-    test: LabelledImages
+    test: ReadableImages
     """The images to evaluate on: `request.images` of the data."""
     chosen: str
     """Which images of the data they are: "first", "all", or "stratified, seed 0"."""
@@ -112,8 +113,15 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     return EvaluatePlan(request, model, data, test, images.chosen, values, substitute, seconds, device, hashes, borders)
 
 
-def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
-    """Run the planned evaluation; if it is interrupted or fails, send the observer the message that nothing is kept."""
+def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fresh: bool = False) -> Evaluation:
+    """Run the planned evaluation; if it fails, send the observer the message that its finished pieces are kept.
+
+    Args:
+        plan: the evaluation.
+        observer: is informed of the progress.
+        store: the folder of the store that keeps the pieces; None: the default one.
+        fresh: use no pieces of earlier evaluations.
+    """
     request = plan.request
     try:
         return evaluate(
@@ -129,12 +137,14 @@ def run(plan: EvaluatePlan, observer: Observer) -> Evaluation:
             precision=request.precision,
             seed=request.seed,
             borders=plan.borders,
+            store=store or default_store(),
+            fresh=fresh,
             observer=observer,
         )
-    except EvaluationError:
+    except (EvaluationError, KeyboardInterrupt):  # after Ctrl-C the command itself says so
         raise
     except BaseException:
-        observer.message("Nothing of this evaluation is kept: it has no result until it is finished.")
+        observer.message("Finished pieces of this evaluation are kept; the same command goes on from there.")
         raise
 
 

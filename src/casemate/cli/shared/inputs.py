@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from casemate import data
 from casemate.cli.shared.options import ModelOptions, Reading, parse_number, words_of_options
-from casemate.data import LabelledImages, StreamedImages, in_order_of, open_images, to_float
+from casemate.data import ReadableImages, StreamedImages, in_order_of, open_images, to_float
 from casemate.errors import ModelError, SettingError
 from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
 from casemate.progress import Observer
+
+_MOST_NUMBERS = 1 << 28
+"""Most pixel values of images that are read into memory at once (1 GB as float32); more are read part by part."""
 
 
 def load_model(text: str, device: str, options: ModelOptions | None = None) -> OpenedModel:
@@ -63,9 +67,9 @@ def _classes(texts: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ChosenImages:
-    """The images of a command, in memory."""
+    """The images of a command, in memory unless they are many."""
 
-    images: LabelledImages
+    images: ReadableImages
     name: str
     """The name of their file, folder or data set."""
     chosen: str
@@ -140,7 +144,8 @@ def read_own(
             found = in_order_of(found, model.model.classes)
         found = _chosen(found, count, subset, observer)
         found.conversions.clear()  # of the images that were read before, which are read again
-        images = found.read(slice(None))
+        fits = len(found) * prod(found.image_shape) <= _MOST_NUMBERS
+        images = found.read(slice(None)) if fits else found
     for note in found.notes:
         observer.message(note)
     return ChosenImages(images, file.resolve().name, "first" if found.chosen == "all" else found.chosen)

@@ -36,6 +36,7 @@ class CleanStore:
     """Remove stale artifacts, and unfinished work.
     - Work of a process that is still running is kept.
     - A training that was stopped counts as unfinished: it will start over.
+      Pieces of an evaluation stay while their code is current.
 
     Examples:
       casemate store clean --dry-run   what would be removed?

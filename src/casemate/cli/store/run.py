@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from casemate.engine import Artifact, Producer, Store, is_current
+from casemate.engine.evaluations import evaluation_folders, has_current_code, is_in_use, remove_evaluation
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
 from casemate.extensions import PRODUCERS, extensions, load_extension
@@ -19,14 +20,16 @@ def _producers() -> dict[str, Producer]:
 
 
 def list_store(folder: Path | None) -> dict[str, Any]:
-    """The finished artifacts and the unfinished work of a store (None: the default one), as JSON."""
+    """The finished artifacts, the unfinished work and the evaluations of a store (None: the default one), as JSON."""
     store, producers = Store(folder), _producers()
-    unfinished = store.unfinished()
+    unfinished, evaluations = store.unfinished(), evaluation_folders(store.root)
     return {
         "store": str(store.root),
         "artifacts": [_row(artifact, producers) for artifact in store.artifacts()],
         "unfinished": [str(path) for path in unfinished],
         "unfinished_bytes": sum(size_of(path) for path in unfinished),
+        "evaluations": [str(path) for path in evaluations],
+        "evaluations_bytes": sum(size_of(path) for path in evaluations),
     }
 
 
@@ -47,7 +50,9 @@ def _row(artifact: Artifact, producers: Mapping[str, Producer]) -> dict[str, Any
 
 
 def clean_store(folder: Path | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
-    """Remove stale artifacts, or with `everything` all, and unfinished work; with `dry_run` remove nothing.
+    """Remove unfinished work, and stale artifacts and pieces of evaluations, or with `everything` all.
+
+    With `dry_run` nothing is removed.
 
     Returns as JSON what was or would be removed, why some of it was kept, and the number of bytes.
     """
@@ -67,4 +72,10 @@ def clean_store(folder: Path | None, *, everything: bool, dry_run: bool) -> dict
             removed.append(what | {"bytes": size_of(path) if dry_run else store.discard(path)})
         except StoreError as error:
             kept.append(str(error))
+    for path in evaluation_folders(store.root):
+        if is_in_use(path):
+            kept.append(f"pieces of an evaluation in {path}: it is running")
+        elif everything or not has_current_code(path):
+            what = {"name": "pieces of an evaluation", "path": str(path)}
+            removed.append(what | {"bytes": size_of(path) if dry_run else remove_evaluation(path)})
     return {"removed": removed, "kept": kept, "bytes": sum(each["bytes"] for each in removed), "dry_run": dry_run}

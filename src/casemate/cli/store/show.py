@@ -32,6 +32,9 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
     if unfinished:
         words = "unfinished or damaged; a study continues unfinished work, `casemate store clean` removes it"
         console.show(f"{len(unfinished)} folders, {decimal(found['unfinished_bytes'])}, {words}")
+    if found["evaluations"]:
+        pieces = "pieces of evaluations, which the same command uses again"
+        console.show(f"{len(found['evaluations'])} folders, {decimal(found['evaluations_bytes'])}, {pieces}")
 
 
 def _when(text: str | None) -> str:

@@ -48,7 +48,8 @@ def run(
             loaded.check(to_float(images.pixels[:8]))
     else:
         count = record.images if isinstance(record, HashedRecord) else _last(record) + 1
-        images = inputs.read_own(loaded, file, count=count, subset=subset, reading=reading, observer=observer).images
+        chosen = inputs.read_own(loaded, file, count=count, subset=subset, reading=reading, observer=observer)
+        images = chosen.images.read(slice(None))
     if isinstance(record, HashedRecord):
         observer.message(f"{path} holds hashes in the place of images: it can only be checked by hash.")
         found = verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)

@@ -102,7 +102,7 @@ def one_step(context: CheckContext) -> Measured:
 )
 def label_leaking(context: CheckContext) -> Measured:
     """Accuracy under FGSM minus accuracy without an attack."""
-    few = context.images[: 2 * len(context.sample)]
+    few = context.images.read(slice(0, 2 * len(context.sample)))
     images, labels = few.tensors(context.model.device)
     attack = FGSM(eps=context.eps, norm=context.norm, keep="last")
     under = (~attack(context.target, images, labels).success).cpu().numpy()
@@ -370,7 +370,7 @@ def _fooled_survivors(
     chosen = torch.from_numpy(np.flatnonzero(context.robust)[:most])
     if not len(chosen):
         return NotRun(_NOTHING_LEFT)
-    images, labels = context.images[chosen].tensors(context.model.device)
+    images, labels = context.images.read(chosen).tensors(context.model.device)
     fooled = torch.zeros(len(chosen), dtype=torch.bool, device=labels.device)
     for attack in attacks:
         found = attack(context.target, images, labels, seed=context.seed, observer=context.observer)
@@ -504,8 +504,8 @@ def re_checked(context: CheckContext) -> Measured | NotRun:
     if not len(chosen):
         return NotRun("no adversarial example was found")
     places = torch.from_numpy(chosen)
-    made = context.cascade.adversarial[places].to(context.model.device)
-    clean, labels = context.images[places].tensors(context.model.device)
+    made = context.cascade.examples.read(places).to(context.model.device)
+    clean, labels = context.images.read(places).tensors(context.model.device)
     distance = norm_of(made.double() - clean.double(), context.norm)
     levels = in_grey_levels(made, context.model.bounds)
     rounded = context.logits_from(context.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
-from casemate.data import LabelledImages
+from casemate.data import LabelledImages, ReadableImages
 from casemate.evaluation.cascade import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
+from casemate.evaluation.findings.outputs import Gathering, Outputs
 from casemate.losses import LossName
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, full_precision
@@ -36,7 +37,7 @@ class CheckContext:
     Args:
         original_model: the model as it was given, possibly randomised.
         model: the model that was attacked: `original_model`, or its mean over several draws if it is randomised.
-        images: all images of the evaluation.
+        images: all images of the evaluation; those that are not in memory are read with `images.read` only.
         norm, eps: the threat model; `eps` is the largest of the evaluation.
         clean: the predictions before any attack.
         attacked: the results of the attacks; None before them.
@@ -53,7 +54,7 @@ class CheckContext:
 
     original_model: Classifier
     model: Classifier
-    images: LabelledImages
+    images: ReadableImages
     norm: Norm
     eps: float
     clean: CleanResult
@@ -76,14 +77,16 @@ class CheckContext:
         return self.attacked
 
     @cached_property
-    def logits(self) -> Logits:
-        """The model's logits for all images, computed before the attacks, `(n, classes)`, on the CPU."""
-        return self.logits_of(self.model, self.images)
+    def outputs(self) -> Outputs:
+        """What one pass of all images through the model shows, before the attacks."""
+        found = Gathering(self.images.labels, self.clean, SAMPLE_SIZE)
+        self.pass_over(found.add)
+        return found.outputs()
 
-    @cached_property
+    @property
     def right(self) -> np.ndarray:
         """Whether each image is classified correctly without an attack, booleans `(n,)`."""
-        return is_right(self.logits, self.images.labels).numpy()
+        return self.outputs.right
 
     @cached_property
     def robust(self) -> np.ndarray:
@@ -94,7 +97,7 @@ class CheckContext:
     def sample(self) -> LabelledImages:
         """The first `SAMPLE_SIZE` correctly classified images; if there is none, the first images."""
         chosen = np.flatnonzero(self.right)[:SAMPLE_SIZE]
-        return self.images[torch.from_numpy(chosen)] if len(chosen) else self.images[:SAMPLE_SIZE]
+        return self.images.read(torch.from_numpy(chosen) if len(chosen) else slice(0, SAMPLE_SIZE))
 
     @cached_property
     def sample_tensors(self) -> tuple[Images, Labels]:
@@ -163,9 +166,24 @@ class CheckContext:
         ]
         return torch.stack(fooled).double().mean(0).gt(0.5).to(labels.device)
 
-    def logits_of(self, model: Classifier, images: LabelledImages) -> Logits:
+    def logits_of(self, model: Classifier, images: ReadableImages) -> Logits:
         """The logits of a model in evaluation mode for all of `images`, `(n, classes)`, on the CPU."""
-        return self.logits_from(model, len(images), lambda part: images[part].tensors(model.device)[0])
+        return self.logits_from(model, len(images), lambda part: images.read(part).tensors(model.device)[0])
+
+    @torch.no_grad()
+    def pass_over(self, use: Callable[[slice, Logits], None]) -> None:
+        """Pass all images through the model, in evaluation mode and full float32.
+
+        `use` gets the positions of some images and their logits, on the CPU, one part of the images after the other.
+        """
+
+        def run(part: slice) -> None:
+            images, _ = self.images.read(part).tensors(self.model.device)
+            use(part, self.model(images).cpu())
+
+        count = len(self.images)
+        with frozen(self.model), full_precision():
+            batched(count, self.batch_size or count, run)
 
     @torch.no_grad()
     def logits_from(self, model: Classifier, count: int, pixels: Callable[[slice], Tensor]) -> Logits:

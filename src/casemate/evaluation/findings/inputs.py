@@ -15,16 +15,17 @@ from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
+from casemate.evaluation.findings.outputs import FIRST
 from casemate.evaluation.intervals import mcnemar, percent, share
 from casemate.evaluation.single_image import predict_singly
-from casemate.logits import difference, is_valid, magnitude, top_gap
+from casemate.logits import difference, magnitude
 from casemate.models import full_precision, with_fixed_seed
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.norms import Ball
 from casemate.types import Labels, Logits
 from casemate.units import EpsIssueKind, find_eps_issue
 
-_MAX_RESCALED, _SCREENED = 512, {16: 1, 64: 0}
+_MAX_RESCALED, _SCREENED = FIRST, {16: 1, 64: 0}
 """Largest number of images that are classified again on another scale of the pixels. For numbers of the first of them:
 on how many fewer than with the model's own scale another one may be right to be tried on more; it must also be right
 on half as many as it has to be on all. Of scales that gain a tenth, on images of which 14 % change, one in 75 is missed
@@ -113,8 +114,7 @@ def batch_dependence(context: CheckContext) -> Measured:
     """
     few = context.sample[:_MAX_SINGLE]
     single = predict_singly(context.original_model, few.tensors()[0])
-    right = np.flatnonzero(context.right) if context.right.any() else np.arange(len(few))  # as in `context.sample`
-    full = context.logits[torch.from_numpy(right[: len(few)])]
+    full = context.outputs.sample[: len(few)]
     together = context.logits_of(context.original_model, few)
     tolerance = 1e-3 * magnitude(together).clamp(min=1e-6)
     same = (difference(together, single) <= tolerance) & (difference(full, single) <= tolerance)
@@ -142,9 +142,7 @@ def probabilities(context: CheckContext) -> Measured:
     """Share of the images for which the model returns probabilities: numbers within [0, 1] that add up to 1, or the
     result of the softmax or sigmoid at its end.
     """
-    sums = (context.logits.double().sum(1) - 1).abs() < 1e-4
-    inside = (context.logits >= -1e-6).all(1) & (context.logits <= 1 + 1e-6).all(1)
-    value = (sums & inside).double().mean().item()
+    value = context.outputs.probabilities
     ending = context.original_model.ending
     if ending is not None and value <= _PROBABILITIES:
         return Measured(
@@ -174,7 +172,7 @@ def probabilities(context: CheckContext) -> Measured:
 )
 def non_finite(context: CheckContext) -> Measured:
     """Share of the clean or of the attacked images, whichever is larger, with a logit that is NaN or plus infinity."""
-    wrong = (~is_valid(context.logits)).double().mean().item()
+    wrong = context.outputs.invalid
     name = Status.NON_FINITE.name.lower()
     attempts = [] if context.attacked is None else context.attacked.attempts
     tried = sum(attempt.tried for attempt in attempts)
@@ -206,7 +204,7 @@ def _halfway_accuracy(context: CheckContext) -> float:
 )
 def masked_classes(context: CheckContext) -> Measured:
     """Mean number of classes per image that are masked there but not on most images, or the reverse."""
-    masked = (context.logits == -torch.inf).double().mean(0)
+    masked = context.outputs.masked
     value = torch.minimum(masked, 1 - masked).sum().item()
     return Measured(
         value,
@@ -260,8 +258,8 @@ def eps_unit(context: CheckContext) -> Measured:
 )
 def labels(context: CheckContext) -> Measured:
     """Gain of accuracy with the best renaming of the classes, found on one half of the images, tried on the other."""
-    truth, predicted = context.images.labels.numpy(), context.logits.argmax(1).numpy()
-    count = context.logits.shape[1]
+    truth, predicted = context.images.labels.numpy(), context.outputs.prediction
+    count = len(context.outputs.masked)
     naming = _best_naming(truth, predicted, count)
     renamed = np.zeros(len(truth), dtype=bool)
     first = np.random.default_rng(context.seed).random(len(truth)) < 0.5
@@ -340,7 +338,7 @@ def normalisation(context: CheckContext) -> Measured:
     A scale does not count if the model's own logits, with a constant for each class added so that it is predicted as
     often as it is a label, are more accurate still: a preference for some classes weighs less on a larger scale.
     """
-    few = context.images[:_MAX_RESCALED]
+    few = context.images.read(slice(0, _MAX_RESCALED))
     images, _ = few.tensors(context.model.device)
     right = context.right[: len(few)]
     best, gain, threshold, p = "", 0.0, _OTHER_GAIN, 1.0
@@ -395,7 +393,7 @@ def _is_preference(context: CheckContext, few: LabelledImages, factor: Tensor | 
     It does if the model's balanced logits are clearly more accurate than those on the scale, or just more accurate with
     less cross-entropy: on the scale of the training the cross-entropy is low.
     """
-    balanced = _balanced(context.logits[: len(few)], few.labels)
+    balanced = _balanced(context.outputs.first[: len(few)], few.labels)
     logits = _logits_on_scale(context, few, factor, summand)
     lead = (is_right(balanced, few.labels).double().mean() - is_right(logits, few.labels).double().mean()).item()
     own, other = (F.cross_entropy(each.double(), few.labels).item() for each in (balanced, logits))
@@ -454,8 +452,8 @@ def frozen_copy(context: CheckContext) -> Measured:
 )
 def saturation(context: CheckContext) -> Measured:
     """Share of the correctly classified images whose largest softmax probability is exactly 1 in float32."""
-    found = (top_gap(context.logits)[torch.from_numpy(context.right)] > _SATURATED_GAP).double()
-    value = found.mean().item() if len(found) else 0.0
+    found = context.outputs.gap[context.right] > _SATURATED_GAP
+    value = float(found.mean()) if len(found) else 0.0
     return Measured(
         value,
         f"on {percent(value)} of the images the largest logit leads by more than {_SATURATED_GAP}, so that attacks on "

@@ -17,6 +17,7 @@ from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
+from casemate.evaluation.findings.outputs import has_changed
 from casemate.evaluation.intervals import percent
 from casemate.logits import difference, magnitude, top_gap
 from casemate.memory import batched
@@ -96,12 +97,10 @@ def stateful_model(context: CheckContext) -> Measured:
         few = context.sample[:_MAX_REPEATED]
         first = context.logits_of(context.model, few)
         reference = first.argmax(1).numpy(), top_gap(first).numpy()
-        changed = [_share_changed(context.logits_of(context.model, few), *reference) for _ in range(_REPETITIONS)]
-        # `context.logits` was computed before the attacks too, but after `context.clean`
-        before = context.clean.prediction, context.clean.gap
-        again = (context.logits, context.logits_of(context.model, context.images))
-        changed += [_share_changed(logits, *before) for logits in again]
-        value = max(changed)
+        repeated = (context.logits_of(context.model, few) for _ in range(_REPETITIONS))
+        changed = [float(has_changed(logits, *reference).mean()) for logits in repeated]
+        # `context.outputs` was computed before the attacks too, but after `context.clean`
+        value = max(*changed, context.outputs.changed, _share_changed(context))
         words = (
             f"after the attacks the model's logits for up to {percent(value, 0)} of the same images are different: it "
             "stores its inputs, or is random now and then"
@@ -124,14 +123,16 @@ def _counts_passes(model: Classifier, images: torch.Tensor) -> bool:
     return bool(same) and not bool(torch.isclose(found[0], found[0][:1], rtol=_ROUNDED, equal_nan=True).all())
 
 
-def _share_changed(logits: torch.Tensor, prediction: np.ndarray, gap: np.ndarray) -> float:
-    """Share of the images whose predicted class or logit gap differs from the given ones by more than rounding."""
-    tolerance = _ROUNDED * magnitude(logits).numpy()
-    again = top_gap(logits).numpy()
-    with np.errstate(invalid="ignore"):
-        near = (np.abs(again - gap) <= tolerance) | (again == gap) | (np.isnan(again) & np.isnan(gap))
-    other = (logits.argmax(1).numpy() != prediction) & (gap > tolerance)
-    return float((~near | other).mean())
+def _share_changed(context: CheckContext) -> float:
+    """Share of all images whose predicted class or logit gap is now another one than in `context.clean`."""
+    changed = 0
+
+    def compare(at: slice, logits: Logits) -> None:
+        nonlocal changed
+        changed += int(has_changed(logits, context.clean.prediction[at], context.clean.gap[at]).sum())
+
+    context.pass_over(compare)
+    return changed / len(context.images)
 
 
 def _accuracy_under_pgd(context: CheckContext, model: Classifier) -> float:

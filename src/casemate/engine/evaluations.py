@@ -1,0 +1,117 @@
+"""The folders of evaluations in a store, each with the pieces of evaluations that have model, seed and code in common.
+
+    STORE/evaluations/PLAN/plan.json   what they have in common; its time is when the folder was last used
+    STORE/evaluations/PLAN/*.lock      held by a process that uses the folder; released when that process dies
+
+What the pieces are is described in `casemate.evaluation.pieces`.
+"""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import filelock
+
+from casemate.engine.code_version import code_version
+from casemate.engine.store import size_of
+from casemate.errors import StoreError
+from casemate.files import make_folder, read_json
+
+PLAN = "plan.json"
+ATTACKS = "casemate.evaluation.cascade"
+"""The module that runs the attacks; the hash of its code covers all that the result of a piece depends on."""
+_MOST_BYTES = 2 << 30
+"""Bytes that finished evaluations may keep in a store; beyond that those not used for longest are removed."""
+_RECENT = 3600
+"""Seconds for which the pieces of an evaluation stay in any case once it is finished: its report may read them."""
+
+
+def evaluation_folders(root: Path) -> list[Path]:
+    """The folders of evaluations in the store `root`, those not used for longest first."""
+    found = (root / "evaluations").glob("*/")
+    return sorted((each for each in found if each.is_dir() and not each.name.startswith(".")), key=_used)
+
+
+@contextmanager
+def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
+    """Context that yields the folder `name` of evaluations in the store `root`; meanwhile nobody removes it.
+
+    At the end folders not used for longest are removed until the others take `_MOST_BYTES` at most; those that are in
+    use, or were a short time ago, stay. With `fresh` the folder is emptied first.
+
+    Raises `StoreError` if it cannot be written, or with `fresh` if another process uses it.
+    """
+    folder = root / "evaluations" / name
+    if fresh and folder.exists():
+        if is_in_use(folder):
+            raise StoreError(
+                f"another process is computing pieces of this evaluation in {root}; wait for it, or use another --store"
+            )
+        remove_evaluation(folder)
+    lock = filelock.FileLock(make_folder(folder) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StoreError(f"cannot lock {lock.lock_file}: {error.strerror or error}; use another --store") from error
+    try:
+        yield folder
+    finally:
+        with suppress(FileNotFoundError):  # it failed before the plan was written
+            os.utime(folder / PLAN)
+        _trim(root)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _trim(root: Path) -> None:
+    folders = evaluation_folders(root)
+    sizes = {each: size_of(each) for each in folders}
+    total = sum(sizes.values())
+    for each in folders:
+        if total > _MOST_BYTES and time.time() - _used(each) > _RECENT and not is_in_use(each):
+            remove_evaluation(each)
+            total -= sizes[each]
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a running process uses the folder of evaluations."""
+    for file in folder.glob("*.lock"):
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        except OSError:  # removed just now
+            continue
+        lock.release()
+    return False
+
+
+def remove_evaluation(folder: Path) -> int:
+    """Remove a folder of evaluations, whole or not at all; return the bytes freed. Raises `StoreError`."""
+    size = size_of(folder)
+    hidden = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.removed")
+    try:
+        folder.replace(hidden)  # hidden first: a kill during the removal must not leave half a folder
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise StoreError(f"cannot remove {folder}: {error.strerror or error}; check its permissions") from error
+    return size
+
+
+def has_current_code(folder: Path) -> bool:
+    """Whether the installed code computed the pieces of a folder; the installed code uses no others."""
+    try:
+        return read_json(folder / PLAN, StoreError)["about"]["code"] == code_version(ATTACKS)
+    except (StoreError, LookupError, TypeError):
+        return False
+
+
+def _used(folder: Path) -> float:
+    """When the folder was last used, in seconds since the epoch; 0 for one whose plan was never written."""
+    file = folder / PLAN
+    return file.stat().st_mtime if file.is_file() else 0.0

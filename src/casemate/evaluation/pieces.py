@@ -1,0 +1,273 @@
+"""The pieces of an evaluation, kept in a store while it runs, so that one that was stopped goes on where it was.
+
+    STORE/evaluations/PLAN/plan.json         what was measured once, and what the pieces belong to
+    STORE/evaluations/PLAN/KEY.safetensors   the result of one attack at one eps on one shard of the images
+
+PLAN is a hash of what all pieces have in common: the model (its weights, and its logits and gradients on the first
+images, which its code determines), seed, norm, the code of the attacks, PyTorch, processor and threads. The number of
+images, the values of eps and the list of attacks are no part of it. KEY continues a chain: the shard's images and which
+of them are classified correctly, then every attack with its eps up to this one, since an attack runs on what those
+before it left. So an evaluation on more images, or with another eps or attack at the end, finds all earlier pieces.
+
+Every piece is written whole or not at all. A damaged one is computed again.
+"""
+
+import hashlib
+import inspect
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from casemate.arrays import UnsoundError, read_safetensors
+from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
+from casemate.data import LabelledImages
+from casemate.engine.code_version import code_version
+from casemate.engine.evaluations import ATTACKS, PLAN, using
+from casemate.errors import StoreError
+from casemate.evaluation.adversarial import TENSOR
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
+from casemate.files import read_json, write_json, writing
+from casemate.models import Classifier, Precision
+from casemate.provenance import environment, processor
+from casemate.rng import all_seeded, derive
+from casemate.rows import Rows
+from casemate.types import Flags, Images, Labels, PerExample
+
+_SCHEMA = 1
+
+
+@final
+@dataclass(frozen=True)
+class Nearest(Rows):
+    """The results of a minimum-norm attack on some images of a shard, at whatever distance, one entry per image."""
+
+    places: Labels
+    """Positions of the images in the shard, ascending."""
+    images: Images
+    success: Flags
+    norm: PerExample
+    status: Tensor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """The result of one attack at one eps on the images of a shard that all attacks before it left."""
+
+    tried: int
+    """Number of images attacked."""
+    places: Labels
+    """Positions in the shard of the images fooled within eps, int64 `(k,)`."""
+    adversarial: Images
+    distance: PerExample
+    """Norm of the perturbations in `adversarial`, `(k,)`."""
+    status: Mapping[str, int]
+    """Number of the images attacked that ended with each `Status`, by its name in lower case."""
+    passes: Passes
+    seconds: float
+    pass_size: int | None
+    """Images per pass at the end: less than in the plan if memory ran out."""
+    nearest: Nearest | None = None
+    """Of a minimum-norm attack: its results at every distance, from which those at larger eps follow."""
+
+    def write(self, path: Path) -> None:
+        """Write the piece as a .safetensors file, whole or not at all."""
+        tensors = {"places": self.places, TENSOR: self.adversarial, "distance": self.distance}
+        if self.nearest is not None:
+            tensors |= {f"nearest_{each.name}": getattr(self.nearest, each.name) for each in fields(Nearest)}
+        facts = {name: getattr(self, name) for name in ("tried", "status", "seconds", "pass_size")}
+        metadata = {"facts": json.dumps(facts | {"passes": asdict(self.passes)})}
+        with writing(path) as temporary:
+            safetensors.torch.save_file(
+                {name: each.cpu().contiguous() for name, each in tensors.items()}, temporary, metadata
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> "Piece | None":
+        """The piece in a file; None if there is none, or a damaged one."""
+        try:
+            tensors, metadata = read_safetensors(path)
+            facts = json.loads(metadata["facts"])
+            names = [each.name for each in fields(Nearest)]
+            nearest = Nearest(*(tensors[f"nearest_{name}"] for name in names)) if "nearest_places" in tensors else None
+            return cls(
+                **facts | {"passes": Passes(**facts["passes"])},
+                places=tensors["places"],
+                adversarial=tensors[TENSOR],
+                distance=tensors["distance"],
+                nearest=nearest,
+            )
+        except (UnsoundError, LookupError, TypeError, ValueError):
+            return None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """What an evaluation measures once, and repeats when it goes on: it depends on the machine's load, not on its kind.
+
+    With it, results are the same to the bit wherever the evaluation was stopped.
+    """
+
+    pass_size: int
+    """Images that pass through the network at a time."""
+    precision: Precision
+    """Precision of the gradients that was found to be faster."""
+
+
+@final
+class PieceStore:
+    """The pieces of evaluations with one plan, in the folder `folder`.
+
+    Args:
+        folder: of the plan.
+        about: what the plan's key is a hash of, which is written beside the pieces.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._about = dict(about)
+
+    @property
+    def measured(self) -> Measurements | None:
+        """What was measured when the first evaluation with this plan began; None if none did."""
+        try:
+            found = read_json(self.folder / PLAN, StoreError)["measured"]
+            return Measurements(pass_size=int(found["pass_size"]), precision=found["precision"])
+        except (StoreError, LookupError, TypeError, ValueError):
+            return None
+
+    def begin(self, measured: Measurements) -> None:
+        """Write down what was measured, or that the plan is used again."""
+        write_json(self.folder / PLAN, {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
+
+    def path(self, key: str) -> Path:
+        """The file of the piece with this key."""
+        return self.folder / f"{key}.safetensors"
+
+    def has(self, key: str) -> bool:
+        """Whether the piece with this key was finished."""
+        return self.path(key).is_file()
+
+    def find(self, key: str) -> Piece | None:
+        """The finished piece with this key, or None."""
+        return Piece.read(self.path(key)) if self.has(key) else None
+
+    def put(self, key: str, piece: Piece) -> Path:
+        """Keep a piece; return its file. Raises `StoreError`."""
+        path = self.path(key)
+        piece.write(path)
+        return path
+
+
+@contextmanager
+def open_pieces(root: Path, about: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PieceStore]:
+    """Context of an evaluation that keeps its pieces in a store.
+
+    Args:
+        root: the folder of the store.
+        about: what all pieces have in common, as JSON; see `plan_of`.
+        fresh: remove the pieces of earlier evaluations with this plan. Raises `StoreError` if one is running.
+    """
+    with using(root, _hash(about), fresh=fresh) as folder:
+        yield PieceStore(folder, about)
+
+
+def plan_of(
+    model: Classifier, few: LabelledImages, *, seed: int, norm: str, draws: int, precision: str, batch_size: int | None
+) -> dict[str, Any]:
+    """What all pieces of an evaluation have in common, as JSON.
+
+    Args:
+        model: the model as it is judged: of a randomised one the mean of `draws` passes.
+        few: the first images.
+        seed, norm, precision, batch_size: settings of the evaluation.
+    """
+    return {
+        "code": code_version(ATTACKS),
+        "environment": environment(model.device.type) | {"processor": processor(), "threads": torch.get_num_threads()},
+        "weights": fingerprint(model),
+        "outputs": _outputs(model, few, seed),
+        "bounds": list(model.bounds),
+        "classes": len(model.classes),
+        "seed": seed,
+        "norm": norm,
+        "draws": draws,
+        "precision": precision,
+        "batch_size": batch_size,
+    }
+
+
+def _outputs(model: Classifier, few: LabelledImages, seed: int) -> str:
+    """A hash of what the model's code computes: logits and input gradients of a few images.
+
+    On a GPU, whose kernels may round differently from call to call, of the layers and the predicted classes instead.
+    """
+    images, labels = few.tensors(model.device)
+    digest = hashlib.sha256()
+    with frozen(model), all_seeded(model.device, derive(seed, "outputs")):
+        with torch.no_grad():
+            logits = model(images)
+        if model.device.type != "cpu":
+            digest.update(repr(model).encode())
+            return _digest(digest, logits.argmax(1))
+        try:
+            gradient = input_gradient(model, images, Criterion(labels), "ce")[1]
+        except Exception:  # the user's own code may raise anything; black boxes have no gradient
+            return _digest(digest, logits)
+    return _digest(digest, logits, gradient)
+
+
+def _digest(digest: Any, *tensors: Tensor) -> str:
+    for each in tensors:
+        digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def shard_key(changes: Mapping[str, int], start: int, images: LabelledImages, correct: np.ndarray) -> str:
+    """The beginning of the keys of all pieces of a shard.
+
+    Args:
+        changes: those made in the copy of the model that is attacked.
+        start: position of the shard's first image in the data.
+        images: of the shard.
+        correct: which of them are classified correctly, booleans `(n,)`.
+    """
+    return _hash([dict(changes), start, fingerprint_of_images(images), hashlib.sha256(correct.tobytes()).hexdigest()])
+
+
+def piece_key(before: str, attack: AbstractAttack, eps: float) -> str:
+    """The key of the piece of an attack at one eps, after the piece with the key `before`."""
+    return _hash([before, attack.record(), _own_code(attack), float(eps)])
+
+
+def _own_code(attack: AbstractAttack) -> list[str]:
+    """Hashes of the source files of classes of other packages among an attack and those that it wraps.
+
+    The code of casemate's own classes is in the plan. A class without a source file is never taken for the same again.
+    """
+    found: list[str] = []
+    if type(attack).__module__.partition(".")[0] != "casemate":
+        try:
+            found.append(hashlib.sha256(Path(inspect.getfile(type(attack))).read_bytes()).hexdigest())
+        except (OSError, TypeError):
+            found.append(uuid.uuid4().hex)
+    for each in fields(attack):
+        value = getattr(attack, each.name)
+        if isinstance(value, AbstractAttack):
+            found += _own_code(value)
+    return found
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
