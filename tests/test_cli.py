@@ -63,7 +63,7 @@ LIGHT = [
     ["store", "clean"],
 ]
 """Commands whose help imports no PyTorch."""
-WITH_TORCH = [["train"], ["attack"], ["attack", "pgd"], ["attack", "deep-fool"], ["evaluate"], ["selftest"]]
+WITH_TORCH = [["train"], ["harden"], ["attack"], ["attack", "pgd"], ["attack", "deep-fool"], ["evaluate"], ["selftest"]]
 """Commands whose options are those of the library's classes."""
 COMMANDS = LIGHT + WITH_TORCH
 HELP = f"""
