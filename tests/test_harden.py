@@ -29,7 +29,7 @@ from casemate.hardening import (
     harden,
     hardening_seconds,
     plan_hardening,
-    run_plan,
+    run_hardening,
 )
 from casemate.hardening import run as run_module
 from casemate.hardening.compared import FineTuning
@@ -146,7 +146,7 @@ def test_the_kept_weights_are_those_of_the_chosen_epoch(network: nn.Module, chea
     """A rate that ruins the network after the first epoch: the weights that are kept are not the last ones."""
     settings = replace(SHORT, schedule=lambda done: 0.01 if done < 0.5 else 300.0, ema=None, weight_decay=0.0)
     plan = plan_hardening(network, TRAIN, test=TEST, eps=EPS, settings=settings)
-    found = run_plan(plan)
+    found = run_hardening(plan)
     kept = found.best
     assert kept.training is not None
     assert kept.training.epoch == 1
@@ -290,7 +290,7 @@ def test_networks_of_users_are_hardened(name: str, cheap: None) -> None:
 def _stated(name: str, held: int, *, right: int = 180, n: int = 200, void: bool = False) -> ComparedModel:
     """A model of which the first images are right, and of those the first withstood."""
     place = np.arange(n)
-    findings = [Finding("gradients", Severity.VOIDS, 1.0, "its gradients vanish", "")] if void else []
+    findings = [Finding("gradients", Severity.VOIDS, 1.0, 0.5, "its gradients vanish")] if void else []
     verdict: Verdict = verdict_on(
         0.1,
         norm="linf",

@@ -9,6 +9,6 @@ from casemate.hardening.plan import HardeningPlan as HardeningPlan
 from casemate.hardening.plan import plan_hardening as plan_hardening
 from casemate.hardening.result import Hardened as Hardened
 from casemate.hardening.run import harden as harden
-from casemate.hardening.run import run_plan as run_plan
+from casemate.hardening.run import run_hardening as run_hardening
 from casemate.hardening.seconds import hardening_seconds as hardening_seconds
 from casemate.hardening.weights import network_weights as network_weights

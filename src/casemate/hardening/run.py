@@ -87,10 +87,10 @@ def harden(
         images=images,
         seed=seed,
     )
-    return run_plan(plan, checkpoint=checkpoint, device=device, observer=observer)
+    return run_hardening(plan, checkpoint=checkpoint, device=device, observer=observer)
 
 
-def run_plan(
+def run_hardening(
     plan: HardeningPlan,
     *,
     checkpoint: Path | str | None = None,

@@ -72,7 +72,7 @@ def _write_weights(
 ) -> dict[str, str | None]:
     """Write the weights of a trained model; return the name and the SHA-256 of the file, None for a checkpoint's.
 
-    A checkpoint's hash stands in the JSON file beside it.
+    The JSON file beside a checkpoint states its hash.
     """
     path = folder / f"{each.name}.safetensors"
     if metadata is None:

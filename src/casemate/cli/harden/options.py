@@ -51,7 +51,7 @@ class AbstractHardenCommand:
             settings = TrainConfig(**chosen_settings(self.training))
             plan = run.prepare(self.hardening, self.images, settings, device, observer)
             if self.dry_run:
-                display = partial(show.show_harden_plan, plan, run.estimate(plan, observer))
+                display = partial(show.show_harden_plan, plan, run.estimate_steps(plan, observer))
             else:
                 out = self.out or Path("runs") / f"harden-{plan.model.short}"
                 check_folder(out)

@@ -11,7 +11,14 @@ from casemate.cli.shared import console, inputs, outputs
 from casemate.data import LabelledImages, subset
 from casemate.defenses import AdversarialTraining, Recipe
 from casemate.errors import SettingError
-from casemate.hardening import Hardened, HardeningPlan, hardening_recipe, hardening_seconds, plan_hardening, run_plan
+from casemate.hardening import (
+    Hardened,
+    HardeningPlan,
+    hardening_recipe,
+    hardening_seconds,
+    plan_hardening,
+    run_hardening,
+)
 from casemate.norms import parse_eps
 from casemate.progress import Observer
 from casemate.report.hardening import HARDEN
@@ -96,7 +103,7 @@ def _images(
     return found, test, f"{name} and {other}"
 
 
-def estimate(plan: HardenPlan, observer: Observer) -> Mapping[str, float]:
+def estimate_steps(plan: HardenPlan, observer: Observer) -> Mapping[str, float]:
     """Estimated seconds of each step by name, from a measured speed."""
     with observer.work("Measuring the speed", 0):
         return hardening_seconds(plan.hardening)
@@ -113,10 +120,10 @@ def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> 
     if steps.exists():
         observer.message(f"Continuing from the steps in {steps}.")
     else:
-        seconds = estimate(plan, observer)
+        seconds = estimate_steps(plan, observer)
         parts = ", ".join(f"{name} {console.duration(each)}" for name, each in seconds.items())
         observer.message(f"About {console.duration(sum(seconds.values()))} in all ({parts}).")
-    return run_plan(plan.hardening, checkpoint=steps, device=plan.model.model.device, observer=observer)
+    return run_hardening(plan.hardening, checkpoint=steps, device=plan.model.model.device, observer=observer)
 
 
 def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
