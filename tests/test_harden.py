@@ -57,7 +57,7 @@ def network() -> nn.Module:
 def cheap() -> Iterator[None]:
     """Evaluations run one short attack."""
     with pytest.MonkeyPatch.context() as patch:
-        attack = PGD(eps=EPS, steps=5)
+        attack = PGD(eps=0.1, steps=5)
         patch.setattr("casemate.hardening.run.evaluate", partial(evaluate, attacks=attack))
         yield
 
@@ -115,7 +115,7 @@ def test_the_numbers_are_those_of_the_models(hardened: Hardened) -> None:
         with torch.no_grad():
             right = each.model(pixels).argmax(1) == labels
         assert np.array_equal(each.correct, right.numpy())
-        again = PGD(eps=EPS, steps=5)(each.model, pixels, labels)
+        again = PGD(eps=0.1, steps=5)(each.model, pixels, labels)
         assert abs(again.robust_accuracy - each.robust.value) < 0.05
 
 
@@ -142,6 +142,7 @@ def test_the_epoch_is_the_first_of_the_highest_robust_validation_accuracy(harden
         assert each.training.robust == max(robust)
 
 
+@pytest.mark.integration
 def test_the_kept_weights_are_those_of_the_chosen_epoch(network: nn.Module, cheap: None) -> None:
     """A rate that ruins the network after the first epoch: the weights that are kept are not the last ones."""
     settings = replace(SHORT, schedule=lambda done: 0.01 if done < 0.5 else 300.0, ema=None, weight_decay=0.0)
@@ -155,6 +156,7 @@ def test_the_kept_weights_are_those_of_the_chosen_epoch(network: nn.Module, chea
     assert clean == pytest.approx(kept.training.history[0]["val_accuracy"])
 
 
+@pytest.mark.integration
 def test_test_images_choose_nothing(hardened: Hardened, network: nn.Module, cheap: None) -> None:
     other = harden(network, TRAIN, test=tiny_images(40, 9), eps=EPS, settings=SHORT)
     for name, weights in _weights(other).items():
@@ -174,6 +176,7 @@ def test_the_attack_that_selects_is_the_same_in_every_epoch(network: nn.Module) 
         assert clean == pytest.approx((model(TEST.tensors()[0]).argmax(1) == TEST.labels).float().mean().item())
 
 
+@pytest.mark.integration
 def test_two_recipes_make_two_models(network: nn.Module, cheap: None) -> None:
     found = harden(network, TRAIN, test=TEST, eps=EPS, settings=replace(SHORT, epochs=1), recipe=HARDENING_RECIPES)
     assert list(found.models) == ["before", "control", *HARDENING_RECIPES]
@@ -184,6 +187,7 @@ def test_two_recipes_make_two_models(network: nn.Module, cheap: None) -> None:
     assert all(repr(0.1) in text for text in found.plan["recipes"].values())
 
 
+@pytest.mark.integration
 def test_own_recipes_have_the_names_that_they_are_given(network: nn.Module, cheap: None) -> None:
     recipes = {
         name: Recipe(objective=AdversarialTraining(eps=0.1, steps=steps)) for name, steps in (("one", 1), ("three", 3))
@@ -290,7 +294,11 @@ def test_networks_of_users_are_hardened(name: str, cheap: None) -> None:
 def _stated(name: str, held: int, *, right: int = 180, n: int = 200, void: bool = False) -> ComparedModel:
     """A model of which the first images are right, and of those the first withstood."""
     place = np.arange(n)
-    findings = [Finding("gradients", Severity.VOIDS, 1.0, 0.5, "its gradients vanish")] if void else []
+    findings = (
+        [Finding(check="gradients", severity=Severity.VOIDS, value=1.0, threshold=0.5, sentence="its gradients vanish")]
+        if void
+        else []
+    )
     verdict: Verdict = verdict_on(
         0.1,
         norm="linf",
@@ -393,6 +401,7 @@ class _Stops(Listener):
                 raise KeyboardInterrupt
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("words", "repeated"),
     [
@@ -422,6 +431,7 @@ def test_a_stopped_hardening_continues(
     assert not any(title.startswith(("Checking", "Training")) for title in finished.titles)
 
 
+@pytest.mark.integration
 def test_a_damaged_step_is_made_again(hardened: Hardened, network: nn.Module, cheap: None, tmp_path: Path) -> None:
     again = partial(harden, network, TRAIN, test=TEST, eps=EPS, settings=SHORT, checkpoint=tmp_path)
     again()
@@ -437,13 +447,14 @@ def test_a_damaged_step_is_made_again(hardened: Hardened, network: nn.Module, ch
     assert np.array_equal(found.control.withstood, hardened.control.withstood)
 
 
+@pytest.mark.integration
 def test_steps_of_another_hardening_are_not_taken(network: nn.Module, cheap: None, tmp_path: Path) -> None:
     settings = replace(SHORT, epochs=1)
     again = partial(harden, network, TRAIN, test=TEST, settings=settings, checkpoint=tmp_path)
     again(eps=EPS)
     with pytest.raises(SettingError, match=r"holds the steps of another hardening: it differs in eps, eps_text, recip"):
         again(eps="0.05")
-    with pytest.raises(SettingError, match="it differs in seed, train_images, train_sha256, training"):
+    with pytest.raises(SettingError, match="it differs in seed, train_images, training, training_sha256, valid"):
         harden(network, TRAIN[:150], test=TEST, eps=EPS, settings=settings, checkpoint=tmp_path, seed=1)
 
 
@@ -476,7 +487,7 @@ class _NoWeights(nn.Module):
         (
             {"train": (TRAIN.pixels, TRAIN.labels + 5)},
             ShapeError,
-            "a label 7 in the training images, but the model has 3",
+            "a label 5 in the training images, but the model has 3",
         ),
         ({"test": (TEST.pixels, TEST.labels + 1)}, ShapeError, "a label 3 in the test images"),
         ({"validation": TEST[:9]}, SettingError, "9 validation images; expected at least 10"),
@@ -600,6 +611,7 @@ def mine(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 COMMAND = ["--data", "train.npz", "--test", "test.npz", "--eps", EPS, "--epochs", 1, "--batch-size", 32, "--steps", 2]
 
 
+@pytest.mark.integration
 def test_the_command_hardens_an_own_network(run: Run, mine: str, cheap: None, tmp_path: Path) -> None:
     code, shown, err = run("harden", mine, *COMMAND, "--out", "out")
     assert code == 0, err
@@ -632,6 +644,7 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     assert "set aside from the images given" in planned["notes"][0]
 
 
+@pytest.mark.integration
 def test_a_checkpoint_becomes_a_checkpoint(
     run: Run, network: nn.Module, mine: str, cheap: None, tmp_path: Path
 ) -> None:
@@ -663,6 +676,7 @@ def test_the_command_refuses_on_one_screen(run: Run, mine: str, arguments: list[
     assert "Traceback" not in err
 
 
+@pytest.mark.integration
 def test_the_command_continues(
     run: Run, mine: str, cheap: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

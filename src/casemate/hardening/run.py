@@ -19,7 +19,7 @@ from casemate.evaluation import Budget, evaluate
 from casemate.hardening.compared import ComparedModel, FineTuning, compared_model, evaluation_tensors
 from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING
 from casemate.hardening.plan import HardeningPlan, plan_hardening
-from casemate.hardening.result import BEFORE, Hardened
+from casemate.hardening.result import BEFORE, CONTROL, Hardened
 from casemate.hardening.steps import Steps
 from casemate.hardening.subject import copied
 from casemate.models import Classifier, preserve_state
@@ -120,8 +120,18 @@ def run_hardening(
         test=plan.parts.test,
         plan=about,
         start=start,
-        notes=plan.parts.notes,
+        notes=(*plan.parts.notes, *_without_gain(models, start[0])),
     )
+
+
+def _without_gain(models: Mapping[str, ComparedModel], start: float) -> list[str]:
+    """A remark for each trained model of which no epoch is more robust on the validation images than the one given."""
+    return [
+        f"no epoch of {name} was more robust on the validation images than the model as it was given: another learning "
+        "rate, more epochs, or a smaller eps may be needed"
+        for name, each in models.items()
+        if name != CONTROL and each.training is not None and each.training.robust <= start
+    ]
 
 
 def _evaluated(
