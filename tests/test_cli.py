@@ -149,7 +149,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["stduy"], "casemate 'stduy': expected a command first, one of train, attack"),
+        (["stduy"], "casemate 'stduy': expected a command first, one of train, harden, attack"),
         (["stduy"], "did you mean study?"),
         (["study", "--scale", "huge"], "invalid choice 'huge' for argument '--scale'"),
         (["study", "--sed", "3"], "Perhaps you meant"),

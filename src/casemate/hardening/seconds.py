@@ -49,9 +49,9 @@ def _validate(model: Classifier, objective: Objective, images: LabelledImages) -
 
 def _seconds(run: Callable[[], None]) -> float:
     """Seconds of the second call of `run`; the first one warms up."""
-    for _ in range(2):
-        start = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+    run()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -135,7 +135,8 @@ def validation_by_epoch(found: Hardened) -> Figure:
 def attacked_images(found: Hardened) -> Figure | None:
     """A figure of test images attacked on the model as it was and on the best hardened one, and of their gradients.
 
-    The images are the first of each class that both models classify correctly; None if there are none.
+    The images are the first of each class, of the first `_EXAMPLES` classes that have one, that both models classify
+    correctly; None if there are none.
     """
     after = found.best
     right = found.before.correct & after.correct
@@ -168,8 +169,8 @@ def attacked_images(found: Hardened) -> Figure | None:
         drawing,
         "examples",
         title="What the attack sees",
-        caption=f"For each class the first test image that both models classify correctly: as it is; after PGD with "
-        f"{_STEPS} steps at eps {format_eps(found.eps)} ({found.norm}) on the model as it was given, and on "
+        caption=f"For {len(chosen)} classes the first test image that both models classify correctly: as it is; after "
+        f"PGD with {_STEPS} steps at eps {format_eps(found.eps)} ({found.norm}) on the model as it was given, and on "
         f"{after.name}, with the class that is then predicted (green: still right). Gradients: that of the loss with "
         "respect to each pixel (grey: none). Those of robust models tend to follow what the image shows (Tsipras et "
         "al. 2019).",
