@@ -63,7 +63,7 @@ LIGHT = [
     ["store", "clean"],
 ]
 """Commands whose help imports no PyTorch."""
-WITH_TORCH = [["train"], ["attack"], ["attack", "pgd"], ["attack", "deep-fool"], ["evaluate"], ["selftest"]]
+WITH_TORCH = [["train"], ["harden"], ["attack"], ["attack", "pgd"], ["attack", "deep-fool"], ["evaluate"], ["selftest"]]
 """Commands whose options are those of the library's classes."""
 COMMANDS = LIGHT + WITH_TORCH
 HELP = f"""
@@ -149,7 +149,7 @@ def test_no_arguments_show_the_help(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["stduy"], "casemate 'stduy': expected a command first, one of train, attack"),
+        (["stduy"], "casemate 'stduy': expected a command first, one of train, harden, attack"),
         (["stduy"], "did you mean study?"),
         (["study", "--scale", "huge"], "invalid choice 'huge' for argument '--scale'"),
         (["study", "--sed", "3"], "Perhaps you meant"),

@@ -24,10 +24,10 @@ NAMES = set(
 APGD AdversarialRegularization AdversarialTraining Attack AttackResult AutoAttack BIM BPDA Ball CarliniWagner
 CasemateError CasemateWarning Check CheckContext Classifier CornerNoise Criterion CrossEntropy Dataset DeepFool
 Distillation EAD EOT Evaluation FAB FGSM Finding HopSkipJump LBFGS LabelledImages MIFGSM Measured ModelComparison NotRun
-PGD Passes Recipe Restarts RunResult Severity Spatial Square StochasticAffine Streams TargetedAPGD TargetedFAB
+Hardened PGD Passes Recipe Restarts RunResult Severity Spatial Square StochasticAffine Streams TargetedAPGD TargetedFAB
 TemperatureCrossEntropy TrainConfig Transfer UniformNoise Verdict check compare eps_curve evaluate evaluate_clean fit
-gradient_alignment load make_record mcnemar parse_eps progress_bars read_images read_record save steps_curve sweep_eps
-sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients
+gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record save steps_curve
+sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

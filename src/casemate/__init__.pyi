@@ -65,6 +65,8 @@ from .evaluation import verify_record as verify_record
 from .evaluation import worst_case as worst_case
 from .evaluation import write_record as write_record
 from .evaluation import zero_gradients as zero_gradients
+from .hardening import Hardened as Hardened
+from .hardening import harden as harden
 from .models import Classifier as Classifier
 from .models import load as load
 from .models import save as save

@@ -42,11 +42,11 @@ Examples:
   casemate evaluate model.safetensors --budget quick
 """
 
-OWN = ("train", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
+OWN = ("train", "harden", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
-_WITH_TORCH = ("train", "attack", "evaluate", "selftest")
+_WITH_TORCH = ("train", "harden", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
-_RESUMABLE = ("study", "train", "evaluate")
+_RESUMABLE = ("study", "train", "harden", "evaluate")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 
 

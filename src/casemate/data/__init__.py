@@ -20,6 +20,8 @@ from casemate.data.named import make_augmentation as make_augmentation
 from casemate.data.readable import ReadableImages as ReadableImages
 from casemate.data.readable import as_readable as as_readable
 from casemate.data.readable import first_of as first_of
+from casemate.data.sources import Interpolation as Interpolation
+from casemate.data.sources import Resizing as Resizing
 from casemate.data.sources import StreamedImages as StreamedImages
 from casemate.data.sources import in_order_of as in_order_of
 from casemate.data.sources import open_images as open_images

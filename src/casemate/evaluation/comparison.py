@@ -161,8 +161,8 @@ def compare(
             names=(names[0], names[1]),
             eps=first.values[-1],
             norm=first.norm,
-            robust=_paired(first.cascade.robust[:, -1], second.cascade.robust[:, -1]),
-            clean=_paired(first.clean.correct, second.clean.correct),
+            robust=paired(first.cascade.robust[:, -1], second.cascade.robust[:, -1]),
+            clean=paired(first.clean.correct, second.clean.correct),
             verdicts=(first.verdict, second.verdict),
             attacks=(f"budget {first.budget}", f"budget {second.budget}"),
         )
@@ -174,7 +174,7 @@ def compare(
             names=(names[0], names[1]),
             eps=first.eps,
             norm=first.ball_norm,
-            robust=_paired((~first.success).cpu().numpy(), (~second.success).cpu().numpy()),
+            robust=paired((~first.success).cpu().numpy(), (~second.success).cpu().numpy()),
             clean=None,
             verdicts=None,
             attacks=(str(first.attack["name"]), str(second.attack["name"])),
@@ -185,7 +185,8 @@ def compare(
     )
 
 
-def _paired(first: np.ndarray, second: np.ndarray) -> Paired:
+def paired(first: np.ndarray, second: np.ndarray) -> Paired:
+    """Two accuracies on the same images, from whether each image is classified correctly: two arrays `(n,)`."""
     only_first, only_second = only_one(first, second)
     return Paired(
         first=share(first),

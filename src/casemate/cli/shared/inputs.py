@@ -1,14 +1,14 @@
 """Loading of the model and the images of a command: a model from any source, a data set by name or a file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from casemate import data
 from casemate.cli.shared.options import ModelOptions, Reading, parse_number, words_of_options
-from casemate.data import ReadableImages, StreamedImages, in_order_of, open_images, to_float
+from casemate.data import ReadableImages, Resizing, StreamedImages, in_order_of, open_images, to_float
 from casemate.errors import ModelError, SettingError
 from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
 from casemate.progress import Observer
@@ -131,24 +131,45 @@ def read_own(
     `subset` is "first", "stratified" or "stratified:SEED"; None takes the first images, or a stratified sample where
     the images are sorted by class, since the first ones would then be of few classes. Raises `CasemateError`.
     """
-    if str(file) in data.NAMES and not file.exists():
-        raise SettingError(f"--data {file}: there is no such file; for the data set of that name give --dataset {file}")
-    known = model.model.interface
-    shape = known["input_shape"]
     with observer.work("Reading the images", 0):
-        found = open_own(file, reading, channels=None if shape is None else shape[0])
-        if shape is not None and tuple(found.image_shape) != tuple(shape):
-            raise SettingError(_misfit(found, shape))
-        model.check(to_float(found.read(slice(0, 2)).pixels))
-        if found.classes is not None:
-            found = in_order_of(found, model.model.classes)
-        found = _chosen(found, count, subset, observer)
+        found = _chosen(open_for(model, file, reading), count, subset, observer)
         found.conversions.clear()  # of the images that were read before, which are read again
         fits = len(found) * prod(found.image_shape) <= _MOST_NUMBERS
         images = found.read(slice(None)) if fits else found
     for note in found.notes:
         observer.message(note)
     return ChosenImages(images, file.resolve().name, "first" if found.chosen == "all" else found.chosen)
+
+
+def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | None = None) -> StreamedImages:
+    """Open the user's own images for a model, whose classes the labels then count; a few images are read.
+
+    Images that the options neither resize nor crop are prepared as the model's configuration says, if it says so.
+    Raises `CasemateError`, also where images and model do not fit.
+    """
+    if str(file) in data.NAMES and not file.exists():
+        raise SettingError(f"--data {file}: there is no such file; for the data set of that name give --dataset {file}")
+    shape = model.model.interface["input_shape"]
+    channels = None if shape is None else shape[0]
+    found = open_own(file, reading, channels=channels, split=split)
+    wanted = model.preparation_of(found.image_shape)
+    if wanted is not None and not (reading.resize or reading.crop):
+        found = open_own(file, _as_prepared(reading, wanted), channels=channels, split=split)
+        remark = f"{wanted.in_words}, as {model.stated.origins['preparation']} says (--resize and --crop change it)"
+        found = replace(found, remarks=(*found.remarks, remark))
+    if shape is not None and tuple(found.image_shape) != tuple(shape):
+        raise SettingError(_misfit(found, shape))
+    model.check(to_float(found.read(slice(0, 2)).pixels))
+    return found if found.classes is None else in_order_of(found, model.model.classes)
+
+
+def _as_prepared(reading: Reading, wanted: Resizing) -> Reading:
+    """The options with the resizing and cropping of a model's configuration."""
+    sides = {
+        name: () if side is None else side if isinstance(side, tuple) else (side,)
+        for name, side in (("resize", wanted.size), ("crop", wanted.crop))
+    }
+    return replace(reading, **sides, interpolation=wanted.interpolation)
 
 
 def open_own(file: Path, reading: Reading, *, channels: int | None = None, split: str | None = None) -> StreamedImages:

@@ -11,8 +11,8 @@ import numpy as np
 from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
+from casemate.cli.shared.own_images import own_dataset
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
-from casemate.cli.train.own_images import own_dataset
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
@@ -169,7 +169,7 @@ def _read_own(
     """The user's own images in `file` as a data set that fits the models in `bases`. Raises `CasemateError`."""
     if dataset is not None:
         raise SettingError("--data and --dataset both name images; give one of them")
-    base = next((each.model for each in bases.values()), None)
+    base = next((each.opened for each in bases.values()), None)
     with observer.work("Reading the images", 0):
         images = own_dataset(file, reading, base, observer)
     for each in bases.values():

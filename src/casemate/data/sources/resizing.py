@@ -55,6 +55,19 @@ class Resizing:
         if self.channels not in (None, 1, 3):
             raise SettingError(f"channels = {self.channels}; expected 1 for grey or 3 for colour")
 
+    @property
+    def in_words(self) -> str:
+        """What is done to images, such as "resized to 256 along the shorter side (bicubic), cropped to ..."."""
+        parts: list[str] = []
+        if self.size is not None:
+            to = _by(self.size) if isinstance(self.size, tuple) else f"{self.size} along the shorter side"
+            parts.append(f"resized to {to} ({self.interpolation})")
+        if self.crop is not None:
+            parts.append(f"cropped to {_by(self.crop)} at the centre")
+        if self.channels is not None:
+            parts.append("converted to grey" if self.channels == 1 else "converted to colour")
+        return ", ".join(parts) or "unchanged"
+
     def resized(self, image: Image.Image) -> Image.Image:
         """An image of Pillow, resized and cropped; its colours stay. A crop beyond the edges is filled with black."""
         width, height = image.size
@@ -97,6 +110,11 @@ class Resizing:
         what = "grey images repeated in three channels" if channels == 1 else "colour images converted to grey"
         remarks = images.remarks + (() if shape[0] == channels else (what,))
         return replace(images, image_shape=shape, reader=_converting(images.reader, self, shape), remarks=remarks)
+
+
+def _by(sides: int | tuple[int, int]) -> str:
+    height, width = sides if isinstance(sides, tuple) else (sides, sides)
+    return f"{height} x {width}"
 
 
 def _converting(

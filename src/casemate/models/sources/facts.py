@@ -6,9 +6,10 @@ that names the option.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, final
 
+from casemate.data import Resizing
 from casemate.errors import ModelError
 from casemate.models.given import same_classes
 
@@ -44,6 +45,8 @@ class ModelFacts:
     channels: int | None = None
     size: tuple[int, int] | None = None
     """Height and width of an image in pixels."""
+    preparation: Resizing | None = None
+    """How the model's configuration brings images to a size."""
     classes: tuple[str, ...] | None = None
     """Names of the classes in the order of the outputs; "0", "1" and so on where only their number is known."""
     output: int | str | None = None
@@ -72,13 +75,22 @@ class ModelFacts:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The facts as a table of texts: what, its value, and where it is known from; also what is not known."""
-        found = [(name, *_described(name, self)) for name in _TITLES]
+        found = [
+            (name, *_described(name, self)) for name in _TITLES if name != "preparation" or self.preparation is not None
+        ]
         return [(_TITLES[name], value, origin) for name, value, origin in found]
 
     def as_json(self) -> dict[str, Any]:
         """The known facts in types that JSON can express, each with its origin."""
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.named().items()}
+        plain = {name: _plain(value) for name, value in self.named().items()}
         return {name: {"value": value, "origin": self.origins.get(name, "")} for name, value in plain.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A fact's value in types that JSON can express."""
+    if isinstance(value, Resizing):
+        return asdict(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 _TITLES = {
@@ -88,6 +100,7 @@ _TITLES = {
     "channels_last": "layout",
     "channels": "channels",
     "size": "size",
+    "preparation": "preparation",
     "classes": "classes",
     "output": "output",
     "mode": "mode",
@@ -119,6 +132,8 @@ def _described(name: str, facts: ModelFacts) -> tuple[str, str]:
             text = "height, width, channels" if value else "channels, height, width"
         case "size":
             text = f"{value[0]} x {value[1]}"
+        case "preparation":
+            text = f"images {value.in_words}"
         case "classes":
             more = ", ..." if len(value) > _MOST_NAMES else ""
             text = f"{len(value)}: {', '.join(value[:_MOST_NAMES])}{more}"

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from casemate.data import Interpolation, Resizing
 from casemate.errors import ModelError
 from casemate.files import read_json
 from casemate.models.sources.extras import import_extra
@@ -14,6 +15,8 @@ from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.opened import OpenedModel, opened_network
 
 _BYTE = 1 / 255
+_METHODS: dict[Any, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
+"""Interpolations by their number in Pillow, which image processors store."""
 
 
 def open_hugging_face(folder: Path, stated: ModelFacts | None) -> OpenedModel:
@@ -93,9 +96,25 @@ def _processor_facts(config: dict[str, Any]) -> ModelFacts:
     if not isinstance(factor, int | float) or factor <= 0:
         raise ModelError(f"{origin}: rescale_factor {factor!r}; expected a positive number")
     top = 255 * float(factor)
-    return ModelFacts(bounds=(0.0, 1.0 if abs(top - 1) < 1e-6 else top), mean=mean, std=std, size=size).known_from(
-        origin
-    )
+    return ModelFacts(
+        bounds=(0.0, 1.0 if abs(top - 1) < 1e-6 else top),
+        mean=mean,
+        std=std,
+        size=size,
+        preparation=_preparation(config),
+    ).known_from(origin)
+
+
+def _preparation(config: dict[str, Any]) -> Resizing | None:
+    """How the image processor brings images to their size; None if it does not, or in a way that is not known."""
+    size = config.get("size") if config.get("do_resize", True) else None
+    crop = config.get("crop_size") if config.get("do_center_crop", "crop_size" in config) else None
+    edge = size.get("shortest_edge") if isinstance(size, dict) else None
+    side = edge if isinstance(edge, int) else _size(size)
+    method = config.get("resample", 2)
+    if (side is None and crop is None) or method not in _METHODS:
+        return None
+    return Resizing(size=side, crop=_size(crop), interpolation=_METHODS[method])
 
 
 def _numbers(value: Any) -> tuple[float, ...] | None:

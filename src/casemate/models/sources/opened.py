@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from casemate.data import Resizing
 from casemate.errors import ModelError
 from casemate.models.checkpoint import ModelMetadata
 from casemate.models.classifier import Classifier
@@ -63,6 +64,22 @@ class OpenedModel:
         found = (getattr(each, "count", None) for each in self.model.modules())
         return next((each.used for each in found if isinstance(each, QueryCount)), None)
 
+    def preparation_of(self, image_shape: tuple[int, ...]) -> Resizing | None:
+        """The resizing and cropping by which the model's configuration brings images of a shape to its size, or None.
+
+        Where the network takes images of any size, those smaller than its configuration's stay as they are: the model
+        may have been trained on them.
+
+        Args:
+            image_shape: `(channels, height, width)`.
+        """
+        wanted, size = self.stated.preparation, tuple(image_shape[1:])
+        if wanted is None or size == self.stated.size:
+            return None
+        side = wanted.crop or wanted.size or 0
+        least = min(side) if isinstance(side, tuple) else side
+        return wanted if self.stated.size is not None or min(size) > least else None
+
     def check(self, images: Images) -> None:
         """Compare what was said of the model with a few images, and find out the rest by passing them through it.
 
@@ -85,7 +102,7 @@ class OpenedModel:
         if stated.size is not None and size != stated.size:
             raise ModelError(
                 f"the images are {size[0]} x {size[1]}, but the model takes {stated.size[0]} x {stated.size[1]} "
-                f"({_words(origins.get('size', ''))}); give images of that size, or state another one with --size"
+                f"({_words(origins.get('size', ''))}); give images of that size (--resize changes them), or state another size with --size"
             )
         if stated.channels is not None and channels != stated.channels:
             last = "; if it takes height, width, channels, give --channels-last" if not stated.channels_last else ""

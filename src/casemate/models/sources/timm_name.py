@@ -5,10 +5,11 @@ the weights.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
+from casemate.data import Interpolation, Resizing
 from casemate.errors import ModelError
 from casemate.models.classifier import numbered_classes
 from casemate.models.sources.extras import import_extra
@@ -68,8 +69,26 @@ def _facts(config: dict[str, Any], tensors: dict[str, Tensor]) -> ModelFacts:
         mean=tuple(map(float, mean)) if fits and mean is not None else None,
         std=tuple(map(float, std)) if fits and std is not None else None,
         size=(size[1], size[2]) if size is not None and config.get("fixed_input_size") else None,
+        preparation=None if size is None else _preparation(config, (size[1], size[2])),
     )
     return weights.known_from("the shapes of the weights").completed(stated.known_from("timm's configuration"))
+
+
+def _preparation(config: dict[str, Any], size: tuple[int, int]) -> Resizing | None:
+    """The resizing and cropping of timm's evaluations; None if it is not known.
+
+    The centre is cut out of an image whose shorter side is longer by 1 / `crop_pct`; `crop_mode` may say otherwise.
+    """
+    share, method = config.get("crop_pct") or 1.0, config.get("interpolation") or "bicubic"
+    if method not in get_args(Interpolation) or not 0 < share <= 1:
+        return None
+    match config.get("crop_mode") or "center":
+        case "center" if size[0] == size[1]:
+            return Resizing(size=int(size[0] / share), crop=size, interpolation=method)
+        case "squash":
+            return Resizing(size=(int(size[0] / share), int(size[1] / share)), crop=size, interpolation=method)
+        case _:
+            return None
 
 
 def _weight(names: Any, tensors: dict[str, Tensor]) -> Tensor | None:

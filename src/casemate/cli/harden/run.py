@@ -1,0 +1,164 @@
+"""What `casemate harden` does once PyTorch is loaded: load, check, estimate the time, harden, write."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casemate import data
+from casemate.cli.harden.request import HardenImages, HardenRequest
+from casemate.cli.shared import console, inputs, outputs
+from casemate.cli.shared.options import Reading, words_of_options
+from casemate.cli.shared.own_images import open_parts
+from casemate.data import LabelledImages, subset
+from casemate.defenses import AdversarialTraining, Recipe
+from casemate.errors import SettingError
+from casemate.hardening import (
+    Hardened,
+    HardeningPlan,
+    hardening_recipe,
+    hardening_seconds,
+    plan_hardening,
+    run_hardening,
+)
+from casemate.models import OpenedModel
+from casemate.norms import parse_eps
+from casemate.progress import Observer
+from casemate.report.hardening import HARDEN
+from casemate.training import TrainConfig
+
+_STEPS = "steps"
+"""Name of the folder in OUT with the finished steps, while the hardening is unfinished."""
+
+
+@dataclass(frozen=True)
+class HardenPlan:
+    """A hardening that is ready to run, with what the command line knows of its model and images."""
+
+    request: HardenRequest
+    model: OpenedModel
+    data: str
+    """Name of the data set, or of the files with the images."""
+    data_options: list[str]
+    """The options that say how the images are read, as on the command line."""
+    hardening: HardeningPlan
+
+    def about(self) -> dict[str, object]:
+        """All settings as JSON, for printing and for harden.json."""
+        options = {"model_options": words_of_options(self.request.loading), "data_options": self.data_options}
+        given = {name: words for name, words in options.items() if words}
+        return {"model": self.model.name, "data": self.data, **given, **self.hardening.about()}
+
+
+def prepare(
+    request: HardenRequest,
+    images: HardenImages,
+    reading: Reading,
+    settings: TrainConfig,
+    device: str,
+    observer: Observer,
+) -> HardenPlan:
+    """Load the model and the images, and check them with the settings; nothing is trained or attacked.
+
+    Raises `CasemateError`.
+    """
+    model = inputs.load_model(request.model, device, request.loading)
+    train, test, name = _images(model, images, reading, request.seed, observer)
+    eps, bounds = parse_eps(request.eps), model.model.bounds
+    recipes = {each: _recipe(each, eps, request, bounds) for each in request.recipe}
+    if len(recipes) < len(request.recipe):
+        raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")
+    with observer.work("Checking model and images", 0):
+        plan = plan_hardening(
+            model.model,
+            train,
+            test=test,
+            eps=eps,
+            norm=request.norm,
+            recipe=recipes,
+            settings=settings,
+            budget=request.budget,
+            images=images.images,
+            seed=request.seed,
+        )
+    return HardenPlan(request, model, name, words_of_options(reading), plan)
+
+
+def _recipe(name: str, eps: float, request: HardenRequest, bounds: tuple[float, float]) -> Recipe:
+    """The recipe called `name` with the settings of the command line. Raises `SettingError`."""
+    made = hardening_recipe(name, eps, request.norm, bounds)
+    if request.steps is None or not isinstance(made.objective, AdversarialTraining):
+        return made
+    return replace(made, objective=replace(made.objective, steps=request.steps))
+
+
+def _images(
+    model: OpenedModel, options: HardenImages, reading: Reading, seed: int, observer: Observer
+) -> tuple[LabelledImages, LabelledImages | None, str]:
+    """Images to train on, test images if there are separate ones, and the name of both. Raises `CasemateError`."""
+    if options.data is None:
+        if options.test is not None:
+            raise SettingError(
+                "--test without --data; a data set has its own test images: leave --test out, or give --data"
+            )
+        given = (None, options.dataset, options.data_dir)
+        tested = inputs.load_images(model, *given, observer, count=options.images, reading=reading)
+        train = data.load(tested.name, options.data_dir, observer=observer).train
+        if options.train_images is not None:
+            train = subset(train, options.train_images, seed)
+        return train, tested.images.read(slice(None)), tested.name
+    if options.dataset is not None:
+        raise SettingError("--data and --dataset both name images; give one of them")
+    name = options.data.resolve().name
+    with observer.work("Reading the images", 0):
+        opened, test = open_parts(options.data, reading, model)
+        if options.test is not None:
+            test = inputs.open_for(model, options.test, reading)
+            name = f"{name} and {options.test.resolve().name}"
+        if options.train_images is not None:
+            opened = opened.subset(options.train_images, seed)
+        if test is not None:
+            test = test.subset(options.images, seed)
+        found = opened.read(slice(None)), None if test is None else test.read(slice(None)), name
+    for note in (*opened.notes, *(() if test is None else test.notes)):
+        observer.message(note)
+    return found
+
+
+def estimate_steps(plan: HardenPlan, observer: Observer) -> Mapping[str, float]:
+    """Estimated seconds of each step by name, from a measured speed."""
+    with observer.work("Measuring the speed", 0):
+        return hardening_seconds(plan.hardening)
+
+
+def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> Hardened:
+    """Run the planned hardening, or continue it from the steps in `out`; first report the time that it takes.
+
+    Raises `CasemateError`, as for the results of another hardening in `out`.
+    """
+    steps = out / _STEPS
+    compared = {name: value for name, value in plan.about().items() if name != "casemate"}
+    outputs.check_results(out, compared, overwrite=overwrite, observer=observer, file=HARDEN)
+    if steps.exists():
+        observer.message(f"Continuing from the steps in {steps}.")
+    else:
+        seconds = estimate_steps(plan, observer)
+        parts = ", ".join(f"{name} {console.duration(each)}" for name, each in seconds.items())
+        observer.message(f"About {console.duration(sum(seconds.values()))} in all ({parts}).")
+    return run_hardening(plan.hardening, checkpoint=steps, device=plan.model.model.device, observer=observer)
+
+
+def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
+    """Write the files of the hardening, all or none, and delete its steps."""
+    made = plan.model.description is None
+    found.report(
+        out,
+        name=plan.model.name,
+        data=plan.data,
+        source=plan.model.name if made else None,
+        metadata=plan.model.description,
+        images=not plan.request.no_images,
+        overwrite=overwrite,
+        observer=observer,
+    )
+    shutil.rmtree(out / _STEPS, ignore_errors=True)

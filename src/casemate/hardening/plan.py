@@ -1,0 +1,107 @@
+"""The plan of a hardening: model, images and settings, checked before anything is trained or attacked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, final
+
+from torch import nn
+
+from casemate._version import __version__
+from casemate.data import ImageSource
+from casemate.defenses import Recipe
+from casemate.errors import SettingError
+from casemate.evaluation import Budget
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
+from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING, named_recipes
+from casemate.hardening.parts import Parts, make_parts
+from casemate.hardening.result import CONTROL
+from casemate.hardening.selection import SelectedByRobustness
+from casemate.hardening.subject import check_subject
+from casemate.models import Classifier, as_classifier
+from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
+from casemate.training import Objective, TrainConfig
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HardeningPlan:
+    """A hardening that is ready to run: checked model, images and settings."""
+
+    model: Classifier
+    parts: Parts
+    recipes: dict[str, Recipe]
+    """By the name of the model that each makes; ordinary training makes the control."""
+    eps: float
+    norm: Norm
+    settings: TrainConfig
+    budget: Budget
+
+    def selected(self, objective: Objective) -> SelectedByRobustness:
+        """A training objective together with the choice of the epoch, which is that of all trainings."""
+        return SelectedByRobustness(objective=objective, eps=self.eps, norm=self.norm, seed=self.settings.seed)
+
+    @property
+    def trainings(self) -> dict[str, Recipe]:
+        """The recipes of all trainings by the name of the model: the control first."""
+        return {CONTROL: Recipe(), **self.recipes}
+
+    def about(self) -> dict[str, Any]:
+        """All that the results depend on, as JSON."""
+        settings = asdict(self.settings)
+        if callable(settings["schedule"]):  # a function has no stable text, so its values are stated
+            settings["schedule"] = [settings["schedule"](step / 100) for step in range(100)]
+        return {
+            "eps": [float(self.eps)],
+            "eps_text": [format_eps(self.eps)],
+            "norm": self.norm,
+            "budget": self.budget,
+            "recipes": {name: repr(recipe) for name, recipe in self.recipes.items()},
+            "training": settings,
+            "seed": self.settings.seed,
+            "classes": list(self.model.classes),
+            "images": len(self.parts.test),
+            "train_images": len(self.parts.train),
+            "validation_images": len(self.parts.validation),
+            "fingerprint": fingerprint(self.model),
+            **{f"{name}_sha256": fingerprint_of_images(each) for name, each in self.parts.by_use.items()},
+            "casemate": __version__,
+        }
+
+
+def plan_hardening(
+    model: nn.Module,
+    train: ImageSource,
+    validation: ImageSource | None = None,
+    *,
+    test: ImageSource | None = None,
+    eps: float | str,
+    norm: str = "linf",
+    recipe: str | Recipe | Sequence[str | Recipe] | Mapping[str, Recipe] = DEFAULT_RECIPE,
+    settings: TrainConfig = FINE_TUNING,
+    budget: Budget = "standard",
+    images: int | None = None,
+    seed: int = 0,
+) -> HardeningPlan:
+    """Check a hardening without training or attacking anything; for the arguments and errors see `harden`."""
+    subject, radius, measured = as_classifier(model), parse_eps(eps), parse_norm(norm)
+    if radius <= 0:
+        raise SettingError(f"eps = {eps}; expected a radius above zero to harden against")
+    if settings.patience is not None:
+        raise SettingError(
+            f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "
+            "has to be trained as long"
+        )
+    parts = make_parts(train, validation, test, images, seed)
+    check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
+    recipes = named_recipes(recipe, radius, measured, subject.bounds)
+    if len(recipes) == 1:
+        recipes = {"hardened": next(iter(recipes.values()))}
+    return HardeningPlan(
+        model=subject,
+        parts=parts,
+        recipes=recipes,
+        eps=radius,
+        norm=measured,
+        settings=replace(settings, seed=seed),
+        budget=budget,
+    )

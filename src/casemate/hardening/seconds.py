@@ -1,0 +1,57 @@
+"""The time of a hardening before it starts: a training step and a validation are timed on a few images."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from casemate.data import LabelledImages
+from casemate.evaluation import seconds_at_most
+from casemate.hardening.plan import HardeningPlan
+from casemate.hardening.subject import trainable_copy
+from casemate.models import Classifier, preserve_state
+from casemate.training import Objective
+
+_FEW = 64
+"""Number of images that a training step is timed on, at most."""
+
+
+def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
+    """Estimated seconds of each step by name: fine-tuning by model, and all evaluations, the latter at most.
+
+    What is learned by the trainings is not used, and PyTorch's random state is restored.
+    """
+    parts, epochs = plan.parts, plan.settings.epochs
+    few = parts.train[: min(_FEW, plan.settings.batch_size)]
+    found: dict[str, float] = {}
+    with preserve_state(plan.model, seed=0):
+        for name, recipe in plan.trainings.items():
+            model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
+            images = len(parts.train) * (1 + len(recipe.extra))
+            step = _seconds(lambda m=model, o=objective: _step(m, o, few)) / len(few)
+            check = _seconds(lambda m=model, o=objective: _validate(m, o, few)) / len(few)
+            found[name] = epochs * (step * images + check * len(parts.validation))
+        most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
+    found["evaluations, at most"] = most * (1 + len(plan.trainings))
+    return found
+
+
+def _step(model: Classifier, objective: Objective, images: LabelledImages) -> None:
+    model.train()
+    pixels, labels = images.tensors(model.device)
+    objective(model, pixels, labels)[0].backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _validate(model: Classifier, objective: Objective, images: LabelledImages) -> None:
+    objective.validate(model.eval(), *images.tensors(model.device))
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    """Seconds of the second call of `run`; the first one warms up."""
+    run()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
