@@ -102,7 +102,8 @@ class OpenedModel:
         if stated.size is not None and size != stated.size:
             raise ModelError(
                 f"the images are {size[0]} x {size[1]}, but the model takes {stated.size[0]} x {stated.size[1]} "
-                f"({_words(origins.get('size', ''))}); give images of that size (--resize changes them), or state another size with --size"
+                f"({_words(origins.get('size', ''))}); give images of that size "
+                "(--resize changes them), or state another size with --size"
             )
         if stated.channels is not None and channels != stated.channels:
             last = "; if it takes height, width, channels, give --channels-last" if not stated.channels_last else ""
