@@ -32,7 +32,7 @@ def write_table(table: Table, path: Path) -> Path:
 
     `path` has no suffix; returned is the path written, with .parquet or .csv. Raises `StoreError`.
     """
-    suffix = "csv" if _polars() is None else "parquet"
+    suffix = "csv" if find_polars() is None else "parquet"
     return write_table_as(suffix, table, path.with_name(f"{path.name}.{suffix}"))
 
 
@@ -55,7 +55,7 @@ def write_table_as(suffix: str, table: Table, path: Path) -> Path:
 
 def check_format(suffix: str) -> None:
     """Raise `MissingExtraError` if `suffix` is "parquet" and polars, which writes it, is not installed."""
-    if suffix == "parquet" and _polars() is None:
+    if suffix == "parquet" and find_polars() is None:
         raise missing_extra("writing Parquet", "tables")
 
 
@@ -68,7 +68,7 @@ def read_table(path: Path, error: type[CasemateError]) -> Table:
     return _read_csv(text, error) if text.exists() and not parquet.exists() else _read_parquet(parquet, error)
 
 
-def _polars() -> Any:
+def find_polars() -> Any:
     """The polars module; None if it is not installed."""
     try:
         import polars
@@ -79,7 +79,7 @@ def _polars() -> Any:
 
 def _frame(table: Table) -> Any:
     """The table as a polars data frame."""
-    pl = _polars()
+    pl = find_polars()
     columns = {}
     for name, column in table.items():
         if column.dtype == object:
@@ -94,7 +94,7 @@ def _frame(table: Table) -> Any:
 
 
 def _read_parquet(path: Path, error: type[CasemateError]) -> Table:
-    pl = _polars()
+    pl = find_polars()
     if pl is None:
         if path.exists():
             raise missing_extra(f"reading {path}", "tables")

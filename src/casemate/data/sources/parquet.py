@@ -18,6 +18,7 @@ from casemate.data.sources.pictures import stream_pictures
 from casemate.data.sources.resizing import Resizing
 from casemate.data.streamed import StreamedImages
 from casemate.errors import CasemateError, DataError, missing_extra
+from casemate.tables import find_polars
 from casemate.types import Labels
 
 _IMAGES = ("image", "img", "images", "picture")
@@ -105,10 +106,9 @@ class _Window:
 @contextmanager
 def _polars(path: Path) -> Iterator[Any]:
     """Context that yields polars; in it whatever fails in reading the file `path` becomes a `DataError`."""
-    try:
-        import polars
-    except ImportError as error:
-        raise missing_extra(f"reading {path}", "tables") from error
+    polars = find_polars()
+    if polars is None:
+        raise missing_extra(f"reading {path}", "tables")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
