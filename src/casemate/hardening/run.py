@@ -151,6 +151,7 @@ def _evaluated(
             budget=plan.budget,
             seed=plan.settings.seed,
             force=training is not None,
+            store=steps.pieces,
             observer=observer,
         )
         kept = evaluation_tensors(found), found.as_json()

@@ -52,6 +52,11 @@ class Steps:
         else:
             write_json(path, wanted)
 
+    @property
+    def pieces(self) -> Path | None:
+        """The store of the pieces of unfinished evaluations; None if nothing is kept."""
+        return None if self._folder is None else self._folder / "pieces"
+
     def training(self, name: str) -> Path | None:
         """The checkpoint of the unfinished training called `name`; None if nothing is kept."""
         return None if self._folder is None else self._folder / f"{name}.training"

@@ -151,11 +151,12 @@ def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> 
 def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
     """Write the files of the hardening, all or none, and delete its steps."""
     made = plan.model.description is None
+    others = words_of_options(replace(plan.request.loading, weights=None))
     found.report(
         out,
         name=plan.model.name,
         data=plan.data,
-        source=plan.model.name if made else None,
+        source=" ".join([plan.model.name, *others]) if made else None,
         metadata=plan.model.description,
         images=not plan.request.no_images,
         overwrite=overwrite,
