@@ -3,6 +3,7 @@
 The numbers are those of the list of stumbles: each test is one, with the command or the call that was tried.
 """
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -246,6 +248,20 @@ def test_22_attacks_and_checks_of_ones_own_need_public_names_only() -> None:
 
 
 # A second user --------------------------------------------------------------------------------------------------------
+def test_folders_name_the_classes_of_a_network_that_has_numbers(run: Run) -> None:
+    names = ("hat", "shoe", "tie")
+    for place, (pixels, label) in enumerate(zip(IMAGES.pixels, IMAGES.labels.tolist(), strict=True)):
+        folder = Path("pictures", names[label])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[0].numpy()).save(folder / f"{place}.png")
+    shown = said(run, "evaluate", "mine:bare", "--data", "pictures", *EVALUATE[4:], "--out", "named")
+    assert "its classes hat, shoe, tie are taken in this order for the model's 0, 1, 2" in shown
+    assert "3: hat, shoe, tie named by the images" in shown
+    result = json.loads(Path("named", "result.json").read_text())
+    assert [each["class"] for each in result["per_class"]] == list(names)
+    assert "verified" in said(run, "verify", "named/record.json", "mine:bare", "--data", "pictures", "--threads", "1")
+
+
 def test_models_attacked_differently_are_not_compared() -> None:
     one, other = (evaluate(SmallNet().eval(), IMAGES, eps=0.1, attacks=PGD(eps=0.1, steps=n)) for n in (1, 2))
     assert compare(one, one).conclusion == "No difference in robust accuracy is shown: it is within chance."

@@ -126,6 +126,16 @@ class Classifier(nn.Module):
             )
         return names
 
+    def name_classes(self, names: Iterable[str]) -> None:
+        """Give the classes names, in the order of the logits, in place of those they have.
+
+        Raises `ShapeError` for another number of them than is known.
+        """
+        given, known = _names(list(names)), self.interface["classes"]
+        if known is not None and len(given) != len(known):
+            raise ShapeError(f"{len(given)} names, but the model has {len(known)} classes; expected one for each")
+        self._given = (self._given[0], given)
+
     @property
     def interface(self) -> dict[str, Any]:
         """The arguments `input_shape`, `classes` and `bounds` of a classifier with the same ones, as far as known."""

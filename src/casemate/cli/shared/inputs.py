@@ -114,12 +114,14 @@ def load_images(
         whole = data.load(name, data_dir, observer=observer)
     model.check(to_float(whole.test.pixels[:8]))
     theirs, ours = whole.classes, model.model.classes
-    unnamed = model.dataset is None or ours == numbered_classes(len(ours))
+    unnamed = model.dataset is None or _is_numbered(ours)
     if theirs != ours and not (unnamed and len(theirs) == len(ours)):
         raise ModelError(
             f"{model.name} has the classes {', '.join(ours[:3])}, ..., but {whole.title} has "
             f"{', '.join(theirs[:3])}, ...; choose the data set it was trained on"
         )
+    if _is_numbered(ours):
+        model.model.name_classes(theirs)
     return ChosenImages(whole.test[:count], name, "first")
 
 
@@ -160,7 +162,18 @@ def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | N
     if shape is not None and tuple(found.image_shape) != tuple(shape):
         raise SettingError(_misfit(found, shape))
     model.check(to_float(found.read(slice(0, 2)).pixels))
-    return found if found.classes is None else in_order_of(found, model.model.classes)
+    if found.classes is None:
+        return found
+    ordered = in_order_of(found, model.model.classes)
+    if ordered.labels is not found.labels or not _is_numbered(model.model.classes):
+        return ordered
+    model.model.name_classes(found.classes)
+    return replace(ordered, classes=found.classes)
+
+
+def _is_numbered(names: tuple[str, ...]) -> bool:
+    """Whether classes were given no names."""
+    return names == numbered_classes(len(names))
 
 
 def _as_prepared(reading: Reading, wanted: Resizing) -> Reading:

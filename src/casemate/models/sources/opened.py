@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from casemate.data import Resizing
 from casemate.errors import ModelError
 from casemate.models.checkpoint import ModelMetadata
-from casemate.models.classifier import Classifier
+from casemate.models.classifier import Classifier, numbered_classes
 from casemate.models.output_errors import described
 from casemate.models.outputs import Output
 from casemate.models.sources.facts import FLAGS, USER, ModelFacts, settle
@@ -18,6 +18,7 @@ from casemate.models.sources.query_count import QueryCount
 from casemate.models.state import frozen, is_in_training
 from casemate.types import Images
 
+_NAMED = "named by the images"
 _CALL = "found by the first call"
 """The origin of facts that the first images showed."""
 _PAIR = 8
@@ -55,6 +56,8 @@ class OpenedModel:
             output=self.model.ending and f"{self.model.ending} (taken off: the logits before it are attacked)",
         )
         facts = self.stated if self.model.ending is None else replace(self.stated, output=None)
+        if facts.classes != classes and classes not in (None, numbered_classes(len(classes or ()))):
+            facts = replace(facts, classes=classes, origins={**facts.origins, "classes": _NAMED})
         facts = facts.completed(shown.known_from(_CALL))
         return facts.completed(ModelFacts(device=str(self.model.device)).known_from("chosen"))
 
