@@ -49,7 +49,8 @@ def write_table() -> None:
     """Write the table from `result.json` into the page."""
     found = json.loads((HERE / "result.json").read_text())
     rows = [
-        f"| {name} | {_shown(each['clean_accuracy'])} | {_shown(each['robust_accuracy'])} | {each['verdict']} | {_epoch(each)} |"
+        f"| {name} | {_shown(each['clean_accuracy'])} | {_shown(each['robust_accuracy'])} | {each['verdict']} | "
+        f"{_epoch(each)} |"
         for name, each in found["models"].items()
     ]
     count, made = next(iter(found["models"].values()))["robust_accuracy"]["n"], found["surroundings"]
