@@ -259,7 +259,7 @@ def test_folders_name_the_classes_of_a_network_that_has_numbers(run: Run) -> Non
     assert "3: hat, shoe, tie named by the images" in shown
     result = json.loads(Path("named", "result.json").read_text())
     assert [each["class"] for each in result["per_class"]] == list(names)
-    assert "everything that was checked holds" in said(
+    assert "Everything that was checked holds" in said(
         run, "verify", "named/record.json", "mine:bare", "--data", "pictures", "--threads", "1"
     )
 
