@@ -264,6 +264,34 @@ def test_folders_name_the_classes_of_a_network_that_has_numbers(run: Run) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (["--weights", "own.pt"], "--weights is about a model of your own; give it with --start MODEL"),
+        (["--mean", "0.5"], "--mean is about a model of your own; give it with --start MODEL"),
+        (["--labels", "a.csv"], "--labels is about images of your own; give them with --data PATH"),
+        (
+            ["--start", "mine:bare", "--architecture", "paper-cnn", "--data", "mine.npz"],
+            "--architecture paper-cnn beside --start mine:bare, which brings a network of its own; leave",
+        ),
+    ],
+)
+def test_options_of_train_that_nothing_would_use_are_refused(run: Run, given: list[str], why: str) -> None:
+    assert why in said(run, "train", *given, code=2)
+
+
+def test_a_teacher_of_ones_own_takes_weights(run: Run) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    torch.manual_seed(0)
+    save_file(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).state_dict(), "net.safetensors")
+    distil = ("train", "--recipe", "distillation", "--teacher", "net.py:net", "--weights", "net.safetensors")
+    own = ("--architecture", "paper-cnn", "--data", "mine.npz", "--epochs", "1", "--validation-images", "5")
+    printed = said(run, *distil, *own, "--dry-run", "--threads", "1")
+    assert "net.py:net" in printed
+
+
 def test_models_attacked_differently_are_not_compared() -> None:
     one, other = (evaluate(SmallNet().eval(), IMAGES, eps=0.1, attacks=PGD(eps=0.1, steps=n)) for n in (1, 2))
     assert compare(one, one).conclusion == "No difference in robust accuracy is shown: it is within chance."

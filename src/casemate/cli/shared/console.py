@@ -109,12 +109,14 @@ def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str
     """A table of a planned run's settings `about`, a row for each that is neither None nor an empty list.
 
     The notes and the time estimates of the plan are not shown. `words_of` makes a text of a setting's name and value;
-    by default it is `words` of the value.
+    by default it is `words` of the value. Those called ..._options are words of a command line.
     """
     made = new_table("Setting", "Value", title=title)
     for name, value in about.items():
         if name not in ("notes", "seconds_at_most") and value not in (None, []):
-            made.add_row(name.replace("_", " "), escape(words(value) if words_of is None else words_of(name, value)))
+            shown = " ".join(value) if name.endswith("_options") else None
+            shown = shown or (words(value) if words_of is None else words_of(name, value))
+            made.add_row(name.replace("_", " "), escape(shown))
     return made
 
 

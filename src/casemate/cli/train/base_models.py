@@ -8,7 +8,7 @@ from typing import Any
 from casemate.cli.shared import inputs
 from casemate.cli.shared.options import ModelOptions
 from casemate.data import Dataset, to_float
-from casemate.errors import ModelError
+from casemate.errors import ModelError, SettingError
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, ModelMetadata, OpenedModel, load, same_classes
 
@@ -78,20 +78,28 @@ def start_model(source: str | None, architecture: str | None, loading: ModelOpti
 
     `loading` are the options of a model of the user's own.
 
-    Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any).
+    Raises `ModelError` if it cannot be loaded, or has another architecture than the given one (None accepts any);
+    `SettingError` for an architecture beside the user's own network.
     """
     if source is None:
         return None
+    found = _opened("start", source, loading)
     if architecture is not None:
+        if found.description is None:
+            raise SettingError(
+                f"--architecture {architecture} beside --start {source}, which brings a network of its own; leave "
+                "--architecture out"
+            )
         load(source, architecture=architecture)
-    return _opened("start", source, loading)
+    return found
 
 
-def teacher_model(source: str | None) -> BaseModel | None:
-    """Load the teacher of a distillation, from a file or a function; None without `source`. Raises `ModelError`."""
-    if source is None:
-        return None
-    return _opened("teacher", source, ModelOptions())
+def teacher_model(source: str | None, loading: ModelOptions) -> BaseModel | None:
+    """Load the teacher of a distillation; None without `source`. Raises `ModelError`.
+
+    `loading` are the options of a model of the user's own.
+    """
+    return None if source is None else _opened("teacher", source, loading)
 
 
 def _opened(role: str, source: str, loading: ModelOptions) -> BaseModel:

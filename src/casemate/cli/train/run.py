@@ -91,7 +91,7 @@ def prepare(
         options: the values of the fields of `TrainImages`, by name, and `reading`, how to read the user's own images.
         architecture: a registered network; None for that of `start`, or else paper-cnn.
         start: the model whose weights the training starts from: a file, or another source of a model.
-        loading: the options of that model.
+        loading: the options of that model, or of the teacher if there is no `start`.
         teacher: file or function of the teacher of a distillation.
         out: the file for the model.
         device: where to train.
@@ -102,7 +102,12 @@ def prepare(
     """
     seed = settings.seed
     augment, extra = ([read_augmentation(text) for text in options[name]] for name in ("augment", "extra"))
-    roles = {"start": start_model(start, architecture, loading), "teacher": teacher_model(teacher)}
+    if start is None and teacher is None and (words := words_of_options(loading)):
+        raise SettingError(f"{words[0]} is about a model of your own; give it with --start MODEL")
+    roles = {
+        "start": start_model(start, architecture, loading),
+        "teacher": teacher_model(teacher, loading if start is None else ModelOptions()),
+    }
     bases = {role: each for role, each in roles.items() if each is not None}
     notes = _set_temperature(objective, bases["teacher"]) if "teacher" in bases else []
     recipe = Recipe(
