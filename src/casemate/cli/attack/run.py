@@ -22,6 +22,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.cli.shared import inputs, outputs
+from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
@@ -227,6 +228,7 @@ def prepare(
     if loading.black_box:
         _expect_no_gradients(series)
     found = inputs.load_images(given, file, dataset, data_dir, observer, count=images, subset=subset, reading=reading)
+    report_facts(given, observer)
     test, data = found.images.read(slice(None)), found.name
     model = _randomised(given.model, inference).to(device)
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}

@@ -6,7 +6,6 @@ from rich.table import Table
 from casemate.attacks import Passes
 from casemate.cli.attack.run import AttackOutcome, AttackPlan
 from casemate.cli.shared import console
-from casemate.cli.shared.facts import facts_table
 from casemate.evaluation.intervals import percent
 
 _SHARES = {"worst": "Worst", "last": "Last", "reached": "Target reached", "still_right": "Still correct"}
@@ -18,7 +17,6 @@ def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
         console.show_json(plan.about | outcome.as_json())
         return
     console.show(
-        facts_table(plan.given.name, plan.given.facts),
         f"[bold]{escape(plan.title)}[/]",
         _table(plan, outcome),
         escape(_words(plan, outcome)),
@@ -81,4 +79,4 @@ def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
     made = console.settings_table(plan.about, "Would be attacked")
     for way, number in (("gradients", passes.backward), ("forward passes", passes.forward)):
         made.add_row(way, f"at most {number:,}" if len(known) == len(most) else "unknown: the attack does not state it")
-    console.show(facts_table(plan.given.name, plan.given.facts), made, *console.note_lines(plan.about["notes"]))
+    console.show(made, *console.note_lines(plan.about["notes"]))

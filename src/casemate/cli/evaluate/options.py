@@ -72,8 +72,7 @@ class Evaluate:
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
             found = run.run(plan, observer, store=self.store, fresh=self.fresh)
             result = run.write(out, plan, found, threads, observer)
-            shown = {"facts": plan.model.facts, "data": self.evaluation.data, "verbose": self.verbose}
-            display = partial(show.show, result, out, **shown)
+            display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)
         if least is not None:
             console.print_message(self._compare(found.verdict, least), word="passes")

@@ -10,6 +10,7 @@ from typing import Any
 from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
+from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import words_of_options
 from casemate.data import ReadableImages
 from casemate.engine import default_store
@@ -94,6 +95,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
         subset=request.subset,
         reading=request.reading,
     )
+    report_facts(model, observer)
     test, data = images.images, images.name
     if len(test) < request.images != IMAGES:
         observer.message(f"--images {request.images:,}: there are only {len(test):,} images; all of them are used.")

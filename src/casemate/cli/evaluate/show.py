@@ -12,10 +12,8 @@ from rich.table import Table
 
 from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import console
-from casemate.cli.shared.facts import facts_table
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.verdict import Verdict
-from casemate.models import ModelFacts
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 
 _COLOURS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
@@ -39,25 +37,22 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     for name, seconds in plan.seconds.items():
         times.add_row(name, console.duration(seconds), BUDGETS_IN_WORDS[name])
     shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
-    facts = facts_table(plan.model.name, plan.model.facts)
-    console.show(facts, console.settings_table(shown, "Would be evaluated"), times)
+    console.show(console.settings_table(shown, "Would be evaluated"), times)
 
 
 def show(
     found: Mapping[str, Any],
     folder: Path,
     *,
-    facts: ModelFacts,
     as_json: bool,
     data: Path | None = None,
     verbose: bool = False,
 ) -> None:
-    """Print what is known of the model, and its finished evaluation.
+    """Print a finished evaluation.
 
     Args:
         found: the content of its result.json.
         folder: where its files are.
-        facts: what is known of the model.
         as_json: print `found` instead of tables.
         data: the file with the images, if it was given.
         verbose: also print what every check measured.
@@ -71,7 +66,6 @@ def show(
         attempts.add_row(*row)
     draws = f", each of {result.draws} outputs" if result.randomised else ""
     console.show(
-        facts_table(result.model, facts),
         verdict_box(result.verdicts),
         f"[bold]{escape(f'{result.model} ({result.conditions})')}[/]",
         _accuracies(result),

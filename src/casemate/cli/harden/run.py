@@ -8,6 +8,7 @@ from pathlib import Path
 from casemate import data
 from casemate.cli.harden.request import HardenImages, HardenRequest
 from casemate.cli.shared import console, inputs, outputs
+from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import Reading, words_of_options
 from casemate.cli.shared.own_images import open_parts
 from casemate.data import LabelledImages, subset
@@ -64,6 +65,7 @@ def prepare(
     """
     model = inputs.load_model(request.model, device, request.loading)
     train, test, name = _images(model, images, reading, request.seed, observer)
+    report_facts(model, observer)
     eps, bounds = parse_eps(request.eps), model.model.bounds
     recipes = {each: _recipe(each, eps, request, bounds) for each in request.recipe}
     if len(recipes) < len(request.recipe):

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from casemate.errors import CasemateWarning
 from casemate.timing import duration as duration
@@ -46,6 +47,15 @@ def show(*what: RenderableType) -> None:
     out = console(stderr=False)
     for each in what:
         out.print(each)
+
+
+def as_text(what: RenderableType) -> str:
+    """What `show` would print, as text without colours, for a message; blanks at the ends of lines are left out."""
+    made = console(stderr=True)
+    with made.capture() as captured:
+        made.print(what)
+    lines = [line.rstrip() for line in Text.from_ansi(captured.get()).plain.splitlines()]
+    return "\n".join(lines).strip("\n")
 
 
 def show_line(text: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from casemate import data
 from casemate.cli.shared.augmentations import read_augmentation
+from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.cli.shared.own_images import own_dataset
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
@@ -18,7 +19,7 @@ from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
-from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
+from casemate.models import Classifier, ModelMetadata, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.settings import unknown_name
@@ -50,8 +51,6 @@ class TrainPlan:
     model: Classifier
     architectures: set[str | None]
     """Registered names of the network and of start and teacher, if any; None stands for an unknown one."""
-    start: OpenedModel | None
-    """The model that the training starts from; None for fresh weights."""
     out: Path
     device: str
     threads: int
@@ -119,6 +118,8 @@ def prepare(
         images = _read(options["dataset"], options["reading"], bases, options["data_dir"], observer)
     else:
         images = _read_own(options["data"], options["dataset"], options["reading"], bases, observer)
+    for each in bases.values():
+        report_facts(each.opened, observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
     if "start" in bases:
         architecture, model = bases["start"].architecture or bases["start"].source, bases["start"].model
@@ -147,9 +148,8 @@ def prepare(
     own |= {name: options[name] for name in ("train_images", "validation_images")}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
     architectures = {architecture, *(each.architecture for each in bases.values())}
-    started = bases["start"].opened if "start" in bases else None
-    networks = (model, architectures, started)
-    return TrainPlan(about, description, settings, recipe, images, train, validation, *networks, out, device, threads)
+    parts = (images, train, validation)
+    return TrainPlan(about, description, settings, recipe, *parts, model, architectures, out, device, threads)
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from casemate.cli.shared import console
 from casemate.cli.shared.augmentations import write_augmentation
-from casemate.cli.shared.facts import facts_table
 from casemate.cli.train.run import TrainOutcome, TrainPlan
 from casemate.evaluation.intervals import percent
 
@@ -20,7 +19,7 @@ def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) ->
         return
     made = console.settings_table(plan.about, "Would be trained", _words)
     made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
-    console.show(*_start(plan), made, *console.note_lines(plan.about["notes"]))
+    console.show(made, *console.note_lines(plan.about["notes"]))
 
 
 def _words(name: str, value: Any) -> str:
@@ -48,7 +47,6 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
     watched, column, losses = _losses(plan.about["objective"])
     stopped = f", stopped after epoch {trained.stopped_at}" if trained.stopped_at is not None else ""
     console.show(
-        *_start(plan),
         _history_table(trained.history, column),
         *([losses] if losses else []),
         f"Lowest {watched} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch {trained.epoch}.",
@@ -56,11 +54,6 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
         *console.note_lines(plan.about["notes"]),
         f"Model: {escape(str(plan.out))}   History: {escape(str(outcome.history))}",
     )
-
-
-def _start(plan: TrainPlan) -> list[Table]:
-    """A table of what is known of the model that the training started from; no table for fresh weights."""
-    return [] if plan.start is None else [facts_table(plan.start.name, plan.start.facts)]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:

@@ -47,7 +47,7 @@ class Verify:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.verify import run, show
 
-            facts, found = run.run(
+            found = run.run(
                 self.record,
                 self.model,
                 loading=self.loading,
@@ -59,7 +59,7 @@ class Verify:
                 device=device,
                 observer=observer,
             )
-        show.show(found, facts, as_json=self.json)
+        show.show(found, as_json=self.json)
         failed = [claim.title for claim in found.claims if claim.holds is False]
         if failed:
             raise ThresholdNotMet(f"{self.record}: {len(failed)} of its claims do not hold: {'; '.join(failed)}")

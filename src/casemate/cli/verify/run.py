@@ -4,6 +4,7 @@ from pathlib import Path
 
 from casemate import data
 from casemate.cli.shared import inputs
+from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading
 from casemate.data import LabelledImages, to_float
 from casemate.errors import DataError, MissingExtraError
@@ -17,7 +18,6 @@ from casemate.evaluation import (
     verify_record,
 )
 from casemate.evaluation.record import is_hashed
-from casemate.models import ModelFacts
 from casemate.progress import Observer
 
 
@@ -33,10 +33,10 @@ def run(
     seed: int,
     device: str,
     observer: Observer,
-) -> tuple[ModelFacts, Verification]:
+) -> Verification:
     """Read the record, the model and, where available, the original images, and check every claim of the record.
 
-    `loading` are the options of the model, whose facts are returned too. The images come from `file`, of which as many
+    `loading` are the options of the model. The images come from `file`, of which as many
     are read as the record needs, or from the record's data set. A claim that does not hold is part of the result; only
     what cannot be read raises, a `CasemateError`.
     """
@@ -50,12 +50,11 @@ def run(
         count = record.images if isinstance(record, HashedRecord) else _last(record) + 1
         chosen = inputs.read_own(loaded, file, count=count, subset=subset, reading=reading, observer=observer)
         images = chosen.images.read(slice(None))
+    report_facts(loaded, observer)
     if isinstance(record, HashedRecord):
         observer.message(f"{path} holds hashes in the place of images: it can only be checked by hash.")
-        found = verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
-    else:
-        found = verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
-    return loaded.facts, found
+        return verify_hashes(record, loaded.model, images=images, seed=seed, observer=observer)
+    return verify_record(record, loaded.model, images=images, seed=seed, observer=observer)
 
 
 def _last(record: Record) -> int:

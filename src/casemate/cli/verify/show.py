@@ -5,14 +5,12 @@ from dataclasses import asdict
 from rich.markup import escape
 
 from casemate.cli.shared import console
-from casemate.cli.shared.facts import facts_table
 from casemate.evaluation import Verification
-from casemate.models import ModelFacts
 
 _OUTCOMES = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None: "[dim]not checked[/]"}
 
 
-def show(found: Verification, facts: ModelFacts, *, as_json: bool) -> None:
+def show(found: Verification, *, as_json: bool) -> None:
     """Print what is known of the model, a row per claim of the record, and whether all that was checked holds."""
     if as_json:
         console.show_json({"holds": found.holds, **asdict(found)})
@@ -21,4 +19,4 @@ def show(found: Verification, facts: ModelFacts, *, as_json: bool) -> None:
     for claim in found.claims:
         made.add_row(escape(claim.title), _OUTCOMES[claim.holds], escape(claim.sentence))
     last = "[green]Everything that was checked holds.[/]" if found.holds else "[bold red]Not everything holds.[/]"
-    console.show(facts_table("The model that was checked", facts), made, last)
+    console.show(made, last)
