@@ -166,7 +166,7 @@ def test_stopped_after_any_piece_it_goes_on_to_the_same_result(after: int, tmp_p
     assert len(files(tmp_path)) == after
     found = judged(tmp_path, observer=listener)
     assert content(found) == whole
-    assert f"Resumed: {after} of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith(f"Resumed: {after} of 18 pieces are there already, which took ")
 
 
 def test_what_is_finished_is_not_attacked_again(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_what_is_finished_is_not_attacked_again(tmp_path: Path) -> None:
 def test_more_images_use_the_pieces_of_fewer(tmp_path: Path, listener: Listener) -> None:
     judged(tmp_path, images=IMAGES[:40])
     found = judged(tmp_path, observer=listener)
-    assert "Resumed: 12 of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 12 of 18 pieces are there already, which took ")
     assert content(found) == content(judged())
 
 
@@ -196,11 +196,11 @@ def test_a_larger_eps_and_a_further_attack_use_the_pieces_before(tmp_path: Path,
     few = {name: ATTACKS[name] for name in ("fgsm", "fab")}
     judged(tmp_path, eps=EPS / 2, attacks=few)
     found = judged(tmp_path, observer=listener, attacks=few)
-    assert "Resumed: 6 of 12 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 6 of 12 pieces are there already, which took ")
     assert content(found) == content(judged(attacks=few))
     listener.said.clear()
     judged(tmp_path, observer=listener)
-    assert "Resumed: 6 of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 6 of 18 pieces are there already, which took ")
 
 
 class Kinked(nn.Module):
@@ -257,7 +257,7 @@ def test_code_of_ones_own_is_part_of_a_piece(
     attacks = {"own": own_attack.Own(eps=EPS)}
     judged(tmp_path / "store", attacks=attacks)
     judged(tmp_path / "store", attacks=attacks, observer=listener)
-    assert resumed(listener) == ["Resumed: 6 of 6 pieces are there already"]
+    assert [words.partition(",")[0] for words in resumed(listener)] == ["Resumed: 6 of 6 pieces are there already"]
     file.write_text(file.read_text() + "\n")
     judged(tmp_path / "store", attacks=attacks, observer=listener)
     assert len(resumed(listener)) == 1
