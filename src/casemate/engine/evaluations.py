@@ -42,7 +42,8 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
     """Context that yields the folder `name` of evaluations in the store `root`; meanwhile nobody removes it.
 
     At the end folders not used for longest are removed until the others take `_MOST_BYTES` at most; those that are in
-    use, or were a short time ago, stay, and so do those that cannot be removed. With `fresh` the folder is emptied first.
+    use, or were a short time ago, stay, and so do those that cannot be removed. With `fresh` the folder is emptied
+    first.
 
     Raises `StoreError` if it cannot be written, or with `fresh` if another process uses it.
     """
