@@ -244,7 +244,7 @@ class _Run:
             values=values,
             attacks={name: attack.record() for name, attack in attacks.items()},
             robust=np.zeros((len(images), len(values)), dtype=bool),
-            first_success=np.where(correct, ROBUST, MISCLASSIFIED),
+            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),  # small while attacks run
             examples=AdversarialImages(images),
             distance=np.where(correct, np.inf, 0.0),
         )
@@ -275,12 +275,14 @@ class _Run:
         total = sum(each.cost for each in self.steps)
         with self.observer.work("Attacking", total * len(self.images)) as advance:
             self._look_for_pieces(shards, keys, advance)
+            self.start = time.perf_counter()  # not before: to hash many images takes longer than to attack the first
             for at, some in zip(shards, keys, strict=True):
                 images = self.images.read(at).to_device_if_small(self.model.original.device)
                 shard = _Shard(at, images, some, {}, total)
                 for number in range(len(self.steps)):
                     self._take(shard, number, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]
+        self.found.first_success = self.found.first_success.astype(np.int64)
         return self.found
 
     def _keys(self, at: slice) -> list[str]:
