@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, Square
 from casemate.cli.store.run import clean_store, list_store
 from casemate.data import LabelledImages, first_of
 from casemate.engine import evaluations as evaluations_module
-from casemate.errors import StoreError
+from casemate.errors import ShapeError, StoreError
 from casemate.evaluation import Evaluation, evaluate, make_record, write_record
 from casemate.evaluation.fingerprints import fingerprint_of_images
+from casemate.evaluation.probe import within_bounds
 from casemate.evaluation.proof import prove
 from casemate.evaluation.record import write_evaluated
 from casemate.evaluation.shards import shard_bounds, shards_of
@@ -166,7 +167,7 @@ def test_stopped_after_any_piece_it_goes_on_to_the_same_result(after: int, tmp_p
     assert len(files(tmp_path)) == after
     found = judged(tmp_path, observer=listener)
     assert content(found) == whole
-    assert f"Resumed: {after} of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith(f"Resumed: {after} of 18 pieces are there already, which took ")
 
 
 def test_what_is_finished_is_not_attacked_again(tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_what_is_finished_is_not_attacked_again(tmp_path: Path) -> None:
 def test_more_images_use_the_pieces_of_fewer(tmp_path: Path, listener: Listener) -> None:
     judged(tmp_path, images=IMAGES[:40])
     found = judged(tmp_path, observer=listener)
-    assert "Resumed: 12 of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 12 of 18 pieces are there already, which took ")
     assert content(found) == content(judged())
 
 
@@ -196,11 +197,11 @@ def test_a_larger_eps_and_a_further_attack_use_the_pieces_before(tmp_path: Path,
     few = {name: ATTACKS[name] for name in ("fgsm", "fab")}
     judged(tmp_path, eps=EPS / 2, attacks=few)
     found = judged(tmp_path, observer=listener, attacks=few)
-    assert "Resumed: 6 of 12 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 6 of 12 pieces are there already, which took ")
     assert content(found) == content(judged(attacks=few))
     listener.said.clear()
     judged(tmp_path, observer=listener)
-    assert "Resumed: 6 of 18 pieces are there already" in listener.said
+    assert resumed(listener)[0].startswith("Resumed: 6 of 18 pieces are there already, which took ")
 
 
 class Kinked(nn.Module):
@@ -257,7 +258,7 @@ def test_code_of_ones_own_is_part_of_a_piece(
     attacks = {"own": own_attack.Own(eps=EPS)}
     judged(tmp_path / "store", attacks=attacks)
     judged(tmp_path / "store", attacks=attacks, observer=listener)
-    assert resumed(listener) == ["Resumed: 6 of 6 pieces are there already"]
+    assert [words.partition(",")[0] for words in resumed(listener)] == ["Resumed: 6 of 6 pieces are there already"]
     file.write_text(file.read_text() + "\n")
     judged(tmp_path / "store", attacks=attacks, observer=listener)
     assert len(resumed(listener)) == 1
@@ -388,6 +389,63 @@ def test_a_stream_gives_the_numbers_of_the_same_images_in_memory(tmp_path: Path)
         assert (tmp_path / "stream" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert fingerprint_of_images(stream) == fingerprint_of_images(stream.read(slice(0, 150)))
     assert stream.most <= 150
+
+
+@dataclass
+class Changed:
+    """Images of `Stream` as numbers in [0, 1], of which some, at their positions, are multiplied or relabelled."""
+
+    stream: Stream
+    factors: dict[int, float] = field(default_factory=dict)
+    relabelled: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Tensor:
+        found = self.stream.labels.clone()
+        for place, label in self.relabelled.items():
+            found[place] = label
+        return found
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def read(self, positions: slice | Tensor) -> LabelledImages:
+        places = torch.arange(len(self))[positions]
+        pixels = self.stream.read(places).tensors()[0].clone()
+        for place, factor in self.factors.items():
+            pixels[places == place] = factor * pixels[places == place].clamp(0.5, 1).round()
+        return LabelledImages(pixels=pixels, labels=self.labels[places])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"factors": {130: 1.5}}, r"pixels from 0 to 1.5, .* \(image 130 is the first\)"),
+        ({"factors": {130: float("nan"), 131: float("nan")}}, r"have pixels that are not finite .* image 130"),
+        ({"relabelled": {140: 3}}, "label 3 of image 140; with 3 classes labels run from 0 to 2"),
+        ({"relabelled": {140: -1}}, "label -1 of image 140"),
+    ],
+    ids=["range", "nan", "label", "negative"],
+)
+def test_what_is_wrong_deep_in_a_stream_is_named_before_any_attack(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ShapeError, match=words):
+        judged(tmp_path, images=Changed(Stream(150), **changes))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_pixels_beyond_the_bounds_by_rounding_are_at_the_bounds(*, streamed: bool) -> None:
+    changed = Changed(Stream(150), factors={100: 1 + 3e-7})
+    images = changed if streamed else changed.read(slice(0, 150))
+    assert changed.read(slice(0, 150)).pixels.max() > 1
+    found = judged(images=images)
+    clamped = found.images.read(slice(0, 150)).pixels
+    assert clamped.max() == 1
+    assert torch.allclose(clamped, changed.read(slice(0, 150)).pixels, atol=1e-6)
+    assert found.cascade.adversarial.max() <= 1
+    assert torch.equal(within_bounds(IMAGES, thirds()).read(slice(None)).pixels, IMAGES.pixels)
 
 
 def test_the_first_images_of_a_stream_are_a_stream() -> None:

@@ -200,6 +200,14 @@ def open_safetensors(path: Path) -> dict[str, StoredArray]:
 
 
 @guarded
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file, texts by name, of which its head alone is read. Raises `UnsoundError`."""
+    file = OpenFile.at(path)
+    length = int.from_bytes(file.read(0, 8), "little")
+    return _metadata(file.read(0, min(file.size, 8 + min(length, _MOST_HEADER))), file.size)
+
+
+@guarded
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a .safetensors file, by name, and its metadata, texts by name. Raises `UnsoundError`."""
     with path.open("rb") as file:

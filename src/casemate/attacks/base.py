@@ -50,11 +50,11 @@ def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
     return dimensions_remedy(tuple(images.shape))
 
 
-def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
+def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: int | None = None) -> None:
     """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes.
 
     A model whose image shape or number of classes is not known yet is called to find them out; this may raise
-    `ModelError`.
+    `ModelError`. With `start`, the position of the first image in the data, an error about pixels names the image.
     """
     shape = model.interface["input_shape"]
     if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
@@ -65,7 +65,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
             f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
         )
     if len(images):
-        _check_range(images, model.bounds)
+        _check_range(images, model.bounds, start)
     try:
         model.infer(prepare_images(images[:2], model))
     except ModelError as error:
@@ -81,7 +81,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor) -> None:
         )
 
 
-def _check_range(images: Tensor, bounds: Bounds) -> None:
+def _check_range(images: Tensor, bounds: Bounds, start: int | None) -> None:
     """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
     low, high = images.amin().item(), images.amax().item()
     beyond = max(bounds[0] - low, high - bounds[1])
@@ -91,9 +91,12 @@ def _check_range(images: Tensor, bounds: Bounds) -> None:
     if not finite.all():
         raise ShapeError(
             f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
-            f"them image {int(finite.long().argmin())}; leave them out, or look at what made them"
+            f"them image {(start or 0) + int(finite.long().argmin())}; leave them out, or look at what made them"
         )
     seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
+    if start is not None:
+        outside = ((images < bounds[0] - BEYOND) | (images > bounds[1] + BEYOND)).flatten(1).any(1)
+        seen += f" (image {start + int(outside.long().argmax())} is the first)"
     if beyond < 0.01 * (bounds[1] - bounds[0]):
         raise ShapeError(
             f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "

@@ -27,7 +27,8 @@ ATTACKS = "casemate.evaluation.cascade"
 _MOST_BYTES = 2 << 30
 """Bytes that finished evaluations may keep in a store; beyond that those not used for longest are removed."""
 _RECENT = 3600
-"""Seconds for which the pieces of an evaluation stay in any case once it is finished: its report may read them."""
+"""Seconds for which the pieces of an evaluation stay in any case once it is finished: its report may read them. What a
+process that was killed left half written goes after as long."""
 
 
 def evaluation_folders(root: Path) -> list[Path]:
@@ -41,7 +42,8 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
     """Context that yields the folder `name` of evaluations in the store `root`; meanwhile nobody removes it.
 
     At the end folders not used for longest are removed until the others take `_MOST_BYTES` at most; those that are in
-    use, or were a short time ago, stay. With `fresh` the folder is emptied first.
+    use, or were a short time ago, stay, and so do those that cannot be removed. With `fresh` the folder is emptied
+    first.
 
     Raises `StoreError` if it cannot be written, or with `fresh` if another process uses it.
     """
@@ -60,14 +62,20 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with suppress(FileNotFoundError):  # it failed before the plan was written
+        with suppress(OSError):  # it failed before the plan was written, or the folder may not be written any more
             os.utime(folder / PLAN)
-        _trim(root)
+        with suppress(OSError, StoreError):  # a store that cannot be cleaned loses no result
+            _trim(root)
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _trim(root: Path) -> None:
+    """Remove what killed processes left, and the folders not used for longest."""
+    for file in [*root.glob("evaluations/*/*.lock"), *root.glob("evaluations/*/.*.tmp")]:
+        if time.time() - file.stat().st_mtime > _RECENT and not (file.suffix == ".lock" and _is_locked(file)):
+            file.unlink(missing_ok=True)
     folders = evaluation_folders(root)
     sizes = {each: size_of(each) for each in folders}
     total = sum(sizes.values())
@@ -79,15 +87,18 @@ def _trim(root: Path) -> None:
 
 def is_in_use(folder: Path) -> bool:
     """Whether a running process uses the folder of evaluations."""
-    for file in folder.glob("*.lock"):
-        lock = filelock.FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            return True
-        except OSError:  # removed just now
-            continue
-        lock.release()
+    return any(_is_locked(file) for file in folder.glob("*.lock"))
+
+
+def _is_locked(file: Path) -> bool:
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:  # removed just now
+        return False
+    lock.release()
     return False
 
 
@@ -113,5 +124,7 @@ def has_current_code(folder: Path) -> bool:
 
 def _used(folder: Path) -> float:
     """When the folder was last used, in seconds since the epoch; 0 for one whose plan was never written."""
-    file = folder / PLAN
-    return file.stat().st_mtime if file.is_file() else 0.0
+    try:
+        return (folder / PLAN).stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -10,7 +10,7 @@ By default the store lies in the user's cache directory, and so outlives any che
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -239,4 +239,9 @@ def _is_seconds(value: Any) -> bool:
 
 def size_of(folder: Path) -> int:
     """Number of bytes of all files in `folder` and its subfolders together."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # removed just now, as by a process that still works in there
+                total += (Path(place) / name).stat().st_size
+    return total

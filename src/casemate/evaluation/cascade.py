@@ -42,6 +42,7 @@ from casemate.models import Classifier, Frozen, Precision, as_model, full_precis
 from casemate.norms import Ball, Norm, format_eps, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import all_seeded, derive
+from casemate.timing import duration
 
 ROBUST = -1
 """In `Cascade.first_success`: no attack fooled the image."""
@@ -243,7 +244,7 @@ class _Run:
             values=values,
             attacks={name: attack.record() for name, attack in attacks.items()},
             robust=np.zeros((len(images), len(values)), dtype=bool),
-            first_success=np.where(correct, ROBUST, MISCLASSIFIED),
+            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),  # small while attacks run
             examples=AdversarialImages(images),
             distance=np.where(correct, np.inf, 0.0),
         )
@@ -256,6 +257,7 @@ class _Run:
             Attempt(attack=each.name, eps=each.eps, unlimited=is_unlimited(each.attack)) for each in self.steps
         ]
         self.passes = Passes()
+        self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
         self.piloted = self.announced = False
         self.start = time.perf_counter()
@@ -270,18 +272,17 @@ class _Run:
         """Run all attacks on all shards."""
         shards = shards_of(self.images)
         keys = [self._keys(each) for each in shards]
-        if self.pieces is not None:
-            there = sum(self.pieces.has(key) for some in keys for key in some)
-            if there:
-                self.observer.message(f"Resumed: {there} of {len(shards) * len(self.steps)} pieces are there already")
         total = sum(each.cost for each in self.steps)
         with self.observer.work("Attacking", total * len(self.images)) as advance:
+            self._look_for_pieces(shards, keys, advance)
+            self.start = time.perf_counter()  # not before: to hash many images takes longer than to attack the first
             for at, some in zip(shards, keys, strict=True):
                 images = self.images.read(at).to_device_if_small(self.model.original.device)
                 shard = _Shard(at, images, some, {}, total)
                 for number in range(len(self.steps)):
                     self._take(shard, number, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]
+        self.found.first_success = self.found.first_success.astype(np.int64)
         return self.found
 
     def _keys(self, at: slice) -> list[str]:
@@ -294,6 +295,24 @@ class _Run:
                 key = piece_key(key, step.attack, step.eps)
                 found.append(key)
         return found
+
+    def _look_for_pieces(self, shards: Sequence[slice], keys: Sequence[Sequence[str]], advance: Advance) -> None:
+        """Say how many pieces are there already, and advance by all of them at once, as by work of an earlier run."""
+        if self.pieces is None:
+            return
+        self.there = {key for some in keys for key in some if self.pieces.has(key)}
+        if self.there:
+            took = duration(self.pieces.seconds(self.there))
+            count = len(shards) * len(self.steps)
+            self.observer.message(f"Resumed: {len(self.there)} of {count} pieces are there already, which took {took}")
+            advance(
+                sum(
+                    step.cost * (at.stop - at.start)
+                    for at, some in zip(shards, keys, strict=True)
+                    for step, key in zip(self.steps, some, strict=True)
+                    if key in self.there
+                )
+            )
 
     def _take(self, shard: _Shard, number: int, advance: Advance) -> None:
         """Take one step on a shard: find its piece or compute it, and add it to the results."""
@@ -320,7 +339,8 @@ class _Run:
         self.piloted |= piece.tried > 0
         images = len(self.left)
         words = f"{step.name} at eps {format_eps(step.eps)}: {int(self.left.sum())} of {images} left{note}"
-        advance(step.cost * len(shard.images), words)
+        done = bool(shard.keys) and shard.keys[number] in self.there
+        advance(0 if done else step.cost * len(shard.images), words)
         if step.place == len(self.found.attacks) - 1:
             robust = self.left[shard.at]
             self.found.robust[shard.at, step.column] = robust
@@ -330,9 +350,13 @@ class _Run:
 
     def _kept(self, key: str, left: Tensor) -> Piece | None:
         """The stored piece with a key; None if there is none that fits the images that are left."""
-        piece = None if self.pieces is None else self.pieces.find(key)
-        sound = piece is not None and piece.tried == len(left) and bool(torch.isin(piece.places, left).all())
-        return piece if sound else None
+        if self.pieces is None or not self.pieces.has(key):
+            return None
+        piece = self.pieces.find(key)
+        if piece is not None and piece.tried == len(left) and bool(torch.isin(piece.places, left).all()):
+            return piece
+        self.observer.message(f"{self.pieces.path(key)}, a piece of the evaluation, is damaged; it is computed again")
+        return None
 
     def _add(self, shard: _Shard, step: _Step, piece: Piece, part: Path | None) -> None:
         """Add the images that a piece fooled to the results; they stay in `part`, the piece's file, if it is given."""

@@ -130,7 +130,7 @@ def evaluate_clean(
 
         def classify(batch: slice) -> None:
             pixels, truth = images.read(batch).tensors(model.device)
-            check_images(model, pixels, truth)
+            check_images(model, pixels, truth, start=batch.start)
             logits = model(pixels)
             confidence[batch] = logits.double().softmax(1).amax(1).cpu().numpy()
             prediction[batch] = logits.argmax(1).cpu().numpy()  # softmax may round to ties

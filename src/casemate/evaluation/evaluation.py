@@ -342,7 +342,9 @@ def evaluate(
         chosen = own if own is not None else attacks_for(budget, norm, values[0], randomised=randomised)
         few = images.read(slice(0, COMPARED_IMAGES))
         work = most_work(chosen, len(images), len(model.classes))
-        kept = stack.enter_context(_keeping(judged, few, store, seed, norm, draws, precision, batch_size, fresh=fresh))
+        kept = stack.enter_context(
+            _keeping(judged, few, store, seed, norm, draws, precision, batch_size, observer, fresh=fresh)
+        )
         with _prepared(judged, few, kept, work, precision, batch_size, observer) as prepared:
             with full_precision():
                 clean = evaluate_clean(prepared.verifier, images, observer=observer)
@@ -437,6 +439,7 @@ def _keeping(
     draws: int,
     precision: Precision,
     batch_size: int | None,
+    observer: Observer,
     *,
     fresh: bool,
 ) -> AbstractContextManager[PieceStore | None]:
@@ -444,7 +447,7 @@ def _keeping(
     if store is None:
         return nullcontext()
     about = plan_of(model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size)
-    return open_pieces(Path(store), about, fresh=fresh)
+    return open_pieces(Path(store), about, fresh=fresh, observer=observer)
 
 
 @contextmanager

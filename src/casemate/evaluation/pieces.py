@@ -9,34 +9,36 @@ images, the values of eps and the list of attacks are no part of it. KEY continu
 of them are classified correctly, then every attack with its eps up to this one, since an attack runs on what those
 before it left. So an evaluation on more images, or with another eps or attack at the end, finds all earlier pieces.
 
-Every piece is written whole or not at all. A damaged one is computed again.
+Every piece is written whole or not at all, with a SHA-256. A damaged one is computed again.
 """
 
 import hashlib
 import inspect
 import json
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from casemate.arrays import UnsoundError, read_safetensors
+from casemate.arrays import UnsoundError, read_safetensors, safetensors_metadata
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
-from casemate.engine.evaluations import ATTACKS, PLAN, using
-from casemate.errors import StoreError
+from casemate.engine.evaluations import ATTACKS, PLAN, evaluation_folders, using
+from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import read_json, write_json, writing
 from casemate.models import Classifier, Precision
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment, processor
 from casemate.rng import all_seeded, derive
 from casemate.rows import Rows
@@ -85,17 +87,22 @@ class Piece:
         if self.nearest is not None:
             tensors |= {f"nearest_{each.name}": getattr(self.nearest, each.name) for each in fields(Nearest)}
         facts = {name: getattr(self, name) for name in ("tried", "status", "seconds", "pass_size")}
-        metadata = {"facts": json.dumps(facts | {"passes": asdict(self.passes)})}
+        text = json.dumps(facts | {"passes": asdict(self.passes)})
+        own = {name: each.cpu().contiguous() for name, each in tensors.items()}
+        metadata = {"facts": text, "sha256": _checksum(text, own)}
         with writing(path) as temporary:
-            safetensors.torch.save_file(
-                {name: each.cpu().contiguous() for name, each in tensors.items()}, temporary, metadata
-            )
+            try:
+                safetensors.torch.save_file(own, temporary, metadata)
+            except safetensors.SafetensorError as error:  # a full disk, among others
+                raise OSError(str(error)) from error
 
     @classmethod
     def read(cls, path: Path) -> "Piece | None":
         """The piece in a file; None if there is none, or a damaged one."""
         try:
             tensors, metadata = read_safetensors(path)
+            if metadata["sha256"] != _checksum(metadata["facts"], tensors):
+                return None
             facts = json.loads(metadata["facts"])
             names = [each.name for each in fields(Nearest)]
             nearest = Nearest(*(tensors[f"nearest_{name}"] for name in names)) if "nearest_places" in tensors else None
@@ -158,6 +165,14 @@ class PieceStore:
         """Whether the piece with this key was finished."""
         return self.path(key).is_file()
 
+    def seconds(self, keys: Iterable[str]) -> float:
+        """The seconds that the pieces with these keys took; only the heads of their files are read."""
+        total = 0.0
+        for key in keys:
+            with suppress(UnsoundError, LookupError, TypeError, ValueError):
+                total += float(json.loads(safetensors_metadata(self.path(key))["facts"])["seconds"])
+        return total
+
     def find(self, key: str) -> Piece | None:
         """The finished piece with this key, or None."""
         return Piece.read(self.path(key)) if self.has(key) else None
@@ -170,16 +185,49 @@ class PieceStore:
 
 
 @contextmanager
-def open_pieces(root: Path, about: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PieceStore]:
+def open_pieces(
+    root: Path, about: Mapping[str, Any], *, fresh: bool = False, observer: Observer = NULL_OBSERVER
+) -> Iterator[PieceStore]:
     """Context of an evaluation that keeps its pieces in a store.
+
+    The observer receives a message if pieces of the same model are there that cannot be used, and, if the evaluation
+    fails, that finished pieces are kept.
 
     Args:
         root: the folder of the store.
         about: what all pieces have in common, as JSON; see `plan_of`.
         fresh: remove the pieces of earlier evaluations with this plan. Raises `StoreError` if one is running.
+        observer: is informed.
     """
     with using(root, _hash(about), fresh=fresh) as folder:
-        yield PieceStore(folder, about)
+        if not (folder / PLAN).exists() and not fresh and (words := _unusable(root, about)):
+            observer.message(f"Pieces of this model's evaluations in the store are not used: computed with {words}")
+        try:
+            yield PieceStore(folder, about)
+        except (EvaluationError, KeyboardInterrupt):  # refused before any attack; after Ctrl-C the command says so
+            raise
+        except BaseException:
+            if any(folder.glob("*.safetensors")):
+                observer.message("Finished pieces of this evaluation are kept; the same command goes on from there.")
+            raise
+
+
+def _unusable(root: Path, about: Mapping[str, Any]) -> str:
+    """In what the latest pieces of the same model and settings differ, such as "threads 2 (now 4)"; "" without any."""
+    same = set(about) - {"code", "environment", "outputs"}
+    for folder in reversed(evaluation_folders(root)):
+        try:
+            other = read_json(folder / PLAN, StoreError)["about"]
+            if any(other[name] != about[name] for name in same):
+                continue
+            before, now = other["environment"], about["environment"]
+            words = [f"{name} {before.get(name)} (now {now[name]})" for name in now if before.get(name) != now[name]]
+            words += ["other code of the attacks"] if other["code"] != about["code"] else []
+        except (StoreError, LookupError, TypeError, AttributeError):
+            continue
+        if words:
+            return ", ".join(words)
+    return ""
 
 
 def plan_of(
@@ -225,6 +273,15 @@ def _outputs(model: Classifier, few: LabelledImages, seed: int) -> str:
         except Exception:  # the user's own code may raise anything; black boxes have no gradient
             return _digest(digest, logits)
     return _digest(digest, logits, gradient)
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of what a piece says, and of its tensors with their names, types and shapes."""
+    digest = hashlib.sha256(text.encode())
+    for name, each in sorted(tensors.items()):
+        digest.update(f"{name} {each.dtype} {tuple(each.shape)}".encode())
+        _digest(digest, each)
+    return digest.hexdigest()
 
 
 def _digest(digest: Any, *tensors: Tensor) -> str:

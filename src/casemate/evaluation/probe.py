@@ -23,8 +23,8 @@ the images are found with probability 0.97."""
 def probe_model(model: Classifier, images: ReadableImages) -> bool:
     """Check that a model can be evaluated on the images; return whether it is randomised in evaluation mode.
 
-    Of images that are not in memory only the first are looked at; the others are when they are classified. The model
-    itself does not change.
+    All labels are looked at, but of images that are not in memory only the first; the others are when they are
+    classified. The model itself does not change.
 
     Raises:
         ShapeError: no images, or images and labels that the model does not take.
@@ -35,11 +35,22 @@ def probe_model(model: Classifier, images: ReadableImages) -> bool:
         raise ShapeError("no images; expected at least one")
     judge_of(model)  # raises, before any attack, for a model with which claims cannot be checked
     for part in shards_of(images) if isinstance(images, LabelledImages) else [slice(0, PROBED)]:
-        check_images(model, *images.read(part).tensors())
+        check_images(model, *images.read(part).tensors(), start=part.start)
+    _check_labels(images.labels, len(model.classes))
     few, _ = images.read(slice(0, PROBED)).tensors(model.device)
     with frozen(model):
         model.examine(few)
         return is_randomised(model, few)
+
+
+def _check_labels(labels: Labels, classes: int) -> None:
+    """Raise `ShapeError` unless all labels are below the number of `classes`."""
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        place = int(wrong.long().argmax())
+        raise ShapeError(
+            f"label {int(labels[place])} of image {place}; with {classes} classes labels run from 0 to {classes - 1}"
+        )
 
 
 def within_bounds(images: ReadableImages, model: Classifier) -> ReadableImages:

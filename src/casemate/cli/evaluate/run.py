@@ -14,7 +14,7 @@ from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import words_of_options
 from casemate.data import ReadableImages
 from casemate.engine import default_store
-from casemate.errors import CasemateWarning, EvaluationError
+from casemate.errors import CasemateWarning
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -116,7 +116,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
 
 
 def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fresh: bool = False) -> Evaluation:
-    """Run the planned evaluation; if it fails, send the observer the message that its finished pieces are kept.
+    """Run the planned evaluation.
 
     Args:
         plan: the evaluation.
@@ -125,29 +125,23 @@ def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fr
         fresh: use no pieces of earlier evaluations.
     """
     request = plan.request
-    try:
-        return evaluate(
-            plan.model.model,
-            plan.test,
-            eps=plan.values,
-            norm=request.norm,
-            budget=request.budget,
-            attacks=_black_box_attacks(request, plan.values[0]),
-            thorough=request.thorough or None,
-            force=request.force,
-            substitute=plan.substitute,
-            precision=request.precision,
-            seed=request.seed,
-            borders=plan.borders,
-            store=store or default_store(),
-            fresh=fresh,
-            observer=observer,
-        )
-    except (EvaluationError, KeyboardInterrupt):  # after Ctrl-C the command itself says so
-        raise
-    except BaseException:
-        observer.message("Finished pieces of this evaluation are kept; the same command goes on from there.")
-        raise
+    return evaluate(
+        plan.model.model,
+        plan.test,
+        eps=plan.values,
+        norm=request.norm,
+        budget=request.budget,
+        attacks=_black_box_attacks(request, plan.values[0]),
+        thorough=request.thorough or None,
+        force=request.force,
+        substitute=plan.substitute,
+        precision=request.precision,
+        seed=request.seed,
+        borders=plan.borders,
+        store=store or default_store(),
+        fresh=fresh,
+        observer=observer,
+    )
 
 
 def _black_box_attacks(request: EvaluateRequest, eps: float) -> Mapping[str, AbstractAttack] | None:

@@ -13,8 +13,8 @@ from casemate.errors import ModelError, SettingError
 from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
 from casemate.progress import Observer
 
-_MOST_NUMBERS = 1 << 28
-"""Most pixel values of images that are read into memory at once (1 GB as float32); more are read part by part."""
+_MOST_NUMBERS, _MOST_IMAGES = 1 << 28, 20_000
+"""Most pixel values (1 GB as float32), and most images, that are read into memory at once; more are read in parts."""
 
 
 def load_model(text: str, device: str, options: ModelOptions | None = None) -> OpenedModel:
@@ -136,7 +136,7 @@ def read_own(
     with observer.work("Reading the images", 0):
         found = _chosen(open_for(model, file, reading), count, subset, observer)
         found.conversions.clear()  # of the images that were read before, which are read again
-        fits = len(found) * prod(found.image_shape) <= _MOST_NUMBERS
+        fits = len(found) <= _MOST_IMAGES and len(found) * prod(found.image_shape) <= _MOST_NUMBERS
         images = found.read(slice(None)) if fits else found
     for note in found.notes:
         observer.message(note)

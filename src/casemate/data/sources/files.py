@@ -35,11 +35,14 @@ class _Paths:
     """Many paths in little memory: their bytes one after the other, and where each ends."""
 
     def __init__(self) -> None:
-        self._bytes, self._ends = bytearray(), array("q", [0])
+        self._bytes, self._ends = bytearray(), array("I", [0])
 
     def append(self, path: str) -> None:
         self._bytes += os.fsencode(path)
-        self._ends.append(len(self._bytes))
+        try:
+            self._ends.append(len(self._bytes))
+        except OverflowError:  # more than 4 GB of paths
+            self._ends = array("Q", [*self._ends, len(self._bytes)])
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -24,7 +24,7 @@ class Outputs:
     right: np.ndarray
     """Whether each image is classified correctly, booleans `(n,)`."""
     prediction: np.ndarray
-    """The class with the largest logit, int64 `(n,)`."""
+    """The class with the largest logit, int32 `(n,)`."""
     gap: np.ndarray
     """The largest logit minus the second largest, float32 `(n,)`."""
     invalid: float
@@ -55,7 +55,7 @@ class Gathering:
         count = len(labels)
         self._labels, self._before, self._sample = labels, before, sample
         self._right, self._gap = np.zeros(count, dtype=bool), np.zeros(count, dtype=np.float32)
-        self._prediction = np.zeros(count, dtype=np.int64)
+        self._prediction = np.zeros(count, dtype=np.int32)
         self._invalid = self._summing = self._changed = 0
         self._masked = torch.zeros(())
         self._first: list[Logits] = []
