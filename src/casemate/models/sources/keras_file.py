@@ -19,6 +19,7 @@ from casemate.errors import MachineError, ModelError
 from casemate.files import unique
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
 from casemate.models.sources.keras_config import foreign_objects, input_shapes, is_channels_first
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.trust import require_trust
@@ -64,7 +65,7 @@ def open_keras(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> Op
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be loaded by Keras: {type(error).__name__}: {_first(error)}") from error
+        raise ModelError(f"{path} cannot be loaded by Keras: {quoted(error)}") from error
     return _opened(model, config, path, stated)
 
 
@@ -81,7 +82,7 @@ def open_keras_hdf5(path: Path, stated: ModelFacts | None, *, trust_code: bool) 
         model = keras.saving.load_model(path, compile=False, safe_mode=False)
         config = json.loads(model.to_json())
     except Exception as error:
-        raise ModelError(f"{path} cannot be loaded by Keras: {type(error).__name__}: {_first(error)}") from error
+        raise ModelError(f"{path} cannot be loaded by Keras: {quoted(error)}") from error
     return _opened(model, config, path, stated)
 
 
@@ -111,7 +112,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ModelError:
         raise
     except (Exception, RecursionError) as error:  # the parsers may raise anything on damaged bytes
-        raise ModelError(f"{path} is not a complete .keras file: {type(error).__name__}: {_first(error)}") from error
+        raise ModelError(f"{path} is not a complete .keras file: {quoted(error)}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path}: its {_CONFIG} is not a JSON object")
     return found
@@ -188,7 +189,3 @@ class KerasNetwork(nn.Module):
         inputs = images.squeeze(1) if self.squeezed else images
         with keras.device("cpu" if images.device.type == "cpu" else "gpu"):
             return self.model(inputs, training=self.training)
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -1,6 +1,6 @@
 """`OpenedModel`: a model from any source, with what is known of it; and how it is made from a bare network."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -38,6 +38,11 @@ class OpenedModel:
     """What its source and the user say of it."""
     description: ModelMetadata | None = None
     """The metadata that casemate saved beside its weights; None for a model from elsewhere."""
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """The SHA-256, hexadecimal, of each file that the model was opened from, by its name, when it was opened."""
+        return self.stated.files or {}
 
     @property
     def dataset(self) -> str | None:

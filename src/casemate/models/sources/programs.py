@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from casemate.errors import CasemateWarning, ModelError
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
+from casemate.models.sources.source_files import head_of
+from casemate.models.sources.stated_sizes import check_archive
 from casemate.models.sources.trust import require_trust
 from casemate.models.sources.weights import read_weights
 from casemate.types import Images
@@ -94,11 +97,12 @@ def _has_only_weights(path: Path) -> bool:
 
 def _loaded(path: Path, what: str, load: Callable[[], Any]) -> Any:
     """What `load` returns. Raises `ModelError`, with the first line of what went wrong, if it fails."""
+    if head_of(path, 2) == b"PK":
+        check_archive(path, packed=True)
     try:
         return load()
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise ModelError(f"{path} cannot be loaded as {what}: {type(error).__name__}: {first}") from error
+        raise ModelError(f"{path} cannot be loaded as {what}: {quoted(error)}") from error
 
 
 def _input_shape(program: Any) -> tuple[Any, ...]:
