@@ -155,19 +155,22 @@ def _described(name: str, facts: ModelFacts) -> tuple[str, str]:
     return text, facts.origins.get(name, "")
 
 
-def settle(found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[str] = ()) -> ModelFacts:
+def settle(
+    found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[str] = (), source: str = "the model"
+) -> ModelFacts:
     """The facts to build a model by: those that the user stated, else those found in its source.
 
     Args:
         found: what the source says, with origins.
         stated: what the user says.
         fixed: names of facts that are properties of the source and cannot be stated otherwise.
+        source: its name, for errors about what it says itself.
 
     Raises:
         ModelError: a contradiction between the two or within the facts; the message names the option.
     """
     if stated is None:
-        _check_together(found)
+        _check_together(found, source)
         return found
     for name, value in stated.named().items():
         own = getattr(found, name)
@@ -178,7 +181,7 @@ def settle(found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[st
                 "out, or choose another model"
             )
     facts = stated.known_from(USER).completed(found)
-    _check_together(facts)
+    _check_together(facts, source)
     return facts
 
 
@@ -202,8 +205,20 @@ def _as_written(value: Any) -> str:
     )
 
 
-def _check_together(facts: ModelFacts) -> None:
+def _check_together(facts: ModelFacts, source: str) -> None:
     """Raise `ModelError` if mean, std and bounds contradict each other or the number of channels."""
+    try:
+        _check_normalisation(facts)
+    except ModelError as error:
+        origins = {name: facts.origins.get(name) for name in ("bounds", "mean", "std") if name in facts.named()}
+        if USER in origins.values():
+            raise
+        where = ", ".join(sorted({origin for origin in origins.values() if origin})) or "its file"
+        raise ModelError(f"{source}: {where} says what these options would say: {error}") from error
+
+
+def _check_normalisation(facts: ModelFacts) -> None:
+    """See `_check_together`; the message names the options, whoever stated the facts."""
     low, high = facts.bounds or (0.0, 1.0)
     mean, std = facts.mean, facts.std
     if not low < high:

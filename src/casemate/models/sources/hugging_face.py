@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from casemate.arrays import UnsoundError, open_safetensors
 from casemate.data import Interpolation, Resizing
-from casemate.errors import ModelError
+from casemate.errors import ModelError, SettingError
 from casemate.files import read_json
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
@@ -60,12 +60,17 @@ def open_hugging_face(folder: Path, stated: ModelFacts | None) -> OpenedModel:
     _check_index(folder)
     tensors = sum(_count_of_tensors(each) for each in weights)
     processor = folder / "preprocessor_config.json"
-    found = _processor_facts(_read(processor)) if processor.is_file() else ModelFacts()
+    try:
+        found = _processor_facts(_read(processor)) if processor.is_file() else ModelFacts()
+    except SettingError as error:
+        raise ModelError(f"{processor}: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{processor} has a value of another type than expected: {quoted(error)}") from error
     found = found.completed(_config_facts(config).known_from("config.json"))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     transformers = import_extra("transformers", f"opening {folder}", "hf", torchvision="if installed")
     try:
-        with _offline(), _at_most(folder, _LAYERS_PER_TENSOR * tensors + _MORE_LAYERS):
+        with _quiet(transformers), _offline(), _at_most(folder, _LAYERS_PER_TENSOR * tensors + _MORE_LAYERS):
             network, loaded = transformers.AutoModelForImageClassification.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -149,6 +154,21 @@ def _offline() -> Iterator[None]:
 
 
 @contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Context without the bars and warnings of transformers; what matters in them is an error here."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+@contextmanager
 def _at_most(folder: Path, count: int) -> Iterator[None]:
     """Context in which networks of more than `count` parts raise `ModelError`, before memory and time are used up."""
     seen = 0
@@ -198,8 +218,8 @@ def _processor_facts(config: dict[str, Any]) -> ModelFacts:
     normalised = config.get("do_normalize", True)
     mean, std = (_numbers(config.get(name)) if normalised else None for name in ("image_mean", "image_std"))
     size = next((each for name in ("crop_size", "size") if (each := _size(config.get(name))) is not None), None)
-    if not isinstance(factor, int | float) or factor <= 0:
-        raise ModelError(f"{origin}: rescale_factor {factor!r}; expected a positive number")
+    if not isinstance(factor, int | float) or not 0 < factor <= 1000:
+        raise SettingError(f"rescale_factor {str(factor)[:40]}; expected a positive number, such as {_BYTE}")
     top = 255 * float(factor)
     return ModelFacts(
         bounds=(0.0, 1.0 if abs(top - 1) < 1e-6 else top),
@@ -233,11 +253,11 @@ def _numbers(value: Any) -> tuple[float, ...] | None:
 def _size(value: Any) -> tuple[int, int] | None:
     """Height and width, from both, from the length of a square's edge, or from a number."""
     match value:
-        case {"height": int(height), "width": int(width)}:
+        case {"height": int(height), "width": int(width)} if min(height, width) > 0:
             return height, width
-        case {"shortest_edge": int(edge)}:
+        case {"shortest_edge": int(edge)} if edge > 0:
             return edge, edge
-        case int(edge):
+        case int(edge) if edge > 0:
             return edge, edge
         case _:
             return None

@@ -184,7 +184,7 @@ def opened_network(
     Raises:
         ModelError: a contradiction between the facts; the message names the option.
     """
-    facts = settle(found, stated, fixed=fixed)
+    facts = settle(found, stated, fixed=fixed, source=name)
     model = _classifier(network, facts)
     if not keeps_mode:
         model.eval()
@@ -199,7 +199,7 @@ def opened_classifier(
     Raises `ModelError` for a contradiction; the message names the option.
     """
     found = stated_by(model, origin)
-    facts = settle(found, stated, fixed=FLAGS).completed(_mode_of(model))
+    facts = settle(found, stated, fixed=FLAGS, source=name).completed(_mode_of(model))
     new = set() if stated is None else {each for each in stated.named() if getattr(found, each) is None}
     if new:
         model = _classifier(model.network, facts, model.output)

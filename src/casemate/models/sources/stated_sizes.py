@@ -1,7 +1,8 @@
 """What files state about the size of their contents, compared with the size of the files before memory is used."""
 
+import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +23,8 @@ def check_archive(path: Path, *, packed: bool = False) -> None:
     """Raise `ModelError` unless a file is a zip archive as PyTorch writes them, of entries that are stored as they are.
 
     Others can be bombs: entries that are compressed, or that share their bytes. An archive that PyTorch would find
-    elsewhere in the file than Python does is refused too, since that other one would not have been checked.
+    elsewhere in the file than Python does is refused too, since that other one would not have been checked. The
+    checksums must be right, which PyTorch does not look at.
 
     Args:
         path: of the file.
@@ -30,9 +32,18 @@ def check_archive(path: Path, *, packed: bool = False) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+            _check_entries(path, archive.infolist(), packed=packed)
+            wrong = archive.testzip()
+    except ModelError:
+        raise
     except Exception as error:  # the parser may raise anything on damaged bytes
         raise ModelError(f"{path} is not a complete archive: {quoted(error)}") from error
+    if wrong is not None:
+        raise ModelError(f"{path} is damaged: its entry {wrong[:100]} does not have the checksum that is stated")
+
+
+def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo], *, packed: bool) -> None:
+    """Raise `ModelError` for entries that may be bombs, or that are not the first thing in the file."""
     for each in entries:
         stored = each.compress_type == zipfile.ZIP_STORED and each.file_size == each.compress_size
         if not (stored or (packed and each.compress_type == zipfile.ZIP_DEFLATED)):
@@ -43,6 +54,30 @@ def check_archive(path: Path, *, packed: bool = False) -> None:
     stated = sum(each.file_size for each in entries)
     if stated > (max(SMALL, RATIO * size) if packed else size):
         raise ModelError(f"{path} states that its entries have {stated} bytes in all, but the file has {size}")
+
+
+def check_pickles(path: Path) -> None:
+    """Raise `ModelError` if a pickle, or one in an archive, is cut or stores its objects at impossible places.
+
+    Unpicklers reserve memory for all places up to the highest one. Nothing is unpickled.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                for each in archive.namelist():
+                    if each.endswith(".pkl"):
+                        _check_places(archive.read(each))
+        else:
+            _check_places(path.read_bytes())
+    except Exception as error:  # the parser may raise anything on damaged bytes
+        raise ModelError(f"{path} has a damaged pickle: {quoted(error)}") from error
+
+
+def _check_places(content: bytes) -> None:
+    """Raise `ValueError` for a pickle that is malformed, or has a place beyond as many as it can fill."""
+    for code, argument, _ in pickletools.genops(content):
+        if "PUT" in code.name and isinstance(argument, int) and not 0 <= argument <= len(content):
+            raise ValueError(f"an object is stored at place {argument} of a pickle of {len(content)} bytes")
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
