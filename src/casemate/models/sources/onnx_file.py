@@ -17,10 +17,10 @@ from casemate.errors import MissingExtraError, ModelError
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
+from casemate.models.sources.hdf5_copy import SMALL
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.programs import FixedBatch
 from casemate.models.sources.source_files import hashes_of
-from casemate.models.sources.stated_sizes import SMALL
 
 _EXTRA = "onnx"
 _CHANNELS = (1, 3, 4)

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from casemate.errors import ModelError
 from casemate.models.sources.failures import quoted
+from casemate.models.sources.hdf5_copy import RATIO, SMALL
 
-SMALL = 256_000_000
-"""Size in bytes up to which data may take any multiple of their file's size."""
-RATIO = 100
-"""Largest ratio of the size of more data than that to their file's size."""
 _EXPANDED = 16_000_000
 """Largest size in bytes of a tensor whose shape states more numbers than are stored."""
 
