@@ -16,6 +16,9 @@ from casemate.progress import Observer
 _MOST_NUMBERS, _MOST_IMAGES = 1 << 28, 20_000
 """Most pixel values (1 GB as float32), and most images, that are read into memory at once; more are read in parts."""
 
+_MOST_DIGITS = 6
+"""Most digits of a number of classes."""
+
 
 def load_model(text: str, device: str, options: ModelOptions | None = None) -> OpenedModel:
     """Open a model by its file, folder, name or code, with the options that describe it, and move it to `device`.
@@ -59,6 +62,8 @@ def _facts_of_options(options: ModelOptions) -> ModelFacts | None:
 def _classes(texts: Sequence[str]) -> tuple[str, ...]:
     """The names of the classes, from themselves or from their number. Raises `SettingError` for fewer than two."""
     counted = len(texts) == 1 and texts[0].isdecimal()
+    if counted and len(texts[0]) > _MOST_DIGITS:
+        raise SettingError(f"--classes {texts[0][:40]}; expected a number of classes of {_MOST_DIGITS} digits at most")
     names = numbered_classes(int(texts[0])) if counted else tuple(texts)
     if len(names) < 2:
         raise SettingError(f"--classes {texts[0]}; expected the number of classes, at least 2, or all of their names")

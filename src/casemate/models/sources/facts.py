@@ -27,6 +27,10 @@ USER = "stated by the user"
 """The origin of facts that the user stated."""
 _MOST_NAMES = 4
 """Largest number of class names that are shown."""
+_SHOWN_DIGITS = 16
+"""Number of digits of a hash that are shown; files have them all."""
+_IF_KNOWN = ("preparation", "files")
+"""Facts that are rows of a table only where they are known."""
 
 
 @final
@@ -55,6 +59,8 @@ class ModelFacts:
     """The mode that the network was in when it was loaded."""
     device: str | None = None
     """Where the model computes."""
+    files: Mapping[str, str] | None = None
+    """The SHA-256, hexadecimal, of each file that the model was opened from, by the file's name."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """By the name of a fact: where it is known from."""
 
@@ -76,7 +82,9 @@ class ModelFacts:
     def rows(self) -> list[tuple[str, str, str]]:
         """The facts as a table of texts: what, its value, and where it is known from; also what is not known."""
         found = [
-            (name, *_described(name, self)) for name in _TITLES if name != "preparation" or self.preparation is not None
+            (name, *_described(name, self))
+            for name in _TITLES
+            if name not in _IF_KNOWN or getattr(self, name) is not None
         ]
         return [(_TITLES[name], value, origin) for name, value, origin in found]
 
@@ -90,6 +98,8 @@ def _plain(value: Any) -> Any:
     """A fact's value in types that JSON can express."""
     if isinstance(value, Resizing):
         return asdict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -105,6 +115,7 @@ _TITLES = {
     "output": "output",
     "mode": "mode",
     "device": "device",
+    "files": "SHA-256",
 }
 """The title of a fact in a table, by its name, in the order of the rows."""
 _UNSTATED = {
@@ -134,6 +145,8 @@ def _described(name: str, facts: ModelFacts) -> tuple[str, str]:
             text = f"{value[0]} x {value[1]}"
         case "preparation":
             text = f"images {value.in_words}"
+        case "files":
+            text = "\n".join(f"{file}: {digest[:_SHOWN_DIGITS]}..." for file, digest in value.items())
         case "classes":
             more = ", ..." if len(value) > _MOST_NAMES else ""
             text = f"{len(value)}: {', '.join(value[:_MOST_NAMES])}{more}"
@@ -142,19 +155,22 @@ def _described(name: str, facts: ModelFacts) -> tuple[str, str]:
     return text, facts.origins.get(name, "")
 
 
-def settle(found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[str] = ()) -> ModelFacts:
+def settle(
+    found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[str] = (), source: str = "the model"
+) -> ModelFacts:
     """The facts to build a model by: those that the user stated, else those found in its source.
 
     Args:
         found: what the source says, with origins.
         stated: what the user says.
         fixed: names of facts that are properties of the source and cannot be stated otherwise.
+        source: its name, for errors about what it says itself.
 
     Raises:
         ModelError: a contradiction between the two or within the facts; the message names the option.
     """
     if stated is None:
-        _check_together(found)
+        _check_together(found, source)
         return found
     for name, value in stated.named().items():
         own = getattr(found, name)
@@ -165,7 +181,7 @@ def settle(found: ModelFacts, stated: ModelFacts | None, *, fixed: Collection[st
                 "out, or choose another model"
             )
     facts = stated.known_from(USER).completed(found)
-    _check_together(facts)
+    _check_together(facts, source)
     return facts
 
 
@@ -189,8 +205,20 @@ def _as_written(value: Any) -> str:
     )
 
 
-def _check_together(facts: ModelFacts) -> None:
+def _check_together(facts: ModelFacts, source: str) -> None:
     """Raise `ModelError` if mean, std and bounds contradict each other or the number of channels."""
+    try:
+        _check_normalisation(facts)
+    except ModelError as error:
+        origins = {name: facts.origins.get(name) for name in ("bounds", "mean", "std") if name in facts.named()}
+        if USER in origins.values():
+            raise
+        where = ", ".join(sorted({origin for origin in origins.values() if origin})) or "its file"
+        raise ModelError(f"{source}: {where} says what these options would say: {error}") from error
+
+
+def _check_normalisation(facts: ModelFacts) -> None:
+    """See `_check_together`; the message names the options, whoever stated the facts."""
     low, high = facts.bounds or (0.0, 1.0)
     mean, std = facts.mean, facts.std
     if not low < high:

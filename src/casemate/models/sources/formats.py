@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from casemate.errors import ModelError
+from casemate.models.sources.source_files import head_of
 from casemate.models.sources.weights import PICKLES
 
 Format = Literal["safetensors", "pickle", "exported", "torchscript", "onnx", "keras", "hdf5", "hugging-face"]
@@ -19,12 +20,8 @@ def format_of(path: Path) -> Format:
         if (path / "config.json").is_file():
             return "hugging-face"
         raise ModelError(f"{path} is a folder without a config.json; expected a model's file, or a Hugging Face folder")
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-        names = _entries(path) if head[:2] == b"PK" else []
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    head = head_of(path, 8)
+    names = _entries(path) if head[:2] == b"PK" else []
     if head == b"\x89HDF\r\n\x1a\n":
         return "hdf5"
     if path.suffix == ".keras" or {"config.json", "model.weights.h5"} <= set(names):

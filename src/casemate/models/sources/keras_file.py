@@ -1,12 +1,15 @@
 """A `.keras` file (extra `keras`): a Keras 3 model on Keras' PyTorch backend, so that it is a PyTorch module.
 
-Its `config.json` is read and checked here (see `keras_config`), its weights are copied out and checked for links to
-other files; only then does Keras see either. Models of other layers, and whole models in HDF5, need trust.
+Its `config.json` is read and checked here (see `keras_config`), its weights are copied by a process of their own,
+without links to other files; only then does Keras see either. Models of other layers, and whole models in HDF5, need
+trust.
 """
 
+import copy
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import zipfile
@@ -15,22 +18,29 @@ from typing import Any, final
 
 from torch import nn
 
-from casemate.errors import MachineError, ModelError
+from casemate.errors import CasemateError, MachineError, ModelError
 from casemate.files import unique
+from casemate.models.sources import hdf5_copy
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
+from casemate.models.sources.hdf5_copy import RATIO, SMALL
 from casemate.models.sources.keras_config import foreign_objects, input_shapes, is_channels_first
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.trust import require_trust
 from casemate.types import Images
 
 _BACKEND = "KERAS_BACKEND"
-_MOST_CONFIG = 16_000_000
+_MOST_CONFIG = 8_000_000
 """Largest size of config.json, in bytes."""
-_RATIO = 100
-"""Largest ratio of a packed entry's size, unpacked to packed."""
-_SMALL = 256_000_000
-"""Unpacked size, in bytes, up to which any ratio is accepted."""
+_BYTES_PER_SECOND = 50_000_000
+"""Bytes of weights that are surely copied in a second of processor time."""
+_MEMORY = 500_000_000
+"""Most memory, in bytes, of the process that copies weights, beside four times their size."""
+_MOST_SIDE = 1 << 16
+"""Largest number of channels, and of pixels along a side, of images."""
+_SPARE = 1_000_000
+"""Weights that a model may have beyond twice as many as the file has numbers."""
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _OTHERWISE = "export the model to ONNX: model.export(FILE, format='onnx')"
 
@@ -53,19 +63,24 @@ def open_keras(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> Op
             instead=_OTHERWISE,
         )
     keras = _import_keras(path)
-    try:
-        if foreign:
-            model = keras.saving.load_model(path, compile=False, safe_mode=False)
-        else:
-            config.pop("compile_config", None)
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-            with tempfile.TemporaryDirectory() as folder:
-                model.load_weights(_copied_weights(path, Path(folder)))
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{path} cannot be loaded by Keras: {type(error).__name__}: {_first(error)}") from error
-    return _opened(model, config, path, stated)
+    config.pop("compile_config", None)
+    with tempfile.TemporaryDirectory() as folder:
+        copied, count = _safe_copy(_extracted(path, Path(folder)), path)
+
+        def made() -> Any:
+            return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=not foreign)
+
+        try:
+            if not foreign:
+                with keras.device("meta"):  # without memory
+                    _check_size(made(), count, path)
+            model = made()
+            model.load_weights(copied)
+            return _opened(model, config, path, stated)
+        except CasemateError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{path} cannot be loaded by Keras: {quoted(error)}") from error
 
 
 def open_keras_hdf5(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> OpenedModel:
@@ -77,12 +92,17 @@ def open_keras_hdf5(path: Path, stated: ModelFacts | None, *, trust_code: bool) 
         instead="save it as model.save('model.keras')",
     )
     keras = _import_keras(path)
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=False)
-        config = json.loads(model.to_json())
-    except Exception as error:
-        raise ModelError(f"{path} cannot be loaded by Keras: {type(error).__name__}: {_first(error)}") from error
-    return _opened(model, config, path, stated)
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / "model.h5"
+        shutil.copyfile(path, held)
+        copied, _ = _safe_copy(held, path)
+        try:
+            model = keras.saving.load_model(copied, compile=False, safe_mode=False)
+            return _opened(model, json.loads(model.to_json()), path, stated)
+        except CasemateError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{path} cannot be loaded by Keras: {quoted(error)}") from error
 
 
 def _import_keras(path: Path) -> Any:
@@ -111,41 +131,59 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ModelError:
         raise
     except (Exception, RecursionError) as error:  # the parsers may raise anything on damaged bytes
-        raise ModelError(f"{path} is not a complete .keras file: {type(error).__name__}: {_first(error)}") from error
+        raise ModelError(f"{path} is not a complete .keras file: {quoted(error)}") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path}: its {_CONFIG} is not a JSON object")
     return found
 
 
-def _copied_weights(path: Path, folder: Path) -> Path:
-    """A copy of the archive's weights in `folder`, with no links to other files. Raises `ModelError`."""
-    copied = folder / _WEIGHTS
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(_WEIGHTS)
-        if info.file_size > max(_SMALL, _RATIO * info.compress_size):
-            raise ModelError(
-                f"{path} states that {info.compress_size} bytes of weights unpack to {info.file_size}, more than "
-                f"{_RATIO} times as many"
-            )
-        with archive.open(info) as source, copied.open("wb") as target:
-            shutil.copyfileobj(source, target)
-    h5py = import_extra("h5py", f"opening {path.name}", "keras")
-    with h5py.File(copied) as file:
-        _check_links(file, h5py, path)
-    return copied
+def _extracted(path: Path, folder: Path) -> Path:
+    """The archive's weights, written into `folder`. Raises `ModelError`."""
+    found = folder / "found.h5"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(_WEIGHTS)
+            if info.file_size > max(SMALL, RATIO * info.compress_size):
+                raise ModelError(
+                    f"{path} states that {info.compress_size} bytes of weights unpack to {info.file_size}, more than "
+                    f"{RATIO} times as many"
+                )
+            with archive.open(info) as source, found.open("wb") as target:
+                shutil.copyfileobj(source, target)
+    except ModelError:
+        raise
+    except Exception as error:  # the parser may raise anything on damaged bytes
+        raise ModelError(f"{path} is not a complete .keras file: {quoted(error)}") from error
+    return found
 
 
-def _check_links(group: Any, h5py: Any, path: Path) -> None:
-    """Raise `ModelError` if a group of an HDF5 file leads to another file, or has data in one."""
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise ModelError(f"{path}: its weights lead elsewhere ({name} is a link); nothing of that was read")
-        child = group[name]
-        if isinstance(child, h5py.Group):
-            _check_links(child, h5py, path)
-        elif child.external or child.is_virtual:
-            raise ModelError(f"{path}: its weights lie in another file ({name}); nothing of that was read")
+def _safe_copy(found: Path, path: Path) -> tuple[Path, int]:
+    """A copy of an HDF5 file beside it, without links, and the number of values in it; for errors, the model's `path`.
+
+    The file is only read in a process of its own (see `hdf5_copy`). Raises `ModelError`.
+    """
+    import_extra("h5py", f"opening {path.name}", "keras")
+    copied, size = found.with_name(_WEIGHTS), found.stat().st_size
+    seconds, memory = 2 + size // _BYTES_PER_SECOND, _MEMORY + 4 * size
+    program = [sys.executable, "-P", hdf5_copy.__file__, str(found), str(copied), str(seconds), str(memory)]
+    try:
+        done = subprocess.run(
+            program, capture_output=True, text=True, errors="replace", timeout=60 * seconds, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{path} is damaged: reading its weights does not come to an end") from error
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["the parser crashed, or did not come to an end"])[-1]
+        raise ModelError(f"{path} is refused, or damaged: {words[:300]}")
+    return copied, int(done.stdout)
+
+
+def _check_size(planned: Any, count: int, path: Path) -> None:
+    """Raise `ModelError` if a model, built without memory, has far more weights than the file has numbers."""
+    if (wanted := planned.count_params()) > _SPARE + 2 * count:
+        raise ModelError(
+            f"{path} is damaged: its {_CONFIG} describes a model of {wanted} weights, but the file has {count} numbers"
+        )
 
 
 def _opened(model: Any, config: dict[str, Any], path: Path, stated: ModelFacts | None) -> OpenedModel:
@@ -153,6 +191,8 @@ def _opened(model: Any, config: dict[str, Any], path: Path, stated: ModelFacts |
     shape = shapes[0] if len(shapes) == 1 else [None, *model.input_shape[1:]] if len(shapes) == 0 else []
     if len(shape) not in (3, 4):
         raise ModelError(f"{path} takes inputs of shape {shapes or shape}; expected one input, images")
+    if any(each is not None and (type(each) is not int or not 0 < each <= _MOST_SIDE) for each in shape[1:]):
+        raise ModelError(f"{path} takes inputs of shape {shape}; expected sizes of images")
     flat = len(shape) == 3
     first = is_channels_first(config) and not flat
     channels, size = (1, shape[1:]) if flat else (shape[1], shape[2:]) if first else (shape[3], shape[1:3])
@@ -188,7 +228,3 @@ class KerasNetwork(nn.Module):
         inputs = images.squeeze(1) if self.squeezed else images
         with keras.device("cpu" if images.device.type == "cpu" else "gpu"):
             return self.model(inputs, training=self.training)
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -4,7 +4,9 @@ The tensors of a large model may lie in files beside it. The names of these file
 they must lie in the model's own folder.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,17 @@ from torch import nn
 from casemate.errors import MissingExtraError, ModelError
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
+from casemate.models.sources.hdf5_copy import SMALL
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.programs import FixedBatch
+from casemate.models.sources.source_files import hashes_of
 
 _EXTRA = "onnx"
 _CHANNELS = (1, 3, 4)
 """Numbers of channels by which the layout of images is recognised."""
+_MOST_NUMBERS = 1 << 26
+"""Largest number of pixel values of an image that a network may take: 4,096 x 4,096 with four channels."""
 
 
 def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
@@ -32,7 +39,7 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     what = f"opening {path.name}"
     onnx = import_extra("onnx", what, _EXTRA)
     onnx2torch = import_extra("onnx2torch", what, _EXTRA, torchvision="always")
-    program = _read(path, onnx)
+    program, files = _read(path, onnx)
     shape = _input_shape(path, program)
     try:
         network: nn.Module = onnx2torch.convert(program).eval()
@@ -44,8 +51,9 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     except MissingExtraError:
         raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be converted to PyTorch: {type(error).__name__}: {_first(error)}") from error
-    found = _facts(shape)
+        raise ModelError(f"{path} cannot be converted to PyTorch: {quoted(error)}") from error
+    hashed = ModelFacts(files=hashes_of(files) or None).known_from("its files, as they were opened")
+    found = _facts(shape).completed(hashed)
     if shape[0] is not None and not _accepts_pairs(network, shape):
         network = FixedBatch(network, shape[0])
     return opened_network(
@@ -53,50 +61,69 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     )
 
 
-def _read(path: Path, onnx: Any) -> Any:
-    """The parsed and checked model with its external data. Raises `ModelError`."""
+def _read(path: Path, onnx: Any) -> tuple[Any, list[Path]]:
+    """The parsed and checked model with its external data, and the files in which these lie. Raises `ModelError`."""
     try:
         program = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as ONNX: {type(error).__name__}: {_first(error)}") from error
+        raise ModelError(f"{path} cannot be read as ONNX: {quoted(error)}") from error
     if not program.graph.node:
         raise ModelError(f"{path} is not an ONNX model: it has no nodes")
-    for name in _external_files(program.graph):
-        _check_inside(path, name)
+    outside = [each for each in _tensors(program) if each.external_data]
+    names = {entry.value for each in outside for entry in each.external_data if entry.key == "location"}
+    files = [_file_inside(path, name) for name in sorted(names)]
+    _check_external_sizes(path, outside, sum(each.stat().st_size for each in files))
     try:
-        onnx.external_data_helper.load_external_data_for_model(program, str(path.parent))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unknown entries of external data, which are ignored
+            onnx.external_data_helper.load_external_data_for_model(program, str(path.parent))
         onnx.checker.check_model(program)
     except Exception as error:
-        raise ModelError(f"{path} is not a valid ONNX model: {type(error).__name__}: {_first(error)}") from error
-    return program
+        raise ModelError(f"{path} is not a valid ONNX model: {quoted(error)}") from error
+    return program, files
 
 
-def _external_files(graph: Any) -> Iterator[str]:
-    """The names of all files beside the model in which its tensors lie, also those of graphs inside nodes."""
-    tensors = [*graph.initializer]
-    for sparse in graph.sparse_initializer:
-        tensors += [sparse.values, sparse.indices]
-    for node in graph.node:
-        for attribute in node.attribute:
-            tensors += [attribute.t, *attribute.tensors]
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.ByteSize():
-                    yield from _external_files(inner)
-    for tensor in tensors:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                yield entry.value
+def _tensors(message: Any) -> Iterator[Any]:
+    """All tensors anywhere in a model: in its graph, in graphs inside nodes, in functions."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                if field.message_type.name == "TensorProto":
+                    yield each
+                else:
+                    yield from _tensors(each)
 
 
-def _check_inside(path: Path, name: str) -> None:
-    """Raise `ModelError` unless a file of external data lies in the model's folder, with links followed."""
+def _check_external_sizes(path: Path, tensors: Iterable[Any], present: int) -> None:
+    """Raise `ModelError` if tensors share the bytes of their files, and take far more memory than these have."""
+    stated = 0
+    for each in tensors:
+        lengths = [entry.value for entry in each.external_data if entry.key == "length"]
+        stated += max([int(text) if text.isdecimal() else 0 for text in lengths[:8]], default=present)
+    if stated > max(SMALL, present):
+        raise ModelError(f"{path} states external data of {stated} bytes in all, but their files have {present}")
+
+
+def _file_inside(path: Path, name: str) -> Path:
+    """The file of external data. Raises `ModelError` unless it lies in the model's folder, with links followed."""
     folder = path.parent.resolve()
-    place = (folder / name).resolve()
-    if not place.is_relative_to(folder) or place == folder:
+    try:
+        place = (folder / name).resolve()
+        inside = place.is_relative_to(folder) and place != folder
+        found = inside and place.is_file()
+    except (OSError, ValueError, RuntimeError):  # a name with a null character, or too long; links in a circle
+        inside = found = False
+    if not inside:
         raise ModelError(
-            f"{path} takes its data from {name!r}, outside its folder; nothing of it was read. External data must "
-            "lie in the folder of the model"
+            f"{path} takes its data from {name[:200]!r}, outside its folder; nothing of it was read. External data "
+            "must lie in the folder of the model"
         )
+    if not found:
+        raise ModelError(
+            f"{path} takes its data from {name[:200]!r}, which is missing; put this file beside it, or export the "
+            "model without external data"
+        )
+    return place
 
 
 def _input_shape(path: Path, program: Any) -> tuple[int | None, ...]:
@@ -113,6 +140,8 @@ def _input_shape(path: Path, program: Any) -> tuple[int | None, ...]:
             f"{path} takes an input of {len(shape)} dimensions; expected images, (n, channels, height, width) or "
             "(n, height, width, channels)"
         )
+    if (numbers := prod(each or 1 for each in shape[1:])) > _MOST_NUMBERS:
+        raise ModelError(f"{path} takes images of {numbers} numbers; expected at most {_MOST_NUMBERS}")
     return shape
 
 
@@ -137,7 +166,3 @@ def _accepts_pairs(network: nn.Module, shape: tuple[int | None, ...]) -> bool:
             return len(network(torch.zeros(2, *[each or 1 for each in shape[1:]]))) == 2
     except Exception:  # the converted graph may raise anything
         return False
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]

@@ -1,6 +1,6 @@
 """`OpenedModel`: a model from any source, with what is known of it; and how it is made from a bare network."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -39,6 +39,11 @@ class OpenedModel:
     """What its source and the user say of it."""
     description: ModelMetadata | None = None
     """The metadata that casemate saved beside its weights; None for a model from elsewhere."""
+
+    @property
+    def sha256(self) -> Mapping[str, str]:
+        """The SHA-256, hexadecimal, of each file that the model was opened from, by its name, when it was opened."""
+        return self.stated.files or {}
 
     @property
     def dataset(self) -> str | None:
@@ -182,7 +187,7 @@ def opened_network(
     Raises:
         ModelError: a contradiction between the facts; the message names the option.
     """
-    facts = settle(found, stated, fixed=fixed)
+    facts = settle(found, stated, fixed=fixed, source=name)
     model = _classifier(network, facts)
     if not keeps_mode:
         model.eval()
@@ -197,7 +202,7 @@ def opened_classifier(
     Raises `ModelError` for a contradiction; the message names the option.
     """
     found = stated_by(model, origin)
-    facts = settle(found, stated, fixed=FLAGS).completed(_mode_of(model))
+    facts = settle(found, stated, fixed=FLAGS, source=name).completed(_mode_of(model))
     new = set() if stated is None else {each for each in stated.named() if getattr(found, each) is None}
     if new:
         model = _classifier(model.network, facts, model.output)

@@ -1,9 +1,11 @@
 """`open_model`: a model from whatever names it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from casemate.errors import ModelError
+from casemate.models.checkpoint import sidecar_of
 from casemate.models.sources.black_box import open_black_box
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.formats import Format, format_of
@@ -11,11 +13,15 @@ from casemate.models.sources.hugging_face import open_hugging_face
 from casemate.models.sources.keras_file import open_keras, open_keras_hdf5
 from casemate.models.sources.onnx_file import open_onnx
 from casemate.models.sources.opened import OpenedModel
-from casemate.models.sources.own_code import is_own_code, open_own_code
+from casemate.models.sources.own_code import code_file, is_own_code, open_own_code
 from casemate.models.sources.programs import open_exported, open_pickle, open_torchscript
 from casemate.models.sources.saved import open_saved
+from casemate.models.sources.source_files import hashes_of
 from casemate.models.sources.timm_name import PREFIX, open_timm
 from casemate.models.sources.weights import load_weights
+
+_MOST_WORDS = 1200
+"""Largest number of characters of a message."""
 
 
 def open_model(
@@ -46,26 +52,64 @@ def open_model(
         ModelError: there is no such model, it cannot be loaded, it is not trusted, or it contradicts the overrides.
         MissingExtraError: its format needs an extra that is not installed.
     """
+    try:
+        return _open(source, weights, trust_code, black_box, queries, overrides)
+    except ModelError as error:
+        if len(text := str(error)) <= _MOST_WORDS:
+            raise
+        raise ModelError(f"{text[: _MOST_WORDS // 2]} ... {text[-_MOST_WORDS // 2 :]}") from error
+
+
+def _open(
+    source: str | Path,
+    weights: Path | None,
+    trust_code: bool,
+    black_box: bool,
+    queries: int | None,
+    overrides: ModelFacts | None,
+) -> OpenedModel:
+    """See `open_model`, whose messages can be of any length here, since files choose the names in them."""
     text = str(source)
     path = Path(source)
+    given = [] if weights is None else [weights]
     if black_box:
-        return open_black_box(text, queries, overrides)
+        return _hashed(open_black_box(text, queries, overrides), [code_file(text)])
     if text.startswith(PREFIX) and not path.exists():
-        return open_timm(text, weights, overrides)
+        return _hashed(open_timm(text, weights, overrides), given)
     if is_own_code(text):
-        return open_own_code(text, weights, overrides)
+        return _hashed(open_own_code(text, weights, overrides), [code_file(text), *given])
     if not path.exists():
         raise ModelError(
             f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
             "as networks.mine:load"
         )
     kind = format_of(path)
-    opened = _opened(path, kind, overrides, trust_code=trust_code)
+    opened = _hashed(_opened(path, kind, overrides, trust_code=trust_code), _files_of(path, kind))
     if weights is None:
         return opened
     if kind == "safetensors":
         raise ModelError(f"--weights {weights} beside {text}, which has weights of its own; give one of them")
-    return replace(opened, stated=load_weights(opened.model, weights).completed(opened.stated))
+    loaded = replace(opened, stated=load_weights(opened.model, weights).completed(opened.stated))
+    return _hashed(loaded, given)
+
+
+def _hashed(opened: OpenedModel, paths: Iterable[Path | None]) -> OpenedModel:
+    """The model with the SHA-256 of the files that it was opened from among its facts."""
+    hashes = {**opened.sha256, **hashes_of(path for path in paths if path is not None)}
+    files = ModelFacts(files=hashes or None).known_from("its files, as they were opened")
+    return replace(opened, stated=files.completed(opened.stated))
+
+
+def _files_of(path: Path, kind: Format) -> list[Path]:
+    """The files in which a model lies, except for those that only its format names."""
+    match kind:
+        case "hugging-face":
+            names = ("config.json", "preprocessor_config.json", "model.safetensors.index.json")
+            return [*(path / name for name in names if (path / name).is_file()), *sorted(path.glob("*.safetensors"))]
+        case "safetensors":
+            return [path, sidecar_of(path)]
+        case _:
+            return [path]
 
 
 def _opened(path: Path, kind: Format, overrides: ModelFacts | None, *, trust_code: bool) -> OpenedModel:

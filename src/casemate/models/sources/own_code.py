@@ -57,6 +57,13 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
     return opened_network(made, found, stated, name=text, short=name, keeps_mode=True)
 
 
+def code_file(text: str) -> Path | None:
+    """The file of Python that defines the module in package.module:name or file.py:name, which has been imported."""
+    module = text.rpartition(":")[0]
+    file = module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file is not None and Path(file).is_file() else None
+
+
 def named_object(text: str) -> Any:
     """What a module, package.module:name, or a file, file.py:name, defines under a name. Raises `ModelError`."""
     module, _, name = text.rpartition(":")

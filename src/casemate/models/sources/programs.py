@@ -1,5 +1,6 @@
 """Whole networks that PyTorch saved: `torch.export` programs, TorchScript, pickled modules. All can run code."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateWarning, ModelError
+from casemate.errors import CasemateError, CasemateWarning, ModelError
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
+from casemate.models.sources.source_files import head_of
+from casemate.models.sources.stated_sizes import check_archive, check_pickles
 from casemate.models.sources.trust import require_trust
 from casemate.models.sources.weights import read_weights
 from casemate.types import Images
@@ -77,11 +81,17 @@ def open_pickle(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> O
         instead=f"save its weights alone, torch.save(network.state_dict(), FILE), and {_OWN}",
     )
     made = _loaded(path, "a pickle", lambda: torch.load(path, map_location="cpu", weights_only=False))
-    if isinstance(made, Classifier):
-        return opened_classifier(made, stated, name=str(path), short=path.stem, origin="the pickled Classifier")
     if not isinstance(made, nn.Module):
         raise ModelError(f"{path} is a pickle of a {type(made).__name__}; expected a torch.nn.Module. Otherwise {_OWN}")
-    return opened_network(made, ModelFacts(), stated, name=str(path), short=path.stem, keeps_mode=True)
+    name, short = str(path), path.stem
+    try:
+        if isinstance(made, Classifier):
+            return opened_classifier(made, stated, name=name, short=short, origin="the pickled Classifier")
+        return opened_network(made, ModelFacts(), stated, name=name, short=short, keeps_mode=True)
+    except CasemateError:
+        raise
+    except Exception as error:  # a module that lacks parts of itself
+        raise ModelError(f"{path} is a pickle of a module that is damaged: {quoted(error)}") from error
 
 
 def _has_only_weights(path: Path) -> bool:
@@ -94,11 +104,17 @@ def _has_only_weights(path: Path) -> bool:
 
 def _loaded(path: Path, what: str, load: Callable[[], Any]) -> Any:
     """What `load` returns. Raises `ModelError`, with the first line of what went wrong, if it fails."""
+    if head_of(path, 2) == b"PK":
+        check_archive(path, packed=True)
+    check_pickles(path)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # torch.export logs tracebacks before it raises
     try:
         return load()
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise ModelError(f"{path} cannot be loaded as {what}: {type(error).__name__}: {first}") from error
+        raise ModelError(f"{path} cannot be loaded as {what}: {quoted(error)}") from error
+    finally:
+        logging.disable(before)
 
 
 def _input_shape(program: Any) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """A model that casemate saved: weights as safetensors, and a JSON file beside them."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from casemate.models.sources.opened import OpenedModel, opened_classifier
 
 def open_saved(path: Path, stated: ModelFacts | None) -> OpenedModel:
     """The model in a checkpoint; what the user says of it must agree with it. Raises `ModelError`."""
-    model, description = load(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # PyTorch's, about layers without weights
+        model, description = load(path)
     opened = opened_classifier(model, stated, name=str(path), short=path.stem, origin="its JSON file")
     return replace(opened, description=description)

@@ -4,9 +4,11 @@ Mean, std and size come from timm's configuration of the name; the number of cla
 the weights.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from casemate.data import Interpolation, Resizing
@@ -14,11 +16,14 @@ from casemate.errors import ModelError
 from casemate.models.classifier import numbered_classes
 from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_network
-from casemate.models.sources.weights import load_weights, read_weights
+from casemate.models.sources.weights import fitting_weights, load_tensors, read_weights
 
 PREFIX = "timm:"
 """What a model's name begins with if the rest is a name in timm."""
+_MOST = 1 << 20
+"""Largest number of classes and of channels that the weights may state."""
 
 
 def open_timm(text: str, weights: Path | None, stated: ModelFacts | None) -> OpenedModel:
@@ -42,9 +47,9 @@ def open_timm(text: str, weights: Path | None, stated: ModelFacts | None) -> Ope
     config = _config(timm, name)
     found = _facts(config, tensors)
     size = None if stated is None else stated.size
-    network = _built(timm, name, found, size)
     try:
-        load_weights(network, weights)
+        network = _built(timm, name, found, size, tensors, weights)
+        load_tensors(network, tensors, weights)
     except ModelError as error:
         if size is None and found.size is not None and "has the shape" in str(error):
             raise ModelError(f"{error}. If it is the size, give the size that it was trained for: --size") from error
@@ -92,13 +97,20 @@ def _preparation(config: dict[str, Any], size: tuple[int, int]) -> Resizing | No
 
 
 def _weight(names: Any, tensors: dict[str, Tensor]) -> Tensor | None:
-    """The weight of the layer that a configuration names (the first, if several)."""
+    """The weight of the layer that a configuration names (the first, if several), unless its shape is impossible."""
     name = names[0] if isinstance(names, list | tuple) and names else names
-    return tensors.get(f"{name}.weight")
+    found = tensors.get(f"{name}.weight")
+    possible = found is not None and found.ndim >= 2 and min(found.shape) > 0 and max(found.shape) <= _MOST
+    return found if possible else None
 
 
-def _built(timm: Any, name: str, found: ModelFacts, size: tuple[int, int] | None) -> Any:
-    """The network without trained weights, for the classes, channels and size. Raises `ModelError`."""
+def _built(
+    timm: Any, name: str, found: ModelFacts, size: tuple[int, int] | None, tensors: Mapping[str, Tensor], weights: Path
+) -> Any:
+    """The network without trained weights, for the classes, channels and size. Raises `ModelError`.
+
+    It is first built without memory, so that weights of impossible shapes do not exhaust it.
+    """
     options: dict[str, Any] = {}
     if found.classes is not None:
         options["num_classes"] = len(found.classes)
@@ -106,8 +118,20 @@ def _built(timm: Any, name: str, found: ModelFacts, size: tuple[int, int] | None
         options["in_chans"] = found.channels
     if size is not None and found.size is not None:
         options["img_size"] = size
+
+    def made(device: str) -> Any:
+        with torch.device(device):
+            return timm.create_model(name, pretrained=False, **options)
+
     try:
-        return timm.create_model(name, pretrained=False, **options)
+        try:
+            planned = made("meta")
+        except (RuntimeError, NotImplementedError):  # of a network that cannot be built so
+            return made("cpu")
+        fitting_weights(planned, tensors, weights)
+        return made("cpu")
+    except ModelError:
+        raise
     except Exception as error:
         settings = ", ".join(f"{key}={value}" for key, value in options.items())
-        raise ModelError(f"timm cannot build {name} with {settings}: {type(error).__name__}: {error}") from error
+        raise ModelError(f"timm cannot build {name} with {settings}: {quoted(error)}") from error

@@ -1,7 +1,6 @@
 """Weights of a network of the user's own: a .safetensors file or a state dict of PyTorch, read without running code."""
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from casemate.errors import ModelError
 from casemate.files import read_file
 from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted, shortened
+from casemate.models.sources.source_files import head_of
+from casemate.models.sources.stated_sizes import check_archive, check_tensors
 
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """First bytes of a pickle, by its protocol."""
@@ -23,6 +25,8 @@ _PREFIXES = ("module.", "_orig_mod.", "network.")
 """What wrappers put before the names of weights: data parallelism, torch.compile, and `Classifier`."""
 _NORMALISATION = {"mean", "std"}
 """Buffers of a `Classifier` beside its network."""
+_MOST_CHANNELS = 4096
+"""Largest number of means and of standard deviations."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -30,11 +34,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises `ModelError` if it cannot be read as .safetensors or, by `torch.load(weights_only=True)`, as a state dict.
     """
-    raw = read_file(path, ModelError, "weights: a .safetensors file, or a state dict saved by torch.save")
-    if raw[:2] == b"PK" or raw[:2] in PICKLES:
+    head = head_of(path, 2)
+    if head == b"PK" or head in PICKLES:
         return _state_dict(path)
     try:
-        return parse_safetensors(raw)
+        return parse_safetensors(
+            read_file(path, ModelError, "a .safetensors file, or a state dict saved by torch.save")
+        )
     except UnsoundError as error:
         raise ModelError(
             f"{path} is neither a complete .safetensors file ({error}) nor a state dict saved by torch.save"
@@ -51,7 +57,31 @@ def load_weights(network: nn.Module, path: Path) -> ModelFacts:
 
     Raises `ModelError`.
     """
-    tensors = read_weights(path)
+    return load_tensors(network, read_weights(path), path)
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> ModelFacts:
+    """`load_weights` of tensors that have been read from a file."""
+    target, named, beside = fitting_weights(network, tensors, path)
+    try:
+        target.load_state_dict(named)
+    except Exception as error:  # a network of the user's own may have its own code for this
+        raise ModelError(f"{path} cannot be loaded into the network: {quoted(error)}") from error
+    if not beside:
+        return ModelFacts()
+    if isinstance(network, Classifier):
+        network.mean, network.std = beside["mean"].clone(), beside["std"].clone()
+    mean, std = (tuple(beside[name].flatten().tolist()) for name in ("mean", "std"))
+    return ModelFacts(mean=mean, std=std).known_from(f"the Classifier whose weights are in {path.name}")
+
+
+def fitting_weights(
+    network: nn.Module, tensors: Mapping[str, Tensor], path: Path
+) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
+    """Which part of a network the tensors fit, these by its names, and the mean and std that lie beside them.
+
+    Raises `ModelError` if they do not fit.
+    """
     target = network
     if isinstance(network, Classifier) and tensors.keys() != network.state_dict().keys():
         target = network.network
@@ -63,46 +93,42 @@ def load_weights(network: nn.Module, path: Path) -> ModelFacts:
             named = {name.removeprefix(prefix): each for name, each in named.items()}
     if named.keys() != expected.keys() or beside.keys() not in (set(), _NORMALISATION):
         beside, named = {}, {**named, **beside}
-    tensors = named
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    missing, extra = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
     if missing or extra:
         raise ModelError(
-            f"{path} has the weights of another network than the one that was built: missing {missing[:3]}, unexpected "
-            f"{extra[:3]}; give the weights that belong to it with --weights"
+            f"{path} has the weights of another network than the one that was built: missing {shortened(missing)}, "
+            f"unexpected {shortened(extra)}; give the weights that belong to it with --weights"
         )
-    wrong = [name for name in expected if expected[name].shape != tensors[name].shape]
-    if wrong:
-        first = wrong[0]
-        raise ModelError(
-            f"{path}: {first} has the shape {tuple(tensors[first].shape)}, but the network that was built has "
-            f"{tuple(expected[first].shape)}; build it for as many classes and channels, and for images of that size"
-        )
-    try:
-        target.load_state_dict(tensors)
-    except Exception as error:  # a network of the user's own may have its own code for this
-        raise ModelError(f"{path} cannot be loaded into the network: {type(error).__name__}: {error}") from error
-    if not beside:
-        return ModelFacts()
-    if isinstance(network, Classifier):
-        network.mean, network.std = beside["mean"].clone(), beside["std"].clone()
-    mean, std = (tuple(beside[name].flatten().tolist()) for name in ("mean", "std"))
-    return ModelFacts(mean=mean, std=std).known_from(f"the Classifier whose weights are in {path.name}")
+    for name, own in expected.items():
+        if own.shape != named[name].shape:
+            raise ModelError(
+                f"{path}: {name} has the shape {tuple(named[name].shape)}, but the network that was built has "
+                f"{tuple(own.shape)}; build it for as many classes and channels, and for images of that size"
+            )
+        if own.is_complex() != named[name].is_complex():
+            raise ModelError(f"{path}: {name} has the type {named[name].dtype}; the network has {own.dtype}")
+    for name, each in beside.items():
+        if not each.is_floating_point() or not each.isfinite().all() or each.numel() > _MOST_CHANNELS:
+            raise ModelError(
+                f"{path}: {name}, beside the weights, has the shape {tuple(each.shape)} and the type {each.dtype}; "
+                "expected finite numbers, one per channel"
+            )
+    return target, named, beside
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by torch.save, read with the unpickler that makes only tensors and plain values."""
+    if head_of(path, 2) == b"PK":
+        check_archive(path)
     try:
-        _check_archive(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except ModelError:
-        raise
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path} is a pickle of more than tensors, which is not loaded, since it could run code. Save the weights "
-            "alone: torch.save(network.state_dict(), FILE), or safetensors.torch.save_file"
+            f"{path} is damaged, or a pickle of more than tensors, which is not loaded, since it could run code. Save "
+            "the weights alone: torch.save(network.state_dict(), FILE), or safetensors.torch.save_file"
         ) from error
     except Exception as error:
-        raise ModelError(f"{path} is damaged: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"{path} is damaged: {quoted(error)}") from error
     for name in _INSIDE:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
@@ -112,20 +138,11 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     odd = [name for name, each in found.items() if not isinstance(each, Tensor) or not isinstance(name, str)]
     if odd:
         raise ModelError(
-            f"{path} holds {odd[0]!r} with {_summary(found[odd[0]])}; expected a state dict: names of weights, each "
-            "with a tensor"
+            f"{path} holds {shortened(odd)[0]!r} with {_summary(found[odd[0]])}; expected a state dict: names of "
+            "weights, each with a tensor"
         )
+    check_tensors(path, found)
     return dict(found)
-
-
-def _check_archive(path: Path) -> None:
-    """Raise `ModelError` for an archive with compressed entries, which torch.save never writes: they can be bombs."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        for each in archive.infolist():
-            if each.compress_type != zipfile.ZIP_STORED or each.file_size != each.compress_size:
-                raise ModelError(f"{path} is not an archive by torch.save: its entry {each.filename} is compressed")
 
 
 def _summary(value: Any) -> str:
