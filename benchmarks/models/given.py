@@ -7,6 +7,7 @@ Only the parts that a user has before casemate is involved are made here. Traini
 import os
 import shutil
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,17 @@ def orientation(folder: Path) -> None:
 def exported(folder: Path) -> None:
     """The network in cnn.safetensors, which casemate trained, as an ONNX file."""
     model = load_checkpoint(folder / "cnn.safetensors")[0].eval()
-    torch.onnx.export(
-        model,
-        (torch.zeros(1, *model.input_shape),),
-        folder / "cnn.onnx",
-        dynamo=False,  # the newer exporter needs another package
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the checks of shapes, which become constants
+        torch.onnx.export(
+            model,
+            (torch.zeros(1, *model.input_shape),),
+            folder / "cnn.onnx",
+            dynamo=False,  # the newer exporter needs another package
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+        )
 
 
 def timm_weights(folder: Path, name: str, **options: Any) -> None:
@@ -90,6 +93,7 @@ def timm_weights(folder: Path, name: str, **options: Any) -> None:
 
 def tutorial(folder: Path) -> None:
     """A network in plain PyTorch: its code, its state dict, and the whole module as a pickle."""
+    torch.manual_seed(0)
     network = _module(folder, "tutorial", TUTORIAL).Network()
     train(network, epochs=4)
     torch.save(network.state_dict(), folder / "tutorial.pt")
