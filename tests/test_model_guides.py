@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from casemate.errors import ModelError
 from casemate.models import ModelMetadata, create, open_model, save
 from casemate.models.sources import onnx_rewrites
 
@@ -86,7 +87,7 @@ def test_the_padding_of_onnx_that_keeps_the_size(
 
 
 def test_totals_of_padding() -> None:
-    """Against the definition: the output has ceil(size / stride) pixels, and one pixel of padding less is too little."""
+    """By the definition: the output has ceil(size / stride) pixels, and one pixel of padding less is too little."""
     for size in (7, 8, 27, 28):
         for kernel in (1, 2, 3, 5):
             for stride in (1, 2, 3):
@@ -111,3 +112,19 @@ def test_timm_weights_that_casemate_wrote_open_again(tmp_path: Path) -> None:
     save(started.model, tmp_path / "trained.safetensors", ModelMetadata(architecture=f"timm:{name}", dataset="any"))
     again = open_model(f"timm:{name}", weights=tmp_path / "trained.safetensors")
     assert torch.equal(again.model(IMAGES), started.model(IMAGES))
+
+
+def test_a_black_box_in_numpy_has_the_same_scores_in_every_way_of_calling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nearest.py").write_text(
+        "def scores(batch):\n    return batch.numpy().reshape(len(batch), -1)[:, 300:310]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    opened = open_model(f"{tmp_path / 'nearest.py'}:scores", black_box=True)
+    opened.check(IMAGES)
+    leaf = IMAGES.clone().requires_grad_(True)
+    with pytest.raises(ModelError, match="black box, which has no gradient"):
+        opened.model(leaf)
+    with torch.no_grad():
+        assert torch.equal(opened.model(leaf), IMAGES.flatten(1)[:, 300:310])

