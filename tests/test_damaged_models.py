@@ -1,11 +1,9 @@
 """Damaged and hostile models in every format: each opens, its hash recorded, or ends in one error, soon, in 1 GB."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 import warnings
@@ -19,7 +17,6 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import casemate
 from casemate.errors import CasemateError
 from casemate.models import ModelMetadata, OpenedModel, open_model, save
 from conftest import tiny_model

@@ -846,7 +846,11 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
         ),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), 3), "labels from 3 to 3; with 3 classes they run from 0 to 2"),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "label -1 at position 0; labels count classes from 0"),
-        (torch.rand(9, 1, 9, 9), torch.zeros(9), "has images of 1 x 9 x 9, but the model takes 1 x 8 x 8; give --resize 8 8, or"),
+        (
+            torch.rand(9, 1, 9, 9),
+            torch.zeros(9),
+            "images of 1 x 9 x 9, but the model takes 1 x 8 x 8; give --resize 8 8",
+        ),
     ],
 )
 def test_images_that_the_model_does_not_take(

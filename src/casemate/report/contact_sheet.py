@@ -28,6 +28,7 @@ def draw_samples(
     bytes, or numbers in [0, 1].
     """
     shown = classes[:most]
+    per_class = max(1, min(per_class, int(images.labels.bincount().max())))
     with _canvas(len(shown), 1, 1.6 + 0.6 * per_class, 0.62 * len(shown), path) as axes:
         for label, (name, place) in enumerate(zip(shown, axes[:, 0], strict=True)):
             chosen = (images.labels == label).nonzero().squeeze(1)[:per_class]

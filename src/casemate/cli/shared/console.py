@@ -84,6 +84,7 @@ def warnings_as_lines() -> Iterator[None]:
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", CasemateWarning)
+        warnings.filterwarnings("ignore", "Using a non-tuple sequence")  # by PyTorch about the code of onnx2torch
         shown = warnings.showwarning
 
         def show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:

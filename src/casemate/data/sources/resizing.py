@@ -56,6 +56,24 @@ class Resizing:
             raise SettingError(f"channels = {self.channels}; expected 1 for grey or 3 for colour")
 
     @property
+    def makes(self) -> tuple[int, int] | None:
+        """Height and width of all images after it; None where they depend on the image."""
+        sides = self.size if self.crop is None else self.crop if isinstance(self.crop, tuple) else (self.crop,) * 2
+        return sides if isinstance(sides, tuple) else None
+
+    def in_proportion(self, wanted: tuple[int, int]) -> "Resizing":
+        """The same for images of another height and width: as large a part of each image is cut away."""
+        own = self.makes
+        if own is None or own == wanted:
+            return self
+        sides = self.size if isinstance(self.size, tuple) else (self.size,) * 2
+        rows, columns = (side and round(side * new / old) for side, new, old in zip(sides, wanted, own, strict=True))
+        if rows is None or columns is None:
+            return replace(self, crop=wanted)
+        size = (rows, columns) if isinstance(self.size, tuple) else min(rows, columns)
+        return replace(self, size=size, crop=None if self.crop is None else wanted)
+
+    @property
     def in_words(self) -> str:
         """What is done to images, such as "resized to 256 along the shorter side (bicubic), cropped to ..."."""
         parts: list[str] = []

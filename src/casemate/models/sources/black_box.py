@@ -63,7 +63,8 @@ class BlackBox(nn.Module):
 
         Raises `ModelError` where a gradient is needed, where the budget is used up, or for another result.
         """
-        if images.requires_grad and torch.is_grad_enabled():
+        # `torch.func.functionalize` hides that a gradient is needed, and NumPy would read no pixels of its tensors
+        if (images.requires_grad and torch.is_grad_enabled()) or torch._is_functional_tensor(images):
             raise ModelError(
                 "the model is a black box, which has no gradient; run attacks that need none, such as square or "
                 "hop-skip-jump"

@@ -18,11 +18,14 @@ from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
 from casemate.models.sources.hdf5_copy import SMALL
+from casemate.models.sources.onnx_rewrites import remove_copies, write_out_padding
 from casemate.models.sources.opened import OpenedModel, opened_network
 from casemate.models.sources.programs import FixedBatch
 from casemate.models.sources.source_files import hashes_of
 
 _EXTRA = "onnx"
+_OPSET = 17
+"""The newest set of operators that onnx2torch knows as a whole."""
 _CHANNELS = (1, 3, 4)
 """Numbers of channels by which the layout of images is recognised."""
 _MOST_NUMBERS = 1 << 26
@@ -42,11 +45,12 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     program, files = _read(path, onnx)
     shape = _input_shape(path, program)
     try:
-        network: nn.Module = onnx2torch.convert(program).eval()
+        network = _converted(program, onnx, onnx2torch)
     except NotImplementedError as error:
         raise ModelError(
             f"{path} has a part that onnx2torch cannot convert: {error}; export the network with other operators "
-            "(another opset_version of torch.onnx.export), or give its code and weights: mine.py:Network --weights FILE"
+            f"(such as opset_version={_OPSET} of torch.onnx.export), or give its code and weights: mine.py:Network "
+            "--weights FILE"
         ) from error
     except MissingExtraError:
         raise
@@ -59,6 +63,24 @@ def open_onnx(path: Path, stated: ModelFacts | None) -> OpenedModel:
     return opened_network(
         network, found, stated, name=str(path), short=path.stem, fixed=("size", "channels", "channels_last", "classes")
     )
+
+
+def _converted(program: Any, onnx: Any, onnx2torch: Any) -> nn.Module:
+    """The program as a PyTorch module, by way of an older set of operators where onnx2torch does not know a newer one.
+
+    Raises `NotImplementedError` if it cannot be converted either way, and other errors of onnx2torch.
+    """
+    remove_copies(program)
+    write_out_padding(program, onnx)
+    try:
+        return onnx2torch.convert(program).eval()
+    except NotImplementedError as error:
+        if all(each.version <= _OPSET for each in program.opset_import if not each.domain):
+            raise
+        try:
+            return onnx2torch.convert(onnx.version_converter.convert_version(program, _OPSET)).eval()
+        except Exception:  # of either library
+            raise error from None
 
 
 def _read(path: Path, onnx: Any) -> tuple[Any, list[Path]]:

@@ -64,6 +64,10 @@ class OpenedModel:
         if facts.classes != classes and classes not in (None, numbered_classes(len(classes or ()))):
             facts = replace(facts, classes=classes, origins={**facts.origins, "classes": _NAMED})
         facts = facts.completed(shown.known_from(_CALL))
+        wanted, size = facts.preparation, facts.size
+        if wanted is not None and size is not None:
+            proportional = wanted if self.stated.size is None else wanted.in_proportion(size)
+            facts = replace(facts, preparation=proportional if proportional.makes in (None, size) else None)
         return facts.completed(ModelFacts(device=str(self.model.device)).known_from("chosen"))
 
     @property
@@ -84,9 +88,11 @@ class OpenedModel:
         wanted, size = self.stated.preparation, tuple(image_shape[1:])
         if wanted is None or size == self.stated.size:
             return None
+        if self.stated.size is not None:
+            return wanted.in_proportion(self.stated.size)
         side = wanted.crop or wanted.size or 0
         least = min(side) if isinstance(side, tuple) else side
-        return wanted if self.stated.size is not None or min(size) > least else None
+        return wanted if min(size) > least else None
 
     def check(self, images: Images) -> None:
         """Compare what was said of the model with a few images, and find out the rest by passing them through it.

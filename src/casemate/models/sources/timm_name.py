@@ -18,7 +18,7 @@ from casemate.models.sources.extras import import_extra
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_network
-from casemate.models.sources.weights import fitting_weights, load_tensors, read_weights
+from casemate.models.sources.weights import bare_name, fitting_weights, load_tensors, read_weights
 
 PREFIX = "timm:"
 """What a model's name begins with if the rest is a name in timm."""
@@ -43,7 +43,7 @@ def open_timm(text: str, weights: Path | None, stated: ModelFacts | None) -> Ope
         raise ModelError(
             f"{text} names a network without its weights, and nothing is downloaded; give a local file: --weights FILE"
         )
-    tensors = read_weights(weights)
+    tensors = {bare_name(each): tensor for each, tensor in read_weights(weights).items()}
     config = _config(timm, name)
     found = _facts(config, tensors)
     size = None if stated is None else stated.size

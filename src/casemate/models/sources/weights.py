@@ -47,6 +47,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def bare_name(name: str) -> str:
+    """The name of a weight without what wrappers put before it."""
+    for prefix in _PREFIXES * 2:  # a wrapper may be wrapped
+        name = name.removeprefix(prefix)
+    return name
+
+
 def load_weights(network: nn.Module, path: Path) -> ModelFacts:
     """Load a weights file into a network, or into a `Classifier` or its network; every weight must be there.
 
