@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from casemate import data
-from casemate.data import Dataset, LabelledImages, digits, fashion_mnist, split, subset, to_float
+from casemate.data import Dataset, LabelledImages, digits, fashion_mnist, readable, split, subset, to_float
 from casemate.data.augment import AlternatingFlip, Augmentation, Shift
 from casemate.data.idx import parse_images, parse_labels
 from casemate.errors import DataError, SettingError
@@ -652,3 +653,33 @@ def test_a_gpu_keeps_images_as_bytes_if_they_are_small(free: int, kept: bool, mo
     assert (there.pixels.device.type, there.labels.device.type) == (("meta", "meta") if kept else ("cpu", "cpu"))
     assert there.pixels.dtype is torch.uint8
     assert images.to_device_if_small(torch.device("cpu")) is images
+
+
+class _Counted(torch.utils.data.Dataset[Any]):
+    """Nine images, and how often one is read."""
+
+    reads = 0
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        self.reads += 1
+        return torch.full((1, 4, 4), place / 10), place % 3
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_large_data_set_is_read_when_its_images_are_needed(monkeypatch: pytest.MonkeyPatch, loader: bool) -> None:
+    monkeypatch.setattr(readable, "MOST_NUMBERS", 9 * 16 - 1)
+    counted = _Counted()
+    found = readable.as_readable(torch.utils.data.DataLoader(counted, batch_size=2) if loader else counted)
+    assert not isinstance(found, LabelledImages)
+    before = counted.reads
+    part = found.read(slice(4, 7))
+    assert counted.reads == before + 3
+    assert torch.equal(part.pixels[:, 0, 0, 0], torch.tensor([0.4, 0.5, 0.6]))
+    assert found.labels.tolist() == [0, 1, 2] * 3
+    monkeypatch.setattr(readable, "MOST_NUMBERS", 9 * 16)
+    whole = readable.as_readable(counted)
+    assert isinstance(whole, LabelledImages)
+    assert torch.equal(whole.pixels[4:7], part.pixels)

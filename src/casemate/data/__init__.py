@@ -17,6 +17,7 @@ from casemate.data.given import ImageSource as ImageSource
 from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images
 from casemate.data.named import make_augmentation as make_augmentation
+from casemate.data.readable import MOST_NUMBERS as MOST_NUMBERS
 from casemate.data.readable import ReadableImages as ReadableImages
 from casemate.data.readable import as_readable as as_readable
 from casemate.data.readable import first_of as first_of

@@ -1,13 +1,22 @@
 """Labelled images that are read part by part, so that a data set need not fit into memory."""
 
+import math
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import Any, Protocol, final, runtime_checkable
 
+import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from casemate.data.dataset import Array, LabelledImages
 from casemate.data.given import ImageSource, as_labelled
+from casemate.data.sources.resizing import Resizing
+from casemate.data.sources.torch_data import can_be_read_by_position, open_torch
+from casemate.rng import all_forked
 from casemate.types import Labels
+
+MOST_NUMBERS = 1 << 28
+"""Most pixel values of images that are read into memory at once (1 GB as float32); more are read part by part."""
 
 
 @runtime_checkable
@@ -30,13 +39,28 @@ class ReadableImages(Protocol):
 
 
 def as_readable(given: ImageSource | ReadableImages, labels: Array | None = None) -> ReadableImages:
-    """Images that can be read part by part: those with a method `read` as they are, others as `as_labelled` takes them.
+    """Images that can be read part by part.
+
+    Those with a method `read` are returned as they are. A data set or data loader with more than `MOST_NUMBERS` pixel
+    values is read by position whenever images are needed; everything else is read now, as `as_labelled` does.
 
     Raises `DataError` as `as_labelled`.
     """
     if labels is None and isinstance(given, ReadableImages):
         return given
+    if labels is None and can_be_read_by_position(given) and _numbers(given) > MOST_NUMBERS:
+        return open_torch(given, Resizing())
     return as_labelled(given, labels)  # pyright: ignore[reportArgumentType]
+
+
+def _numbers(given: Any) -> int:
+    """The number of pixel values in a data set or data loader; 0 if its first element is no pair of image and label."""
+    dataset: Any = given.dataset if isinstance(given, DataLoader) else given
+    try:
+        with all_forked():
+            return len(dataset) * math.prod(np.shape(dataset[0][0])) if len(dataset) else 0
+    except Exception:  # the data set is the user's own; what is wrong with it, `as_labelled` finds out
+        return 0
 
 
 def first_of(images: ReadableImages, count: int) -> ReadableImages:

@@ -8,13 +8,13 @@ from typing import Any
 
 from casemate import data
 from casemate.cli.shared.options import ModelOptions, Reading, parse_number, words_of_options
-from casemate.data import ReadableImages, Resizing, StreamedImages, in_order_of, open_images, to_float
+from casemate.data import MOST_NUMBERS, ReadableImages, Resizing, StreamedImages, in_order_of, open_images, to_float
 from casemate.errors import ModelError, SettingError
 from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
 from casemate.progress import Observer
 
-_MOST_NUMBERS, _MOST_IMAGES = 1 << 28, 20_000
-"""Most pixel values (1 GB as float32), and most images, that are read into memory at once; more are read in parts."""
+_MOST_IMAGES = 20_000
+"""Most images that are read into memory at once; more are read in parts."""
 
 _MOST_DIGITS = 6
 """Most digits of a number of classes."""
@@ -141,7 +141,7 @@ def read_own(
     with observer.work("Reading the images", 0):
         found = _chosen(open_for(model, file, reading), count, subset, observer)
         found.conversions.clear()  # of the images that were read before, which are read again
-        fits = len(found) <= _MOST_IMAGES and len(found) * prod(found.image_shape) <= _MOST_NUMBERS
+        fits = len(found) <= _MOST_IMAGES and len(found) * prod(found.image_shape) <= MOST_NUMBERS
         images = found.read(slice(None)) if fits else found
     for note in found.notes:
         observer.message(note)
