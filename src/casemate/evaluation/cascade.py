@@ -244,9 +244,10 @@ class _Run:
             values=values,
             attacks={name: attack.record() for name, attack in attacks.items()},
             robust=np.zeros((len(images), len(values)), dtype=bool),
-            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),  # small while attacks run
+            # both in half the bytes, or less, while attacks run and memory is short
+            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),
             examples=AdversarialImages(images),
-            distance=np.where(correct, np.inf, 0.0),
+            distance=np.where(correct, np.float32(np.inf), np.float32(0)),
         )
         self.left = correct.copy()
         self.run_once = {
@@ -283,6 +284,7 @@ class _Run:
                     self._take(shard, number, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]
         self.found.first_success = self.found.first_success.astype(np.int64)
+        self.found.distance = self.found.distance.astype(np.float64)
         return self.found
 
     def _keys(self, at: slice) -> list[str]:
