@@ -307,14 +307,13 @@ class _Run:
             took = duration(self.pieces.seconds(self.there))
             count = len(shards) * len(self.steps)
             self.observer.message(f"Resumed: {len(self.there)} of {count} pieces are there already, which took {took}")
-            advance(
-                sum(
-                    step.cost * (at.stop - at.start)
-                    for at, some in zip(shards, keys, strict=True)
-                    for step, key in zip(self.steps, some, strict=True)
-                    if key in self.there
-                )
+            found = sum(
+                step.cost * (at.stop - at.start)
+                for at, some in zip(shards, keys, strict=True)
+                for step, key in zip(self.steps, some, strict=True)
+                if key in self.there
             )
+            advance(found, "")
 
     def _take(self, shard: _Shard, number: int, advance: Advance) -> None:
         """Take one step on a shard: find its piece or compute it, and add it to the results."""
