@@ -27,7 +27,7 @@ from casemate.data import LabelledImages, first_of
 from casemate.engine import evaluations as evaluations_module
 from casemate.errors import ShapeError, StoreError
 from casemate.evaluation import Evaluation, evaluate, make_record, write_record
-from casemate.evaluation.fingerprints import fingerprint_of_images
+from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.probe import within_bounds
 from casemate.evaluation.proof import prove
 from casemate.evaluation.record import write_evaluated
@@ -343,12 +343,20 @@ def test_an_evaluation_that_runs_is_not_thrown_away(tmp_path: Path, monkeypatch:
 def test_the_store_lists_and_cleans_pieces(tmp_path: Path) -> None:
     judged(tmp_path)
     held = list_store(tmp_path)
-    (folder,) = held["evaluations"]
+    (row,) = held["evaluations"]
+    folder = row["folder"]
+    assert (row["norm"], row["seed"], row["threads"], row["pieces"]) == ("linf", 0, 1, len(files(tmp_path)))
+    assert row["weights"] == fingerprint(thirds())
+    assert (row["current"], row["running"]) == (True, False)
+    with evaluations_module.using(tmp_path, Path(folder).name):
+        assert list_store(tmp_path)["evaluations"][0]["running"]
+        assert "it is running" in clean_store(tmp_path, everything=True, dry_run=False)["kept"][0]
     assert held["evaluations_bytes"] > sum(each.stat().st_size for each in files(tmp_path))
     assert clean_store(tmp_path, everything=False, dry_run=False)["removed"] == []
     assert clean_store(tmp_path, everything=True, dry_run=True)["removed"][0]["path"] == folder
     plan = Path(folder) / "plan.json"
     plan.write_text(plan.read_text().replace('"code": "', '"code": "0'))
+    assert not list_store(tmp_path)["evaluations"][0]["current"]
     assert clean_store(tmp_path, everything=False, dry_run=False)["bytes"] > 0
     assert list_store(tmp_path)["evaluations"] == []
 

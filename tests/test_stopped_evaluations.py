@@ -96,13 +96,14 @@ def killed(folder: Path, place: Path, kills: int) -> Sequence[int]:
     said(folder, *LONG, "--out", place / "whole", "--store", place / "undisturbed")
     whole, expected = time.monotonic() - start, results(place / "whole")
     draw, held, hit, begun = random.Random(kills), list[int](), 0, 0
+    out, store = place / "out0", place / "store0"
     while hit < kills:
-        out, store = place / f"out{begun}", place / f"store{begun}"
         process = started(folder, *LONG, "--out", out, "--store", store)
         try:
             process.communicate(timeout=draw.uniform(0, whole))
             assert results(out) == expected
             begun += 1
+            out, store = place / f"out{begun}", place / f"store{begun}"
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=60)

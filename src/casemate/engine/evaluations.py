@@ -10,9 +10,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -34,7 +35,7 @@ process that was killed left half written goes after as long."""
 def evaluation_folders(root: Path) -> list[Path]:
     """The folders of evaluations in the store `root`, those not used for longest first."""
     found = (root / "evaluations").glob("*/")
-    return sorted((each for each in found if each.is_dir() and not each.name.startswith(".")), key=_used)
+    return sorted((each for each in found if each.is_dir() and not each.name.startswith(".")), key=last_used)
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def _trim(root: Path) -> None:
     sizes = {each: size_of(each) for each in folders}
     total = sum(sizes.values())
     for each in folders:
-        if total > _MOST_BYTES and time.time() - _used(each) > _RECENT and not is_in_use(each):
+        if total > _MOST_BYTES and time.time() - last_used(each) > _RECENT and not is_in_use(each):
             remove_evaluation(each)
             total -= sizes[each]
 
@@ -116,13 +117,19 @@ def remove_evaluation(folder: Path) -> int:
 
 def has_current_code(folder: Path) -> bool:
     """Whether the installed code computed the pieces of a folder; the installed code uses no others."""
+    return about_evaluations(folder).get("code") == code_version(ATTACKS)
+
+
+def about_evaluations(folder: Path) -> Mapping[str, Any]:
+    """What the pieces of a folder have in common, as its plan states it; empty if the plan cannot be read."""
     try:
-        return read_json(folder / PLAN, StoreError)["about"]["code"] == code_version(ATTACKS)
+        found = read_json(folder / PLAN, StoreError)["about"]
     except (StoreError, LookupError, TypeError):
-        return False
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _used(folder: Path) -> float:
+def last_used(folder: Path) -> float:
     """When the folder was last used, in seconds since the epoch; 0 for one whose plan was never written."""
     try:
         return (folder / PLAN).stat().st_mtime

@@ -244,9 +244,10 @@ class _Run:
             values=values,
             attacks={name: attack.record() for name, attack in attacks.items()},
             robust=np.zeros((len(images), len(values)), dtype=bool),
-            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),  # small while attacks run
+            # both in half the bytes, or less, while attacks run and memory is short
+            first_success=np.where(correct, np.int16(ROBUST), np.int16(MISCLASSIFIED)),
             examples=AdversarialImages(images),
-            distance=np.where(correct, np.inf, 0.0),
+            distance=np.where(correct, np.float32(np.inf), np.float32(0)),
         )
         self.left = correct.copy()
         self.run_once = {
@@ -283,6 +284,7 @@ class _Run:
                     self._take(shard, number, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]
         self.found.first_success = self.found.first_success.astype(np.int64)
+        self.found.distance = self.found.distance.astype(np.float64)
         return self.found
 
     def _keys(self, at: slice) -> list[str]:
@@ -305,14 +307,13 @@ class _Run:
             took = duration(self.pieces.seconds(self.there))
             count = len(shards) * len(self.steps)
             self.observer.message(f"Resumed: {len(self.there)} of {count} pieces are there already, which took {took}")
-            advance(
-                sum(
-                    step.cost * (at.stop - at.start)
-                    for at, some in zip(shards, keys, strict=True)
-                    for step, key in zip(self.steps, some, strict=True)
-                    if key in self.there
-                )
+            found = sum(
+                step.cost * (at.stop - at.start)
+                for at, some in zip(shards, keys, strict=True)
+                for step, key in zip(self.steps, some, strict=True)
+                if key in self.there
             )
+            advance(found, "")
 
     def _take(self, shard: _Shard, number: int, advance: Advance) -> None:
         """Take one step on a shard: find its piece or compute it, and add it to the results."""

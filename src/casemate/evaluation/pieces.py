@@ -32,7 +32,7 @@ from casemate.arrays import UnsoundError, read_safetensors, safetensors_metadata
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
-from casemate.engine.evaluations import ATTACKS, PLAN, evaluation_folders, using
+from casemate.engine.evaluations import ATTACKS, PLAN, about_evaluations, evaluation_folders, using
 from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -216,15 +216,12 @@ def _unusable(root: Path, about: Mapping[str, Any]) -> str:
     """In what the latest pieces of the same model and settings differ, such as "threads 2 (now 4)"; "" without any."""
     same = set(about) - {"code", "environment", "outputs"}
     for folder in reversed(evaluation_folders(root)):
-        try:
-            other = read_json(folder / PLAN, StoreError)["about"]
-            if any(other[name] != about[name] for name in same):
-                continue
-            before, now = other["environment"], about["environment"]
-            words = [f"{name} {before.get(name)} (now {now[name]})" for name in now if before.get(name) != now[name]]
-            words += ["other code of the attacks"] if other["code"] != about["code"] else []
-        except (StoreError, LookupError, TypeError, AttributeError):
+        other = about_evaluations(folder)
+        if any(other.get(name) != about[name] for name in same):
             continue
+        before, now = other.get("environment", {}), about["environment"]
+        words = [f"{name} {before.get(name)} (now {now[name]})" for name in now if before.get(name) != now[name]]
+        words += ["other code of the attacks"] if other.get("code") != about["code"] else []
         if words:
             return ", ".join(words)
     return ""

@@ -1,11 +1,19 @@
 """What `casemate store` does: list finished artifacts and unfinished work, and remove what is no longer of use."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from casemate.engine import Artifact, Producer, Store, is_current
-from casemate.engine.evaluations import evaluation_folders, has_current_code, is_in_use, remove_evaluation
+from casemate.engine.evaluations import (
+    about_evaluations,
+    evaluation_folders,
+    has_current_code,
+    is_in_use,
+    last_used,
+    remove_evaluation,
+)
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
 from casemate.extensions import PRODUCERS, extensions, load_extension
@@ -22,14 +30,31 @@ def _producers() -> dict[str, Producer]:
 def list_store(folder: Path | None) -> dict[str, Any]:
     """The finished artifacts, the unfinished work and the evaluations of a store (None: the default one), as JSON."""
     store, producers = Store(folder), _producers()
-    unfinished, evaluations = store.unfinished(), evaluation_folders(store.root)
+    unfinished, evaluations = store.unfinished(), [_evaluations(each) for each in evaluation_folders(store.root)]
     return {
         "store": str(store.root),
         "artifacts": [_row(artifact, producers) for artifact in store.artifacts()],
         "unfinished": [str(path) for path in unfinished],
         "unfinished_bytes": sum(size_of(path) for path in unfinished),
-        "evaluations": [str(path) for path in evaluations],
-        "evaluations_bytes": sum(size_of(path) for path in evaluations),
+        "evaluations": evaluations,
+        "evaluations_bytes": sum(each["bytes"] for each in evaluations),
+    }
+
+
+def _evaluations(folder: Path) -> dict[str, Any]:
+    """A folder with pieces of evaluations as JSON: of which model, how many, their size, and whether they are used."""
+    about = about_evaluations(folder)
+    return {
+        "folder": str(folder),
+        "weights": about.get("weights"),
+        "norm": about.get("norm"),
+        "seed": about.get("seed"),
+        "threads": about.get("environment", {}).get("threads"),
+        "pieces": len(list(folder.glob("*.safetensors"))),
+        "bytes": size_of(folder),
+        "used": datetime.fromtimestamp(last_used(folder), UTC).isoformat(timespec="seconds"),
+        "current": has_current_code(folder),
+        "running": is_in_use(folder),
     }
 
 

@@ -1,11 +1,12 @@
 """What `casemate store` prints: the content of the store, and what was removed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.filesize import decimal
 from rich.markup import escape
+from rich.table import Table
 
 from casemate.cli.shared import console
 
@@ -33,8 +34,21 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
         words = "unfinished or damaged; a study continues unfinished work, `casemate store clean` removes it"
         console.show(f"{len(unfinished)} folders, {decimal(found['unfinished_bytes'])}, {words}")
     if found["evaluations"]:
-        pieces = "pieces of evaluations, which the same command uses again"
-        console.show(f"{len(found['evaluations'])} folders, {decimal(found['evaluations_bytes'])}, {pieces}")
+        console.show(_evaluations(found["evaluations"]))
+        words = "pieces of evaluations, which the same command uses again unless they are stale"
+        console.show(f"{len(found['evaluations'])} folders, {decimal(found['evaluations_bytes'])}, {words}")
+
+
+def _evaluations(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A table with a row for each folder of pieces: the model by the SHA-256 of its weights, as in result.json."""
+    made = console.new_table(
+        "Weights", "Norm", *console.right_aligned("Seed", "Threads", "Pieces", "Size"), "Last used", "State"
+    )
+    for row in rows:
+        state = "running" if row["running"] else "current" if row["current"] else "[yellow]stale[/]"
+        numbers = (str(row["seed"]), str(row["threads"]), str(row["pieces"]), decimal(row["bytes"]))
+        made.add_row(str(row["weights"])[:8], str(row["norm"]), *numbers, _when(row["used"]), state)
+    return made
 
 
 def _when(text: str | None) -> str:
