@@ -6,7 +6,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -26,6 +25,8 @@ from damage import damaged
 
 SECONDS = 2.0
 """Most processor seconds that one damaged file may take."""
+IMPORTS = 0.5
+"""Processor seconds that a process for HDF5 takes to import its parser."""
 MEMORY = 1_000_000
 """Most memory beyond that of the imports, in KiB as Linux counts it."""
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -210,7 +211,7 @@ def attack(folder: Path, make: Callable[[Path], Opens], attempts: int) -> tuple[
     for attempt in range(attempts):
         file = source.choice(files)
         file.write_bytes(damaged(contents[file], attempt, source))
-        start = time.process_time()
+        start = sum(os.times()[:4])  # with the processes that were started
         try:
             found = opens()
             hashes = {hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
@@ -218,7 +219,7 @@ def attack(folder: Path, make: Callable[[Path], Opens], attempts: int) -> tuple[
             opened += 1
         except CasemateError as error:
             messages.append(str(error))
-        longest = max(longest, time.process_time() - start)
+        longest = max(longest, sum(os.times()[:4]) - start)
         for each, content in contents.items():
             each.write_bytes(content)
     assert not (folder.parent / "mark").exists(), "code was run"
@@ -232,7 +233,7 @@ def small_sample(folder: Path, make: Callable[[Path], Opens]) -> None:
     assert refused >= 5
     assert opened + refused == 30
     assert opened == 0 or make.__name__ not in UNTRUSTED
-    assert longest < SECONDS
+    assert longest < SECONDS + IMPORTS
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -288,5 +289,5 @@ def test_a_thousand_damaged_models_of_each_format(tmp_path: Path, name: str) -> 
     opened, refused, longest, memory = map(float, done.stdout.split()[-4:])
     assert opened + refused == 1000
     assert refused > 50
-    assert longest < SECONDS
+    assert longest < SECONDS + IMPORTS
     assert memory < MEMORY

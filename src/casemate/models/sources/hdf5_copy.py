@@ -1,13 +1,15 @@
 """A program that copies an HDF5 file, for a process of its own: the parser may crash, or never end, on damaged files.
 
-It is called with the paths of the file and of the copy, and the most seconds and bytes of memory that it may use. The
+It is called with the paths of the file and of the copy, and the most seconds and bytes of memory that it may use
+beyond its imports. The
 copy has the same groups, arrays of numbers and attributes, and no links. The number of values in all arrays is printed;
 what is refused is the last line of standard error.
 """
 
 import sys
+import time
 from importlib import import_module
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +36,7 @@ def _limit(seconds: int, memory: int) -> None:
         resource = import_module("resource")
     except ModuleNotFoundError:
         return
+    seconds += ceil(time.process_time())  # of the imports
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
