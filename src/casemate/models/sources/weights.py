@@ -124,7 +124,8 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     if head_of(path, 2) == b"PK":
         check_archive(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # the name of a file could make PyTorch read it as another format
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is damaged, or a pickle of more than tensors, which is not loaded, since it could run code. Save "
