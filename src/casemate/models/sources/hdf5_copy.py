@@ -21,7 +21,7 @@ _KINDS = "fiubV"
 """NumPy's letters for the types that are copied: numbers, and bfloat16, which NumPy lacks."""
 
 
-def main(source: Path, target: Path, seconds: int, memory: int) -> None:
+def copy_arrays(source: Path, target: Path, seconds: int, memory: int) -> None:
     """Copy the file, and print the number of values in it."""
     h5py = import_module("h5py")
     _limit(seconds, memory)
@@ -84,4 +84,4 @@ def _refuse(what: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    copy_arrays(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

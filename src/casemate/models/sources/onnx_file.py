@@ -106,7 +106,7 @@ def _check_external_sizes(path: Path, tensors: Iterable[Any], present: int) -> N
 
 def _file_inside(path: Path, name: str) -> Path:
     """The file of external data. Raises `ModelError` unless it lies in the model's folder, with links followed."""
-    folder = path.parent.resolve()
+    folder = place = path.parent.resolve()
     try:
         place = (folder / name).resolve()
         inside = place.is_relative_to(folder) and place != folder
