@@ -145,7 +145,7 @@ def _archive(good: bytes, attempt: int, source: random.Random) -> bytes:
 def _rewritten(
     good: bytes, source: random.Random, *, change: Callable[[bytes], bytes] | None = None, bomb: bool = False
 ) -> bytes:
-    """The archive with one entry changed, missing, twice or renamed, or replaced by a bomb, and with right checksums."""
+    """The archive with one entry changed, missing, renamed, or replaced by a bomb, and with right checksums."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(good)) as archive, zipfile.ZipFile(stream, "w") as target:
         entries = archive.infolist()

@@ -3,9 +3,12 @@
 Each test is skipped, with the reason, where its extra is not installed; `make test-extras` installs them all.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from importlib import import_module
@@ -18,10 +21,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+import casemate
 from casemate.attacks import PGD
 from casemate.errors import MachineError, MissingExtraError, ModelError
 from casemate.models import ModelFacts, open_model
 from casemate.models.sources import extras
+from test_model_sources import other_torchvision
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # by Keras itself
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -147,6 +152,56 @@ def test_damaged_onnx_files_are_one_error(tmp_path: Path) -> None:
             continue
 
 
+@needs("onnx", "onnx2torch", "torchvision")
+@pytest.mark.parametrize("where", ["function", "training", "missing", "pipe", "many"])
+def test_external_data_are_checked_wherever_they_are_named(tmp_path: Path, where: str) -> None:
+    onnx = import_module("onnx")
+    path = tmp_path / "model" / "net.onnx"
+    path.parent.mkdir()
+    onnx_file(path)
+    (tmp_path / "secret.bin").write_bytes(bytes(100))
+    made = onnx.load(path)
+
+    def external(name: str, place: str) -> Any:
+        tensor = onnx.TensorProto(name=name, data_type=1, dims=[25], data_location=1)
+        tensor.external_data.add(key="location", value=place)
+        return tensor
+
+    words = "outside its folder"
+    match where:
+        case "function":
+            function = made.functions.add(name="f", domain="mine")
+            node = function.node.add(op_type="Constant", output=["c"])
+            node.attribute.add(name="value", type=4).t.CopyFrom(external("c", "../secret.bin"))
+        case "training":
+            made.training_info.add().algorithm.initializer.append(external("w", "../secret.bin"))
+        case "missing":
+            made.graph.initializer.append(external("unused", "data.bin"))
+            words = "'data.bin', which is missing"
+        case "pipe":
+            os.mkfifo(path.parent / "data.bin")
+            made.graph.initializer.append(external("unused", "data.bin"))
+            words = "'data.bin', which is missing"
+        case _:
+            with (path.parent / "data.bin").open("wb") as file:
+                file.truncate(30_000_000)
+            made.graph.initializer.extend([external(f"unused{number}", "data.bin") for number in range(20)])
+            words = "states external data of 600000000 bytes in all, but their files have 30000000"
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(ModelError, match=words):
+        open_model(path)
+
+
+@needs("onnx", "onnx2torch", "torchvision")
+def test_the_hash_of_external_data_is_recorded(tmp_path: Path) -> None:
+    onnx = import_module("onnx")
+    path = tmp_path / "net.onnx"
+    onnx_file(path)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="data.bin", size_threshold=0)
+    expected = {name: hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("net.onnx", "data.bin")}
+    assert dict(open_model(path).sha256) == expected
+
+
 # timm -----------------------------------------------------------------------------------------------------------------
 @needs("timm", "torchvision")
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
@@ -189,6 +244,27 @@ def test_timm_downloads_nothing(tmp_path: Path) -> None:
         open_model("timm:resnet18")
     with pytest.raises(ModelError, match=r"timm has no model 'resnet18x'.*similar: .*resnet18"):
         open_model("timm:resnet18x", weights=tmp_path / "w.pt")
+
+
+@needs("timm", "torchvision")
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_the_weights_of_a_timm_network_run_no_code(tmp_path: Path, name: str) -> None:
+    mark, path = tmp_path / "mark", tmp_path / name
+    torch.save({"conv1.weight": torch.zeros(1), "payload": Payload(mark)}, path)
+    with pytest.raises(ModelError, match="more than tensors, which is not loaded"):
+        open_model("timm:test_resnet", weights=path)
+    assert not mark.exists()
+
+
+@needs("timm", "torchvision")
+def test_impossible_shapes_of_timm_weights_use_no_memory(tmp_path: Path) -> None:
+    timm = import_module("timm")
+    path = tmp_path / "weights.pt"
+    state = timm.create_model("test_resnet", pretrained=False, num_classes=7).state_dict()
+    for head in (torch.zeros(10**9, 0), torch.zeros(1).expand(10**6, 96), torch.zeros(1).expand(10**12, 1)):
+        torch.save(state | {"fc.weight": head}, path)
+        with pytest.raises(ModelError, match=r"fc\.weight"):
+            open_model("timm:test_resnet", weights=path)
 
 
 # Hugging Face ---------------------------------------------------------------------------------------------------------
@@ -391,6 +467,64 @@ def test_the_weights_of_a_keras_file_are_its_own(tmp_path: Path) -> None:
 
 
 @needs("keras")
+@pytest.mark.parametrize("order", ["channels_last", "channels_first"])
+def test_the_layout_of_a_keras_file_is_handled(tmp_path: Path, order: str) -> None:
+    keras = import_module("keras")
+    keras.utils.set_random_seed(0)
+    path, images = tmp_path / "net.keras", IMAGES[:, :, :20, :24]
+    shape = (20, 24, 3) if order == "channels_last" else (3, 20, 24)
+    convolution = keras.layers.Conv2D(4, 3, data_format=order)
+    made = keras.Sequential([keras.Input(shape), convolution, keras.layers.Flatten(), keras.layers.Dense(5)])
+    made.save(path)
+    opened = open_model(path)
+    opened.check(images)
+    facts = opened.facts
+    assert (facts.channels, facts.size, facts.channels_last) == (3, (20, 24), order == "channels_last")
+    expected = made(images.permute(0, 2, 3, 1) if order == "channels_last" else images, training=False)
+    torch.testing.assert_close(opened.model(images), torch.as_tensor(expected).detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match="the images are 24 x 20, but the model takes 20 x 24"):
+        open_model(path).check(images.transpose(2, 3))
+
+
+@needs("keras", "h5py")
+@pytest.mark.parametrize("name", ["net.keras", "net.h5"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_lambda_of_keras_runs_with_trust_only(tmp_path: Path, name: str) -> None:
+    keras = import_module("keras")
+    path, mark = tmp_path / name, tmp_path / "mark"
+    layer = keras.layers.Lambda(eval(f"lambda x: (open({str(mark)!r}, 'w').close(), x)[1]"))
+    keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3), layer]).save(path)
+    mark.unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r"nothing of it was run.*--trust-code"):
+        open_model(path)
+    assert not mark.exists()
+    opened = open_model(path, trust_code=True)
+    assert mark.exists()
+    assert opened.model(GREY).shape == (5, 3)
+
+
+@needs("keras", "jax")
+def test_a_keras_that_computes_by_another_library_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "net.keras"
+    keras_model().save(path)
+    program = f"""
+import keras, sys
+from casemate.errors import MachineError
+from casemate.models import open_model
+try:
+    open_model({str(path)!r})
+except MachineError as error:
+    print(error)
+"""
+    places = {"PYTHONPATH": str(Path(casemate.__file__).parents[1]), "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ | places
+    )
+    assert "Keras is loaded with the backend jax; expected torch" in done.stdout, done.stderr
+    assert "KERAS_BACKEND=torch" in done.stdout
+
+
+@needs("keras")
 def test_another_backend_of_keras_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keras = import_module("keras")
 
@@ -398,6 +532,41 @@ def test_another_backend_of_keras_is_one_error(tmp_path: Path, monkeypatch: pyte
     keras_model().save(path)
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     with pytest.raises(MachineError, match=r"backend jax; expected torch.*KERAS_BACKEND=torch"):
+        open_model(path)
+
+
+@needs("keras", "h5py")
+@pytest.mark.parametrize("what", ["external", "large", "circle", "units"])
+def test_the_weights_of_a_keras_file_are_arrays_of_their_size(tmp_path: Path, what: str) -> None:
+    h5py = import_module("h5py")
+    path, weights = tmp_path / "net.keras", tmp_path / "weights.h5"
+    keras_model().save(path)
+    with zipfile.ZipFile(path) as archive:
+        weights.write_bytes(archive.read("model.weights.h5"))
+        config = json.loads(archive.read("config.json"))
+    words = ""
+    with h5py.File(weights, "r+") as file:
+        match what:
+            case "external":
+                del file["layers/dense/vars/1"]
+                (tmp_path / "secret").write_bytes(bytes(40))
+                place = [(str(tmp_path / "secret"), 0, 40)]
+                file["layers/dense/vars"].create_dataset("1", (10,), "f4", external=place)
+                words = "lie in another file"
+            case "large":
+                del file["layers/dense/vars/1"]
+                file["layers/dense/vars"].create_dataset("1", (10**9,), "f4", chunks=True)
+                words = "far more bytes than the file has"
+            case "circle":
+                file["layers/dense/vars/again"] = file["layers"]
+                words = "lead in a circle"
+            case _:
+                config["config"]["layers"][-1]["config"]["units"] = 10**9
+                words = "describes a model of [0-9]+ weights, but the file has"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.read_bytes())
+    with pytest.raises(ModelError, match=words):
         open_model(path)
 
 
@@ -454,3 +623,20 @@ def test_a_torchvision_for_another_pytorch_is_one_error(monkeypatch: pytest.Monk
         open_model("timm:resnet18")
     for words in ("torchvision is 0.24.0, which belongs to torch 2.9.0", f"torch is {torch.__version__}"):
         assert words in str(raised.value)
+
+
+@needs("onnx", "onnx2torch", "timm", "transformers", "torchvision")
+@pytest.mark.parametrize("kind", ["onnx", "timm", "hf"])
+def test_an_installed_torchvision_for_another_pytorch_is_one_error(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_file(tmp_path / "net.onnx")
+    hugging_face_folder(tmp_path / "vit")
+    monkeypatch.syspath_prepend(str(other_torchvision(tmp_path / "other")))
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    source = {"onnx": tmp_path / "net.onnx", "timm": "timm:resnet18", "hf": tmp_path / "vit"}[kind]
+    with pytest.raises(MachineError) as raised:
+        open_model(source)
+    assert "torchvision is 0.24.0, which belongs to torch 2.9.0" in str(raised.value)
+    assert "install the pair: pip install --upgrade torch torchvision" in str(raised.value)

@@ -1,7 +1,10 @@
 """Models from wherever users have them: what opens, what is found out, what contradicts, and that nothing runs."""
 
+import hashlib
 import json
+import os
 import pickle
+import subprocess
 import sys
 import textwrap
 import warnings
@@ -16,8 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import casemate
 from casemate.data import to_float
-from casemate.errors import CasemateWarning, ModelError
+from casemate.errors import CasemateWarning, MachineError, ModelError
 from casemate.models import Classifier, ModelFacts, ModelMetadata, OpenedModel, open_model, save
 from casemate.models.sources.formats import format_of
 from conftest import TINY_SHAPE, tiny_images, tiny_model
@@ -339,7 +343,11 @@ CONTRADICTIONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "mean without std": ("Network", {"mean": (0.5,)}, "--mean is given without --std"),
     "std without mean": ("Network", {"std": (0.5,)}, "--std is given without --mean"),
     "zero std": ("Network", {"mean": (0.5,), "std": (0.0,)}, "--std 0; expected positive"),
-    "colour mean": ("Network", {"mean": (0.5,) * 3, "std": (0.2,) * 3}, "--mean has 3 numbers, .* 1 channel"),
+    "colour mean": (
+        "Network",
+        {"mean": (0.5,) * 3, "std": (0.2,) * 3},
+        "--mean has 3 numbers .*, but the images have 1 channel",
+    ),
     "byte mean": ("Network", {"mean": (127.5,), "std": (64.0,)}, "--mean 127.5 .* give --bounds 0 255"),
     "byte bounds": ("Network", {"mean": (0.5,), "std": (0.2,), "bounds": (0.0, 255.0)}, "leave --bounds out"),
     "reversed bounds": ("Network", {"bounds": (1.0, 0.0)}, "--bounds 1 0; expected the smaller"),
@@ -561,3 +569,179 @@ def test_the_command_of_a_result_has_the_options_of_its_model(run: Run, images: 
     result = json.loads(Path("out/result.json").read_text())
     assert result["model_options"] == list(options)
     assert result["model_facts"]["mean"] == {"value": [0.5], "origin": "stated by the user"}
+
+
+# Payloads in formats of the extras, which are refused before the extra is needed --------------------------------------
+def keras_archive(path: Path, *layers: dict[str, Any]) -> None:
+    """A `.keras` file of some layers."""
+    config = {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"layers": list(layers)},
+        "registered_name": None,
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", b"")
+
+
+RUNS = {"module": "builtins", "class_name": "exec", "config": "open('mark', 'w').close()"}
+LAYERS: dict[str, dict[str, Any]] = {
+    "a lambda": {
+        "module": "keras.layers",
+        "class_name": "Lambda",
+        "config": {"function": {"class_name": "__lambda__"}},
+    },
+    "a pickled module": {"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {"module": "gASV"}},
+    "another module": {"module": "os", "class_name": "system", "config": "touch mark"},
+    "a module in Keras": {"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {}},
+    "a nested module path": {"module": "keras.layers.os", "class_name": "Dense", "config": {}},
+    "a function": {"module": "keras.utils", "class_name": "function", "config": "get_file"},
+    "a registered object": {"module": "keras.layers", "class_name": "Dense", "registered_name": "mine>Dense"},
+    "no module": {"class_name": "Dense", "config": {}},
+    "deep inside": {"module": "keras.layers", "class_name": "Dense", "config": {"bias_initializer": {"a": [[RUNS]]}}},
+    "a compiled layer": {"module": "keras.layers", "class_name": "Dense", "compile_config": {"loss": RUNS}},
+    "a name that is no text": {"module": "keras.layers", "class_name": ["Dense"], "config": {}},
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_keras_file_of_anything_else_is_refused_before_keras_sees_it(tmp_path: Path, layer: str) -> None:
+    path = tmp_path / "net.keras"
+    keras_archive(path, LAYERS[layer])
+    before = set(sys.modules)
+    with pytest.raises(ModelError, match=r"more than built-in layers .*nothing of it was run.*--trust-code"):
+        open_model(path)
+    assert not {name for name in set(sys.modules) - before if name.split(".")[0] == "keras"}
+
+
+@pytest.mark.parametrize("name", ["net.h5", "net.keras", "net.pt", "net.safetensors"])
+def test_hdf5_is_recognised_by_its_content_and_not_opened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ModelError, match=r"HDF5, and loading one can run code; nothing of it was run.*--trust-code"):
+        open_model(path)
+
+
+def test_torchscript_as_weights_does_not_run(tmp_path: Path) -> None:
+    mark, path = tmp_path / "mark", tmp_path / "net.pt"
+    _script(Payload(mark), path)
+    with pytest.raises(ModelError):
+        open_model("torch.nn:Identity", weights=path)
+    assert not mark.exists()
+
+
+def hugging_face(folder: Path, **config: Any) -> Path:
+    """A folder as of an image classifier, with code beside it that writes a file."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViT"], **config}))
+    safetensors.torch.save_file(network().state_dict(), folder / "model.safetensors")
+    for name in ("modeling_vit.py", "configuration_vit.py", "__init__.py"):
+        (folder / name).write_text("open('mark', 'w').close()\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"auto_map": {"AutoModelForImageClassification": "modeling_vit.ViT"}}, "needs code of its own"),
+        ({"attn_implementation": "someone/kernel"}, "names code from elsewhere, attn_implementation"),
+        ({"backbone_config": {"_attn_implementation": "someone/kernel"}}, "names code from elsewhere"),
+        ({"quantization_config": {"quant_method": "own"}}, "has quantised weights"),
+        ({"hidden_size": 10**9}, "hidden_size: 1000000000; expected at most"),
+        ({"num_labels": 1e300}, "num_labels: 1e.300; expected at most"),
+    ],
+)
+def test_a_hugging_face_folder_that_leads_elsewhere_is_refused(
+    tmp_path: Path, own: Path, config: Any, words: str
+) -> None:
+    folder = hugging_face(tmp_path / "vit", **config)
+    with pytest.raises(ModelError, match=words):
+        open_model(folder)
+    assert not own.with_name("mark").exists()
+
+
+@pytest.mark.parametrize("place", ["../secret.safetensors", "/etc/secret.safetensors", "pytorch_model.bin", 5])
+def test_the_weights_of_a_hugging_face_folder_are_its_own(tmp_path: Path, place: Any) -> None:
+    folder = hugging_face(tmp_path / "vit")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": place}}))
+    with pytest.raises(
+        ModelError, match=r"leads to .*, which was not read; expected \.safetensors files in the folder"
+    ):
+        open_model(folder)
+
+
+def test_a_pickle_in_the_place_of_safetensors_does_not_run(tmp_path: Path) -> None:
+    mark, folder = tmp_path / "mark", hugging_face(tmp_path / "vit")
+    for write in (_zipped, _bare):
+        write(Payload(mark), folder / "model.safetensors")
+        with pytest.raises(ModelError, match=r"is not a complete \.safetensors file"):
+            open_model(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt", "net.safetensors", "net.keras"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for arguments in ((tmp_path / name, None), ("torch.nn:Identity", tmp_path / name)):
+        with pytest.raises(ModelError, match="a pipe or a device"):
+            open_model(arguments[0], weights=arguments[1])
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_another_backend_in_the_environment_is_one_error(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.keras"
+    keras_archive(path)
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    with pytest.raises(MachineError, match=rf"KERAS_BACKEND is {backend}; expected torch.*KERAS_BACKEND=torch"):
+        open_model(path)
+    assert "keras" not in sys.modules
+
+
+# A torchvision that does not fit --------------------------------------------------------------------------------------
+def other_torchvision(folder: Path) -> Path:
+    """A distribution of torchvision that was built for another PyTorch, and fails as one does."""
+    package, about = folder / "torchvision", folder / "torchvision-0.24.0.dist-info"
+    package.mkdir(parents=True)
+    about.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.24.0\nRequires-Dist: torch==2.9.0\n"
+    )
+    return folder
+
+
+def test_a_torchvision_for_another_pytorch_ends_a_command_with_one_error(tmp_path: Path, images: Path) -> None:
+    places = os.pathsep.join([str(other_torchvision(tmp_path / "other")), str(Path(casemate.__file__).parents[1])])
+    program = [sys.executable, "-m", "casemate", "attack", "fgsm", "timm:resnet18", "--weights", "w.pt"]
+    done = subprocess.run(
+        [*program, "--data", str(images)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": places},
+    )
+    message = " ".join(done.stderr.split())
+    assert done.returncode == 2, message
+    assert "Traceback" not in message
+    for words in ("torchvision is 0.24.0, which belongs to torch 2.9.0", f"torch is {torch.__version__}"):
+        assert words in message
+
+
+# Which files a model was opened from ----------------------------------------------------------------------------------
+def test_the_hashes_of_all_files_are_recorded(own: Path) -> None:
+    def digest(path: Path | str) -> str:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+    torch.save(network().state_dict(), "weights.pt")
+    expected = {"own_code.py": digest(own), "weights.pt": digest("weights.pt")}
+    for source in ("own_code:Network", "own_code.py:Network"):
+        opened = open_model(source, weights=Path("weights.pt"))
+        assert dict(opened.sha256) == expected
+        assert opened.facts.as_json()["files"] == {"value": expected, "origin": "its files, as they were opened"}
+    saved = save(tiny_model(), own.with_name("m.safetensors"), ModelMetadata(architecture="tiny", dataset="tiny"))
+    assert dict(open_model(saved).sha256) == {each: digest(each) for each in ("m.safetensors", "m.json")}

@@ -77,7 +77,7 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: in
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
         raise ShapeError(
             f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
-            f"0 to {len(model.classes) - 1}"
+            f"0 to {len(model.classes) - 1}: number the classes from 0, in the order of the model's outputs"
         )
 
 

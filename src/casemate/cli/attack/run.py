@@ -322,6 +322,10 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         else:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
+    clean, guessing = found.clean, np.bincount(plan.test.labels.numpy()).max() / len(plan.test)
+    doubt = plan.given.doubt(clean.value, clean.low, max(1 / len(plan.model.classes), float(guessing)))
+    if doubt is not None and plan.target is None:
+        observer.message(doubt)
     if (queries := plan.given.queries) is not None:
         observer.message(f"The black box was called with {queries:,} images.")
     return found
@@ -430,7 +434,8 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) ->
                 title=f"{plan.about['attack']['name']}{f', eps {text}' if text else ''}",
                 bounds=plan.model.bounds,
             )
-        write_json(temporary / outputs.RESULT, plan.about | found.as_json() | {"provenance": provenance})
+        facts = {"model_facts": plan.given.facts.as_json()}
+        write_json(temporary / outputs.RESULT, plan.about | facts | found.as_json() | {"provenance": provenance})
     sheet = () if found.largest is None else (outputs.CONTACT_SHEET,)
     return outputs.RESULT, table.name, "adversarial.safetensors", *sheet
 

@@ -158,6 +158,9 @@ def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, obs
     """Write record, result.json, table of examples and report.html, all or none; return the content of result.json."""
     images = not plan.request.no_images
     about = plan.about() | {"model_facts": plan.model.facts.as_json()}
+    number = found.verdict.number
+    if (doubt := plan.model.doubt(number.clean.value, number.clean.low, number.guessing)) is not None:
+        observer.message(doubt)
     if (queries := plan.model.queries) is not None:
         about["queries"] = queries
         observer.message(f"The black box was called with {queries:,} images.")

@@ -253,7 +253,7 @@ def eps_unit(context: CheckContext) -> Measured:
     why="If the accuracy is clearly higher with the classes renamed (by the best assignment of the confusion "
     "matrix), the labels are shifted by one or classes are exchanged, and all accuracies are about the wrong "
     "labels.",
-    advice="Check the order of the classes, and whether the labels start at 0.",
+    advice="Check the order of the classes (--classes names them), and whether the labels start at 0.",
     reads="inputs",
 )
 def labels(context: CheckContext) -> Measured:
@@ -329,7 +329,7 @@ def _rescalings(context: CheckContext, images: Tensor) -> dict[str, tuple[Tensor
     why="If pixels on another scale (the model's own mean and deviation undone, well-known normalisations applied, "
     "undone or in place of its own, times or divided by 255, black and white exchanged) are classified better, a "
     "normalisation is missing or applied twice, and another model was attacked than the one that is meant.",
-    advice="Normalise once: by `mean` and `std` of the `Classifier`, and nowhere else.",
+    advice="Normalise once: by `mean` and `std` of the `Classifier` (--mean, --std and --bounds), and nowhere else.",
     reads="inputs",
 )
 def normalisation(context: CheckContext) -> Measured:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import ModelError
+from casemate.errors import CasemateError, ModelError
 from casemate.models.output_errors import described
 from casemate.models.sources.facts import ModelFacts
+from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_network
-from casemate.models.sources.own_code import named_object
+from casemate.models.sources.own_code import named_object, takes_arguments
 from casemate.models.sources.query_count import QueryCount
 from casemate.types import Images
 
@@ -32,8 +33,19 @@ def open_black_box(text: str, queries: int | None, stated: ModelFacts | None) ->
         ModelError: the import fails, or it is no function.
     """
     function = named_object(text)
+    what = function if isinstance(function, type) else type(function)
+    if issubclass(what, nn.Module):
+        raise ModelError(
+            f"{text} is a network of PyTorch, which has gradients; leave --black-box out, since attacks with gradients "
+            "find more. To hide them, name a function that calls the network"
+        )
     if not callable(function) or isinstance(function, type):
         raise ModelError(f"{text} is a {type(function).__name__}; expected a function of images, for a black box")
+    if not takes_arguments(function, 1):
+        raise ModelError(
+            f"{text} cannot be called with images alone; expected a function of images, for a black box. If it builds "
+            "and returns a network, leave --black-box out"
+        )
     count = None if stated is None or stated.classes is None else len(stated.classes)
     network = BlackBox(function, classes=count, budget=queries)
     return opened_network(network, ModelFacts(), stated, name=text, short=text.rpartition(":")[2])
@@ -71,7 +83,19 @@ class BlackBox(nn.Module):
             )
         self.count.add(len(images))
         with torch.no_grad():
-            returned = self.function(images.detach())
+            try:
+                returned = self.function(images.detach())
+            except CasemateError:
+                raise
+            except Exception as error:
+                raise ModelError(
+                    f"the black box failed on images of shape {tuple(images.shape)}: {quoted(error)}; it must take any "
+                    "number of images (n, channels, height, width), float32 within [0, 1]"
+                ) from error
+        if isinstance(returned, nn.Module):
+            raise ModelError(
+                f"the black box returned a {type(returned).__name__}; if it builds networks, leave --black-box out"
+            )
         found = torch.as_tensor(returned) if isinstance(returned, np.ndarray | list) else returned
         if not isinstance(found, Tensor) or found.ndim not in (1, 2) or len(found) != len(images):
             raise ModelError(

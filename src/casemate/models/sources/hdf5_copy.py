@@ -1,13 +1,15 @@
 """A program that copies an HDF5 file, for a process of its own: the parser may crash, or never end, on damaged files.
 
-It is called with the paths of the file and of the copy, and the most seconds and bytes of memory that it may use. The
+It is called with the paths of the file and of the copy, and the most seconds and bytes of memory that it may use
+beyond its imports. The
 copy has the same groups, arrays of numbers and attributes, and no links. The number of values in all arrays is printed;
 what is refused is the last line of standard error.
 """
 
 import sys
+import time
 from importlib import import_module
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +21,7 @@ _KINDS = "fiubV"
 """NumPy's letters for the types that are copied: numbers, and bfloat16, which NumPy lacks."""
 
 
-def main(source: Path, target: Path, seconds: int, memory: int) -> None:
+def copy_arrays(source: Path, target: Path, seconds: int, memory: int) -> None:
     """Copy the file, and print the number of values in it."""
     h5py = import_module("h5py")
     _limit(seconds, memory)
@@ -34,6 +36,7 @@ def _limit(seconds: int, memory: int) -> None:
         resource = import_module("resource")
     except ModuleNotFoundError:
         return
+    seconds += ceil(time.process_time())  # of the imports
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
@@ -81,4 +84,4 @@ def _refuse(what: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    copy_arrays(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

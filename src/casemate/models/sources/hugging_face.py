@@ -144,7 +144,7 @@ def _check_index(folder: Path) -> None:
 @contextmanager
 def _offline() -> Iterator[None]:
     """Context in which nothing is fetched from the hub, whatever the environment said when its client was imported."""
-    constants = import_module("huggingface_hub.constants")
+    constants: Any = import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:

@@ -164,7 +164,7 @@ def _safe_copy(found: Path, path: Path) -> tuple[Path, int]:
     """
     import_extra("h5py", f"opening {path.name}", "keras")
     copied, size = found.with_name(_WEIGHTS), found.stat().st_size
-    seconds, memory = 2 + size // _BYTES_PER_SECOND, _MEMORY + 4 * size
+    seconds, memory = 1 + size // _BYTES_PER_SECOND, _MEMORY + 4 * size
     program = [sys.executable, "-P", hdf5_copy.__file__, str(found), str(copied), str(seconds), str(memory)]
     try:
         done = subprocess.run(

@@ -128,7 +128,7 @@ def _check_external_sizes(path: Path, tensors: Iterable[Any], present: int) -> N
 
 def _file_inside(path: Path, name: str) -> Path:
     """The file of external data. Raises `ModelError` unless it lies in the model's folder, with links followed."""
-    folder = path.parent.resolve()
+    folder = place = path.parent.resolve()
     try:
         place = (folder / name).resolve()
         inside = place.is_relative_to(folder) and place != folder
@@ -169,7 +169,9 @@ def _input_shape(path: Path, program: Any) -> tuple[int | None, ...]:
 
 def _facts(shape: tuple[int | None, ...]) -> ModelFacts:
     """What the shape of the input says: layout, channels and size, as far as they are fixed."""
-    last = shape[1] not in (None, *_CHANNELS) and shape[3] in _CHANNELS
+    if shape[1:] == (None, None, None):
+        return ModelFacts()
+    last = shape[1] not in _CHANNELS and shape[3] in _CHANNELS
     channels, size = (shape[3], shape[1:3]) if last else (shape[1], shape[2:4])
     height, width = size
     return ModelFacts(

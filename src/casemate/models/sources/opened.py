@@ -15,6 +15,7 @@ from casemate.models.output_errors import described
 from casemate.models.outputs import Output
 from casemate.models.sources.facts import FLAGS, USER, ModelFacts, settle
 from casemate.models.sources.query_count import QueryCount
+from casemate.models.sources.trials import accepted_images
 from casemate.models.state import frozen, is_in_training
 from casemate.types import Images
 
@@ -23,6 +24,8 @@ _CALL = "found by the first call"
 """The origin of facts that the first images showed."""
 _PAIR = 8
 """Largest number of images that `check` passes through the network."""
+_BEYOND = 0.01
+"""How far pixels may lie beyond the bounds before they are taken to be on another scale, as a share of 1."""
 
 
 @final
@@ -105,42 +108,66 @@ class OpenedModel:
         """
         self._check_images(images)
         try:
-            self.model.infer(images[:_PAIR])
+            with frozen(self.model):
+                self.model.examine(images[:2].to(self.model.device))
         except ModelError as error:
-            raise ModelError(f"{error}{self._advice(str(error))}") from error
+            raise ModelError(f"{error}{self._advice(str(error), images)}") from error
         self._check_output(images[:_PAIR])
 
     def _check_images(self, images: Images) -> None:
         channels, size = images.shape[1], tuple(images.shape[2:])
         stated, origins = self.stated, self.stated.origins
+        low, high = self.model.bounds
+        if images.isfinite().all() and (images.min() < low - _BEYOND or images.max() > high + _BEYOND):
+            raise ModelError(
+                f"the images have pixels from {images.min():.4g} to {images.max():.4g}; expected bytes, or numbers "
+                f"from {low:g} to {high:g}: store pixels from 0 to 255 as uint8, or divided by 255, and images that "
+                "are normalised without that, with --mean and --std instead. --bounds is about what the network takes"
+            )
         if stated.size is not None and size != stated.size:
+            wanted = f"{stated.size[0]} {stated.size[1]}"
+            correct = ", or correct --size, or leave it out" if origins.get("size") == USER else ""
             raise ModelError(
                 f"the images are {size[0]} x {size[1]}, but the model takes {stated.size[0]} x {stated.size[1]} "
-                f"({_words(origins.get('size', ''))}); give images of that size "
-                "(--resize changes them), or state another size with --size"
+                f"({_words(origins.get('size', ''))}); give --resize {wanted}{correct}"
             )
         if stated.channels is not None and channels != stated.channels:
-            last = "; if it takes height, width, channels, give --channels-last" if not stated.channels_last else ""
+            free = not stated.channels_last and "channels_last" not in origins
+            last = "; if it takes height, width, channels, give --channels-last" if free else ""
             raise ModelError(
                 f"the images have {channels} {'channel' if channels == 1 else 'channels'}, but the model takes "
-                f"{stated.channels} ({_words(origins.get('channels', ''))}); give images with as many{last}"
+                f"{stated.channels} ({_words(origins.get('channels', ''))}); give "
+                f"{_other_channels(stated.channels)}{last}"
             )
         for name in ("mean", "std"):
             values = getattr(stated, name)
             if values is not None and len(values) not in (1, channels):
                 raise ModelError(
-                    f"{FLAGS[name]} has {len(values)} numbers, but the images have {channels} "
-                    f"{'channel' if channels == 1 else 'channels'}; give {FLAGS[name]} one number, or one per channel"
+                    f"{FLAGS[name]} has {len(values)} numbers ({_words(origins.get(name, ''))}), but the images have "
+                    f"{channels} {'channel' if channels == 1 else 'channels'}; give {FLAGS[name]} one number, or one "
+                    f"per channel, or {_other_channels(len(values))}"
                 )
 
     @torch.no_grad()
     def _check_output(self, images: Images) -> None:
         """Raise `ModelError` if the network returns logits where probabilities were stated, or the reverse."""
         stated = self.stated.output
-        if stated not in ("logits", "probabilities") or self.stated.origins.get("output") != USER:
+        if stated is None or self.stated.origins.get("output") != USER:
             return
-        with frozen(self.model):
-            outputs = self.model(images.to(self.model.device))
+        returned: list[Any] = []
+        handle = self.model.network.register_forward_hook(lambda *call: returned.append(call[2]))
+        try:
+            with frozen(self.model):
+                outputs = self.model(images.to(self.model.device))
+        finally:
+            handle.remove()
+        if stated not in ("logits", "probabilities"):
+            if returned and isinstance(returned[0], Tensor):
+                raise ModelError(
+                    f"--output {stated} names a part, but the network returns {described(returned[0])}; leave --output "
+                    "out, or give logits or probabilities"
+                )
+            return
         likely = self.model.ending is not None or _are_probabilities(outputs)
         if stated == "logits" and likely:
             raise ModelError(
@@ -157,17 +184,52 @@ class OpenedModel:
             self.model.forget()
             self.model.infer(images)
 
-    def _advice(self, message: str) -> str:
+    def _advice(self, message: str, images: Images) -> str:
         """Which options may be wrong, for a network that fails on the first images."""
         if "one logit for each of its" in message and self.stated.origins.get("classes") == USER:
             return ". --classes states another number of classes: correct it, or leave it out"
         if "output=" in message:
             return ". --output names the part that holds the logits: an index, a key or a name"
-        if "fails on a batch" not in message:
+        if "fails on a batch" not in message or self.queries is not None:
             return ""
-        layout = "leave --channels-last out" if self.stated.channels_last else "give --channels-last"
-        order = "channels, height, width" if self.stated.channels_last else "height, width, channels"
-        return f". If the network takes {order}, {layout}; if it takes images of another size, resize them with --size"
+        last = bool(self.stated.channels_last)
+        network = (
+            self.model.network.network if isinstance(self.model.network, ChannelsLastInput) else self.model.network
+        )
+        shape = tuple(images.shape[1:])
+        found = accepted_images(network, shape, channels_last=last, device=self.model.device)
+        if found is None:
+            return (
+                ". It accepts no other usual size, number of channels or layout either: give images like those that it "
+                "was trained on (--resize, --channels, --channels-last)"
+            )
+        order = "height, width, channels" if found.channels_last else "channels, height, width"
+        ways = [] if found.channels_last == last else ["leave --channels-last out" if last else "give --channels-last"]
+        ways += [] if found.channels == shape[0] else [f"give {_other_channels(found.channels)}"]
+        if found.size != shape[1:]:
+            ways.append(f"give --resize {found.size[0]} {found.size[1]}")
+            ways += ["leave --size out"] if self.stated.origins.get("size") == USER else []
+        return (
+            f". The network accepts images of {found.size[0]} x {found.size[1]} with {found.channels} "
+            f"{'channel' if found.channels == 1 else 'channels'}, in the order {order}: {', and '.join(ways)}"
+        )
+
+    def doubt(self, accuracy: float, low: float, guessing: float) -> str | None:
+        """What to look at if the accuracy without an attack is not shown to be above guessing; None if it is.
+
+        Args:
+            accuracy, low: share of the images that are classified correctly, and the lower end of its interval.
+            guessing: the share that guessing reaches.
+        """
+        if low > guessing:
+            return None
+        seen = {title: value for title, value, _ in self.facts.rows()}
+        return (
+            f"Without an attack {accuracy:.1%} of the images are classified correctly, which is not shown to be above "
+            f"guessing ({guessing:.1%}). If the model is better, its images or classes were described wrongly: see "
+            f"--mean and --std ({seen['mean']}; {seen['std']}), --bounds ({seen['range']}), --channels-last "
+            f"({seen['layout']}), --weights, the order of --classes, and whether labels count from 0."
+        )
 
 
 def opened_network(
@@ -284,6 +346,11 @@ def _are_probabilities(outputs: Tensor) -> bool:
     """Whether each row of outputs is within [0, 1] and has the sum 1, or is the logarithm of such a row."""
     plain = bool(((outputs >= 0) & (outputs <= 1)).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
     return plain or bool((outputs <= 0).all() and (outputs.exp().sum(1) - 1).abs().max() < 1e-3)
+
+
+def _other_channels(count: int) -> str:
+    """How images get another number of channels."""
+    return f"--channels {count}" if count in (1, 3) else f"images with {count} channels"
 
 
 def _words(origin: str) -> str:

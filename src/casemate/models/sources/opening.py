@@ -72,6 +72,12 @@ def _open(
     text = str(source)
     path = Path(source)
     given = [] if weights is None else [weights]
+    if queries is not None and not black_box:
+        raise ModelError("--queries limits the queries of a black box; give --black-box, or leave --queries out")
+    if black_box and weights is not None:
+        raise ModelError(
+            "--weights belongs to a network, and --black-box says that MODEL is none; leave one of them out"
+        )
     if black_box:
         return _hashed(open_black_box(text, queries, overrides), [code_file(text)])
     if text.startswith(PREFIX) and not path.exists():
@@ -83,6 +89,8 @@ def _open(
             f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
             "as networks.mine:load"
         )
+    if path.suffix == ".py":
+        raise ModelError(f"{text} is a file of Python; name what builds the network in it: {text}:NAME")
     kind = format_of(path)
     opened = _hashed(_opened(path, kind, overrides, trust_code=trust_code), _files_of(path, kind))
     if weights is None:

@@ -6,6 +6,7 @@ anything.
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -45,6 +46,12 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
     made = named_object(text)
     name = text.rpartition(":")[2]
     if not isinstance(made, nn.Module):
+        if callable(made) and not takes_arguments(made, 0):
+            more = "; if it is a function of images that returns scores or classes, give --black-box"
+            raise ModelError(
+                f"{text} cannot be called without arguments; expected a function or a class that builds a network"
+                f"{more if takes_arguments(made, 1) else ''}"
+            )
         made = _called(made, text)
     if not isinstance(made, nn.Module):
         raise ModelError(
@@ -62,6 +69,17 @@ def code_file(text: str) -> Path | None:
     module = text.rpartition(":")[0]
     file = module if module.endswith(".py") else getattr(sys.modules.get(module), "__file__", None)
     return Path(file) if file is not None and Path(file).is_file() else None
+
+
+def takes_arguments(function: Any, count: int) -> bool:
+    """Whether a function can be called with that many arguments, by position; true where that is not known."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # of code that is not written in Python
+        return True
+    return True
 
 
 def named_object(text: str) -> Any:
@@ -116,7 +134,8 @@ def _imported(module: str) -> ModuleType:
 
 def _failed(text: str, error: Exception) -> ModelError:
     last = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if last.filename == __file__ else f" ({last.filename}, line {last.lineno})"
     return ModelError(
-        f"{text} failed: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). The module is searched "
-        f"in {Path.cwd()} and among the installed ones; the function is called without arguments"
+        f"{text} failed: {type(error).__name__}: {error}{where}. The module is searched in {Path.cwd()} and among the "
+        "installed ones; the function is called without arguments"
     )

@@ -34,6 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises `ModelError` if it cannot be read as .safetensors or, by `torch.load(weights_only=True)`, as a state dict.
     """
+    if not path.exists():
+        raise ModelError(f"--weights {path} does not exist; expected a .safetensors file or a state dict")
     head = head_of(path, 2)
     if head == b"PK" or head in PICKLES:
         return _state_dict(path)
@@ -110,7 +112,8 @@ def fitting_weights(
         if own.shape != named[name].shape:
             raise ModelError(
                 f"{path}: {name} has the shape {tuple(named[name].shape)}, but the network that was built has "
-                f"{tuple(own.shape)}; build it for as many classes and channels, and for images of that size"
+                f"{tuple(own.shape)}; build it for as many classes and channels, and images of that size, or give "
+                "other --weights"
             )
         if own.is_complex() != named[name].is_complex():
             raise ModelError(f"{path}: {name} has the type {named[name].dtype}; the network has {own.dtype}")
@@ -128,11 +131,13 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     if head_of(path, 2) == b"PK":
         check_archive(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # the name of a file could make PyTorch read it as another format
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} is damaged, or a pickle of more than tensors, which is not loaded, since it could run code. Save "
-            "the weights alone: torch.save(network.state_dict(), FILE), or safetensors.torch.save_file"
+            "the weights alone, torch.save(network.state_dict(), FILE), or, if it is a whole network and you trust it, "
+            "give it as MODEL with --trust-code"
         ) from error
     except Exception as error:
         raise ModelError(f"{path} is damaged: {quoted(error)}") from error
