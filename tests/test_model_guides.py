@@ -1,5 +1,6 @@
 """What docs/models.md promises of models from other libraries, where a first user stumbled; needs the extras."""
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,26 @@ def test_a_black_box_in_numpy_has_the_same_scores_in_every_way_of_calling(
         opened.model(leaf)
     with torch.no_grad():
         assert torch.equal(opened.model(leaf), IMAGES.flatten(1)[:, 300:310])
+
+
+@extras
+@needs("keras", "h5py")
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+def test_a_keras_model_computes_in_float64_where_its_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its gradient is compared with differences in float32, which are mostly rounding."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    import keras
+
+    layers = keras.layers
+    stack = [keras.Input((28, 28, 1)), layers.Conv2D(4, 3, padding="same", activation="relu"), layers.MaxPooling2D(2)]
+    stack += [layers.BatchNormalization(), layers.Flatten(), layers.Dense(10, activation="softmax")]
+    keras.Sequential(stack).save(tmp_path / "net.keras")
+    model = open_model(tmp_path / "net.keras").model
+    model.infer(IMAGES)
+    single = model(IMAGES).detach()
+    exact = copy.deepcopy(model).double()(IMAGES.double())
+    assert exact.dtype == torch.float64
+    assert 0 < (exact - single).abs().max() < 1e-4
+    assert torch.equal(model(IMAGES), single)

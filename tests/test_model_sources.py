@@ -472,6 +472,10 @@ def test_a_black_box_is_evaluated(run: Run, boxes: Any, images: Path) -> None:
     code, out, err = run(*command, "--json", "--force")
     assert code == 0, err
     found = json.loads(out)
+    checks = {each["check"]: each["not_run"] for each in found["checks"]}
+    assert checks["zero-gradients"] == "the model is a black box, which has no gradient"
+    assert checks["black-box-stronger"] == "no attack by gradient was run"
+    assert not any("could not be completed" in str(each["sentence"]) for each in found["checks"])
     assert [each["attack"] for each in found["attacks"]] == ["square", "hop-skip-jump"]
     assert found["queries"] > 0
 
