@@ -38,9 +38,10 @@ def table(found: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Each command goes on with `{' '.join(options)}` and `--images n`. Seed 0; 95 % intervals. Seconds are those of the "
-            f"processor ({processors}, threads: {threads}), the start of the program included. Commit {commits}; PyTorch "
-            f"{around[0]['libraries']['torch']}, {versions} ([`benchmarks/models`](../benchmarks/models/README.md)).",
+            f"Each command goes on with `{' '.join(options)}` and `--images n`. Seed 0; 95 % intervals. Seconds are "
+            f"those of the processor ({processors}, threads: {threads}), the start of the program included. Commit "
+            f"{commits}; PyTorch {around[0]['libraries']['torch']}, {versions} "
+            "([`benchmarks/models`](../benchmarks/models/README.md)).",
         ]
     )
 
