@@ -213,8 +213,10 @@ class Classifier(nn.Module):
         Raises:
             ModelError: as `forward`, also if it fails only for one batch size, or only from the second call on.
         """
-        if torch.jit.is_tracing() or self._traits.examined or isinstance(images, fx.Proxy) or not len(images):
-            return self.inconsistencies  # inside a trace, as for an export to ONNX, nothing can be restored
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return self.inconsistencies  # in an export to ONNX, nothing can be restored
+        if self._traits.examined or isinstance(images, fx.Proxy) or not len(images):
+            return self.inconsistencies
         self._traits.examined = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:

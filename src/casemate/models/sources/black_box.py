@@ -65,7 +65,8 @@ class BlackBox(nn.Module):
         result.
         """
         # `torch.func.functionalize` hides that a gradient is needed, and NumPy would read no pixels of its tensors
-        if (images.requires_grad and torch.is_grad_enabled()) or torch._is_functional_tensor(images):
+        inside = torch._is_functional_tensor(images)  # pyright: ignore[reportPrivateImportUsage]
+        if inside or (images.requires_grad and torch.is_grad_enabled()):
             raise NoGradientError(
                 "the model is a black box, which has no gradient; run attacks that need none, such as square or "
                 "hop-skip-jump"
