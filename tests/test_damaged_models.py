@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+import casemate
 from casemate.errors import CasemateError
 from casemate.models import ModelMetadata, OpenedModel, open_model, save
 from conftest import tiny_model

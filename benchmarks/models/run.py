@@ -152,7 +152,7 @@ def casemate(command: str, folder: Path, threads: int) -> Done:
 def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
     """Make a model, evaluate it, and return what was found."""
     subject = SUBJECTS[name]
-    make = partial(subject.make, folder)
+    around, make = surroundings("cpu", threads), partial(subject.make, folder)
     train = None if subject.train is None else f"train {subject.train} --overwrite --threads {threads}"
     if not subject.trained_first:
         make()
@@ -177,7 +177,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
         "verdict": result["verdict"],
         "facts": result.get("model_facts"),
         "load": os.getloadavg()[0],
-        "surroundings": surroundings("cpu", threads),
+        "surroundings": around,
         "versions": {each: metadata.version(each) for each in _LIBRARIES},
     }
 

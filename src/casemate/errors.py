@@ -39,6 +39,10 @@ class ModelError(CasemateError):
     """A model or checkpoint that cannot be loaded or used, or is not the expected one."""
 
 
+class NoGradientError(ModelError):
+    """A gradient of a model that has none: a black box."""
+
+
 class TrainingError(CasemateError):
     """Training that cannot go on; the last good checkpoint is kept."""
 

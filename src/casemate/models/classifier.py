@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from casemate.errors import CasemateError, ModelError, ShapeError, kind_of
+from casemate.errors import CasemateError, ModelError, NoGradientError, ShapeError, kind_of
 from casemate.memory import batched, is_out_of_memory
 from casemate.models.examination import NetworkTraits, examine_ending, examine_gradient, examine_outputs
 from casemate.models.output_errors import check_output, sigmoid_error
@@ -223,8 +223,10 @@ class Classifier(nn.Module):
         Raises:
             ModelError: as `forward`, also if it fails only for one batch size, or only from the second call on.
         """
-        if torch.jit.is_tracing() or self._traits.examined or isinstance(images, fx.Proxy) or not len(images):
-            return self.inconsistencies  # inside a trace, as for an export to ONNX, nothing can be restored
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            return self.inconsistencies  # in an export to ONNX, nothing can be restored
+        if self._traits.examined or isinstance(images, fx.Proxy) or not len(images):
+            return self.inconsistencies
         self._traits.examined = True
         pair = images[torch.arange(2) % len(images)].to(self.device)
         try:
@@ -312,7 +314,8 @@ class Classifier(nn.Module):
             return logits[:1] if isinstance(logits, Tensor) and logits.ndim else logits
         wanted = torch.is_grad_enabled() and images.requires_grad and not self.training
         if wanted and self._traits.gradient_error is not None:
-            raise ModelError(self._traits.gradient_error)
+            kind = NoGradientError if self._traits.is_black_box else ModelError
+            raise kind(self._traits.gradient_error)
         own = images.clone(memory_format=self.memory_format)
         enabled = torch.is_grad_enabled()
         try:

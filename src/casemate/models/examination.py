@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError
+from casemate.errors import CasemateError, NoGradientError
 from casemate.logits import difference, is_valid, magnitude
 from casemate.memory import is_out_of_memory
 from casemate.models.output_errors import backward_error
@@ -45,6 +45,8 @@ class NetworkTraits:
     """The network writes in place where autograd forbids it, and is differentiated by `torch.func.functionalize`."""
     gradient_error: str | None = None
     """The error message for a network whose backward pass fails."""
+    is_black_box: bool = False
+    """The network says of itself that it has no gradient."""
     input_shape: tuple[int, ...] | None = None
     """Shape of one image of the first batch, where the classifier was not given any."""
     classes: tuple[str, ...] | None = None
@@ -126,6 +128,7 @@ def examine_gradient(model: nn.Module, call: Call, pair: Images, traits: Network
             errors.append(error)
     traits.needs_functionalization = False
     first = errors[0]
+    traits.is_black_box = isinstance(first, NoGradientError)
     traits.gradient_error = str(first if isinstance(first, CasemateError) else backward_error(first))
 
 

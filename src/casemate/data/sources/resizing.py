@@ -58,8 +58,9 @@ class Resizing:
     @property
     def makes(self) -> tuple[int, int] | None:
         """Height and width of all images after it; None where they depend on the image."""
-        sides = self.size if self.crop is None else self.crop if isinstance(self.crop, tuple) else (self.crop,) * 2
-        return sides if isinstance(sides, tuple) else None
+        if self.crop is None:
+            return self.size if isinstance(self.size, tuple) else None
+        return self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
 
     def in_proportion(self, wanted: tuple[int, int]) -> "Resizing":
         """The same for images of another height and width: as large a part of each image is cut away."""

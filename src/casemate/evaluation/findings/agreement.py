@@ -321,6 +321,8 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     names = [name for name, settings in context.cascade.attacks.items() if settings["name"] == Square.__name__]
     if not names:
         return NotRun("Square was not among the attacks")
+    if not any(attempt.passes.backward for attempt in context.cascade.attempts):
+        return NotRun("no attack by gradient was run")
     found = [context.cascade.attempt(context.eps, name) for name in names]
     fooled = sum(attempt.fooled for attempt in found if attempt is not None)
     value = fooled / len(context.images)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, final, get_args
 
-from casemate.errors import SettingError
+from casemate.errors import NoGradientError, SettingError
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Checked, Finding, Severity
 
@@ -118,6 +118,8 @@ class Check:
             return self.skipped(f"the model is {'' if context.randomised else 'not '}randomised")
         try:
             found = self.measure(context)
+        except NoGradientError:
+            return self.skipped("the model is a black box, which has no gradient")
         except Exception as error:  # hours of attacks are not lost to a model that one check cannot handle
             return self.failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(found, NotRun):

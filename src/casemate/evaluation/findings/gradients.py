@@ -31,8 +31,9 @@ _TINY = {True: 1e-8, False: 1e-6}
 runs in float64."""
 _EXACT = 0.05
 """Median error up to which the gradient is right, so that no longer steps are tried."""
-_ROUGH = 1e-3
-"""Step of finite differences, in pixel units, so long that the difference exceeds rounding errors of float32."""
+_ROUGH = (1e-3, 1e-4, 1e-5)
+"""Longer steps, in pixel units, that are tried in turn where the model computes in float32: so long that a difference
+exceeds rounding errors, so short that few kinks are crossed. Which one that is depends on the network."""
 _STRIDES = (0.01, 0.03, 0.1)
 """Lengths of steps, as shares of the range of the pixels, that may reach the next level of a model that rounds."""
 
@@ -138,9 +139,10 @@ def finite_differences(context: CheckContext) -> Measured | NotRun:
         else:
             # in float32 the difference of a tiny step is mostly rounding
             value = _median_error(slopes, gradient, streams) if exact else math.inf
-            if value > _EXACT:
-                slopes = _slopes(model, images, labels, _ROUGH, streams)
-                value = min(value, _median_error(slopes, gradient, streams))
+            for length in _ROUGH:
+                if value > _EXACT:
+                    slopes = _slopes(model, images, labels, length, streams)
+                    value = min(value, _median_error(slopes, gradient, streams))
             words = (
                 f"the gradient differs from differences along random directions by {percent(value, 0)} in the median"
             )

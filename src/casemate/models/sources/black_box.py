@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from casemate.errors import CasemateError, ModelError
+from casemate.errors import CasemateError, ModelError, NoGradientError
 from casemate.models.output_errors import described
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
@@ -73,11 +73,13 @@ class BlackBox(nn.Module):
     def forward(self, images: Images) -> Tensor:
         """The scores that the function returns, or one for the class that it returns and zero for the others.
 
-        Raises `ModelError` where a gradient is needed, where the budget is used up, or for another result.
+        Raises `NoGradientError` where a gradient is needed, `ModelError` where the budget is used up, or for another
+        result.
         """
         # `torch.func.functionalize` hides that a gradient is needed, and NumPy would read no pixels of its tensors
-        if (images.requires_grad and torch.is_grad_enabled()) or torch._is_functional_tensor(images):
-            raise ModelError(
+        inside = torch._is_functional_tensor(images)  # pyright: ignore[reportPrivateImportUsage]
+        if inside or (images.requires_grad and torch.is_grad_enabled()):
+            raise NoGradientError(
                 "the model is a black box, which has no gradient; run attacks that need none, such as square or "
                 "hop-skip-jump"
             )

@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, final
 
+import torch
 from torch import nn
 
 from casemate.errors import CasemateError, MachineError, ModelError
@@ -225,6 +226,17 @@ class KerasNetwork(nn.Module):
     def forward(self, images: Images) -> Any:
         """What the model returns for the images, computed where they are."""
         keras = sys.modules["keras"]  # which made the model
+        weight = next((each for each in self.parameters() if each.is_floating_point()), None)
+        if weight is not None and weight.dtype == torch.float64:
+            self._compute_in_float64()
         inputs = images.squeeze(1) if self.squeezed else images
         with keras.device("cpu" if images.device.type == "cpu" else "gpu"):
             return self.model(inputs, training=self.training)
+
+    def _compute_in_float64(self) -> None:
+        """Let all layers compute in float64, as their weights do; Keras' have a type of their own."""
+        for layer in self.model._flatten_layers():
+            if layer.compute_dtype != "float64":
+                layer.dtype_policy = "float64"
+        for each in self.model.inputs:
+            each._dtype = "float64"  # which cannot be set otherwise

@@ -13,14 +13,15 @@ def remove_copies(program: Any) -> None:
     """
     weights, nodes = {each.name for each in program.graph.initializer}, program.graph.node
     results = {each.name for each in program.graph.output}
-    origin: dict[str, str] = {}
+    origin: dict[str, Any] = {}
     for node in list(nodes):
         if node.op_type == "Identity" and node.input[0] in weights | origin.keys() and node.output[0] not in results:
             origin[node.output[0]] = origin.get(node.input[0], node.input[0])
             nodes.remove(node)
     for node in nodes:
-        for place, name in enumerate(node.input):
-            node.input[place] = origin.get(name, name)
+        inputs = [origin.get(name, name) for name in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
 
 
 def write_out_padding(program: Any, onnx: Any) -> None:
