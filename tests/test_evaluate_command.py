@@ -402,7 +402,7 @@ def test_bad_options_are_refused(
 
 
 @pytest.mark.usefixtures("_few_attacks")
-def test_an_evaluation_that_is_stopped_says_that_its_pieces_are_kept(
+def test_an_evaluation_that_is_stopped_says_that_finished_work_is_kept(
     run: Run, model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: object, **options: object) -> None:
@@ -842,14 +842,14 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
         (
             torch.full((9, *TINY_SHAPE), torch.nan),
             torch.zeros(9),
-            "images have pixels that are not finite numbers",
+            "images have pixels that are not finite numbers, the first of them image 0",
         ),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), 3), "labels from 3 to 3; with 3 classes they run from 0 to 2"),
         (torch.rand(9, *TINY_SHAPE), torch.full((9,), -1), "label -1 at position 0; labels count classes from 0"),
         (
             torch.rand(9, 1, 9, 9),
             torch.zeros(9),
-            "images of 1 x 9 x 9, but the model takes 1 x 8 x 8; give --resize 8 8",
+            "has images of 1 x 9 x 9, but the model takes 1 x 8 x 8; give --resize 8 8",
         ),
     ],
 )
