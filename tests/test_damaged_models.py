@@ -25,8 +25,8 @@ from damage import damaged
 
 SECONDS = 2.0
 """Most processor seconds that one damaged file may take."""
-IMPORTS = 0.5
-"""Processor seconds that a process for HDF5 takes to import its parser."""
+IMPORTS = 1.5
+"""Processor seconds that the process for HDF5 may take to import its parser, and until its limit, in whole seconds."""
 MEMORY = 1_000_000
 """Most memory beyond that of the imports, in KiB as Linux counts it."""
 IMAGES = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))

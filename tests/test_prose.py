@@ -764,7 +764,7 @@ def test_errors_and_warnings_of_the_library() -> None:
             "images alone": "images without labels; give the true classes too, as the labels after the images or labels=",
             "a tuple": "the model returns a tuple of 2: (2, 16), (2, 1, 16) for 2 images; expected one logit for each class, of shape (2, classes). Say which part are the logits: Classifier(network, output=0 or output=1)",
             "bytes as floats": "pixels from 127.5 to 127.5, but the model's bounds are (0.0, 1.0). Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it as bounds=",
-            "labels from 1": "labels from 2 to 3; with 3 classes they run from 0 to 2",
+            "labels from 1": "labels from 2 to 3; with 3 classes they run from 0 to 2: number the classes from 0, in the order of the model's outputs",
             "an image without a batch": "images of shape (1, 4, 4); expected (n, 1, 4, 4): images[None] for a single image, images[:, None] for grey ones",
             "an attack that has no target": "DeepFool cannot be targeted; leave out the targets, or use PGD or APGD",
             "an unknown loss": "loss = 'hinge'; expected ce, torch-ce, prob-ce, margin or dlr",
