@@ -155,7 +155,10 @@ def test_a_keras_model_computes_in_float64_where_its_weights_are(
 
 @pytest.mark.parametrize(
     ("classes", "advice"),
-    [(("0", "1", "2"), ", or say what its outputs stand for, in their order: --classes 0 90 180"), (("0", "1"), "")],
+    [
+        (("0", "1", "2"), ", or say what its outputs stand for, in their order: --classes 0 90 180"),
+        (("0", "1"), ""),
+    ],
 )
 def test_folders_of_which_some_are_named_like_the_model_s_numbers(
     tmp_path: Path, classes: tuple[str, ...], advice: str
