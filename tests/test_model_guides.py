@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from casemate.errors import ModelError
+from casemate.data import open_images
+from casemate.errors import DataError, ModelError
 from casemate.models import ModelMetadata, create, open_model, save
 from casemate.models.sources import onnx_rewrites
 
@@ -149,3 +151,23 @@ def test_a_keras_model_computes_in_float64_where_its_weights_are(
     assert exact.dtype == torch.float64
     assert 0 < (exact - single).abs().max() < 1e-4
     assert torch.equal(model(IMAGES), single)
+
+
+@pytest.mark.parametrize(
+    ("classes", "advice"),
+    [
+        (("0", "1", "2"), ", or say what its outputs stand for, in their order: --classes 0 90 180"),
+        (("0", "1"), ""),
+    ],
+)
+def test_folders_of_which_some_are_named_like_the_model_s_numbers(
+    tmp_path: Path, classes: tuple[str, ...], advice: str
+) -> None:
+    for name in ("0", "90", "180"):
+        (tmp_path / "pages" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "pages" / name / "1.png")
+    with pytest.raises(DataError) as caught:
+        open_images(tmp_path / "pages", classes=classes)
+    assert str(caught.value).endswith(f"Name the folders or labels like the model's classes{advice}")
+    named = open_images(tmp_path / "pages", classes=("0", "90", "180"))
+    assert named.labels.tolist() == [0, 1, 2]

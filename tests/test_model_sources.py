@@ -510,6 +510,9 @@ def test_a_training_starts_from_own_code_and_its_weights_open_again(run: Run, ow
     code, out, err = run(*command, "--out", "trained.safetensors")
     assert code == 0, err
     assert out.index("own_code:Digits") < out.index("Test accuracy")
+    assert "Other commands open it as own_code:Digits --weights trained.safetensors, with the same" in " ".join(
+        out.split()
+    )
     code, out, err = run("attack", "fgsm", "own_code:Digits", "--weights", "trained.safetensors", "--dataset", "digits")
     assert code == 0, err
     assert "the Classifier whose weights are in trained.safetensors" in out

@@ -23,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "hardening.md"
 FOLDER = Path("runs") / "bench" / "colour"
 BEGIN, END = "<!-- benchmarks/hardening/run.py: begin -->", "<!-- benchmarks/hardening/run.py: end -->"
+_ORDER = {"before": 0, "control": 1}
 _OPTIONS = "--recipe adversarial-training adversarial-regularization --eps 4/255 --epochs 6 --images 300 --budget quick"
 
 
@@ -51,15 +52,15 @@ def write_table() -> None:
     rows = [
         f"| {name} | {_shown(each['clean_accuracy'])} | {_shown(each['robust_accuracy'])} | {each['verdict']} | "
         f"{_epoch(each)} |"
-        for name, each in found["models"].items()
+        for name, each in sorted(found["models"].items(), key=lambda item: _ORDER.get(item[0], len(_ORDER)))
     ]
-    count, made = next(iter(found["models"].values()))["robust_accuracy"]["n"], found["surroundings"]
+    count, made = found["models"]["before"]["robust_accuracy"]["n"], found["surroundings"]
     text = [
         BEGIN,
         f"`{found['command']}`, one thread ({made['processor']}, PyTorch {made['libraries']['torch']}, commit "
         f"{made['commit']}):",
         "",
-        f"| n = {count} | clean accuracy | robust accuracy | verdict | fine-tuning |",
+        f"| n = {count} | clean accuracy | robust accuracy | verdict | fine-tuning, processor |",
         "| --- | --- | --- | --- | --- |",
         *rows,
         "",
@@ -80,7 +81,7 @@ def _epoch(model: dict[str, Any]) -> str:
     """How long a model was fine-tuned, and which epoch was kept; empty for the model as it was given."""
     if "epoch" not in model:
         return ""
-    return f"{model['seconds']:.0f} s, epoch {model['epoch']} of {len(model['history'])}"
+    return f"{model['processor_seconds']:.0f} s, epoch {model['epoch']} of {len(model['history'])}"
 
 
 if __name__ == "__main__":

@@ -205,8 +205,7 @@ def main() -> None:
     for name in chosen.only:
         row = measure(name, folder, chosen.threads)
         found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {}
-        rows = found | {name: row}
-        write_json(chosen.out, {each: rows[each] for each in SUBJECTS if each in rows})
+        write_json(chosen.out, found | {name: row})
         print(f"  {row['verdict']}, {row['seconds']:.0f} s, {row['cpu_seconds']:.0f} of the processor", flush=True)
 
 

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from run import SUBJECTS
+
 from casemate.evaluation import Estimate
 
 HERE = Path(__file__).resolve().parent
@@ -52,5 +54,6 @@ def page(text: str, found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    result = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
+    rows = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
+    result = {name: rows[name] for name in SUBJECTS if name in rows}
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")

@@ -13,7 +13,8 @@ def show(rows: Sequence[Mapping[str, Any]], *, explain: bool) -> None:
     made = console.new_table("Name", *console.right_aligned("Train", "Test", "Classes"), "Images", "Found in")
     for row in rows:
         if row["found"] is None:
-            made.add_row(row["name"], "", "", "", "", "[yellow]not found[/]; `casemate data fetch` downloads it")
+            how = "`casemate data fetch` downloads it" if row["name"] == "fashion-mnist" else escape(row["why"])
+            made.add_row(row["name"], "", "", "", "", f"[yellow]not found[/]; {how}")
         else:
             shape = " x ".join(map(str, row["shape"]))
             counts = (f"{row['train_images']:,}", f"{row['test_images']:,}", str(len(row["classes"])))

@@ -19,7 +19,7 @@ from casemate.data.named import make_augmentation
 from casemate.defenses import Recipe, make_objective
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
-from casemate.models import Classifier, ModelMetadata, create, save
+from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
 from casemate.progress import Observer
 from casemate.provenance import surroundings
 from casemate.settings import unknown_name
@@ -51,6 +51,8 @@ class TrainPlan:
     model: Classifier
     architectures: set[str | None]
     """Registered names of the network and of start and teacher, if any; None stands for an unknown one."""
+    start: OpenedModel | None
+    """The model that the training starts from; None for fresh weights."""
     out: Path
     device: str
     threads: int
@@ -148,8 +150,9 @@ def prepare(
     own |= {name: options[name] for name in ("train_images", "validation_images")}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
     architectures = {architecture, *(each.architecture for each in bases.values())}
-    parts = (images, train, validation)
-    return TrainPlan(about, description, settings, recipe, *parts, model, architectures, out, device, threads)
+    started = bases["start"].opened if "start" in bases else None
+    parts, networks = (images, train, validation), (model, architectures, started)
+    return TrainPlan(about, description, settings, recipe, *parts, *networks, out, device, threads)
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:

@@ -53,7 +53,16 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
         f"Test accuracy {accuracy}, loss {loss:.4f}; 95 % intervals, n = {accuracy.n:,}.",
         *console.note_lines(plan.about["notes"]),
         f"Model: {escape(str(plan.out))}   History: {escape(str(outcome.history))}",
+        *_how_to_open(plan),
     )
+
+
+def _how_to_open(plan: TrainPlan) -> list[str]:
+    """What other commands take as MODEL after a training from a model that casemate did not save; else nothing."""
+    if plan.start is None or plan.start.description is not None:
+        return []
+    source = f"{plan.start.name} --weights {plan.out}"
+    return [f"Other commands open it as {escape(source)}, with the same options that describe the model."]
 
 
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
