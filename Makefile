@@ -34,7 +34,7 @@ test-all: .venv/.ready-dev  ## run all tests: also kills, wheels, whole studies,
 	$(BIN)/python -m pytest -m '$(TESTS)'
 
 test-extras: .venv-extras/.ready  ## test models of other formats: ONNX, timm, Hugging Face, Keras (6 GB)
-	.venv-extras/bin/python -m pytest -rs -m extras
+	.venv-extras/bin/python -m pytest -rs -m "extras and not slow"
 
 lint: .venv/.ready-dev  ## check style, types, which module imports which, and the words
 	$(BIN)/ruff check

@@ -363,7 +363,7 @@ def test_a_right_description_names_no_options(run: Run) -> None:
     assert code == 0, err
     assert "above guessing" not in err
     digest = json.loads(Path("out/result.json").read_text())["model_facts"]["files"]["value"]["mine.py"]
-    assert f"mine.py: {digest[:16]}..." in out
+    assert f"mine.py: {digest[:16]}..." in err
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_command_names_the_extra_that_it_lacks(
     Path("net.onnx").write_bytes(b"\x08\x08")
     Path("folder").mkdir()
     Path("folder/config.json").write_text("{}")
-    Path("folder/model.safetensors").write_bytes(b"")
+    Path("folder/model.safetensors").write_bytes(Path("saved.safetensors").read_bytes())
     with zipfile.ZipFile("net.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     for name in [name for name in sys.modules if name.partition(".")[0] in MODULES[extra]]:

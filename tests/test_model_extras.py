@@ -598,7 +598,7 @@ def test_a_missing_extra_is_one_line(tmp_path: Path, name: str, monkeypatch: pyt
         case "hf":
             source = tmp_path
             (tmp_path / "config.json").write_text("{}")
-            (tmp_path / "model.safetensors").write_bytes(b"")
+            safetensors.torch.save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
         case _:
             with zipfile.ZipFile(source, "w") as archive:
                 archive.writestr("config.json", "{}")

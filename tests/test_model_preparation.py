@@ -6,6 +6,7 @@ casemate's own.
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
 
     fake = SimpleNamespace(AutoModelForImageClassification=SimpleNamespace(from_pretrained=loaded))
     monkeypatch.setattr("casemate.models.sources.hugging_face.import_extra", lambda *_, **__: fake)
+    for name in ("_quiet", "_offline"):
+        monkeypatch.setattr(f"casemate.models.sources.hugging_face.{name}", nullcontext)
 
     def write(**processor: Any) -> Path:
         place = tmp_path / "vit"
@@ -243,5 +246,5 @@ def test_the_command_says_how_the_images_were_prepared(
     assert code == 0, err
     said = " ".join(err.split())
     assert "cropped to 24 x 24 at the centre, as preprocessor_config.json says (--resize and --crop change it)" in said
-    assert "preparation" in out
+    assert "preparation" in err
     assert "24 x 24" in out

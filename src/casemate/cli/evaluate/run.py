@@ -17,6 +17,7 @@ from casemate.engine import default_store
 from casemate.errors import CasemateWarning
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
+from casemate.evaluation.cost import attack_passes
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.verdict import Borders
 from casemate.models import Classifier, OpenedModel
@@ -48,6 +49,15 @@ class EvaluatePlan:
     """SHA-256 of the model's weights, the images and the substitute's weights (or None), as named in result.json."""
     borders: Borders
     """Borders between the grades of the verdict."""
+
+    @property
+    def most_queries(self) -> int | None:
+        """For a black box: the largest number of images that the attacks would call it with; None for other models."""
+        attacks = _black_box_attacks(self.request, self.values[0])
+        if attacks is None:
+            return None
+        count = attack_passes(attacks, len(self.model.model.classes), len(self.test), len(self.values)).forward
+        return min(count, self.request.loading.queries or count)
 
     def about(self) -> dict[str, Any]:
         """All settings of the evaluation as JSON, for result.json."""
@@ -104,7 +114,7 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
         # now, and not after hours of attacks as a finding; what voids the result stops an evaluation that is not forced
         warnings.warn(doubt.message, CasemateWarning, stacklevel=2)
     seconds: dict[Budget, float] = {}
-    if timed:
+    if timed and not request.loading.black_box:  # whose calls may be counted, or cost money
         with observer.work("Measuring the speed", 0):
             seconds = seconds_at_most(model.model, test, values, norm=request.norm, thorough=request.thorough)
     hashes = {

@@ -37,7 +37,9 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     for name, seconds in plan.seconds.items():
         times.add_row(name, console.duration(seconds), BUDGETS_IN_WORDS[name])
     shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
-    console.show(console.settings_table(shown, "Would be evaluated"), times)
+    console.show(console.settings_table(shown, "Would be evaluated"), *([times] if plan.seconds else []))
+    if (queries := plan.most_queries) is not None:
+        console.show(f"The black box would be called with at most {queries:,} images.")
 
 
 def show(
