@@ -359,7 +359,7 @@ def test_an_accuracy_of_guessing_names_the_options(run: Run, case: str) -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_right_description_names_no_options(run: Run) -> None:
     said = ("mine:normalised", *DATA, "--mean", "0.98", "--std", "0.05", "--eps", "0.02")
-    code, out, err = run("attack", "fgsm", *said, "--out", "out")
+    code, _, err = run("attack", "fgsm", *said, "--out", "out")
     assert code == 0, err
     assert "above guessing" not in err
     digest = json.loads(Path("out/result.json").read_text())["model_facts"]["files"]["value"]["mine.py"]

@@ -242,9 +242,9 @@ def test_the_command_says_how_the_images_were_prepared(
 ) -> None:
     run: Run = runner(capsys)
     monkeypatch.chdir(tmp_path)
-    code, out, err = run("attack", "fgsm", folder(**EDGE), "--data", pictures, "--eps", "0.1", "--out", "out")
+    code, _, err = run("attack", "fgsm", folder(**EDGE), "--data", pictures, "--eps", "0.1", "--out", "out")
     assert code == 0, err
     said = " ".join(err.split())
     assert "cropped to 24 x 24 at the centre, as preprocessor_config.json says (--resize and --crop change it)" in said
     assert "preparation" in err
-    assert "24 x 24" in out
+    assert "24 x 24" in err
