@@ -113,7 +113,12 @@ class Hardened:
     @property
     def conclusion(self) -> str:
         """One sentence for each recipe that says whether hardening helped, by how much, and at which price."""
-        return " ".join(self._sentence(each) for each in self.hardened)
+        return " ".join(self.conclusions)
+
+    @property
+    def conclusions(self) -> list[str]:
+        """The sentences of `conclusion`."""
+        return [self._sentence(each) for each in self.hardened]
 
     def _sentence(self, found: ComparedModel) -> str:
         name, level = found.name, _LEVEL / len(self.hardened)

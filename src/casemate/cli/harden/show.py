@@ -41,7 +41,7 @@ def show(found: Hardened, plan: HardenPlan, folder: Path, *, as_json: bool) -> N
     helped = list(found.helped.values())
     colour = "green" if all(helped) else "yellow" if any(helped) else "red"
     console.show(
-        f"[bold {colour}]{escape(found.conclusion)}[/]",
+        *(f"[bold {colour}]{escape(each)}[/]" for each in found.conclusions),
         f"[bold]{escape(plan.model.name)}[/] ({escape(plan.data)}, {len(found.test):,} test images, eps "
         f"{escape(result['eps_text'][0])}, {found.norm}, budget {found.budget}, seed {found.seed})",
         _models(found),
