@@ -4,6 +4,9 @@ The numbers are those of the list of stumbles: each test is one, with the comman
 """
 
 import json
+import os
+import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +293,63 @@ def test_a_teacher_of_ones_own_takes_weights(run: Run) -> None:
     own = ("--architecture", "paper-cnn", "--data", "mine.npz", "--epochs", "1", "--validation-images", "5")
     printed = said(run, *distil, *own, "--dry-run", "--threads", "1")
     assert "net.py:net" in printed
+
+
+def test_a_colour_network_that_no_attack_fools_is_evaluated_and_resumed(run: Run) -> None:
+    colour = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    np.savez("colour.npz", images=colour.numpy(), labels=np.zeros(12, dtype=np.int64))
+    Path("steady.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Steady(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        torch.manual_seed(0)\n"
+        "        self.layer = nn.Linear(192, 3)\n\n"
+        "    def forward(self, images):\n"
+        "        return 1e-3 * self.layer(images.flatten(1)) + torch.tensor([1.0, 0.0, 0.0])\n"
+    )
+    command = ("evaluate", "steady.py:Steady", "--data", "colour.npz", *EVALUATE[4:], "--force")
+    assert "Resumed" not in said(run, *command)
+    assert re.search(r"Resumed: (\d+) of \1 pieces are there already", said(run, *command))
+
+
+def test_a_pickled_network_is_found_in_the_current_folder() -> None:
+    program = "import net_of_mine, torch; torch.save(net_of_mine.Net(), 'whole.pt')"
+    Path("net_of_mine.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"PYTHONPATH": "."})
+    command = ("evaluate", "whole.pt", "--trust-code", "--data", "mine.npz", "--eps", "0.1", "--dry-run")
+    done = subprocess.run([sys.executable, "-m", "casemate", *command], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # in a process of its own, whose path has no current folder but by -m
+    assert "Would be evaluated" in done.stdout
+
+
+def test_a_black_box_of_classes_gets_a_verdict_and_its_queries_are_counted_before(run: Run) -> None:
+    Path("box.py").write_text(
+        "import numpy as np\n\n\ndef classes(images):\n"
+        "    left, middle, right = (images[:, 0, :, part].mean((1, 2)).numpy() for part in"
+        " (slice(0, 3), slice(3, 5), slice(5, 8)))\n"
+        "    return np.argmax(np.stack([left, middle, right], 1), 1)\n"
+    )
+    box = ("box.py:classes", "--black-box", "--classes", "3", "--data", "mine.npz", "--images", "4")
+    short = said(run, "attack", "square", *box, "--eps", "0.1", "--n-queries", "10", "--queries", "20", code=2)
+    assert "--queries 20: the attacks may need" in short
+    assert "give --queries" in short
+    shown = said(run, "evaluate", *box, "--eps", "8/255", "--budget", "quick", "--threads", "1", "--force")
+    assert "as probabilities do" not in shown
+    assert "Can it be trusted? Yes" in shown.replace("│ ", "")
+
+
+def test_an_opened_model_is_evaluated_as_it_is(run: Run) -> None:
+    del run
+    Path("net.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))\n"
+    )
+    torch.manual_seed(0)
+    save_file(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).state_dict(), "net.safetensors")
+    opened = casemate.models.open_model("net.py:net", weights="net.safetensors")
+    images = casemate.data.open_images("mine.npz")
+    found = evaluate(untyped(opened), images, eps=0.1, budget="quick", force=True)
+    assert found.clean_accuracy == evaluate(opened.model, IMAGES, eps=0.1, budget="quick", force=True).clean_accuracy
 
 
 def test_models_attacked_differently_are_not_compared() -> None:

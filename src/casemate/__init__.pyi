@@ -1,5 +1,7 @@
 """The public names. `__init__.py` reads this stub, and loads each name from its module when it is first used."""
 
+from . import data as data
+from . import models as models
 from .attacks import APGD as APGD
 from .attacks import BIM as BIM
 from .attacks import BPDA as BPDA

@@ -316,6 +316,13 @@ def writing_tensors(
         yield write
 
 
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as bytes in C order, for a hash."""
+    # flat first: a tensor without elements may be called contiguous although its last stride is not 1
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data  # bytes, since NumPy has no bfloat16
+
+
 # .npz -----------------------------------------------------------------------------------------------------------------
 @guarded
 def open_npz(path: Path, names: Iterable[str]) -> dict[str, StoredArray]:

@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
+from casemate.arrays import bytes_of
 from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost, prepare_for_attack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -28,7 +29,7 @@ def _facts(model: Classifier) -> dict[str, Any]:
     digest = hashlib.sha256(repr(model).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(tensor))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"network": type(model.network).__name__, "parameters": parameters, "sha256": digest.hexdigest()}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from casemate.arrays import bytes_of
 from casemate.data.dataset import LabelledImages, ranked
 from casemate.errors import DataError, SettingError
 from casemate.types import Images, Labels, Pixels
@@ -130,8 +131,8 @@ class StreamedImages:
             pixels = self.read(slice(start, start + shard)).pixels
             if not start:
                 digest.update(f"{pixels.dtype} {(len(self), *self.image_shape)}".encode())
-            digest.update(pixels.cpu().contiguous().view(torch.uint8).numpy().data)
-        digest.update(self.labels.contiguous().view(torch.uint8).numpy().data)
+            digest.update(bytes_of(pixels))
+        digest.update(bytes_of(self.labels))
         return digest.hexdigest()
 
     @property

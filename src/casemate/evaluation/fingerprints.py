@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from casemate.arrays import bytes_of
 from casemate.data import LabelledImages, ReadableImages
 from casemate.models import as_classifier
 
@@ -36,7 +37,7 @@ def fingerprint_of_images(images: ReadableImages, *, as_floats: bool = False) ->
 
 
 def _add(digest: Any, tensor: Tensor) -> None:
-    digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    digest.update(bytes_of(tensor))
 
 
 def _of_parts(images: ReadableImages, *, as_floats: bool) -> str:

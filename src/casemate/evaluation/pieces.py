@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from casemate.arrays import UnsoundError, read_safetensors, safetensors_metadata
+from casemate.arrays import UnsoundError, bytes_of, read_safetensors, safetensors_metadata
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
@@ -283,7 +283,7 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _digest(digest: Any, *tensors: Tensor) -> str:
     for each in tensors:
-        digest.update(each.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(bytes_of(each))
     return digest.hexdigest()
 
 

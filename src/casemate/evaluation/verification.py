@@ -213,8 +213,11 @@ def _within_bounds(images: Images, model: Classifier) -> Flags:
 
 def _same_model(record: Record | HashedRecord, model: Classifier) -> RecordCheck:
     own = fingerprint(model)
+    title = "The model is the record's"
+    if not model.network.state_dict():
+        return RecordCheck(title, None, "not checked: it has no weights that could be compared")
     words = own[:16] if own == record.fingerprint else f"claimed {record.fingerprint[:16]}, found {own[:16]}"
-    return RecordCheck("The model is the record's", own == record.fingerprint, f"SHA-256 of its weights: {words}")
+    return RecordCheck(title, own == record.fingerprint, f"SHA-256 of its weights: {words}")
 
 
 def _same_images(record: Record, images: LabelledImages | None) -> RecordCheck:

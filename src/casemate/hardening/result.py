@@ -248,6 +248,8 @@ class Hardened:
         metadata: ModelMetadata | None = None,
         images: bool = True,
         overwrite: bool = False,
+        options: dict[str, Any] | None = None,
+        evaluate: str = "",
         observer: Observer = NULL_OBSERVER,
     ) -> Path:
         """Write report.html, harden.json and the weights of the trained models into `folder`; return the report's path.
@@ -261,6 +263,8 @@ class Hardened:
                 `casemate.load` and all commands take; None writes the network's own state dict.
             images: whether the report shows test images.
             overwrite: also replace the results of another hardening.
+            options: further settings as JSON, which harden.json states.
+            evaluate: options for the command that evaluates the hardened model, such as "--data photos --eps 8/255".
             observer: is informed of the progress.
 
         Raises:
@@ -278,6 +282,8 @@ class Hardened:
             metadata=metadata,
             images=images,
             overwrite=overwrite,
+            options=options,
+            evaluate=evaluate,
             observer=observer,
         )
 

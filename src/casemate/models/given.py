@@ -26,6 +26,9 @@ def as_classifier(given: Any) -> Classifier:
         return given
     if isinstance(given, nn.Module):
         return Classifier(given)
+    inside = getattr(given, "model", None)
+    if isinstance(inside, Classifier):  # an opened or a hardened model
+        return inside
     raise ModelError(
         f"the model is {kind_of(given)}; expected an object of a torch.nn.Module that maps images within [0, 1] to "
         "logits, or a casemate.Classifier around it for other images: Classifier(network, mean=..., std=...) or "

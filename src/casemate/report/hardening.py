@@ -41,20 +41,22 @@ def write_hardening(
     images: bool,
     overwrite: bool,
     observer: Observer,
+    options: Mapping[str, Any] | None = None,
+    evaluate: str = "",
     advice: str = _IN_THE_WAY,
 ) -> Path:
     """Write the files of a hardening and return the path of report.html; see `Hardened.report`.
 
     `advice` is what to do about other results in the folder, the end of the error's message.
     """
-    about = {"model": name, "data": data, **found.plan}
+    about = {"model": name, "data": data, **(options or {}), **found.plan}
     compared = {key: value for key, value in about.items() if key != _VERSION}
     check_replaceable(folder, compared, overwrite=overwrite, observer=observer, advice=advice, file=HARDEN)
     trained = [each for each in found.models.values() if each.training is not None]
     files = [*(f"{each.name}{end}" for each in trained for end in (".safetensors", ".json")), "report.html", HARDEN]
     with observer.work("Writing the report", 0), filling(folder, files, HARDEN) as temporary:
         weights = {each.name: _write_weights(each, temporary, found, metadata) for each in trained}
-        loading = _loading(folder, found, source, metadata)
+        loading = _loading(folder, found, source, metadata, evaluate)
         result = {
             **about,
             **found.as_json(),
@@ -92,13 +94,16 @@ def _write_weights(
     return {"file": path.name, "sha256": None}
 
 
-def _loading(folder: Path, found: Hardened, source: str | None, metadata: ModelMetadata | None) -> list[str]:
-    """Commands and code that use the best hardened model, one a line."""
+def _loading(
+    folder: Path, found: Hardened, source: str | None, metadata: ModelMetadata | None, evaluate: str
+) -> list[str]:
+    """Commands and code that use the best hardened model, one a line; `evaluate` ends the command."""
+    evaluate = evaluate and f" {evaluate}"
     path = folder / f"{found.best.name}.safetensors"
     if metadata is not None:
-        return [f"casemate evaluate {path}", f'model, _ = casemate.load("{path}")']
+        return [f"casemate evaluate {path}{evaluate}", f'model, _ = casemate.load("{path}")']
     lines = [f'network.load_state_dict(safetensors.torch.load_file("{path}"))']
-    return lines if source is None else [f"casemate evaluate {source} --weights {path}", *lines]
+    return lines if source is None else [f"casemate evaluate {source} --weights {path}{evaluate}", *lines]
 
 
 def _page(found: Hardened, result: Mapping[str, Any], *, images: bool) -> str:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from casemate.arrays import UnsoundError, read_safetensors
+from casemate.arrays import UnsoundError, bytes_of, read_safetensors
 from casemate.errors import TrainingError
 from casemate.files import writing
 
@@ -32,7 +32,7 @@ def checksum(text: str, weights: Weights) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)  # NumPy has no bfloat16
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
 
 

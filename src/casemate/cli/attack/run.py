@@ -28,6 +28,7 @@ from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
 from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
+from casemate.evaluation.cost import attack_passes
 from casemate.evaluation.examples import curve_table, example_table
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
@@ -244,6 +245,9 @@ def prepare(
         test = test[test.labels != wanted]
         if not len(test):
             raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    attacks = dict(series.attacks.values())
+    needed = attack_passes(attacks, len(model.classes), len(test), 1).forward + len(test)
+    inputs.expect_queries(given, loading, needed)
     notes = [] if wanted is not None else [_BY_CHANCE]
     notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {

@@ -135,6 +135,7 @@ def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fr
         fresh: use no pieces of earlier evaluations.
     """
     request = plan.request
+    inputs.expect_queries(plan.model, request.loading, plan.most_queries or 0)
     return evaluate(
         plan.model.model,
         plan.test,

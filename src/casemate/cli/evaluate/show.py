@@ -39,7 +39,7 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
     console.show(console.settings_table(shown, "Would be evaluated"), *([times] if plan.seconds else []))
     if (queries := plan.most_queries) is not None:
-        console.show(f"The black box would be called with at most {queries:,} images.")
+        console.show(f"The attacks would call the black box with at most {queries:,} images, checks with some more.")
 
 
 def show(

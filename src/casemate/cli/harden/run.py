@@ -1,5 +1,6 @@
 """What `casemate harden` does once PyTorch is loaded: load, check, estimate the time, harden, write."""
 
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,15 +41,21 @@ class HardenPlan:
     model: OpenedModel
     data: str
     """Name of the data set, or of the files with the images."""
+    test_words: list[str]
+    """The option that names the test images, as on the command line."""
     data_options: list[str]
     """The options that say how the images are read, as on the command line."""
     hardening: HardeningPlan
 
     def about(self) -> dict[str, object]:
         """All settings as JSON, for printing and for harden.json."""
+        return {"model": self.model.name, "data": self.data, **self.options, **self.hardening.about()}
+
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """The options of the model and of the images, words as on the command line; those that there are."""
         options = {"model_options": words_of_options(self.request.loading), "data_options": self.data_options}
-        given = {name: words for name, words in options.items() if words}
-        return {"model": self.model.name, "data": self.data, **given, **self.hardening.about()}
+        return {name: words for name, words in options.items() if words}
 
 
 def prepare(
@@ -83,7 +90,13 @@ def prepare(
             images=images.images,
             seed=request.seed,
         )
-    return HardenPlan(request, model, name, words_of_options(reading), plan)
+    return HardenPlan(request, model, name, _test_words(images), words_of_options(reading), plan)
+
+
+def _test_words(images: HardenImages) -> list[str]:
+    """The option by which other commands take the test images."""
+    file = images.test or images.data
+    return ["--data", str(file)] if file is not None else ["--dataset", images.dataset] if images.dataset else []
 
 
 def _recipe(name: str, eps: float, request: HardenRequest, bounds: tuple[float, float]) -> Recipe:
@@ -152,7 +165,7 @@ def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> 
 
 def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
     """Write the files of the hardening, all or none, and delete its steps."""
-    made = plan.model.description is None
+    made, given = plan.model.description is None, [*plan.test_words, *plan.data_options]
     others = words_of_options(replace(plan.request.loading, weights=None))
     found.report(
         out,
@@ -162,6 +175,8 @@ def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, obse
         metadata=plan.model.description,
         images=not plan.request.no_images,
         overwrite=overwrite,
+        options=plan.options,
+        evaluate=shlex.join([*given, "--eps", plan.request.eps, "--out", str(out / "evaluated")]),
         observer=observer,
     )
     shutil.rmtree(out / _STEPS, ignore_errors=True)

@@ -148,6 +148,16 @@ def read_own(
     return ChosenImages(images, file.resolve().name, "first" if found.chosen == "all" else found.chosen)
 
 
+def expect_queries(model: OpenedModel, options: ModelOptions, needed: int) -> None:
+    """Raise `SettingError`, before a query is lost, if --queries may not suffice for the `needed` ones of an attack."""
+    used, most = model.queries or 0, options.queries
+    if most is not None and used + needed > most:
+        raise SettingError(
+            f"--queries {most:,}: the attacks may need {needed:,} images, and {used:,} were used before; give "
+            f"--queries {used + needed}, or attack fewer --images with fewer queries each"
+        )
+
+
 def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | None = None) -> StreamedImages:
     """Open the user's own images for a model, whose classes the labels then count; a few images are read.
 

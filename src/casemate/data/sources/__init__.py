@@ -88,6 +88,9 @@ def splits_of(source: Path) -> tuple[str, ...]:
     return tuple(sorted(found)) if len(found) > 1 else ()
 
 
+_NAMED = ", or name the model's classes as these are, in the order of its outputs: --classes"
+
+
 def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedImages:
     """The same images with labels that count the model's `classes`, matched by name where the source names its own.
 
@@ -105,7 +108,7 @@ def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedIma
     if len(own) != len(classes) or known:
         missing = [name for name, place in zip(own, places, strict=True) if place is None]
         numbers = len(own) == len(classes) and classes == tuple(map(str, range(len(classes))))
-        other = f", or say what its outputs stand for, in their order: --classes {' '.join(own)}" if numbers else ""
+        other = f", or say what its outputs stand for, in their order: --classes {' '.join(own)}" if numbers else _NAMED
         raise DataError(
             f"{images.name} has the classes {_few(own)}, but the model {_few(classes)}; not among the model's: "
             f"{_few(missing)}. Name the folders or labels like the model's classes{other}"

@@ -71,7 +71,7 @@ class BlackBox(nn.Module):
         self.eval()
 
     def forward(self, images: Images) -> Tensor:
-        """The scores that the function returns, or one for the class that it returns and zero for the others.
+        """The scores that the function returns, or 1 for the class that it returns and -1 for the others.
 
         Raises `NoGradientError` where a gradient is needed, `ModelError` where the budget is used up, or for another
         result.
@@ -109,12 +109,12 @@ class BlackBox(nn.Module):
             return found.float()
         if found.is_floating_point() or self.classes is None:
             raise ModelError(
-                "the black box returned one number per image; expected whole numbers, the predicted classes, and their "
-                "number with --classes"
+                "the black box returned one number per image; if these are the predicted classes, return whole "
+                "numbers and give the number of classes: --classes 10"
             )
         if int(found.min()) < 0 or int(found.max()) >= self.classes:
             raise ModelError(
                 f"the black box returned the classes {int(found.min())} to {int(found.max())}, but --classes states "
                 f"{self.classes}, from 0"
             )
-        return nn.functional.one_hot(found.long(), self.classes).float()
+        return 2.0 * nn.functional.one_hot(found.long(), self.classes) - 1  # not 0 and 1, which look like probabilities

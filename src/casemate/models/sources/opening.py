@@ -27,7 +27,7 @@ _MOST_WORDS = 1200
 def open_model(
     source: str | Path,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     trust_code: bool = False,
     black_box: bool = False,
     queries: int | None = None,
@@ -53,7 +53,7 @@ def open_model(
         MissingExtraError: its format needs an extra that is not installed.
     """
     try:
-        return _open(source, weights, trust_code, black_box, queries, overrides)
+        return _open(source, None if weights is None else Path(weights), trust_code, black_box, queries, overrides)
     except ModelError as error:
         if len(text := str(error)) <= _MOST_WORDS:
             raise
@@ -86,8 +86,8 @@ def _open(
         return _hashed(open_own_code(text, weights, overrides), [code_file(text), *given])
     if not path.exists():
         raise ModelError(
-            f"{text} does not exist; expected a .safetensors file written by casemate, or package.module:function such "
-            "as networks.mine:load"
+            f"{text} does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging "
+            "Face folder, package.module:function such as networks.mine:load, or timm:NAME"
         )
     if path.suffix == ".py":
         raise ModelError(f"{text} is a file of Python; name what builds the network in it: {text}:NAME")

@@ -43,7 +43,7 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
     Raises:
         ModelError: the import or the call fails, or the result is not a module; or the weights do not fit.
     """
-    made = named_object(text)
+    given = made = named_object(text)
     name = text.rpartition(":")[2]
     if not isinstance(made, nn.Module):
         if callable(made) and not takes_arguments(made, 0):
@@ -59,6 +59,8 @@ def open_own_code(text: str, weights: Path | None, stated: ModelFacts | None) ->
             "logits, or a casemate.Classifier around it: Classifier(network, mean=..., std=...)"
         )
     found = ModelFacts() if weights is None else load_weights(made, weights)
+    if weights is not None and inspect.isclass(given):
+        made.eval()  # nobody had a chance to say so
     if isinstance(made, Classifier):
         return opened_classifier(made, stated, name=text, short=name, origin=f"the Classifier that {name} returned")
     return opened_network(made, found, stated, name=text, short=name, keeps_mode=True)
@@ -102,12 +104,17 @@ def _called(made: Any, text: str) -> Any:
         raise _failed(text, error) from error
 
 
+def search_here() -> None:
+    """Put the current folder among those that are searched for modules."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
 def _imported(module: str) -> ModuleType:
     """The module of that name, or in that file of Python, with the folder it is in among those that are searched."""
-    here = str(Path.cwd())
     if not module.endswith(".py"):
-        if here not in sys.path:
-            sys.path.insert(0, here)
+        search_here()
         return importlib.import_module(module)
     path = Path(module).absolute()
     if not path.is_file():

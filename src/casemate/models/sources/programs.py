@@ -14,6 +14,7 @@ from casemate.models.classifier import Classifier
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.failures import quoted
 from casemate.models.sources.opened import OpenedModel, opened_classifier, opened_network
+from casemate.models.sources.own_code import search_here
 from casemate.models.sources.source_files import head_of
 from casemate.models.sources.stated_sizes import check_archive, check_pickles
 from casemate.models.sources.trust import require_trust
@@ -80,6 +81,7 @@ def open_pickle(path: Path, stated: ModelFacts | None, *, trust_code: bool) -> O
         trusted=trust_code,
         instead=f"save its weights alone, torch.save(network.state_dict(), FILE), and {_OWN}",
     )
+    search_here()
     made = _loaded(path, "a pickle", lambda: torch.load(path, map_location="cpu", weights_only=False))
     if not isinstance(made, nn.Module):
         raise ModelError(f"{path} is a pickle of a {type(made).__name__}; expected a torch.nn.Module. Otherwise {_OWN}")
