@@ -304,7 +304,7 @@ CASES: dict[str, tuple[Sequence[str], Sequence[str], Sequence[str] | None]] = {
     ),
     "a black box of labels": (
         ("mine:predict_labels", *DATA, "--black-box"),
-        ("one number per image", "with --classes"),
+        ("one number per image", "give the number of classes: --classes 10"),
         ("mine:predict_labels", *DATA, "--black-box", "--classes", "3"),
     ),
     "weights of a black box": (

@@ -158,6 +158,7 @@ def test_a_keras_model_computes_in_float64_where_its_weights_are(
     [
         (("0", "1", "2"), ", or say what its outputs stand for, in their order: --classes 0 90 180"),
         (("0", "1"), ""),
+        (("a", "0", "90"), ", or name the model's classes as these are, in the order of its outputs: --classes"),
     ],
 )
 def test_folders_of_which_some_are_named_like_the_model_s_numbers(

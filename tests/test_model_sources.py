@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import casemate
+from casemate.attacks import Square
 from casemate.data import to_float
 from casemate.errors import CasemateWarning, MachineError, ModelError
 from casemate.models import Classifier, ModelFacts, ModelMetadata, OpenedModel, open_model, save
@@ -471,8 +472,11 @@ def test_a_black_box_keeps_its_budget(run: Run, boxes: Any, images: Path) -> Non
     box = ("boxes:scores", "--black-box", "--queries", "50", "--data", images)
     code, out, err = run("attack", "square", *box, "--eps", "0.1", "--n-queries", "100")
     assert (code, out) == (2, "")
-    assert "the budget of 50 queries does not suffice" in " ".join(err.split())
+    assert "--queries 50: the attacks may need" in " ".join(err.split())
     assert sum(boxes.CALLED) <= 50
+    model = open_model("boxes:scores", black_box=True, queries=50).model
+    with pytest.raises(ModelError, match="the budget of 50 queries does not suffice"):
+        Square(eps=0.1, n_queries=100)(model, IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64))
 
 
 def test_a_black_box_is_evaluated(run: Run, boxes: Any, images: Path) -> None:
@@ -488,7 +492,7 @@ def test_a_black_box_is_evaluated(run: Run, boxes: Any, images: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "facts", "words"),
     [
-        ("labels", {}, "their number with --classes"),
+        ("labels", {}, "give the number of classes: --classes 10"),
         ("labels", {"classes": ("0", "1")}, "--classes states 2"),
         ("words", {}, "the black box returned a str"),
         ("CALLED", {}, "is a list; expected a function of images"),

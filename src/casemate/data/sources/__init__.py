@@ -107,8 +107,11 @@ def in_order_of(images: StreamedImages, classes: tuple[str, ...]) -> StreamedIma
         return replace(images, labels=torch.tensor(known)[images.labels], classes=classes)
     if len(own) != len(classes) or known:
         missing = [name for name, place in zip(own, places, strict=True) if place is None]
-        numbers = len(own) == len(classes) and classes == tuple(map(str, range(len(classes))))
-        other = f", or say what its outputs stand for, in their order: --classes {' '.join(own)}" if numbers else _NAMED
+        other = ""
+        if len(own) == len(classes):
+            numbers = classes == tuple(map(str, range(len(classes))))
+            stated = f", or say what its outputs stand for, in their order: --classes {' '.join(own)}"
+            other = stated if numbers else _NAMED
         raise DataError(
             f"{images.name} has the classes {_few(own)}, but the model {_few(classes)}; not among the model's: "
             f"{_few(missing)}. Name the folders or labels like the model's classes{other}"
