@@ -734,12 +734,12 @@ def test_colour_images_of_many_classes_are_shown(run: Run, own: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("mine", "mine does not exist; expected a .safetensors file written by casemate, or package.module:function"),
-        ("mine:good()", "mine:good() does not exist; expected a .safetensors file"),
+        ("mine", "mine does not exist; expected a file (.safetensors by casemate"),
+        ("mine:good()", "mine:good() does not exist; expected a file"),
         ("nowhere:good", "No module named 'nowhere'"),
         ("mine:absent", "has no attribute 'absent'"),
         ("mine:fails", "ZeroDivisionError: division by zero"),
-        ("mine:needs", "missing 1 required positional argument"),
+        ("mine:needs", "mine:needs cannot be called without arguments"),
         ("mine:text", "returned a str; expected a torch.nn.Module"),
         (
             "mine:too_few",
@@ -838,7 +838,11 @@ def test_files_that_are_not_there_or_of_another_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pixels", "labels", "words"),
     [
-        (2 * torch.rand(9, *TINY_SHAPE) + 0.5, torch.zeros(9), r"but the model's bounds are (0.0, 1.0)"),
+        (
+            2 * torch.rand(9, *TINY_SHAPE) + 0.5,
+            torch.zeros(9),
+            "expected bytes, or numbers from 0 to 1: store pixels from 0 to 255",
+        ),
         (
             torch.full((9, *TINY_SHAPE), torch.nan),
             torch.zeros(9),
