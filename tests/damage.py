@@ -23,13 +23,13 @@ def damaged(good: bytes, attempt: int, source: random.Random) -> bytes:
     Half of the damages are to the bytes themselves, the others to what the format states.
     """
     if attempt % 2 == 0:
-        return _bytes(good, attempt // 2, source)
+        return damaged_bytes(good, attempt // 2, source)
     if good[:2] == b"PK":
         return _archive(good, attempt // 2, source)
     return _stated(good, attempt // 2, source)
 
 
-def _bytes(good: bytes, attempt: int, source: random.Random) -> bytes:
+def damaged_bytes(good: bytes, attempt: int, source: random.Random) -> bytes:
     """Bytes flipped, cut, lost, repeated or overwritten, in two of three attempts near an end, where headers are."""
     raw = bytearray(good)
     ends = [(0, len(raw)), (0, min(len(raw), 200)), (max(0, len(raw) - 400), len(raw))]
@@ -62,7 +62,7 @@ def _stated(good: bytes, attempt: int, source: random.Random) -> bytes:
         return len(header).to_bytes(8, "little") + header + good[8 + length :]
     if good[:1] == b"\x80":
         return _pickle(good, source)
-    return _bytes(good, source.randrange(21), source)
+    return damaged_bytes(good, source.randrange(21), source)
 
 
 def _json(good: bytes, attempt: int, source: random.Random) -> bytes:

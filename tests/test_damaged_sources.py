@@ -15,6 +15,7 @@ from PIL import Image
 import casemate
 from casemate.data import open_images
 from casemate.errors import CasemateError
+from damage import damaged_bytes
 from test_sources import COLOUR, idx, npz, packed_idx, packed_npz, parquet, png, table, tensors
 
 KINDS = {"png": {}, "jpeg": {}, "gif": {}, "webp": {}, "tiff": {"compression": "tiff_lzw"}, "bmp": {}, "ppm": {}}
@@ -46,29 +47,6 @@ LOADERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def damaged(good: bytes, attempt: int, source: random.Random) -> bytes:
-    """The bytes of a file with one damage, in every other attempt near the beginning or the end, where headers are."""
-    raw = bytearray(good)
-    ends = [(0, len(raw)), (0, min(len(raw), 200)), (max(0, len(raw) - 400), len(raw))]
-    place = source.randrange(*ends[attempt % 3]) if raw else 0
-    match attempt % 7:
-        case 0:
-            raw[place : place + 1] = bytes([(raw[place] if raw else 0) ^ 1 << source.randrange(8)])
-        case 1:
-            del raw[place:]
-        case 2:
-            raw[place : place + 8] = source.randbytes(8)
-        case 3:
-            raw[place : place + 1] = bytes([source.choice(b'09-[]{}",.eN\\\n\0')])
-        case 4:
-            raw[place : place + 4] = source.choice([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", b"9999"])
-        case 5:
-            del raw[place : place + source.randrange(1, 40)]
-        case 6:
-            raw[place:place] = raw[place // 2 : place // 2 + source.randrange(1, 400)]
-    return bytes(raw)
-
-
 def attack(folder: Path, name: str, attempts: int) -> tuple[int, float]:
     """Read a source `attempts` times with one of its files damaged: how many were refused, and the longest time."""
     path = LOADERS[name](folder)
@@ -81,7 +59,7 @@ def attack(folder: Path, name: str, attempts: int) -> tuple[int, float]:
     messages: list[str] = []
     for attempt in range(attempts):
         file = source.choice(files)
-        file.write_bytes(damaged(contents[file], attempt, source))
+        file.write_bytes(damaged_bytes(contents[file], attempt, source))
         start = time.process_time()
         try:
             found = open_images(path)

@@ -10,6 +10,7 @@ from casemate.data.dataset import LabelledImages as LabelledImages
 from casemate.data.dataset import as_labels as as_labels
 from casemate.data.dataset import as_tensor as as_tensor
 from casemate.data.dataset import dimensions_remedy as dimensions_remedy
+from casemate.data.dataset import hash_of_images as hash_of_images
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float

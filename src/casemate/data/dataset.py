@@ -1,6 +1,7 @@
 """Data sets as tensors in memory: pixels, labels and class names. Bytes are scaled to [0, 1] one batch at a time."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from casemate.arrays import bytes_of
 from casemate.errors import DataError, SettingError
 from casemate.memory import free_memory
 from casemate.types import Images, Labels, Pixels
@@ -179,6 +181,20 @@ def ranked(labels: Labels, seed: int) -> tuple[Tensor, Tensor]:
         places = (shuffled == label).nonzero().squeeze(1)
         rank[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
     return order, rank
+
+
+def hash_of_images(parts: Iterable[Tensor], labels: Labels) -> str:
+    """SHA-256 of the pixels of images in parts, at least one, and of all their labels, with the pixels' type and shape.
+
+    Hexadecimal; it does not depend on where the parts begin.
+    """
+    digest = hashlib.sha256()
+    for place, pixels in enumerate(parts):
+        if not place:
+            digest.update(f"{pixels.dtype} {(len(labels), *pixels.shape[1:])}".encode())
+        digest.update(bytes_of(pixels))
+    digest.update(bytes_of(labels))
+    return digest.hexdigest()
 
 
 def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImages, LabelledImages]:

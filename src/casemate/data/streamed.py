@@ -1,6 +1,5 @@
 """`StreamedImages`: labelled images of which only the labels are in memory; pixels are read when they are needed."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.arrays import bytes_of
-from casemate.data.dataset import LabelledImages, ranked
+from casemate.data.dataset import LabelledImages, hash_of_images, ranked
 from casemate.errors import DataError, SettingError
 from casemate.types import Images, Labels, Pixels
 
@@ -125,15 +123,9 @@ class StreamedImages:
 
         That of `casemate.evaluation.fingerprints.fingerprint_of_images`. All images are read for it.
         """
-        digest = hashlib.sha256()
         shard = max(1, _SHARD_BYTES // math.prod(self.image_shape))
-        for start in range(0, len(self), shard):
-            pixels = self.read(slice(start, start + shard)).pixels
-            if not start:
-                digest.update(f"{pixels.dtype} {(len(self), *self.image_shape)}".encode())
-            digest.update(bytes_of(pixels))
-        digest.update(bytes_of(self.labels))
-        return digest.hexdigest()
+        parts = (self.read(slice(start, start + shard)).pixels for start in range(0, len(self), shard))
+        return hash_of_images(parts, self.labels)
 
     @property
     def notes(self) -> tuple[str, ...]:

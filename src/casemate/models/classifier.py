@@ -384,6 +384,11 @@ def numbered_classes(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def is_numbered(names: tuple[str, ...]) -> bool:
+    """Whether classes have the names of `numbered_classes`."""
+    return names == numbered_classes(len(names))
+
+
 def _shape(given: Sequence[int]) -> tuple[int, ...]:
     """`input_shape` as whole numbers. Raises `ShapeError` unless they are three, all positive."""
     try:

@@ -9,7 +9,7 @@ from torch import nn
 
 from casemate.errors import ModelError, kind_of
 from casemate.models.accel.freeze import Frozen
-from casemate.models.classifier import Classifier, numbered_classes
+from casemate.models.classifier import Classifier, is_numbered
 
 
 def as_classifier(given: Any) -> Classifier:
@@ -69,5 +69,5 @@ def model_of(given: Classifier | Frozen) -> Classifier:
 
 def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     """Whether two models have the same classes: as many, and with the same names where both have been given names."""
-    numbered = any(names == numbered_classes(len(names)) for names in (one, other))
+    numbered = is_numbered(one) or is_numbered(other)
     return len(one) == len(other) and (numbered or one == other)

@@ -23,7 +23,7 @@ from casemate.attacks import (
 from casemate.attacks.gradient import to_last_iterate
 from casemate.cli.shared import inputs, outputs
 from casemate.cli.shared.facts import report_facts
-from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
+from casemate.cli.shared.options import ModelOptions, Reading
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
 from casemate.errors import SettingError
@@ -252,7 +252,6 @@ def prepare(
     notes += [] if series.averages is None else [_FLATTERED.format(series.averages)]
     about = {
         "model": given.name,
-        **({"model_options": options} if (options := words_of_options(loading)) else {}),
         "dataset": data,
         "images": len(test),
         "inference": inference,
@@ -261,7 +260,7 @@ def prepare(
         "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,
-        **inputs.about_reading(found.chosen, reading),
+        **inputs.about_options(loading, reading, found.chosen),
         "device": device,
         "notes": notes if inference is not None else [],
     }

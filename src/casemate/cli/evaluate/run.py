@@ -11,7 +11,6 @@ from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.cli.shared.facts import report_facts
-from casemate.cli.shared.options import words_of_options
 from casemate.data import ReadableImages
 from casemate.engine import default_store
 from casemate.errors import CasemateWarning
@@ -76,9 +75,8 @@ class EvaluatePlan:
             "seed": self.request.seed,
             "borders": asdict(self.borders),
             "device": self.device,
-            **({"model_options": options} if (options := words_of_options(self.request.loading)) else {}),
             **({"seconds_at_most": self.seconds} if self.seconds else {}),
-            **inputs.about_reading(self.chosen, self.request.reading),
+            **inputs.about_options(self.request.loading, self.request.reading, self.chosen),
             **self.hashes,
         }
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from casemate import data
 from casemate.cli.harden.request import HardenImages, HardenRequest
@@ -43,19 +44,13 @@ class HardenPlan:
     """Name of the data set, or of the files with the images."""
     test_words: list[str]
     """The option that names the test images, as on the command line."""
-    data_options: list[str]
-    """The options that say how the images are read, as on the command line."""
+    options: dict[str, Any]
+    """The options of the model and of the images, see `inputs.about_options`."""
     hardening: HardeningPlan
 
     def about(self) -> dict[str, object]:
         """All settings as JSON, for printing and for harden.json."""
         return {"model": self.model.name, "data": self.data, **self.options, **self.hardening.about()}
-
-    @property
-    def options(self) -> dict[str, list[str]]:
-        """The options of the model and of the images, words as on the command line; those that there are."""
-        options = {"model_options": words_of_options(self.request.loading), "data_options": self.data_options}
-        return {name: words for name, words in options.items() if words}
 
 
 def prepare(
@@ -90,7 +85,7 @@ def prepare(
             images=images.images,
             seed=request.seed,
         )
-    return HardenPlan(request, model, name, _test_words(images), words_of_options(reading), plan)
+    return HardenPlan(request, model, name, _test_words(images), inputs.about_options(request.loading, reading), plan)
 
 
 def _test_words(images: HardenImages) -> list[str]:
@@ -165,7 +160,7 @@ def run(plan: HardenPlan, out: Path, *, overwrite: bool, observer: Observer) -> 
 
 def write(plan: HardenPlan, found: Hardened, out: Path, *, overwrite: bool, observer: Observer) -> None:
     """Write the files of the hardening, all or none, and delete its steps."""
-    made, given = plan.model.description is None, [*plan.test_words, *plan.data_options]
+    made, given = plan.model.description is None, [*plan.test_words, *plan.options.get("data_options", [])]
     others = words_of_options(replace(plan.request.loading, weights=None))
     found.report(
         out,

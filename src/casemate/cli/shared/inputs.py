@@ -10,7 +10,7 @@ from casemate import data
 from casemate.cli.shared.options import ModelOptions, Reading, parse_number, words_of_options
 from casemate.data import MOST_NUMBERS, ReadableImages, Resizing, StreamedImages, in_order_of, open_images, to_float
 from casemate.errors import ModelError, SettingError
-from casemate.models import ModelFacts, OpenedModel, numbered_classes, open_model
+from casemate.models import ModelFacts, OpenedModel, is_numbered, numbered_classes, open_model
 from casemate.progress import Observer
 
 _MOST_IMAGES = 20_000
@@ -119,13 +119,13 @@ def load_images(
         whole = data.load(name, data_dir, observer=observer)
     model.check(to_float(whole.test.pixels[:8]))
     theirs, ours = whole.classes, model.model.classes
-    unnamed = model.dataset is None or _is_numbered(ours)
+    unnamed = model.dataset is None or is_numbered(ours)
     if theirs != ours and not (unnamed and len(theirs) == len(ours)):
         raise ModelError(
             f"{model.name} has the classes {', '.join(ours[:3])}, ..., but {whole.title} has "
             f"{', '.join(theirs[:3])}, ...; choose the data set it was trained on"
         )
-    if _is_numbered(ours):
+    if is_numbered(ours):
         model.model.name_classes(theirs)
     return ChosenImages(whole.test[:count], name, "first")
 
@@ -180,15 +180,10 @@ def open_for(model: OpenedModel, file: Path, reading: Reading, *, split: str | N
     if found.classes is None:
         return found
     ordered = in_order_of(found, model.model.classes)
-    if ordered.labels is not found.labels or not _is_numbered(model.model.classes):
+    if ordered.labels is not found.labels or not is_numbered(model.model.classes):
         return ordered
     model.model.name_classes(found.classes)
     return replace(ordered, classes=found.classes)
-
-
-def _is_numbered(names: tuple[str, ...]) -> bool:
-    """Whether classes were given no names."""
-    return names == numbered_classes(len(names))
 
 
 def _as_prepared(reading: Reading, wanted: Resizing) -> Reading:
@@ -216,11 +211,12 @@ def open_own(file: Path, reading: Reading, *, channels: int | None = None, split
     )
 
 
-def about_reading(chosen: str, reading: Reading) -> dict[str, Any]:
-    """How a command chose and read the user's own images, as JSON, for result.json; empty if in the ordinary way."""
+def about_options(loading: ModelOptions, reading: Reading, chosen: str = "first") -> dict[str, Any]:
+    """The options of a model, and how images were chosen and read, as JSON; without what is at its default."""
     sampled = chosen.startswith("stratified")
     words = words_of_options(reading) + (["--subset", chosen.replace(", seed ", ":")] if sampled else [])
-    return ({"chosen": chosen} if sampled else {}) | ({"data_options": words} if words else {})
+    found = {"model_options": words_of_options(loading), "chosen": chosen if sampled else "", "data_options": words}
+    return {name: value for name, value in found.items() if value}
 
 
 def _chosen(images: StreamedImages, count: int, subset: str | None, observer: Observer) -> StreamedImages:

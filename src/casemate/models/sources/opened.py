@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from casemate.data import Resizing
 from casemate.errors import ModelError
 from casemate.models.checkpoint import ModelMetadata
-from casemate.models.classifier import Classifier, numbered_classes
+from casemate.models.classifier import Classifier, is_numbered
 from casemate.models.output_errors import described
 from casemate.models.outputs import Output
 from casemate.models.sources.facts import FLAGS, USER, ModelFacts, settle
@@ -64,7 +64,7 @@ class OpenedModel:
             output=self.model.ending and f"{self.model.ending} (taken off: the logits before it are attacked)",
         )
         facts = self.stated if self.model.ending is None else replace(self.stated, output=None)
-        if facts.classes != classes and classes not in (None, numbered_classes(len(classes or ()))):
+        if classes is not None and classes != facts.classes and not is_numbered(classes):
             facts = replace(facts, classes=classes, origins={**facts.origins, "classes": _NAMED})
         facts = facts.completed(shown.known_from(_CALL))
         wanted, size = facts.preparation, facts.size
