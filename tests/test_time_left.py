@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from casemate.attacks import PGD, AbstractAttack, Passes, Square
-from casemate.evaluation import cascade
+from casemate.evaluation import cascade, steps
 from casemate.evaluation.cascade import run_cascade
 from casemate.evaluation.cost import checks_afterwards
 from casemate.evaluation.intervals import Estimate, share
@@ -45,7 +45,7 @@ def test_a_wide_range_is_said_late_and_a_narrow_one_at_once() -> None:
 
 def test_the_pilot_changes_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     found = run_cascade(thirds(), ATTACKS, IMAGES, [EPS / 2, EPS])
-    monkeypatch.setattr(cascade, "part_size", lambda given, tried: given)
+    monkeypatch.setattr(steps, "part_size", lambda given, tried: given)
     whole = run_cascade(thirds(), ATTACKS, IMAGES, [EPS / 2, EPS])
     assert np.array_equal(found.first_success, whole.first_success)
     assert np.array_equal(found.robust, whole.robust)

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from casemate.engine import Artifact, Context, Producer, Store, Task, make_plan, run_plan
-from casemate.engine import workers as workers_module
+from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
 from casemate.errors import MachineError, StoreError, TrainingError
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
@@ -28,7 +27,7 @@ def _task(name: str, needs: dict[str, str] | None = None, **config: Any) -> Task
 def _run(tmp_path: Path, tasks: list[Task], observer: Any = NULL_OBSERVER, workers: int = 2) -> dict[str, Artifact]:
     store = Store(tmp_path)
     plan = make_plan(tasks, [task.name for task in tasks], PRODUCERS, store, "cpu")
-    return run_plan(plan, PRODUCERS, store, Context("cpu", observer), workers=workers)
+    return run_plan(plan, PRODUCERS, store, Context("cpu", observer), engine=Processes(workers=workers))
 
 
 def _finished(tmp_path: Path, tasks: list[Task]) -> set[str]:
@@ -93,12 +92,12 @@ def test_a_worker_that_cannot_load_the_code_ends_the_run(tmp_path: Path) -> None
     producers = {"add": Producer("casemate.losses", "engine_tasks:nothing")}
     plan = make_plan([_task("a"), _task("b")], ["a", "b"], producers, store, "cpu")
     with pytest.raises(AttributeError, match="nothing"):
-        run_plan(plan, producers, store, Context("cpu", NULL_OBSERVER), workers=2)
+        run_plan(plan, producers, store, Context("cpu", NULL_OBSERVER), engine=Processes(workers=2))
 
 
 def test_code_that_was_edited_meanwhile_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers read the code again: it must be that of the keys."""
-    monkeypatch.setattr(workers_module, "code_version", lambda module: "0123456789abcdef")
+    monkeypatch.setattr("casemate.engine.run.code_version", lambda module: "0123456789abcdef")
     with pytest.raises(StoreError, match="the code was edited while the study ran"):
         _run(tmp_path, [_task("a"), _task("b")])
     assert _finished(tmp_path, [_task("a"), _task("b")]) == set()
@@ -109,7 +108,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from casemate.cli.shared.observers import watching
-from casemate.engine import Context, Producer, Store, Task, make_plan, run_plan
+from casemate.engine import Context, Processes, Producer, Store, Task, make_plan, run_plan
 from casemate.errors import is_interruption
 
 PRODUCERS = {{"add": Producer("casemate.losses", "engine_tasks:produce")}}
@@ -122,7 +121,7 @@ if __name__ == "__main__":
     store = Store(root / "store")
     plan = make_plan(tasks, [task.name for task in tasks], PRODUCERS, store, "cpu")
     with watching() as observer:
-        run_plan(plan, PRODUCERS, store, Context("cpu", observer), workers=2)
+        run_plan(plan, PRODUCERS, store, Context("cpu", observer), engine=Processes(workers=2))
     print("finished")
 """
 

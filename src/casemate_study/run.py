@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from casemate import data
-from casemate.engine import Artifact, Context, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
+from casemate.engine import Artifact, Context, Engine, OnArtifact, Pieces, Plan, Store, Task, make_plan, run_plan
 from casemate.errors import CasemateWarning
 from casemate.progress import Observer
 from casemate.timing import GRADIENT_COST, StepCost, TrainPrecision
@@ -107,14 +107,14 @@ def run_study(
     threads: int,
     data_dir: Path | None,
     observer: Observer,
-    workers: int = 1,
+    engine: Engine | None = None,
     on_artifact: OnArtifact | None = None,
 ) -> dict[str, Artifact]:
     """Compute the missing artifacts and return all of the plan, old and new, by the name of their tasks.
 
-    Each is stored as soon as it is finished, added to the study's pieces, and passed to `on_artifact`. With several
-    `workers`, that many processes compute side by side, each on `threads` threads; with one, this process computes on
-    the threads that it has. Warnings of casemate are silenced; results report what they are about.
+    Each is stored as soon as it is finished, added to the study's pieces, and passed to `on_artifact`. The workers of
+    `engine` compute side by side, each on `threads` threads; without one, or if it has one worker on this machine, this
+    process computes on the threads that it has. Warnings of casemate are silenced; results report what they are about.
     """
 
     def keep(name: str, artifact: Artifact) -> None:
@@ -131,7 +131,7 @@ def run_study(
     context = Context(device=study.device, observer=observer, data_dir=data_dir, threads=threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CasemateWarning)  # the study's tables report what they warn of
-        return run_plan(study.plan, PRODUCERS, study.store, context, workers=workers, on_artifact=finished)
+        return run_plan(study.plan, PRODUCERS, study.store, context, engine=engine, on_artifact=finished)
 
 
 def task_seconds(task: Task, cost: StepCost) -> float:

@@ -1,4 +1,4 @@
-"""Runs the tasks of a plan, in this process or in several worker processes; each artifact is stored at once."""
+"""Runs the tasks of a plan, in this process or by the workers of an engine; each artifact is stored at once."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,15 +7,14 @@ from typing import final
 
 from casemate.engine.code_version import code_version
 from casemate.engine.plan import Plan
+from casemate.engine.pool import Death, Deaths, Engine, Pool
 from casemate.engine.produce import produce
 from casemate.engine.store import Artifact, Store
 from casemate.engine.task import Context, Producer, Task
-from casemate.engine.workers import Finished, Workers
-from casemate.errors import CasemateError, MachineError, StoreError, is_interruption
-from casemate.progress import Advance, Observer, side_by_side
-
-_ATTEMPTS = 2
-"""How often a task is tried before it fails because its worker process died each time."""
+from casemate.engine.task_setup import TaskJob, TaskSetup, stored
+from casemate.engine.workers import Processes
+from casemate.errors import CasemateError, StoreError, is_interruption
+from casemate.progress import NULL_OBSERVER, Advance, Observer, side_by_side
 
 OnArtifact = Callable[[str, Artifact], None]
 """Called with a task's name and its artifact as soon as that is stored."""
@@ -27,30 +26,33 @@ def run_plan(
     store: Store,
     context: Context,
     *,
-    workers: int = 1,
+    engine: Engine | None = None,
     on_artifact: OnArtifact | None = None,
 ) -> dict[str, Artifact]:
     """Run the tasks whose artifacts are missing; return all artifacts by task name.
 
-    With several `workers`, that many processes compute tasks side by side, each on `context.threads` threads; with one,
-    this process computes them in order. A result depends on neither the number of workers nor the order. Each artifact
-    is stored as soon as it is finished, and so survives a later failure.
+    The workers of `engine` compute tasks side by side, each on `context.threads` threads; without one, or if it has one
+    worker on this machine, this process computes them in order. A result depends on neither the number of workers nor
+    the order. Each artifact is stored as soon as it is finished, and so survives a later failure.
 
     If a task fails with a `CasemateError`, all tasks that do not need it still run; then its error is raised, the first
     of several. A `StoreError`, and any other exception, is raised at once. A task whose worker process dies is tried
-    once more; if that worker dies too, it fails with `MachineError`.
+    once more; if that worker dies too, it fails with `MachineError`. If the whole machine is lost, it is tried more
+    often.
     """
     if not plan.missing:
         return dict(plan.artifacts)
     needed = {task.kind: producers[task.kind] for task in plan.missing}
     with context.observer.work("Study", plan.work_left) as advance:
         schedule = _Schedule(plan, context.observer, advance, on_artifact)
-        lanes = side_by_side(context.observer, workers)
-        if workers == 1:
-            _run_here(schedule, needed, store, context, lanes[0])
+        engine = engine or Processes(workers=1)
+        if engine.works_here():
+            _run_here(schedule, needed, store, context, side_by_side(context.observer, 1)[0])
         else:
-            with Workers(workers, needed, store, context) as processes:
-                _run_in(processes, schedule, lanes)
+            codes = {kind: code_version(producer.module) for kind, producer in needed.items()}
+            setup = TaskSetup(needed, codes, store.root, replace(context, observer=NULL_OBSERVER))
+            with engine.open(setup, context.observer) as pool:
+                _run_in(pool, schedule, store, side_by_side(context.observer, pool.count))
         if schedule.failures:
             name, error = schedule.failures[0]
             more = f" (and {len(schedule.failures) - 1} more, named above)" if len(schedule.failures) > 1 else ""
@@ -72,22 +74,28 @@ def _run_here(
         except CasemateError as error:
             if is_interruption(error):
                 raise
-            schedule.finish(Finished(task, error=error))
+            schedule.fail(task.name, error)
         else:
-            schedule.finish(Finished(task, artifact=artifact))
+            schedule.finish(task.name, artifact)
 
 
-def _run_in(processes: Workers, schedule: "_Schedule", lanes: list[Observer]) -> None:
+def _run_in(pool: Pool, schedule: "_Schedule", store: Store, lanes: list[Observer]) -> None:
     while True:
-        for number in processes.idle:
+        for number in pool.idle:
             task = schedule.take(lanes[number])
             if task is None:
                 break
-            processes.start(number, task, schedule.key(task), schedule.needs(task), schedule.running[task.name])
+            needs = {role: artifact.key for role, artifact in schedule.needs(task).items()}
+            pool.start(number, task.name, TaskJob(task, schedule.key(task), needs), schedule.running[task.name])
         if not schedule.running:
             return
-        for found in processes.wait():
-            schedule.finish(found)
+        for found in pool.wait():
+            if found.death is not None:
+                schedule.retry(found.name, found.death)
+            elif found.error is not None:
+                schedule.fail(found.name, found.error)
+            else:
+                schedule.finish(found.name, stored(store, found.result))
 
 
 @final
@@ -100,7 +108,7 @@ class _Schedule:
         self.failures: list[tuple[str, CasemateError]] = []
         self._keys, self._waiting, self._total = plan.keys, list(plan.missing), len(plan.missing)
         self._observer, self._advance, self._on_artifact = observer, advance, on_artifact
-        self._deaths: dict[str, int] = {}
+        self._deaths = Deaths()
 
     def take(self, observer: Observer) -> Task | None:
         """The first waiting task whose needs are all finished; None if there is none.
@@ -124,43 +132,32 @@ class _Schedule:
         """The artifacts that the task needs, by role."""
         return {role: self.artifacts[name] for role, name in task.needs.items()}
 
-    def finish(self, found: Finished) -> None:
-        """Record how a task ended: with its artifact, an error, or the death of its process.
+    def finish(self, name: str, artifact: Artifact) -> None:
+        """Record that a task has ended with its artifact."""
+        running = self.running.pop(name)
+        self.artifacts[name] = artifact
+        self._advance_whole(running.left)
+        if self._on_artifact is not None:
+            self._on_artifact(name, artifact)
 
-        Raises the error if it ends the whole run.
-        """
-        task = found.task
-        left = task.work - self.running.pop(task.name).passed_on
-        if found.artifact is not None:
-            self.artifacts[task.name] = found.artifact
-            self._advance_whole(left)
-            if self._on_artifact is not None:
-                self._on_artifact(task.name, found.artifact)
-            return
-        error = self._after_death(found) if found.error is None else found.error
-        if error is None:
-            self._waiting.append(task)  # last, when fewer tasks may compete for memory
-            self._advance_whole(left - task.work)
-        elif isinstance(error, StoreError) or not isinstance(error, CasemateError):
+    def fail(self, name: str, error: Exception) -> None:
+        """Record that a task has ended with an error; raises it if it ends the whole run."""
+        running = self.running.pop(name)
+        if isinstance(error, StoreError) or not isinstance(error, CasemateError):
             raise error
-        else:
-            self._observer.message(f"{task.name} failed, tasks that do not need it go on: {error}")
-            self.failures.append((task.name, error))
-            self._advance_whole(left)
+        self._observer.message(f"{name} failed, tasks that do not need it go on: {error}")
+        self.failures.append((name, error))
+        self._advance_whole(running.left)
 
-    def _after_death(self, found: Finished) -> Exception | None:
-        """The error to report if a task's process has died too often; None if it is to be computed again."""
-        name = found.task.name
-        self._deaths[name] = self._deaths.get(name, 0) + 1
-        code = found.exit_code or 0
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if self._deaths[name] < _ATTEMPTS:
-            self._observer.message(f"The worker process that computed {name} ended ({how}); computing it again")
-            return None
-        return MachineError(
-            f"{_ATTEMPTS} worker processes ended while they computed it (the last by {how}); if memory ran out, run "
-            "the same command again with fewer --workers"
-        )
+    def retry(self, name: str, death: Death) -> None:
+        """Record that a task's worker has died: the task waits once more, or has failed if that happened too often."""
+        error = self._deaths.after(name, death, self._observer)
+        if error is not None:
+            self.fail(name, error)
+            return
+        running = self.running.pop(name)
+        self._waiting.append(running.task)  # last, when fewer tasks may compete for memory
+        self._advance_whole(-running.passed_on)
 
     def _advance_whole(self, amount: float, note: str = "") -> None:
         del note
@@ -179,22 +176,28 @@ class _TaskObserver:
 
     def __init__(self, observer: Observer, advance: Advance, task: Task) -> None:
         self.passed_on = 0.0
-        self._observer, self._advance, self._task = observer, advance, task
+        self.task = task
+        self._observer, self._advance = observer, advance
         self._depth = 0
 
+    @property
+    def left(self) -> float:
+        """The part of the task's cost that it has not passed on as progress."""
+        return self.task.work - self.passed_on
+
     def message(self, message: str) -> None:
-        self._observer.message(f"{self._task.name}: {message}")
+        self._observer.message(f"{self.task.name}: {message}")
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         outermost, self._depth = self._depth == 0, self._depth + 1
         try:
-            with self._observer.work(self._task.name if outermost else title, total) as advance:
+            with self._observer.work(self.task.name if outermost else title, total) as advance:
 
                 def advance_both(amount: float | int, note: str = "") -> None:
                     advance(amount, note)
                     if outermost and total > 0:
-                        moved = min(self._task.work * amount / total, self._task.work - self.passed_on)
+                        moved = min(self.task.work * amount / total, self.task.work - self.passed_on)
                         self.passed_on += moved
                         self._advance(moved, "")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -31,18 +31,20 @@ from casemate.attacks import (
     with_eps,
 )
 from casemate.data import LabelledImages, ReadableImages
+from casemate.engine import Deaths, Engine
 from casemate.errors import SettingError
 from casemate.evaluation.adversarial import AdversarialImages
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import share
 from casemate.evaluation.pieces import Nearest, Piece, PieceStore, piece_key, shard_key
 from casemate.evaluation.shards import shards_of
-from casemate.evaluation.time_left import Afterwards, cost_of, part_size, time_left
+from casemate.evaluation.steps import Step, StepJob, compute_step, no_images, piece_within, step_setup
+from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
 from casemate.norms import Ball, Norm, format_eps, parse_eps
-from casemate.progress import NULL_OBSERVER, Advance, Observer
-from casemate.rng import all_seeded, derive
+from casemate.progress import NULL_OBSERVER, Advance, Observer, side_by_side
 from casemate.timing import duration
+from casemate.types import Flags, Labels
 
 ROBUST = -1
 """In `Cascade.first_success`: no attack fooled the image."""
@@ -142,6 +144,7 @@ def run_cascade(
     precision: Precision = "float32",
     afterwards: Afterwards | None = None,
     pieces: PieceStore | None = None,
+    engine: Engine | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Cascade:
     """Run `attacks` in order, at every eps of `values`, on the images that no attack before has fooled.
@@ -159,6 +162,7 @@ def run_cascade(
         precision: of the gradients of attacks within a ball; whether an image fools is decided in float32.
         afterwards: the most passes that the caller makes after the attacks, for the time left; none if None.
         pieces: where finished pieces are kept; those that are there already are not computed again.
+        engine: whose workers attack shards side by side; this process attacks one after the other if None.
 
     Raises:
         SettingError: no attacks, no values or values that do not ascend, an attack in another norm.
@@ -180,7 +184,7 @@ def run_cascade(
             correct = _correct(prepared.verifier, images)
         found = _Run(
             prepared, attacks, images, values, norm, correct, seed, afterwards or Afterwards(), pieces, observer
-        ).whole()
+        ).whole(engine)
     for attempt in (each for each in found.attempts if each.eps == values[-1]):
         status = {each: attempt.status[each.name.lower()] for each in Status}
         call.warn_of_failures(
@@ -193,30 +197,22 @@ def run_cascade(
     return found
 
 
-class _Step(NamedTuple):
-    """One attack at one eps, with its places in the lists of attacks and eps, and its most cost on an image."""
-
-    column: int
-    eps: float
-    place: int
-    name: str
-    attack: AbstractAttack
-    cost: int
-
-
 @final
 @dataclass
 class _Shard:
     """A shard of the images while the attacks run on it."""
 
     at: slice
-    images: LabelledImages
     keys: Sequence[str]
     """The keys of its pieces, one for each step; empty if they are not kept."""
-    nearest: dict[str, Nearest]
-    """The results of minimum-norm attacks at the first eps."""
     remaining: int
     """The most cost on an image of the steps that are still to run."""
+    number: int = 0
+    """The place of the next step in the list of steps."""
+    awaits_attack: bool = False
+    """Whether that step is known to need an attack."""
+    nearest: dict[str, Nearest] = field(default_factory=dict)
+    """The results of minimum-norm attacks at the first eps."""
 
 
 @final
@@ -250,42 +246,118 @@ class _Run:
             distance=np.where(correct, np.float32(np.inf), np.float32(0)),
         )
         self.left = correct.copy()
+        self.first_correct = int(correct.argmax()) if len(correct) else 0
         self.run_once = {
             name for name, attack in attacks.items() if isinstance(innermost(attack), AbstractMinimumNormAttack)
         }
         self.steps = list(self._steps(attacks, values, len(model.original.classes)))
+        self.attacks = {(each.name, each.eps): with_eps(attacks[each.name], each.eps) for each in self.steps}
         self.attempts = [
-            Attempt(attack=each.name, eps=each.eps, unlimited=is_unlimited(each.attack)) for each in self.steps
+            Attempt(attack=each.name, eps=each.eps, unlimited=is_unlimited(self.attacks[each.name, each.eps]))
+            for each in self.steps
         ]
         self.passes = Passes()
         self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
-        self.piloted = self.announced = False
+        self.announced = False
         self.start = time.perf_counter()
 
-    def _steps(self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int) -> Iterator[_Step]:
+    def _steps(self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int) -> Iterator[Step]:
         for column, eps in enumerate(values):
             for place, (name, attack) in enumerate(attacks.items()):
-                cost = 0 if column and name in self.run_once else _work(attack, classes)
-                yield _Step(column, eps, place, name, with_eps(attack, eps), cost)
+                cost = 0 if column and name in self.run_once else _work(with_eps(attack, eps), classes)
+                yield Step(column=column, eps=eps, place=place, name=name, cost=cost)
 
-    def whole(self) -> Cascade:
-        """Run all attacks on all shards."""
-        shards = shards_of(self.images)
-        keys = [self._keys(each) for each in shards]
+    def whole(self, engine: Engine | None) -> Cascade:
+        """Run all attacks on all shards, by the workers of an engine or in this process."""
+        bounds = shards_of(self.images)
+        keys = [self._keys(each) for each in bounds]
         total = sum(each.cost for each in self.steps)
+        shards = [_Shard(at, some, total) for at, some in zip(bounds, keys, strict=True)]
         with self.observer.work("Attacking", total * len(self.images)) as advance:
-            self._look_for_pieces(shards, keys, advance)
+            self._look_for_pieces(shards, advance)
             self.start = time.perf_counter()  # not before: to hash many images takes longer than to attack the first
-            for at, some in zip(shards, keys, strict=True):
-                images = self.images.read(at).to_device_if_small(self.model.original.device)
-                shard = _Shard(at, images, some, {}, total)
-                for number in range(len(self.steps)):
-                    self._take(shard, number, advance)
+            if engine is None or engine.works_here():
+                for shard in shards:
+                    self._attack_here(shard, advance)
+            elif len(shards) == 1:
+                self.observer.message(
+                    f"{len(self.images)} images are a single part, which one worker attacks: this process does it"
+                )
+                self._attack_here(shards[0], advance)
+            else:
+                self._attack_in(engine, shards, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]
         self.found.first_success = self.found.first_success.astype(np.int64)
         self.found.distance = self.found.distance.astype(np.float64)
         return self.found
+
+    def _attack_here(self, shard: _Shard, advance: Advance) -> None:
+        images = self.images.read(shard.at).to_device_if_small(self.model.original.device)
+        while shard.number < len(self.steps):
+            piece, note = self._without_attack(shard), ""
+            if piece is None:
+                job = self._job(shard, images)
+
+                def on_part(fooled: Flags, passes: Passes) -> None:
+                    nonlocal note
+                    note = self._time_left(shard, fooled, passes)
+
+                attack = self.attacks[job.step.name, job.step.eps]
+                piece = compute_step(
+                    self.model,
+                    attack,
+                    job,
+                    norm=self.norm,
+                    seed=self.seed,
+                    observer=self.observer,
+                    on_part=on_part,
+                )
+                self._keep(shard, piece)
+            self._take(shard, piece, note, advance)
+
+    def _attack_in(self, engine: Engine, shards: Sequence[_Shard], advance: Advance) -> None:
+        """Attack the shards side by side. If a worker dies, the step of the shard that it computed is repeated."""
+        with engine.open(step_setup(self.model, self.attacks, self.norm, self.seed), self.observer) as pool:
+            lanes = side_by_side(self.observer, pool.count)
+            waiting, running, deaths = list(shards), dict[str, _Shard](), Deaths()
+            while waiting or running:
+                for number in pool.idle:
+                    shard = self._next(waiting, advance)
+                    if shard is None:
+                        break
+                    step = self.steps[shard.number]
+                    name = f"{step.name} at eps {format_eps(step.eps)}, images from {shard.at.start}"
+                    running[name] = shard
+                    pool.start(number, name, self._job(shard, self.images.read(shard.at)), lanes[number])
+                for ended in pool.wait() if running else ():
+                    shard = running.pop(ended.name)
+                    error = ended.error
+                    if ended.death is not None:
+                        error = deaths.after(ended.name, ended.death, self.observer)
+                    if error is not None:
+                        raise error
+                    if ended.result is not None:
+                        self._keep(shard, ended.result)
+                        self._take(shard, ended.result, self._time_left_of(shards, ended.result, pool.count), advance)
+                    waiting.append(shard)
+
+    def _next(self, waiting: list[_Shard], advance: Advance) -> _Shard | None:
+        """Take the waiting shard with most to do; None if none waits. Steps that need no attack are done at once."""
+        for shard in list(waiting):
+            while not shard.awaits_attack and shard.number < len(self.steps):
+                piece = self._without_attack(shard)
+                if piece is None:
+                    shard.awaits_attack = True
+                else:
+                    self._take(shard, piece, "", advance)
+            if shard.number == len(self.steps):
+                waiting.remove(shard)
+        if not waiting:
+            return None
+        chosen = max(waiting, key=lambda each: each.remaining * int(self.left[each.at].sum()))
+        waiting.remove(chosen)
+        return chosen
 
     def _keys(self, at: slice) -> list[str]:
         """The keys of the pieces of a shard, one for each step; none if they are not kept."""
@@ -294,54 +366,98 @@ class _Run:
             correct = self.found.first_success[at] != MISCLASSIFIED
             key = shard_key(self.model.changes, at.start, self.images.read(at), correct)
             for step in self.steps:
-                key = piece_key(key, step.attack, step.eps)
+                key = piece_key(key, self.attacks[step.name, step.eps], step.eps)
                 found.append(key)
         return found
 
-    def _look_for_pieces(self, shards: Sequence[slice], keys: Sequence[Sequence[str]], advance: Advance) -> None:
+    def _look_for_pieces(self, shards: Sequence[_Shard], advance: Advance) -> None:
         """Say how many pieces are there already, and advance by all of them at once, as by work of an earlier run."""
         if self.pieces is None:
             return
-        self.there = {key for some in keys for key in some if self.pieces.has(key)}
+        self.there = {key for shard in shards for key in shard.keys if self.pieces.has(key)}
         if self.there:
             took = duration(self.pieces.seconds(self.there))
             count = len(shards) * len(self.steps)
             self.observer.message(f"Resumed: {len(self.there)} of {count} pieces are there already, which took {took}")
             found = sum(
-                step.cost * (at.stop - at.start)
-                for at, some in zip(shards, keys, strict=True)
-                for step, key in zip(self.steps, some, strict=True)
+                step.cost * (shard.at.stop - shard.at.start)
+                for shard in shards
+                for step, key in zip(self.steps, shard.keys, strict=True)
                 if key in self.there
             )
             advance(found, "")
 
-    def _take(self, shard: _Shard, number: int, advance: Advance) -> None:
-        """Take one step on a shard: find its piece or compute it, and add it to the results."""
-        step, attempt = self.steps[number], self.attempts[number]
-        shard.remaining -= step.cost
-        left = torch.from_numpy(np.flatnonzero(self.left[shard.at]))
-        piece, part = None, None
-        if self.pieces is not None:
-            piece = self._kept(shard.keys[number], left)
-            part = None if isinstance(self.images, LabelledImages) else self.pieces.path(shard.keys[number])
-        note = ""
-        if piece is not None:
-            self.found.resumed_seconds += piece.seconds
-            self.model.copy.pass_size = piece.pass_size
+    def _left(self, shard: _Shard) -> Labels:
+        """The positions in a shard of the images that are left, int64."""
+        return torch.from_numpy(np.flatnonzero(self.left[shard.at]))
+
+    def _job(self, shard: _Shard, images: LabelledImages) -> StepJob:
+        """The next step of a shard on its images that are left. `images` are all of the shard."""
+        step, left = self.steps[shard.number], self._left(shard)
+        is_first = not shard.number and shard.at.start <= self.first_correct < shard.at.stop
+        return StepJob(
+            step=step,
+            start=shard.at.start,
+            places=left,
+            images=images[left],
+            pilot=is_first and step.name not in self.run_once,
+            keeps_nearest=self._keeps_nearest(step),
+            pass_size=self.model.copy.pass_size,
+        )
+
+    def _without_attack(self, shard: _Shard) -> Piece | None:
+        """The piece of a shard's next step, if no attack is needed for it; else None.
+
+        It may be stored already, follow from what a minimum-norm attack found at a smaller eps, or have no images.
+        """
+        step, left = self.steps[shard.number], self._left(shard)
+        if self.pieces is not None and (kept := self._kept(shard.keys[shard.number], left)) is not None:
+            self.found.resumed_seconds += kept.seconds
+            self.model.copy.pass_size = kept.pass_size
+            return kept
+        found = shard.nearest.get(step.name)
+        if found is not None:
+            found = found[torch.searchsorted(found.places, left)]
+        elif not len(left):
+            found = no_images(self.model.original.input_shape)
         else:
-            piece, note = self._computed(shard, step, left)
-            if self.pieces is not None:
-                self.pieces.put(shard.keys[number], piece)
+            return None
+        piece = piece_within(
+            found,
+            Ball(eps=step.eps, norm=self.norm).reach(self.model.original.bounds),
+            passes=Passes(),
+            seconds=0.0,
+            pass_size=self.model.copy.pass_size,
+            keeps_nearest=self._keeps_nearest(step),
+        )
+        self._keep(shard, piece)
+        return piece
+
+    def _keeps_nearest(self, step: Step) -> bool:
+        """Whether the results of a step at every distance are needed for larger eps."""
+        return step.name in self.run_once and not step.column
+
+    def _keep(self, shard: _Shard, piece: Piece) -> None:
+        """Store a piece of a shard's next step that was computed now."""
+        self.model.copy.pass_size = piece.pass_size
+        if self.pieces is not None:
+            self.pieces.put(shard.keys[shard.number], piece)
+
+    def _take(self, shard: _Shard, piece: Piece, note: str, advance: Advance) -> None:
+        """Add the piece of a shard's next step to the results; the step is then done."""
+        number, step = shard.number, self.steps[shard.number]
+        shard.number, shard.awaits_attack = number + 1, False
+        shard.remaining -= step.cost
         if piece.nearest is not None:
             shard.nearest[step.name] = piece.nearest
-        self._add(shard, step, piece, part)
-        attempt.add(piece)
+        in_file = self.pieces is not None and not isinstance(self.images, LabelledImages)
+        self._add(shard, step, piece, self.pieces.path(shard.keys[number]) if self.pieces and in_file else None)
+        self.attempts[number].add(piece)
         self.passes.add(piece.passes)
-        self.piloted |= piece.tried > 0
         images = len(self.left)
         words = f"{step.name} at eps {format_eps(step.eps)}: {int(self.left.sum())} of {images} left{note}"
         done = bool(shard.keys) and shard.keys[number] in self.there
-        advance(0 if done else step.cost * len(shard.images), words)
+        advance(0 if done else step.cost * (shard.at.stop - shard.at.start), words)
         if step.place == len(self.found.attacks) - 1:
             robust = self.left[shard.at]
             self.found.robust[shard.at, step.column] = robust
@@ -359,7 +475,7 @@ class _Run:
         self.observer.message(f"{self.pieces.path(key)}, a piece of the evaluation, is damaged; it is computed again")
         return None
 
-    def _add(self, shard: _Shard, step: _Step, piece: Piece, part: Path | None) -> None:
+    def _add(self, shard: _Shard, step: Step, piece: Piece, part: Path | None) -> None:
         """Add the images that a piece fooled to the results; they stay in `part`, the piece's file, if it is given."""
         places = piece.places.numpy() + shard.at.start
         self.found.examples.add(places, piece.adversarial if part is None else part)
@@ -367,66 +483,12 @@ class _Run:
         self.found.first_success[places] = step.place
         self.left[places] = False
 
-    def _computed(self, shard: _Shard, step: _Step, left: Tensor) -> tuple[Piece, str]:
-        """The piece of one step on the images of a shard that are left, and the end of a note: the time left.
-
-        Draws of a model's own, which are not keyed by example, depend on seed, shard and step alone.
-        """
-        device = self.model.original.device
-        reach = Ball(eps=step.eps, norm=self.norm).reach(self.model.original.bounds)
-        made: list[Nearest] = []
-        passes, seconds, tried, note = Passes(), 0.0, 0, ""
-        whole = self.piloted or step.name in self.run_once
-        with all_seeded(device, derive(self.seed, "piece", shard.at.start, step.column, step.place)):
-            while tried < len(left):
-                part = left[tried:][: len(left) if whole else part_size(len(left), tried)]
-                begun = time.perf_counter()
-                result, spent = self._attacked(shard, step, part)
-                made.append(result)
-                passes.add(spent)
-                seconds += time.perf_counter() - begun
-                tried += len(part)
-                fooled = torch.cat([each.success & (each.norm <= reach) for each in made])
-                note = self._time_left(shard, step, fooled, len(left), passes)
-        if not made:
-            shape = shard.images.pixels.shape[1:]
-            none = torch.zeros(0, dtype=torch.int64)
-            made = [Nearest(none, torch.zeros(0, *shape), none.bool(), none.float(), none.to(torch.uint8))]
-        places, images, success, norm, status = (
-            torch.cat([getattr(each, name) for each in made]) for name in Nearest.__dataclass_fields__
-        )
-        # not every attack stays within eps: minimum-norm ones, BIM with clip `range`, Spatial
-        hit = success & (norm <= reach)
-        once = step.name in self.run_once and not step.column
-        piece = Piece(
-            tried=tried,
-            places=places[hit],
-            adversarial=images[hit],
-            distance=norm[hit],
-            status={each.name.lower(): int((status == each).sum()) for each in Status},
-            passes=passes,
-            seconds=seconds,
-            pass_size=self.model.copy.pass_size,
-            nearest=Nearest(places, images, success, norm, status) if once else None,
-        )
-        return piece, note
-
-    def _attacked(self, shard: _Shard, step: _Step, part: Tensor) -> tuple[Nearest, Passes]:
-        """The result of an attack at its eps on the images at some positions; of a minimum-norm attack, the first."""
-        if step.name in shard.nearest:
-            nearest = shard.nearest[step.name]
-            return nearest[torch.searchsorted(nearest.places, part)], Passes()
-        pixels, labels = shard.images[part].tensors(self.model.original.device)
-        index = part + shard.at.start
-        result = step.attack(self.model, pixels, labels, seed=self.seed, index=index, observer=self.observer)
-        columns = (result.adversarial, result.success, result.norm, result.status)
-        return Nearest(part, *(each.cpu() for each in columns)), result.passes
-
-    def _time_left(self, shard: _Shard, step: _Step, fooled: Tensor, given: int, passes: Passes) -> str:
-        """The end of a note: the time left after the first of the `given` images, of which some were `fooled`.
+    def _time_left(self, shard: _Shard, fooled: Flags, passes: Passes) -> str:
+        """The end of a note: the time left after the first images of a shard's next step, some of which were `fooled`.
 
         It is also said in a message as soon as it is known well enough, once.
         """
+        step, given = self.steps[shard.number], int(self.left[shard.at].sum())
         now, tried = time.perf_counter() - self.start, len(fooled)
         cost, seen = cost_of(passes), shard.at.stop
         spent = cost_of(self.passes) + cost
@@ -437,18 +499,45 @@ class _Run:
             rest=given - tried,
             cost=cost / tried,
             most=step.cost,
-            later=shard.remaining,
+            later=shard.remaining - step.cost,
             afterwards=self.afterwards,
             before=spent,
             standing=int(self.left[: shard.at.start].sum()),
             more=(len(self.left) - seen) / seen,
         )
-        known = tried == given or to_go.is_known(now)
-        if not self.announced and known and to_go.is_worth_saying:
-            self.announced = True
-            images = len(self.left)
-            self.observer.message(f"Time left, by {step.name} on {tried} of {images} images: {to_go}")
+        if tried == given or to_go.is_known(now):
+            self._announce(to_go, f"{step.name} on {tried} of {len(self.left)} images")
         return f", {to_go} to go"
+
+    def _time_left_of(self, shards: Sequence[_Shard], ended: Piece, workers: int) -> str:
+        """The end of a note: the time left of shards that are attacked side by side, when a piece of one has ended."""
+        seconds = sum(each.seconds for each in self.attempts) + ended.seconds
+        spent = cost_of(self.passes) + cost_of(ended.passes)
+        begun = [(int(self.left[each.at].sum()), each) for each in shards if each.number or each.awaits_attack]
+        given = sum(left for left, each in begun if each.remaining)
+        seen = sum(each.at.stop - each.at.start for _, each in begun)
+        to_go = time_left(
+            seconds / min(workers, len(shards)) / max(spent, 1),
+            share(np.ones(max(given, 1), dtype=bool)),
+            given=given,
+            rest=0,
+            cost=0,
+            most=0,
+            later=sum(left * each.remaining for left, each in begun) / max(given, 1),
+            afterwards=self.afterwards,
+            before=spent,
+            standing=sum(left for left, each in begun if not each.remaining),
+            more=(len(self.left) - seen) / seen,
+        )
+        if to_go.is_known(seconds):
+            self._announce(to_go, "the first pieces")
+        return f", {to_go} to go"
+
+    def _announce(self, to_go: TimeLeft, by: str) -> None:
+        """Say the time left in a message, once, if users have to wait for it."""
+        if not self.announced and to_go.is_worth_saying:
+            self.announced = True
+            self.observer.message(f"Time left, by {by}: {to_go}")
 
 
 def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) -> int | None:

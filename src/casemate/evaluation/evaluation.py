@@ -16,6 +16,7 @@ from torch import nn
 from casemate.attacks import COMPARED_IMAGES, prepare_for_attack
 from casemate.attacks.named import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
+from casemate.engine import Engine
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
 from casemate.evaluation.cascade import Cascade, most_work, run_cascade
@@ -269,6 +270,7 @@ def evaluate(
     borders: Borders = CONVENTION,
     store: Path | str | None = None,
     fresh: bool = False,
+    engine: Engine | None = None,
     observer: Observer = NULL_OBSERVER,
 ) -> Evaluation:
     """Check a model and its images, attack it with all attacks of a budget, check the result, and give a verdict.
@@ -302,6 +304,9 @@ def evaluate(
             there, with the same result to the bit on the same processor; more images, or another eps or attack at the
             end, use the pieces again. None: nothing is written.
         fresh: with `store`, use no pieces of earlier calls.
+        engine: where the attacks run: `casemate.engine.Processes(workers=2)` or `casemate.engine.Ray()`, whose workers
+            attack parts of the images side by side, each on PyTorch's number of threads here; None: this process. The
+            result is the same to the bit on the same processor.
         observer: is informed of the progress; `casemate.progress_bars()` shows it.
 
     Raises:
@@ -311,6 +316,7 @@ def evaluate(
         ModelError: a model that fails, or returns something other than one logit per class.
         EvaluationError: a finding voids the robust accuracy before any attack, and not `force`.
         StoreError: the store cannot be written, or is in use and `fresh`.
+        MachineError: the engine's workers cannot be started, or keep dying.
     """
     start = time.perf_counter()
     if thorough is None:
@@ -398,6 +404,7 @@ def evaluate(
                 seed=seed,
                 afterwards=checks_afterwards(falls, len(images), thorough=thorough),
                 pieces=kept,
+                engine=engine,
                 observer=observer,
             )
 
