@@ -35,6 +35,14 @@ _WAITING_FOR_PROCESSORS = 60.0
 _MOST_OBJECT_MEMORY = 2 << 30
 """Bytes of shared memory that a cluster started here reserves for setups, jobs and results."""
 _SECONDS_TO_CONNECT = 5.0
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a job without GPUs leaves the list of GPUs as it is
+    # Ray's helpers look whether their parent was killed, and end after five times: the default is every ten seconds
+    "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "1",
+    "RAY_RUNTIME_ENV_AGENT_CHECK_PARENT_INTERVAL_S": "1",
+}
+"""What Ray's processes find in their environment, unless the user has set it."""
 
 
 @final
@@ -92,8 +100,8 @@ class Ray:
 @contextmanager
 def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
     """Context that yields the module `ray`, connected to a cluster; one that the caller is connected to stays so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a job without GPUs leaves their list as it is
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     with observer.work("Loading Ray", 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own future versions
         import ray
@@ -205,7 +213,7 @@ class RayWorkers:
         self._ray, self._observer = ray, observer
         self._identity = uuid.uuid4().hex
         self._setup = ray.put((sys.path, setup))
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Reports)
         self._reports = actor.remote()
         self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_compute)

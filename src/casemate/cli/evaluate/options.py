@@ -12,6 +12,7 @@ from casemate.cli import evaluate as command
 from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import console, outputs, parsing
 from casemate.cli.shared.console import ThresholdNotMet
+from casemate.cli.shared.engines import EngineOptions
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     MODEL_FROM,
@@ -48,6 +49,7 @@ class Evaluate:
     verbose: Annotated[bool, FlagCreatePairsOff, arg(aliases=("-v",), help_behavior_hint="")] = False
     """Also show what every check measured."""
     json: Json = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -56,11 +58,12 @@ class Evaluate:
         Raises `ThresholdNotMet` if --fail-under is not met.
         """
         at_least_one("images", self.evaluation.images)
+        self.engine.check()
         least = self._least()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
-            device, threads = self.machine.set_up(observer)
+            device, threads = self.machine.set_up(observer, self.engine.default_threads(workers=1))
             from casemate.cli.evaluate import run, show
 
             plan = run.prepare(self.evaluation, device, observer, timed=self.dry_run)
@@ -70,7 +73,8 @@ class Evaluate:
             out = self.out or Path("runs") / f"evaluate-{plan.model.short}"
             check_folder(out)
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
-            found = run.run(plan, observer, store=self.store, fresh=self.fresh)
+            engine = self.engine.make(device, threads, workers=1)
+            found = run.run(plan, observer, engine=engine, store=self.store, fresh=self.fresh)
             result = run.write(out, plan, found, threads, observer)
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)

@@ -12,8 +12,8 @@ from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.cli.shared.facts import report_facts
 from casemate.data import ReadableImages
-from casemate.engine import default_store
-from casemate.errors import CasemateWarning
+from casemate.engine import Engine, default_store
+from casemate.errors import CasemateWarning, SettingError
 from casemate.evaluation import Evaluation, evaluate, seconds_at_most
 from casemate.evaluation.budgets import Budget
 from casemate.evaluation.cost import attack_passes
@@ -123,17 +123,27 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     return EvaluatePlan(request, model, data, test, images.chosen, values, substitute, seconds, device, hashes, borders)
 
 
-def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fresh: bool = False) -> Evaluation:
+def run(
+    plan: EvaluatePlan,
+    observer: Observer,
+    *,
+    engine: Engine | None = None,
+    store: Path | None = None,
+    fresh: bool = False,
+) -> Evaluation:
     """Run the planned evaluation.
 
     Args:
         plan: the evaluation.
         observer: is informed of the progress.
+        engine: whose workers attack parts of the images side by side; None: this process.
         store: the folder of the store that keeps the pieces; None: the default one.
         fresh: use no pieces of earlier evaluations.
     """
     request = plan.request
     inputs.expect_queries(plan.model, request.loading, plan.most_queries or 0)
+    if request.loading.black_box and engine is not None and not engine.works_here():
+        raise SettingError("a black box counts its calls in one process; leave --engine and --workers out")
     return evaluate(
         plan.model.model,
         plan.test,
@@ -149,6 +159,7 @@ def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fr
         borders=plan.borders,
         store=store or default_store(),
         fresh=fresh,
+        engine=engine,
         observer=observer,
     )
 

@@ -9,8 +9,9 @@ from typing import Annotated
 from tyro.conf import arg
 
 from casemate.cli.shared import outputs, parsing
+from casemate.cli.shared.engines import EngineOptions
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import Flag, Json, Machine, at_least_one, check_folder
+from casemate.cli.shared.options import Flag, Json, Machine, check_folder
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import StoreError
 from casemate_study.cli import study
@@ -30,10 +31,8 @@ class Study:
     """Compute only; `casemate report` writes the report later."""
     dry_run: Flag = False
     """Compute nothing: list the artifacts, those that are finished, and the time that the rest would take."""
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one per core)")] = None
-    """Processes that compute artifacts side by side, each on --threads threads (default here: 1). Neither the results
-    nor what is in the store depends on their number."""
     json: Json = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -41,7 +40,7 @@ class Study:
         plan.
         """
         choose_experiments(self.selection.only)
-        at_least_one("workers", self.workers)
+        self.engine.check()
         out = self.out or self.selection.default_out()
         if self.dry_run and out.exists() and not out.is_dir():
             raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")
@@ -52,15 +51,17 @@ class Study:
             from casemate_study.cli.study import run, show
 
             planned = run.plan(self.selection, device, observer)
-            workers = self.workers or run.default_workers(device, threads)
+            workers = run.default_workers(device, threads)
             if self.dry_run:
-                display = partial(show.show_plan, planned, run.measure(planned, observer), workers)
+                at_a_time = self.engine.workers or workers
+                display = partial(show.show_plan, planned, run.measure(planned, observer), at_a_time)
             else:
                 report = None if self.no_report else out
                 if report is not None:
                     outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
+                engine = self.engine.make(device, threads, workers)
                 found = run.compute(
-                    planned, self.selection, threads=threads, workers=workers, out=report, observer=observer
+                    planned, self.selection, threads=threads, engine=engine, out=report, observer=observer
                 )
                 display = partial(show.show_results, planned, found)
         display(as_json=self.json)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from casemate.engine import Artifact, Store
+from casemate.engine import Artifact, Engine, Processes, Store
 from casemate.errors import CasemateError, StoreError, is_interruption
 from casemate.files import read_json, write_json
 from casemate.memory import memory_of_machine, processors
@@ -95,20 +95,21 @@ def default_workers(device: str, threads: int) -> int:
 
 
 def compute(
-    study: PlannedStudy, selection: Selection, *, threads: int, workers: int, out: Path | None, observer: Observer
+    study: PlannedStudy, selection: Selection, *, threads: int, engine: Engine, out: Path | None, observer: Observer
 ) -> StudyRun:
     """Compute the missing artifacts, then write the report into the folder `out`; no report if `out` is None.
 
     The report is also written while the study runs. Returns all artifacts, and how many of them were computed now.
     """
     missing, total = len(study.plan.missing), len(study.plan.tasks)
-    workers = min(workers, max(1, missing))
+    if isinstance(engine, Processes):
+        engine = Processes(workers=min(engine.workers, max(1, missing)))
     if missing:
-        side_by_side = f", {workers} at a time" if workers > 1 else ""
+        side_by_side = f", {engine.workers} at a time" if isinstance(engine, Processes) and engine.workers > 1 else ""
         observer.message(f"{missing} of {total} artifacts to compute{side_by_side}, {total - missing} finished before.")
     else:
         observer.message(f"All {total} artifacts were finished before; nothing is computed.")
-    live = None if out is None else LiveReport(study, out, observer, in_thread=workers > 1)
+    live = None if out is None else LiveReport(study, out, observer, in_thread=not engine.works_here())
     try:
         with live or nullcontext():
             artifacts = run_study(
@@ -116,7 +117,7 @@ def compute(
                 threads=threads,
                 data_dir=selection.data_dir,
                 observer=observer,
-                workers=workers,
+                engine=engine,
                 on_artifact=None if live is None else live.add,
             )
     except CasemateError as error:
