@@ -38,9 +38,6 @@ _SECONDS_TO_CONNECT = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a job without GPUs leaves the list of GPUs as it is
-    # Ray's helpers look whether their parent was killed, and end after five times: the default is every ten seconds
-    "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "1",
-    "RAY_RUNTIME_ENV_AGENT_CHECK_PARENT_INTERVAL_S": "1",
 }
 """What Ray's processes find in their environment, unless the user has set it."""
 
