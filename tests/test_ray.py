@@ -306,16 +306,19 @@ def second_machine() -> Iterator[tuple[str, Sequence[str]]]:
 def test_a_second_machine_joins_and_works(tmp_path: Path, second_machine: tuple[str, Sequence[str]]) -> None:
     here, inside = second_machine
     ray = str(Path(sys.executable).parent / "ray")
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     common = ["--disable-usage-stats", "--object-store-memory", "100000000"]
     head = [ray, "start", "--head", "--node-ip-address", here, "--port", "6399", "--num-cpus", "0", "--block"]
     node = [*inside, ray, "start", "--address", f"{here}:6399", "--node-ip-address", "10.203.7.2", "--num-cpus", "2"]
     started = []
     try:
         for command in ([*head, "--include-dashboard", "false", *common], [*node, "--block", *common[1:]]):
-            log = (tmp_path / f"ray{len(started)}.log").open("w")
-            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-            time.sleep(8)
+            log = tmp_path / f"ray{len(started)}.log"
+            with log.open("w") as file:
+                made = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+            started.append(made)
+            _wait_for(lambda log=log, made=made: "Ray runtime started" in log.read_text() or made.poll() is not None)
+            assert made.poll() is None, log.read_text()
         with _evaluation(tmp_path, "here", "here") as process:
             whole, _ = process.communicate(timeout=300)
         with _evaluation(tmp_path, "ray", "far", f"{here}:6399") as process:

@@ -173,6 +173,15 @@ def test_two_workers_compute_what_one_process_computes(undisturbed: Path, tmp_pa
     _assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.integration
+def test_a_ray_cluster_computes_what_one_process_computes(undisturbed: Path, tmp_path: Path) -> None:
+    out, _ = finished(
+        casemate(*SMOKE, "--engine", "ray", "--workers", 2, "--only", "E1", "E6", "E9", "--store", tmp_path, "--json")
+    )
+    json.loads(out)  # Ray prints nothing there
+    _assert_same(tmp_path, undisturbed)
+
+
 def _descendants(pid: int) -> list[int]:
     """The processes that a process started, directly or not."""
     children = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

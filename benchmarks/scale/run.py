@@ -202,9 +202,7 @@ def write_tables(found: dict[str, Any]) -> None:
 
 def _table(part: str, found: dict[str, Any]) -> str:
     made = found["surroundings"]
-    about = (
-        f"{made['processor']}, {found['cores']} cores, PyTorch {made['libraries']['torch']}, commit {made['commit']}"
-    )
+    where = f"{made['processor']}, {found['cores']} cores, PyTorch {made['libraries']['torch']}"
     lines = {"engines": _engines, "images": _images, "sizes": _sizes, "jobs": _jobs}[part](found)
     return "\n".join([*lines, "", f"({where}, commit {made['commit']}.)"])
 

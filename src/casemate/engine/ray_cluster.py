@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, final
 
 from casemate.engine.answers import answer, packed, sendable, unpacked
@@ -99,6 +100,9 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
     """Context that yields the module `ray`, connected to a cluster; one that the caller is connected to stays so."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is not None and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is loaded, and would try without
     with observer.work("Loading Ray", 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own future versions
         import ray
@@ -106,7 +110,6 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": address}
     if address is None:
         options = {"address": "local", "num_cpus": processors(), "include_dashboard": False}
@@ -146,6 +149,12 @@ def _silent(ray: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+
+
+def _has_token() -> bool:
+    """Whether this user has the token with which clusters that `ray start` makes know their own."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(name in os.environ for name in names) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _object_memory() -> int:
