@@ -1,0 +1,40 @@
+"""What several processes of one command, started by torchrun, print: the first one everything, the others no results.
+
+An error that all of them raise is printed by one process of each machine, since each machine has a screen of its own.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from casemate.errors import CasemateError, CasemateWarning
+from casemate.torchrun import is_shared, place, share
+
+
+@contextmanager
+def one_screen() -> Iterator[None]:
+    """A context in which only the first process prints results and warnings. Raises `SettingError`, see `place`."""
+    if place().is_first:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore", CasemateWarning)
+        yield
+
+
+@contextmanager
+def alike_in_all() -> Iterator[None]:
+    """A context of what all processes do alike before they meet: messages and errors are printed once a machine."""
+    with Path(os.devnull).open("w") as nowhere, nullcontext() if place().shows_errors else redirect_stderr(nowhere):
+        try:
+            yield
+        except CasemateError as error:
+            share(error)
+            raise
+
+
+def is_printed_here(error: Exception) -> bool:
+    """Whether this process prints an error that ends the command."""
+    return not is_shared(error) or place().shows_errors
