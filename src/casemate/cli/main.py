@@ -21,7 +21,7 @@ from typing import Protocol, runtime_checkable
 from casemate._version import __version__
 from casemate.cli.shared import console
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.one_screen import alike_in_all, is_printed_here, one_screen
+from casemate.cli.shared.one_screen import alike_in_all, one_screen, print_once
 from casemate.cli.shared.options import load_torch
 from casemate.cli.shared.parsing import choose_command, first_line
 from casemate.cli.shared.sigint import redeliver_interrupts
@@ -116,16 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except CasemateError as error:
-        if is_printed_here(error):
-            console.print_error(str(error))
+        print_once(error, str(error))
         return 2
     except console.ThresholdNotMet as failure:
         console.print_error(str(failure), word="falls short")
         return 3
     except _StoppedError as stop:
         words = "finished work is kept; run the same command again to continue." if stop.resumable else "with Ctrl-C."
-        if is_printed_here(stop):
-            console.print_error(words, word="stopped")
+        print_once(stop, words, word="stopped", last=False)  # torchrun interrupts all processes by itself
         return 130
     except BrokenPipeError:  # the reader of the results needs no more of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -146,7 +144,8 @@ def _run(arguments: Sequence[str]) -> None:
     try:
         try:
             if arguments in (["--version"], ["-V"]):
-                print(f"casemate {__version__}")
+                with one_screen():
+                    print(f"casemate {__version__}")
             else:
                 with redeliver_interrupts(), console.warnings_as_lines(), one_screen():
                     with alike_in_all():

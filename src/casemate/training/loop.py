@@ -160,7 +160,7 @@ def _fit(
     optimizer = settings.make_optimizer(model)
     group.share_weights(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
-    group.expect_same(fingerprint, "images, settings, an objective or augmentations")
+    group.expect_same(fingerprint, "images, settings, objective or augmentations")
     state = _resumed(checkpoint, fingerprint, model, optimizer, group)
     if settings.ema is not None and state.average is None:
         state.average = snapshot(model)
@@ -385,8 +385,12 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
 
     Entries that are not floating-point numbers are copied from the model.
     """
+    buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name in buffers:  # with entries such as -inf, whose difference is NaN
+            mixed = average[name].lerp(tensor, 1 - decay)
+            average[name].copy_(torch.where(average[name] == tensor, tensor, mixed))
+        elif tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - decay)
         else:
             average[name].copy_(tensor)

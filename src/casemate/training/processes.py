@@ -9,6 +9,7 @@ An error in one process is raised in all of them. A process that dies is noticed
 breaks; torchrun then ends them.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -135,7 +136,7 @@ class Processes:
             return
         tensors = [*model.named_parameters(), *model.named_buffers()]
         layout = "\n".join(f"{name} {tuple(each.shape)} {each.dtype} {each.requires_grad}" for name, each in tensors)
-        self.expect_same(layout, "a network")
+        self.expect_same(layout, "network's layers")
         self.broadcast([each for _, each in tensors])
 
     def buffers(self, model: nn.Module) -> dict[str, Tensor]:
@@ -221,13 +222,13 @@ class Processes:
         expected = self.broadcast_bytes(text.encode())
         with self.together():
             if text.encode() != expected:
-                raise TrainingError(f"{what} other than process 0; all processes must train the same")
+                raise TrainingError(f"its {what} are not those of process 0; all processes must train the same")
 
     def _raise_first(self, own: Exception | None) -> None:
         """Raise, after a failure, the error of the first process that failed, in all processes.
 
-        That process raises its `own`, with its traceback; the others raise one with the same message, and of the same
-        class if it is one of casemate's.
+        The others raise one with the same message, and of the same class if it is one of casemate's. An error of
+        another class is a bug: the process that has it raises its `own`, with its traceback.
         """
         mine = b"" if own is None else f"{type(own).__name__}\n{own}".encode()[:_LONGEST]
         sent = torch.zeros(_LONGEST, dtype=torch.uint8)
@@ -244,7 +245,7 @@ class Processes:
             kind, message = TrainingError, f"{name}: {message}" if message else name
             if own is not None and first == self.rank:
                 raise own
-        where = "" if len(set(texts)) == 1 else f"process {first} of {self.count}: "
+        where = f"process {first} of {self.count}: " if first else ""
         raise share(kind(f"{where}{message}")) from own
 
 
@@ -315,11 +316,11 @@ def _connected() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # PyTorch's errors of connections and timeouts are of this class
-        first = str(error).strip().partition("\n")[0]
+        reason = re.sub(r"^(\[.*?\] )+", "", str(error).strip()).partition(". ")[0].partition("\n")[0]
         raise share(
             TrainingError(
                 f"a process of this training ended, or did not answer for {_PATIENCE.total_seconds() / 60:.0f} minutes "
-                f"({first}). The checkpoint, if there is one, keeps the state after the last finished epoch: start all "
+                f"({reason}). The checkpoint, if there is one, keeps the state after the last finished epoch: start all "
                 "processes again to continue"
             )
         ) from error

@@ -4,13 +4,18 @@ An error that all of them raise is printed by one process of each machine, since
 """
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
+from casemate.cli.shared import console
 from casemate.errors import CasemateError, CasemateWarning
 from casemate.torchrun import is_shared, place, share
+
+_LEAVES_AFTER = 10.0
+"""Seconds that a failed process which prints nothing leaves to the one that prints."""
 
 
 @contextmanager
@@ -35,6 +40,12 @@ def alike_in_all() -> Iterator[None]:
             raise
 
 
-def is_printed_here(error: Exception) -> bool:
-    """Whether this process prints an error that ends the command."""
-    return not is_shared(error) or place().shows_errors
+def print_once(error: Exception, message: str, *, word: str = "error", last: bool = True) -> None:
+    """Print the message of an error that ends the command, after `word`, in one process of each machine.
+
+    With `last`, the processes that print nothing leave after it: torchrun ends all processes as soon as one fails.
+    """
+    if not is_shared(error) or place().shows_errors:
+        console.print_error(message, word=word)
+    elif last:
+        time.sleep(_LEAVES_AFTER)
