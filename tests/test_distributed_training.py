@@ -8,28 +8,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor, nn
 
 import training_group
 from casemate.cli.main import main
 from casemate.cli.shared import one_screen
+from casemate.data import digits
 from casemate.defenses import RECIPES
 from casemate.errors import ModelError, SettingError, TrainingError
+from casemate.hardening import harden
+from casemate.models import ModelMetadata, create, save
 from casemate.torchrun import Place, is_shared, place, refuse_several, share
 from casemate.training import processes
 from casemate.training.processes import ALONE, Processes, joined
-from conftest import Listener
+from conftest import tiny_images, tiny_model
 from engine_tasks import is_running
 
+_SEEDS = 6
 _SET = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
@@ -171,7 +180,8 @@ def _set_place(monkeypatch: pytest.MonkeyPatch, rank: int, count: int = 2) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate m.safetensors", "harden m.safetensors", "info", "store list", "data list", "study", "verify x"]
+    "command",
+    ["evaluate m.safetensors", "harden m.safetensors", "info", "store list", "data list", "study", "verify x"],
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_other_commands_are_refused_with_the_line_to_type(
@@ -187,6 +197,25 @@ def test_other_commands_are_refused_with_the_line_to_type(
         assert f"Type: casemate {command}\n" in err
     else:
         assert err == ""
+
+
+def test_hardening_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_place(monkeypatch, 1)
+    with pytest.raises(SettingError, match="the whole of a hardening"):
+        harden(tiny_model(), tiny_images(60), eps=0.1)
+
+
+def test_processes_that_are_started_again_do_not_take_the_old_group_for_theirs() -> None:
+    store = dist.HashStore()
+    for _ in range(2):  # the second time the store holds what the first group wrote
+        with ThreadPoolExecutor(3) as pool:
+            started = [
+                pool.submit(processes._name_of_group, store, Place(rank=rank, count=3, local_rank=rank))
+                for rank in (2, 1)  # the first process comes last, so that the others find the old name
+            ]
+            time.sleep(0.2)
+            name = processes._name_of_group(store, Place(rank=0, count=3))
+            assert {each.result() for each in started} == {name}
 
 
 def test_without_torchrun_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +265,7 @@ def test_an_environment_that_cannot_be_is_one_line(
 
 
 def _torchrun(count: int, *arguments: object, **options: Any) -> "subprocess.Popen[str]":
-    """torchrun on this machine, with `count` processes of one thread each."""
+    """Start torchrun on this machine, with `count` processes of one thread each."""
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, *arguments]
     return subprocess.Popen(
@@ -276,12 +305,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+def group(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """The number of processes, and the folder of what they ended in."""
     folder = tmp_path_factory.mktemp(f"group{request.param}")
     code, _, err = _finished(_torchrun(request.param, training_group.__file__, folder))
     assert code == 0, err
-    yield request.param, folder
+    return request.param, folder
 
 
 @pytest.mark.integration
@@ -339,3 +368,147 @@ def test_an_error_in_one_process_is_raised_in_all(group: tuple[int, Path]) -> No
     assert "its network's layers are not those of process 0" in first["another network"]
     assert first["not finite"].startswith("TrainingError: the loss (epoch 1, step ")
     assert first["no images"] == "ShapeError: 1 training images; expected at least 2"
+
+
+@pytest.mark.integration
+def test_two_processes_reach_the_accuracies_of_one_within_the_noise_of_seeds(tmp_path: Path) -> None:
+    code, _, err = _finished(_torchrun(2, training_group.__file__, tmp_path, _SEEDS))
+    assert code == 0, err
+    two = np.array(json.loads((tmp_path / "accuracies-0.json").read_text()))
+    one = np.array([training_group.accuracies(seed) for seed in range(_SEEDS)])
+    for column, kind in enumerate(("clean", "robust")):
+        differences = two[:, column] - one[:, column]
+        half = stats.t.ppf(0.975, _SEEDS - 1) * differences.std(ddof=1) / math.sqrt(_SEEDS)
+        noise = one[:, column].std(ddof=1)
+        said = f"{kind}: {differences.mean():.2f} +- {half:.2f} points, n = {_SEEDS}; seeds differ by {noise:.2f}"
+        assert abs(differences.mean()) <= 2 * half + 0.1, said
+        assert abs(differences.mean()) <= noise + 0.1, said
+        assert one[:, column].mean() > 60, said  # there is something to lose: chance is 33
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+_IMAGES = ("--dataset", "digits", "--train-images", 150, "--validation-images", 40)
+
+
+def _train(*arguments: object, count: int = 2, options: Sequence[object] = (), **other: Any) -> "subprocess.Popen[str]":
+    return _torchrun(count, *options, "-m", "casemate", "train", *_IMAGES, *arguments, **other)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def _workers(started: "subprocess.Popen[str]") -> dict[int, int]:
+    """The processes that torchrun has started: their process ids by rank (Linux only)."""
+    found: dict[int, int] = {}
+    for pid in map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()):
+        with suppress(OSError):
+            rank = re.search(rb"\0RANK=(\d+)\0", b"\0" + Path(f"/proc/{pid}/environ").read_bytes())
+            if rank is not None:
+                found[int(rank[1])] = pid
+    return found
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def _changed(path: Path) -> Callable[[], bool]:
+    """Whether a file has been replaced, or made, since now."""
+
+    def number() -> int:
+        try:
+            return path.stat().st_ino
+        except OSError:
+            return 0
+
+    before = number()
+    return lambda: number() not in (before, 0)
+
+
+@pytest.mark.integration
+def test_the_command_writes_one_set_of_files_and_one_document(tmp_path: Path) -> None:
+    found = digits.load()
+    teacher = create("paper-cnn", input_shape=found.image_shape, classes=found.classes)
+    save(teacher, tmp_path / "teacher.safetensors", ModelMetadata(architecture="paper-cnn", dataset="digits"))
+    words = ("--recipe", "distillation", "--teacher", tmp_path / "teacher.safetensors", "--temperature", 5)
+    before = {each.name for each in tmp_path.iterdir()}
+    code, out, err = _finished(_train(*words, "--epochs", 2, "--out", tmp_path / "a.safetensors", "--json"))
+    assert code == 0, err
+    shown = json.loads(out)
+    assert shown["processes"] == 2
+    assert len(shown["history"]) == 2
+    assert len(shown["notes"]) == 1  # the temperature is not the teacher's
+    assert "error:" not in err
+    about = json.loads((tmp_path / "a.json").read_text())
+    assert about["metrics"]["provenance"]["processes"] == 2
+    files = {each.name for each in tmp_path.iterdir()} - before
+    assert files == {"a.safetensors", "a.json", "a.history.csv"}
+
+
+@pytest.mark.integration
+def test_an_error_in_one_process_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    words = ("--start", f"{training_group.__file__}:FailsInOneProcess", "--epochs", 2, "--size", 28)
+    code, out, err = _finished(_train(*words, "--out", tmp_path / "a.safetensors", count=3))
+    assert code != 0
+    assert out == ""
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(said) == 1, err
+    assert "process 1 of 3: " in said[0]
+    assert "no memory of the second process" in said[0]
+    ends = re.findall(r"exitcode *: (-?\d+)", err)  # torchrun ends those that wait for it
+    assert "2" in ends, err
+    assert set(ends) <= {"2", str(-signal.SIGTERM)}, err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.integration
+def test_kills_of_processes_change_nothing_in_the_weights(tmp_path: Path) -> None:
+    undisturbed, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    checkpoint = tmp_path / "b.safetensors.training"
+    words = ("--epochs", 8, "--recipe", "adversarial-training", "--steps", 2, "--ema", 0.9)
+    code, _, err = _finished(_train(*words, "--out", undisturbed))
+    assert code == 0, err
+
+    killed = _train(*words, "--out", out)
+    _wait_for(checkpoint.exists)
+    workers = _workers(killed)
+    os.kill(workers[1], signal.SIGKILL)
+    code, shown, err = _finished(killed)
+    assert code != 0
+    assert shown == ""
+    assert not any(map(is_running, workers.values()))
+    assert not out.exists()
+
+    resumed = _train(*words, "--out", out, options=("--max-restarts", 1))
+    _wait_for(_changed(checkpoint))
+    os.kill(_workers(resumed)[0], signal.SIGKILL)  # torchrun starts all processes again
+    code, shown, err = _finished(resumed)
+    assert code == 0, err
+    assert shown.count("Test accuracy") == 1
+    before, after = _weights(undisturbed), _weights(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert {each.name for each in tmp_path.iterdir()} == {
+        f"{name}.{end}" for name in "ab" for end in ("safetensors", "json", "history.csv")
+    }
+
+
+@pytest.mark.integration
+def test_ctrl_c_stops_all_processes_with_one_line(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "a.safetensors.training"
+    started = _train("--epochs", 1000, "--out", tmp_path / "a.safetensors")
+    _wait_for(checkpoint.exists)
+    workers = _workers(started)
+    started.send_signal(signal.SIGINT)
+    code, out, err = _finished(started, 60)
+    assert code != 0
+    assert out == ""
+    assert err.count("stopped: finished work is kept; run the same command again to continue.") == 1
+    assert "error:" not in err
+    assert not any(map(is_running, workers.values()))
+    assert [each.name for each in tmp_path.iterdir()] == [checkpoint.name]

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import casemate
-from casemate.data import split
+from casemate.data import digits, split
 from casemate.data.augment import Shift
 from casemate.defenses import RECIPES, AdversarialTraining, make_objective
 from casemate.errors import CasemateError, ModelError
-from casemate.models import Classifier
+from casemate.models import Classifier, create
 from casemate.torchrun import place
 from casemate.training import TrainConfig, TrainResult, fit
 from casemate.training.state import snapshot
@@ -128,6 +128,40 @@ ERRORS: dict[str, Callable[[], TrainResult]] = {
 """Trainings that end in an error, in all processes."""
 
 
+class FailsInOneProcess(nn.Module):
+    """A network of digits that fails in the second process, once it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(28 * 28, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and place().rank == 1:
+            raise ValueError("no memory of the second process")
+        return self.dense(images.flatten(1))
+
+
+def accuracies(seed: int, which: str = "tiny") -> tuple[float, float]:
+    """Clean accuracy, and accuracy under PGD, of a network that was trained adversarially, in percent.
+
+    Initial weights and everything that is drawn depend on `seed`; the images, tiny ones or the digits, do not.
+    """
+    if which == "tiny":
+        train, validation, test = (tiny_images(n, 7 + n, noise=90) for n in (400, 100, 1000))
+        model, epochs = tiny_model(seed), 12
+    else:
+        found = digits.load()
+        (train, validation), test = split(found.train, 150, 0), found.test
+        model, epochs = create("tiny", input_shape=found.image_shape, classes=found.classes, seed=seed), 20
+    settings = TrainConfig(epochs=epochs, batch_size=64, learning_rate=0.01, schedule="one-cycle", seed=seed)
+    done = fit(model, train, validation, settings, objective=AdversarialTraining(eps=0.1, steps=3))
+    images, labels = test.tensors()
+    with torch.no_grad():
+        clean = (done.model(images).argmax(1) == labels).double().mean().item()
+    robust = casemate.PGD(eps=0.1, steps=10)(done.model, images, labels).robust_accuracy
+    return 100 * clean, 100 * robust
+
+
 def write(folder: Path, name: str, result: TrainResult) -> None:
     """Write what this process has after a training."""
     path = folder / f"{name}-{place().rank}"
@@ -164,4 +198,8 @@ def main(folder: Path, random_state: Tensor) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), torch.get_rng_state())
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]), torch.get_rng_state())
+    else:
+        each = [accuracies(seed, *sys.argv[3:]) for seed in range(int(sys.argv[2]))]
+        Path(sys.argv[1], f"accuracies-{place().rank}.json").write_text(json.dumps(each))

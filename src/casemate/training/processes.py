@@ -10,11 +10,12 @@ breaks; torchrun then ends them.
 """
 
 import re
+import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from itertools import count as numbers
 from typing import Final, final
 
 import torch
@@ -28,11 +29,10 @@ from casemate.torchrun import Place, place, share
 
 _PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. It is as long as the slowest one may take to read its images."""
+_POLL = 0.05
+"""Seconds between two looks at the store by which processes find each other."""
 _LONGEST = 10_000
 """Bytes of an error's message that the other processes repeat."""
-_meetings = numbers()
-"""Numbers the groups that this process has formed: each has its own part of the store by which processes find each
-other, which remembers the addresses of earlier groups."""
 _current: ContextVar["Processes | None"] = ContextVar("the group of processes that was joined", default=None)
 
 
@@ -280,7 +280,7 @@ def joined(observer: Observer = NULL_OBSERVER) -> Iterator[Processes]:
             group = Processes(at, _control_group() if at.count > 1 else None)
         else:
             with observer.work(f"Waiting for all {at.count} processes", 0), _connected():
-                _form_group()
+                _form_group(at)
             stack.callback(dist.destroy_process_group)
             group = Processes(at)
         stack.callback(_current.reset, _current.set(group))
@@ -295,19 +295,44 @@ def _control_group() -> "dist.ProcessGroup":
     return made
 
 
-def _form_group() -> None:
+def _form_group(at: Place) -> None:
     """Form PyTorch's default group of the processes, which wait for each other."""
     from torch.distributed.distributed_c10d import PrefixStore  # here, since not every PyTorch is built with them
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    name = _name_of_group(store, at)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        store=PrefixStore(f"casemate/{next(_meetings)}", store),
+        store=PrefixStore(f"casemate/{name}", store),
         rank=rank,
         world_size=count,
         timeout=_PATIENCE,
     )
+
+
+def _name_of_group(store: "dist.Store", at: Place) -> str:
+    """A name that all processes of this group know, and no earlier group had; waits for all of them.
+
+    The store, by which they find each other, outlives them: after a failure torchrun starts them again with the same
+    one, and the addresses of the processes before are still in it. The first process therefore writes a new name, and
+    each other one repeats an answer, which is new too, to the name it finds until the first has confirmed the answer.
+    """
+    own = secrets.token_hex(8)
+    if at.is_first:
+        store.set("casemate/group", own)
+        answers = [store.get(f"casemate/{own}/{rank}").decode() for rank in range(1, at.count)]
+        store.set(f"casemate/{own}/confirmed", " ".join(answers))
+        return own
+    end = time.monotonic() + _PATIENCE.total_seconds()
+    while time.monotonic() < end:
+        name = store.get("casemate/group").decode()
+        store.set(f"casemate/{name}/{at.rank}", own)
+        confirmed = f"casemate/{name}/confirmed"
+        if store.check([confirmed]) and own in store.get(confirmed).decode().split():
+            return name
+        time.sleep(_POLL)
+    raise RuntimeError("the processes did not find each other")
 
 
 @contextmanager
@@ -320,8 +345,8 @@ def _connected() -> Iterator[None]:
         raise share(
             TrainingError(
                 f"a process of this training ended, or did not answer for {_PATIENCE.total_seconds() / 60:.0f} minutes "
-                f"({reason}). The checkpoint, if there is one, keeps the state after the last finished epoch: start all "
-                "processes again to continue"
+                f"({reason}). The checkpoint, if there is one, keeps the state after the last finished epoch: start "
+                "all processes again to continue"
             )
         ) from error
 
