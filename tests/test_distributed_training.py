@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -206,7 +205,7 @@ def test_hardening_is_refused_in_several_processes(monkeypatch: pytest.MonkeyPat
 
 
 def test_processes_that_are_started_again_do_not_take_the_old_group_for_theirs() -> None:
-    store = dist.HashStore()
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     for _ in range(2):  # the second time the store holds what the first group wrote
         with ThreadPoolExecutor(3) as pool:
             started = [
@@ -392,7 +391,8 @@ _IMAGES = ("--dataset", "digits", "--train-images", 150, "--validation-images", 
 
 
 def _train(*arguments: object, count: int = 2, options: Sequence[object] = (), **other: Any) -> "subprocess.Popen[str]":
-    return _torchrun(count, *options, "-m", "casemate", "train", *_IMAGES, *arguments, **other)
+    # "--" since torchrun takes --start for an abbreviation of an option of its own
+    return _torchrun(count, *options, "-m", "--", "casemate", "train", *_IMAGES, *arguments, **other)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

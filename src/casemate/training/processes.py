@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ from casemate import errors
 from casemate.errors import CasemateError, SettingError, TrainingError
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.torchrun import Place, place, share
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 _PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others. It is as long as the slowest one may take to read its images."""
@@ -311,7 +314,7 @@ def _form_group(at: Place) -> None:
     )
 
 
-def _name_of_group(store: "dist.Store", at: Place) -> str:
+def _name_of_group(store: "Store", at: Place) -> str:
     """A name that all processes of this group know, and no earlier group had; waits for all of them.
 
     The store, by which they find each other, outlives them: after a failure torchrun starts them again with the same
