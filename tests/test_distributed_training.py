@@ -31,9 +31,9 @@ from casemate.defenses import RECIPES
 from casemate.errors import ModelError, SettingError, TrainingError
 from casemate.hardening import harden
 from casemate.models import ModelMetadata, create, save
-from casemate.torchrun import Place, is_shared, place, refuse_several, share
+from casemate.torchrun import Place, is_shared, mark_shared, place, refuse_several
 from casemate.training import processes
-from casemate.training.processes import ALONE, Processes, joined
+from casemate.training.processes import ALONE, Processes, process_group
 from conftest import tiny_images, tiny_model
 from engine_tasks import is_running
 
@@ -76,7 +76,7 @@ def test_parts_are_the_batch_in_order_and_none_is_too_small(size: int, count: in
 
 
 def test_alone_nothing_is_exchanged_and_nothing_changes() -> None:
-    with joined() as group:
+    with process_group() as group:
         assert group is ALONE
         with group.together(2) as sums:
             sums[:] = [1.5, math.inf]
@@ -247,7 +247,7 @@ def test_an_error_of_one_process_only_is_printed_by_it(
     _set_place(monkeypatch, 1)
     one_screen.print_once(ModelError("mine"), "mine")
     assert "mine" in capsys.readouterr().err
-    one_screen.print_once(share(ModelError("ours")), "ours")
+    one_screen.print_once(mark_shared(ModelError("ours")), "ours")
     assert capsys.readouterr().err == ""
 
 

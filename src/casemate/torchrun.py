@@ -71,7 +71,7 @@ def refuse_several(what: str, instead: str) -> None:
         )
 
 
-def share(error: Error) -> Error:
+def mark_shared(error: Error) -> Error:
     """The error, noted as one that all processes raise, so that not all of them print it."""
     _shared[:] = [error]
     return error

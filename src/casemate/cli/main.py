@@ -28,7 +28,7 @@ from casemate.cli.shared.sigint import redeliver_interrupts
 from casemate.cli.shared.waiting_threads import sleep_while_waiting
 from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
-from casemate.torchrun import refuse_several, share
+from casemate.torchrun import mark_shared, refuse_several
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.
@@ -156,5 +156,5 @@ def _run(arguments: Sequence[str]) -> None:
             sys.stdout.flush()
     except BaseException as error:  # Ctrl-C first: it may surface as a CasemateError or as a broken pipe
         if is_interruption(error):
-            raise share(_StoppedError(resumable=began and arguments[0] in _RESUMABLE)) from None
+            raise mark_shared(_StoppedError(resumable=began and arguments[0] in _RESUMABLE)) from None
         raise

@@ -37,10 +37,10 @@ from casemate.models.state import frozen
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
-from casemate.torchrun import share
+from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
-from casemate.training.processes import Processes, joined
+from casemate.training.processes import Processes, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 
 _EVAL_BATCH = 500
@@ -122,7 +122,7 @@ def fit(
     checkpoint = None if checkpoint is None else Path(checkpoint)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
     ball = getattr(objective, "ball", None)
-    with joined(observer) as group:
+    with process_group(observer) as group:
         observer = observer if group.is_first else NULL_OBSERVER
         with group.together():
             device = group.own_device(device)
@@ -183,7 +183,7 @@ def _fit(
             with seeded(labels.device, settings.seed, "validation", state.epoch + 1, *group.seed):
                 row |= _validate(model, None if average is None else current, validation, objective, device, group)
             if not math.isfinite(row["val_loss"]):  # before the write, so that the last good checkpoint is kept
-                raise share(_not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings))
+                raise mark_shared(_not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings))
             with group.together(2) as times:
                 times[0] = time.perf_counter() - start if group.is_first else 0.0
                 times[1] = time.process_time() - processor
@@ -195,7 +195,7 @@ def _fit(
 
     best = state.best
     if best is None:
-        raise share(TrainingError("no epoch had a finite validation loss; lower the learning rate"))
+        raise mark_shared(TrainingError("no epoch had a finite validation loss; lower the learning rate"))
     keeps_best = settings.patience is not None and not settings.continue_after_stop
     model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
     return TrainResult(
@@ -313,7 +313,7 @@ def _one_epoch(
                 mean = total[0] / seen
                 if not math.isfinite(mean):
                     where = f"loss (epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} before)"
-                    raise share(_not_finite(where, epoch - 1, settings))
+                    raise mark_shared(_not_finite(where, epoch - 1, settings))
                 advance((step - 1) % _CHECK_EVERY / len(batches) + 1 / len(batches), f"epoch {epoch}, loss {mean:.4f}")
     with group.together(2) as sums:
         sums[:] = [loss_sum.item(), right.item()]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from casemate import errors
 from casemate.errors import CasemateError, SettingError, TrainingError
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.torchrun import Place, place, share
+from casemate.torchrun import Place, mark_shared, place
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -249,7 +249,7 @@ class Processes:
             if own is not None and first == self.rank:
                 raise own
         where = f"process {first} of {self.count}: " if first else ""
-        raise share(kind(f"{where}{message}")) from own
+        raise mark_shared(kind(f"{where}{message}")) from own
 
 
 ALONE: Final = Processes(Place())
@@ -257,7 +257,7 @@ ALONE: Final = Processes(Place())
 
 
 @contextmanager
-def joined(observer: Observer = NULL_OBSERVER) -> Iterator[Processes]:
+def process_group(observer: Observer = NULL_OBSERVER) -> Iterator[Processes]:
     """A context that yields the group of processes that torchrun started; `observer` shows that they are waited for.
 
     Inside another such context it is the same group. A process that was not started by torchrun is alone. A group that
@@ -345,7 +345,7 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:  # PyTorch's errors of connections and timeouts are of this class
         reason = re.sub(r"^(\[.*?\] )+", "", str(error).strip()).partition(". ")[0].partition("\n")[0]
-        raise share(
+        raise mark_shared(
             TrainingError(
                 f"a process of this training ended, or did not answer for {_PATIENCE.total_seconds() / 60:.0f} minutes "
                 f"({reason}). The checkpoint, if there is one, keeps the state after the last finished epoch: start "

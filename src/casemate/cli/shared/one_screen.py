@@ -12,7 +12,7 @@ from pathlib import Path
 
 from casemate.cli.shared import console
 from casemate.errors import CasemateError, CasemateWarning
-from casemate.torchrun import is_shared, place, share
+from casemate.torchrun import is_shared, mark_shared, place
 
 _LEAVES_AFTER = 10.0
 """Seconds that a failed process which prints nothing leaves to the one that prints."""
@@ -36,7 +36,7 @@ def alike_in_all() -> Iterator[None]:
         try:
             yield
         except CasemateError as error:
-            share(error)
+            mark_shared(error)
             raise
 
 

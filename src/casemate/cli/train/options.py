@@ -40,7 +40,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.tables import check_format
 from casemate.torchrun import place
 from casemate.training import TrainConfig
-from casemate.training.processes import Processes, joined
+from casemate.training.processes import Processes, process_group
 
 if TYPE_CHECKING:
     from casemate.cli.train.run import TrainPlan
@@ -132,7 +132,10 @@ class AbstractTrainCommand:
 
         Processes that torchrun started train together; the first of them does the rest.
         """
-        with watching() if place().is_first else nullcontext(NULL_OBSERVER) as observer, joined(observer) as group:
+        with (
+            watching() if place().is_first else nullcontext(NULL_OBSERVER) as observer,
+            process_group(observer) as group,
+        ):
             with group.together():
                 plan = self._plan(group, observer)
             from casemate.cli.train import run, show
