@@ -9,6 +9,7 @@ module of the chosen command is imported, since the options of some are fields o
 
 import io
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from typing import Protocol, runtime_checkable
 from casemate._version import __version__
 from casemate.cli.shared import console
 from casemate.cli.shared.observers import watching
+from casemate.cli.shared.one_screen import alike_in_all, one_screen, print_once
 from casemate.cli.shared.options import load_torch
 from casemate.cli.shared.parsing import choose_command, first_line
 from casemate.cli.shared.sigint import redeliver_interrupts
 from casemate.cli.shared.waiting_threads import sleep_while_waiting
 from casemate.errors import CasemateError, CasemateWarning, is_interruption
 from casemate.extensions import COMMANDS, extensions, load_extension
+from casemate.torchrun import mark_shared, refuse_several
 
 HELP = """\
 Train image classifiers, attack them, and say how far to trust the result.
@@ -48,6 +51,8 @@ _WITH_TORCH = ("train", "harden", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train", "harden", "evaluate")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""
+_IN_SEVERAL_PROCESSES = ("train",)
+"""Commands that share their work among processes that torchrun started."""
 
 
 @runtime_checkable
@@ -68,6 +73,8 @@ def parse(argv: Sequence[str]) -> Command:
     points = {name: EntryPoint(name, f"casemate.cli.{name}", COMMANDS) for name in OWN}
     points |= {point.name: point for point in extensions(COMMANDS) if point.name not in points}
     name = choose_command("casemate", HELP, points, _summary, argv)
+    if name not in _IN_SEVERAL_PROCESSES:
+        refuse_several(f"casemate {name}", f"Type: casemate {shlex.join(argv)}")
     if name in _WITH_TORCH:
         with watching() as observer:
             load_torch(observer)
@@ -109,14 +116,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except CasemateError as error:
-        console.print_error(str(error))
+        print_once(error, str(error))
         return 2
     except console.ThresholdNotMet as failure:
         console.print_error(str(failure), word="falls short")
         return 3
     except _StoppedError as stop:
         words = "finished work is kept; run the same command again to continue." if stop.resumable else "with Ctrl-C."
-        console.print_error(words, word="stopped")
+        print_once(stop, words, word="stopped", last=False)  # torchrun interrupts all processes by itself
         return 130
     except BrokenPipeError:  # the reader of the results needs no more of them
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,15 +144,17 @@ def _run(arguments: Sequence[str]) -> None:
     try:
         try:
             if arguments in (["--version"], ["-V"]):
-                print(f"casemate {__version__}")
+                with one_screen():
+                    print(f"casemate {__version__}")
             else:
-                with redeliver_interrupts(), console.warnings_as_lines():
-                    command = parse(arguments)
+                with redeliver_interrupts(), console.warnings_as_lines(), one_screen():
+                    with alike_in_all():
+                        command = parse(arguments)
                     began = True
                     command.run()
         finally:
             sys.stdout.flush()
     except BaseException as error:  # Ctrl-C first: it may surface as a CasemateError or as a broken pipe
         if is_interruption(error):
-            raise _StoppedError(resumable=began and arguments[0] in _RESUMABLE) from None
+            raise mark_shared(_StoppedError(resumable=began and arguments[0] in _RESUMABLE)) from None
         raise

@@ -24,6 +24,7 @@ from casemate.hardening.steps import Steps
 from casemate.hardening.subject import trainable_copy
 from casemate.models import Classifier, preserve_state
 from casemate.progress import NULL_OBSERVER, Observer
+from casemate.torchrun import refuse_several
 from casemate.training import CrossEntropy, TrainConfig
 
 
@@ -74,6 +75,7 @@ def harden(
         EvaluationError: the robust accuracy of the model as it is would say nothing, such as for permuted labels.
         TrainingError: a loss that is not finite.
     """
+    refuse_several("a hardening", "Start it without torchrun.")
     plan = plan_hardening(
         model,
         train,

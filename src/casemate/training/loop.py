@@ -3,9 +3,13 @@
 Images stay in memory as bytes, batches are taken from that tensor (no worker processes), and everything is
 channels-last. Each epoch has its own seed and ends with a checkpoint. A training that was killed resumes from the last
 one, and ends with the same weights, bit for bit.
+
+Several processes share a training if torchrun starts them (see `processes.py`): each takes its part of every batch of
+the one shuffled order, so that all settings mean the same for any number of processes.
 """
 
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -33,8 +37,10 @@ from casemate.models.state import frozen
 from casemate.norms import Ball
 from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
+from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
+from casemate.training.processes import Processes, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 
 _EVAL_BATCH = 500
@@ -53,7 +59,7 @@ class TrainResult:
     """The trained model, in evaluation mode."""
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds, and
-    processor_seconds, those of all threads of this process, which other work on the machine changes little."""
+    processor_seconds, those of all threads of all processes, which other work on the machine changes little."""
     epoch: int
     """Epoch, from 1, whose weights `model` has: the last one, or with early stopping the best one."""
     best_epoch: int
@@ -64,6 +70,8 @@ class TrainResult:
     """The weights after `best_epoch`, on the CPU."""
     kept: dict[int, Weights]
     """The weights after each of `TrainConfig.save_epochs`, by epoch, on the CPU."""
+    processes: int = 1
+    """Number of processes that shared the training, or its last part if it was resumed."""
 
     def __repr__(self) -> str:
         row = self.history[self.epoch - 1]
@@ -84,6 +92,10 @@ def fit(
 ) -> TrainResult:
     """Train `model` in place and return it with its history.
 
+    Processes that torchrun started train one model together, each with a part of every batch: all of them must call
+    `fit` with the same arguments. Each returns the same result; the first one reads and writes the checkpoint, and
+    reports to its observer. They begin with the weights of the first one's model.
+
     Args:
         model: a `Classifier`, or a module that maps images within [0, 1] to logits; trained in place, and moved to
             `device`.
@@ -94,34 +106,41 @@ def fit(
         objective: the loss to minimise; cross-entropy if None.
         augment: applied in order to every training batch.
         checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
-        device: where to train.
+        device: where to train; with several processes, "cuda" is the GPU of each one's number on its machine.
         observer: receives progress every few batches.
 
     Raises:
         TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), or the checkpoint is damaged
-            or belongs to another training.
+            or belongs to another training. Several processes: they have other images or settings, or one has ended.
         ShapeError: too few images, or images or labels that do not fit the model.
         ModelError: a model that fails, does not return one logit per class, or has no gradient.
 
-    An error restores the model; an interruption (`KeyboardInterrupt`) leaves it partly trained.
+    An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
+    partly trained.
     """
     objective = objective or CrossEntropy()
-    model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
     checkpoint = None if checkpoint is None else Path(checkpoint)
-    _check(model, train, "training", least=2)
-    _check(model, validation, "validation", least=1)
     teachers = [part for part in getattr(objective, "__dict__", {}).values() if isinstance(part, nn.Module)]
-    model.to(device)
-    few = to_float(train.pixels[:_COMPARED].to(device), device)
-    with frozen(model):
-        model.examine(few)
     ball = getattr(objective, "ball", None)
-    with (
-        user_call(model, ball if isinstance(ball, Ball) else None, teachers=teachers),
-        restore_on_error(model),
-        channels_last_if_supported(model, few),
-    ):
-        return _fit(model, train, validation, settings, objective, augment, checkpoint, device, observer, few)
+    with process_group(observer) as group:
+        observer = observer if group.is_first else NULL_OBSERVER
+        with group.together():
+            device = group.own_device(device)
+            model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
+            _check(model, train, "training", least=2)
+            _check(model, validation, "validation", least=1)
+            model.to(device)
+            few = to_float(train.pixels[:_COMPARED].to(device), device)
+            with frozen(model):
+                model.examine(few)
+        with (
+            user_call(model, ball if isinstance(ball, Ball) else None, teachers=teachers),
+            restore_on_error(model),
+            channels_last_if_supported(model, few),
+        ):
+            return _fit(
+                model, train, validation, settings, objective, augment, checkpoint, device, observer, few, group
+            )
 
 
 def _fit(
@@ -135,13 +154,14 @@ def _fit(
     device: torch.device | str,
     observer: Observer,
     few: Tensor,
+    group: Processes,
 ) -> TrainResult:
     """`fit` without its checks; optimised layers are compared with the originals on the images `few`."""
     optimizer = settings.make_optimizer(model)
+    group.share_weights(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
-    state = TrainingState(fingerprint)
-    if checkpoint is not None and checkpoint.exists():
-        state = read_state(checkpoint, fingerprint, model, optimizer)
+    group.expect_same(fingerprint, "images, settings, objective or augmentations")
+    state = _resumed(checkpoint, fingerprint, model, optimizer, group)
     if settings.ema is not None and state.average is None:
         state.average = snapshot(model)
     average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
@@ -155,23 +175,27 @@ def _fit(
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
             row = _one_epoch(
-                model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance
+                model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance, group
             )
+            group.broadcast([*model.parameters(), *model.buffers(), *(average or {}).values()])
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
-            with seeded(labels.device, settings.seed, "validation", state.epoch + 1):
-                row |= _validate(model, None if average is None else current, validation, objective, device)
+            with seeded(labels.device, settings.seed, "validation", state.epoch + 1, *group.seed):
+                row |= _validate(model, None if average is None else current, validation, objective, device, group)
             if not math.isfinite(row["val_loss"]):  # before the write, so that the last good checkpoint is kept
-                raise _not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings)
-            row["seconds"] = time.perf_counter() - start
-            row["processor_seconds"] = time.process_time() - processor
+                raise mark_shared(_not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings))
+            with group.together(2) as times:
+                times[0] = time.perf_counter() - start if group.is_first else 0.0
+                times[1] = time.process_time() - processor
+            row["seconds"], row["processor_seconds"] = times
             _record_epoch(state, row, current, settings)
-            if checkpoint is not None:
-                state.write(checkpoint, model, optimizer)
+            with group.together():
+                if checkpoint is not None and group.is_first:
+                    state.write(checkpoint, model, optimizer)
 
     best = state.best
     if best is None:
-        raise TrainingError("no epoch had a finite validation loss; lower the learning rate")
+        raise mark_shared(TrainingError("no epoch had a finite validation loss; lower the learning rate"))
     keeps_best = settings.patience is not None and not settings.continue_after_stop
     model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
     return TrainResult(
@@ -182,7 +206,34 @@ def _fit(
         stopped_at=state.stopped_at,
         best=best,
         kept=state.kept,
+        processes=group.count,
     )
+
+
+def _resumed(
+    checkpoint: Path | None,
+    fingerprint: str,
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    group: Processes,
+) -> TrainingState:
+    """The state that the checkpoint holds, with its tensors loaded into model and optimiser; a new one without a file.
+
+    The first process reads the file, and sends it to the others, which may have no access to it.
+    """
+    state, content = TrainingState(fingerprint), b""
+    with group.together():
+        if group.is_first and checkpoint is not None and checkpoint.exists():
+            state = read_state(checkpoint, fingerprint, model, optimizer)
+            content = checkpoint.read_bytes() if group.count > 1 else b""
+    content = group.broadcast_bytes(content)
+    with group.together():
+        if content and not group.is_first:
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder, "checkpoint")
+                copy.write_bytes(content)
+                state = read_state(copy, fingerprint, model, optimizer)
+    return state
 
 
 def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
@@ -215,53 +266,84 @@ def _one_epoch(
     average: Weights | None,
     epoch: int,
     advance: Advance,
+    group: Processes,
 ) -> dict[str, Any]:
     """Train for one epoch, and return its row of `TrainResult.history`, without the entries of the validation.
 
-    `average`, the moving average of the weights if there is one, is updated in place.
+    `average`, the moving average of the weights if there is one, is updated in place. This process computes its part of
+    each batch; gradients, and what the row states, are those of all processes.
     """
     generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
     batches = _batches(len(labels), settings.batch_size, generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
     rate = settings.rate((epoch - 1) / settings.epochs)
-    with seeded(labels.device, settings.seed, "dropout", epoch):
+    parameters = [parameter for options in optimizer.param_groups for parameter in options["params"]]
+    with seeded(labels.device, settings.seed, "dropout", epoch, *group.seed):
         model.train()
         for step, batch in enumerate(batches, start=1):
             done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
-            for group in optimizer.param_groups:
-                group["lr"] = settings.rate(done)
-            index = batch.to(labels.device)
-            images = to_float(pixels[index], labels.device)
-            for change in augment:
-                images = change(images, batch, epoch, generator)
+            for options in optimizer.param_groups:
+                options["lr"] = settings.rate(done)
+            own = batch[group.part(len(batch))].to(labels.device)
+            before = group.buffers(model)
             optimizer.zero_grad(set_to_none=True)
-            with (
-                torch.enable_grad(),
-                torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"),
-            ):
-                loss, logits = objective(model, images, labels[index])
-            _differentiate(loss)
+            with group.together(len(parameters)) as holders:
+                images = _augmented(pixels, batch, augment, epoch, generator, group)
+                if len(own):
+                    with (
+                        torch.enable_grad(),
+                        torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"),
+                    ):
+                        loss, logits = objective(model, images, labels[own])
+                    _differentiate(loss)
+                    loss_sum += loss.detach() * len(own)
+                    right += (logits.detach().argmax(1) == labels[own]).sum()
+                holders[:] = [float(parameter.grad is not None) for parameter in parameters]
+                changes = group.changes(model, before)
+            group.average_step(parameters, holders, model, before, changes, len(own) / len(batch))
             optimizer.step()
-            loss_sum += loss.detach() * len(batch)
-            right += (logits.detach().argmax(1) == labels[index]).sum()
             if average is not None and settings.ema is not None:
                 steps = (epoch - 1) * len(batches) + step  # the decay begins small, to forget the initial weights
                 _update_average(average, model, min(settings.ema, steps / (steps + 9)))
             if step % _CHECK_EVERY == 0 or step == len(batches):
                 seen = sum(len(each) for each in batches[:step])
-                mean = loss_sum.item() / seen
+                with group.together(1) as total:
+                    total[0] = loss_sum.item()
+                mean = total[0] / seen
                 if not math.isfinite(mean):
-                    raise _not_finite(
-                        f"loss (epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} before)", epoch - 1, settings
-                    )
+                    where = f"loss (epoch {epoch}, step {step} or up to {_CHECK_EVERY - 1} before)"
+                    raise mark_shared(_not_finite(where, epoch - 1, settings))
                 advance((step - 1) % _CHECK_EVERY / len(batches) + 1 / len(batches), f"epoch {epoch}, loss {mean:.4f}")
+    with group.together(2) as sums:
+        sums[:] = [loss_sum.item(), right.item()]
     return {
         "epoch": epoch,
         "learning_rate": rate,
-        "loss": loss_sum.item() / len(labels),
-        "accuracy": right.item() / len(labels),
+        "loss": sums[0] / len(labels),
+        "accuracy": sums[1] / len(labels),
     }
+
+
+def _augmented(
+    pixels: Tensor,
+    batch: Tensor,
+    augment: Sequence[Augmentation],
+    epoch: int,
+    generator: torch.Generator,
+    group: Processes,
+) -> Tensor:
+    """The images of this process's part of a batch, augmented as they are in one process.
+
+    Augmentations draw random numbers for the whole batch, so they get all of it in every process.
+    """
+    part = group.part(len(batch))
+    if not augment:
+        return to_float(pixels[batch[part].to(pixels.device)], pixels.device)
+    images = to_float(pixels[batch.to(pixels.device)], pixels.device)
+    for change in augment:
+        images = change(images, batch, epoch, generator)
+    return images[part]
 
 
 def _differentiate(loss: Tensor) -> None:
@@ -303,8 +385,12 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
 
     Entries that are not floating-point numbers are copied from the model.
     """
+    buffers = {name for name, _ in model.named_buffers()}
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name in buffers:  # with entries such as -inf, whose difference is NaN
+            mixed = average[name].lerp(tensor, 1 - decay)
+            average[name].copy_(torch.where(average[name] == tensor, tensor, mixed))
+        elif tensor.is_floating_point():
             average[name].lerp_(tensor, 1 - decay)
         else:
             average[name].copy_(tensor)
@@ -321,24 +407,28 @@ def _validate(
     validation: LabelledImages,
     objective: Objective,
     device: torch.device | str,
+    group: Processes,
 ) -> dict[str, float]:
     """Validation loss and accuracy, as `val_loss` and `val_accuracy`, of the weights `average` if given.
 
-    The model keeps its own weights.
+    The model keeps its own weights. This process computes its part of each batch; the results are those of all.
     """
     own = None
     if average is not None:
         own = snapshot(model)
         model.load_state_dict(average)
     model.eval()
-    loss, right = 0.0, 0
-    for images, labels in validation.batches(_EVAL_BATCH, device):
-        value, logits = objective.validate(model, images, labels)
-        loss += value.item() * len(labels)
-        right += int((logits.argmax(1) == labels).sum())
+    with group.together(2) as sums:
+        for batch_images, batch_labels in validation.batches(_EVAL_BATCH, device):
+            part = group.part(len(batch_labels), least=1)
+            images, labels = batch_images[part], batch_labels[part]
+            if len(labels):
+                value, logits = objective.validate(model, images, labels)
+                sums[0] += value.item() * len(labels)
+                sums[1] += int((logits.argmax(1) == labels).sum())
     if own is not None:
         model.load_state_dict(own)
-    return {"val_loss": loss / len(validation), "val_accuracy": right / len(validation)}
+    return {"val_loss": sums[0] / len(validation), "val_accuracy": sums[1] / len(validation)}
 
 
 def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:

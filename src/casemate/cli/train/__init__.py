@@ -5,6 +5,8 @@ r"""Train a network by a recipe, and measure its accuracy on the test images.
   history of the training.
 - OUT.training holds the state after the last epoch: after a kill or Ctrl-C
   the same command continues from there.
+- torchrun shares the training among processes or GPUs; --batch-size stays that
+  of all together.
 
 Examples:
   casemate train --epochs 5 --batch-size 64 --schedule one-cycle \
@@ -16,4 +18,5 @@ Examples:
   casemate train --recipe at-temperature --out teacher.safetensors
   casemate train --recipe distillation --teacher teacher.safetensors \
       --architecture paper-student --out student.safetensors
+  torchrun --nproc-per-node 4 -m -- casemate train --epochs 10
 """

@@ -5,11 +5,12 @@ objective.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, make_dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
@@ -35,8 +36,14 @@ from casemate.cli.shared.outputs import IN_THE_WAY
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
 from casemate.errors import ModelError, SettingError
+from casemate.progress import NULL_OBSERVER, Observer
 from casemate.tables import check_format
+from casemate.torchrun import place
 from casemate.training import TrainConfig
+from casemate.training.processes import Processes, process_group
+
+if TYPE_CHECKING:
+    from casemate.cli.train.run import TrainPlan
 
 _REMOVED = {"--defense": "write --recipe NAME; ordinary training is the recipe cross-entropy"}
 _ORDINARY = next(iter(RECIPES))
@@ -121,36 +128,56 @@ class AbstractTrainCommand:
         return self.out.with_name(f"{self.out.name}.training")
 
     def run(self) -> None:
-        """Train, measure the test accuracy, save the model, print the result; with --dry-run only print the plan."""
-        self._check_out()
+        """Train, measure the test accuracy, save the model, print the result; with --dry-run only print the plan.
+
+        Processes that torchrun started train together; the first of them does the rest.
+        """
+        with (
+            watching() if place().is_first else nullcontext(NULL_OBSERVER) as observer,
+            process_group(observer) as group,
+        ):
+            with group.together():
+                plan = self._plan(group, observer)
+            from casemate.cli.train import run, show
+
+            if self.dry_run:
+                display = partial(show.show_train_plan, plan, run.estimate(plan, observer) if group.is_first else None)
+            elif (outcome := run.run(plan, self.checkpoint, self.history, observer)) is not None:
+                display = partial(show.show, plan, outcome)
+            else:  # another process than the first
+                return
+        display(as_json=self.json)
+
+    def _plan(self, group: Processes, observer: Observer) -> "TrainPlan":
+        """Check the options, and load what the training needs, in this process. Raises `CasemateError`."""
+        if group.is_first:  # the one that writes
+            self._check_out()
         check_format(self.history)
         at_least_one("train-images", self.images.train_images)
         at_least_one("validation-images", self.images.validation_images)
-        with watching() as observer:
-            device, threads = self.machine.set_up(observer)
-            from casemate.cli.train import run, show
+        device, threads = self.machine.set_up(observer)
+        group.own_device(device)
+        from casemate.cli.train import run
 
-            settings = chosen_settings(self.objective)
-            settings.pop(RECIPES[self.recipe].teacher or "", None)
-            plan = run.prepare(
-                TrainConfig(seed=self.seed, **chosen_settings(self.training)),
-                {"name": self.recipe, "settings": settings},
-                chosen_settings(self.images) | {"reading": self.reading},
-                architecture=self.architecture,
-                start=self.start,
-                loading=self.loading,
-                teacher=self.teacher,
-                out=self.out,
-                device=device,
-                threads=threads,
-                observer=observer,
-            )
-            if self.dry_run:
-                display = partial(show.show_train_plan, plan, run.estimate(plan, observer))
-            else:
-                check_folder(self.out.parent)
-                display = partial(show.show, plan, run.run(plan, self.checkpoint, self.history, observer))
-        display(as_json=self.json)
+        settings = chosen_settings(self.objective)
+        settings.pop(RECIPES[self.recipe].teacher or "", None)
+        plan = run.prepare(
+            TrainConfig(seed=self.seed, **chosen_settings(self.training)),
+            {"name": self.recipe, "settings": settings},
+            chosen_settings(self.images) | {"reading": self.reading},
+            architecture=self.architecture,
+            start=self.start,
+            loading=self.loading,
+            teacher=self.teacher,
+            out=self.out,
+            device=device,
+            threads=threads,
+            processes=group.count,
+            observer=observer,
+        )
+        if group.is_first and not self.dry_run:
+            check_folder(self.out.parent)
+        return plan
 
     def _check_out(self) -> None:
         """Raise, before anything is read, if --out is unfit, is the start or the teacher, or would replace a result."""

@@ -25,6 +25,7 @@ from casemate.provenance import surroundings
 from casemate.settings import unknown_name
 from casemate.tables import write_table_as
 from casemate.timing import relative_step_cost
+from casemate.torchrun import place
 from casemate.training import TrainConfig, TrainResult
 from casemate.training.cost import measure_step_cost
 
@@ -56,6 +57,7 @@ class TrainPlan:
     out: Path
     device: str
     threads: int
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def prepare(
     out: Path,
     device: str,
     threads: int,
+    processes: int,
     observer: Observer,
 ) -> TrainPlan:
     """Check the settings, read the images, set some aside for validation, create the network; nothing is trained.
@@ -97,6 +100,7 @@ def prepare(
         out: the file for the model.
         device: where to train.
         threads: the number of CPU threads in use; only recorded.
+        processes: the number of processes that share the training; only recorded.
         observer: receives progress.
 
     Raises `CasemateError`.
@@ -143,6 +147,7 @@ def prepare(
         "seed": seed,
         "device": device,
         "threads": threads,
+        "processes": processes,
         "out": str(out),
         "notes": notes,
     }
@@ -152,7 +157,7 @@ def prepare(
     architectures = {architecture, *(each.architecture for each in bases.values())}
     started = bases["start"].opened if "start" in bases else None
     parts, networks = (images, train, validation), (model, architectures, started)
-    return TrainPlan(about, description, settings, recipe, *parts, *networks, out, device, threads)
+    return TrainPlan(about, description, settings, recipe, *parts, *networks, out, device, threads, processes)
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:
@@ -235,13 +240,15 @@ def estimate(plan: TrainPlan, observer: Observer) -> float | None:
     with observer.work("Measuring how fast this machine is", 0):
         speed = measure_step_cost(plan.dataset.image_shape, plan.device)
     images = len(plan.train) * (1 + len(plan.recipe.extra)) + len(plan.validation)
-    return speed.training * relative_step_cost(plan.about["objective"]) * images * plan.settings.epochs
+    seconds = speed.training * relative_step_cost(plan.about["objective"]) * images * plan.settings.epochs
+    return seconds / plan.processes
 
 
-def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> TrainOutcome:
+def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> TrainOutcome | None:
     """Train, or continue from the checkpoint; measure the test accuracy; write model, metadata and history.
 
-    `history` is the format of the history, csv or parquet. At the end the checkpoint is deleted.
+    `history` is the format of the history, csv or parquet. At the end the checkpoint is deleted. Processes that
+    torchrun started train together; all but the first are then done, and return None.
     """
     trained = plan.recipe.fit(
         plan.model,
@@ -252,6 +259,8 @@ def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> 
         device=plan.device,
         observer=observer,
     )
+    if not place().is_first:
+        return None
     found = evaluate_clean(trained.model, plan.dataset.test, observer=observer)
     path = plan.out.with_suffix(f".history.{history}")
     rows = {name: np.array([row[name] for row in trained.history]) for name in _COLUMNS}
@@ -262,7 +271,7 @@ def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> 
         "epoch": trained.epoch,
         "best_epoch": trained.best_epoch,
         "stopped_at": trained.stopped_at,
-        "provenance": surroundings(plan.device, plan.threads),
+        "provenance": surroundings(plan.device, plan.threads) | {"processes": trained.processes},
     }
     _save_others(trained, plan)
     save(trained.model.cpu(), plan.out, replace(plan.description, metrics=metrics))
