@@ -1,6 +1,6 @@
-"""Bundles: the files of a folder in one .safetensors file, with a SHA-256 of each, to be stored as one object.
+"""Bundles: several files in one .safetensors file, with a SHA-256 of each, to be stored as one object.
 
-    tensors    one of bytes (U8) for each file, by its path in the folder
+    tensors    one of bytes (U8) for each file, by its name, a relative path
     metadata   about: JSON on the content, which can be read without the rest; sha256: of the files and of `about`
 
 A bundle that was written in part, or damaged, is recognised, and nothing in one can run code or leave the folder that
@@ -22,16 +22,20 @@ _MOST_BYTES = 200
 """Longest part of the name of a file, in bytes."""
 
 
-def pack(folder: Path, target: Path, about: Mapping[str, Any]) -> None:
-    """Write all files of `folder` to the bundle `target`. `about` is JSON on the content."""
-    names = sorted(each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    digests = {name: _sha256(folder / name) for name in names}
+def files_in(folder: Path) -> dict[str, Path]:
+    """All files in a folder and its subfolders, by their names in a bundle."""
+    return {each.relative_to(folder).as_posix(): each for each in sorted(folder.rglob("*")) if each.is_file()}
+
+
+def pack(files: Mapping[str, Path], target: Path, about: Mapping[str, Any]) -> None:
+    """Write files, by name, to the bundle `target`. `about` is JSON on the content."""
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    digests = {name: _sha256(path) for name, path in files.items()}
     text = json.dumps(about, sort_keys=True)
     whole = {"about": text, "files": json.dumps(digests), "sha256": _check(text, digests)}
     header: dict[str, Any] = {"__metadata__": whole}
     offset = 0
-    for name in names:
+    for name in files:
         end = offset + sizes[name]
         header[name] = {"dtype": "U8", "shape": [sizes[name]], "data_offsets": [offset, end]}
         offset = end
@@ -39,8 +43,8 @@ def pack(folder: Path, target: Path, about: Mapping[str, Any]) -> None:
     head += b" " * (-len(head) % 8)
     with target.open("wb") as written:
         written.write(len(head).to_bytes(8, "little") + head)
-        for name in names:
-            with (folder / name).open("rb") as file:
+        for path in files.values():
+            with path.open("rb") as file:
                 shutil.copyfileobj(file, written, _CHUNK)
 
 

@@ -23,6 +23,8 @@ from casemate.errors import StoreError
 from casemate.files import make_folder, read_json
 
 PLAN = "plan.json"
+PLAN_OBJECT = "plan"
+"""Name of the object on shared storage that has the plan, below that of the folder."""
 ATTACKS = "casemate.evaluation.cascade"
 """The module that runs the attacks; the hash of its code covers all that the result of a piece depends on."""
 _MOST_BYTES = 2 << 30

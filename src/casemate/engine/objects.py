@@ -170,7 +170,8 @@ class Objects:
             bundle = folder.with_suffix(".bundle")
             try:
                 self._download(name, bundle)
-                unpack(bundle, folder)
+                if unpack(bundle, folder).get("object") != name:
+                    raise UnsoundError("it is another object, under this name")
                 return True
             except FileNotFoundError:
                 return False
@@ -216,7 +217,7 @@ class Objects:
         except UnsoundError as error:
             self.observer.message(f"{self.place(name)} is damaged: {error}")
             return None
-        return needed
+        return needed if needed.get("object") == name else None
 
     # Writing ----------------------------------------------------------------------------------------------------------
     def expect_writable(self) -> None:
@@ -224,18 +225,14 @@ class Objects:
         if self._is_marked:
             return
         with self._temporary() as folder:
-            (folder / "README").write_text("Results of casemate; see `casemate store list --store URL`.\n")
-            bundle = folder.with_suffix(".bundle")
-            pack(folder, bundle, {"schema": _SCHEMA})
-            try:
-                self._create(_MARK, bundle)
-            finally:
-                bundle.unlink()
+            bundle = folder / "bundle"
+            pack({}, bundle, {"object": _MARK, "schema": _SCHEMA})
+            self._create(_MARK, bundle)
         self._is_marked = True
 
     @contextmanager
-    def stored(self, name: str, folder: Path, about: Mapping[str, Any]) -> Iterator[Path | None]:
-        """Context that stores the files of `folder` as an object, and yields None if the object now has these files.
+    def stored(self, name: str, files: Mapping[str, Path], about: Mapping[str, Any]) -> Iterator[Path | None]:
+        """Context that stores files, by name, as an object, and yields None if the object now has these files.
 
         If it was there already, the first one stays: yields a temporary folder with its files, as `get` does. A damaged
         object is replaced.
@@ -243,7 +240,7 @@ class Objects:
         with self._temporary() as temporary:
             bundle = temporary.with_suffix(".bundle")
             try:
-                pack(folder, bundle, about)
+                pack(files, bundle, {**about, "object": name})
                 if self._create(name, bundle):
                     theirs = None
                 elif self._fetched(name, temporary):
@@ -267,12 +264,11 @@ class Objects:
 
     def _upload(self, name: str, bundle: Path, *, replace: bool) -> None:
         size, path = bundle.stat().st_size, self._path(name)
-        mode = "overwrite" if replace else "create"
         with self.observer.work(f"Storing {name}", size if size > _SMALL else 0) as advance:
 
-            def send() -> None:
+            def send(mode: str) -> None:
                 if self.protocol in ("file", "local"):
-                    _write_file(bundle, Path(path), replace=replace)
+                    _write_file(bundle, Path(path), replace=mode == "overwrite")
                     return
                 if self.protocol not in _NO_FOLDERS:
                     self._fs.makedirs(self._fs._parent(path), exist_ok=True)
@@ -282,14 +278,19 @@ class Objects:
                     self._fs.put_file(str(bundle), path, mode=mode, callback=_callback(advance))
 
             def send_unless_there() -> None:
+                if replace:
+                    send("overwrite")
+                    return
                 try:
-                    send()
+                    send("create")
                 except (FileExistsError, PermissionError, FileNotFoundError):
                     raise
                 except Exception as error:  # of storage whose refusal of a second object looks like any other error
-                    if not replace and self._fs.exists(path):
+                    if self._fs.exists(path):
                         raise FileExistsError(path) from error
-                    raise
+                    if not isinstance(error, NotImplementedError) and getattr(error, "errno", None) != errno.ENOSYS:
+                        raise
+                    send("overwrite")
 
             try:
                 self._tried("cannot store", self.place(name), send_unless_there)

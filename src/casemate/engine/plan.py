@@ -48,11 +48,12 @@ def make_plan(
     The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
     `device`, are looked up in the store. A task whose artifact is not there counts as finished if `pieces` has it,
     unless a missing task needs it, since pieces lack large files, and is `to_run`. Raises `StoreError` for a damaged
-    artifact.
+    artifact, and if what is `to_run` could not be stored on shared storage.
     """
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
-    stored = {name: store.find(key) for name, key in key_of.items()}
+    finished = store.find_all(key_of.values())
+    stored = {name: finished.get(key) for name, key in key_of.items()}
     found: dict[str, Artifact] = {}
     needed: set[str] = set()  # by tasks still to run, which may read any file of their inputs
     for task in reversed(chosen):
@@ -63,7 +64,10 @@ def make_plan(
             needed.update(task.needs.values())
         else:
             found[task.name] = artifact
-    return Plan(chosen, key_of, {task.name: found[task.name] for task in chosen if task.name in found})
+    plan = Plan(chosen, key_of, {task.name: found[task.name] for task in chosen if task.name in found})
+    if to_run:
+        store.share(key_of.values())  # also fails now, and not after hours of computing, if it cannot be written
+    return plan
 
 
 def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:

@@ -57,7 +57,7 @@ class Workers:
 
     def __init__(self, count: int, producers: Mapping[str, Producer], store: Store, context: Context) -> None:
         codes = {kind: code_version(producer.module) for kind, producer in producers.items()}
-        start = (dict(producers), codes, store.root, replace(context, observer=NULL_OBSERVER))
+        start = (dict(producers), codes, store.location, replace(context, observer=NULL_OBSERVER))
         self._workers: list[_Worker] = []
         try:
             for _ in range(count):
@@ -190,7 +190,11 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _run(
-    pipe: Connection, producers: Mapping[str, Producer], codes: Mapping[str, str], root: Path, context: Context
+    pipe: Connection,
+    producers: Mapping[str, Producer],
+    codes: Mapping[str, str],
+    location: Path | str,
+    context: Context,
 ) -> None:
     """What a worker process runs: it computes the tasks that arrive through the pipe until the pipe is closed.
 
@@ -206,8 +210,8 @@ def _run(
         pipe.send(("unusable", _picklable(error)))
         return
     pipe.send(("ready",))
-    store = Store(root)
     context = replace(context, observer=_Relay(pipe))
+    store = Store(location, observer=context.observer)
     while True:
         try:
             task, key, needs = pipe.recv()

@@ -331,7 +331,7 @@ class _Run:
         else:
             piece, note = self._computed(shard, step, left)
             if self.pieces is not None:
-                self.pieces.put(shard.keys[number], piece)
+                piece = self.pieces.put(shard.keys[number], piece)
         if piece.nearest is not None:
             shard.nearest[step.name] = piece.nearest
         self._add(shard, step, piece, part)
