@@ -49,7 +49,7 @@ _NO_FOLDERS = ("s3", "s3a", "gs", "gcs", "abfs", "az", "abfss", "adl", "oss", "r
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
 """The extra that installs what a protocol needs; of others fsspec says what to install."""
 _S3 = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
-"""Limits of botocore, whose own wait for many minutes for a network that does not answer; requests are repeated here."""
+"""Limits of botocore, whose own wait many minutes for a network that does not answer; requests are repeated here."""
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError")
 _FINAL = (*_CREDENTIALS, "ParamValidationError", "InvalidRegionError", "NoRegionError", "DefaultCredentialsError")
 """Errors, by the names of their classes in libraries that may not be installed, that do not pass by waiting."""
@@ -84,8 +84,8 @@ class Objects:
             raise StoreError(f"{url!r} is no place for a store; expected a URL such as s3://bucket/prefix")
         if urlsplit(url).password:
             raise StoreError(
-                f"the {protocol}:// URL of the store contains a password, which would be shown in messages and reports; "
-                "leave it out and give it in the environment or in fsspec's configuration"
+                f"the {protocol}:// URL of the store contains a password, which messages and reports would show; leave "
+                "it out, and give it in the environment or in fsspec's configuration"
             )
         if protocol in ("file", "local"):
             place = os.path.abspath(place)  # noqa: PTH100 (resolves no links)
@@ -102,10 +102,11 @@ class Objects:
     @cached_property
     def _fs(self) -> Any:
         import fsspec
+        from fsspec.config import conf
 
         options = {}
         if self.protocol in _EXTRAS:
-            users = fsspec.config.conf.get(self.protocol, {}).get("config_kwargs", {})
+            users = conf.get(self.protocol, {}).get("config_kwargs", {})
             options = {"config_kwargs": _S3 | users}
         try:
             return fsspec.url_to_fs(self.url, **options)[0]
@@ -116,8 +117,8 @@ class Objects:
         except ValueError as error:
             if self.protocol not in fsspec.available_protocols():
                 raise StoreError(
-                    f"{self.url}: unknown protocol {self.protocol}; expected a folder, or a URL such as s3://, gs:// or "
-                    "file://"
+                    f"{self.url}: unknown protocol {self.protocol}; expected a folder, or a URL such as "
+                    "s3://bucket/prefix or file:///mnt/shared"
                 ) from error
             raise self._error("cannot use", self.url, error) from error
         except Exception as error:  # an optional package's constructor may raise anything
@@ -352,14 +353,9 @@ class Objects:
 
 
 def _write_file(source: Path, target: Path, *, replace: bool) -> None:
-    """Write a file whole or not at all, also for readers on other machines; raises `FileExistsError` unless `replace`."""
-    if target.exists() and not replace:
-        writing_is_possible = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        writing_is_possible.touch()
-        writing_is_possible.unlink()
-        raise FileExistsError(target)
+    """Copy a file, whole or not at all; raises `FileExistsError` if it is there, unless `replace`."""
     whole = target if replace else target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with writing(whole) as temporary:
+    with writing(whole) as temporary:  # also if it is there: the caller may want to know whether it could be written
         shutil.copyfile(source, temporary)
     if replace:
         return
@@ -374,7 +370,7 @@ def _write_file(source: Path, target: Path, *, replace: bool) -> None:
 
 
 def _callback(advance: Advance, room: int | None = None) -> Any:
-    """fsspec's observer of a transfer, which reports its bytes; one of more than `room` bytes is refused."""
+    """Fsspec's observer of a transfer, which reports its bytes; one of more than `room` bytes is refused."""
     from fsspec.callbacks import Callback
 
     class Reporting(Callback):

@@ -6,7 +6,7 @@ from typing import final
 
 from casemate.engine.code_version import code_version
 from casemate.engine.pieces import Pieces
-from casemate.engine.store import Artifact, Store
+from casemate.engine.store import Artifact, Held, Store
 from casemate.engine.task import Producer, Task, keys, ordered
 from casemate.provenance import environment
 
@@ -70,7 +70,7 @@ def make_plan(
     return plan
 
 
-def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
+def is_current(artifact: Artifact | Held, producers: Mapping[str, Producer]) -> bool:
     """Whether the installed code is the code that computed this artifact.
 
     If not, or if no producer computes its kind of task any more, it is stale: the installed code never uses it.

@@ -151,7 +151,7 @@ class Store:
         return None if self.objects is None else self._fetch(key, self.objects)
 
     def find_all(self, keys: Iterable[str]) -> dict[str, Artifact]:
-        """The finished artifacts among those with these keys; shared storage is asked once which it has."""
+        """The finished artifacts among those with these keys; shared storage is listed once."""
         if self.objects is None:
             return {key: found for key in keys if (found := self.find(key)) is not None}
         listed = self.objects.listing("artifacts")
@@ -229,7 +229,9 @@ class Store:
                 if theirs is not None and facts_of(theirs) is not None:
                     self._install(theirs, key)
         except StoreError as error:
-            raise StoreError(f"{error}. {about.get('name', key)} is kept in {folder}; the same command stores it") from error
+            raise StoreError(
+                f"{error}. {about.get('name', key)} is kept in {folder}; the same command stores it"
+            ) from error
 
     def artifacts(self) -> list[Artifact]:
         """All finished artifacts on this machine, oldest first, without those whose artifact.json is damaged."""
@@ -344,7 +346,7 @@ class Store:
                     found.append(path)
         return found
 
-    def remove(self, artifact: Held) -> int:
+    def remove(self, artifact: Artifact | Held) -> int:
         """Remove a finished artifact, whole or not at all, and return the number of bytes freed.
 
         On shared storage its object is removed, and this machine's copy. Raises `StoreError` if another process of this
@@ -361,6 +363,11 @@ class Store:
     def discard(self, unfinished: Path) -> int:
         """Remove a path of `unfinished()`; return the bytes freed. Raises `StoreError` if a process locked it since."""
         return self._remove(unfinished, str(unfinished))
+
+    def discard_object(self, place: str) -> None:
+        """Remove one of `damaged_objects()` from shared storage."""
+        if self.objects is not None:
+            self.objects.remove(place.removeprefix(f"{self.objects.url}/").removesuffix(".safetensors"))
 
     def _remove(self, path: Path, what: str) -> int:
         with self._try_lock(_key_of(path)) as held:

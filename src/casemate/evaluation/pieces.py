@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -39,7 +40,15 @@ from casemate.arrays import UnsoundError, bytes_of, read_safetensors, safetensor
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
-from casemate.engine.evaluations import ATTACKS, PLAN, PLAN_OBJECT, about_evaluations, evaluation_folders, using
+from casemate.engine.evaluations import (
+    ATTACKS,
+    PLAN,
+    PLAN_OBJECT,
+    about_evaluations,
+    evaluation_folders,
+    evaluations_on,
+    using,
+)
 from casemate.engine.objects import Objects
 from casemate.engine.store import opened
 from casemate.errors import EvaluationError, StoreError
@@ -55,7 +64,7 @@ from casemate.types import Flags, Images, Labels, PerExample
 
 _SCHEMA = 1
 _LISTED_FOR = 10.0
-"""Seconds after which shared storage is asked again which pieces it has."""
+"""Seconds after which the pieces on shared storage are listed again."""
 _MOST_PLANS = 100
 """Most plans on shared storage among which the reason is sought why an evaluation finds no pieces."""
 
@@ -324,9 +333,8 @@ def _others(root: Path, objects: Objects | None) -> Iterator[Mapping[str, Any]]:
     for folder in reversed(evaluation_folders(root)):
         yield about_evaluations(folder)
     if objects is not None:
-        plans = [each for each in objects.listing("evaluations").items() if each[0].endswith(f"/{PLAN_OBJECT}")]
-        for name, size in plans[:_MOST_PLANS]:
-            yield objects.about(name, size) or {}
+        for _, about, _ in islice(evaluations_on(objects), _MOST_PLANS):
+            yield about
 
 
 def _unusable(others: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> str:

@@ -123,13 +123,13 @@ def prepare(request: EvaluateRequest, device: str, observer: Observer, *, timed:
     return EvaluatePlan(request, model, data, test, images.chosen, values, substitute, seconds, device, hashes, borders)
 
 
-def run(plan: EvaluatePlan, observer: Observer, *, store: Path | None = None, fresh: bool = False) -> Evaluation:
+def run(plan: EvaluatePlan, observer: Observer, *, store: Path | str | None = None, fresh: bool = False) -> Evaluation:
     """Run the planned evaluation.
 
     Args:
         plan: the evaluation.
         observer: is informed of the progress.
-        store: the folder of the store that keeps the pieces; None: the default one.
+        store: the folder, or the URL, of the store that keeps the pieces; None: the default one.
         fresh: use no pieces of earlier evaluations.
     """
     request = plan.request
