@@ -198,6 +198,12 @@ class Objects:
 
             self._tried("cannot read", self.place(name), fetch)
 
+    def expect_store(self) -> None:
+        """Raise `StoreError` if nothing was ever stored here, as under a URL with a spelling mistake."""
+        with self.get(_MARK) as found:
+            if found is None:
+                raise StoreError(f"{self.url} is no store, since nothing was ever stored there; check the URL")
+
     def about(self, name: str, size: int) -> dict[str, Any] | None:
         """What an object of `size` bytes says about its files, of which only its first bytes are read.
 
@@ -210,7 +216,7 @@ class Objects:
             while isinstance(needed, int):
                 end = min(size, needed)
                 head = self._tried(
-                    "cannot read", self.place(name), lambda end=end: self._fs.cat_file(self._path(name), 0, end)
+                    "cannot read", self.place(name), lambda end=end: self._fs.cat_file(self._path(name), start=0, end=end)
                 )
                 needed = about_bundle(head, size)
         except FileNotFoundError:

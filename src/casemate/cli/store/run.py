@@ -31,6 +31,14 @@ def _producers() -> dict[str, Producer]:
     return {kind: each for point in extensions(PRODUCERS) for kind, each in load_extension(point).items()}
 
 
+def _opened(location: Path | str | None, observer: Observer) -> Store:
+    """The store at `location`. Raises `StoreError` if nothing was ever stored on shared storage there."""
+    store = Store(location, observer=observer)
+    if store.objects is not None:
+        store.objects.expect_store()
+    return store
+
+
 @final
 @dataclass(frozen=True)
 class _Evaluations:
@@ -99,7 +107,7 @@ def _evaluations_there(objects: Objects) -> list[_Evaluations]:
 
 def list_store(location: Path | str | None, observer: Observer = NULL_OBSERVER) -> dict[str, Any]:
     """The finished artifacts, the unfinished work and the evaluations of a store (None: the default one), as JSON."""
-    store, producers = Store(location, observer=observer), _producers()
+    store, producers = _opened(location, observer), _producers()
     unfinished, evaluations = store.unfinished(), [_about(each) for each in _evaluations(store)]
     return {
         "store": str(store.location),
@@ -155,7 +163,7 @@ def clean_store(
     """
     removed: list[dict[str, Any]] = []
     kept: list[str] = []
-    store, producers = Store(location, observer=observer), _producers()
+    store, producers = _opened(location, observer), _producers()
     for artifact in store.held():
         if everything or not is_current(artifact, producers):
             what = {"name": artifact.facts["name"], "path": artifact.place}
