@@ -168,7 +168,7 @@ class Objects:
         from casemate.arrays import UnsoundError
 
         for last in (False, True):
-            bundle = folder.with_suffix(".bundle")
+            bundle = folder.with_suffix(".fetched")
             try:
                 self._download(name, bundle)
                 if unpack(bundle, folder).get("object") != name:

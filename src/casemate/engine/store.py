@@ -225,6 +225,7 @@ class Store:
         folder = self._artifacts / key
         about = {name: value for name, value in (facts_of(folder) or {}).items() if name != "result"}
         try:
+            objects.expect_writable()
             with objects.stored(_name(key), files_in(folder), about) as theirs:
                 if theirs is not None and facts_of(theirs) is not None:
                     self._install(theirs, key)

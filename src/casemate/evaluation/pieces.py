@@ -176,6 +176,7 @@ class PieceStore:
         self._about, self._objects, self._fresh = dict(about), objects, fresh
         self._listed: set[str] = set()
         self._listed_at = -_LISTED_FOR
+        self._unusable: set[str] = set()
         if objects is not None:
             with objects.get(self._object(PLAN_OBJECT)) as found:
                 self._take_plan(found)
@@ -266,8 +267,13 @@ class PieceStore:
     def _fetch(self, key: str) -> bool:
         """Copy a piece from shared storage; return whether it is there and whole."""
         assert self._objects is not None
+        if key in self._unusable:
+            return False
         with self._objects.get(f"{self._place()}/{key}") as found:
-            return found is not None and self._take_piece(key, found)
+            if found is not None and self._take_piece(key, found):
+                return True
+        self._unusable.add(key)
+        return False
 
     def _take_piece(self, key: str, found: Path) -> bool:
         piece = found / self.path(key).name
