@@ -216,7 +216,9 @@ class Objects:
             while isinstance(needed, int):
                 end = min(size, needed)
                 head = self._tried(
-                    "cannot read", self.place(name), lambda end=end: self._fs.cat_file(self._path(name), start=0, end=end)
+                    "cannot read",
+                    self.place(name),
+                    lambda end=end: self._fs.cat_file(self._path(name), start=0, end=end),
                 )
                 needed = about_bundle(head, size)
         except FileNotFoundError:

@@ -9,8 +9,11 @@ by a URL, has the finished artifacts as objects (`objects.py`):
 
     URL/artifacts/KEY.safetensors       a finished artifact, with all its files
 
-Copies of them, unfinished work and locks are in a folder of each machine, laid out as above. An artifact is there and
-on the shared storage, or will be: what could not be stored there is stored when a plan next contains it.
+Copies of them, unfinished work and locks are in a folder of each machine, laid out as above, and with it:
+
+    STORE/unsent/KEY                    the artifact is not known to be on shared storage, as after a kill or a failure
+
+An artifact that was not sent is stored when a plan next contains it, unless another machine's is there by then.
 """
 
 import hashlib
@@ -130,6 +133,7 @@ class Store:
         self._artifacts = make_folder(self.root / "artifacts")
         self._working = make_folder(self.root / "working")
         self._locks = make_folder(self.root / "locks")
+        self._unsent = self.root / "unsent"
 
     @property
     def location(self) -> Path | str:
@@ -145,7 +149,8 @@ class Store:
         if (folder / "artifact.json").is_file():
             facts = facts_of(folder)
             if facts is not None:
-                return Artifact(key, folder, facts)
+                found = Artifact(key, folder, facts)
+                return found if self.objects is None or self._is_sent(key) else self._fetch(key, self.objects) or found
             if self.objects is None:
                 raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
         return None if self.objects is None else self._fetch(key, self.objects)
@@ -154,16 +159,25 @@ class Store:
         """The finished artifacts among those with these keys; shared storage is listed once."""
         if self.objects is None:
             return {key: found for key in keys if (found := self.find(key)) is not None}
-        listed = self.objects.listing("artifacts")
-        here = [key for key in keys if facts_of(self._artifacts / key) is not None]
-        there = [key for key in keys if key not in here and _name(key) in listed]
-        found = {key: self.find(key) for key in here}
+        keys, listed = list(keys), self.objects.listing("artifacts")
+        here = {key: Artifact(key, self._artifacts / key, facts) for key in keys if (facts := self._facts(key))}
+        there = [key for key in keys if _name(key) in listed and not (key in here and self._is_sent(key))]
+        found: dict[str, Artifact | None] = {}
         if there:
             with self._observer.work("Fetching artifacts", len(there)) as advance:
                 for key in there:
-                    found[key] = self.find(key)
+                    found[key] = self._fetch(key, self.objects)
                     advance(1, f"from {self.objects.url}")
-        return {key: each for key, each in found.items() if each is not None}
+        both = ((key, found.get(key) or here.get(key)) for key in keys)
+        return {key: each for key, each in both if each is not None}
+
+    def _facts(self, key: str) -> dict[str, Any] | None:
+        """The facts of the artifact on this machine; None if there is none, or a damaged one."""
+        return facts_of(self._artifacts / key)
+
+    def _is_sent(self, key: str) -> bool:
+        """Whether the artifact on this machine is known to be the one on shared storage."""
+        return not (self._unsent / key).exists()
 
     def share(self, keys: Iterable[str]) -> None:
         """Store on shared storage what of these keys only this machine has; nothing to do for a store in a folder.
@@ -175,7 +189,7 @@ class Store:
         self.objects.expect_writable()
         listed = self.objects.listing("artifacts")
         for key in keys:
-            if _name(key) not in listed and facts_of(self._artifacts / key) is not None:
+            if (_name(key) not in listed or not self._is_sent(key)) and self._facts(key) is not None:
                 self._share(key, self.objects)
 
     def agreed(self, name: str, choose: Callable[[], str]) -> str:
@@ -215,6 +229,7 @@ class Store:
         with suppress(OSError):  # another process of this machine was faster
             found.replace(place)
         shutil.rmtree(before, ignore_errors=True)
+        (self._unsent / key).unlink(missing_ok=True)
         facts = facts_of(place)
         if facts is None:
             raise StoreError(f"cannot write {place}; check its permissions, or use another --store")
@@ -223,12 +238,13 @@ class Store:
     def _share(self, key: str, objects: Objects) -> None:
         """Store a finished artifact on shared storage; if it has one with that key, this machine takes that one."""
         folder = self._artifacts / key
-        about = {name: value for name, value in (facts_of(folder) or {}).items() if name != "result"}
+        about = {name: value for name, value in (self._facts(key) or {}).items() if name != "result"}
         try:
             objects.expect_writable()
             with objects.stored(_name(key), files_in(folder), about) as theirs:
                 if theirs is not None and facts_of(theirs) is not None:
                     self._install(theirs, key)
+            (self._unsent / key).unlink(missing_ok=True)
         except StoreError as error:
             raise StoreError(
                 f"{error}. {about.get('name', key)} is kept in {folder}; the same command stores it"
@@ -322,6 +338,8 @@ class Store:
         with writing_folder(self._artifacts / key) as folder:
             yield folder
             write_json(folder / "artifact.json", facts)
+            if self.objects is not None:
+                write_text(self._unsent / key, "")
         shutil.rmtree(self._working / key, ignore_errors=True)
         if self.objects is not None:
             self._share(key, self.objects)

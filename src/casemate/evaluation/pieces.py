@@ -54,7 +54,7 @@ from casemate.engine.store import opened
 from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.files import read_json, write_json, writing
+from casemate.files import read_json, write_json, write_text, writing
 from casemate.models import Classifier, Precision
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment, processor
@@ -211,7 +211,7 @@ class PieceStore:
         with self._objects.stored(self._object(PLAN_OBJECT), files, self._about) as theirs:
             self._take_plan(theirs)
         for piece in sorted(self.folder.glob("*.safetensors")):
-            if piece.stem not in self._names():
+            if piece.stem not in self._names() or self._unsent(piece.stem).exists():
                 self._share(piece.stem)
         return self.measured or measured
 
@@ -221,9 +221,10 @@ class PieceStore:
 
     def has(self, key: str) -> bool:
         """Whether the piece with this key was finished; one that only shared storage has is fetched."""
-        if self.path(key).is_file():
-            return True
-        return self._objects is not None and not self._fresh and key in self._names() and self._fetch(key)
+        here = self.path(key).is_file()
+        if self._objects is None or self._fresh or (here and not self._unsent(key).exists()):
+            return here
+        return (key in self._names() and self._fetch(key)) or here
 
     def seconds(self, keys: Iterable[str]) -> float:
         """The seconds that the pieces with these keys took; only the heads of their files are read."""
@@ -242,10 +243,16 @@ class PieceStore:
 
         On shared storage that is the one of the client that was first.
         """
-        piece.write(self.path(key))
-        if self._objects is None or not self._share(key):
+        if self._objects is None:
+            piece.write(self.path(key))
             return piece
-        return self.find(key) or piece
+        write_text(self._unsent(key), "")
+        piece.write(self.path(key))
+        return (self.find(key) if self._share(key) else None) or piece
+
+    def _unsent(self, key: str) -> Path:
+        """The file that says that this machine's piece is not known to be on shared storage."""
+        return self.folder / f"{key}.unsent"
 
     def _place(self) -> str:
         """The name of the folder of pieces on shared storage."""
@@ -280,6 +287,7 @@ class PieceStore:
         if Piece.read(piece) is None:
             return False
         piece.replace(self.path(key))
+        self._unsent(key).unlink(missing_ok=True)
         return True
 
     def _share(self, key: str) -> bool:
@@ -288,7 +296,9 @@ class PieceStore:
         path = self.path(key)
         try:
             with self._objects.stored(f"{self._place()}/{key}", {path.name: path}, {}) as theirs:
-                return theirs is not None and not self._fresh and self._take_piece(key, theirs)
+                taken = theirs is not None and not self._fresh and self._take_piece(key, theirs)
+            self._unsent(key).unlink(missing_ok=True)
+            return taken
         except StoreError as error:
             raise StoreError(f"{error}. The piece is kept in {path}; the same command stores it") from error
 
