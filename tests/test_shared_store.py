@@ -635,6 +635,7 @@ def test_a_fresh_evaluation_leaves_shared_storage_as_it_is(machine: Callable[[st
     assert {name: system(store).cat_file(remote(store, name)) for name in before} == held
 
 
+@pytest.mark.integration
 def test_pieces_that_could_not_be_stored_are_stored_later(
     machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, listener: Listener
 ) -> None:

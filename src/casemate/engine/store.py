@@ -158,7 +158,7 @@ class Store:
     def find_all(self, keys: Iterable[str]) -> dict[str, Artifact]:
         """The finished artifacts among those with these keys; shared storage is listed once."""
         if self.objects is None:
-            return {key: found for key in keys if (found := self.find(key)) is not None}
+            return {key: artifact for key in keys if (artifact := self.find(key)) is not None}
         keys, listed = list(keys), self.objects.listing("artifacts")
         here = {key: Artifact(key, self._artifacts / key, facts) for key in keys if (facts := self._facts(key))}
         there = [key for key in keys if _name(key) in listed and not (key in here and self._is_sent(key))]
