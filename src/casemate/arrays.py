@@ -225,6 +225,12 @@ def parse_safetensors(raw: bytes) -> dict[str, Tensor]:
     return safetensors.torch.load(raw)
 
 
+@guarded
+def parse_metadata(head: bytes, size: int) -> dict[str, str]:
+    """The metadata of a .safetensors file of `size` bytes, from its first bytes. Raises `UnsoundError`."""
+    return _metadata(head, size)
+
+
 def _metadata(head: bytes, size: int) -> dict[str, str]:
     """The metadata in the header of a .safetensors file, texts by name. Arguments and errors are those of `_header`."""
     return _header(head, size).get("__metadata__", {})

@@ -39,7 +39,7 @@ def plan_study(
     dataset: str | None,
     only: Sequence[str],
     seed: int,
-    store: Path | None,
+    store: Path | str | None,
     device: str,
     data_dir: Path | None,
     observer: Observer,
@@ -53,7 +53,7 @@ def plan_study(
         scale: smoke, quick, medium, paper or full.
         dataset: auto, fashion-mnist or digits; None for the scale's own.
         only: names of experiments; tasks of others are added where these need them; all experiments if empty.
-        store: folder of the store; None for the default one.
+        store: folder or URL of the store; None for the default one.
         device: the device that tasks will run on; it is part of their keys.
         data_dir: folder of the data files; None for the default places, or a download.
         precision: precision of the training steps (`TrainConfig.precision`).
@@ -75,7 +75,7 @@ def plan_study(
         precision=precision,
     )
     tasks, wanted = tasks_of(experiments, setup)
-    artifacts = Store(store)
+    artifacts = Store(store, observer=observer)
     identity = {"scale": size.name, "dataset": images.name, "seed": seed}
     kept = None if pieces is None else Pieces(pieces, identity, is_kept)
     plan = make_plan(tasks, wanted, PRODUCERS, artifacts, device, kept, to_run=to_run)

@@ -18,11 +18,14 @@ from typing import Any
 import filelock
 
 from casemate.engine.code_version import code_version
+from casemate.engine.objects import Objects
 from casemate.engine.store import size_of
 from casemate.errors import StoreError
 from casemate.files import make_folder, read_json
 
 PLAN = "plan.json"
+PLAN_OBJECT = "plan"
+"""Name of the object on shared storage that has the plan, below that of the folder."""
 ATTACKS = "casemate.evaluation.cascade"
 """The module that runs the attacks; the hash of its code covers all that the result of a piece depends on."""
 _MOST_BYTES = 2 << 30
@@ -115,9 +118,9 @@ def remove_evaluation(folder: Path) -> int:
     return size
 
 
-def has_current_code(folder: Path) -> bool:
-    """Whether the installed code computed the pieces of a folder; the installed code uses no others."""
-    return about_evaluations(folder).get("code") == code_version(ATTACKS)
+def is_current_evaluation(about: Mapping[str, Any]) -> bool:
+    """Whether the installed code computed pieces that have `about` in common; the installed code uses no others."""
+    return about.get("code") == code_version(ATTACKS)
 
 
 def about_evaluations(folder: Path) -> Mapping[str, Any]:
@@ -127,6 +130,20 @@ def about_evaluations(folder: Path) -> Mapping[str, Any]:
     except (StoreError, LookupError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def evaluations_on(objects: Objects) -> Iterator[tuple[str, Mapping[str, Any], dict[str, int]]]:
+    """The evaluations on shared storage: the name of each plan, what its pieces have in common, as in its plan (empty
+    if there is none), and all its objects with their sizes in bytes.
+    """
+    plans: dict[str, dict[str, int]] = {}
+    for name, size in objects.listing("evaluations").items():
+        plans.setdefault(name.split("/")[1], {})[name] = size
+    with objects.observer.work("Reading what the evaluations are", len(plans)) as advance:
+        for plan, sizes in plans.items():
+            name = f"evaluations/{plan}/{PLAN_OBJECT}"
+            yield plan, (objects.about(name, sizes[name]) if name in sizes else None) or {}, sizes
+            advance(1, "")
 
 
 def last_used(folder: Path) -> float:

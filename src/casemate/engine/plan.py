@@ -6,7 +6,7 @@ from typing import final
 
 from casemate.engine.code_version import code_version
 from casemate.engine.pieces import Pieces
-from casemate.engine.store import Artifact, Store
+from casemate.engine.store import Artifact, Held, Store
 from casemate.engine.task import Producer, Task, keys, ordered
 from casemate.provenance import environment
 
@@ -48,11 +48,12 @@ def make_plan(
     The tasks are ordered, and their keys, which depend also on the code of `producers` (by kind of task) and on
     `device`, are looked up in the store. A task whose artifact is not there counts as finished if `pieces` has it,
     unless a missing task needs it, since pieces lack large files, and is `to_run`. Raises `StoreError` for a damaged
-    artifact.
+    artifact, and if what is `to_run` could not be stored on shared storage.
     """
     chosen = ordered(tasks, wanted)
     key_of = keys(chosen, producers, environment(device))
-    stored = {name: store.find(key) for name, key in key_of.items()}
+    finished = store.find_all(key_of.values())
+    stored = {name: finished.get(key) for name, key in key_of.items()}
     found: dict[str, Artifact] = {}
     needed: set[str] = set()  # by tasks still to run, which may read any file of their inputs
     for task in reversed(chosen):
@@ -63,10 +64,13 @@ def make_plan(
             needed.update(task.needs.values())
         else:
             found[task.name] = artifact
-    return Plan(chosen, key_of, {task.name: found[task.name] for task in chosen if task.name in found})
+    plan = Plan(chosen, key_of, {task.name: found[task.name] for task in chosen if task.name in found})
+    if to_run:
+        store.share(key_of.values())  # also fails now, and not after hours of computing, if it cannot be written
+    return plan
 
 
-def is_current(artifact: Artifact, producers: Mapping[str, Producer]) -> bool:
+def is_current(artifact: Artifact | Held, producers: Mapping[str, Producer]) -> bool:
     """Whether the installed code is the code that computed this artifact.
 
     If not, or if no producer computes its kind of task any more, it is stale: the installed code never uses it.

@@ -50,7 +50,7 @@ def run_plan(
             _run_here(schedule, needed, store, context, side_by_side(context.observer, 1)[0])
         else:
             codes = {kind: code_version(producer.module) for kind, producer in needed.items()}
-            setup = TaskSetup(needed, codes, store.root, replace(context, observer=NULL_OBSERVER))
+            setup = TaskSetup(needed, codes, store.location, replace(context, observer=NULL_OBSERVER))
             with engine.open(setup, context.observer) as pool:
                 _run_in(pool, schedule, store, side_by_side(context.observer, pool.count))
         if schedule.failures:

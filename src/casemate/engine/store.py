@@ -4,12 +4,24 @@
     STORE/working/KEY/                  unfinished work (a training's checkpoint) that a later run continues
     STORE/locks/KEY.lock                held by the process that computes the artifact; released when that process dies
 
-By default the store lies in the user's cache directory, and so outlives any checkout.
+By default the store lies in the user's cache directory, and so outlives any checkout. A store on shared storage, named
+by a URL, has the finished artifacts as objects (`objects.py`):
+
+    URL/artifacts/KEY.safetensors       a finished artifact, with all its files
+
+Copies of them, unfinished work and locks are in a folder of each machine, laid out as above, and with it:
+
+    STORE/unsent/KEY                    the artifact is not known to be on shared storage, as after a kill or a failure
+
+An artifact that was not sent is stored when a plan next contains it, unless another machine's is there by then.
 """
 
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +30,11 @@ from typing import Any, final
 
 import filelock
 
+from casemate.engine.bundle import files_in
+from casemate.engine.objects import Objects, is_url
 from casemate.errors import StoreError
-from casemate.files import cache_folder, make_folder, read_json, write_json, write_text, writing_folder
+from casemate.files import cache_folder, make_folder, read_file, read_json, write_json, write_text, writing_folder
+from casemate.progress import NULL_OBSERVER, Observer
 
 _FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
 """The entries that every artifact.json must have, and their types."""
@@ -70,42 +85,209 @@ class Artifact:
         return size_of(self.folder)
 
 
-def default_store() -> Path:
-    """The folder of the store if none is given: $CASEMATE_STORE, or `store` in the user's cache directory."""
+@final
+@dataclass(frozen=True)
+class Held:
+    """A finished artifact as a store lists it: its files may be on another machine."""
+
+    key: str
+    facts: dict[str, Any]
+    """As of an `Artifact`, but those on shared storage are without the result."""
+    size: int
+    """Number of bytes."""
+    place: str
+    """Its folder, or the URL of its object."""
+
+
+def default_store() -> Path | str:
+    """The store if none is given: $CASEMATE_STORE, a folder or URL, or `store` in the user's cache directory."""
     from_environment = os.environ.get("CASEMATE_STORE")
-    return Path(from_environment) if from_environment else cache_folder() / "store"
+    if not from_environment:
+        return cache_folder() / "store"
+    return from_environment if is_url(from_environment) else Path(from_environment)
+
+
+def opened(location: Path | str | None, observer: Observer = NULL_OBSERVER) -> tuple[Path, Objects | None]:
+    """The folder of the store at `location` (None: the default one) on this machine, and its objects if it is a URL."""
+    location = default_store() if location is None else location
+    if not is_url(location):
+        return Path(location), None
+    objects = Objects(str(location), observer)
+    return objects.root, objects
 
 
 class Store:
-    """A folder of finished artifacts, unfinished work and locks, each under a task's key.
+    """Finished artifacts, unfinished work and locks, each under a task's key: in a folder, or on shared storage.
 
-    Creating the object creates the folder: `root`, or else `default_store()`.
+    Creating the object creates the folder.
+
+    Args:
+        root: the folder; or a URL of shared storage, such as s3://bucket/prefix; None for `default_store()`.
+        observer: receives the progress of transfers from and to shared storage.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root: Path = make_folder(Path(root) if root is not None else default_store())
+    def __init__(self, root: Path | str | None = None, *, observer: Observer = NULL_OBSERVER) -> None:
+        root, self.objects = opened(root, observer)
+        self.root: Path = make_folder(root)
+        self._observer = observer
         self._artifacts = make_folder(self.root / "artifacts")
         self._working = make_folder(self.root / "working")
         self._locks = make_folder(self.root / "locks")
+        self._unsent = self.root / "unsent"
+
+    @property
+    def location(self) -> Path | str:
+        """The folder or the URL; `Store(location)` is this store, also in another process."""
+        return self.root if self.objects is None else self.objects.url
 
     def find(self, key: str) -> Artifact | None:
-        """The finished artifact with this key, or None. Raises `StoreError` for a damaged artifact.json."""
+        """The finished artifact with this key, or None; one that is only on shared storage is fetched.
+
+        Raises `StoreError` for a damaged artifact.json, except of a copy, which is fetched again.
+        """
         folder = self._artifacts / key
-        if not (folder / "artifact.json").is_file():
-            return None
-        facts = facts_of(folder)
+        if (folder / "artifact.json").is_file():
+            facts = facts_of(folder)
+            if facts is not None:
+                found = Artifact(key, folder, facts)
+                return found if self.objects is None or self._is_sent(key) else self._fetch(key, self.objects) or found
+            if self.objects is None:
+                raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
+        return None if self.objects is None else self._fetch(key, self.objects)
+
+    def find_all(self, keys: Iterable[str]) -> dict[str, Artifact]:
+        """The finished artifacts among those with these keys; shared storage is listed once."""
+        if self.objects is None:
+            return {key: artifact for key in keys if (artifact := self.find(key)) is not None}
+        keys, listed = list(keys), self.objects.listing("artifacts")
+        here = {key: Artifact(key, self._artifacts / key, facts) for key in keys if (facts := self._facts(key))}
+        there = [key for key in keys if _name(key) in listed and not (key in here and self._is_sent(key))]
+        found: dict[str, Artifact | None] = {}
+        if there:
+            with self._observer.work("Fetching artifacts", len(there)) as advance:
+                for key in there:
+                    found[key] = self._fetch(key, self.objects)
+                    advance(1, f"from {self.objects.url}")
+        both = ((key, found.get(key) or here.get(key)) for key in keys)
+        return {key: each for key, each in both if each is not None}
+
+    def _facts(self, key: str) -> dict[str, Any] | None:
+        """The facts of the artifact on this machine; None if there is none, or a damaged one."""
+        return facts_of(self._artifacts / key)
+
+    def _is_sent(self, key: str) -> bool:
+        """Whether the artifact on this machine is known to be the one on shared storage."""
+        return not (self._unsent / key).exists()
+
+    def share(self, keys: Iterable[str]) -> None:
+        """Store on shared storage what of these keys only this machine has; nothing to do for a store in a folder.
+
+        Raises `StoreError` if it cannot be written, also if there is nothing to be stored.
+        """
+        if self.objects is None:
+            return
+        self.objects.expect_writable()
+        listed = self.objects.listing("artifacts")
+        for key in keys:
+            if (_name(key) not in listed or not self._is_sent(key)) and self._facts(key) is not None:
+                self._share(key, self.objects)
+
+    def agreed(self, name: str, choose: Callable[[], str]) -> str:
+        """The text under `name` on shared storage, which all clients have from the first one that chose it.
+
+        A store in a folder keeps none: it is what `choose` returns.
+        """
+        if self.objects is None:
+            return choose()
+        name = f"agreed/{hashlib.sha256(name.encode()).hexdigest()[:20]}"
+        with self.objects.get(name) as found:
+            if found is not None:
+                return _chosen(found)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "text"
+            file.write_text(choose())
+            with self.objects.stored(name, {file.name: file}, {}) as theirs:
+                return _chosen(theirs or file.parent)
+
+    def _fetch(self, key: str, objects: Objects) -> Artifact | None:
+        """The artifact of an object of shared storage, copied to this machine; None if there is none."""
+        with objects.get(_name(key)) as found:
+            if found is None:
+                return None
+            facts = facts_of(found)
+            if facts is None or facts.get("key", key) != key:
+                self._observer.message(f"{objects.place(_name(key))} is not this artifact; it counts as missing")
+                return None
+            return self._install(found, key)
+
+    def _install(self, found: Path, key: str) -> Artifact:
+        """Move a folder with an artifact's files into its place, instead of what is there; return the artifact."""
+        place = self._artifacts / key
+        before = place.with_name(f".{key}.{uuid.uuid4().hex[:8]}.tmp")
+        with suppress(FileNotFoundError):
+            place.replace(before)
+        with suppress(OSError):  # another process of this machine was faster
+            found.replace(place)
+        shutil.rmtree(before, ignore_errors=True)
+        (self._unsent / key).unlink(missing_ok=True)
+        facts = facts_of(place)
         if facts is None:
-            raise StoreError(f"{folder} is damaged; run `casemate store clean`, which removes it, and try again")
-        return Artifact(key, folder, facts)
+            raise StoreError(f"cannot write {place}; check its permissions, or use another --store")
+        return Artifact(key, place, facts)
+
+    def _share(self, key: str, objects: Objects) -> None:
+        """Store a finished artifact on shared storage; if it has one with that key, this machine takes that one."""
+        folder = self._artifacts / key
+        about = {name: value for name, value in (self._facts(key) or {}).items() if name != "result"}
+        try:
+            objects.expect_writable()
+            with objects.stored(_name(key), files_in(folder), about) as theirs:
+                if theirs is not None and facts_of(theirs) is not None:
+                    self._install(theirs, key)
+            (self._unsent / key).unlink(missing_ok=True)
+        except StoreError as error:
+            raise StoreError(
+                f"{error}. {about.get('name', key)} is kept in {folder}; the same command stores it"
+            ) from error
 
     def artifacts(self) -> list[Artifact]:
-        """All finished artifacts, oldest first, without those whose artifact.json is damaged."""
+        """All finished artifacts on this machine, oldest first, without those whose artifact.json is damaged."""
         found = []
         for folder in self._artifacts.iterdir():
             facts = None if folder.name.startswith(".") else facts_of(folder)
             if facts is not None:
                 found.append(Artifact(folder.name, folder, facts))
-        return sorted(found, key=lambda artifact: artifact.facts["provenance"].get("finished") or "")
+        return sorted(found, key=_when)
+
+    def held(self) -> list[Held]:
+        """All finished artifacts of the store, oldest first; of shared storage, those that are on it."""
+        if self.objects is None:
+            return [Held(each.key, each.facts, each.size, str(each.folder)) for each in self.artifacts()]
+        return sorted(
+            (
+                Held(key, facts, size, self.objects.place(_name(key)))
+                for key, size, facts in self._objects_with_facts(self.objects)
+                if facts is not None
+            ),
+            key=_when,
+        )
+
+    def damaged_objects(self) -> list[str]:
+        """The URLs of artifacts on shared storage that are damaged."""
+        if self.objects is None:
+            return []
+        found = self._objects_with_facts(self.objects)
+        return [self.objects.place(_name(key)) for key, _, facts in found if facts is None]
+
+    def _objects_with_facts(self, objects: Objects) -> Iterator[tuple[str, int, dict[str, Any] | None]]:
+        """Key, size and facts of every artifact on shared storage; None as facts of a damaged one."""
+        listed = objects.listing("artifacts")
+        with self._observer.work("Reading what the artifacts are", len(listed)) as advance:
+            for name, size in listed.items():
+                key = name.removeprefix("artifacts/")
+                facts = facts_of(self._artifacts / key) or objects.about(name, size)
+                yield key, size, facts if facts is not None and _is_sound(facts | {"result": {}}) else None
+                advance(1, "")
 
     def _acquire(self, key: str, timeout: float) -> filelock.BaseFileLock | None:
         """Take and return the key's lock; None if another process still holds it after `timeout` seconds."""
@@ -148,13 +330,19 @@ class Store:
 
         `facts`, the content of artifact.json, is written at the end, so the caller may add to it inside. Then the
         key's folder of unfinished work is removed. After an exception nothing is stored. The caller holds the lock.
+
+        Shared storage receives it last. If another client was first, that one's artifact is the one in the store.
         """
         for left in self._artifacts.glob(f".{key}.*"):  # by a run that was killed while it wrote this artifact
             shutil.rmtree(left, ignore_errors=True)
         with writing_folder(self._artifacts / key) as folder:
             yield folder
             write_json(folder / "artifact.json", facts)
+            if self.objects is not None:
+                write_text(self._unsent / key, "")
         shutil.rmtree(self._working / key, ignore_errors=True)
+        if self.objects is not None:
+            self._share(key, self.objects)
 
     @contextmanager
     def _try_lock(self, key: str) -> Iterator[bool]:
@@ -177,16 +365,28 @@ class Store:
                     found.append(path)
         return found
 
-    def remove(self, artifact: Artifact) -> int:
+    def remove(self, artifact: Artifact | Held) -> int:
         """Remove a finished artifact, whole or not at all, and return the number of bytes freed.
 
-        Raises `StoreError` if another process holds its lock, or if a file cannot be deleted.
+        On shared storage its object is removed, and this machine's copy. Raises `StoreError` if another process of this
+        machine holds its lock, or if a file cannot be deleted.
         """
-        return self._remove(artifact.folder, f"{artifact.facts['name']} ({artifact.key})")
+        folder = self._artifacts / artifact.key
+        what = f"{artifact.facts['name']} ({artifact.key})"
+        size = self._remove(folder, what) if folder.exists() else 0
+        if self.objects is None:
+            return size
+        self.objects.remove(_name(artifact.key))
+        return artifact.size
 
     def discard(self, unfinished: Path) -> int:
         """Remove a path of `unfinished()`; return the bytes freed. Raises `StoreError` if a process locked it since."""
         return self._remove(unfinished, str(unfinished))
+
+    def discard_object(self, place: str) -> None:
+        """Remove one of `damaged_objects()` from shared storage."""
+        if self.objects is not None:
+            self.objects.remove(place.removeprefix(f"{self.objects.url}/").removesuffix(".safetensors"))
 
     def _remove(self, path: Path, what: str) -> int:
         with self._try_lock(_key_of(path)) as held:
@@ -206,6 +406,19 @@ class Store:
         return size
 
 
+def _name(key: str) -> str:
+    """The name of an artifact's object on shared storage."""
+    return f"artifacts/{key}"
+
+
+def _chosen(folder: Path) -> str:
+    return read_file(folder / "text", StoreError, "what clients agreed on").decode()
+
+
+def _when(artifact: Artifact | Held) -> str:
+    return artifact.facts["provenance"].get("finished") or ""
+
+
 def _key_of(path: Path) -> str:
     """The key of a folder in the store: its name KEY, or .KEY.xxxx.tmp while it is written or removed."""
     return path.name.split(".")[1] if path.name.startswith(".") else path.name
@@ -217,11 +430,17 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
         facts = read_json(folder / "artifact.json", StoreError)
     except StoreError:
         return None
+    return facts if _is_sound(facts) else None
+
+
+def _is_sound(facts: Any) -> bool:
+    """Whether the content of an artifact.json has all entries, of the right types."""
     if not isinstance(facts, dict) or not facts.keys() >= _FACTS.keys():
-        return None
+        return False
+    if not all(isinstance(facts[name], kind) for name, kind in _FACTS.items()):
+        return False
     made = facts["provenance"]
-    sound = all(isinstance(facts[name], kind) for name, kind in _FACTS.items())
-    return facts if sound and _is_time(made.get("finished")) and _is_seconds(made.get("seconds")) else None
+    return _is_time(made.get("finished")) and _is_seconds(made.get("seconds"))
 
 
 def _is_time(value: Any) -> bool:

@@ -33,8 +33,8 @@ class TaskSetup:
     producers: Mapping[str, Producer]
     codes: Mapping[str, str]
     """The versions of the producers' code that the keys of the tasks stand for, by kind of task."""
-    store: Path
-    """The folder of the store."""
+    store: Path | str
+    """The folder or URL of the store."""
     context: Context
     """Device, data folder and threads; workers have observers of their own."""
 
@@ -55,9 +55,9 @@ class TaskSetup:
                 "the code was edited while the study ran, or another version is installed where it runs; install the "
                 "same version everywhere and run the same command again"
             )
-        store = Store(self.store)
 
         def compute(job: TaskJob, observer: Observer) -> str:
+            store = Store(self.store, observer=observer)
             needs = {role: stored(store, key) for role, key in job.needs.items()}
             function, code = functions[job.task.kind], self.codes[job.task.kind]
             context = replace(self.context, observer=observer)
@@ -71,7 +71,7 @@ def stored(store: Store, key: str) -> Artifact:
     found = store.find(key)
     if found is None:
         raise StoreError(
-            f"the artifact {key} was computed, but is not in {store.root}: workers on other machines need a --store "
+            f"the artifact {key} was computed, but is not in {store.location}: workers on other machines need a --store "
             "that all of them share"
         )
     return found

@@ -313,7 +313,7 @@ class _Run:
                     observer=self.observer,
                     on_part=on_part,
                 )
-                self._keep(shard, piece)
+                piece = self._keep(shard, piece)
             self._take(shard, piece, note, advance)
 
     def _attack_in(self, engine: Engine, shards: Sequence[_Shard], advance: Advance) -> None:
@@ -338,8 +338,8 @@ class _Run:
                     if error is not None:
                         raise error
                     if ended.result is not None:
-                        self._keep(shard, ended.result)
-                        self._take(shard, ended.result, self._time_left_of(shards, ended.result, pool.count), advance)
+                        piece = self._keep(shard, ended.result)
+                        self._take(shard, piece, self._time_left_of(shards, piece, pool.count), advance)
                     waiting.append(shard)
 
     def _next(self, waiting: list[_Shard], advance: Advance) -> _Shard | None:
@@ -430,18 +430,21 @@ class _Run:
             pass_size=self.model.copy.pass_size,
             keeps_nearest=self._keeps_nearest(step),
         )
-        self._keep(shard, piece)
-        return piece
+        return self._keep(shard, piece)
 
     def _keeps_nearest(self, step: Step) -> bool:
         """Whether the results of a step at every distance are needed for larger eps."""
         return step.name in self.run_once and not step.column
 
-    def _keep(self, shard: _Shard, piece: Piece) -> None:
-        """Store a piece of a shard's next step that was computed now."""
-        self.model.copy.pass_size = piece.pass_size
+    def _keep(self, shard: _Shard, piece: Piece) -> Piece:
+        """Store a piece of a shard's next step that was computed now; return the one that counts.
+
+        That is another client's if it stored one first.
+        """
         if self.pieces is not None:
-            self.pieces.put(shard.keys[shard.number], piece)
+            piece = self.pieces.put(shard.keys[shard.number], piece)
+        self.model.copy.pass_size = piece.pass_size
+        return piece
 
     def _take(self, shard: _Shard, piece: Piece, note: str, advance: Advance) -> None:
         """Add the piece of a shard's next step to the results; the step is then done."""

@@ -300,9 +300,9 @@ def evaluate(
         precision: of the gradients of attacks within a ball, used where it is faster on this machine. Whether an image
             fools is decided in float32, and images that fool in bfloat16 only are attacked again.
         borders: between the grades of the verdict.
-        store: a folder that keeps every finished piece of the evaluation. If it is stopped, the same call goes on from
-            there, with the same result to the bit on the same processor; more images, or another eps or attack at the
-            end, use the pieces again. None: nothing is written.
+        store: a folder, or the URL of shared storage such as s3://bucket/prefix, that keeps every finished piece of the
+            evaluation. If it is stopped, the same call goes on from there, with the same result to the bit on the same
+            processor; more images, or another eps or attack at the end, use the pieces again. None: nothing is written.
         fresh: with `store`, use no pieces of earlier calls.
         engine: where the attacks run: `casemate.engine.Processes(workers=2)` or `casemate.engine.Ray()`, whose workers
             attack parts of the images side by side, each on PyTorch's number of threads here; None: this process. The
@@ -454,7 +454,7 @@ def _keeping(
     if store is None:
         return nullcontext()
     about = plan_of(model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size)
-    return open_pieces(Path(store), about, fresh=fresh, observer=observer)
+    return open_pieces(store, about, fresh=fresh, observer=observer)
 
 
 @contextmanager
@@ -476,9 +476,12 @@ def _prepared(
     ) as prepared:
         if known is not None and known.precision == "bfloat16":
             prepared = replace(prepared, low_precision=in_bfloat16(prepared.copy))
-        if kept is not None:
-            size = prepared.copy.pass_size or DEFAULT_PASS_SIZE
-            kept.begin(known or Measurements(pass_size=size, precision=prepared.precision))
+        size = prepared.copy.pass_size or DEFAULT_PASS_SIZE
+        own = known or Measurements(pass_size=size, precision=prepared.precision)
+        if kept is None or kept.begin(own) == own:
+            yield prepared
+            return
+    with _prepared(model, few, kept, work, precision, batch_size, observer) as prepared:  # as another client measured
         yield prepared
 
 

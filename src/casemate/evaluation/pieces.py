@@ -10,15 +10,23 @@ of them are classified correctly, then every attack with its eps up to this one,
 before it left. So an evaluation on more images, or with another eps or attack at the end, finds all earlier pieces.
 
 Every piece is written whole or not at all, with a SHA-256. A damaged one is computed again.
+
+On shared storage plan and pieces are objects (`casemate.engine.objects`), of which each machine has copies as above:
+
+    URL/evaluations/PLAN/plan.safetensors             what the first of all machines measured
+    URL/evaluations/PLAN/MEASURED/KEY.safetensors     a piece; MEASURED is what was measured, such as 64-float32
 """
 
 import hashlib
 import inspect
 import json
+import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
@@ -32,11 +40,21 @@ from casemate.arrays import UnsoundError, bytes_of, read_safetensors, safetensor
 from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
-from casemate.engine.evaluations import ATTACKS, PLAN, about_evaluations, evaluation_folders, using
+from casemate.engine.evaluations import (
+    ATTACKS,
+    PLAN,
+    PLAN_OBJECT,
+    about_evaluations,
+    evaluation_folders,
+    evaluations_on,
+    using,
+)
+from casemate.engine.objects import Objects
+from casemate.engine.store import opened
 from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.files import read_json, write_json, writing
+from casemate.files import read_json, write_json, write_text, writing
 from casemate.models import Classifier, Precision
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment, processor
@@ -45,6 +63,10 @@ from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, PerExample
 
 _SCHEMA = 1
+_LISTED_FOR = 10.0
+"""Seconds after which the pieces on shared storage are listed again."""
+_MOST_PLANS = 100
+"""Most plans on shared storage among which the reason is sought why an evaluation finds no pieces."""
 
 
 @final
@@ -130,40 +152,79 @@ class Measurements:
     precision: Precision
     """Precision of the gradients that was found to be faster."""
 
+    @property
+    def name(self) -> str:
+        """The folder of pieces on shared storage that were computed with this."""
+        return f"{self.pass_size}-{self.precision}"
+
 
 @final
 class PieceStore:
-    """The pieces of evaluations with one plan, in the folder `folder`.
+    """The pieces of evaluations with one plan, in the folder `folder`, and as objects if that is one of copies.
 
     Args:
         folder: of the plan.
         about: what the plan's key is a hash of, which is written beside the pieces.
+        objects: shared storage of the plan and its pieces, of which the folder has copies; None if there is none.
+        fresh: use no pieces of shared storage.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], *, objects: Objects | None = None, fresh: bool = False
+    ) -> None:
         self.folder = folder
-        self._about = dict(about)
+        self._about, self._objects, self._fresh = dict(about), objects, fresh
+        self._listed: set[str] = set()
+        self._listed_at = -_LISTED_FOR
+        self._unusable: set[str] = set()
+        if objects is not None:
+            with objects.get(self._object(PLAN_OBJECT)) as found:
+                self._take_plan(found)
+
+    def _object(self, name: str) -> str:
+        return f"evaluations/{self.folder.name}/{name}"
+
+    def _take_plan(self, found: Path | None) -> None:
+        """Take the plan in the folder `found` instead of one's own, with which pieces of other measurements go."""
+        theirs = None if found is None else _measured(found)
+        if found is not None and theirs is not None and theirs != self.measured:
+            for piece in self.folder.glob("*.safetensors"):
+                piece.unlink()
+            shutil.copyfile(found / PLAN, self.folder / PLAN)
 
     @property
     def measured(self) -> Measurements | None:
         """What was measured when the first evaluation with this plan began; None if none did."""
-        try:
-            found = read_json(self.folder / PLAN, StoreError)["measured"]
-            return Measurements(pass_size=int(found["pass_size"]), precision=found["precision"])
-        except (StoreError, LookupError, TypeError, ValueError):
-            return None
+        return _measured(self.folder)
 
-    def begin(self, measured: Measurements) -> None:
-        """Write down what was measured, or that the plan is used again."""
-        write_json(self.folder / PLAN, {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
+    def begin(self, measured: Measurements) -> Measurements:
+        """Write down what was measured, or that the plan is used again; return what counts.
+
+        On shared storage that is what the first client measured. There it also stores pieces that this machine alone
+        has, since an earlier evaluation could not. Raises `StoreError`.
+        """
+        content = {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about}
+        write_json(self.folder / PLAN, content)
+        if self._objects is None:
+            return measured
+        files = {PLAN: self.folder / PLAN}
+        with self._objects.stored(self._object(PLAN_OBJECT), files, self._about) as theirs:
+            self._take_plan(theirs)
+        for piece in sorted(self.folder.glob("*.safetensors")):
+            if piece.stem not in self._names() or self._unsent(piece.stem).exists():
+                self._share(piece.stem)
+        return self.measured or measured
 
     def path(self, key: str) -> Path:
         """The file of the piece with this key."""
         return self.folder / f"{key}.safetensors"
 
     def has(self, key: str) -> bool:
-        """Whether the piece with this key was finished."""
-        return self.path(key).is_file()
+        """Whether the piece with this key was finished; one that only shared storage has is fetched."""
+        here = self.path(key).is_file()
+        if self._objects is None or self._fresh or (here and not self._unsent(key).exists()):
+            return here
+        return (key in self._names() and self._fetch(key)) or here
 
     def seconds(self, keys: Iterable[str]) -> float:
         """The seconds that the pieces with these keys took; only the heads of their files are read."""
@@ -177,16 +238,83 @@ class PieceStore:
         """The finished piece with this key, or None."""
         return Piece.read(self.path(key)) if self.has(key) else None
 
-    def put(self, key: str, piece: Piece) -> Path:
-        """Keep a piece; return its file. Raises `StoreError`."""
+    def put(self, key: str, piece: Piece) -> Piece:
+        """Keep a piece; return the one that counts. Raises `StoreError`.
+
+        On shared storage that is the one of the client that was first.
+        """
+        if self._objects is None:
+            piece.write(self.path(key))
+            return piece
+        write_text(self._unsent(key), "")
+        piece.write(self.path(key))
+        return (self.find(key) if self._share(key) else None) or piece
+
+    def _unsent(self, key: str) -> Path:
+        """The file that says that this machine's piece is not known to be on shared storage."""
+        return self.folder / f"{key}.unsent"
+
+    def _place(self) -> str:
+        """The name of the folder of pieces on shared storage."""
+        measured = self.measured
+        if measured is None:
+            raise StoreError(f"{self.folder / PLAN} is missing or damaged; run the same command again")
+        return self._object(measured.name)
+
+    def _names(self) -> set[str]:
+        """The keys of the pieces on shared storage, as of the last `_LISTED_FOR` seconds."""
+        if self._objects is not None and time.monotonic() - self._listed_at >= _LISTED_FOR:
+            self._listed = set()
+            if self.measured is not None:
+                place = self._place()
+                self._listed = {name.removeprefix(f"{place}/") for name in self._objects.listing(place)}
+            self._listed_at = time.monotonic()
+        return self._listed
+
+    def _fetch(self, key: str) -> bool:
+        """Copy a piece from shared storage; return whether it is there and whole."""
+        assert self._objects is not None
+        if key in self._unusable:
+            return False
+        with self._objects.get(f"{self._place()}/{key}") as found:
+            if found is not None and self._take_piece(key, found):
+                return True
+        self._unusable.add(key)
+        return False
+
+    def _take_piece(self, key: str, found: Path) -> bool:
+        piece = found / self.path(key).name
+        if Piece.read(piece) is None:
+            return False
+        piece.replace(self.path(key))
+        self._unsent(key).unlink(missing_ok=True)
+        return True
+
+    def _share(self, key: str) -> bool:
+        """Store a piece on shared storage; return whether it had one already, which then replaces this machine's."""
+        assert self._objects is not None
         path = self.path(key)
-        piece.write(path)
-        return path
+        try:
+            with self._objects.stored(f"{self._place()}/{key}", {path.name: path}, {}) as theirs:
+                taken = theirs is not None and not self._fresh and self._take_piece(key, theirs)
+            self._unsent(key).unlink(missing_ok=True)
+            return taken
+        except StoreError as error:
+            raise StoreError(f"{error}. The piece is kept in {path}; the same command stores it") from error
+
+
+def _measured(folder: Path) -> Measurements | None:
+    """What the plan in a folder says was measured; None if there is none, or a damaged one."""
+    try:
+        found = read_json(folder / PLAN, StoreError)["measured"]
+        return Measurements(pass_size=int(found["pass_size"]), precision=found["precision"])
+    except (StoreError, LookupError, TypeError, ValueError):
+        return None
 
 
 @contextmanager
 def open_pieces(
-    root: Path, about: Mapping[str, Any], *, fresh: bool = False, observer: Observer = NULL_OBSERVER
+    location: Path | str, about: Mapping[str, Any], *, fresh: bool = False, observer: Observer = NULL_OBSERVER
 ) -> Iterator[PieceStore]:
     """Context of an evaluation that keeps its pieces in a store.
 
@@ -194,16 +322,20 @@ def open_pieces(
     fails, that finished pieces are kept.
 
     Args:
-        root: the folder of the store.
+        location: the folder of the store, or its URL.
         about: what all pieces have in common, as JSON; see `plan_of`.
-        fresh: remove the pieces of earlier evaluations with this plan. Raises `StoreError` if one is running.
+        fresh: remove the pieces of earlier evaluations with this plan; those on shared storage stay there, but are not
+            used. Raises `StoreError` if one is running.
         observer: is informed.
     """
+    root, objects = opened(location, observer)
+    if objects is not None:
+        objects.expect_writable()  # now, and not after hours of attacks
     with using(root, _hash(about), fresh=fresh) as folder:
-        if not (folder / PLAN).exists() and not fresh and (words := _unusable(root, about)):
+        if not (folder / PLAN).exists() and not fresh and (words := _unusable(_others(root, objects), about)):
             observer.message(f"Pieces of this model's evaluations in the store are not used: computed with {words}")
         try:
-            yield PieceStore(folder, about)
+            yield PieceStore(folder, about, objects=objects, fresh=fresh)
         except (EvaluationError, KeyboardInterrupt):  # refused before any attack; after Ctrl-C the command says so
             raise
         except BaseException:
@@ -212,11 +344,19 @@ def open_pieces(
             raise
 
 
-def _unusable(root: Path, about: Mapping[str, Any]) -> str:
-    """In what the latest pieces of the same model and settings differ, such as "threads 2 (now 4)"; "" without any."""
-    same = set(about) - {"code", "environment", "outputs"}
+def _others(root: Path, objects: Objects | None) -> Iterator[Mapping[str, Any]]:
+    """What the pieces of each evaluation in the store have in common, on this machine the latest first."""
     for folder in reversed(evaluation_folders(root)):
-        other = about_evaluations(folder)
+        yield about_evaluations(folder)
+    if objects is not None:
+        for _, about, _ in islice(evaluations_on(objects), _MOST_PLANS):
+            yield about
+
+
+def _unusable(others: Iterable[Mapping[str, Any]], about: Mapping[str, Any]) -> str:
+    """In what the first pieces of the same model and settings differ, such as "threads 2 (now 4)"; "" without any."""
+    same = set(about) - {"code", "environment", "outputs"}
+    for other in others:
         if any(other.get(name) != about[name] for name in same):
             continue
         before, now = other.get("environment", {}), about["environment"]

@@ -51,7 +51,7 @@ class Report:
             artifacts, total = study.plan.artifacts, len(study.plan.tasks)
             if not artifacts:
                 raise SettingError(
-                    f"none of the {total} artifacts of this study is finished in {study.store.root}; run "
+                    f"none of the {total} artifacts of this study is finished in {study.store.location}; run "
                     "`casemate study` with the same options first"
                 )
             check_folder(out)

@@ -128,7 +128,7 @@ def run(
     observer: Observer,
     *,
     engine: Engine | None = None,
-    store: Path | None = None,
+    store: Path | str | None = None,
     fresh: bool = False,
 ) -> Evaluation:
     """Run the planned evaluation.
@@ -137,7 +137,7 @@ def run(
         plan: the evaluation.
         observer: is informed of the progress.
         engine: whose workers attack parts of the images side by side; None: this process.
-        store: the folder of the store that keeps the pieces; None: the default one.
+        store: the folder, or the URL, of the store that keeps the pieces; None: the default one.
         fresh: use no pieces of earlier evaluations.
     """
     request = plan.request

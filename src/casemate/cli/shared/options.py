@@ -90,10 +90,10 @@ class ModelOptions:
 
 
 StoreFolder = Annotated[
-    Path | None,
+    str | None,
     arg(
         metavar="FOLDER",
-        help="The folder of finished artifacts.",
+        help="The folder of finished artifacts, or the URL of shared storage, such as s3://bucket/prefix.",
         help_behavior_hint="(default: $CASEMATE_STORE, else in the user's cache)",
     ),
 ]

@@ -15,6 +15,7 @@ class ListStore:
     """List the finished artifacts, oldest first.
     - Stale artifacts were made by code that has changed since; the present
       code never uses them.
+    - Of shared storage, what is on it; unfinished work is this machine's.
 
     Examples:
       casemate store list
@@ -27,7 +28,7 @@ class ListStore:
     def run(self) -> None:
         """Print the finished artifacts, and how much unfinished work there is."""
         with watching() as observer, observer.work("Looking through the store", 0):
-            found = run.list_store(self.store)
+            found = run.list_store(self.store, observer)
         show.show(found, as_json=self.json)
 
 
@@ -37,6 +38,8 @@ class CleanStore:
     - Work of a process that is still running is kept.
     - A training that was stopped counts as unfinished: it will start over.
       Pieces of an evaluation stay while their code is current.
+    - On shared storage it is removed for all machines, and nothing there says
+      whether one of them is using it; what one lacks it computes again.
 
     Examples:
       casemate store clean --dry-run   what would be removed?
@@ -54,7 +57,7 @@ class CleanStore:
     def run(self) -> None:
         """Remove stale artifacts (or all) and unfinished work; print what was removed and how many bytes that freed."""
         with watching() as observer, observer.work("Cleaning the store", 0):
-            cleaned = run.clean_store(self.store, everything=self.all, dry_run=self.dry_run)
+            cleaned = run.clean_store(self.store, everything=self.all, dry_run=self.dry_run, observer=observer)
         show.show_cleaned(cleaned, as_json=self.json)
 
 

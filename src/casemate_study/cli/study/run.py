@@ -64,7 +64,8 @@ def _precision(selection: Selection, device: str) -> TrainPrecision:
         return selection.precision
     if device != "cpu":
         return "float32"
-    file = Store(selection.store).root / "precision.json"
+    store = Store(selection.store)
+    file = store.root / "precision.json"
     try:
         known = read_json(file, StoreError)
     except StoreError:  # there is none yet, or it is damaged
@@ -72,7 +73,7 @@ def _precision(selection: Selection, device: str) -> TrainPrecision:
     known = known if isinstance(known, dict) else {}
     here = " / ".join((processor(), *environment(device).values()))
     if known.get(here) not in get_args(TrainPrecision):
-        known |= {here: faster_precision(device)}
+        known |= {here: store.agreed(f"precision / {here}", lambda: faster_precision(device))}
         write_json(file, known)
     return known[here]
 

@@ -24,7 +24,7 @@ def _header(study: PlannedStudy) -> dict[str, Any]:
         "precision": study.setup.precision,
         "device": study.device,
         "experiments": [experiment.name for experiment in study.experiments],
-        "store": str(study.store.root),
+        "store": str(study.store.location),
     }
 
 
