@@ -221,7 +221,7 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found == snapshot(
         {
             "": [
-                "usage: casemate [-h] {train,harden,attack,evaluate,verify,selftest,data,store,info,report,study}",
+                "usage: casemate [-h] {train,harden,attack,evaluate,verify,selftest,data,store,info,schema,report,study}",
                 "",
                 "Train image classifiers, attack them, and say how far to trust the result.",
                 "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
@@ -257,6 +257,8 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
                 "    • store     List and clean the store of finished artifacts.",
                 "    • info      Show versions, device, folders, data sets, networks, recipes,",
                 "                attacks.",
+                "    • schema    Print the JSON Schema of a document that --json prints, or list",
+                "                them.",
                 "    • report    Write the study's report from the artifacts that are finished so",
                 "                far.",
                 "    • study     Reproduce the paper's study: train, attack, report.",

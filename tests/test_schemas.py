@@ -185,15 +185,18 @@ def test_the_command_lists_and_prints(run: Run) -> None:
 def test_packages_add_schemas_and_the_newest_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "another_package" / "schemas"
     folder.mkdir(parents=True)
-    (folder.parent / "__init__.py").touch()
+    (folder.parent / "__init__.py").write_text("raise SystemExit('imported')")
     for version in (9, 10):
         (folder / f"sound-{version}.json").write_text(
             json.dumps({"title": str(version), "properties": {"passes": {"$ref": "common.json#/$defs/attempt"}}})
         )
     (folder / "notes.txt").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("sound", "another_package.cli", "casemate.commands")
-    monkeypatch.setattr(documents, "extensions", lambda group: [point])
+    (tmp_path / "one_module.py").write_text("raise SystemExit('imported')")
+    points = [
+        EntryPoint("one", f"{name}.cli", "casemate.commands") for name in ("another_package", "one_module", "gone")
+    ]
+    monkeypatch.setattr(documents, "extensions", lambda group: points)
     assert schema_names()[:2] == ["another-package/sound/9", "another-package/sound/10"]
     found = read_schema("sound")
     assert found["title"] == "10"

@@ -7,7 +7,8 @@ NAME-VERSION.json. Packages that add commands can have such a folder too. `docs/
 import json
 import re
 from collections.abc import Mapping
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from casemate.errors import SettingError
@@ -59,21 +60,22 @@ def _without_package(name: str) -> tuple[str, str]:
     return rest, rest.rpartition("/")[0]
 
 
-def _files() -> dict[str, Any]:
-    """The file of each schema by the schema's name."""
-    packages = {"casemate", *(point.value.partition(".")[0].partition(":")[0] for point in extensions(COMMANDS))}
-    found: dict[str, Any] = {}
+def _files() -> dict[str, Path]:
+    """The file of each schema by the schema's name; no package is imported to find them."""
+    packages = {"casemate", *(point.value.partition(":")[0].partition(".")[0] for point in extensions(COMMANDS))}
+    found: dict[str, Path] = {}
     for package in sorted(packages):
-        folder = resources.files(package) / "schemas"
-        for file in folder.iterdir() if folder.is_dir() else ():
-            if (parts := _FILE.fullmatch(file.name)) is not None:
-                found[f"{package.replace('_', '-')}/{parts['name']}/{parts['version']}"] = file
+        spec = find_spec(package)
+        for place in (spec and spec.submodule_search_locations) or ():
+            for file in (Path(place) / "schemas").glob("*.json"):
+                if (parts := _FILE.fullmatch(file.name)) is not None:
+                    found[f"{package.replace('_', '-')}/{parts['name']}/{parts['version']}"] = file
     return found
 
 
 def _complete(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema with what it takes from the common file among its own `$defs`."""
-    common = json.loads((resources.files("casemate") / "schemas" / _COMMON).read_text(encoding="utf-8"))["$defs"]
+    common = json.loads((Path(__file__).parent / "schemas" / _COMMON).read_text(encoding="utf-8"))["$defs"]
     text = json.dumps(schema).replace(f'"{_COMMON}#/', '"#/')
     made = json.loads(text)
     own, wanted = dict(made.get("$defs", {})), _references(text)
