@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from jsonschema.validators import validator_for
 from casemate._version import __version__
 from casemate.attacks import PGD, Square
 from casemate.cli.evaluate import run as evaluating
+from casemate.cli.evaluate.options import Evaluate
+from casemate.cli.main import main, parse
 from casemate.cli.shared.ci import CiFiles, model_file
 from casemate.errors import SettingError, StoreError
 from casemate.evaluation import Checked, Verification, evaluation
@@ -72,8 +76,6 @@ def _evaluated(repository: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(repository)
         patch.setattr(evaluation, "attacks_for", lambda *given, **options: ATTACKS)
-        from casemate.cli.main import main
-
         assert main([*COMMAND, "--out", "out", *FILES]) == 0
         yield
 
@@ -565,4 +567,40 @@ def test_junit_and_sarif_need_no_torch() -> None:
         "import sys; from casemate.report.ci.junit import junit_xml; from casemate.report.ci.sarif import sarif; "
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([os.sys.executable, "-c", code], check=True)  # type: ignore[attr-defined]
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# The examples ---------------------------------------------------------------------------------------------------------
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "ci"
+SERVICES = {"github.yml": "vendor.github-workflows", "gitlab.yml": "vendor.gitlab-ci"}
+
+
+def validated(file: Path, schema: str) -> int:
+    """The exit code of the validation of a service's file by its schema, which check-jsonschema brings along."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, str(file)]
+    return subprocess.run(command, capture_output=True, check=False, timeout=120).returncode
+
+
+@pytest.mark.parametrize(("name", "schema"), SERVICES.items())
+def test_the_examples_fit_the_services(tmp_path: Path, name: str, schema: str) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert validated(EXAMPLES / name, schema) == 0
+    broken = tmp_path / name
+    broken.write_text(
+        re.sub("runs-on: .*|artifacts:", "nonsense: 1" if "runs-on" in text else "artifacts: 1\n  x:", text)
+    )
+    assert validated(broken, schema) == 1
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_commands_of_the_examples_can_be_parsed(name: str) -> None:
+    text = (EXAMPLES / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = re.findall(r"^ *(casemate evaluate (?:.*\n?)*?.*\.sarif)\b", text, re.MULTILINE)
+    words = shlex.split(command)
+    values = {"$MODEL": "models/classifier.safetensors", "$DATA": "data/test.npz", "$EPS": "8/255", "$LEAST": "40%"}
+    made = parse([values.get(word, word) for word in words[1:]])
+    assert isinstance(made, Evaluate)
+    assert (made.fail_under, made.evaluation.eps) == ("40%", ("8/255",))
+    assert (made.ci.junit, made.ci.sarif) == (Path("robustness-junit.xml"), Path("robustness.sarif"))
+    for file in ("robustness-junit.xml", "robustness.sarif", ".casemate-store"):
+        assert text.count(file) >= 2, f"{file} is written and not kept"
