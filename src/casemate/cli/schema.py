@@ -26,7 +26,7 @@ from casemate.documents import read_schema, schema_names
 class Schema:
     """The options of `casemate schema`."""
 
-    name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hint="(default: list all)")] = ""
+    name: Annotated[Positional[str], arg(metavar="[NAME]", help_behavior_hint="(default: list all)")] = ""
     """The schema: its name, with or without the package and the version."""
 
     def run(self) -> None:
