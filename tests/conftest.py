@@ -1,8 +1,9 @@
 """What the tests share: one thread, reproducible properties, a cache of their own, a tiny network and tiny images."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import hypothesis
 import jaxtyping
@@ -11,10 +12,13 @@ import torch
 from jaxtyping import config
 from torch import nn
 
+from casemate.cli.shared import console
 from casemate.data import LabelledImages
+from casemate.documents import document
 from casemate.models import Classifier, create, register
 from casemate.models.keras_init import batch_norm
 from casemate.progress import Advance
+from published import problems
 from typecheck import checked_once
 
 torch.set_num_threads(1)
@@ -105,6 +109,20 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASEMATE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("CASEMATE_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _published_documents() -> Iterator[None]:
+    """Whatever a command prints with --json in a test is as its published schema says, without another field."""
+    show = console.show_json
+
+    def checked(content: Mapping[str, Any], schema: str) -> None:
+        assert problems(document(schema, content)) == []
+        show(content, schema)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console, "show_json", checked)
         yield
 
 

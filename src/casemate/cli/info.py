@@ -63,7 +63,7 @@ class Info:
                 except CasemateError as error:
                     warnings.warn(str(error), CasemateWarning, stacklevel=2)
         if self.json:
-            console.show_json(facts)
+            console.show_json(facts, "casemate/info/1")
             return
         made = console.new_table("", "")
         made.show_header = False

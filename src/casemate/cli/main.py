@@ -45,7 +45,7 @@ Examples:
   casemate evaluate model.safetensors --budget quick
 """
 
-OWN = ("train", "harden", "attack", "evaluate", "verify", "selftest", "data", "store", "info")
+OWN = ("train", "harden", "attack", "evaluate", "verify", "selftest", "data", "store", "info", "schema")
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
 _WITH_TORCH = ("train", "harden", "attack", "evaluate", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""

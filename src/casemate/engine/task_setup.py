@@ -71,7 +71,7 @@ def stored(store: Store, key: str) -> Artifact:
     found = store.find(key)
     if found is None:
         raise StoreError(
-            f"the artifact {key} was computed, but is not in {store.location}: workers on other machines need a --store "
-            "that all of them share"
+            f"the artifact {key} was computed, but is not in {store.location}: workers on other machines need a "
+            "--store that all of them share"
         )
     return found

@@ -23,6 +23,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
+from casemate.documents import EVALUATION
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.intervals import Estimate, percent, share
@@ -30,7 +31,8 @@ from casemate.norms import Bounds, WrittenEps, format_eps, with_text
 from casemate.units import eps_with_share, share_of_range
 
 SCHEMA = 2
-"""Version of the format of results with verdicts, their field `schema`. Results of version 1 lack that field, and have
+"""Version of the format of results with verdicts, their field `schema` where they are a part of another document, and
+in result.json as earlier versions wrote it; now that names `EVALUATION`. Results of version 1 lack that field, and have
 no verdicts but robust, broken and not to be trusted."""
 PUBLIC_MODELS = (
     "of the 165 defended Linf models on RobustBench 5 keep less than a tenth, 41 less than half, 119 less than nine "
@@ -463,7 +465,12 @@ def read_verdicts(result: Mapping[str, Any], where: str) -> tuple[Verdict, ...]:
     Raises `RecordError` for a result of another schema, and for one without verdicts.
     """
     version = result.get("schema", 1)
-    if version != SCHEMA:
+    if isinstance(version, str) and version != EVALUATION:
+        raise RecordError(
+            f"{where} states the schema {version}; expected {EVALUATION}, a result of `casemate evaluate` as this "
+            "casemate writes it. Evaluate again, or read it with the casemate that wrote it"
+        )
+    if version not in (SCHEMA, EVALUATION):
         age = "an older" if isinstance(version, int) and version < SCHEMA else "another"
         meant = " (robust meant that half of the correctly classified images withstood)" if version == 1 else ""
         raise RecordError(

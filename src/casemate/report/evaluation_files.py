@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from casemate.documents import EVALUATION, document
 from casemate.evaluation import Evaluation
 from casemate.evaluation.examples import evaluation_table
 from casemate.evaluation.fingerprints import fingerprint_of_images
@@ -76,7 +77,7 @@ def write_files(
         observer: is informed of the progress.
     """
     proof = prove(found, found.model, observer)
-    result = {**about, **found.as_json()}
+    result = document(EVALUATION, {**about, **found.as_json()})
     proven = int(proof.proven.sum())
     result["provenance"] = surroundings(about["device"], torch.get_num_threads() if threads is None else threads)
     with observer.work("Writing the report", 0), filling(folder, FILES, RESULT) as temporary:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from casemate._version import __version__
+from casemate.documents import HARDENING, document
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.files import filling, write_json, write_text
@@ -64,7 +65,7 @@ def write_hardening(
             "load": loading,
             "provenance": surroundings(str(found.model.device), torch.get_num_threads()),
         }
-        write_json(temporary / HARDEN, result)
+        write_json(temporary / HARDEN, document(HARDENING, result))
         write_text(temporary / "report.html", _page(found, result, images=images))
     return folder / "report.html"
 

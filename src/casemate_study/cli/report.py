@@ -58,7 +58,9 @@ class Report:
             outputs.check_report(out, run.identity(study), overwrite=self.overwrite, observer=observer)
             path = run.write_report(study, artifacts, out, observer)
         if self.json:
-            console.show_json({"report": str(path), "finished": len(artifacts), "artifacts": total})
+            console.show_json(
+                {"report": str(path), "finished": len(artifacts), "artifacts": total}, "casemate-study/report/1"
+            )
         else:
             whole = "all" if len(artifacts) == total else str(len(artifacts))
             console.show(f"Report of {whole} of {total} artifacts: {escape(str(path))}")

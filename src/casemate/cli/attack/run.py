@@ -26,6 +26,7 @@ from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading
 from casemate.data import LabelledImages
 from casemate.defenses import StochasticAffine, preprocessed, with_noise
+from casemate.documents import ATTACK, document
 from casemate.errors import SettingError
 from casemate.evaluation import Estimate, eps_curve, evaluate_clean, mean, share
 from casemate.evaluation.cost import attack_passes
@@ -438,7 +439,8 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) ->
                 bounds=plan.model.bounds,
             )
         facts = {"model_facts": plan.given.facts.as_json()}
-        write_json(temporary / outputs.RESULT, plan.about | facts | found.as_json() | {"provenance": provenance})
+        content = plan.about | facts | found.as_json() | {"provenance": provenance}
+        write_json(temporary / outputs.RESULT, document(ATTACK, content))
     sheet = () if found.largest is None else (outputs.CONTACT_SHEET,)
     return outputs.RESULT, table.name, "adversarial.safetensors", *sheet
 

@@ -6,6 +6,7 @@ from rich.table import Table
 from casemate.attacks import Passes
 from casemate.cli.attack.run import AttackOutcome, AttackPlan
 from casemate.cli.shared import console
+from casemate.documents import ATTACK
 from casemate.evaluation.intervals import percent
 
 _SHARES = {"worst": "Worst", "last": "Last", "reached": "Target reached", "still_right": "Still correct"}
@@ -14,7 +15,7 @@ _SHARES = {"worst": "Worst", "last": "Last", "reached": "Target reached", "still
 def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
     """Print one row of accuracies per eps, what the columns mean, and the passes and the time that the attack took."""
     if as_json:
-        console.show_json(plan.about | outcome.as_json())
+        console.show_json(plan.about | outcome.as_json(), ATTACK)
         return
     console.show(
         f"[bold]{escape(plan.title)}[/]",
@@ -74,7 +75,7 @@ def show_attack_plan(plan: AttackPlan, *, as_json: bool) -> None:
     if as_json:
         unknown = len(known) < len(most)
         estimate = {"gradients": passes.backward, "forward": passes.forward}
-        console.show_json(plan.about | (dict.fromkeys(estimate) if unknown else estimate))
+        console.show_json(plan.about | (dict.fromkeys(estimate) if unknown else estimate), "casemate/attack-plan/1")
         return
     made = console.settings_table(plan.about, "Would be attacked")
     for way, number in (("gradients", passes.backward), ("forward passes", passes.forward)):

@@ -38,7 +38,7 @@ class ListData:
             found = {name: run.find(name, self.data_dir, observer) for name in run.TITLES}
             rows = [run.found_as_json(name, each) for name, each in found.items()]
         if self.json:
-            console.show_json(rows)
+            console.show_json({"data_sets": rows}, "casemate/data-sets/1")
             return
         show.show(rows, explain=self.data_dir is not None or bool(os.environ.get("CASEMATE_DATA")))
 
@@ -69,7 +69,7 @@ class FetchData:
                 with observer.work("Downloading Fashion-MNIST", 0):
                     found = load("fashion-mnist", observer=observer)
         if self.json:
-            console.show_json(run.found_as_json("fashion-mnist", found) | {"fetched": fetched})
+            console.show_json(run.found_as_json("fashion-mnist", found) | {"fetched": fetched}, "casemate/data-set/1")
         else:
             words = "Downloaded and verified" if fetched else "Found and verified; nothing to download"
             console.show(f"{words}: {escape(found.origin)}")

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
 from casemate.cli import evaluate as command
 from casemate.cli.evaluate.request import EvaluateRequest
 from casemate.cli.shared import console, outputs, parsing
+from casemate.cli.shared.ci import CiFiles, inputs_of
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.engines import EngineOptions
 from casemate.cli.shared.observers import watching
@@ -25,7 +26,7 @@ from casemate.cli.shared.options import (
     parse_share,
 )
 from casemate.cli.shared.outputs import Overwrite
-from casemate.evaluation import Verdict
+from casemate.report.ci.gate import Compared, Gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Evaluate:
     fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
     """Exit with 3 if the robust accuracy at the largest eps cannot be trusted, or the lower end of its 95 % interval is
     below X, such as 0.6 or 60%."""
-    fail_by: Literal["lower", "estimate"] = "lower"
+    fail_by: Compared = "lower"
     """What --fail-under compares: the lower end of the interval, or the estimate itself."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/evaluate-MODEL)")] = None
     """The folder for the files."""
@@ -49,6 +50,7 @@ class Evaluate:
     verbose: Annotated[bool, FlagCreatePairsOff, arg(aliases=("-v",), help_behavior_hint="")] = False
     """Also show what every check measured."""
     json: Json = False
+    ci: CiFiles = field(default_factory=CiFiles)
     engine: EngineOptions = field(default_factory=EngineOptions)
     machine: Machine = field(default_factory=Machine)
 
@@ -57,9 +59,15 @@ class Evaluate:
 
         Raises `ThresholdNotMet` if --fail-under is not met.
         """
+        model, weights = self.evaluation.model, self.evaluation.loading.weights
+        self.ci.check(*inputs_of(model, [weights, self.evaluation.data]))
+        with self.ci.after_errors("casemate evaluate", model, weights):
+            self._run()
+
+    def _run(self) -> None:
         at_least_one("images", self.evaluation.images)
         self.engine.check()
-        least = self._least()
+        gate = self._gate()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
@@ -76,27 +84,20 @@ class Evaluate:
             engine = self.engine.make(device, threads, workers=1)
             found = run.run(plan, observer, engine=engine, store=self.store, fresh=self.fresh)
             result = run.write(out, plan, found, threads, observer)
+            self.ci.write(run.ci_run(result, out, self.evaluation, gate))
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)
-        if least is not None:
-            console.print_message(self._compare(found.verdict, least), word="passes")
+        if gate is not None:
+            judged = gate.judge(found.verdict)
+            if not judged.passes:
+                raise ThresholdNotMet(judged.sentence)
+            console.print_message(judged.sentence, word="passes")
 
-    def _compare(self, verdict: Verdict, least: float) -> str:
-        """A sentence that says what was compared with --fail-under. Raises `ThresholdNotMet` if that is not reached."""
-        if not verdict.trust.trusted:
-            raise ThresholdNotMet(f"--fail-under {self.fail_under}: {verdict.sentence}")
-        robust, lower = verdict.number.robust, self.fail_by == "lower"
-        compared = robust.low if lower else robust.value
-        what = "the lower end of the 95 % interval of robust accuracy" if lower else "robust accuracy"
-        found = f"{what} at eps {verdict.number.shown_eps}, {compared:.4g}, is"
-        estimate = f"estimate {robust.value:.4g}, n = {robust.n:,}"
-        if compared < least:
-            raise ThresholdNotMet(f"{found} below {self.fail_under} ({estimate})")
-        return f"{found} at least {self.fail_under} ({estimate})"
-
-    def _least(self) -> float | None:
+    def _gate(self) -> Gate | None:
         """The robust accuracy that --fail-under demands, or None. Raises `SettingError` if it is not within [0, 1]."""
-        return None if self.fail_under is None else parse_share("fail-under", self.fail_under)
+        if self.fail_under is None:
+            return None
+        return Gate(least=parse_share("fail-under", self.fail_under), text=self.fail_under, compares=self.fail_by)
 
 
 def parse(argv: Sequence[str]) -> Evaluate:

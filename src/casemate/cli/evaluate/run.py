@@ -10,6 +10,7 @@ from typing import Any
 from casemate.attacks import AbstractAttack, HopSkipJump, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
+from casemate.cli.shared.ci import model_file
 from casemate.cli.shared.facts import report_facts
 from casemate.data import ReadableImages
 from casemate.engine import Engine, default_store
@@ -22,7 +23,12 @@ from casemate.evaluation.verdict import Borders
 from casemate.models import Classifier, OpenedModel
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
+from casemate.report.ci.checks import CiRun
+from casemate.report.ci.evaluation import evaluation_run
+from casemate.report.ci.gate import Gate
 from casemate.report.evaluation_files import write_files
+from casemate.report.evaluation_result import EvaluationResult
+from casemate.report.folder import RESULT
 from casemate.units import EpsIssueKind, find_eps_issue
 
 
@@ -185,3 +191,9 @@ def write(folder: Path, plan: EvaluatePlan, found: Evaluation, threads: int, obs
         about["queries"] = queries
         observer.message(f"The black box was called with {queries:,} images.")
     return write_files(folder, found, about, images=images, threads=threads, observer=observer)
+
+
+def ci_run(found: Mapping[str, Any], folder: Path, request: EvaluateRequest, gate: Gate | None) -> CiRun:
+    """The evaluation as a continuous integration server is shown it; `found` is the content of the result.json."""
+    result = EvaluationResult.from_json(found, str(folder / RESULT))
+    return evaluation_run(result, file=model_file(request.model, request.loading.weights), gate=gate)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import console
+from casemate.documents import EVALUATION
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.verdict import Verdict
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
@@ -31,7 +32,7 @@ def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     """
     about = plan.about()
     if as_json:
-        console.show_json(about)
+        console.show_json(about, "casemate/evaluation-plan/1")
         return
     times = console.new_table("Budget", "At most about", "Attacks", title="Time")
     for name, seconds in plan.seconds.items():
@@ -60,7 +61,7 @@ def show(
         verbose: also print what every check measured.
     """
     if as_json:
-        console.show_json({**found, "folder": str(folder)})
+        console.show_json({**found, "folder": str(folder)}, EVALUATION)
         return
     result = EvaluationResult.from_json(found, str(folder / "result.json"))
     attempts = console.new_table(*ATTEMPT_COLUMNS[:2], *console.right_aligned(*ATTEMPT_COLUMNS[2:]))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from casemate.cli.harden.run import HardenPlan
 from casemate.cli.shared import console
+from casemate.documents import HARDENING
 from casemate.errors import StoreError
 from casemate.files import read_json
 from casemate.hardening import Hardened
@@ -21,7 +22,9 @@ def show_harden_plan(plan: HardenPlan, seconds: Mapping[str, float], *, as_json:
     """Print the settings of a planned hardening, and about how many seconds each of its steps would take."""
     about = plan.about()
     if as_json:
-        console.show_json({**about, "seconds": dict(seconds), "notes": list(plan.hardening.parts.notes)})
+        console.show_json(
+            {**about, "seconds": dict(seconds), "notes": list(plan.hardening.parts.notes)}, "casemate/hardening-plan/1"
+        )
         return
     shown = {name: value for name, value in about.items() if name not in _LEFT_OUT}
     times = console.new_table("Step", *console.right_aligned("About"), title="Time")
@@ -36,7 +39,7 @@ def show(found: Hardened, plan: HardenPlan, folder: Path, *, as_json: bool) -> N
     """Print a finished hardening: whether it helped, the models, the differences, the price, how to use it."""
     result: dict[str, Any] = read_json(folder / HARDEN, StoreError)
     if as_json:
-        console.show_json({**result, "folder": str(folder)})
+        console.show_json({**result, "folder": str(folder)}, HARDENING)
         return
     helped = list(found.helped.values())
     colour = "green" if all(helped) else "yellow" if any(helped) else "red"

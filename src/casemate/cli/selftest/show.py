@@ -13,7 +13,9 @@ def show(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     """Print a row per model, and for each verdict that is not as expected the reason; or all of it as JSON."""
     missed = [outcome for outcome in outcomes if not outcome.as_expected]
     if as_json:
-        console.show_json({"as_expected": not missed, "models": [outcome.as_json() for outcome in outcomes]})
+        console.show_json(
+            {"as_expected": not missed, "models": [outcome.as_json() for outcome in outcomes]}, "casemate/self-test/1"
+        )
         return
     first = outcomes[0].evaluation
     made = console.new_table(

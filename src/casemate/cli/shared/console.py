@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from casemate.documents import document
 from casemate.errors import CasemateWarning
 from casemate.timing import duration as duration
 
@@ -63,9 +64,9 @@ def show_line(text: str) -> None:
     console(stderr=False).print(text, soft_wrap=True)
 
 
-def show_json(content: Any) -> None:
-    """Print one JSON document to stdout."""
-    sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
+def show_json(content: Mapping[str, Any], schema: str) -> None:
+    """Print one JSON document to stdout that names its schema, such as "casemate/info/1"."""
+    sys.stdout.write(json.dumps(document(schema, content), indent=1, allow_nan=False) + "\n")
 
 
 def print_error(message: str, *, word: str = "error") -> None:

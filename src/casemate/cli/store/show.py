@@ -14,7 +14,7 @@ from casemate.cli.shared import console
 def show(found: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the result of `list_store`: a row per finished artifact, and how much unfinished work there is."""
     if as_json:
-        console.show_json(found)
+        console.show_json(found, "casemate/store/1")
         return
     rows, unfinished = found["artifacts"], found["unfinished"]
     made = console.new_table(
@@ -58,7 +58,7 @@ def _when(text: str | None) -> str:
 def show_cleaned(cleaned: Mapping[str, Any], *, as_json: bool) -> None:
     """Print the result of `clean_store`: what was or would be removed, what was kept and why, the bytes freed."""
     if as_json:
-        console.show_json(cleaned)
+        console.show_json(cleaned, "casemate/store-cleaning/1")
         return
     for each in cleaned["removed"]:
         console.show(f"{escape(each['name'])}  {decimal(each['bytes'])}  {escape(each['path'])}")

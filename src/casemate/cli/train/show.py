@@ -15,7 +15,7 @@ from casemate.evaluation.intervals import percent
 def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) -> None:
     """Print the settings of a planned training, and about how many seconds it would take (None: unknown)."""
     if as_json:
-        console.show_json(plan.about | {"seconds_left": seconds})
+        console.show_json(plan.about | {"seconds_left": seconds}, "casemate/training-plan/1")
         return
     made = console.settings_table(plan.about, "Would be trained", _words)
     made.add_row("time", "not known for this network" if seconds is None else f"about {console.duration(seconds)}")
@@ -42,7 +42,7 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
     if as_json:
         ends = {"best_epoch": trained.best_epoch, "stopped_at": trained.stopped_at, "epoch": trained.epoch}
         numbers = {"accuracy": accuracy.as_json(), "loss": loss.as_json()}
-        console.show_json(plan.about | numbers | ends | {"history": trained.history})
+        console.show_json(plan.about | numbers | ends | {"history": trained.history}, "casemate/training/1")
         return
     watched, column, losses = _losses(plan.about["objective"])
     stopped = f", stopped after epoch {trained.stopped_at}" if trained.stopped_at is not None else ""

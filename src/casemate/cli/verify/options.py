@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from casemate.cli import verify
 from casemate.cli.shared import parsing
+from casemate.cli.shared.ci import CiFiles, inputs_of, model_file
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
@@ -37,15 +38,22 @@ class Verify:
     data_dir: DataDir = None
     seed: Seed = 0
     json: Json = False
+    ci: CiFiles = field(default_factory=CiFiles)
     loading: ModelOptions = field(default_factory=ModelOptions)
     reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
         """Check the record and print the result. Raises `ThresholdNotMet` if a claim does not hold."""
+        self.ci.check(*inputs_of(self.model, [self.record, self.loading.weights, self.data]))
+        with self.ci.after_errors("casemate verify", self.model, self.loading.weights):
+            self._run()
+
+    def _run(self) -> None:
         with watching() as observer:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.verify import run, show
+            from casemate.report.ci.verification import verification_run
 
             found = run.run(
                 self.record,
@@ -59,6 +67,8 @@ class Verify:
                 device=device,
                 observer=observer,
             )
+            file = model_file(self.model, self.loading.weights)
+            self.ci.write(verification_run(found, record=self.record, model=self.model, file=file))
         show.show(found, as_json=self.json)
         failed = [claim.title for claim in found.claims if claim.holds is False]
         if failed:

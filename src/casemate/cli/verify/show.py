@@ -13,7 +13,7 @@ _OUTCOMES = {True: "[green]holds[/]", False: "[bold red]does not hold[/]", None:
 def show(found: Verification, *, as_json: bool) -> None:
     """Print what is known of the model, a row per claim of the record, and whether all that was checked holds."""
     if as_json:
-        console.show_json({"holds": found.holds, **asdict(found)})
+        console.show_json({"holds": found.holds, **asdict(found)}, "casemate/verification/1")
         return
     made = console.new_table("Check", "", "Found", title="The record")
     for claim in found.claims:

@@ -44,7 +44,7 @@ def show_plan(study: PlannedStudy, speed: StepCost, workers: int, *, as_json: bo
             }
             for task in planned.tasks
         ]
-        console.show_json(_header(study) | {"artifacts": rows, "seconds_left": left})
+        console.show_json(_header(study) | {"artifacts": rows, "seconds_left": left}, "casemate-study/study-plan/1")
         return
     title = f"The study at {setup.scale.name} scale on {study.dataset.title}, seed {setup.seed}, {study.device}"
     made = console.new_table("Artifact", "State", *console.right_aligned("Time"), title=title)
@@ -76,7 +76,7 @@ def show_results(study: PlannedStudy, found: StudyRun, *, as_json: bool) -> None
         }
         report = None if found.report is None else str(found.report)
         results = [row.as_json() for row in rows]
-        console.show_json(_header(study) | done | {"results": results, "report": report})
+        console.show_json(_header(study) | done | {"results": results, "report": report}, "casemate-study/study/1")
         return
     every = summary.model_summary(study, found.artifacts)
     if every is not None:

@@ -1,0 +1,1 @@
+"""Results for continuous integration: JUnit XML (`junit`) and SARIF (`sarif`), from named checks (`checks`)."""
