@@ -60,7 +60,7 @@ class Paired:
 
     @property
     def drop(self) -> str:
-        """Both accuracies and the difference as part of a sentence, such as "from 60.0 % to 52.0 %, -8.0 points (...)"."""
+        """Both accuracies and the difference, as text: "from 60.0 % to 52.0 %, -8.0 points (...)"."""
         return f"from {percent(self.first.value)} to {percent(self.second.value)}, {self.words}, n = {self.first.n:,}"
 
     def as_json(self) -> dict[str, Any]:

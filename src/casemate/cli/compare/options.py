@@ -59,8 +59,8 @@ class Compare:
         elif any(finished):
             done, other = (self.a, self.b) if finished[0] else (self.b, self.a)
             raise SettingError(
-                f"{done} is a finished evaluation, and {other} is none; evaluate that model too, with the same settings "
-                f"(casemate evaluate {other} ... --out FOLDER), and compare the two folders"
+                f"{done} is a finished evaluation, and {other} is none; evaluate that model too, with the same "
+                f"settings (casemate evaluate {other} ... --out FOLDER), and compare the two folders"
             )
         elif self.out is not None:
             check_folder(self.out)
@@ -69,7 +69,7 @@ class Compare:
             from casemate.cli.compare import run, show
 
             if all(finished):
-                found = run.read(Path(self.a), Path(self.b))
+                found, out = run.read(Path(self.a), Path(self.b)), None
             else:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"
@@ -84,7 +84,7 @@ class Compare:
                     threads=threads,
                 )
             gate = found.regression(judged=self.worse_in, margin=margin) if self.fail_if_worse else None
-            if not all(finished):
+            if out is not None:
                 run.write(out, found, gate)
             display = partial(show.show, found, gate)
         display(as_json=self.json)
@@ -117,8 +117,8 @@ class Compare:
             given += [name] if value else []
         if given:
             raise SettingError(
-                f"{', '.join(given)} with finished evaluations ({self.a}, {self.b}): they are compared as they are, and "
-                "nothing is evaluated or written; leave it out, or name two models"
+                f"{', '.join(given)} with finished evaluations ({self.a}, {self.b}): they are compared as they are, "
+                "and nothing is evaluated or written; leave it out, or name two models"
             )
 
 
