@@ -14,6 +14,7 @@ import numpy as np
 from casemate.errors import SettingError
 from casemate.evaluation import ModelComparison
 from casemate.evaluation.comparison import Paired, Regression, judge_regression, paired
+from casemate.norms import format_eps
 from casemate.report.finished import FinishedEvaluation
 
 SCHEMA = "casemate/comparison/1"
@@ -33,13 +34,17 @@ class ClassChange(NamedTuple):
 class ChangedImage(NamedTuple):
     """An image that only one of two models classifies correctly under attack, at the largest eps."""
 
-    index: int
+    place: int
     """Place of the image among those evaluated, from 0."""
     label: str
     prediction: str
     """The class that the model which was fooled predicts for its adversarial image."""
     attack: str | None
     """The attack that fooled it first; None if it is misclassified without one."""
+
+    def as_json(self) -> dict[str, int | str | None]:
+        """All fields, for a file; the place as `index`, as in the table of examples."""
+        return {"index": self.place, "label": self.label, "prediction": self.prediction, "attack": self.attack}
 
 
 @final
@@ -153,8 +158,8 @@ class FinishedComparison:
                 for each in self.at
             ],
             "per_class": [{"class": each.name, **each.robust.as_json()} for each in self.per_class],
-            "worse": [each._asdict() for each in self.worse],
-            "better": [each._asdict() for each in self.better],
+            "worse": [each.as_json() for each in self.worse],
+            "better": [each.as_json() for each in self.better],
             "notes": list(self.notes),
             "trusted": self.trusted,
             "conclusion": self.conclusion,
@@ -173,8 +178,8 @@ def compare_finished(a: FinishedEvaluation, b: FinishedEvaluation) -> FinishedCo
     reasons = [*_differences(a, b), *([] if shared else [f"no eps in common ({_written(a)} and {_written(b)})"])]
     if reasons:
         raise SettingError(
-            f"{a.folder} and {b.folder} cannot be compared: {'; '.join(reasons)}. Evaluate both on the same images with "
-            "the same settings"
+            f"{a.folder} and {b.folder} cannot be compared: {'; '.join(reasons)}. Evaluate both on the same images "
+            "with the same settings"
         )
     clean = paired(a.correct, b.correct)
     return FinishedComparison(
@@ -215,9 +220,8 @@ def _differences(a: FinishedEvaluation, b: FinishedEvaluation) -> list[str]:
             reasons.append(f"{what} {first} and {second}")
     if one.budget == other.budget and a.result.randomised == b.result.randomised:
         settings = [{each.name: _without_eps(each.settings) for each in of.result.attacks} for of in (a, b)]
-        changed = sorted(
-            name for name in {**settings[0], **settings[1]} if settings[0].get(name) != settings[1].get(name)
-        )
+        names = sorted({*settings[0], *settings[1]})
+        changed = [name for name in names if settings[0].get(name) != settings[1].get(name)]
         if changed:
             reasons.append(f"attacks with other settings ({', '.join(changed)})")
     return reasons
@@ -243,8 +247,8 @@ def _notes(a: FinishedEvaluation, b: FinishedEvaluation, largest: float) -> list
     for name, only in (("A", below[0] - below[1]), ("B", below[1] - below[0])):
         if only:
             notes.append(
-                f"{name} was attacked at more values of eps ({', '.join(f'{each:g}' for each in sorted(only))}), and an "
-                "image fooled at one counts as fooled at every larger one"
+                f"{name} was attacked at more values of eps ({', '.join(map(format_eps, sorted(only)))}), and an image "
+                "fooled at one counts as fooled at every larger one"
             )
     return notes
 

@@ -80,7 +80,7 @@ def read_finished(path: Path) -> FinishedEvaluation:
             labels=_whole(table, "label"),
             prediction=_whole(table, "prediction"),
             adversarial_prediction=_whole(table, "adversarial_prediction"),
-            fooled_by=np.where(is_missing(table["first_success"]), None, np.ma.getdata(table["first_success"])),
+            fooled_by=_names(table, "first_success"),
             fooled_at=np.where(is_missing(table["fooled_at"]), np.inf, _numbers(table, "fooled_at")),
         )
         in_order = np.array_equal(_whole(table, "index"), np.arange(result.images))
@@ -97,14 +97,15 @@ def _check(found: FinishedEvaluation, where: str, *, in_order: bool) -> None:
         f"robust accuracy at eps {each.number.shown_eps}": (found.robust(each.eps), each.number.robust)
         for each in found.result.verdicts
     }
-    if in_order and all(((0 <= each) & (each < classes)).all() for each in (found.labels, found.prediction)):
+    named = (found.labels, found.prediction, found.adversarial_prediction)
+    if in_order and all(((each >= 0) & (each < classes)).all() for each in named):
         wrong = [name for name, (hits, number) in stated.items() if not _agree(share(hits), number)]
     else:
         wrong = ["images and classes"]
     if wrong:
         raise RecordError(
-            f"{where} and the table of examples beside it contradict each other ({', '.join(wrong)}); expected files of "
-            "one evaluation, unchanged: evaluate again"
+            f"{where} and the table of examples beside it contradict each other ({', '.join(wrong)}); expected files "
+            "of one evaluation, unchanged: evaluate again"
         )
 
 
@@ -116,6 +117,12 @@ def _agree(one: Estimate, other: Estimate) -> bool:
 def _numbers(table: Table, name: str) -> np.ndarray:
     """A column of numbers; 0 where one is missing."""
     return np.ma.filled(np.ma.masked_array(table[name]).astype(np.float64), 0.0)
+
+
+def _names(table: Table, name: str) -> np.ndarray:
+    """A column of texts; None where one is missing."""
+    column, missing = np.ma.getdata(table[name]), is_missing(table[name])
+    return np.array([None if absent else str(each) for each, absent in zip(column, missing, strict=True)], dtype=object)
 
 
 def _whole(table: Table, name: str) -> np.ndarray:

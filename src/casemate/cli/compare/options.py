@@ -69,7 +69,7 @@ class Compare:
             from casemate.cli.compare import run, show
 
             if all(finished):
-                found, out = run.read(Path(self.a), Path(self.b)), None
+                found, out = run.compare_folders(Path(self.a), Path(self.b)), None
             else:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"

@@ -19,7 +19,7 @@ _FOLDERS = ("a", "b")
 """Names of the folders with the evaluations of A and B."""
 
 
-def read(a: Path, b: Path) -> FinishedComparison:
+def compare_folders(a: Path, b: Path) -> FinishedComparison:
     """Compare two finished evaluations. Raises `RecordError`, or `SettingError` if they cannot be compared."""
     return compare_finished(read_finished(a), read_finished(b))
 
@@ -63,7 +63,7 @@ def run(
         observer.message(f"{name}: {plan.model.name}")
         found = evaluating.run(plan, observer, store=store, fresh=fresh)
         evaluating.write(folder, plan, found, threads, observer)
-    return read(folders[0], folders[1])
+    return compare_folders(folders[0], folders[1])
 
 
 def write(out: Path, found: FinishedComparison, gate: Regression | None) -> Path:

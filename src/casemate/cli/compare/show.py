@@ -115,7 +115,7 @@ def _images(found: FinishedComparison) -> list[Table | str]:
     lines.append(escape(f"First fooled in B by: {', '.join(f'{name} {n}' for name, n in attacks.most_common())}."))
     made = console.new_table(*console.right_aligned("image"), "class", "B predicts", "fooled by")
     for each in worse[:_SHOWN]:
-        made.add_row(str(each.index), escape(each.label), escape(each.prediction), _fooled_by(each))
+        made.add_row(str(each.place), escape(each.label), escape(each.prediction), _fooled_by(each))
     lines.append(made)
     if len(worse) > _SHOWN:
         lines.append(f"[dim]and {len(worse) - _SHOWN:,} more; --json lists all. Images count from 0.[/]")
