@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 CLASSES = ("horizontal", "vertical", "rising", "falling")
 SIDE = 12
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
+RELEASED = Path(__file__).parent / "released.safetensors"
+"""The weights that are in use, which a new version must not fall behind."""
 
 
 class ShapeNet(nn.Module):
@@ -48,13 +50,13 @@ def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return (0.3 + 0.4 * bars + noise).clamp(0, 1)[:, None], labels
 
 
-def trained() -> ShapeNet:
+def trained(weights: Path = WEIGHTS) -> ShapeNet:
     """The network with the weights that train.py wrote."""
     network = ShapeNet()
-    network.load_state_dict(load_file(WEIGHTS))
+    network.load_state_dict(load_file(weights))
     return network.eval()
 
 
-def test_pictures() -> DataLoader:
+def held_out() -> DataLoader:
     """The pictures that no training has seen."""
     return DataLoader(TensorDataset(*pictures(400, seed=1)), batch_size=100)
