@@ -193,9 +193,7 @@ def test_a_margin_wants_proof(folders: Path, run: Run) -> None:
     assert "at least 137 images" in err
 
 
-def test_a_number_that_is_not_to_be_trusted_fails(
-    folders: Path, edited: Callable[[str, Edit], Path], run: Run
-) -> None:
+def test_a_number_that_is_not_to_be_trusted_fails(folders: Path, edited: Callable[[str, Edit], Path], run: Run) -> None:
     lying = edited("strong", distrusted)
     for given in ((folders / "weak", lying), (lying, folders / "weak")):
         code, out, err = run("compare", *given, "--fail-if-worse")

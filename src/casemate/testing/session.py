@@ -6,7 +6,7 @@ This module imports nothing heavy, since the plugin imports it at every start of
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class Call:
     """Its numbers and settings by name, for a report in XML."""
 
 
+@runtime_checkable
 class Session(Protocol):
     """A running test."""
 

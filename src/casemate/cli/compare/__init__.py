@@ -1,4 +1,4 @@
-"""Compare two models on the same images: which is more robust, and has B become worse?
+"""Compare two models on the same images, and say whether B has become worse.
 - A and B are two finished evaluations, each a folder that `casemate evaluate`
   wrote or the result.json in it; or two models, which are then evaluated on
   the same images and written into OUT/a and OUT/b.

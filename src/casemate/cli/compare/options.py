@@ -21,7 +21,7 @@ from casemate.report.folder import RESULT
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare two models on the same images: which is more robust, and has B become worse?"""
+    """Compare two models on the same images, and say whether B has become worse."""
 
     a: Annotated[Positional[str], arg(metavar="A", help_behavior_hint="(required)")]
     """The first, such as the version before: the folder or the result.json of a finished evaluation, or a model as
