@@ -178,18 +178,17 @@ def test_wrong_use_is_an_error_of_casemate(wrong: dict[str, object], error: type
 
 
 @pytest.mark.usefixtures("unchecked")  # the checks of annotations draw random numbers
-def test_state_and_threads_are_left_as_they_were() -> None:
+def test_the_random_state_and_the_model_are_left_as_they_were() -> None:
     torch.manual_seed(5)
     before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
-    model, threads = thirds().train(), torch.get_num_threads()
+    model = thirds().train()
     loader = DataLoader(TensorDataset(PIXELS, LABELS), batch_size=9, shuffle=True)
-    first = assert_robust(model, loader, at_least=0, n=12, threads=2, **FEW)
+    first = assert_robust(model, loader, at_least=0, n=12, **FEW)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # noqa: NPY002
-    assert torch.get_num_threads() == threads
     assert model.training
     torch.manual_seed(6)
-    again = assert_robust(model, loader, at_least=0, n=12, threads=2, **FEW)
+    again = assert_robust(model, loader, at_least=0, n=12, **FEW)
     assert torch.equal(first.images.labels, again.images.labels)
     assert first.robust == again.robust
 
@@ -227,20 +226,25 @@ class Kept:
 
 def test_results_go_to_the_running_test_and_its_budget_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     budgets: list[object] = []
+    threads: list[int] = []
+    before = torch.get_num_threads()
 
     def spied(*given: object, budget: object, **options: object) -> Evaluation:
         del given, options
         budgets.append(budget)
+        threads.append(torch.get_num_threads())
         return judged(thirds)
 
     monkeypatch.setattr("casemate.testing.assertions.evaluate", spied)
     kept = Kept()
     with running(kept):
         assert_robust(thirds(), IMAGES, at_least=0.2, **FEW)
-        assert_robust(thirds(), IMAGES, at_least=0.2, budget="standard", **FEW)
+        assert_robust(thirds(), IMAGES, at_least=0.2, budget="standard", threads=before + 2, **FEW)
         with pytest.raises(AssertionError):
             assert_robust(thirds(), IMAGES, at_least=1, **FEW)
     assert_robust(thirds(), IMAGES, at_least=0.2, **FEW)
+    assert threads == [before, before + 2, before, before]
+    assert torch.get_num_threads() == before
     assert budgets == ["thorough", "standard", "thorough", "quick"]
     assert [call.facts["passed"] for call in kept.calls] == ["true", "true", "false"]
     assert float(kept.calls[0].facts["robust_accuracy_low"]) > 0.2
@@ -248,17 +252,23 @@ def test_results_go_to_the_running_test_and_its_budget_counts(monkeypatch: pytes
 
 
 # The plugin -----------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Runs pytest as in an environment with casemate: with the entry point of pyproject.toml."""
+def write_entry_point(folder: Path) -> Path:
+    """A folder for PYTHONPATH with the entry point of pyproject.toml, as an installed casemate has it."""
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-    about = pytester.mkdir("installed") / "casemate-0.dist-info"
-    about.mkdir()
+    about = folder / "casemate-0.dist-info"
+    about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: casemate\nVersion: 0\n")
     lines = ["[pytest11]", *(f"{name} = {module}" for name, module in points.items())]
     (about / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Runs pytest as in an environment with casemate."""
+    site = write_entry_point(pytester.path / "installed")
     source = Path(casemate.testing.__file__).parents[2]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(about.parent), str(source), str(pytester.path)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(source), str(pytester.path)]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     pytester.makepyfile(net=NET)
     pytester.makeini("[pytest]\nfilterwarnings = error\naddopts = --strict-markers -p no:cacheprovider\n")
@@ -366,6 +376,7 @@ SUMMARY = [
 ]
 
 
+@pytest.mark.integration
 def test_the_output_of_a_run(installed: pytest.Pytester) -> None:
     installed.makepyfile(test_it=TESTS)
     done = installed.runpytest_subprocess("--junitxml=report.xml", "-p", "no:randomly")

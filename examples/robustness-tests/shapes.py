@@ -59,4 +59,4 @@ def trained(weights: Path = WEIGHTS) -> ShapeNet:
 
 def held_out() -> DataLoader:
     """The pictures that no training has seen."""
-    return DataLoader(TensorDataset(*pictures(400, seed=1)), batch_size=100)
+    return DataLoader(TensorDataset(*pictures(200, seed=1)), batch_size=100)

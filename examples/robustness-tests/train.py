@@ -28,6 +28,6 @@ casemate.fit(
     objective=None if chosen.plain else casemate.AdversarialTraining(eps="8/255", steps=4),
 )
 save_file(network.state_dict(), chosen.out)
-images, labels = pictures(400, seed=1)  # those of shapes.held_out
+images, labels = pictures(200, seed=1)  # those of shapes.held_out
 np.savez("test.npz", images=images.numpy(), labels=labels.numpy())
 print(f"wrote {chosen.out} and test.npz")
