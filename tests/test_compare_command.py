@@ -391,7 +391,7 @@ def test_the_picture_has_zero_in_the_middle() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_shares_are_read_as_numbers_and_as_text() -> None:
-    given = ("60%", "0.6", 0.6, "3/5", np.float32(0.5), 1)
+    given: tuple[Any, ...] = ("60%", "0.6", 0.6, "3/5", np.float32(0.5), 1)
     assert [parse_share("x", each) for each in given] == [0.6, 0.6, 0.6, 0.6, 0.5, 1.0]
     for wrong in (60, "60", -0.1, float("nan"), None, "much", [0.5]):
         with pytest.raises(SettingError, match=r"^x "):

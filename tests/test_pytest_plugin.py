@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -180,12 +181,12 @@ def test_wrong_use_is_an_error_of_casemate(wrong: dict[str, object], error: type
 @pytest.mark.usefixtures("unchecked")  # the checks of annotations draw random numbers
 def test_the_random_state_and_the_model_are_left_as_they_were() -> None:
     torch.manual_seed(5)
-    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    before = (torch.get_rng_state(), random.getstate(), pickle.dumps(np.random.get_state()))  # noqa: NPY002
     model = thirds().train()
     loader = DataLoader(TensorDataset(PIXELS, LABELS), batch_size=9, shuffle=True)
     first = assert_robust(model, loader, at_least=0, n=12, **FEW)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # noqa: NPY002
+    assert (random.getstate(), pickle.dumps(np.random.get_state())) == before[1:]  # noqa: NPY002
     assert model.training
     torch.manual_seed(6)
     again = assert_robust(model, loader, at_least=0, n=12, **FEW)
@@ -255,9 +256,9 @@ def test_results_go_to_the_running_test_and_its_budget_counts(monkeypatch: pytes
 def write_entry_point(folder: Path) -> Path:
     """A folder for PYTHONPATH with the entry point of pyproject.toml, as an installed casemate has it."""
     points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-    about = folder / "casemate-0.dist-info"
+    about = folder / "entry_point_of_casemate-0.dist-info"
     about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: casemate\nVersion: 0\n")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: entry-point-of-casemate\nVersion: 0\n")
     lines = ["[pytest11]", *(f"{name} = {module}" for name, module in points.items())]
     (about / "entry_points.txt").write_text("\n".join(lines))
     return folder

@@ -6,12 +6,12 @@ Takes a few seconds; writes weights.safetensors, or the file named with --out, a
 import argparse
 from pathlib import Path
 
-import casemate
 import numpy as np
 import torch
 from safetensors.torch import save_file
-
 from shapes import WEIGHTS, ShapeNet, pictures
+
+import casemate
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--plain", action="store_true", help="train without adversarial examples")
@@ -25,7 +25,7 @@ casemate.fit(
     pictures(2000, seed=2),
     pictures(400, seed=3),
     casemate.TrainConfig(epochs=12, seed=0),
-    objective=None if chosen.plain else casemate.AdversarialTraining(eps="8/255", steps=4),
+    objective=None if chosen.plain else casemate.AdversarialTraining(eps=8 / 255, steps=4),
 )
 save_file(network.state_dict(), chosen.out)
 images, labels = pictures(200, seed=1)  # those of shapes.held_out

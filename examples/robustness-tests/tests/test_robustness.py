@@ -1,8 +1,8 @@
 """What the project demands of its network. `pytest` runs all tests, `pytest -m "not robust"` only the quick ones."""
 
-from casemate import Classifier
-
 from shapes import CLASSES, RELEASED, held_out, trained
+
+from casemate import Classifier
 
 
 def test_the_network_is_accurate() -> None:
