@@ -358,6 +358,9 @@ def test_a_model_and_a_finished_evaluation_are_not_compared(folders: Path, run: 
     code, _, err = run("compare", folders / "strong", "mine.py:Net")
     assert code == 2
     assert "mine.py:Net is none; evaluate that model too" in err
+    code, _, err = run("compare", folders / "strong", folders / "strnog")
+    assert code == 2
+    assert "strnog does not exist; expected a finished evaluation" in err
     code, _, err = run("compare", tmp_path, folders / "strong")
     assert code == 2
     assert "holds no result.json; expected the folder of a finished evaluation" in err

@@ -123,8 +123,15 @@ class Compare:
 
 
 def is_finished(text: str) -> bool:
-    """Whether A or B names a finished evaluation. Raises `RecordError` for a folder that holds nothing to compare."""
+    """Whether A or B names a finished evaluation.
+
+    Raises `RecordError` for a path that does not exist, and for a folder that holds nothing to compare.
+    """
     path = Path(text)
+    if ":" not in text and not path.exists():
+        raise RecordError(
+            f"{path} does not exist; expected a finished evaluation (a folder of casemate evaluate --out), or a model"
+        )
     if not path.is_dir():
         return path.suffix == ".json"
     if (path / RESULT).exists():
