@@ -221,20 +221,21 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found == snapshot(
         {
             "": [
-                "usage: casemate [-h] {train,harden,attack,evaluate,verify,selftest,data,store,info,report,study}",
+                "usage: casemate [-h] {train,harden,attack,evaluate,compare,verify,selftest,data,store,info,report,study}",
                 "",
                 "Train image classifiers, attack them, and say how far to trust the result.",
                 "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
                 "  the version. Results go to stdout, progress and messages to stderr.",
                 "- Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record",
-                "  that falls short (evaluate --fail-under, verify), 130 stopped with Ctrl-C,",
-                "  1 a bug in casemate.",
+                "  that falls short (evaluate --fail-under, compare --fail-if-worse, verify),",
+                "  130 stopped with Ctrl-C, 1 a bug in casemate.",
                 "",
                 "Examples:",
                 "  casemate study --scale smoke     the whole study in small, a few minutes",
                 "  casemate train --epochs 10       train the study's network",
                 "  casemate attack pgd model.safetensors --eps 4/255 8/255",
                 "  casemate evaluate model.safetensors --budget quick",
+                "  casemate compare runs/before runs/after --fail-if-worse",
                 "",
                 " options",
                 " ------------------------------------------------------------------------------",
@@ -250,6 +251,8 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
                 "    • attack    Attack a model, and measure the accuracy that is left.",
                 "    • evaluate  Measure how robust a model is, and whether the result can be",
                 "                trusted.",
+                "    • compare   Compare two models on the same images, and say whether B has",
+                "                become worse.",
                 "    • verify    Check a record of adversarial examples against its model.",
                 "    • selftest  Run the evaluation on deliberately misleading models, and on",
                 "                honest ones.",
@@ -708,7 +711,7 @@ def test_errors_of_the_command_line(
         found[command] = " ".join(capsys.readouterr().err.replace("Loading PyTorch ...", "").split())
     assert found == snapshot(
         {
-            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, verify, selftest, data, store, info, report, study; did you mean attack?",
+            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, compare, verify, selftest, data, store, info, report, study; did you mean attack?",
             "attack pdg model.safetensors": "error: unknown attack 'pdg'; known: apgd, auto-attack, bim, carlini-wagner, corner-noise, deep-fool, ead, fab, fgsm, hop-skip-jump, lbfgs, mifgsm, pgd, spatial, square, targeted-apgd, targeted-fab, uniform-noise; did you mean pgd?",
             "attack pgd model.safetensors": "error: model.safetensors does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging Face folder, package.module:function such as networks.mine:load, or timm:NAME",
             "attack pgd": "Required options ------------------------------------------------------------------------------ Missing from casemate attack pgd: MODEL A .safetensors file written by casemate, with its JSON file beside it; package.module:name or file.py:name, a function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its --weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own code is imported and run, from the current folder and among the installed modules; a file that could run code is loaded only with --trust-code. (required) ------------------------------------------------------------------------------ For full helptext, run: casemate attack pgd --help",
