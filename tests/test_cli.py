@@ -63,7 +63,16 @@ LIGHT = [
     ["store", "clean"],
 ]
 """Commands whose help imports no PyTorch."""
-WITH_TORCH = [["train"], ["harden"], ["attack"], ["attack", "pgd"], ["attack", "deep-fool"], ["evaluate"], ["selftest"]]
+WITH_TORCH = [
+    ["train"],
+    ["harden"],
+    ["attack"],
+    ["attack", "pgd"],
+    ["attack", "deep-fool"],
+    ["evaluate"],
+    ["compare"],
+    ["selftest"],
+]
 """Commands whose options are those of the library's classes."""
 COMMANDS = LIGHT + WITH_TORCH
 HELP = f"""

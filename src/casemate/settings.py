@@ -16,7 +16,9 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
+from numbers import Real
 from types import NoneType
 from typing import Annotated, Any, final, get_args, get_origin, get_type_hints
 
@@ -120,6 +122,32 @@ def one_of(*choices: str, why: str = "") -> Rule:
     *first, last = choices
     words = f"{', '.join(first)} or {last}" if first else last
     return Rule(f"{words}{_bracketed(why)}", lambda value: value in choices, read, choices)
+
+
+def parse_number(name: str, text: str) -> float:
+    """Read a number or a fraction such as 8/255. Raises `SettingError`, which begins with `name`, for anything else."""
+    try:
+        value = float(Fraction(text)) if "/" in text else float(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise SettingError(f"{name} {text!r} is not a number; write 0.2 or 8/255")
+    return value
+
+
+def parse_share(name: str, given: str | float) -> float:
+    """Read a share from 0 to 1: a number such as 0.6, or a text such as 0.6, 3/5 or 60%.
+
+    Raises `SettingError`, which begins with `name`, for anything else.
+    """
+    if isinstance(given, str):
+        stripped = given.strip()
+        share = parse_number(name, stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
+    else:
+        share = float(given) if isinstance(given, Real) else math.nan
+    if not 0 <= share <= 1:
+        raise SettingError(f"{name} {given}; expected a fraction from 0 to 1, such as 0.6 or 60%")
+    return share
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> SettingError:

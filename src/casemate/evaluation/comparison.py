@@ -2,11 +2,16 @@
 
 Both are measured on the same images, so the difference is paired: McNemar's test, and the interval of Bonett and Price.
 Two intervals that overlap say nothing about a difference on the same images.
+
+`judge_regression` decides whether a model has become worse, in one of two ways. Without a margin it is worse if that is
+beyond chance, so few images find few regressions. With a margin it has to be shown that it is worse by less than that,
+so few images pass no model.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from torch import Tensor
@@ -15,7 +20,7 @@ from casemate.attacks import AttackResult
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluation.evaluation import Evaluation
-from casemate.evaluation.intervals import Estimate, mcnemar, only_one, paired_difference, share
+from casemate.evaluation.intervals import Estimate, mcnemar, only_one, paired_difference, percent, share
 from casemate.evaluation.shards import shards_of
 from casemate.evaluation.verdict import Verdict
 from casemate.norms import format_eps
@@ -52,6 +57,103 @@ class Paired:
         return f"{_points(self.difference.value)} points ({_points(self.difference.low)} to " + (
             f"{_points(self.difference.high)}), McNemar p = {self.p_value:.2g}"
         )
+
+    @property
+    def drop(self) -> str:
+        """Both accuracies and the difference, as text: "from 60.0 % to 52.0 %, -8.0 points (...)"."""
+        return f"from {percent(self.first.value)} to {percent(self.second.value)}, {self.words}, n = {self.first.n:,}"
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, for a file: the first as `a`, the second as `b`."""
+        return {
+            "a": self.first.as_json(),
+            "b": self.second.as_json(),
+            "difference": self.difference.as_json(),
+            "p_value": self.p_value,
+            "only_a": self.only_first,
+            "only_b": self.only_second,
+        }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """The answer to whether a second model is worse than a first, from `judge_regression`."""
+
+    worse: bool
+    """Whether it is worse beyond chance; with a margin, whether it is not shown to be worse by less than that."""
+    sentence: str
+    """The answer with the accuracies that decide it."""
+    margin: float | None
+    """The share by which the second may be worse; None if only chance may explain a difference."""
+
+
+def judge_regression(
+    compared: Mapping[str, Paired], *, names: tuple[str, str] = ("the first", "the second"), margin: float | None = None
+) -> Regression:
+    """Whether the second of two models is worse than the first, by accuracies on the same images.
+
+    Without a margin it is if McNemar's test finds, for one of the accuracies, a drop at the 5 % level divided by the
+    number of accuracies (Bonferroni). With one it is unless the lower end of the interval of every difference is above
+    -margin (non-inferiority).
+
+    Args:
+        compared: the accuracies, by what they are called in the sentence, at least one.
+        names: of the models, for the sentence.
+        margin: a share from 0 to 1, such as 0.02.
+
+    Raises:
+        SettingError: so few images that even a model compared with itself would not pass with this margin.
+    """
+    first, second = names
+    if margin is not None:
+        expect_enough_images(min(each.difference.n for each in compared.values()), margin)
+        points = f"{100 * margin:.3g} points"
+        short = {name: each for name, each in compared.items() if each.difference.low <= -margin}
+        if short:
+            return Regression(
+                worse=True,
+                sentence=f"{second} is not shown to be worse than {first} by less than {points}: {_drops(short)}",
+                margin=margin,
+            )
+        return Regression(
+            worse=False,
+            sentence=f"{second} is shown to be worse than {first} by less than {points}, if at all: {_drops(compared)}",
+            margin=margin,
+        )
+    level = _LEVEL / len(compared)
+    worse = {name: each for name, each in compared.items() if each.difference.value < 0 and each.p_value < level}
+    if worse:
+        each_of = "" if len(compared) == 1 else f", each of {len(compared)} comparisons at the level {level:.2g}"
+        return Regression(
+            worse=True, sentence=f"{second} is worse than {first} beyond chance: {_drops(worse)}{each_of}", margin=None
+        )
+    name, least = min(compared.items(), key=lambda each: each[1].difference.low)
+    allowed = f"; a drop of up to {100 * max(-least.difference.low, 0):.1f} points cannot be excluded"
+    return Regression(
+        worse=False,
+        sentence=f"{second} is not worse than {first} beyond chance: {_drops({name: least})}{allowed}",
+        margin=None,
+    )
+
+
+def expect_enough_images(count: int, margin: float) -> None:
+    """Raise `SettingError` if on so few images even a model compared with itself is not worse by less than `margin`."""
+    if margin <= 0:
+        raise SettingError(f"margin {margin:g}; expected a share above 0, such as 0.02 or 2%")
+    same = np.zeros(count, dtype=bool)
+    if paired_difference(same, same).low <= -margin:
+        # the interval of equal results is z * sqrt(2) / (n + 2) on each side
+        width = -paired_difference(same, same).low * (count + 2)
+        raise SettingError(
+            f"margin {margin:g} with {count:,} images: even a model compared with itself would not pass, since the "
+            f"interval is too wide; expected at least {math.floor(width / margin - 2) + 1:,} images, or a larger margin"
+        )
+
+
+def _drops(compared: Mapping[str, Paired]) -> str:
+    """The accuracies with their differences, as part of a sentence."""
+    return "; ".join(f"{name} {each.drop}" for name, each in compared.items())
 
 
 @final

@@ -1,10 +1,8 @@
 """Options that several commands share, each with one help text, and checks that run before anything is computed."""
 
-import math
 import os
 import tempfile
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +10,8 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from casemate.errors import SettingError, StoreError
 from casemate.progress import Observer
+from casemate.settings import parse_number as parse_number
+from casemate.settings import parse_share as parse_share
 
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 TestSet = Annotated[
@@ -200,26 +200,3 @@ def at_least_one(name: str, value: int | None) -> None:
     """Raise `SettingError` if the option `name` has a value below 1; None is accepted."""
     if value is not None and value < 1:
         raise SettingError(f"{name} = {value}; expected at least 1")
-
-
-def parse_number(name: str, text: str) -> float:
-    """Read a number or a fraction such as 8/255. Raises `SettingError`, which begins with `name`, for anything else."""
-    try:
-        value = float(Fraction(text)) if "/" in text else float(text)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise SettingError(f"{name} {text!r} is not a number; write 0.2 or 8/255")
-    return value
-
-
-def parse_share(name: str, text: str) -> float:
-    """Read a share from 0 to 1: a number such as 0.6, a fraction, or a percentage such as 60%.
-
-    Raises `SettingError`, which begins with `name`, for anything else.
-    """
-    stripped = text.strip()
-    share = parse_number(name, stripped.removesuffix("%")) / (100 if stripped.endswith("%") else 1)
-    if not 0 <= share <= 1:
-        raise SettingError(f"{name} {text}; expected a fraction from 0 to 1, such as 0.6 or 60%")
-    return share

@@ -1,0 +1,50 @@
+"""Where assertions find the options of a running pytest and leave their results; without pytest nothing is kept.
+
+This module imports nothing heavy, since the plugin imports it at every start of pytest.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The result of one assertion."""
+
+    line: str
+    """The result in a line."""
+    facts: Mapping[str, str]
+    """Its numbers and settings by name, for a report in XML."""
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A running test."""
+
+    budget: str | None
+    """The budget of the assertions that name none; None if there is no such option."""
+
+    def record(self, call: Call) -> None:
+        """Keep the result of an assertion in the report on the test."""
+        ...
+
+
+_active: list[Session] = []
+"""The running tests, the innermost last: a test of tests may run others."""
+
+
+@contextmanager
+def running(session: Session) -> Iterator[None]:
+    """A context in which assertions belong to this session."""
+    _active.append(session)
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+def active() -> Session | None:
+    """The session of the running test; None outside of one."""
+    return _active[-1] if _active else None
