@@ -12,7 +12,7 @@ from casemate.engine.store import Artifact, Store
 from casemate.engine.task import Context, Producer, Task
 from casemate.engine.workers import Finished, Workers
 from casemate.errors import CasemateError, MachineError, StoreError, is_interruption
-from casemate.progress import Advance, Observer, side_by_side
+from casemate.progress import Advance, Observer, Tracked, part_of, side_by_side, track
 
 _ATTEMPTS = 2
 """How often a task is tried before it fails because its worker process died each time."""
@@ -184,6 +184,9 @@ class _TaskObserver:
 
     def message(self, message: str) -> None:
         self._observer.message(f"{self._task.name}: {message}")
+
+    def track(self, entry: Tracked) -> None:
+        track(part_of(self._observer, self._task.name), entry)
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:

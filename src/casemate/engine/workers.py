@@ -26,7 +26,7 @@ from casemate.engine.produce import produce
 from casemate.engine.store import Artifact, Store
 from casemate.engine.task import Context, Producer, ProducerFn, Task
 from casemate.errors import CasemateWarning, MachineError, StoreError
-from casemate.progress import NULL_OBSERVER, Advance, Observer
+from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, track
 from casemate.provenance import commit
 
 _SECONDS_TO_END = 5.0
@@ -277,6 +277,9 @@ class _Relay:
     def message(self, message: str) -> None:
         self._send("message", message)
 
+    def track(self, entry: Tracked) -> None:
+        self._send("track", entry)
+
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
         self._send("work", title, total)
@@ -310,6 +313,8 @@ class _Replay:
     def replay(self, name: str, *content: Any) -> None:
         if name == "message":
             self._observer.message(*content)
+        elif name == "track":
+            track(self._observer, *content)
         elif name == "work":
             stack = ExitStack()
             self._open.append((stack, stack.enter_context(self._observer.work(*content))))

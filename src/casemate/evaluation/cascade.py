@@ -40,7 +40,7 @@ from casemate.evaluation.shards import shards_of
 from casemate.evaluation.time_left import Afterwards, cost_of, part_size, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
 from casemate.norms import Ball, Norm, format_eps, parse_eps
-from casemate.progress import NULL_OBSERVER, Advance, Observer
+from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, track
 from casemate.rng import all_seeded, derive
 from casemate.timing import duration
 
@@ -261,6 +261,7 @@ class _Run:
         self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
         self.piloted = self.announced = False
+        self.taken = 0
         self.start = time.perf_counter()
 
     def _steps(self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int) -> Iterator[_Step]:
@@ -342,6 +343,9 @@ class _Run:
         words = f"{step.name} at eps {format_eps(step.eps)}: {int(self.left.sum())} of {images} left{note}"
         done = bool(shard.keys) and shard.keys[number] in self.there
         advance(0 if done else step.cost * len(shard.images), words)
+        self.taken += 1
+        left_of_seen = float(self.left[: shard.at.stop].mean())
+        track(self.observer, Tracked(numbers={"attacks/left": left_of_seen}, step=self.taken))
         if step.place == len(self.found.attacks) - 1:
             robust = self.left[shard.at]
             self.found.robust[shard.at, step.column] = robust

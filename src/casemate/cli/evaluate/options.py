@@ -24,6 +24,7 @@ from casemate.cli.shared.options import (
     parse_share,
 )
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.evaluation import Verdict
 
 
@@ -48,6 +49,7 @@ class Evaluate:
     verbose: Annotated[bool, FlagCreatePairsOff, arg(aliases=("-v",), help_behavior_hint="")] = False
     """Also show what every check measured."""
     json: Json = False
+    track: Track = ()
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -59,6 +61,7 @@ class Evaluate:
         least = self._least()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.evaluate import run, show
@@ -70,8 +73,16 @@ class Evaluate:
             out = self.out or Path("runs") / f"evaluate-{plan.model.short}"
             check_folder(out)
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
-            found = run.run(plan, observer, store=self.store, fresh=self.fresh)
-            result = run.write(out, plan, found, threads, observer)
+            with tracking(
+                self.track,
+                observer,
+                name=f"evaluate-{plan.model.short}",
+                folder=out / "tensorboard",
+                settings=plan.about(),
+                pictures=not self.evaluation.no_images,
+            ) as tracked:
+                found = run.run(plan, tracked, store=self.store, fresh=self.fresh)
+                result = run.write(out, plan, found, threads, tracked)
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)
         if least is not None:

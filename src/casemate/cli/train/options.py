@@ -32,6 +32,7 @@ from casemate.cli.shared.options import (
     check_folder,
 )
 from casemate.cli.shared.outputs import IN_THE_WAY
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
 from casemate.errors import ModelError, SettingError
@@ -102,6 +103,7 @@ class AbstractTrainCommand:
     dry_run: Flag = False
     """Train nothing; print the settings, and the time that the training would take."""
     json: Json = False
+    track: Track = ()
     objective: Any  # the settings of the recipe's objective
     training: Any  # those of `casemate.training.TrainConfig`
     images: TrainImages = field(default_factory=TrainImages)
@@ -126,6 +128,7 @@ class AbstractTrainCommand:
         check_format(self.history)
         at_least_one("train-images", self.images.train_images)
         at_least_one("validation-images", self.images.validation_images)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.train import run, show
@@ -149,7 +152,14 @@ class AbstractTrainCommand:
                 display = partial(show.show_train_plan, plan, run.estimate(plan, observer))
             else:
                 check_folder(self.out.parent)
-                display = partial(show.show, plan, run.run(plan, self.checkpoint, self.history, observer))
+                with tracking(
+                    self.track,
+                    observer,
+                    name=f"train-{self.out.stem}",
+                    folder=self.out.with_suffix(".tensorboard"),
+                    settings=plan.about,
+                ) as tracked:
+                    display = partial(show.show, plan, run.run(plan, self.checkpoint, self.history, tracked))
         display(as_json=self.json)
 
     def _check_out(self) -> None:

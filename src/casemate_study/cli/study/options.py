@@ -12,6 +12,7 @@ from casemate.cli.shared import outputs, parsing
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Flag, Json, Machine, at_least_one, check_folder
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.errors import StoreError
 from casemate_study.cli import study
 from casemate_study.cli.study.selection import Selection
@@ -34,6 +35,7 @@ class Study:
     """Processes that compute artifacts side by side, each on --threads threads (default here: 1). Neither the results
     nor what is in the store depends on their number."""
     json: Json = False
+    track: Track = ()
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -47,6 +49,7 @@ class Study:
             raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")
         if not self.dry_run and not self.no_report:
             check_folder(out)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer, default_threads=1)
             from casemate_study.cli.study import run, show
@@ -59,9 +62,17 @@ class Study:
                 report = None if self.no_report else out
                 if report is not None:
                     outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
-                found = run.compute(
-                    planned, self.selection, threads=threads, workers=workers, out=report, observer=observer
-                )
+                with tracking(
+                    self.track,
+                    observer,
+                    name=f"study-{planned.setup.scale.name}",
+                    folder=out / "tensorboard",
+                    settings=run.about(planned),
+                ) as tracked:
+                    found = run.compute(
+                        planned, self.selection, threads=threads, workers=workers, out=report, observer=tracked
+                    )
+                    run.track_results(found, tracked)
                 display = partial(show.show_results, planned, found)
         display(as_json=self.json)
 
