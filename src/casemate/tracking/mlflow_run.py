@@ -10,7 +10,7 @@ from typing import Any, final
 from casemate.errors import CasemateError, TrackingError, missing_extra
 from casemate.progress import Tracked
 from casemate.tracking.flat import clean_name, flat
-from casemate.tracking.tracker import AbstractTracker, End, error_line, warn
+from casemate.tracking.tracker import AbstractTracker, End, error_line, warn, without_password
 
 RESUME = "casemate.resume"
 """Name of the tag by which an unfinished run is found again."""
@@ -77,7 +77,7 @@ class MLflow(AbstractTracker):
     @property
     def place(self) -> str:
         """The run's identifier and the address of its store."""
-        return f"MLflow run {self.run_id} at {_without_password(self._client.tracking_uri)}"
+        return f"MLflow run {self.run_id} at {without_password(self._client.tracking_uri)}"
 
     def _experiment(self, name: str | None) -> str:
         """The identifier of the experiment, which is created if there is none."""
@@ -182,7 +182,7 @@ def _reached(uri: str | None, mlflow: Any) -> Iterator[None]:
         raise
     except Exception as error:
         where = uri or mlflow.get_tracking_uri()
-        seen = f"MLflow cannot use {_without_password(where)}"
+        seen = f"MLflow cannot use {without_password(where)}"
         if _DATABASE.match(where) and "unsupported URI" in str(error):
             reason = "this installation of it lacks databases. Install the whole of MLflow (pip install mlflow)"
         elif "MLFLOW_ALLOW_FILE_STORE" in str(error):
@@ -190,7 +190,3 @@ def _reached(uri: str | None, mlflow: Any) -> Iterator[None]:
         else:
             raise TrackingError(f"{seen} ({error_line(error)}); {_SERVER}") from error
         raise TrackingError(f"{seen}: {reason}, or {_SERVER}") from error
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)

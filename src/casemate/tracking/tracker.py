@@ -1,6 +1,7 @@
 """What all trackers share: entries are written when they arrive, and again later if that fails; the work goes on."""
 
 import atexit
+import re
 import sys
 import time
 import warnings
@@ -27,9 +28,21 @@ _T = TypeVar("_T", bound="AbstractTracker")
 
 
 def error_line(error: BaseException, most: int = 200) -> str:
-    """An error as one line of text of `most` characters at most: its type and message."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """An error as one line of text of `most` characters at most: type and message, of the operating system's if any.
+
+    Passwords in addresses are left out.
+    """
+    below: BaseException | None = error
+    while below is not None and not (isinstance(below, OSError) and below.strerror):
+        below = below.__cause__ or below.__context__
+    shown = below or error
+    text = without_password(" ".join(f"{type(shown).__name__}: {shown}".split()))
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def without_password(text: str) -> str:
+    """A text without the user and the password of the addresses in it."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def warn(message: str) -> None:

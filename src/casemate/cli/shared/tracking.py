@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from tyro.conf import UseAppendAction, arg
 
 from casemate._version import __version__
+from casemate.cli.shared.options import check_folder
 from casemate.errors import SettingError
 from casemate.progress import Observer, Tracked, observers, track
 from casemate.settings import unknown_name
@@ -42,6 +43,8 @@ def check_trackers(texts: Sequence[str]) -> None:
             check_mlflow(where)
         else:
             check_tensorboard()
+            if where is not None:
+                check_folder(Path(where), "name another folder in --track")
 
 
 @contextmanager
