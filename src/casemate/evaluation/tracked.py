@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from casemate.data import ReadableImages
 from casemate.errors import StoreError
@@ -74,5 +75,6 @@ def _pictures(model: Classifier, images: ReadableImages, cascade: Cascade) -> di
     pixels = ((pairs.float() - low) / (high - low)).clamp(0, 1)
     if pixels.shape[2] != 3:
         pixels = pixels.mean(2, keepdim=True).expand(-1, -1, 3, -1, -1)
-    rows = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (2 heights, images x width, channels)
+    framed = F.pad(pixels, (1, 1, 1, 1), value=1.0)
+    rows = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (2 heights, images x width, channels)
     return {"clean_above_adversarial": (rows * 255).round().to(torch.uint8).numpy()}

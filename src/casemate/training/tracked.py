@@ -1,7 +1,7 @@
 """What a training passes to experiment trackers: its settings, and a row of numbers for each epoch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from casemate.data.augment import Augmentation
@@ -19,10 +19,20 @@ def track_training(
 ) -> None:
     """Pass on the settings of a training that begins, and the epochs that an earlier process trained."""
     named = {name: value for name, value in asdict(settings).items() if not callable(value)}
-    named |= {"objective": {"name": type(objective).__name__}, "augment": [type(each).__name__ for each in augment]}
+    named |= {"objective": _about(objective), "augment": list(map(_about, augment))}
     track(observer, Tracked(settings=named))
     for row in history:
         track_epoch(observer, row)
+
+
+def _about(part: object) -> dict[str, Any]:
+    """The class of an objective or an augmentation, and its fields; of a network only the class."""
+    found: dict[str, Any] = {"name": type(part).__name__}
+    for each in fields(part) if is_dataclass(part) else ():
+        value = getattr(part, each.name)
+        plain = value is None or isinstance(value, str | int | float | tuple | list)
+        found[each.name] = value if plain else _about(value)
+    return found
 
 
 def track_epoch(observer: Observer, row: Mapping[str, Any]) -> None:

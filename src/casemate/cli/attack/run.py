@@ -325,7 +325,7 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         else:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
-    track(observer, Tracked(numbers=_numbers(found)))
+    track(observer, Tracked(numbers=_numbers(plan, found)))
     clean, guessing = found.clean, np.bincount(plan.test.labels.numpy()).max() / len(plan.test)
     doubt = plan.given.doubt(clean.value, clean.low, max(1 / len(plan.model.classes), float(guessing)))
     if doubt is not None and plan.target is None:
@@ -335,11 +335,11 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     return found
 
 
-def _numbers(found: AttackOutcome) -> dict[str, float]:
+def _numbers(plan: AttackPlan, found: AttackOutcome) -> dict[str, float]:
     """The results as numbers for a tracker, by name."""
     numbers = found.clean.as_numbers("attack/clean_accuracy")
     for point in found.points:
-        at = "" if point.eps is None else f"_at_{point.eps:g}"
+        at = "" if point.eps is None else f"_at_{plan.series.radii[point.eps].replace('/', '_')}"
         for name, each in point.measures.items():
             if each is not None:
                 numbers |= each.as_numbers(f"attack/{name}{at}")

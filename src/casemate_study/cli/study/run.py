@@ -145,7 +145,7 @@ def track_results(found: StudyRun, observer: Observer) -> None:
     """Pass the main results of a study, and the folder of its report, on to experiment trackers."""
     numbers: dict[str, float] = {}
     for row in main_results(found.artifacts):
-        numbers |= row.accuracy.as_numbers(f"results/{row.experiment}: {row.what}".replace(", ", " ").replace(" ", "_"))
+        numbers |= row.accuracy.as_numbers(f"results/{row.experiment}/{row.what.replace(', ', '_')}")
     track(observer, Tracked(numbers=numbers, files=[] if found.report is None else [found.report.parent]))
 
 
