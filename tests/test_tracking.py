@@ -9,7 +9,7 @@ import time
 import warnings
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -187,7 +187,7 @@ def test_several_observers_are_one(listener: Listener) -> None:
 
 def test_a_worker_process_passes_entries_to_its_parent() -> None:
     parent, child = Pipe()
-    track(part_of(_Relay(child), "model"), Tracked(numbers={"x": 1.0}, step=3))
+    track(part_of(_Relay(cast(Any, child)), "model"), Tracked(numbers={"x": 1.0}, step=3))
     kind, *content = parent.recv()
     recorder = Recorder()
     _Replay(recorder).replay(*content)
