@@ -389,6 +389,15 @@ def test_an_entry_that_is_always_refused_holds_up_no_other(monkeypatch: pytest.M
     assert "1 of its entries" in said[-1]
 
 
+def test_an_entry_that_is_refused_at_the_end_holds_up_no_other(tmp_path: Path) -> None:
+    said: list[str] = []
+    with MLflow(on_failure=said.append) as mlflow:
+        track(mlflow, Tracked(files=[tmp_path / "missing"]))
+        track(mlflow, Tracked(numbers={"x": 1.0}))
+    assert only_run().data.metrics == {"x": 1.0}
+    assert "1 of its entries" in said[-1]
+
+
 def test_a_failure_warns_without_a_place_for_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = MLflow()
     monkeypatch.setattr(type(mlflow._client), "log_batch", _broken)

@@ -60,6 +60,7 @@ class AbstractTracker(ABC):
         self._pictures, self._on_failure = pictures, on_failure
         self._waiting: deque[tuple[int, Tracked]] = deque()
         self._known: dict[tuple[str, int | None], float] = {}
+        self._looked_up: set[str] = set()
         self._next, self._lost = 0.0, 0
         self._is_closed = self._has_failed = False
         atexit.register(self._at_exit)
@@ -120,8 +121,7 @@ class AbstractTracker(ABC):
         self._is_closed = True
         atexit.unregister(self._at_exit)
         failed_before = self._has_failed
-        self._write_waiting()
-        if self._waiting:
+        for _ in range(_ATTEMPTS + 1):  # so that one entry that is always refused does not keep back the others
             self._write_waiting()
         lost = self._lost + len(self._waiting)
         self._waiting.clear()
@@ -166,9 +166,10 @@ class AbstractTracker(ABC):
         found: dict[str, float] = {}
         for name, value in entry.numbers.items():
             key = self._key(entry, name)
-            if key not in self._known:
+            if key[0] not in self._looked_up:
                 for step, old in self._stored(entry.part, name).items():
-                    self._known.setdefault(self._key(replace(entry, step=step), name), old)
+                    self._known.setdefault((key[0], step), old)
+                self._looked_up.add(key[0])
             if key not in self._known or not _same(self._known[key], value):
                 found[name] = value
         return found
