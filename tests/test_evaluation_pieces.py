@@ -493,7 +493,7 @@ PROGRAM = """
 
         @contextmanager
         def work(self, title, total):
-            yield lambda amount, note="": print("step", flush=True) if amount else None
+            yield lambda amount, note="": print("piece" if "at eps" in note else "step", flush=True) if amount else None
 
     attacks = {{"apgd": APGD(eps=0.1, steps=60), "fab": FAB(norm="linf", steps=20)}}
     attacks["square"] = Square(eps=0.1, n_queries=300)
@@ -503,32 +503,36 @@ PROGRAM = """
 
 
 def program(store: Path) -> subprocess.Popen[str]:
-    """An evaluation in a process of its own, which prints a line at each step of its work, and at last its result."""
+    """An evaluation in a process of its own: it prints a line at each step and each new piece, then its result."""
     code = textwrap.dedent(PROGRAM.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, "-c", code, str(store)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(store: Path) -> tuple[str, int]:
-    """The result of an evaluation that nobody stops, and the number of its steps."""
+def finished(store: Path) -> tuple[str, list[str]]:
+    """The result of an evaluation that nobody stops, and the lines that it printed before."""
     process = program(store)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    *steps, result = out.splitlines()
-    return result, len(steps)
+    *lines, result = out.splitlines()
+    return result, lines
 
 
 def killed(store: Path, kills: int) -> None:
-    """Kill an evaluation after random numbers of steps, and let it go on to the same result.
+    """Kill an evaluation, at random steps after none or one of its pieces, and let it go on to the same result.
 
-    Together the steps are about those of a whole evaluation, so that every part of it is hit, however fast it is.
+    The moments follow what it prints, so that every part of it is hit, however fast it is.
     """
-    whole, steps = finished(store / "whole")
+    whole, lines = finished(store / "whole")
+    between = len(lines) // lines.count("piece")
     draw, hit, held = random.Random(kills), 0, set()
     for _ in range(kills):
         process = program(store / "killed")
         assert process.stdout is not None
-        for _ in range(draw.randint(1, 2 * steps // kills)):
+        for line in process.stdout if draw.random() < 0.7 else ():
+            if line == "piece\n":
+                break
+        for _ in range(draw.randint(0, between)):
             process.stdout.readline()
         process.kill()
         process.communicate(timeout=100)
