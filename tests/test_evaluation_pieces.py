@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -485,48 +484,62 @@ PROGRAM = """
     shards._FIRST = 20
     from test_evaluation_pieces import content, judged
     from casemate.attacks import APGD, FAB, Square
+    from contextlib import contextmanager
     import json
+
+    class Steps:
+        def message(self, message):
+            pass
+
+        @contextmanager
+        def work(self, title, total):
+            yield lambda amount, note="": print("piece" if "at eps" in note else "step", flush=True) if amount else None
+
     attacks = {{"apgd": APGD(eps=0.1, steps=60), "fab": FAB(norm="linf", steps=20)}}
     attacks["square"] = Square(eps=0.1, n_queries=300)
-    print("began", flush=True)
-    found = judged(Path(sys.argv[1]), attacks=attacks)
+    found = judged(Path(sys.argv[1]), attacks=attacks, observer=Steps())
     print(json.dumps(content(found), sort_keys=True))
 """
 
 
 def program(store: Path) -> subprocess.Popen[str]:
-    """An evaluation in a process of its own, which says when it begins."""
+    """An evaluation in a process of its own: it prints a line at each step and each new piece, then its result."""
     code = textwrap.dedent(PROGRAM.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, "-c", code, str(store)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(store: Path) -> tuple[str, float]:
-    """The result of an evaluation that nobody stops, and the seconds that it took once it had begun."""
+def finished(store: Path) -> tuple[str, list[str]]:
+    """The result of an evaluation that nobody stops, and the lines that it printed before."""
     process = program(store)
-    assert process.stdout is not None
-    process.stdout.readline()
-    start = time.monotonic()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    return out, time.monotonic() - start
+    *lines, result = out.splitlines()
+    return result, lines
 
 
 def killed(store: Path, kills: int) -> None:
-    """Kill an evaluation at random moments, and let it go on to the same result."""
-    whole, seconds = finished(store / "whole")
+    """Kill an evaluation, at random steps after none or one of its pieces, and let it go on to the same result.
+
+    The moments follow what it prints, so that every part of it is hit, however fast it is.
+    """
+    whole, lines = finished(store / "whole")
+    between = len(lines) // lines.count("piece")
     draw, hit, held = random.Random(kills), 0, set()
     for _ in range(kills):
         process = program(store / "killed")
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(draw.uniform(0.2, max(0.3, 0.8 * seconds)))
-        hit += process.poll() is None
-        process.send_signal(signal.SIGKILL)
+        for line in process.stdout if draw.random() < 0.7 else ():
+            if line == "piece\n":
+                break
+        for _ in range(draw.randint(0, between)):
+            process.stdout.readline()
+        process.kill()
         process.communicate(timeout=100)
+        hit += process.returncode == -signal.SIGKILL
         held.add(len(files(store / "killed")))
     assert hit >= kills / 3
-    assert len(held) > 1
+    assert len(held) > max(1, kills // 5)
     assert finished(store / "killed")[0] == whole
 
 

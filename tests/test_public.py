@@ -28,6 +28,7 @@ Hardened PGD Passes Recipe Restarts RunResult Severity Spatial Square Stochastic
 TemperatureCrossEntropy TrainConfig Transfer UniformNoise Verdict check compare eps_curve evaluate evaluate_clean fit
 gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record save steps_curve
 sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
+observers tracking
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

@@ -228,7 +228,9 @@ def test_twenty_kills_and_interrupts_of_a_study_with_two_workers(tmp_path: Path)
             before += _descendants(process.pid) if not ended else []
             expected = 0 if ended else _disturb(process, "interrupt", draw)
         _, err = process.communicate(timeout=100)
-        assert process.returncode in (expected, 0), err
+        # -2, which a shell shows as 130: while Python starts or ends, a signal has no handler yet, or no longer
+        allowed = (expected, 0, *((-signal.SIGINT,) if expected == 130 else ()))
+        assert process.returncode in allowed, err
         assert "Traceback" not in err
         disturbed += process.returncode != 0
         limit = time.monotonic() + 10

@@ -87,6 +87,28 @@ def test_a_task_whose_workers_keep_dying_fails(tmp_path: Path) -> None:
     assert _finished(tmp_path, tasks) == {"b", "c"}
 
 
+@pytest.mark.parametrize("kills", [2, 3])
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(
+    tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, pids = workers_module._Worker._begin, list[int]()
+
+    def killed(worker: Any) -> None:
+        begin(worker)
+        pids.append(worker.process.pid)
+        if worker._starts <= kills:
+            worker.process.kill()  # long before it has imported anything
+
+    monkeypatch.setattr(workers_module._Worker, "_begin", killed)
+    if kills == 2:
+        assert _run(tmp_path, [_task("a")])["a"].result == {"value": 1}
+    else:
+        with pytest.raises(MachineError, match=r"do not start \(exit code -9\)"):
+            _run(tmp_path, [_task("a")])
+    assert len(pids) == 2 + 2  # of the two workers, one has no task and is not started again
+    assert not any(map(is_running, pids))
+
+
 def test_a_worker_that_cannot_load_the_code_ends_the_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
     producers = {"add": Producer("casemate.losses", "engine_tasks:nothing")}

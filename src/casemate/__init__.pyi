@@ -2,6 +2,7 @@
 
 from . import data as data
 from . import models as models
+from . import tracking as tracking
 from .attacks import APGD as APGD
 from .attacks import BIM as BIM
 from .attacks import BPDA as BPDA
@@ -74,6 +75,7 @@ from .models import load as load
 from .models import save as save
 from .norms import Ball as Ball
 from .norms import parse_eps as parse_eps
+from .progress import observers as observers
 from .rng import Streams as Streams
 from .training import CrossEntropy as CrossEntropy
 from .training import TrainConfig as TrainConfig

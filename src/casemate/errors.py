@@ -59,6 +59,10 @@ class MachineError(CasemateError):
     """The machine lacks a resource that the work needs, such as memory."""
 
 
+class TrackingError(CasemateError):
+    """An experiment tracker that cannot be reached or written."""
+
+
 class RecordError(CasemateError):
     """A record of adversarial examples, or a stored result, that cannot be read or was made for another model."""
 

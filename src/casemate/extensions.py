@@ -20,7 +20,10 @@ INFO = "casemate.info"
 
 def extensions(group: str) -> list[EntryPoint]:
     """The entry points that installed packages declare in a group such as `ATTACKS`, by name; none is imported."""
-    return sorted(entry_points(group=group), key=lambda each: each.name)
+    found = entry_points(group=group)
+    # programs that import the backport `importlib_metadata`, as MLflow does, get its objects here
+    own = [each if isinstance(each, EntryPoint) else EntryPoint(each.name, each.value, each.group) for each in found]
+    return sorted(own, key=lambda each: each.name)
 
 
 def load_extension(point: EntryPoint, module: str | None = None) -> Any:

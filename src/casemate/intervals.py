@@ -32,6 +32,10 @@ class Estimate:
         """The fields value, low, high and n, for a result file."""
         return asdict(self)
 
+    def as_numbers(self, name: str) -> dict[str, float]:
+        """The value as `name`, and the ends of the interval as `name`_low and _high: numbers for a tracker."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Estimate":
         """The estimate that `as_json` described; in JSON whole numbers may have become floats."""

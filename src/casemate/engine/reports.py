@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, final
 
-from casemate.progress import Advance, Observer
+from casemate.progress import Advance, Observer, Tracked, track
 
 
 @final
@@ -20,6 +20,9 @@ class Relay:
 
     def message(self, message: str) -> None:
         self._send("message", message)
+
+    def track(self, entry: Tracked) -> None:
+        self._send("track", entry)
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:
@@ -55,6 +58,8 @@ class Replay:
         """Repeat one report."""
         if name == "message":
             self._observer.message(*content)
+        elif name == "track":
+            track(self._observer, *content)
         elif name == "work":
             stack = ExitStack()
             self._open.append((stack, stack.enter_context(self._observer.work(*content))))

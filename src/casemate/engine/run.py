@@ -14,7 +14,7 @@ from casemate.engine.task import Context, Producer, Task
 from casemate.engine.task_setup import TaskJob, TaskSetup, stored
 from casemate.engine.workers import Processes
 from casemate.errors import CasemateError, StoreError, is_interruption
-from casemate.progress import NULL_OBSERVER, Advance, Observer, side_by_side
+from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, part_of, side_by_side, track
 
 OnArtifact = Callable[[str, Artifact], None]
 """Called with a task's name and its artifact as soon as that is stored."""
@@ -187,6 +187,9 @@ class _TaskObserver:
 
     def message(self, message: str) -> None:
         self._observer.message(f"{self.task.name}: {message}")
+
+    def track(self, entry: Tracked) -> None:
+        track(part_of(self._observer, self.task.name), entry)
 
     @contextmanager
     def work(self, title: str, total: float | int) -> Iterator[Advance]:

@@ -27,6 +27,8 @@ from casemate.progress import Observer
 
 _SECONDS_TO_END = 5.0
 """Seconds that an interrupted worker has to remove unfinished files before it is killed."""
+_STARTS = 3
+"""How often a process is started at most until one is ready, if a signal ends each of them before."""
 _REPORT_EVERY = 0.2
 """The shortest time between two progress reports from a worker, in seconds."""
 
@@ -119,11 +121,14 @@ class _Worker:
         self.name: str | None = None
         self._start = start
         self._progress: Replay | None = None
+        self._job = b""
+        self._starts = 0
         self._begin()
 
     def _begin(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
         self._is_ready = False
+        self._starts += 1
         pipe, child = context.Pipe()
         process = context.Process(target=_run, args=(child, self._start), daemon=True)
         try:
@@ -138,9 +143,12 @@ class _Worker:
         if not self.process.is_alive():
             self.pipe.close()
             self._begin()
-        self.name, self._progress = name, Replay(observer)
+        self.name, self._progress, self._job = name, Replay(observer), job
+        self._send()
+
+    def _send(self) -> None:
         with suppress(OSError):  # it died just now, which `receive` notices
-            self.pipe.send_bytes(job)
+            self.pipe.send_bytes(self._job)
 
     def receive(self) -> Finished | None:
         """The report on the worker's job; None if its message was something else."""
@@ -152,6 +160,11 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             if not self._is_ready:
+                if (self.process.exitcode or 0) < 0 and self._starts < _STARTS:  # killed, and not by its own error
+                    self.pipe.close()
+                    self._begin()
+                    self._send()
+                    return None
                 raise MachineError(
                     f"worker processes do not start (exit code {self.process.exitcode}); their error is above, if they "
                     "printed one; --workers 1 needs none"
@@ -160,7 +173,7 @@ class _Worker:
             found = Finished(name=name, death=Death(how=f"signal {-code}" if code < 0 else f"exit code {code}"))
         else:
             if kind == "ready":
-                self._is_ready = True
+                self._is_ready, self._starts = True, 0
                 return None
             if kind == "progress":
                 progress.replay(*content)

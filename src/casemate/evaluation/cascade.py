@@ -42,7 +42,7 @@ from casemate.evaluation.steps import Step, StepJob, compute_step, no_images, pi
 from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
 from casemate.norms import Ball, Norm, format_eps, parse_eps
-from casemate.progress import NULL_OBSERVER, Advance, Observer, side_by_side
+from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, side_by_side, track
 from casemate.timing import duration
 from casemate.types import Flags, Labels
 
@@ -260,6 +260,7 @@ class _Run:
         self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
         self.announced = False
+        self.taken = 0
         self.start = time.perf_counter()
 
     def _steps(self, attacks: Mapping[str, AbstractAttack], values: Sequence[float], classes: int) -> Iterator[Step]:
@@ -461,6 +462,8 @@ class _Run:
         words = f"{step.name} at eps {format_eps(step.eps)}: {int(self.left.sum())} of {images} left{note}"
         done = bool(shard.keys) and shard.keys[number] in self.there
         advance(0 if done else step.cost * (shard.at.stop - shard.at.start), words)
+        self.taken += 1
+        track(self.observer, Tracked(numbers={"attacks/left": float(self.left.mean())}, step=self.taken))
         if step.place == len(self.found.attacks) - 1:
             robust = self.left[shard.at]
             self.found.robust[shard.at, step.column] = robust

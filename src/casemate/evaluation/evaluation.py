@@ -37,6 +37,7 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
 from casemate.evaluation.probe import probe_model, within_bounds
+from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
     Classifier,
@@ -54,7 +55,7 @@ from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
 from casemate.models.accel.precision import in_bfloat16
 from casemate.norms import Norm, format_eps, parse_eps, parse_norm
 from casemate.notebook import html_table
-from casemate.progress import NULL_OBSERVER, Observer
+from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
 
 
 @final
@@ -346,6 +347,8 @@ def evaluate(
         draws = DRAWS[budget] if randomised else 1
         judged = mean_over_samples(model, draws) if randomised else model
         chosen = own if own is not None else attacks_for(budget, norm, values[0], randomised=randomised)
+        used = {"eps": values, "norm": norm, "budget": "own" if own is not None else budget, "attacks": list(chosen)}
+        track(observer, Tracked(settings={**used, "images": len(images), "seed": seed, "precision": precision}))
         few = images.read(slice(0, COMPARED_IMAGES))
         work = most_work(chosen, len(images), len(model.classes))
         kept = stack.enter_context(
@@ -416,7 +419,7 @@ def evaluate(
 
         fallen = all(each.fallen and not each.undecided for each in verdicts([]))
         checked = run_checks(context, first, checks, thorough=thorough, fallen=fallen)
-    return Evaluation(
+    found = Evaluation(
         norm=norm,
         values=tuple(values),
         budget=spent,
@@ -435,6 +438,8 @@ def evaluate(
         changes=prepared.changes,
         seconds=time.perf_counter() - start + cascade.resumed_seconds,
     )
+    track_evaluation(observer, model, images, cascade, found.findings, found.verdicts, found.seconds)
+    return found
 
 
 def _keeping(

@@ -16,6 +16,7 @@ from torch import nn
 from casemate.data import ImageSource
 from casemate.defenses import Recipe
 from casemate.evaluation import Budget, evaluate
+from casemate.evaluation.tracked import track_verdict
 from casemate.hardening.compared import ComparedModel, FineTuning, compared_model, evaluation_tensors
 from casemate.hardening.defaults import DEFAULT_RECIPE, FINE_TUNING
 from casemate.hardening.plan import HardeningPlan, plan_hardening
@@ -23,9 +24,10 @@ from casemate.hardening.result import BEFORE, CONTROL, Hardened
 from casemate.hardening.steps import Steps
 from casemate.hardening.subject import trainable_copy
 from casemate.models import Classifier, preserve_state
-from casemate.progress import NULL_OBSERVER, Observer
+from casemate.progress import NULL_OBSERVER, Observer, Tracked, part_of, track
 from casemate.torchrun import refuse_several
 from casemate.training import CrossEntropy, TrainConfig
+from casemate.training.tracked import track_epoch
 
 
 def harden(
@@ -101,6 +103,7 @@ def run_hardening(
 ) -> Hardened:
     """Run a checked hardening; for the arguments and errors see `harden`."""
     about, seed = plan.about(), plan.settings.seed
+    track(observer, Tracked(settings=about))
     steps = Steps(None if checkpoint is None else Path(checkpoint), about, observer)
     with preserve_state(plan.model, seed=seed):
         given = trainable_copy(plan.model).to(plan.model.device if device is None else device).eval()
@@ -113,7 +116,7 @@ def run_hardening(
             observer.message(f"Step {3 + 2 * place} of {count}: evaluating {name}.")
             models[name] = _evaluated(plan, name, trained, how, steps, observer)
         start = plan.selected(CrossEntropy()).accuracies(given, plan.parts.validation)
-    return Hardened(
+    found = Hardened(
         models=models,
         eps=plan.eps,
         norm=plan.norm,
@@ -124,6 +127,8 @@ def run_hardening(
         start=start,
         notes=(*plan.parts.notes, *_without_gain(models, start[0])),
     )
+    track(observer, Tracked(texts={"conclusion": found.conclusion}))
+    return found
 
 
 def _without_gain(models: Mapping[str, ComparedModel], start: float) -> list[str]:
@@ -154,11 +159,13 @@ def _evaluated(
             seed=plan.settings.seed,
             force=training is not None,
             store=steps.pieces,
-            observer=observer,
+            observer=part_of(observer, name),
         )
         kept = evaluation_tensors(found), found.as_json()
         steps.write(f"evaluated-{name}", *kept)
-    return compared_model(name, model, *kept, training)
+    compared = compared_model(name, model, *kept, training)
+    track_verdict(part_of(observer, name), compared.verdict)  # of an evaluation that was kept, too
+    return compared
 
 
 def _trained(
@@ -175,13 +182,15 @@ def _trained(
             plan.settings,
             checkpoint=checkpoint,
             device=given.device,
-            observer=observer,
+            observer=part_of(observer, name),
         )
         kept = found.best, {"history": [_row(row) for row in found.history], "epoch": found.best_epoch}
         steps.write(f"trained-{name}", *kept)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     weights, how = kept
+    for row in how["history"]:
+        track_epoch(part_of(observer, name), row)
     model.load_state_dict(weights)
     return model.eval(), FineTuning(**how)
 

@@ -15,7 +15,7 @@ from casemate.evaluation.proof import prove
 from casemate.evaluation.record import write_evaluated
 from casemate.files import filling, write_json
 from casemate.norms import format_eps
-from casemate.progress import NULL_OBSERVER, Observer
+from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.report.evaluation import build_evaluation
 from casemate.report.folder import FILES, RESULT, check_replaceable
@@ -92,4 +92,5 @@ def write_files(
         write_table(evaluation_table(found, proof.prediction.numpy()), temporary / "examples")
         write_json(temporary / RESULT, result)
         build_evaluation(temporary)
+    track(observer, Tracked(files=[folder / each for each in FILES if (folder / each).exists()]))
     return result

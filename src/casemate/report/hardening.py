@@ -16,7 +16,7 @@ from casemate.files import filling, write_json, write_text
 from casemate.hardening import ComparedModel, Hardened
 from casemate.models import ModelMetadata, save
 from casemate.norms import format_eps
-from casemate.progress import Observer
+from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.report import hardening_figures
 from casemate.report.charts import Figure, styled
@@ -67,6 +67,7 @@ def write_hardening(
         }
         write_json(temporary / HARDEN, document(HARDENING, result))
         write_text(temporary / "report.html", _page(found, result, images=images))
+    track(observer, Tracked(files=[folder / each for each in files]))
     return folder / "report.html"
 
 

@@ -42,6 +42,7 @@ from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
 from casemate.training.processes import Processes, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
+from casemate.training.tracked import track_epoch, track_training
 
 _EVAL_BATCH = 500
 _COMPARED = 32
@@ -171,6 +172,7 @@ def _fit(
         observer.work(f"Training, {settings.epochs} epochs", settings.epochs) as advance,
         optimized_training(model, few),
     ):
+        track_training(observer, settings, objective, augment, state.history)
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
@@ -192,6 +194,7 @@ def _fit(
             with group.together():
                 if checkpoint is not None and group.is_first:
                     state.write(checkpoint, model, optimizer)
+            track_epoch(observer, row)
 
     best = state.best
     if best is None:

@@ -32,6 +32,7 @@ from casemate.cli.shared.options import (
     check_folder,
 )
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.errors import SettingError
 from casemate.norms import Norm
 
@@ -75,6 +76,7 @@ class AbstractAttackCommand:
     dry_run: Flag = False
     """Attack nothing; print the settings and the cost."""
     json: Json = False
+    track: Track = ()
     attack: Any  # the settings of the attack
     wrapper: Any  # the settings of its wrappers
     loading: ModelOptions = field(default_factory=ModelOptions)
@@ -86,6 +88,7 @@ class AbstractAttackCommand:
         at_least_one("images", self.images)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.attack import run, show
@@ -122,11 +125,18 @@ class AbstractAttackCommand:
                 if self.out is not None:
                     plan = run.with_hashes(plan)
                     outputs.check_results(self.out, plan.about, overwrite=self.overwrite, observer=observer)
-                found = run.run(plan, keep=self.out is not None, observer=observer)
-                display = partial(show.show, plan, found)
-                if self.out is not None:
-                    written = run.write(self.out, plan, found, threads)
-                    observer.message(f"Written to {self.out}: {', '.join(written)}")
+                with tracking(
+                    self.track,
+                    observer,
+                    name=f"attack-{plan.given.short}",
+                    folder=(self.out or Path("runs") / f"attack-{plan.given.short}") / "tensorboard",
+                    settings=plan.about,
+                ) as tracked:
+                    found = run.run(plan, keep=self.out is not None, observer=tracked)
+                    display = partial(show.show, plan, found)
+                    if self.out is not None:
+                        written = run.write(self.out, plan, found, threads, tracked)
+                        observer.message(f"Written to {self.out}: {', '.join(written)}")
         display(as_json=self.json)
 
 

@@ -35,7 +35,7 @@ from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import filling, write_bytes, write_json
 from casemate.models import Classifier, OpenedModel
 from casemate.norms import Norm, parse_eps
-from casemate.progress import Observer
+from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.report.contact_sheet import draw_attack
 from casemate.rng import derive
@@ -326,6 +326,7 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
         else:
             _run_each(plan, found, keep, observer)
     found.seconds = time.perf_counter() - start
+    track(observer, Tracked(numbers=_numbers(plan, found)))
     clean, guessing = found.clean, np.bincount(plan.test.labels.numpy()).max() / len(plan.test)
     doubt = plan.given.doubt(clean.value, clean.low, max(1 / len(plan.model.classes), float(guessing)))
     if doubt is not None and plan.target is None:
@@ -333,6 +334,17 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     if (queries := plan.given.queries) is not None:
         observer.message(f"The black box was called with {queries:,} images.")
     return found
+
+
+def _numbers(plan: AttackPlan, found: AttackOutcome) -> dict[str, float]:
+    """The results as numbers for a tracker, by name."""
+    numbers = found.clean.as_numbers("attack/clean_accuracy")
+    for point in found.points:
+        at = "" if point.eps is None else f"_at_{plan.series.radii[point.eps].replace('/', '_')}"
+        for name, each in point.measures.items():
+            if each is not None:
+                numbers |= each.as_numbers(f"attack/{name}{at}")
+    return numbers
 
 
 def _run_sweep(plan: AttackPlan, first: AbstractGradientAttack, found: AttackOutcome, observer: Observer) -> None:
@@ -420,7 +432,7 @@ def _table(plan: AttackPlan, result: AttackResult, eps: float) -> Table:
     return {**table, **added}
 
 
-def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) -> tuple[str, ...]:
+def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int, observer: Observer) -> tuple[str, ...]:
     """Write result.json, table of examples, adversarial.safetensors, contact sheet, all or none; return their names."""
     provenance = surroundings(plan.about["device"], threads)
     with filling(folder, outputs.FILES, outputs.RESULT) as temporary:
@@ -442,7 +454,9 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int) ->
         content = plan.about | facts | found.as_json() | {"provenance": provenance}
         write_json(temporary / outputs.RESULT, document(ATTACK, content))
     sheet = () if found.largest is None else (outputs.CONTACT_SHEET,)
-    return outputs.RESULT, table.name, "adversarial.safetensors", *sheet
+    names = outputs.RESULT, table.name, "adversarial.safetensors", *sheet
+    track(observer, Tracked(files=[folder / name for name in names]))
+    return names
 
 
 def with_hashes(plan: AttackPlan) -> AttackPlan:

@@ -26,6 +26,7 @@ from casemate.cli.shared.options import (
     parse_share,
 )
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.report.ci.gate import Compared, Gate
 
 
@@ -52,6 +53,7 @@ class Evaluate:
     json: Json = False
     ci: CiFiles = field(default_factory=CiFiles)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    track: Track = ()
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -70,6 +72,7 @@ class Evaluate:
         gate = self._gate()
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer, self.engine.default_threads(workers=1))
             from casemate.cli.evaluate import run, show
@@ -82,8 +85,16 @@ class Evaluate:
             check_folder(out)
             outputs.check_results(out, plan.about(), overwrite=self.overwrite, observer=observer)
             engine = self.engine.make(device, threads, workers=1)
-            found = run.run(plan, observer, engine=engine, store=self.store, fresh=self.fresh)
-            result = run.write(out, plan, found, threads, observer)
+            with tracking(
+                self.track,
+                observer,
+                name=f"evaluate-{plan.model.short}",
+                folder=out / "tensorboard",
+                settings=plan.about(),
+                pictures=not self.evaluation.no_images,
+            ) as tracked:
+                found = run.run(plan, tracked, engine=engine, store=self.store, fresh=self.fresh)
+                result = run.write(out, plan, found, threads, tracked)
             self.ci.write(run.ci_run(result, out, self.evaluation, gate))
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)

@@ -15,6 +15,7 @@ from casemate.cli.shared.dataclass_options import chosen_settings, options_of
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Flag, Json, Machine, Reading, at_least_one, check_folder
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.hardening import FINE_TUNING
 from casemate.training import TrainConfig
 
@@ -34,6 +35,7 @@ class AbstractHardenCommand:
     dry_run: Flag = False
     """Train and attack nothing; print the settings, and the time that each step would take."""
     json: Json = False
+    track: Track = ()
     training: Any  # those of `casemate.training.TrainConfig`
     reading: Reading = field(default_factory=Reading)
     machine: Machine = field(default_factory=Machine)
@@ -45,6 +47,7 @@ class AbstractHardenCommand:
         at_least_one("steps", self.hardening.steps)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        check_trackers(self.track)
         with watching() as observer:
             device, _ = self.machine.set_up(observer)
             from casemate.cli.harden import run, show
@@ -56,8 +59,16 @@ class AbstractHardenCommand:
             else:
                 out = self.out or Path("runs") / f"harden-{plan.model.short}"
                 check_folder(out)
-                found = run.run(plan, out, overwrite=self.overwrite, observer=observer)
-                run.write(plan, found, out, overwrite=self.overwrite, observer=observer)
+                with tracking(
+                    self.track,
+                    observer,
+                    name=f"harden-{plan.model.short}",
+                    folder=out / "tensorboard",
+                    settings=plan.about(),
+                    pictures=not self.hardening.no_images,
+                ) as tracked:
+                    found = run.run(plan, out, overwrite=self.overwrite, observer=tracked)
+                    run.write(plan, found, out, overwrite=self.overwrite, observer=tracked)
                 display = partial(show.show, found, plan, out)
         display(as_json=self.json)
 

@@ -42,7 +42,7 @@ class CiFiles:
                 raise SettingError(
                     f"{name} {path} would replace a file that the command reads or writes; choose another name"
                 )
-            check_folder(path.parent, option=name)
+            check_folder(path.parent, f"choose another {name}")
         if len(files) == 2 and _same(*files.values()):
             raise SettingError(f"--junit and --sarif both name {self.sarif}; choose two files")
 

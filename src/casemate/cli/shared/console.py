@@ -40,7 +40,7 @@ def console(*, stderr: bool) -> _Console:
     """A console that writes to the present `sys.stderr` or `sys.stdout`, looked up in every call: tests replace it."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH
-    return _Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return _Console(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False)
 
 
 def show(*what: RenderableType) -> None:

@@ -182,18 +182,18 @@ def resolve(device: str, observer: Observer) -> str:
     return "cuda" if found and device != "cpu" else "cpu"
 
 
-def check_folder(path: Path, *, option: str = "--out") -> None:
-    """Raise `StoreError` if files could not be written into the folder `path`; the folder is not created.
+def check_folder(path: Path, advice: str = "choose another --out") -> None:
+    """Raise `StoreError`, which ends with `advice`, if files could not be written into the folder `path`.
 
-    The error names the `option` that says where they go.
+    The folder is not created.
     """
     try:
         place = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
         if not place.is_dir():
-            raise StoreError(f"{place} is a file, but a folder is expected there: choose another {option}")
+            raise StoreError(f"{place} is a file, but a folder is expected there: {advice}")
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
-        raise StoreError(f"cannot write into {path}: {error.strerror or error}; choose another {option}") from error
+        raise StoreError(f"cannot write into {path}: {error.strerror or error}; {advice}") from error
 
 
 def at_least_one(name: str, value: int | None) -> None:

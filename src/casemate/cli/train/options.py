@@ -33,6 +33,7 @@ from casemate.cli.shared.options import (
     check_folder,
 )
 from casemate.cli.shared.outputs import IN_THE_WAY
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.data.named import AUGMENTATIONS
 from casemate.defenses import RECIPES, recipe_type
 from casemate.errors import ModelError, SettingError
@@ -109,6 +110,7 @@ class AbstractTrainCommand:
     dry_run: Flag = False
     """Train nothing; print the settings, and the time that the training would take."""
     json: Json = False
+    track: Track = ()
     objective: Any  # the settings of the recipe's objective
     training: Any  # those of `casemate.training.TrainConfig`
     images: TrainImages = field(default_factory=TrainImages)
@@ -142,16 +144,25 @@ class AbstractTrainCommand:
 
             if self.dry_run:
                 display = partial(show.show_train_plan, plan, run.estimate(plan, observer) if group.is_first else None)
-            elif (outcome := run.run(plan, self.checkpoint, self.history, observer)) is not None:
+            else:
+                with tracking(
+                    self.track if group.is_first else (),
+                    observer,
+                    name=f"train-{self.out.stem}",
+                    folder=self.out.with_suffix(".tensorboard"),
+                    settings=plan.about,
+                ) as tracked:
+                    outcome = run.run(plan, self.checkpoint, self.history, tracked)
+                if outcome is None:  # another process than the first
+                    return
                 display = partial(show.show, plan, outcome)
-            else:  # another process than the first
-                return
         display(as_json=self.json)
 
     def _plan(self, group: Processes, observer: Observer) -> "TrainPlan":
         """Check the options, and load what the training needs, in this process. Raises `CasemateError`."""
         if group.is_first:  # the one that writes
             self._check_out()
+            check_trackers(self.track)
         check_format(self.history)
         at_least_one("train-images", self.images.train_images)
         at_least_one("validation-images", self.images.validation_images)

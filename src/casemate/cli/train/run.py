@@ -20,7 +20,7 @@ from casemate.defenses import Recipe, make_objective
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
-from casemate.progress import Observer
+from casemate.progress import Observer, Tracked, track
 from casemate.provenance import surroundings
 from casemate.settings import unknown_name
 from casemate.tables import write_table_as
@@ -276,6 +276,8 @@ def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> 
     _save_others(trained, plan)
     save(trained.model.cpu(), plan.out, replace(plan.description, metrics=metrics))
     checkpoint.unlink(missing_ok=True)
+    numbers = found.accuracy.as_numbers("test/accuracy") | found.mean_loss.as_numbers("test/loss")
+    track(observer, Tracked(numbers=numbers, files=[plan.out, plan.out.with_suffix(".json"), path]))
     return TrainOutcome(trained, found, path)
 
 

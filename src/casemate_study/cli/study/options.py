@@ -13,6 +13,7 @@ from casemate.cli.shared.engines import EngineOptions
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import Flag, Json, Machine, check_folder
 from casemate.cli.shared.outputs import Overwrite
+from casemate.cli.shared.tracking import Track, check_trackers, tracking
 from casemate.errors import StoreError
 from casemate_study.cli import study
 from casemate_study.cli.study.selection import Selection
@@ -33,6 +34,7 @@ class Study:
     """Compute nothing: list the artifacts, those that are finished, and the time that the rest would take."""
     json: Json = False
     engine: EngineOptions = field(default_factory=EngineOptions)
+    track: Track = ()
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
@@ -46,6 +48,7 @@ class Study:
             raise StoreError(f"{out} is a file, but a folder is expected there: choose another --out")
         if not self.dry_run and not self.no_report:
             check_folder(out)
+        check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer, default_threads=1)
             from casemate_study.cli.study import run, show
@@ -60,9 +63,17 @@ class Study:
                 if report is not None:
                     outputs.check_report(report, run.identity(planned), overwrite=self.overwrite, observer=observer)
                 engine = self.engine.make(device, threads, workers)
-                found = run.compute(
-                    planned, self.selection, threads=threads, engine=engine, out=report, observer=observer
-                )
+                with tracking(
+                    self.track,
+                    observer,
+                    name=f"study-{planned.setup.scale.name}",
+                    folder=out / "tensorboard",
+                    settings=run.about(planned),
+                ) as tracked:
+                    found = run.compute(
+                        planned, self.selection, threads=threads, engine=engine, out=report, observer=tracked
+                    )
+                    run.track_results(found, tracked)
                 display = partial(show.show_results, planned, found)
         display(as_json=self.json)
 

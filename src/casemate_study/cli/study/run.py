@@ -10,12 +10,13 @@ from casemate.engine import Artifact, Engine, Processes, Store
 from casemate.errors import CasemateError, StoreError, is_interruption
 from casemate.files import read_json, write_json
 from casemate.memory import memory_of_machine, processors
-from casemate.progress import Observer
+from casemate.progress import Observer, Tracked, track
 from casemate.provenance import environment, processor
 from casemate.timing import StepCost, TrainPrecision
 from casemate.training import faster_precision, measure_step_cost
 from casemate_study.cli.study.live_report import LiveReport
 from casemate_study.cli.study.selection import Selection
+from casemate_study.cli.study.summary import main_results
 from casemate_study.run import PlannedStudy, plan_study, run_study
 
 _WORKER_MEMORY = 2**31
@@ -134,6 +135,20 @@ def write_report(study: PlannedStudy, artifacts: Mapping[str, Artifact], out: Pa
         from casemate_study.report.build import build_report
 
         return build_report(study, dict(artifacts), out)
+
+
+def about(study: PlannedStudy) -> dict[str, Any]:
+    """The settings of a study as JSON, for a tracker."""
+    names = [each.name for each in study.experiments]
+    return {**identity(study), "precision": study.setup.precision, "device": study.device, "experiments": names}
+
+
+def track_results(found: StudyRun, observer: Observer) -> None:
+    """Pass the main results of a study, and the folder of its report, on to experiment trackers."""
+    numbers: dict[str, float] = {}
+    for row in main_results(found.artifacts):
+        numbers |= row.accuracy.as_numbers(f"results/{row.experiment}/{row.what.replace(', ', '_')}")
+    track(observer, Tracked(numbers=numbers, files=[] if found.report is None else [found.report.parent]))
 
 
 def identity(study: PlannedStudy) -> dict[str, Any]:
