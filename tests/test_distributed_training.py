@@ -33,7 +33,7 @@ from casemate.hardening import harden
 from casemate.models import ModelMetadata, create, save
 from casemate.torchrun import Place, is_shared, mark_shared, place, refuse_several
 from casemate.training import processes
-from casemate.training.processes import ALONE, Processes, process_group
+from casemate.training.processes import ALONE, TrainingGroup, process_group
 from conftest import tiny_images, tiny_model
 from engine_tasks import is_running
 
@@ -63,7 +63,7 @@ def test_a_place_that_cannot_be_is_refused(wrong: dict[str, str]) -> None:
 
 @given(size=st.integers(1, 300), count=st.integers(1, 9), least=st.integers(1, 2))
 def test_parts_are_the_batch_in_order_and_none_is_too_small(size: int, count: int, least: int) -> None:
-    parts = [range(size)[Processes(Place(rank=rank, count=count)).part(size, least)] for rank in range(count)]
+    parts = [range(size)[TrainingGroup(Place(rank=rank, count=count)).part(size, least)] for rank in range(count)]
     assert [each for part in parts for each in part] == list(range(size))
     sizes = [len(part) for part in parts if part]
     assert max(sizes) - min(sizes) <= 1
@@ -119,7 +119,7 @@ class _Net(nn.Module):
 
 def test_a_step_averages_gradients_and_changes_of_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     net = _Net()
-    group = Processes(Place(rank=0, count=2))
+    group = TrainingGroup(Place(rank=0, count=2))
     other = torch.tensor([3.0, 4.0, 10.0, 2.0, 0.0, 0.0])  # gradients of weight and elsewhere, change of seen
 
     def add_other(flat: Tensor, **_: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_step_averages_gradients_and_changes_of_buffers(monkeypatch: pytest.Mo
 
 def test_a_buffer_of_another_shape_is_refused() -> None:
     net = _Net()
-    group = Processes(Place(rank=0, count=2))
+    group = TrainingGroup(Place(rank=0, count=2))
     before = group.buffers(net)
     net.seen = torch.zeros(4)
     with pytest.raises(TrainingError, match="buffer seen is another one"):
@@ -154,7 +154,7 @@ def test_a_lost_connection_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch
         raise RuntimeError("[/a/b.cc:537] Read error [127.0.0.1]:10: Connection reset by peer. This is caused by")
 
     monkeypatch.setattr(processes.dist, "all_reduce", fail)
-    with pytest.raises(TrainingError) as caught, Processes(Place(rank=0, count=2)).together():
+    with pytest.raises(TrainingError) as caught, TrainingGroup(Place(rank=0, count=2)).together():
         pass
     assert "30 minutes (Read error [127.0.0.1]:10: Connection reset by peer). The checkpoint" in str(caught.value)
     assert is_shared(caught.value)
@@ -162,7 +162,7 @@ def test_a_lost_connection_is_one_clear_sentence(monkeypatch: pytest.MonkeyPatch
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    group = Processes(Place(rank=1, count=2, local_rank=1))
+    group = TrainingGroup(Place(rank=1, count=2, local_rank=1))
     with pytest.raises(SettingError, match="--nproc-per-node 1, or choose the device cpu"):
         group.own_device("cuda")
     assert group.own_device("cpu") == torch.device("cpu")

@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from casemate.arrays import UnsoundError
 from casemate.cli.main import main
 from casemate.cli.store.run import clean_store, list_store
-from casemate.engine import Artifact, Context, Producer, Store, Task, make_plan, run_plan
+from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
 from casemate.engine import objects as objects_module
 from casemate.engine.bundle import files_in, pack, unpack
 from casemate.engine.objects import Objects
@@ -155,7 +155,11 @@ def test_worker_processes_share_a_store(on: Machine, tmp_path: Path) -> None:
     url = f"file://{tmp_path}/shared"
     store = on("one", url)
     run_plan(
-        make_plan(TASKS, ["c"], PRODUCERS, store, "cpu"), PRODUCERS, store, Context("cpu", NULL_OBSERVER), workers=2
+        make_plan(TASKS, ["c"], PRODUCERS, store, "cpu"),
+        PRODUCERS,
+        store,
+        Context("cpu", NULL_OBSERVER),
+        engine=Processes(workers=2),
     )
     assert make_plan(TASKS, ["c"], PRODUCERS, on("two", url), "cpu").missing == []
 

@@ -7,9 +7,8 @@ import subprocess
 import sys
 import time
 import warnings
-from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ import torch
 import casemate
 from casemate.attacks import PGD
 from casemate.cli.shared import tracking as option
-from casemate.engine.workers import _Relay, _Replay
+from casemate.engine.answers import packed, unpacked
+from casemate.engine.reports import Relay, Replay
 from casemate.errors import CasemateWarning, MissingExtraError, TrackingError, TrainingError
 from casemate.evaluation import evaluate
 from casemate.models import ModelMetadata, save
@@ -186,12 +186,11 @@ def test_several_observers_are_one(listener: Listener) -> None:
 
 
 def test_a_worker_process_passes_entries_to_its_parent() -> None:
-    parent, child = Pipe()
-    track(part_of(_Relay(cast(Any, child)), "model"), Tracked(numbers={"x": 1.0}, step=3))
-    kind, *content = parent.recv()
+    sent: list[bytes] = []
+    relay = Relay(lambda *content: sent.append(packed(content)), 0.0)
+    track(part_of(relay, "model"), Tracked(numbers={"x": 1.0}, step=3))
     recorder = Recorder()
-    _Replay(recorder).replay(*content)
-    assert kind == "progress"
+    Replay(recorder).replay(*unpacked(sent[0]))
     assert recorder.entries == [Tracked(part="model", numbers={"x": 1.0}, step=3)]
 
 

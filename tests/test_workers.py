@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
+from casemate.engine import workers as workers_module
 from casemate.errors import MachineError, StoreError, TrainingError
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener

@@ -1,6 +1,6 @@
 """Workers that compute jobs side by side: what an engine offers, whether they are processes or tasks of a cluster.
 
-An engine opens a `Pool` for one kind of job. What all its jobs have in common, such as a model, is a `Setup`, which is
+An engine opens a `Pool` for one kind of job. What all its jobs have in common, such as a model, is a `JobSetup`, which is
 sent to every worker once; what differs from job to job is sent with each. Both must be picklable, by cloudpickle.
 """
 
@@ -17,7 +17,7 @@ Compute = Callable[[Any, Observer], Any]
 
 
 @runtime_checkable
-class Setup(Protocol):
+class JobSetup(Protocol):
     """What the jobs of a pool have in common."""
 
     def open(self) -> AbstractContextManager[Compute]:
@@ -78,7 +78,7 @@ class Pool(Protocol):
 class Engine(Protocol):
     """Where jobs are computed; `Processes` and `Ray` are engines."""
 
-    def open(self, setup: Setup, observer: Observer) -> AbstractContextManager[Pool]:
+    def open(self, setup: JobSetup, observer: Observer) -> AbstractContextManager[Pool]:
         """The context of workers for jobs with this setup, which are ended when it is left."""
         ...
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, final
 
 from casemate.engine.answers import answer, packed, sendable, unpacked
-from casemate.engine.pool import Compute, Death, Finished, Setup
+from casemate.engine.pool import Compute, Death, Finished, JobSetup
 from casemate.engine.reports import Relay, Replay
 from casemate.errors import CasemateWarning, MachineError, SettingError, missing_extra
 from casemate.memory import processors
@@ -72,7 +72,7 @@ class Ray:
             )
 
     @contextmanager
-    def open(self, setup: Setup, observer: Observer) -> Iterator["RayWorkers"]:
+    def open(self, setup: JobSetup, observer: Observer) -> Iterator["RayWorkers"]:
         """The context of workers for jobs with this setup; a cluster that is started here ends with it.
 
         Raises:

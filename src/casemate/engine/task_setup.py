@@ -28,7 +28,7 @@ class TaskJob(NamedTuple):
 @final
 @dataclass(frozen=True)
 class TaskSetup:
-    """The `Setup` of workers that compute tasks: a job is a `TaskJob`, its result the key of the stored artifact."""
+    """The `JobSetup` of workers that compute tasks: a job is a `TaskJob`, its result the key of the stored artifact."""
 
     producers: Mapping[str, Producer]
     codes: Mapping[str, str]

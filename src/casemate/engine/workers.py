@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, final
 
 from casemate.engine.answers import answer, packed, sendable, unpacked
-from casemate.engine.pool import Death, Finished, Setup
+from casemate.engine.pool import Death, Finished, JobSetup
 from casemate.engine.reports import Relay, Replay
 from casemate.errors import CasemateWarning, MachineError
 from casemate.progress import Observer
@@ -41,7 +41,7 @@ class Processes:
     workers: int
     """Number of processes. Each works on as many threads as the setup of its jobs says."""
 
-    def open(self, setup: Setup, observer: Observer) -> "Workers":
+    def open(self, setup: JobSetup, observer: Observer) -> "Workers":
         """The context of the workers, which are ended when it is left. Raises `MachineError` if they cannot start."""
         del observer  # nothing to say of it
         return Workers(self.workers, setup)
@@ -58,7 +58,7 @@ class Workers:
     Raises `MachineError` if a process cannot be started.
     """
 
-    def __init__(self, count: int, setup: Setup) -> None:
+    def __init__(self, count: int, setup: JobSetup) -> None:
         start = packed(setup)
         self._workers: list[_Worker] = []
         try:

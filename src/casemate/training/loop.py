@@ -40,7 +40,7 @@ from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.objective import CrossEntropy, Objective
-from casemate.training.processes import Processes, process_group
+from casemate.training.processes import TrainingGroup, process_group
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 from casemate.training.tracked import track_epoch, track_training
 
@@ -155,7 +155,7 @@ def _fit(
     device: torch.device | str,
     observer: Observer,
     few: Tensor,
-    group: Processes,
+    group: TrainingGroup,
 ) -> TrainResult:
     """`fit` without its checks; optimised layers are compared with the originals on the images `few`."""
     optimizer = settings.make_optimizer(model)
@@ -218,7 +218,7 @@ def _resumed(
     fingerprint: str,
     model: Classifier,
     optimizer: torch.optim.Optimizer,
-    group: Processes,
+    group: TrainingGroup,
 ) -> TrainingState:
     """The state that the checkpoint holds, with its tensors loaded into model and optimiser; a new one without a file.
 
@@ -269,7 +269,7 @@ def _one_epoch(
     average: Weights | None,
     epoch: int,
     advance: Advance,
-    group: Processes,
+    group: TrainingGroup,
 ) -> dict[str, Any]:
     """Train for one epoch, and return its row of `TrainResult.history`, without the entries of the validation.
 
@@ -334,7 +334,7 @@ def _augmented(
     augment: Sequence[Augmentation],
     epoch: int,
     generator: torch.Generator,
-    group: Processes,
+    group: TrainingGroup,
 ) -> Tensor:
     """The images of this process's part of a batch, augmented as they are in one process.
 
@@ -410,7 +410,7 @@ def _validate(
     validation: LabelledImages,
     objective: Objective,
     device: torch.device | str,
-    group: Processes,
+    group: TrainingGroup,
 ) -> dict[str, float]:
     """Validation loss and accuracy, as `val_loss` and `val_accuracy`, of the weights `average` if given.
 

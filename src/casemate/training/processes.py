@@ -36,11 +36,11 @@ _POLL = 0.05
 """Seconds between two looks at the store by which processes find each other."""
 _LONGEST = 10_000
 """Bytes of an error's message that the other processes repeat."""
-_current: ContextVar["Processes | None"] = ContextVar("the group of processes that was joined", default=None)
+_current: ContextVar["TrainingGroup | None"] = ContextVar("the group of processes that was joined", default=None)
 
 
 @final
-class Processes:
+class TrainingGroup:
     """The group of processes that train together, as seen by one of them.
 
     In a group of one, which has no connections, everything is what it is without a group.
@@ -252,12 +252,12 @@ class Processes:
         raise mark_shared(kind(f"{where}{message}")) from own
 
 
-ALONE: Final = Processes(Place())
+ALONE: Final = TrainingGroup(Place())
 """One process that trains by itself."""
 
 
 @contextmanager
-def process_group(observer: Observer = NULL_OBSERVER) -> Iterator[Processes]:
+def process_group(observer: Observer = NULL_OBSERVER) -> Iterator[TrainingGroup]:
     """A context that yields the group of processes that torchrun started; `observer` shows that they are waited for.
 
     Inside another such context it is the same group. A process that was not started by torchrun is alone. A group that
@@ -280,12 +280,12 @@ def process_group(observer: Observer = NULL_OBSERVER) -> Iterator[Processes]:
     with ExitStack() as stack:
         if formed:
             at = Place(rank=dist.get_rank(), count=dist.get_world_size(), local_rank=at.local_rank)
-            group = Processes(at, _control_group() if at.count > 1 else None)
+            group = TrainingGroup(at, _control_group() if at.count > 1 else None)
         else:
             with observer.work(f"Waiting for all {at.count} processes", 0), _connected():
                 _form_group(at)
             stack.callback(dist.destroy_process_group)
-            group = Processes(at)
+            group = TrainingGroup(at)
         stack.callback(_current.reset, _current.set(group))
         yield group
 

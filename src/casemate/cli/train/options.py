@@ -41,7 +41,7 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.tables import check_format
 from casemate.torchrun import place
 from casemate.training import TrainConfig
-from casemate.training.processes import Processes, process_group
+from casemate.training.processes import TrainingGroup, process_group
 
 if TYPE_CHECKING:
     from casemate.cli.train.run import TrainPlan
@@ -158,7 +158,7 @@ class AbstractTrainCommand:
                 display = partial(show.show, plan, outcome)
         display(as_json=self.json)
 
-    def _plan(self, group: Processes, observer: Observer) -> "TrainPlan":
+    def _plan(self, group: TrainingGroup, observer: Observer) -> "TrainPlan":
         """Check the options, and load what the training needs, in this process. Raises `CasemateError`."""
         if group.is_first:  # the one that writes
             self._check_out()
