@@ -24,6 +24,9 @@ from casemate.cli.shared.observers import watching
 from casemate.data import LabelledImages, load
 from casemate.engine import Compute, Engine, Processes, Ray
 from casemate.engine.answers import packed
+from casemate.evaluation.budgets import attacks_for
+from casemate.evaluation.cost import attack_passes
+from casemate.evaluation.shards import shard_bounds
 from casemate.evaluation.steps import step_setup
 from casemate.files import write_json, write_text
 from casemate.memory import processors
@@ -197,7 +200,9 @@ def write_tables(found: dict[str, Any]) -> None:
         if not mark:
             raise SystemExit(f"{PAGE} has no mark {begin}")
         page = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
-    write_text(PAGE, page)
+    begin, end = BEGIN.format("imagenet"), END.format("imagenet")
+    before, _, rest = page.partition(begin)
+    write_text(PAGE, "\n".join([before + begin, *_imagenet(found), end + rest.partition(end)[2]]))
 
 
 def _table(part: str, found: dict[str, Any]) -> str:
@@ -246,6 +251,41 @@ def _jobs(found: dict[str, Any]) -> list[str]:
         starts = _numbers([row["start"] for row in rows], "{:.1f}")
         lines.append(f"| {name} | {starts} | {_numbers([row['job'] * 1000 for row in rows], '{:.1f}')} |")
     return lines
+
+
+_IMAGES, _SIDE, _CLASSES = 50_000, 224, 1000
+"""The validation images of ImageNet."""
+_FORWARD, _WEIGHTS = 4.1e9, 25.6e6
+"""Multiply-adds of a forward pass of ResNet-50 at 224 x 224 as torchvision builds it (He et al. 2015, Table 1, have
+3.8e9 for theirs), and its weights."""
+_RATES = (20e12, 100e12)
+"""Operations per second that a GPU is assumed to reach, twice `_FORWARD` for each pass."""
+
+
+def _imagenet(found: dict[str, Any]) -> list[str]:
+    """Arithmetic for ImageNet and ResNet-50, from the passes that the budgets make, and from the measured rows."""
+    pixels = 3 * _SIDE**2
+    parts = len(shard_bounds(_IMAGES, (3, _SIDE, _SIDE)))
+    lines = _head(
+        "budget, at 4/255", "most passes of an image", *(f"GPU days at {rate / 1e12:g} TFLOP/s" for rate in _RATES)
+    )
+    for budget in ("quick", "standard"):
+        attacks = attacks_for(budget, "linf", 4 / 255, randomised=False)
+        passes = attack_passes(attacks, _CLASSES, 1, 1)
+        work = 2 * _FORWARD * (passes.forward + 2 * passes.backward) * _IMAGES
+        days = [f"{work / rate / 86400:.2g}" for rate in _RATES]
+        lines.append(f"| {budget} | {passes.forward:,} forward, {passes.backward:,} backward | {' | '.join(days)} |")
+    jobs = {name: statistics.mean(row["job"] for row in rows) for name, rows in found["jobs"]["rows"].items()}
+    return [
+        *lines,
+        "",
+        f"- The {_IMAGES:,} images are {parts} parts, so up to {parts} workers have something to do.",
+        f"- A part's job has at most {pixels * _IMAGES / parts / 1e6:.0f} MB of bytes; giving it away takes "
+        f"{jobs['Ray'] * 1000:.0f} ms beside that.",
+        f"- The store grows by at most {4 * pixels / 1e6:.1f} MB for every image that is fooled, "
+        f"{4 * pixels * _IMAGES / 1e9:.0f} GB for all.",
+        f"- Training: every step exchanges {4 * _WEIGHTS / 1e6:.0f} MB between processes.",
+    ]
 
 
 def _numbers(values: list[float], form: str) -> str:
