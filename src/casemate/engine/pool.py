@@ -82,8 +82,8 @@ class Engine(Protocol):
         """The context of workers for jobs with this setup, which are ended when it is left."""
         ...
 
-    def works_here(self) -> bool:
-        """Whether it has one worker only, so that this process may compute the jobs itself."""
+    def works_here(self, jobs: int) -> bool:
+        """Whether this process does as well as workers, if at most `jobs` can be computed at a time."""
         ...
 
 

@@ -79,8 +79,7 @@ class Ray:
             MissingExtraError: Ray is not installed.
             MachineError: no cluster at the address, or none of its nodes has the processors and GPUs of a job.
         """
-        if find_spec("ray") is None:
-            raise missing_extra("--engine ray", "ray")
+        self.check()
         with _connected(self.address, observer) as ray:
             count = self.workers or _room(ray.cluster_resources(), self.cpus, self.gpus)
             _expect_room(ray, self.cpus, self.gpus)
@@ -90,9 +89,16 @@ class Ray:
             finally:
                 pool.end()
 
-    def works_here(self) -> bool:
-        """False: the jobs are always tasks of the cluster."""
+    def works_here(self, jobs: int) -> bool:
+        """False: even a single job is a task of the cluster, where better machines may be."""
         return False
+
+    def check(self) -> None:
+        """Raise `MissingExtraError` without Ray, or `MachineError` if nothing answers at the address."""
+        if find_spec("ray") is None:
+            raise missing_extra("--engine ray", "ray")
+        if self.address not in (None, "auto"):
+            _expect_answer(self.address)
 
 
 @contextmanager
@@ -114,8 +120,6 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
     if address is None:
         options = {"address": "local", "num_cpus": processors(), "include_dashboard": False}
         options["object_store_memory"] = _object_memory()
-    elif address != "auto":
-        _expect_answer(address)
     # threads that wait must not take the processor from the other workers, see `casemate.cli.shared.waiting_threads`
     environment = {"env_vars": {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}}
     with observer.work("Starting Ray" if address is None else f"Joining the Ray cluster at {address}", 0):

@@ -46,7 +46,7 @@ def run_plan(
     with context.observer.work("Study", plan.work_left) as advance:
         schedule = _Schedule(plan, context.observer, advance, on_artifact)
         engine = engine or Processes(workers=1)
-        if engine.works_here():
+        if engine.works_here(len(plan.missing)):
             _run_here(schedule, needed, store, context, side_by_side(context.observer, 1)[0])
         else:
             codes = {kind: code_version(producer.module) for kind, producer in needed.items()}

@@ -46,9 +46,9 @@ class Processes:
         del observer  # nothing to say of it
         return Workers(self.workers, setup)
 
-    def works_here(self) -> bool:
-        """Whether it has one worker only."""
-        return self.workers == 1
+    def works_here(self, jobs: int) -> bool:
+        """Whether there is one worker, or work for one."""
+        return min(self.workers, jobs) <= 1
 
 
 @final

@@ -278,14 +278,11 @@ class _Run:
         with self.observer.work("Attacking", total * len(self.images)) as advance:
             self._look_for_pieces(shards, advance)
             self.start = time.perf_counter()  # not before: to hash many images takes longer than to attack the first
-            if engine is None or engine.works_here():
+            if engine is None or engine.works_here(len(shards)):
+                if engine is not None and not engine.works_here(2):
+                    self.observer.message(f"{len(self.images)} images are one part, which this process attacks")
                 for shard in shards:
                     self._attack_here(shard, advance)
-            elif len(shards) == 1:
-                self.observer.message(
-                    f"{len(self.images)} images are a single part, which one worker attacks: this process does it"
-                )
-                self._attack_here(shards[0], advance)
             else:
                 self._attack_in(engine, shards, advance)
         self.found.attempts = [each for each in self.attempts if each.tried]

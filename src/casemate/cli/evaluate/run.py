@@ -148,7 +148,7 @@ def run(
     """
     request = plan.request
     inputs.expect_queries(plan.model, request.loading, plan.most_queries or 0)
-    if request.loading.black_box and engine is not None and not engine.works_here():
+    if request.loading.black_box and engine is not None and not engine.works_here(2):
         raise SettingError("a black box counts its calls in one process; leave --engine and --workers out")
     return evaluate(
         plan.model.model,

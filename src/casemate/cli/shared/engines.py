@@ -28,13 +28,14 @@ class EngineOptions:
     """GPUs that every Ray task declares; a fraction lets several tasks share one."""
 
     def check(self) -> None:
-        """Raise `SettingError` for options that do not fit each other."""
+        """Raise `CasemateError` for options that do not fit each other, and if there is no such cluster."""
         at_least_one("workers", self.workers)
         if self.engine != "ray":
             for name, value in (("ray-address", self.ray_address), ("gpus-per-task", self.gpus_per_task)):
                 if value is not None:
                     raise SettingError(f"--{name} {value} is about a Ray cluster; give --engine ray too")
-        self._ray(cpus=1.0, gpus=0.0)
+        else:
+            self._ray(cpus=1.0, gpus=0.0).check()
 
     def default_threads(self, workers: int) -> int | None:
         """The number of threads if --threads is not given: one if pieces run side by side, else PyTorch's choice."""

@@ -111,7 +111,7 @@ def compute(
         observer.message(f"{missing} of {total} artifacts to compute{side_by_side}, {total - missing} finished before.")
     else:
         observer.message(f"All {total} artifacts were finished before; nothing is computed.")
-    live = None if out is None else LiveReport(study, out, observer, in_thread=not engine.works_here())
+    live = None if out is None else LiveReport(study, out, observer, in_thread=not engine.works_here(missing))
     try:
         with live or nullcontext():
             artifacts = run_study(
