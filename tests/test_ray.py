@@ -10,14 +10,18 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from casemate.attacks import PGD, Square
 from casemate.engine import Artifact, Context, Processes, Producer, Ray, Store, Task, make_plan, run_plan
 from casemate.errors import MachineError, MissingExtraError, SettingError, StoreError, TrainingError
+from casemate.evaluation import evaluate
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
 from engine_tasks import is_running, locked
@@ -138,27 +142,60 @@ def test_a_job_that_fits_no_node_is_an_error_at_once(tmp_path: Path, cluster: An
         _run(tmp_path, [_task("a")], engine=Ray(gpus=1))
 
 
+@contextmanager
+def _removed_when(condition: Callable[[], Any], cluster: Any) -> Iterator[None]:
+    """Context with one more node in the cluster, which is killed as soon as the condition is met."""
+    node = cluster.add_node(num_cpus=2)
+
+    def remove() -> None:
+        _wait_for(condition)
+        cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=remove)
+    thread.start()
+    yield
+    thread.join()
+
+
 @pytest.mark.integration
 def test_a_node_that_is_removed_costs_the_pieces_that_it_computed(
     tmp_path: Path, cluster: Any, listener: Listener
 ) -> None:
-    node = cluster.add_node(num_cpus=2, resources={"extra": 1})
     tasks = [_task(f"t{n}", value=n, seconds=1.0, process=str(tmp_path / f"p{n}")) for n in range(8)]
-    removed: list[bool] = []
-
-    def remove() -> None:
-        _wait_for(lambda: len(list(tmp_path.glob("p?"))) >= 4)
-        cluster.remove_node(node, allow_graceful=False)
-        removed.append(True)
-
-    thread = threading.Thread(target=remove)
-    thread.start()
-    found = _run(tmp_path / "store", tasks, listener, Ray(workers=4))
-    thread.join()
-    assert removed
+    with _removed_when(lambda: len(list(tmp_path.glob("p?"))) >= 4, cluster):
+        found = _run(tmp_path / "store", tasks, listener, Ray(workers=4))
     assert {name: each.result["value"] for name, each in found.items()} == {f"t{n}": n for n in range(8)}
     assert [said for said in listener.said if "computing it again" in said]
     assert locked(tmp_path / "store") == []
+
+
+@pytest.mark.integration
+def test_an_evaluation_survives_the_removal_of_a_node(tmp_path: Path, cluster: Any, listener: Listener) -> None:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(3000, 1, 8, 8, generator=draw)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    with torch.no_grad():
+        for each in network.parameters():
+            each.copy_(torch.randn(each.shape, generator=draw) / 4)
+        labels = network(images).argmax(1)
+    attacks = [PGD(eps=0.01, steps=200), Square(eps=0.01, n_queries=500)]
+
+    def evaluated(engine: Any) -> Any:
+        given = {"eps": [0.01, 0.02], "attacks": attacks, "store": tmp_path / str(engine is None), "engine": engine}
+        return evaluate(network, images, labels, observer=listener, **given).cascade
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = evaluated(None)
+        with _removed_when(lambda: list((tmp_path / "False").glob("evaluations/*/*.safetensors")), cluster):
+            together = evaluated(Ray(workers=4))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone.adversarial, together.adversarial)
+    assert (alone.first_success == together.first_success).all()
+    assert (alone.distance == together.distance).all()
+    assert alone.passes == together.passes
 
 
 EVALUATION = """
@@ -199,8 +236,6 @@ def _evaluation(tmp_path: Path, engine: str, store: str, address: str | None = N
 
 
 def _same_bits(tmp_path: Path, one: str, other: str) -> bool:
-    import torch
-
     first, second = (torch.load(tmp_path / f"{name}.pt") for name in (one, other))
     return all(torch.equal(first[name], second[name]) for name in first)
 
@@ -242,7 +277,7 @@ def _computing(process: "subprocess.Popen[str]") -> list[int]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["worker", "driver", "interrupt"])
+@pytest.mark.parametrize("kind", ["worker", pytest.param("driver", marks=pytest.mark.slow), "interrupt"])
 def test_a_kill_in_the_middle_changes_nothing_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
     with _evaluation(tmp_path, "here", "whole") as process:
         whole, _ = process.communicate(timeout=300)

@@ -82,7 +82,11 @@ class Ray:
         self.check()
         with _connected(self.address, observer) as ray:
             count = self.workers or _room(ray.cluster_resources(), self.cpus, self.gpus)
-            _expect_room(ray, self.cpus, self.gpus)
+            lacks = _lacking(ray, self.cpus, self.gpus)
+            if lacks and (self.address or os.environ.get("RAY_ADDRESS")):
+                observer.message(f"{lacks}; waiting for the cluster to get one")  # it may grow on demand
+            elif lacks:
+                raise MachineError(f"{lacks}; give fewer --threads, or --gpus-per-task")
             pool = RayWorkers(count, packed(setup), cpus=self.cpus, gpus=self.gpus, observer=observer)
             try:
                 yield pool
@@ -189,15 +193,15 @@ def _room(resources: dict[str, float], cpus: float, gpus: float) -> int:
     return max(1, int(min(by_cpu, resources.get("GPU", 0) / gpus) if gpus else by_cpu))
 
 
-def _expect_room(ray: Any, cpus: float, gpus: float) -> None:
-    """Raise `MachineError` unless some node has what a job declares: Ray would wait for one without end."""
+def _lacking(ray: Any, cpus: float, gpus: float) -> str:
+    """Says that no node has what a job declares, for which Ray would wait without end; "" if one has it."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        most = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in ("CPU", "GPU"))
-        raise MachineError(
-            f"a job needs {cpus:g} CPU and {gpus:g} GPU on one node, but the most that a node of the cluster has is "
-            f"{most}; give fewer --threads, or --gpus-per-task"
-        )
+    if any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        return ""
+    most = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in ("CPU", "GPU"))
+    return (
+        f"a job needs {cpus:g} CPU and {gpus:g} GPU on one node, but the most that a node of the cluster has is {most}"
+    )
 
 
 @final
