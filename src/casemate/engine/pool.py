@@ -1,7 +1,7 @@
 """Workers that compute jobs side by side: what an engine offers, whether they are processes or tasks of a cluster.
 
-An engine opens a `Pool` for one kind of job. What all its jobs have in common, such as a model, is a `JobSetup`, which is
-sent to every worker once; what differs from job to job is sent with each. Both must be picklable, by cloudpickle.
+An engine opens a `Pool` for one kind of job. What all its jobs have in common, such as a model, is a `JobSetup`, which
+is sent to every worker once; what differs from job to job is sent with each. Both must be picklable, by cloudpickle.
 """
 
 from collections.abc import Callable, Sequence
