@@ -79,8 +79,7 @@ class Ray:
             MissingExtraError: Ray is not installed.
             MachineError: no cluster at the address, or none of its nodes has the processors and GPUs of a job.
         """
-        if find_spec("ray") is None:
-            raise missing_extra("--engine ray", "ray")
+        check_ray()
         with _connected(self.address, observer) as ray:
             count = self.workers or _room(ray.cluster_resources(), self.cpus, self.gpus)
             _expect_room(ray, self.cpus, self.gpus)
@@ -93,6 +92,12 @@ class Ray:
     def works_here(self) -> bool:
         """False: the jobs are always tasks of the cluster."""
         return False
+
+
+def check_ray() -> None:
+    """Raise `MissingExtraError` if Ray is not installed; it is not imported, which takes long."""
+    if find_spec("ray") is None:
+        raise missing_extra("--engine ray", "ray")
 
 
 @contextmanager

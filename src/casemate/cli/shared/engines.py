@@ -7,6 +7,7 @@ from tyro.conf import arg
 
 from casemate.cli.shared.options import at_least_one
 from casemate.engine import Engine, Processes, Ray
+from casemate.engine.ray_cluster import check_ray
 from casemate.errors import SettingError
 
 _WORKERS = "(default: with processes, one per core for a study and 1 for an evaluation; with ray, all that has room)"
@@ -28,12 +29,16 @@ class EngineOptions:
     """GPUs that every Ray task declares; a fraction lets several tasks share one."""
 
     def check(self) -> None:
-        """Raise `SettingError` for options that do not fit each other."""
+        """Raise `SettingError` for options that do not fit each other, `MissingExtraError` for an engine that is not
+        installed.
+        """
         at_least_one("workers", self.workers)
         if self.engine != "ray":
             for name, value in (("ray-address", self.ray_address), ("gpus-per-task", self.gpus_per_task)):
                 if value is not None:
                     raise SettingError(f"--{name} {value} is about a Ray cluster; give --engine ray too")
+        else:
+            check_ray()
         self._ray(cpus=1.0, gpus=0.0)
 
     def default_threads(self, workers: int) -> int | None:
