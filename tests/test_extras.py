@@ -106,7 +106,8 @@ def test_digits_without_scikit_learn_name_the_extra(run: Run, monkeypatch: pytes
 
     code, out, err = run("data", "list", "--json")
     assert code == 0, err
-    assert "pip install 'casemate[study]'" in next(row["why"] for row in json.loads(out) if row["name"] == "digits")
+    rows = json.loads(out)["data_sets"]
+    assert "pip install 'casemate[study]'" in next(row["why"] for row in rows if row["name"] == "digits")
 
 
 def _not_found(*given: Any, **options: Any) -> Any:

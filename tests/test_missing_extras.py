@@ -23,8 +23,8 @@ from test_study import Run, runner
 PROJECT: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 CORE = {
-    *("filelock", "jaxtyping", "jinja2", "lazy-loader", "matplotlib", "numpy", "pillow", "platformdirs", "rich"),
-    *("safetensors", "scipy", "torch", "tyro"),
+    *("cloudpickle", "filelock", "fsspec", "jaxtyping", "jinja2", "lazy-loader", "matplotlib", "numpy", "pillow"),
+    *("platformdirs", "rich", "safetensors", "scipy", "torch", "tyro"),
 }
 """What `pip install casemate` installs, with what these need themselves."""
 
@@ -63,7 +63,10 @@ def _with_needs(names: set[str]) -> set[str]:
 def test_an_installation_without_extras_has_the_core_only() -> None:
     assert _names(PROJECT["dependencies"]) == CORE
     users = {name: _names(needs) for name, needs in EXTRAS.items() if name not in ("dev", "release")}
-    assert set(users) == {"tables", "fast", "study", "onnx", "timm", "hf", "keras"}
+    assert set(users) == {
+        *("tables", "fast", "study", "onnx", "timm", "hf", "keras"),
+        *("ray", "s3", "mlflow", "tensorboard"),
+    }
     for name, needs in users.items():
         assert needs, name
         assert not needs & _with_needs(CORE), name
@@ -83,7 +86,7 @@ sys.meta_path.insert(0, Refusing())
 import casemate, casemate_study
 for package in (casemate, casemate_study):
     for each in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not each.name.endswith("__main__"):
+        if not each.name.endswith(("__main__", "testing.plugin")):  # the plugin is imported by pytest alone
             importlib.import_module(each.name)
 from casemate.cli.main import main
 sys.exit(main(["info"]))
@@ -113,6 +116,10 @@ MODULES = {
     "keras": ("keras",),
     "tables": ("polars",),
     "study": ("sklearn",),
+    "ray": ("ray",),
+    "s3": ("s3fs",),
+    "mlflow": ("mlflow",),
+    "tensorboard": ("tensorboard",),
 }
 """By extra the modules that it brings, and that are missing in a test."""
 COMMANDS = [
@@ -132,6 +139,16 @@ COMMANDS = [
     ("study", "train --dataset digits"),
     ("study", "data show --dataset digits"),
     ("study", "study --scale smoke --dataset digits"),
+    ("ray", "evaluate saved.safetensors --data own.npz --engine ray"),
+    ("ray", "compare saved.safetensors saved.safetensors --data own.npz --engine ray"),
+    ("ray", "study --scale smoke --dataset digits --engine ray"),
+    ("s3", "evaluate saved.safetensors --data own.npz --store s3://bucket/prefix"),
+    ("s3", "compare saved.safetensors saved.safetensors --data own.npz --store s3://bucket/prefix"),
+    ("s3", "store list --store s3://bucket/prefix"),
+    ("mlflow", "evaluate saved.safetensors --data own.npz --track mlflow"),
+    ("mlflow", "train --data own.npz --track mlflow"),
+    ("tensorboard", "evaluate saved.safetensors --data own.npz --track tensorboard"),
+    ("tensorboard", "train --data own.npz --track tensorboard"),
 ]
 
 

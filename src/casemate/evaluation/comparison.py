@@ -86,6 +86,8 @@ class Regression:
     """The answer with the accuracies that decide it."""
     margin: float | None
     """The share by which the second may be worse; None if only chance may explain a difference."""
+    failing: tuple[str, ...] = ()
+    """The names of the accuracies by which it is worse."""
 
 
 def judge_regression(
@@ -115,6 +117,7 @@ def judge_regression(
                 worse=True,
                 sentence=f"{second} is not shown to be worse than {first} by less than {points}: {_drops(short)}",
                 margin=margin,
+                failing=tuple(short),
             )
         return Regression(
             worse=False,
@@ -126,7 +129,10 @@ def judge_regression(
     if worse:
         each_of = "" if len(compared) == 1 else f", each of {len(compared)} comparisons at the level {level:.2g}"
         return Regression(
-            worse=True, sentence=f"{second} is worse than {first} beyond chance: {_drops(worse)}{each_of}", margin=None
+            worse=True,
+            sentence=f"{second} is worse than {first} beyond chance: {_drops(worse)}{each_of}",
+            margin=None,
+            failing=tuple(worse),
         )
     name, least = min(compared.items(), key=lambda each: each[1].difference.low)
     allowed = f"; a drop of up to {100 * max(-least.difference.low, 0):.1f} points cannot be excluded"

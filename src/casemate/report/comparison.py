@@ -17,8 +17,8 @@ from casemate.evaluation.comparison import Paired, Regression, judge_regression,
 from casemate.norms import format_eps
 from casemate.report.finished import FinishedEvaluation
 
-SCHEMA = "casemate/comparison/1"
-"""Name and version of the format of `FinishedComparison.as_json`."""
+CLEAN = "accuracy without an attack"
+"""What `FinishedComparison.compared` calls it."""
 
 Judged = Literal["robust", "clean", "both"]
 """Which accuracies decide whether B is worse: robust at every eps, without an attack, or both."""
@@ -72,6 +72,19 @@ class FinishedComparison:
         return all(each.trusted for each in self.at)
 
     @property
+    def distrust(self) -> str:
+        """Whose numbers cannot be trusted, and why, at the smallest eps where that is so; "" if all can be."""
+        for at in self.at:
+            if not at.trusted:
+                because = "; ".join(
+                    f"{name}: {'; and '.join(each.trust.because)}"
+                    for name, each in zip(at.names, at.verdicts or (), strict=True)
+                    if not each.trust.trusted
+                )
+                return f"{at.conclusion} {because}"
+        return ""
+
+    @property
     def conclusion(self) -> str:
         """A sentence that says which is more robust at the largest eps, or why that is not shown."""
         return self.at[-1].conclusion
@@ -115,10 +128,14 @@ class FinishedComparison:
 
     def compared(self, judged: Judged = "both") -> dict[str, Paired]:
         """The accuracies that are compared, by name: first without an attack, then at each eps."""
-        found = {"accuracy without an attack": self.clean} if judged != "robust" else {}
+        found = {CLEAN: self.clean} if judged != "robust" else {}
         if judged != "clean":
-            found |= {f"robust accuracy at eps {self._shown(each)}": each.robust for each in self.at}
+            found |= {self.name_of(each): each.robust for each in self.at}
         return found
+
+    def name_of(self, each: ModelComparison) -> str:
+        """What `compared` calls the robust accuracy at one of the radii."""
+        return f"robust accuracy at eps {self._shown(each)}"
 
     def regression(self, *, judged: Judged = "robust", margin: float | None = None) -> Regression:
         """Whether B is worse than A, by `judge_regression`; it counts as worse if a number is not to be trusted.
@@ -126,20 +143,11 @@ class FinishedComparison:
         Raises `SettingError` for a margin that no model could meet with these images.
         """
         found = judge_regression(self.compared(judged), names=("A", "B"), margin=margin)
-        if self.trusted:
-            return found
-        untrusted = next(each for each in self.at if not each.trusted)
-        because = "; ".join(
-            f"{name}: {'; and '.join(each.trust.because)}"
-            for name, each in zip(untrusted.names, untrusted.verdicts or (), strict=True)
-            if not each.trust.trusted
-        )
-        return Regression(worse=True, sentence=f"{untrusted.conclusion} {because}", margin=margin)
+        return found if self.trusted else Regression(worse=True, sentence=self.distrust, margin=margin)
 
     def as_json(self, gate: Regression | None = None) -> dict[str, Any]:
         """All results as JSON, with the decision whether B is worse if there is one."""
         return {
-            "schema": SCHEMA,
             "a": _about(self.a),
             "b": _about(self.b),
             "norm": self.at[-1].norm,

@@ -13,6 +13,8 @@ RESULT = "result.json"
 """Name of the file with the settings and results of an evaluation or an attack."""
 SUMMARY = "summary.json"
 """Name of the file with the settings and results of a study."""
+COMPARISON_FILE = "comparison.json"
+"""Name of the file with the comparison of two models."""
 CONTACT_SHEET = "contact-sheet.png"
 """Name of the picture of images before and after an attack."""
 FILES = (

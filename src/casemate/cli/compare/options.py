@@ -1,7 +1,7 @@
 """The options of `casemate compare`, and how it runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,12 +11,22 @@ from tyro.conf import Positional, arg
 from casemate.cli import compare as command
 from casemate.cli.compare.request import CompareRequest
 from casemate.cli.shared import console, parsing
+from casemate.cli.shared.ci import CiFiles, inputs_of
 from casemate.cli.shared.console import ThresholdNotMet
+from casemate.cli.shared.engines import EngineOptions
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import Flag, Json, Machine, StoreFolder, at_least_one, check_folder, parse_share
+from casemate.cli.shared.options import (
+    Flag,
+    Json,
+    Machine,
+    StoreFolder,
+    at_least_one,
+    check_folder,
+    parse_share,
+)
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import RecordError, SettingError
-from casemate.report.folder import RESULT
+from casemate.report.folder import COMPARISON_FILE, RESULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +53,8 @@ class Compare:
     fresh: Flag = False
     """Compute every piece anew, also those that an earlier evaluation left in the store."""
     json: Json = False
+    ci: CiFiles = field(default_factory=CiFiles)
+    engine: EngineOptions = field(default_factory=EngineOptions)
     evaluation: CompareRequest = field(default_factory=CompareRequest)
     machine: Machine = field(default_factory=Machine)
 
@@ -51,7 +63,15 @@ class Compare:
 
         Raises `ThresholdNotMet` if --fail-if-worse finds that B is worse.
         """
+        weights, weights_b = self.evaluation.loading.weights, self.evaluation.weights_b
+        files = [weights, weights_b, self.evaluation.data, None if self.out is None else self.out / COMPARISON_FILE]
+        self.ci.check(*inputs_of(self.a, files), *inputs_of(self.b, []))
+        with self.ci.after_errors("casemate compare", self.b, weights_b or weights):
+            self._run()
+
+    def _run(self) -> None:
         at_least_one("images", self.evaluation.images)
+        self.engine.check()
         margin = self._margin()
         finished = [is_finished(each) for each in (self.a, self.b)]
         if all(finished):
@@ -65,7 +85,7 @@ class Compare:
         elif self.out is not None:
             check_folder(self.out)
         with watching() as observer:
-            device, threads = self.machine.set_up(observer)
+            device, threads = self.machine.set_up(observer, self.engine.default_threads(workers=1))
             from casemate.cli.compare import run, show
 
             if all(finished):
@@ -74,10 +94,12 @@ class Compare:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"
                 check_folder(out)
+                self.ci.check(out / COMPARISON_FILE)  # the folder has its name only now
                 found = run.run(
                     plans,
                     out,
                     observer,
+                    engine=self.engine.make(device, threads, workers=1),
                     store=self.store,
                     fresh=self.fresh,
                     overwrite=self.overwrite,
@@ -86,6 +108,7 @@ class Compare:
             gate = found.regression(judged=self.worse_in, margin=margin) if self.fail_if_worse else None
             if out is not None:
                 run.write(out, found, gate)
+            self.ci.write(run.ci_run(found, gate))
             display = partial(show.show, found, gate)
         display(as_json=self.json)
         if gate is not None:
@@ -111,6 +134,8 @@ class Compare:
     def _refuse_options(self) -> None:
         """Raise `SettingError` for options that are about the evaluation of models, beside finished evaluations."""
         given = self.evaluation.given()
+        for each in fields(self.engine):
+            given += [f"--{each.name.replace('_', '-')}"] if getattr(self.engine, each.name) != each.default else []
         for name, value in (("--out", self.out), ("--store", self.store)):
             given += [name] if value is not None else []
         for name, value in (("--overwrite", self.overwrite), ("--fresh", self.fresh)):

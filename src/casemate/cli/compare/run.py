@@ -1,20 +1,25 @@
 """What `casemate compare` does once PyTorch is loaded: read two evaluations, or evaluate two models, and compare."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from casemate.cli.compare.request import CompareRequest
 from casemate.cli.evaluate import run as evaluating
 from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import outputs
+from casemate.cli.shared.ci import model_file
+from casemate.documents import COMPARISON, document
+from casemate.engine import Engine
 from casemate.errors import SettingError
 from casemate.evaluation.comparison import Regression, expect_enough_images
 from casemate.files import write_json
 from casemate.progress import Observer
+from casemate.report.ci.checks import CiRun
+from casemate.report.ci.comparison import comparison_run
 from casemate.report.comparison import FinishedComparison, compare_finished
 from casemate.report.finished import read_finished
+from casemate.report.folder import COMPARISON_FILE
 
-COMPARISON = "comparison.json"
-"""Name of the file with the comparison of two models."""
 _FOLDERS = ("a", "b")
 """Names of the folders with the evaluations of A and B."""
 
@@ -50,7 +55,8 @@ def run(
     out: Path,
     observer: Observer,
     *,
-    store: Path | None,
+    engine: Engine,
+    store: Path | str | None,
     fresh: bool,
     overwrite: bool,
     threads: int,
@@ -61,11 +67,18 @@ def run(
         outputs.check_results(folder, plan.about(), overwrite=overwrite, observer=observer)
     for name, folder, plan in zip("AB", folders, plans, strict=True):
         observer.message(f"{name}: {plan.model.name}")
-        found = evaluating.run(plan, observer, store=store, fresh=fresh)
+        found = evaluating.run(plan, observer, engine=engine, store=store, fresh=fresh)
         evaluating.write(folder, plan, found, threads, observer)
     return compare_folders(folders[0], folders[1])
 
 
 def write(out: Path, found: FinishedComparison, gate: Regression | None) -> Path:
     """Write comparison.json into `out`; return its path."""
-    return write_json(out / COMPARISON, found.as_json(gate))
+    return write_json(out / COMPARISON_FILE, document(COMPARISON, found.as_json(gate)))
+
+
+def ci_run(found: FinishedComparison, gate: Regression | None) -> CiRun:
+    """The comparison as a continuous integration server is shown it, at the file that says what B is."""
+    model, options = found.b.result.model, found.b.result.model_options
+    weights = next((Path(value) for name, value in pairwise(options) if name == "--weights"), None)
+    return comparison_run(found, gate, file=model_file(model, weights))

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from casemate.cli.shared import console
+from casemate.documents import COMPARISON
 from casemate.evaluation.comparison import Paired, Regression
 from casemate.report.comparison import ChangedImage, FinishedComparison
 
@@ -23,7 +24,7 @@ _SCALES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 def show(found: FinishedComparison, gate: Regression | None, *, as_json: bool) -> None:
     """Print a comparison, and the decision `gate` with it as JSON."""
     if as_json:
-        console.show_json(found.as_json(gate))
+        console.show_json(found.as_json(gate), COMPARISON)
         return
     console.show(_models(found), _setting(found), *_accuracies(found), *_classes(found), *_images(found))
     console.show(*console.note_lines(found.notes), f"[bold]{escape(found.conclusion)}[/]")
