@@ -1,4 +1,4 @@
-"""The checks that a continuous integration server is shown of a comparison: each accuracy, and whether to trust them."""
+"""The checks that a continuous integration server is shown of a comparison: each accuracy, and their trust."""
 
 from pathlib import Path
 
