@@ -221,7 +221,7 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found == snapshot(
         {
             "": [
-                "usage: casemate [-h] {train,harden,attack,evaluate,verify,selftest,data,store,info,schema,report,study}",
+                "usage: casemate [-h] {train,harden,attack,evaluate,compare,verify,selftest,data,store,info,schema,report,study}",
                 "",
                 "Train image classifiers, attack them, and say how far to trust the result.",
                 "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
@@ -734,7 +734,7 @@ def test_errors_of_the_command_line(
         found[command] = " ".join(capsys.readouterr().err.replace("Loading PyTorch ...", "").split())
     assert found == snapshot(
         {
-            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, verify, selftest, data, store, info, schema, report, study; did you mean attack?",
+            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, compare, verify, selftest, data, store, info, schema, report, study; did you mean attack?",
             "attack pdg model.safetensors": "error: unknown attack 'pdg'; known: apgd, auto-attack, bim, carlini-wagner, corner-noise, deep-fool, ead, fab, fgsm, hop-skip-jump, lbfgs, mifgsm, pgd, spatial, square, targeted-apgd, targeted-fab, uniform-noise; did you mean pgd?",
             "attack pgd model.safetensors": "error: model.safetensors does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging Face folder, package.module:function such as networks.mine:load, or timm:NAME",
             "attack pgd": "Required options ------------------------------------------------------------------------------ Missing from casemate attack pgd: MODEL A .safetensors file written by casemate, with its JSON file beside it; package.module:name or file.py:name, a function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its --weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own code is imported and run, from the current folder and among the installed modules; a file that could run code is loaded only with --trust-code. (required) ------------------------------------------------------------------------------ For full helptext, run: casemate attack pgd --help",
