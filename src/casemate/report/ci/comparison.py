@@ -1,4 +1,4 @@
-"""The checks that a continuous integration server is shown of a comparison: each accuracy, and whether to trust them."""
+"""The checks that a continuous integration server is shown of a comparison: each accuracy, and if both are trusted."""
 
 from pathlib import Path
 
@@ -61,9 +61,7 @@ def comparison_run(found: FinishedComparison, gate: Regression | None, *, file: 
     )
 
 
-def _check(
-    name: str, compared: Paired, identity: str, found: FinishedComparison, gate: Regression | None
-) -> CiCheck:
+def _check(name: str, compared: Paired, identity: str, found: FinishedComparison, gate: Regression | None) -> CiCheck:
     """The check of one accuracy."""
     words = f"{compared.drop[0].upper()}{compared.drop[1:]}"
     state: State = "passed"
@@ -71,6 +69,8 @@ def _check(
         state, words = "skipped", f"{words}. Nothing follows, since a number is not to be trusted"
     elif gate is not None and name in gate.failing:
         margin = None if gate.margin is None else f"{100 * gate.margin:.3g} points"
-        worse = "worse than A beyond chance" if margin is None else f"not shown to be worse than A by less than {margin}"
+        worse = (
+            "worse than A beyond chance" if margin is None else f"not shown to be worse than A by less than {margin}"
+        )
         state, words = "failed", f"B is {worse}: {compared.drop}"
     return CiCheck(name=name, rule=WORSE_THAN_BEFORE, state=state, message=words, identity=identity)
