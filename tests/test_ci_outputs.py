@@ -667,8 +667,10 @@ def test_compare_writes_errors_and_refuses_bad_paths(run: Run, both: tuple[Path,
 def test_models_are_compared_into_both_files(run: Run, here: Path, both: tuple[Path, Path], tmp_path: Path) -> None:
     files = ("--junit", tmp_path / "junit.xml", "--sarif", tmp_path / "casemate.sarif")
     out = tmp_path / "out"
-    code, shown, err = run("compare", BEFORE, AFTER, *COMMAND[2:], "--out", out, "--fail-if-worse", "--json", *files)
+    command = ("compare", BEFORE, AFTER, *COMMAND[2:], "--out", out, "--workers", 2, "--fail-if-worse")
+    code, shown, err = run(*command, "--json", *files)
     assert code == 3, err
+    assert err.count("40 images are a single part, which one worker attacks") == 2
     written = json.loads((out / "comparison.json").read_text())
     assert problems(written) == []
     assert written == json.loads(shown)
