@@ -15,10 +15,12 @@ from urllib.parse import unquote
 import junitparser
 import numpy as np
 import pytest
+import torch
 from jsonschema.validators import validator_for
 
 from casemate._version import __version__
 from casemate.attacks import PGD, Square
+from casemate.cli.compare import run as comparing
 from casemate.cli.evaluate import run as evaluating
 from casemate.cli.evaluate.options import Evaluate
 from casemate.cli.main import main, parse
@@ -29,13 +31,17 @@ from casemate.evaluation.findings import CHECKS, Finding, Severity
 from casemate.evaluation.verification import RecordCheck
 from casemate.models import ModelMetadata, save
 from casemate.report.ci.checks import CiCheck, CiRule, CiRun, failed_run
+from casemate.report.ci.comparison import comparison_run
 from casemate.report.ci.evaluation import evaluation_run
 from casemate.report.ci.gate import Gate
 from casemate.report.ci.junit import junit_xml, write_junit
 from casemate.report.ci.sarif import sarif, write_sarif
 from casemate.report.ci.verification import verification_run
+from casemate.report.comparison import compare_finished
 from casemate.report.evaluation_result import EvaluationResult
+from casemate.report.finished import read_finished
 from conftest import tiny_images
+from published import problems
 from test_record import thirds
 from test_study import Run, runner
 
@@ -540,6 +546,147 @@ def test_verify_writes_both(run: Run, here: Path, tmp_path: Path) -> None:
     code, _, err = run("verify", "out/record.json", MODEL, "--junit", "out/record.json")
     assert code == 2
     assert "would replace a file" in err
+
+
+# A comparison ---------------------------------------------------------------------------------------------------------
+AT = ("2/255", "0.1")
+COMPARED = ("accuracy without an attack", *(f"robust accuracy at eps {eps}" for eps in AT))
+TRUST = "both models can be trusted"
+BEFORE, AFTER = "models/thirds.safetensors", "models/spoiled.safetensors"
+
+
+@pytest.fixture
+def both(run: Run, here: Path) -> tuple[Path, Path]:
+    """The folders of the evaluations of a model and of one that is much worse, whose file is another."""
+    folders = here / "compared" / "before", here / "compared" / "after"
+    if not folders[1].exists():
+        spoiled = thirds()
+        with torch.no_grad():
+            weight = next(spoiled.network.parameters())
+            weight += 3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        save(spoiled, here / AFTER, ModelMetadata(architecture="linear", dataset="tiny"))
+        for model, folder in zip((BEFORE, AFTER), folders, strict=True):
+            code, _, err = run("evaluate", model, *COMMAND[2:], "--out", folder)
+            assert code == 0, err
+    return folders
+
+
+def test_what_became_worse_fails_at_the_file_of_the_second_model(
+    run: Run, both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = ("--junit", tmp_path / "junit.xml", "--sarif", tmp_path / "casemate.sarif")
+    code, out, err = run("compare", *both, "--fail-if-worse", "--worse-in", "both", "--json", *files)
+    assert code == 3, err
+    shown = json.loads(out)
+    suite = suite_of(tmp_path / "junit.xml")
+    assert suite.name == f"casemate compare {AFTER}"
+    found = states(suite)
+    assert [*found] == [*COMPARED, TRUST]
+    for name, each in zip(COMPARED, (shown["clean"], *shown["robust"]), strict=True):
+        drops = each["difference"]["value"] < 0 and each["p_value"] < 0.05 / 3
+        assert found[name] == ("failure" if drops else "passed")
+    assert (found[COMPARED[1]], found[COMPARED[2]]) == ("failure", "passed")
+    assert found[TRUST] == "passed"
+    log = _read(str(tmp_path / "casemate.sarif"))
+    results = results_of(log)
+    assert len(results) == [*found.values()].count("failure")
+    for each in results:
+        assert (each["ruleId"], each["level"]) == ("worse-than-before", "error")
+        place = each["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert place == {"uri": AFTER, "uriBaseId": "%SRCROOT%"}
+    assert f"{COMPARED[1]}: B is worse than A beyond chance: from " in results[-1]["message"]["text"]
+    assert log["runs"][0]["invocations"] == [{"executionSuccessful": True, "exitCode": 3}]
+    assert log["runs"][0]["automationDetails"]["id"] == "casemate-compare/models-spoiled.safetensors/"
+    assert shown["regression"]["sentence"].count(" from ") == len(results)
+
+    assert run("compare", *both[::-1], "--fail-if-worse", *files)[0] == 0  # better
+    assert set(states(suite_of(tmp_path / "junit.xml")).values()) == {"passed"}
+    assert results_of(_read(str(tmp_path / "casemate.sarif"))) == []
+    assert run("compare", *both, *files)[0] == 0  # nothing is judged
+    assert set(states(suite_of(tmp_path / "junit.xml")).values()) == {"passed"}
+
+
+def test_only_the_accuracies_that_are_judged_fail(both: tuple[Path, Path]) -> None:
+    found = compare_finished(*map(read_finished, both))
+    for judged, expected in (("robust", False), ("both", True), ("clean", True)):
+        shown = comparison_run(found, found.regression(judged=judged), file=None)  # type: ignore[arg-type]
+        assert (shown.checks[0].state == "failed") == expected
+    proof = found.regression(margin=0.5)
+    assert proof.failing == tuple(name for name in COMPARED[1:] if found.compared()[name].difference.low <= -0.5)
+    shown = comparison_run(found, found.regression(margin=0.2), file=None)
+    assert shown.checks[2].message.startswith("B is not shown to be worse than A by less than 20 points: from ")
+
+
+def test_from_what_is_not_to_be_trusted_nothing_follows(both: tuple[Path, Path]) -> None:
+    a, b = map(read_finished, both)
+    found = compare_finished(a, replace(b, result=untrusted(b.result)))
+    for gate, code in ((None, 0), (found.regression(), 3)):
+        shown = comparison_run(found, gate, file=Path(AFTER))
+        assert states(suite_of(junit_xml(shown))) == dict.fromkeys(COMPARED, "skipped") | {TRUST: "failure"}
+        (each,) = results_of(sarif(shown))
+        assert (each["ruleId"], each["level"]) == ("not-to-be-trusted", "error")
+        assert "the number of B is not to be trusted. B: half of the images have no" in each["message"]["text"]
+        assert shown.exit_code == code
+
+
+def test_a_regression_with_other_numbers_keeps_its_fingerprint(both: tuple[Path, Path]) -> None:
+    a, b = map(read_finished, both)
+    found = compare_finished(a, b)
+    worse = replace(b, fooled_at=np.where(np.arange(len(b.labels)) < 30, 0.0, b.fooled_at))
+    other = compare_finished(a, worse)
+    runs = [
+        comparison_run(each, each.regression(judged="both", margin=margin), file=Path(AFTER))
+        for each, margin in ((found, 0.1), (other, 0.2))
+    ]
+    assert runs[0].checks[0].message != runs[1].checks[0].message
+    assert len(marks(runs[0])) == 3
+    assert marks(runs[0]) == marks(runs[1])
+
+
+def test_compare_writes_errors_and_refuses_bad_paths(run: Run, both: tuple[Path, Path], tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    code, _, err = run("compare", both[0], "missing.safetensors", "--junit", junit)
+    assert code == 2
+    (case,) = suite_of(junit)
+    assert _state(case) == "error"
+    assert str(case.result[0].text) in err
+    for bad in (both[1] / "result.json", both[0] / "record.json", both[1]):
+        code, _, err = run("compare", *both, "--sarif", bad)
+        assert (code, bad.exists()) == (2, True), err
+    models = (BEFORE, AFTER, *COMMAND[2:])
+    for bad in (BEFORE, AFTER, "out/comparison.json"):
+        code, _, err = run("compare", *models, "--out", "out", "--junit", bad)
+        assert code == 2
+        assert "would replace a file" in err
+    code, _, err = run("compare", *models, "--junit", "runs/compare-thirds-spoiled/comparison.json")
+    assert code == 2
+    assert "would replace a file" in err
+    assert not list(Path("runs").glob("compare-*"))
+
+
+def test_models_are_compared_into_both_files(run: Run, here: Path, both: tuple[Path, Path], tmp_path: Path) -> None:
+    files = ("--junit", tmp_path / "junit.xml", "--sarif", tmp_path / "casemate.sarif")
+    out = tmp_path / "out"
+    command = ("compare", BEFORE, AFTER, *COMMAND[2:], "--out", out, "--workers", 2, "--fail-if-worse")
+    code, shown, err = run(*command, "--json", *files)
+    assert code == 3, err
+    assert err.count("40 images are a single part, which one worker attacks") == 2
+    written = json.loads((out / "comparison.json").read_text())
+    assert problems(written) == []
+    assert written == json.loads(shown)
+    assert written["robust"] == compare_finished(*map(read_finished, both)).as_json()["robust"]
+    assert states(suite_of(tmp_path / "junit.xml"))[COMPARED[1]] == "failure"
+    (*_, last) = results_of(_read(str(tmp_path / "casemate.sarif")))
+    assert last["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == AFTER
+
+
+def test_the_file_of_code_with_weights_is_that_of_the_code(both: tuple[Path, Path], here: Path) -> None:
+    (here / "nets.py").touch()
+    found = compare_finished(*map(read_finished, both))
+    for model, file in (("nets.py:load", "nets.py"), ("timm:resnet18", AFTER)):
+        result = replace(found.b.result, model=model, model_options=("--queries", "9", "--weights", AFTER))
+        shown = comparing.ci_run_of(replace(found, b=replace(found.b, result=result)), None)
+        assert shown.file == Path(file)
 
 
 # The standard ---------------------------------------------------------------------------------------------------------

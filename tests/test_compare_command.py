@@ -345,6 +345,9 @@ def test_a_table_that_is_none_is_refused(folders: Path, tmp_path: Path, column: 
         (("--fail-if-worse", "--margin", "60"), "expected a fraction from 0 to 1"),
         (("--eps", "8/255", "--mean", "0.5", "--crop", "3"), "--eps, --mean, --crop with finished evaluations"),
         (("--out", "x"), "--out with finished evaluations"),
+        (("--workers", "2", "--eps", "0.1"), "--eps, --workers with finished evaluations"),
+        (("--engine", "ray", "--ray-address", "auto"), "--engine, --ray-address with finished evaluations"),
+        (("--ray-address", "auto"), "give --engine ray too"),
         (("--images", "0"), "images = 0"),
     ],
 )

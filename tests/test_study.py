@@ -455,7 +455,12 @@ def test_a_report_of_what_is_finished_so_far(tmp_path: Path, run: Run) -> None:
 
     code, shown, _ = run(*report, "--only", "E2", "--json")
     assert code == 0
-    assert json.loads(shown) == {"report": str(out / "report.html"), "finished": done, "artifacts": done}
+    assert json.loads(shown) == {
+        "schema": "casemate-study/report/1",
+        "report": str(out / "report.html"),
+        "finished": done,
+        "artifacts": done,
+    }
 
 
 SETUPS = [

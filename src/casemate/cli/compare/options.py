@@ -26,7 +26,7 @@ from casemate.cli.shared.options import (
 )
 from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import RecordError, SettingError
-from casemate.report.folder import COMPARISON_FILE, RESULT
+from casemate.report.folder import RESULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,7 @@ class Compare:
         Raises `ThresholdNotMet` if --fail-if-worse finds that B is worse.
         """
         weights, weights_b = self.evaluation.loading.weights, self.evaluation.weights_b
-        files = [weights, weights_b, self.evaluation.data, None if self.out is None else self.out / COMPARISON_FILE]
-        self.ci.check(*inputs_of(self.a, files), *inputs_of(self.b, []))
+        self.ci.check(*inputs_of(self.a, [weights, weights_b, self.evaluation.data]), *inputs_of(self.b, []))
         with self.ci.after_errors("casemate compare", self.b, weights_b or weights):
             self._run()
 
@@ -94,7 +93,6 @@ class Compare:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"
                 check_folder(out)
-                self.ci.check(out / COMPARISON_FILE)  # the folder has its name only now
                 found = run.run(
                     plans,
                     out,
@@ -108,7 +106,7 @@ class Compare:
             gate = found.regression(judged=self.worse_in, margin=margin) if self.fail_if_worse else None
             if out is not None:
                 run.write(out, found, gate)
-            self.ci.write(run.ci_run(found, gate))
+            self.ci.write(run.ci_run_of(found, gate))
             display = partial(show.show, found, gate)
         display(as_json=self.json)
         if gate is not None:

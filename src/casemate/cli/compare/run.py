@@ -77,7 +77,7 @@ def write(out: Path, found: FinishedComparison, gate: Regression | None) -> Path
     return write_json(out / COMPARISON_FILE, document(COMPARISON, found.as_json(gate)))
 
 
-def ci_run(found: FinishedComparison, gate: Regression | None) -> CiRun:
+def ci_run_of(found: FinishedComparison, gate: Regression | None) -> CiRun:
     """The comparison as a continuous integration server is shown it, at the file that says what B is."""
     model, options = found.b.result.model, found.b.result.model_options
     weights = next((Path(value) for name, value in pairwise(options) if name == "--weights"), None)

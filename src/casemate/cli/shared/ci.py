@@ -15,7 +15,7 @@ from casemate.errors import CasemateError, SettingError, is_interruption
 from casemate.report.ci.checks import CiRun, failed_run
 from casemate.report.ci.junit import write_junit
 from casemate.report.ci.sarif import write_sarif
-from casemate.report.folder import FILES
+from casemate.report.folder import COMPARISON_FILE, FILES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class CiFiles:
         for name, path in files.items():
             if path.exists() and not path.is_file():
                 raise SettingError(f"{name} {path} is a folder or a device; expected the name of a file to write")
-            if path.name in FILES or any(each is not None and _same(path, each) for each in inputs):
+            if path.name in (*FILES, COMPARISON_FILE) or any(each is not None and _same(path, each) for each in inputs):
                 raise SettingError(
                     f"{name} {path} would replace a file that the command reads or writes; choose another name"
                 )

@@ -1,7 +1,8 @@
 """What a continuous integration server is shown of a command: named checks, each of which passed or did not.
 
 `junit` and `sarif` write a `CiRun` as a file. It is made from an evaluation by `evaluation`, from the check of a record
-by `verification`, and from an error by `failed_run`; any other command can make its own.
+by `verification`, from a comparison by `comparison`, and from an error by `failed_run`; any other command can make
+its own.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The checks that a continuous integration server is shown of a comparison: each accuracy, and their trust."""
+"""The checks that a continuous integration server is shown of a comparison: each accuracy, and if both are trusted."""
 
 from pathlib import Path
 
