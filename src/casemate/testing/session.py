@@ -6,9 +6,10 @@ This module imports nothing heavy, since the plugin imports it at every start of
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """The result of one assertion."""

@@ -72,7 +72,7 @@ class MLflow(AbstractTracker):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         self.run_id: str = run.info.run_id
         self._parameters: dict[str, str] = dict(run.data.params)
-        super().__init__(pictures=pictures, on_failure=on_failure)
+        self._begin(pictures=pictures, on_failure=on_failure)
 
     @property
     def place(self) -> str:

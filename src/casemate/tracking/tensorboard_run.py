@@ -55,7 +55,7 @@ class TensorBoard(AbstractTracker):
         self._old: dict[str, dict[str, dict[int | None, float]]] = {}
         self._settings: dict[str, dict[str, Plain]] = {}
         self._results: dict[str, dict[str, float]] = {}
-        super().__init__(pictures=pictures, on_failure=on_failure)
+        self._begin(pictures=pictures, on_failure=on_failure)
 
     @property
     def place(self) -> str:

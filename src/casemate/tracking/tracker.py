@@ -56,7 +56,7 @@ class AbstractTracker(ABC):
     In the context an error ends the run as failed, and Ctrl-C as killed. Without it, the run ends with the program.
     """
 
-    def __init__(self, *, pictures: bool, on_failure: Callable[[str], None]) -> None:
+    def _begin(self, *, pictures: bool, on_failure: Callable[[str], None]) -> None:
         self._pictures, self._on_failure = pictures, on_failure
         self._waiting: deque[tuple[int, Tracked]] = deque()
         self._known: dict[tuple[str, int | None], float] = {}
