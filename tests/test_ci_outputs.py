@@ -39,7 +39,7 @@ from casemate.report.ci.sarif import sarif, write_sarif
 from casemate.report.ci.verification import verification_run
 from casemate.report.comparison import compare_finished
 from casemate.report.evaluation_result import EvaluationResult
-from casemate.report.finished import read_finished
+from casemate.report.finished_evaluation import read_finished
 from conftest import tiny_images
 from published import problems
 from test_record import thirds

@@ -19,7 +19,7 @@ from casemate.cli.shared.options import ModelOptions
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.comparison import Paired, expect_enough_images, judge_regression, paired
 from casemate.report.comparison import compare_finished
-from casemate.report.finished import read_finished
+from casemate.report.finished_evaluation import read_finished
 from casemate.settings import parse_share
 from casemate.tables import read_table, write_table_as
 from conftest import tiny_images

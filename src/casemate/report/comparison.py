@@ -15,7 +15,7 @@ from casemate.errors import SettingError
 from casemate.evaluation import ModelComparison
 from casemate.evaluation.comparison import Paired, Regression, judge_regression, paired
 from casemate.norms import format_eps
-from casemate.report.finished import FinishedEvaluation
+from casemate.report.finished_evaluation import FinishedEvaluation
 
 CLEAN = "accuracy without an attack"
 """What `FinishedComparison.compared` calls it."""

@@ -17,7 +17,7 @@ from casemate.progress import Observer
 from casemate.report.ci.checks import CiRun
 from casemate.report.ci.comparison import comparison_run
 from casemate.report.comparison import FinishedComparison, compare_finished
-from casemate.report.finished import read_finished
+from casemate.report.finished_evaluation import read_finished
 from casemate.report.folder import COMPARISON_FILE
 
 _FOLDERS = ("a", "b")
