@@ -24,7 +24,6 @@ from casemate.engine.answers import answer, packed, sendable, unpacked
 from casemate.engine.pool import Compute, Death, Finished, JobSetup
 from casemate.engine.reports import Relay, Replay
 from casemate.errors import CasemateWarning, MachineError, SettingError, missing_extra
-from casemate.memory import processors
 from casemate.progress import Observer
 
 _REPORT_EVERY = 0.5
@@ -122,6 +121,8 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
         return
     options: dict[str, Any] = {"address": address}
     if address is None:
+        from casemate.memory import processors  # which imports PyTorch: the help of commands does without
+
         options = {"address": "local", "num_cpus": processors(), "include_dashboard": False}
         options["object_store_memory"] = _object_memory()
     # threads that wait must not take the processor from the other workers, see `casemate.cli.shared.waiting_threads`

@@ -13,8 +13,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar, final
 
-import numpy as np
-
 from casemate.errors import CasemateWarning, is_interruption
 from casemate.progress import Advance, Tracked, no_progress
 
@@ -185,4 +183,6 @@ class AbstractTracker(ABC):
 
 def _same(first: float, second: float) -> bool:
     """Whether two numbers are equal in single precision, in which TensorBoard stores them."""
+    import numpy as np  # here, since the help of commands imports this module
+
     return bool(np.array_equal(np.float32(first), np.float32(second), equal_nan=True))
