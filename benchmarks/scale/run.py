@@ -68,7 +68,7 @@ def network() -> Classifier:
         settings = casemate.TrainConfig(epochs=1)
         casemate.fit(made, some, few, settings)
         models.save(made, WEIGHTS, models.ModelMetadata(architecture="paper-cnn", dataset=data.name))
-    return models.load(WEIGHTS)
+    return models.load(WEIGHTS)[0]
 
 
 def attacked(model: Any, given: LabelledImages, engine: Engine | None, store: Path | None = None) -> dict[str, Any]:
