@@ -370,6 +370,7 @@ def test_an_error_in_one_process_is_raised_in_all(group: tuple[int, Path]) -> No
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_processes_reach_the_accuracies_of_one_within_the_noise_of_seeds(tmp_path: Path) -> None:
     code, _, err = _finished(_torchrun(2, training_group.__file__, tmp_path, _SEEDS))
     assert code == 0, err
@@ -467,6 +468,7 @@ def test_an_error_in_one_process_ends_the_command_with_one_line(tmp_path: Path) 
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_kills_of_processes_change_nothing_in_the_weights(tmp_path: Path) -> None:
     undisturbed, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     checkpoint = tmp_path / "b.safetensors.training"

@@ -103,7 +103,7 @@ def attacked(model: Any, given: LabelledImages, engine: Engine | None, store: Pa
 
 def engines(rounds: int, observer: Observer) -> dict[str, Any]:
     """Wall seconds of the attacks on one process, two worker processes and two tasks of Ray, in turn."""
-    model, data = network(), load("fashion-mnist").test[torch.arange(4000)]
+    model, data = network(), load("fashion-mnist").test[torch.arange(1000)]
     kinds: dict[str, Engine | None] = {
         "one process": None,
         "2 processes": Processes(workers=2),
@@ -123,7 +123,7 @@ def images(rounds: int, observer: Observer) -> dict[str, Any]:
     del rounds
     model, data = network(), load("fashion-mnist").test
     rows = []
-    for count in (500, 1000, 2000, 4000):
+    for count in (250, 500, 1000):
         observer.message(f"{count} images")
         folder = Path(tempfile.mkdtemp())
         row = attacked(model, data[torch.arange(count)], None, folder)
