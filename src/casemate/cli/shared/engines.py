@@ -19,7 +19,7 @@ class EngineOptions:
     engine: Literal["processes", "ray"] = "processes"
     """Worker processes on this machine, or tasks of a Ray cluster (extra ray). Neither changes a result."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint=_WORKERS)] = None
-    """The most pieces at a time, each on --threads threads (default then: 1). An evaluation of up to 500 images is a
+    """The most pieces at a time, each on --threads threads (default then: 1). Up to 500 small images are a
     single piece."""
     ray_address: Annotated[str | None, arg(metavar="ADDR", help_behavior_hint="(default: start one here)")] = None
     """The Ray cluster: auto for the one that this machine belongs to, or host:port of its head. In a Ray Job it is that
