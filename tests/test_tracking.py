@@ -520,7 +520,8 @@ def test_a_tracked_evaluation_by_command(run: Run, tmp_path: Path) -> None:
 
 
 def test_only_the_first_of_several_processes_tracks(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
     with option.tracking(["mlflow"], listener, name="train-m", folder=Path("x"), settings={}) as observer:
         assert observer is listener
     assert runs() == []

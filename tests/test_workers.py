@@ -5,15 +5,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from casemate.attacks import PGD
+from casemate.data import LabelledImages
 from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
 from casemate.engine import workers as workers_module
-from casemate.errors import MachineError, StoreError, TrainingError
+from casemate.engine.answers import packed
+from casemate.errors import MachineError, ModelError, StoreError, TrainingError
+from casemate.evaluation.cascade import run_cascade
+from casemate.models import open_model
+from casemate.models.sources.query_count import QueryCount
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
 from engine_tasks import is_running, locked
@@ -184,3 +191,57 @@ def test_kills_leave_nothing_running_and_nothinglocked(tmp_path: Path, kind: str
     found = {each.facts["name"]: each.result["value"] for each in Store(tmp_path / "store").artifacts()}
     assert found == {f"t{n}": n for n in range(8)}
     assert not [file for file in (tmp_path / "store" / "artifacts").iterdir() if file.name.startswith(".")]
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def forward(self, images):
+        return SIGN * torch.stack([images.flatten(1).sum(1) - 32, 32 - images.flatten(1).sum(1)], dim=1)
+"""
+
+
+@pytest.fixture
+def namesakes(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Two files of one name, in different folders, with networks that contradict each other."""
+    before, paths = set(sys.modules), list(sys.path)
+    for folder, sign in (("old", "1"), ("new", "-1")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "network.py").write_text(NETWORK.replace("SIGN", sign))
+    yield f"{tmp_path}/old/network.py:Network", f"{tmp_path}/new/network.py:Network"
+    sys.path[:] = paths
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.mark.integration
+def test_workers_have_the_code_of_the_model_and_not_that_of_a_namesake(namesakes: tuple[str, str]) -> None:
+    models = [open_model(each).model for each in namesakes]
+    images = torch.rand(1100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for model in models:
+        labels = model(images).argmax(1)
+        alone, together = (
+            run_cascade(model, {"pgd": PGD(eps=0.001, steps=2)}, given, [0.001], engine=engine)
+            for given in [LabelledImages(pixels=images, labels=labels)]
+            for engine in (None, Processes(workers=2))
+        )
+        assert alone.robust.mean() > 0.5
+        assert (alone.robust == together.robust).all()
+
+
+def test_a_folder_s_module_is_not_taken_for_another_folder_s(namesakes: tuple[str, str]) -> None:
+    old, new = (Path(each.partition(":")[0]).parent for each in namesakes)
+    for folder in (old, new):
+        (folder / "casemate_namesake_layers.py").write_text(f"SIGN = {1 if folder == old else -1}\n")
+        (folder / "network.py").write_text("from casemate_namesake_layers import SIGN\n" + NETWORK)
+    assert open_model(namesakes[0]).model(torch.ones(2, 1, 8, 8)).argmax(1).tolist() == [0, 0]
+    with pytest.raises(ModelError, match=r"casemate_namesake_layers.py has the same name.*one at a time"):
+        open_model(namesakes[1])
+
+
+def test_a_black_box_is_not_sent_to_workers() -> None:
+    with pytest.raises(ModelError, match="counts its calls in one process"):
+        packed(QueryCount(100))

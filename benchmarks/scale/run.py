@@ -144,7 +144,7 @@ def jobs(rounds: int, observer: Observer) -> dict[str, Any]:
     model, data = network(), load("fashion-mnist").test[torch.arange(500)]
     pixels, _ = data.tensors()
     with prepare_for_attack(model, pixels[:32], passes=10**6, pass_size=100) as prepared:
-        setup = len(packed(step_setup(prepared, {}, "linf", 0)))
+        setup = len(packed(step_setup(prepared, {}, pixels[:32], norm="linf", seed=0)))
     weights = sum(each.nbytes for each in model.state_dict().values())
     rows = {}
     for name, engine in (("processes", Processes(workers=2)), ("Ray", Ray(workers=2))):

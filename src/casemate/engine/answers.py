@@ -7,14 +7,16 @@ from typing import Any
 import cloudpickle
 
 from casemate.engine.pool import Compute
-from casemate.errors import MachineError
+from casemate.errors import CasemateError, MachineError
 from casemate.progress import Observer
 
 
 def packed(content: Any) -> bytes:
-    """`content` as bytes for another process. Raises `MachineError` if it cannot be sent."""
+    """`content` as bytes for another process. Raises `CasemateError` if it cannot be sent."""
     try:
         return cloudpickle.dumps(content)
+    except CasemateError:
+        raise
     except Exception as error:  # the user's own classes may raise anything
         raise MachineError(
             f"the work cannot be sent to other processes ({type(error).__name__}: {error}); define the network, its "

@@ -82,7 +82,11 @@ class Objects:
         protocol, _, place = url.partition("://")
         if not protocol or not place.strip("/") or "::" in url:
             raise StoreError(f"{url!r} is no place for a store; expected a URL such as s3://bucket/prefix")
-        if urlsplit(url).password:
+        try:
+            has_password = bool(urlsplit(url).password)
+        except ValueError as error:  # a bracket, as of an address of IPv6, that is not closed
+            raise StoreError(f"{url!r} is no URL ({error}); expected one such as s3://bucket/prefix") from error
+        if has_password:
             raise StoreError(
                 f"the {protocol}:// URL of the store contains a password, which messages and reports would show; leave "
                 "it out, and give it in the environment or in fsspec's configuration"

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
@@ -64,9 +63,10 @@ class Ray:
             raise SettingError(f"cpus = {self.cpus:g}; expected more than 0 processors for each job")
         if not (self.gpus >= 0 and (self.gpus <= 1 or self.gpus == int(self.gpus))):
             raise SettingError(f"gpus = {self.gpus:g}; expected 0, a fraction of one GPU, or a whole number of them")
-        if self.address is not None and self.address.startswith("ray://"):
+        address = self.address or os.environ.get("RAY_ADDRESS", "")
+        if address.startswith("ray://"):
             raise SettingError(
-                f"{self.address} is an address of the Ray Client, which is not supported; run on a node of the cluster "
+                f"{address} is an address of the Ray Client, which is not supported; run on a node of the cluster "
                 "with its host:port or auto, or from outside as a job: ray job submit -- casemate ..."
             )
 
@@ -115,6 +115,7 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
     with observer.work("Loading Ray", 0), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray's own future versions
         import ray
+        from ray.exceptions import RayError
 
     if ray.is_initialized():
         yield ray
@@ -132,7 +133,7 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ray.init(**options, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "cannot start Ray" if address is None else f"cannot join a Ray cluster at {address}"
             raise MachineError(
                 f"{where}: {str(error).splitlines()[0]}; start one with `ray start --head`, give --ray-address "
@@ -229,7 +230,7 @@ class RayWorkers:
         self._identity = uuid.uuid4().hex
         self._setup = ray.put((sys.path, setup))
         here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Reports)
+        actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1)(_Reports)
         self._reports = actor.remote()
         self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_compute)
         self._running: dict[Any, _Running] = {}
@@ -260,7 +261,11 @@ class RayWorkers:
     def _pass_on(self) -> None:
         """Pass on the progress reports that have arrived since the last call."""
         by_ticket = {each.ticket: each.progress for each in self._running.values()}
-        for ticket, content in self._ray.get(self._reports.take.remote()):
+        try:
+            taken = self._ray.get(self._reports.take.remote())
+        except self._ray.exceptions.RayError:  # its process was killed, and is started again
+            taken = []
+        for ticket, content in taken:
             self._waits_since = None
             if ticket in by_ticket:
                 by_ticket[ticket].replay(*content)
@@ -320,6 +325,7 @@ _opened: dict[str, tuple[ExitStack, Compute]] = {}
 def _compute(identity: str, setup: list[Any], job: bytes, ticket: str, reports: Any) -> bytes:
     """The Ray task: open the setup if this process has not done so, and compute a job."""
     import ray
+    from ray.exceptions import RayError
 
     if identity not in _opened:
         warnings.simplefilter("ignore", CasemateWarning)  # results state what they warn of
@@ -334,10 +340,13 @@ def _compute(identity: str, setup: list[Any], job: bytes, ticket: str, reports: 
         except Exception as error:
             stack.close()
             return packed(("unusable", sendable(error)))
-    send = partial(_report, reports, ticket)
+    sent: list[Any] = []
+
+    def send(*content: Any) -> None:
+        sent[:] = [reports.add.remote(ticket, content)]
+
     send("started")
-    return answer(_opened[identity][1], job, Relay(send, _REPORT_EVERY))
-
-
-def _report(reports: Any, ticket: str, *content: Any) -> None:
-    reports.add.remote(ticket, content)
+    found = answer(_opened[identity][1], job, Relay(send, _REPORT_EVERY))
+    with suppress(RayError):  # progress is worth no result
+        ray.get(sent)  # the last report, and with it all before, so that none arrives after the result
+    return found

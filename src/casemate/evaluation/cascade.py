@@ -316,9 +316,15 @@ class _Run:
 
     def _attack_in(self, engine: Engine, shards: Sequence[_Shard], advance: Advance) -> None:
         """Attack the shards side by side. If a worker dies, the step of the shard that it computed is repeated."""
-        with engine.open(step_setup(self.model, self.attacks, self.norm, self.seed), self.observer) as pool:
+        waiting, running, deaths = list(shards), dict[str, _Shard](), Deaths()
+        first = self._next(waiting, advance)
+        if first is None:  # every piece is there already
+            return
+        waiting.append(first)
+        few, _ = self.images.read(slice(0, COMPARED_IMAGES)).tensors(self.model.original.device)
+        setup = step_setup(self.model, self.attacks, few, norm=self.norm, seed=self.seed)
+        with engine.open(setup, self.observer) as pool:
             lanes = side_by_side(self.observer, pool.count)
-            waiting, running, deaths = list(shards), dict[str, _Shard](), Deaths()
             while waiting or running:
                 for number in pool.idle:
                     shard = self._next(waiting, advance)
@@ -328,17 +334,20 @@ class _Run:
                     name = f"{step.name} at eps {format_eps(step.eps)}, images from {shard.at.start}"
                     running[name] = shard
                     pool.start(number, name, self._job(shard, self.images.read(shard.at)), lanes[number])
+                errors: list[Exception] = []
                 for ended in pool.wait() if running else ():
                     shard = running.pop(ended.name)
                     error = ended.error
                     if ended.death is not None:
                         error = deaths.after(ended.name, ended.death, self.observer)
                     if error is not None:
-                        raise error
-                    if ended.result is not None:
+                        errors.append(error)
+                    elif ended.result is not None:
                         piece = self._keep(shard, ended.result)
                         self._take(shard, piece, self._time_left_of(shards, piece, pool.count), advance)
                     waiting.append(shard)
+                if errors:  # after what else has ended is kept
+                    raise errors[0]
 
     def _next(self, waiting: list[_Shard], advance: Advance) -> _Shard | None:
         """Take the waiting shard with most to do; None if none waits. Steps that need no attack are done at once."""

@@ -20,11 +20,15 @@ from casemate.errors import MachineError
 from casemate.evaluation.pieces import Nearest, Piece
 from casemate.evaluation.time_left import part_size
 from casemate.models import Classifier, Frozen
+from casemate.models.accel.equivalence import relative_difference
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment
 from casemate.rng import all_seeded, derive
-from casemate.types import Flags, Labels
+from casemate.types import Flags, Images, Labels, Logits
+
+_SAME = 1e-3
+"""Largest relative difference of logits that rounding on another processor can make."""
 
 OnPart = Callable[[Flags, Passes], None]
 """Called after each part of the images with which of the images so far were fooled, and the passes so far."""
@@ -140,6 +144,10 @@ class StepSetup:
     threads: int
     versions: Mapping[str, Any]
     """Of the code and of PyTorch, which must be the same where a step is computed."""
+    few: Images
+    """A few images."""
+    logits: Logits
+    """The model's logits on them, which must be the same where a step is computed, up to rounding."""
 
     @contextmanager
     def open(self) -> Iterator[Compute]:
@@ -153,6 +161,11 @@ class StepSetup:
             )
         torch.set_num_threads(self.threads)
         with prepare_for_attack(self.model, torch.zeros(0)) as model:
+            if relative_difference(_logits(model, self.few, self.seed), self.logits) > _SAME:
+                raise MachineError(
+                    "a worker computes other logits than the process that started it: there the network's code or what "
+                    "it reads is another; use the same files everywhere, or --workers 1"
+                )
 
             def compute(job: StepJob, observer: Observer) -> Piece:
                 model.copy.pass_size, model.copy.observer = job.pass_size, observer
@@ -162,8 +175,13 @@ class StepSetup:
             yield compute
 
 
-def step_setup(model: Frozen, attacks: Mapping[tuple[str, float], AbstractAttack], norm: Norm, seed: int) -> StepSetup:
-    """The setup of workers for a prepared model, without its observer, which stays in this process."""
+def step_setup(
+    model: Frozen, attacks: Mapping[tuple[str, float], AbstractAttack], few: Images, *, norm: Norm, seed: int
+) -> StepSetup:
+    """The setup of workers for a prepared model, without its observer, which stays in this process.
+
+    `few` are images on which workers compare their logits with those of this process.
+    """
     return StepSetup(
         model=_without_observer(model),
         attacks=attacks,
@@ -171,7 +189,15 @@ def step_setup(model: Frozen, attacks: Mapping[tuple[str, float], AbstractAttack
         seed=seed,
         threads=torch.get_num_threads(),
         versions=versions(model.original),
+        few=few,
+        logits=_logits(model, few, seed),
     )
+
+
+@torch.no_grad()
+def _logits(model: Frozen, images: Images, seed: int) -> Logits:
+    with all_seeded(model.original.device, derive(seed, "workers")):
+        return model.verifier(images).cpu()
 
 
 def versions(model: Classifier) -> dict[str, Any]:

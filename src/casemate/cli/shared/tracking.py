@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from casemate.cli.shared.options import check_folder
 from casemate.errors import SettingError
 from casemate.progress import Observer, Tracked, observers, track
 from casemate.settings import unknown_name
+from casemate.torchrun import place
 from casemate.tracking import MLflow, TensorBoard
 from casemate.tracking.mlflow_run import check_mlflow
 from casemate.tracking.tensorboard_run import check_tensorboard
@@ -70,7 +70,7 @@ def tracking(
         settings: of the command, as JSON.
         pictures: whether images may be stored.
     """
-    if not texts or os.environ.get("RANK", "0") != "0":
+    if not texts or not place().is_first:
         yield observer
         return
     resume = _identity(name, folder, settings)

@@ -10,10 +10,13 @@ import inspect
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
 from torch import nn
 
 from casemate.errors import CasemateError, ModelError
@@ -104,6 +107,39 @@ def _called(made: Any, text: str) -> Any:
         raise _failed(text, error) from error
 
 
+_own_folders: set[str] = set()
+"""Folders from which files of Python, given as file.py:name, were imported."""
+
+
+@contextmanager
+def _sent_by_value(folder: str) -> Iterator[None]:
+    """Context in which modules are imported from a user's folder: cloudpickle sends them whole to other processes.
+
+    There the same names may mean other files.
+    """
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(folder) and "site-packages" not in file:
+            cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def _refuse_namesakes(path: Path) -> None:
+    """Raise `ModelError` if a module beside `path` has the name of another folder's module that is loaded already.
+
+    Python would take that one for it, and the network would be built from another model's code.
+    """
+    for own in sorted(path.parent.glob("*.py")):
+        known = getattr(sys.modules.get(own.stem), "__file__", None)
+        folder = None if known is None else str(Path(known).parent)
+        if own != path and folder != str(path.parent) and folder in _own_folders:
+            raise ModelError(
+                f"{path} cannot be loaded beside {known}: {own} has the same name, and Python keeps one module of each "
+                "name; evaluate the models one at a time, and compare the folders with the results"
+            )
+
+
 def search_here() -> None:
     """Put the current folder among those that are searched for modules."""
     here = str(Path.cwd())
@@ -120,6 +156,8 @@ def _imported(module: str) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{module} does not exist; expected a file of Python that builds the network")
     folder = str(path.parent)
+    _refuse_namesakes(path)
+    _own_folders.add(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     known = sys.modules.get(path.stem)
@@ -132,10 +170,12 @@ def _imported(module: str) -> ModuleType:
     made = importlib.util.module_from_spec(spec)
     sys.modules[name] = made  # before it runs, as dataclasses and pickle need it
     try:
-        spec.loader.exec_module(made)
+        with _sent_by_value(folder):
+            spec.loader.exec_module(made)
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    cloudpickle.register_pickle_by_value(made)
     return made
 
 

@@ -18,6 +18,9 @@ class QueryCount:
         """The same object, so that copies of a model count together."""
         return self
 
+    def __reduce__(self) -> str:
+        raise ModelError("a black box counts its calls in one process; leave out --engine and --workers (engine=)")
+
     def add(self, count: int) -> None:
         """Count `count` more images. Raises `ModelError`, and counts nothing, if that exceeds the budget."""
         if self.budget is not None and self.used + count > self.budget:
