@@ -1,5 +1,6 @@
 """The engine of a Ray cluster: the same results, whatever happens to workers and nodes, and nothing is left behind."""
 
+import gc
 import os
 import shutil
 import signal
@@ -91,6 +92,8 @@ def cluster() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         ray.shutdown()
         made.shutdown()
+        del made
+        gc.collect()  # Ray leaves objects of processes that it has not waited for, which would warn later
 
 
 CHAIN = [
@@ -150,6 +153,8 @@ def _removed_when(condition: Callable[[], Any], cluster: Any) -> Iterator[None]:
     def remove() -> None:
         _wait_for(condition)
         cluster.remove_node(node, allow_graceful=False)
+        for each in (each for some in node.all_processes.values() for each in some):
+            each.process.wait()  # or it warns when it is collected
 
     thread = threading.Thread(target=remove)
     thread.start()
