@@ -670,7 +670,7 @@ def test_models_are_compared_into_both_files(run: Run, here: Path, both: tuple[P
     command = ("compare", BEFORE, AFTER, *COMMAND[2:], "--out", out, "--workers", 2, "--fail-if-worse")
     code, shown, err = run(*command, "--json", *files)
     assert code == 3, err
-    assert err.count("40 images are a single part, which one worker attacks") == 2
+    assert err.count("40 images are one part, which this process attacks") == 2
     written = json.loads((out / "comparison.json").read_text())
     assert problems(written) == []
     assert written == json.loads(shown)

@@ -23,6 +23,7 @@ from casemate.errors import CasemateWarning, MissingExtraError, TrackingError, T
 from casemate.evaluation import evaluate
 from casemate.models import ModelMetadata, save
 from casemate.progress import NULL_OBSERVER, Tracked, TrackingObserver, observers, part_of, side_by_side, track
+from casemate.torchrun import VARIABLES
 from casemate.tracking import MLflow, TensorBoard, tracker
 from casemate.tracking.flat import clean_name, flat
 from casemate.training import TrainConfig, fit
@@ -520,8 +521,8 @@ def test_a_tracked_evaluation_by_command(run: Run, tmp_path: Path) -> None:
 
 
 def test_only_the_first_of_several_processes_tracks(monkeypatch: pytest.MonkeyPatch, listener: Listener) -> None:
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "2" if name == "WORLD_SIZE" else "1")
     with option.tracking(["mlflow"], listener, name="train-m", folder=Path("x"), settings={}) as observer:
         assert observer is listener
     assert runs() == []
