@@ -23,7 +23,8 @@ from casemate.attacks import (
 from casemate.data import LabelledImages
 from casemate.errors import MachineError, ModelError, SettingError, ShapeError
 from casemate.evaluation.budgets import attacks_for
-from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST, run_cascade
+from casemate.evaluation.cascade import run_cascade
+from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST
 from casemate.evaluation.evaluation import evaluate
 from casemate.memory import batched
 from casemate.models import mean_over_samples, with_fixed_seed

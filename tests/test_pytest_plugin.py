@@ -24,7 +24,7 @@ from casemate import PGD, Evaluation, ModelComparison, evaluate
 from casemate.data import LabelledImages
 from casemate.errors import DataError, EvaluationError, ModelError, SettingError
 from casemate.testing import assert_not_worse, assert_robust
-from casemate.testing.session import Call, running
+from casemate.testing.running_test import Call, running
 from conftest import tiny_images
 from test_compare_command import weaker
 from test_record import thirds

@@ -63,12 +63,16 @@ class Ray:
             raise SettingError(f"cpus = {self.cpus:g}; expected more than 0 processors for each job")
         if not (self.gpus >= 0 and (self.gpus <= 1 or self.gpus == int(self.gpus))):
             raise SettingError(f"gpus = {self.gpus:g}; expected 0, a fraction of one GPU, or a whole number of them")
-        address = self.address or os.environ.get("RAY_ADDRESS", "")
-        if address.startswith("ray://"):
+        if self._cluster is not None and self._cluster.startswith("ray://"):
             raise SettingError(
-                f"{address} is an address of the Ray Client, which is not supported; run on a node of the cluster "
-                "with its host:port or auto, or from outside as a job: ray job submit -- casemate ..."
+                f"{self._cluster} is an address of the Ray Client, which is not supported; run on a node of the "
+                "cluster with its host:port or auto, or from outside as a job: ray job submit -- casemate ..."
             )
+
+    @property
+    def _cluster(self) -> str | None:
+        """The address of the cluster to join; None if one is started here."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
 
     @contextmanager
     def open(self, setup: JobSetup, observer: Observer) -> Iterator["RayWorkers"]:
@@ -79,10 +83,10 @@ class Ray:
             MachineError: no cluster at the address, or none of its nodes has the processors and GPUs of a job.
         """
         self.check()
-        with _connected(self.address, observer) as ray:
+        with _connected(self._cluster, observer) as ray:
             count = self.workers or _room(ray.cluster_resources(), self.cpus, self.gpus)
             lacks = _lacking(ray, self.cpus, self.gpus)
-            if lacks and (self.address or os.environ.get("RAY_ADDRESS")):
+            if lacks and self._cluster is not None:
                 observer.message(f"{lacks}; waiting for the cluster to get one")  # it may grow on demand
             elif lacks:
                 raise MachineError(f"{lacks}; give fewer --threads, or --gpus-per-task")
@@ -106,10 +110,12 @@ class Ray:
 
 @contextmanager
 def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
-    """Context that yields the module `ray`, connected to a cluster; one that the caller is connected to stays so."""
+    """Context that yields the module `ray`, connected to the cluster at `address`, or to one that is started here.
+
+    If the caller is connected to a cluster, that one is used, and stays connected.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    address = address or os.environ.get("RAY_ADDRESS")
     if address is not None and _has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is loaded, and would try without
     with observer.work("Loading Ray", 0), warnings.catch_warnings():
@@ -235,7 +241,7 @@ class RayWorkers:
         self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_compute)
         self._running: dict[Any, _Running] = {}
         self._waits_since: float | None = time.monotonic()
-        """When the first job was given, until a worker has reported anything."""
+        """Since when no worker has reported anything; None once one has, or users know."""
 
     @property
     def idle(self) -> list[int]:
@@ -251,10 +257,9 @@ class RayWorkers:
 
     def wait(self) -> Sequence[Finished]:
         """Wait for a job to end, or for a moment, and pass on progress; return the jobs that ended."""
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_LOOK_EVERY)
-        ready, _ = (
-            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0) if ready else ([], None)
-        )
+        ready, others = self._ray.wait(list(self._running), num_returns=1, timeout=_LOOK_EVERY)
+        if ready and others:  # those that ended at the same time
+            ready += self._ray.wait(others, num_returns=len(others), timeout=0)[0]
         self._pass_on()
         return [self._ended(ref) for ref in ready]
 

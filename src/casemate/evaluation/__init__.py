@@ -2,8 +2,8 @@
 
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS as BUDGETS_IN_WORDS
 from casemate.evaluation.budgets import Budget as Budget
-from casemate.evaluation.cascade import Cascade as Cascade
 from casemate.evaluation.cascade import run_cascade as run_cascade
+from casemate.evaluation.cascade_result import Cascade as Cascade
 from casemate.evaluation.clean import CleanResult as CleanResult
 from casemate.evaluation.clean import evaluate_clean as evaluate_clean
 from casemate.evaluation.comparison import ModelComparison as ModelComparison

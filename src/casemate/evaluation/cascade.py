@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from casemate.data import LabelledImages, ReadableImages
 from casemate.engine import Deaths, Engine
 from casemate.errors import SettingError
 from casemate.evaluation.adversarial import AdversarialImages
+from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST, Attempt, Cascade
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import share
 from casemate.evaluation.pieces import Nearest, Piece, PieceStore, piece_key, shard_key
@@ -46,89 +47,8 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer, Tracked, side_by
 from casemate.timing import duration
 from casemate.types import Flags, Labels
 
-ROBUST = -1
-"""In `Cascade.first_success`: no attack fooled the image."""
-MISCLASSIFIED = -2
-"""In `Cascade.first_success`: the image is misclassified without an attack."""
 _UNKNOWN = Passes(forward=100, backward=100)
 """Passes per image that estimates of the remaining time assume for an attack without a known upper bound."""
-
-
-@final
-@dataclass(kw_only=True)
-class Attempt:
-    """One attack at one eps of a `Cascade`: how many images it was run on, how many it fooled, and its cost."""
-
-    attack: str
-    """Name of the attack in `Cascade.attacks`."""
-    eps: float
-    tried: int = 0
-    """Number of images that the attack was run on: those correctly classified that no attempt before had fooled."""
-    fooled: int = 0
-    """Number of images fooled within eps."""
-    seconds: float = 0.0
-    passes: Passes = field(default_factory=Passes)
-    """Forward and backward passes over all images; zero if a minimum-norm attack's earlier result was used again."""
-    status: dict[str, int] = field(default_factory=lambda: {each.name.lower(): 0 for each in Status})
-    """Number of the images tried that ended with each `Status`, by its name in lower case."""
-    unlimited: bool = False
-    """Whether it is a minimum-norm attack on the model (not on a substitute), which searches at any distance."""
-
-    @property
-    def not_found(self) -> int:
-        """Number of images for which a minimum-norm attack found no adversarial image at all; 0 for other attacks."""
-        return self.status[Status.FAILED.name.lower()] if self.unlimited else 0
-
-    def add(self, piece: Piece) -> None:
-        """Add the result of the attack on the images of one shard."""
-        self.tried += piece.tried
-        self.fooled += len(piece.places)
-        self.seconds += piece.seconds
-        self.passes.add(piece.passes)
-        for name, count in piece.status.items():
-            self.status[name] += count
-
-
-@final
-@dataclass(kw_only=True)
-class Cascade:
-    """The result of `run_cascade`: the worst case over a list of attacks, per image and eps."""
-
-    norm: Norm
-    values: tuple[float, ...]
-    """The values of eps, ascending."""
-    attacks: dict[str, dict[str, Any]]
-    """The settings of each attack by its name, in the order in which the attacks were run."""
-    robust: np.ndarray
-    """Whether each image is classified correctly under all attacks at this and every smaller eps, `(n, values)`."""
-    first_success: np.ndarray
-    """Position in `attacks` of the first attack that fooled each image, `ROBUST` or `MISCLASSIFIED`, int64 `(n,)`."""
-    examples: AdversarialImages
-    """The first adversarial image found for each image, at the smallest eps that gave one, or else the clean image."""
-    distance: np.ndarray
-    """Norm of the perturbation in `adversarial`, `(n,)`: 0 if the clean image is misclassified, infinite if no attack
-    succeeded."""
-    attempts: list[Attempt] = field(default_factory=list)
-    """One for each attack and eps, in the order in which they were run; left out where no image was left to attack."""
-    resumed_seconds: float = 0.0
-    """Seconds of an earlier, stopped evaluation in those of the attempts."""
-
-    @property
-    def adversarial(self) -> Tensor:
-        """All images of `examples`, `(n, channels, height, width)`, on the CPU; they are put together at every use."""
-        return self.examples.whole()
-
-    @property
-    def passes(self) -> Passes:
-        """Forward and backward passes of all attempts together."""
-        total = Passes()
-        for attempt in self.attempts:
-            total.add(attempt.passes)
-        return total
-
-    def attempt(self, eps: float, name: str) -> Attempt | None:
-        """The attempt of the attack `name` at `eps`; None if no image was left for it."""
-        return next((each for each in self.attempts if each.attack == name and each.eps == eps), None)
 
 
 def run_cascade(
@@ -209,8 +129,6 @@ class _Shard:
     """The most cost on an image of the steps that are still to run."""
     number: int = 0
     """The place of the next step in the list of steps."""
-    awaits_attack: bool = False
-    """Whether that step is known to need an attack."""
     nearest: dict[str, Nearest] = field(default_factory=dict)
     """The results of minimum-norm attacks at the first eps."""
 
@@ -316,55 +234,48 @@ class _Run:
 
     def _attack_in(self, engine: Engine, shards: Sequence[_Shard], advance: Advance) -> None:
         """Attack the shards side by side. If a worker dies, the step of the shard that it computed is repeated."""
-        waiting, running, deaths = list(shards), dict[str, _Shard](), Deaths()
-        first = self._next(waiting, advance)
-        if first is None:  # every piece is there already
+        waiting, running, deaths = self._unfinished(shards, advance), dict[str, _Shard](), Deaths()
+        if not waiting:  # every piece is there already
             return
-        waiting.append(first)
         few, _ = self.images.read(slice(0, COMPARED_IMAGES)).tensors(self.model.original.device)
         setup = step_setup(self.model, self.attacks, few, norm=self.norm, seed=self.seed)
         with engine.open(setup, self.observer) as pool:
             lanes = side_by_side(self.observer, pool.count)
             while waiting or running:
-                for number in pool.idle:
-                    shard = self._next(waiting, advance)
-                    if shard is None:
-                        break
+                waiting.sort(key=lambda each: each.remaining * len(self._left(each)), reverse=True)  # most to do first
+                for number in pool.idle[: len(waiting)]:
+                    shard = waiting.pop(0)
                     step = self.steps[shard.number]
                     name = f"{step.name} at eps {format_eps(step.eps)}, images from {shard.at.start}"
                     running[name] = shard
-                    pool.start(number, name, self._job(shard, self.images.read(shard.at)), lanes[number])
-                errors: list[Exception] = []
-                for ended in pool.wait() if running else ():
-                    shard = running.pop(ended.name)
-                    error = ended.error
-                    if ended.death is not None:
-                        error = deaths.after(ended.name, ended.death, self.observer)
+                    pool.start(number, name, self._job(shard), lanes[number])
+                ended, errors = list[_Shard](), list[Exception]()
+                for found in pool.wait():
+                    shard = running.pop(found.name)
+                    error = found.error
+                    if found.death is not None:
+                        error = deaths.after(found.name, found.death, self.observer)
                     if error is not None:
                         errors.append(error)
-                    elif ended.result is not None:
-                        piece = self._keep(shard, ended.result)
+                    elif found.result is not None:
+                        piece = self._keep(shard, found.result)
                         self._take(shard, piece, self._time_left_of(shards, piece, pool.count), advance)
-                    waiting.append(shard)
+                    ended.append(shard)
                 if errors:  # after what else has ended is kept
                     raise errors[0]
+                waiting += self._unfinished(ended, advance)
 
-    def _next(self, waiting: list[_Shard], advance: Advance) -> _Shard | None:
-        """Take the waiting shard with most to do; None if none waits. Steps that need no attack are done at once."""
-        for shard in list(waiting):
-            while not shard.awaits_attack and shard.number < len(self.steps):
+    def _unfinished(self, shards: Sequence[_Shard], advance: Advance) -> list[_Shard]:
+        """The shards whose next step needs an attack; steps that need none are done before."""
+        found: list[_Shard] = []
+        for shard in shards:
+            while shard.number < len(self.steps):
                 piece = self._without_attack(shard)
                 if piece is None:
-                    shard.awaits_attack = True
-                else:
-                    self._take(shard, piece, "", advance)
-            if shard.number == len(self.steps):
-                waiting.remove(shard)
-        if not waiting:
-            return None
-        chosen = max(waiting, key=lambda each: each.remaining * int(self.left[each.at].sum()))
-        waiting.remove(chosen)
-        return chosen
+                    found.append(shard)
+                    break
+                self._take(shard, piece, "", advance)
+        return found
 
     def _keys(self, at: slice) -> list[str]:
         """The keys of the pieces of a shard, one for each step; none if they are not kept."""
@@ -398,15 +309,15 @@ class _Run:
         """The positions in a shard of the images that are left, int64."""
         return torch.from_numpy(np.flatnonzero(self.left[shard.at]))
 
-    def _job(self, shard: _Shard, images: LabelledImages) -> StepJob:
-        """The next step of a shard on its images that are left. `images` are all of the shard."""
+    def _job(self, shard: _Shard, images: LabelledImages | None = None) -> StepJob:
+        """The next step of a shard on its images that are left, taken from `images`, all of it, or else read."""
         step, left = self.steps[shard.number], self._left(shard)
         is_first = not shard.number and shard.at.start <= self.first_correct < shard.at.stop
         return StepJob(
             step=step,
             start=shard.at.start,
             places=left,
-            images=images[left],
+            images=self.images.read(left + shard.at.start) if images is None else images[left],
             pilot=is_first and step.name not in self.run_once,
             keeps_nearest=self._keeps_nearest(step),
             pass_size=self.model.copy.pass_size,
@@ -456,7 +367,7 @@ class _Run:
     def _take(self, shard: _Shard, piece: Piece, note: str, advance: Advance) -> None:
         """Add the piece of a shard's next step to the results; the step is then done."""
         number, step = shard.number, self.steps[shard.number]
-        shard.number, shard.awaits_attack = number + 1, False
+        shard.number += 1
         shard.remaining -= step.cost
         if piece.nearest is not None:
             shard.nearest[step.name] = piece.nearest
@@ -525,9 +436,9 @@ class _Run:
         """The end of a note: the time left of shards that are attacked side by side, when a piece of one has ended."""
         seconds = sum(each.seconds for each in self.attempts) + ended.seconds
         spent = cost_of(self.passes) + cost_of(ended.passes)
-        begun = [(int(self.left[each.at].sum()), each) for each in shards if each.number or each.awaits_attack]
-        given = sum(left for left, each in begun if each.remaining)
-        seen = sum(each.at.stop - each.at.start for _, each in begun)
+        left = [len(self._left(each)) for each in shards]
+        work = sum(count * each.remaining for count, each in zip(left, shards, strict=True))
+        given = sum(count for count, each in zip(left, shards, strict=True) if each.remaining)
         to_go = time_left(
             seconds / min(workers, len(shards)) / max(spent, 1),
             share(np.ones(max(given, 1), dtype=bool)),
@@ -535,11 +446,10 @@ class _Run:
             rest=0,
             cost=0,
             most=0,
-            later=sum(left * each.remaining for left, each in begun) / max(given, 1),
+            later=work / max(given, 1),
             afterwards=self.afterwards,
             before=spent,
-            standing=sum(left for left, each in begun if not each.remaining),
-            more=(len(self.left) - seen) / seen,
+            standing=sum(left) - given,
         )
         if to_go.is_known(seconds):
             self._announce(to_go, "the first pieces")

@@ -19,7 +19,8 @@ from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as
 from casemate.engine import Engine
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
-from casemate.evaluation.cascade import Cascade, most_work, run_cascade
+from casemate.evaluation.cascade import most_work, run_cascade
+from casemate.evaluation.cascade_result import Cascade
 from casemate.evaluation.clean import CleanResult, evaluate_clean
 from casemate.evaluation.cost import checks_afterwards
 from casemate.evaluation.findings import (

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 
 from casemate.attacks import AttackResult, Status
-from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
+from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST
 from casemate.evaluation.clean import CleanResult
 from casemate.evaluation.curves import Curve, WorstCase
 from casemate.evaluation.evaluation import Evaluation

@@ -22,7 +22,7 @@ from casemate._version import __version__
 from casemate.arrays import UnsoundError, parse_safetensors, writing_tensors
 from casemate.data import LabelledImages
 from casemate.errors import RecordError
-from casemate.evaluation.cascade import MISCLASSIFIED, ROBUST
+from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.proof import Proof, prove

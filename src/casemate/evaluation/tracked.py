@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from casemate.data import ReadableImages
 from casemate.errors import StoreError
-from casemate.evaluation.cascade import Cascade
+from casemate.evaluation.cascade_result import Cascade
 from casemate.evaluation.findings import Finding, Severity
 from casemate.evaluation.verdict import Verdict
 from casemate.models import Classifier

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from casemate.attacks import Criterion
 from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
-from casemate.evaluation.cascade import MISCLASSIFIED
+from casemate.evaluation.cascade_result import MISCLASSIFIED
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.intervals import percent

@@ -10,7 +10,7 @@ from casemate.attacks import Passes
 from casemate.data import NAMES
 from casemate.errors import RecordError
 from casemate.evaluation import Checked, Estimate, Verdict, read_verdicts
-from casemate.evaluation.cascade import Attempt
+from casemate.evaluation.cascade_result import Attempt
 from casemate.evaluation.findings import CHECKS
 from casemate.norms import format_eps
 

@@ -22,7 +22,7 @@ from casemate.intervals import Estimate
 from casemate.models import Precision
 from casemate.rng import all_forked, seed_all
 from casemate.settings import parse_share
-from casemate.testing.session import Call, active
+from casemate.testing.running_test import Call, active
 
 _NORMAL = 1.96
 """Quantile of the normal distribution for a 95 % interval."""
@@ -155,8 +155,8 @@ def _read(images: ImageSource | ReadableImages, labels: Array | None, n: int | N
 
 def _budget(given: Budget | None) -> Any:
     """The budget: as given, or that of the running pytest, or quick."""
-    session = active()
-    return given or (session.budget if session is not None else None) or _BUDGET
+    test = active()
+    return given or (test.budget if test is not None else None) or _BUDGET
 
 
 @contextmanager
@@ -231,9 +231,7 @@ def _record_robust(found: Evaluation, at_least: str, *, passed: bool) -> None:
         f"{found.verdict.word}, {found.seconds:.1f} s",
         passed=passed,
         facts={
-            "robust_accuracy": f"{robust.value:.6g}",
-            "robust_accuracy_low": f"{robust.low:.6g}",
-            "robust_accuracy_high": f"{robust.high:.6g}",
+            **_as_texts(robust, "robust_accuracy"),
             "clean_accuracy": f"{found.clean_accuracy:.6g}",
             "n": str(robust.n),
             "eps": number.shown_eps,
@@ -248,15 +246,12 @@ def _record_robust(found: Evaluation, at_least: str, *, passed: bool) -> None:
 
 def _record_not_worse(found: ModelComparison, margin: float | str | None, seconds: float, *, passed: bool) -> None:
     """Leave the result of `assert_not_worse` in the running test, if there is one."""
-    difference = found.robust.difference
     allowed = "no margin" if margin is None else f"margin {margin}"
     _record(
         f"new minus old {found.robust.words}, n = {found.n:,}, {allowed}, {seconds:.1f} s",
         passed=passed,
         facts={
-            "difference": f"{difference.value:.6g}",
-            "difference_low": f"{difference.low:.6g}",
-            "difference_high": f"{difference.high:.6g}",
+            **_as_texts(found.robust.difference, "difference"),
             "p_value": f"{found.robust.p_value:.6g}",
             "n": str(found.n),
             "seconds": f"{seconds:.3f}",
@@ -264,8 +259,13 @@ def _record_not_worse(found: ModelComparison, margin: float | str | None, second
     )
 
 
+def _as_texts(found: Estimate, name: str) -> dict[str, str]:
+    """The value and the ends of its interval, as texts by name."""
+    return {each: f"{value:.6g}" for each, value in found.as_numbers(name).items()}
+
+
 def _record(line: str, *, passed: bool, facts: dict[str, str]) -> None:
-    session = active()
-    if session is not None:
+    test = active()
+    if test is not None:
         word = "passed" if passed else "FAILED"
-        session.record(Call(line=f"{word}: {line}", facts={**facts, "passed": str(passed).lower()}))
+        test.record(Call(line=f"{word}: {line}", facts={**facts, "passed": str(passed).lower()}))

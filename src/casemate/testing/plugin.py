@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from casemate.testing.session import Call, running
+from casemate.testing.running_test import Call, running
 
 FIXTURES = ("assert_robust", "assert_not_worse")
 """Names of the fixtures."""
@@ -69,7 +69,7 @@ def _assert_not_worse() -> Callable[..., Any]:
 
 
 class _Running:
-    """The session of one test, see `casemate.testing.session.Session`."""
+    """One test, see `casemate.testing.running_test.RunningTest`."""
 
     def __init__(self, item: pytest.Item) -> None:
         self.budget: str | None = item.config.getoption("--casemate-budget")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
 from casemate.data import LabelledImages, ReadableImages
-from casemate.evaluation.cascade import Cascade
+from casemate.evaluation.cascade_result import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.evaluation.findings.outputs import Gathering, Outputs

@@ -21,7 +21,7 @@ class Call:
 
 
 @runtime_checkable
-class Session(Protocol):
+class RunningTest(Protocol):
     """A running test."""
 
     budget: str | None
@@ -32,20 +32,20 @@ class Session(Protocol):
         ...
 
 
-_active: list[Session] = []
+_active: list[RunningTest] = []
 """The running tests, the innermost last: a test of tests may run others."""
 
 
 @contextmanager
-def running(session: Session) -> Iterator[None]:
-    """A context in which assertions belong to this session."""
-    _active.append(session)
+def running(test: RunningTest) -> Iterator[None]:
+    """A context in which assertions belong to this test."""
+    _active.append(test)
     try:
         yield
     finally:
         _active.pop()
 
 
-def active() -> Session | None:
-    """The session of the running test; None outside of one."""
+def active() -> RunningTest | None:
+    """The running test; None outside of one."""
     return _active[-1] if _active else None
