@@ -146,7 +146,7 @@ class AbstractTrainCommand:
                 display = partial(show.show_train_plan, plan, run.estimate(plan, observer) if group.is_first else None)
             else:
                 with tracking(
-                    self.track if group.is_first else (),
+                    self.track,
                     observer,
                     name=f"train-{self.out.stem}",
                     folder=self.out.with_suffix(".tensorboard"),
