@@ -138,9 +138,10 @@ def test_every_example_is_parsed(helps: tuple[dict[str, str], list[str]]) -> Non
     for text in helps[0].values():
         examples = re.sub(r"\\\n\s+", "", text.split("Examples:\n")[1].split("\n\n")[0])
         for line in examples.splitlines():
-            program, *words = line.strip().split("   ")[0].split()
-            assert program == "casemate"
-            main.parse(words)
+            # the words before the command are those of torchrun
+            words = re.sub(r"^torchrun .* -m -- ", "", line.strip()).split("   ")[0].split()
+            assert words[0] == "casemate"
+            main.parse(words[1:])
 
 
 @pytest.mark.parametrize("how", [["-m", "casemate"], ["-c", "from casemate.cli.main import main; main()"]])
