@@ -24,6 +24,7 @@ from casemate.attacks import FAB, FGSM, PGD, AbstractAttack, Square
 from casemate.cli.store.run import clean_store, list_store
 from casemate.data import LabelledImages, first_of
 from casemate.engine import evaluations as evaluations_module
+from casemate.engine.store import size_of
 from casemate.errors import ShapeError, StoreError
 from casemate.evaluation import Evaluation, evaluate, make_record, write_record
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
@@ -78,7 +79,7 @@ def content(found: Evaluation) -> dict[str, Any]:
 
 def files(store: Path) -> list[Path]:
     """The files of all pieces in a store."""
-    return sorted(store.glob("evaluations/*/*.safetensors"))
+    return sorted(store.glob("evaluations/*/*/*.safetensors"))
 
 
 def resumed(listener: Listener) -> list[str]:
@@ -314,7 +315,7 @@ def test_a_store_that_is_too_large_loses_what_was_not_used_for_longest(
         used = 1000 + json.loads(plan.read_text())["about"]["seed"]
         os.utime(plan, (used, used))
     judged(tmp_path, seed=0)
-    size = sum(each.stat().st_size for each in tmp_path.glob("evaluations/*/*"))
+    size = size_of(tmp_path / "evaluations")
     monkeypatch.setattr(evaluations_module, "_MOST_BYTES", int(0.9 * size))
     judged(tmp_path, seed=0)
     left = {json.loads(each.read_text())["about"]["seed"] for each in tmp_path.glob("evaluations/*/plan.json")}

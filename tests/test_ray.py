@@ -193,7 +193,7 @@ def test_an_evaluation_survives_the_removal_of_a_node(tmp_path: Path, cluster: A
     torch.set_num_threads(1)
     try:
         alone = evaluated(None)
-        with _removed_when(lambda: list((tmp_path / "False").glob("evaluations/*/*.safetensors")), cluster):
+        with _removed_when(lambda: list((tmp_path / "False").glob("evaluations/*/*/*.safetensors")), cluster):
             together = evaluated(Ray(workers=4))
     finally:
         torch.set_num_threads(threads)
@@ -288,7 +288,7 @@ def test_a_kill_in_the_middle_changes_nothing_and_leaves_nothing(tmp_path: Path,
         whole, _ = process.communicate(timeout=300)
     with _evaluation(tmp_path, "ray", "killed") as process:
         pieces = tmp_path / "killed" / "evaluations"
-        _wait_for(lambda: len(list(pieces.glob("*/*.safetensors"))) >= 2 and _computing(process))
+        _wait_for(lambda: len(list(pieces.glob("*/*/*.safetensors"))) >= 2 and _computing(process))
         started = _workers_of(process)
         if kind == "worker":
             os.kill(_computing(process)[0], signal.SIGKILL)

@@ -3,6 +3,7 @@
 A machine is stood in for by a cache directory of its own, a client by a thread or a process.
 """
 
+import errno
 import os
 import random
 import subprocess
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from casemate.arrays import UnsoundError
+from casemate.attacks import Passes
 from casemate.cli.main import main
 from casemate.cli.store.run import clean_store, list_store
 from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
@@ -28,6 +31,7 @@ from casemate.engine.bundle import files_in, pack, unpack
 from casemate.engine.objects import Objects
 from casemate.errors import CasemateError, MissingExtraError, StoreError
 from casemate.evaluation import pieces as pieces_module
+from casemate.evaluation.pieces import Measurements, Piece, open_pieces
 from casemate.models.accel import freeze as freeze_module
 from casemate.progress import NULL_OBSERVER, Observer
 from conftest import Listener
@@ -380,6 +384,23 @@ def test_slow_storage_shows_what_is_transferred(
     assert any(note.endswith(" MB") for note in listener.notes)
 
 
+def test_without_hard_links_the_first_client_wins_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*places: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("first")
+    objects_module._write_file(source, target, replace=False)
+    source.write_text("second")
+    with pytest.raises(FileExistsError):
+        objects_module._write_file(source, target, replace=False)
+    assert target.read_text() == "first"
+    objects_module._write_file(source, target, replace=True)
+    assert target.read_text() == "second"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_an_object_larger_than_the_disk_is_refused(on: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     url = place_in_memory()
     put(on("one", url), "k1")
@@ -625,6 +646,93 @@ def test_damaged_pieces_on_shared_storage_are_computed_again(
     assert resumed(listener)[0].startswith("Resumed: 8 of 8")
 
 
+def piece(seconds: float = 1.0) -> Piece:
+    """A piece in which no image was fooled."""
+    none = torch.zeros(0)
+    images = torch.zeros(0, 1, 8, 8)
+    return Piece(
+        tried=2,
+        places=none.long(),
+        adversarial=images,
+        distance=none,
+        status={},
+        passes=Passes(2, 2),
+        seconds=seconds,
+        pass_size=16,
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_evaluations_at_once_that_measure_differently_do_not_mix(
+    machine: Callable[[str], None], tmp_path: Path, *, shared: bool
+) -> None:
+    machine("one")
+    location = place_in_memory() if shared else tmp_path / "store"
+    small, large = (Measurements(pass_size=size, precision="float32") for size in (16, 64))
+    with open_pieces(location, {"seed": 0}) as first, open_pieces(location, {"seed": 0}) as second:
+        assert first.measured is second.measured is None
+        assert first.begin(small) == small
+        first.put("before", piece(2.0))
+        assert second.begin(large) == small
+        second.put("after", piece(3.0))
+        assert [each.seconds for each in map(first.find, ["before", "after"]) if each] == [2.0, 3.0]
+    with open_pieces(location, {"seed": 0}) as third:
+        assert third.measured == small
+        assert third.has("before")
+        assert third.has("after")
+
+
+def test_a_machine_that_measured_without_its_storage_takes_what_the_others_did(
+    machine: Callable[[str], None],
+) -> None:
+    url = place_in_memory()
+    small, large = (Measurements(pass_size=size, precision="float32") for size in (16, 64))
+    machine("one")
+    with open_pieces(url, {"seed": 0}) as pieces:
+        pieces.begin(large)
+        pieces.put("a", piece(1.0))
+        kept = pieces.path("a")
+        clean_store(url, everything=True, dry_run=False)
+        machine("two")
+        with open_pieces(url, {"seed": 0}) as others:
+            others.begin(small)
+            others.put("a", piece(2.0))
+    machine("one")
+    with open_pieces(url, {"seed": 0}) as pieces:
+        assert pieces.begin(pieces.measured or large) == small
+        found = pieces.find("a")
+        assert found is not None
+        assert found.seconds == 2.0
+    assert kept.is_file()  # that of the other measurement does nobody harm
+
+
+def test_a_damaged_piece_of_one_machine_reaches_no_other(machine: Callable[[str], None]) -> None:
+    url = place_in_memory()
+    measured = Measurements(pass_size=16, precision="float32")
+    machine("one")
+    with open_pieces(url, {"seed": 0}) as pieces:
+        pieces.begin(measured)
+        pieces.put("a", piece())
+        damaged = pieces.path("b")
+        damaged.write_bytes(pieces.path("a").read_bytes()[:-1])
+        pieces.begin(measured)
+        assert listed_pieces(url) == 1
+        store = Store(url)
+        assert store.objects is not None
+        name = next(name for name in store.objects.listing("evaluations") if name.endswith("/a"))
+        store.objects.replace(name, {"a.safetensors": damaged}, {})  # a sound object with a damaged file
+    machine("two")
+    with open_pieces(url, {"seed": 0}) as pieces:
+        pieces.begin(measured)
+        assert pieces.find("a") is None
+        pieces.put("a", piece(5.0))
+    machine("three")
+    with open_pieces(url, {"seed": 0}) as pieces:
+        found = pieces.find("a")
+        assert found is not None
+        assert found.seconds == 5.0
+
+
 @pytest.mark.integration
 def test_a_fresh_evaluation_leaves_shared_storage_as_it_is(machine: Callable[[str], None], listener: Listener) -> None:
     url = place_in_memory()
@@ -669,6 +777,10 @@ def test_why_pieces_of_another_machine_are_not_used(
     monkeypatch.setattr(pieces_module, "processor", lambda: "another")
     evaluated(url, observer=listener)
     assert any("store are not used: computed with processor " in words for words in listener.said)
+    machine("three")  # new, but shared storage has pieces that it can use
+    listener.said.clear()
+    evaluated(url, observer=listener)
+    assert not any("not used" in words for words in listener.said)
 
 
 # An object store of its own -------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def results(out: Path) -> dict[str, Any]:
 
 def pieces(store: Path) -> list[Path]:
     """The files of the finished pieces in a store."""
-    return sorted(store.glob("evaluations/*/*.safetensors"))
+    return sorted(store.glob("evaluations/*/*/*.safetensors"))
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------

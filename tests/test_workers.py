@@ -1,5 +1,6 @@
 """Tasks computed side by side by worker processes: results, failures, kills, and that nothing is left behind."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from casemate.attacks import PGD
+from casemate.attacks import FGSM, PGD, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.engine import Artifact, Context, Processes, Producer, Store, Task, make_plan, run_plan
 from casemate.engine import workers as workers_module
-from casemate.engine.answers import packed
+from casemate.engine.answers import packed, unpacked
 from casemate.errors import MachineError, ModelError, StoreError, TrainingError
+from casemate.evaluation import cascade as cascade_module
+from casemate.evaluation import steps as steps_module
 from casemate.evaluation.cascade import run_cascade
-from casemate.models import open_model
+from casemate.evaluation.pieces import Piece
+from casemate.evaluation.steps import Step, StepJob, StepSetup, step_setup
+from casemate.models import as_model, numeric_settings, numeric_settings_as, open_model
 from casemate.models.sources.query_count import QueryCount
 from casemate.progress import NULL_OBSERVER
 from conftest import Listener
@@ -231,6 +237,66 @@ def test_workers_have_the_code_of_the_model_and_not_that_of_a_namesake(namesakes
         )
         assert alone.robust.mean() > 0.5
         assert (alone.robust == together.robust).all()
+
+
+class DefaultType(nn.Module):
+    """A network that computes in PyTorch's default type."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = images.flatten(1).to(torch.get_default_dtype()).sum(1) / 3
+        return torch.stack([scores, -scores], 1)
+
+
+def _setup(model: nn.Module, few: Tensor) -> StepSetup:
+    with prepare_for_attack(as_model(model), few) as prepared:
+        return step_setup(prepared, {("fgsm", 0.1): FGSM(eps=0.1)}, few, norm="linf", seed=0)
+
+
+def test_workers_compute_under_the_caller_s_settings_of_pytorch() -> None:
+    few = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with numeric_settings_as((torch.float64, *numeric_settings()[1:])):
+        setup = unpacked(packed(_setup(DefaultType(), few)))
+    assert torch.get_default_dtype() == torch.float32
+    with setup.open():
+        assert torch.get_default_dtype() == torch.float64
+        with numeric_settings_as((*numeric_settings()[:2], 1, *numeric_settings()[3:])):
+            assert torch.get_deterministic_debug_mode() == 1
+    assert (torch.get_default_dtype(), torch.get_deterministic_debug_mode()) == (torch.float32, 0)
+
+
+def test_pieces_say_on_what_processor_they_were_computed_if_it_rounds_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Listener
+) -> None:
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = LabelledImages(pixels=images, labels=torch.zeros(6, dtype=torch.int64))
+    setup = _setup(DefaultType(), images)
+    step = Step(column=0, eps=0.1, place=0, name="fgsm", cost=3)
+    job = StepJob(
+        step=step, start=0, places=torch.arange(6), images=data, pilot=False, keeps_nearest=False, pass_size=None
+    )
+    with setup.open() as compute:
+        assert compute(job, NULL_OBSERVER).processor is None
+    rounded = dataclasses.replace(setup, logits=setup.logits * (1 + 1e-6))
+    monkeypatch.setattr(steps_module, "processor", lambda: "Another 1000")
+    with rounded.open() as compute:
+        piece = compute(job, NULL_OBSERVER)
+    piece.write(tmp_path / "piece.safetensors")
+    found = Piece.read(tmp_path / "piece.safetensors")
+    assert found is not None
+    assert found.processor == piece.processor == "Another 1000"
+    monkeypatch.setattr(cascade_module, "compute_step", lambda *given, **options: piece)
+    run_cascade(DefaultType(), {"fgsm": FGSM(eps=0.1), "again": FGSM(eps=0.1)}, data, [0.1], observer=listener)
+    assert sum("another kind of processor (Another 1000)" in words for words in listener.said) == 1
+
+
+def test_a_worker_whose_network_computes_something_else_ends_the_run() -> None:
+    few = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    setup = _setup(DefaultType(), few)
+    with (
+        pytest.raises(MachineError, match="a worker computes other logits"),
+        dataclasses.replace(setup, logits=setup.logits * 1.1).open(),
+    ):
+        pass
 
 
 def test_a_folder_s_module_is_not_taken_for_another_folder_s(namesakes: tuple[str, str]) -> None:

@@ -77,7 +77,7 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
 
 def _trim(root: Path) -> None:
     """Remove what killed processes left, and the folders not used for longest."""
-    for file in [*root.glob("evaluations/*/*.lock"), *root.glob("evaluations/*/.*.tmp")]:
+    for file in [*root.glob("evaluations/*/*.lock"), *root.glob("evaluations/*/**/.*.tmp")]:
         if time.time() - file.stat().st_mtime > _RECENT and not (file.suffix == ".lock" and _is_locked(file)):
             file.unlink(missing_ok=True)
     folders = evaluation_folders(root)

@@ -267,6 +267,13 @@ class Objects:
                 bundle.unlink(missing_ok=True)
             yield theirs
 
+    def replace(self, name: str, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
+        """Store files, by name, as an object, in place of one whose files are of no use."""
+        with self._temporary() as temporary:
+            bundle = temporary / "bundle"
+            pack(files, bundle, {**about, "object": name})
+            self._upload(name, bundle, replace=True)
+
     def _create(self, name: str, bundle: Path) -> bool:
         """Store an object unless there is one with this name; return whether it was stored."""
         try:
@@ -299,6 +306,7 @@ class Objects:
                 except (FileExistsError, PermissionError, FileNotFoundError):
                     raise
                 except Exception as error:  # of storage whose refusal of a second object looks like any other error
+                    self._fs.invalidate_cache()  # a list from before another client stored it
                     if self._fs.exists(path):
                         raise FileExistsError(path) from error
                     if not isinstance(error, NotImplementedError) and getattr(error, "errno", None) != errno.ENOSYS:
@@ -375,7 +383,9 @@ def _write_file(source: Path, target: Path, *, replace: bool) -> None:
         os.link(whole, target)  # fails if it exists, unlike a rename
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError as error:  # a file system without links
+        if target.exists():
+            raise FileExistsError(target) from error
         whole.replace(target)
     finally:
         whole.unlink(missing_ok=True)

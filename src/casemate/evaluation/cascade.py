@@ -178,6 +178,7 @@ class _Run:
         self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
         self.announced = False
+        self.others: set[str] = set()
         self.taken = 0
         self.start = time.perf_counter()
 
@@ -371,6 +372,12 @@ class _Run:
         shard.remaining -= step.cost
         if piece.nearest is not None:
             shard.nearest[step.name] = piece.nearest
+        if piece.processor is not None and piece.processor not in self.others:
+            self.others.add(piece.processor)
+            self.observer.message(
+                f"A part was computed on another kind of processor ({piece.processor}), which rounds differently: on "
+                "one machine alone results may differ in the last digits"
+            )
         in_file = self.pieces is not None and not isinstance(self.images, LabelledImages)
         self._add(shard, step, piece, self.pieces.path(shard.keys[number]) if self.pieces and in_file else None)
         self.attempts[number].add(piece)

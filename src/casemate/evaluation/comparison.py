@@ -4,8 +4,8 @@ Both are measured on the same images, so the difference is paired: McNemar's tes
 Two intervals that overlap say nothing about a difference on the same images.
 
 `judge_regression` decides whether a model has become worse, in one of two ways. Without a margin it is worse if that is
-beyond chance, so few images find few regressions. With a margin it has to be shown that it is worse by less than that,
-so few images pass no model.
+beyond chance, so few images find few regressions. With a margin it is worse unless a drop of the margin or more can be
+excluded, so few images pass no model.
 """
 
 import math
@@ -81,7 +81,7 @@ class Regression:
     """The answer to whether a second model is worse than a first, from `judge_regression`."""
 
     worse: bool
-    """Whether it is worse beyond chance; with a margin, whether it is not shown to be worse by less than that."""
+    """Whether it is worse beyond chance; with a margin, whether a drop of that or more cannot be excluded."""
     sentence: str
     """The answer with the accuracies that decide it."""
     margin: float | None
@@ -115,13 +115,13 @@ def judge_regression(
         if short:
             return Regression(
                 worse=True,
-                sentence=f"{second} is not shown to be worse than {first} by less than {points}: {_drops(short)}",
+                sentence=f"{second} may be worse than {first} by {points} or more: {_drops(short)}",
                 margin=margin,
                 failing=tuple(short),
             )
         return Regression(
             worse=False,
-            sentence=f"{second} is shown to be worse than {first} by less than {points}, if at all: {_drops(compared)}",
+            sentence=f"{second} is worse than {first} by less than {points}, if at all: {_drops(compared)}",
             margin=margin,
         )
     level = _LEVEL / len(compared)

@@ -1,26 +1,27 @@
 """The pieces of an evaluation, kept in a store while it runs, so that one that was stopped goes on where it was.
 
-    STORE/evaluations/PLAN/plan.json         what was measured once, and what the pieces belong to
-    STORE/evaluations/PLAN/KEY.safetensors   the result of one attack at one eps on one shard of the images
+    STORE/evaluations/PLAN/plan.json                  what was measured once, and what the pieces belong to
+    STORE/evaluations/PLAN/MEASURED/KEY.safetensors   the result of one attack at one eps on one shard of the images
 
 PLAN is a hash of what all pieces have in common: the model (its weights, and its logits and gradients on the first
 images, which its code determines), seed, norm, the code of the attacks, PyTorch, processor and threads. The number of
-images, the values of eps and the list of attacks are no part of it. KEY continues a chain: the shard's images and which
-of them are classified correctly, then every attack with its eps up to this one, since an attack runs on what those
-before it left. So an evaluation on more images, or with another eps or attack at the end, finds all earlier pieces.
+images, the values of eps and the list of attacks are no part of it. MEASURED is what was measured, such as 64-float32.
+KEY continues a chain: the shard's images and which of them are classified correctly, then every attack with its eps up
+to this one, since an attack runs on what those before it left. So an evaluation on more images, or with another eps or
+attack at the end, finds all earlier pieces.
 
 Every piece is written whole or not at all, with a SHA-256. A damaged one is computed again.
 
 On shared storage plan and pieces are objects (`casemate.engine.objects`), of which each machine has copies as above:
 
     URL/evaluations/PLAN/plan.safetensors             what the first of all machines measured
-    URL/evaluations/PLAN/MEASURED/KEY.safetensors     a piece; MEASURED is what was measured, such as 64-float32
+    URL/evaluations/PLAN/MEASURED/KEY.safetensors     a piece
 """
 
 import hashlib
 import inspect
 import json
-import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +55,7 @@ from casemate.engine.store import opened
 from casemate.errors import EvaluationError, StoreError
 from casemate.evaluation.adversarial import TENSOR
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.files import read_json, write_json, write_text, writing
+from casemate.files import make_folder, read_json, write_json, write_text, writing
 from casemate.models import Classifier, Precision
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.provenance import environment, processor
@@ -63,6 +64,8 @@ from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, PerExample
 
 _SCHEMA = 1
+_FACTS = ("tried", "status", "seconds", "pass_size", "processor")
+"""The fields of a piece that are no tensors."""
 _LISTED_FOR = 10.0
 """Seconds after which the pieces on shared storage are listed again."""
 _MOST_PLANS = 100
@@ -102,13 +105,15 @@ class Piece:
     """Images per pass at the end: less than in the plan if memory ran out."""
     nearest: Nearest | None = None
     """Of a minimum-norm attack: its results at every distance, from which those at larger eps follow."""
+    processor: str | None = None
+    """What computed it, if logits differ there in the last bits from those where the evaluation runs."""
 
     def write(self, path: Path) -> None:
         """Write the piece as a .safetensors file, whole or not at all."""
         tensors = {"places": self.places, TENSOR: self.adversarial, "distance": self.distance}
         if self.nearest is not None:
             tensors |= {f"nearest_{each.name}": getattr(self.nearest, each.name) for each in fields(Nearest)}
-        facts = {name: getattr(self, name) for name in ("tried", "status", "seconds", "pass_size")}
+        facts = {name: getattr(self, name) for name in _FACTS}
         text = json.dumps(facts | {"passes": asdict(self.passes)})
         own = {name: each.cpu().contiguous() for name, each in tensors.items()}
         metadata = {"facts": text, "sha256": _checksum(text, own)}
@@ -154,7 +159,7 @@ class Measurements:
 
     @property
     def name(self) -> str:
-        """The folder of pieces on shared storage that were computed with this."""
+        """The folder of pieces that were computed with this."""
         return f"{self.pass_size}-{self.precision}"
 
 
@@ -177,47 +182,56 @@ class PieceStore:
         self._listed: set[str] = set()
         self._listed_at = -_LISTED_FOR
         self._unusable: set[str] = set()
+        self._measured = _measured(folder)
         if objects is not None:
             with objects.get(self._object(PLAN_OBJECT)) as found:
-                self._take_plan(found)
+                self._measured = (None if found is None else _measured(found)) or self._measured
 
     def _object(self, name: str) -> str:
         return f"evaluations/{self.folder.name}/{name}"
 
-    def _take_plan(self, found: Path | None) -> None:
-        """Take the plan in the folder `found` instead of one's own, with which pieces of other measurements go."""
-        theirs = None if found is None else _measured(found)
-        if found is not None and theirs is not None and theirs != self.measured:
-            for piece in self.folder.glob("*.safetensors"):
-                piece.unlink()
-            shutil.copyfile(found / PLAN, self.folder / PLAN)
-
     @property
     def measured(self) -> Measurements | None:
         """What was measured when the first evaluation with this plan began; None if none did."""
-        return _measured(self.folder)
+        return self._measured
 
     def begin(self, measured: Measurements) -> Measurements:
         """Write down what was measured, or that the plan is used again; return what counts.
 
-        On shared storage that is what the first client measured. There it also stores pieces that this machine alone
-        has, since an earlier evaluation could not. Raises `StoreError`.
+        That is what the first evaluation measured, on shared storage that of all clients. There it also stores pieces
+        that this machine alone has, since an earlier evaluation could not. Raises `StoreError`.
         """
-        content = {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about}
-        write_json(self.folder / PLAN, content)
-        if self._objects is None:
-            return measured
-        files = {PLAN: self.folder / PLAN}
-        with self._objects.stored(self._object(PLAN_OBJECT), files, self._about) as theirs:
-            self._take_plan(theirs)
-        for piece in sorted(self.folder.glob("*.safetensors")):
-            if piece.stem not in self._names() or self._unsent(piece.stem).exists():
-                self._share(piece.stem)
-        return self.measured or measured
+        first = _measured(self.folder)  # perhaps of another evaluation, which began just now
+        self._measured = measured if first is None or self._objects is not None else first
+        if self._objects is not None:
+            self._measured = self._agreed(measured, self._objects)
+        self._write_plan(self.folder / PLAN, self._measured)
+        if self._objects is not None:
+            for piece in sorted(self._pieces.glob("*.safetensors")):
+                if piece.stem not in self._names() or self._unsent(piece.stem).exists():
+                    self._share(piece.stem)
+        return self._measured
+
+    def _agreed(self, measured: Measurements, objects: Objects) -> Measurements:
+        """Store a plan on shared storage; return what the plan there says, which may be another client's."""
+        with tempfile.TemporaryDirectory() as folder:
+            own = self._write_plan(Path(folder) / PLAN, measured)
+            with objects.stored(self._object(PLAN_OBJECT), {PLAN: own}, self._about) as theirs:
+                return (None if theirs is None else _measured(theirs)) or measured
+
+    def _write_plan(self, path: Path, measured: Measurements) -> Path:
+        return write_json(path, {"schema": _SCHEMA, "measured": asdict(measured), "about": self._about})
+
+    @property
+    def _pieces(self) -> Path:
+        """The folder of the pieces that were computed with what was measured."""
+        if self._measured is None:
+            raise StoreError(f"{self.folder / PLAN} is missing or damaged; run the same command again")
+        return self.folder / self._measured.name
 
     def path(self, key: str) -> Path:
         """The file of the piece with this key."""
-        return self.folder / f"{key}.safetensors"
+        return self._pieces / f"{key}.safetensors"
 
     def has(self, key: str) -> bool:
         """Whether the piece with this key was finished; one that only shared storage has is fetched."""
@@ -252,22 +266,17 @@ class PieceStore:
 
     def _unsent(self, key: str) -> Path:
         """The file that says that this machine's piece is not known to be on shared storage."""
-        return self.folder / f"{key}.unsent"
+        return self._pieces / f"{key}.unsent"
 
     def _place(self) -> str:
         """The name of the folder of pieces on shared storage."""
-        measured = self.measured
-        if measured is None:
-            raise StoreError(f"{self.folder / PLAN} is missing or damaged; run the same command again")
-        return self._object(measured.name)
+        return self._object(self._pieces.name)
 
     def _names(self) -> set[str]:
         """The keys of the pieces on shared storage, as of the last `_LISTED_FOR` seconds."""
         if self._objects is not None and time.monotonic() - self._listed_at >= _LISTED_FOR:
-            self._listed = set()
-            if self.measured is not None:
-                place = self._place()
-                self._listed = {name.removeprefix(f"{place}/") for name in self._objects.listing(place)}
+            place = self._place()
+            self._listed = {name.removeprefix(f"{place}/") for name in self._objects.listing(place)}
             self._listed_at = time.monotonic()
         return self._listed
 
@@ -286,17 +295,26 @@ class PieceStore:
         piece = found / self.path(key).name
         if Piece.read(piece) is None:
             return False
+        make_folder(self._pieces)
         piece.replace(self.path(key))
         self._unsent(key).unlink(missing_ok=True)
         return True
 
     def _share(self, key: str) -> bool:
-        """Store a piece on shared storage; return whether it had one already, which then replaces this machine's."""
+        """Store a piece on shared storage; return whether it had one already, which then replaces this machine's.
+
+        One there that cannot be read is replaced. A damaged piece of this machine is not stored.
+        """
         assert self._objects is not None
-        path = self.path(key)
+        path, name, taken = self.path(key), f"{self._place()}/{key}", False
+        if Piece.read(path) is None:
+            return False
         try:
-            with self._objects.stored(f"{self._place()}/{key}", {path.name: path}, {}) as theirs:
-                taken = theirs is not None and not self._fresh and self._take_piece(key, theirs)
+            with self._objects.stored(name, {path.name: path}, {}) as theirs:
+                if theirs is not None and not self._fresh:
+                    taken = self._take_piece(key, theirs)
+                    if not taken:
+                        self._objects.replace(name, {path.name: path}, {})
             self._unsent(key).unlink(missing_ok=True)
             return taken
         except StoreError as error:
@@ -332,14 +350,15 @@ def open_pieces(
     if objects is not None:
         objects.expect_writable()  # now, and not after hours of attacks
     with using(root, _hash(about), fresh=fresh) as folder:
-        if not (folder / PLAN).exists() and not fresh and (words := _unusable(_others(root, objects), about)):
+        pieces = PieceStore(folder, about, objects=objects, fresh=fresh)
+        if pieces.measured is None and not fresh and (words := _unusable(_others(root, objects), about)):
             observer.message(f"Pieces of this model's evaluations in the store are not used: computed with {words}")
         try:
-            yield PieceStore(folder, about, objects=objects, fresh=fresh)
+            yield pieces
         except (EvaluationError, KeyboardInterrupt):  # refused before any attack; after Ctrl-C the command says so
             raise
         except BaseException:
-            if any(folder.glob("*.safetensors")):
+            if any(folder.glob("*/*.safetensors")):
                 observer.message("Finished pieces of this evaluation are kept; the same command goes on from there.")
             raise
 

@@ -5,7 +5,7 @@ A step can be computed in this process, or as the job of a worker to which the p
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, final
@@ -19,11 +19,11 @@ from casemate.engine.evaluations import ATTACKS
 from casemate.errors import MachineError
 from casemate.evaluation.pieces import Nearest, Piece
 from casemate.evaluation.time_left import part_size
-from casemate.models import Classifier, Frozen
+from casemate.models import Classifier, Frozen, numeric_settings, numeric_settings_as
 from casemate.models.accel.equivalence import relative_difference
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.provenance import environment
+from casemate.provenance import environment, processor
 from casemate.rng import all_seeded, derive
 from casemate.types import Flags, Images, Labels, Logits
 
@@ -142,6 +142,8 @@ class StepSetup:
     norm: Norm
     seed: int
     threads: int
+    settings: Sequence[Any]
+    """PyTorch's global settings, as by `numeric_settings`."""
     versions: Mapping[str, Any]
     """Of the code and of PyTorch, which must be the same where a step is computed."""
     few: Images
@@ -160,8 +162,11 @@ class StepSetup:
                 "same versions of casemate and PyTorch on every machine"
             )
         torch.set_num_threads(self.threads)
-        with prepare_for_attack(self.model, torch.zeros(0)) as model:
-            if relative_difference(_logits(model, self.few, self.seed), self.logits) > _SAME:
+        with numeric_settings_as(self.settings), prepare_for_attack(self.model, self.few) as model:
+            logits = _logits(model, self.few, self.seed)
+            on_cpu = self.model.original.device.type == "cpu"  # a GPU may round differently from call to call
+            is_other = on_cpu and not torch.equal(logits.nan_to_num(), self.logits.nan_to_num())
+            if relative_difference(logits, self.logits) > _SAME:
                 raise MachineError(
                     "a worker computes other logits than the process that started it: there the network's code or what "
                     "it reads is another; use the same files everywhere, or --workers 1"
@@ -170,7 +175,8 @@ class StepSetup:
             def compute(job: StepJob, observer: Observer) -> Piece:
                 model.copy.pass_size, model.copy.observer = job.pass_size, observer
                 attack = self.attacks[job.step.name, job.step.eps]
-                return compute_step(model, attack, job, norm=self.norm, seed=self.seed, observer=observer)
+                piece = compute_step(model, attack, job, norm=self.norm, seed=self.seed, observer=observer)
+                return replace(piece, processor=processor() if is_other else None)
 
             yield compute
 
@@ -188,6 +194,7 @@ def step_setup(
         norm=norm,
         seed=seed,
         threads=torch.get_num_threads(),
+        settings=numeric_settings(),
         versions=versions(model.original),
         few=few,
         logits=_logits(model, few, seed),

@@ -32,6 +32,8 @@ from casemate.models.sources import OpenedModel as OpenedModel
 from casemate.models.sources import open_model as open_model
 from casemate.models.state import is_in_training as is_in_training
 from casemate.models.state import normal_tensor as normal_tensor
+from casemate.models.state import numeric_settings as numeric_settings
+from casemate.models.state import numeric_settings_as as numeric_settings_as
 from casemate.models.state import preserve_state as preserve_state
 from casemate.models.state import restore_on_error as restore_on_error
 from casemate.models.user_call import UserCall as UserCall

@@ -6,7 +6,7 @@ or disable autograd. All of that is as before when the context ends, even by an 
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import partial
@@ -25,13 +25,12 @@ _DEPTH = 3
 _preserved: ContextVar[frozenset[int] | None] = ContextVar(
     "ids of the modules that outer contexts restore", default=None
 )
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
+_Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
+"""How a global setting is read, and how it is set."""
+_NUMERIC: tuple[_Setting, ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
-    (torch.is_grad_enabled, torch.autograd.set_grad_enabled),
-    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     *(
         (partial(getattr, backend, name), partial(setattr, backend, name))
         for backend, names in (
@@ -41,7 +40,14 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
         for name in names
     ),
 )
-"""PyTorch's global settings: how each is read, and how it is set."""
+"""PyTorch's global settings on which the bits of a result depend, without the number of threads."""
+_SETTINGS: tuple[_Setting, ...] = (
+    *_NUMERIC,
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.autograd.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+)
+"""All global settings of PyTorch that a network's code might change."""
 
 
 @contextmanager
@@ -131,7 +137,7 @@ def _preserve_globals(*models: nn.Module) -> Iterator[None]:
 
     The generators include those of the GPUs that hold parameters of the models.
     """
-    settings = [(write, read()) for read, write in _SETTINGS]
+    settings = [read() for read, _ in _SETTINGS]
     with all_forked(*{each.device for model in models for each in model.parameters()}), ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -139,9 +145,29 @@ def _preserve_globals(*models: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for (read, _), (write, value) in zip(_SETTINGS, settings, strict=True):
-                if read() != value:
-                    write(value)
+            _set(_SETTINGS, settings)
+
+
+def _set(settings: Sequence[_Setting], values: Sequence[Any]) -> None:
+    for (read, write), value in zip(settings, values, strict=True):
+        if read() != value:
+            write(value)
+
+
+def numeric_settings() -> tuple[Any, ...]:
+    """PyTorch's global settings on which the bits of a result depend, for `numeric_settings_as` in another process."""
+    return tuple(read() for read, _ in _NUMERIC)
+
+
+@contextmanager
+def numeric_settings_as(values: Sequence[Any]) -> Iterator[None]:
+    """Context in which those settings are `values`."""
+    before = numeric_settings()
+    _set(_NUMERIC, values)
+    try:
+        yield
+    finally:
+        _set(_NUMERIC, before)
 
 
 def _restorer(module: nn.Module) -> _Restore:

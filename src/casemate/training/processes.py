@@ -280,7 +280,10 @@ def process_group(observer: Observer = NULL_OBSERVER) -> Iterator[TrainingGroup]
     with ExitStack() as stack:
         if formed:
             at = Place(rank=dist.get_rank(), count=dist.get_world_size(), local_rank=at.local_rank)
-            group = TrainingGroup(at, _control_group() if at.count > 1 else None)
+            control = _control_group() if at.count > 1 else None
+            if control is not None:
+                stack.callback(dist.destroy_process_group, control)
+            group = TrainingGroup(at, control)
         else:
             with observer.work(f"Waiting for all {at.count} processes", 0), _connected():
                 _form_group(at)

@@ -8,8 +8,8 @@
   is not to be trusted nothing follows.
 - With --fail-if-worse it exits with 3 if the robust accuracy of B is below
   that of A beyond chance, at any eps; on few images chance explains much.
-  --margin 0.02 wants it shown instead that B is worse by less than that. Both
-  fail if a number is not to be trusted.
+  With --margin 0.02 it exits with 3 unless a drop of that or more can be
+  excluded. Both fail if a number is not to be trusted.
 
 Examples:
   casemate compare runs/before runs/after

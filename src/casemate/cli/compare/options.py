@@ -42,8 +42,8 @@ class Compare:
     """Exit with 3 if B is worse than A beyond chance (McNemar's test at the 5 % level, divided by the number of
     accuracies that are judged), or if a number is not to be trusted."""
     margin: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: none)")] = None
-    """With --fail-if-worse: exit with 3 unless the 95 % interval of the difference shows that B is worse by less than
-    X, such as 0.02 or 2%."""
+    """With --fail-if-worse: exit with 3 unless the 95 % interval of the difference excludes a drop of X or more, such
+    as 0.02 or 2%."""
     worse_in: Literal["robust", "clean", "both"] = "robust"
     """Which accuracies --fail-if-worse judges: robust at every eps, without an attack, or both."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/compare-A-B)")] = None

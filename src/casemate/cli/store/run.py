@@ -79,7 +79,7 @@ def _evaluations_here(store: Store) -> list[_Evaluations]:
         _Evaluations(
             str(each),
             about_evaluations(each),
-            len(list(each.glob("*.safetensors"))),
+            len(list(each.glob("*/*.safetensors"))),
             size_of(each),
             last_used(each),
             is_in_use(each),

@@ -69,8 +69,6 @@ def _check(name: str, compared: Paired, identity: str, found: FinishedComparison
         state, words = "skipped", f"{words}. Nothing follows, since a number is not to be trusted"
     elif gate is not None and name in gate.failing:
         margin = None if gate.margin is None else f"{100 * gate.margin:.3g} points"
-        worse = (
-            "worse than A beyond chance" if margin is None else f"not shown to be worse than A by less than {margin}"
-        )
-        state, words = "failed", f"B is {worse}: {compared.drop}"
+        worse = "B is worse than A beyond chance" if margin is None else f"B may be worse than A by {margin} or more"
+        state, words = "failed", f"{worse}: {compared.drop}"
     return CiCheck(name=name, rule=WORSE_THAN_BEFORE, state=state, message=words, identity=identity)
