@@ -201,9 +201,9 @@ class PieceStore:
         That is what the first evaluation measured, on shared storage that of all clients. There it also stores pieces
         that this machine alone has, since an earlier evaluation could not. Raises `StoreError`.
         """
-        first = _measured(self.folder)  # perhaps of another evaluation, which began just now
-        self._measured = measured if first is None or self._objects is not None else first
-        if self._objects is not None:
+        if self._objects is None:
+            self._measured = _measured(self.folder) or measured  # another evaluation may have begun just now
+        else:
             self._measured = self._agreed(measured, self._objects)
         self._write_plan(self.folder / PLAN, self._measured)
         if self._objects is not None:
@@ -225,8 +225,7 @@ class PieceStore:
     @property
     def _pieces(self) -> Path:
         """The folder of the pieces that were computed with what was measured."""
-        if self._measured is None:
-            raise StoreError(f"{self.folder / PLAN} is missing or damaged; run the same command again")
+        assert self._measured is not None, "begin first"
         return self.folder / self._measured.name
 
     def path(self, key: str) -> Path:
