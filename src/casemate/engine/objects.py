@@ -244,11 +244,18 @@ class Objects:
         self._is_marked = True
 
     @contextmanager
-    def stored(self, name: str, files: Mapping[str, Path], about: Mapping[str, Any]) -> Iterator[Path | None]:
+    def stored(
+        self,
+        name: str,
+        files: Mapping[str, Path],
+        about: Mapping[str, Any],
+        *,
+        is_usable: Callable[[Path], bool] = lambda found: True,
+    ) -> Iterator[Path | None]:
         """Context that stores files, by name, as an object, and yields None if the object now has these files.
 
-        If it was there already, the first one stays: yields a temporary folder with its files, as `get` does. A damaged
-        object is replaced.
+        If it was there already, the first one stays: yields a temporary folder with its files, as `get` does. An object
+        is replaced if it is damaged, or if its files in that folder are of no use according to `is_usable`.
         """
         with self._temporary() as temporary:
             bundle = temporary.with_suffix(".bundle")
@@ -256,7 +263,7 @@ class Objects:
                 pack(files, bundle, {**about, "object": name})
                 if self._create(name, bundle):
                     theirs = None
-                elif self._fetched(name, temporary):
+                elif self._fetched(name, temporary) and is_usable(temporary):
                     theirs = temporary
                 else:
                     self._upload(name, bundle, replace=True)
@@ -266,13 +273,6 @@ class Objects:
             finally:
                 bundle.unlink(missing_ok=True)
             yield theirs
-
-    def replace(self, name: str, files: Mapping[str, Path], about: Mapping[str, Any]) -> None:
-        """Store files, by name, as an object, in place of one whose files are of no use."""
-        with self._temporary() as temporary:
-            bundle = temporary / "bundle"
-            pack(files, bundle, {**about, "object": name})
-            self._upload(name, bundle, replace=True)
 
     def _create(self, name: str, bundle: Path) -> bool:
         """Store an object unless there is one with this name; return whether it was stored."""

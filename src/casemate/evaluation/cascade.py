@@ -178,7 +178,7 @@ class _Run:
         self.there: set[str] = set()
         self.held = np.zeros(len(values), dtype=np.int64)
         self.announced = False
-        self.others: set[str] = set()
+        self.other_processors: set[str] = set()
         self.taken = 0
         self.start = time.perf_counter()
 
@@ -372,8 +372,8 @@ class _Run:
         shard.remaining -= step.cost
         if piece.nearest is not None:
             shard.nearest[step.name] = piece.nearest
-        if piece.processor is not None and piece.processor not in self.others:
-            self.others.add(piece.processor)
+        if piece.processor is not None and piece.processor not in self.other_processors:
+            self.other_processors.add(piece.processor)
             self.observer.message(
                 f"A part was computed on another kind of processor ({piece.processor}), which rounds differently: on "
                 "one machine alone results may differ in the last digits"

@@ -208,7 +208,8 @@ class PieceStore:
         self._write_plan(self.folder / PLAN, self._measured)
         if self._objects is not None:
             for piece in sorted(self._pieces.glob("*.safetensors")):
-                if piece.stem not in self._names() or self._unsent(piece.stem).exists():
+                is_missing = piece.stem not in self._names() or self._unsent(piece.stem).exists()
+                if is_missing and Piece.read(piece) is not None:  # a damaged one must reach no other machine
                     self._share(piece.stem)
         return self._measured
 
@@ -285,35 +286,39 @@ class PieceStore:
         if key in self._unusable:
             return False
         with self._objects.get(f"{self._place()}/{key}") as found:
-            if found is not None and self._take_piece(key, found):
+            if found is not None and self._is_whole(key, found):
+                self._take(key, found)
                 return True
         self._unusable.add(key)
         return False
 
-    def _take_piece(self, key: str, found: Path) -> bool:
-        piece = found / self.path(key).name
-        if Piece.read(piece) is None:
-            return False
+    def _is_whole(self, key: str, found: Path) -> bool:
+        """Whether the piece in the folder `found`, fetched from shared storage, can be read."""
+        return Piece.read(found / self.path(key).name) is not None
+
+    def _take(self, key: str, found: Path) -> None:
+        """Move the piece in the folder `found` to this machine's, instead of one that is there."""
         make_folder(self._pieces)
-        piece.replace(self.path(key))
+        (found / self.path(key).name).replace(self.path(key))
         self._unsent(key).unlink(missing_ok=True)
-        return True
 
     def _share(self, key: str) -> bool:
         """Store a piece on shared storage; return whether it had one already, which then replaces this machine's.
 
-        One there that cannot be read is replaced. A damaged piece of this machine is not stored.
+        One there that cannot be read is replaced.
         """
         assert self._objects is not None
-        path, name, taken = self.path(key), f"{self._place()}/{key}", False
-        if Piece.read(path) is None:
-            return False
+        path = self.path(key)
         try:
-            with self._objects.stored(name, {path.name: path}, {}) as theirs:
-                if theirs is not None and not self._fresh:
-                    taken = self._take_piece(key, theirs)
-                    if not taken:
-                        self._objects.replace(name, {path.name: path}, {})
+            with self._objects.stored(
+                f"{self._place()}/{key}",
+                {path.name: path},
+                {},
+                is_usable=lambda found: self._fresh or self._is_whole(key, found),
+            ) as theirs:
+                taken = theirs is not None and not self._fresh
+                if theirs is not None and taken:
+                    self._take(key, theirs)
             self._unsent(key).unlink(missing_ok=True)
             return taken
         except StoreError as error:
