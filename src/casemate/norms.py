@@ -1,4 +1,8 @@
-"""Balls around images in Linf, L2 and L1: norm, exact projection, steepest step, random sample."""
+"""Balls around images in Linf, L2, L1 and L0: norm, exact projection, steepest step, random sample.
+
+L0 is the number of values that differ, which is a norm only by name: it does not shrink when a perturbation does. A
+pixel with three channels is three values.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ from casemate.rng import Streams
 from casemate.settings import Rule, expect, one_of
 from casemate.types import Images, PerExample
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 Bounds = tuple[float, float]
 
 _L1_SHARE = 0.01
@@ -78,9 +82,11 @@ Eps = Annotated[
 ]
 """A radius or step size, given as a number or as text such as "8/255", and stored as a number."""
 
-_NORM = one_of("linf", "l2", "l1")
+_NORM = one_of("linf", "l2", "l1", "l0")
 AnyNorm = Annotated[Norm, _NORM]
-"""The name of a norm (linf, l2 or l1), given in lower or upper case and stored in lower case."""
+"""The name of a norm (linf, l2, l1 or l0), given in lower or upper case and stored in lower case."""
+ConvexNorm = Annotated[Norm, one_of("linf", "l2", "l1", why="for l0 take SigmaZero, FMN, PDPGD, PGD or SparseRS")]
+"""The name of a norm whose ball is convex, for attacks that need one."""
 
 
 def parse_norm(text: str) -> Norm:
@@ -111,7 +117,55 @@ def norm_of(delta: Tensor, norm: Norm) -> Tensor:
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
+    if norm == "l0":
+        return flat.count_nonzero(1).to(flat.dtype)
     return flat.norm(p=2 if norm == "l2" else 1, dim=1)
+
+
+def unit_length(gradient: Images) -> Images:
+    """Gradients divided by their L2 norm; zero where they are zero.
+
+    They are divided by the largest entry first, since the squares of gradients below 1e-19 underflow in float32.
+    """
+    largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / _expanded(largest, gradient)
+    return scaled / _expanded(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
+
+
+def dual_norm_of(gradient: Images, norm: Norm) -> PerExample:
+    """The dual norm of each gradient, `(n,)`: by how much a perturbation of norm 1 raises a linear function at most.
+
+    That is L1 for Linf, L2 for L2, Linf for L1. L0, which limits no value, has none: it raises `ValueError`.
+    """
+    flat = gradient.flatten(1)
+    if norm == "l0":
+        raise ValueError("L0 has no dual norm")
+    if norm == "linf":
+        return flat.abs().sum(1)
+    if norm == "l1":
+        return flat.abs().amax(1)
+    return (flat * unit_length(gradient).flatten(1)).sum(1)
+
+
+def project_onto_balls(delta: Images, radius: PerExample, norm: Norm) -> Images:
+    """The nearest perturbation in L2 to each of `delta` whose norm is at most its `radius`, `(n,)`, without bounds."""
+    if norm == "linf":
+        limit = _expanded(radius, delta)
+        return delta.minimum(limit).maximum(-limit)
+    if norm == "l2":
+        length = norm_of(delta, "l2").clamp(min=torch.finfo(delta.dtype).tiny)
+        return delta * _expanded((radius / length).clamp(max=1), delta)
+    size = delta.abs().flatten(1)
+    largest, order = size.sort(dim=1, descending=True)
+    rank = torch.arange(size.shape[1], device=size.device)
+    if norm == "l0":
+        kept = torch.zeros_like(size, dtype=torch.bool).scatter_(1, order, rank < radius.unsqueeze(1))
+        return delta * kept.view_as(delta)
+    # soft threshold t such that the sum of max(size - t, 0) is the radius (Duchi et al. 2008, figure 1)
+    excess = (largest.cumsum(1) - radius.unsqueeze(1)) / (rank + 1)
+    above = (largest > excess).sum(1, keepdim=True).clamp(min=1)
+    threshold = excess.gather(1, above - 1).clamp(min=0)
+    return delta.sign() * (size - threshold).clamp(min=0).view_as(delta)
 
 
 @final
@@ -120,20 +174,28 @@ class Ball:
     """The ball of a threat model: all images within `eps` of a clean one in a norm, with pixels within their bounds."""
 
     eps: Annotated[float, Rule("zero or more", lambda eps: eps >= 0)]
-    """Radius in pixel units, over all pixels and channels of an image; infinite for no limit but the bounds."""
+    """Radius over all pixels and channels of an image, in pixel units, or for L0 the number of values that may differ,
+    a whole number; infinite for no limit but the bounds."""
     norm: AnyNorm = "linf"
-    """The norm in which `eps` is measured: linf, l2 or l1."""
+    """The norm in which `eps` is measured: linf, l2, l1 or l0."""
 
     def __post_init__(self) -> None:
         expect(self)
+        if self.norm == "l0" and math.isfinite(self.eps) and self.eps != int(self.eps):
+            raise SettingError(
+                f"eps = {format_eps(self.eps)} in l0; expected a whole number, of the values (pixels times channels) "
+                "that may change, such as 10"
+            )
 
     @property
     def tolerance(self) -> float:
         """By how much a float32 image may exceed `eps` and still count as inside the ball, in units of the norm.
 
         clean + eps is rounded to float32, so a strict comparison would reject images on the boundary. An L1 norm adds
-        up the rounding errors of all pixels, so its tolerance is relative.
+        up the rounding errors of all pixels, so its tolerance is relative. Values are counted (L0) without error.
         """
+        if self.norm == "l0":
+            return 0.0
         return 1e-6 if self.norm != "l1" else 1e-5 * max(self.eps, 1.0)
 
     def reach(self, bounds: Bounds) -> float:
@@ -146,11 +208,13 @@ class Ball:
     def project(self, images: Images, clean: Images, bounds: Bounds) -> Images:
         """Project images onto the ball and the bounds (L2: onto the ball, then the bounds, which stays in the ball).
 
-        L1 is solved exactly for ball and bounds together. L2 and L1 are computed in float64 and rounded towards the
-        clean image, since errors of rounding to nearest could add up to more than the tolerance.
+        L1 and L0 are solved exactly for ball and bounds together. L2 and L1 are computed in float64 and rounded towards
+        the clean image, since errors of rounding to nearest could add up to more than the tolerance.
         """
         if self.norm == "linf":
             return images.clamp(*self.limits(clean, bounds))
+        if self.norm == "l0":
+            return self._keep_largest(images, clean, bounds)
         delta = images.double() - clean.double()
         if self.norm == "l2":
             length = delta.flatten(1).norm(dim=1)
@@ -164,19 +228,51 @@ class Ball:
         """The smallest and the largest value of each pixel within `eps` of the clean one and within the bounds."""
         return (clean - self.eps).clamp_(min=bounds[0]), (clean + self.eps).clamp_(max=bounds[1])
 
-    def steepest_step(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
-        """The direction of steepest ascent: the step of norm 1 that most increases a linear function with `gradient`.
+    def _keep_largest(self, images: Images, clean: Images, bounds: Bounds) -> Images:
+        """For L0: `images` within the bounds, and equal to `clean` but for the `eps` values that moved furthest.
+
+        What a value is worth is by how much nearer to it the image comes, which is less where the bounds cut it off.
+        """
+        inside = images.clamp(*bounds)
+        moved = (images - clean).flatten(1)
+        if self.eps >= moved.shape[1]:
+            return inside
+        worth = moved.square() - (images - inside).flatten(1).square()
+        kept = torch.zeros_like(moved, dtype=torch.bool)
+        kept.scatter_(1, worth.topk(int(self.eps), dim=1).indices, value=True)
+        return torch.where(kept.view_as(images), inside, clean)
+
+    def ascend(self, gradient: Images, images: Images, clean: Images, bounds: Bounds, size: float) -> Images:
+        """The images of the ball after a step of norm `size` of steepest ascent of a function with `gradient`.
+
+        In L0, where more values than `eps` differ after the step, those are undone that lower the function least.
+        """
+        moved = images + self.steepest_step(gradient, images, bounds, size)
+        if self.norm == "l0":
+            delta = (moved - clean).flatten(1)
+            loss = (gradient.flatten(1) * delta).masked_fill(delta == 0, -math.inf)
+            count = int(min(self.eps, loss.shape[1]))
+            kept = torch.zeros_like(delta, dtype=torch.bool).scatter_(1, loss.topk(count, dim=1).indices, value=True)
+            moved = torch.where(kept.view_as(moved), moved, clean)
+        return self.project(moved, clean, bounds)
+
+    def steepest_step(self, gradient: Images, images: Images, bounds: Bounds, size: float = 1.0) -> Images:
+        """The step of norm `size` that most increases a linear function with `gradient`; zero where that is zero.
 
         Linf: the sign. L2: the gradient over its length. L1: equal moves, by the sign, of the one per cent of the
-        coordinates with the largest gradient, without those at the bounds. Zero where the gradient is zero.
+        coordinates with the largest gradient, without those at the bounds. L0: `size` coordinates, rounded down but at
+        least one, move to the bound, those that gain most by it.
         """
+        if self.norm == "l0":
+            return _steepest_to_bounds(gradient, images, bounds, max(1, int(min(size, gradient[0].numel()))))
+        return size * self._direction(gradient, images, bounds)
+
+    def _direction(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
+        """`steepest_step` of norm 1, but for L0."""
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
-            # divided by the largest entry first, since the squares of gradients below 1e-19 underflow in float32
-            largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            scaled = gradient / _expanded(largest, gradient)
-            return scaled / _expanded(scaled.flatten(1).norm(dim=1).clamp(min=1e-12), scaled)
+            return unit_length(gradient)
         sign = gradient.sign()
         stuck = ((sign > 0) & (images >= bounds[1])) | ((sign < 0) & (images <= bounds[0]))
         size = gradient.abs().masked_fill(stuck, 0).flatten(1)
@@ -189,12 +285,18 @@ class Ball:
     def sample(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
         """A point drawn uniformly from the ball around each clean image, then clipped to the bounds.
 
+        L0: `eps` values, chosen at random, are drawn uniformly from the bounds.
+
         `purpose` is a part of the key of the random numbers; see `Streams`.
         """
         shape = tuple(clean.shape[1:])
         if self.norm == "linf":
             delta = (2 * streams.uniform(shape, *purpose) - 1) * self.eps
             return (clean + delta).clamp_(*bounds)
+        if self.norm == "l0":
+            anywhere = bounds[0] + (bounds[1] - bounds[0]) * streams.uniform(shape, *purpose)
+            order = streams.uniform(shape, *purpose, "place").flatten(1).argsort(1).argsort(1).view_as(clean)
+            return torch.where(order < self.eps, anywhere.to(clean.dtype), clean)
         if self.norm == "l2":
             direction = streams.normal(shape, *purpose)
         else:
@@ -204,6 +306,18 @@ class Ball:
         radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
         length = norm_of(direction, self.norm).clamp(min=1e-12)
         return _add_inward(clean, direction * _expanded(radius / length, direction)).clamp_(*bounds)
+
+
+def _steepest_to_bounds(gradient: Images, images: Images, bounds: Bounds, count: int) -> Images:
+    """The move of `count` values of each image to their bounds that most increases a linear function, to first order.
+
+    A value gains |gradient| times its room; none moves against the gradient.
+    """
+    room = torch.where(gradient > 0, bounds[1] - images, bounds[0] - images)
+    gain = (gradient * room).flatten(1)
+    top, place = gain.topk(count, dim=1)
+    chosen = torch.zeros_like(gain).scatter_(1, place, (top > 0).to(gain.dtype))
+    return room * chosen.view_as(room)
 
 
 def _add_inward(clean: Images, delta: Images) -> Images:

@@ -42,7 +42,7 @@ class EpsIssue:
 
     kind: EpsIssueKind
     share: float
-    """The radius divided by the range of the pixels, largest minus smallest value."""
+    """The radius divided by the range of the pixels, largest minus smallest value; in L0 by the number of values."""
     message: str
     """Sentences for the user: what was seen, what was expected, what to do."""
 
@@ -77,6 +77,8 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
     width = high - low
     share = eps / width
     run = f"the pixels run from {low:g} to {high:g}"
+    if norm == "l0":
+        return _issue_of_count(eps, pixels)
     holds_all = width * {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[norm]
     if eps > holds_all * (1 + 1e-6):
         unit = f" Write it in units of pixels within {low:g} to {high:g}."
@@ -133,6 +135,18 @@ def find_eps_issue(ball: Ball, bounds: Bounds, pixels: int) -> EpsIssue | None:
         kind,
         share,
         f"eps {_short(eps)} in {norm} is {percent} ({run}), {levels:.2g} grey levels of 255{question}{advice}",
+    )
+
+
+def _issue_of_count(eps: float, values: int) -> EpsIssue | None:
+    """As `find_eps_issue` for L0, where eps counts the values of an image that may change, of which it has `values`."""
+    if eps < values:
+        return None
+    return EpsIssue(
+        EpsIssueKind.ABOVE,
+        eps / values,
+        f"eps {format_eps(eps)} in l0 is all of the {values:,} values of an image (pixels times channels), so that "
+        "every image may become any other. Write how many values may change, such as 10.",
     )
 
 

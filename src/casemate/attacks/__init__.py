@@ -1,5 +1,6 @@
 """Attacks: their base, the gradient loop and its presets, and one module for every other attack."""
 
+from casemate.attacks.alma import ALMA as ALMA
 from casemate.attacks.apgd import APGD as APGD
 from casemate.attacks.apgd import TargetedAPGD as TargetedAPGD
 from casemate.attacks.autoattack import AutoAttack as AutoAttack
@@ -14,10 +15,12 @@ from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
 from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
 from casemate.attacks.criterion import Criterion as Criterion
+from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.deepfool import DeepFool as DeepFool
 from casemate.attacks.ead import EAD as EAD
 from casemate.attacks.fab import FAB as FAB
 from casemate.attacks.fab import TargetedFAB as TargetedFAB
+from casemate.attacks.fmn import FMN as FMN
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import AbstractGradientAttack as AbstractGradientAttack
 from casemate.attacks.gradient import input_gradient as input_gradient
@@ -25,6 +28,8 @@ from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise
 from casemate.attacks.noise import UniformNoise as UniformNoise
+from casemate.attacks.pdpgd import PDGD as PDGD
+from casemate.attacks.pdpgd import PDPGD as PDPGD
 from casemate.attacks.prepare import COMPARED_IMAGES as COMPARED_IMAGES
 from casemate.attacks.prepare import frozen as frozen
 from casemate.attacks.prepare import group_size as group_size
@@ -39,6 +44,7 @@ from casemate.attacks.result import AttackResult as AttackResult
 from casemate.attacks.result import Passes as Passes
 from casemate.attacks.result import RunResult as RunResult
 from casemate.attacks.result import Status as Status
+from casemate.attacks.sigma_zero import SigmaZero as SigmaZero
 from casemate.attacks.spatial import Spatial as Spatial
 from casemate.attacks.square import Square as Square
 from casemate.attacks.sweep import Sweep as Sweep

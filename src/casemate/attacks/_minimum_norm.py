@@ -1,9 +1,10 @@
-"""The search for the nearest adversarial image, as Carlini and Wagner set it up (2017, arXiv 1608.04644, section V).
+"""The search for the nearest adversarial image: what all attacks that do so by gradient record of each example.
 
-A round minimises distance + c * loss for one weight c per example; the next round has another c, found by binary
-search. The nearest image that fooled in any round is kept. Each attack has its own optimiser: Adam (`CarliniWagner`),
-iterative shrinkage (`EAD`), L-BFGS (`LBFGS`). Distances are shares of the range of the pixels, so that c, step sizes
-and weights of norms mean the same for all bounds.
+`run_rounds` is the search as Carlini and Wagner set it up (2017, arXiv 1608.04644, section V). A round minimises
+distance + c * loss for one weight c per example; the next round has another c, found by binary search. The nearest
+image that fooled in any round is kept. Each attack has its own optimiser: Adam (`CarliniWagner`), iterative shrinkage
+(`EAD`), L-BFGS (`LBFGS`). Attacks with a single run are in `_trajectory.py`. Distances are shares of the range of the
+pixels, so that c, step sizes and weights of norms mean the same for all bounds.
 """
 
 import math
@@ -32,6 +33,9 @@ logit: in a batch of another size the logits of an image differ by some rounding
 
 _LARGEST = 1e10
 """Upper limit of c, the weight of the loss (the published code's)."""
+
+_DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
+"""Adam's default parameters beta_1, beta_2 and epsilon (Kingma and Ba 2015)."""
 
 _STALLED = 0.9999
 """An example has stalled if its objective is above this share of its value at the last check (the published code)."""
@@ -67,7 +71,10 @@ class MinimumNormSearch:
         self.width = model.bounds[1] - model.bounds[0]
         self.passes = Passes()
         self._size, self._loss, self._confidence = size, loss or self.hinge, confidence
-        logits, _, gradient = self._pass(torch.arange(len(clean), device=clean.device), clean)
+        logits, *first = self._pass(torch.arange(len(clean), device=clean.device), clean)
+        self.first: tuple[PerExample, Images] = (first[0], first[1])
+        """The loss of the clean images and its gradient."""
+        gradient = self.first[1]
         fooled = criterion.is_adversarial(logits)
         self.images = clean.clone()
         self.distance = torch.where(fooled, 0.0, math.inf).to(clean.dtype)
@@ -87,14 +94,20 @@ class MinimumNormSearch:
         return at
 
     def value_and_grad(self, at: Tensor, images: Images) -> tuple[PerExample, Images]:
-        """The loss and its gradient at `images`, iterates of the examples at positions `at`.
-
-        Iterates that fool and are nearer than any before are kept.
-        """
-        logits, loss, gradient = self._pass(at, images)
-        self._keep_nearest(at, images, logits)
-        self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)
+        """The loss and its gradient at `images`, as `evaluate` returns them, which also keeps the nearest."""
+        _, loss, gradient = self.evaluate(at, images)
         return loss, gradient
+
+    def evaluate(self, at: Tensor, images: Images, *, differentiate: bool = True) -> tuple[Flags, PerExample, Images]:
+        """Which iterates of the examples at positions `at` fool, their loss, and its gradient.
+
+        Iterates that fool and are nearer than any before are kept. Without `differentiate` the gradient is zero, and
+        takes no pass.
+        """
+        logits, loss, gradient = self._pass(at, images, differentiate=differentiate)
+        fooled = self._keep_nearest(at, images, logits)
+        self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)
+        return fooled, loss, gradient
 
     def hinge(self, criterion: Criterion, logits: Logits) -> PerExample:
         """By how much each example's logit margin is below kappa, or zero, `(n,)` (the paper's f_6, plus kappa)."""
@@ -123,16 +136,20 @@ class MinimumNormSearch:
         usable = ~self.broken | self.distance.isfinite()
         return RunResult(self.images, usable, self._has_gradient, self.passes)
 
-    def _pass(self, at: Tensor, images: Images) -> tuple[Logits, PerExample, Images]:
+    def _pass(self, at: Tensor, images: Images, *, differentiate: bool = True) -> tuple[Logits, PerExample, Images]:
         criterion = self.criterion[at]
-        self.passes.add(Passes(len(at), len(at)))
-        return value_and_grad(self.model, images, lambda part, logits: self._loss(criterion[part], logits))
+        self.passes.add(Passes(len(at), len(at) if differentiate else 0))
+
+        def loss(part: slice, logits: Logits) -> PerExample:
+            return self._loss(criterion[part], logits)
+
+        return value_and_grad(self.model, images, loss, differentiate=differentiate)
 
     def _shortfall(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * magnitude(logits)
         return self._confidence + clear - criterion.objective(margin, logits)
 
-    def _keep_nearest(self, at: Tensor, images: Images, logits: Logits) -> None:
+    def _keep_nearest(self, at: Tensor, images: Images, logits: Logits) -> Flags:
         criterion = self.criterion[at]
         fooled = criterion.is_adversarial(logits) & (self._shortfall(criterion, logits) <= 0)
         distance = self._size((images - self.clean[at]) / self.width)
@@ -141,6 +158,24 @@ class MinimumNormSearch:
         self.distance[at[nearer]] = distance[nearer]
         self.reached[at] |= fooled
         self.broken[at] |= ~is_valid(logits)
+        return fooled
+
+
+@final
+class AdamMoments(Rows):
+    """The running means of Adam (Kingma and Ba 2015), with its default parameters; one row per example."""
+
+    def __init__(self, like: Images) -> None:
+        self._steps = 0
+        self._mean, self._squares = torch.zeros_like(like), torch.zeros_like(like)
+
+    def add(self, gradient: Images) -> tuple[Images, Images]:
+        """Add a gradient; return the unbiased mean of all gradients, and what Adam divides it by, to make a step."""
+        self._steps += 1
+        self._mean = _DECAY * self._mean + (1 - _DECAY) * gradient
+        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * gradient.square()
+        mean, squares = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
+        return mean, squares.sqrt() + _TINY
 
 
 @final

@@ -31,7 +31,7 @@ from casemate.errors import SettingError
 from casemate.logits import is_valid
 from casemate.losses import AnyLoss, LossName, loss_by_name, targeted_dlr, without
 from casemate.models import Classifier
-from casemate.norms import AnyNorm, Ball, Bounds, Eps, Norm, norm_of
+from casemate.norms import Ball, Bounds, ConvexNorm, Eps, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
@@ -217,7 +217,7 @@ class AbstractAPGD(AbstractAttack):
 
     eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: AnyNorm = "linf"
+    norm: ConvexNorm = "linf"
     """Norm of the ball: Linf, L2 or L1."""
     steps: Annotated[int, at_least(1)] = 100
     """Gradient steps of each run (the default is AutoAttack's)."""

@@ -22,7 +22,7 @@ from casemate.attacks.square import Square
 from casemate.errors import SettingError
 from casemate.losses import AnyLoss
 from casemate.models import Classifier
-from casemate.norms import AnyNorm, Eps
+from casemate.norms import ConvexNorm, Eps
 from casemate.progress import Advance
 from casemate.rng import Streams, derive
 from casemate.settings import expect, one_of
@@ -45,7 +45,7 @@ class AutoAttack(AbstractAttack):
 
     eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: AnyNorm = "linf"
+    norm: ConvexNorm = "linf"
     """Norm of the ball: Linf, L2 or L1."""
     version: Annotated[Version, one_of("standard", "plus", "rand")] = "standard"
     """`standard`: APGD-CE, APGD-T, FAB-T, Square. `plus`: more restarts, and also APGD-DLR and FAB (Linf and L2 only).

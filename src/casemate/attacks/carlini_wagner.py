@@ -15,6 +15,7 @@ from torch import Tensor
 
 from casemate.attacks._minimum_norm import (
     CHECKS,
+    AdamMoments,
     MinimumNormSearch,
     PlateauDetector,
     column,
@@ -42,20 +43,17 @@ _FINER, _HEAVIER = 4.0, 10.0
 """Linf: after a round that did not get below tau, learning rate and `_SHRINK` are divided by the first number, and c is
 multiplied by the second."""
 
-_DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
-"""Adam's default parameters beta_1, beta_2 and epsilon (Kingma and Ba 2015)."""
-
 
 @final
 class _Adam(Rows):
     """Adam in a variable w of which the image is a scaled tanh; every tensor has one row per example."""
 
     def __init__(self, images: Images, bounds: Bounds, rate: PerExample) -> None:
-        self._bounds, self._steps = bounds, 0
+        self._bounds = bounds
         self._middle, self._reach = (bounds[0] + bounds[1]) / 2, (1 + _BEYOND) * (bounds[1] - bounds[0]) / 2
         self._limit = math.atanh(1 / (1 + _BEYOND))
         self._variable = ((images - self._middle) / self._reach).atanh()
-        self._mean, self._squares, self._rate = torch.zeros_like(images), torch.zeros_like(images), column(rate)
+        self._moments, self._rate = AdamMoments(images), column(rate)
 
     def images(self) -> Images:
         """The current iterates as images, within the bounds."""
@@ -66,13 +64,8 @@ class _Adam(Rows):
 
         w is clamped to the values that the bounds of the pixels correspond to.
         """
-        self._steps += 1
-        gradient = gradient * self._reach * (1 - self._variable.tanh().square())
-        self._mean = _DECAY * self._mean + (1 - _DECAY) * gradient
-        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * gradient.square()
-        mean, squares = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
-        step = self._rate * mean / (squares.sqrt() + _TINY)
-        self._variable = (self._variable - step).clamp(-self._limit, self._limit)
+        mean, size = self._moments.add(gradient * self._reach * (1 - self._variable.tanh().square()))
+        self._variable = (self._variable - self._rate * mean / size).clamp(-self._limit, self._limit)
 
 
 @final

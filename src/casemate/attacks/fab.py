@@ -36,7 +36,7 @@ from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.models import Classifier
-from casemate.norms import AnyNorm, Bounds, Eps, Norm, norm_of
+from casemate.norms import Bounds, ConvexNorm, Eps, Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.settings import at_least, between
@@ -188,7 +188,7 @@ class _Found:
 class AbstractFAB(AbstractMinimumNormAttack):
     """Base of `FAB` and `TargetedFAB`, which differ only in the target classes that their runs step towards."""
 
-    norm: AnyNorm = "linf"
+    norm: ConvexNorm = "linf"
     """Norm of the perturbation that is minimised: Linf, L2 or L1."""
     steps: Annotated[int, at_least(1)] = 100
     """Number of steps of each run."""

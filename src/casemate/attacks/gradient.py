@@ -206,8 +206,7 @@ def gradient_ascent(
             length = norm_of(gradient, "l1").clamp(min=torch.finfo(gradient.dtype).tiny)
             velocity = loop.decay * velocity + gradient / length.view(-1, 1, 1, 1)
             gradient = velocity
-        images = images + loop.step_size * loop.ball.steepest_step(gradient, images, model.bounds)
-        images = loop.ball.project(images, clean, model.bounds)
+        images = loop.ball.ascend(gradient, images, clean, model.bounds, loop.step_size)
         images = torch.where(result.finite[active].view(-1, 1, 1, 1), images, clean)
     result.images[active] = images
     return result

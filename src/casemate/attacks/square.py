@@ -31,7 +31,7 @@ from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.losses import margin, stable_cross_entropy
 from casemate.models import Classifier
-from casemate.norms import AnyNorm, Ball, Bounds, Eps, Norm
+from casemate.norms import Ball, Bounds, ConvexNorm, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
@@ -295,7 +295,7 @@ class Square(AbstractAttack):
 
     eps: Eps
     """Radius of the ball, in pixel units."""
-    norm: AnyNorm = "linf"
+    norm: ConvexNorm = "linf"
     """Norm of the ball: Linf, L2 or L1."""
     n_queries: Annotated[int, at_least(1)] = 5000
     """Queries per image and restart, the start included (AutoAttack: 5000 in addition to the start). Each takes a

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from casemate.attacks.gradient import gradient_of
 from casemate.errors import SettingError
 from casemate.models import Classifier
-from casemate.norms import AnyNorm, Ball, Eps, Norm
+from casemate.norms import Ball, Eps, Norm
 from casemate.rng import Streams
-from casemate.settings import expect, not_negative
+from casemate.settings import expect, not_negative, one_of
 from casemate.types import Images, Labels, Logits
 
 MeanLoss = Callable[[Tensor, Tensor], Tensor]
@@ -40,7 +40,7 @@ class AdversarialRegularization:
     """Weight of the adversarial loss, which is added to the clean loss."""
     step_size: Eps = 0.001
     """Length of each step in `norm`, in pixel units."""
-    norm: AnyNorm = "l2"
+    norm: Annotated[Norm, one_of("linf", "l2", "l1")] = "l2"
     """Norm of step, projection and random start: Linf steps along the sign of the gradient, L2 along the gradient, L1
     along its largest entries."""
     clip_min: float | None = None

@@ -32,7 +32,7 @@ _PAIRED = f"only if McNemar's test gives p < {_P_VALUE:g}"
 _MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Multiples of eps at which the check larger-eps attacks: from one to the next the accuracy must not rise."""
 _UNLIMITED = {"linf": 1.0, "l2": 1e3, "l1": 1e6}
-"""Radii of balls that hold every image of a data set, for pixels in [0, 1]."""
+"""Radii of balls that hold every image of a data set, for pixels in [0, 1]; in L0 it is the number of values."""
 _MAX_SURVIVORS = 64
 """Largest number of robust images that a check attacks further: a share of 5 % is found with probability 0.96."""
 _MAX_CLAIMED = 32
@@ -216,6 +216,8 @@ def larger_eps(context: CheckContext) -> Measured | NotRun:
     """
     width = context.model.bounds[1] - context.model.bounds[0]
     values = [context.eps * factor for factor in _MULTIPLES if context.norm != "linf" or context.eps * factor < width]
+    if context.norm == "l0":
+        values = sorted({float(max(1, round(each))) for each in values})
     if len(values) < 2:
         return NotRun("no larger eps lies within the range of the pixels")
     few, rest = slice(_SCREENED), slice(_SCREENED, None)
@@ -262,8 +264,8 @@ def _rises(right: np.ndarray) -> list[float]:
 def unbounded_attack(context: CheckContext) -> Measured:
     """Accuracy under PGD without a limit on the change."""
     low, high = context.model.bounds
-    radius = _UNLIMITED[context.norm] * (high - low if context.norm == "linf" else 1)
     images, labels = (each[: _MAX_MEANS if context.randomised else _MAX_UNLIMITED] for each in context.sample_tensors)
+    radius = _UNLIMITED.get(context.norm, float(images[0].numel())) * (high - low if context.norm == "linf" else 1)
     # of a randomised model the last iterate counts: a lucky draw on the way would stop the attack at once
     keep = "last" if context.randomised else "first_success"
     left = torch.arange(len(labels), device=labels.device)
@@ -429,7 +431,7 @@ def _noise(context: CheckContext, num_samples: int, most: int = _MAX_SURVIVORS) 
     weakens=0,
     voids=0.1,
     thorough=True,
-    condition="not run in l1, for which HopSkipJump is not defined",
+    condition="not run in l1 and l0, for which HopSkipJump is not defined",
     why="HopSkipJump uses neither gradients nor logits, only predicted classes. If it fools what the attacks by "
     "gradient missed, these were misled (Chen, Jordan and Wainwright 2020, arXiv 1904.02144).",
     advice=_MISLED,
@@ -437,7 +439,7 @@ def _noise(context: CheckContext, num_samples: int, most: int = _MAX_SURVIVORS) 
 )
 def decision_based(context: CheckContext) -> Measured | NotRun:
     """Share of robust images that HopSkipJump fools within eps."""
-    if context.norm == "l1":
+    if context.norm in ("l1", "l0"):
         return NotRun("HopSkipJump is defined for linf and l2")
     words = "HopSkipJump, which uses no gradients and no logits: the other attacks were misled"
     return _fooled_survivors(context, HopSkipJump(norm=context.norm), radius=context.eps, by=words)
