@@ -70,7 +70,9 @@ class MinimumNormSearch:
         self.model, self.clean, self.criterion = model, clean, criterion
         self.width = model.bounds[1] - model.bounds[0]
         self.passes = Passes()
-        self._size, self._loss, self._confidence = size, loss or self.hinge, confidence
+        self._size, self._confidence = size, confidence
+        self.loss = loss or self.hinge
+        """What `evaluate` computes the gradient of; see the argument."""
         logits, *first = self._pass(torch.arange(len(clean), device=clean.device), clean)
         self.first: tuple[PerExample, Images] = (first[0], first[1])
         """The loss of the clean images and its gradient."""
@@ -141,7 +143,7 @@ class MinimumNormSearch:
         self.passes.add(Passes(len(at), len(at) if differentiate else 0))
 
         def loss(part: slice, logits: Logits) -> PerExample:
-            return self._loss(criterion[part], logits)
+            return self.loss(criterion[part], logits)
 
         return value_and_grad(self.model, images, loss, differentiate=differentiate)
 

@@ -2,87 +2,34 @@
 kept.
 
 DDN, FMN, ALMA, PDGD, PDPGD and sigma-zero are such runs, and differ only in how an iterate follows from the one before
-(`AbstractRule`). The loop here evaluates the iterates, keeps the nearest that fools, and takes examples out that are
-finished. Rules see perturbations, in shares of the range of the pixels, so that step sizes mean the same for all
-bounds.
+(`_iterates.py`). The loop here evaluates the iterates, keeps the nearest that fools, and takes examples out that are
+finished. The last few steps of every run follow another rule, which all share (`_refine.py`).
 """
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from casemate.attacks._iterates import AbstractRule, Iterate, Room
 from casemate.attacks._minimum_norm import MinimumNormSearch
+from casemate.attacks._refine import refining_rule
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
-from casemate.losses import LossName, loss_by_name
+from casemate.losses import Loss, LossName, loss_by_name, margin
 from casemate.models import Classifier
-from casemate.norms import Norm, norm_of
+from casemate.norms import norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
-from casemate.settings import between
-from casemate.types import Flags, Images, Logits, PerExample
-
-
-@final
-@dataclass(frozen=True)
-class Room(Rows):
-    """How far each value of an image can move within the bounds, in shares of their range."""
-
-    low: Images
-    """The least perturbation, zero or less."""
-    high: Images
-    """The largest, zero or more."""
-
-    def clip(self, delta: Images) -> Images:
-        """Perturbations limited to the room."""
-        return delta.maximum(self.low).minimum(self.high)
-
-    def farthest(self, norm: Norm) -> PerExample:
-        """Norm of the largest perturbation within the bounds, `(n,)`."""
-        return norm_of(self.high.maximum(-self.low), norm)
-
-
-@final
-@dataclass(frozen=True)
-class Iterate(Rows):
-    """Perturbations, one for each example that is still attacked, and what a pass through the network shows of them."""
-
-    delta: Images
-    """The perturbation, in shares of the range of the pixels."""
-    fooled: Flags
-    """Whether the perturbed image fools."""
-    value: PerExample
-    """The objective at the perturbed image, which is larger, the more wrong the model is; for the logit margin, and
-    what is derived from it, it is positive where the image fools."""
-    gradient: Images
-    """The gradient of `value` with respect to `delta`."""
-
-
-@dataclass
-class AbstractRule(Rows, ABC):
-    """How an attack gets from one iterate to the next. Its tensors have one row per example, and are its state."""
-
-    @abstractmethod
-    def step(self, here: Iterate, number: int, share: float) -> Images:
-        """The next perturbation of each example; the loop limits it to the bounds.
-
-        Args:
-            here: the iterate before.
-            number: how many steps were made before.
-            share: of the steps of the run that were made before, from 0 to below 1.
-        """
-
-
-def falling(start: float, end: float, share: float) -> float:
-    """The value after `share` of the steps of one that falls from `start` to `end` along half a period of a cosine."""
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+from casemate.settings import between, not_negative
+from casemate.types import Images, Logits, PerExample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +42,12 @@ class AbstractTrajectoryAttack(AbstractMinimumNormAttack):
     """The loss that the rule gets value and gradient of."""
 
     steps: int
+    refining_steps: Annotated[int, not_negative()] = 20
+    """How many of the steps, half of them at most, come last and go from the nearest image so far to nearer ones along
+    the decision boundary; not a part of the published algorithm, which ends where its last step does. 0: none."""
     stop_at_distance: Annotated[float, between(0, math.inf, "a distance of")] | None = None
     """Stop attacking an example once an adversarial image within this distance is found, in the unit of eps. None:
-    never. With the smallest eps of interest the accuracy at every eps stays as it is, up to a nearer image, and is
-    reached sooner."""
+    never. With the smallest eps of interest the search ends sooner, and what is nearer than it needs is not found."""
 
     @abstractmethod
     def rule(self, room: Room, like: PerExample) -> AbstractRule:
@@ -106,9 +55,9 @@ class AbstractTrajectoryAttack(AbstractMinimumNormAttack):
 
     @final
     def max_passes(self, classes: int) -> Passes:
-        """Per image at most: a forward and backward pass for every step, and a forward pass for the last iterate."""
+        """Per image at most: a forward and backward pass for every step, and for the clean image."""
         del classes
-        return Passes(self.steps + 1, self.steps)
+        return Passes(self.steps + 1, self.steps + 1)
 
     @final
     def run(
@@ -116,40 +65,34 @@ class AbstractTrajectoryAttack(AbstractMinimumNormAttack):
     ) -> RunResult:
         """Make all steps, on each example until it is finished; the candidates are the nearest images that fooled."""
         del streams
-        low, high = model.bounds
-        width = high - low
-        objective = loss_by_name(self.objective)
 
         def size(delta: Images) -> PerExample:
             return norm_of(delta, self.norm)
 
-        def loss(criterion: Criterion, logits: Logits) -> PerExample:
-            return criterion.objective(objective, logits)
+        search = MinimumNormSearch(model, clean, criterion, size=size, loss=_objective(loss_by_name(self.objective)))
+        enough = -math.inf
+        if self.stop_at_distance is not None:
+            enough = self.stop_at_distance / (1 if self.norm == "l0" else search.width)
+        last = min(self.refining_steps, self.steps // 2)
 
-        search = MinimumNormSearch(model, clean, criterion, size=size, loss=loss)
-        unit = 1.0 if self.norm == "l0" else width
-        enough = -math.inf if self.stop_at_distance is None else self.stop_at_distance / unit
+        def report(made: int) -> None:
+            advance(made / self.steps, "")
+
         at = search.start_round()
-        if not len(at):
-            return search.result()
-        room = Room((low - clean[at]) / width, (high - clean[at]) / width)
-        none = torch.zeros_like(at, dtype=torch.bool)
-        value, gradient = (each[at] for each in search.first)
-        on = _Run(at, clean[at], room, Iterate(torch.zeros_like(clean[at]), none, value, width * gradient))
-        rule = self.rule(room, value)
-        for number in range(self.steps):
-            delta = on.room.clip(rule.step(on.here, number, number / self.steps))
-            images = (on.clean + width * delta).clamp(low, high)
-            is_last = number + 1 == self.steps
-            fooled, value, gradient = search.evaluate(on.at, images, differentiate=not is_last)
-            advance(len(on.at) / self.steps, "")
-            on = _Run(on.at, on.clean, on.room, Iterate(delta, fooled, value, width * gradient))
-            going = ~search.broken[on.at] & (search.distance[on.at] > enough)
-            if not going.all():
-                on, rule = on[going], rule[going]
-                if not len(on.at):
-                    break
+        if len(at):
+            run = _Run.start(search, at, enough)
+            _make_steps(search, run, self.rule(run.room, run.here.value), self.steps - last, report)
+            at = at[search.distance[at].isfinite() & (search.distance[at] > enough) & ~search.broken[at]]
+        if last > 1 and len(at):
+            search.loss = _objective(margin)
+            run = _Run.at_nearest(search, at, enough)
+            _make_steps(search, run, refining_rule(run.here, run.room, self.norm), last - 1, report)
         return search.result()
+
+
+def _objective(loss: Loss) -> Callable[[Criterion, Logits], PerExample]:
+    """What an attack with `loss` maximises, as a function of criterion and logits."""
+    return lambda criterion, logits: criterion.objective(loss, logits)
 
 
 @final
@@ -162,3 +105,49 @@ class _Run(Rows):
     clean: Images
     room: Room
     here: Iterate
+    enough: float
+    """The distance, in shares of the range of the pixels, within which an example is finished."""
+
+    @classmethod
+    def start(cls, search: MinimumNormSearch, at: Tensor, enough: float) -> "_Run":
+        """The examples at positions `at`, at their clean images."""
+        clean = search.clean[at]
+        value, gradient = (each[at] for each in search.first)
+        none = torch.zeros_like(at, dtype=torch.bool)
+        here = Iterate(torch.zeros_like(clean), none, value, search.width * gradient)
+        return cls(at, clean, _room(search, clean), here, enough)
+
+    @classmethod
+    def at_nearest(cls, search: MinimumNormSearch, at: Tensor, enough: float) -> "_Run":
+        """The examples at positions `at`, at their nearest adversarial images, which takes a pass."""
+        clean, images = search.clean[at], search.images[at]
+        fooled, value, gradient = search.evaluate(at, images)
+        here = Iterate((images - clean) / search.width, fooled, value, search.width * gradient)
+        return cls(at, clean, _room(search, clean), here, enough)
+
+
+def _room(search: MinimumNormSearch, clean: Images) -> Room:
+    low, high = search.model.bounds
+    return Room((low - clean) / search.width, (high - clean) / search.width)
+
+
+def _make_steps(
+    search: MinimumNormSearch, run: _Run, rule: AbstractRule, steps: int, report: Callable[[int], None]
+) -> None:
+    """Make a number of steps by a rule, each on the examples that are not finished; `search` keeps what it finds.
+
+    The last iterate is only classified. `report` gets the number of examples that made a step.
+    """
+    for number in range(steps):
+        delta = run.room.clip(rule.step(run.here, number, number / steps))
+        images = (run.clean + search.width * delta).clamp(*search.model.bounds)
+        fooled, value, gradient = search.evaluate(run.at, images, differentiate=number + 1 < steps)
+        report(len(run.at))
+        run = replace(run, here=Iterate(delta, fooled, value, search.width * gradient))
+        going = ~search.broken[run.at] & (search.distance[run.at] > run.enough)
+        if rule.done is not None:
+            going &= ~rule.done
+        if not going.all():
+            run, rule = run[going], rule[going]
+            if not len(run.at):
+                break

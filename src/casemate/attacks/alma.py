@@ -12,8 +12,9 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
+from casemate.attacks._iterates import AbstractRule, Iterate, Room
 from casemate.attacks._minimum_norm import column
-from casemate.attacks._trajectory import AbstractRule, AbstractTrajectoryAttack, Iterate, Room
+from casemate.attacks._trajectory import AbstractTrajectoryAttack
 from casemate.losses import LossName
 from casemate.norms import Norm, norm_of, unit_length
 from casemate.settings import at_least, one_of, positive

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
+from casemate.attacks._iterates import AbstractRule, Iterate, Room, falling
 from casemate.attacks._minimum_norm import column
-from casemate.attacks._trajectory import AbstractRule, AbstractTrajectoryAttack, Iterate, Room, falling
+from casemate.attacks._trajectory import AbstractTrajectoryAttack
 from casemate.losses import LossName
 from casemate.norms import Norm, norm_of, unit_length
 from casemate.settings import at_least, between, one_of, positive

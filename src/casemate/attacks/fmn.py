@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
-from casemate.attacks._trajectory import AbstractRule, AbstractTrajectoryAttack, Iterate, Room, falling
+from casemate.attacks._iterates import AbstractRule, Iterate, Room, falling
+from casemate.attacks._trajectory import AbstractTrajectoryAttack
 from casemate.norms import AnyNorm, Norm, dual_norm_of, norm_of, project_onto_balls, unit_length
 from casemate.settings import at_least, between, positive
 from casemate.types import Flags, Images, PerExample

@@ -13,8 +13,9 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
+from casemate.attacks._iterates import AbstractRule, Iterate, Room
 from casemate.attacks._minimum_norm import AdamMoments, column
-from casemate.attacks._trajectory import AbstractRule, AbstractTrajectoryAttack, Iterate, Room
+from casemate.attacks._trajectory import AbstractTrajectoryAttack
 from casemate.norms import AnyNorm, Norm, unit_length
 from casemate.settings import at_least, between, one_of, positive
 from casemate.types import Images, PerExample
