@@ -104,9 +104,11 @@ def steepest_descent(slope: Tensor, rooms: Tensor, norm: Norm, eps: float) -> Te
     """By how much a linear function can fall at most within ball and room, exactly, in float64, `(n,)`.
 
     Linf: every pixel to the edge or its bound. L1: the steepest pixel first, to its bound, until eps is spent.
-    L2: only right where no bound is met: eps times the length of the slope.
+    L2: only right where no bound is met: eps times the length of the slope. L0: the values that lose most to the bound.
     """
     size = slope.abs().double()
+    if norm == "l0":
+        return (size * rooms).sort(dim=1, descending=True).values[:, : int(eps)].sum(1)
     if norm == "linf":
         return (size * rooms.clamp(max=eps)).sum(1)
     if norm == "l2":
@@ -179,7 +181,7 @@ def small_task(seed: int = 0, *, count: int = 30, dtype: torch.dtype = torch.flo
 def distance(first: Tensor, second: Tensor, norm: Norm) -> np.ndarray:
     """Norm of each example's difference, in float64, by NumPy."""
     delta = (first.double() - second.double()).flatten(1).numpy()
-    return np.linalg.norm(delta, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
+    return np.linalg.norm(delta, ord={"linf": np.inf, "l2": 2, "l1": 1, "l0": 0}[norm], axis=1)
 
 
 def check_inside(attack: AbstractAttack, result: AttackResult, images: Tensor, bounds: Bounds = UNIT) -> None:

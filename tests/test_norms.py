@@ -332,5 +332,5 @@ def test_a_ball_without_a_radius_is_refused(eps: float) -> None:
 
 
 def test_a_ball_in_an_unknown_norm_is_refused() -> None:
-    with as_installed(), pytest.raises(SettingError, match="linf, l2 or l1"):
+    with as_installed(), pytest.raises(SettingError, match="linf, l2, l1 or l0"):
         Ball(eps=0.1, norm="l3")  # type: ignore[arg-type]

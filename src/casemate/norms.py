@@ -264,7 +264,7 @@ class Ball:
         least one, move to the bound, those that gain most by it.
         """
         if self.norm == "l0":
-            return _steepest_to_bounds(gradient, images, bounds, max(1, int(min(size, gradient[0].numel()))))
+            return _steepest_to_bounds(gradient, images, bounds, max(1, int(min(size, gradient.shape[1:].numel()))))
         return size * self._direction(gradient, images, bounds)
 
     def _direction(self, gradient: Images, images: Images, bounds: Bounds) -> Images:

@@ -45,6 +45,7 @@ from casemate.attacks.result import Passes as Passes
 from casemate.attacks.result import RunResult as RunResult
 from casemate.attacks.result import Status as Status
 from casemate.attacks.sigma_zero import SigmaZero as SigmaZero
+from casemate.attacks.sparse_rs import SparseRS as SparseRS
 from casemate.attacks.spatial import Spatial as Spatial
 from casemate.attacks.square import Square as Square
 from casemate.attacks.sweep import Sweep as Sweep

@@ -4,7 +4,9 @@ Both look for a saddle point of the Lagrangian, distance plus weight times the l
 lowers it in the perturbation; the logarithm of the weight rises by a fixed step where the image does not fool, and
 falls where it does. PDGD takes the gradient of the L2 distance. PDPGD lets Adam see the loss alone, and then applies
 the proximal operator of the distance in Adam's own metric, which exists for every norm and leaves values exactly zero
-for L1 and L0. The operator is computed exactly here; the published code approximates it by five inner steps.
+for L1 and L0. For Linf and L2 the operator is computed exactly. For L1 and L0 it is approached by five inner steps, as
+published: the exact one sets values with small gradients to zero for good (on a network trained in Linf the median L1
+distance is 8.7 by the exact operator and 6.8 by five steps).
 """
 
 import math
@@ -26,6 +28,8 @@ _DUAL_MEAN = 0.9
 """Weight of the past in the running mean of the Lagrangian's two weights."""
 _MOST_LOG_RATIO = math.log(1e6)
 """Largest absolute value of the logarithm of the ratio of the two weights."""
+_INNER_STEPS = 5
+"""Of `approach_proximal`."""
 _NEWTON_STEPS = 12
 """Most steps of Newton's method for a proximal operator; four or five usually reach the rounding error."""
 
@@ -96,7 +100,8 @@ class _Proximal(AbstractRule):
         moved = self.room.clip(here.delta - rate * mean / size)
         weight = (1 - self.weights.loss) / self.weights.loss
         self.weights.step(here, number, share)
-        return proximal(moved, size / rate, weight, self.norm)
+        near = proximal if self.norm in ("linf", "l2") else approach_proximal
+        return near(moved, size / rate, weight, self.norm)
 
 
 def proximal(point: Images, metric: Images, weight: PerExample, norm: Norm) -> Images:
@@ -114,6 +119,17 @@ def proximal(point: Images, metric: Images, weight: PerExample, norm: Norm) -> I
     if norm == "l0":
         return _two_thirds(point, column(weight) / metric)
     return _linf(point, metric, weight) if norm == "linf" else _l2(point, metric, weight)
+
+
+def approach_proximal(point: Images, metric: Images, weight: PerExample, norm: Norm) -> Images:
+    """Five steps from `point` towards `proximal`: gradient descent on the quadratic form, each with a proximal operator
+    of its own in the plain metric (algorithm 2 of the paper, after Melchior et al. 2019, arXiv 1910.10094).
+    """
+    largest = metric.flatten(1).amax(1)
+    share, weight, near = metric / column(largest), weight / largest, point
+    for _ in range(_INNER_STEPS):
+        near = proximal(near - share * (near - point), torch.ones_like(share), weight, norm)
+    return near
 
 
 def _two_thirds(point: Images, weight: Images) -> Images:
