@@ -245,16 +245,29 @@ class Ball:
     def ascend(self, gradient: Images, images: Images, clean: Images, bounds: Bounds, size: float) -> Images:
         """The images of the ball after a step of norm `size` of steepest ascent of a function with `gradient`.
 
-        In L0, where more values than `eps` differ after the step, those are undone that lower the function least.
+        In L0 `size` values move to their bounds, rounded down but at least one; where more than `eps` differ from the
+        clean image then, those are undone that count least. The values that gain most by this exchange move.
         """
-        moved = images + self.steepest_step(gradient, images, bounds, size)
         if self.norm == "l0":
-            delta = (moved - clean).flatten(1)
-            loss = (gradient.flatten(1) * delta).masked_fill(delta == 0, -math.inf)
-            count = int(min(self.eps, loss.shape[1]))
-            kept = torch.zeros_like(delta, dtype=torch.bool).scatter_(1, loss.topk(count, dim=1).indices, value=True)
-            moved = torch.where(kept.view_as(moved), moved, clean)
-        return self.project(moved, clean, bounds)
+            return self._exchange(gradient, images, clean, bounds, size)
+        return self.project(images + self.steepest_step(gradient, images, bounds, size), clean, bounds)
+
+    def _exchange(self, gradient: Images, images: Images, clean: Images, bounds: Bounds, size: float) -> Images:
+        """`ascend` for L0."""
+        slope, delta = gradient.flatten(1), (images - clean).flatten(1)
+        bound = torch.where(gradient > 0, bounds[1] - clean, bounds[0] - clean).flatten(1)
+        now, then = (slope * delta).masked_fill(delta == 0, 0), slope * bound
+        count = int(min(self.eps, delta.shape[1]))
+        # a value that joins a full set takes the place of the one that counts least
+        least = torch.where(delta == 0, math.inf, now).amin(1, keepdim=True)
+        is_full = delta.count_nonzero(1).unsqueeze(1) >= count
+        gain = then - torch.where((delta == 0) & is_full, least, now)
+        top, place = gain.topk(min(max(1, int(min(size, delta.shape[1]))), delta.shape[1]), dim=1)
+        chosen = torch.zeros_like(delta, dtype=torch.bool).scatter_(1, place, top > 0)
+        moved = torch.where(chosen, bound, delta)
+        worth = (slope * moved).masked_fill(moved == 0, -math.inf)
+        kept = torch.zeros_like(chosen).scatter_(1, worth.topk(count, dim=1).indices, value=True)
+        return self.project(clean + torch.where(kept, moved, 0.0).view_as(clean), clean, bounds)
 
     def steepest_step(self, gradient: Images, images: Images, bounds: Bounds, size: float = 1.0) -> Images:
         """The step of norm `size` that most increases a linear function with `gradient`; zero where that is zero.

@@ -50,8 +50,10 @@ class AbstractTrajectoryAttack(AbstractMinimumNormAttack):
     never. With the smallest eps of interest the search ends sooner, and what is nearer than it needs is not found."""
 
     @abstractmethod
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
-        """The rule at the start of a run, for examples with some `room`; `like`: a number per example, for its type."""
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
+        """The rule at the start of a run, for examples with some `room`; `value` is the objective at their clean
+        images.
+        """
 
     @final
     def max_passes(self, classes: int) -> Passes:

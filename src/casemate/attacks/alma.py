@@ -63,16 +63,19 @@ class _Rule(AbstractRule):
     found: Flags
     since: PerExample
     """The share of the steps after which an iterate first fooled; 1 before."""
+    scale: PerExample
+    """What the constraint is divided by: 1, as it is a ratio, but for two classes, where it is a difference of
+    logits."""
     first_distance: float
 
     def step(self, here: Iterate, number: int, share: float) -> Images:
         """One step of RMSProp on distance and penalty; the first one on the penalty alone."""
-        constraint = _TOLERANCE - here.value
+        constraint = (_TOLERANCE - here.value) / self.scale
         if number:
             self._adapt(constraint, number)
         self.since = self.since.where(self.found | ~here.fooled, share)
         self.found = self.found | here.fooled
-        gradient = -column(penalty_slope(constraint, self.rho, self.mu)) * here.gradient
+        gradient = -column(penalty_slope(constraint, self.rho, self.mu) / self.scale) * here.gradient
         if number:
             gradient = gradient + (here.delta.sign() if self.norm == "l1" else unit_length(here.delta))
         else:
@@ -129,9 +132,9 @@ class ALMA(AbstractTrajectoryAttack):
     """Distance, in shares of the range of the pixels, that the first step moves an image by. If None the authors': 0.1
     for L2, 0.5 for L1."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule at the start, with mu = rho = 1."""
-        one = torch.ones_like(like)
+        one = torch.ones_like(value)
         return _Rule(
             norm=self.norm,
             room=room,
@@ -141,7 +144,8 @@ class ALMA(AbstractTrajectoryAttack):
             mu=one,
             rho=one,
             before=one,
-            found=torch.zeros_like(like, dtype=torch.bool),
+            found=torch.zeros_like(value, dtype=torch.bool),
             since=one,
+            scale=value.abs().clamp(min=1),
             first_distance=_FIRST_DISTANCE[self.norm] if self.first_distance is None else self.first_distance,
         )

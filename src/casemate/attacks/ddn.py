@@ -57,6 +57,6 @@ class DDN(AbstractTrajectoryAttack):
     init_norm: Annotated[float, positive()] = 1.0
     """The first radius, as a multiple of the range of the pixels."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule, with the first radius for every example."""
-        return _Rule(torch.full_like(like, self.init_norm), room.farthest("l2"), self.gamma)
+        return _Rule(torch.full_like(value, self.init_norm), room.farthest("l2"), self.gamma)

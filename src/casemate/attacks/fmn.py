@@ -82,15 +82,15 @@ class FMN(AbstractTrajectoryAttack):
     last_gamma: Annotated[float, between(0, 1, without_high=True)] = 0.001
     """The last one."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule, with a radius of one value (L0) or of any size (the others) for every example."""
         farthest = room.farthest(self.norm)
         return _Rule(
             norm=self.norm,
-            radius=torch.full_like(like, 1.0 if self.norm == "l0" else math.inf),
+            radius=torch.full_like(value, 1.0 if self.norm == "l0" else math.inf),
             best=farthest.clone(),
             farthest=farthest,
-            found=torch.zeros_like(like, dtype=torch.bool),
+            found=torch.zeros_like(value, dtype=torch.bool),
             step_size=_FIRST_STEP[self.norm] if self.step_size is None else self.step_size,
             gamma=self.gamma,
             last_gamma=self.last_gamma,

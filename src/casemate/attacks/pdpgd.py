@@ -201,9 +201,9 @@ class PDGD(AbstractTrajectoryAttack):
     initial_ratio: Annotated[float, between(1e-6, 1e6)] = 0.01
     """The first weight of the distance over that of the loss."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule at the start."""
-        weights = _Weights.start(like, self.initial_ratio, self.dual_learning_rate)
+        weights = _Weights.start(value, self.initial_ratio, self.dual_learning_rate)
         return _Descent(weights, AdamMoments(room.low), self.learning_rate)
 
 
@@ -225,7 +225,7 @@ class PDPGD(AbstractTrajectoryAttack):
     initial_ratio: Annotated[float, between(1e-6, 1e6)] = 0.01
     """The first weight of the distance over that of the loss."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule at the start."""
-        weights = _Weights.start(like, self.initial_ratio, self.dual_learning_rate)
+        weights = _Weights.start(value, self.initial_ratio, self.dual_learning_rate)
         return _Proximal(self.norm, room, weights, AdamMoments(room.low), self.learning_rate)

@@ -72,12 +72,12 @@ class SigmaZero(AbstractTrajectoryAttack):
     threshold_rate: Annotated[float, positive()] = 0.01
     """By how much the threshold changes after a step, as a multiple of the learning rate."""
 
-    def rule(self, room: Room, like: PerExample) -> AbstractRule:
+    def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule, with the first threshold for every example."""
         return _Rule(
             room=room,
             moments=AdamMoments(room.low),
-            threshold=torch.full_like(like, self.threshold),
+            threshold=torch.full_like(value, self.threshold),
             sigma=self.sigma,
             step_size=self.step_size,
             threshold_rate=self.threshold_rate,
