@@ -404,6 +404,7 @@ def test_the_output_of_a_run(installed: pytest.Pytester) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_results_of_other_processes_are_collected(installed: pytest.Pytester) -> None:
     installed.makepyfile(test_it=TESTS)
     done = installed.runpytest_subprocess("-n", "2", "--junitxml=report.xml")
@@ -414,6 +415,7 @@ def test_results_of_other_processes_are_collected(installed: pytest.Pytester) ->
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_tests_that_attack_can_be_left_out(installed: pytest.Pytester) -> None:
     installed.makepyfile(test_it=TESTS)
     done = installed.runpytest_subprocess("-m", "not robust", "-k", "not lies")
@@ -424,6 +426,7 @@ def test_tests_that_attack_can_be_left_out(installed: pytest.Pytester) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_the_budget_is_an_option(installed: pytest.Pytester) -> None:
     installed.makepyfile(
         textwrap.dedent(

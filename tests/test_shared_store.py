@@ -969,6 +969,7 @@ STUDY = """
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_studies_share_an_object_store(bucket: str, on: Machine, tmp_path: Path) -> None:
     both = [client(STUDY, bucket, tmp_path / "out" / name, cache=tmp_path / name) for name in ("one", "two")]
     for each in both:
