@@ -75,7 +75,11 @@ def results(out: Path) -> dict[str, Any]:
 
     def without_times(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: without_times(each) for name, each in value.items() if name not in ("seconds", "provenance")}
+            return {
+                name: without_times(each)
+                for name, each in value.items()
+                if not name.endswith("seconds") and name != "provenance"
+            }
         return [without_times(each) for each in value] if isinstance(value, list) else value
 
     names = ("record.json", "adversarial.safetensors", "examples.parquet")

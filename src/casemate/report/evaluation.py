@@ -18,6 +18,7 @@ from casemate.report.charts import Figure, styled
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 from casemate.report.page import template_environment
 from casemate.tables import read_table
+from casemate.timing import seconds_in_words
 
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
@@ -85,7 +86,7 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
         ("seed", str(result.seed)),
         ("precision", _PRECISION[result.precision]),
         ("passes", f"{result.passes.forward:,} forward, {result.passes.backward:,} backward"),
-        ("time", f"{result.seconds:.0f} s"),
+        ("time", seconds_in_words(result.seconds, result.run_seconds)),
         ("machine", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
         ("software", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
     ]
