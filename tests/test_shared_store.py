@@ -489,6 +489,12 @@ def test_a_damaged_copy_is_fetched_again(on: Machine, url: str) -> None:
         ("sftp://user:secret@host/x", StoreError, "contains a password"),
         ("nonsense://b/x", StoreError, "unknown protocol nonsense"),
         (Path("s3://b/x"), StoreError, "looks like a URL.*give it as text"),
+        ("file:/x", StoreError, "two slashes after the colon; expected file://"),
+        ("s3:/bucket/x", StoreError, "two slashes after the colon; expected s3://"),
+        ("file://x", StoreError, "its path is relative; expected file:///x with three slashes.* the plain path x"),
+        ("local://./x", StoreError, "its path is relative"),
+        ("", StoreError, "empty text, ''; expected a folder"),
+        ("  ", StoreError, "empty text"),
     ],
 )
 def test_a_bad_url_is_refused(location: Any, error: type[CasemateError], words: str, on: Machine) -> None:
@@ -511,10 +517,22 @@ def test_a_missing_package_is_named(protocol: str, words: str, on: Machine, monk
 
 def test_a_url_is_one_store_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    written = (f"file://{tmp_path}/x", f"file://{tmp_path}/x//", "file://x", f"local://{tmp_path}/x")
-    assert {Objects(each).url for each in written[:3]} == {f"file://{tmp_path}/x"}
+    written = (f"file://{tmp_path}/x", f"file://{tmp_path}/x//", f"file://{tmp_path}/y/../x")
+    assert {Objects(each).url for each in written} == {f"file://{tmp_path}/x"}
     monkeypatch.setenv("CASEMATE_STORE", "memory://somewhere/x")
     assert Store().location == "memory://somewhere/x"
+
+
+def test_a_folder_of_other_files_is_said_to_be_one_until_it_is_a_store(tmp_path: Path, listener: Listener) -> None:
+    Store(tmp_path / "new", observer=listener)
+    (tmp_path / "other").mkdir()
+    for name in ("thesis.tex", "photo.jpg"):
+        (tmp_path / "other" / name).touch()
+    assert listener.said == []
+    for _ in range(2):
+        Store(tmp_path / "other", observer=listener)
+    (said,) = listener.said
+    assert said.endswith("other, also holds other files, such as photo.jpg, thesis.tex")
 
 
 # The command line -----------------------------------------------------------------------------------------------------
