@@ -169,7 +169,7 @@ class StepSetup:
             if relative_difference(logits, self.logits) > _SAME:
                 raise MachineError(
                     "a worker computes other logits than the process that started it: there the network's code or what "
-                    "it reads is another; use the same files everywhere, or --workers 1"
+                    "it reads is another; use the same files everywhere, or no engine (on the command line --workers 1)"
                 )
 
             def compute(job: StepJob, observer: Observer) -> Piece:
