@@ -479,8 +479,8 @@ def _waiting_workers(shards: Sequence[_Shard], workers: int) -> str:
     sizes = [each.at.stop - each.at.start for each in shards]
     return (
         f"{sum(sizes):,} images are {len(sizes)} parts, of which the largest has {max(sizes):,} and one worker attacks "
-        f"it: {workers} workers are at most {factor:.1f} times as fast as one, and wait meanwhile; with more images they "
-        "have more to do"
+        f"it: {workers} workers are at most {factor:.1f} times as fast as one, and wait meanwhile; with more images "
+        "they have more to do"
     )
 
 
