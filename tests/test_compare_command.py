@@ -254,7 +254,7 @@ def test_as_many_images_as_a_margin_needs_decide_it_and_fewer_do_not(lost: int, 
     assert needed is not None
     assert not judge_regression({"it": of(math.ceil(1.1 * needed))}, margin=margin).worse
     assert of(math.floor(0.9 * needed)).difference.low <= -margin
-    assert images_for_margin(of(100), (lost - won) / 100) is None  # the difference itself is no smaller
+    assert images_for_margin(of(100), (lost - won) / 100) is None  # the difference itself is as large
 
 
 @pytest.mark.parametrize("margin", [0.5, 0.1, 0.02, 0.013])

@@ -206,7 +206,7 @@ def test_a_worse_model_fails_and_a_better_one_passes() -> None:
     check(thirds, thirds, "5%")
     with pytest.raises(AssertionError, match="may be worse than the old model by 5 points or more") as caught:
         check(weaker, thirds, 0.05)
-    assert "to do: keep the old model, or allow a larger margin: on these images the difference is" in str(caught.value)
+    assert "to do: keep the old model, or allow a larger margin: the difference itself is as large" in str(caught.value)
     drop = -check(weaker, thirds, "99%").robust.difference.value
     with pytest.raises(AssertionError, match=r"to do: use more images, about [\d,]+ for this difference; or allow"):
         check(weaker, thirds, drop + 0.01)

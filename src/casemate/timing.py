@@ -36,14 +36,6 @@ class StepCost:
     """Seconds per image of an attack step: forward and backward pass to the input gradient."""
 
 
-def seconds_in_words(all_seconds: float, run_seconds: float) -> str:
-    """How long a result took, and how much of it in this run, if the rest was in the store already."""
-    took = duration(all_seconds)
-    if duration(run_seconds) == took:
-        return took
-    return f"{took}, of which {duration(run_seconds)} in this run and the rest before, for pieces in the store"
-
-
 def duration(seconds: float | int) -> str:
     """A time with its unit, such as "4.2 s", "5 min 03 s" or "2 h 10 min"."""
     if seconds < 10:

@@ -23,7 +23,6 @@ from casemate.errors import SettingError, ShapeError
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.intervals import (
     Estimate,
-    interval_of_difference,
     mcnemar,
     only_one,
     paired_difference,
@@ -37,6 +36,10 @@ from casemate.notebook import html_table
 
 _LEVEL = 0.05
 """The p-value of McNemar's test below which a difference is more than chance."""
+
+
+_MOST_IMAGES = 1_000_000
+"""Nobody is advised to attack more."""
 
 
 @final
@@ -174,19 +177,22 @@ def worse_in_words(names: tuple[str, str], margin: float | None) -> str:
 def images_for_margin(compared: Paired, margin: float) -> int | None:
     """On how many images a drop of `margin` or more would be excluded, if as large a share of them differed each way.
 
-    None if no number of images would do, since the difference itself is such a drop.
+    None if not even a million would do, since the difference itself is such a drop or nearly one.
     """
     n = compared.difference.n
     if compared.difference.value <= -margin:
         return None
 
     def excludes(count: int) -> bool:
-        wins, defeats = (count * each / n for each in (compared.only_second, compared.only_first))
-        return interval_of_difference(wins, defeats, count)[0] > -margin
+        wins, defeats = (round(count * each / n) for each in (compared.only_second, compared.only_first))
+        place = np.arange(count)
+        return paired_difference(place < count - defeats, place >= wins).low > -margin
 
     enough = n
     while not excludes(enough):
         enough *= 2
+        if enough > _MOST_IMAGES:
+            return None
     return bisect_left(range(enough), True, lo=1, key=excludes)
 
 

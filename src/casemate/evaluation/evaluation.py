@@ -38,6 +38,7 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
 from casemate.evaluation.probe import probe_model, within_bounds
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
@@ -57,7 +58,6 @@ from casemate.models.accel.precision import in_bfloat16
 from casemate.norms import Norm, format_eps, parse_eps, parse_norm
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
-from casemate.timing import seconds_in_words
 
 
 @final

@@ -57,16 +57,10 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
     n = len(first)
     if n == 0:
         raise ShapeError("a difference over no examples; expected at least one")
-    return Estimate((wins - defeats) / n, *interval_of_difference(wins, defeats, n), n)
-
-
-def interval_of_difference(wins: float, defeats: float, n: int) -> tuple[float, float]:
-    """The ends of the interval of `paired_difference`, if `wins` of `n` examples are True in the first only and
-    `defeats` in the second only.
-    """
     more, fewer = (wins + 1) / (n + 2), (defeats + 1) / (n + 2)
     half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * ((more + fewer - (more - fewer) ** 2) / (n + 2)) ** 0.5
-    return max(more - fewer - half, -1.0), min(more - fewer + half, 1.0)
+    centre = more - fewer
+    return Estimate((wins - defeats) / n, max(centre - half, -1.0), min(centre + half, 1.0), n)
 
 
 def only_one(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from casemate.arrays import UnsoundError, open_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
 from casemate.report import evaluation_figures
@@ -18,7 +19,6 @@ from casemate.report.charts import Figure, styled
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 from casemate.report.page import template_environment
 from casemate.tables import read_table
-from casemate.timing import seconds_in_words
 
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 

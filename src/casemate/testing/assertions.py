@@ -220,9 +220,7 @@ def _margin_advice(found: ModelComparison, margin: float) -> str:
     """What to do about a drop of the margin or more that is not excluded."""
     needed = images_for_margin(found.robust, margin)
     if needed is None:
-        return (
-            "keep the old model, or allow a larger margin: on these images the difference is no smaller than the margin"
-        )
+        return "keep the old model, or allow a larger margin: the difference itself is as large, or nearly"
     return f"use more images, about {needed:,} for this difference; or allow a larger margin"
 
 

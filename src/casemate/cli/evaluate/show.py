@@ -14,9 +14,9 @@ from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import console
 from casemate.documents import EVALUATION
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.verdict import Verdict
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
-from casemate.timing import seconds_in_words
 
 _COLOURS = {"green": "bold green", "yellow": "bold yellow", "red": "bold red"}
 _STATE_COLOURS = {"voids": "bold red", "weakens": "yellow", "note": "cyan"}
