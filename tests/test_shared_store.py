@@ -786,16 +786,17 @@ def test_pieces_that_could_not_be_stored_are_stored_later(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("what", ["processor", "instruction set"])
 def test_why_pieces_of_another_machine_are_not_used(
-    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, listener: Listener
+    what: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, listener: Listener
 ) -> None:
     url = place_in_memory()
     machine("one")
     evaluated(url)
     machine("two")
-    monkeypatch.setattr(pieces_module, "processor", lambda: "another")
+    monkeypatch.setattr(pieces_module, what.replace(" ", "_"), lambda: "another")
     evaluated(url, observer=listener)
-    assert any("store are not used: computed with processor " in words for words in listener.said)
+    assert any(f"store are not used: computed with {what} " in words for words in listener.said)
     machine("three")  # new, but shared storage has pieces that it can use
     listener.said.clear()
     evaluated(url, observer=listener)

@@ -296,15 +296,16 @@ def test_pieces_say_on_what_processor_they_were_computed_if_it_rounds_differentl
         assert compute(job, NULL_OBSERVER).processor is None
     rounded = dataclasses.replace(setup, logits=setup.logits * (1 + 1e-6))
     monkeypatch.setattr(steps_module, "processor", lambda: "Another 1000")
+    monkeypatch.setattr(steps_module, "instruction_set", lambda: "AVX512")
     with rounded.open() as compute:
         piece = compute(job, NULL_OBSERVER)
     piece.write(tmp_path / "piece.safetensors")
     found = Piece.read(tmp_path / "piece.safetensors")
     assert found is not None
-    assert found.processor == piece.processor == "Another 1000"
+    assert found.processor == piece.processor == "Another 1000, AVX512"
     monkeypatch.setattr(cascade_module, "compute_step", lambda *given, **options: piece)
     run_cascade(DefaultType(), {"fgsm": FGSM(eps=0.1), "again": FGSM(eps=0.1)}, data, [0.1], observer=listener)
-    assert sum("another kind of processor (Another 1000)" in words for words in listener.said) == 1
+    assert sum("another kind of processor (Another 1000, AVX512)" in words for words in listener.said) == 1
 
 
 def test_a_worker_whose_network_computes_something_else_ends_the_run() -> None:
