@@ -612,8 +612,8 @@ def test_only_the_accuracies_that_are_judged_fail(both: tuple[Path, Path]) -> No
     for judged, expected in (("robust", False), ("both", True), ("clean", True)):
         shown = comparison_run(found, found.regression(judged=judged), file=None)  # type: ignore[arg-type]
         assert (shown.checks[0].state == "failed") == expected
-        skipped = [each.name for each in shown.checks if each.state == "skipped"]
-        assert skipped == {"robust": COMPARED[:1], "both": [], "clean": COMPARED[1:]}[judged]
+        skipped = tuple(each.name for each in shown.checks if each.state == "skipped")
+        assert skipped == {"robust": COMPARED[:1], "both": (), "clean": COMPARED[1:]}[judged]
         assert all(
             each.message.startswith("Not judged (see --worse-in). From ")
             for each in shown.checks
