@@ -29,7 +29,7 @@ def shard_bounds(count: int, image_shape: tuple[int, ...]) -> list[slice]:
 
 
 def speedup_at_most(bounds: Sequence[slice], workers: int) -> float:
-    """By what factor so many workers can be faster than one, if each attacks one shard at a time; at least 1."""
+    """By what factor this number of workers can be faster than one, if each attacks one shard at a time; at least 1."""
     sizes = [each.stop - each.start for each in bounds]
     return min(float(workers), sum(sizes) / max(sizes))
 
