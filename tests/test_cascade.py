@@ -180,7 +180,7 @@ def test_plus_is_not_defined_for_l1() -> None:
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_autoattack_works_with_few_classes(classes: int) -> None:
     """It leaves what a cascade over the same attacks leaves, and no more than PGD with many restarts."""
     model = classifier(network(1, classes=classes, dtype=torch.float32, scale=8.0), classes)

@@ -600,7 +600,8 @@ def test_what_became_worse_fails_at_the_file_of_the_second_model(
     assert shown["regression"]["sentence"].count(" from ") == len(results)
 
     assert run("compare", *both[::-1], "--fail-if-worse", *files)[0] == 0  # better
-    assert set(states(suite_of(tmp_path / "junit.xml")).values()) == {"passed"}
+    judged = dict.fromkeys((*COMPARED, TRUST), "passed") | {COMPARED[0]: "skipped"}
+    assert states(suite_of(tmp_path / "junit.xml")) == judged
     assert results_of(_read(str(tmp_path / "casemate.sarif"))) == []
     assert run("compare", *both, *files)[0] == 0  # nothing is judged
     assert set(states(suite_of(tmp_path / "junit.xml")).values()) == {"passed"}
@@ -611,6 +612,13 @@ def test_only_the_accuracies_that_are_judged_fail(both: tuple[Path, Path]) -> No
     for judged, expected in (("robust", False), ("both", True), ("clean", True)):
         shown = comparison_run(found, found.regression(judged=judged), file=None)  # type: ignore[arg-type]
         assert (shown.checks[0].state == "failed") == expected
+        skipped = tuple(each.name for each in shown.checks if each.state == "skipped")
+        assert skipped == {"robust": COMPARED[:1], "both": (), "clean": COMPARED[1:]}[judged]
+        assert all(
+            each.message.startswith("Not judged (see --worse-in). From ")
+            for each in shown.checks
+            if each.state == "skipped"
+        )
     proof = found.regression(margin=0.5)
     assert proof.failing == tuple(name for name in COMPARED[1:] if found.compared()[name].difference.low <= -0.5)
     shown = comparison_run(found, found.regression(margin=0.2), file=None)

@@ -1423,7 +1423,9 @@ def _renamed(start: World, name: str) -> World:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["E1", "E6", "E9-100", "E11", RANDOM])
+@pytest.mark.parametrize(
+    "name", ["E6", RANDOM, *(pytest.param(each, marks=pytest.mark.slow) for each in ("E1", "E9-100", "E11"))]
+)
 def test_no_sentence_depends_on_what_a_model_is_called(mixed: World, judged: list[Judgement], name: str) -> None:
     other = _renamed(mixed, name)
     title = mixed.models[name].title

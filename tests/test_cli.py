@@ -333,7 +333,7 @@ def test_a_second_writer_is_told_of_the_first(run: Run, tmp_path: Path, monkeypa
     with Store(tmp_path).lock_for(plan["artifacts"][0]["key"]):
         message = _refused(run, *SMOKE, "--store", tmp_path)
     assert "another process (pid" in message
-    assert "wait for it and run the same command again, or use another --store" in message
+    assert "wait for it and run the same command again, or use another store" in message
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["store", "list"], ["store", "list", "--json"], ["--version"]])

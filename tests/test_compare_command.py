@@ -1,6 +1,7 @@
 """`casemate compare`: the numbers are those of the library, the gate decides as it says, and the wrong is refused."""
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from casemate.cli.compare.request import CompareRequest
 from casemate.cli.compare.show import picture_of
 from casemate.cli.shared.options import ModelOptions
 from casemate.errors import RecordError, SettingError
-from casemate.evaluation.comparison import Paired, expect_enough_images, judge_regression, paired
+from casemate.evaluation.comparison import Paired, expect_enough_images, images_for_margin, judge_regression, paired
 from casemate.report.comparison import compare_finished
 from casemate.report.finished_evaluation import read_finished
 from casemate.settings import parse_share
@@ -229,6 +230,31 @@ def test_a_drop_within_the_margin_passes_even_beyond_chance() -> None:
     assert judge_regression({"it": paired(ones, fewer)}).worse
     assert not judge_regression({"it": paired(ones, fewer)}, margin=0.03).worse
     assert judge_regression({"it": paired(ones, fewer)}, margin=0.01).worse
+
+
+def test_a_model_that_is_better_without_doubt_cannot_have_dropped() -> None:
+    worse, better = np.arange(100) < 40, np.arange(100) < 60
+    assert judge_regression({"it": paired(worse, better)}).sentence.endswith(
+        "; the 95 % interval of the difference holds no drop"
+    )
+    assert judge_regression({"it": paired(worse, worse)}).sentence.endswith(
+        "; a drop of up to 2.7 points cannot be excluded"
+    )
+
+
+@pytest.mark.parametrize(("lost", "won", "margin"), [(6, 2, 0.05), (20, 19, 0.02), (10, 0, 0.11), (0, 0, 0.01)])
+def test_as_many_images_as_a_margin_needs_decide_it_and_fewer_do_not(lost: int, won: int, margin: float) -> None:
+    def of(count: int) -> Paired:
+        """The same shares of `count` images differ, of 100 `lost` and `won`."""
+        losses, wins = (round(count * each / 100) for each in (lost, won))
+        place = np.arange(count)
+        return paired(place >= wins, place < count - losses)
+
+    needed = images_for_margin(of(100), margin)
+    assert needed is not None
+    assert not judge_regression({"it": of(math.ceil(1.1 * needed))}, margin=margin).worse
+    assert of(math.floor(0.9 * needed)).difference.low <= -margin
+    assert images_for_margin(of(100), (lost - won) / 100) is None  # the difference itself is as large
 
 
 @pytest.mark.parametrize("margin", [0.5, 0.1, 0.02, 0.013])

@@ -73,6 +73,7 @@ def test_the_attack_has_the_properties_of_every_attack(checkout: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_recipe_attack_and_finding_work_from_the_command_line(checkout: Path) -> None:
     train = ["train", "--recipe", "logit-squeezing", "--weight", "0.1", "--dataset", "digits", "--epochs", "1", "--out"]
     run(checkout, "-m", "casemate", *train, "squeezed.safetensors", cwd=checkout)

@@ -205,7 +205,7 @@ def test_the_verdict_comes_first_and_every_check_is_named(done: Done) -> None:
         assert re.search(rf"^ *{each['class']} .* {each['robust_accuracy']['n']} *$", done.out, re.MULTILINE)
     assert [each["class"] for each in done.result["per_class"]] == list(TINY_CLASSES)
     assert "not run: no undefended substitute was given" in text
-    assert "not run: it runs only with --thorough: it takes minutes" in text
+    assert "not run: it runs only with thorough=True (on the command line --thorough): it takes minutes" in text
     assert lines[-1] == f"Report: {done.folder / 'report.html'}"
     for row in done.result["attempts"]:
         assert re.search(

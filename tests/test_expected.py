@@ -107,8 +107,10 @@ EXACT: list[AbstractAttack] = [
     Spatial(rotations=3, shifts=2),
     Spatial(num_samples=4),
     Restarts(attack=PGD(eps=0.1, steps=4), restarts=3),
-    AutoAttack(eps=0.1, norm="l2"),
-    AutoAttack(eps=0.1, version="rand"),
+]
+LONG = [
+    pytest.param(AutoAttack(eps=0.1, norm="l2"), marks=[pytest.mark.integration, pytest.mark.slow], id="AutoAttack"),
+    pytest.param(AutoAttack(eps=0.1, version="rand"), marks=pytest.mark.integration, id="AutoAttack-rand"),
 ]
 
 
@@ -123,7 +125,7 @@ def _took(attack: AbstractAttack) -> tuple[Passes, Passes]:
 
 
 @pytest.mark.filterwarnings("ignore:.* found nothing that fools on 4 of 4 images:casemate.errors.CasemateWarning")
-@pytest.mark.parametrize("attack", EXACT, ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("attack", [*EXACT, *LONG], ids=lambda each: type(each).__name__)
 def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: AbstractAttack) -> None:
     told, seen = _took(attack)
     most = attack.max_passes(CLASSES)
@@ -133,7 +135,13 @@ def test_the_most_passes_are_those_of_a_model_that_never_falls(attack: AbstractA
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("attack", [Square(eps=0.1, n_queries=50, restarts=2), AutoAttack(eps=0.1)])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Square(eps=0.1, n_queries=50, restarts=2),
+        pytest.param(AutoAttack(eps=0.1), marks=pytest.mark.slow, id="AutoAttack"),
+    ],
+)
 def test_queries_that_change_nothing_are_fewer_passes_than_the_most(attack: AbstractAttack) -> None:
     told, seen = _took(attack)
     assert told.forward == seen.forward < attack.max_passes(CLASSES).forward

@@ -1,6 +1,8 @@
 """Whole-or-nothing writes, shown with real faults: exceptions, kills, full disks, folders in the way."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -327,3 +329,29 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
         assert cache_folder() == tmp_path / "xdg" / "casemate"
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space or choose another place"),
+        (errno.EACCES, "make the place writable for you"),
+        (errno.EROFS, "choose another place"),
+        (errno.ENAMETOOLONG, "correct the path"),
+    ],
+)
+def test_the_advice_fits_the_error(code: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(StoreError) as raised:
+        make_folder(tmp_path / "new")
+    assert f"; {advice}" in str(raised.value)
+    assert ("space" in str(raised.value)) == (code == errno.ENOSPC)
+
+
+def test_a_path_through_a_file_is_to_be_corrected(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"Not a directory\. .* correct the path"):
+        make_folder(tmp_path / "file" / "folder")

@@ -79,6 +79,7 @@ def _same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_it_helps_and_says_so(network: nn.Module) -> None:
     """Adversarial training gives what ordinary training lacks, on images whose classes are further apart than 2 eps."""
     train, test = tiny_images(400, 3), tiny_images(150, 4)
@@ -171,6 +172,7 @@ def test_the_attack_that_selects_is_the_same_in_every_epoch(network: nn.Module) 
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_recipes_make_two_models(network: nn.Module, cheap: None) -> None:
     found = harden(network, TRAIN, test=TEST, eps=EPS, settings=replace(SHORT, epochs=1), recipe=HARDENING_RECIPES)
     assert list(found.models) == ["before", "control", *HARDENING_RECIPES]
@@ -265,7 +267,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=() if each == "one logit" else pytest.mark.slow) for each in NETWORKS]
+)
 def test_networks_of_users_are_hardened(name: str, cheap: None) -> None:
     make, classes = NETWORKS[name]
     torch.manual_seed(0)
@@ -426,6 +430,7 @@ def test_a_stopped_hardening_continues(
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_damaged_step_is_made_again(hardened: Hardened, network: nn.Module, cheap: None, tmp_path: Path) -> None:
     again = partial(harden, network, TRAIN, test=TEST, eps=EPS, settings=SHORT, checkpoint=tmp_path)
     again()
@@ -639,6 +644,7 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_checkpoint(
     run: Run, network: nn.Module, mine: str, cheap: None, tmp_path: Path
 ) -> None:

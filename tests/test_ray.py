@@ -175,6 +175,7 @@ def test_a_node_that_is_removed_costs_the_pieces_that_it_computed(
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_an_evaluation_survives_the_removal_of_a_node(tmp_path: Path, cluster: Any, listener: Listener) -> None:
     draw = torch.Generator().manual_seed(0)
     images = torch.rand(3000, 1, 8, 8, generator=draw)
@@ -207,6 +208,7 @@ EVALUATION = """
 import json, sys
 import torch
 import casemate
+from casemate.attacks import PGD, Square
 from casemate.engine import Processes, Ray
 
 if __name__ == "__main__":
@@ -219,7 +221,7 @@ if __name__ == "__main__":
         for each in network.parameters():
             each.copy_(torch.randn(each.shape, generator=draw) / 4)
         labels = network(images).argmax(1)
-    found = casemate.evaluate(network, images, labels, eps=[0.01, 0.05], budget="quick", engine=engine,
+    found = casemate.evaluate(network, images, labels, eps=[0.01, 0.05], engine=engine, ATTACKS,
                               store=sys.argv[2], observer=casemate.progress_bars())
     torch.save(
         {"adversarial": found.cascade.adversarial, "first": torch.from_numpy(found.cascade.first_success),
@@ -233,9 +235,15 @@ if __name__ == "__main__":
 """
 
 
-def _evaluation(tmp_path: Path, engine: str, store: str, address: str | None = None) -> "subprocess.Popen[str]":
+SHORT = "attacks=[PGD(eps=0.05, steps=10), Square(eps=0.05, n_queries=50)]"
+"""Attacks that take a second in place of those of a budget, for a test that kills nothing meanwhile."""
+
+
+def _evaluation(
+    tmp_path: Path, engine: str, store: str, address: str | None = None, attacks: str = 'budget="quick"'
+) -> "subprocess.Popen[str]":
     program = tmp_path / "program.py"
-    program.write_text(EVALUATION.replace("ADDRESS", repr(address)))
+    program.write_text(EVALUATION.replace("ADDRESS", repr(address)).replace("ATTACKS", attacks))
     command = [sys.executable, str(program), engine, str(tmp_path / store), str(tmp_path / f"{store}.pt")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -249,7 +257,7 @@ def _same_bits(tmp_path: Path, one: str, other: str) -> bool:
 def test_an_evaluation_is_the_same_to_the_bit_wherever_it_runs(tmp_path: Path) -> None:
     printed = {}
     for engine in ("here", "processes", "ray"):
-        with _evaluation(tmp_path, engine, engine) as process:
+        with _evaluation(tmp_path, engine, engine, attacks=SHORT) as process:
             printed[engine], err = process.communicate(timeout=300)
         assert process.returncode == 0, err
     assert printed["here"] == printed["processes"] == printed["ray"]  # stdout has nothing of Ray's either
@@ -282,7 +290,8 @@ def _computing(process: "subprocess.Popen[str]") -> list[int]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["worker", pytest.param("driver", marks=pytest.mark.slow), "interrupt"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["worker", "driver", "interrupt"])
 def test_a_kill_in_the_middle_changes_nothing_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
     with _evaluation(tmp_path, "here", "whole") as process:
         whole, _ = process.communicate(timeout=300)
@@ -343,6 +352,7 @@ def second_machine() -> Iterator[tuple[str, Sequence[str]]]:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_second_machine_joins_and_works(tmp_path: Path, second_machine: tuple[str, Sequence[str]]) -> None:
     here, inside = second_machine
     ray = str(Path(sys.executable).parent / "ray")

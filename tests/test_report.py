@@ -192,6 +192,7 @@ def test_the_page_refers_to_nothing_outside_itself(built: tuple[Path, Page]) -> 
     assert policy.startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_a_small_scale_and_other_data_say_that_they_decide_nothing(done: Done, tmp_path: Path) -> None:
     """The banners: scale smoke, and digits in place of Fashion-MNIST."""
     page = _built(done.study, done.artifacts, tmp_path)
@@ -632,6 +633,7 @@ def _deciding(study: PlannedStudy) -> PlannedStudy:
     return replace(study, setup=replace(study.setup, scale=replace(study.setup.scale, decides=True)))
 
 
+@pytest.mark.slow
 def test_other_data_decide_no_claim_at_any_scale(done: Done, tmp_path: Path) -> None:
     """The digits at a scale that would decide; the study's own data do."""
     study = _deciding(done.study)
@@ -641,6 +643,7 @@ def test_other_data_decide_no_claim_at_any_scale(done: Done, tmp_path: Path) -> 
         assert ("holds" in verdicts or "does not hold" in verdicts) == decided
 
 
+@pytest.mark.slow
 def test_numbers_on_other_data_are_not_compared_without_a_word(done: Done, tmp_path: Path) -> None:
     """`--dataset digits` at a scale that decides."""
     rows = _built(_deciding(done.study), done.artifacts, tmp_path).table("what", "paper")
@@ -761,6 +764,7 @@ def test_the_headlines_stand_beside_the_committed_numbers(done: Done) -> None:
     assert len(beside) == 5
 
 
+@pytest.mark.slow
 def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_path: Path) -> None:
     """Entry by entry, in all three tables."""
     page = _built(done.study, done.artifacts, tmp_path, _committed(tmp_path, "digits", ("full", "medium")))
@@ -786,6 +790,7 @@ def test_what_the_largest_run_lacks_is_of_the_next_and_says_so(done: Done, tmp_p
     assert beside["E1: accuracy of the best class"] == "-"
 
 
+@pytest.mark.slow
 def test_a_run_on_other_data_is_not_shown_beside(done: Done, tmp_path: Path) -> None:
     """The digits, asked for or standing in; the committed run is on Fashion-MNIST."""
     folder = _committed(tmp_path, "fashion-mnist")

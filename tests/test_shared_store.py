@@ -489,6 +489,12 @@ def test_a_damaged_copy_is_fetched_again(on: Machine, url: str) -> None:
         ("sftp://user:secret@host/x", StoreError, "contains a password"),
         ("nonsense://b/x", StoreError, "unknown protocol nonsense"),
         (Path("s3://b/x"), StoreError, "looks like a URL.*give it as text"),
+        ("file:/x", StoreError, "two slashes after the colon; expected file://"),
+        ("s3:/bucket/x", StoreError, "two slashes after the colon; expected s3://"),
+        ("file://x", StoreError, "its path is relative; expected file:///x with three slashes.* the plain path x"),
+        ("local://./x", StoreError, "its path is relative"),
+        ("", StoreError, "empty text, ''; expected a folder"),
+        ("  ", StoreError, "empty text"),
     ],
 )
 def test_a_bad_url_is_refused(location: Any, error: type[CasemateError], words: str, on: Machine) -> None:
@@ -511,10 +517,22 @@ def test_a_missing_package_is_named(protocol: str, words: str, on: Machine, monk
 
 def test_a_url_is_one_store_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    written = (f"file://{tmp_path}/x", f"file://{tmp_path}/x//", "file://x", f"local://{tmp_path}/x")
-    assert {Objects(each).url for each in written[:3]} == {f"file://{tmp_path}/x"}
+    written = (f"file://{tmp_path}/x", f"file://{tmp_path}/x//", f"file://{tmp_path}/y/../x")
+    assert {Objects(each).url for each in written} == {f"file://{tmp_path}/x"}
     monkeypatch.setenv("CASEMATE_STORE", "memory://somewhere/x")
     assert Store().location == "memory://somewhere/x"
+
+
+def test_a_folder_of_other_files_is_said_to_be_one_until_it_is_a_store(tmp_path: Path, listener: Listener) -> None:
+    Store(tmp_path / "new", observer=listener)
+    (tmp_path / "other").mkdir()
+    for name in ("thesis.tex", "photo.jpg"):
+        (tmp_path / "other" / name).touch()
+    assert listener.said == []
+    for _ in range(2):
+        Store(tmp_path / "other", observer=listener)
+    (said,) = listener.said
+    assert said.endswith("other, also holds other files, such as photo.jpg, thesis.tex")
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -768,16 +786,17 @@ def test_pieces_that_could_not_be_stored_are_stored_later(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("what", ["processor", "instruction set"])
 def test_why_pieces_of_another_machine_are_not_used(
-    machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, listener: Listener
+    what: str, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, listener: Listener
 ) -> None:
     url = place_in_memory()
     machine("one")
     evaluated(url)
     machine("two")
-    monkeypatch.setattr(pieces_module, "processor", lambda: "another")
+    monkeypatch.setattr(pieces_module, what.replace(" ", "_"), lambda: "another")
     evaluated(url, observer=listener)
-    assert any("store are not used: computed with processor " in words for words in listener.said)
+    assert any(f"store are not used: computed with {what} " in words for words in listener.said)
     machine("three")  # new, but shared storage has pieces that it can use
     listener.said.clear()
     evaluated(url, observer=listener)
@@ -969,6 +988,7 @@ STUDY = """
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_two_studies_share_an_object_store(bucket: str, on: Machine, tmp_path: Path) -> None:
     both = [client(STUDY, bucket, tmp_path / "out" / name, cache=tmp_path / name) for name in ("one", "two")]
     for each in both:

@@ -75,7 +75,11 @@ def results(out: Path) -> dict[str, Any]:
 
     def without_times(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: without_times(each) for name, each in value.items() if name not in ("seconds", "provenance")}
+            return {
+                name: without_times(each)
+                for name, each in value.items()
+                if not name.endswith("seconds") and name != "provenance"
+            }
         return [without_times(each) for each in value] if isinstance(value, list) else value
 
     names = ("record.json", "adversarial.safetensors", "examples.parquet")
@@ -122,6 +126,7 @@ def _verified(folder: Path, out: Path) -> str:
     return " ".join((printed + err).split())
 
 
+@pytest.mark.slow
 def test_three_kills_of_the_command_lose_nothing(folder: Path, tmp_path: Path) -> None:
     killed(folder, tmp_path, 3)
 
@@ -164,6 +169,7 @@ def test_a_full_disk_keeps_what_is_finished(folder: Path, tmp_path: Path) -> Non
     assert f"Resumed: {there} of 16 pieces" in said(folder, *options)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_results_keeps_all_pieces(folder: Path, tmp_path: Path) -> None:
     options = (*SHORT, "--store", tmp_path / "store", "--out", tmp_path / "out")
     said(folder, *SHORT, "--store", tmp_path / "store", "--out", tmp_path / "first")
@@ -187,6 +193,7 @@ def test_a_store_that_cannot_be_written_is_one_error_before_any_attack(folder: P
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_piece_is_computed_again_and_said(folder: Path, tmp_path: Path) -> None:
     options = (*SHORT, "--store", tmp_path / "store", "--out", tmp_path / "out")
     said(folder, *options)
@@ -211,6 +218,7 @@ def test_two_at_a_time_in_one_store_end_alike(folder: Path, tmp_path: Path) -> N
     assert not list(tmp_path.rglob("*.lock"))
 
 
+@pytest.mark.slow
 def test_pieces_of_other_threads_are_not_used_and_it_is_said(folder: Path, tmp_path: Path) -> None:
     options = (*SHORT, "--store", tmp_path / "store", "--out", tmp_path / "out")
     said(folder, *options)
@@ -220,6 +228,7 @@ def test_pieces_of_other_threads_are_not_used_and_it_is_said(folder: Path, tmp_p
     assert "Resumed" in said(folder, *options, "--overwrite")
 
 
+@pytest.mark.slow
 def test_more_images_grow_the_record(folder: Path, tmp_path: Path) -> None:
     options = (*WHAT, "--eps", "0.1", "--budget", "quick", "--store", tmp_path / "store")
     said(folder, *options, "--images", "500", "--out", tmp_path / "few")

@@ -555,6 +555,7 @@ sys.exit(main({words!r}))
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_training_goes_on_in_the_same_run(killed_and_repeated: Path) -> None:
     found = only_run()
     assert found.info.status == "FINISHED"

@@ -93,7 +93,11 @@ def test_it_learns_the_digits(optimizer: Any) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("objective", [CrossEntropy(), AdversarialTraining(eps=0.05, steps=2)])
+@pytest.mark.parametrize(
+    "objective",
+    [CrossEntropy(), pytest.param(AdversarialTraining(eps=0.05, steps=2), marks=pytest.mark.slow)],
+    ids=lambda each: type(each).__name__,
+)
 def test_in_bfloat16_it_learns_the_digits_too_and_keeps_float32_weights(objective: Objective) -> None:
     found = digits.load()
     train, validation = split(found.train, 200, 0)

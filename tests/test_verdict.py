@@ -76,6 +76,17 @@ def finding(severity: Severity, *, flatters: bool = True, check: str = "a-check"
 VOID, WRONG = finding(Severity.VOIDS), finding(Severity.VOIDS, flatters=False, check="labels")
 
 
+def test_a_grade_about_few_of_the_images_states_the_clean_accuracy() -> None:
+    few, half, none = judged(1000, 310, 300, budget="quick"), judged(1000, 500, 480), judged(1000, 100, 50)
+    stated = "; but without an attack only 31.0 % (28.2 to 33.9, n = 1,000) of all images are classified correctly."
+    assert few.word == QUICK
+    assert few.sentence.endswith(f"can call a model robust{stated}")
+    assert few.grade_sentence.endswith(stated)
+    assert "but without an attack" not in half.sentence
+    assert none.grades == (UNTRAINED,)
+    assert none.sentence.count("10.0 %") == 2  # the accuracy in the reason, and that of guessing
+
+
 # The grade ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("right", "held", "grades"),

@@ -24,6 +24,7 @@ from casemate.evaluation import cascade as cascade_module
 from casemate.evaluation import steps as steps_module
 from casemate.evaluation.cascade import run_cascade
 from casemate.evaluation.pieces import Piece
+from casemate.evaluation.shards import shard_bounds, speedup_at_most
 from casemate.evaluation.steps import Step, StepJob, StepSetup, step_setup
 from casemate.models import as_model, numeric_settings, numeric_settings_as, open_model
 from casemate.models.sources.query_count import QueryCount
@@ -96,7 +97,7 @@ def test_a_worker_that_dies_costs_its_task_only(tmp_path: Path, listener: Listen
 
 def test_a_task_whose_workers_keep_dying_fails(tmp_path: Path) -> None:
     tasks = [_task("a", dies=9), _task("b"), _task("c", {"model": "b"})]
-    with pytest.raises(MachineError, match=r"a failed: 2 worker processes ended .*signal 9.*fewer --workers"):
+    with pytest.raises(MachineError, match=r"a failed: 2 worker processes ended .*signal 9.*fewer workers"):
         _run(tmp_path, tasks)
     assert _finished(tmp_path, tasks) == {"b", "c"}
 
@@ -224,6 +225,23 @@ def namesakes(tmp_path: Path) -> Iterator[tuple[str, str]]:
             del sys.modules[name]
 
 
+@pytest.mark.parametrize(
+    ("images", "workers", "factor"), [(500, 2, 1.0), (600, 2, 1.2), (1000, 2, 2.0), (2000, 8, 2.0), (50_000, 8, 8.0)]
+)
+def test_few_images_keep_few_workers_busy(images: int, workers: int, factor: float) -> None:
+    assert speedup_at_most(shard_bounds(images, (1, 28, 28)), workers) == pytest.approx(factor)
+
+
+@pytest.mark.integration
+def test_workers_that_wait_are_said_to(listener: Listener) -> None:
+    model = as_model(DefaultType())
+    for count, said in ((600, ["600 images are 2 parts, of which the largest has 500"]), (1000, [])):
+        given = LabelledImages(pixels=torch.rand(count, 1, 2, 2), labels=torch.zeros(count, dtype=torch.int64))
+        run_cascade(model, {"fgsm": FGSM(eps=0.001)}, given, [0.001], engine=Processes(workers=2), observer=listener)
+        assert [each[:50] for each in listener.said if "parts" in each] == [each[:50] for each in said]
+        listener.said.clear()
+
+
 @pytest.mark.integration
 def test_workers_have_the_code_of_the_model_and_not_that_of_a_namesake(namesakes: tuple[str, str]) -> None:
     models = [open_model(each).model for each in namesakes]
@@ -278,15 +296,16 @@ def test_pieces_say_on_what_processor_they_were_computed_if_it_rounds_differentl
         assert compute(job, NULL_OBSERVER).processor is None
     rounded = dataclasses.replace(setup, logits=setup.logits * (1 + 1e-6))
     monkeypatch.setattr(steps_module, "processor", lambda: "Another 1000")
+    monkeypatch.setattr(steps_module, "instruction_set", lambda: "AVX512")
     with rounded.open() as compute:
         piece = compute(job, NULL_OBSERVER)
     piece.write(tmp_path / "piece.safetensors")
     found = Piece.read(tmp_path / "piece.safetensors")
     assert found is not None
-    assert found.processor == piece.processor == "Another 1000"
+    assert found.processor == piece.processor == "Another 1000, AVX512"
     monkeypatch.setattr(cascade_module, "compute_step", lambda *given, **options: piece)
     run_cascade(DefaultType(), {"fgsm": FGSM(eps=0.1), "again": FGSM(eps=0.1)}, data, [0.1], observer=listener)
-    assert sum("another kind of processor (Another 1000)" in words for words in listener.said) == 1
+    assert sum("another kind of processor (Another 1000, AVX512)" in words for words in listener.said) == 1
 
 
 def test_a_worker_whose_network_computes_something_else_ends_the_run() -> None:

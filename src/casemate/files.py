@@ -3,6 +3,7 @@
 Every file is written under a temporary name in the same folder, flushed to disk, and then renamed.
 """
 
+import errno
 import json
 import math
 import os
@@ -32,8 +33,19 @@ def _as_store_error(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}. No partial file is left; "
-            "free some space or choose another place, then run the same command again."
+            f"{_advice(error)}, then run the same command again."
         ) from error
+
+
+def _advice(error: OSError) -> str:
+    """What to do about an error of writing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some space or choose another place"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "make the place writable for you or choose another one"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+        return "correct the path"
+    return "choose another place"
 
 
 def make_folder(path: Path) -> Path:

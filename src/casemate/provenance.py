@@ -47,6 +47,16 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def instruction_set() -> str:
+    """The instructions of the processor that PyTorch computes with, such as "AVX2" or "AVX512".
+
+    Processors of one name can differ in them, and then round differently.
+    """
+    import torch  # here, since the import takes seconds
+
+    return torch.backends.cpu.get_cpu_capability()
+
+
 @cache
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
@@ -65,6 +75,7 @@ def surroundings(device: str, threads: int) -> dict[str, Any]:
         "libraries": dict(_versions()),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
+        "instruction_set": instruction_set(),
         "cores": os.cpu_count(),
         "threads": threads,
         "device": device,

@@ -20,7 +20,8 @@ def packed(content: Any) -> bytes:
     except Exception as error:  # the user's own classes may raise anything
         raise MachineError(
             f"the work cannot be sent to other processes ({type(error).__name__}: {error}); define the network, its "
-            "layers and the attacks at the top of a module, without open files or locks, or use --workers 1"
+            "layers and the attacks at the top of a module, without open files or locks, or use no engine (on the "
+            "command line --workers 1)"
         ) from error
 
 

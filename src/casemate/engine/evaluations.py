@@ -55,14 +55,14 @@ def using(root: Path, name: str, *, fresh: bool = False) -> Iterator[Path]:
     if fresh and folder.exists():
         if is_in_use(folder):
             raise StoreError(
-                f"another process is computing pieces of this evaluation in {root}; wait for it, or use another --store"
+                f"another process is computing pieces of this evaluation in {root}; wait for it, or use another store"
             )
         remove_evaluation(folder)
     lock = filelock.FileLock(make_folder(folder) / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock")
     try:
         lock.acquire()
     except OSError as error:
-        raise StoreError(f"cannot lock {lock.lock_file}: {error.strerror or error}; use another --store") from error
+        raise StoreError(f"cannot lock {lock.lock_file}: {error.strerror or error}; use another store") from error
     try:
         yield folder
     finally:

@@ -11,6 +11,7 @@ guarantee that, the checksums show an object that was written in part: it counts
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -56,9 +57,26 @@ _FINAL = (*_CREDENTIALS, "ParamValidationError", "InvalidRegionError", "NoRegion
 _FINAL_CODES = (errno.ENOSPC, errno.EROFS, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EDQUOT, errno.ENAMETOOLONG)
 
 
+_ONE_SLASH = re.compile(r"(\w[\w+.-]+):/")
+"""The beginning of a URL that has lost a slash; one letter alone is a drive of Windows."""
+
+
 def is_url(location: Path | str) -> bool:
-    """Whether the location of a store is a URL, and not a folder. Raises `StoreError` for a URL given as a path."""
+    """Whether the location of a store is a URL, and not a folder.
+
+    Raises `StoreError` for one that is neither: an empty text, a URL that lacks a slash, or a URL given as a path.
+    """
     if isinstance(location, str):
+        if not location.strip():
+            raise StoreError(
+                f"the store is named by an empty text, {location!r}; expected a folder, or a URL such as "
+                "s3://bucket/prefix; name none for the default store"
+            )
+        if "://" not in location and (found := _ONE_SLASH.match(location)):
+            raise StoreError(
+                f"{location!r} is no URL, which has two slashes after the colon; expected {found[1]}://... for shared "
+                f"storage (file:///mnt/shared has three, since its path begins with one), or the plain path of a folder"
+            )
         return "://" in location
     head, colon, rest = str(location).partition(":/")
     if colon and len(head) > 1 and head.isalnum() and not rest.startswith("/"):
@@ -92,6 +110,11 @@ class Objects:
                 "it out, and give it in the environment or in fsspec's configuration"
             )
         if protocol in ("file", "local"):
+            if not place.startswith("/"):
+                raise StoreError(
+                    f"{url} names no place that other machines could know, since its path is relative; expected "
+                    f"{protocol}:///{place} with three slashes, or for a folder of this machine the plain path {place}"
+                )
             place = os.path.abspath(place)  # noqa: PTH100 (resolves no links)
         self.url = f"{protocol}://{place.rstrip('/')}"
         self.protocol = protocol
@@ -369,7 +392,7 @@ class Objects:
             advice = "check the URL"
         else:
             advice = "check the network, and run the same command again"
-        return StoreError(f"{failed} {what}: {_words(error)}; {advice}, or use another --store")
+        return StoreError(f"{failed} {what}: {_words(error)}; {advice}, or use another store")
 
 
 def _write_file(source: Path, target: Path, *, replace: bool) -> None:

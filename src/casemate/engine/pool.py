@@ -109,5 +109,5 @@ class Deaths:
             return None
         return MachineError(
             f"{len(deaths)} worker processes ended while they computed it (the last by {death.how}); if memory ran "
-            "out, run the same command again with fewer --workers"
+            "out, do the same again with fewer workers"
         )

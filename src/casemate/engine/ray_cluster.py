@@ -89,7 +89,9 @@ class Ray:
             if lacks and self._cluster is not None:
                 observer.message(f"{lacks}; waiting for the cluster to get one")  # it may grow on demand
             elif lacks:
-                raise MachineError(f"{lacks}; give fewer --threads, or --gpus-per-task")
+                raise MachineError(
+                    f"{lacks}; give smaller cpus or gpus (on the command line --threads, --gpus-per-task)"
+                )
             pool = RayWorkers(count, packed(setup), cpus=self.cpus, gpus=self.gpus, observer=observer)
             try:
                 yield pool
@@ -103,7 +105,7 @@ class Ray:
     def check(self) -> None:
         """Raise `MissingExtraError` without Ray, or `MachineError` if nothing answers at the address."""
         if find_spec("ray") is None:
-            raise missing_extra("--engine ray", "ray")
+            raise missing_extra("the engine Ray", "ray")
         if self.address not in (None, "auto"):
             _expect_answer(self.address)
 
@@ -142,8 +144,8 @@ def _connected(address: str | None, observer: Observer) -> Iterator[Any]:
         except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "cannot start Ray" if address is None else f"cannot join a Ray cluster at {address}"
             raise MachineError(
-                f"{where}: {str(error).splitlines()[0]}; start one with `ray start --head`, give --ray-address "
-                "host:port, or none for a cluster on this machine"
+                f"{where}: {str(error).splitlines()[0]}; start one with `ray start --head` and give its "
+                "address as host:port (on the command line --ray-address), or none for a cluster on this machine"
             ) from error
     try:
         with _silent(ray):

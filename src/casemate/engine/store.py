@@ -38,6 +38,8 @@ from casemate.progress import NULL_OBSERVER, Observer
 
 _FACTS = {"kind": str, "name": str, "config": dict, "code": str, "result": dict, "provenance": dict}
 """The entries that every artifact.json must have, and their types."""
+_PARTS = {"artifacts", "working", "locks", "unsent", "evaluations"}
+"""The folders in a store."""
 _LOCK_TIMEOUT = 0.5
 """Seconds that `lock_for` waits for a lock: another process may hold it briefly, only to inspect the key's folder."""
 
@@ -107,10 +109,23 @@ def default_store() -> Path | str:
     return from_environment if is_url(from_environment) else Path(from_environment)
 
 
+def _other_files(folder: Path) -> list[str]:
+    """Names of a few files and folders in a folder that is not a store yet; none in one that does not exist."""
+    try:
+        names = sorted(each.name for each in folder.iterdir())
+    except OSError:  # there is none, or it cannot be read: what needs it says so
+        return []
+    return [] if _PARTS.intersection(names) else names[:3]
+
+
 def opened(location: Path | str | None, observer: Observer = NULL_OBSERVER) -> tuple[Path, Objects | None]:
     """The folder of the store at `location` (None: the default one) on this machine, and its objects if it is a URL."""
     location = default_store() if location is None else location
     if not is_url(location):
+        if others := _other_files(Path(location)):
+            observer.message(
+                f"The folder of the store, {location}, also holds other files, such as {', '.join(others)}"
+            )
         return Path(location), None
     objects = Objects(str(location), observer)
     return objects.root, objects
@@ -232,7 +247,7 @@ class Store:
         (self._unsent / key).unlink(missing_ok=True)
         facts = facts_of(place)
         if facts is None:
-            raise StoreError(f"cannot write {place}; check its permissions, or use another --store")
+            raise StoreError(f"cannot write {place}; check its permissions, or use another store")
         return Artifact(key, place, facts)
 
     def _share(self, key: str, objects: Objects) -> None:
@@ -299,7 +314,7 @@ class Store:
         except OSError as error:
             raise StoreError(
                 f"cannot lock {lock.lock_file}: {error.strerror or error}; make {self.root} writable, or use another "
-                "--store"
+                "store"
             ) from error
         return lock
 
@@ -315,7 +330,7 @@ class Store:
             pid = holder.read_text(errors="replace")[:20] if holder.is_file() else "unknown"
             raise StoreError(
                 f"another process (pid {pid}) is computing this artifact in {self.root}; wait for it and run the same "
-                "command again, or use another --store"
+                "command again, or use another store"
             )
         try:
             write_text(holder, str(os.getpid()))

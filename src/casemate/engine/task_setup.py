@@ -72,6 +72,6 @@ def stored(store: Store, key: str) -> Artifact:
     if found is None:
         raise StoreError(
             f"the artifact {key} was computed, but is not in {store.location}: workers on other machines need a "
-            "--store that all of them share"
+            "store that all of them share"
         )
     return found

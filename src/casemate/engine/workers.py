@@ -135,7 +135,7 @@ class _Worker:
             with _interrupts_ignored():  # until the new process, which inherits that, can ignore them itself
                 process.start()
         except OSError as error:
-            raise MachineError(f"cannot start a worker process: {error}; run again with fewer --workers") from error
+            raise MachineError(f"cannot start a worker process: {error}; run again with fewer workers") from error
         child.close()
         self.pipe, self.process = pipe, process
 
@@ -167,7 +167,7 @@ class _Worker:
                     return None
                 raise MachineError(
                     f"worker processes do not start (exit code {self.process.exitcode}); their error is above, if they "
-                    "printed one; --workers 1 needs none"
+                    "printed one; without an engine (on the command line with --workers 1) none is needed"
                 ) from None
             code = self.process.exitcode or 0
             found = Finished(name=name, death=Death(how=f"signal {-code}" if code < 0 else f"exit code {code}"))

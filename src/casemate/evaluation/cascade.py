@@ -38,7 +38,7 @@ from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST, Attempt, C
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import share
 from casemate.evaluation.pieces import Nearest, Piece, PieceStore, piece_key, shard_key
-from casemate.evaluation.shards import shards_of
+from casemate.evaluation.shards import shards_of, speedup_at_most
 from casemate.evaluation.steps import Step, StepJob, compute_step, no_images, piece_within, step_setup
 from casemate.evaluation.time_left import Afterwards, TimeLeft, cost_of, time_left
 from casemate.models import Classifier, Frozen, Precision, as_model, full_precision, user_call
@@ -241,6 +241,8 @@ class _Run:
         few, _ = self.images.read(slice(0, COMPARED_IMAGES)).tensors(self.model.original.device)
         setup = step_setup(self.model, self.attacks, few, norm=self.norm, seed=self.seed)
         with engine.open(setup, self.observer) as pool:
+            if words := _waiting_workers(shards, pool.count):
+                self.observer.message(words)
             lanes = side_by_side(self.observer, pool.count)
             while waiting or running:
                 waiting.sort(key=lambda each: each.remaining * len(self._left(each)), reverse=True)  # most to do first
@@ -467,6 +469,19 @@ class _Run:
         if not self.announced and to_go.is_worth_saying:
             self.announced = True
             self.observer.message(f"Time left, by {by}: {to_go}")
+
+
+def _waiting_workers(shards: Sequence[_Shard], workers: int) -> str:
+    """The message that workers will wait, if the largest shard keeps one busy for much longer than the others."""
+    factor = speedup_at_most([each.at for each in shards], workers)
+    if factor > 0.75 * workers:
+        return ""
+    sizes = [each.at.stop - each.at.start for each in shards]
+    return (
+        f"{sum(sizes):,} images are {len(sizes)} parts, of which the largest has {max(sizes):,} and one worker attacks "
+        f"it: {workers} workers are at most {factor:.1f} times as fast as one, and wait meanwhile; with more images "
+        "they have more to do"
+    )
 
 
 def most_work(attacks: Mapping[str, AbstractAttack], images: int, classes: int) -> int | None:

@@ -30,6 +30,7 @@ class Attempt:
     fooled: int = 0
     """Number of images fooled within eps."""
     seconds: float = 0.0
+    """How long it took; pieces that were in the store already count with the seconds they took then."""
     passes: Passes = field(default_factory=Passes)
     """Forward and backward passes over all images; zero if a minimum-norm attack's earlier result was used again."""
     status: dict[str, int] = field(default_factory=lambda: {each.name.lower(): 0 for each in Status})
@@ -74,7 +75,7 @@ class Cascade:
     attempts: list[Attempt] = field(default_factory=list)
     """One for each attack and eps, in the order in which they were run; left out where no image was left to attack."""
     resumed_seconds: float = 0.0
-    """Seconds of an earlier, stopped evaluation in those of the attempts."""
+    """Seconds of the attempts that pieces of an earlier evaluation, which were in the store, took then."""
 
     @property
     def adversarial(self) -> Tensor:

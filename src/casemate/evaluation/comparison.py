@@ -9,6 +9,7 @@ excluded, so few images pass no model.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -20,7 +21,14 @@ from casemate.attacks import AttackResult
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluation.evaluation import Evaluation
-from casemate.evaluation.intervals import Estimate, mcnemar, only_one, paired_difference, percent, share
+from casemate.evaluation.intervals import (
+    Estimate,
+    mcnemar,
+    only_one,
+    paired_difference,
+    percent,
+    share,
+)
 from casemate.evaluation.shards import shards_of
 from casemate.evaluation.verdict import Verdict
 from casemate.norms import format_eps
@@ -28,6 +36,10 @@ from casemate.notebook import html_table
 
 _LEVEL = 0.05
 """The p-value of McNemar's test below which a difference is more than chance."""
+
+
+_MOST_IMAGES = 1_000_000
+"""Nobody is advised to attack more."""
 
 
 @final
@@ -88,6 +100,8 @@ class Regression:
     """The share by which the second may be worse; None if only chance may explain a difference."""
     failing: tuple[str, ...] = ()
     """The names of the accuracies by which it is worse."""
+    judged: tuple[str, ...] = ()
+    """The names of the accuracies that were judged."""
 
 
 def judge_regression(
@@ -107,22 +121,26 @@ def judge_regression(
     Raises:
         SettingError: so few images that even a model compared with itself would not pass with this margin.
     """
-    first, second = names
+    _, second = names
+    judged = tuple(compared)
     if margin is not None:
         expect_enough_images(min(each.difference.n for each in compared.values()), margin)
-        points = f"{100 * margin:.3g} points"
         short = {name: each for name, each in compared.items() if each.difference.low <= -margin}
         if short:
             return Regression(
                 worse=True,
-                sentence=f"{second} may be worse than {first} by {points} or more: {_drops(short)}",
+                sentence=f"{worse_in_words(names, margin)}: {_drops(short)}",
                 margin=margin,
                 failing=tuple(short),
+                judged=judged,
             )
         return Regression(
             worse=False,
-            sentence=f"{second} is worse than {first} by less than {points}, if at all: {_drops(compared)}",
+            sentence=(
+                f"{second} is worse than {names[0]} by less than {_points_of(margin)}, if at all: {_drops(compared)}"
+            ),
             margin=margin,
+            judged=judged,
         )
     level = _LEVEL / len(compared)
     worse = {name: each for name, each in compared.items() if each.difference.value < 0 and each.p_value < level}
@@ -130,17 +148,52 @@ def judge_regression(
         each_of = "" if len(compared) == 1 else f", each of {len(compared)} comparisons at the level {level:.2g}"
         return Regression(
             worse=True,
-            sentence=f"{second} is worse than {first} beyond chance: {_drops(worse)}{each_of}",
+            sentence=f"{worse_in_words(names, None)}: {_drops(worse)}{each_of}",
             margin=None,
             failing=tuple(worse),
+            judged=judged,
         )
     name, least = min(compared.items(), key=lambda each: each[1].difference.low)
-    allowed = f"; a drop of up to {100 * max(-least.difference.low, 0):.1f} points cannot be excluded"
+    if least.difference.low >= 0:
+        allowed = "; the 95 % interval of the difference holds no drop"
+    else:
+        allowed = f"; a drop of up to {-100 * least.difference.low:.1f} points cannot be excluded"
     return Regression(
         worse=False,
-        sentence=f"{second} is not worse than {first} beyond chance: {_drops({name: least})}{allowed}",
+        sentence=f"{second} is not worse than {names[0]} beyond chance: {_drops({name: least})}{allowed}",
         margin=None,
+        judged=judged,
     )
+
+
+def worse_in_words(names: tuple[str, str], margin: float | None) -> str:
+    """The words for a second model that `judge_regression` finds worse than a first, without the accuracies."""
+    first, second = names
+    if margin is None:
+        return f"{second} is worse than {first} beyond chance"
+    return f"{second} may be worse than {first} by {_points_of(margin)} or more"
+
+
+def images_for_margin(compared: Paired, margin: float) -> int | None:
+    """On how many images a drop of `margin` or more would be excluded, if as large a share of them differed each way.
+
+    None if not even a million would do, since the difference itself is such a drop or nearly one.
+    """
+    n = compared.difference.n
+    if compared.difference.value <= -margin:
+        return None
+
+    def excludes(count: int) -> bool:
+        wins, defeats = (round(count * each / n) for each in (compared.only_second, compared.only_first))
+        place = np.arange(count)
+        return paired_difference(place < count - defeats, place >= wins).low > -margin
+
+    enough = n
+    while not excludes(enough):
+        enough *= 2
+        if enough > _MOST_IMAGES:
+            return None
+    return bisect_left(range(enough), True, lo=1, key=excludes)
 
 
 def expect_enough_images(count: int, margin: float) -> None:
@@ -155,6 +208,10 @@ def expect_enough_images(count: int, margin: float) -> None:
             f"margin {margin:g} with {count:,} images: even a model compared with itself would not pass, since the "
             f"interval is too wide; expected at least {math.floor(width / margin - 2) + 1:,} images, or a larger margin"
         )
+
+
+def _points_of(margin: float) -> str:
+    return f"{100 * margin:.3g} points"
 
 
 def _drops(compared: Mapping[str, Paired]) -> str:

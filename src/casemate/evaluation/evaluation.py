@@ -38,6 +38,7 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
 from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
 from casemate.evaluation.probe import probe_model, within_bounds
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
@@ -90,6 +91,9 @@ class Evaluation:
     """How often each optimization, by its name, was made in the copy of the model that the attacks ran on (see
     `casemate.models.accel.freeze`)."""
     seconds: float
+    """How long it took; a piece of an earlier evaluation that was in the store counts with the seconds it took then."""
+    run_seconds: float
+    """How long this call took."""
 
     @property
     def verdict(self) -> Verdict:
@@ -169,7 +173,9 @@ class Evaluation:
         for name, clean, robust in zip(names, self.clean.per_class, self.per_class, strict=True):
             if clean is not None and robust is not None:
                 lines.append(f"{name:{width}}  {clean!s:26}  {robust:n}")
-        return "\n".join([*lines, "", f"{self._passes}; {self.seconds:.1f} s; seed {self.seed}."])
+        return "\n".join(
+            [*lines, "", f"{self._passes}; {seconds_in_words(self.seconds, self.run_seconds)}; seed {self.seed}."]
+        )
 
     def report(
         self,
@@ -250,6 +256,7 @@ class Evaluation:
             "verdicts": [verdict.as_json() for verdict in self.verdicts],
             "verdict": self.verdict.word,
             "seconds": self.seconds,
+            "run_seconds": self.run_seconds,
         }
 
 
@@ -420,6 +427,7 @@ def evaluate(
 
         fallen = all(each.fallen and not each.undecided for each in verdicts([]))
         checked = run_checks(context, first, checks, thorough=thorough, fallen=fallen)
+    took = time.perf_counter() - start
     found = Evaluation(
         norm=norm,
         values=tuple(values),
@@ -437,7 +445,8 @@ def evaluate(
         batch_size=prepared.verifier.pass_size or 0,
         precision=prepared.precision,
         changes=prepared.changes,
-        seconds=time.perf_counter() - start + cascade.resumed_seconds,
+        seconds=took + cascade.resumed_seconds,
+        run_seconds=took,
     )
     track_evaluation(observer, model, images, cascade, found.findings, found.verdicts, found.seconds)
     return found

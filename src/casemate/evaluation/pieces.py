@@ -58,7 +58,7 @@ from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.files import make_folder, read_json, write_json, write_text, writing
 from casemate.models import Classifier, Precision
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.provenance import environment, processor
+from casemate.provenance import environment, instruction_set, processor
 from casemate.rng import all_seeded, derive
 from casemate.rows import Rows
 from casemate.types import Flags, Images, Labels, PerExample
@@ -402,7 +402,12 @@ def plan_of(
     """
     return {
         "code": code_version(ATTACKS),
-        "environment": environment(model.device.type) | {"processor": processor(), "threads": torch.get_num_threads()},
+        "environment": {
+            **environment(model.device.type),
+            "processor": processor(),
+            "instruction set": instruction_set(),
+            "threads": torch.get_num_threads(),
+        },
         "weights": fingerprint(model),
         "outputs": _outputs(model, few, seed),
         "bounds": list(model.bounds),

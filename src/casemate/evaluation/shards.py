@@ -5,6 +5,7 @@ images begins with the same shards as one on fewer. The first shards are small, 
 them; later ones are larger, since attacks on survivors are faster on many images at a time.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 from casemate.data import ReadableImages
@@ -25,6 +26,12 @@ def shard_bounds(count: int, image_shape: tuple[int, ...]) -> list[slice]:
         found.append(slice(start, min(stop, count)))
         start = stop
     return found
+
+
+def speedup_at_most(bounds: Sequence[slice], workers: int) -> float:
+    """By what factor this number of workers can be faster than one, if each attacks one shard at a time; at least 1."""
+    sizes = [each.stop - each.start for each in bounds]
+    return min(float(workers), sum(sizes) / max(sizes))
 
 
 def shards_of(images: ReadableImages) -> list[slice]:

@@ -23,7 +23,7 @@ from casemate.models import Classifier, Frozen, numeric_settings, numeric_settin
 from casemate.models.accel.equivalence import relative_difference
 from casemate.norms import Ball, Norm
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.provenance import environment, processor
+from casemate.provenance import environment, instruction_set, processor
 from casemate.rng import all_seeded, derive
 from casemate.types import Flags, Images, Labels, Logits
 
@@ -169,14 +169,14 @@ class StepSetup:
             if relative_difference(logits, self.logits) > _SAME:
                 raise MachineError(
                     "a worker computes other logits than the process that started it: there the network's code or what "
-                    "it reads is another; use the same files everywhere, or --workers 1"
+                    "it reads is another; use the same files everywhere, or no engine (on the command line --workers 1)"
                 )
 
             def compute(job: StepJob, observer: Observer) -> Piece:
                 model.copy.pass_size, model.copy.observer = job.pass_size, observer
                 attack = self.attacks[job.step.name, job.step.eps]
                 piece = compute_step(model, attack, job, norm=self.norm, seed=self.seed, observer=observer)
-                return replace(piece, processor=processor() if is_other else None)
+                return replace(piece, processor=f"{processor()}, {instruction_set()}" if is_other else None)
 
             yield compute
 

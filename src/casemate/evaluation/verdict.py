@@ -41,6 +41,8 @@ PUBLIC_MODELS = (
 """Part of a sentence: how many public models would get each grade (counted as in `docs/decisions.md`)."""
 
 UNTRUSTED = "not to be trusted"
+LOW_ACCURACY = 0.5
+"""The clean accuracy below which a verdict's sentences state it: more images are misclassified than classified."""
 
 
 class Grade(StrEnum):
@@ -265,7 +267,7 @@ class Verdict:
         """The sentence with the grades and the reason for them; it begins with "None:" if there is no grade."""
         if not self.grades:
             return f"None: a number that is {UNTRUSTED} gets no grade."
-        return f"{_capital(self.word)}: {self._reason}."
+        return f"{_capital(self.word)}: {self._reason}{self._low_clean}."
 
     @property
     def convention(self) -> str:
@@ -283,7 +285,16 @@ class Verdict:
         left = ""
         if number.withstood is not None:
             left = f"{number.withstood:n} of the correctly classified images withstood everything tried; "
-        return f"{_capital(self.word)} at {number.setting}: {left}{self._reason}.{self.trust.doubts}{self.trust.unmade}"
+        found = f"{_capital(self.word)} at {number.setting}: {left}{self._reason}{self._low_clean}."
+        return f"{found}{self.trust.doubts}{self.trust.unmade}"
+
+    @property
+    def _low_clean(self) -> str:
+        """The end of a sentence with the clean accuracy, if that is low: the grade is about few of the images then."""
+        clean = self.number.clean
+        if clean.value >= LOW_ACCURACY or Grade.UNTRAINED in self.grades:  # whose reason states it
+            return ""
+        return f"; but without an attack only {clean:n} of all images are classified correctly"
 
     @property
     def _by_guessing(self) -> bool:

@@ -1,8 +1,10 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from casemate.arrays import UnsoundError, open_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
 from casemate.report import evaluation_figures
@@ -85,10 +88,15 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
         ("seed", str(result.seed)),
         ("precision", _PRECISION[result.precision]),
         ("passes", f"{result.passes.forward:,} forward, {result.passes.backward:,} backward"),
-        ("time", f"{result.seconds:.0f} s"),
-        ("machine", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
+        ("time", seconds_in_words(result.seconds, result.run_seconds)),
+        ("machine", f"{_processor(made)}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
         ("software", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
     ]
+
+
+def _processor(made: Mapping[str, Any]) -> str:
+    """The processor's name and, if it is known, the instructions that PyTorch used."""
+    return ", ".join(filter(None, (made["processor"], made.get("instruction_set"))))
 
 
 def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:

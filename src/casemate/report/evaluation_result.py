@@ -81,6 +81,9 @@ class EvaluationResult:
     """How many outputs of a randomised model were averaged for each prediction; 1 for any other model."""
     device: str
     seconds: float
+    """How long it took; a piece of an earlier evaluation that was in the store counts with the seconds it took then."""
+    run_seconds: float
+    """How long the run that wrote it took."""
     passes: Passes
     verdicts: tuple[Verdict, ...]
     """One for each eps, in ascending order of eps."""
@@ -120,6 +123,7 @@ class EvaluationResult:
             checks = map(Checked.from_json, found["checks"])
             return cls(
                 **{name: found[name] for name in (*plain, "device", "seconds", "provenance")},
+                run_seconds=found.get("run_seconds", found["seconds"]),
                 model_options=tuple(found.get("model_options", ())),
                 classes=tuple(found["classes"]),
                 passes=Passes(**found["passes"]),

@@ -17,7 +17,7 @@ from casemate.attacks.named import Attacks
 from casemate.data import Array, ImageSource, ReadableImages, as_readable, first_of
 from casemate.errors import CasemateError, SettingError
 from casemate.evaluation import Budget, Evaluation, ModelComparison, Severity, compare, evaluate
-from casemate.evaluation.comparison import expect_enough_images, judge_regression
+from casemate.evaluation.comparison import expect_enough_images, images_for_margin, judge_regression
 from casemate.intervals import Estimate
 from casemate.models import Precision
 from casemate.rng import all_forked, seed_all
@@ -136,7 +136,12 @@ def assert_not_worse(
         for which, each in zip(found.names, (before, after), strict=True)
         if (failure := _untrusted(each)) is not None
     ]
-    failure = "\n".join(untrusted) or (f"{judged.sentence}\n  {_compared(found)}" if judged.worse else None)
+    worse = [
+        judged.sentence,
+        _compared(found),
+        *([] if allowed is None else [f"to do: {_margin_advice(found, allowed)}"]),
+    ]
+    failure = "\n".join(untrusted) or ("\n  ".join(worse) if judged.worse else None)
     _record_not_worse(found, margin, time.perf_counter() - start, passed=failure is None)
     if failure is not None:
         raise AssertionError(failure)
@@ -209,6 +214,14 @@ def _advice(robust: Estimate, least: float) -> str:
         needed = math.ceil(_NORMAL**2 * least * (1 - least) / (robust.value - least) ** 2)  # Wilson's interval, solved
         return f"use more images, about {needed:,} for this estimate; or demand less"
     return "train for robustness (casemate harden, casemate.AdversarialTraining), or demand less"
+
+
+def _margin_advice(found: ModelComparison, margin: float) -> str:
+    """What to do about a drop of the margin or more that is not excluded."""
+    needed = images_for_margin(found.robust, margin)
+    if needed is None:
+        return "keep the old model, or allow a larger margin: the difference itself is as large, or nearly"
+    return f"use more images, about {needed:,} for this difference; or allow a larger margin"
 
 
 def _compared(found: ModelComparison) -> str:

@@ -14,6 +14,7 @@ from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import console
 from casemate.documents import EVALUATION
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
+from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.verdict import Verdict
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
 
@@ -77,8 +78,8 @@ def show(
         *_first_successes(result),
         *_classes(result),
         *_checks(result, verbose=verbose),
-        f"\n{console.duration(result.seconds)} on {result.device}, {result.precision}; attacks took "
-        f"{result.passes.forward:,} forward and {result.passes.backward:,} backward passes{draws}.",
+        f"\n{seconds_in_words(result.seconds, result.run_seconds)}, on {result.device}, {result.precision}; "
+        f"attacks took {result.passes.forward:,} forward and {result.passes.backward:,} backward passes{draws}.",
     )
     for line in (*_record(result, folder, data), f"Report: [bold]{escape(str(folder / 'report.html'))}[/]"):
         console.show_line(line)

@@ -115,7 +115,9 @@ def run_checks(
             if check.reads == "inputs":
                 found.append(first[check.name])
             elif check.thorough and not thorough:
-                found.append(check.skipped("it runs only with --thorough: it takes minutes"))
+                found.append(
+                    check.skipped("it runs only with thorough=True (on the command line --thorough): it takes minutes")
+                )
             elif check.only_flattery and fallen and not thorough:
                 found.append(check.skipped(LEFT_OUT))
             else:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from casemate.evaluation.comparison import Paired, Regression
+from casemate.evaluation.comparison import Paired, Regression, worse_in_words
 from casemate.report.ci.checks import CiCheck, CiRule, CiRun, State
 from casemate.report.ci.evaluation import NOT_TO_BE_TRUSTED
 from casemate.report.comparison import CLEAN, FinishedComparison
@@ -22,8 +22,8 @@ WORSE_THAN_BEFORE = CiRule(
 def comparison_run(found: FinishedComparison, gate: Regression | None, *, file: Path | None) -> CiRun:
     """The run of a comparison: each accuracy that both models have, and whether the numbers can be trusted.
 
-    An accuracy fails if the gate finds by it that B is worse. It is skipped if a number is not to be trusted: then
-    nothing follows, and the check of that fails, also without a gate.
+    An accuracy fails if the gate finds by it that B is worse, and is skipped if the gate does not judge it. All are
+    skipped if a number is not to be trusted: then nothing follows, and the check of that fails, also without a gate.
 
     Args:
         found: the comparison of A, the model before, with B.
@@ -68,7 +68,7 @@ def _check(name: str, compared: Paired, identity: str, found: FinishedComparison
     if not found.trusted:
         state, words = "skipped", f"{words}. Nothing follows, since a number is not to be trusted"
     elif gate is not None and name in gate.failing:
-        margin = None if gate.margin is None else f"{100 * gate.margin:.3g} points"
-        worse = "B is worse than A beyond chance" if margin is None else f"B may be worse than A by {margin} or more"
-        state, words = "failed", f"{worse}: {compared.drop}"
+        state, words = "failed", f"{worse_in_words(('A', 'B'), gate.margin)}: {compared.drop}"
+    elif gate is not None and name not in gate.judged:
+        state, words = "skipped", f"Not judged (see --worse-in). {words}"
     return CiCheck(name=name, rule=WORSE_THAN_BEFORE, state=state, message=words, identity=identity)

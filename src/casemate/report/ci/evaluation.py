@@ -69,6 +69,7 @@ def evaluation_run(
             "budget": result.verdict.number.budget,
             "seed": str(result.seed),
             "verdict": result.verdict.word,
+            "run_seconds": f"{result.run_seconds:.3f}",
         },
     )
 
