@@ -147,8 +147,9 @@ def test_an_evaluation_shows_eps_as_it_was_written(found: Evaluation, tmp_path: 
     ],
 )
 def test_eps_is_a_share_of_another_range(bounds: tuple[float, float], eps: float, share: str) -> None:
-    assert share_of_range(eps, bounds) == share
-    assert eps_with_share(eps, bounds) == (f"{format_eps(eps)} ({share})" if share else format_eps(eps))
+    assert share_of_range(eps, bounds, "linf") == share
+    assert share_of_range(eps, bounds, "l0") == ""
+    assert eps_with_share(eps, bounds, "linf") == (f"{format_eps(eps)} ({share})" if share else format_eps(eps))
     right = np.ones(50, dtype=bool)
     verdict = verdict_on(
         eps,

@@ -199,7 +199,7 @@ def test_an_example_is_finished_within_the_distance_wanted(name: str) -> None:
         lambda: ALMA(norm="linf"),
         lambda: PDGD(norm="l0"),
         lambda: SigmaZero(norm="l2"),
-        lambda: FMN(norm="l3"),
+        lambda: FMN(norm="l3"),  # type: ignore[arg-type]
         lambda: FMN(steps=0),
         lambda: FMN(refining_steps=-1),
         lambda: DDN(gamma=1.0),

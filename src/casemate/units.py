@@ -52,17 +52,20 @@ class EpsIssue:
         return self.kind in (EpsIssueKind.ABOVE, EpsIssueKind.BELOW, EpsIssueKind.OTHER)
 
 
-def share_of_range(eps: float, bounds: Bounds) -> str:
-    """A radius as a share of the range of the pixels, such as "3.14 % of the range 0 to 255"; "" for a range of 1."""
+def share_of_range(eps: float, bounds: Bounds, norm: str) -> str:
+    """A radius as a share of the range of the pixels, such as "3.14 % of the range 0 to 255".
+
+    "" for a range of 1, and for L0, where eps is a number of values.
+    """
     low, high = bounds
-    if high - low == 1:
+    if high - low == 1 or norm == "l0":
         return ""
     return f"{100 * eps / (high - low):.3g} % of the range {low:g} to {high:g}"
 
 
-def eps_with_share(eps: float, bounds: Bounds) -> str:
-    """A radius as it was written, and in brackets its `share_of_range` unless the range of the pixels is 1."""
-    share = share_of_range(eps, bounds)
+def eps_with_share(eps: float, bounds: Bounds, norm: str) -> str:
+    """A radius as it was written, and in brackets its `share_of_range`, if there is one."""
+    share = share_of_range(eps, bounds, norm)
     return f"{format_eps(eps)} ({share})" if share else format_eps(eps)
 
 

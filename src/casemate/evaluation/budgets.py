@@ -6,11 +6,15 @@ from typing import Literal, get_args
 from casemate.attacks import (
     APGD,
     EAD,
+    FMN,
+    PDPGD,
     PGD,
     AbstractAttack,
     AutoAttack,
     CarliniWagner,
     DeepFool,
+    SigmaZero,
+    SparseRS,
     Square,
     TargetedAPGD,
 )
@@ -41,6 +45,8 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
     """
     if budget not in get_args(Budget):
         raise SettingError(f"budget {budget!r}; expected one of {', '.join(get_args(Budget))}")
+    if norm == "l0":
+        return _fewest_values(budget, eps, randomised=randomised)
     if randomised:
         # the evaluation attacks the mean of several predictions, so the gradients of these attacks are averages already
         steps, n_queries = (30, 100) if budget == "quick" else (100, 1000)
@@ -64,3 +70,23 @@ def attacks_for(budget: Budget, norm: Norm, eps: float, *, randomised: bool) -> 
     if norm == "l1":
         return attacks | {"ead": EAD()}
     return attacks | {"deepfool": DeepFool(norm=norm), "carlini-wagner": CarliniWagner(norm=norm)}
+
+
+def _fewest_values(budget: Budget, eps: float, *, randomised: bool) -> dict[str, AbstractAttack]:
+    """The attacks of a budget in L0, for which AutoAttack is not defined."""
+    if randomised:
+        steps, n_queries = (30, 100) if budget == "quick" else (100, 1000)
+        return {
+            "pgd": PGD(eps=eps, norm="l0", steps=steps, keep="last"),  # an early stop would count lucky draws
+            "sparse-rs": SparseRS(eps=eps, n_queries=n_queries),
+        }
+    steps, n_queries = {"quick": (100, 500), "standard": (300, 5000), "thorough": (1000, 10_000)}[budget]
+    attacks: dict[str, AbstractAttack] = {
+        "sigma-zero": SigmaZero(steps=steps, stop_at_distance=eps),
+        "pdpgd": PDPGD(norm="l0", steps=steps, stop_at_distance=eps),
+        "fmn": FMN(norm="l0", steps=steps, stop_at_distance=eps),
+        "sparse-rs": SparseRS(eps=eps, n_queries=n_queries),
+    }
+    if budget == "quick":
+        del attacks["fmn"]
+    return attacks

@@ -10,10 +10,12 @@ import torch
 
 from casemate.attacks import (
     APGD,
+    PGD,
     AbstractAttack,
     AbstractMinimumNormAttack,
     Criterion,
     Passes,
+    SparseRS,
     Square,
     prepare_for_attack,
 )
@@ -130,13 +132,17 @@ def check_passes(images: int, *, thorough: bool) -> Passes:
 def measure_pass_cost(model: Classifier, images: ReadableImages, norm: Norm) -> PassCost:
     """Measure the seconds per pass in runs of APGD and Square on a few images, of which none counts as fooled.
 
+    In L0, for which these are not defined, they are PGD and Sparse-RS.
+
     Running attacks includes their work between passes, which is most of the time for small networks.
     """
 
     def ascent(steps: int) -> AbstractAttack:
-        return APGD(eps=1.0, norm=norm, steps=steps)
+        return PGD(eps=1.0, norm=norm, steps=steps) if norm == "l0" else APGD(eps=1.0, norm=norm, steps=steps)
 
     def search(steps: int) -> AbstractAttack:
+        if norm == "l0":
+            return SparseRS(eps=1.0, n_queries=steps)
         return Square(eps=1.0, norm=norm, n_queries=steps, rescale_schedule=True)
 
     few = images.read(slice(0, PROBED))

@@ -295,7 +295,7 @@ def evaluate(
             read part by part, and need not fit into memory.
         labels: the true classes of images given alone.
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
-        norm: in which eps is measured: linf, l2 or l1.
+        norm: in which eps is measured: linf, l2, l1 or l0.
         budget: quick, standard (AutoAttack) or thorough.
         attacks: to be run instead of the budget's; the library's or your own (`casemate.Attack`). One, several in
             order, which are named after their classes ("pgd", "pgd-2"), or several by name. Each runs at every

@@ -190,13 +190,13 @@ class Number:
         For pixels with another range than 1 it also says which share of the range eps is.
         """
         tried = "attacks chosen by the caller" if self.budget == "own" else f"budget {self.budget}"
-        facts = [share_of_range(self.eps, self.bounds), self.norm, tried]
+        facts = [share_of_range(self.eps, self.bounds, self.norm), self.norm, tried]
         return f"eps {format_eps(self.eps)} ({', '.join(filter(None, facts))})"
 
     @property
     def shown_eps(self) -> str:
         """Eps as it was written, and as a share of the range of the pixels unless that is 1."""
-        return eps_with_share(self.eps, self.bounds)
+        return eps_with_share(self.eps, self.bounds, self.norm)
 
 
 @final
@@ -420,7 +420,7 @@ def verdict_on(
 
     Args:
         eps: the radius, in `norm`.
-        norm: linf, l2 or l1.
+        norm: linf, l2, l1 or l0.
         budget: quick, standard, thorough, or own (attacks chosen by the caller).
         correct: which images are classified correctly without an attack, booleans `(n,)`.
         withstood: which are still classified correctly under every attack, booleans `(n,)`.

@@ -133,7 +133,7 @@ class Hardened:
             )
         gain, cost = before.robust, before.clean
         change = (
-            f"robust accuracy at eps {eps_with_share(self.eps, found.verdict.number.bounds)} went from "
+            f"robust accuracy at eps {eps_with_share(self.eps, found.verdict.number.bounds, self.norm)} went from "
             f"{percent(gain.first.value)} to {percent(gain.second.value)} ({gain.words}, n = {before.n:,})"
         )
         price = "" if cost is None else f"; clean accuracy changed by {cost.words}"
@@ -196,7 +196,7 @@ class Hardened:
 
     @property
     def _radius(self) -> str:
-        return eps_with_share(self.eps, self.before.verdict.number.bounds)
+        return eps_with_share(self.eps, self.before.verdict.number.bounds, self.norm)
 
     def save(self, path: Path | str, name: str | None = None) -> str:
         """Write the weights of a hardened model as safetensors; return the SHA-256 of the file.

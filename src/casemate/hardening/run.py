@@ -59,7 +59,7 @@ def harden(
         validation: images that choose the epoch; None to set a fifth of `train` aside.
         test: images for the evaluations; None to set a fifth of `train` aside. They choose nothing.
         eps: the radius to harden against, in the unit of the pixels, such as "8/255".
-        norm: in which eps is measured: linf, l2 or l1.
+        norm: in which eps is measured: linf, l2, l1 or l0.
         recipe: a name in `HARDENING_RECIPES`, a `Recipe`, or several, each of which makes a model.
         settings: of the training, for the control too; its seed is replaced by `seed`.
         budget: of the evaluations: quick, standard or thorough.

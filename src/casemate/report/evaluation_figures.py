@@ -58,7 +58,7 @@ def accuracy_over_eps(result: EvaluationResult) -> Figure:
     for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
             place.axhline(100 * least, color="#888888", linestyle=dashes, linewidth=1, label=f"{words} below this line")
-    share = share_of_range(number.eps, number.bounds)
+    share = share_of_range(number.eps, number.bounds, number.norm)
     place.set_xlabel(f"eps ({number.norm}){f'; {format_eps(number.eps)} is {share}' if share else ''}")
     percent_axis(place)
     legend_below(place, pad=5, ncols=3)

@@ -53,7 +53,7 @@ def assert_robust(
             to logits, and a DataLoader, a Dataset, or images with their labels.
         eps: the radius, in the unit of the pixels; of several, robustness is demanded at the largest.
         at_least: the robust accuracy demanded, such as 0.6 or "60%".
-        norm: linf, l2 or l1.
+        norm: linf, l2, l1 or l0.
         budget: quick, standard or thorough. None: that of pytest's option --casemate-budget, else quick.
         attacks: to be run instead of the budget's, as for `casemate.evaluate`.
         n: use the first n images; None: all.

@@ -40,6 +40,7 @@ _EPS: Mapping[Norm, tuple[str, ...]] = {
     "linf": ("0.01", "0.025", "0.05", "0.1"),
     "l2": ("0.1", "0.25", "0.5", "1"),
     "l1": ("1", "2.5", "5", "10"),
+    "l0": ("1", "3", "10", "30"),
 }
 """The values of eps if none is given, by norm."""
 _EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())

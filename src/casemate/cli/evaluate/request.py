@@ -26,7 +26,7 @@ from casemate.norms import Norm
 
 IMAGES = 500
 """Number of images evaluated if it is not given."""
-EPS: Mapping[Norm, str] = {"linf": "0.1", "l2": "1", "l1": "10"}
+EPS: Mapping[Norm, str] = {"linf": "0.1", "l2": "1", "l1": "10", "l0": "10"}
 """By norm, the eps if none is given: the study's 0.1, and radii of similar effect on images of 28 x 28 pixels."""
 _EPS_WORDS = ", ".join(f"{eps} {norm}" for norm, eps in EPS.items())
 _BORDERS = f"{CONVENTION.broken:g} {CONVENTION.weak:g} {CONVENTION.robust:g}"

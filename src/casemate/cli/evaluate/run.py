@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from casemate.attacks import AbstractAttack, HopSkipJump, Square
+from casemate.attacks import AbstractAttack, HopSkipJump, SparseRS, Square
 from casemate.cli.evaluate.request import IMAGES, EvaluateRequest
 from casemate.cli.shared import inputs
 from casemate.cli.shared.ci import model_file
@@ -175,8 +175,11 @@ def _black_box_attacks(request: EvaluateRequest, eps: float) -> Mapping[str, Abs
     if not request.loading.black_box:
         return None
     quick = request.budget == "quick"
-    square = Square(eps=eps, norm=request.norm, n_queries=500 if quick else 5000, rescale_schedule=quick)
-    walk = {"hop-skip-jump": HopSkipJump(norm=request.norm, n_queries=500 if quick else 5000)}
+    n_queries = 500 if quick else 5000
+    if request.norm == "l0":
+        return {"sparse-rs": SparseRS(eps=eps, n_queries=n_queries)}
+    square = Square(eps=eps, norm=request.norm, n_queries=n_queries, rescale_schedule=quick)
+    walk = {"hop-skip-jump": HopSkipJump(norm=request.norm, n_queries=n_queries)}
     return {"square": square} | (walk if request.norm != "l1" else {})
 
 

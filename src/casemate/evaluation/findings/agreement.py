@@ -13,6 +13,7 @@ from casemate.attacks import (
     CornerNoise,
     Criterion,
     HopSkipJump,
+    SparseRS,
     Square,
     Transfer,
     UniformNoise,
@@ -319,10 +320,11 @@ def losses(context: CheckContext) -> Measured:
     advice="Attack with more queries, and with an attack made for this model.",
 )
 def black_box_stronger(context: CheckContext) -> Measured | NotRun:
-    """Share of all images that Square, which uses no gradient, fooled after all attacks by gradient."""
-    names = [name for name, settings in context.cascade.attacks.items() if settings["name"] == Square.__name__]
+    """Share of all images that Square, or in L0 Sparse-RS, fooled without gradients after all attacks by gradient."""
+    searching = (SparseRS if context.norm == "l0" else Square).__name__
+    names = [name for name, settings in context.cascade.attacks.items() if settings["name"] == searching]
     if not names:
-        return NotRun("Square was not among the attacks")
+        return NotRun(f"{searching} was not among the attacks")
     if not any(attempt.passes.backward for attempt in context.cascade.attempts):
         return NotRun("no attack by gradient was run")
     found = [context.cascade.attempt(context.eps, name) for name in names]
@@ -330,7 +332,7 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     value = fooled / len(context.images)
     return Measured(
         value,
-        f"Square, which uses no gradient, fooled another {percent(value)} of the images after all attacks by gradient: "
+        f"{searching}, which uses no gradient, fooled another {percent(value)} of the images after all attacks by gradient: "
         "so these are misled, and the images that are left may not be robust either",
         counts=fooled > _BY_CHANCE,
         excuse=f"no more than {_BY_CHANCE} images",
