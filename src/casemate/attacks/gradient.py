@@ -217,18 +217,20 @@ def _part_gradient(
     *key: int | str,
     passes: Passes,
 ) -> tuple[Logits, Images]:
-    """The gradient at `images`: the mean over the inputs that the loop's parts make of them, smoothed.
+    """The gradient at `images`: the mean over the inputs that the loop's parts make of them, smoothed; and logits.
 
     `key` keys the draws of `InputDiversity`, which are others for every copy and in every pass of `EOT`. The logits are
-    those of the last input.
+    those of the images only where no part makes other inputs of them.
     """
     diversity, copies = part_of(loop.parts, InputDiversity), part_of(loop.parts, ScaledCopies)
     count = 1 if copies is None else copies.copies
+    draws = loop.eot_samples * count
+    passes.add(Passes(draws * len(images), draws * len(images)))
     if diversity is None and copies is None:
         logits, gradient = input_gradient(model, images, criterion, loop.loss, loop.eot_samples)
     else:
-        gradient = torch.zeros_like(images)
-        for number in range(loop.eot_samples * count):
+        logits, gradient = torch.empty(0), torch.zeros_like(images)
+        for number in range(draws):
             with torch.enable_grad():
                 leaf = images.detach().requires_grad_(True)
                 seen = leaf if copies is None else copies.scaled(leaf, number % count, model.bounds)
@@ -236,10 +238,8 @@ def _part_gradient(
                     seen = diversity.transform(seen, model.bounds, streams, "diversity", *key, number)
             logits, there = input_gradient(model, seen.detach(), criterion, loop.loss)
             gradient += torch.autograd.grad(seen, leaf, there)[0]
-        gradient /= loop.eot_samples * count
+        gradient /= draws
     kernel = part_of(loop.parts, TranslationKernel)
-    cost = loop.eot_samples * count * len(images)
-    passes.add(Passes(cost, cost))
     return logits, gradient if kernel is None else kernel.smooth(gradient)
 
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ class EnsembleNetwork(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.average = average
-        shares = torch.tensor(weights, dtype=torch.float64, device=members[0].device)
-        self.register_buffer("weights", (shares / shares.sum()).float(), persistent=False)
+        # as given, since float32 would round their shares; divided where they are used
+        self.register_buffer("weights", torch.tensor(weights, device=members[0].device))
         self.training = all(each.training for each in members)  # `train` would change the members too
 
     def forward(self, images: Images) -> Logits:
@@ -42,20 +42,21 @@ class EnsembleNetwork(nn.Module):
             raise ShapeError(f"members of the ensemble with {counts} classes; expected as many of each")
         each = torch.stack(outputs)
         weights = self.weights.to(each).view(-1, 1, 1)
+        weights = weights / weights.sum()
         if self.average == "logits":
             return (weights * each).sum(0)
         return (each.log_softmax(2) + weights.log()).logsumexp(0)
 
     def extra_repr(self) -> str:
         """What is averaged, and with which weights."""
-        return f"average={self.average!r}, weights={[round(weight, 6) for weight in self.weights.tolist()]}"
+        return f"average={self.average!r}, weights={self.weights.tolist()}"
 
 
 def ensemble(
     models: Sequence[nn.Module],
     *,
     weights: Sequence[float] | None = None,
-    average: Annotated[Average, _AVERAGE] = "logits",
+    average: Average = "logits",
 ) -> Classifier:
     """A classifier that is the average of several models, whose weights it shares; each keeps its own normalisation.
 
@@ -87,12 +88,12 @@ def ensemble(
     return Classifier(EnsembleNetwork(members, shares, average), **_common(members))
 
 
-def _common(members: Sequence[Classifier]) -> dict[str, object]:
+def _common(members: Sequence[Classifier]) -> dict[str, Any]:
     """The arguments `input_shape`, `classes` and `bounds` that all members have, None where none of them is known.
 
     Names count before numbers of classes. Raises `ShapeError` where members differ.
     """
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for name, what in (("bounds", "bounds"), ("input_shape", "shape of images")):
         known = [each.interface[name] for each in members if each.interface[name] is not None]
         different = [each for each in known if each != known[0]]
@@ -104,8 +105,8 @@ def _common(members: Sequence[Classifier]) -> dict[str, object]:
         for other in classes[:number]:
             if not same_classes(one, other):
                 raise ShapeError(
-                    f"the models have different classes: {', '.join(other)} and {', '.join(one)}; expected the same, in "
-                    "the same order"
+                    f"the models have different classes: {', '.join(other)} and {', '.join(one)}; expected the same, "
+                    "in the same order"
                 )
     classes.sort(key=is_numbered)
     found["classes"] = classes[0] if classes else None
