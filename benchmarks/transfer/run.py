@@ -135,10 +135,10 @@ def write_table() -> None:
     made = found["surroundings"]
     text = [
         BEGIN,
-        f"Images that fool the target, of n = {found['images']} that all three networks classify correctly, in per cent; eps "
-        f"{found['eps']}, Linf, seed {found['seed']}. `{found['command']}`, {found['seconds'] / 60:.0f} minutes on one "
-        f"thread ({made['processor']}, PyTorch {made['libraries']['torch']}, commit {made['commit']}). At 50 % the 95 % "
-        "interval is 6 points to either side.",
+        f"Images that fool the target, in per cent, of n = {found['images']} that all three networks classify correctly; "
+        f"eps {found['eps']}, Linf, seed {found['seed']}. `{found['command']}`, {found['seconds'] / 60:.0f} minutes on "
+        f"one thread ({made['processor']}, PyTorch {made['libraries']['torch']}, commit {made['commit']}). At 50 % the "
+        "95 % interval is 6 points to either side.",
         "",
         f"| Images made on | Target | {' | '.join(PARTS)} |",
         f"| --- | --- |{' --- |' * len(PARTS)}",
