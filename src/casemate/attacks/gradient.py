@@ -76,9 +76,7 @@ class Loop:
         if self.restarts > 1 and not self.random_start:
             raise SettingError("restarts without a random start would repeat the same run; set random_start")
         if part_of(self.parts, Nesterov) is not None and self.decay is None:
-            raise SettingError(
-                "Nesterov looks ahead along the momentum, and there is none; expected MIFGSM, or Momentum()"
-            )
+            raise SettingError("Nesterov for an attack without momentum; expected MIFGSM, or Momentum() as a part too")
 
     @property
     def is_random(self) -> bool:
@@ -431,9 +429,10 @@ class EOT(AbstractGradientAttack):
     def loop(self) -> Loop:
         """The settings of the inner attack, with averaged gradients. Raises `SettingError` for an EOT of an EOT."""
         as_attack(self.attack, AbstractGradientAttack)
-        if isinstance(self.attack, EOT):
+        inner = self.attack.loop()
+        if inner.eot_samples > 1 or isinstance(self.attack, EOT):
             raise SettingError("EOT of EOT; expected one EOT, with all eot_samples in it")
-        return replace(self.attack.loop(), eot_samples=self.eot_samples)
+        return replace(inner, eot_samples=self.eot_samples)
 
 
 @final
@@ -462,7 +461,7 @@ class Transferable(AbstractGradientAttack):
         """
         as_attack(self.attack, AbstractGradientAttack)
         inner = self.attack.loop()
-        if inner.parts:
+        if inner.parts or isinstance(self.attack, Transferable):
             raise SettingError("Transferable of Transferable; expected one, with all the parts in it")
         momentum, others = part_of(self.parts, Momentum), tuple(p for p in self.parts if not isinstance(p, Momentum))
         if momentum is not None and inner.decay is not None:
