@@ -32,7 +32,7 @@ class EnsembleNetwork(nn.Module):
         self.average = average
         # as given, since float32 would round their shares; divided where they are used
         self.register_buffer("weights", torch.tensor(weights, device=members[0].device))
-        self.training = all(each.training for each in members)  # `train` would change the members too
+        self.training = any(each.training for each in members)  # `train` would change the members too
 
     def forward(self, images: Images) -> Logits:
         """The mean logits, or the logarithms of the mean probabilities."""
@@ -60,7 +60,7 @@ def ensemble(
 ) -> Classifier:
     """A classifier that is the average of several models, whose weights it shares; each keeps its own normalisation.
 
-    It has no normalisation of its own, and is left in the mode of its members, which do not change.
+    It has no normalisation of its own, and is in training mode if a member is. The members do not change.
 
     Args:
         models: classifiers, or modules that map images within [0, 1] to logits; on one device, with the same bounds,
