@@ -90,7 +90,7 @@ def test_it_is_attacked_and_judged_as_one_model(average: Any) -> None:
     with torch.no_grad():
         assert torch.equal(found.prediction, model(found.adversarial).argmax(1))
     judged = evaluate(model, task.images.float(), labels, eps=0.1, attacks=[attack])
-    assert judged.clean_accuracy.value == 1
+    assert judged.clean.accuracy.value == 1
 
 
 def test_it_is_a_substitute_and_its_images_fool_a_third_model_more() -> None:
