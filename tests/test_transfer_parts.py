@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -74,7 +74,8 @@ CHOICES: dict[str, tuple[Part, ...]] = {
 
 def run(attack: AbstractGradientAttack, **options: Any) -> Tensor:
     """The adversarial images of the task, with a fixed seed."""
-    return attack(TASK.model, TASK.images, TASK.labels, **{"seed": SEED} | options).adversarial
+    options.setdefault("seed", SEED)
+    return attack(TASK.model, TASK.images, TASK.labels, **options).adversarial
 
 
 # ------------------------------------------------------------------------------------------------------- by hand
@@ -413,8 +414,11 @@ def test_defaults_are_the_papers() -> None:
         (lambda: Transferable(attack=BIM(eps=0.1), parts=(Nesterov(),)), "Nesterov for an attack without momentum"),
         (lambda: Transferable(attack=INNER, parts=(Momentum(),)), "MIFGSM, which has its own, with decay = 1.0"),
         (lambda: Transferable(attack=INNER, parts=(Nesterov(), Nesterov())), "parts: Nesterov more than once"),
-        (lambda: Transferable(attack=INNER, parts=("nesterov",)), r"parts: .*expected one or several of Momentum\(\)"),
-        (lambda: Transferable(attack=INNER, parts=Nesterov), "parts: .*expected one or several of"),
+        (
+            lambda: Transferable(attack=INNER, parts=cast(Any, ("nesterov",))),
+            r"parts: .*expected one or several of Momentum\(\)",
+        ),
+        (lambda: Transferable(attack=INNER, parts=cast(Any, Nesterov)), "parts: .*expected one or several of"),
         (
             lambda: Transferable(attack=Transferable(attack=INNER, parts=()), parts=(ScaledCopies(),)),
             "Transferable of Transferable",
@@ -423,7 +427,10 @@ def test_defaults_are_the_papers() -> None:
             lambda: EOT(attack=Transferable(attack=EOT(attack=INNER), parts=(ScaledCopies(),))),
             "EOT of EOT; expected one EOT",
         ),
-        (lambda: Transferable(attack=None, parts=(Nesterov(),)), "expected an attack that follows gradients"),
+        (
+            lambda: Transferable(attack=cast(Any, None), parts=(Nesterov(),)),
+            "expected an attack that follows gradients",
+        ),
         (lambda: TranslationKernel(size=4), "size = 4; expected an odd number"),
         (lambda: TranslationKernel(sigma=0.0), "sigma = 0.0; expected positive"),
         (lambda: ScaledCopies(copies=0), "copies = 0; expected at least 1"),

@@ -21,7 +21,7 @@ from casemate.attacks.parts import (
     ScaledCopies,
     TranslationKernel,
     VarianceTuning,
-    part_of,
+    find_part,
     record_of,
 )
 from casemate.attacks.result import Passes, RunResult
@@ -75,7 +75,7 @@ class Loop:
         expect(self)
         if self.restarts > 1 and not self.random_start:
             raise SettingError("restarts without a random start would repeat the same run; set random_start")
-        if part_of(self.parts, Nesterov) is not None and self.decay is None:
+        if find_part(self.parts, Nesterov) is not None and self.decay is None:
             raise SettingError("Nesterov for an attack without momentum; expected MIFGSM, or Momentum() as a part too")
 
     @property
@@ -86,7 +86,7 @@ class Loop:
     @property
     def passes(self) -> Passes:
         """Forward and backward passes of one run for one image that is never fooled."""
-        copies, tuning = part_of(self.parts, ScaledCopies), part_of(self.parts, VarianceTuning)
+        copies, tuning = find_part(self.parts, ScaledCopies), find_part(self.parts, VarianceTuning)
         points = self.steps + (self.steps - 1) * (0 if tuning is None else tuning.samples)
         gradients = self.eot_samples * points * (1 if copies is None else copies.copies)
         return Passes(gradients + (self.eot_samples * self.steps if self.sees_other_inputs else 0), gradients)
@@ -194,7 +194,7 @@ def _step_gradient(
     With parts that show the network other images, the iterates are classified in passes of their own. The passes made
     are added to `passes`.
     """
-    nesterov, at = part_of(loop.parts, Nesterov), images
+    nesterov, at = find_part(loop.parts, Nesterov), images
     if nesterov is not None and velocity is not None and loop.decay is not None:
         at = nesterov.look_ahead(images, velocity, loop.ball, loop.step_size * loop.decay)
     logits, gradient = _part_gradient(model, at, criterion, loop, streams, "step", restart, number, passes=passes)
@@ -220,7 +220,7 @@ def _part_gradient(
     `key` keys the draws of `InputDiversity`, which are others for every copy and in every pass of `EOT`. The logits are
     those of the images only where no part makes other inputs of them.
     """
-    diversity, copies = part_of(loop.parts, InputDiversity), part_of(loop.parts, ScaledCopies)
+    diversity, copies = find_part(loop.parts, InputDiversity), find_part(loop.parts, ScaledCopies)
     count = 1 if copies is None else copies.copies
     draws = loop.eot_samples * count
     passes.add(Passes(draws * len(images), draws * len(images)))
@@ -237,7 +237,7 @@ def _part_gradient(
             logits, there = input_gradient(model, seen.detach(), criterion, loop.loss)
             gradient += torch.autograd.grad(seen, leaf, there)[0]
         gradient /= draws
-    kernel = part_of(loop.parts, TranslationKernel)
+    kernel = find_part(loop.parts, TranslationKernel)
     return logits, gradient if kernel is None else kernel.smooth(gradient)
 
 
@@ -281,7 +281,7 @@ def gradient_ascent(
     )
     active = torch.arange(len(clean), device=clean.device)
     velocity = torch.zeros_like(clean) if loop.decay is not None else None
-    tuning = part_of(loop.parts, VarianceTuning)
+    tuning = find_part(loop.parts, VarianceTuning)
     variance = torch.zeros_like(clean) if tuning is not None else None
     for number in range(loop.steps):
         if len(active) == 0:
@@ -463,7 +463,7 @@ class Transferable(AbstractGradientAttack):
         inner = self.attack.loop()
         if inner.parts or isinstance(self.attack, Transferable):
             raise SettingError("Transferable of Transferable; expected one, with all the parts in it")
-        momentum, others = part_of(self.parts, Momentum), tuple(p for p in self.parts if not isinstance(p, Momentum))
+        momentum, others = find_part(self.parts, Momentum), tuple(p for p in self.parts if not isinstance(p, Momentum))
         if momentum is not None and inner.decay is not None:
             raise SettingError(
                 f"Momentum for {type(self.attack).__name__}, which has its own, with decay = {inner.decay}; leave the "

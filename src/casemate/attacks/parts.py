@@ -215,7 +215,7 @@ AnyParts = Annotated[tuple[Part, ...], Rule("parts", lambda parts: True, _read)]
 """Parts of an attack: one or several, at most one of each kind, stored in the order of `PARTS`."""
 
 
-def part_of(parts: Sequence[Part], kind: type[P]) -> P | None:
+def find_part(parts: Sequence[Part], kind: type[P]) -> P | None:
     """The part of a kind, or None."""
     return next((each for each in parts if isinstance(each, kind)), None)
 
