@@ -1,7 +1,7 @@
 """Several models as one: the averages, what the members must agree in, and that they are left as they were."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -160,7 +160,7 @@ class Three(nn.Module):
     ("make", "kind", "words"),
     [
         (lambda: ensemble([]), ModelError, "an ensemble of no models"),
-        (lambda: ensemble([member(0), "x"]), ModelError, "the model is"),
+        (lambda: ensemble(cast(Any, [member(0), "x"])), ModelError, "the model is"),
         (lambda: ensemble([member(0), member(1, bounds=(0, 255))]), ShapeError, r"different bounds: \(0.0, 1.0\) and"),
         (lambda: ensemble([member(0), member(1, input_shape=(1, 6, 7))]), ShapeError, "different shape of images"),
         (lambda: ensemble([member(0), member(1, classes=5)]), ShapeError, "different classes: a, b, c, d and 0, 1, 2"),
@@ -168,7 +168,11 @@ class Three(nn.Module):
         (lambda: ensemble([network(0), Three()])(IMAGES), CasemateError, r"with \[3, 4\] classes; expected as many"),
         (lambda: ensemble(members(), weights=[1, 2]), SettingError, "2 weights for 3 models"),
         (lambda: ensemble(members(), weights=[1, 0, 2]), SettingError, "weights = 0; expected positive"),
-        (lambda: ensemble(members(), average="votes"), SettingError, "average = 'votes'; expected logits or prob"),
+        (
+            lambda: ensemble(members(), average=cast(Any, "votes")),
+            SettingError,
+            "average = 'votes'; expected logits or prob",
+        ),
     ],
 )
 def test_models_that_do_not_fit_are_refused(make: Callable[[], object], kind: type[Exception], words: str) -> None:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-import torchattacks
+import torchattacks  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
 from casemate.attacks import (

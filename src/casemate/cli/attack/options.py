@@ -92,11 +92,11 @@ class AbstractAttackCommand:
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.attack import run, show
-            from casemate.cli.attack.parts import read_part
+            from casemate.cli.attack.parts import read_parts
 
             wrappers = chosen_settings(self.wrapper)
             if "parts" in wrappers:
-                wrappers["parts"] = tuple(map(read_part, wrappers["parts"])) or None
+                wrappers["parts"] = read_parts(wrappers["parts"])
             series = run.build_attacks(
                 self.kind,
                 self.eps,

@@ -3,6 +3,7 @@
 A name, and after a colon the settings that differ from its defaults.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +11,12 @@ from casemate.attacks import PARTS
 from casemate.cli.shared.options import parse_number
 from casemate.errors import SettingError
 from casemate.settings import unknown_name
+
+
+def read_parts(texts: Sequence[str]) -> tuple[Any, ...] | None:
+    """The parts that `texts` describe, in the order of `PARTS`; None if there are none. Raises as `read_part`."""
+    order = list(PARTS.values())
+    return tuple(sorted(map(read_part, texts), key=lambda part: order.index(type(part)))) or None
 
 
 def read_part(text: str) -> Any:
