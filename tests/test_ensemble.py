@@ -171,7 +171,7 @@ class Three(nn.Module):
         (
             lambda: ensemble(members(), average=cast(Any, "votes")),
             SettingError,
-            "average = 'votes'; expected logits or prob",
+            "average = 'votes'; expected logits",
         ),
     ],
 )
