@@ -603,6 +603,29 @@ def test_draws_average_the_gradient(run: Run, model: Path) -> None:
     assert "eot_samples = 0; expected at least 1" in _refused(run, "attack", "bim", model, *BEHIND, AVERAGE, 0)
 
 
+def test_parts_are_given_by_name_with_settings(run: Run, model: Path) -> None:
+    parts = "--parts", "variance-tuning:samples=2,beta=0.5", "scaled-copies:copies=2", "momentum"
+    code, out, err = run("attack", "bim", model, *BEHIND, *parts, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["attack"]["name"], found["eot_samples"]) == ("BIM", None)
+    assert found["parts"] == [
+        {"name": "Momentum", "decay": 1.0},
+        {"name": "ScaledCopies", "copies": 2},
+        {"name": "VarianceTuning", "samples": 2, "beta": 0.5},
+    ]
+    assert json.loads(run("attack", "bim", model, *BEHIND, "--json")[1])["parts"] is None
+    assert "parts Momentum, ScaledCopies, VarianceTuning on model" in run("attack", "bim", model, *BEHIND, *parts)[1]
+    for text, words in (
+        ("nesterof", "unknown part 'nesterof'; known: momentum, nesterov, scaled-copies, input-diversity"),
+        ("nesterov", "Nesterov for an attack without momentum"),
+        ("scaled-copies:copies", "'copies' is not SETTING=VALUE (no spaces); scaled-copies has copies (5)"),
+        ("nesterov:length=2", "nesterov has no settings"),
+        ("translation-kernel:size=4", "size = 4; expected an odd number"),
+    ):
+        assert words in " ".join(_refused(run, "attack", "bim", model, *BEHIND, "--parts", text).split())
+
+
 def test_noise_layers_can_be_left_on(run: Run, model: Path, tmp_path: Path) -> None:
     network = create("paper-cnn-noise", input_shape=(1, 28, 28), classes=DIGITS)
     noisy = save(

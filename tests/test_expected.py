@@ -22,14 +22,18 @@ from casemate.attacks import (
     CornerNoise,
     DeepFool,
     HopSkipJump,
+    InputDiversity,
     Passes,
     Restarts,
+    ScaledCopies,
     Spatial,
     Square,
     TargetedAPGD,
     TargetedFAB,
     Transfer,
+    Transferable,
     UniformNoise,
+    VarianceTuning,
 )
 from casemate.data import LabelledImages
 from casemate.errors import ShapeError
@@ -88,6 +92,9 @@ EXACT: list[AbstractAttack] = [
     PGD(eps=0.1, restarts=3, steps=4),
     MIFGSM(eps=0.1, steps=3),
     EOT(attack=PGD(eps=0.1, steps=3), eot_samples=2),
+    Transferable(attack=PGD(eps=0.1, steps=3, restarts=2), parts=(ScaledCopies(), VarianceTuning(samples=2))),
+    EOT(attack=Transferable(attack=MIFGSM(eps=0.1, steps=3), parts=(VarianceTuning(samples=2),)), eot_samples=2),
+    Transferable(attack=FGSM(eps=0.1), parts=(InputDiversity(), VarianceTuning())),
     APGD(eps=0.1, restarts=2, steps=20),
     APGD(eps=0.1, eot_samples=3, steps=7),
     APGD(eps=2, norm="l1", use_larger_eps=True, steps=20),

@@ -17,7 +17,7 @@ import torch
 
 import casemate
 from casemate import attacks, extensions
-from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer
+from casemate.attacks import EOT, FGSM, PGD, AbstractAttack, Restarts, Transfer, Transferable
 from casemate.attacks.registry import (
     attack_type,
     attack_types,
@@ -44,7 +44,7 @@ def test_every_public_attack_has_a_name_and_no_wrapper_has_one() -> None:
     public = [getattr(casemate, name) for name in dir(casemate)] + [getattr(attacks, name) for name in dir(attacks)]
     built = {each for each in public if isinstance(each, type) and issubclass(each, AbstractAttack)}
     final = {each for each in built if not inspect.isabstract(each)}
-    assert final - named == {EOT, Restarts, Transfer}
+    assert final - named == {EOT, Restarts, Transfer, Transferable}
     assert named <= final
     assert attack_types()["targeted-apgd"] is casemate.TargetedAPGD
 

@@ -324,8 +324,8 @@ def writing_tensors(
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The numbers of a tensor as bytes in C order, for a hash."""
-    # flat first: a tensor without elements may be called contiguous although its last stride is not 1
     flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = flat.as_strided(flat.shape, (1,))  # a tensor of one element or none is contiguous whatever its stride is
     return flat.view(torch.uint8).numpy().data  # bytes, since NumPy has no bfloat16
 
 

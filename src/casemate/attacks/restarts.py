@@ -47,7 +47,7 @@ class Restarts(AbstractAttack):
             raise SettingError("Restarts of Restarts; expected one Restarts, with the number of all runs")
         if self.restarts > 1 and isinstance(self.attack, AbstractGradientAttack):
             loop = self.attack.loop()
-            if not loop.random_start and loop.eot_samples == 1:
+            if not loop.is_random and loop.eot_samples == 1:
                 raise SettingError(
                     f"{type(self.attack).__name__} without a random start would repeat the same run; expected PGD"
                 )

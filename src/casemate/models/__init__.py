@@ -16,6 +16,7 @@ from casemate.models.checkpoint import save as save
 from casemate.models.classifier import Classifier as Classifier
 from casemate.models.classifier import is_numbered as is_numbered
 from casemate.models.classifier import numbered_classes as numbered_classes
+from casemate.models.ensemble import ensemble as ensemble
 from casemate.models.full_precision import full_precision as full_precision
 from casemate.models.full_precision import judge_of as judge_of
 from casemate.models.given import as_classifier as as_classifier

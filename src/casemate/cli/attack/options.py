@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from tyro.conf import Suppress, arg
 
-from casemate.attacks import EOT, AbstractAttack, AbstractMinimumNormAttack, Restarts
+from casemate.attacks import EOT, PARTS, AbstractAttack, AbstractMinimumNormAttack, Restarts, Transferable
 from casemate.attacks.registry import attack_type, attack_types, paper_of, summary_of
 from casemate.cli import attack as command
 from casemate.cli.shared import outputs, parsing
@@ -45,7 +45,7 @@ _EPS: Mapping[Norm, tuple[str, ...]] = {
 """The values of eps if none is given, by norm."""
 _EPS_WORDS = "; ".join(f"{norm}: {' '.join(values)}" for norm, values in _EPS.items())
 _REMOVED = MODEL_FROM | {"--attack": "write the attack before MODEL, such as casemate attack pgd model.safetensors"}
-_WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Restarts)
+_WRAPPERS: tuple[type[AbstractAttack], ...] = (EOT, Transferable, Restarts)
 """Classes of attacks that wrap another attack and are available as options, the innermost first."""
 
 
@@ -93,8 +93,11 @@ class AbstractAttackCommand:
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.attack import run, show
+            from casemate.cli.attack.parts import read_parts
 
             wrappers = chosen_settings(self.wrapper)
+            if "parts" in wrappers:
+                wrappers["parts"] = read_parts(wrappers["parts"])
             series = run.build_attacks(
                 self.kind,
                 self.eps,
@@ -211,6 +214,14 @@ def _wrapper_options(kind: type[AbstractAttack]) -> type:
     for wrapper in _wrappers_of(kind):
         helps, hints = field_help(wrapper), get_type_hints(wrapper)
         for name in _own(wrapper)[1]:
+            if wrapper is Transferable:
+                words = (
+                    f"{helps[name]} Of {', '.join(PARTS)}; with settings as in variance-tuning:samples=5,beta=1.5. "
+                    f"(Transferable: {summary_of(wrapper)[0].lower()}{summary_of(wrapper)[1:]})"
+                )
+                option = Annotated[tuple[str, ...], arg(metavar="PART ...", help=words, help_behavior_hint=hint)]
+                options.append((name, option, ()))
+                continue
             words = f"{helps[name]} ({wrapper.__name__}: {summary_of(wrapper)[0].lower()}{summary_of(wrapper)[1:]})"
             options.append(
                 (name, Annotated[hints[name] | None, arg(metavar="N", help=words, help_behavior_hint=hint)], None)

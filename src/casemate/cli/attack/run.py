@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import (
+    EOT,
     AbstractAttack,
     AbstractGradientAttack,
     AbstractMinimumNormAttack,
@@ -21,6 +22,7 @@ from casemate.attacks import (
     Status,
 )
 from casemate.attacks.gradient import to_last_iterate
+from casemate.attacks.parts import record_of
 from casemate.cli.shared import inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading
@@ -170,7 +172,7 @@ def build_attacks(
             own = {each.name: values[each.name] for each in fields(wrapper) if each.name != inside}
             if None not in own.values():
                 made = wrapper(**{inside: made}, **own)
-            elif issubclass(wrapper, AbstractGradientAttack):
+            elif wrapper is EOT:
                 averages = next(iter(own)).replace("_", "-")
         return made, core
 
@@ -234,7 +236,10 @@ def prepare(
     test, data = found.images.read(slice(None)), found.name
     model = _randomised(given.model, inference).to(device)
     record = {setting: value for setting, value in series.core.record().items() if setting != "eps"}
-    around = {name: value for name, value in wrappers.items() if value is not None}
+    shown = {name: record_of(value) if name == "parts" and value else value for name, value in wrappers.items()}
+    around = {name: value for name, value in shown.items() if value is not None}
+    if "parts" in around:
+        around["parts"] = ", ".join(part["name"] for part in around["parts"])
     name = Path(given.name).name
     who = name if inference is None else f"{name} with {inference}"
     how = ", ".join([record["name"], *(f"{setting.replace('_', ' ')} {value}" for setting, value in around.items())])
@@ -257,7 +262,7 @@ def prepare(
         "images": len(test),
         "inference": inference,
         "attack": record,
-        **wrappers,
+        **shown,
         "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
         "seed": seed,

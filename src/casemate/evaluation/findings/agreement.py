@@ -332,8 +332,8 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     value = fooled / len(context.images)
     return Measured(
         value,
-        f"{searching}, which uses no gradient, fooled another {percent(value)} of the images after all attacks by gradient: "
-        "so these are misled, and the images that are left may not be robust either",
+        f"{searching}, which uses no gradient, fooled another {percent(value)} of the images after all attacks by "
+        "gradient: so these are misled, and the images that are left may not be robust either",
         counts=fooled > _BY_CHANCE,
         excuse=f"no more than {_BY_CHANCE} images",
     )
