@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from casemate.attacks import AbstractAttack, AttackResult, Status
-from casemate.attacks.registry import library_attack_types
+from casemate.attacks.registry import library_attack_types, norms_of
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import norm_of
@@ -17,7 +17,7 @@ from conftest import tiny_images, tiny_model
 pytestmark = pytest.mark.filterwarnings("ignore:.*found nothing that fools:casemate.errors.CasemateWarning")
 ATTACKS = library_attack_types()
 IMAGES = tiny_images(8)
-EPS = 0.2
+EPS, EPS_IN_L0 = 0.2, 5.0
 FEW = 6
 """Most of anything that an attack counts: steps, restarts, queries, classes."""
 
@@ -25,7 +25,8 @@ FEW = 6
 def quick(kind: type[AbstractAttack], **chosen: Any) -> AbstractAttack:
     """The attack with few of everything, or with more where it takes no fewer."""
     counts = {each.name: each.default for each in fields(kind) if type(each.default) is int}
-    radius = {"eps": EPS} if "eps" in {each.name for each in fields(kind)} else {}
+    eps = EPS_IN_L0 if norms_of(kind) == ("l0",) else EPS
+    radius = {"eps": eps} if "eps" in {each.name for each in fields(kind)} else {}
 
     def built(most: int) -> AbstractAttack:
         return kind(**{name: min(count, most) for name, count in counts.items()}, **(radius | chosen))

@@ -29,7 +29,7 @@ TemperatureCrossEntropy TrainConfig Transfer UniformNoise Verdict InputDiversity
 Transferable TranslationKernel VarianceTuning check compare ensemble eps_curve evaluate evaluate_clean fit
 gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record save steps_curve
 sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
-observers tracking
+observers tracking ALMA DDN FMN PDGD PDPGD SigmaZero SparseRS
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

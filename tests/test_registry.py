@@ -70,14 +70,16 @@ def test_case_does_not_matter(name: str) -> None:
 
 def test_hyphens_do_not_matter_and_an_unknown_name_has_a_hint() -> None:
     assert attack_type("deepfool") is attack_type("deep-fool") is attack_type("Deep_Fool") is casemate.DeepFool
-    with pytest.raises(SettingError, match=r"unknown attack 'pdg'; known: apgd, .*; did you mean pgd\?"):
+    with pytest.raises(SettingError, match=r"unknown attack 'pdg'; known: alma, .*; did you mean pgd\?"):
         attack_type("pdg")
     with pytest.raises(SettingError, match=r"unknown recipe 'destillation'; known: .*; did you mean distillation\?"):
         recipe_type("destillation")
 
 
 def test_norms_and_papers_are_those_of_the_classes() -> None:
-    assert norms_of(PGD) == ("linf", "l2", "l1")
+    assert norms_of(PGD) == ("linf", "l2", "l1", "l0")
+    assert norms_of(casemate.Square) == ("linf", "l2", "l1")
+    assert norms_of(casemate.SparseRS) == ("l0",)
     assert norms_of(casemate.EAD) == ("l1",)
     assert norms_of(casemate.CornerNoise) == ("linf",)
     assert norms_of(casemate.Spatial) == ()

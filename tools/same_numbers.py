@@ -180,6 +180,12 @@ def cases(slow: bool) -> Iterator[tuple[str, Callable[[], str]]]:
         "EAD": [{"steps": 30, "binary_search_steps": 3, "initial_const": 5.0}],
         "LBFGS": [{"steps": 5, "binary_search_steps": 3}],
         "HopSkipJump": [{"n_queries": 400, "steps": 4}],
+        "DDN": [{"steps": 30}],
+        "FMN": [{"steps": 30}],
+        "ALMA": [{"steps": 30}],
+        "PDGD": [{"steps": 30}],
+        "PDPGD": [{"steps": 30}],
+        "SigmaZero": [{"steps": 30}],
     }
 
     def attack(kind: str, norm: str, chosen: dict[str, Any], aimed: bool) -> str:

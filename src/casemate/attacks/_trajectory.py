@@ -71,7 +71,10 @@ class AbstractTrajectoryAttack(AbstractMinimumNormAttack):
         def size(delta: Images) -> PerExample:
             return norm_of(delta, self.norm)
 
-        search = MinimumNormSearch(model, clean, criterion, size=size, loss=_objective(loss_by_name(self.objective)))
+        loss = loss_by_name(self.objective)
+        if criterion.targeted and self.objective == "dlr":
+            loss = margin  # the ratio for the least likely of the classes that it spreads over is constant
+        search = MinimumNormSearch(model, clean, criterion, size=size, loss=_objective(loss))
         enough = -math.inf
         if self.stop_at_distance is not None:
             enough = self.stop_at_distance / (1 if self.norm == "l0" else search.width)

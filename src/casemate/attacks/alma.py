@@ -119,7 +119,7 @@ class _Rule(AbstractRule):
 @final
 @dataclass(frozen=True, kw_only=True)
 class ALMA(AbstractTrajectoryAttack):
-    """Augmented Lagrangian method: distance and a penalty for correct classification, by RMSProp (Rony et al. 2021)."""
+    """Augmented Lagrangian method: distance and a penalty for correct classification, by RMSProp."""
 
     stream: ClassVar[str] = "ALMA"
     objective: ClassVar[LossName] = "dlr"

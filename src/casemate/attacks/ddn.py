@@ -43,7 +43,7 @@ class _Rule(AbstractRule):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DDN(AbstractTrajectoryAttack):
-    """Decoupled direction and norm: steps along the gradient, on a sphere that adapts its radius (Rony et al. 2019)."""
+    """Decoupled direction and norm: steps along the gradient, on a sphere that adapts its radius."""
 
     stream: ClassVar[str] = "DDN"
     objective: ClassVar[LossName] = "ce"

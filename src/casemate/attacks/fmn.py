@@ -66,7 +66,7 @@ class _Rule(AbstractRule):
 @final
 @dataclass(frozen=True, kw_only=True)
 class FMN(AbstractTrajectoryAttack):
-    """Fast minimum-norm attack: steps along the gradient, projected onto a ball that adapts (Pintor et al. 2021)."""
+    """Fast minimum-norm attack: steps along the gradient, projected onto a ball that adapts."""
 
     stream: ClassVar[str] = "FMN"
 

@@ -462,6 +462,8 @@ class Transferable(AbstractGradientAttack):
         inner = self.attack.loop()
         if inner.parts or isinstance(self.attack, Transferable):
             raise SettingError("Transferable of Transferable; expected one, with all the parts in it")
+        if inner.ball.norm == "l0" and find_part(self.parts, VarianceTuning) is not None:
+            raise SettingError("VarianceTuning in l0, where a ball has no neighbourhood; expected linf, l2 or l1")
         momentum, others = find_part(self.parts, Momentum), tuple(p for p in self.parts if not isinstance(p, Momentum))
         if momentum is not None and inner.decay is not None:
             raise SettingError(

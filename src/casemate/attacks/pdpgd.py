@@ -186,7 +186,7 @@ def _l2(point: Images, metric: Images, weight: PerExample) -> Images:
 @final
 @dataclass(frozen=True, kw_only=True)
 class PDGD(AbstractTrajectoryAttack):
-    """Primal-dual gradient descent: Adam on the distance and a weighted loss (Matyasko and Chau 2021)."""
+    """Primal-dual gradient descent: Adam on the distance and a weighted loss."""
 
     stream: ClassVar[str] = "PDGD"
 
@@ -210,7 +210,7 @@ class PDGD(AbstractTrajectoryAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PDPGD(AbstractTrajectoryAttack):
-    """Primal-dual proximal gradient descent: Adam on the loss, a proximal step on the norm (Matyasko and Chau 2021)."""
+    """Primal-dual proximal gradient descent: Adam on the loss, a proximal step on the norm."""
 
     stream: ClassVar[str] = "PDPGD"
 

@@ -84,7 +84,7 @@ def is_wrapper(kind: type[AbstractAttack]) -> bool:
 def norms_of(kind: type[AbstractAttack]) -> tuple[Norm, ...]:
     """The norms that an attack class accepts: without a field `norm` that of its ball, and none without eps."""
     hints = get_type_hints(kind)
-    radius: dict[str, Any] = {"eps": 0.1} if "eps" in hints else {}
+    radius: dict[str, Any] = {"eps": 1.0} if "eps" in hints else {}
     if "norm" not in hints:
         return (kind(**radius).ball().norm,) if radius else ()
 

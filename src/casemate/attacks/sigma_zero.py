@@ -55,7 +55,7 @@ class _Rule(AbstractRule):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SigmaZero(AbstractTrajectoryAttack):
-    """sigma-zero: gradient descent on a smooth count of the values that change, with a threshold (Cina et al. 2024)."""
+    """sigma-zero: gradient descent on a smooth count of the values that change, with a threshold."""
 
     stream: ClassVar[str] = "SigmaZero"
 

@@ -197,7 +197,7 @@ def _square(corner: Int64[Tensor, "n 2"], side: int | Tensor, height: int, width
 @final
 @dataclass(frozen=True, kw_only=True)
 class SparseRS(AbstractAttack):
-    """Random search for a few values, or a patch, at the bounds of the pixels (Croce et al. 2022)."""
+    """Random search for a few values, or a patch, at the bounds of the pixels."""
 
     stream: ClassVar[str] = "SparseRS"
 
