@@ -122,9 +122,7 @@ NETWORKS = (
         build=pooled,
         widths=(12, 24),
         hidden=64,
-        recipe=Recipe(
-            kind="adversarial", norm="linf", eps=0.08, steps=7, epochs=12, train_images=15_000, seed=101
-        ),
+        recipe=Recipe(kind="adversarial", norm="linf", eps=0.08, steps=7, epochs=12, train_images=15_000, seed=101),
         reported=False,
     ),
     Network(
@@ -168,9 +166,7 @@ NETWORKS = (
         build=strided,
         widths=(16, 32),
         hidden=100,
-        recipe=Recipe(
-            kind="adversarial", norm="linf", eps=0.1, steps=7, epochs=10, train_images=12_000, seed=2
-        ),
+        recipe=Recipe(kind="adversarial", norm="linf", eps=0.1, steps=7, epochs=10, train_images=12_000, seed=2),
     ),
     Network(
         name="certified",
@@ -232,9 +228,7 @@ def train(network: Network, dataset: Dataset, folder: Path) -> None:
     recipe = network.recipe
     pool = data.subset(dataset.train, recipe.train_images + VALIDATION, recipe.seed)
     images, validation = data.split(pool, VALIDATION, recipe.seed)
-    model = create(
-        network.architecture, input_shape=dataset.image_shape, classes=dataset.classes, seed=recipe.seed
-    )
+    model = create(network.architecture, input_shape=dataset.image_shape, classes=dataset.classes, seed=recipe.seed)
     settings = TrainConfig(
         epochs=recipe.epochs,
         batch_size=128,
@@ -259,9 +253,7 @@ def train(network: Network, dataset: Dataset, folder: Path) -> None:
     save(
         model.eval(),
         path,
-        ModelMetadata(
-            architecture=network.architecture, dataset=dataset.name, recipe=asdict(recipe), seed=recipe.seed
-        ),
+        ModelMetadata(architecture=network.architecture, dataset=dataset.name, recipe=asdict(recipe), seed=recipe.seed),
     )
 
 
@@ -291,7 +283,7 @@ def train_certified(model: Classifier, images: LabelledImages, settings: TrainCo
 
 
 def worst_logits(network: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Tensor:
-    """Upper bounds of each logit minus the label's over an Linf ball within [0, 1], by interval arithmetic, `(n, classes)`.
+    """Upper bounds of each logit minus that of the label over an Linf ball within [0, 1], `(n, classes)`, by intervals.
 
     Where all others are below 0, the label's own, no image in the ball is misclassified. The differences are taken in
     the last layer, which gives tighter bounds than those of the logits themselves.
