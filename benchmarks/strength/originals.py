@@ -49,10 +49,13 @@ EPS: dict[str, dict[Norm, tuple[float, ...]]] = {
     "aside-linf": {"linf": (0.08, 0.12, 0.16), "l2": (0.7, 1.2, 1.8), "l1": (2.5, 4.5, 8)},
     "aside-plain": {"linf": (0.015, 0.03, 0.045), "l2": (0.25, 0.5, 0.75), "l1": (2, 4, 6)},
     "aside-l2": {"linf": (0.05, 0.09, 0.15), "l2": (0.9, 1.6, 2.4), "l1": (6, 12, 20)},
+    "aside-certified": {"linf": (0.075, 0.09, 0.115), "l2": (0.5, 0.75, 1), "l1": (1.5, 2.5, 4)},
     "plain": {"linf": (0.03, 0.055, 0.08), "l2": (0.55, 0.9, 1.25), "l1": (4, 7, 10)},
+    "linf": {"linf": (0.1, 0.15, 0.2), "l2": (1.1, 1.7, 2.3), "l1": (4, 7, 12)},
+    "certified": {"linf": (0.1, 0.14, 0.18), "l2": (0.6, 1.1, 1.6), "l1": (1.5, 2.5, 5)},
 }
 """By network and norm: the eps at which the original AutoAttack is run, ascending. They are near the quartiles of the
-distances that short runs of adv-lib's attacks reach on the first 150 of the images, so that about 75, 50 and 25 % of
+distances that short runs of adv-lib's attacks reach on the first 100 to 150 of the images, so that about 75, 50 and 25 % of
 the correctly classified images are left."""
 
 ATTACKS: dict[Norm, dict[str, dict[str, Any]]] = {
