@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,24 +13,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casemate.models import registry
+
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "strength"
 LUCK = 2
 """Images by which independent random runs of AutoAttack may differ."""
 
 
-def loaded(name: str) -> ModuleType:
-    """One of the scripts, as a module; they import one another by name."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(FOLDER))
+@pytest.fixture(scope="module")
+def originals() -> Iterator[ModuleType]:
+    """`originals.py`, as a module. The architectures that it registers are forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module("originals")
+        for name in ("originals", "networks"):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
-def originals() -> ModuleType:
-    """`originals.py`, as a module."""
-    return loaded("originals")
+def networks(originals: ModuleType) -> ModuleType:
+    """`networks.py`, as a module."""
+    return sys.modules[originals.Network.__module__]
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +107,8 @@ def test_the_networks_set_aside_are_none_of_the_reported(originals: ModuleType) 
 
 
 @given(seed=st.integers(0, 1000), eps=st.floats(0, 0.3))
-def test_worst_logits_bound_those_of_every_image_in_the_ball(seed: int, eps: float) -> None:
+def test_worst_logits_bound_those_of_every_image_in_the_ball(networks: ModuleType, seed: int, eps: float) -> None:
     """On a random network: at corners of the ball and at the image itself, and exactly where the ball is a point."""
-    networks = loaded("networks")
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
