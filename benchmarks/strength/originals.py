@@ -205,7 +205,7 @@ def autoattack(kind: Any, model: nn.Module, images: Tensor, labels: Tensor, norm
 def compute(cell: Cell, source: str, images: Tensor, labels: Tensor, folder: Path) -> dict[str, Any]:
     """The results of a cell. `robust` and `distance` are about the images classified correctly, in their order."""
     weights = weights_of(cell.network.name, folder)
-    model = load(cell.network.name, folder)
+    model = load(cell.network.name, folder).network  # plain PyTorch, without the checks of a `Classifier`
     images, labels = images[cell.images], labels[cell.images]
     with torch.no_grad():
         right = model(images).argmax(1) == labels
