@@ -70,8 +70,8 @@ def test_case_does_not_matter(name: str) -> None:
 
 def test_hyphens_do_not_matter_and_an_unknown_name_has_a_hint() -> None:
     assert attack_type("deepfool") is attack_type("deep-fool") is attack_type("Deep_Fool") is casemate.DeepFool
-    with pytest.raises(SettingError, match=r"unknown attack 'pdg'; known: alma, .*; did you mean pgd\?"):
-        attack_type("pdg")
+    with pytest.raises(SettingError, match=r"unknown attack 'fgms'; known: alma, .*; did you mean fgsm\?"):
+        attack_type("fgms")
     with pytest.raises(SettingError, match=r"unknown recipe 'destillation'; known: .*; did you mean distillation\?"):
         recipe_type("destillation")
 
