@@ -25,7 +25,7 @@ _FIRST_DISTANCE: dict[Norm, float] = {"l2": 0.1, "l1": 0.5}
 _LAST_RATE = 0.01
 """The last learning rate as a share of the first."""
 _CHECKED_STEPS, _IMPROVED, _GROWTH = 10, 0.95, 1.2
-"""Every so many steps rho grows by the last factor where the constraint did not fall below the second times its value
+"""Every tenth step rho grows by the last factor where the constraint did not fall below the second times its value
 before (the paper's M, tau and gamma)."""
 _MEAN = 0.9
 """Weight of the past in all running means (alpha)."""

@@ -43,7 +43,7 @@ _VALUES_DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 _PATCH_FROM = (11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
 """From each of these queries on, the share of a patch that is changed is halved once more."""
 _MOVE_EVERY, _MOVE_EVERY_TARGETED = 4, 10
-"""One query in so many moves the patch instead of changing it."""
+"""The patch moves in one query out of this number, and changes in the others."""
 _FIRST_SHIFT = 0.75
 """Largest move of a patch at the start, as a share of the image; it falls to zero."""
 _SQUARES = 1000
