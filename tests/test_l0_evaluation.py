@@ -54,7 +54,7 @@ def test_a_record_is_checked_in_values(problem: Linear, tmp_path: Path) -> None:
     assert record.norm == "l0"
     moved = record.distance[record.distance > 0]
     assert (moved <= 2).all()
-    assert np.equal(moved, np.round(moved)).all()
+    assert torch.equal(moved, moved.round())
     images = LabelledImages(pixels=problem.images, labels=problem.labels)
     checked = verify_record(record, problem.model, images=images)
     assert checked.holds
