@@ -40,7 +40,9 @@ from casemate.attacks.result import Passes as Passes
 from casemate.attacks.result import RunResult as RunResult
 from casemate.attacks.result import Status as Status
 from casemate.attacks.spatial import Spatial as Spatial
+from casemate.attacks.spsa import SPSA as SPSA
 from casemate.attacks.square import Square as Square
+from casemate.attacks.surfree import SurFree as SurFree
 from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps
