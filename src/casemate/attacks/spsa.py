@@ -4,9 +4,9 @@ Each step draws random signs v for every pixel, and compares the losses at x + d
 times their difference, over 2 delta, is close to the gradient (simultaneous perturbation stochastic approximation,
 Spall 1992). Adam follows it, and the iterate is projected onto the ball (algorithm 1 of the paper). The loss is the
 margin of the logits. Differences: neighbours are clipped to the bounds, and the difference is divided by the distance
-that is left of 2 delta; for L2, which the paper does not have, Adam divides all pixels of an image by the same root mean
-square, since a division pixel by pixel would turn the step away from the gradient; an image leaves at its first iterate
-that fools.
+that is left of 2 delta; for L2, which the paper does not have, Adam divides all pixels of an image by the same root
+mean square, since a division pixel by pixel would turn the step away from the gradient; an image leaves at its first
+iterate that fools.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid
 from casemate.losses import margin
 from casemate.models import Classifier
-from casemate.norms import Ball, Eps, Norm
+from casemate.norms import Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
 from casemate.settings import at_least, between, one_of
-from casemate.types import Flags, Images, PerExample
+from casemate.types import Flags, Images
 
 _BLOCK = 16
 """Number of random directions per image that are drawn and classified together, to limit memory."""

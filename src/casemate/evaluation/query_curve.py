@@ -1,5 +1,6 @@
 """How far an attack gets with how many queries: its curve over the number of forward passes, from one run."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def query_curve(
     """
     attack = as_attack(attack)
     counts = tuple(values)
-    if not counts or counts[0] < 1 or any(later <= one for one, later in zip(counts, counts[1:], strict=False)):
+    if not counts or counts[0] < 1 or any(later <= one for one, later in itertools.pairwise(counts)):
         raise SettingError(f"values = {counts}; expected numbers of queries that ascend, the first of them at least 1")
     if batch_size is not None and batch_size < 1:
         raise SettingError(f"batch_size = {batch_size}; expected at least 1")
