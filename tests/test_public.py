@@ -26,9 +26,8 @@ CasemateError CasemateWarning Check CheckContext Classifier CornerNoise Criterio
 Distillation EAD EOT Evaluation FAB FGSM Finding HopSkipJump LBFGS LabelledImages MIFGSM Measured ModelComparison NotRun
 Hardened PGD Passes Recipe Restarts RunResult SPSA Severity Spatial Square StochasticAffine Streams SurFree TargetedAPGD
 TargetedFAB TemperatureCrossEntropy TrainConfig Transfer UniformNoise Verdict check compare eps_curve evaluate
-evaluate_clean fit gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record save
-steps_curve
-sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
+evaluate_clean fit gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record
+save steps_curve sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
 observers query_curve tracking
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
