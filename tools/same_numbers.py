@@ -165,6 +165,7 @@ def cases(slow: bool) -> Iterator[tuple[str, Callable[[], str]]]:
         "APGD": [{"steps": 12}, {"steps": 12, "restarts": 2, "loss": "dlr"}, {"steps": 8, "eot_samples": 2}],
         "TargetedAPGD": [{"steps": 12, "classes": 3}],
         "Square": [{"n_queries": 100}, {"n_queries": 60, "restarts": 2}],
+        "SPSA": [{"steps": 4, "samples": 20}],
         "UniformNoise": [{"num_samples": 30}],
         "CornerNoise": [{"num_samples": 30}],
         "AutoAttack": [{}],
@@ -186,6 +187,7 @@ def cases(slow: bool) -> Iterator[tuple[str, Callable[[], str]]]:
         "PDGD": [{"steps": 30}],
         "PDPGD": [{"steps": 30}],
         "SigmaZero": [{"steps": 30}],
+        "SurFree": [{"n_queries": 400}, {"n_queries": 400, "n_ortho": 0, "frequencies": 1.0}],
     }
 
     def attack(kind: str, norm: str, chosen: dict[str, Any], aimed: bool) -> str:

@@ -18,6 +18,7 @@ from .attacks import MIFGSM as MIFGSM
 from .attacks import PDGD as PDGD
 from .attacks import PDPGD as PDPGD
 from .attacks import PGD as PGD
+from .attacks import SPSA as SPSA
 from .attacks import Attack as Attack
 from .attacks import AttackResult as AttackResult
 from .attacks import AutoAttack as AutoAttack
@@ -37,6 +38,7 @@ from .attacks import SigmaZero as SigmaZero
 from .attacks import SparseRS as SparseRS
 from .attacks import Spatial as Spatial
 from .attacks import Square as Square
+from .attacks import SurFree as SurFree
 from .attacks import TargetedAPGD as TargetedAPGD
 from .attacks import TargetedFAB as TargetedFAB
 from .attacks import Transfer as Transfer
@@ -75,6 +77,7 @@ from .evaluation import evaluate_clean as evaluate_clean
 from .evaluation import gradient_alignment as gradient_alignment
 from .evaluation import make_record as make_record
 from .evaluation import mcnemar as mcnemar
+from .evaluation import query_curve as query_curve
 from .evaluation import read_record as read_record
 from .evaluation import steps_curve as steps_curve
 from .evaluation import targeted_matrix as targeted_matrix

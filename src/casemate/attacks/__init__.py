@@ -55,7 +55,9 @@ from casemate.attacks.result import Status as Status
 from casemate.attacks.sigma_zero import SigmaZero as SigmaZero
 from casemate.attacks.sparse_rs import SparseRS as SparseRS
 from casemate.attacks.spatial import Spatial as Spatial
+from casemate.attacks.spsa import SPSA as SPSA
 from casemate.attacks.square import Square as Square
+from casemate.attacks.surfree import SurFree as SurFree
 from casemate.attacks.sweep import Sweep as Sweep
 from casemate.attacks.sweep import sweep_eps as sweep_eps
 from casemate.attacks.sweep import sweep_steps as sweep_steps

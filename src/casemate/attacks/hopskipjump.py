@@ -13,39 +13,24 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
+from casemate.attacks._decisions import BEYOND, BLENDS, Oracle, Positions, find_starts, to_boundary
 from casemate.attacks._minimum_norm import column
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
-from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.settings import at_least, one_of
-from casemate.types import Flags, Images, PerExample
-
-Positions = Int64[Tensor, " m"]
+from casemate.types import Images, PerExample
 
 _BLOCK = 16
 """Number of random probes per image that are drawn and classified together."""
 
-_ROWS = 512
-"""Largest number of images per forward pass, to limit memory: a batch has many probes per image."""
-
 _SHRINKS = 20
 """Halvings of the step along the normal before the step is abandoned; each is a query."""
-
-_BLENDS = 10
-"""Bisection steps from the start, a noise image, towards the clean image: to a thousandth of the distance, as in the
-original."""
-
-_BEYOND = 1e-4
-"""How far beyond the boundary returned images lie, as a share of the perturbation: on the boundary, rounding alone
-would decide their class."""
 
 
 @final
@@ -83,15 +68,15 @@ class HopSkipJump(AbstractMinimumNormAttack):
 
         `finite` is False where no image fooled and some logits were not finite.
         """
-        oracle = _Oracle(model, criterion, len(clean))
+        oracle = Oracle(model, criterion, len(clean))
         pixels = clean[0].numel()
         # the paper's precisions are d^-1.5 and d^-2 for d pixels; float32 resolves 2^-22, and even for a few pixels the
         # precision should be 2^-10
         bisections = min(22, max(10, math.ceil((1.5 if self.norm == "l2" else 2.0) * math.log2(pixels))))
         active = torch.arange(len(clean), device=clean.device)
         active = active[~oracle(clean, active) & oracle.finite]
-        tries = min(self.starts, self.n_queries - _BLENDS - bisections - 2)
-        starts, started = _start(oracle, clean, active, streams, tries)
+        tries = min(self.starts, self.n_queries - BLENDS - bisections - 2)
+        starts, started = find_starts(oracle, clean, active, streams, tries)
         active = started.nonzero().squeeze(1)
         images = starts[active]
         nearest, distance = clean.clone(), torch.full((len(clean),), math.inf, dtype=clean.dtype, device=clean.device)
@@ -99,13 +84,13 @@ class HopSkipJump(AbstractMinimumNormAttack):
         distance[active] = norm_of(images - clean[active], self.norm)
         if len(active):
             # along the line for Linf too: much nearer than what clipping noise to boxes round the clean image gives
-            images = _to_boundary(oracle, images, clean[active], active, "l2", _BLENDS)
+            images = to_boundary(oracle, images, clean[active], active, "l2", BLENDS)
         for step in range(1, self.steps + 2):
             if not len(active):
                 break
-            images = _to_boundary(oracle, images, clean[active], active, self.norm, bisections)
+            images = to_boundary(oracle, images, clean[active], active, self.norm, bisections)
             length = norm_of(images - clean[active], self.norm)
-            beyond = torch.lerp(clean[active], images, 1 + _BEYOND).clamp(*model.bounds)
+            beyond = torch.lerp(clean[active], images, 1 + BEYOND).clamp(*model.bounds)
             reach = norm_of(beyond - clean[active], self.norm)
             closer = oracle(beyond, active) & (reach < distance[active])
             nearest[active[closer]] = beyond[closer]
@@ -127,76 +112,8 @@ class HopSkipJump(AbstractMinimumNormAttack):
         return RunResult(nearest, usable, torch.ones_like(usable), Passes(forward=int(oracle.spent.sum())))
 
 
-@final
-class _Oracle:
-    """Decides whether images fool, and counts the queries of each example in `spent`."""
-
-    def __init__(self, model: Classifier, criterion: Criterion, count: int) -> None:
-        self.model, self.criterion = model, criterion
-        self.spent = torch.zeros(count, dtype=torch.int64, device=model.device)
-        self.finite = torch.ones(count, dtype=torch.bool, device=model.device)
-
-    def __call__(self, images: Images, who: Positions) -> Flags:
-        """Whether each image fools; `who` are the positions in the batch of the examples that the images belong to."""
-        logits = torch.cat([self.model(part) for part in images.split(_ROWS)])
-        self.spent.index_add_(0, who, torch.ones_like(who))
-        self.finite[who[~is_valid(logits)]] = False
-        return self.criterion[who].is_adversarial(logits)
-
-
-def _start(oracle: _Oracle, clean: Images, who: Positions, streams: Streams, tries: int) -> tuple[Images, Flags]:
-    """A noise image that fools for each example at the positions `who`, and whether one was found within `tries`.
-
-    Both are for the whole batch: clean images and False for all other examples. The noise is constant over squares of
-    1, 2, 4, ... pixels in turn; first uniform, as in the paper, then also with values at the bounds only, which reaches
-    classes that uniform noise does not.
-    """
-    channels, height, width = clean.shape[1:]
-    low, high = oracle.model.bounds
-    coarsenesses = math.ceil(math.log2(max(height, width))) + 1
-    images, started = clean.clone(), torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
-    for number in range(tries):
-        if not len(who):
-            break
-        side = 2 ** (number % coarsenesses)
-        shape = (channels, math.ceil(height / side), math.ceil(width / side))
-        noise = streams[who].uniform(shape, "start", number).to(clean.dtype)
-        if number // coarsenesses % 2:
-            noise = noise.round()
-        noise = (
-            (low + (high - low) * noise)
-            .repeat_interleave(side, 2)
-            .repeat_interleave(side, 3)[:, :, :height, :width]
-            .clamp(low, high)
-        )
-        fooled = oracle(noise, who)
-        images[who[fooled]] = noise[fooled]
-        started[who[fooled]] = True
-        who = who[~fooled]
-    return images, started
-
-
-def _to_boundary(oracle: _Oracle, images: Images, clean: Images, who: Positions, norm: Norm, bisections: int) -> Images:
-    """Move `images`, which fool, to the boundary, where they still fool, by bisection between them and the clean ones.
-
-    For L2 it is along the line between them, for Linf by clipping to boxes round the clean images.
-    """
-    largest = column(norm_of(images - clean, norm))
-    far, low, high = images, torch.zeros_like(largest), torch.ones_like(largest)
-    for _ in range(bisections):
-        middle = (low + high) / 2
-        if norm == "l2":
-            tried = torch.lerp(clean, far, middle)
-        else:
-            tried = far.maximum(clean - middle * largest).minimum(clean + middle * largest)
-        fooled = column(oracle(tried, who))
-        images = torch.where(fooled, tried, images)
-        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
-    return images
-
-
 def _normal(
-    oracle: _Oracle, images: Images, who: Positions, radius: PerExample, streams: Streams, step: int, probes: int
+    oracle: Oracle, images: Images, who: Positions, radius: PerExample, streams: Streams, step: int, probes: int
 ) -> Images:
     """Estimate the normal of the boundary, of length 1 and towards the images that fool, at images that lie on it.
 
@@ -228,7 +145,7 @@ def _normal(
     return normal / column(normal.flatten(1).norm(dim=1).clamp(min=torch.finfo(normal.dtype).tiny))
 
 
-def _walk(oracle: _Oracle, images: Images, who: Positions, normal: Images, length: PerExample) -> Images:
+def _walk(oracle: Oracle, images: Images, who: Positions, normal: Images, length: PerExample) -> Images:
     """Move images along the normal by `length`, halved until they fool; an image that never does is not moved.
 
     `who` are the positions of their examples in the batch.

@@ -35,6 +35,8 @@ from casemate.evaluation.intervals import mean as mean
 from casemate.evaluation.intervals import paired_difference as paired_difference
 from casemate.evaluation.intervals import percent as percent
 from casemate.evaluation.intervals import share as share
+from casemate.evaluation.query_curve import QueryCurve as QueryCurve
+from casemate.evaluation.query_curve import query_curve as query_curve
 from casemate.evaluation.record import HashedRecord as HashedRecord
 from casemate.evaluation.record import Record as Record
 from casemate.evaluation.record import make_record as make_record

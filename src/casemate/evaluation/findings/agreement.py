@@ -346,8 +346,8 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     voids=0.1,
     condition=f"at most {Severity.WEAKENS} if an attack within eps was run too",
     why="Any image can be turned into any other, so that an attack which looks for the nearest adversarial image "
-    "at any distance (Carlini and Wagner, EAD, L-BFGS, DeepFool, FAB, HopSkipJump) has to find one. Where it finds "
-    "none, its budget is too small or its gradient misleads (Carlini et al. 2019, arXiv 1902.06705).",
+    "at any distance (Carlini and Wagner, EAD, L-BFGS, DeepFool, FAB, HopSkipJump, SurFree) has to find one. Where it "
+    "finds none, its budget is too small or its gradient misleads (Carlini et al. 2019, arXiv 1902.06705).",
     advice="Raise the attack's steps (where it searches for a constant, also `binary_search_steps` or "
     "`initial_const`), and do not rely on it alone.",
 )
