@@ -53,7 +53,7 @@ class QueryCurve:
     """The numbers of queries, ascending."""
     distance: np.ndarray
     """Distance of the nearest image that fooled among the first queries, in the ball of the attack; infinite if none,
-    0 where the image is misclassified already. Float64 `(n, values)`."""
+    0 where the clean image was among them and is misclassified. Float64 `(n, values)`."""
     queries: np.ndarray
     """Queries that the attack made for each image, int64 `(n,)`; it ends by itself once it is done."""
 
