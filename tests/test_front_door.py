@@ -617,7 +617,7 @@ def test_norms_in_any_case(norm: Any) -> None:
 
 def test_an_unknown_norm() -> None:
     for call in (lambda: PGD(eps=0.1, norm="l3"), lambda: evaluate(TWIN, IMAGES, LABELS, eps=0.1, norm="l3")):  # type: ignore[arg-type]
-        with pytest.raises(SettingError, match="norm = 'l3'; expected linf, l2 or l1"):
+        with pytest.raises(SettingError, match="norm = 'l3'; expected linf, l2, l1 or l0"):
             call()
 
 

@@ -58,7 +58,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"eps": -1}, "eps = -1; expected zero or more and finite, in units of pixels within [0, 1]"),
     ({"eps": None}, "eps None is not a number; write 0.03 or 8/255"),
     ({"step": "x"}, "step 'x' is not a number; write 0.03 or 8/255"),
-    ({"norm": "l3"}, "norm = 'l3'; expected linf, l2 or l1"),
+    ({"norm": "l3"}, "norm = 'l3'; expected linf, l2, l1 or l0"),
 ]
 
 
@@ -82,7 +82,7 @@ def test_the_rules_can_be_shown() -> None:
     rules = rules_of(Example)
     assert "free" not in rules
     assert rules["count"].expected == "at least 1"
-    assert rules["norm"].choices == ("linf", "l2", "l1")
+    assert rules["norm"].choices == ("linf", "l2", "l1", "l0")
     assert rules_of(APGD)["rho"].expected == "a share of the steps from 0 to 1"
     assert rules_of(PGD)["step_size"] is rules_of(FGSM)["eps"]
 

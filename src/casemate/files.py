@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,8 @@ def _as_store_error(path: Path) -> Iterator[None]:
 
 def _advice(error: OSError) -> str:
     """What to do about an error of writing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    stated = re.search(r"\(os error (\d+)\)", str(error))  # by libraries written in Rust, such as safetensors
+    if (int(stated[1]) if stated else error.errno) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space or choose another place"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "make the place writable for you or choose another one"

@@ -52,7 +52,7 @@ _SQUARES = 1000
 _Flat = Float[Tensor, "n values"]
 
 
-class _AbstractProposal(Rows, ABC):
+class AbstractProposal(Rows, ABC):
     """What changes of the best images so far, and how; every tensor has one row per example."""
 
     images: Images
@@ -72,7 +72,7 @@ class _AbstractProposal(Rows, ABC):
 
 
 @final
-class _Values(_AbstractProposal):
+class _Values(AbstractProposal):
     """A fixed number of single values that differ from the clean image, each at a bound."""
 
     def __init__(self, clean: Images, bounds: Bounds, count: int) -> None:
@@ -108,7 +108,7 @@ class _Values(_AbstractProposal):
 
 
 @final
-class _Patch(_AbstractProposal):
+class _Patch(AbstractProposal):
     """A square in every image, of which each value is at a bound."""
 
     def __init__(self, clean: Images, bounds: Bounds, side: int, *, move_every: int) -> None:
@@ -266,7 +266,7 @@ class SparseRS(AbstractAttack):
                     break
         return result
 
-    def _proposal(self, model: Classifier, clean: Images, *, targeted: bool) -> _AbstractProposal:
+    def _proposal(self, model: Classifier, clean: Images, *, targeted: bool) -> AbstractProposal:
         if self.shape == "values":
             return _Values(clean, model.bounds, int(min(self.eps, clean[0].numel())))
         channels, height, width = clean.shape[1:]
