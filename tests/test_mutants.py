@@ -122,7 +122,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-ASCENT = Ball._direction
+ASCENT = Ball.steepest_step
 
 
 def no_step(self: Ball, gradient: Tensor, images: Tensor, bounds: Bounds) -> Tensor:
@@ -157,7 +157,7 @@ def sign_in_every_norm(self: Ball, gradient: Tensor, images: Tensor, bounds: Bou
 def test_a_null_attack_and_a_wrong_sign_fail_every_check_of_strength(
     name: str, ascent: Callable[..., Tensor], patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr(Ball, "_direction", ascent)
+    patch.setattr(Ball, "steepest_step", ascent)
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
@@ -194,21 +194,21 @@ def test_a_target_that_is_avoided_fails(name: str, patch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["optimum-fgsm", "optimum-mifgsm", "optimum-l2", "optimum-l1"])
 def test_half_a_step_fails_where_the_steps_just_reach_the_edge(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "_direction", half_a_step)
+    patch.setattr(Ball, "steepest_step", half_a_step)
     with pytest.raises(AssertionError, match="missed the optimum"):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", [name for name in STRENGTH if name.startswith(("optimum", "chance"))])
 def test_a_step_that_does_not_look_at_the_gradient_fails(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "_direction", blind)
+    patch.setattr(Ball, "steepest_step", blind)
     with pytest.raises(AssertionError):
         STRENGTH[name]()
 
 
 @pytest.mark.parametrize("name", ["optimum-l2", "optimum-l1"])
 def test_the_step_of_another_norm_fails(name: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ball, "_direction", sign_in_every_norm)
+    patch.setattr(Ball, "steepest_step", sign_in_every_norm)
     with pytest.raises(AssertionError, match="missed the optimum"):
         STRENGTH[name]()
 

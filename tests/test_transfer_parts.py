@@ -282,6 +282,14 @@ def test_parts_that_do_nothing_change_no_bit(name: str) -> None:
     assert torch.equal(run(Transferable(attack=inner, parts=parts)), run(inner))
 
 
+def test_no_samples_change_nothing_where_images_leave_as_they_are_fooled() -> None:
+    inner = MIFGSM(eps=0.2)
+    plain = inner(MANY.model, MANY.images, MANY.labels)
+    found = Transferable(attack=inner, parts=(VarianceTuning(samples=0),))(MANY.model, MANY.images, MANY.labels)
+    assert 0 < plain.success.sum()
+    assert torch.equal(found.adversarial, plain.adversarial)
+
+
 def test_neighbours_at_the_iterate_itself_correct_nothing_but_the_look_ahead() -> None:
     near = VarianceTuning(samples=1, beta=0)
     assert torch.allclose(run(Transferable(attack=INNER, parts=(near,))), run(INNER), rtol=0, atol=1e-9)

@@ -133,18 +133,17 @@ def unit_length(gradient: Images) -> Images:
 
 
 def dual_norm_of(gradient: Images, norm: Norm) -> PerExample:
-    """The dual norm of each gradient, `(n,)`: by how much a perturbation of norm 1 raises a linear function at most.
+    """The dual norm of each gradient, float64 `(n,)`: by how much a step of norm 1 raises a linear function at most.
 
     That is L1 for Linf, L2 for L2, Linf for L1. L0, which limits no value, has none: it raises `ValueError`.
     """
-    flat = gradient.flatten(1)
     if norm == "l0":
         raise ValueError("L0 has no dual norm")
-    if norm == "linf":
-        return flat.abs().sum(1)
+    flat = gradient.flatten(1)
     if norm == "l1":
-        return flat.abs().amax(1)
-    return (flat * unit_length(gradient).flatten(1)).sum(1)
+        return flat.abs().amax(1).double()
+    # in float32 the squares of gradients below 1e-19 would be zero
+    return flat.double().norm(p=1 if norm == "linf" else 2, dim=1)
 
 
 def project_onto_balls(delta: Images, radius: PerExample, norm: Norm) -> Images:
@@ -250,7 +249,7 @@ class Ball:
         """
         if self.norm == "l0":
             return self._exchange(gradient, images, clean, bounds, size)
-        return self.project(images + self.steepest_step(gradient, images, bounds, size), clean, bounds)
+        return self.project(images + size * self.steepest_step(gradient, images, bounds), clean, bounds)
 
     def _exchange(self, gradient: Images, images: Images, clean: Images, bounds: Bounds, size: float) -> Images:
         """`ascend` for L0."""
@@ -269,19 +268,15 @@ class Ball:
         kept = torch.zeros_like(chosen).scatter_(1, worth.topk(count, dim=1).indices, value=True)
         return self.project(clean + torch.where(kept, moved, 0.0).view_as(clean), clean, bounds)
 
-    def steepest_step(self, gradient: Images, images: Images, bounds: Bounds, size: float = 1.0) -> Images:
-        """The step of norm `size` that most increases a linear function with `gradient`; zero where that is zero.
+    def steepest_step(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
+        """The direction of steepest ascent: the step of norm 1 that most increases a linear function with `gradient`.
 
         Linf: the sign. L2: the gradient over its length. L1: equal moves, by the sign, of the one per cent of the
-        coordinates with the largest gradient, without those at the bounds. L0: `size` coordinates, rounded down but at
-        least one, move to the bound, those that gain most by it.
+        coordinates with the largest gradient, without those at the bounds. Zero where the gradient is zero. In L0 a
+        direction has no length, and `ascend` makes the step: it raises `ValueError`.
         """
         if self.norm == "l0":
-            return _steepest_to_bounds(gradient, images, bounds, max(1, int(min(size, gradient.shape[1:].numel()))))
-        return size * self._direction(gradient, images, bounds)
-
-    def _direction(self, gradient: Images, images: Images, bounds: Bounds) -> Images:
-        """`steepest_step` of norm 1, but for L0."""
+            raise ValueError("L0 has no direction of steepest ascent")
         if self.norm == "linf":
             return gradient.sign()
         if self.norm == "l2":
@@ -319,18 +314,6 @@ class Ball:
         radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
         length = norm_of(direction, self.norm).clamp(min=1e-12)
         return _add_inward(clean, direction * _expanded(radius / length, direction)).clamp_(*bounds)
-
-
-def _steepest_to_bounds(gradient: Images, images: Images, bounds: Bounds, count: int) -> Images:
-    """The move of `count` values of each image to their bounds that most increases a linear function, to first order.
-
-    A value gains |gradient| times its room; none moves against the gradient.
-    """
-    room = torch.where(gradient > 0, bounds[1] - images, bounds[0] - images)
-    gain = (gradient * room).flatten(1)
-    top, place = gain.topk(count, dim=1)
-    chosen = torch.zeros_like(gain).scatter_(1, place, (top > 0).to(gain.dtype))
-    return room * chosen.view_as(room)
 
 
 def _add_inward(clean: Images, delta: Images) -> Images:

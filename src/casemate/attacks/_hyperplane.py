@@ -16,7 +16,7 @@ from torch import Tensor
 from casemate.attacks.gradient import gradient_of
 from casemate.logits import is_valid, unmasked
 from casemate.models import Classifier
-from casemate.norms import Bounds, Norm
+from casemate.norms import Bounds, Norm, dual_norm_of
 from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 _PIXELS = 64
@@ -108,24 +108,14 @@ def _boundary(
     )  # the offset of a masked class is -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
-        size = gradient.flatten(1).abs()
-        largest = size.amax(1)
-        finite &= largest.isfinite()
-        steepness = _dual_norm(size, largest, norm)
+        finite &= gradient.flatten(1).abs().amax(1).isfinite()
+        steepness = dual_norm_of(gradient, norm)
         distance = offsets[:, column].abs() / steepness
         nearer = distance < nearest
         nearest = torch.where(nearer, distance, nearest)
         offset, length = torch.where(nearer, offsets[:, column], offset), torch.where(nearer, steepness, length)
         normal[nearer] = gradient[nearer]
     return offset, normal, length.to(offset.dtype), finite
-
-
-def _dual_norm(size: _Flat, largest: PerExample, norm: Norm) -> PerExample:
-    """The dual norm of gradients, in float64, from their absolute values `size` and the largest of these."""
-    if norm == "linf":
-        return size.double().sum(1)
-    # of the squares of gradients, those below 1e-19 would be zero in float32
-    return size.double().norm(dim=1) if norm == "l2" else largest.double()
 
 
 @final

@@ -34,8 +34,8 @@ logit: in a batch of another size the logits of an image differ by some rounding
 _LARGEST = 1e10
 """Upper limit of c, the weight of the loss (the published code's)."""
 
-_DECAY, _DECAY_SQUARES, _TINY = 0.9, 0.999, 1e-8
-"""Adam's default parameters beta_1, beta_2 and epsilon (Kingma and Ba 2015)."""
+_DECAY, _DECAY_SQUARES = 0.9, 0.999
+"""Adam's default parameters beta_1 and beta_2 (Kingma and Ba 2015)."""
 
 _STALLED = 0.9999
 """An example has stalled if its objective is above this share of its value at the last check (the published code)."""
@@ -165,19 +165,23 @@ class MinimumNormSearch:
 
 @final
 class AdamMoments(Rows):
-    """The running means of Adam (Kingma and Ba 2015), with its default parameters; one row per example."""
+    """The running means of Adam (Kingma and Ba 2015), with its default decays; one row per example."""
 
-    def __init__(self, like: Images) -> None:
-        self._steps = 0
+    def __init__(self, like: Images, tiny: float = 1e-8) -> None:
+        self._steps, self._tiny = 0, tiny
         self._mean, self._squares = torch.zeros_like(like), torch.zeros_like(like)
 
-    def add(self, gradient: Images) -> tuple[Images, Images]:
-        """Add a gradient; return the unbiased mean of all gradients, and what Adam divides it by, to make a step."""
+    def add(self, gradient: Images, squares: Images | None = None) -> tuple[Images, Images]:
+        """Add a gradient; return the unbiased mean of all gradients, and what Adam divides it by, to make a step.
+
+        That is the root of the mean of `squares`, by default of the gradients' own, plus `tiny` (Adam's epsilon).
+        """
         self._steps += 1
+        squares = gradient.square() if squares is None else squares
         self._mean = _DECAY * self._mean + (1 - _DECAY) * gradient
-        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * gradient.square()
-        mean, squares = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
-        return mean, squares.sqrt() + _TINY
+        self._squares = _DECAY_SQUARES * self._squares + (1 - _DECAY_SQUARES) * squares
+        mean, total = self._mean / (1 - _DECAY**self._steps), self._squares / (1 - _DECAY_SQUARES**self._steps)
+        return mean, total.sqrt() + self._tiny
 
 
 @final

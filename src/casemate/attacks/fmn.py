@@ -51,7 +51,7 @@ class _Rule(AbstractRule):
             larger = (self.radius + 1).maximum((self.radius * (1 + gamma)).floor())
             radius = torch.where(here.fooled, smaller, larger).clamp(min=0)
         else:
-            steepness = dual_norm_of(here.gradient, self.norm).clamp(min=torch.finfo(length.dtype).tiny)
+            steepness = dual_norm_of(here.gradient, self.norm).to(length).clamp(min=torch.finfo(length.dtype).tiny)
             estimate = length + here.value.abs() / steepness
             # the published rule, without this lower limit, can approach the boundary forever from within
             grown = torch.where(self.radius.isfinite(), self.radius * (1 + gamma), 0.0)

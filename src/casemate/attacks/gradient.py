@@ -282,7 +282,7 @@ def gradient_ascent(
     active = torch.arange(len(clean), device=clean.device)
     velocity = torch.zeros_like(clean) if loop.decay is not None else None
     tuning = find_part(loop.parts, VarianceTuning)
-    variance = torch.zeros_like(clean) if tuning is not None else None
+    variance: Images | None = None
     for number in range(loop.steps):
         if len(active) == 0:
             break

@@ -19,6 +19,7 @@ from casemate.attacks._iterates import AbstractRule, Iterate, Room
 from casemate.attacks._minimum_norm import AdamMoments, column
 from casemate.attacks._trajectory import AbstractTrajectoryAttack
 from casemate.norms import AnyNorm, Norm, unit_length
+from casemate.rows import Rows
 from casemate.settings import at_least, between, one_of, positive
 from casemate.types import Images, PerExample
 
@@ -36,7 +37,7 @@ _NEWTON_STEPS = 12
 
 @final
 @dataclass
-class _Weights(AbstractRule):
+class _Weights(Rows):
     """The Lagrangian's weights of distance and loss, which add up to one, for each example."""
 
     log_ratio: PerExample
@@ -47,17 +48,16 @@ class _Weights(AbstractRule):
 
     @classmethod
     def start(cls, like: PerExample, ratio: float, rate: float) -> "_Weights":
+        """Weights of which that of the distance is `ratio` times the other, for as many examples as `like` has."""
         log_ratio = torch.full_like(like, -math.log(ratio))
         return cls(log_ratio, log_ratio.sigmoid(), rate)
 
-    def step(self, here: Iterate, number: int, share: float) -> Images:
-        """Make the loss's weight larger where the image does not fool, and smaller where it does."""
-        del number
+    def adapt(self, value: PerExample, share: float) -> None:
+        """Make the loss's weight larger where the margin `value` is not positive, and smaller where it is."""
         rate = self.rate * (1 - (1 - _LAST_DUAL_RATE) * share)
-        change = torch.where(here.value > 0, -rate, rate)
+        change = torch.where(value > 0, -rate, rate)
         self.log_ratio = (self.log_ratio + change).clamp(-_MOST_LOG_RATIO, _MOST_LOG_RATIO)
         self.loss = _DUAL_MEAN * self.loss + (1 - _DUAL_MEAN) * self.log_ratio.sigmoid()
-        return here.delta
 
 
 def _loss_gradient(here: Iterate) -> Images:
@@ -76,9 +76,10 @@ class _Descent(AbstractRule):
 
     def step(self, here: Iterate, number: int, share: float) -> Images:
         """One step of Adam, and one of the weights."""
+        del number
         loss = column(self.weights.loss)
         mean, size = self.moments.add((1 - loss) * unit_length(here.delta) + loss * _loss_gradient(here))
-        self.weights.step(here, number, share)
+        self.weights.adapt(here.value, share)
         return here.delta - self.learning_rate * _LAST_RATE**share * mean / size
 
 
@@ -95,11 +96,12 @@ class _Proximal(AbstractRule):
 
     def step(self, here: Iterate, number: int, share: float) -> Images:
         """One step of Adam within the bounds, the proximal operator, and a step of the weights."""
+        del number
         mean, size = self.moments.add(_loss_gradient(here))
         rate = self.learning_rate * _LAST_RATE**share
         moved = self.room.clip(here.delta - rate * mean / size)
         weight = (1 - self.weights.loss) / self.weights.loss
-        self.weights.step(here, number, share)
+        self.weights.adapt(here.value, share)
         near = proximal if self.norm in ("linf", "l2") else approach_proximal
         return near(moved, size / rate, weight, self.norm)
 
@@ -183,49 +185,50 @@ def _l2(point: Images, metric: Images, weight: PerExample) -> Images:
     return point * scaled / (scaled + column(weight)).clamp(min=torch.finfo(steep.dtype).tiny)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AbstractPrimalDual(AbstractTrajectoryAttack):
+    """Base of PDGD and PDPGD, which differ in how they take the distance into account."""
+
+    steps: Annotated[int, at_least(1)] = 300
+    """Number of gradient steps (published: 500)."""
+    learning_rate: Annotated[float, positive()] = 0.1
+    """Learning rate of Adam at the start, in shares of the range of the pixels; the last is a hundredth of it."""
+    dual_learning_rate: Annotated[float, positive()] = 0.1
+    """First step of the logarithm of the loss's weight; the last is a tenth of it."""
+    initial_ratio: Annotated[float, between(1e-6, 1e6)] = 0.01
+    """The first weight of the distance over that of the loss."""
+
+    @final
+    def weights(self, value: PerExample) -> _Weights:
+        """The weights at the start."""
+        return _Weights.start(value, self.initial_ratio, self.dual_learning_rate)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class PDGD(AbstractTrajectoryAttack):
+class PDGD(AbstractPrimalDual):
     """Primal-dual gradient descent: Adam on the distance and a weighted loss."""
 
     stream: ClassVar[str] = "PDGD"
 
     norm: Annotated[Norm, one_of("l2", why="for other norms take PDPGD")] = "l2"
     """Norm of the perturbation that is minimised: L2."""
-    steps: Annotated[int, at_least(1)] = 300
-    """Number of gradient steps (published: 500)."""
-    learning_rate: Annotated[float, positive()] = 0.1
-    """Learning rate of Adam at the start, in shares of the range of the pixels; the last is a hundredth of it."""
-    dual_learning_rate: Annotated[float, positive()] = 0.1
-    """First step of the logarithm of the loss's weight; the last is a tenth of it."""
-    initial_ratio: Annotated[float, between(1e-6, 1e6)] = 0.01
-    """The first weight of the distance over that of the loss."""
 
     def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule at the start."""
-        weights = _Weights.start(value, self.initial_ratio, self.dual_learning_rate)
-        return _Descent(weights, AdamMoments(room.low), self.learning_rate)
+        return _Descent(self.weights(value), AdamMoments(room.low), self.learning_rate)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PDPGD(AbstractTrajectoryAttack):
+class PDPGD(AbstractPrimalDual):
     """Primal-dual proximal gradient descent: Adam on the loss, a proximal step on the norm."""
 
     stream: ClassVar[str] = "PDPGD"
 
     norm: AnyNorm = "l1"
     """Norm of the perturbation that is minimised: Linf, L2, L1 or L0."""
-    steps: Annotated[int, at_least(1)] = 300
-    """Number of gradient steps (published: 500)."""
-    learning_rate: Annotated[float, positive()] = 0.1
-    """Learning rate of Adam at the start, in shares of the range of the pixels; the last is a hundredth of it."""
-    dual_learning_rate: Annotated[float, positive()] = 0.1
-    """First step of the logarithm of the loss's weight; the last is a tenth of it."""
-    initial_ratio: Annotated[float, between(1e-6, 1e6)] = 0.01
-    """The first weight of the distance over that of the loss."""
 
     def rule(self, room: Room, value: PerExample) -> AbstractRule:
         """The rule at the start."""
-        weights = _Weights.start(value, self.initial_ratio, self.dual_learning_rate)
-        return _Proximal(self.norm, room, weights, AdamMoments(room.low), self.learning_rate)
+        return _Proximal(self.norm, room, self.weights(value), AdamMoments(room.low), self.learning_rate)

@@ -59,11 +59,12 @@ class AbstractProposal(Rows, ABC):
     """The candidates of the query; after `settle` the best images so far."""
 
     @abstractmethod
-    def propose(self, streams: Streams, query: int, share: float) -> None:
+    def propose(self, streams: Streams, query: int, share: float, progress: float) -> None:
         """Set `images` to the best images with a random change; with `query` 0 to a random start.
 
         Args:
             share: of what differs from the clean image, how much is changed.
+            progress: share of all queries made before.
         """
 
     @abstractmethod
@@ -81,8 +82,9 @@ class _Values(AbstractProposal):
         self.images = self.best = clean
         self.changed = self.tried = torch.zeros_like(self.clean, dtype=torch.bool)
 
-    def propose(self, streams: Streams, query: int, share: float) -> None:
+    def propose(self, streams: Streams, query: int, share: float, progress: float) -> None:
         """Exchange a share of the changed values, at least one, for as many others; at the start choose all."""
+        del progress
         draws = streams.uniform((2, self.clean.shape[1]), "values", query)
         order, corner = draws.unbind(1)
         flat = self.best.flatten(1)
@@ -116,16 +118,14 @@ class _Patch(AbstractProposal):
         self.images = self.best = clean
         self.patch = self.tried_patch = clean[:, :, :side, :side]
         self.place = self.tried_place = torch.zeros(len(clean), 2, dtype=torch.int64, device=clean.device)
-        self.progress = 0.0
-        """Share of all queries made; set before each one."""
 
-    def propose(self, streams: Streams, query: int, share: float) -> None:
+    def propose(self, streams: Streams, query: int, share: float, progress: float) -> None:
         """Give a square in the patch a new colour, or move the patch; at the start draw both."""
         height, width = self.clean.shape[2:]
         free = torch.tensor([height - self.side, width - self.side], device=self.clean.device)
         draws = streams.uniform((4 + self.clean.shape[1],), "patch", query)
         self.tried_patch, self.tried_place = self.patch, self.place
-        reach = int(_FIRST_SHIFT * (1 - self.progress) * height)
+        reach = int(_FIRST_SHIFT * (1 - progress) * height)
         if not query:
             self.tried_place = (draws[:, :2] * (free + 1)).long()
             self.tried_patch = self._first_patch(streams)
@@ -244,9 +244,7 @@ class SparseRS(AbstractAttack):
         criterion, streams = criterion[at], streams[at]
         highest = torch.full((len(at),), -math.inf, dtype=logits.dtype, device=clean.device)
         for query in range(self.n_queries):
-            if isinstance(proposal, _Patch):
-                proposal.progress = query / self.n_queries
-            proposal.propose(streams, query, self.share(query))
+            proposal.propose(streams, query, self.share(query), query / self.n_queries)
             logits = model(proposal.images)
             result.passes.forward += len(at)
             advance(len(at) / self.n_queries, "")

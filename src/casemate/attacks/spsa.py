@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from casemate.attacks._minimum_norm import column
+from casemate.attacks._minimum_norm import AdamMoments, column
 from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
@@ -33,9 +33,6 @@ from casemate.types import Flags, Images
 
 _BLOCK = 16
 """Number of random directions per image that are drawn and classified together, to limit memory."""
-
-_DECAYS = (0.9, 0.999)
-"""Adam's decay rates of the mean gradient and of the mean square (Kingma and Ba 2015)."""
 
 _TINY = 1e-12
 
@@ -87,7 +84,7 @@ class SPSA(AbstractAttack):
         for step in range(self.steps):
             gradient, usable = self._gradient(model, here, step)
             passes.forward += 2 * self.samples * len(here.images)
-            moved = here.images + self.learning_rate * _width(model) * here.adam(gradient, step, self.norm)
+            moved = here.images + self.learning_rate * _width(model) * here.adam(gradient, self.norm)
             here.images = ball.project(moved, here.clean, model.bounds)
             logits = model(here.images)
             passes.forward += len(here.images)
@@ -142,15 +139,12 @@ class _Ascent(Rows):
         self.place = torch.arange(len(clean), device=clean.device)
         self.clean, self.images = clean, clean
         self.criterion, self.streams = criterion, streams
-        self.mean, self.square = torch.zeros_like(clean), torch.zeros_like(clean)
+        self.moments = AdamMoments(clean, tiny=0.0)
 
-    def adam(self, gradient: Images, step: int, norm: Norm) -> Images:
-        """Adam's direction of ascent at step `step`, from 0, whose entries are about 1 or less."""
-        first, second = _DECAYS
-        square = gradient.square()
+    def adam(self, gradient: Images, norm: Norm) -> Images:
+        """Adam's direction of ascent, whose entries are about 1 or less."""
+        squares = gradient.square()
         if norm == "l2":
-            square = column(square.flatten(1).mean(1)).expand_as(square)
-        self.mean = first * self.mean + (1 - first) * gradient
-        self.square = second * self.square + (1 - second) * square
-        scale = (self.square / (1 - second ** (step + 1))).sqrt_().clamp_(min=_TINY)
-        return self.mean / (1 - first ** (step + 1)) / scale
+            squares = column(squares.flatten(1).mean(1)).expand_as(squares)
+        mean, size = self.moments.add(gradient, squares)
+        return mean / size.clamp(min=_TINY)

@@ -82,8 +82,7 @@ def _along_the_gradient(context: CheckContext, images: Images) -> Images:
     streams = Streams(derive(context.seed, "memory"), torch.arange(len(images), device=images.device))
     random = streams.uniform(tuple(images.shape[1:]), "step") - 0.5
     gradient = gradient.where(gradient.flatten(1).any(1).view(-1, 1, 1, 1), random)
-    step = ball.steepest_step(gradient, images, model.bounds, context.eps)
-    return ball.project(images + step, images, model.bounds)
+    return ball.ascend(gradient, images, images, model.bounds, context.eps)
 
 
 @contextmanager
