@@ -180,6 +180,7 @@ class Shelf:
                 "cores": 2,
                 "device": "cpu",
                 "finished": "2026-01-01T00:00:00+00:00",
+                "instruction_set": "AVX2",
                 "libraries": {"torch": "2"},
                 "processor": "a processor",
                 "python": "3",

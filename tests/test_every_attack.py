@@ -71,6 +71,17 @@ def test_the_images_are_in_the_ball_and_the_bounds_and_fool_as_claimed(name: str
 
 
 @pytest.mark.parametrize("name", ATTACKS)
+def test_the_default_type_of_pytorch_changes_no_bit(name: str, model: Classifier) -> None:
+    before = run(quick(ATTACKS[name]), model)
+    torch.set_default_dtype(torch.float64)
+    try:
+        after = run(quick(ATTACKS[name]), model)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(before.adversarial, after.adversarial)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
 def test_model_images_and_random_numbers_are_left_as_they_were(name: str, model: Classifier) -> None:
     images, labels = IMAGES.tensors()
     before = copy.deepcopy(model.state_dict()), images.clone(), labels.clone(), torch.get_rng_state()

@@ -286,7 +286,7 @@ def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
-    row = "| `darken` | `Darken` | Every pixel made darker by eps times a share. | linf, l2, l1 | image within eps |"
+    row = "| `darken` | `Darken` | Every pixel made darker by eps times a share. | linf, l2, l1, l0 | image within eps |"
     assert f"{row} yes | Somebody 2030, arXiv 3001.00001 |" in done.stdout
     assert re.search(r"• darken +Every pixel made darker by eps times a share\.", done.stdout)
     command = [sys.executable, "-m", "pytest", "-n", "0", "-v", "-p", "no:cacheprovider", "tests/test_every_attack.py"]
@@ -295,7 +295,7 @@ def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
     )
     failed = re.findall(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
     assert failed == ["test_what_is_found_does_not_depend_on_the_company[careless]"], done.stdout
-    assert "1 failed, 9 passed" in done.stdout.splitlines()[-1]
+    assert "1 failed, 11 passed" in done.stdout.splitlines()[-1]
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class _Rule(AbstractRule):
         """One step along the gradient, scaled to the new radius."""
         del number
         moved = here.delta + falling(_FIRST_STEP, _LAST_STEP, share) * unit_length(here.gradient)
-        factor = torch.where(here.fooled, 1 - self.gamma, 1 + self.gamma)
+        factor = torch.where(here.fooled, 1 - self.gamma, 1 + self.gamma).to(self.radius)
         self.radius = (self.radius * factor).minimum(self.farthest)
         return moved * column(self.radius / norm_of(moved, "l2").clamp(min=1e-12))
 

@@ -55,7 +55,7 @@ class _Weights(Rows):
     def adapt(self, value: PerExample, share: float) -> None:
         """Make the loss's weight larger where the margin `value` is not positive, and smaller where it is."""
         rate = self.rate * (1 - (1 - _LAST_DUAL_RATE) * share)
-        change = torch.where(value > 0, -rate, rate)
+        change = torch.where(value > 0, -rate, rate).to(value)
         self.log_ratio = (self.log_ratio + change).clamp(-_MOST_LOG_RATIO, _MOST_LOG_RATIO)
         self.loss = _DUAL_MEAN * self.loss + (1 - _DUAL_MEAN) * self.log_ratio.sigmoid()
 

@@ -38,7 +38,7 @@ class _Rule(AbstractRule):
         del number
         rate = falling(self.step_size, _LAST_STEP * self.step_size, share)
         if share:
-            change = torch.where(here.fooled, rate, -rate) * self.threshold_rate
+            change = torch.where(here.fooled, rate, -rate).to(self.threshold) * self.threshold_rate
             self.threshold = (self.threshold + change).clamp(0, 1)
         kept = self._without_small(here.delta)
         squares = kept.square() + self.sigma
