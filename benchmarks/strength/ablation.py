@@ -1,0 +1,180 @@
+"""What each minimum-norm attack adds to AutoAttack's attacks, on the networks that are set aside; see README.md.
+
+`python benchmarks/strength/ablation.py` computes the cells that are missing, and writes the table. Budgets are chosen
+by it: no reported network is looked at.
+
+Exit code 0: no cell is missing. 2: a network is missing.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from networks import FOLDER, NETWORKS, Network, load, path_of, weights_of
+from originals import EPS, Norm, rounded
+
+from casemate import data
+from casemate.attacks import ALMA, DDN, EAD, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, AutoAttack, DeepFool, model_of
+from casemate.evaluation.cascade import run_cascade
+from casemate.files import write_text
+from casemate.provenance import commit, processor
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "ablation"
+IMAGES = slice(5000, 5200)
+"""Those of the networks that are set aside, as in `originals.py`."""
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+
+
+def candidates(norm: Norm) -> dict[str, AbstractMinimumNormAttack]:
+    """The attacks that may join AutoAttack's, by name with their number of steps."""
+    makers: dict[str, Any] = {
+        "linf": {"fmn": FMN, "pdpgd": PDPGD},
+        "l2": {"ddn": DDN, "alma": ALMA, "pdgd": PDGD, "fmn": FMN, "pdpgd": PDPGD},
+        "l1": {"pdpgd": PDPGD, "alma": ALMA, "fmn": FMN},
+    }[norm]
+    made = {
+        f"{name}-{steps}": maker(norm=norm, steps=steps) for name, maker in makers.items() for steps in (50, 100, 300)
+    }
+    if norm == "l1":
+        made["ead"] = EAD()
+    else:
+        made["deepfool"] = DeepFool(norm=norm)
+    return made
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One file of results: a network and a norm."""
+
+    network: Network
+    norm: Norm
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return RESULTS / f"{self.network.name}-{self.norm}.json"
+
+
+def plan() -> list[Cell]:
+    """All cells, in the order in which they are computed."""
+    return [Cell(network=each, norm=norm) for norm in ("l2", "l1", "linf") for each in NETWORKS if not each.reported]
+
+
+def read(cell: Cell) -> dict[str, Any]:
+    """What is known of a cell; empty if nothing is."""
+    return json.loads(cell.path.read_text(encoding="utf-8")) if cell.path.is_file() else {}
+
+
+def compute(cell: Cell, folder: Path) -> None:
+    """Run what the cell lacks, and write it after each attack."""
+    weights = weights_of(cell.network.name, folder)
+    found = read(cell)
+    if found.get("weights") != weights:
+        found = {"network": cell.network.name, "norm": cell.norm, "weights": weights, "attacks": {}, "autoattack": None}
+    model = load(cell.network.name, folder)
+    images = data.load("fashion-mnist").test[IMAGES]
+    pixels, labels = images.tensors()
+    with torch.no_grad():
+        right = model_of(model)(pixels).argmax(1) == labels
+    found |= {
+        "first": IMAGES.start,
+        "n": len(labels),
+        "right": int(right.sum()),
+        "eps": EPS[cell.network.name][cell.norm],
+        "commit": commit(),
+        "processor": processor(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    for name, attack in candidates(cell.norm).items():
+        if name in found["attacks"]:
+            continue
+        start = time.process_time()
+        result = attack(model, pixels[right], labels[right])
+        found["attacks"][name] = {
+            "settings": attack.record(),
+            "processor_seconds": round(time.process_time() - start, 2),
+            "passes": asdict(result.passes),
+            "distance": [rounded(each) if np.isfinite(each) else None for each in result.distance.tolist()],
+        }
+        write(cell, found)
+        print(f"{time.strftime('%H:%M:%S')} {cell.path.stem} {name}", flush=True)
+    if found["autoattack"] is None:
+        values = EPS[cell.network.name][cell.norm]
+        start = time.process_time()
+        done = run_cascade(
+            model,
+            AutoAttack(eps=values[0], norm=cell.norm).attacks(),
+            images,
+            values,
+            norm=cell.norm,
+            batch_size=500,
+        )
+        found["autoattack"] = {
+            "processor_seconds": round(time.process_time() - start, 2),
+            "attempts": [asdict(each) for each in done.attempts],
+            "robust": done.robust[right.numpy()].astype(int).tolist(),
+        }
+        write(cell, found)
+        print(f"{time.strftime('%H:%M:%S')} {cell.path.stem} autoattack", flush=True)
+
+
+def write(cell: Cell, found: Mapping[str, Any]) -> None:
+    """Write a cell, whole or not at all, each entry on a line of its own."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()]
+    write_text(cell.path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def fooled(found: Mapping[str, Any], name: str) -> np.ndarray:
+    """Which images an attack fools at each eps, `(n, eps)`."""
+    far = np.array([np.inf if each is None else each for each in found["attacks"][name]["distance"]])
+    return far[:, None] <= np.array(found["eps"]) * (1 + 1e-5)
+
+
+def table(norm: Norm) -> Iterator[str]:
+    """The rows of a Markdown table: what each attack fools that AutoAttack's leave, over networks and eps."""
+    cells = [found for cell in plan() if cell.norm == norm and (found := read(cell)).get("autoattack")]
+    left = [np.array(found["autoattack"]["robust"], dtype=bool) for found in cells]
+    yield "| attack | fools | of those that AutoAttack leaves | seconds |"
+    yield "| --- | --- | --- | --- |"
+    total = sum(each.sum() for each in left)
+    seconds = sum(found["autoattack"]["processor_seconds"] for found in cells)
+    yield f"| AutoAttack | {sum((~each).sum() for each in left)} | leaves {total} | {seconds:.0f} |"
+    for name in candidates(norm):
+        hits = [fooled(found, name) for found in cells]
+        seconds = sum(found["attacks"][name]["processor_seconds"] for found in cells)
+        more = sum((hit & rest).sum() for hit, rest in zip(hits, left, strict=True))
+        yield f"| {name} | {sum(each.sum() for each in hits)} | {more} | {seconds:.0f} |"
+
+
+def main() -> int:
+    """Compute what is missing; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if not options.table:
+        for cell in plan():
+            if not path_of(cell.network.name, options.folder).is_file():
+                print(f"no network {cell.network.name}; run networks.py first", file=sys.stderr)
+                return 2
+            compute(cell, options.folder)
+    for norm in NORMS:
+        print(f"\n{norm}\n")
+        print("\n".join(table(norm)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
