@@ -11,7 +11,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -19,19 +19,18 @@ from typing import Any, final
 import numpy as np
 import torch
 from networks import FOLDER, NETWORKS, Network, load, path_of, weights_of
-from originals import EPS, Norm, rounded
+from originals import EPS, Norm, rounded, write
 
 from casemate import data
 from casemate.attacks import ALMA, DDN, EAD, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, AutoAttack, DeepFool, model_of
 from casemate.evaluation.cascade import run_cascade
-from casemate.files import write_text
 from casemate.provenance import commit, processor
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "ablation"
 IMAGES = slice(5000, 5200)
 """Those of the networks that are set aside, as in `originals.py`."""
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+NORMS: tuple[Norm, ...] = ("l2", "l1", "linf")
 
 
 def candidates(norm: Norm) -> dict[str, AbstractMinimumNormAttack]:
@@ -65,9 +64,9 @@ class Cell:
         return RESULTS / f"{self.network.name}-{self.norm}.json"
 
 
-def plan() -> list[Cell]:
-    """All cells, in the order in which they are computed."""
-    return [Cell(network=each, norm=norm) for norm in ("l2", "l1", "linf") for each in NETWORKS if not each.reported]
+def plan(norms: Iterable[Norm] = NORMS) -> list[Cell]:
+    """The cells in these norms, in the order in which they are computed."""
+    return [Cell(network=each, norm=norm) for norm in norms for each in NETWORKS if not each.reported]
 
 
 def read(cell: Cell) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def compute(cell: Cell, folder: Path) -> None:
             "passes": asdict(result.passes),
             "distance": [rounded(each) if np.isfinite(each) else None for each in result.distance.tolist()],
         }
-        write(cell, found)
+        write(cell.path, found)
         print(f"{time.strftime('%H:%M:%S')} {cell.path.stem} {name}", flush=True)
     if found["autoattack"] is None:
         values = EPS[cell.network.name][cell.norm]
@@ -125,14 +124,8 @@ def compute(cell: Cell, folder: Path) -> None:
             "attempts": [asdict(each) for each in done.attempts],
             "robust": done.robust[right.numpy()].astype(int).tolist(),
         }
-        write(cell, found)
+        write(cell.path, found)
         print(f"{time.strftime('%H:%M:%S')} {cell.path.stem} autoattack", flush=True)
-
-
-def write(cell: Cell, found: Mapping[str, Any]) -> None:
-    """Write a cell, whole or not at all, each entry on a line of its own."""
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in found.items()]
-    write_text(cell.path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def fooled(found: Mapping[str, Any], name: str) -> np.ndarray:
@@ -143,7 +136,7 @@ def fooled(found: Mapping[str, Any], name: str) -> np.ndarray:
 
 def table(norm: Norm) -> Iterator[str]:
     """The rows of a Markdown table: what each attack fools that AutoAttack's leave, over networks and eps."""
-    cells = [found for cell in plan() if cell.norm == norm and (found := read(cell)).get("autoattack")]
+    cells = [found for cell in plan([norm]) if (found := read(cell)).get("autoattack")]
     left = [np.array(found["autoattack"]["robust"], dtype=bool) for found in cells]
     yield "| attack | fools | of those that AutoAttack leaves | seconds |"
     yield "| --- | --- | --- | --- |"
@@ -161,16 +154,17 @@ def main() -> int:
     """Compute what is missing; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
+    parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="only these")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.table:
-        for cell in plan():
+        for cell in plan(options.norms):
             if not path_of(cell.network.name, options.folder).is_file():
                 print(f"no network {cell.network.name}; run networks.py first", file=sys.stderr)
                 return 2
             compute(cell, options.folder)
-    for norm in NORMS:
+    for norm in options.norms:
         print(f"\n{norm}\n")
         print("\n".join(table(norm)))
     return 0

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -128,10 +128,10 @@ def read(cell: Cell, weights: str | None = None) -> dict[str, Any] | None:
     return found if weights in (None, found["weights"]) else None
 
 
-def write(cell: Cell, found: dict[str, Any]) -> None:
-    """Write a cell's results, whole or not at all, each entry on a line of its own."""
+def write(path: Path, found: Mapping[str, Any]) -> None:
+    """Write the results of a cell, whole or not at all, each entry on a line of its own."""
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in found.items()]
-    write_text(cell.path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def rounded(value: float) -> float:
@@ -302,7 +302,7 @@ def main() -> int:
             print(f"{cell.name}: FAILED", flush=True)
             failed += 1
             continue
-        write(cell, found)
+        write(cell.path, found)
         print(f"{time.strftime('%H:%M:%S')} {cell.name}: {summary(found)}", flush=True)
     return 1 if failed else 2 if absent else 0
 

@@ -4,7 +4,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final, get_args
+from typing import final
 
 import torch
 
@@ -21,7 +21,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.prepare import prepare_images
 from casemate.data import LabelledImages, ReadableImages
-from casemate.evaluation.budgets import DRAWS, Budget, attacks_for
+from casemate.evaluation.budgets import DRAWS, Budget, attacks_for, budgets_in
 from casemate.evaluation.findings import CHEAP, EXPENSIVE, FALLEN, FIRST
 from casemate.evaluation.findings.context import SAMPLE_SIZE
 from casemate.evaluation.probe import PROBED, probe_model
@@ -74,7 +74,7 @@ def seconds_at_most(
     randomised = probe_model(model, images)
     speeds: dict[int, PassCost] = {}
     found: dict[Budget, float] = {}
-    for budget in get_args(Budget):
+    for budget in budgets_in(norm):
         draws = DRAWS[budget] if randomised else 1
         if draws not in speeds:
             with seeded(model.device, 0, "speed"):

@@ -296,7 +296,7 @@ def evaluate(
         labels: the true classes of images given alone.
         eps: one radius or several, in the unit of the pixels; each gets a verdict, the checks are run at the largest.
         norm: in which eps is measured: linf, l2, l1 or l0.
-        budget: quick, standard (AutoAttack) or thorough.
+        budget: quick, autoattack (exactly its list), standard (with minimum-norm attacks) or thorough.
         attacks: to be run instead of the budget's; the library's or your own (`casemate.Attack`). One, several in
             order, which are named after their classes ("pgd", "pgd-2"), or several by name. Each runs at every
             `eps` of the evaluation in place of its own.

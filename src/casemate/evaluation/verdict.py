@@ -11,7 +11,7 @@ images would decide otherwise) is broken whatever flattered it, since its true r
 interval lies across a border, all grades that it reaches. A model whose robust accuracy is not shown to be above
 guessing (the larger of one in the number of classes and the share of the commonest class) is broken, one whose clean
 accuracy is not shown to be above it is untrained or mislabelled. Attacks give an upper bound, and few attacks a loose
-one: after less than the standard budget the best grade is that the model is not broken by what was tried.
+one: after less than the budget autoattack or standard the best grade is that the model is not broken by what was tried.
 
 Every grade that casemate shows, on the command line, in reports, in the study and in result files, is a `Verdict`.
 """
@@ -60,7 +60,7 @@ class Grade(StrEnum):
 
 _ASCENDING = (Grade.BROKEN, Grade.WEAK, Grade.PARTLY_ROBUST, Grade.ROBUST)
 _FALLEN = (Grade.UNTRAINED, Grade.BROKEN)
-_FULL = ("standard", "thorough")
+_FULL = ("autoattack", "standard", "thorough")
 """Budgets with enough attacks for the grades partly robust and robust."""
 
 
@@ -166,7 +166,7 @@ class Number:
     eps: float
     norm: str
     budget: str
-    """Which attacks were run: those of the budget quick, standard or thorough, or own (chosen by the caller)."""
+    """Which attacks were run: those of the budget quick, autoattack, standard or thorough, or own (the caller's)."""
     bounds: Bounds = (0.0, 1.0)
     """The smallest and the largest value of a pixel, in whose unit eps is."""
 
@@ -421,7 +421,7 @@ def verdict_on(
     Args:
         eps: the radius, in `norm`.
         norm: linf, l2, l1 or l0.
-        budget: quick, standard, thorough, or own (attacks chosen by the caller).
+        budget: quick, autoattack, standard, thorough, or own (attacks chosen by the caller).
         correct: which images are classified correctly without an attack, booleans `(n,)`.
         withstood: which are still classified correctly under every attack, booleans `(n,)`.
         labels: the true classes, integers `(n,)`.

@@ -62,7 +62,7 @@ def harden(
         norm: in which eps is measured: linf, l2, l1 or l0.
         recipe: a name in `HARDENING_RECIPES`, a `Recipe`, or several, each of which makes a model.
         settings: of the training, for the control too; its seed is replaced by `seed`.
-        budget: of the evaluations: quick, standard or thorough.
+        budget: of the evaluations: quick, autoattack, standard or thorough.
         images: number of test images to use, a stratified sample; None for all.
         seed: of all random draws.
         checkpoint: a folder in which finished steps are kept; if it exists, the hardening continues from there.

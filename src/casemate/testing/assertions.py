@@ -54,7 +54,7 @@ def assert_robust(
         eps: the radius, in the unit of the pixels; of several, robustness is demanded at the largest.
         at_least: the robust accuracy demanded, such as 0.6 or "60%".
         norm: linf, l2, l1 or l0.
-        budget: quick, standard or thorough. None: that of pytest's option --casemate-budget, else quick.
+        budget: quick, autoattack, standard or thorough. None: that of pytest's option --casemate-budget, else quick.
         attacks: to be run instead of the budget's, as for `casemate.evaluate`.
         n: use the first n images; None: all.
         fail_by: what is compared: the lower end of the 95 % interval, or the estimate itself.

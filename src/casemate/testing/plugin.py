@@ -23,9 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
     parser.getgroup("casemate", "robustness (casemate)").addoption(
         "--casemate-budget",
-        choices=("quick", "standard", "thorough"),
+        choices=("quick", "autoattack", "standard", "thorough"),
         default=None,
-        help="budget of the assertions of casemate that name none: quick (default), standard or thorough",
+        help="budget of the assertions of casemate that name none: quick (default), autoattack, standard or thorough",
     )
 
 

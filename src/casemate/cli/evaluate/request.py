@@ -44,7 +44,13 @@ Radii = Annotated[
         help_behavior_hint=f"(default: {_EPS_WORDS})",
     ),
 ]
-BudgetOption = Annotated[Budget, arg(help="Which attacks to run: standard is AutoAttack, quick only a first look.")]
+BudgetOption = Annotated[
+    Budget,
+    arg(
+        help="Which attacks to run: standard is AutoAttack's and minimum-norm attacks, autoattack its list alone, "
+        "quick only a first look."
+    ),
+]
 Thorough = Annotated[
     bool,
     FlagCreatePairsOff,

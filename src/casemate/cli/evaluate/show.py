@@ -29,7 +29,7 @@ _ALL_CLASSES = 20
 def show_evaluate_plan(plan: EvaluatePlan, *, as_json: bool) -> None:
     """Print the settings of a planned evaluation, and the longest time that each budget is estimated to take.
 
-    The budgets are quick, standard and thorough. As JSON if `as_json`.
+    As JSON if `as_json`.
     """
     about = plan.about()
     if as_json:

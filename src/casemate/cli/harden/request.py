@@ -33,7 +33,7 @@ class HardenRequest:
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 7)")] = None
     """Gradient steps of the attack in adversarial training; fewer are faster, and may harden less."""
     budget: Budget = _DEFAULTS["budget"]
-    """Which attacks the evaluations run: standard is AutoAttack, quick only a first look."""
+    """Which attacks the evaluations run: standard is AutoAttack's and minimum-norm attacks, quick only a first look."""
     no_images: Flag = False
     """Show no test images in the report."""
     seed: Seed = 0

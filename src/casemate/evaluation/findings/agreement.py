@@ -17,6 +17,7 @@ from casemate.attacks import (
     Transfer,
     UniformNoise,
 )
+from casemate.evaluation.cascade_result import Attempt
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import STEPS, CheckContext
@@ -352,11 +353,19 @@ def black_box_stronger(context: CheckContext) -> Measured | NotRun:
     "`initial_const`), and do not rely on it alone.",
 )
 def nothing_found(context: CheckContext) -> Measured | NotRun:
-    """Share of images for which a minimum-norm attack found no adversarial image; of several attacks, the largest."""
+    """Share of images for which a minimum-norm attack found no adversarial image.
+
+    Of several attacks the smallest at each eps, since what one does not find another may; then the largest.
+    """
     ran = [attempt for attempt in context.cascade.attempts if attempt.unlimited and attempt.tried]
     if not ran:
         return NotRun("no minimum-norm attack had an image to attack")
-    most = max(ran, key=lambda attempt: attempt.not_found / attempt.tried)
+
+    def missed(attempt: Attempt) -> float:
+        return attempt.not_found / attempt.tried
+
+    best = [min((each for each in ran if each.eps == eps), key=missed) for eps in {each.eps for each in ran}]
+    most = max(best, key=missed)
     return Measured(
         most.not_found / most.tried,
         f"{most.attack} found no adversarial image, at any distance, for {most.not_found} of {most.tried} images: its "

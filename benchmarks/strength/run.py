@@ -1,0 +1,232 @@
+"""casemate's budget `standard` beside the originals, on the reported networks; see README.md.
+
+`python benchmarks/strength/run.py [NETWORK ...]` computes the cells that are missing and writes the page,
+`results.md`, from all that are there.
+
+Exit code 0: no cell is missing. 2: a network is missing.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import originals
+import torch
+from networks import FOLDER, NETWORKS, Network, load, network_of, path_of, weights_of
+from originals import EPS, Norm, write
+
+from casemate import data
+from casemate.evaluation import mcnemar
+from casemate.evaluation.budgets import attacks_for
+from casemate.evaluation.cascade import run_cascade
+from casemate.files import write_text
+from casemate.provenance import commit, processor
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE / "results.md"
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+CHANCE = 0.05
+"""The p-value of McNemar's test below which a difference is more than chance."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One file of results: a network and a norm, at all its eps."""
+
+    network: Network
+    norm: Norm
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return RESULTS / f"{self.network.name}-{self.norm}.json"
+
+    @property
+    def eps(self) -> tuple[float, ...]:
+        """The radii, ascending."""
+        return EPS[self.network.name][self.norm]
+
+
+def plan(names: Iterable[str] = ()) -> list[Cell]:
+    """All cells of these networks, or of all reported ones, in the order in which they are computed."""
+    chosen = list(map(network_of, names)) if names else [each for each in NETWORKS if each.reported]
+    return [Cell(network=network, norm=norm) for network in chosen for norm in NORMS]
+
+
+def read(cell: Cell) -> dict[str, Any] | None:
+    """A cell's results; None if there are none."""
+    return json.loads(cell.path.read_text(encoding="utf-8")) if cell.path.is_file() else None
+
+
+def compute(cell: Cell, folder: Path) -> dict[str, Any]:
+    """The results of a cell. `robust` is about the images classified correctly, in their order, at each eps."""
+    model = load(cell.network.name, folder)
+    at = originals.Cell(network=cell.network, norm=cell.norm, eps=None).images
+    images = data.load("fashion-mnist").test[at]
+    attacks = attacks_for("standard", cell.norm, cell.eps[0], randomised=False)
+    start, cpu = time.perf_counter(), time.process_time()
+    done = run_cascade(model, attacks, images, cell.eps, norm=cell.norm, batch_size=originals.BATCH)
+    seconds, processor_seconds = time.perf_counter() - start, time.process_time() - cpu
+    right = done.first_success != -2
+    return {
+        "network": cell.network.name,
+        "weights": weights_of(cell.network.name, folder),
+        "norm": cell.norm,
+        "eps": cell.eps,
+        "first": at.start,
+        "n": len(images),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(processor_seconds, 1),
+        "attacks": done.attacks,
+        "attempts": [asdict(each) for each in done.attempts],
+        "clean": right.astype(int).tolist(),
+        "robust": done.robust[right].T.astype(int).tolist(),
+    }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """casemate and the originals at one eps, on the same images of one network."""
+
+    network: str
+    norm: Norm
+    eps: float
+    n: int
+    ours: np.ndarray
+    """Which of the correctly classified images casemate leaves."""
+    original: np.ndarray
+    """Which of them the original AutoAttack leaves."""
+    together: np.ndarray | None
+    """Which of them it and adv-lib's minimum-norm attacks leave together; None if those were not run."""
+    seconds: float
+    """Seconds of the processor of the original at this eps."""
+
+    @property
+    def p_value(self) -> float:
+        """Of McNemar's test that both leave equally many."""
+        return mcnemar(self.ours, self.original)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether casemate leaves more, and not by chance."""
+        return bool(self.ours.sum() > self.original.sum()) and self.p_value < CHANCE
+
+    @property
+    def text(self) -> str:
+        """A row of the Markdown table, in numbers of images."""
+        together = "" if self.together is None else str(int(self.together.sum()))
+        counts = f"{int(self.ours.sum())} | {int(self.original.sum())} | {together}"
+        return f"| {self.network} | {self.norm} | {self.eps:g} | {len(self.ours)} | {counts} | {self.p_value:.2g} |"
+
+
+def rows(cell: Cell, found: dict[str, Any]) -> Iterator[Row]:
+    """A row for each eps of a cell for which the original's results are there, of the same weights and images."""
+    near = originals.read(originals.Cell(network=cell.network, norm=cell.norm, eps=None), found["weights"])
+    for column, eps in enumerate(cell.eps):
+        theirs = originals.read(originals.Cell(network=cell.network, norm=cell.norm, eps=eps), found["weights"])
+        if theirs is None or theirs["clean"] != found["clean"]:
+            continue
+        left = np.array(theirs["robust"], dtype=bool)
+        left[theirs["unconfirmed"]] = True
+        together = None
+        if near is not None:
+            distance = np.array(
+                [[np.inf if far is None else far for far in each["distance"]] for each in near["attacks"].values()]
+            )
+            together = left & (distance.min(0) > eps * (1 + 1e-5))
+        yield Row(
+            network=cell.network.name,
+            norm=cell.norm,
+            eps=eps,
+            n=found["n"],
+            ours=np.array(found["robust"][column], dtype=bool),
+            original=left,
+            together=together,
+            seconds=theirs["processor_seconds"],
+        )
+
+
+def page(cells: Iterable[Cell]) -> str:
+    """The page of results, in Markdown."""
+    made, seconds = list[Row](), list[str]()
+    for cell in cells:
+        found = read(cell)
+        if found is None:
+            continue
+        mine = list(rows(cell, found))
+        made += mine
+        if len(mine) == len(cell.eps):
+            theirs = sum(each.seconds for each in mine)
+            ours = found["processor_seconds"]
+            seconds.append(f"| {cell.network.name} | {cell.norm} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |")
+    worse = [each for each in made if each.is_worse]
+    lines = [
+        "# Strength: casemate beside the originals",
+        "",
+        "Written by `python benchmarks/strength/run.py`; the files are in `results/` and `originals/`, README.md says",
+        "what was run. Numbers of images that are left, of those that the network classifies correctly: by casemate's",
+        "budget `standard` (one run for all eps of a norm), by the original AutoAttack, and by that and adv-lib's",
+        "minimum-norm attacks together.",
+        "",
+        f"{len(made)} cells: casemate leaves {sum(int(each.ours.sum()) for each in made)} images, the original "
+        f"{sum(int(each.original.sum()) for each in made)}. Significantly more than the original (McNemar's test, 5 %) "
+        f"in {len(worse)} cells{': ' if worse else ''}{', '.join(f'{e.network} {e.norm} {e.eps:g}' for e in worse)}.",
+        "",
+        "| network | norm | eps | correct | casemate | original | with adv-lib | p |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(each.text for each in made),
+        "",
+        "## Seconds",
+        "",
+        "Of the processor, for the three eps of a norm together, one thread. Both ran beside other work, at different",
+        "times.",
+        "",
+        "| network | norm | casemate | original | ratio |",
+        "| --- | --- | --- | --- | --- |",
+        *seconds,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Compute what is missing; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NETWORK", help="the networks; default: all reported ones")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
+    parser.add_argument("--page", action="store_true", help="only write the page of what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for cell in () if options.page else plan(options.names):
+        if not path_of(cell.network.name, options.folder).is_file():
+            print(f"no network {cell.network.name}; run networks.py first", file=sys.stderr)
+            return 2
+        known = read(cell)
+        if known is not None and known["weights"] == weights_of(cell.network.name, options.folder):
+            continue
+        found = compute(cell, options.folder)
+        write(cell.path, found)
+        left = ", ".join(str(sum(each)) for each in found["robust"])
+        print(
+            f"{time.strftime('%H:%M:%S')} {cell.path.stem}: {left} left, {found['processor_seconds']:.0f} s", flush=True
+        )
+    write_text(PAGE, page(plan()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
