@@ -93,7 +93,8 @@ def _averaged(budget: Budget, norm: Norm, eps: float) -> dict[str, AbstractAttac
     if budget == "autoattack":
         # version rand, which averages gradients over 20 passes
         return {
-            name: APGD(eps=eps, norm=norm, loss=loss) for name, loss in (("apgd-ce", "torch-ce"), ("apgd-dlr", "dlr"))
+            "apgd-ce": APGD(eps=eps, norm=norm, loss="torch-ce"),
+            "apgd-dlr": APGD(eps=eps, norm=norm, loss="dlr"),
         }
     return {
         "pgd": pgd,
