@@ -22,7 +22,7 @@ from networks import FOLDER, NETWORKS, Network, load, path_of, weights_of
 from originals import EPS, Norm, rounded, write
 
 from casemate import data
-from casemate.attacks import ALMA, DDN, EAD, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, AutoAttack, DeepFool, model_of
+from casemate.attacks import ALMA, DDN, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, AutoAttack, DeepFool, model_of
 from casemate.evaluation.cascade import run_cascade
 from casemate.provenance import commit, processor
 
@@ -43,9 +43,7 @@ def candidates(norm: Norm) -> dict[str, AbstractMinimumNormAttack]:
     made = {
         f"{name}-{steps}": maker(norm=norm, steps=steps) for name, maker in makers.items() for steps in (50, 100, 300)
     }
-    if norm == "l1":
-        made["ead"] = EAD()
-    else:
+    if norm != "l1":
         made["deepfool"] = DeepFool(norm=norm)
     return made
 
