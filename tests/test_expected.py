@@ -225,8 +225,8 @@ def test_the_most_passes_of_the_checks_are_what_they_take(
 def test_the_times_are_told_for_every_budget() -> None:
     model, images = tiny_model(), tiny_images(20)
     one = seconds_at_most(model, images, [0.1], norm="linf")
-    assert list(one) == ["quick", "standard", "thorough"]
-    assert 0 < one["quick"] < one["standard"] < one["thorough"]
+    assert list(one) == ["quick", "autoattack", "standard", "thorough"]
+    assert 0 < one["quick"] < one["autoattack"] < one["standard"] < one["thorough"]
 
 
 def test_the_time_is_that_of_the_passes() -> None:

@@ -330,7 +330,7 @@ def page() -> str:
         "",
         "Written by `python benchmarks/strength/optimality.py`; README.md says what was run. *Optimality* (Cinà et al.",
         "2024): 1 where an attack finds the nearest image that any attack found, for every image. *Median*: its median",
-        f"distance over the median of the nearest that any found. Networks: {', '.join(f'`{each}`' for each in NAMES)}.",
+        f"distance over the median of the nearest that any found. On {', '.join(f'`{each}`' for each in NAMES)}.",
     ]
     for norm in NORMS:
         found = sorted(scores(norm), key=lambda each: -sum(each.optimality))
