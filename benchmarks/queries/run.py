@@ -45,7 +45,7 @@ def attacks() -> dict[str, AbstractAttack]:
         "SurFree, L2": SurFree(n_queries=most),
         "Square, L2 1.5": Square(eps=1.5, norm="l2", n_queries=most),
         "Square, Linf 0.1": Square(eps=0.1, n_queries=most),
-        "SPSA, Linf 0.1": SPSA(eps=0.1, n_queries=most),
+        "SPSA, Linf 0.1": SPSA(eps=0.1, steps=most // 65 + 1, samples=32),
         "Sparse-RS, L0 20": SparseRS(eps=20, n_queries=most),
     }
 
@@ -81,7 +81,7 @@ def compute(network: str, name: str, attack: AbstractAttack, folder: Path) -> di
 def table(found: Mapping[str, Any]) -> str:
     """The medians and the shares left, as a table in Markdown."""
     lines = [
-        f"The first {IMAGES.stop} test images of Fashion-MNIST, of them those that the network classifies correctly. Of",
+        f"The first {IMAGES.stop} test images of Fashion-MNIST, those that the network classifies correctly. Of",
         "attacks that look for the nearest image the median distance, of attacks in a ball the accuracy left, in %.",
         "",
         "| network | attack | n | " + " | ".join(f"{each:,}" for each in QUERIES) + " |",
