@@ -12,8 +12,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from originals import autoattack, commit_of, original_autoattack
 from torch import Tensor, nn
 
 import casemate
-from casemate import LabelledImages, data
-from casemate.attacks import frozen
+from casemate import Classifier, LabelledImages, data
+from casemate.attacks import AbstractAttack, frozen, with_eps
 from casemate.files import write_text
 from casemate.provenance import surroundings
 
@@ -122,24 +124,41 @@ def write(path: Path, state: dict[str, Any]) -> None:
     write_text(path, "{\n" + ",\n".join([*lines, f' "images": [\n{images}\n ]']) + "\n}\n")
 
 
-def attack(state: dict[str, Any], source: str, model: casemate.Classifier, images: Tensor, labels: Tensor) -> None:
-    """Attack the images by AutoAttack and by casemate: which of them each leaves, as 1 or 0 (added to the state)."""
-    eps = state["eps"]
+def original(model: Classifier, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """What the original AutoAttack leaves; the environment variable AUTOATTACK_SRC names its folder."""
+    source = os.environ["AUTOATTACK_SRC"]
     with frozen(model.network):
         found = autoattack(original_autoattack(source), model.network, images, labels, "linf", eps)
-    state["autoattack"] = {"commit": commit_of(source), **found}
+    return {"commit": commit_of(source), **found}
+
+
+def evaluation(model: Classifier, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """What `casemate.evaluate` leaves with the standard budget."""
     start, cpu = time.perf_counter(), time.process_time()
-    evaluation = casemate.evaluate(
-        model, LabelledImages(pixels=images, labels=labels), eps=eps, norm="linf", budget="standard", seed=SEED
-    )
-    state["casemate"] = {
-        "budget": "standard",
-        "seed": SEED,
+    part = LabelledImages(pixels=images, labels=labels)
+    found = casemate.evaluate(model, part, eps=eps, norm="linf", budget="standard", seed=SEED)
+    return {
+        "settings": {"budget": "standard", "seed": SEED},
         "seconds": round(time.perf_counter() - start, 1),
         "processor_seconds": round(time.process_time() - cpu, 1),
-        "findings": [each.check for each in evaluation.findings],
-        "robust": evaluation.cascade.robust[:, 0].astype(int).tolist(),
+        "findings": [each.check for each in found.findings],
+        "robust": found.cascade.robust[:, 0].astype(int).tolist(),
     }
+
+
+def single(attack: AbstractAttack, model: Classifier, images: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+    """What an attack leaves, with its own settings but for eps."""
+    chosen = with_eps(attack, eps)
+    return {"settings": chosen.record(), "robust": (~chosen(model, images, labels, seed=SEED).success).int().tolist()}
+
+
+ATTACKS: dict[str, Callable[[Classifier, Tensor, Tensor, float], dict[str, Any]]] = {
+    "autoattack": original,
+    "casemate": evaluation,
+    "pgd": partial(single, casemate.PGD(eps=EPS, steps=10)),
+    "fgsm": partial(single, casemate.FGSM(eps=EPS)),
+}
+"""By the name of their entry in the result; `robust` is 1 for each correctly classified image that one leaves."""
 
 
 def summary(state: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +168,7 @@ def summary(state: dict[str, Any]) -> dict[str, Any]:
         "correct": len(outcomes),
         **{kind: outcomes.count(kind) for kind in ("robust", "fooled", "undecided")},
     }
-    for name in ("autoattack", "casemate"):
+    for name in ATTACKS:
         left = state[name]["robust"]
         found[f"{name}_leaves"] = sum(left)
         found[f"{name}_misses"] = [place for place, kind in enumerate(outcomes) if kind == "fooled" and left[place]]
@@ -168,8 +187,7 @@ def main() -> int:
     parser.add_argument("--time-limit", type=float, default=300.0, help="seconds by the clock for an image")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    source = os.environ.get("AUTOATTACK_SRC")
-    if not source:
+    if not os.environ.get("AUTOATTACK_SRC"):
         print("AUTOATTACK_SRC is not set; clone github.com/fra31/auto-attack and name its folder")
         return 2
     torch.set_num_threads(1)
@@ -204,12 +222,14 @@ def main() -> int:
             f"{time.strftime('%H:%M:%S')} image {place}: {found['outcome']} in {found['processor_seconds']} s",
             flush=True,
         )
-    if len(state.get("casemate", {}).get("robust", [])) != len(places):
-        attack(state, source, model, images[places], labels[places])
+    for name, run in ATTACKS.items():
+        if len(state.get(name, {}).get("robust", ())) != len(places):
+            state[name] = run(model, images[places], labels[places], options.eps)
+            write(options.out, state)
     state |= {"summary": summary(state), "surroundings": surroundings("cpu", 1)}
     write(options.out, state)
     print(json.dumps(state["summary"], indent=1))
-    return 1 if state["summary"]["autoattack_contradicts"] or state["summary"]["casemate_contradicts"] else 0
+    return 1 if any(state["summary"][f"{name}_contradicts"] for name in ATTACKS) else 0
 
 
 if __name__ == "__main__":
