@@ -163,7 +163,9 @@ class _Digest:
                 self._add_code(each)
             else:
                 self.add(each)
-        if any(each.opname == "IMPORT_NAME" and _root(each.argval) not in _FIXED for each in dis.get_instructions(code)):
+        if any(
+            each.opname == "IMPORT_NAME" and _root(each.argval) not in _FIXED for each in dis.get_instructions(code)
+        ):
             raise _UncertainError
 
 

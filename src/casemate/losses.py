@@ -118,7 +118,7 @@ _NAMED = one_of(*LOSSES)
 AnyLoss = Annotated[
     LossName | Loss,
     Rule(
-        f"{_NAMED.expected}, or a function (logits, labels) -> one number per image, larger where the model is more wrong",
+        f"{_NAMED.expected}, or a function of logits and labels that returns one number per image",
         lambda loss: loss in LOSSES if isinstance(loss, str) else callable(loss),
         _NAMED.read,
         _NAMED.choices,
@@ -176,14 +176,16 @@ def one_per_image(what: str, value: Any, logits: Logits) -> PerExample:
         seen = f"{what} returned a tensor of shape {tuple(value.shape)} for {len(logits)} images; {expected}"
         if not value.ndim:
             raise SettingError(f"{seen}: leave out the reduction (reduction='none', no mean or sum over the images)")
-        raise SettingError(f"{seen}: take the sum, the mean or the largest over the classes, .sum(1), .mean(1), .amax(1)")
+        raise SettingError(
+            f"{seen}: take the sum, the mean or the largest over the classes, .sum(1), .mean(1), .amax(1)"
+        )
     if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
         raise SettingError(f"{what} does not depend on the logits in a way that can be differentiated: {_REMEDY}")
     return value
 
 
 _REMEDY = (
-    "compute it from the logits by PyTorch, without argmax, comparisons, detach, item or NumPy; without a gradient take "
-    "an attack that needs none, such as Square"
+    "compute it from the logits by PyTorch, without argmax, comparisons, detach, item or NumPy; without a gradient "
+    "take an attack that needs none, such as Square"
 )
 """What to do about a function without a derivative."""

@@ -1,9 +1,9 @@
 """The decision boundary as a hyperplane: the nearest one at an image, and its nearest point within the bounds.
 
 DeepFool and FAB replace the boundary between two classes by the plane on which the two logits, linearised at an image,
-are equal; that of a criterion without classes by the plane on which its linearised margin is zero. DeepFool steps to the nearest point of the plane regardless of the bounds, FAB to the nearest point within
-the bounds. Croce and Hein (2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; `shortest_move`
-finds it without a sort.
+are equal; that of a criterion without classes by the plane on which its linearised margin is zero. DeepFool steps to
+the nearest point of the plane regardless of the bounds, FAB to the nearest point within the bounds. Croce and Hein
+(2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; `shortest_move` finds it without a sort.
 """
 
 from dataclasses import dataclass

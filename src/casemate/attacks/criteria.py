@@ -72,8 +72,8 @@ class AnyOf(AbstractCriterion):
             _check_numbers(self.classes, classes)
         elif self.classes.ndim != 2 or self.classes.shape[1] != classes:
             raise ShapeError(
-                f"a set of classes of shape {tuple(self.classes.shape)}; expected booleans of shape (n, {classes}), one "
-                "for each class of the model"
+                f"a set of classes of shape {tuple(self.classes.shape)}; expected booleans of shape (n, {classes}), "
+                "one for each class of the model"
             )
         count = self._chosen(classes).sum(1)
         if len(count) and not 0 < int(count.min()) <= int(count.max()) < classes:

@@ -160,8 +160,8 @@ class AbstractCriterion(Rows, ABC):
         for attribute, value in vars(made).items():
             if isinstance(value, Tensor) and value.shape[:1] != (count,):
                 raise ShapeError(
-                    f"{name}.{attribute} has the shape {tuple(value.shape)}; expected a row for each of {count} images. "
-                    "What is the same for all images can be a number or a tuple"
+                    f"{name}.{attribute} has the shape {tuple(value.shape)}; expected a row for each of {count} "
+                    "images. What is the same for all images can be a number, or a tensor in a tuple"
                 )
         made.check(classes)
         return made.with_changes(
@@ -187,7 +187,7 @@ class Misclassification(AbstractCriterion):
 
     by_class: ClassVar[bool] = True
 
-    def __init__(self, classes: Labels, targeted: bool = False) -> None:  # noqa: FBT001, FBT002
+    def __init__(self, classes: Labels, targeted: bool = False) -> None:
         self.classes, self.targeted = classes, targeted
 
     def margin(self, logits: Logits) -> PerExample:
