@@ -154,7 +154,7 @@ class _Digest:
                 raise _UncertainError
 
     def _add_code(self, code: CodeType) -> None:
-        """The instructions of a function; not where it stands in a file, or what it is called."""
+        """The instructions of a function; not its place in a file, or its name."""
         shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         self._say("code", code.co_code.hex(), repr(shape), repr(code.co_exceptiontable))
         self._say(repr(code.co_names), repr(code.co_varnames), repr(code.co_freevars), repr(code.co_cellvars))
