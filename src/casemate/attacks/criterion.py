@@ -45,7 +45,8 @@ class AbstractCriterion(Rows, ABC):
     `PGD(eps="8/255")(model, images, TopK(labels, k=5))`.
 
     Tensors among its attributes have one row per image, since `criterion[mask]` is the criterion of some of the images;
-    what is the same for all images must be no tensor by itself, but a number, or a tensor in a tuple.
+    what is the same for all images must be no tensor by itself, but a number, or a tensor in a tuple. The names of the
+    attributes below belong to the library.
 
     Args:
         classes: what logits are compared with, as a tensor, an array or a list: class numbers `(n,)`, or a row per
