@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, AbstractAttack, Criterion, Passes, Status, frozen, prepare_for_attack
+from casemate.attacks import PGD, AbstractAttack, Misclassification, Passes, Status, frozen, prepare_for_attack
 from casemate.attacks.apgd import APGD, Ascent, Goal, TargetedAPGD, checkpoints
 from casemate.errors import CasemateWarning, SettingError
 from casemate.losses import LossName, loss_by_name, targeted_dlr
@@ -128,7 +128,7 @@ def unfooled(attack: APGD | TargetedAPGD, task: Task) -> tuple[Tensor, Passes, S
     found, total = [], Passes()
     with frozen(task.model):
         for one in torch.arange(len(task.images)).split(1):
-            aim = Criterion(task.labels[one], never=True)
+            aim = Misclassification(task.labels[one]).with_changes(never=True)
             run = attack.run(task.model, task.images[one], aim, streams[one], lambda amount, note: None)
             found.append(run.images)
             total.add(run.passes)
@@ -329,7 +329,7 @@ def test_targeted_attacks_approach_their_target(norm: Norm) -> None:
 
 
 def test_the_ratio_of_a_target_that_ranks_third_is_not_flat() -> None:
-    goal = Goal(Criterion(torch.tensor([3]), targeted=True), "dlr")
+    goal = Goal(Misclassification(torch.tensor([3]), targeted=True), "dlr")
     logits = torch.tensor([[4.0, 3.0, 1.0, 2.0, 0.0]], requires_grad=True)
     (value,) = goal.objective(logits)
     assert value.item() == pytest.approx((2 - 4) / (4 - 1.5))
@@ -400,12 +400,12 @@ def test_bounds_and_channels_of_any_kind() -> None:
 def test_the_targets_are_the_most_likely_wrong_classes_in_order() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [0.0, 1.0, 2.0, 3.0]])
     labels = torch.tensor([0, 1])
-    goals = TargetedAPGD(eps=0.1).goals(Criterion(labels), logits)
+    goals = TargetedAPGD(eps=0.1).goals(Misclassification(labels), logits)
     aims = [goal.target_classes for goal in goals]
     assert torch.equal(torch.stack([aim for aim in aims if aim is not None], 1), torch.tensor([[2, 1, 3], [3, 2, 0]]))
     assert torch.equal(goals[1].objective(logits), targeted_dlr(logits, labels, torch.tensor([1, 2])))
     assert torch.equal(goals[1][torch.tensor([1])].objective(logits[1:]), goals[1].objective(logits)[1:])
-    assert len(TargetedAPGD(eps=0.1, classes=2).goals(Criterion(labels), logits)) == 2
+    assert len(TargetedAPGD(eps=0.1, classes=2).goals(Misclassification(labels), logits)) == 2
 
 
 class Decoy(nn.Module):
@@ -593,7 +593,7 @@ def test_progress_amounts_to_the_images_at_most() -> None:
             attack.run(
                 task.model,
                 task.images,
-                Criterion(task.labels),
+                Misclassification(task.labels),
                 streams,
                 lambda amount, note, done=done: done.append(amount),
             )

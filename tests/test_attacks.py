@@ -21,6 +21,7 @@ from casemate.attacks import (
     AbstractAttack,
     AbstractGradientAttack,
     Criterion,
+    Misclassification,
     Passes,
     Restarts,
     RunResult,
@@ -584,8 +585,12 @@ def test_a_restart_with_finite_numbers_outweighs_one_without() -> None:
 
 def test_success_is_never_claimed_for_logits_that_are_not_finite() -> None:
     logits = torch.tensor([[1.0, float("nan")], [float("inf"), 0.0], [0.0, 1.0]])
-    assert Criterion(torch.tensor([1, 1, 0])).is_adversarial(logits).tolist() == [False, False, True]
-    assert Criterion(torch.tensor([1, 0, 1]), targeted=True).is_adversarial(logits).tolist() == [False, False, True]
+    assert Misclassification(torch.tensor([1, 1, 0])).is_adversarial(logits).tolist() == [False, False, True]
+    assert Misclassification(torch.tensor([1, 0, 1]), targeted=True).is_adversarial(logits).tolist() == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_robust_accuracy_is_the_share_that_withstood() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, AbstractMinimumNormAttack, Criterion, Status
+from casemate.attacks import PGD, AbstractMinimumNormAttack, Misclassification, Status
 from casemate.attacks._minimum_norm import BinarySearchConst, MinimumNormSearch, PlateauDetector
 from casemate.attacks.carlini_wagner import CarliniWagner
 from casemate.errors import CasemateWarning, SettingError
@@ -445,7 +445,7 @@ def test_a_fooling_image_outlives_numbers_that_are_not_finite() -> None:
             return torch.stack([0.5 - level, 0 * (0.9 - level).clamp(min=0).log()], 1)
 
     clean = torch.full((3, *SHAPE), 0.2)
-    criterion = Criterion(torch.zeros(3, dtype=torch.int64))
+    criterion = Misclassification(torch.zeros(3, dtype=torch.int64))
     nearest = MinimumNormSearch(classifier(Edge()), clean, criterion, size=lambda delta: norm_of(delta, "linf"))
     at = nearest.start_round()
     assert at.tolist() == [0, 1, 2]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from casemate import evaluate
 from casemate.attacks import MIFGSM, PGD, InputDiversity, ScaledCopies, Transfer, Transferable, input_gradient
-from casemate.attacks.criterion import Criterion
+from casemate.attacks.criterion import Misclassification
 from casemate.errors import CasemateError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier, ensemble
 from oracles import SHAPE, as_installed, check_claims, check_inside, generator, network, small_task
@@ -47,7 +47,7 @@ def test_its_gradient_is_that_of_the_mean() -> None:
     scaled = leaf, (leaf - 0.5) / 0.25, (leaf - 0.1) / 2
     each = [model.network(images) for model, images in zip(models, scaled, strict=True)]
     nn.functional.cross_entropy(torch.stack(each).mean(0), labels, reduction="sum").backward()
-    _, gradient = input_gradient(ensemble(models), IMAGES, Criterion(labels), "ce")
+    _, gradient = input_gradient(ensemble(models), IMAGES, Misclassification(labels), "ce")
     assert leaf.grad is not None
     assert torch.allclose(gradient, leaf.grad, atol=1e-5)
 

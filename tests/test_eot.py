@@ -15,7 +15,7 @@ from casemate.attacks import (
     PGD,
     AbstractGradientAttack,
     AttackResult,
-    Criterion,
+    Misclassification,
     Sweep,
     frozen,
     input_gradient,
@@ -152,7 +152,7 @@ IMAGES, LABELS = PROBLEM.images.detach(), PROBLEM.labels
 
 def errors(draws: int) -> tuple[Tensor, Tensor]:
     """Distance of each image's gradient from the noiseless one, and of its logits, `(n,)` each."""
-    criterion = Criterion(LABELS)
+    criterion = Misclassification(LABELS)
     with frozen(PROBLEM.model):
         logits, gradient = input_gradient(PROBLEM.model, IMAGES, criterion, "margin")
         torch.manual_seed(draws)

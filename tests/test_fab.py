@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from casemate.attacks import PGD, AbstractMinimumNormAttack, Status, frozen
+from casemate.attacks import PGD, AbstractMinimumNormAttack, Misclassification, Status, frozen
 from casemate.attacks._hyperplane import NormalizedNormal, likeliest_classes, nearest_boundary, nearest_point
 from casemate.attacks.fab import FAB, TargetedFAB
 from casemate.errors import CasemateWarning, SettingError
@@ -161,8 +161,8 @@ def test_the_nearest_boundary_is_that_of_least_gap_over_dual_norm(norm: Norm) ->
     own = task.labels
     everyone = (own.unsqueeze(1) + torch.arange(1, 4)) % 4
     with frozen(task.model):
-        plane = nearest_boundary(task.model, task.images, own, everyone, norm)
-        likeliest = nearest_boundary(task.model, task.images, own, None, norm)
+        plane = nearest_boundary(task.model, task.images, Misclassification(own), everyone, norm)
+        likeliest = nearest_boundary(task.model, task.images, Misclassification(own), None, norm)
     order = {"linf": 1, "l2": 2, "l1": math.inf}[norm]
     for number, label in enumerate(own.tolist()):
         jacobian = torch.autograd.functional.jacobian(task.model, task.images[number : number + 1])[0]  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from casemate.attacks import (
     AbstractAttack,
     AbstractGradientAttack,
     Criterion,
+    Misclassification,
     Passes,
     RunResult,
     input_gradient,
@@ -461,7 +462,7 @@ def at_random(config: dict[str, Any], needs: object, folder: Path, working: Path
     del config, needs, folder, working, context
     model = preprocessed(tiny_model(2).eval(), StochasticAffine())
     images, labels = tiny_images(6).tensors()
-    _, gradient = input_gradient(model, images, Criterion(labels), "ce", eot_samples=2)
+    _, gradient = input_gradient(model, images, Misclassification(labels), "ce", eot_samples=2)
     return {"logits": model(images).tolist(), "gradient": gradient.tolist()}
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-from casemate.attacks import Criterion
+from casemate.attacks import Misclassification
 from casemate.attacks.lbfgs import LBFGS, _Minimizer, improbability
 from conftest import Listener
 from oracles import generator
@@ -101,13 +101,13 @@ def test_the_loss_is_cross_entropy_and_has_a_gradient_however_sure_the_network()
     logits = 3 * torch.randn(50, 5, generator=generator(0), dtype=torch.float64)
     classes = torch.arange(50) % 5
     expected = F.cross_entropy(logits, classes, reduction="none")
-    assert torch.allclose(improbability(Criterion(classes, True), logits), expected)
+    assert torch.allclose(improbability(Misclassification(classes, True), logits), expected)
     rival = logits.scatter(1, classes.unsqueeze(1), -math.inf).argmax(1)
     pair = torch.stack([logits[torch.arange(50), rival], logits[torch.arange(50), classes]], 1)
     expected = F.cross_entropy(pair, torch.zeros_like(classes), reduction="none")
-    assert torch.allclose(improbability(Criterion(classes), logits), expected)
+    assert torch.allclose(improbability(Misclassification(classes), logits), expected)
     sure = torch.tensor([[300.0, 0.0, -1.0]], requires_grad=True)
-    for criterion in (Criterion(torch.tensor([0])), Criterion(torch.tensor([1]), True)):
+    for criterion in (Misclassification(torch.tensor([0])), Misclassification(torch.tensor([1]), True)):
         (gradient,) = torch.autograd.grad(improbability(criterion, sure).sum(), sure)
         assert gradient.tolist() == [[1.0, -1.0, 0.0]]
 

@@ -801,7 +801,7 @@ def test_errors_and_warnings_of_the_library() -> None:
             "labels from 1": "labels from 2 to 3; with 3 classes they run from 0 to 2: number the classes from 0, in the order of the model's outputs",
             "an image without a batch": "images of shape (1, 4, 4); expected (n, 1, 4, 4): images[None] for a single image, images[:, None] for grey ones",
             "an attack that has no target": "DeepFool cannot be targeted; leave out the targets, or use PGD or APGD",
-            "an unknown loss": "loss = 'hinge'; expected ce, torch-ce, prob-ce, margin or dlr",
+            "an unknown loss": "loss = 'hinge'; expected ce, torch-ce, prob-ce, margin or dlr, or a function of logits and labels that returns one number per image",
             "a negative eps": "eps = -1; expected zero or more and finite, in units of pixels within [0, 1]",
             "one logit": "the model returns a tensor of shape (2, 1) for 2 images; expected one logit for each of its 3 classes, of shape (2, 3). One logit per image stands for two classes: name two, or classes=2",
             "eps of 8 for 8/255": [

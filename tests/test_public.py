@@ -30,7 +30,7 @@ Transferable TranslationKernel VarianceTuning check compare ensemble eps_curve e
 gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_images read_record save steps_curve
 sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
 observers tracking ALMA DDN FMN PDGD PDPGD SigmaZero SparseRS
-SPSA SurFree query_curve
+SPSA SurFree query_curve AnyOf MultiLabel TopK
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

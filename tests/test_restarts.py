@@ -23,7 +23,7 @@ from casemate.attacks import (
     Status,
     with_eps,
 )
-from casemate.attacks.criterion import Criterion
+from casemate.attacks.criterion import Criterion, Misclassification
 from casemate.attacks.restarts import Restarts
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
@@ -338,7 +338,7 @@ def test_progress_is_told_as_it_is_made() -> None:
     attack.run(
         problem.model,
         problem.images,
-        Criterion(problem.labels),
+        Misclassification(problem.labels),
         Streams(0, torch.arange(24)),
         lambda amount, note="": told.append(amount),
     )

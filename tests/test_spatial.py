@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import Criterion, Status, with_eps
+from casemate.attacks import Misclassification, Status, with_eps
 from casemate.attacks.spatial import Spatial, transformed
 from casemate.errors import CasemateWarning, SettingError
 from casemate.models import Classifier
@@ -333,7 +333,7 @@ def test_progress_is_told_as_it_is_made() -> None:
     Spatial(max_rotation=0.01, max_shift=0, num_samples=9).run(
         task.model,
         task.images,
-        Criterion(task.labels),
+        Misclassification(task.labels),
         Streams(0, torch.arange(30)),
         lambda amount, note="": told.append(amount),
     )

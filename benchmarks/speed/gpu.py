@@ -27,7 +27,7 @@ from casemate import (
     eps_curve,
     fit,
 )
-from casemate.attacks import Criterion, input_gradient, prepare_for_attack
+from casemate.attacks import Misclassification, input_gradient, prepare_for_attack
 from casemate.data import load as load_data
 from casemate.data import split, subset
 from casemate.models import create
@@ -118,7 +118,7 @@ class Bench:
 
 
 def _gradient(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return input_gradient(model, images, Criterion(labels), "ce")
+    return input_gradient(model, images, Misclassification(labels), "ce")
 
 
 def _apart(expected: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> list[float]:

@@ -13,7 +13,7 @@ from networks import as_written
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from casemate.attacks import FGSM, Criterion, input_gradient, prepare_for_attack
+from casemate.attacks import FGSM, Misclassification, input_gradient, prepare_for_attack
 from casemate.data import LabelledImages
 from casemate.evaluation import eps_curve
 from casemate.models import Classifier, optimized_training
@@ -43,7 +43,7 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
         pixels, labels = images[:batch].tensors()
         with prepare_for_attack(plain, pixels, pass_size=batch) as prepared:
             for name, model in (("as written", plain), ("frozen", prepared.copy)):
-                gradient = partial(input_gradient, model, pixels, Criterion(labels), "ce")
+                gradient = partial(input_gradient, model, pixels, Misclassification(labels), "ce")
                 found = _rate(gradient, batch)
                 rows[f"gradient, {name}, batch {batch}"] = {
                     "images_per_second": found,
@@ -56,7 +56,7 @@ def passes(path: Path, images: LabelledImages, rate: float) -> dict[str, Any]:
     rows["training step, batch 128"] = {"images_per_second": found, "share_of_limit": found * 3 * forward / rate}
     pixels, labels = images[:64].tensors()
     with prepare_for_attack(as_written(path), pixels, pass_size=64) as prepared:
-        where = _kernels(lambda: input_gradient(prepared.copy, pixels, Criterion(labels), "ce"))
+        where = _kernels(lambda: input_gradient(prepared.copy, pixels, Misclassification(labels), "ce"))
     pixels, labels = images[:128].tensors()
     with optimized_training(model, pixels[:32]):
         training = _kernels(training_step(model, pixels, labels))

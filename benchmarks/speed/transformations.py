@@ -22,7 +22,7 @@ from measures import training_step
 from networks import depthwise, resnet18, strided, unarranged
 from torch import Tensor
 
-from casemate.attacks import Criterion, frozen, input_gradient
+from casemate.attacks import Misclassification, frozen, input_gradient
 from casemate.files import write_json
 from casemate.models import Classifier, create, freeze, optimized_training
 from casemate.models.accel import optimize
@@ -111,7 +111,7 @@ def measured(model: Classifier, count: int, rounds: int) -> dict[str, Any]:
     with frozen(model):
         made = copies(model, images)
         ascents: dict[str, Callable[[], Any]] = {
-            name: partial(input_gradient, each, images, Criterion(labels), "ce") for name, each in made.items()
+            name: partial(input_gradient, each, images, Misclassification(labels), "ce") for name, each in made.items()
         }
         gradient = compared(ascents, rounds)
         forward = compared({name: partial(answer, each) for name, each in made.items()}, rounds)

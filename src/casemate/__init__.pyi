@@ -19,6 +19,7 @@ from .attacks import PDGD as PDGD
 from .attacks import PDPGD as PDPGD
 from .attacks import PGD as PGD
 from .attacks import SPSA as SPSA
+from .attacks import AnyOf as AnyOf
 from .attacks import Attack as Attack
 from .attacks import AttackResult as AttackResult
 from .attacks import AutoAttack as AutoAttack
@@ -29,6 +30,7 @@ from .attacks import DeepFool as DeepFool
 from .attacks import HopSkipJump as HopSkipJump
 from .attacks import InputDiversity as InputDiversity
 from .attacks import Momentum as Momentum
+from .attacks import MultiLabel as MultiLabel
 from .attacks import Nesterov as Nesterov
 from .attacks import Passes as Passes
 from .attacks import Restarts as Restarts
@@ -41,6 +43,7 @@ from .attacks import Square as Square
 from .attacks import SurFree as SurFree
 from .attacks import TargetedAPGD as TargetedAPGD
 from .attacks import TargetedFAB as TargetedFAB
+from .attacks import TopK as TopK
 from .attacks import Transfer as Transfer
 from .attacks import Transferable as Transferable
 from .attacks import TranslationKernel as TranslationKernel

@@ -1,4 +1,4 @@
-"""The losses that attacks maximise, by name; one number per example, larger = more wrong.
+"""The losses that attacks maximise, by name or as a user's function; one number per example, larger = more wrong.
 
 `ce` and `torch-ce` are the same function with different float32 gradients: autograd computes the latter's derivative
 for the true class as p - 1, which is exactly zero once the logit gap passes about 17. `ce` computes the gradient from
@@ -8,14 +8,17 @@ probabilities, as of a network that ends in a softmax; its gradient vanishes fir
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casemate.errors import SettingError, kind_of
+from casemate.functions import qualified_name
 from casemate.logits import all_unmasked, unmasked
-from casemate.settings import one_of, unknown_name
+from casemate.settings import Rule, one_of, unknown_name
 from casemate.types import Labels, Logits, PerExample
 
 Loss = Callable[[Logits, Labels], PerExample]
@@ -111,8 +114,17 @@ LOSSES: Mapping[str, Loss] = {
     "margin": margin,
     "dlr": dlr,
 }
-AnyLoss = Annotated[LossName, one_of(*LOSSES)]
-"""The name of a loss, one of the keys of `LOSSES`."""
+_NAMED = one_of(*LOSSES)
+AnyLoss = Annotated[
+    LossName | Loss,
+    Rule(
+        f"{_NAMED.expected}, or a function of logits and labels that returns one number per image",
+        lambda loss: loss in LOSSES if isinstance(loss, str) else callable(loss),
+        _NAMED.read,
+        _NAMED.choices,
+    ),
+]
+"""The name of a loss, one of the keys of `LOSSES`, or a function of one's own (see `OwnLoss`)."""
 TITLES: Mapping[str, str] = {
     "ce": "stable cross-entropy",
     "torch-ce": "F.cross_entropy",
@@ -127,3 +139,53 @@ def loss_by_name(name: str) -> Loss:
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
     return LOSSES[name]
+
+
+@final
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss of a user's own, `(logits, labels) -> (n,)`, whose result is checked at every call.
+
+    Labels are the true classes, or the targets of a targeted attack, which then minimises the loss; under a criterion
+    of the user's own its `classes`. Raises `SettingError` for a result that is not one differentiable number per image.
+    """
+
+    function: Callable[[Logits, Tensor], Any]
+
+    def __call__(self, logits: Logits, labels: Tensor) -> PerExample:
+        """The loss of each image."""
+        return one_per_image(f"the loss {qualified_name(self.function)}", self.function(logits, labels), logits)
+
+
+def as_loss(loss: LossName | Loss) -> Loss:
+    """The function of a field `loss`, which is a name or a function. Raises `SettingError` for an unknown name."""
+    return loss_by_name(loss) if isinstance(loss, str) else OwnLoss(loss)
+
+
+def one_per_image(what: str, value: Any, logits: Logits) -> PerExample:
+    """`value`, which a user's function computed from logits, if it is one number per image that can be differentiated.
+
+    Raises `SettingError`, which begins with `what`, for anything else.
+    """
+    expected = f"expected one floating-point number per image, of shape ({len(logits)},)"
+    if not isinstance(value, Tensor):
+        raise SettingError(f"{what} returned {kind_of(value)}; {expected}, as a tensor")
+    if not value.is_floating_point():
+        raise SettingError(f"{what} returned a tensor of type {value.dtype}; {expected}: {_REMEDY}")
+    if value.shape != logits.shape[:1]:
+        seen = f"{what} returned a tensor of shape {tuple(value.shape)} for {len(logits)} images; {expected}"
+        if not value.ndim:
+            raise SettingError(f"{seen}: leave out the reduction (reduction='none', no mean or sum over the images)")
+        raise SettingError(
+            f"{seen}: take the sum, the mean or the largest over the classes, .sum(1), .mean(1), .amax(1)"
+        )
+    if torch.is_grad_enabled() and logits.requires_grad and not value.requires_grad:
+        raise SettingError(f"{what} does not depend on the logits in a way that can be differentiated: {_REMEDY}")
+    return value
+
+
+_REMEDY = (
+    "compute it from the logits by PyTorch, without argmax, comparisons, detach, item or NumPy; without a gradient "
+    "take an attack that needs none, such as Square"
+)
+"""What to do about a function without a derivative."""

@@ -1,6 +1,6 @@
 """Tensor shapes as jaxtyping annotations, checked by beartype in the tests only."""
 
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 Pixels = UInt8[Tensor, "n channels height width"]
@@ -11,6 +11,9 @@ Images = Float[Tensor, "n channels height width"]
 
 Labels = Int64[Tensor, " n"]
 """Class numbers from 0."""
+
+Classes = Shaped[Tensor, "n ..."]
+"""What a criterion compares logits with: class numbers `(n,)`, or a row for each image, `(n, classes)`."""
 
 Logits = Float[Tensor, "n classes"]
 """Network outputs: one unbounded score per class, before any softmax."""

@@ -14,7 +14,12 @@ from casemate.attacks.base import is_unlimited as is_unlimited
 from casemate.attacks.base import with_eps as with_eps
 from casemate.attacks.bpda import BPDA as BPDA
 from casemate.attacks.carlini_wagner import CarliniWagner as CarliniWagner
+from casemate.attacks.criteria import AnyOf as AnyOf
+from casemate.attacks.criteria import MultiLabel as MultiLabel
+from casemate.attacks.criteria import TopK as TopK
+from casemate.attacks.criterion import AbstractCriterion as AbstractCriterion
 from casemate.attacks.criterion import Criterion as Criterion
+from casemate.attacks.criterion import Misclassification as Misclassification
 from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.deepfool import DeepFool as DeepFool
 from casemate.attacks.ead import EAD as EAD

@@ -1,9 +1,9 @@
 """The decision boundary as a hyperplane: the nearest one at an image, and its nearest point within the bounds.
 
 DeepFool and FAB replace the boundary between two classes by the plane on which the two logits, linearised at an image,
-are equal. DeepFool steps to the nearest point of the plane regardless of the bounds, FAB to the nearest point within
-the bounds. Croce and Hein (2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; `shortest_move`
-finds it without a sort.
+are equal; that of a criterion without classes by the plane on which its linearised margin is zero. DeepFool steps to
+the nearest point of the plane regardless of the bounds, FAB to the nearest point within the bounds. Croce and Hein
+(2020, arXiv 1907.02044, section 3.1) find the latter exactly, by sorting; `shortest_move` finds it without a sort.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import gradient_of
 from casemate.logits import is_valid, unmasked
 from casemate.models import Classifier
@@ -38,7 +39,7 @@ class Hyperplane:
     """
 
     offset: PerExample
-    """Logit of the target class minus logit of the label, at the image."""
+    """Logit of the target class minus logit of the label, at the image; the margin of a criterion without classes."""
     normal: Images
     """Gradient of `offset` with respect to the image; zero where no target class has a gradient."""
     length: PerExample
@@ -67,36 +68,42 @@ def is_new(target_classes: TargetClasses, first: TargetClasses) -> Flags:
 
 
 def nearest_boundary(
-    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
+    model: Classifier, images: Images, criterion: Criterion, target_classes: TargetClasses | None, norm: Norm
 ) -> Hyperplane:
     """The nearest in `norm` of the linearised boundaries between each example's label and its target classes.
+
+    A criterion without classes has a single boundary.
 
     It takes one forward pass, and one backward pass per target class: on a CPU no slower than all of them at once
     (`is_grads_batched`: 236 instead of 197 ms for ten classes of a convolutional network), for models of any kind,
     and only one gradient is held at a time.
 
     Args:
-        own: the labels.
+        criterion: whose `classes` are the labels.
         target_classes: the classes to consider; None for the most likely other class at `images`.
     """
 
     def boundary(part: slice) -> tuple[Tensor, ...]:
-        return _boundary(model, images[part], own[part], None if target_classes is None else target_classes[part], norm)
+        chosen = None if target_classes is None else target_classes[part]
+        return _boundary(model, images[part], criterion[part], chosen, norm)
 
     offset, normal, length, finite = model.in_parts(len(images), boundary)
     return Hyperplane(offset, normal, length, finite)
 
 
 def _boundary(
-    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
+    model: Classifier, images: Images, criterion: Criterion, target_classes: TargetClasses | None, norm: Norm
 ) -> tuple[PerExample, Images, PerExample, Flags]:
     """The fields of `Hyperplane` in order, for images that pass through the network together."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = model(images)
-        if target_classes is None:
-            target_classes = likeliest_classes(logits, own, 1)
-        offsets = logits.gather(1, target_classes) - logits.gather(1, own.unsqueeze(1))
+        if criterion.by_class:
+            own = criterion.classes
+            chosen = likeliest_classes(logits, own, 1) if target_classes is None else target_classes
+            offsets = logits.gather(1, chosen) - logits.gather(1, own.unsqueeze(1))
+        else:
+            offsets = criterion.checked_margin(logits).unsqueeze(1)
         totals = offsets.sum(0).unbind()
     offsets = offsets.detach()
     finite = is_valid(logits.detach())

@@ -29,7 +29,7 @@ from casemate.attacks.gradient import value_and_grad
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError
 from casemate.logits import is_valid
-from casemate.losses import AnyLoss, LossName, loss_by_name, targeted_dlr, without
+from casemate.losses import AnyLoss, Loss, LossName, as_loss, targeted_dlr, without
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds, ConvexNorm, Eps, Norm, norm_of
 from casemate.progress import Advance
@@ -183,7 +183,7 @@ class Goal(Rows):
     """The loss to maximise, and the criterion of success; `goal[mask]` is for some of the examples."""
 
     criterion: Criterion
-    loss: LossName = "ce"
+    loss: LossName | Loss = "ce"
     target_classes: Labels | None = None
     """A wrong class per example: maximise the targeted difference of logits ratio towards it instead of `loss`."""
 
@@ -198,7 +198,7 @@ class Goal(Rows):
             return targeted_dlr(logits, classes, self.target_classes)
         if self.criterion.targeted and self.loss == "dlr":
             return targeted_dlr(logits, without(logits, classes).argmax(1), classes)
-        return self.criterion.objective(loss_by_name(self.loss), logits)
+        return self.criterion.objective(as_loss(self.loss), logits)
 
     def differs(self, first: "Goal") -> Flags:
         """Which examples have another target class here than in `first`, the attack's first goal.
@@ -207,7 +207,8 @@ class Goal(Rows):
         the most likely one, that of the first goal, in its place: it was tried already.
         """
         if self.target_classes is None or first.target_classes is None:
-            return torch.ones_like(self.criterion.classes, dtype=torch.bool)
+            classes = self.criterion.classes
+            return torch.ones(len(classes), dtype=torch.bool, device=classes.device)
         return is_new(self.target_classes.unsqueeze(1), first.target_classes.unsqueeze(1))
 
 
@@ -316,7 +317,7 @@ class AbstractAPGD(AbstractAttack):
         """
         *larger, (ball, steps) = self._balls()
         run = RunState(images)
-        unending = replace(goal, criterion=replace(goal.criterion, never=True))
+        unending = replace(goal, criterion=goal.criterion.with_changes(never=True))
         for larger_ball, larger_steps in larger:
             self._ascend(model, clean, unending, larger_ball, larger_steps, run, stepped)
         self._ascend(model, clean, goal, ball, steps, run, stepped)
@@ -373,7 +374,8 @@ class APGD(AbstractAPGD):
     stream: ClassVar[str] = "APGD"
 
     loss: AnyLoss = "ce"
-    """Loss to maximise. The original code's losses are `torch-ce` (PyTorch's cross-entropy) and `dlr`."""
+    """Loss to maximise, or a function (see `OwnLoss`). The original code's losses are `torch-ce` (PyTorch's
+    cross-entropy) and `dlr`."""
 
     def goals(self, criterion: Criterion, logits: Logits) -> list[Goal]:
         """A single goal: to maximise the field `loss`."""
@@ -397,6 +399,7 @@ class TargetedAPGD(AbstractAPGD):
 
     stream: ClassVar[str] = "TargetedAPGD"
     targetable: ClassVar[bool] = False
+    without_classes: ClassVar[str] = "APGD"
 
     classes: Annotated[int, at_least(1)] = 9
     """Number of wrong classes to try; at most all there are."""

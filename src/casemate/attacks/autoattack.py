@@ -41,6 +41,7 @@ class AutoAttack(AbstractAttack):
 
     stream: ClassVar[str] = "AutoAttack"
     targetable: ClassVar[bool] = False
+    without_classes: ClassVar[str] = "APGD, FAB and Square"
     supports_low_precision: ClassVar[bool] = False  # FAB does not; `run_cascade` runs each attack on its own
 
     eps: Eps
@@ -52,7 +53,7 @@ class AutoAttack(AbstractAttack):
     `rand`: APGD-CE and APGD-DLR with gradients averaged over 20 passes."""
     loss: AnyLoss = "ce"
     """Loss of APGD-CE: `ce` keeps its gradient however confident the model is, `torch-ce` is PyTorch's cross-entropy,
-    which the original code maximises."""
+    which the original code maximises; or a function (see `OwnLoss`)."""
 
     def __post_init__(self) -> None:
         expect(self)

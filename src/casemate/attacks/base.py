@@ -13,11 +13,13 @@ from typing import Any, ClassVar, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks.criterion import Criterion
+from casemate.attacks.criterion import Criterion, Misclassification
+from casemate.attacks.overriding import overridable
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
 from casemate.data import Array, as_labels, as_tensor, dimensions_remedy, to_float
 from casemate.errors import DataError, ModelError, SettingError, ShapeError, kind_of
+from casemate.functions import function_record
 from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
@@ -53,6 +55,21 @@ def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
 def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: int | None = None) -> None:
     """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes.
 
+    See `_check_pixels` for the images.
+    """
+    _check_pixels(model, images, start)
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
+        raise ShapeError(
+            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
+            f"0 to {len(model.classes) - 1}: number the classes from 0, in the order of the model's outputs"
+        )
+
+
+def _check_pixels(model: Classifier, images: Tensor, start: int | None = None) -> None:
+    """Raise `ShapeError` unless images have the type, shape and range that the model takes.
+
     A model whose image shape or number of classes is not known yet is called to find them out; this may raise
     `ModelError`. With `start`, the position of the first image in the data, an error about pixels names the image.
     """
@@ -72,13 +89,6 @@ def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: in
         if images.shape[1] in _CHANNELS or images.shape[3] not in _CHANNELS:
             raise
         raise ModelError(f"{error}. The images seem to have their channels last: images.permute(0, 3, 1, 2)") from error
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
-        raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
-            f"0 to {len(model.classes) - 1}: number the classes from 0, in the order of the model's outputs"
-        )
 
 
 def _check_range(images: Tensor, bounds: Bounds, start: int | None) -> None:
@@ -202,12 +212,6 @@ class _CountingProgress:
         self.advance(amount, note)
 
 
-def overridable(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a method of an abstract class that subclasses may override; the tests reject any other override."""
-    method.__overridable__ = True  # type: ignore[attr-defined]
-    return method
-
-
 @dataclass(frozen=True, kw_only=True)
 class AbstractAttack(ABC):
     """An attack: a frozen dataclass whose fields are its hyper-parameters. Call it on a model and images.
@@ -218,6 +222,9 @@ class AbstractAttack(ABC):
 
     targetable: ClassVar[bool] = True
     """Whether the attack can be targeted, that is, called with target classes."""
+    without_classes: ClassVar[str] = ""
+    """For an attack that goes through the classes: what to take instead under a criterion without classes, such as
+    `TopK`. Empty for an attack that works under any criterion."""
     stream: ClassVar[str] = ""
     """Name that keys the random draws together with the seed, so that renaming the class does not change them; the
     class's name if empty."""
@@ -295,12 +302,13 @@ class AbstractAttack(ABC):
     def record(self) -> dict[str, Any]:
         """The attack's class name ("name") and hyper-parameters as a dictionary, as written into results.
 
-        An attack in a field is a dictionary too. A field whose value JSON cannot express has a function in its
-        metadata, under "record", that converts it.
+        An attack in a field is a dictionary too, and a function, such as a loss of one's own, its name and a hash
+        (`function_record`). A field whose value JSON cannot express otherwise has a function in its metadata, under
+        "record", that converts it.
         """
         found: dict[str, Any] = {"name": type(self).__name__}
         for each in fields(self):
-            value, convert = getattr(self, each.name), each.metadata.get("record", lambda value: value)
+            value, convert = getattr(self, each.name), each.metadata.get("record", _recorded)
             found[each.name] = value.record() if isinstance(value, AbstractAttack) else convert(value)
         return found
 
@@ -309,7 +317,7 @@ class AbstractAttack(ABC):
         self,
         model: nn.Module | Frozen,
         images: Array,
-        labels: Array | None = None,
+        labels: Array | Criterion | None = None,
         *,
         targets: Array | None = None,
         seed: int = 0,
@@ -325,7 +333,8 @@ class AbstractAttack(ABC):
                 `casemate.models.accel.freeze`); every success is verified on the model itself.
             images: `(n, channels, height, width)` within the model's bounds, as a tensor or array of any floating-point
                 type, or as bytes (uint8), which are scaled to [0, 1].
-            labels: the true classes, whole numbers `(n,)`, as a tensor, an array or a list.
+            labels: the true classes, whole numbers `(n,)`, as a tensor, an array or a list; or a criterion, such as
+                `TopK(labels, k=5)`, that says otherwise when an image counts as fooled.
             targets: the classes to reach, for a targeted attack, like `labels`; none of them may be the true one.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
@@ -337,8 +346,9 @@ class AbstractAttack(ABC):
             ShapeError: images, labels or targets that the model does not take.
             DataError: images, labels or targets that are no numbers, or of a wrong type.
             ModelError: what is no module, or a network that fails or returns no logits.
-            SettingError: a target that is the true class; targets for an attack that cannot be targeted; a batch size
-                below 1.
+            SettingError: a target that is the true class; targets for an attack that cannot be targeted, or with a
+                criterion; a criterion for an attack that goes through the classes; a loss or a criterion of one's own
+                that does not give one differentiable number per image; a batch size below 1.
             MachineError: not even one image at a time fits into memory.
         """
         model = as_model(model)
@@ -348,8 +358,15 @@ class AbstractAttack(ABC):
                 f"{type(self).__name__} got images without labels; give the true classes too. A DataLoader or a "
                 "Dataset is read by casemate.data.as_labelled: attack(model, *as_labelled(loader).tensors())"
             )
-        images, labels = as_images(images), as_labels(labels)
-        check_images(known, images, labels)
+        images = as_images(images)
+        if isinstance(labels, Criterion):
+            _check_pixels(known, images)
+            whole = _own_criterion(self, labels, len(images), len(known.classes), targets)
+            labels = whole.classes
+        else:
+            labels = as_labels(labels)
+            check_images(known, images, labels)
+            whole = Misclassification(normal_tensor(labels))
         ball = self.ball()
         if batch_size is not None and batch_size < 1:
             raise SettingError(f"batch_size = {batch_size}; expected at least 1")
@@ -360,7 +377,8 @@ class AbstractAttack(ABC):
             check_images(known, images, targets)
             if (targets.cpu() == labels.cpu()).any():
                 raise SettingError("a target equals the true label; choose another class for every image")
-        if index is not None and (index.shape != labels.shape or index.dtype != torch.int64):
+            whole = Misclassification(normal_tensor(targets), targeted=True)
+        if index is not None and (index.shape != images.shape[:1] or index.dtype != torch.int64):
             raise ShapeError(
                 f"index of type {index.dtype} and shape {tuple(index.shape)}; expected {len(images)} int64"
             )
@@ -384,15 +402,16 @@ class AbstractAttack(ABC):
             def attack(group: slice) -> tuple[tuple[Tensor, ...], Passes]:
                 clean = prepare_images(images[group], known)
                 truth = labels[group].to(known.device)
-                criterion = Criterion(
-                    truth if targets is None else normal_tensor(targets)[group].to(known.device), targets is not None
-                )
+                criterion = whole[group].to(known.device)
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
                 counted = _CountingProgress(advance)
                 found = self._attack(prepared, clean, criterion, streams, counted)
                 success = criterion.is_adversarial(found.logits)
                 status = status_of(success, found.finite, found.has_gradient)
-                loss = stable_cross_entropy(found.logits, truth)
+                if criterion.by_class:
+                    loss = stable_cross_entropy(found.logits, truth)
+                else:
+                    loss = criterion.checked_margin(found.logits)
                 advance(len(clean) - counted.done, "")
                 columns = (found.images, found.logits.argmax(1), success, status, loss, found.norm)
                 return columns, found.passes
@@ -417,6 +436,28 @@ class AbstractAttack(ABC):
             clean=images,
             labels=labels,
         )
+
+
+def _recorded(value: Any) -> Any:
+    """The value of a field as results record it, where the field says nothing else."""
+    return function_record(value) if callable(value) else value
+
+
+def _own_criterion(
+    attack: AbstractAttack, given: Criterion, count: int, classes: int, targets: Array | None
+) -> Criterion:
+    """A criterion that a user gave, for the images of a call. Raises `SettingError` or `ShapeError`; see there."""
+    name, instead = type(given).__name__, innermost(attack).without_classes
+    if targets is not None:
+        raise SettingError(
+            f"targets together with the criterion {name}, which says alone what counts as fooled; leave one of them out"
+        )
+    if instead and not given.by_class:
+        raise SettingError(
+            f"{name_of(attack)} goes through the wrong classes one after the other, which the criterion {name} does "
+            f"not have; take {instead}"
+        )
+    return given.for_images(count, classes)
 
 
 def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:

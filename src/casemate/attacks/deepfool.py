@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, final
 
 import torch
 
-from casemate.attacks._hyperplane import Hyperplane, likeliest_classes, nearest_boundary
+from casemate.attacks._hyperplane import Hyperplane, TargetClasses, likeliest_classes, nearest_boundary
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
@@ -74,18 +74,21 @@ class DeepFool(AbstractMinimumNormAttack):
         result = RunResult(clean.clone(), finite, torch.zeros_like(finite), Passes(forward=len(clean)))
         active = (finite & ~criterion.is_adversarial(logits)).nonzero().squeeze(1)
         clean, criterion = clean[active], criterion[active]
-        target_classes = likeliest_classes(logits[active], criterion.classes, self.candidates - 1)
+        target_classes: TargetClasses | None = None
+        if criterion.by_class:
+            target_classes = likeliest_classes(logits[active], criterion.classes, self.candidates - 1)
+        boundaries = 1 if target_classes is None else target_classes.shape[1]
         images, total = clean, torch.zeros_like(clean)
         low, high = model.bounds
         for _ in range(self.steps):
             if not len(active):
                 break
-            plane = nearest_boundary(model, images, criterion.classes, target_classes, self.norm)
+            plane = nearest_boundary(model, images, criterion, target_classes, self.norm)
             total = total + _shortest_step(plane, self.norm, _NUDGE * (high - low))
             images = (clean + (1 + self.overshoot) * total).clamp(low, high)
             with torch.no_grad():
                 logits = model(images)
-            result.passes.add(Passes(forward=2 * len(active), backward=target_classes.shape[1] * len(active)))
+            result.passes.add(Passes(forward=2 * len(active), backward=boundaries * len(active)))
             result.has_gradient[active] |= plane.length > 0
             finite = plane.finite & is_valid(logits)
             fooled = criterion.is_adversarial(logits) & finite
@@ -95,5 +98,6 @@ class DeepFool(AbstractMinimumNormAttack):
             advance(len(active) / self.steps, "")
             if not going.all():
                 active, images, clean, total = active[going], images[going], clean[going], total[going]
-                criterion, target_classes = criterion[going], target_classes[going]
+                criterion = criterion[going]
+                target_classes = None if target_classes is None else target_classes[going]
         return result

@@ -300,7 +300,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
         for _ in range(self.steps):
             if not len(active):
                 break
-            plane = nearest_boundary(model, images, criterion.classes, target_classes, self.norm)
+            plane = nearest_boundary(model, images, criterion, target_classes, self.norm)
             images = next_iterates(
                 images, clean, plane, self.norm, model.bounds, eta=self.eta, alpha_max=self.alpha_max
             )
@@ -341,9 +341,9 @@ class FAB(AbstractFAB):
         """A single run, whose target classes are all but the label, `(n, classes - 1)`.
 
         For a targeted attack the entry is None: each step goes to the boundary between the target and the class other
-        than it that is most likely at the iterate.
+        than it that is most likely at the iterate. So it is for a criterion without classes, with its one boundary.
         """
-        if criterion.targeted:
+        if criterion.targeted or not criterion.by_class:
             return [None]
         classes = logits.shape[1]
         offsets = torch.arange(1, classes, device=logits.device)
@@ -365,6 +365,7 @@ class TargetedFAB(AbstractFAB):
 
     stream: ClassVar[str] = "TargetedFAB"
     targetable: ClassVar[bool] = False
+    without_classes: ClassVar[str] = "FAB"
 
     classes: Annotated[int, at_least(1)] = 9
     """Number of wrong classes to try, one after the other, the most likely first; at most all there are."""

@@ -27,7 +27,7 @@ from casemate.attacks.parts import (
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError
 from casemate.logits import is_valid
-from casemate.losses import AnyLoss, LossName, loss_by_name
+from casemate.losses import AnyLoss, Loss, LossName, as_loss
 from casemate.memory import is_out_of_memory
 from casemate.models import Classifier, backward_error
 from casemate.norms import Ball, norm_of
@@ -57,7 +57,7 @@ class Loop:
     step_size: Annotated[float, not_negative()]
     """Length of each step, in the ball's norm."""
     loss: AnyLoss
-    """Loss to maximise, by name (see `casemate.losses`)."""
+    """Loss to maximise, by name (see `casemate.losses`) or a function (see `OwnLoss`)."""
     random_start: bool = False
     """Start from a random point of the ball instead of the clean image."""
     restarts: Annotated[int, at_least(1)] = 1
@@ -114,7 +114,7 @@ class AscentResult:
 
 
 def input_gradient(
-    model: Classifier, images: Images, criterion: Criterion, loss: LossName, eot_samples: int = 1
+    model: Classifier, images: Images, criterion: Criterion, loss: LossName | Loss, eot_samples: int = 1
 ) -> tuple[Logits, Images]:
     """The logits, and the gradient of the criterion's objective with `loss` with respect to the images.
 
@@ -122,7 +122,7 @@ def input_gradient(
     `eot_samples` both are means over as many passes (Athalye et al. 2018, section 4.2). A model that cannot be
     differentiated has a gradient of zero.
     """
-    function = loss_by_name(loss)
+    function = as_loss(loss)
     logits, _, gradient = value_and_grad(
         model, images, lambda part, logits: criterion[part].objective(function, logits), eot_samples=eot_samples
     )
@@ -360,7 +360,7 @@ def gradient_ascent_restarts(
         with torch.no_grad():
             new = model(again.images)
         again.passes.forward += len(left)
-        loss = loss_by_name(loop.loss)
+        loss = as_loss(loop.loss)
         better = rest.is_adversarial(new) | (rest.objective(loss, new) > rest.objective(loss, logits[left]))
         best.images[left[better]] = again.images[better]
         best.finite[left[better]] = again.finite[better]

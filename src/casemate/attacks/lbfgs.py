@@ -18,7 +18,6 @@ from casemate.attacks._minimum_norm import CHECKS, MinimumNormSearch
 from casemate.attacks.base import AbstractMinimumNormAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
-from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Norm, norm_of
 from casemate.progress import Advance
@@ -54,10 +53,11 @@ def improbability(criterion: Criterion, logits: Logits) -> PerExample:
 
     The former is the paper's loss; the paper has no untargeted one. The loss of the label has no maximum, and its
     gradient vanishes where the network is confident. The loss used here falls to zero, and its gradient does not vanish
-    before an image fools. (With all wrong classes together perturbations were up to 16 % longer.)
+    before an image fools. (With all wrong classes together perturbations were up to 16 % longer.) Under a criterion of
+    the user's own its margin takes the place of that of the logits.
     """
     if not criterion.targeted:
-        return F.softplus(-margin(logits, criterion.classes), threshold=40)
+        return F.softplus(-criterion.checked_margin(logits), threshold=40)
     target = criterion.classes.unsqueeze(1)
     others = logits.scatter(1, target, float("-inf")).logsumexp(1)
     return F.softplus(others - logits.gather(1, target).squeeze(1), threshold=40)

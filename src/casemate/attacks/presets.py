@@ -24,7 +24,7 @@ class FGSM(AbstractGradientAttack):
     norm: AnyNorm = "linf"
     """Norm of the ball and of the step: Linf (the sign, as published), L2 or L1."""
     loss: AnyLoss = "ce"
-    """Loss to maximise."""
+    """Loss to maximise, or a function (see `OwnLoss`)."""
     keep: AnyKeep = "first_success"
     """`first_success` does not change images that are misclassified already; `last` does, as other tools do."""
 
@@ -52,7 +52,7 @@ class BIM(AbstractGradientAttack):
     norm: AnyNorm = "linf"
     """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
     loss: AnyLoss = "ce"
-    """Loss to maximise."""
+    """Loss to maximise, or a function (see `OwnLoss`)."""
     keep: AnyKeep = "first_success"
     """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 
@@ -88,7 +88,7 @@ class PGD(AbstractGradientAttack):
     norm: AnyNorm = "linf"
     """Norm of the ball and of the steps: Linf, L2 or L1."""
     loss: AnyLoss = "ce"
-    """Loss to maximise."""
+    """Loss to maximise, or a function (see `OwnLoss`)."""
     keep: AnyKeep = "first_success"
     """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 
@@ -125,7 +125,7 @@ class MIFGSM(AbstractGradientAttack):
     norm: AnyNorm = "linf"
     """Norm of the ball and of the steps: Linf, L2 or L1."""
     loss: AnyLoss = "ce"
-    """Loss to maximise."""
+    """Loss to maximise, or a function (see `OwnLoss`)."""
     keep: AnyKeep = "first_success"
     """`first_success`: stop at an image's first iterate that fools. `last`: make all steps, return the last iterate."""
 

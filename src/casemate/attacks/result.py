@@ -12,7 +12,7 @@ from casemate.intervals import Estimate, share
 from casemate.norms import format_eps
 from casemate.notebook import html_table
 from casemate.rows import Rows
-from casemate.types import Flags, Images, Labels, PerExample
+from casemate.types import Classes, Flags, Images, Labels, PerExample
 
 
 class Status(IntEnum):
@@ -78,13 +78,15 @@ class AttackResult(Rows):
     adversarial: Images
     """The attacked images, within the ball and the bounds, `(n, channels, height, width)`; not all of them fool."""
     prediction: Labels
-    """The class that the model predicts for each of them, from the verification after the attack."""
+    """The class that the model predicts for each of them, that of the largest logit, from the verification after the
+    attack; of a network of several labels it says nothing."""
     success: Flags
-    """The adversarial image is misclassified, or for a targeted attack classified as the target."""
+    """The adversarial image is misclassified, or for a targeted attack classified as the target; or a criterion of
+    one's own says that it fools."""
     status: Tensor
     """How the attack on each image ended: `Status` codes, uint8 `(n,)`."""
     loss: PerExample
-    """Cross-entropy of the adversarial image under its true label."""
+    """Cross-entropy of the adversarial image under its true label; under a criterion of one's own its margin."""
     norm: PerExample
     """Norm of the perturbation, in the attack's norm; computed in float64."""
     passes: Passes
@@ -93,8 +95,8 @@ class AttackResult(Rows):
     """The attack's class name and hyper-parameters (`AbstractAttack.record`)."""
     clean: Images
     """The images that were attacked, as they were given."""
-    labels: Labels
-    """Their true classes."""
+    labels: Classes
+    """Their true classes, `(n,)`; under a criterion of one's own its `classes`, `(n,)` or `(n, classes)`."""
 
     def __len__(self) -> int:
         return len(self.success)

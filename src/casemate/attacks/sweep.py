@@ -30,7 +30,7 @@ from casemate.attacks.base import (
     verify_candidates,
     with_eps,
 )
-from casemate.attacks.criterion import Criterion
+from casemate.attacks.criterion import Criterion, Misclassification
 from casemate.attacks.gradient import (
     AbstractGradientAttack,
     Loop,
@@ -159,7 +159,7 @@ def _prepare(
     clean = prepare_images(images, model)
     labels = normal_tensor(labels).to(model.device)
     index = torch.arange(first_index, first_index + len(labels), device=model.device)
-    return clean, labels, Criterion(labels), Streams(derive(seed, stream_key(attack)), index)
+    return clean, labels, Misclassification(labels), Streams(derive(seed, stream_key(attack)), index)
 
 
 def _first(loop: Loop, model: Classifier, clean: Images, criterion: Criterion) -> tuple[tuple[Logits, Images], Passes]:

@@ -89,13 +89,13 @@ class Transfer(AbstractAttack):
         if len(left):
             there = as_classifier(self.substitute).device
             within_ball = not isinstance(innermost(self.attack), AbstractMinimumNormAttack)
-            never_fooled = Criterion(criterion.classes[left].to(there), criterion.targeted, never=within_ball)
+            on_substitute = criterion[left].to(there).with_changes(never=within_ball, watched=None)
             images = clean[left].to(there)
             with prepare_for_attack(as_classifier(self.substitute), images, pass_size=model.pass_size) as prepared:
                 found = self.attack.run(
                     prepared.copy,
                     images,
-                    never_fooled,
+                    on_substitute,
                     Streams(streams.seed, streams.index[left].to(there)),
                     advance,
                 )

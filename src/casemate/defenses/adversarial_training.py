@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.attacks import PGD, Criterion, frozen
+from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import Loop, gradient_ascent
 from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps
@@ -76,7 +76,7 @@ class AdversarialTraining:
         with frozen(model):
             with torch.no_grad():
                 logits = model(images)
-            found = gradient_ascent(model, images.detach(), Criterion(labels), self._loop(), streams)
+            found = gradient_ascent(model, images.detach(), Misclassification(labels), self._loop(), streams)
         return found.images, logits
 
     @property

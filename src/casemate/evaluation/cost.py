@@ -13,7 +13,7 @@ from casemate.attacks import (
     PGD,
     AbstractAttack,
     AbstractMinimumNormAttack,
-    Criterion,
+    Misclassification,
     Passes,
     SparseRS,
     Square,
@@ -167,7 +167,7 @@ def _measured(
         chosen = attack(steps)
 
         def run(part: slice, chosen: AbstractAttack = chosen) -> Passes:
-            clean, truth = prepare_images(pixels[part], model), Criterion(labels[part], never=True)
+            clean, truth = prepare_images(pixels[part], model), Misclassification(labels[part]).with_changes(never=True)
             return chosen.run(model, clean, truth, Streams(0, index[part]), lambda amount, note="": None).passes
 
         start = time.perf_counter()

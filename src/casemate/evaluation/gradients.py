@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import COMPARED_IMAGES, Criterion, check_images, frozen, input_gradient
+from casemate.attacks import COMPARED_IMAGES, Misclassification, check_images, frozen, input_gradient
 from casemate.data import Array, ImageSource, as_labelled
 from casemate.losses import LossName
 from casemate.models import as_classifier, freeze_unoptimized
@@ -41,7 +41,7 @@ def zero_gradients(
         model = freeze_unoptimized(model, batch_size).copy
         for pixels, truth in given.batches(batch_size, model.device):
             for loss in losses:
-                _, gradient = input_gradient(model, pixels, Criterion(truth), loss)
+                _, gradient = input_gradient(model, pixels, Misclassification(truth), loss)
                 found[loss].append((gradient.flatten(1) == 0).all(1).cpu().numpy())
                 advance(len(truth), "")
     return {loss: np.concatenate(parts) for loss, parts in found.items()}
@@ -79,7 +79,7 @@ def gradient_alignment(
             done = sum(map(len, found))
             index = torch.arange(done, done + len(truth), device=model.device)
             near = ball.sample(pixels, model.bounds, Streams(derive(seed, "alignment"), index), "near")
-            here, there = (input_gradient(model, place, Criterion(truth), "ce")[1] for place in (pixels, near))
+            here, there = (input_gradient(model, place, Misclassification(truth), "ce")[1] for place in (pixels, near))
             # each first by its largest entry: squares of gradients below 1e-19 would be zero in float32
             unit = [g.flatten(1) / g.flatten(1).abs().amax(1, keepdim=True) for g in (here, there)]
             cosine = (unit[0] * unit[1]).sum(1) / (unit[0].norm(dim=1) * unit[1].norm(dim=1))

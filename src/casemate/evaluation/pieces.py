@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from casemate.arrays import UnsoundError, bytes_of, read_safetensors, safetensors_metadata
-from casemate.attacks import AbstractAttack, Criterion, Passes, frozen, input_gradient
+from casemate.attacks import AbstractAttack, Misclassification, Passes, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.engine.code_version import code_version
 from casemate.engine.evaluations import (
@@ -434,7 +434,7 @@ def _outputs(model: Classifier, few: LabelledImages, seed: int) -> str:
             digest.update(repr(model).encode())
             return _digest(digest, logits.argmax(1))
         try:
-            gradient = input_gradient(model, images, Criterion(labels), "ce")[1]
+            gradient = input_gradient(model, images, Misclassification(labels), "ce")[1]
         except Exception:  # the user's own code may raise anything; black boxes have no gradient
             return _digest(digest, logits)
     return _digest(digest, logits, gradient)
@@ -469,7 +469,16 @@ def shard_key(changes: Mapping[str, int], start: int, images: LabelledImages, co
 
 def piece_key(before: str, attack: AbstractAttack, eps: float) -> str:
     """The key of the piece of an attack at one eps, after the piece with the key `before`."""
-    return _hash([before, attack.record(), _own_code(attack), float(eps)])
+    record = attack.record()
+    uncertain = [uuid.uuid4().hex] if _is_uncertain(record) else []
+    return _hash([before, record, _own_code(attack), *uncertain, float(eps)])
+
+
+def _is_uncertain(record: Any) -> bool:
+    """Whether an attack's record has a function without a hash, which is never taken for the same again."""
+    if not isinstance(record, Mapping):
+        return False
+    return ("sha256" in record and record["sha256"] is None) or any(map(_is_uncertain, record.values()))
 
 
 def _own_code(attack: AbstractAttack) -> list[str]:

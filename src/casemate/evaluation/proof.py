@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import nn
 
-from casemate.attacks import Criterion, check_images
+from casemate.attacks import Misclassification, check_images
 from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.shards import shards_of
@@ -78,7 +78,7 @@ def prove(found: Evaluation, model: nn.Module, observer: Observer = NULL_OBSERVE
 
     parts = predict_parts_singly(model, adversarial(), int(moved.sum()), **options)
     for some, logits in zip(places, parts, strict=True):
-        fools = Criterion(labels[some]).is_adversarial(logits) & has_margin(logits)
+        fools = Misclassification(labels[some]).is_adversarial(logits) & has_margin(logits)
         change = made[0].double() - found.images.read(some).tensors()[0].cpu().double()
         proven[some], prediction[some] = fools, logits.argmax(1)
         distance[some] = norm_of(change, found.norm).where(fools, 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from casemate.attacks import (
     COMPARED_IMAGES,
     AbstractAttack,
-    Criterion,
+    Misclassification,
     as_attack,
     check_images,
     group_size,
@@ -156,7 +156,7 @@ def query_curve(
             clean = prepare_images(pixels, known)
             log = _QueryLog(clean, truth, ball, known, counts)
             everyone = torch.arange(len(clean), device=known.device)
-            criterion = Criterion(truth, watched=Watched(everyone, log.judged))
+            criterion = Misclassification(truth).with_changes(watched=Watched(everyone, log.judged))
             streams = Streams(derive(seed, stream_key(attack)), everyone + group.start)
             hook = queried.register_forward_hook(log.passed)
             try:
@@ -179,7 +179,7 @@ class _QueryLog:
     """
 
     def __init__(self, clean: Images, truth: Labels, ball: Ball, model: Classifier, values: tuple[int, ...]) -> None:
-        self.clean, self.criterion, self.ball, self.bounds = clean, Criterion(truth), ball, model.bounds
+        self.clean, self.criterion, self.ball, self.bounds = clean, Misclassification(truth), ball, model.bounds
         self.values = torch.tensor(values, device=clean.device)
         self.spent = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         # a column for each value, of the queries after the value before; and one for those after the last value

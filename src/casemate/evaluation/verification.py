@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from casemate.attacks import Criterion
+from casemate.attacks import Misclassification
 from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
 from casemate.evaluation.cascade_result import MISCLASSIFIED
@@ -101,8 +101,8 @@ def verify_record(
     before = predicted(record.clean)
     after = before.clone()
     after[moved] = predicted(made)
-    right, fooled = is_right(before, record.labels), Criterion(record.labels).is_adversarial(after)
-    rounded = Criterion(record.labels[moved]).is_adversarial(predicted(in_grey_levels(made, model.bounds)))
+    right, fooled = is_right(before, record.labels), Misclassification(record.labels).is_adversarial(after)
+    rounded = Misclassification(record.labels[moved]).is_adversarial(predicted(in_grey_levels(made, model.bounds)))
     inside = _within_bounds(record.clean, model) & _within_bounds(record.adversarial, model)
     near = record.within(record.eps[-1])
     farthest = record.distance.max().item()

@@ -10,7 +10,7 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from casemate.attacks import PGD, Criterion, frozen
+from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import gradient_ascent
 from casemate.data import LabelledImages
 from casemate.logits import is_valid
@@ -58,7 +58,7 @@ class SelectedByRobustness:
         streams = Streams(derive(self.seed, "selection"), torch.arange(len(images), device=images.device))
         with frozen(model):
             logits = model(images)
-            found = gradient_ascent(model, images, Criterion(labels), loop, streams)
+            found = gradient_ascent(model, images, Misclassification(labels), loop, streams)
             attacked = model(found.images)
         return 1 - _right(attacked, labels).float().mean(), logits
 

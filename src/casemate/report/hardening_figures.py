@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import PGD, Criterion, frozen, input_gradient
+from casemate.attacks import PGD, Misclassification, frozen, input_gradient
 from casemate.data import LabelledImages
 from casemate.evaluation.intervals import Estimate, percent
 from casemate.hardening import ComparedModel, Hardened
@@ -186,7 +186,7 @@ def _attacked(found: Hardened, each: ComparedModel, images: LabelledImages) -> t
     pixels, labels = images.tensors(model.device)
     made = PGD(eps=found.eps, norm=found.norm, steps=_STEPS)(model, pixels, labels, seed=found.seed)
     with frozen(model):
-        _, gradient = input_gradient(model, pixels, Criterion(labels), "ce")
+        _, gradient = input_gradient(model, pixels, Misclassification(labels), "ce")
     return made.adversarial.cpu(), made.prediction.tolist(), gradient.cpu()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from casemate.attacks import Criterion, frozen, input_gradient
+from casemate.attacks import Misclassification, frozen, input_gradient
 from casemate.models import create
 from casemate.rng import torch_forked
 from casemate.timing import StepCost, TrainPrecision
@@ -43,7 +43,7 @@ def measure_step_cost(
 
         def gradient() -> None:
             with frozen(model):
-                input_gradient(model, images, Criterion(labels), "ce")
+                input_gradient(model, images, Misclassification(labels), "ce")
 
         return StepCost(training=_seconds(step, where), gradient=_seconds(gradient, where))
 

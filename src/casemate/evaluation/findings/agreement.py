@@ -11,8 +11,8 @@ from casemate.attacks import (
     PGD,
     AbstractAttack,
     CornerNoise,
-    Criterion,
     HopSkipJump,
+    Misclassification,
     Square,
     Transfer,
     UniformNoise,
@@ -525,7 +525,7 @@ def re_checked(context: CheckContext) -> Measured | NotRun:
     levels = in_grey_levels(made, context.model.bounds)
     rounded = context.logits_from(context.model, len(made), lambda part: levels[part]).argmax(1) != labels.cpu()
     inside = (distance <= Ball(eps=context.eps, norm=context.norm).reach(context.model.bounds)).cpu()
-    again = Criterion(labels.cpu()).is_adversarial(predict_singly(context.model, made)) & inside
+    again = Misclassification(labels.cpu()).is_adversarial(predict_singly(context.model, made)) & inside
     value, still = 1 - again.double().mean().item(), rounded.double().mean().item()
     return Measured(
         value,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from casemate.attacks import PGD, AbstractGradientAttack, Criterion, frozen, input_gradient
+from casemate.attacks import PGD, AbstractGradientAttack, Misclassification, frozen, input_gradient
 from casemate.data import LabelledImages, ReadableImages
 from casemate.evaluation.cascade_result import Cascade
 from casemate.evaluation.clean import CleanResult, is_right
@@ -139,7 +139,7 @@ class CheckContext:
             parts = batched(
                 len(labels),
                 self.batch_size or len(labels),
-                lambda part: input_gradient(model, images[part], Criterion(labels[part]), loss),
+                lambda part: input_gradient(model, images[part], Misclassification(labels[part]), loss),
             )
         logits, gradient = (torch.cat(each) for each in zip(*parts, strict=True))
         return logits, gradient

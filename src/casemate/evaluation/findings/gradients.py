@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from casemate.attacks import Criterion, Status, frozen, input_gradient
+from casemate.attacks import Misclassification, Status, frozen, input_gradient
 from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import CheckContext
@@ -91,9 +91,9 @@ def precision(context: CheckContext) -> Measured:
     if not runs:
         raise ModelError("the model does not run in float64")
     with frozen(double):
-        exact = input_gradient(double, images.double(), Criterion(labels), "ce")[1]
+        exact = input_gradient(double, images.double(), Misclassification(labels), "ce")[1]
     with frozen(context.model):
-        rough = input_gradient(context.model, images, Criterion(labels), "ce")[1]
+        rough = input_gradient(context.model, images, Misclassification(labels), "ce")[1]
     size = exact.abs().flatten(1)
     weight = size / size.sum(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
     differs = (weight * (exact.sign() != rough.sign()).flatten(1)).sum(1)[size.amax(1) > 0]
@@ -126,7 +126,7 @@ def finite_differences(context: CheckContext) -> Measured | NotRun:
     # flat parts of an image tie in max-pooling, where no derivative exists; half a grey level breaks the ties
     images = images + (streams.uniform(tuple(images.shape[1:]), "ties").to(images.dtype) - 0.5) / 255
     with frozen(model), torch.no_grad():
-        gradient = input_gradient(model, images, Criterion(labels), "margin")[1]
+        gradient = input_gradient(model, images, Misclassification(labels), "margin")[1]
         if not gradient.any():
             return NotRun("the gradient is zero everywhere (see zero-gradients)")
         slopes = _slopes(model, images, labels, _TINY[exact], streams)
@@ -194,7 +194,7 @@ def _share_misled(context: CheckContext) -> float:
     model = context.model
     images, labels = (each[:_MAX_STEPPED] for each in context.sample_tensors)
     streams = Streams(derive(context.seed, "steps"), torch.arange(len(labels), device=images.device))
-    gradient = input_gradient(model, images, Criterion(labels), "margin")[1]
+    gradient = input_gradient(model, images, Misclassification(labels), "margin")[1]
     low, high = model.bounds
     shares: list[float] = []
     for length in _STRIDES:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from casemate.attacks import Criterion, frozen, input_gradient
+from casemate.attacks import Misclassification, frozen, input_gradient
 from casemate.errors import ModelError
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
@@ -76,7 +76,7 @@ def _along_the_gradient(context: CheckContext, images: Images) -> Images:
     with _fresh(context.original_model) as model:
 
         def gradient_of(part: slice) -> Images:
-            return input_gradient(model, images[part], Criterion(predicted[part]), "ce")[1]
+            return input_gradient(model, images[part], Misclassification(predicted[part]), "ce")[1]
 
         gradient = torch.cat(batched(len(images), len(images), gradient_of))
     streams = Streams(derive(context.seed, "memory"), torch.arange(len(images), device=images.device))
