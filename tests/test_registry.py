@@ -286,8 +286,8 @@ def test_a_new_attack_needs_one_file_and_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", check], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
-    row = "| `darken` | `Darken` | Every pixel made darker by eps times a share. | linf, l2, l1, l0 | image within eps |"
-    assert f"{row} yes | Somebody 2030, arXiv 3001.00001 |" in done.stdout
+    row = "| `darken` | `Darken` | Every pixel made darker by eps times a share. | linf, l2, l1, l0 |"
+    assert f"{row} image within eps | yes | Somebody 2030, arXiv 3001.00001 |" in done.stdout
     assert re.search(r"• darken +Every pixel made darker by eps times a share\.", done.stdout)
     command = [sys.executable, "-m", "pytest", "-n", "0", "-v", "-p", "no:cacheprovider", "tests/test_every_attack.py"]
     done = subprocess.run(
