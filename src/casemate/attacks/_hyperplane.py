@@ -17,7 +17,7 @@ from casemate.attacks.gradient import gradient_of
 from casemate.logits import is_valid, unmasked
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, dual_norm_of
-from casemate.types import Flags, Images, Labels, Logits, PerExample
+from casemate.types import Flags, Images, Labels, Logits, Mask, PerExample
 
 _PIXELS = 64
 """For L1, this number of pixels with the largest gradients are tried first: images seldom need more, and a full sort
@@ -67,7 +67,13 @@ def is_new(target_classes: TargetClasses, first: TargetClasses) -> Flags:
 
 
 def nearest_boundary(
-    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
+    model: Classifier,
+    images: Images,
+    own: Labels,
+    target_classes: TargetClasses | None,
+    norm: Norm,
+    *,
+    mask: Mask | None = None,
 ) -> Hyperplane:
     """The nearest in `norm` of the linearised boundaries between each example's label and its target classes.
 
@@ -78,17 +84,24 @@ def nearest_boundary(
     Args:
         own: the labels.
         target_classes: the classes to consider; None for the most likely other class at `images`.
+        mask: the boundaries among the images that differ only where it is True; None: everywhere.
     """
 
     def boundary(part: slice) -> tuple[Tensor, ...]:
-        return _boundary(model, images[part], own[part], None if target_classes is None else target_classes[part], norm)
+        targets, free = (None if each is None else each[part] for each in (target_classes, mask))
+        return _boundary(model, images[part], own[part], targets, norm, free)
 
     offset, normal, length, finite = model.in_parts(len(images), boundary)
     return Hyperplane(offset, normal, length, finite)
 
 
 def _boundary(
-    model: Classifier, images: Images, own: Labels, target_classes: TargetClasses | None, norm: Norm
+    model: Classifier,
+    images: Images,
+    own: Labels,
+    target_classes: TargetClasses | None,
+    norm: Norm,
+    mask: Mask | None,
 ) -> tuple[PerExample, Images, PerExample, Flags]:
     """The fields of `Hyperplane` in order, for images that pass through the network together."""
     images = images.detach().requires_grad_(True)
@@ -108,6 +121,7 @@ def _boundary(
     )  # the offset of a masked class is -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
+        gradient = gradient if mask is None else gradient.where(mask, 0.0)
         finite &= gradient.flatten(1).abs().amax(1).isfinite()
         steepness = dual_norm_of(gradient, norm)
         distance = offsets[:, column].abs() / steepness

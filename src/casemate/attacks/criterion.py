@@ -11,7 +11,7 @@ from torch import Tensor
 from casemate.logits import is_valid
 from casemate.losses import Loss
 from casemate.rows import Rows
-from casemate.types import Flags, Labels, Logits, PerExample
+from casemate.types import Flags, Images, Labels, Logits, Mask, PerExample
 
 
 @final
@@ -40,6 +40,16 @@ class Criterion(Rows):
     """No example counts as fooled, so that an attack uses its whole budget, as `Transfer` needs on a substitute."""
     watched: Watched | None = None
     """Is given all logits that are judged; None: nobody watches."""
+    mask: Mask | None = None
+    """Which values of each image the attack may change; None: all."""
+
+    def masked(self, gradient: Images) -> Images:
+        """A gradient, or a change of the images, with zero for the values that the mask holds fixed."""
+        return gradient if self.mask is None else gradient.where(self.mask, 0.0)
+
+    def restricted(self, images: Images, clean: Images) -> Images:
+        """The images with the values of the clean ones where the mask holds them fixed."""
+        return images if self.mask is None else images.where(self.mask, clean)
 
     def is_adversarial(self, logits: Logits) -> Flags:
         """Which examples are fooled; False where a logit is not finite."""

@@ -25,7 +25,8 @@ class Status(IntEnum):
     NON_FINITE = 2
     """Failed, and logits or gradients of the model were not finite; the clean image is returned."""
     ZERO_GRADIENT = 3
-    """Failed, and the gradient was exactly zero at every step, so the attack never had a direction."""
+    """Failed, and the gradient was exactly zero at every step, so the attack never had a direction; also where the mask
+    lets no value change."""
 
 
 def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
@@ -95,6 +96,8 @@ class AttackResult(Rows):
     """The images that were attacked, as they were given."""
     labels: Labels
     """Their true classes."""
+    free_share: PerExample | None = None
+    """Share of the values of each image that the mask lets the attack change; None without a mask."""
 
     def __len__(self) -> int:
         return len(self.success)
@@ -142,6 +145,8 @@ class AttackResult(Rows):
             ("robust accuracy", f"{self.robust:n}" if len(self.success) else "no images"),
             ("passes", f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"),
         ]
+        if self.free_share is not None and len(self.success):
+            facts.append(("free values", f"{100 * self.free_share.mean().item():.1f} %"))
         for status, words in ((Status.ZERO_GRADIENT, "zero gradient"), (Status.NON_FINITE, "not finite")):
             if count := int((self.status == status).sum()):
                 facts.append((words, f"{count:,} images"))

@@ -89,7 +89,12 @@ class Transfer(AbstractAttack):
         if len(left):
             there = as_classifier(self.substitute).device
             within_ball = not isinstance(innermost(self.attack), AbstractMinimumNormAttack)
-            never_fooled = Criterion(criterion.classes[left].to(there), criterion.targeted, never=within_ball)
+            never_fooled = Criterion(
+                criterion.classes[left].to(there),
+                criterion.targeted,
+                never=within_ball,
+                mask=None if criterion.mask is None else criterion.mask[left].to(there),
+            )
             images = clean[left].to(there)
             with prepare_for_attack(as_classifier(self.substitute), images, pass_size=model.pass_size) as prepared:
                 found = self.attack.run(
