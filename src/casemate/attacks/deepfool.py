@@ -80,9 +80,7 @@ class DeepFool(AbstractMinimumNormAttack):
         for _ in range(self.steps):
             if not len(active):
                 break
-            plane = nearest_boundary(
-                model, images, criterion.classes, target_classes, self.norm, mask=criterion.mask
-            )
+            plane = nearest_boundary(model, images, criterion.classes, target_classes, self.norm, mask=criterion.mask)
             total = total + _shortest_step(plane, self.norm, _NUDGE * (high - low))
             images = (clean + (1 + self.overshoot) * total).clamp(low, high)
             with torch.no_grad():

@@ -309,9 +309,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
         for _ in range(self.steps):
             if not len(active):
                 break
-            plane = nearest_boundary(
-                model, images, criterion.classes, target_classes, self.norm, mask=criterion.mask
-            )
+            plane = nearest_boundary(model, images, criterion.classes, target_classes, self.norm, mask=criterion.mask)
             images = next_iterates(
                 images, clean, plane, self.norm, model.bounds, eta=self.eta, alpha_max=self.alpha_max
             )

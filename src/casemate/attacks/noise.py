@@ -37,9 +37,7 @@ class AbstractNoise(AbstractAttack):
     cheap)."""
 
     @abstractmethod
-    def draw(
-        self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None
-    ) -> Images:
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
         """One random point for each image, within ball and bounds, that differs only where the mask is True.
 
         `number` is the number of the draw, and keys it.
@@ -84,9 +82,7 @@ class UniformNoise(AbstractNoise):
 
     stream: ClassVar[str] = "UniformNoise"
 
-    def draw(
-        self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None
-    ) -> Images:
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
         """A point drawn uniformly from the ball round each image, clipped to the bounds."""
         return self.ball().sample(clean, bounds, streams, "noise", number, mask=mask)
 
@@ -106,9 +102,7 @@ class CornerNoise(AbstractNoise):
     norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others use UniformNoise")] = "linf"
     """Norm of the ball: Linf only."""
 
-    def draw(
-        self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None
-    ) -> Images:
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
         """A corner of the ball round each image, all corners being equally likely, clipped to the bounds."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
         corner = torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)

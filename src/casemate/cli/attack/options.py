@@ -70,6 +70,14 @@ class AbstractAttackCommand:
     ] = None
     """Randomise the model. stochastic-affine: apply a random affine transform to every input; noise: leave the model's
     noise layers on, as in training."""
+    mask: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all pixels may change)")] = None
+    """Change only what this mask allows: a picture (white may change), or an array of 0 and 1 (.npy) whose shape
+    broadcasts to that of the images."""
+    mask_box: Annotated[
+        tuple[int, int, int, int] | None,
+        arg(metavar="TOP LEFT HEIGHT WIDTH", help_behavior_hint="(default: all pixels may change)"),
+    ] = None
+    """Change only the pixels in this rectangle."""
     seed: Seed = 0
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: nothing is written)")] = None
     """The folder for results, images and a contact sheet."""
@@ -119,6 +127,8 @@ class AbstractAttackCommand:
                 subset=self.subset,
                 reading=self.reading,
                 target=self.target,
+                mask=self.mask,
+                mask_box=self.mask_box,
                 seed=self.seed,
                 device=device,
                 observer=observer,
@@ -181,6 +191,8 @@ def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
         )
     elif "eps" not in names:
         changed.append(("eps", Suppress[tuple[str, ...]], ()))
+    if not kind.maskable:
+        changed += [("mask", Suppress[Path | None], None), ("mask_box", Suppress[Any], None)]
     if not kind.targetable:
         changed.append(("target", Suppress[str | None], None))
     return make_dataclass(

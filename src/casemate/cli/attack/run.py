@@ -23,6 +23,7 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.attacks.parts import record_of
+from casemate.cli.attack.masks import Box, read_mask
 from casemate.cli.shared import inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading
@@ -81,6 +82,8 @@ class AttackPlan:
     """Index of the class that a targeted attack aims at; None for an untargeted attack."""
     given: OpenedModel
     """The model as it was opened, with what is known of it."""
+    mask: Tensor | None = None
+    """Which values may change, of a shape that broadcasts to the images'; None: all."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,8 @@ def prepare(
     subset: str | None,
     reading: Reading,
     target: str | None,
+    mask: Path | None,
+    mask_box: Box | None,
     seed: int,
     device: str,
     observer: Observer,
@@ -222,6 +227,8 @@ def prepare(
         subset: which of the user's own images to take; see `inputs.load_images`.
         reading: how to read the user's own images.
         target: name or index of a class to aim at; images of this class are then removed.
+        mask: a file with a mask; None: none.
+        mask_box: the rectangle that may change; None: all.
         seed: of all random draws.
         device: where to compute.
         observer: receives progress.
@@ -251,6 +258,9 @@ def prepare(
         test = test[test.labels != wanted]
         if not len(test):
             raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    found_mask = read_mask(mask, mask_box, test.tensors()[0])
+    if found_mask is not None:
+        title += f", in the mask {found_mask[1]}"
     attacks = dict(series.attacks.values())
     needed = attack_passes(attacks, len(model.classes), len(test), 1).forward + len(test)
     inputs.expect_queries(given, loading, needed)
@@ -265,12 +275,15 @@ def prepare(
         **shown,
         "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
+        **({} if found_mask is None else {"mask": found_mask[1]}),
         "seed": seed,
         **inputs.about_options(loading, reading, found.chosen),
         "device": device,
         "notes": notes if inference is not None else [],
     }
-    return AttackPlan(about, title, series, model, test, wanted, given)
+    return AttackPlan(
+        about, title, series, model, test, wanted, given, mask=None if found_mask is None else found_mask[0]
+    )
 
 
 def _expect_no_gradients(series: AttackSeries) -> None:
@@ -321,7 +334,7 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # for the model's own randomness
         _, first = next(iter(plan.series.attacks.values()))
-        if isinstance(first, AbstractGradientAttack) and plan.target is None:
+        if isinstance(first, AbstractGradientAttack) and plan.target is None and plan.mask is None:
             _run_sweep(plan, first, found, observer)
             if keep:
                 for _, text, result in _results(plan, observer):
@@ -372,7 +385,7 @@ def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str,
     targets = None if plan.target is None else torch.full_like(labels, plan.target)
     for eps, (text, each) in plan.series.attacks.items():
         seed = plan.about["seed"]
-        yield eps, text, each(plan.model, images, labels, targets=targets, seed=seed, observer=observer)
+        yield eps, text, each(plan.model, images, labels, targets=targets, mask=plan.mask, seed=seed, observer=observer)
 
 
 def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
