@@ -318,8 +318,8 @@ def test_values_that_all_fit_into_the_budget_are_still_searched() -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        TranslationKernel(size=3),
-        InputDiversity(probability=1.0),
+        (TranslationKernel(size=3),),
+        (InputDiversity(probability=1.0),),
         (ScaledCopies(copies=2), InputDiversity(), Nesterov(), TranslationKernel(size=5), VarianceTuning(samples=2)),
     ],
     ids=["kernel", "diversity", "all"],

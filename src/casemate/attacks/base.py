@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks.criterion import Criterion
+from casemate.attacks.levels import Grid, restore
 from casemate.attacks.masks import as_mask, free_share
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
@@ -126,6 +127,8 @@ class Verified(Rows):
     passes: Passes
     has_gradient: Flags
     """The attack's gradient was not exactly zero at some step; True if unknown."""
+    possible: Flags
+    """An image on the grid lies in the ball; where not, `images` has the clean one. True without a grid."""
     claimed: Flags
     """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
 
@@ -141,6 +144,7 @@ def verify_candidates(
     finite: Flags | None = None,
     *,
     mask: Mask | None = None,
+    grid: Grid | None = None,
 ) -> Verified:
     """Project candidate images into ball and bounds, and classify them again.
 
@@ -149,6 +153,7 @@ def verify_candidates(
         finite: mask of the candidates to accept, all if None; the others, and those whose pixels or logits are not
             finite, are replaced by the clean images.
         mask: where it is False, candidates get the values of the clean images; None: nowhere.
+        grid: the projected images are rounded to it within the ball; None: they are not.
 
     Raises:
         RuntimeError: a projected image lies outside the ball or differs outside the mask, which is a bug in casemate.
@@ -157,6 +162,9 @@ def verify_candidates(
     finite = sound if finite is None else sound & finite
     accepted = torch.where(finite.view(-1, 1, 1, 1), candidates, clean)
     images = ball.project(accepted if mask is None else accepted.where(mask, clean), clean, bounds)
+    possible = torch.ones_like(finite)
+    if grid is not None:
+        images, possible = grid.round_into(images, clean, ball, mask)
     logits = classify(images)
     passes = Passes(forward=len(clean))
     finite &= is_valid(logits)
@@ -171,7 +179,42 @@ def verify_candidates(
     if mask is not None and not torch.equal(images, images.where(mask, clean)):
         raise RuntimeError("a projected image differs from the clean one outside the mask")
     known = torch.ones_like(finite)
-    return Verified(images, logits, norms.float(), finite, passes, has_gradient=known, claimed=~known)
+    return Verified(
+        images, logits, norms.float(), finite, passes, has_gradient=known, possible=possible, claimed=~known
+    )
+
+
+def _restored(
+    found: Verified,
+    candidates: Images,
+    model: Classifier,
+    classify: Callable[[Images], Logits],
+    clean: Images,
+    ball: Ball,
+    criterion: Criterion,
+    grid: Grid,
+) -> Verified:
+    """What verification found, with other images on the grid where rounding alone undid the attack; see `restore`."""
+    failed = ~criterion.is_adversarial(found.logits) & found.possible & found.finite
+    at = failed.nonzero().squeeze(1)
+    if not len(at):
+        return found
+    part, origin = criterion[at], clean[at]
+    before = ball.project(part.restricted(candidates[at], origin), origin, grid.bounds)
+    with torch.no_grad(), full_precision():
+        undone = part.is_adversarial(classify(before))
+    passes = Passes(forward=len(at))
+    if undone.any():
+        at, before, origin, part = at[undone], before[undone], origin[undone], part[undone]
+        with full_precision():
+            images, logits, made = restore(model, classify, grid, before, found.images[at], origin, ball, part)
+        passes.add(made)
+        norms = norm_of(images.double() - origin.double(), ball.norm)
+        if norms.max() > ball.reach(grid.bounds):
+            raise RuntimeError(f"a rounded image lies outside the ball: {norms.max().item()} > {ball.eps}")
+        found.images[at], found.logits[at], found.norm[at] = images, logits, norms.float()
+    passes.add(found.passes)
+    return replace(found, passes=passes)
 
 
 def run_in_turn(
@@ -278,10 +321,20 @@ class AbstractAttack(ABC):
         """
 
     def _attack(
-        self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+        self,
+        prepared: Frozen,
+        clean: Images,
+        criterion: Criterion,
+        streams: Streams,
+        advance: Advance,
+        grid: Grid | None,
     ) -> Verified:
-        """Run the algorithm on one batch, on the models of `Frozen.precision_stages`, and verify the candidates."""
+        """Run the algorithm on one batch, on the models of `Frozen.precision_stages`, and verify the candidates.
+
+        With a `grid` the candidates are rounded to it.
+        """
         models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
+        ball = self.ball()
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
             part, first, last = criterion[at], model is models[0], model is models[-1]
@@ -291,8 +344,10 @@ class AbstractAttack(ABC):
                     f"{name_of(self)}.run returned a {type(made).__name__}; expected a casemate.RunResult"
                 )
             found = verify_candidates(
-                prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite, mask=part.mask
+                prepared.verifier, made.images, clean[at], ball, model.bounds, made.finite, mask=part.mask, grid=grid
             )
+            if grid is not None:
+                found = _restored(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
@@ -339,6 +394,7 @@ class AbstractAttack(ABC):
         *,
         targets: Array | None = None,
         mask: Array | None = None,
+        levels: int | None = None,
         seed: int = 0,
         index: Labels | None = None,
         batch_size: int | None = None,
@@ -358,6 +414,10 @@ class AbstractAttack(ABC):
                 images, such as `(height, width)` or `(n, 1, height, width)`. The others keep their value exactly, and
                 the ball is that of the values that may change. None: all may. An image whose mask is False everywhere
                 is not attacked, and has the status ZERO_GRADIENT unless it is misclassified as it is.
+            levels: the images returned have values on a grid of so many levels from the lower to the upper bound, 256
+                for 8 bits, inside the ball, and are verified so. An image around which no image on the grid lies in
+                the ball, or whose fixed values are not on it, is returned as it is, with the status OFF_GRID and a
+                warning. None: no grid.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
             batch_size: images that pass through the network at a time, halved when memory runs out. If None, measured
@@ -369,7 +429,7 @@ class AbstractAttack(ABC):
             DataError: images, labels, targets or a mask that are no numbers, or of a wrong type.
             ModelError: what is no module, or a network that fails or returns no logits.
             SettingError: a target that is the true class; targets for an attack that cannot be targeted; a mask for one
-                that cannot have one; a batch size below 1.
+                that cannot have one; fewer than two levels; a batch size below 1.
             MachineError: not even one image at a time fits into memory.
         """
         model = as_model(model)
@@ -402,6 +462,7 @@ class AbstractAttack(ABC):
             if not innermost(self).maskable:
                 raise SettingError(f"{name_of(self)} moves all pixels of an image; leave out the mask, or use PGD")
             allowed = as_mask(mask, images)
+        grid = None if levels is None else Grid(known.bounds, levels)
         numbers = torch.arange(len(images)) if index is None else index
         labels = normal_tensor(labels)
         most = self.max_passes(len(known.classes))
@@ -427,9 +488,10 @@ class AbstractAttack(ABC):
                     criterion = replace(criterion, mask=allowed[group].to(known.device))
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
                 counted = _CountingProgress(advance)
-                found = self._attack(prepared, clean, criterion, streams, counted)
-                success = criterion.is_adversarial(found.logits)
+                found = self._attack(prepared, clean, criterion, streams, counted, grid)
+                success = criterion.is_adversarial(found.logits) & found.possible
                 status = status_of(success, found.finite, found.has_gradient)
+                status[~found.possible] = Status.OFF_GRID
                 loss = stable_cross_entropy(found.logits, truth)
                 advance(len(clean) - counted.done, "")
                 columns = (found.images, found.logits.argmax(1), success, status, loss, found.norm)
@@ -474,6 +536,7 @@ def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall, share: PerE
         no_gradient=found[Status.ZERO_GRADIENT],
         not_finite=found[Status.NON_FINITE],
         not_found=found[Status.FAILED] if is_unlimited(attack) and share is None else 0,
+        off_grid=found[Status.OFF_GRID],
     )
 
 

@@ -27,6 +27,9 @@ class Status(IntEnum):
     ZERO_GRADIENT = 3
     """Failed, and the gradient was exactly zero at every step, so the attack never had a direction; also where the mask
     lets no value change."""
+    OFF_GRID = 4
+    """No image on the grid of `levels` lies in the ball, or has the values that the mask fixes; the clean image is
+    returned, and is no success even if it is misclassified."""
 
 
 def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
@@ -147,7 +150,11 @@ class AttackResult(Rows):
         ]
         if self.free_share is not None and len(self.success):
             facts.append(("free values", f"{100 * self.free_share.mean().item():.1f} %"))
-        for status, words in ((Status.ZERO_GRADIENT, "zero gradient"), (Status.NON_FINITE, "not finite")):
+        for status, words in (
+            (Status.ZERO_GRADIENT, "zero gradient"),
+            (Status.NON_FINITE, "not finite"),
+            (Status.OFF_GRID, "no image on the grid"),
+        ):
             if count := int((self.status == status).sum()):
                 facts.append((words, f"{count:,} images"))
         return facts

@@ -1,0 +1,65 @@
+"""Adversarial images as PNG files, read back and classified again."""
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from casemate.data import to_float
+from casemate.data.sources.pictures import decode
+from casemate.data.sources.resizing import Resizing
+from casemate.errors import SettingError
+from casemate.files import make_folder
+from casemate.models import Classifier
+from casemate.norms import Bounds
+from casemate.types import Images, Labels, Pixels
+
+LEVELS = 256
+"""Levels that a PNG file of 8 bits holds."""
+_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's modes by the number of channels."""
+
+
+def check_channels(channels: int) -> None:
+    """Raise `SettingError` for images that a PNG file cannot hold."""
+    if channels not in _CHANNELS:
+        raise SettingError(
+            f"--png for images with {channels} channels; a PNG file holds 1 (grey), 3 (colour) or 4 (with "
+            "transparency). adversarial.safetensors holds them all: leave out --png"
+        )
+
+
+def save(folder: Path, images: Images, bounds: Bounds) -> list[Path]:
+    """Write each image to a PNG file, 00000.png and so on, in a folder; return the files in order."""
+    make_folder(folder)
+    low, high = bounds
+    levels = ((images.double() - low) / (high - low) * (LEVELS - 1)).round().clamp(0, LEVELS - 1).to(torch.uint8)
+    files = []
+    for number, each in enumerate(levels):
+        pixels = each.permute(1, 2, 0).contiguous().numpy()
+        file = folder / f"{number:05d}.png"
+        picture = Image.fromarray(pixels[:, :, 0] if len(each) == 1 else pixels, _CHANNELS[len(each)])
+        picture.save(file)
+        files.append(file)
+    return files
+
+
+def load(files: list[Path], channels: int) -> Pixels:
+    """The pixels of PNG files of one shape, uint8 `(n, channels, height, width)`."""
+    if channels == 4:
+        opened = [torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8) for file in files]
+        width, height = Image.open(files[0]).size
+        return torch.stack([each.view(height, width, 4).permute(2, 0, 1) for each in opened])
+    return torch.cat([decode(file.read_bytes(), Resizing(channels=channels), Counter()) for file in files])
+
+
+def surviving(model: Classifier, files: list[Path], labels: Labels, target: int | None) -> Tensor:
+    """Which of the images in PNG files fool the model when they are read again, booleans `(n,)`."""
+    low, high = model.bounds
+    images = to_float(load(files, model.input_shape[0]))
+    images = (low + (high - low) * images) if model.bounds != (0.0, 1.0) else images
+    with torch.no_grad():
+        predicted = model.eval()(images.to(model.device)).argmax(1).cpu()
+    return predicted != labels if target is None else predicted == target
