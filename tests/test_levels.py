@@ -3,8 +3,11 @@ leaves possible.
 """
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,9 +17,11 @@ from torch import Tensor, nn
 from casemate.attacks import BIM, FGSM, FMN, PGD, AbstractAttack, Passes, SparseRS, Status, SurFree, base
 from casemate.attacks.base import verify_candidates
 from casemate.attacks.levels import Grid
+from casemate.cli.attack import pictures as png
+from casemate.cli.main import main
 from casemate.data import to_float
 from casemate.errors import CasemateWarning, SettingError
-from casemate.models import Classifier
+from casemate.models import Classifier, ModelMetadata, save
 from casemate.norms import Ball, Bounds, Norm, norm_of
 from conftest import tiny_images, tiny_model
 from oracles import SHAPE, UNIT, classifier, generator, small_task
@@ -281,7 +286,7 @@ def test_masks_and_levels_go_together() -> None:
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[1:5, 1:4] = True
     images[3, 0, 0, 0] = 0.4321
-    for attack in (PGD(eps="16/255", steps=4), FMN(steps=10), SparseRS(eps=5, n_queries=20)):
+    for attack in (PGD(eps=16 / 255, steps=4), FMN(steps=10), SparseRS(eps=5, n_queries=20)):
         found = attack(task.model, images, task.labels, mask=mask, levels=256)
         assert torch.equal(found.adversarial.where(~mask, 0.0), images.where(~mask, 0.0))
         assert (found.status == Status.OFF_GRID).nonzero().flatten().tolist() == [3]
@@ -321,3 +326,47 @@ def test_verification_finds_rounding_without_the_ball(monkeypatch: pytest.Monkey
     task = small_task(dtype=torch.float32)
     with pytest.raises(RuntimeError, match="lies outside the ball"):
         verify_candidates(task.model, task.images, task.images, Ball(eps=0.01), UNIT, grid=Grid(UNIT, 8))
+
+
+# --------------------------------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0)])
+def test_png_files_hold_the_images_exactly(channels: int, bounds: Bounds, tmp_path: Path) -> None:
+    grid = Grid(bounds, 256)
+    raw = torch.rand(4, channels, 5, 7, generator=generator(1))
+    images = grid.nearest(bounds[0] + (bounds[1] - bounds[0]) * raw)
+    files = png.write_pngs(tmp_path / "new" / "folder", images, bounds)
+    assert [file.name for file in files] == ["00000.png", "00001.png", "00002.png", "00003.png"]
+    read = png.read_pngs(files, channels)
+    assert torch.equal(grid.values(images)[read.long()], images)
+
+
+def test_images_that_no_png_holds_are_refused() -> None:
+    with pytest.raises(SettingError, match="--png for images with 2 channels; a PNG file holds 1"):
+        png.check_channels(2)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_command_writes_reads_and_counts(norm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, images, folder = tmp_path / "tiny.safetensors", tmp_path / "own.npz", tmp_path / "pictures"
+    save(tiny_model(), model, ModelMetadata(architecture="tiny", dataset="digits"))
+    pixels, labels = tiny_images(8).pixels, tiny_images(8).labels
+    np.savez(images, images=pixels.numpy(), labels=labels.numpy())
+    arguments = ["attack", "pgd", str(model), "--eps", "0.1", "0.3", "--norm", norm, "--steps", "3", "--json"]
+    command = [*arguments, "--data", str(images), "--png", str(folder), "--mask-box", "1", "1", "6", "5"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["levels"] == 256
+    assert found["mask"] == "1 1 6 5"
+    for name in ("eps-0.1", "eps-0.3"):
+        files = sorted((folder / name).iterdir())
+        assert len(files) == 8
+        read = to_float(png.read_pngs(files, 1))
+        with torch.no_grad():
+            fooled = int((tiny_model().eval()(read).argmax(1) != labels).sum())
+        assert found["png"][name] == {"fooled": fooled, "fool": fooled}
+        assert torch.equal(read[:, :, 0], to_float(pixels)[:, :, 0])
+    assert main(command) == 2
+    assert "has files already" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from casemate.data import to_float
+from casemate.attacks.levels import Grid
 from casemate.data.sources.pictures import decode
 from casemate.data.sources.resizing import Resizing
 from casemate.errors import SettingError
@@ -31,7 +31,7 @@ def check_channels(channels: int) -> None:
         )
 
 
-def save(folder: Path, images: Images, bounds: Bounds) -> list[Path]:
+def write_pngs(folder: Path, images: Images, bounds: Bounds) -> list[Path]:
     """Write each image to a PNG file, 00000.png and so on, in a folder; return the files in order."""
     make_folder(folder)
     low, high = bounds
@@ -46,20 +46,20 @@ def save(folder: Path, images: Images, bounds: Bounds) -> list[Path]:
     return files
 
 
-def load(files: list[Path], channels: int) -> Pixels:
+def read_pngs(files: list[Path], channels: int) -> Pixels:
     """The pixels of PNG files of one shape, uint8 `(n, channels, height, width)`."""
     if channels == 4:
         opened = [torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8) for file in files]
         width, height = Image.open(files[0]).size
         return torch.stack([each.view(height, width, 4).permute(2, 0, 1) for each in opened])
-    return torch.cat([decode(file.read_bytes(), Resizing(channels=channels), Counter()) for file in files])
+    rule = Resizing(channels=3 if channels == 3 else 1)
+    return torch.cat([decode(file.read_bytes(), rule, Counter()) for file in files])
 
 
 def surviving(model: Classifier, files: list[Path], labels: Labels, target: int | None) -> Tensor:
     """Which of the images in PNG files fool the model when they are read again, booleans `(n,)`."""
-    low, high = model.bounds
-    images = to_float(load(files, model.input_shape[0]))
-    images = (low + (high - low) * images) if model.bounds != (0.0, 1.0) else images
+    pixels = read_pngs(files, model.input_shape[0])
+    images = Grid(model.bounds, LEVELS).values(torch.zeros(1))[pixels.long()]
     with torch.no_grad():
         predicted = model.eval()(images.to(model.device)).argmax(1).cpu()
     return predicted != labels if target is None else predicted == target

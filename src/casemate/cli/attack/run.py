@@ -531,7 +531,7 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int, ob
 def write_pictures(folder: Path, plan: AttackPlan, found: AttackOutcome) -> None:
     """Write the adversarial images to PNG files, a folder for each eps, and count in `found` which fool when read."""
     for name, fooled in found.fooled.items():
-        files = png.save(folder / name, found.images[name], plan.model.bounds)
+        files = png.write_pngs(folder / name, found.images[name], plan.model.bounds)
         again = png.surviving(plan.model, files, found.images["labels"], plan.target)
         found.saved[name] = (int(fooled.sum()), int((fooled & again).sum()))
 
