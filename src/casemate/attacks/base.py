@@ -414,8 +414,8 @@ class AbstractAttack(ABC):
                 images, such as `(height, width)` or `(n, 1, height, width)`. The others keep their value exactly, and
                 the ball is that of the values that may change. None: all may. An image whose mask is False everywhere
                 is not attacked, and has the status ZERO_GRADIENT unless it is misclassified as it is.
-            levels: the number of levels, 256 for 8 bits, of the grid from the lower to the upper bound that the values of
-                the images returned lie on; they are inside the ball, and verified so. An image around which no image on
+            levels: the images returned have values on a grid from the lower to the upper bound with this number of
+                levels, 256 for 8 bits; they are inside the ball, and verified so. An image around which no image on
                 the grid lies in the ball, or whose fixed values are not on it, is returned as it is, with the status
                 OFF_GRID and a warning. None: no grid.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
