@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -48,10 +49,12 @@ def write_pngs(folder: Path, images: Images, bounds: Bounds) -> list[Path]:
 
 def read_pngs(files: list[Path], channels: int) -> Pixels:
     """The pixels of PNG files of one shape, uint8 `(n, channels, height, width)`."""
-    if channels == 4:
-        opened = [torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8) for file in files]
-        width, height = Image.open(files[0]).size
-        return torch.stack([each.view(height, width, 4).permute(2, 0, 1) for each in opened])
+    if channels == 4:  # `decode` takes no transparency
+        opened = []
+        for file in files:
+            with Image.open(file) as picture:
+                opened.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        return torch.stack(opened)
     rule = Resizing(channels=3 if channels == 3 else 1)
     return torch.cat([decode(file.read_bytes(), rule, Counter()) for file in files])
 

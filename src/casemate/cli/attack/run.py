@@ -138,16 +138,13 @@ class AttackOutcome:
     def as_json(self) -> dict[str, Any]:
         """The measures at every eps, the passes and the seconds, for result.json."""
         points = [each.as_json() for each in self.points]
+        saved = [{"run": name, "fooled": fooled, "still_fool": again} for name, (fooled, again) in self.saved.items()]
         return {
             "clean_accuracy": self.clean.as_json(),
             "points": points,
             "passes": asdict(self.passes),
             "seconds": self.seconds,
-            **(
-                {"png": {name: dict(zip(("fooled", "fool"), each, strict=True)) for name, each in self.saved.items()}}
-                if self.saved
-                else {}
-            ),
+            **({"png": saved} if saved else {}),
         }
 
 
