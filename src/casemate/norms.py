@@ -16,7 +16,7 @@ from torch import Tensor
 from casemate.errors import SettingError
 from casemate.rng import Streams
 from casemate.settings import Rule, expect, one_of
-from casemate.types import Images, PerExample
+from casemate.types import Images, Mask, PerExample
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 Bounds = tuple[float, float]
@@ -290,28 +290,35 @@ class Ball:
         chosen /= chosen.sum(1, keepdim=True).clamp(min=1)
         return chosen.view_as(sign) * sign
 
-    def sample(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
+    def sample(
+        self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str, mask: Mask | None = None
+    ) -> Images:
         """A point drawn uniformly from the ball around each clean image, then clipped to the bounds.
 
         L0: `eps` values, chosen at random, are drawn uniformly from the bounds.
 
-        `purpose` is a part of the key of the random numbers; see `Streams`.
+        `purpose` is a part of the key of the random numbers; see `Streams`. With a `mask` the ball is that of the
+        values where it is True, and the others stay as they are.
         """
         shape = tuple(clean.shape[1:])
         if self.norm == "linf":
             delta = (2 * streams.uniform(shape, *purpose) - 1) * self.eps
-            return (clean + delta).clamp_(*bounds)
+            moved = (clean + delta).clamp_(*bounds)
+            return moved if mask is None else moved.where(mask, clean)
         if self.norm == "l0":
             anywhere = bounds[0] + (bounds[1] - bounds[0]) * streams.uniform(shape, *purpose)
-            order = streams.uniform(shape, *purpose, "place").flatten(1).argsort(1).argsort(1).view_as(clean)
-            return torch.where(order < self.eps, anywhere.to(clean.dtype), clean)
+            place = streams.uniform(shape, *purpose, "place")
+            place = place if mask is None else place.masked_fill(~mask, math.inf)
+            chosen = place.flatten(1).argsort(1).argsort(1).view_as(clean) < self.eps
+            return torch.where(chosen if mask is None else chosen & mask, anywhere.to(clean.dtype), clean)
         if self.norm == "l2":
             direction = streams.normal(shape, *purpose)
         else:
             magnitude = -torch.log1p(-streams.uniform(shape, *purpose))
             direction = torch.where(streams.uniform(shape, *purpose, "sign") < 0.5, -magnitude, magnitude)
-        direction = direction.double()
-        radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** (1 / math.prod(shape))
+        direction = direction.double() if mask is None else direction.double().where(mask, 0.0)
+        one_over_dimension = 1 / math.prod(shape) if mask is None else 1 / mask.flatten(1).sum(1).clamp(min=1).double()
+        radius = self.eps * streams.uniform((1,), *purpose, "length").squeeze(1).double() ** one_over_dimension
         length = norm_of(direction, self.norm).clamp(min=1e-12)
         return _add_inward(clean, direction * _expanded(radius / length, direction)).clamp_(*bounds)
 

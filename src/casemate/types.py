@@ -23,3 +23,6 @@ PerExample = Float[Tensor, " n"]
 
 Flags = Bool[Tensor, " n"]
 """One boolean per image."""
+
+Mask = Bool[Tensor, "n channels height width"]
+"""One boolean per value of each image: True where an attack may change it."""

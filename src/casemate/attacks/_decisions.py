@@ -71,6 +71,7 @@ def find_starts(oracle: Oracle, clean: Images, who: Positions, streams: Streams,
             .repeat_interleave(side, 3)[:, :, :height, :width]
             .clamp(low, high)
         )
+        noise = oracle.criterion[who].restricted(noise, clean[who])
         fooled = oracle(noise, who)
         images[who[fooled]] = noise[fooled]
         started[who[fooled]] = True

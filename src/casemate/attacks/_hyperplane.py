@@ -79,7 +79,7 @@ def nearest_boundary(
     and only one gradient is held at a time.
 
     Args:
-        criterion: whose `classes` are the labels.
+        criterion: whose `classes` are the labels; with its mask the boundaries among the images that differ only there.
         target_classes: the classes to consider; None for the most likely other class at `images`.
     """
 
@@ -115,6 +115,7 @@ def _boundary(
     )  # the offset of a masked class is -inf
     for column, total in enumerate(totals):
         gradient = gradient_of(total, images, retain=column + 1 < len(totals))
+        gradient = criterion.masked(gradient)
         finite &= gradient.flatten(1).abs().amax(1).isfinite()
         steepness = dual_norm_of(gradient, norm)
         distance = offsets[:, column].abs() / steepness

@@ -111,6 +111,10 @@ class MinimumNormSearch:
         self.broken[at] |= ~gradient.flatten(1).isfinite().all(1)
         return fooled, loss, gradient
 
+    def restricted(self, at: Tensor, images: Images) -> Images:
+        """Images of the examples at positions `at`, with the clean values where the mask holds them fixed."""
+        return self.criterion[at].restricted(images, self.clean[at])
+
     def hinge(self, criterion: Criterion, logits: Logits) -> PerExample:
         """By how much each example's logit margin is below kappa, or zero, `(n,)` (the paper's f_6, plus kappa)."""
         return self._shortfall(criterion, logits).clamp(min=0)
@@ -145,7 +149,7 @@ class MinimumNormSearch:
         def loss(part: slice, logits: Logits) -> PerExample:
             return self.loss(criterion[part], logits)
 
-        return value_and_grad(self.model, images, loss, differentiate=differentiate)
+        return value_and_grad(self.model, images, loss, differentiate=differentiate, mask=criterion.mask)
 
     def _shortfall(self, criterion: Criterion, logits: Logits) -> PerExample:
         clear = _CLEAR * torch.finfo(logits.dtype).eps * magnitude(logits)

@@ -120,7 +120,7 @@ class _Run(Rows):
         value, gradient = (each[at] for each in search.first)
         none = torch.zeros_like(at, dtype=torch.bool)
         here = Iterate(torch.zeros_like(clean), none, value, search.width * gradient)
-        return cls(at, clean, _room(search, clean), here, enough)
+        return cls(at, clean, _room(search, at), here, enough)
 
     @classmethod
     def at_nearest(cls, search: MinimumNormSearch, at: Tensor, enough: float) -> "_Run":
@@ -128,12 +128,14 @@ class _Run(Rows):
         clean, images = search.clean[at], search.images[at]
         fooled, value, gradient = search.evaluate(at, images)
         here = Iterate((images - clean) / search.width, fooled, value, search.width * gradient)
-        return cls(at, clean, _room(search, clean), here, enough)
+        return cls(at, clean, _room(search, at), here, enough)
 
 
-def _room(search: MinimumNormSearch, clean: Images) -> Room:
-    low, high = search.model.bounds
-    return Room((low - clean) / search.width, (high - clean) / search.width)
+def _room(search: MinimumNormSearch, at: Tensor) -> Room:
+    """The room of the examples at positions `at`: none for the values that the mask holds fixed."""
+    clean, criterion, (low, high) = search.clean[at], search.criterion[at], search.model.bounds
+    ends = ((low - clean) / search.width, (high - clean) / search.width)
+    return Room(*(criterion.masked(end) for end in ends))
 
 
 def _make_steps(

@@ -102,7 +102,7 @@ def run_on_survivors(
         part = criterion[left]
         streams = Streams(seed, index[left])
         run = attack.run(model, clean[left], part, streams, lambda amount, note="": advance(amount / len(runs), note))
-        found = verify_candidates(model, run.images, clean[left], ball, model.bounds, run.finite)
+        found = verify_candidates(model, run.images, clean[left], ball, model.bounds, run.finite, mask=part.mask)
         result.passes.add(run.passes)
         result.passes.add(found.passes)
         result.has_gradient[left] |= run.has_gradient

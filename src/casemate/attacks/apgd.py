@@ -36,7 +36,7 @@ from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
 from casemate.settings import at_least, between, expect
-from casemate.types import Flags, Images, Labels, Logits, PerExample
+from casemate.types import Flags, Images, Labels, Logits, Mask, PerExample
 
 _MOMENTUM = 0.75
 """Weight of the new step in the next iterate; the previous step has weight 1 minus this (alpha in the paper)."""
@@ -88,8 +88,13 @@ class Ascent(Rows):
     moved: Tensor
     """L1: the number of pixels that a step changes."""
 
-    def __init__(self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool) -> None:
-        """Start at `images`. `dense`: the first L1 steps change a fifth of the pixels, however sparse the start is."""
+    def __init__(
+        self, clean: Images, images: Images, ball: Ball, bounds: Bounds, *, dense: bool, mask: Mask | None = None
+    ) -> None:
+        """Start at `images`. `dense`: the first L1 steps change a fifth of the pixels, however sparse the start is.
+
+        With a `mask`, of the pixels where it is True.
+        """
         nothing = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         self.place = torch.arange(len(images), device=images.device)
         self.clean, self.images, self.before, self.best = clean, images, images, images.clone()
@@ -100,9 +105,9 @@ class Ascent(Rows):
         self.loss, self.rises = nothing, nothing
         self.halved = torch.ones_like(self.place, dtype=torch.bool)
         self.size = torch.full_like(images[:, 0, 0, 0], ball.eps if ball.norm == "l1" else 2 * ball.eps)
-        pixels = clean[0].numel()
-        self.changed = torch.full_like(self.place, pixels) if dense else self._changed(images)
-        self.moved = torch.full_like(self.place, pixels - pixels * 4 // 5) if dense else _two_thirds(self.changed)
+        pixels = torch.full_like(self.place, clean[0].numel()) if mask is None else mask.flatten(1).sum(1)
+        self.changed = pixels if dense else self._changed(images)
+        self.moved = (pixels - pixels * 4 // 5).clamp(min=1) if dense else _two_thirds(self.changed)
 
     def arrive(self, loss: PerExample, gradient: Images, *, first: bool) -> None:
         """Update the state with loss and gradient at `images`; `first`: these are the start, so the loss has not risen.
@@ -280,7 +285,7 @@ class AbstractAPGD(AbstractAttack):
                 model,
                 clean[at],
                 goals[number][at],
-                self._start(clean[at], model.bounds, streams[at], "start", number, restart),
+                self._start(clean[at], model.bounds, criterion[at], streams[at], "start", number, restart),
                 lambda share=share: advance(share, ""),
             )
             passes.add(run.passes)
@@ -297,15 +302,17 @@ class AbstractAPGD(AbstractAttack):
         first, second = replace(ball, eps=3 * ball.eps), replace(ball, eps=2 * ball.eps)
         return [(first, part), (second, part), (ball, self.steps - 2 * part)]
 
-    def _start(self, clean: Images, bounds: Bounds, streams: Streams, *purpose: int | str) -> Images:
+    def _start(
+        self, clean: Images, bounds: Bounds, criterion: Criterion, streams: Streams, *purpose: int | str
+    ) -> Images:
         """A random point of the first ball per image: uniform, or for L1 projected Gaussian noise, which is sparse.
 
         `purpose` keys the random numbers.
         """
         ball = self._balls()[0][0]
         if self.norm != "l1":
-            return ball.sample(clean, bounds, streams, *purpose)
-        noise = (bounds[1] - bounds[0]) * streams.normal(tuple(clean.shape[1:]), *purpose)
+            return ball.sample(clean, bounds, streams, *purpose, mask=criterion.mask)
+        noise = criterion.masked((bounds[1] - bounds[0]) * streams.normal(tuple(clean.shape[1:]), *purpose))
         return ball.project(clean + noise, clean, bounds)
 
     def _run(
@@ -335,7 +342,8 @@ class AbstractAPGD(AbstractAttack):
     ) -> None:
         """Gradient ascent in one ball, from `run.images` projected onto it; updates `run` in place."""
         images = ball.project(run.images, clean, model.bounds)
-        on = Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps)
+        mask = goal.criterion.mask
+        on = Ascent(clean, images, ball, model.bounds, dense=not self.use_larger_eps, mask=mask)
         run.images, run.loss = images.clone(), torch.full_like(run.loss, -math.inf)
         checks = set(checkpoints(steps, self.norm))
         checked = 0
@@ -427,5 +435,6 @@ def _value_and_grad(
         lambda part, logits: goal[part].objective(logits),
         eot_samples=eot_samples,
         differentiate=differentiate,
+        mask=goal.criterion.mask,
     )
     return logits, loss.double(), gradient

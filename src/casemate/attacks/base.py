@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks.criterion import Criterion, Misclassification
+from casemate.attacks.levels import Grid, restore
+from casemate.attacks.masks import as_mask, free_share
 from casemate.attacks.overriding import overridable
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
@@ -29,7 +31,7 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
 from casemate.rows import Rows
 from casemate.settings import expect
-from casemate.types import Flags, Images, Labels, Logits, PerExample
+from casemate.types import Flags, Images, Labels, Logits, Mask, PerExample
 
 
 def as_images(given: Array) -> Tensor:
@@ -135,6 +137,8 @@ class Verified(Rows):
     passes: Passes
     has_gradient: Flags
     """The attack's gradient was not exactly zero at some step; True if unknown."""
+    possible: Flags
+    """An image on the grid lies in the ball; where not, `images` has the clean one. True without a grid."""
     claimed: Flags
     """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
 
@@ -148,6 +152,9 @@ def verify_candidates(
     ball: Ball,
     bounds: Bounds,
     finite: Flags | None = None,
+    *,
+    mask: Mask | None = None,
+    grid: Grid | None = None,
 ) -> Verified:
     """Project candidate images into ball and bounds, and classify them again.
 
@@ -155,13 +162,19 @@ def verify_candidates(
         classify: returns the logits of images.
         finite: mask of the candidates to accept, all if None; the others, and those whose pixels or logits are not
             finite, are replaced by the clean images.
+        mask: where it is False, candidates get the values of the clean images; None: nowhere.
+        grid: the projected images are rounded to it within the ball; None: they are not.
 
     Raises:
-        RuntimeError: a projected image lies outside the ball, which is a bug in casemate.
+        RuntimeError: a projected image lies outside the ball or differs outside the mask, which is a bug in casemate.
     """
     sound = candidates.flatten(1).isfinite().all(1)
     finite = sound if finite is None else sound & finite
-    images = ball.project(torch.where(finite.view(-1, 1, 1, 1), candidates, clean), clean, bounds)
+    accepted = torch.where(finite.view(-1, 1, 1, 1), candidates, clean)
+    images = ball.project(accepted if mask is None else accepted.where(mask, clean), clean, bounds)
+    possible = torch.ones_like(finite)
+    if grid is not None:
+        images, possible = grid.round_into(images, clean, ball, mask)
     logits = classify(images)
     passes = Passes(forward=len(clean))
     finite &= is_valid(logits)
@@ -173,8 +186,45 @@ def verify_candidates(
     low, high = bounds
     if len(norms) and not (norms.max() <= ball.reach(bounds) and images.min() >= low and images.max() <= high):
         raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
+    if mask is not None and not torch.equal(images, images.where(mask, clean)):
+        raise RuntimeError("a projected image differs from the clean one outside the mask")
     known = torch.ones_like(finite)
-    return Verified(images, logits, norms.float(), finite, passes, has_gradient=known, claimed=~known)
+    return Verified(
+        images, logits, norms.float(), finite, passes, has_gradient=known, possible=possible, claimed=~known
+    )
+
+
+def _restored(
+    found: Verified,
+    candidates: Images,
+    model: Classifier,
+    classify: Callable[[Images], Logits],
+    clean: Images,
+    ball: Ball,
+    criterion: Criterion,
+    grid: Grid,
+) -> Verified:
+    """What verification found, with other images on the grid where rounding alone undid the attack; see `restore`."""
+    failed = ~criterion.is_adversarial(found.logits) & found.possible & found.finite
+    at = failed.nonzero().squeeze(1)
+    if not len(at):
+        return found
+    part, origin = criterion[at], clean[at]
+    before = ball.project(part.restricted(candidates[at], origin), origin, grid.bounds)
+    with torch.no_grad(), full_precision():
+        undone = part.is_adversarial(classify(before))
+    passes = Passes(forward=len(at))
+    if undone.any():
+        at, before, origin, part = at[undone], before[undone], origin[undone], part[undone]
+        with full_precision():
+            images, logits, made = restore(model, classify, grid, before, found.images[at], origin, ball, part)
+        passes.add(made)
+        norms = norm_of(images.double() - origin.double(), ball.norm)
+        if norms.max() > ball.reach(grid.bounds):
+            raise RuntimeError(f"a rounded image lies outside the ball: {norms.max().item()} > {ball.eps}")
+        found.images[at], found.logits[at], found.norm[at] = images, logits, norms.float()
+    passes.add(found.passes)
+    return replace(found, passes=passes)
 
 
 def run_in_turn(
@@ -229,6 +279,9 @@ class AbstractAttack(ABC):
     """Name that keys the random draws together with the seed, so that renaming the class does not change them; the
     class's name if empty."""
 
+    maskable: ClassVar[bool] = True
+    """Whether a mask can say which values the attack may change; False where it moves pixels, not values."""
+
     supports_low_precision: ClassVar[bool] = True
     """Whether it may run on a bfloat16 copy of the model first; False for an attack that ends at the decision boundary,
     where rounding decides the class."""
@@ -275,19 +328,33 @@ class AbstractAttack(ABC):
         """
 
     def _attack(
-        self, prepared: Frozen, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+        self,
+        prepared: Frozen,
+        clean: Images,
+        criterion: Criterion,
+        streams: Streams,
+        advance: Advance,
+        grid: Grid | None,
     ) -> Verified:
-        """Run the algorithm on one batch, on the models of `Frozen.precision_stages`, and verify the candidates."""
+        """Run the algorithm on one batch, on the models of `Frozen.precision_stages`, and verify the candidates.
+
+        With a `grid` the candidates are rounded to it.
+        """
         models = prepared.precision_stages(low_precision=innermost(self).supports_low_precision)
+        ball = self.ball()
 
         def run(model: Classifier, at: Tensor | slice) -> Verified:
             part, first, last = criterion[at], model is models[0], model is models[-1]
-            made = self.run(model, clean[at], part, streams[at], advance if first else no_progress)
+            made = self._run_where_free(model, clean[at], part, streams[at], advance if first else no_progress)
             if not isinstance(made, RunResult):
                 raise SettingError(
                     f"{name_of(self)}.run returned a {type(made).__name__}; expected a casemate.RunResult"
                 )
-            found = verify_candidates(prepared.verifier, made.images, clean[at], self.ball(), model.bounds, made.finite)
+            found = verify_candidates(
+                prepared.verifier, made.images, clean[at], ball, model.bounds, made.finite, mask=part.mask, grid=grid
+            )
+            if grid is not None:
+                found = _restored(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
@@ -297,6 +364,20 @@ class AbstractAttack(ABC):
                 return replace(found, claimed=part.is_adversarial(model(found.images)))
 
         return run_in_turn(models, criterion, run)
+
+    @final
+    def _run_where_free(
+        self, model: Classifier, clean: Images, criterion: Criterion, streams: Streams, advance: Advance
+    ) -> RunResult:
+        """Run the algorithm on the images whose mask lets some value change; the others have no gradient."""
+        if criterion.mask is None or (free := criterion.mask.flatten(1).any(1)).all():
+            return self.run(model, clean, criterion, streams, advance)
+        rest = RunResult(clean.clone(), torch.ones_like(free), torch.zeros_like(free), Passes())
+        at = free.nonzero().squeeze(1)
+        if not len(at):
+            return rest
+        made = self.run(model, clean[at], criterion[at], streams[at], advance)
+        return replace(rest.put(at, made), passes=made.passes)
 
     @final
     def record(self) -> dict[str, Any]:
@@ -320,6 +401,8 @@ class AbstractAttack(ABC):
         labels: Array | Criterion | None = None,
         *,
         targets: Array | None = None,
+        mask: Array | None = None,
+        levels: int | None = None,
         seed: int = 0,
         index: Labels | None = None,
         batch_size: int | None = None,
@@ -336,6 +419,14 @@ class AbstractAttack(ABC):
             labels: the true classes, whole numbers `(n,)`, as a tensor, an array or a list; or a criterion, such as
                 `TopK(labels, k=5)`, that says otherwise when an image counts as fooled.
             targets: the classes to reach, for a targeted attack, like `labels`; none of them may be the true one.
+            mask: which values the attack may change: booleans, or 0 and 1, of any shape that broadcasts to that of the
+                images, such as `(height, width)` or `(n, 1, height, width)`. The others keep their value exactly, and
+                the ball is that of the values that may change. None: all may. An image whose mask is False everywhere
+                is not attacked, and has the status ZERO_GRADIENT unless it is misclassified as it is.
+            levels: the images returned have values on a grid from the lower to the upper bound with this number of
+                levels, 256 for 8 bits; they are inside the ball, and verified so. An image around which no image on
+                the grid lies in the ball, or whose fixed values are not on it, is returned as it is, with the status
+                OFF_GRID and a warning. None: no grid.
             seed: of all random draws; they are keyed by example, so `batch_size` does not change them.
             index: the numbers of the images in their data set, which key their draws, int64 `(n,)`; from 0 if None.
             batch_size: images that pass through the network at a time, halved when memory runs out. If None, measured
@@ -343,12 +434,13 @@ class AbstractAttack(ABC):
             observer: receives the progress.
 
         Raises:
-            ShapeError: images, labels or targets that the model does not take.
-            DataError: images, labels or targets that are no numbers, or of a wrong type.
+            ShapeError: images, labels or targets that the model does not take; a mask of another shape.
+            DataError: images, labels, targets or a mask that are no numbers, or of a wrong type.
             ModelError: what is no module, or a network that fails or returns no logits.
             SettingError: a target that is the true class; targets for an attack that cannot be targeted, or with a
                 criterion; a criterion for an attack that goes through the classes; a loss or a criterion of one's own
-                that does not give one differentiable number per image; a batch size below 1.
+                that does not give one differentiable number per image; a mask for an attack that cannot have one; fewer
+                than two levels; a batch size below 1.
             MachineError: not even one image at a time fits into memory.
         """
         model = as_model(model)
@@ -384,6 +476,12 @@ class AbstractAttack(ABC):
             )
         if not len(images):
             raise ShapeError("no images to attack; expected at least one")
+        allowed = None
+        if mask is not None:
+            if not innermost(self).maskable:
+                raise SettingError(f"{name_of(self)} moves all pixels of an image; leave out the mask, or use PGD")
+            allowed = as_mask(mask, images)
+        grid = None if levels is None else Grid(known.bounds, levels)
         numbers = torch.arange(len(images)) if index is None else index
         labels = normal_tensor(labels)
         most = self.max_passes(len(known.classes))
@@ -403,11 +501,14 @@ class AbstractAttack(ABC):
                 clean = prepare_images(images[group], known)
                 truth = labels[group].to(known.device)
                 criterion = whole[group].to(known.device)
+                if allowed is not None:
+                    criterion = criterion.with_changes(mask=allowed[group].to(known.device))
                 streams = Streams(derive(seed, stream_key(self)), numbers[group].to(known.device))
                 counted = _CountingProgress(advance)
-                found = self._attack(prepared, clean, criterion, streams, counted)
-                success = criterion.is_adversarial(found.logits)
+                found = self._attack(prepared, clean, criterion, streams, counted, grid)
+                success = criterion.is_adversarial(found.logits) & found.possible
                 status = status_of(success, found.finite, found.has_gradient)
+                status[~found.possible] = Status.OFF_GRID
                 if criterion.by_class:
                     loss = stable_cross_entropy(found.logits, truth)
                 else:
@@ -423,7 +524,8 @@ class AbstractAttack(ABC):
         total = Passes()
         for _, passes in parts:
             total.add(passes)
-        _warn_of(self, status, call)
+        share = None if allowed is None else free_share(allowed)
+        _warn_of(self, status, call, share)
         return AttackResult(
             adversarial=adversarial,
             prediction=prediction,
@@ -435,6 +537,7 @@ class AbstractAttack(ABC):
             attack=self.record(),
             clean=images,
             labels=labels,
+            free_share=share,
         )
 
 
@@ -460,15 +563,22 @@ def _own_criterion(
     return given.for_images(count, classes)
 
 
-def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall) -> None:
-    """Warn of images that count as robust only because the attack failed; see `UserCall.warn_of_failures`."""
+def _warn_of(attack: AbstractAttack, status: Tensor, call: UserCall, share: PerExample | None) -> None:
+    """Warn of images that count as robust only because the attack failed; see `UserCall.warn_of_failures`.
+
+    Those whose mask lets no value change, by `share`, are not among them; and with a mask no attack is sure to find
+    something at whatever distance.
+    """
+    if share is not None:
+        status = status[share > 0]
     found = {each: int((status == each).sum()) for each in Status}
     call.warn_of_failures(
         name_of(attack),
         len(status),
         no_gradient=found[Status.ZERO_GRADIENT],
         not_finite=found[Status.NON_FINITE],
-        not_found=found[Status.FAILED] if is_unlimited(attack) else 0,
+        not_found=found[Status.FAILED] if is_unlimited(attack) and share is None else 0,
+        off_grid=found[Status.OFF_GRID],
     )
 
 

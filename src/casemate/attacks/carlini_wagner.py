@@ -211,7 +211,7 @@ class CarliniWagner(AbstractMinimumNormAttack):
         )
         every = max(1, self.steps // CHECKS)
         for step in range(1, self.steps + 1):
-            images = on.adam.images()
+            images = search.restricted(on.at, on.adam.images())  # the way there and back through atanh rounds
             loss, gradient = search.value_and_grad(on.at, images)
             distance, distance_gradient = on.penalty.of((images - on.clean) / search.width, loss)
             on.plateau.add(distance + on.constant * loss, on.penalty.changed)

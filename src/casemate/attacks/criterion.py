@@ -21,7 +21,7 @@ from casemate.logits import is_valid
 from casemate.losses import Loss, OwnLoss, margin, one_per_image
 from casemate.models import normal_tensor
 from casemate.rows import Rows
-from casemate.types import Classes, Flags, Labels, Logits, PerExample
+from casemate.types import Classes, Flags, Images, Labels, Logits, Mask, PerExample
 
 C = TypeVar("C", bound="AbstractCriterion")
 """The class of the criterion itself."""
@@ -65,6 +65,8 @@ class AbstractCriterion(Rows, ABC):
     """Is given all logits that are judged; None: nobody watches."""
     shared: bool = False
     """The tensors have a single row, which is meant for all images."""
+    mask: Mask | None = None
+    """Which values of each image the attack may change; None: all."""
 
     @overridable
     def __init__(self, classes: Array) -> None:
@@ -168,6 +170,16 @@ class AbstractCriterion(Rows, ABC):
         return made.with_changes(
             **{name: normal_tensor(value) for name, value in vars(made).items() if isinstance(value, Tensor)}
         )
+
+    @final
+    def masked(self, gradient: Images) -> Images:
+        """A gradient, or a change of the images, with zero for the values that the mask holds fixed."""
+        return gradient if self.mask is None else gradient.where(self.mask, 0.0)
+
+    @final
+    def restricted(self, images: Images, clean: Images) -> Images:
+        """The images with the values of the clean ones where the mask holds them fixed."""
+        return images if self.mask is None else images.where(self.mask, clean)
 
     def _report(self, logits: Logits) -> None:
         if self.watched is not None:

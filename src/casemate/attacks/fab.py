@@ -258,7 +258,9 @@ class AbstractFAB(AbstractMinimumNormAttack):
                 start = origin
                 if restart:
                     purpose = ("start", number, restart)
-                    start = self._random_start(origin, found.distance[at], streams[at], purpose, model.bounds)
+                    start = self._random_start(
+                        origin, found.distance[at], criterion[at], streams[at], purpose, model.bounds
+                    )
                 targets = None if target_classes is None else target_classes[at]
                 for moved in self._search(model, origin, start, criterion[at], targets, at, found):
                     advance(moved / work, "")
@@ -270,7 +272,13 @@ class AbstractFAB(AbstractMinimumNormAttack):
         return distance > (-math.inf if self.stop_at_distance is None else self.stop_at_distance)
 
     def _random_start(
-        self, clean: Images, distance: PerExample, streams: Streams, purpose: tuple[int | str, ...], bounds: Bounds
+        self,
+        clean: Images,
+        distance: PerExample,
+        criterion: Criterion,
+        streams: Streams,
+        purpose: tuple[int | str, ...],
+        bounds: Bounds,
     ) -> Images:
         """A random point per image, as far from it as half of `restart_eps`, or half of `distance` if that is less.
 
@@ -279,6 +287,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
         shape = tuple(clean.shape[1:])
         linf = self.norm == "linf"
         direction = 2 * streams.uniform(shape, *purpose) - 1 if linf else streams.normal(shape, *purpose)
+        direction = criterion.masked(direction)
         radius = _RESTART_EPS[self.norm] if self.restart_eps is None else self.restart_eps
         reach = distance.clamp(max=radius) / 2 / norm_of(direction, self.norm).clamp(min=1e-12)
         return (clean + reach.view(-1, 1, 1, 1) * direction).to(clean.dtype).clamp(*bounds)
@@ -304,6 +313,7 @@ class AbstractFAB(AbstractMinimumNormAttack):
             images = next_iterates(
                 images, clean, plane, self.norm, model.bounds, eta=self.eta, alpha_max=self.alpha_max
             )
+            images = criterion.restricted(images, clean)  # means of two equal values round
             with torch.no_grad():
                 logits = model(images)
             boundaries = 1 if target_classes is None else target_classes.shape[1]

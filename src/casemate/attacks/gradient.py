@@ -34,7 +34,7 @@ from casemate.norms import Ball, norm_of
 from casemate.progress import Advance, no_progress
 from casemate.rng import Streams
 from casemate.settings import at_least, expect, not_negative, one_of
-from casemate.types import Flags, Images, Logits, PerExample
+from casemate.types import Flags, Images, Logits, Mask, PerExample
 
 Keep = Literal["first_success", "last"]
 AnyKeep = Annotated[Keep, one_of("first_success", "last")]
@@ -120,11 +120,15 @@ def input_gradient(
 
     The objective is summed over the batch, so an example's gradient does not depend on the batch size. With several
     `eot_samples` both are means over as many passes (Athalye et al. 2018, section 4.2). A model that cannot be
-    differentiated has a gradient of zero.
+    differentiated has a gradient of zero, and so have the values that the criterion's mask holds fixed.
     """
     function = as_loss(loss)
     logits, _, gradient = value_and_grad(
-        model, images, lambda part, logits: criterion[part].objective(function, logits), eot_samples=eot_samples
+        model,
+        images,
+        lambda part, logits: criterion[part].objective(function, logits),
+        eot_samples=eot_samples,
+        mask=criterion.mask,
     )
     return logits, gradient
 
@@ -136,6 +140,7 @@ def value_and_grad(
     *,
     eot_samples: int = 1,
     differentiate: bool = True,
+    mask: Mask | None = None,
 ) -> tuple[Logits, PerExample, Images]:
     """Logits, a loss of them, `(n,)`, and its gradient with respect to the images (zero unless `differentiate`).
 
@@ -143,6 +148,7 @@ def value_and_grad(
         loss: called for the images that pass through the network together, with their range in the batch and their
             logits; returns one value per image.
         eot_samples: passes over which all three are averaged.
+        mask: the gradient is zero where it is False.
     """
 
     def differentiated(part: slice) -> tuple[Tensor, ...]:
@@ -157,7 +163,7 @@ def value_and_grad(
         return found[0] if eot_samples == 1 else tuple(torch.stack(each).mean(0) for each in zip(*found, strict=True))
 
     logits, value, gradient = model.in_parts(len(images), differentiated)
-    return logits, value, gradient
+    return logits, value, gradient if mask is None else gradient.where(mask, 0.0)
 
 
 def gradient_of(total: Tensor, images: Images, *, retain: bool = False) -> Images:
@@ -218,14 +224,16 @@ def _part_gradient(
     """The gradient at `images`: the mean over the inputs that the loop's parts make of them, smoothed; and logits.
 
     `key` keys the draws of `InputDiversity`, which are others for every copy and in every pass of `EOT`. The logits are
-    those of the images only where no part makes other inputs of them.
+    those of the images only where no part makes other inputs of them. The criterion's mask comes last: what the network
+    sees may be shifted, and smoothing spreads gradients.
     """
+    everywhere = criterion.with_changes(mask=None)
     diversity, copies = find_part(loop.parts, InputDiversity), find_part(loop.parts, ScaledCopies)
     count = 1 if copies is None else copies.copies
     draws = loop.eot_samples * count
     passes.add(Passes(draws * len(images), draws * len(images)))
     if diversity is None and copies is None:
-        logits, gradient = input_gradient(model, images, criterion, loop.loss, loop.eot_samples)
+        logits, gradient = input_gradient(model, images, everywhere, loop.loss, loop.eot_samples)
     else:
         logits, gradient = torch.empty(0), torch.zeros_like(images)
         for number in range(draws):
@@ -234,11 +242,11 @@ def _part_gradient(
                 seen = leaf if copies is None else copies.scaled(leaf, number % count, model.bounds)
                 if diversity is not None:
                     seen = diversity.transform(seen, model.bounds, streams, "diversity", *key, number)
-            logits, there = input_gradient(model, seen.detach(), criterion, loop.loss)
+            logits, there = input_gradient(model, seen.detach(), everywhere, loop.loss)
             gradient += torch.autograd.grad(seen, leaf, there)[0]
         gradient /= draws
     kernel = find_part(loop.parts, TranslationKernel)
-    return logits, gradient if kernel is None else kernel.smooth(gradient)
+    return logits, criterion.masked(gradient if kernel is None else kernel.smooth(gradient))
 
 
 def gradient_ascent(
@@ -269,7 +277,7 @@ def gradient_ascent(
     if start is not None:
         images = start
     elif loop.random_start:
-        images = loop.ball.sample(clean, model.bounds, streams, "start", restart)
+        images = loop.ball.sample(clean, model.bounds, streams, "start", restart, mask=criterion.mask)
     else:
         images = clean.clone()
     result = AscentResult(
@@ -318,7 +326,7 @@ def gradient_ascent(
             around = torch.zeros_like(images)
             for sample in range(tuning.samples):
                 key = "around", restart, number, sample
-                near = tuning.neighbour(images, loop.ball, streams, *key)
+                near = tuning.neighbour(images, loop.ball, streams, *key, mask=criterion.mask)
                 around += _part_gradient(model, near, criterion, loop, streams, *key, passes=result.passes)[1]
             variance = around / tuning.samples - uncorrected
         images = loop.ball.ascend(gradient, images, clean, model.bounds, loop.step_size)

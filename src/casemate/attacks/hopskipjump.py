@@ -130,6 +130,8 @@ def _normal(
     for block in range(0, probes, _BLOCK):
         count = min(_BLOCK, probes - block)
         direction = streams.normal((count, *shape), "probe", step, block).to(images.dtype)
+        mask = oracle.criterion[who].mask
+        direction = direction if mask is None else direction.where(mask.unsqueeze(1), 0.0)
         direction /= direction.flatten(2).norm(dim=2).view(len(who), count, 1, 1, 1)
         centre, reach = images.unsqueeze(1), radius.view(-1, 1, 1, 1, 1)
         probe = (centre + reach * direction).clamp(low, high)

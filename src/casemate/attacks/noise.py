@@ -21,7 +21,7 @@ from casemate.norms import AnyNorm, Bounds, Eps, Norm
 from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.settings import at_least, one_of
-from casemate.types import Images
+from casemate.types import Images, Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,11 @@ class AbstractNoise(AbstractAttack):
     cheap)."""
 
     @abstractmethod
-    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
-        """One random point for each image, within ball and bounds; `number` is the number of the draw, and keys it."""
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
+        """One random point for each image, within ball and bounds, that differs only where the mask is True.
+
+        `number` is the number of the draw, and keys it.
+        """
 
     @final
     def max_passes(self, classes: int) -> Passes:
@@ -60,7 +63,7 @@ class AbstractNoise(AbstractAttack):
         for number in range(self.num_samples if self.ball().eps else 0):
             if not len(best.left):
                 break
-            images = self.draw(clean, model.bounds, streams, number)
+            images = self.draw(clean, model.bounds, streams, number, mask=criterion.mask)
             logits = model(images)
             passes.forward += len(images)
             fooled, finite = criterion.is_adversarial(logits), is_valid(logits)
@@ -79,9 +82,9 @@ class UniformNoise(AbstractNoise):
 
     stream: ClassVar[str] = "UniformNoise"
 
-    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
         """A point drawn uniformly from the ball round each image, clipped to the bounds."""
-        return self.ball().sample(clean, bounds, streams, "noise", number)
+        return self.ball().sample(clean, bounds, streams, "noise", number, mask=mask)
 
 
 @final
@@ -99,7 +102,8 @@ class CornerNoise(AbstractNoise):
     norm: Annotated[Norm, one_of("linf", why="its ball has corners; for others use UniformNoise")] = "linf"
     """Norm of the ball: Linf only."""
 
-    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int) -> Images:
+    def draw(self, clean: Images, bounds: Bounds, streams: Streams, number: int, *, mask: Mask | None = None) -> Images:
         """A corner of the ball round each image, all corners being equally likely, clipped to the bounds."""
         up = streams.uniform(tuple(clean.shape[1:]), "corner", number) < 0.5
-        return torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)
+        corner = torch.where(up, clean + self.eps, clean - self.eps).clamp_(*bounds)
+        return corner if mask is None else corner.where(mask, clean)

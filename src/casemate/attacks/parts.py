@@ -24,7 +24,7 @@ from casemate.errors import SettingError, kind_of
 from casemate.norms import Ball, Bounds, norm_of
 from casemate.rng import Streams
 from casemate.settings import Rule, at_least, between, expect, not_negative, positive
-from casemate.types import Images, PerExample
+from casemate.types import Images, Mask, PerExample
 
 P = TypeVar("P")
 
@@ -175,10 +175,14 @@ class VarianceTuning:
     def __post_init__(self) -> None:
         expect(self)
 
-    def neighbour(self, images: Images, ball: Ball, streams: Streams, *purpose: int | str) -> Images:
-        """A point drawn uniformly around each image, perhaps outside the bounds; `purpose` as in `Streams`."""
+    def neighbour(
+        self, images: Images, ball: Ball, streams: Streams, *purpose: int | str, mask: Mask | None = None
+    ) -> Images:
+        """A point drawn uniformly around each image, perhaps outside the bounds; `purpose` and `mask` as for
+        `Ball.sample`.
+        """
         around = Ball(eps=self.beta * ball.eps, norm=ball.norm)
-        return around.sample(images, (-math.inf, math.inf), streams, *purpose)
+        return around.sample(images, (-math.inf, math.inf), streams, *purpose, mask=mask)
 
 
 Part = Momentum | Nesterov | ScaledCopies | InputDiversity | TranslationKernel | VarianceTuning

@@ -25,7 +25,11 @@ class Status(IntEnum):
     NON_FINITE = 2
     """Failed, and logits or gradients of the model were not finite; the clean image is returned."""
     ZERO_GRADIENT = 3
-    """Failed, and the gradient was exactly zero at every step, so the attack never had a direction."""
+    """Failed, and the gradient was exactly zero at every step, so the attack never had a direction; also where the mask
+    lets no value change."""
+    OFF_GRID = 4
+    """No image on the grid of `levels` lies in the ball, or has the values that the mask fixes; the clean image is
+    returned, and is no success even if it is misclassified."""
 
 
 def status_of(success: Flags, finite: Flags, has_gradient: Flags) -> Tensor:
@@ -97,6 +101,8 @@ class AttackResult(Rows):
     """The images that were attacked, as they were given."""
     labels: Classes
     """Their true classes, `(n,)`; under a criterion of one's own its `classes`, `(n,)` or `(n, classes)`."""
+    free_share: PerExample | None = None
+    """Share of the values of each image that the mask lets the attack change; None without a mask."""
 
     def __len__(self) -> int:
         return len(self.success)
@@ -144,7 +150,13 @@ class AttackResult(Rows):
             ("robust accuracy", f"{self.robust:n}" if len(self.success) else "no images"),
             ("passes", f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"),
         ]
-        for status, words in ((Status.ZERO_GRADIENT, "zero gradient"), (Status.NON_FINITE, "not finite")):
+        if self.free_share is not None and len(self.success):
+            facts.append(("free values", f"{100 * self.free_share.mean().item():.1f} %"))
+        for status, words in (
+            (Status.ZERO_GRADIENT, "zero gradient"),
+            (Status.NON_FINITE, "not finite"),
+            (Status.OFF_GRID, "no image on the grid"),
+        ):
             if count := int((self.status == status).sum()):
                 facts.append((words, f"{count:,} images"))
         return facts

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from casemate.attacks._worst_case import BestCandidates
@@ -33,7 +34,7 @@ from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
 from casemate.settings import at_least, between, one_of
-from casemate.types import Flags, Images
+from casemate.types import Flags, Images, Mask
 
 _SCHEDULED = 10_000
 """Number of queries that the schedules are made for."""
@@ -76,22 +77,33 @@ class AbstractProposal(Rows, ABC):
 class _Values(AbstractProposal):
     """A fixed number of single values that differ from the clean image, each at a bound."""
 
-    def __init__(self, clean: Images, bounds: Bounds, count: int) -> None:
+    def __init__(self, clean: Images, bounds: Bounds, count: int, mask: Mask | None) -> None:
         self.clean, self.bounds, self.count = clean.flatten(1), bounds, count
+        self.free = None if mask is None else mask.flatten(1)
+        """Which values may change; None: all."""
         self.shape = tuple(clean.shape[1:])
         self.images = self.best = clean
         self.changed = self.tried = torch.zeros_like(self.clean, dtype=torch.bool)
 
     def propose(self, streams: Streams, query: int, share: float, progress: float) -> None:
-        """Exchange a share of the changed values, at least one, for as many others; at the start choose all."""
+        """Exchange a share of the changed values, at least one, for as many others; at the start choose all.
+
+        Where a mask leaves fewer others, some of the values taken out come back, at bounds drawn anew.
+        """
         del progress
         draws = streams.uniform((2, self.clean.shape[1]), "values", query)
         order, corner = draws.unbind(1)
         flat = self.best.flatten(1)
+        if self.free is not None:
+            order = order.masked_fill(~self.free, math.inf)
         if query:
-            some = min(max(int(share * self.count), 1), self.clean.shape[1] - self.count)
+            some = max(int(share * self.count), 1)
+            some = min(some, self.clean.shape[1] - self.count if self.free is None else self.count)
             removed = order.masked_fill(~self.changed, math.inf).topk(some, largest=False).indices
-            added = order.masked_fill(self.changed, math.inf).topk(some, largest=False).indices
+            others = order.masked_fill(self.changed, math.inf)
+            if self.free is not None:
+                others = others.scatter(1, removed, order.gather(1, removed) + 1)  # after all others
+            added = others.topk(some, largest=False).indices
             self.tried = self.changed.scatter(1, removed, value=False).scatter(1, added, value=True)
             flat = flat.scatter(1, removed, self.clean.gather(1, removed))
         else:
@@ -100,7 +112,10 @@ class _Values(AbstractProposal):
         low, high = self.bounds
         bound = torch.where(corner < 0.5, low, high).to(flat.dtype)
         bound = torch.where(bound == self.clean, low + high - bound, bound)  # the other one: a change it must be
-        self.images = flat.scatter(1, added, bound.gather(1, added)).view(-1, *self.shape)
+        flat = flat.scatter(1, added, bound.gather(1, added))
+        if self.free is not None:  # of an image with fewer free values than `count`, others were chosen too
+            self.tried, flat = self.tried & self.free, flat.where(self.free, self.clean)
+        self.images = flat.view(-1, *self.shape)
 
     def settle(self, better: Flags) -> None:
         """Keep the exchange where it is better."""
@@ -113,8 +128,10 @@ class _Values(AbstractProposal):
 class _Patch(AbstractProposal):
     """A square in every image, of which each value is at a bound."""
 
-    def __init__(self, clean: Images, bounds: Bounds, side: int, *, move_every: int) -> None:
+    def __init__(self, clean: Images, bounds: Bounds, side: int, *, move_every: int, mask: Mask | None) -> None:
         self.clean, self.bounds, self.side, self.move_every = clean, bounds, side, move_every
+        self.allowed = None if mask is None else places_of(mask, side)
+        """Where the patch may lie; None: anywhere."""
         self.images = self.best = clean
         self.patch = self.tried_patch = clean[:, :, :side, :side]
         self.place = self.tried_place = torch.zeros(len(clean), 2, dtype=torch.int64, device=clean.device)
@@ -127,11 +144,11 @@ class _Patch(AbstractProposal):
         self.tried_patch, self.tried_place = self.patch, self.place
         reach = int(_FIRST_SHIFT * (1 - progress) * height)
         if not query:
-            self.tried_place = (draws[:, :2] * (free + 1)).long()
+            self.tried_place = self._allowed((draws[:, :2] * (free + 1)).long())
             self.tried_patch = self._first_patch(streams)
         elif query % self.move_every == 0 and reach:
             move = (draws[:, :2] * (2 * reach + 1)).long() - reach
-            self.tried_place = (self.place + move).clamp(min=0).minimum(free)
+            self.tried_place = self._allowed((self.place + move).clamp(min=0).minimum(free))
         else:
             side = max(int(math.sqrt(share) * self.side), 1)
             corner = (draws[:, :2] * (self.side - side + 1)).long()
@@ -145,6 +162,15 @@ class _Patch(AbstractProposal):
         self.place = torch.where(better.unsqueeze(1), self.tried_place, self.place)
         self.best = torch.where(wide, self.images, self.best)
         self.images = self.best
+
+    def _allowed(self, place: Int64[Tensor, "n 2"]) -> Int64[Tensor, "n 2"]:
+        """The allowed place nearest to each of `place`, the first of several."""
+        if self.allowed is None:
+            return place
+        down, across = (torch.arange(size, device=place.device) for size in self.allowed.shape[1:])
+        away = (down - place[:, :1]).square().unsqueeze(2) + (across - place[:, 1:]).square().unsqueeze(1)
+        nearest = away.masked_fill(~self.allowed, len(down) ** 2 + len(across) ** 2).flatten(1).argmin(1)
+        return torch.stack([nearest // len(across), nearest % len(across)], 1)
 
     def _recoloured(self, patch: Images, corner: Int64[Tensor, "n 2"], side: int, draws: Tensor, one: Tensor) -> Images:
         """`patch` with one colour in a square at `corner`; a single pixel changes in one channel, which then
@@ -186,6 +212,12 @@ class _Patch(AbstractProposal):
         return torch.where(inside, self.tried_patch[at, channels, *limited], self.clean)
 
 
+def places_of(mask: Mask, side: int) -> Bool[Tensor, "n down across"]:
+    """The first rows and columns of the squares of `side` pixels in which the mask is True everywhere."""
+    fixed = (~mask).any(1, keepdim=True).float()
+    return F.max_pool2d(fixed, side, stride=1).squeeze(1) == 0
+
+
 def _square(corner: Int64[Tensor, "n 2"], side: int | Tensor, height: int, width: int) -> Tensor:
     """Which pixels of images lie in a square, booleans `(n, 1, height, width)`; `corner`: its first row and column."""
     first, last = corner, corner + (side.unsqueeze(1) if isinstance(side, Tensor) else side)
@@ -211,7 +243,8 @@ class SparseRS(AbstractAttack):
     """Share of the changed values that the first queries exchange; of a patch that they change (published: 0.8; 0.3 for
     single pixels on ImageNet, 0.4 for patches)."""
     shape: Annotated[Literal["values", "patch"], one_of("values", "patch")] = "values"
-    """`values`: any that are best. `patch`: the largest square, of all channels, that has no more than eps values."""
+    """`values`: any that are best. `patch`: the largest square, of all channels, that has no more than eps values; with
+    a mask it lies where the mask is True everywhere."""
 
     def share(self, query: int) -> float:
         """The share that a query changes."""
@@ -232,7 +265,7 @@ class SparseRS(AbstractAttack):
         """Search on the examples that are classified correctly.
 
         The candidate of an example is its first image that fools, or else the one with the highest loss. Raises
-        `SettingError` for a patch of less than one pixel.
+        `SettingError` for a patch of less than one pixel, and for one that fits nowhere into the mask of an image.
         """
         logits = model(clean)
         best = BestCandidates(clean, criterion, logits)
@@ -240,8 +273,9 @@ class SparseRS(AbstractAttack):
         if not self.eps or not len(best.left):
             return result
         loss = stable_cross_entropy if criterion.targeted else margin  # as in the paper
-        proposal, at = self._proposal(model, clean[best.left], targeted=criterion.targeted), best.left
+        at = best.left
         criterion, streams = criterion[at], streams[at]
+        proposal = self._proposal(model, clean[at], criterion)
         highest = torch.full((len(at),), -math.inf, dtype=logits.dtype, device=clean.device)
         for query in range(self.n_queries):
             proposal.propose(streams, query, self.share(query), query / self.n_queries)
@@ -264,9 +298,10 @@ class SparseRS(AbstractAttack):
                     break
         return result
 
-    def _proposal(self, model: Classifier, clean: Images, *, targeted: bool) -> AbstractProposal:
+    def _proposal(self, model: Classifier, clean: Images, criterion: Criterion) -> AbstractProposal:
+        mask = criterion.mask
         if self.shape == "values":
-            return _Values(clean, model.bounds, int(min(self.eps, clean[0].numel())))
+            return _Values(clean, model.bounds, int(min(self.eps, clean[0].numel())), mask)
         channels, height, width = clean.shape[1:]
         side = min(math.isqrt(int(min(self.eps, clean[0].numel())) // channels), height, width)
         if not side:
@@ -274,7 +309,13 @@ class SparseRS(AbstractAttack):
                 f"eps = {self.eps:g} for a patch of images with {channels} channels; expected at least {channels}, the "
                 "values of one pixel"
             )
-        return _Patch(clean, model.bounds, side, move_every=_MOVE_EVERY_TARGETED if targeted else _MOVE_EVERY)
+        if mask is not None and (without := int((~places_of(mask, side).flatten(1).any(1)).sum())):
+            raise SettingError(
+                f"a patch of {side} x {side} pixels fits nowhere into the mask of {without} of {len(clean)} images; "
+                f'expected a square of the mask that is True in all channels: a smaller eps, or shape="values"'
+            )
+        move_every = _MOVE_EVERY_TARGETED if criterion.targeted else _MOVE_EVERY
+        return _Patch(clean, model.bounds, side, move_every=move_every, mask=mask)
 
 
 def _passed(borders: tuple[int, ...], query: int) -> int:

@@ -38,6 +38,7 @@ class Spatial(AbstractAttack):
     """
 
     stream: ClassVar[str] = "Spatial"
+    maskable: ClassVar[bool] = False  # it moves every pixel
 
     max_rotation: Annotated[float, between(0, 180, "degrees")] = 30.0
     """Largest angle in either direction, in degrees."""

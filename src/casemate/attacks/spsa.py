@@ -108,6 +108,7 @@ class SPSA(AbstractAttack):
         count, shape = len(here.images), tuple(here.images.shape[1:])
         reach = self.delta * _width(model)
         above, below = (here.images + reach).clamp(max=high), (here.images - reach).clamp(min=low)
+        above, below = (here.criterion.restricted(each, here.images) for each in (above, below))
         total = torch.zeros_like(here.images)
         usable = torch.ones(count, dtype=torch.bool, device=total.device)
         for block in range(0, self.samples, _BLOCK):
@@ -120,7 +121,7 @@ class SPSA(AbstractAttack):
             usable &= is_valid(logits).view(count, -1).all(1)
             rise = (loss[:, 0] - loss[:, 1]).to(total.dtype)
             total += torch.where(up, rise.view(count, drawn, 1, 1, 1), -rise.view(count, drawn, 1, 1, 1)).sum(1)
-        return total.div_(self.samples).div_(above - below), usable
+        return here.criterion.masked(total.div_(self.samples).div_(above - below)), usable
 
 
 def _width(model: Classifier) -> float:

@@ -21,7 +21,7 @@ from functools import cache
 from typing import Annotated, ClassVar, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from casemate.attacks._worst_case import BestCandidates, RunState
@@ -36,7 +36,7 @@ from casemate.progress import Advance
 from casemate.rng import Streams
 from casemate.rows import Rows
 from casemate.settings import at_least, between
-from casemate.types import Flags, Images, Logits, PerExample
+from casemate.types import Flags, Images, Logits, Mask, PerExample
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Steps, out of `_SCHEDULED`, after each of which the share of changed pixels is halved."""
@@ -47,6 +47,7 @@ _BLOCK = 64
 """Steps whose random numbers are drawn together: a draw takes about the same time for one step as for many."""
 
 _Flat = Float[Tensor, "n pixels channels"]
+_FlatMask = Bool[Tensor, "n pixels channels"]
 Indices = Int64[Tensor, "n window channels"]
 
 _TINY = 1e-12
@@ -67,15 +68,18 @@ class AbstractSquareProposal(Rows, ABC):
     clean: _Flat
     tried: _Flat
     """The candidates of the current query; after `settle` the best ones."""
+    mask: _FlatMask | None
+    """Which values may change; None: all. Windows lie anywhere, and change only these."""
 
-    def __init__(self, clean: Images, ball: Ball, bounds: Bounds) -> None:
+    def __init__(self, clean: Images, ball: Ball, bounds: Bounds, mask: Mask | None = None) -> None:
         self.ball, self.bounds = ball, bounds
         self.channels, self.height, self.width = clean.shape[1:]
         self.device = clean.device
         self.clean = self.rows(clean)
+        self.mask = None if mask is None else self.rows(mask)
 
-    def rows(self, images: Images) -> _Flat:
-        """Images in the shape `(n, height * width, channels)`."""
+    def rows(self, images: Tensor) -> Tensor:
+        """Images, or their mask, in the shape `(n, height * width, channels)`."""
         return images.permute(0, 2, 3, 1).reshape(len(images), -1, self.channels)
 
     def view(self, rows: _Flat) -> Images:
@@ -131,6 +135,8 @@ class LinfSquare(AbstractSquareProposal):
     def start(self, streams: Streams, restart: int) -> None:
         """Start with random vertical stripes at plus or minus eps, clipped to the bounds."""
         low, high = self.clean - self.ball.eps, self.clean + self.ball.eps
+        if self.mask is not None:
+            low, high = low.where(self.mask, self.clean), high.where(self.mask, self.clean)
         draws = streams.uniform((1, self.width, self.channels), "stripes", restart)
         upper = (draws < 0.5).expand(-1, self.height, -1, -1).reshape(low.shape)
         self.corners = torch.cat([low, high], 1).clamp_(*self.bounds).flatten(1)
@@ -186,7 +192,8 @@ class L2Square(AbstractSquareProposal):
         delta[:, top : top + down * side, left : left + across * side] = grid.reshape(
             -1, down * side, across * side, channels
         )
-        self.best = self._inside(delta.view_as(self.clean))
+        delta = delta.view_as(self.clean)
+        self.best = self._inside(delta if self.mask is None else delta.where(self.mask, 0.0))
         self.tried: _Flat = self.best
 
     def plan(self, draws: Tensor, sides: list[int]) -> None:
@@ -209,6 +216,8 @@ class L2Square(AbstractSquareProposal):
         delta.scatter_(1, other, 0)
         bump = self._bumps(side, self.turn[:, number]).view(-1, side * side, 1)
         new = bump * self.sign[:, number].unsqueeze(1) + old / (_length(old, order) + _TINY)
+        if self.mask is not None:
+            new = new.where(self.mask.gather(1, window), 0.0)
         new *= (unspent / self.channels + freed).pow(1 / order) / (_length(new, order) + _TINY)
         if order == 1:
             new *= self.channels  # longer than the ball allows; the projection then shortens all windows
@@ -370,7 +379,8 @@ class Square(AbstractAttack):
         """
         loss = stable_cross_entropy if criterion.targeted else margin  # as in the paper
         channels, height, width = clean.shape[1:]
-        proposal = (LinfSquare if self.norm == "linf" else L2Square)(clean, self.ball(), model.bounds)
+        kind = LinfSquare if self.norm == "linf" else L2Square
+        proposal = kind(clean, self.ball(), model.bounds, criterion.mask)
         proposal.start(streams, restart)
         run = RunState(clean)
         best = _Best(

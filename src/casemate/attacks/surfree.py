@@ -112,7 +112,8 @@ class SurFree(AbstractMinimumNormAttack):
 
     def _step(self, oracle: Oracle, state: "_State", streams: Streams, step: int) -> None:
         """Try one direction for each image, and move the images where it leads nearer."""
-        circle = _Circle(state, self._directions(state, streams, step), oracle.model.bounds)
+        directions = self._directions(state, oracle.criterion[state.place], streams, step)
+        circle = _Circle(state, directions, oracle.model.bounds)
         if self.n_ortho:
             state.tried[:, step % self.n_ortho] = circle.v.flatten(1)
         theta = state.theta
@@ -156,7 +157,7 @@ class SurFree(AbstractMinimumNormAttack):
             high[left] = torch.where(fooled, high[left], angle)
         return low
 
-    def _directions(self, state: "_State", streams: Streams, step: int) -> Images:
+    def _directions(self, state: "_State", criterion: Criterion, streams: Streams, step: int) -> Images:
         """A random direction for each image, of length 1 (0 if there is none): low frequencies, at right angles to u.
 
         It is first made to be at right angles to the directions in `state.tried`, of length 1, and then to u.
@@ -166,7 +167,7 @@ class SurFree(AbstractMinimumNormAttack):
         draws = streams.uniform(tuple(clean.shape[1:]), "direction", step)
         signs = torch.where(draws < 1 / 3, -1.0, torch.where(draws < 2 / 3, 0.0, 1.0)).to(clean.dtype)
         signs *= _low_frequencies(height, width, self.frequencies).to(clean)
-        waves = _cosines(height).to(clean).T @ signs @ _cosines(width).to(clean)
+        waves = criterion.masked(_cosines(height).to(clean).T @ signs @ _cosines(width).to(clean))
         flat = waves.flatten(1)
         flat = flat - torch.einsum("nk,nkd->nd", torch.einsum("nd,nkd->nk", flat, state.tried), state.tried)
         towards = _unit(state.images - clean).flatten(1)

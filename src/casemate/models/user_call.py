@@ -42,7 +42,14 @@ class UserCall:
         warnings.warn(sentence, CasemateWarning, stacklevel=level + 1)
 
     def warn_of_failures(
-        self, attack: str, count: int, *, no_gradient: int = 0, not_finite: int = 0, not_found: int = 0
+        self,
+        attack: str,
+        count: int,
+        *,
+        no_gradient: int = 0,
+        not_finite: int = 0,
+        not_found: int = 0,
+        off_grid: int = 0,
     ) -> None:
         """Warn of images that count as robust only because the attack failed on them.
 
@@ -51,6 +58,7 @@ class UserCall:
             count: images attacked.
             no_gradient: images that were not fooled, and whose gradient was exactly zero at every step.
             not_finite: images that were not fooled, and had logits or gradients that were not finite.
+            off_grid: images around which no image on the grid of levels lies in the ball.
             not_found: images without an adversarial example from an attack that has no limit on the distance.
         """
         if no_gradient:
@@ -63,6 +71,12 @@ class UserCall:
             self.warn(
                 f"on {not_finite} of {count} images {attack} met logits or gradients that are not finite, and these "
                 "count as withstanding it. Look for overflows and divisions by zero in the network"
+            )
+        if off_grid:
+            self.warn(
+                f"{off_grid} of {count} images have no image on the grid of levels in the ball of {attack}, and are "
+                "returned as they are, which counts as withstanding it. Give clean images on the grid (bytes, or bytes "
+                "divided by 255), or a larger eps"
             )
         if not_found:
             self.warn(

@@ -70,6 +70,19 @@ class AbstractAttackCommand:
     ] = None
     """Randomise the model. stochastic-affine: apply a random affine transform to every input; noise: leave the model's
     noise layers on, as in training."""
+    mask: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all pixels may change)")] = None
+    """Change only what this mask allows: a picture (white may change), or an array of 0 and 1 (.npy) whose shape
+    broadcasts to that of the images."""
+    mask_box: Annotated[
+        tuple[int, int, int, int] | None,
+        arg(metavar="TOP LEFT HEIGHT WIDTH", help_behavior_hint="(default: all pixels may change)"),
+    ] = None
+    """Change only the pixels in this rectangle."""
+    levels: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: any values)")] = None
+    """Adversarial images have values on a grid of N levels, within eps; 256 for 8 bits."""
+    png: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none are written)")] = None
+    """Write the adversarial images to this folder as PNG files, read them again and count how many still fool. Implies
+    --levels 256."""
     seed: Seed = 0
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: nothing is written)")] = None
     """The folder for results, images and a contact sheet."""
@@ -89,6 +102,14 @@ class AbstractAttackCommand:
         at_least_one("images", self.images)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
+        if self.png is not None and self.levels not in (None, 256):
+            raise SettingError(f"--levels {self.levels} with --png; a PNG file has 256 levels: leave out --levels")
+        if self.png is not None and not self.dry_run:
+            check_folder(self.png)
+            if self.png.exists() and any(self.png.iterdir()) and not self.overwrite:
+                raise SettingError(
+                    f"--png {self.png} has files already; expected a new or empty folder, or --overwrite"
+                )
         check_trackers(self.track)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
@@ -119,6 +140,10 @@ class AbstractAttackCommand:
                 subset=self.subset,
                 reading=self.reading,
                 target=self.target,
+                mask=self.mask,
+                mask_box=self.mask_box,
+                levels=256 if self.png is not None else self.levels,
+                pictures=self.png is not None,
                 seed=self.seed,
                 device=device,
                 observer=observer,
@@ -136,7 +161,9 @@ class AbstractAttackCommand:
                     folder=(self.out or Path("runs") / f"attack-{plan.given.short}") / "tensorboard",
                     settings=plan.about,
                 ) as tracked:
-                    found = run.run(plan, keep=self.out is not None, observer=tracked)
+                    found = run.run(plan, keep=self.out is not None or self.png is not None, observer=tracked)
+                    if self.png is not None:
+                        run.write_pictures(self.png, plan, found)
                     display = partial(show.show, plan, found)
                     if self.out is not None:
                         written = run.write(self.out, plan, found, threads, tracked)
@@ -181,6 +208,8 @@ def attack_command(kind: type[AbstractAttack]) -> type[AbstractAttackCommand]:
         )
     elif "eps" not in names:
         changed.append(("eps", Suppress[tuple[str, ...]], ()))
+    if not kind.maskable:
+        changed += [("mask", Suppress[Path | None], None), ("mask_box", Suppress[Any], None)]
     if not kind.targetable:
         changed.append(("target", Suppress[str | None], None))
     return make_dataclass(

@@ -23,6 +23,8 @@ from casemate.attacks import (
 )
 from casemate.attacks.gradient import to_last_iterate
 from casemate.attacks.parts import record_of
+from casemate.cli.attack import pictures as png
+from casemate.cli.attack.masks import Box, read_mask
 from casemate.cli.shared import inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import ModelOptions, Reading
@@ -81,6 +83,10 @@ class AttackPlan:
     """Index of the class that a targeted attack aims at; None for an untargeted attack."""
     given: OpenedModel
     """The model as it was opened, with what is known of it."""
+    mask: Tensor | None = None
+    """Which values may change, of a shape that broadcasts to the images'; None: all."""
+    levels: int | None = None
+    """Levels of the grid of the adversarial images' values; None: no grid."""
 
 
 @dataclass(frozen=True)
@@ -121,17 +127,24 @@ class AttackOutcome:
     largest: tuple[str, AttackResult] | None = None
     """For the contact sheet: the largest eps as the user wrote it ("" for an attack without eps) and its result; None
     if images are not kept."""
+    fooled: dict[str, Tensor] = field(default_factory=dict)
+    """If images are kept: which of them fool, by the same names."""
+    saved: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the adversarial images written as PNG files, by the same names: how many fooled before, and how many of these
+    still do when they are read again."""
     passes: Passes = field(default_factory=Passes)
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The measures at every eps, the passes and the seconds, for result.json."""
         points = [each.as_json() for each in self.points]
+        saved = [{"run": name, "fooled": fooled, "still_fool": again} for name, (fooled, again) in self.saved.items()]
         return {
             "clean_accuracy": self.clean.as_json(),
             "points": points,
             "passes": asdict(self.passes),
             "seconds": self.seconds,
+            **({"png": saved} if saved else {}),
         }
 
 
@@ -204,6 +217,10 @@ def prepare(
     subset: str | None,
     reading: Reading,
     target: str | None,
+    mask: Path | None,
+    mask_box: Box | None,
+    levels: int | None,
+    pictures: bool,
     seed: int,
     device: str,
     observer: Observer,
@@ -222,6 +239,10 @@ def prepare(
         subset: which of the user's own images to take; see `inputs.load_images`.
         reading: how to read the user's own images.
         target: name or index of a class to aim at; images of this class are then removed.
+        mask: a file with a mask; None: none.
+        mask_box: the rectangle that may change; None: all.
+        levels: of the grid of the adversarial images' values; None: no grid.
+        pictures: the adversarial images are to be written as PNG files.
         seed: of all random draws.
         device: where to compute.
         observer: receives progress.
@@ -251,6 +272,15 @@ def prepare(
         test = test[test.labels != wanted]
         if not len(test):
             raise SettingError(f"all of the images are of class {model.classes[wanted]}; take more --images")
+    found_mask = read_mask(mask, mask_box, test.tensors()[0])
+    if found_mask is not None:
+        title += f", in the mask {found_mask[1]}"
+    if pictures:
+        png.check_channels(test.tensors()[0].shape[1])
+    if levels is not None and levels < 2:
+        raise SettingError(f"--levels {levels}; expected at least 2")
+    if levels is not None:
+        title += f", {levels} levels"
     attacks = dict(series.attacks.values())
     needed = attack_passes(attacks, len(model.classes), len(test), 1).forward + len(test)
     inputs.expect_queries(given, loading, needed)
@@ -265,12 +295,24 @@ def prepare(
         **shown,
         "eps": list(series.radii),
         "target": None if wanted is None else model.classes[wanted],
+        **({} if found_mask is None else {"mask": found_mask[1]}),
+        **({} if levels is None else {"levels": levels}),
         "seed": seed,
         **inputs.about_options(loading, reading, found.chosen),
         "device": device,
         "notes": notes if inference is not None else [],
     }
-    return AttackPlan(about, title, series, model, test, wanted, given)
+    return AttackPlan(
+        about,
+        title,
+        series,
+        model,
+        test,
+        wanted,
+        given,
+        mask=None if found_mask is None else found_mask[0],
+        levels=levels,
+    )
 
 
 def _expect_no_gradients(series: AttackSeries) -> None:
@@ -321,7 +363,12 @@ def run(plan: AttackPlan, *, keep: bool, observer: Observer) -> AttackOutcome:
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(derive(plan.about["seed"], "answers at random"))  # for the model's own randomness
         _, first = next(iter(plan.series.attacks.values()))
-        if isinstance(first, AbstractGradientAttack) and plan.target is None:
+        if (
+            isinstance(first, AbstractGradientAttack)
+            and plan.target is None
+            and plan.mask is None
+            and plan.levels is None
+        ):
             _run_sweep(plan, first, found, observer)
             if keep:
                 for _, text, result in _results(plan, observer):
@@ -372,13 +419,27 @@ def _results(plan: AttackPlan, observer: Observer) -> Iterator[tuple[float, str,
     targets = None if plan.target is None else torch.full_like(labels, plan.target)
     for eps, (text, each) in plan.series.attacks.items():
         seed = plan.about["seed"]
-        yield eps, text, each(plan.model, images, labels, targets=targets, seed=seed, observer=observer)
+        yield (
+            eps,
+            text,
+            each(
+                plan.model,
+                images,
+                labels,
+                targets=targets,
+                mask=plan.mask,
+                levels=plan.levels,
+                seed=seed,
+                observer=observer,
+            ),
+        )
 
 
 def _keep(found: AttackOutcome, text: str, result: AttackResult) -> None:
     """Put a run's adversarial images and result into `found`; must be called last for the largest eps."""
     name = f"eps-{parse_eps(text):g}" if text else "adversarial"
     found.images[name] = result.adversarial.cpu().contiguous()
+    found.fooled[name] = result.success.cpu()
     found.largest = (text, result)
 
 
@@ -462,6 +523,14 @@ def write(folder: Path, plan: AttackPlan, found: AttackOutcome, threads: int, ob
     names = outputs.RESULT, table.name, "adversarial.safetensors", *sheet
     track(observer, Tracked(files=[folder / name for name in names]))
     return names
+
+
+def write_pictures(folder: Path, plan: AttackPlan, found: AttackOutcome) -> None:
+    """Write the adversarial images to PNG files, a folder for each eps, and count in `found` which fool when read."""
+    for name, fooled in found.fooled.items():
+        files = png.write_pngs(folder / name, found.images[name], plan.model.bounds)
+        again = png.surviving(plan.model, files, found.images["labels"], plan.target)
+        found.saved[name] = (int(fooled.sum()), int((fooled & again).sum()))
 
 
 def with_hashes(plan: AttackPlan) -> AttackPlan:

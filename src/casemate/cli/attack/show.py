@@ -24,6 +24,10 @@ def show(plan: AttackPlan, outcome: AttackOutcome, *, as_json: bool) -> None:
         f"Accuracy without an attack: {outcome.clean}.",
         f"n = {len(plan.test):,}; {outcome.passes.forward:,} forward and {outcome.passes.backward:,} backward passes; "
         f"{console.duration(outcome.seconds)} on {plan.about['device']}.",
+        *(
+            f"{escape(name)} as PNG files, read again: {again:,} of {fooled:,} images that fooled still do."
+            for name, (fooled, again) in outcome.saved.items()
+        ),
         *console.note_lines(plan.about["notes"]),
     )
 
