@@ -114,8 +114,7 @@ def _boundary(
         torch.zeros_like(nearest),
     )  # the offset of a masked class is -inf
     for column, total in enumerate(totals):
-        gradient = gradient_of(total, images, retain=column + 1 < len(totals))
-        gradient = criterion.masked(gradient)
+        gradient = criterion.masked(gradient_of(total, images, retain=column + 1 < len(totals)))
         finite &= gradient.flatten(1).abs().amax(1).isfinite()
         steepness = dual_norm_of(gradient, norm)
         distance = offsets[:, column].abs() / steepness
