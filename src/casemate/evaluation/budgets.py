@@ -106,13 +106,14 @@ def _averaged(budget: Budget, norm: Norm, eps: float) -> dict[str, AbstractAttac
 
 def _nearest(norm: Norm, steps: int, eps: float) -> dict[str, AbstractAttack]:
     """The minimum-norm attacks of a budget in Linf, L2 or L1, which stop at the distance eps."""
-    shared: dict[str, AbstractAttack] = {"fmn": FMN(norm=norm, steps=steps, stop_at_distance=eps)}
-    if norm == "linf":
-        return shared
-    shared = {"alma": ALMA(norm=norm, steps=steps, stop_at_distance=eps)} | shared
+    attacks: dict[str, AbstractAttack] = {}
     if norm == "l2":
-        return {"pdgd": PDGD(steps=steps, stop_at_distance=eps)} | shared
-    return {"pdpgd": PDPGD(norm=norm, steps=steps, stop_at_distance=eps)} | shared
+        attacks["pdgd"] = PDGD(steps=steps, stop_at_distance=eps)
+        attacks["alma"] = ALMA(norm=norm, steps=steps, stop_at_distance=eps)
+    elif norm == "l1":
+        attacks["pdpgd"] = PDPGD(norm=norm, steps=steps, stop_at_distance=eps)
+    attacks["fmn"] = FMN(norm=norm, steps=steps, stop_at_distance=eps)
+    return attacks
 
 
 def _fewest_values(budget: Budget, eps: float) -> dict[str, AbstractAttack]:
