@@ -175,10 +175,10 @@ def page() -> str:
         "# What minimum-norm attacks add to AutoAttack",
         "",
         "Written by `python benchmarks/strength/ablation.py`, whose files are in `ablation/`; the networks are set",
-        "aside, no number of the reported ones is used. Each minimum-norm attack, with its number of steps, runs once, on",
-        "all images that a network classifies correctly, and counts at three eps, one image at one eps as one.",
-        "AutoAttack's attacks run at each eps, on the images that are left. Seconds of the processor, one thread, beside",
-        "other work.",
+        "aside, no number of the reported ones is used. Each minimum-norm attack, with its number of steps, runs once,",
+        "on all images that a network classifies correctly, and counts at three eps, one image at one eps as one.",
+        "AutoAttack's attacks run at each eps, on the images that are left. Seconds of the processor, one thread,",
+        "beside other work.",
     ]
     for norm in NORMS:
         lines += ["", f"## {norm}", "", *table(norm)]
