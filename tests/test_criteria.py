@@ -239,6 +239,22 @@ def test_every_attack_fools_as_the_criterion_says(name: str, case: str) -> None:
     assert "robust accuracy" in found._repr_html_()
 
 
+@pytest.mark.parametrize(
+    ("case", "record"),
+    [
+        ("top-k", {"name": "TopK", "k": 2}),
+        ("one set", {"name": "AnyOf"}),
+        ("labels", {"name": "MultiLabel", "threshold": 0.0, "wrong": "any"}),
+        ("own", {"name": "Lead", "factor": 2.0}),
+    ],
+)
+def test_a_result_says_by_which_criterion(case: str, record: dict[str, Any]) -> None:
+    attack = quick(ATTACKS["pgd"])
+    found = attack(tiny_model(), IMAGES, CRITERIA[case][0])
+    assert found.attack == attack.record() | {"criterion": record}
+    assert "criterion" not in attack(tiny_model(), IMAGES, LABELS).attack
+
+
 @pytest.mark.parametrize("name", sorted(BY_CLASS))
 def test_an_attack_that_goes_through_the_classes_says_what_to_take(name: str) -> None:
     with pytest.raises(SettingError, match=r"goes through the wrong classes .* TopK does not have; take (APGD|FAB)"):

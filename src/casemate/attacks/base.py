@@ -534,7 +534,7 @@ class AbstractAttack(ABC):
             loss=loss,
             norm=norms,
             passes=total,
-            attack=self.record(),
+            attack=self.record() | ({} if whole.by_class else {"criterion": whole.record()}),
             clean=images,
             labels=labels,
             free_share=share,

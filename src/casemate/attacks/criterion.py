@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, final
+from typing import Any, ClassVar, TypeVar, cast, final
 
 import torch
 from jaxtyping import Int64
@@ -126,6 +126,12 @@ class AbstractCriterion(Rows, ABC):
         return -value if self.targeted else value
 
     @final
+    def record(self) -> dict[str, Any]:
+        """The name of the class ("name"), and its settings that are numbers, texts or tuples of these, for results."""
+        settings = {name: value for name, value in vars(self).items() if name != "shared" and _is_plain(value)}
+        return {"name": type(self).__name__, **settings}
+
+    @final
     def with_changes(self: C, **attributes: Any) -> C:
         """A copy with other values of some attributes, such as `never` or `watched`."""
         changed = copy(self)
@@ -184,6 +190,13 @@ class AbstractCriterion(Rows, ABC):
     def _report(self, logits: Logits) -> None:
         if self.watched is not None:
             self.watched.report(self.watched.positions, logits)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can express a setting."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, cast(tuple[object, ...], value)))
+    return isinstance(value, bool | int | float | str)
 
 
 Criterion = AbstractCriterion
