@@ -96,7 +96,7 @@ class AttackResult(Rows):
     passes: Passes
     """Passes made for all images of the call together, also in `result[mask]`."""
     attack: dict[str, Any]
-    """The attack's class name and hyper-parameters (`AbstractAttack.record`); under "criterion" a criterion of one's own."""
+    """The attack's class name and hyper-parameters (`AbstractAttack.record`); under "criterion" one's own."""
     clean: Images
     """The images that were attacked, as they were given."""
     labels: Classes
