@@ -28,8 +28,9 @@ from casemate.attacks import (
     Status,
     frozen,
 )
-from casemate.attacks.base import check_images, with_eps
+from casemate.attacks.base import with_eps
 from casemate.attacks.gradient import Keep, Loop, with_steps
+from casemate.attacks.inputs import check_images
 from casemate.errors import CasemateWarning, DataError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps, Norm

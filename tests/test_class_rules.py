@@ -13,7 +13,7 @@ from torch import nn
 
 import casemate
 from casemate.attacks import AbstractAttack
-from casemate.attacks.base import overridable
+from casemate.attacks.overriding import overridable
 
 _OPTIONS = ("casemate.cli", "casemate.play")
 """Options of commands build on one another as their parser wants it."""

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from casemate.attacks import BIM, FGSM, FMN, PGD, AbstractAttack, Passes, SparseRS, Status, SurFree, base
-from casemate.attacks.base import verify_candidates
 from casemate.attacks.levels import Grid
+from casemate.attacks.verify import verify_candidates
 from casemate.cli.attack import pictures as png
 from casemate.cli.main import main
 from casemate.data import to_float

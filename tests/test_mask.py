@@ -42,11 +42,11 @@ from casemate.attacks import (
     Transfer,
     Transferable,
 )
-from casemate.attacks.base import verify_candidates
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.parts import InputDiversity, Nesterov, ScaledCopies, TranslationKernel, VarianceTuning
 from casemate.attacks.registry import norms_of
 from casemate.attacks.sparse_rs import places_of
+from casemate.attacks.verify import verify_candidates
 from casemate.cli.attack.masks import read_mask
 from casemate.errors import DataError, SettingError, ShapeError
 from casemate.norms import Ball, Norm

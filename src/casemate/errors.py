@@ -1,7 +1,7 @@
 """The one tree of errors. A message says what was seen, what was expected, and what to do.
 
 Errors are about *use* (bad input, a missing file, a full disk). Problems with *numbers* are values: the status codes of
-`attacks.base.AttackResult` and the findings of `evaluate`. A user who gets such a number without an evaluation gets a
+`attacks.result.AttackResult` and the findings of `evaluate`. A user who gets such a number without an evaluation gets a
 `CasemateWarning` too.
 """
 

@@ -7,8 +7,6 @@ from casemate.attacks.autoattack import AutoAttack as AutoAttack
 from casemate.attacks.base import AbstractAttack as AbstractAttack
 from casemate.attacks.base import AbstractMinimumNormAttack as AbstractMinimumNormAttack
 from casemate.attacks.base import as_attack as as_attack
-from casemate.attacks.base import as_images as as_images
-from casemate.attacks.base import check_images as check_images
 from casemate.attacks.base import innermost as innermost
 from casemate.attacks.base import is_unlimited as is_unlimited
 from casemate.attacks.base import with_eps as with_eps
@@ -31,6 +29,8 @@ from casemate.attacks.gradient import AbstractGradientAttack as AbstractGradient
 from casemate.attacks.gradient import Transferable as Transferable
 from casemate.attacks.gradient import input_gradient as input_gradient
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
+from casemate.attacks.inputs import as_images as as_images
+from casemate.attacks.inputs import check_images as check_images
 from casemate.attacks.lbfgs import LBFGS as LBFGS
 from casemate.attacks.noise import CornerNoise as CornerNoise
 from casemate.attacks.noise import UniformNoise as UniformNoise

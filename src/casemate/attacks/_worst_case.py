@@ -7,9 +7,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from casemate.attacks.base import AbstractAttack, Verified, verify_candidates
+from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.result import Passes, RunResult
+from casemate.attacks.verify import Verified, verify_candidates
 from casemate.logits import is_valid
 from casemate.models import Classifier
 from casemate.norms import Ball

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from casemate.attacks._worst_case import run_on_survivors
 from casemate.attacks.apgd import APGD, TargetedAPGD
-from casemate.attacks.base import AbstractAttack, Verified, stream_key
+from casemate.attacks.base import AbstractAttack, stream_key
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.fab import FAB, TargetedFAB
 from casemate.attacks.result import Passes, RunResult
 from casemate.attacks.square import Square
+from casemate.attacks.verify import Verified
 from casemate.errors import SettingError
 from casemate.losses import AnyLoss
 from casemate.models import Classifier

@@ -1,12 +1,11 @@
 """The base of all attacks: checks of the input before the algorithm, verification of its candidates after it.
 
-`AbstractAttack.__call__` is the same for every attack; `run` is the algorithm. Its candidates are verified here, by
-code that did not make them: projected once more, checked against ball and bounds in float64, classified again.
+`AbstractAttack.__call__` is the same for every attack; `run` is the algorithm. What a caller gave is checked first
+(`inputs.py`), and the candidates that the algorithm returns are verified (`verify.py`).
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar, final
 
@@ -14,240 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from casemate.attacks.criterion import Criterion, Misclassification
-from casemate.attacks.levels import Grid, restore
+from casemate.attacks.inputs import as_images, check_images, check_pixels
+from casemate.attacks.levels import Grid
 from casemate.attacks.masks import as_mask, free_share
 from casemate.attacks.overriding import overridable
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
-from casemate.data import Array, as_labels, as_tensor, dimensions_remedy, to_float
-from casemate.errors import DataError, ModelError, SettingError, ShapeError, kind_of
+from casemate.attacks.verify import Verified, restored, run_in_turn, verify_candidates
+from casemate.data import Array, as_labels
+from casemate.errors import DataError, SettingError, ShapeError, kind_of
 from casemate.functions import function_record
-from casemate.logits import is_valid
 from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
-from casemate.models import Classifier, Frozen, UserCall, as_model, full_precision, model_of, normal_tensor, user_call
-from casemate.norms import AnyNorm, Ball, Bounds, norm_of, parse_eps
+from casemate.models import Classifier, Frozen, UserCall, as_model, model_of, normal_tensor, user_call
+from casemate.norms import AnyNorm, Ball, parse_eps
 from casemate.progress import NULL_OBSERVER, Advance, Observer, no_progress
 from casemate.rng import Streams, derive
-from casemate.rows import Rows
 from casemate.settings import expect
-from casemate.types import Flags, Images, Labels, Logits, Mask, PerExample
-
-
-def as_images(given: Array) -> Tensor:
-    """Images as a tensor of the type that they have; bytes (uint8) are scaled to [0, 1]."""
-    images = as_tensor(given, "images")
-    return to_float(images, images.device) if images.dtype == torch.uint8 else images
-
-
-_CHANNELS = (1, 3, 4)
-"""Usual numbers of channels."""
-BEYOND = 9e-7
-"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
-
-
-def _remedy(images: Tensor, shape: tuple[int, ...] | None) -> str:
-    """The end of an error about images that are not of `shape` each: what to write instead, if that is clear."""
-    channels_last = images.ndim == 4 and shape is not None and (*images.shape[3:], *images.shape[1:3]) == shape
-    if channels_last:
-        return ": images.permute(0, 3, 1, 2), since they have their channels last"
-    return dimensions_remedy(tuple(images.shape))
-
-
-def check_images(model: Classifier, images: Tensor, labels: Tensor, *, start: int | None = None) -> None:
-    """Raise `ShapeError` unless images and labels have the type, shape and range that the model takes.
-
-    See `_check_pixels` for the images.
-    """
-    _check_pixels(model, images, start)
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ShapeError(f"labels of type {labels.dtype} and shape {tuple(labels.shape)}; expected {len(images)} int64")
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(model.classes):
-        raise ShapeError(
-            f"labels from {int(labels.min())} to {int(labels.max())}; with {len(model.classes)} classes they run from "
-            f"0 to {len(model.classes) - 1}: number the classes from 0, in the order of the model's outputs"
-        )
-
-
-def _check_pixels(model: Classifier, images: Tensor, start: int | None = None) -> None:
-    """Raise `ShapeError` unless images have the type, shape and range that the model takes.
-
-    A model whose image shape or number of classes is not known yet is called to find them out; this may raise
-    `ModelError`. With `start`, the position of the first image in the data, an error about pixels names the image.
-    """
-    shape = model.interface["input_shape"]
-    if images.ndim != 4 or (shape is not None and tuple(images.shape[1:]) != shape):
-        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
-        raise ShapeError(f"images of shape {tuple(images.shape)}; expected (n, {wanted}){_remedy(images, shape)}")
-    if not images.is_floating_point():
-        raise ShapeError(
-            f"images of type {images.dtype}; expected bytes (uint8), or floating point within {model.bounds}"
-        )
-    if len(images):
-        _check_range(images, model.bounds, start)
-    try:
-        model.infer(prepare_images(images[:2], model))
-    except ModelError as error:
-        if images.shape[1] in _CHANNELS or images.shape[3] not in _CHANNELS:
-            raise
-        raise ModelError(f"{error}. The images seem to have their channels last: images.permute(0, 3, 1, 2)") from error
-
-
-def _check_range(images: Tensor, bounds: Bounds, start: int | None) -> None:
-    """Raise `ShapeError` unless all pixels are finite and within the bounds, up to the rounding of float32."""
-    low, high = images.amin().item(), images.amax().item()
-    beyond = max(bounds[0] - low, high - bounds[1])
-    if beyond <= BEYOND:  # not so if a pixel is NaN, since then both are
-        return
-    finite = images.isfinite().flatten(1).all(1)
-    if not finite.all():
-        raise ShapeError(
-            f"{int((~finite).sum())} of {len(images)} images have pixels that are not finite numbers, the first of "
-            f"them image {(start or 0) + int(finite.long().argmin())}; leave them out, or look at what made them"
-        )
-    seen = f"pixels from {low:.4g} to {high:.4g}, but the model's bounds are {bounds}"
-    if start is not None:
-        outside = ((images < bounds[0] - BEYOND) | (images > bounds[1] + BEYOND)).flatten(1).any(1)
-        seen += f" (image {start + int(outside.long().argmax())} is the first)"
-    if beyond < 0.01 * (bounds[1] - bounds[0]):
-        raise ShapeError(
-            f"{seen}: {beyond:.1g} beyond, as resizing makes them. Clip them: images.clamp({bounds[0]:g}, "
-            f"{bounds[1]:g})"
-        )
-    raise ShapeError(
-        f"{seen}. Scale the images (bytes by 1/255) and put any normalisation into the Classifier (mean=, std=), not "
-        "into the images: Classifier(network, mean=..., std=...). If the pixels are meant to have this range, give it "
-        "as bounds="
-    )
-
-
-@final
-@dataclass(frozen=True)
-class Verified(Rows):
-    """Candidate images after verification, one entry per image."""
-
-    images: Images
-    """The candidates, projected onto ball and bounds; the clean image where not `finite`."""
-    logits: Logits
-    """The model's logits of `images`."""
-    norm: PerExample
-    """Norm of the perturbation, in the norm of the ball; computed in float64."""
-    finite: Flags
-    """The attack reported finite numbers for the candidate, and its pixels and logits are finite."""
-    passes: Passes
-    has_gradient: Flags
-    """The attack's gradient was not exactly zero at some step; True if unknown."""
-    possible: Flags
-    """An image on the grid lies in the ball; where not, `images` has the clean one. True without a grid."""
-    claimed: Flags
-    """The copy under attack (not the model itself) is fooled by this image or an earlier iterate; False if unknown."""
-
-
-@full_precision()  # whatever the attack uses
-@torch.no_grad()
-def verify_candidates(
-    classify: Callable[[Images], Logits],
-    candidates: Images,
-    clean: Images,
-    ball: Ball,
-    bounds: Bounds,
-    finite: Flags | None = None,
-    *,
-    mask: Mask | None = None,
-    grid: Grid | None = None,
-) -> Verified:
-    """Project candidate images into ball and bounds, and classify them again.
-
-    Args:
-        classify: returns the logits of images.
-        finite: mask of the candidates to accept, all if None; the others, and those whose pixels or logits are not
-            finite, are replaced by the clean images.
-        mask: where it is False, candidates get the values of the clean images; None: nowhere.
-        grid: the projected images are rounded to it within the ball; None: they are not.
-
-    Raises:
-        RuntimeError: a projected image lies outside the ball or differs outside the mask, which is a bug in casemate.
-    """
-    sound = candidates.flatten(1).isfinite().all(1)
-    finite = sound if finite is None else sound & finite
-    accepted = torch.where(finite.view(-1, 1, 1, 1), candidates, clean)
-    images = ball.project(accepted if mask is None else accepted.where(mask, clean), clean, bounds)
-    possible = torch.ones_like(finite)
-    if grid is not None:
-        images, possible = grid.round_into(images, clean, ball, mask)
-    logits = classify(images)
-    passes = Passes(forward=len(clean))
-    finite &= is_valid(logits)
-    if not finite.all():
-        images = torch.where(finite.view(-1, 1, 1, 1), images, clean)
-        logits[~finite] = classify(clean[~finite])
-        passes.forward += int((~finite).sum())
-    norms = norm_of(images.double() - clean.double(), ball.norm)
-    low, high = bounds
-    if len(norms) and not (norms.max() <= ball.reach(bounds) and images.min() >= low and images.max() <= high):
-        raise RuntimeError(f"a projected image lies outside the ball: {norms.max().item()} > {ball.eps}")
-    if mask is not None and not torch.equal(images, images.where(mask, clean)):
-        raise RuntimeError("a projected image differs from the clean one outside the mask")
-    known = torch.ones_like(finite)
-    return Verified(
-        images, logits, norms.float(), finite, passes, has_gradient=known, possible=possible, claimed=~known
-    )
-
-
-def _restored(
-    found: Verified,
-    candidates: Images,
-    model: Classifier,
-    classify: Callable[[Images], Logits],
-    clean: Images,
-    ball: Ball,
-    criterion: Criterion,
-    grid: Grid,
-) -> Verified:
-    """What verification found, with other images on the grid where rounding alone undid the attack; see `restore`."""
-    failed = ~criterion.is_adversarial(found.logits) & found.possible & found.finite
-    at = failed.nonzero().squeeze(1)
-    if not len(at):
-        return found
-    part, origin = criterion[at], clean[at]
-    before = ball.project(part.restricted(candidates[at], origin), origin, grid.bounds)
-    with torch.no_grad(), full_precision():
-        undone = part.is_adversarial(classify(before))
-    passes = Passes(forward=len(at))
-    if undone.any():
-        at, before, origin, part = at[undone], before[undone], origin[undone], part[undone]
-        with full_precision():
-            images, logits, made = restore(model, classify, grid, before, found.images[at], origin, ball, part)
-        passes.add(made)
-        norms = norm_of(images.double() - origin.double(), ball.norm)
-        if norms.max() > ball.reach(grid.bounds):
-            raise RuntimeError(f"a rounded image lies outside the ball: {norms.max().item()} > {ball.eps}")
-        found.images[at], found.logits[at], found.norm[at] = images, logits, norms.float()
-    passes.add(found.passes)
-    return replace(found, passes=passes)
-
-
-def run_in_turn(
-    models: Sequence[Classifier], criterion: Criterion, run: Callable[[Classifier, Tensor | slice], Verified]
-) -> Verified:
-    """Run an attack on the first model, and again on each next one where low precision may be why it failed.
-
-    Those are the failed examples where the copy was fooled but the original is not, where logits or gradients were not
-    finite, or where the gradient was zero. Returned is each example's result on the last model that it was attacked on.
-
-    Args:
-        models: those of `Frozen.precision_stages`: copies in lower precision first.
-        run: attacks one of the models on the examples at some positions, and verifies the candidates.
-    """
-    found = run(models[0], slice(None))
-    for model in models[1:]:
-        failed = ~criterion.is_adversarial(found.logits)
-        again = (failed & (found.claimed | ~found.finite | ~found.has_gradient)).nonzero().squeeze(1)
-        if len(again):
-            some = run(model, again)
-            found.passes.add(some.passes)
-            found = found.put(again, some)
-    return found
+from casemate.types import Images, Labels, PerExample
 
 
 @final
@@ -354,7 +137,7 @@ class AbstractAttack(ABC):
                 prepared.verifier, made.images, clean[at], ball, model.bounds, made.finite, mask=part.mask, grid=grid
             )
             if grid is not None:
-                found = _restored(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
+                found = restored(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:
@@ -452,7 +235,7 @@ class AbstractAttack(ABC):
             )
         images = as_images(images)
         if isinstance(labels, Criterion):
-            _check_pixels(known, images)
+            check_pixels(known, images)
             whole = _own_criterion(self, labels, len(images), len(known.classes), targets)
             labels = whole.classes
         else:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from casemate.attacks._worst_case import run_on_survivors
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, Verified, as_attack, innermost
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost
 from casemate.attacks.criterion import Criterion
 from casemate.attacks.gradient import AbstractGradientAttack
 from casemate.attacks.result import Passes, RunResult
+from casemate.attacks.verify import Verified
 from casemate.errors import SettingError
 from casemate.losses import stable_cross_entropy
 from casemate.models import Classifier

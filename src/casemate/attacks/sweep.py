@@ -17,19 +17,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks.base import (
-    Verified,
-    as_attack,
-    as_images,
-    check_images,
-    innermost,
-    prepare_for_attack,
-    prepare_images,
-    run_in_turn,
-    stream_key,
-    verify_candidates,
-    with_eps,
-)
+from casemate.attacks.base import as_attack, innermost, stream_key, with_eps
 from casemate.attacks.criterion import Criterion, Misclassification
 from casemate.attacks.gradient import (
     AbstractGradientAttack,
@@ -39,7 +27,10 @@ from casemate.attacks.gradient import (
     input_gradient,
     with_steps,
 )
+from casemate.attacks.inputs import as_images, check_images
+from casemate.attacks.prepare import prepare_for_attack, prepare_images
 from casemate.attacks.result import Passes, status_of
+from casemate.attacks.verify import Verified, run_in_turn, verify_candidates
 from casemate.data import Array, as_labels
 from casemate.errors import SettingError
 from casemate.logits import is_valid

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from casemate.arrays import bytes_of
-from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost, prepare_for_attack
+from casemate.attacks.base import AbstractAttack, AbstractMinimumNormAttack, as_attack, innermost
 from casemate.attacks.criterion import Criterion
+from casemate.attacks.prepare import prepare_for_attack
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError, ShapeError
 from casemate.logits import is_valid

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks import check_images, frozen
-from casemate.attacks.base import BEYOND
+from casemate.attacks.inputs import BEYOND
 from casemate.data import LabelledImages, ReadableImages
 from casemate.errors import ShapeError
 from casemate.evaluation.findings.randomness import is_randomised
