@@ -3,11 +3,12 @@
 import importlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -138,3 +139,47 @@ def test_what_leaves_the_bounds_or_fools_nobody_has_no_distance(originals: Modul
     assert found.tolist() == [True, True, False, False, False]
     for norm, far in (("linf", 0.2), ("l2", 0.2), ("l1", 0.2), ("l0", 1)):
         assert originals.distances(moved[:1], images[:1], norm).item() == pytest.approx(far)
+
+
+# What is computed from the files --------------------------------------------------------------------------------------
+@pytest.fixture
+def module(originals: ModuleType) -> Iterator[Callable[[str], ModuleType]]:
+    """Another script of the folder as a module, by its name."""
+    assert originals  # the folder is on the path
+    yield importlib.import_module
+    for name in ("ablation", "optimality", "run"):
+        sys.modules.pop(name, None)
+
+
+def test_the_page_of_the_ablation_is_of_its_files(module: Callable[[str], ModuleType]) -> None:
+    ablation = module("ablation")
+    assert ablation.PAGE.read_text(encoding="utf-8") == ablation.page()
+    for norm in ablation.NORMS:
+        assert ablation.chosen(norm), norm
+
+
+def test_the_ablation_looks_at_no_reported_network(module: Callable[[str], ModuleType]) -> None:
+    ablation = module("ablation")
+    assert ablation.plan()
+    assert not any(cell.network.reported for cell in ablation.plan())
+    assert {path.name for path in ablation.RESULTS.glob("*")} <= {cell.path.name for cell in ablation.plan()}
+
+
+def test_optimality_is_one_for_the_best_and_zero_where_nothing_is_found(module: Callable[[str], ModuleType]) -> None:
+    optimality = module("optimality").optimality
+    best = np.array([1.0, 2.0, 3.0])
+    assert optimality(best, best) == pytest.approx(1)
+    assert optimality(np.full(3, np.inf), best) == pytest.approx(0)
+    # areas under the steps: 2 for the best, 8/3 for the attack, 3 where nothing is found
+    assert optimality(np.array([2.0, 3.0, 5.0]), best) == pytest.approx(1 - (8 / 3 - 2) / (3 - 2))
+
+
+def test_a_row_is_worse_only_where_more_images_are_left_than_by_chance(module: Callable[[str], ModuleType]) -> None:
+    row = module("run").Row
+    same = {"network": "n", "norm": "l2", "eps": 1.0, "n": 60, "together": None, "seconds": 1.0}
+    left, none = np.ones(60, dtype=bool), np.zeros(60, dtype=bool)
+    few = none.copy()
+    few[:3] = True
+    assert row(ours=left, original=none, **same).is_worse
+    assert not row(ours=few, original=none, **same).is_worse
+    assert not row(ours=none, original=left, **same).is_worse
