@@ -6,12 +6,13 @@ Each mutant is one plausible mistake, patched into the library; every check that
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from casemate.attacks import BIM, FGSM, MIFGSM, PGD, AbstractGradientAttack, Criterion, RunResult, base
+from casemate.attacks import BIM, FGSM, MIFGSM, PGD, AbstractGradientAttack, Criterion, RunResult, base, verify
 from casemate.losses import LOSSES
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds
@@ -234,8 +235,8 @@ def test_a_projection_that_is_skipped_is_caught_by_the_verification(patch: pytes
 def test_without_projection_and_verification_the_checks_fail(name: str, patch: pytest.MonkeyPatch) -> None:
     """The verification is fooled by norms that are always small; the checks compute their own."""
     patch.setattr(Ball, "project", lambda self, images, clean, bounds: images.clamp(*bounds))
-    patch.setattr(Ball, "sample", lambda self, clean, bounds, *rest: (clean + 0.3).clamp(*bounds))
-    patch.setattr(base, "norm_of", lambda delta, norm: torch.zeros(len(delta)))
+    patch.setattr(Ball, "sample", lambda self, clean, bounds, *rest, mask=None: (clean + 0.3).clamp(*bounds))
+    patch.setattr(verify, "norm_of", lambda delta, norm: torch.zeros(len(delta)))
     with pytest.raises(AssertionError):
         ALL[name]()
 
@@ -247,13 +248,13 @@ def test_bounds_that_are_forgotten_fail(name: str, patch: pytest.MonkeyPatch) ->
     patch.setattr(Ball, "project", lambda self, images, clean, bounds: project(self, images, clean, (-9.0, 9.0)))
     with pytest.raises(RuntimeError, match="outside"):
         ALL[name]()
-    found = base.verify_candidates
+    found = verify.verify_candidates
 
     def careless(
-        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
-    ) -> base.Verified:
+        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor, **options: Any
+    ) -> verify.Verified:
         del bounds
-        return found(model, candidates, clean, ball, (-9.0, 9.0), finite)
+        return found(model, candidates, clean, ball, (-9.0, 9.0), finite, **options)
 
     patch.setattr(base, "verify_candidates", careless)
     with pytest.raises(AssertionError):
@@ -281,12 +282,12 @@ def test_a_ball_that_is_a_little_too_large_fails(name: str, patch: pytest.Monkey
 @pytest.mark.parametrize("name", [name for name in OTHERS if name.startswith("claims")])
 def test_claims_that_were_not_checked_again_fail(name: str, patch: pytest.MonkeyPatch) -> None:
     """The predictions of the clean images, reported for the adversarial ones."""
-    found = base.verify_candidates
+    found = verify.verify_candidates
 
     def trusting(
-        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor
-    ) -> base.Verified:
-        return replace(found(model, candidates, clean, ball, bounds, finite), logits=model(clean).detach())
+        model: Classifier, candidates: Tensor, clean: Tensor, ball: Ball, bounds: Bounds, finite: Tensor, **options: Any
+    ) -> verify.Verified:
+        return replace(found(model, candidates, clean, ball, bounds, finite, **options), logits=model(clean).detach())
 
     patch.setattr(base, "verify_candidates", trusting)
     with pytest.raises(AssertionError):

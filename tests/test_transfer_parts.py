@@ -486,13 +486,13 @@ MUTANTS: dict[str, tuple[str, type, str, Callable[..., Any]]] = {
         "variance",
         VarianceTuning,
         "neighbour",
-        lambda self, images, *rest: images,
+        lambda self, images, *rest, mask: images,
     ),
     "neighbours within the bounds": (
         "variance",
         VarianceTuning,
         "neighbour",
-        lambda self, images, ball, streams, *purpose: replace(ball, eps=self.beta * ball.eps).sample(
+        lambda self, images, ball, streams, *purpose, mask: replace(ball, eps=self.beta * ball.eps).sample(
             images, (0.0, 1.0), streams, *purpose
         ),
     ),
