@@ -238,7 +238,7 @@ def test_a_plan_evaluates_nothing_and_tells_the_times(
     code, out, err = run("evaluate", model, "--data", images, "--dry-run", "--json")
     assert code == 0, err
     plan = json.loads(out)
-    assert list(plan["seconds_at_most"]) == ["quick", "standard", "thorough"]
+    assert list(plan["seconds_at_most"]) == ["quick", "autoattack", "standard", "thorough"]
     assert plan["eps"] == [0.1]
     assert plan["images"] == 40
     code, out, _ = run("evaluate", model, "--data", images, "--dry-run", "--norm", "l2")
