@@ -236,7 +236,7 @@ def test_the_time_is_that_of_the_passes() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("randomised", [True, False])
 def test_every_budget_has_attacks_of_one_norm_in_every_norm(norm: str, randomised: bool) -> None:
-    for budget in ("quick", "autoattack", "standard", "thorough"):
+    for budget in ("quick", "standard", "thorough"):
         attacks = attacks_for(budget, norm, 0.5, randomised=randomised)  # type: ignore[arg-type]
         assert len(attacks) >= 3
         assert {attack.ball().norm for attack in attacks.values()} == {norm}
