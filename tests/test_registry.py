@@ -258,7 +258,8 @@ CARELESS = '''
             return Passes(0, 0)
 
         def run(self, model, clean, criterion, streams, advance):
-            noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(len(clean)))
+            generator = torch.Generator().manual_seed(len(clean))
+            noise = torch.rand(clean.shape, generator=generator, dtype=clean.dtype)
             all_of_them = torch.ones(len(clean), dtype=torch.bool)
             return RunResult(clean + self.eps * (2 * noise - 1), all_of_them, all_of_them, Passes(0, 0))
 '''
