@@ -19,7 +19,7 @@ from casemate.attacks.masks import as_mask, free_share
 from casemate.attacks.overriding import overridable
 from casemate.attacks.prepare import group_size, prepare_for_attack, prepare_images
 from casemate.attacks.result import AttackResult, Passes, RunResult, Status, status_of
-from casemate.attacks.verify import Verified, restored, run_in_turn, verify_candidates
+from casemate.attacks.verify import Verified, restore_undone, run_in_turn, verify_candidates
 from casemate.data import Array, as_labels
 from casemate.errors import DataError, SettingError, ShapeError, kind_of
 from casemate.functions import function_record
@@ -137,7 +137,7 @@ class AbstractAttack(ABC):
                 prepared.verifier, made.images, clean[at], ball, model.bounds, made.finite, mask=part.mask, grid=grid
             )
             if grid is not None:
-                found = restored(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
+                found = restore_undone(found, made.images, model, prepared.verifier, clean[at], ball, part, grid)
             made.passes.add(found.passes)
             found = replace(found, has_gradient=made.has_gradient, passes=made.passes)
             if last:

@@ -94,7 +94,7 @@ def verify_candidates(
     )
 
 
-def restored(
+def restore_undone(
     found: Verified,
     candidates: Images,
     model: Classifier,
