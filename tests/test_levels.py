@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from casemate.attacks import BIM, FGSM, FMN, PGD, AbstractAttack, Passes, SparseRS, Status, SurFree, base
+from casemate.attacks import BIM, FGSM, FMN, PGD, AbstractAttack, Passes, SparseRS, Status, SurFree, verify
 from casemate.attacks.levels import Grid
 from casemate.attacks.verify import verify_candidates
 from casemate.cli.attack import pictures as png
@@ -219,7 +219,7 @@ def test_rounding_alone_undoes_attacks_and_the_gradient_restores_them(monkeypatc
     attack = FMN(norm="l2", steps=60)
     assert share_fooled(attack) == 1
     monkeypatch.setattr(
-        base, "restore", lambda model, classify, grid, images, rounded, *rest: (rounded, classify(rounded), Passes())
+        verify, "restore", lambda model, classify, grid, images, rounded, *rest: (rounded, classify(rounded), Passes())
     )
     assert share_fooled(attack) < 0.9
 
@@ -229,7 +229,7 @@ def test_without_a_gradient_values_are_rounded_away_from_the_clean_image(monkeyp
     attack = SurFree(n_queries=300)
     assert share_fooled(attack, gradient=False) > 0.9
     monkeypatch.setattr(
-        base, "restore", lambda model, classify, grid, images, rounded, *rest: (rounded, classify(rounded), Passes())
+        verify, "restore", lambda model, classify, grid, images, rounded, *rest: (rounded, classify(rounded), Passes())
     )
     assert share_fooled(attack, gradient=False) < 0.8
 
