@@ -72,10 +72,10 @@ class Grid:
         """
         shape, values = images.shape, self.values(images)
         exact, flat, origin = values.double(), images.flatten(1).double(), clean.flatten(1).double()
-        home = self._position(origin).round().long()
-        level = self._position(flat).round().long()
+        home, position = self._position(origin).round().long(), self._position(flat)
+        level = position.round().long()
         if slope is not None:
-            sign, position = slope.flatten(1).sign(), self._position(flat)
+            sign = slope.flatten(1).sign()
             up, down = (position - _TIES).ceil().long(), (position + _TIES).floor().long()
             level = torch.where(sign > 0, up, torch.where(sign < 0, down, level)).clamp(0, self.levels - 1)
         fixed = torch.zeros_like(home, dtype=torch.bool) if mask is None else ~mask.flatten(1)
