@@ -66,7 +66,7 @@ def test_the_page_has_all_its_examples() -> None:
 def test_the_attack_has_the_properties_of_every_attack(checkout: Path) -> None:
     """It passes the tests that every attack passes, and its options are in the help."""
     options = ["-n", "0", "-p", "no:cacheprovider", "-k", "random-search", "tests/test_every_attack.py"]
-    assert re.search(r"\b5 passed", run(checkout, "-m", "pytest", *options, cwd=ROOT))
+    assert re.search(r"\b6 passed", run(checkout, "-m", "pytest", *options, cwd=ROOT))
     shown = run(checkout, "-m", "casemate", "attack", "random-search", "--help", cwd=checkout)
     assert "--n-queries" in shown
     assert "Forward passes per image." in shown
