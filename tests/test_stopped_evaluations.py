@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
 
 # Disks ----------------------------------------------------------------------------------------------------------------
 def test_a_full_disk_keeps_what_is_finished(folder: Path, tmp_path: Path) -> None:
-    """AutoAttack's pieces grow on the way, so that the first are below the limit; there are 16.."""
+    """AutoAttack's pieces grow on the way, so that the first are below the limit; there are 16."""
     options = (*LONG, "--budget", "autoattack", "--store", tmp_path / "store", "--out", tmp_path / "out")
     err = said(folder, *options, code=2, limit=40)
     there = len(pieces(tmp_path / "store"))
