@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from casemate.attacks import BIM, FGSM, PGD, Status, frozen
 from casemate.attacks.bpda import BPDA
-from casemate.attacks.gradient import gradient_of
+from casemate.attacks.differentiate import gradient_of
 from casemate.defenses import preprocessed
 from casemate.errors import CasemateWarning, ShapeError
 from oracles import SHAPE, check_reaches_optimum, classifier, generator, linear_problem, network, small_task

@@ -4,6 +4,8 @@ leaves possible.
 
 import itertools
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ def some_images(seed: int, count: int = 6, shape: tuple[int, ...] = SHAPE) -> Te
     return levels.float() / 255
 
 
+def nearest(grid: Grid, images: Tensor) -> Tensor:
+    """The images with every value replaced by the nearest of the grid, found by looking at all of them."""
+    values = grid.values(images)
+    return values[(images.flatten().unsqueeze(1) - values).abs().argmin(1)].view_as(images)
+
+
 # ---------------------------------------------------------------------------------------------------------- the grid
 
 
@@ -48,7 +56,7 @@ def test_the_values_are_those_of_bytes() -> None:
     assert torch.equal(Grid(UNIT, 256).values(torch.zeros(1)), to_float(every.view(-1, 1, 1, 1)).flatten())
     assert torch.equal(Grid(UNIT, 256).values(torch.zeros(1).double()), every.double() / 255)
     images = some_images(0)
-    assert torch.equal(Grid(UNIT, 256).nearest(images), images)
+    assert torch.equal(nearest(Grid(UNIT, 256), images), images)
     assert torch.equal((images * 255).round().to(torch.uint8).float() / 255, images)
 
 
@@ -56,10 +64,11 @@ def test_the_values_are_those_of_bytes() -> None:
 def test_rounding_takes_the_nearest_value(levels: int, bounds: Bounds) -> None:
     grid, images = Grid(bounds, levels), torch.rand(2, *SHAPE, generator=generator(levels))
     images = bounds[0] + (bounds[1] - bounds[0]) * images
-    values = grid.values(images)
-    expected = values[(images.flatten().unsqueeze(1) - values).abs().argmin(1)].view_as(images)
-    assert torch.allclose(grid.nearest(images), expected, atol=1e-6 * (bounds[1] - bounds[0]))
-    assert torch.equal(grid.nearest(grid.nearest(images)), grid.nearest(images))
+    values, anywhere = grid.values(images), Ball(norm="l2", eps=math.inf)
+    found, possible = grid.round_into(images, torch.full_like(images, bounds[0]), anywhere)
+    assert possible.all()
+    assert torch.allclose(found, nearest(grid, images), atol=1e-6 * (bounds[1] - bounds[0]))
+    assert torch.equal(grid.round_into(found, images, anywhere)[0], found)
     assert values[0] == torch.tensor(bounds[0])
     assert values[-1] == torch.tensor(bounds[1])
 
@@ -75,11 +84,10 @@ def check_rounding(
     found, possible = grid.round_into(images, clean, ball, slope=slope)
     distance = norm_of(found.double() - clean.double(), norm)
     assert (distance <= ball.reach(UNIT)).all(), "left the ball"
-    assert torch.equal(found[possible], grid.nearest(found[possible])), "not on the grid"
+    assert torch.equal(found[possible], nearest(grid, found[possible])), "not on the grid"
     assert torch.equal(found[~possible], clean[~possible])
-    near = grid.nearest(clean)
-    nearest = norm_of(near.double() - clean.double(), norm)
-    assert torch.equal(possible, nearest <= ball.reach(UNIT)), "an image on the grid was overlooked, or invented"
+    least = norm_of(nearest(grid, clean).double() - clean.double(), norm)
+    assert torch.equal(possible, least <= ball.reach(UNIT)), "an image on the grid was overlooked, or invented"
 
 
 @given(
@@ -95,7 +103,7 @@ def test_rounded_images_lie_on_the_grid_and_in_the_ball(
 ) -> None:
     """Whatever the clean image, the norm and the slope."""
     clean = torch.rand(6, *SHAPE, generator=generator(seed))
-    clean = Grid(UNIT, levels).nearest(clean) if on_grid else clean
+    clean = nearest(Grid(UNIT, levels), clean) if on_grid else clean
     eps = float(int(40 * eps)) if norm == "l0" else eps
     wild = torch.rand(6, *SHAPE, generator=generator(seed + 1))
     images = Ball(eps=eps, norm=norm).project(wild, clean, UNIT)
@@ -109,7 +117,7 @@ def test_images_in_the_ball_are_rounded_to_nearest_where_that_is_inside() -> Non
         images = (clean + 0.02 * torch.randn(clean.shape, generator=generator(2))).clamp(0, 1)
         found, possible = Grid(UNIT, 256).round_into(images, clean, Ball(eps=eps, norm=norm))  # type: ignore[arg-type]
         assert possible.all()
-        assert torch.equal(found, Grid(UNIT, 256).nearest(images))
+        assert torch.equal(found, nearest(Grid(UNIT, 256), images))
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.31), ("l1", 0.45), ("l0", 2.0), ("linf", 0.26)])
@@ -119,7 +127,7 @@ def test_the_best_rounding_of_a_few_values_by_trying_all(norm: Norm, eps: float)
     every = torch.tensor(list(itertools.product(range(6), repeat=4))).float().div(5).double()
     worse = 0
     for _ in range(20):
-        clean = grid.nearest(torch.rand(1, 1, 2, 2, generator=random))
+        clean = nearest(grid, torch.rand(1, 1, 2, 2, generator=random))
         slope = torch.randn(1, 1, 2, 2, generator=random)
         ball = Ball(eps=eps, norm=norm)
         images = ball.ascend(slope, clean, clean, UNIT, eps)
@@ -167,7 +175,7 @@ def test_every_attack_returns_images_on_the_grid_in_the_ball(name: str) -> None:
     found = attack(model, images, labels, levels=16)
     off = found.status == Status.OFF_GRID
     grid, ball = Grid(UNIT, 16), attack.ball()
-    assert torch.equal(found.adversarial[~off], grid.nearest(found.adversarial)[~off])
+    assert torch.equal(found.adversarial[~off], nearest(grid, found.adversarial)[~off])
     assert torch.equal(found.adversarial[off], images[off])
     assert not found.success[off].any()
     distance = norm_of(found.adversarial.double() - images.double(), ball.norm)
@@ -203,13 +211,34 @@ class NoGradient(nn.Module):
             return self.inner(images)
 
 
-def share_fooled(attack: AbstractAttack, *, gradient: bool = True) -> float:
+class _ForwardOnly(torch.autograd.Function):
+    """The identity, without a backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        """The same values."""
+        return images.clone()
+
+
+class BrokenGradient(nn.Module):
+    """A network that fails when its gradient is computed."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits."""
+        return self.inner(_ForwardOnly.apply(images))
+
+
+def share_fooled(attack: AbstractAttack, hide: Callable[[nn.Module], nn.Module] | None = None) -> float:
     """Share of images on a coarse grid that an attack to the boundary of a linear classifier fools on that grid."""
     problem = linear(1)
-    images = Grid(UNIT, 16).nearest(problem.images)
+    images = nearest(Grid(UNIT, 16), problem.images)
     with torch.no_grad():
         labels = problem.model(images).argmax(1)
-    model = problem.model if gradient else classifier(NoGradient(problem.model.network))
+    model = problem.model if hide is None else classifier(hide(problem.model.network))
     found = attack(model, images, labels, levels=16)
     return found.success.double().mean().item()
 
@@ -225,24 +254,27 @@ def test_rounding_alone_undoes_attacks_and_the_gradient_restores_them(monkeypatc
 
 
 @quiet
-def test_without_a_gradient_values_are_rounded_away_from_the_clean_image(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hide", [NoGradient, BrokenGradient])
+def test_without_a_gradient_values_are_rounded_away_from_the_clean_image(
+    hide: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
     attack = SurFree(n_queries=300)
-    assert share_fooled(attack, gradient=False) > 0.9
+    assert share_fooled(attack, hide) > 0.9
     monkeypatch.setattr(
         verify, "restore", lambda model, classify, grid, images, rounded, *rest: (rounded, classify(rounded), Passes())
     )
-    assert share_fooled(attack, gradient=False) < 0.8
+    assert share_fooled(attack, hide) < 0.8
 
 
 def test_bounds_other_than_zero_and_one_have_their_own_grid() -> None:
     inner = linear(2)
     model = Classifier(inner.model.network, input_shape=SHAPE, classes=("0", "1"), bounds=(-1.0, 3.0)).eval()
     grid = Grid((-1.0, 3.0), 9)
-    images = grid.nearest(4 * inner.images - 1)
+    images = nearest(grid, 4 * inner.images - 1)
     with torch.no_grad():
         labels = model(images).argmax(1)
     found = PGD(eps=1.0, steps=5)(model, images, labels, levels=9)
-    assert torch.equal(found.adversarial, grid.nearest(found.adversarial))
+    assert torch.equal(found.adversarial, nearest(grid, found.adversarial))
     assert ((found.adversarial * 2).round() / 2 == found.adversarial).all()
     assert found.norm.max() <= 1.0
 
@@ -266,7 +298,7 @@ def test_a_ball_without_an_image_on_the_grid_is_reported(norm: Norm, eps: float,
 
 def test_the_other_images_of_a_batch_are_attacked_all_the_same() -> None:
     task = small_task(dtype=torch.float32)
-    images = Grid(UNIT, 256).nearest(task.images)
+    images = nearest(Grid(UNIT, 256), task.images)
     images[4, 0, 0, :4] = 0.1234
     with torch.no_grad():
         labels = task.model(images).argmax(1)
@@ -282,7 +314,7 @@ def test_the_other_images_of_a_batch_are_attacked_all_the_same() -> None:
 @quiet
 def test_masks_and_levels_go_together() -> None:
     task = small_task(dtype=torch.float32)
-    images = Grid(UNIT, 256).nearest(task.images)
+    images = nearest(Grid(UNIT, 256), task.images)
     mask = torch.zeros(6, 6, dtype=torch.bool)
     mask[1:5, 1:4] = True
     images[3, 0, 0, 0] = 0.4321
@@ -291,7 +323,7 @@ def test_masks_and_levels_go_together() -> None:
         assert torch.equal(found.adversarial.where(~mask, 0.0), images.where(~mask, 0.0))
         assert (found.status == Status.OFF_GRID).nonzero().flatten().tolist() == [3]
         rest = found.adversarial[found.status != Status.OFF_GRID]
-        assert torch.equal(rest, Grid(UNIT, 256).nearest(rest))
+        assert torch.equal(rest, nearest(Grid(UNIT, 256), rest))
 
 
 @pytest.mark.parametrize("levels", [1, 0, -5])
@@ -307,7 +339,7 @@ def test_fewer_than_two_levels_are_refused(levels: int) -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_the_check_finds_rounding_without_the_ball(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     def to_nearest(self: Grid, images: Tensor, clean: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return self.nearest(images), torch.ones(len(images), dtype=torch.bool)
+        return nearest(self, images), torch.ones(len(images), dtype=torch.bool)
 
     monkeypatch.setattr(Grid, "round_into", to_nearest)
     clean = torch.rand(6, *SHAPE, generator=generator(8))
@@ -321,7 +353,7 @@ def test_verification_finds_rounding_without_the_ball(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         Grid,
         "round_into",
-        lambda self, images, *rest: (self.nearest(images), torch.ones(len(images), dtype=torch.bool)),
+        lambda self, images, *rest: (nearest(self, images), torch.ones(len(images), dtype=torch.bool)),
     )
     task = small_task(dtype=torch.float32)
     with pytest.raises(RuntimeError, match="lies outside the ball"):
@@ -336,7 +368,7 @@ def test_verification_finds_rounding_without_the_ball(monkeypatch: pytest.Monkey
 def test_png_files_hold_the_images_exactly(channels: int, bounds: Bounds, tmp_path: Path) -> None:
     grid = Grid(bounds, 256)
     raw = torch.rand(4, channels, 5, 7, generator=generator(1))
-    images = grid.nearest(bounds[0] + (bounds[1] - bounds[0]) * raw)
+    images = nearest(grid, bounds[0] + (bounds[1] - bounds[0]) * raw)
     files = png.write_pngs(tmp_path / "new" / "folder", images, bounds)
     assert [file.name for file in files] == ["00000.png", "00001.png", "00002.png", "00003.png"]
     read = png.read_pngs(files, channels)

@@ -20,6 +20,7 @@ from casemate.attacks.criterion import Criterion as Criterion
 from casemate.attacks.criterion import Misclassification as Misclassification
 from casemate.attacks.ddn import DDN as DDN
 from casemate.attacks.deepfool import DeepFool as DeepFool
+from casemate.attacks.differentiate import input_gradient as input_gradient
 from casemate.attacks.ead import EAD as EAD
 from casemate.attacks.fab import FAB as FAB
 from casemate.attacks.fab import TargetedFAB as TargetedFAB
@@ -27,7 +28,6 @@ from casemate.attacks.fmn import FMN as FMN
 from casemate.attacks.gradient import EOT as EOT
 from casemate.attacks.gradient import AbstractGradientAttack as AbstractGradientAttack
 from casemate.attacks.gradient import Transferable as Transferable
-from casemate.attacks.gradient import input_gradient as input_gradient
 from casemate.attacks.hopskipjump import HopSkipJump as HopSkipJump
 from casemate.attacks.inputs import as_images as as_images
 from casemate.attacks.inputs import check_images as check_images

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.gradient import gradient_of
+from casemate.attacks.differentiate import gradient_of
 from casemate.logits import is_valid, unmasked
 from casemate.models import Classifier
 from casemate.norms import Bounds, Norm, dual_norm_of

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.gradient import value_and_grad
+from casemate.attacks.differentiate import value_and_grad
 from casemate.attacks.result import Passes, RunResult
 from casemate.logits import is_valid, magnitude
 from casemate.losses import margin

@@ -25,7 +25,7 @@ from casemate.attacks._hyperplane import is_new, likeliest_classes
 from casemate.attacks._worst_case import BestCandidates, RunState
 from casemate.attacks.base import AbstractAttack
 from casemate.attacks.criterion import Criterion
-from casemate.attacks.gradient import value_and_grad
+from casemate.attacks.differentiate import value_and_grad
 from casemate.attacks.result import Passes, RunResult
 from casemate.errors import SettingError
 from casemate.logits import is_valid

@@ -17,8 +17,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.attacks.criterion import Criterion
+from casemate.attacks.differentiate import input_gradient
 from casemate.attacks.result import Passes
-from casemate.errors import NoGradientError
+from casemate.errors import ModelError
 from casemate.losses import margin
 from casemate.models import Classifier
 from casemate.norms import Ball, Bounds
@@ -50,10 +51,6 @@ class Grid:
         low, high = self.bounds
         number = torch.arange(self.levels, dtype=torch.float64, device=like.device)
         return (low + number * (high - low) / (self.levels - 1)).to(like.dtype)
-
-    def nearest(self, images: Images) -> Images:
-        """The images with every value replaced by the nearest one of the grid."""
-        return self.values(images)[self._position(images).round().long()]
 
     def round_into(
         self, images: Images, clean: Images, ball: Ball, mask: Mask | None = None, slope: Images | None = None
@@ -167,6 +164,7 @@ def restore(
     grid: Grid,
     images: Images,
     rounded: Images,
+    logits: Logits,
     clean: Images,
     ball: Ball,
     criterion: Criterion,
@@ -182,11 +180,10 @@ def restore(
         classify: returns the logits of images.
         images: before rounding.
         rounded: after it; they are returned where no try fools.
+        logits: of `rounded`.
     """
-    with torch.no_grad():
-        logits = classify(rounded)
-    passes = Passes(2 * len(images), len(images))
-    found, left = rounded.clone(), torch.arange(len(images), device=images.device)
+    passes = Passes(len(images), len(images))
+    found, logits, left = rounded.clone(), logits.clone(), torch.arange(len(images), device=images.device)
     missing = (-criterion.objective(margin, logits)).double().clamp(min=0).nan_to_num(0.0)
     gradient = _slope(model, images, criterion)
     tries = [(gradient, factor) for factor in _FACTORS] + [(images - clean, math.inf)]
@@ -211,18 +208,8 @@ def restore(
 
 def _slope(model: Classifier, images: Images, criterion: Criterion) -> Images:
     """The gradient of the margin by which images fool, with respect to them; zero where the model has none."""
-
-    def of(part: slice) -> tuple[Tensor, ...]:
-        some = images[part].detach().requires_grad_(True)
-        with torch.enable_grad():
-            total = criterion[part].objective(margin, model(some)).sum()
-        if not total.requires_grad:
-            return (torch.zeros_like(images[part]),)
-        (slope,) = torch.autograd.grad(total, some, allow_unused=True)
-        return (torch.zeros_like(images[part]) if slope is None else slope,)
-
     try:
-        (slope,) = model.in_parts(len(images), of)
-    except (NoGradientError, NotImplementedError):  # a black box
+        _, slope = input_gradient(model, images, criterion, "margin")
+    except ModelError:  # a black box, or a layer without a backward pass
         return torch.zeros_like(images)
-    return criterion.masked(slope.nan_to_num(0.0, 0.0, 0.0))
+    return slope.nan_to_num(0.0, 0.0, 0.0)

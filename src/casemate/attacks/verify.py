@@ -117,7 +117,8 @@ def restore_undone(
     if undone.any():
         at, before, origin, part = at[undone], before[undone], origin[undone], part[undone]
         with full_precision():
-            images, logits, made = restore(model, classify, grid, before, found.images[at], origin, ball, part)
+            rounded, there = found.images[at], found.logits[at]
+            images, logits, made = restore(model, classify, grid, before, rounded, there, origin, ball, part)
         passes.add(made)
         norms = norm_of(images.double() - origin.double(), ball.norm)
         if norms.max() > ball.reach(grid.bounds):

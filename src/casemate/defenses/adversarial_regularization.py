@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.attacks.gradient import gradient_of
+from casemate.attacks.differentiate import gradient_of
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball, Eps, Norm
