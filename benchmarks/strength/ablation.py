@@ -6,20 +6,19 @@ Budgets are chosen by it: no reported network is looked at.
 Exit code 0: no cell is missing. 2: a network is missing.
 """
 
-import argparse
-import json
 import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import torch
-from networks import FOLDER, NETWORKS, Network, load, path_of, weights_of
-from originals import EPS, Norm, rounded, write
+from cells import Cell, has_networks, parser_of
+from networks import NETWORKS, load, weights_of
+from originals import Norm, rounded, write
 
 from casemate import data
 from casemate.attacks import ALMA, DDN, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, AutoAttack, DeepFool, model_of
@@ -51,34 +50,15 @@ def candidates(norm: Norm) -> dict[str, AbstractMinimumNormAttack]:
     return made
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One file of results: a network and a norm."""
-
-    network: Network
-    norm: Norm
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return RESULTS / f"{self.network.name}-{self.norm}.json"
-
-
 def plan(norms: Iterable[Norm] = NORMS) -> list[Cell]:
     """The cells in these norms, in the order in which they are computed."""
-    return [Cell(network=each, norm=norm) for norm in norms for each in NETWORKS if not each.reported]
-
-
-def read(cell: Cell) -> dict[str, Any]:
-    """What is known of a cell; empty if nothing is."""
-    return json.loads(cell.path.read_text(encoding="utf-8")) if cell.path.is_file() else {}
+    return [Cell(results=RESULTS, network=each, norm=norm) for norm in norms for each in NETWORKS if not each.reported]
 
 
 def compute(cell: Cell, folder: Path) -> None:
     """Run what the cell lacks, and write it after each attack."""
     weights = weights_of(cell.network.name, folder)
-    found = read(cell)
+    found = cell.read()
     if found.get("weights") != weights:
         found = {"network": cell.network.name, "norm": cell.norm, "weights": weights, "attacks": {}, "autoattack": None}
     model = load(cell.network.name, folder)
@@ -90,7 +70,7 @@ def compute(cell: Cell, folder: Path) -> None:
         "first": IMAGES.start,
         "n": len(labels),
         "right": int(right.sum()),
-        "eps": EPS[cell.network.name][cell.norm],
+        "eps": cell.eps,
         "commit": commit(),
         "processor": processor(),
         "torch": torch.__version__,
@@ -110,7 +90,7 @@ def compute(cell: Cell, folder: Path) -> None:
         write(cell.path, found)
         print(f"{time.strftime('%H:%M:%S')} {cell.path.stem} {name}", flush=True)
     if found["autoattack"] is None:
-        values = EPS[cell.network.name][cell.norm]
+        values = cell.eps
         start = time.process_time()
         done = run_cascade(
             model,
@@ -144,7 +124,7 @@ def chosen(norm: Norm) -> list[str]:
 
 def table(norm: Norm) -> Iterator[str]:
     """A Markdown table: what each attack fools that AutoAttack's leave, over networks and eps."""
-    cells = [found for cell in plan([norm]) if (found := read(cell)).get("autoattack")]
+    cells = [found for cell in plan([norm]) if (found := cell.read()).get("autoattack")]
     left = [np.array(found["autoattack"]["robust"], dtype=bool) for found in cells]
     networks = ", ".join(f"`{found['network']}`" for found in cells)
     images = sum(found["right"] for found in cells)
@@ -187,16 +167,14 @@ def page() -> str:
 
 def main() -> int:
     """Compute what is missing; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
+    parser = parser_of(__doc__)
     parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="only these")
-    parser.add_argument("--page", action="store_true", help="only write the page of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for cell in () if options.page else plan(options.norms):
-        if not path_of(cell.network.name, options.folder).is_file():
-            print(f"no network {cell.network.name}; run networks.py first", file=sys.stderr)
-            return 2
+    cells = [] if options.page else plan(options.norms)
+    if not has_networks(cells, options.folder):
+        return 2
+    for cell in cells:
         compute(cell, options.folder)
     write_text(PAGE, page())
     return 0

@@ -7,9 +7,7 @@ imported, and writes the page, `optimality.md`. adv-lib is read from ADVLIB_SRC;
 Exit code 0: what could be run is there. 1: an attack failed. 2: a network or a library is missing.
 """
 
-import argparse
 import importlib
-import json
 import os
 import platform
 import sys
@@ -24,7 +22,8 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from networks import FOLDER, load, path_of, weights_of
+from cells import Cell, has_networks, parser_of
+from networks import load, network_of, weights_of
 from originals import ORDERS, Norm, adv_lib, commit_of, distances, fooled, rounded, write
 from torch import Tensor
 
@@ -189,40 +188,21 @@ def version_of(library: str) -> str | None:
         return None
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One file of results: a network and a norm."""
-
-    network: str
-    norm: Norm
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return RESULTS / f"{self.network}-{self.norm}.json"
-
-
 def plan() -> list[Cell]:
     """All cells, in the order in which they are computed."""
-    return [Cell(network=name, norm=norm) for norm in NORMS for name in NAMES]
-
-
-def read(cell: Cell) -> dict[str, Any]:
-    """What is known of a cell; empty if nothing is."""
-    return json.loads(cell.path.read_text(encoding="utf-8")) if cell.path.is_file() else {}
+    return [Cell(results=RESULTS, network=network_of(name), norm=norm) for norm in NORMS for name in NAMES]
 
 
 def compute(cell: Cell, libraries: Iterable[str], folder: Path) -> bool:
     """Run what the cell lacks, and write it after each attack; return whether all attacks ran."""
-    weights, model = weights_of(cell.network, folder), load(cell.network, folder)
+    weights, model = weights_of(cell.network.name, folder), load(cell.network.name, folder)
     images, labels = data.load("fashion-mnist").test[IMAGES].tensors()
     with torch.no_grad():
         right = model(images).argmax(1) == labels
     images, labels = images[right], labels[right]
-    found = read(cell)
+    found = cell.read()
     if found.get("weights") != weights:
-        found = {"network": cell.network, "norm": cell.norm, "weights": weights, "attacks": {}}
+        found = {"network": cell.network.name, "norm": cell.norm, "weights": weights, "attacks": {}}
     found |= {
         "first": IMAGES.start,
         "n": IMAGES.stop - IMAGES.start,
@@ -299,7 +279,7 @@ class Score:
 
 def scores(norm: Norm) -> Iterator[Score]:
     """The scores of all attacks in a norm that were run on all networks."""
-    cells = [found for cell in plan() if cell.norm == norm and (found := read(cell))]
+    cells = [found for cell in plan() if cell.norm == norm and (found := cell.read())]
     if not cells:
         return
     tables = [
@@ -349,22 +329,19 @@ def page() -> str:
 
 def main() -> int:
     """Compute what is missing; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--library", nargs="+", choices=LIBRARIES, help="only these; default: those that are here")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
     parser.add_argument("--norms", nargs="+", choices=NORMS, default=NORMS, help="only these")
-    parser.add_argument("--page", action="store_true", help="only write the page of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     libraries = options.library or [each for each in LIBRARIES if version_of(each) is not None]
     if absent := [each for each in libraries if version_of(each) is None]:
         print(f"not here: {', '.join(absent)}", file=sys.stderr)
         return 2
-    whole = True
-    for cell in () if options.page else [each for each in plan() if each.norm in options.norms]:
-        if not path_of(cell.network, options.folder).is_file():
-            print(f"no network {cell.network}; run networks.py first", file=sys.stderr)
-            return 2
+    whole, cells = True, [] if options.page else [each for each in plan() if each.norm in options.norms]
+    if not has_networks(cells, options.folder):
+        return 2
+    for cell in cells:
         whole &= compute(cell, libraries, options.folder)
     write_text(PAGE, page())
     return 0 if whole else 1

@@ -6,8 +6,6 @@
 Exit code 0: no cell is missing. 2: a network is missing.
 """
 
-import argparse
-import json
 import platform
 import sys
 import time
@@ -19,8 +17,9 @@ from typing import Any, final
 import numpy as np
 import originals
 import torch
-from networks import FOLDER, NETWORKS, Network, load, network_of, path_of, weights_of
-from originals import EPS, Norm, write
+from cells import Cell, has_networks, parser_of
+from networks import NETWORKS, load, network_of, weights_of
+from originals import Norm, write
 
 from casemate import data
 from casemate.evaluation import mcnemar
@@ -37,34 +36,10 @@ CHANCE = 0.05
 """The p-value of McNemar's test below which a difference is more than chance."""
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One file of results: a network and a norm, at all its eps."""
-
-    network: Network
-    norm: Norm
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return RESULTS / f"{self.network.name}-{self.norm}.json"
-
-    @property
-    def eps(self) -> tuple[float, ...]:
-        """The radii, ascending."""
-        return EPS[self.network.name][self.norm]
-
-
 def plan(names: Iterable[str] = ()) -> list[Cell]:
     """All cells of these networks, or of all reported ones, in the order in which they are computed."""
     chosen = list(map(network_of, names)) if names else [each for each in NETWORKS if each.reported]
-    return [Cell(network=network, norm=norm) for network in chosen for norm in NORMS]
-
-
-def read(cell: Cell) -> dict[str, Any] | None:
-    """A cell's results; None if there are none."""
-    return json.loads(cell.path.read_text(encoding="utf-8")) if cell.path.is_file() else None
+    return [Cell(results=RESULTS, network=network, norm=norm) for network in chosen for norm in NORMS]
 
 
 def compute(cell: Cell, folder: Path) -> dict[str, Any]:
@@ -165,8 +140,8 @@ def page(cells: Iterable[Cell]) -> str:
     """The page of results, in Markdown."""
     made, seconds = list[Row](), list[str]()
     for cell in cells:
-        found = read(cell)
-        if found is None:
+        found = cell.read()
+        if not found:
             continue
         mine = list(rows(cell, found))
         made += mine
@@ -205,18 +180,15 @@ def page(cells: Iterable[Cell]) -> str:
 
 def main() -> int:
     """Compute what is missing; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("names", nargs="*", metavar="NETWORK", help="the networks; default: all reported ones")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the networks' weights")
-    parser.add_argument("--page", action="store_true", help="only write the page of what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for cell in () if options.page else plan(options.names):
-        if not path_of(cell.network.name, options.folder).is_file():
-            print(f"no network {cell.network.name}; run networks.py first", file=sys.stderr)
-            return 2
-        known = read(cell)
-        if known is not None and known["weights"] == weights_of(cell.network.name, options.folder):
+    cells = [] if options.page else plan(options.names)
+    if not has_networks(cells, options.folder):
+        return 2
+    for cell in cells:
+        if cell.read().get("weights") == weights_of(cell.network.name, options.folder):
             continue
         found = compute(cell, options.folder)
         write(cell.path, found)
