@@ -1,5 +1,6 @@
 """Masks: values outside never move, no budget is spent on them, and within them attacks are as strong as ever."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +47,7 @@ from casemate.attacks.criterion import Criterion
 from casemate.attacks.parts import InputDiversity, Nesterov, ScaledCopies, TranslationKernel, VarianceTuning
 from casemate.attacks.registry import norms_of
 from casemate.attacks.sparse_rs import places_of
+from casemate.attacks.square import LinfSquare
 from casemate.attacks.verify import verify_candidates
 from casemate.cli.attack.masks import read_mask
 from casemate.errors import DataError, SettingError, ShapeError
@@ -412,6 +414,20 @@ def test_images_without_a_free_value_take_no_pass_and_no_warning() -> None:
         assert torch.equal(found.status == Status.ZERO_GRADIENT, ~found.success)
         assert found.passes.total <= 2 * len(task.images)
         assert "free values 0.0 %" in repr(found)
+
+
+def test_windows_touch_the_rectangle_around_the_free_values_anywhere() -> None:
+    mask = torch.zeros(3, 2, 9, 7, dtype=torch.bool)
+    mask[0, 1, 2, 5], mask[0, 0, 4, 3] = True, True
+    mask[1] = True
+    square = LinfSquare(torch.zeros(3, 2, 9, 7), Ball(norm="linf", eps=0.1), UNIT, mask)
+    assert square.box.tolist() == [[2, 4, 3, 5], [0, 8, 0, 6], [0, 0, 0, 0]]
+    draws, side = torch.rand(3, 4000, 2, generator=generator(0)), 3
+    first = square._first(draws, [side] * 4000)
+    found = [sorted({(int(each) // 7, int(each) % 7) for each in row}) for row in first]
+    assert found[0] == list(itertools.product(range(5), range(1, 5)))
+    assert found[1] == list(itertools.product(range(7), range(5)))
+    assert found[2] == [(0, 0)]
 
 
 # ------------------------------------------------------------------------------------------------------- the mutants

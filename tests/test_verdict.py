@@ -287,7 +287,7 @@ def test_less_than_the_standard_budget_says_only_broken_weak_or_not_broken_by_it
     assert found.grades[0] == (full.grades[0] if full.grades[0] in (BROKEN, WEAK) else limit)
     assert found.colour == ("red" if full.grades == (BROKEN,) else "yellow")
     if found.grades == (limit,):
-        assert "only the standard budget can call a model robust" in found.grade_sentence
+        assert "only the budgets standard, autoattack and thorough can call a model robust" in found.grade_sentence
 
 
 @pytest.mark.parametrize("budget", [*get_args(Budget), "own"])

@@ -69,7 +69,9 @@ class AbstractSquareProposal(Rows, ABC):
     tried: _Flat
     """The candidates of the current query; after `settle` the best ones."""
     mask: _FlatMask | None
-    """Which values may change; None: all. Windows lie anywhere, and change only these."""
+    """Which values may change; None: all. Windows touch the smallest rectangle around these, and change only these."""
+    box: Int64[Tensor, "n 4"]
+    """That rectangle: its first and last row, its first and last column."""
 
     def __init__(self, clean: Images, ball: Ball, bounds: Bounds, mask: Mask | None = None) -> None:
         self.ball, self.bounds = ball, bounds
@@ -77,6 +79,7 @@ class AbstractSquareProposal(Rows, ABC):
         self.device = clean.device
         self.clean = self.rows(clean)
         self.mask = None if mask is None else self.rows(mask)
+        self.box = _box(torch.ones_like(clean, dtype=torch.bool) if mask is None else mask)
 
     def rows(self, images: Tensor) -> Tensor:
         """Images, or their mask, in the shape `(n, height * width, channels)`."""
@@ -92,6 +95,19 @@ class AbstractSquareProposal(Rows, ABC):
         They are the candidates of the current query; after `settle` they are the best images so far.
         """
         return self.view(self.tried[chosen])
+
+    def _first(self, draws: Tensor, sides: list[int]) -> Int64[Tensor, "n steps"]:
+        """Indices of the windows' first pixels, from two random numbers in [0, 1) each, `(n, steps, 2)`.
+
+        All places where a window touches the box are equally likely.
+        """
+        side = torch.tensor(sides, device=draws.device)
+        places = []
+        for axis, size in enumerate((self.height, self.width)):
+            first, last = self.box[:, 2 * axis, None], self.box[:, 2 * axis + 1, None]
+            low, high = (first - side + 1).clamp(min=0), last.minimum(size - side)
+            places.append(low + (draws[..., axis] * (high - low + 1)).long())
+        return places[0] * self.width + places[1]
 
     @abstractmethod
     def start(self, streams: Streams, restart: int) -> None:
@@ -145,7 +161,7 @@ class LinfSquare(AbstractSquareProposal):
     def plan(self, draws: Tensor, sides: list[int]) -> None:
         """Compute the first pixels and the signs of the windows of the next steps."""
         self.sides = sides
-        self.first = _first(draws[..., 0:2], self.height, self.width, sides) * self.channels
+        self.first = self._first(draws[..., 0:2], sides) * self.channels
         self.upper = (draws[..., 5:] < 0.5) * self.clean[0].numel()
 
     def step(self, number: int) -> Tensor | slice:
@@ -199,8 +215,7 @@ class L2Square(AbstractSquareProposal):
     def plan(self, draws: Tensor, sides: list[int]) -> None:
         """Compute the first pixels of both windows, and orientations and signs of the bumps, of the next steps."""
         self.sides = sides
-        self.first = _first(draws[..., 0:2], self.height, self.width, sides)
-        self.other = _first(draws[..., 2:4], self.height, self.width, sides)
+        self.first, self.other = self._first(draws[..., 0:2], sides), self._first(draws[..., 2:4], sides)
         self.turn, self.sign = draws[..., 4], _sign(draws[..., 5:], self.clean)
 
     def step(self, number: int) -> Tensor | slice:
@@ -247,11 +262,13 @@ class L2Square(AbstractSquareProposal):
         return self.rows(self.ball.project(images + self.view(delta), images, self.bounds))
 
 
-def _first(draws: Tensor, height: int, width: int, sides: list[int]) -> Int64[Tensor, "n steps"]:
-    """Indices of the windows' first pixels, from two random numbers in [0, 1) each, `(n, steps, 2)`."""
-    side = torch.tensor(sides, device=draws.device)
-    top, left = (draws[..., 0] * (height - side + 1)).long(), (draws[..., 1] * (width - side + 1)).long()
-    return top * width + left
+def _box(mask: Mask) -> Int64[Tensor, "n 4"]:
+    """First and last row, first and last column in which a value of each image may change; 0 if none may."""
+    ends = []
+    for axes in ((1, 3), (1, 2)):
+        allowed = mask.any(axes[1]).any(axes[0]).long()
+        ends += [allowed.argmax(1), (allowed.shape[1] - 1 - allowed.flip(1).argmax(1)) * allowed.any(1)]
+    return torch.stack(ends, 1)
 
 
 @cache

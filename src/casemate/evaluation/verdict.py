@@ -326,7 +326,7 @@ class Verdict:
             return f"the interval lies between {_border(self.borders.weak)} and {_border(self.borders.robust)}"
         if grade is Grade.ROBUST:
             return f"the interval begins at {_border(self.borders.robust)} or above"
-        return "only the standard budget can call a model robust"
+        return "only the budgets standard, autoattack and thorough can call a model robust"
 
     def _crosses(self, border: float) -> bool:
         found = self.number.withstood
