@@ -216,7 +216,8 @@ def compute(cell: Cell, libraries: Iterable[str], folder: Path) -> bool:
             if f"{library} {method}" in found["attacks"]:
                 continue
             counted = [0]
-            hook = model.register_forward_hook(
+            called = model.network if library == "adv-lib" else model  # what the library calls
+            hook = called.register_forward_hook(
                 lambda _, args, __, counted=counted: counted.__setitem__(0, counted[0] + len(args[0]))
             )
             torch.manual_seed(SEED)
