@@ -279,7 +279,7 @@ class Score:
 
 
 def scores(norm: Norm) -> Iterator[Score]:
-    """The scores of all attacks in a norm that were run on all networks."""
+    """The scores of the attacks in a norm that were run on all networks, and of each library's nearest images."""
     cells = [found for cell in plan() if cell.norm == norm and (found := cell.read())]
     if not cells:
         return
@@ -291,17 +291,21 @@ def scores(norm: Norm) -> Iterator[Score]:
         for cell in cells
     ]
     best = [np.min(list(table.values()), axis=0) for table in tables]
-    for name in cells[0]["attacks"]:
-        if all(name in table for table in tables):
-            mine = [table[name] for table in tables]
-            entries = [cell["attacks"][name] for cell in cells]
-            yield Score(
-                name=name,
-                optimality=[optimality(far, least) for far, least in zip(mine, best, strict=True)],
-                median=[float(np.median(far) / np.median(least)) for far, least in zip(mine, best, strict=True)],
-                forward=sum(each["forward"] for each in entries) / sum(cell["right"] for cell in cells),
-                seconds=sum(each["processor_seconds"] for each in entries),
-            )
+    names = [name for name in cells[0]["attacks"] if all(name in table for table in tables)]
+    groups = {name: [name] for name in names}
+    for library in LIBRARIES:
+        own = [name for name in names if name.split(" ")[0] == library]
+        groups |= {f"{library}, all together": own} if len(own) > 1 else {}
+    for label, members in groups.items():
+        mine = [np.min([table[name] for name in members], axis=0) for table in tables]
+        entries = [cell["attacks"][name] for cell in cells for name in members]
+        yield Score(
+            name=label,
+            optimality=[optimality(far, least) for far, least in zip(mine, best, strict=True)],
+            median=[float(np.median(far) / np.median(least)) for far, least in zip(mine, best, strict=True)],
+            forward=sum(each["forward"] for each in entries) / sum(cell["right"] for cell in cells),
+            seconds=sum(each["processor_seconds"] for each in entries),
+        )
 
 
 def page() -> str:
@@ -311,7 +315,8 @@ def page() -> str:
         "",
         "Written by `python benchmarks/strength/optimality.py`; README.md says what was run. *Optimality* (Cinà et al.",
         "2024): 1 where an attack finds the nearest image that any attack found, for every image. *Median*: its median",
-        f"distance over the median of the nearest that any found. On {', '.join(f'`{each}`' for each in NAMES)}.",
+        "distance over the median of the nearest that any found. *All together*: for each image the nearest that any",
+        f"attack of a library found. On {', '.join(f'`{each}`' for each in NAMES)}.",
     ]
     for norm in NORMS:
         found = sorted(scores(norm), key=lambda each: -sum(each.optimality))
