@@ -294,8 +294,9 @@ def scores(norm: Norm) -> Iterator[Score]:
     names = [name for name in cells[0]["attacks"] if all(name in table for table in tables)]
     groups = {name: [name] for name in names}
     for library in LIBRARIES:
-        own = [name for name in names if name.split(" ")[0] == library]
-        groups |= {f"{library}, all together": own} if len(own) > 1 else {}
+        own = [name for name in names if name.startswith(f"{library} ")]
+        if len(own) > 1:
+            groups[f"{library}, all together"] = own
     for label, members in groups.items():
         mine = [np.min([table[name] for name in members], axis=0) for table in tables]
         entries = [cell["attacks"][name] for cell in cells for name in members]

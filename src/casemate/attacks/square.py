@@ -79,7 +79,8 @@ class AbstractSquareProposal(Rows, ABC):
         self.device = clean.device
         self.clean = self.rows(clean)
         self.mask = None if mask is None else self.rows(mask)
-        self.box = _box(torch.ones_like(clean, dtype=torch.bool) if mask is None else mask)
+        everywhere = torch.ones(1, 1, self.height, self.width, dtype=torch.bool, device=self.device)
+        self.box = _box(everywhere).expand(len(clean), 4) if mask is None else _box(mask)
 
     def rows(self, images: Tensor) -> Tensor:
         """Images, or their mask, in the shape `(n, height * width, channels)`."""

@@ -60,7 +60,7 @@ class Grade(StrEnum):
 
 _ASCENDING = (Grade.BROKEN, Grade.WEAK, Grade.PARTLY_ROBUST, Grade.ROBUST)
 _FALLEN = (Grade.UNTRAINED, Grade.BROKEN)
-_FULL = ("autoattack", "standard", "thorough")
+_FULL = ("standard", "autoattack", "thorough")
 """Budgets with enough attacks for the grades partly robust and robust."""
 
 
@@ -326,7 +326,7 @@ class Verdict:
             return f"the interval lies between {_border(self.borders.weak)} and {_border(self.borders.robust)}"
         if grade is Grade.ROBUST:
             return f"the interval begins at {_border(self.borders.robust)} or above"
-        return "only the budgets standard, autoattack and thorough can call a model robust"
+        return f"only the budgets {', '.join(_FULL[:-1])} and {_FULL[-1]} can call a model robust"
 
     def _crosses(self, border: float) -> bool:
         found = self.number.withstood
