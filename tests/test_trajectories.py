@@ -13,6 +13,8 @@ from scipy import optimize
 from torch import Tensor
 
 from casemate.attacks import ALMA, DDN, FMN, PDGD, PDPGD, AbstractMinimumNormAttack, SigmaZero
+from casemate.attacks._iterates import Iterate, Room
+from casemate.attacks._refine import refining_rule
 from casemate.attacks.alma import penalty_slope
 from casemate.attacks.pdpgd import approach_proximal, proximal
 from casemate.norms import Ball, Norm, dual_norm_of, norm_of, project_onto_balls
@@ -280,6 +282,27 @@ def test_the_dual_norm_is_the_most_that_a_step_of_length_one_rises(seed: int, no
     middle = torch.full_like(gradient, 0.5)
     step = Ball(eps=1.0, norm=norm).steepest_step(gradient, middle, UNIT)
     assert torch.allclose(dual_norm_of(gradient, norm), (gradient * step).flatten(1).sum(1))
+
+
+def test_fewer_values_than_those_that_can_be_left_out_are_found_by_exchanging_one() -> None:
+    """Values 0 to 2 fool together, and none of them can go; 0 and 3 suffice, since they raise each other's effect."""
+    effect = torch.tensor([1.0, 1.05, 1.05, 0.6])
+
+    def at(delta: Tensor) -> Iterate:
+        one = delta.flatten().detach().requires_grad_()
+        value = (effect * one).sum() + one[0] * one[3] - 2.5
+        (gradient,) = torch.autograd.grad(value, one)
+        return Iterate(delta, (value > 0).view(1), value.detach().view(1), gradient.view_as(delta))
+
+    here = at(torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 1, 1, 4))
+    assert here.fooled.all()
+    rule = refining_rule(here, Room(torch.zeros(1, 1, 1, 4), torch.ones(1, 1, 1, 4)), "l0")
+    fewest = 3
+    for number in range(8):
+        here = at(rule.step(here, number, number / 8))
+        if here.fooled:
+            fewest = min(fewest, int(here.delta.count_nonzero()))
+    assert fewest == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- L0 balls

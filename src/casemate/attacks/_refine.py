@@ -75,39 +75,49 @@ class _TowardsPlane(AbstractRule):
 @final
 @dataclass
 class _Fewer(AbstractRule):
-    """For L0: the fewest values that suffice in the linear picture; then the nearest image without one of its changes.
+    """For L0: the fewest values that suffice in the linear picture; then the nearest image so far less one of its
+    changes, and with one of them exchanged for another value's.
 
-    The change that counts least is left out first. Values that stay changed go all the way to the bound that the
-    gradient points to, which costs nothing.
+    Of the changes those that count least go first, and the value that comes in counts most of all others. An exchange
+    stays if the image is then more clearly fooled, so that another change can go. Values that stay changed go all the
+    way to the bound that the gradient points to, which costs nothing.
     """
 
     nearest: Iterate
     tried: PerExample
-    """How many tries were in vain since an image with fewer changes fooled."""
+    """How many tries were in vain since the last that was not."""
     room: Room
 
     def step(self, here: Iterate, number: int, share: float) -> Images:
-        """The next try."""
+        """The next try: first that of the linear picture; then, in turn, without a change and with an exchange."""
         del share
         if number:
-            fewer = here.fooled & (norm_of(here.delta, "l0") < norm_of(self.nearest.delta, "l0"))
-            self.nearest = _chosen(fewer, here, self.nearest)
-            self.tried = torch.where(fewer, 0.0, self.tried + 1)
+            size, least = norm_of(here.delta, "l0"), norm_of(self.nearest.delta, "l0")
+            better = here.fooled & ((size < least) | ((size == least) & (here.value > self.nearest.value)))
+            self.nearest = _chosen(better, here, self.nearest)
+            self.tried = torch.where(better, 0.0, self.tried + 1)
         gradient, delta = self.nearest.gradient.flatten(1), self.nearest.delta.flatten(1)
         changed = delta != 0
         count = changed.sum(1, keepdim=True)
+        tried = self.tried.long().unsqueeze(1)
+        self.done = self.tried > 2 * count.squeeze(1)
         bound = torch.where(gradient > 0, self.room.high.flatten(1), self.room.low.flatten(1))
-        pushed = torch.where(gradient * bound > gradient * delta, bound, delta)
-        worth = (gradient * pushed).masked_fill(~changed, torch.inf)
-        place = worth.argsort(1).gather(1, (self.tried.long() - 1).clamp(0, delta.shape[1] - 1).unsqueeze(1))
-        without_one = torch.where(changed.scatter(1, place, value=False), pushed, 0.0)
+        gain = gradient * bound
+        # the linear picture
         rise = (gradient * delta).sum(1) - self.nearest.value
-        gain, order = (gradient * bound).sort(dim=1, descending=True)
-        needed = ((gain.cumsum(1) < rise.unsqueeze(1)).sum(1, keepdim=True) + 1).minimum(count - 1)
+        most, order = gain.sort(dim=1, descending=True)
+        needed = ((most.cumsum(1) < rise.unsqueeze(1)).sum(1, keepdim=True) + 1).minimum(count - 1)
         rank = torch.arange(delta.shape[1], device=delta.device)
         fewest = bound * torch.zeros_like(changed).scatter(1, order, rank < needed)
-        self.done = self.tried > count.squeeze(1)
-        return torch.where((self.tried > 0).unsqueeze(1), without_one, fewest).view_as(self.nearest.delta)
+        # one change less; every second time another value comes in
+        pushed = torch.where(gain > gradient * delta, bound, delta)
+        worth = (gradient * pushed).masked_fill(~changed, torch.inf)
+        goes = worth.argsort(1).gather(1, ((tried - 1) // 2).clamp(0, delta.shape[1] - 1))
+        fewer = torch.where(changed.scatter(1, goes, value=False), pushed, 0.0)
+        comes = gain.masked_fill(changed, -torch.inf).argmax(1, keepdim=True)
+        exchanged = fewer.scatter(1, comes, bound.gather(1, comes))
+        try_ = torch.where(tried % 2 == 1, fewer, exchanged)
+        return torch.where(tried > 0, try_, fewest).view_as(self.nearest.delta)
 
 
 def _chosen(which: Flags, one: Iterate, other: Iterate) -> Iterate:
