@@ -31,7 +31,8 @@ from casemate.report import charts  # noqa: E402
 
 RESULT = HERE / "result.json"
 PAGE = HERE / "README.md"
-NETWORKS = ("plain", "linf")
+TITLES = {"plain": "undefended", "linf": "trained at Linf 0.1"}
+NETWORKS = tuple(TITLES)
 IMAGES = slice(0, 50)
 QUERIES = (50, 100, 200, 500, 1000, 2000, 5000)
 BEGIN, END = "<!-- run.py: begin -->", "<!-- run.py: end -->"
@@ -121,10 +122,12 @@ def figure(found: Mapping[str, Any]) -> bytes:
             for row, words in enumerate(("median L2 distance", "accuracy left, %")):
                 axes = grid[row, column]
                 axes.set_xscale("log")
+                axes.set_xticks(QUERIES, [f"{each:,}" for each in QUERIES])
+                axes.minorticks_off()
                 axes.set_xlabel("queries")
                 axes.set_ylabel(words)
                 axes.set_ylim(bottom=0)
-                axes.set_title(network)
+                axes.set_title(TITLES[network])
                 axes.legend()
         svg, _ = charts.render_figure(drawing, "queries")
     return svg
