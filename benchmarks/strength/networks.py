@@ -153,6 +153,15 @@ NETWORKS = (
         reported=False,
     ),
     Network(
+        name="aside-resnet",
+        title="residual, trained against Linf 0.08 (set aside)",
+        build=residual,
+        widths=(8, 16, 24),
+        hidden=8,
+        recipe=Recipe(kind="adversarial", norm="linf", eps=0.08, seed=105),
+        reported=False,
+    ),
+    Network(
         name="plain",
         title="undefended",
         build=pooled,
