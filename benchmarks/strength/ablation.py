@@ -42,9 +42,8 @@ def candidates(norm: Norm) -> dict[str, AbstractMinimumNormAttack]:
         "l2": {"ddn": DDN, "alma": ALMA, "pdgd": PDGD, "fmn": FMN, "pdpgd": PDPGD},
         "l1": {"pdpgd": PDPGD, "alma": ALMA, "fmn": FMN},
     }[norm]
-    made = {
-        f"{name}-{steps}": maker(norm=norm, steps=steps) for name, maker in makers.items() for steps in (50, 100, 300)
-    }
+    lengths = (50, 100, 300) if norm == "linf" else (50, 100, 300, 1000)
+    made = {f"{name}-{steps}": maker(norm=norm, steps=steps) for name, maker in makers.items() for steps in lengths}
     if norm != "l1":
         made["deepfool"] = DeepFool(norm=norm)
     return made
