@@ -109,15 +109,15 @@ class _Fewer(AbstractRule):
         needed = ((most.cumsum(1) < rise.unsqueeze(1)).sum(1, keepdim=True) + 1).minimum(count - 1)
         rank = torch.arange(delta.shape[1], device=delta.device)
         fewest = bound * torch.zeros_like(changed).scatter(1, order, rank < needed)
-        # one change less; every second time another value comes in
+        # without a change, and every second time with that of another value in its place
         pushed = torch.where(gain > gradient * delta, bound, delta)
         worth = (gradient * pushed).masked_fill(~changed, torch.inf)
         goes = worth.argsort(1).gather(1, ((tried - 1) // 2).clamp(0, delta.shape[1] - 1))
         fewer = torch.where(changed.scatter(1, goes, value=False), pushed, 0.0)
         comes = gain.masked_fill(changed, -torch.inf).argmax(1, keepdim=True)
         exchanged = fewer.scatter(1, comes, bound.gather(1, comes))
-        try_ = torch.where(tried % 2 == 1, fewer, exchanged)
-        return torch.where(tried > 0, try_, fewest).view_as(self.nearest.delta)
+        varied = torch.where(tried % 2 == 1, fewer, exchanged)
+        return torch.where(tried > 0, varied, fewest).view_as(self.nearest.delta)
 
 
 def _chosen(which: Flags, one: Iterate, other: Iterate) -> Iterate:
