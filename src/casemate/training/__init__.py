@@ -4,7 +4,12 @@ from casemate.training.config import TrainConfig as TrainConfig
 from casemate.training.cost import measure_step_cost as measure_step_cost
 from casemate.training.loop import TrainResult as TrainResult
 from casemate.training.loop import fit as fit
+from casemate.training.objective import UNLABELLED as UNLABELLED
 from casemate.training.objective import CrossEntropy as CrossEntropy
 from casemate.training.objective import Objective as Objective
+from casemate.training.objective import PreparedObjective as PreparedObjective
+from casemate.training.objective import Step as Step
+from casemate.training.objective import SteppedObjective as SteppedObjective
+from casemate.training.objective import takes_unlabelled as takes_unlabelled
 from casemate.training.precision import faster_precision as faster_precision
 from casemate.training.state import Weights as Weights

@@ -1,12 +1,17 @@
-"""Training objectives: callables from model, images and labels to the mean loss and the logits."""
+"""Training objectives: callables from model, images and labels to the mean loss and the logits.
+
+An objective may depend on more than the batch: on how much of the training is done (`SteppedObjective`), or on all
+training images (`PreparedObjective`). The training loop looks for the methods of these two interfaces.
+"""
 
 from dataclasses import dataclass
-from typing import Annotated, Protocol, final, runtime_checkable
+from typing import Annotated, Final, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from casemate.data import LabelledImages
 from casemate.models import Classifier
 from casemate.settings import between, expect
 from casemate.types import Images, Labels, Logits
@@ -26,6 +31,44 @@ class Objective(Protocol):
         The model is in evaluation mode.
         """
         ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a training is when an objective is called for a batch."""
+
+    done: float
+    """Share of all training steps that are done, in [0, 1)."""
+    index: Tensor
+    """Positions of the batch's images among the training images, `(n,)`."""
+
+
+@runtime_checkable
+class SteppedObjective(Objective, Protocol):
+    """Interface of an objective that changes during the training: a schedule, or one that knows each image's place."""
+
+    def at_step(self, step: Step) -> Objective:
+        """The objective for one batch. The training loop validates with the objective itself, as at the end."""
+        ...
+
+
+@runtime_checkable
+class PreparedObjective(Objective, Protocol):
+    """Interface of an objective that needs all training images before the training begins."""
+
+    def prepared_for(self, train: LabelledImages) -> Objective:
+        """The objective for a training on these images, in their order."""
+        ...
+
+
+UNLABELLED: Final = -1
+"""The label of a training image whose class is unknown, for objectives that can learn from such images."""
+
+
+def takes_unlabelled(objective: Objective) -> bool:
+    """Whether an objective can learn from images labelled `UNLABELLED`: its class says so by `takes_unlabelled`."""
+    return bool(getattr(objective, "takes_unlabelled", False))
 
 
 @final
