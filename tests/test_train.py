@@ -653,7 +653,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
         {"epoch": -1},
         {"history": None},
         {"history": []},
-        {"best_loss": "low"},
+        {"best_value": "low"},
         {"stopped_at": 1.5},
         None,
     ],

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import Loop, gradient_ascent
+from casemate.defenses.weight_perturbation import Network, at_perturbed_weights
 from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams
-from casemate.settings import at_least, expect
+from casemate.settings import at_least, between, expect, not_negative
 from casemate.types import Images, Labels, Logits
 
 
@@ -43,6 +44,11 @@ class AdversarialTraining:
     random_start: bool = True
     """Start from a random point of the ball. Without it, and with few steps, training may end in a network that only
     masks its gradients."""
+    label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
+    """Target probability that is spread evenly over all classes; PGD attacks the label itself."""
+    weight_perturbation: Annotated[float, not_negative()] = 0.0
+    """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation, Wu et al. 2020,
+    who use 0.01); 0 for none."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -54,7 +60,11 @@ class AdversarialTraining:
         gradient: a second batch in training mode would enter the running averages of batch normalisation.
         """
         moved, logits = self.adversarial(model, images, labels)
-        return F.cross_entropy(model(moved), labels), logits
+
+        def loss(network: Network) -> Tensor:
+            return F.cross_entropy(network(moved), labels, label_smoothing=self.label_smoothing)
+
+        return at_perturbed_weights(model, loss, self.weight_perturbation), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:

@@ -73,12 +73,7 @@ class Distillation:
         """
         del labels
         teacher = as_classifier(self.teacher)
-        teacher.infer(images)
-        if not same_classes(teacher.classes, model.classes) or teacher.input_shape != model.input_shape:
-            raise ShapeError(
-                f"a teacher of {len(teacher.classes)} classes and images {teacher.input_shape} for a "
-                f"student of {len(model.classes)} classes and images {model.input_shape}; expected the same"
-            )
+        expect_alike(teacher, model, images)
         with torch.no_grad(), frozen(teacher):
             target = F.softmax(teacher(images) / self.temperature, dim=1)
         logits = model(images)
@@ -88,6 +83,16 @@ class Distillation:
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the mean loss and the undivided logits of a validation batch, without gradients."""
         return self(model, images, labels)
+
+
+def expect_alike(teacher: Classifier, student: Classifier, images: Images) -> None:
+    """Raise `ShapeError` if teacher and student differ in classes or in image shape, which `images` shows if unset."""
+    teacher.infer(images)
+    if not same_classes(teacher.classes, student.classes) or teacher.input_shape != student.input_shape:
+        raise ShapeError(
+            f"a teacher of {len(teacher.classes)} classes and images {teacher.input_shape} for a "
+            f"student of {len(student.classes)} classes and images {student.input_shape}; expected the same"
+        )
 
 
 @final

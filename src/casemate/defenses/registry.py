@@ -14,6 +14,11 @@ from torch import nn
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.defenses.distillation import Distillation, TemperatureCrossEntropy
+from casemate.defenses.mart import MART
+from casemate.defenses.robust_distillation import RobustDistillation
+from casemate.defenses.several_norms import SeveralNorms
+from casemate.defenses.single_step import FGSMRS, NFGSM
+from casemate.defenses.trades import TRADES
 from casemate.errors import SettingError
 from casemate.settings import unknown_name
 from casemate.training import CrossEntropy, Objective
@@ -29,6 +34,8 @@ class RecipeType:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Default settings by name, which replace the objective's own defaults. A value of None means the value that the
     teacher was trained with."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Default settings of the training by name, which replace those of `TrainConfig`."""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -52,9 +59,15 @@ RECIPES: Mapping[str, RecipeType] = {
         {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.0, "clip_max": 1.0},
     ),
     "adversarial-training": RecipeType(AdversarialTraining),
+    "trades": RecipeType(TRADES),
+    "mart": RecipeType(MART),
+    "fgsm-rs": RecipeType(FGSMRS, training={"guard": True}),
+    "n-fgsm": RecipeType(NFGSM, training={"guard": True}),
+    "several-norms": RecipeType(SeveralNorms),
     # the paper states none; Papernot et al. 2016 use 20 most often
     "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}),
     "distillation": RecipeType(Distillation, {"temperature": None}),
+    "robust-distillation": RecipeType(RobustDistillation),
 }
 """All recipes by name; "cross-entropy" is ordinary training.
 

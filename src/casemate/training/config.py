@@ -52,13 +52,24 @@ class TrainConfig:
     weight_decay: Annotated[float, not_negative()] = 0.0
     """Weight decay of kernels, not biases or batch normalisation; decoupled with adamw, else part of the gradient."""
     patience: Annotated[int, at_least(1)] | None = None
-    """Early stopping after this many epochs without a lower validation loss, with the best weights; None: never."""
+    """Early stopping after this many epochs without a better value of `monitor`, with the best weights; None: never."""
     continue_after_stop: bool = False
     """With `patience`: train to the last epoch all the same, and only record where early stopping would have ended the
     training, and the best weights until then."""
+    monitor: Annotated[Literal["loss", "robust-accuracy"], one_of("loss", "robust-accuracy")] = "loss"
+    """By what the best epoch is chosen: the lowest validation loss, or the highest share of validation images that PGD
+    with 10 steps does not fool in the ball of the objective (Rice, Wong and Kolter 2020)."""
+    keep_best: bool = False
+    """Train to the last epoch, and return the weights of the best one; not with `patience`, which does that too."""
+    guard: bool = False
+    """Against catastrophic overfitting (Wong, Rice and Kolter 2020): an epoch after which PGD fools far more validation
+    images than before is undone, and training goes on at half the learning rate."""
     ema: Annotated[float, between(0, 1, without_low=True, without_high=True)] | None = None
     """Decay per step (such as 0.999) of a moving average of the weights, to be validated and returned; None: no
     average."""
+    swa_start: Annotated[float, between(0, 1, without_high=True)] | None = None
+    """Share of all training steps (such as 0.75) from which on the weights after every step are averaged evenly, to be
+    validated and returned (stochastic weight averaging, Izmailov et al. 2018); None: no average. Not with `ema`."""
     precision: Annotated[TrainPrecision, one_of("float32", "bfloat16")] = "float32"
     """Precision of convolutions and matrix products in training steps (Micikevicius et al. 2018); weights, optimiser,
     losses and validation use float32. Some processors multiply bfloat16 several times as fast."""
@@ -71,6 +82,10 @@ class TrainConfig:
         expect(self)
         if not (callable(self.schedule) or self.schedule in SCHEDULES):
             raise SettingError(f"schedule = {self.schedule!r}; expected {', '.join(SCHEDULES)}")
+        if self.ema is not None and self.swa_start is not None:
+            raise SettingError("ema and swa_start, two averages of the weights; expected one of them")
+        if self.keep_best and self.patience is not None:
+            raise SettingError("keep_best with patience, which returns the best weights too; expected one of them")
         if not all(1 <= epoch <= self.epochs for epoch in self.save_epochs):
             raise SettingError(f"save_epochs = {self.save_epochs!r}; expected epochs from 1 to {self.epochs}")
 
@@ -78,6 +93,27 @@ class TrainConfig:
         """The learning rate, by the schedule, when the share `done` of all training steps, in [0, 1), is done."""
         factor = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
         return self.learning_rate * factor(done)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the weights are averaged over steps, and the average is what counts."""
+        return self.ema is not None or self.swa_start is not None
+
+    def decay(self, step: int, total: int) -> float:
+        """The weight that the average of the weights keeps at step `step` of `total`, from 1; the rest is for the new.
+
+        With `ema` it begins small, to forget the initial weights. With `swa_start` it is 0 until that share of the
+        steps is done.
+        """
+        if self.ema is not None:
+            return min(self.ema, step / (step + 9))
+        averaged = step - int((self.swa_start or 0.0) * total)
+        return (averaged - 1) / averaged if averaged > 1 else 0.0
+
+    @property
+    def measures_robustness(self) -> bool:
+        """Whether each epoch ends with PGD on the validation images."""
+        return self.guard or self.monitor == "robust-accuracy"
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser for `model`, with weight decay on kernels (two dimensions or more) only.

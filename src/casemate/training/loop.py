@@ -39,14 +39,26 @@ from casemate.progress import NULL_OBSERVER, Advance, Observer
 from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
-from casemate.training.objective import CrossEntropy, Objective
+from casemate.training.objective import (
+    UNLABELLED,
+    CrossEntropy,
+    Objective,
+    PreparedObjective,
+    Step,
+    SteppedObjective,
+    takes_unlabelled,
+)
 from casemate.training.processes import TrainingGroup, process_group
+from casemate.training.robust import balls_of
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 from casemate.training.tracked import track_epoch, track_training
+from casemate.training.validation import validate
 
-_EVAL_BATCH = 500
 _COMPARED = 32
 """Number of training images on which an optimised network's logits are compared with the original's."""
+_COLLAPSED = 2 / 3
+"""Share of the best robust accuracy so far, below which an epoch counts as catastrophic overfitting. There robust
+accuracy falls to nearly zero within one epoch; otherwise it varies by a few points."""
 _CHECK_EVERY = 20
 """Number of steps after which the loss is read again, to report progress, and to stop if it is not finite."""
 
@@ -60,11 +72,14 @@ class TrainResult:
     """The trained model, in evaluation mode."""
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds, and
-    processor_seconds, those of all threads of all processes, which other work on the machine changes little."""
+    processor_seconds, those of all threads of all processes, which other work on the machine changes little.
+    With the monitor robust-accuracy or a guard also val_robust_accuracy, and with a guard rolled_back: whether the
+    epoch was undone."""
     epoch: int
-    """Epoch, from 1, whose weights `model` has: the last one, or with early stopping the best one."""
+    """Epoch, from 1, whose weights `model` has: the last one, or with early stopping or `keep_best` the best one."""
     best_epoch: int
-    """Epoch of the lowest validation loss before early stopping ended (or would have ended) the training."""
+    """Epoch of the best value of `TrainConfig.monitor` before early stopping ended (or would have ended) the
+    training."""
     stopped_at: int | None
     """Epoch after which early stopping ended, or would have ended, the training; None if it did not."""
     best: Weights
@@ -104,7 +119,8 @@ def fit(
             (image, label) pairs, which are read once.
         validation: other images, used only to choose the best epoch.
         settings: see `TrainConfig`.
-        objective: the loss to minimise; cross-entropy if None.
+        objective: the loss to minimise; cross-entropy if None. For one that can learn without labels (see
+            `takes_unlabelled`), training images may have the label `UNLABELLED`, -1.
         augment: applied in order to every training batch.
         checkpoint: a file written after every epoch; if it exists, the training is resumed from it.
         device: where to train; with several processes, "cuda" is the GPU of each one's number on its machine.
@@ -114,6 +130,7 @@ def fit(
         TrainingError: the loss is not finite (the checkpoint keeps the last good epoch), or the checkpoint is damaged
             or belongs to another training. Several processes: they have other images or settings, or one has ended.
         ShapeError: too few images, or images or labels that do not fit the model.
+        SettingError: a monitor or guard of robust accuracy with an objective that has no ball.
         ModelError: a model that fails, does not return one logit per class, or has no gradient.
 
     An error restores the model, and is raised in all processes; an interruption (`KeyboardInterrupt`) leaves the model
@@ -128,7 +145,9 @@ def fit(
         with group.together():
             device = group.own_device(device)
             model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
-            _check(model, train, "training", least=2)
+            if settings.measures_robustness:
+                balls_of(objective, "the monitor robust-accuracy, or a guard,")
+            _check(model, train, "training", least=2, unlabelled=takes_unlabelled(objective))
             _check(model, validation, "validation", least=1)
             model.to(device)
             few = to_float(train.pixels[:_COMPARED].to(device), device)
@@ -163,9 +182,11 @@ def _fit(
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
     group.expect_same(fingerprint, "images, settings, objective or augmentations")
     state = _resumed(checkpoint, fingerprint, model, optimizer, group)
-    if settings.ema is not None and state.average is None:
+    if settings.averages and state.average is None:
         state.average = snapshot(model)
     average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
+    balls = balls_of(objective, "robust accuracy") if settings.measures_robustness else ()
+    prepared = objective.prepared_for(train) if isinstance(objective, PreparedObjective) else objective
 
     pixels, labels = train.pixels.to(device), train.labels.to(device)
     with (
@@ -176,20 +197,29 @@ def _fit(
         advance(state.epoch, f"resumed after epoch {state.epoch}" if state.epoch else "")
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
+            before = (snapshot(model), _copied(average)) if settings.guard else None
+            halved = 0.5 ** sum(row.get("rolled_back", False) for row in state.history)
             row = _one_epoch(
-                model, pixels, labels, settings, objective, augment, optimizer, average, state.epoch + 1, advance, group
+                *(model, pixels, labels, settings, prepared, augment, optimizer, average, state.epoch + 1, halved),
+                advance,
+                group,
             )
             group.broadcast([*model.parameters(), *model.buffers(), *(average or {}).values()])
             state.average = None if average is None else {name: t.cpu() for name, t in average.items()}
             current = _current_weights(model, state.average)
             with seeded(labels.device, settings.seed, "validation", state.epoch + 1, *group.seed):
-                row |= _validate(model, None if average is None else current, validation, objective, device, group)
+                shown = None if average is None else current
+                row |= validate(model, shown, validation, prepared, device, group, balls=balls, seed=settings.seed)
             if not math.isfinite(row["val_loss"]):  # before the write, so that the last good checkpoint is kept
                 raise mark_shared(_not_finite(f"validation loss (epoch {state.epoch + 1})", state.epoch, settings))
             with group.together(2) as times:
                 times[0] = time.perf_counter() - start if group.is_first else 0.0
                 times[1] = time.process_time() - processor
             row["seconds"], row["processor_seconds"] = times
+            if before is not None:
+                row["rolled_back"] = _has_collapsed(row, state.history)
+                if row["rolled_back"]:
+                    current = _roll_back(model, optimizer, average, state, *before)
             _record_epoch(state, row, current, settings)
             with group.together():
                 if checkpoint is not None and group.is_first:
@@ -199,7 +229,7 @@ def _fit(
     best = state.best
     if best is None:
         raise mark_shared(TrainingError("no epoch had a finite validation loss; lower the learning rate"))
-    keeps_best = settings.patience is not None and not settings.continue_after_stop
+    keeps_best = settings.keep_best or (settings.patience is not None and not settings.continue_after_stop)
     model.load_state_dict(best if keeps_best else _current_weights(model, state.average))
     return TrainResult(
         model=model.eval(),
@@ -239,8 +269,11 @@ def _resumed(
     return state
 
 
-def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) -> None:
-    """Raise `ModelError` or `ShapeError` unless the model can be trained on the images, called `part` in errors."""
+def _check(model: Classifier, images: LabelledImages, part: str, *, least: int, unlabelled: bool = False) -> None:
+    """Raise `ModelError` or `ShapeError` unless the model can be trained on the images, called `part` in errors.
+
+    With `unlabelled` images may have the label `UNLABELLED`.
+    """
     if has_inference_tensors(model):
         raise ModelError(
             "the model's weights were created inside torch.inference_mode() and cannot be trained; create it outside"
@@ -251,7 +284,8 @@ def _check(model: Classifier, images: LabelledImages, part: str, *, least: int) 
     seen = tuple(images.pixels.shape[1:])
     if seen != model.input_shape:
         raise ShapeError(f"{part} images of shape {seen}, but the model expects {model.input_shape}")
-    outside = images.labels[(images.labels < 0) | (images.labels >= len(model.classes))]
+    known = images.labels[images.labels != UNLABELLED] if unlabelled else images.labels
+    outside = known[(known < 0) | (known >= len(model.classes))]
     if len(outside):
         raise ShapeError(
             f"a label {int(outside[0])} in the {part} images; expected labels from 0 to {len(model.classes) - 1}"
@@ -268,26 +302,30 @@ def _one_epoch(
     optimizer: torch.optim.Optimizer,
     average: Weights | None,
     epoch: int,
+    slower: float,
     advance: Advance,
     group: TrainingGroup,
 ) -> dict[str, Any]:
     """Train for one epoch, and return its row of `TrainResult.history`, without the entries of the validation.
 
-    `average`, the moving average of the weights if there is one, is updated in place. This process computes its part of
-    each batch; gradients, and what the row states, are those of all processes.
+    `average`, the average of the weights if there is one, is updated in place; `slower` is a factor on the learning
+    rate. This process computes its part of each batch; gradients, and what the row states, are those of all processes.
+    The accuracy is that on images with a label.
     """
     generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
     batches = _batches(len(labels), settings.batch_size, generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
-    rate = settings.rate((epoch - 1) / settings.epochs)
+    rate = slower * settings.rate((epoch - 1) / settings.epochs)
+    total_steps = settings.epochs * len(batches)
+    labelled = max(1, int((labels != UNLABELLED).sum()))
     parameters = [parameter for options in optimizer.param_groups for parameter in options["params"]]
     with seeded(labels.device, settings.seed, "dropout", epoch, *group.seed):
         model.train()
         for step, batch in enumerate(batches, start=1):
             done = (epoch - 1 + (step - 1) / len(batches)) / settings.epochs
             for options in optimizer.param_groups:
-                options["lr"] = settings.rate(done)
+                options["lr"] = slower * settings.rate(done)
             own = batch[group.part(len(batch))].to(labels.device)
             before = group.buffers(model)
             optimizer.zero_grad(set_to_none=True)
@@ -298,7 +336,10 @@ def _one_epoch(
                         torch.enable_grad(),
                         torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"),
                     ):
-                        loss, logits = objective(model, images, labels[own])
+                        now = objective
+                        if isinstance(objective, SteppedObjective):
+                            now = objective.at_step(Step(done=done, index=own))
+                        loss, logits = now(model, images, labels[own])
                     _differentiate(loss)
                     loss_sum += loss.detach() * len(own)
                     right += (logits.detach().argmax(1) == labels[own]).sum()
@@ -306,9 +347,8 @@ def _one_epoch(
                 changes = group.changes(model, before)
             group.average_step(parameters, holders, model, before, changes, len(own) / len(batch))
             optimizer.step()
-            if average is not None and settings.ema is not None:
-                steps = (epoch - 1) * len(batches) + step  # the decay begins small, to forget the initial weights
-                _update_average(average, model, min(settings.ema, steps / (steps + 9)))
+            if average is not None:
+                _update_average(average, model, settings.decay((epoch - 1) * len(batches) + step, total_steps))
             if step % _CHECK_EVERY == 0 or step == len(batches):
                 seen = sum(len(each) for each in batches[:step])
                 with group.together(1) as total:
@@ -324,7 +364,7 @@ def _one_epoch(
         "epoch": epoch,
         "learning_rate": rate,
         "loss": sums[0] / len(labels),
-        "accuracy": sums[1] / len(labels),
+        "accuracy": sums[1] / labelled,
     }
 
 
@@ -401,37 +441,38 @@ def _update_average(average: Weights, model: Classifier, decay: float) -> None:
 
 def _current_weights(model: Classifier, average: Weights | None) -> Weights:
     """A copy of the weights that count at this point: the moving average if there is one, else the model's own."""
-    return snapshot(model) if average is None else {name: tensor.clone() for name, tensor in average.items()}
+    return _copied(average) or snapshot(model)
 
 
-def _validate(
+def _has_collapsed(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
+    """Whether robust accuracy after an epoch is far below the best one of the epochs before that were not undone."""
+    before = [each["val_robust_accuracy"] for each in history if not each["rolled_back"]]
+    return row["val_robust_accuracy"] < _COLLAPSED * max(before, default=0.0)
+
+
+def _roll_back(
     model: Classifier,
+    optimizer: torch.optim.Optimizer,
     average: Weights | None,
-    validation: LabelledImages,
-    objective: Objective,
-    device: torch.device | str,
-    group: TrainingGroup,
-) -> dict[str, float]:
-    """Validation loss and accuracy, as `val_loss` and `val_accuracy`, of the weights `average` if given.
+    state: TrainingState,
+    weights: Weights,
+    averaged: Weights | None,
+) -> Weights:
+    """Set model and average back to what they were before the epoch, with a fresh optimiser.
 
-    The model keeps its own weights. This process computes its part of each batch; the results are those of all.
+    Returns a copy of the weights that count then.
     """
-    own = None
-    if average is not None:
-        own = snapshot(model)
-        model.load_state_dict(average)
-    model.eval()
-    with group.together(2) as sums:
-        for batch_images, batch_labels in validation.batches(_EVAL_BATCH, device):
-            part = group.part(len(batch_labels), least=1)
-            images, labels = batch_images[part], batch_labels[part]
-            if len(labels):
-                value, logits = objective.validate(model, images, labels)
-                sums[0] += value.item() * len(labels)
-                sums[1] += int((logits.argmax(1) == labels).sum())
-    if own is not None:
-        model.load_state_dict(own)
-    return {"val_loss": sums[0] / len(validation), "val_accuracy": sums[1] / len(validation)}
+    model.load_state_dict(weights)
+    optimizer.state.clear()  # its moments are those of the steps that led astray
+    if average is not None and averaged is not None:
+        for name, tensor in averaged.items():
+            average[name].copy_(tensor)
+        state.average = {name: tensor.cpu() for name, tensor in average.items()}
+    return _current_weights(model, state.average)
+
+
+def _copied(weights: Weights | None) -> Weights | None:
+    return None if weights is None else {name: tensor.clone() for name, tensor in weights.items()}
 
 
 def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, settings: TrainConfig) -> None:
@@ -445,8 +486,9 @@ def _record_epoch(state: TrainingState, row: dict[str, Any], current: Weights, s
         state.kept[state.epoch] = current
     if state.stopped_at is not None:
         return
-    if row["val_loss"] < state.best_loss:
-        state.best_epoch, state.best_loss, state.best = state.epoch, row["val_loss"], current
+    value = row["val_loss"] if settings.monitor == "loss" else 1 - row["val_robust_accuracy"]
+    if value < state.best_value and not row.get("rolled_back", False):
+        state.best_epoch, state.best_value, state.best = state.epoch, value, current
     elif settings.patience is not None and state.epoch - state.best_epoch >= settings.patience:
         state.stopped_at = state.epoch
 

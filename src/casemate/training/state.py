@@ -48,15 +48,15 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     """One row per finished epoch; see `TrainResult.history`."""
     best_epoch: int = 0
-    """Epoch of the lowest validation loss, up to `stopped_at`; 0 before the first epoch."""
-    best_loss: float = float("inf")
-    """Validation loss of `best_epoch`."""
+    """Epoch of the best value of the monitor, up to `stopped_at`; 0 before the first epoch."""
+    best_value: float = float("inf")
+    """The value at `best_epoch`, lower is better: the validation loss, or one minus robust accuracy."""
     best: Weights | None = None
     """Weights after `best_epoch`; None before the first epoch."""
     stopped_at: int | None = None
     """Epoch after which early stopping ended, or would have ended, the training; None if it has not."""
     average: Weights | None = None
-    """Moving average of the weights; None without `TrainConfig.ema`."""
+    """Average of the weights; None without `TrainConfig.ema` or `swa_start`."""
     kept: dict[int, Weights] = field(default_factory=dict)
     """Weights after each of `TrainConfig.save_epochs` that is finished, by epoch."""
 
@@ -77,7 +77,7 @@ class TrainingState:
             "epoch": self.epoch,
             "history": self.history,
             "best_epoch": self.best_epoch,
-            "best_loss": self.best_loss,
+            "best_value": self.best_value,
             "stopped_at": self.stopped_at,
         }
         # clones, since the format forbids tensors that share memory, as the best and a kept epoch may
@@ -123,7 +123,7 @@ def _restored(
         entries["best_epoch"],
         *([] if entries["stopped_at"] is None else [entries["stopped_at"]]),
     ]
-    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(entries["best_loss"], int | float):
+    if not all(type(each) is int and each >= 0 for each in whole) or not isinstance(entries["best_value"], int | float):
         raise ValueError("its epochs and losses are not numbers")
     if not isinstance(entries["history"], list) or len(entries["history"]) != entries["epoch"]:
         raise ValueError("its history is not a row per epoch")
@@ -132,7 +132,7 @@ def _restored(
         epoch=entries["epoch"],
         history=entries["history"],
         best_epoch=entries["best_epoch"],
-        best_loss=entries["best_loss"],
+        best_value=entries["best_value"],
         stopped_at=entries["stopped_at"],
     )
     parts: dict[str, Weights] = {}

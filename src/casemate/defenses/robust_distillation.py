@@ -1,0 +1,85 @@
+"""Adversarial distillation from a robust teacher: RSLAD (Zi et al. 2021, arXiv 2108.07969).
+
+A small network learns the probabilities that a robust teacher gives to clean images, on clean images and on
+adversarial ones. The labels are not used. Unlike defensive distillation, the adversarial images are searched on the
+student, and no temperature hides its gradients.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from casemate.attacks import frozen
+from casemate.defenses.distillation import expect_alike
+from casemate.defenses.divergence import divergence, most_divergent
+from casemate.models import Classifier, as_classifier
+from casemate.norms import AnyNorm, Ball, Eps
+from casemate.settings import at_least, between, expect
+from casemate.types import Images, Labels, Logits
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RobustDistillation:
+    """The training objective: divergence of the student's predictions from a robust teacher's, on adversarial images.
+
+    The loss is (1 - `clean`) times the divergence on adversarial images plus `clean` times that on the clean ones, both
+    from the teacher's probabilities for the clean images (equation 7); the adversarial images maximise the former
+    (equation 6).
+    """
+
+    takes_unlabelled: ClassVar[bool] = True
+    teacher: nn.Module
+    """The trained robust teacher, a `Classifier` or a module that maps images within [0, 1] to logits: used in
+    evaluation mode and left as it was; it must be on the student's device."""
+    eps: Eps = 0.1
+    """Radius of the ball, in pixel units; the norm runs over all pixels of an image."""
+    clean: Annotated[float, between(0, 1)] = 1 / 6
+    """Weight of the clean images (the paper's is 1/6)."""
+    steps: Annotated[int, at_least(1)] = 10
+    """Gradient steps that find the adversarial images of a batch."""
+    step_size: Eps | None = None
+    """Length of each step; 2.5 * eps / steps if None."""
+    norm: AnyNorm = "linf"
+    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
+
+    def __post_init__(self) -> None:
+        expect(self)
+        object.__setattr__(self, "teacher", as_classifier(self.teacher))
+
+    def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the loss of the batch, and the student's logits of the clean images.
+
+        Raises:
+            ShapeError: teacher and student differ in classes or in image shape.
+        """
+        del labels
+        target = self._target(model, images)
+        moved = self.adversarial(model, images, target)
+        logits = model(images)
+        apart, on_clean = divergence(target, model(moved)).mean(), divergence(target, logits).mean()
+        return (1 - self.clean) * apart + self.clean * on_clean, logits
+
+    @torch.no_grad()
+    def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
+        """Return the loss and the logits of a validation batch, without gradients."""
+        return self(model, images, labels)
+
+    def adversarial(self, model: Classifier, images: Images, target: Logits) -> Images:
+        """The images near the clean ones whose predictions are far from the teacher's, in evaluation mode."""
+        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        return most_divergent(model, images, target, self.ball, steps=self.steps, step_size=size, start=self.ball)
+
+    @property
+    def ball(self) -> Ball:
+        """The ball round each clean image in which its adversarial image is searched."""
+        return Ball(eps=self.eps, norm=self.norm)
+
+    @torch.no_grad()
+    def _target(self, model: Classifier, images: Images) -> Logits:
+        teacher = as_classifier(self.teacher)
+        expect_alike(teacher, model, images)
+        with frozen(teacher):
+            return teacher(images)

@@ -1,0 +1,63 @@
+"""How robust a network is during its training: which images it still classifies correctly under a short PGD.
+
+A lower attack than an evaluation's, which decides between epochs only: it is never reported as robust accuracy.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from casemate.attacks import PGD, Misclassification, frozen
+from casemate.attacks.gradient import gradient_ascent
+from casemate.errors import SettingError
+from casemate.models import Classifier
+from casemate.norms import Ball
+from casemate.rng import Streams, derive
+from casemate.training.objective import Objective
+from casemate.types import Flags, Images, Labels
+
+_STEPS = 10
+
+
+def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
+    """The balls in which an objective trains robustness: its attribute `balls`, or the one of `ball`.
+
+    Raises `SettingError`, which says `why` they are needed, for an objective without.
+    """
+    balls = getattr(objective, "balls", None)
+    ball = getattr(objective, "ball", None)
+    if isinstance(balls, tuple) and balls:
+        return balls
+    if isinstance(ball, Ball):
+        return (ball,)
+    raise SettingError(
+        f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "
+        "adversarial one, such as AdversarialTraining"
+    )
+
+
+def withstand(
+    model: Classifier, images: Images, labels: Labels, balls: Sequence[Ball], *, seed: int, first: int = 0
+) -> Flags:
+    """Whether each image is classified correctly, itself and at every point that PGD visits in any of the balls.
+
+    PGD makes 10 steps from one random start, with the model in evaluation mode.
+
+    Args:
+        seed: of the random starts.
+        first: position of the first image in its data set, a key of its random start.
+    """
+    with frozen(model):
+        with torch.no_grad():
+            stands = model(images).argmax(1) == labels
+        for number, ball in enumerate(balls):
+            left = stands.nonzero().squeeze(1)
+            if len(left) == 0:
+                break
+            loop = PGD(eps=ball.eps, norm=ball.norm, steps=_STEPS).loop()
+            streams = Streams(derive(seed, "withstand", number), first + left)
+            found = gradient_ascent(model, images[left].detach(), Misclassification(labels[left]), loop, streams)
+            with torch.no_grad():
+                fooled = found.fooled | (model(found.images).argmax(1) != labels[left])
+            stands[left[fooled]] = False
+    return stands
