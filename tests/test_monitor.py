@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate.data import UNLABELLED
 from casemate.defenses import TRADES, AdversarialTraining, SeveralNorms
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.training import (
-    UNLABELLED,
     CrossEntropy,
     Objective,
     PreparedObjective,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casemate.data import digits, fashion_mnist
+from casemate.data.dataset import UNLABELLED as UNLABELLED
 from casemate.data.dataset import Array as Array
 from casemate.data.dataset import Dataset as Dataset
 from casemate.data.dataset import LabelledImages as LabelledImages
@@ -11,6 +12,7 @@ from casemate.data.dataset import as_labels as as_labels
 from casemate.data.dataset import as_tensor as as_tensor
 from casemate.data.dataset import dimensions_remedy as dimensions_remedy
 from casemate.data.dataset import hash_of_images as hash_of_images
+from casemate.data.dataset import keep_labels as keep_labels
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -211,6 +211,22 @@ def split(images: LabelledImages, second: int, seed: int) -> tuple[LabelledImage
     mask = torch.zeros(len(images), dtype=torch.bool)
     mask[order[chosen]] = True
     return images[~mask], images[mask]
+
+
+UNLABELLED: Final = -1
+"""The label of a training image whose class is unknown, for objectives that can learn from such images."""
+
+
+def keep_labels(images: LabelledImages, count: int, seed: int) -> LabelledImages:
+    """All images, with the labels of a stratified random sample of `count`; those of the others are `UNLABELLED`.
+
+    Images with a label come first.
+    """
+    if count >= len(images):
+        return images
+    rest, sample = split(images, count, seed)
+    labels = torch.cat([sample.labels, torch.full_like(rest.labels, UNLABELLED)])
+    return LabelledImages(pixels=torch.cat([sample.pixels, rest.pixels]), labels=labels)
 
 
 def subset(images: LabelledImages, size: int, seed: int) -> LabelledImages:

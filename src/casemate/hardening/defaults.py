@@ -27,8 +27,11 @@ FINE_TUNING = TrainConfig(
 - The weights are averaged over the steps (Izmailov et al. 2018, arXiv 1803.05407), which also makes adversarially
   trained models more robust (Gowal et al. 2020, arXiv 2010.03593).
 """
-HARDENING_RECIPES = tuple(name for name, kind in RECIPES.items() if hasattr(kind.objective, "ball"))
-"""Names of the recipes that train on adversarial images: those whose objective has a ball."""
+HARDENING_RECIPES = tuple(
+    name for name, kind in RECIPES.items() if hasattr(kind.objective, "ball") and kind.teacher is None
+)
+"""Names of the recipes that train on adversarial images, by themselves: those whose objective has a ball, and no
+teacher."""
 DEFAULT_RECIPE = "adversarial-training"
 
 
@@ -39,11 +42,15 @@ def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recip
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
-        reason = "is what the control is trained by" if name == "cross-entropy" else "trains on no adversarial images"
+        reason = "trains on no adversarial images of one ball" if kind.teacher is None else "needs a teacher"
+        reason = "is what the control is trained by" if name == "cross-entropy" else reason
         raise SettingError(f"recipe {name} {reason}; expected one of {', '.join(HARDENING_RECIPES)}")
     low, high = bounds
-    radius = "eps" if "eps" in get_type_hints(kind.objective) else "step_size"
-    settings = kind.defaults | {radius: eps, "norm": norm}
+    hints = get_type_hints(kind.objective)
+    if "norm" not in hints and norm != "linf":
+        raise SettingError(f"recipe {name} in {norm}; it is defined in Linf only")
+    settings = kind.defaults | {"eps" if "eps" in hints else "step_size": eps}
+    settings |= {"norm": norm} if "norm" in hints else {}
     settings |= {side: value for side, value in (("clip_min", low), ("clip_max", high)) if side in settings}
     return Recipe(objective=make_objective({"name": name, "settings": settings}))
 

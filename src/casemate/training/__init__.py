@@ -4,7 +4,6 @@ from casemate.training.config import TrainConfig as TrainConfig
 from casemate.training.cost import measure_step_cost as measure_step_cost
 from casemate.training.loop import TrainResult as TrainResult
 from casemate.training.loop import fit as fit
-from casemate.training.objective import UNLABELLED as UNLABELLED
 from casemate.training.objective import CrossEntropy as CrossEntropy
 from casemate.training.objective import Objective as Objective
 from casemate.training.objective import PreparedObjective as PreparedObjective

@@ -19,7 +19,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from casemate.data import ImageSource, LabelledImages, as_labelled, to_float
+from casemate.data import UNLABELLED, ImageSource, LabelledImages, as_labelled, to_float
 from casemate.data.augment import Augmentation
 from casemate.errors import ModelError, ShapeError, TrainingError
 from casemate.memory import is_out_of_memory
@@ -40,7 +40,6 @@ from casemate.rng import derive, seeded
 from casemate.torchrun import mark_shared
 from casemate.training.config import TrainConfig
 from casemate.training.objective import (
-    UNLABELLED,
     CrossEntropy,
     Objective,
     PreparedObjective,

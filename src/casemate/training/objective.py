@@ -5,7 +5,7 @@ training images (`PreparedObjective`). The training loop looks for the methods o
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Final, Protocol, final, runtime_checkable
+from typing import Annotated, Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +60,6 @@ class PreparedObjective(Objective, Protocol):
     def prepared_for(self, train: LabelledImages) -> Objective:
         """The objective for a training on these images, in their order."""
         ...
-
-
-UNLABELLED: Final = -1
-"""The label of a training image whose class is unknown, for objectives that can learn from such images."""
 
 
 def takes_unlabelled(objective: Objective) -> bool:

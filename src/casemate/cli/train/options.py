@@ -78,6 +78,8 @@ class TrainImages:
     data_dir: DataDir = None
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified random sample of N images."""
+    labelled_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Use the labels of only N training images, a stratified random sample; for recipes that learn without labels."""
     validation_images: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: 6000, or a fifth of fewer)")
     ] = None
@@ -165,6 +167,7 @@ class AbstractTrainCommand:
             check_trackers(self.track)
         check_format(self.history)
         at_least_one("train-images", self.images.train_images)
+        at_least_one("labelled-images", self.images.labelled_images)
         at_least_one("validation-images", self.images.validation_images)
         device, threads = self.machine.set_up(observer)
         group.own_device(device)
@@ -226,7 +229,7 @@ def train_command(name: str) -> type[AbstractTrainCommand]:
     left_out = python_only(kind)
     words = f"Recipe {name}: {summary_of(kind)}" + (f" Python only: {', '.join(left_out)}." if left_out else "")
     objective = options_of(kind, defaults=recipe.defaults, none="the teacher's", words=words)
-    training = options_of(TrainConfig, skip=["seed"], words="The training.")
+    training = options_of(TrainConfig, skip=["seed"], defaults=recipe.training, words="The training.")
     return make_dataclass(
         f"{kind.__name__}Command",
         [("objective", objective, field()), ("training", training, field())],

@@ -26,14 +26,10 @@ from casemate.settings import unknown_name
 from casemate.tables import write_table_as
 from casemate.timing import relative_step_cost
 from casemate.torchrun import place
-from casemate.training import TrainConfig, TrainResult
+from casemate.training import TrainConfig, TrainResult, takes_unlabelled
 from casemate.training.cost import measure_step_cost
 
 _VALIDATION = 6000
-_COLUMNS = (
-    *("epoch", "learning_rate", "loss", "accuracy"),
-    *("val_loss", "val_accuracy", "seconds", "processor_seconds"),
-)
 
 
 @dataclass(frozen=True)
@@ -127,6 +123,13 @@ def prepare(
     for each in bases.values():
         report_facts(each.opened, observer)
     train, validation = _parts(images, options["train_images"], options["validation_images"], seed)
+    if options["labelled_images"] is not None:
+        if not takes_unlabelled(recipe.objective):
+            raise SettingError(
+                f"--labelled-images with the recipe {objective['name']}, which learns from labels only; expected a "
+                "recipe that does not, such as virtual-adversarial"
+            )
+        train = data.keep_labels(train, options["labelled_images"], seed)
     if "start" in bases:
         architecture, model = bases["start"].architecture or bases["start"].source, bases["start"].model
     else:
@@ -140,6 +143,7 @@ def prepare(
         "dataset": images.name,
         **({} if options["data"] is None else {"data": images.origin}),
         "train_images": len(train),
+        **({} if options["labelled_images"] is None else {"labelled_images": int((train.labels >= 0).sum())}),
         "validation_images": len(validation),
         "test_images": len(images.test),
         "epochs": settings.epochs,
@@ -153,6 +157,7 @@ def prepare(
     }
     own = {name: value for name, value in asdict(settings).items() if name != "seed"}  # a field of its own
     own |= {name: options[name] for name in ("train_images", "validation_images")}
+    own |= {} if options["labelled_images"] is None else {"labelled_images": options["labelled_images"]}
     description = ModelMetadata(architecture=str(architecture), dataset=images.name, recipe=own | defended, seed=seed)
     architectures = {architecture, *(each.architecture for each in bases.values())}
     started = bases["start"].opened if "start" in bases else None
@@ -263,7 +268,7 @@ def run(plan: TrainPlan, checkpoint: Path, history: str, observer: Observer) -> 
         return None
     found = evaluate_clean(trained.model, plan.dataset.test, observer=observer)
     path = plan.out.with_suffix(f".history.{history}")
-    rows = {name: np.array([row[name] for row in trained.history]) for name in _COLUMNS}
+    rows = {name: np.array([row[name] for row in trained.history]) for name in trained.history[0]}
     write_table_as(history, rows, path)
     metrics = {
         "test_accuracy": found.accuracy.as_json(),

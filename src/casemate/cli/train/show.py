@@ -10,6 +10,7 @@ from casemate.cli.shared import console
 from casemate.cli.shared.augmentations import write_augmentation
 from casemate.cli.train.run import TrainOutcome, TrainPlan
 from casemate.evaluation.intervals import percent
+from casemate.training import TrainConfig
 
 
 def show_train_plan(plan: TrainPlan, seconds: float | None, *, as_json: bool) -> None:
@@ -49,7 +50,9 @@ def show(plan: TrainPlan, outcome: TrainOutcome, *, as_json: bool) -> None:
     console.show(
         _history_table(trained.history, column),
         *([losses] if losses else []),
-        f"Lowest {watched} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch {trained.epoch}.",
+        f"{_best(watched, plan.settings)} after epoch {trained.best_epoch}{stopped}; saved: the weights after epoch "
+        f"{trained.epoch}.",
+        *_rolled_back(trained.history),
         f"Test accuracy {accuracy}, loss {loss:.4f}; 95 % intervals, n = {accuracy.n:,}.",
         *console.note_lines(plan.about["notes"]),
         f"Model: {escape(str(plan.out))}   History: {escape(str(outcome.history))}",
@@ -65,10 +68,26 @@ def _how_to_open(plan: TrainPlan) -> list[str]:
     return [f"Other commands open it as {escape(source)}, with the same options that describe the model."]
 
 
+def _best(watched: str, settings: TrainConfig) -> str:
+    """What the best epoch is the best one by; `watched` is the name of the validation loss."""
+    return f"Lowest {watched}" if settings.monitor == "loss" else "Highest validation accuracy under PGD"
+
+
+def _rolled_back(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line that says which epochs the guard undid; none if it did not."""
+    undone = [str(row["epoch"]) for row in history if row.get("rolled_back", False)]
+    if not undone:
+        return []
+    epochs = f"Epoch {undone[0]} was" if len(undone) == 1 else f"Epochs {', '.join(undone)} were"
+    return [f"{epochs} undone, since the network over-fitted the attack; the learning rate was halved each time."]
+
+
 def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -> Table:
     """A table with one row per epoch; `validation_loss` is the heading of the column with that loss."""
+    under_pgd = "val_robust_accuracy" in history[0]
+    robust = ["Under PGD"] if under_pgd else []
     made = console.new_table(
-        *console.right_aligned("Epoch", "Rate", "Loss", "Accuracy", validation_loss, "Val. acc.", "Seconds")
+        *console.right_aligned("Epoch", "Rate", "Loss", "Accuracy", validation_loss, "Val. acc.", *robust, "Seconds")
     )
     for row in history:
         made.add_row(
@@ -78,6 +97,7 @@ def _history_table(history: Sequence[Mapping[str, Any]], validation_loss: str) -
             percent(row["accuracy"]),
             f"{row['val_loss']:.4f}",
             percent(row["val_accuracy"]),
+            *([percent(row["val_robust_accuracy"])] if under_pgd else []),
             f"{row['seconds']:.1f}",
         )
     return made
@@ -89,18 +109,33 @@ def _losses(spec: Mapping[str, Any]) -> tuple[str, str, str]:
     The last is "" for the plain cross-entropy. `spec` is the objective's name and settings.
     """
     settings = spec["settings"]
+    adversarial = ("adversarial validation loss", "Val. adv. loss")
     match spec["name"]:
         case "adversarial-regularization":
             what = f"Loss: of the images plus {settings['multiplier']:g} times that of their adversarial neighbours."
-            return "adversarial validation loss", "Val. adv. loss", f"{what} Val. adv. loss: of the neighbours alone."
+            return *adversarial, f"{what} Val. adv. loss: of the neighbours alone."
         case "adversarial-training":
             what = f"the images that {settings['steps']} steps of PGD find within {settings['eps']:g} of the clean ones"
-            return "adversarial validation loss", "Val. adv. loss", f"Loss and val. adv. loss: of {what}."
+            return *adversarial, f"Loss and val. adv. loss: of {what}."
+        case "trades" | "mart":
+            what = f"Loss and val. adv. loss: with {settings['beta']:g} times the divergence of adversarial images."
+            return *adversarial, what
+        case "fgsm-rs" | "n-fgsm":
+            what = "Loss and val. adv. loss: of the images that one step along the gradient finds from random starts."
+            return *adversarial, what
+        case "several-norms":
+            return (
+                *adversarial,
+                f"Loss: of the {settings['combine']} ball. Val. adv. loss: of the worst for each image.",
+            )
         case "at-temperature":
             what = f"Loss and val. loss: cross-entropy at temperature {settings['temperature']:g}."
             return "validation loss", "Val. loss", what
         case "distillation":
             what = f"cross-entropy to the teacher's probabilities at temperature {settings['temperature']:g}"
             return "validation loss", "Val. loss", f"Loss and val. loss: {what}."
+        case "robust-distillation":
+            what = "Loss and val. adv. loss: divergence from the teacher's predictions, mostly on adversarial images."
+            return *adversarial, what
         case _:
             return "validation loss", "Val. loss", ""
