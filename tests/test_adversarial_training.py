@@ -313,6 +313,7 @@ def test_the_command_trains_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main.main([*TRAINING, *own, "--out", str(out), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     settings = {"eps": 8 / 255, "steps": 2, "step_size": None, "norm": "linf", "random_start": True}
+    settings |= {"label_smoothing": 0.0, "weight_perturbation": 0.0}
     recipe = json.loads(out.with_suffix(".json").read_text())["recipe"]
     assert recipe["objective"] == shown["objective"] == {"name": "adversarial-training", "settings": settings}
 

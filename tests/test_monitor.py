@@ -18,7 +18,7 @@ from casemate.training import (
     CrossEntropy,
     Objective,
     PreparedObjective,
-    Step,
+    TrainingStep,
     SteppedObjective,
     TrainConfig,
     TrainResult,
@@ -235,14 +235,14 @@ class Knows:
     """Records what it learns of the training; learns without labels."""
 
     takes_unlabelled = True
-    steps: list[Step] = field(default_factory=list, repr=False)
+    steps: list[TrainingStep] = field(default_factory=list, repr=False)
     prepared: list[int] = field(default_factory=list, repr=False)
 
     def prepared_for(self, train: Any) -> "Knows":
         self.prepared.append(len(train))
         return self
 
-    def at_step(self, step: Step) -> Objective:
+    def at_step(self, step: TrainingStep) -> Objective:
         self.steps.append(step)
         return self
 

@@ -215,8 +215,9 @@ def test_the_readme_counts_attacks_recipes_and_checks_as_they_are() -> None:
     assert f"[{len(library_attack_types())} attacks](docs/attacks.md)" in readme
     assert f"[{len(CHECKS)} checks](docs/findings.md)" in readme
     assert f"{len(CHECKS)} checks of the result itself" in (ROOT / "docs" / "architecture.md").read_text()
-    words = {4: "four", 5: "five", 6: "six"}
-    assert f"and {words[len(RECIPES)]} recipes:" in readme
+    assert f"[{len(RECIPES)} recipes](docs/defenses.md)" in readme
+    page, recipes_page = (ROOT / "docs" / "defenses.md").read_text(), script("tools/recipes_page.py")
+    assert recipes_page.page(page) == page, "run python tools/recipes_page.py"
 
 
 def test_the_citation_names_this_version() -> None:

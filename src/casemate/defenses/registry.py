@@ -7,21 +7,30 @@ The command line, the study and stored models specify an objective by name and s
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, final, get_type_hints
+from typing import Any, Literal, final, get_type_hints
 
 from torch import nn
 
+from casemate.attacks.registry import summary_of
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining
+from casemate.defenses.certified import CROWNIBPTraining, IBPTraining, MTLIBPTraining, SABRTraining
 from casemate.defenses.distillation import Distillation, TemperatureCrossEntropy
+from casemate.defenses.graph_regularization import GraphRegularization
 from casemate.defenses.mart import MART
 from casemate.defenses.robust_distillation import RobustDistillation
 from casemate.defenses.several_norms import SeveralNorms
 from casemate.defenses.single_step import FGSMRS, NFGSM
+from casemate.defenses.smoothing import ConsistencyTraining, GaussianTraining, SmoothAdversarialTraining
 from casemate.defenses.trades import TRADES
+from casemate.defenses.virtual_adversarial import VirtualAdversarial
 from casemate.errors import SettingError
 from casemate.settings import unknown_name
 from casemate.training import CrossEntropy, Objective
+
+RecipeKind = Literal["ordinary", "adversarial", "distilled", "certified", "smoothed", "unlabelled"]
+"""What a recipe trains for: accuracy; robustness against attacks; a teacher's predictions; bounds that prove
+robustness; randomised smoothing; accuracy with few labels."""
 
 
 @final
@@ -34,6 +43,8 @@ class RecipeType:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Default settings by name, which replace the objective's own defaults. A value of None means the value that the
     teacher was trained with."""
+    kind: RecipeKind = "ordinary"
+    """What the recipe trains for."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Default settings of the training by name, which replace those of `TrainConfig`."""
 
@@ -57,17 +68,27 @@ RECIPES: Mapping[str, RecipeType] = {
         # the paper's settings, except its unusual pixel limits; with the class's defaults, those of Neural Structured
         # Learning, neighbours hardly differ from their images
         {"multiplier": 0.5, "step_size": 0.2, "norm": "linf", "clip_min": 0.0, "clip_max": 1.0},
+        kind="adversarial",
     ),
-    "adversarial-training": RecipeType(AdversarialTraining),
-    "trades": RecipeType(TRADES),
-    "mart": RecipeType(MART),
-    "fgsm-rs": RecipeType(FGSMRS, training={"guard": True}),
-    "n-fgsm": RecipeType(NFGSM, training={"guard": True}),
-    "several-norms": RecipeType(SeveralNorms),
+    "adversarial-training": RecipeType(AdversarialTraining, kind="adversarial"),
+    "trades": RecipeType(TRADES, kind="adversarial"),
+    "mart": RecipeType(MART, kind="adversarial"),
+    "fgsm-rs": RecipeType(FGSMRS, kind="adversarial", training={"guard": True}),
+    "n-fgsm": RecipeType(NFGSM, kind="adversarial", training={"guard": True}),
+    "several-norms": RecipeType(SeveralNorms, kind="adversarial"),
     # the paper states none; Papernot et al. 2016 use 20 most often
-    "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}),
-    "distillation": RecipeType(Distillation, {"temperature": None}),
-    "robust-distillation": RecipeType(RobustDistillation),
+    "at-temperature": RecipeType(TemperatureCrossEntropy, {"temperature": 20.0}, kind="distilled"),
+    "distillation": RecipeType(Distillation, {"temperature": None}, kind="distilled"),
+    "robust-distillation": RecipeType(RobustDistillation, kind="distilled"),
+    "ibp": RecipeType(IBPTraining, kind="certified"),
+    "crown-ibp": RecipeType(CROWNIBPTraining, kind="certified"),
+    "sabr": RecipeType(SABRTraining, kind="certified"),
+    "mtl-ibp": RecipeType(MTLIBPTraining, kind="certified"),
+    "gaussian-noise": RecipeType(GaussianTraining, kind="smoothed"),
+    "smooth-adv": RecipeType(SmoothAdversarialTraining, kind="smoothed"),
+    "consistency": RecipeType(ConsistencyTraining, kind="smoothed"),
+    "virtual-adversarial": RecipeType(VirtualAdversarial, kind="unlabelled"),
+    "graph-regularization": RecipeType(GraphRegularization, kind="unlabelled"),
 }
 """All recipes by name; "cross-entropy" is ordinary training.
 
@@ -80,6 +101,26 @@ def recipe_type(name: str) -> RecipeType:
     if name in RECIPES:
         return RECIPES[name]
     raise unknown_name("recipe", name, RECIPES)
+
+
+def recipes_table() -> str:
+    """A table in Markdown with one row per recipe, for the documentation.
+
+    Columns: name on the command line, class, summary, what it trains for, settings with their defaults, whether it
+    learns from images without labels.
+    """
+    head = ("Name", "Class", "Minimises", "For", "Settings", "Without labels")
+    rows = [head, ("---",) * len(head)]
+    for name, each in RECIPES.items():
+        settings = ", ".join(f"{key} {_shown(value)}" for key, value in each.defaults.items())
+        without = "yes" if getattr(each.objective, "takes_unlabelled", False) else "no"
+        summary = summary_of(each.objective).split(": ", 1)[-1]
+        rows.append((f"`{name}`", f"`{each.objective.__name__}`", summary, each.kind, settings, without))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def make_objective(spec: Mapping[str, Any], teacher: nn.Module | None = None) -> Objective:

@@ -28,10 +28,9 @@ FINE_TUNING = TrainConfig(
   trained models more robust (Gowal et al. 2020, arXiv 2010.03593).
 """
 HARDENING_RECIPES = tuple(
-    name for name, kind in RECIPES.items() if hasattr(kind.objective, "ball") and kind.teacher is None
+    name for name, each in RECIPES.items() if each.kind == "adversarial" and hasattr(each.objective, "ball")
 )
-"""Names of the recipes that train on adversarial images, by themselves: those whose objective has a ball, and no
-teacher."""
+"""Names of the recipes that train on adversarial images of one ball."""
 DEFAULT_RECIPE = "adversarial-training"
 
 
@@ -42,8 +41,8 @@ def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recip
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
-        reason = "trains on no adversarial images of one ball" if kind.teacher is None else "needs a teacher"
-        reason = "is what the control is trained by" if name == "cross-entropy" else reason
+        other = "trains on no adversarial images of one ball"
+        reason = "is what the control is trained by" if name == "cross-entropy" else other
         raise SettingError(f"recipe {name} {reason}; expected one of {', '.join(HARDENING_RECIPES)}")
     low, high = bounds
     hints = get_type_hints(kind.objective)

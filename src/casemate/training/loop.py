@@ -43,8 +43,8 @@ from casemate.training.objective import (
     CrossEntropy,
     Objective,
     PreparedObjective,
-    Step,
     SteppedObjective,
+    TrainingStep,
     takes_unlabelled,
 )
 from casemate.training.processes import TrainingGroup, process_group
@@ -337,7 +337,7 @@ def _one_epoch(
                     ):
                         now = objective
                         if isinstance(objective, SteppedObjective):
-                            now = objective.at_step(Step(done=done, index=own))
+                            now = objective.at_step(TrainingStep(done=done, index=own))
                         loss, logits = now(model, images, labels[own])
                     _differentiate(loss)
                     loss_sum += loss.detach() * len(own)

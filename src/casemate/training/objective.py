@@ -35,7 +35,7 @@ class Objective(Protocol):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class TrainingStep:
     """Where a training is when an objective is called for a batch."""
 
     done: float
@@ -48,7 +48,7 @@ class Step:
 class SteppedObjective(Objective, Protocol):
     """Interface of an objective that changes during the training: a schedule, or one that knows each image's place."""
 
-    def at_step(self, step: Step) -> Objective:
+    def at_step(self, step: TrainingStep) -> Objective:
         """The objective for one batch. The training loop validates with the objective itself, as at the end."""
         ...
 

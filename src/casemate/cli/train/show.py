@@ -137,5 +137,11 @@ def _losses(spec: Mapping[str, Any]) -> tuple[str, str, str]:
         case "robust-distillation":
             what = "Loss and val. adv. loss: divergence from the teacher's predictions, mostly on adversarial images."
             return *adversarial, what
+        case "ibp" | "crown-ibp" | "sabr" | "mtl-ibp":
+            what = f"Val. cert. loss: of the worst logits that the bounds allow within {settings['eps']:g}."
+            return "certified validation loss", "Val. cert. loss", what
+        case "gaussian-noise" | "smooth-adv" | "consistency":
+            what = f"Val. loss: of noisy images, standard deviation {settings['sigma']:g}."
+            return "validation loss under noise", "Val. loss", what
         case _:
             return "validation loss", "Val. loss", ""

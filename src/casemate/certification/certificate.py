@@ -1,0 +1,197 @@
+"""Certificates: images for which no image in a ball round them is classified otherwise, proven by bounds.
+
+The bounds are computed in float64, and hold for the network as it is evaluated in float32: whatever the order of the
+additions, if every addition, multiplication, division and root errs by a relative 2^-24 at most (IEEE 754), which
+`casemate.certification.propagation` adds up operation by operation, doubled to cover the bounds' own rounding. Not
+covered are evaluations of lower precision (TF32, half precision, autocast), and convolutions by Winograd's or Fourier
+transforms, whose errors are larger. The ball includes the tolerance by which the images of attacks may exceed it
+(`Ball.reach`).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
+from casemate.certification.region import region_around
+from casemate.certification.taking_apart import is_same_function, take_apart
+from casemate.data import Array, as_labels, as_tensor, to_float
+from casemate.errors import ModelError, SettingError, ShapeError
+from casemate.intervals import Estimate, share
+from casemate.logits import is_valid
+from casemate.memory import batched
+from casemate.models import Classifier, as_classifier, user_call
+from casemate.models.state import frozen
+from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
+from casemate.progress import NULL_OBSERVER, Observer
+from casemate.rows import Rows
+from casemate.settings import at_least, one_of
+from casemate.types import Flags, Images, Labels, PerExample
+
+Method = Literal["interval", "crown-ibp", "crown"]
+_METHOD = one_of("interval", "crown-ibp", "crown")
+_BEYOND = 9e-7
+"""By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Certificate(Rows):
+    """What is proven for each image; `certificate[mask]` is it for some of the images."""
+
+    margin: PerExample
+    """A lower bound of the logit of the label minus the largest other logit, over the ball within the model's bounds;
+    float64. Rounding of the model in float32 is taken off."""
+    certified: Flags
+    """Whether every image of the ball is classified as the label: the margin is above zero."""
+    clean: Flags
+    """Whether the image itself is classified as the label."""
+    method: str
+    """interval, crown-ibp or crown."""
+    eps: float
+    """Radius of the ball."""
+    norm: Norm
+    """Norm of the ball."""
+
+    @property
+    def certified_accuracy(self) -> Estimate:
+        """Share of the images that are certified."""
+        return share(self.certified.cpu().numpy())
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of the images that are classified as the label."""
+        return share(self.clean.cpu().numpy())
+
+    def __repr__(self) -> str:
+        return (
+            f"Certificate({self.certified_accuracy:.1%n} certified at eps = {format_eps(self.eps)} in {self.norm} by "
+            f"{self.method}; {self.clean_accuracy.value:.1%} correct)"
+        )
+
+
+@torch.no_grad()
+def certify(
+    model: nn.Module,
+    images: Array,
+    labels: Array,
+    eps: float | str,
+    *,
+    norm: Norm = "linf",
+    method: Method = "crown",
+    batch_size: int = 50,
+    observer: Observer = NULL_OBSERVER,
+) -> Certificate:
+    """Bound the margins of images over a ball; the model is judged in evaluation mode and does not change.
+
+    A certificate is a proof, an image without one is not proven to have an adversarial image: the bounds are loose, and
+    looser the more layers a network has and the less it was trained for them.
+
+    Args:
+        model: a `Classifier`, or a module that maps images within [0, 1] to logits; in float32 or float64.
+        images: `(n, channels, height, width)` within the model's bounds, or bytes (uint8), which are scaled to [0, 1].
+        labels: the true classes, whole numbers `(n,)`.
+        eps: radius of the ball, in pixel units, as a number or a text such as "8/255".
+        norm: linf, l2 or l1.
+        method: "interval" propagates intervals (Gowal et al. 2018). "crown-ibp" propagates linear functions back to the
+            images, between bounds of the layers from intervals (Zhang et al. 2020). "crown" computes those bounds by
+            linear functions too (Zhang et al. 2018): much tighter for networks not trained for bounds, and slower, by
+            the number of ReLUs whose sign is not decided. The last two take the better of their bound and the first.
+        batch_size: images at a time, halved when memory runs out; it does not change the result, up to rounding.
+        observer: receives the progress.
+
+    Raises:
+        ShapeError: no images, or images and labels that the model does not take.
+        DataError: images or labels that are no numbers, or of a wrong type.
+        SettingError: an eps, norm, method or batch size outside its range.
+        ModelError: a model with layers that there are no bounds for (named in the message), in half precision, or that
+            fails.
+        MachineError: not even one image at a time fits into memory.
+    """
+    model, method = as_classifier(model), _METHOD.check(method, "method")
+    batch_size = at_least(1).check(batch_size, "batch_size")
+    norm = parse_norm(norm)
+    if norm == "l0":
+        raise SettingError("norm = 'l0'; expected linf, l2 or l1: there are no certificates in l0")
+    ball = Ball(eps=parse_eps(eps), norm=norm)
+    pixels, truth = _checked(model, images, labels)
+    reached = Ball(eps=ball.reach(model.bounds), norm=norm)
+    with _prepared(model, pixels, ball), observer.work(f"Certifying ({method})", len(pixels)) as advance:
+
+        def work(part: slice) -> tuple[Tensor, ...]:
+            found = _margins(model, pixels[part].to(model.device), truth[part].to(model.device), reached, method)
+            advance(len(truth[part]), "")
+            return found
+
+        parts = batched(len(pixels), batch_size, work, observer)
+    margin, clean = (torch.cat(column).to(pixels.device) for column in zip(*parts, strict=True))
+    return Certificate(
+        margin=margin, certified=(margin > 0) & clean, clean=clean, method=method, eps=ball.eps, norm=norm
+    )
+
+
+@contextmanager
+def _prepared(model: Classifier, images: Images, ball: Ball) -> Iterator[None]:
+    """The model in evaluation mode, frozen and examined; restored at the end."""
+    with user_call(model, ball), frozen(model):
+        model.examine(images[:2].to(model.device))
+        yield
+
+
+def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, method: Method) -> tuple[Tensor, ...]:
+    """Bounds of the margins, float64 `(n,)`, and which images are classified correctly."""
+    logits = model(images)
+    apart = take_apart(model, images, dtype=torch.float64)
+    if not is_same_function(logits, apart.logits):
+        raise ModelError(
+            "the operations found in the model compute other logits than the model on some of the images: its forward "
+            "depends on the images in Python code. Write that part without if and loops over values"
+        )
+    region = region_around(images.double(), ball, model.bounds)
+    # of a float64 model too, since `Classifier` may round its logits to float32: ties there could be decided either way
+    unit = torch.finfo(torch.float32).eps
+    bounds = bound_layers(apart.graph, region, unit=unit)
+    margins = interval_margins(apart.graph, bounds, labels)
+    if method == "crown":
+        bounds = bound_layers(apart.graph, region, unit=unit, tighten=True)
+        margins = margins.fmax(interval_margins(apart.graph, bounds, labels))
+    if method != "interval":
+        margins = margins.fmax(linear_margins(apart.graph, bounds, labels))
+    return margins.amin(1), (logits.argmax(1) == labels) & is_valid(logits)
+
+
+def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, Labels]:
+    """Images within the bounds, in float32 or float64, and labels. Raises as `certify`."""
+    pixels, truth = as_tensor(images, "images"), as_labels(labels)
+    pixels = to_float(pixels, pixels.device) if pixels.dtype == torch.uint8 else pixels
+    shape = model.interface["input_shape"]
+    if pixels.ndim != 4 or (shape is not None and tuple(pixels.shape[1:]) != shape):
+        wanted = "channels, height, width" if shape is None else ", ".join(map(str, shape))
+        raise ShapeError(f"images of shape {tuple(pixels.shape)}; expected (n, {wanted})")
+    if not pixels.is_floating_point():
+        raise ShapeError(f"images of type {pixels.dtype}; expected bytes (uint8), or floating point in {model.bounds}")
+    if not len(pixels):
+        raise ShapeError("no images to certify; expected at least one")
+    if truth.shape != pixels.shape[:1]:
+        raise ShapeError(f"{len(truth)} labels for {len(pixels)} images; expected one for each")
+    low, high = pixels.amin().item(), pixels.amax().item()
+    if not max(model.bounds[0] - low, high - model.bounds[1]) <= _BEYOND or math.isnan(low + high):
+        raise ShapeError(
+            f"pixels from {low:.4g} to {high:.4g}; expected numbers within the model's bounds {model.bounds}: scale "
+            "the images, and put any normalisation into the Classifier (mean=, std=)"
+        )
+    if model.dtype not in (None, torch.float32, torch.float64):
+        raise ModelError(f"a model in {model.dtype}; expected float32 or float64: certify model.float()")
+    double = pixels.dtype == torch.float64 and model.dtype in (None, torch.float64)
+    pixels = pixels.to(torch.float64 if double else torch.float32).clamp(*model.bounds)
+    model.infer(pixels[:2])
+    if not 0 <= int(truth.min()) <= int(truth.max()) < len(model.classes):
+        raise ShapeError(
+            f"labels from {int(truth.min())} to {int(truth.max())}; expected 0 to {len(model.classes) - 1}"
+        )
+    return pixels, truth

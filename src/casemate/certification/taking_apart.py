@@ -1,0 +1,241 @@
+"""Taking a classifier apart: from its traced calls to operations that bounds pass through.
+
+The normalisation of the classifier is included; a softmax or sigmoid at its end is left out, as the classifier itself
+does, and one logit becomes two. A network in training mode is taken apart as it is for one batch (see
+`casemate.certification.layers`).
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.nn.utils import parametrize
+
+from casemate.certification.builder import BatchSize, GraphBuilder, RefusedError, Value
+from casemate.certification.functions import FUNCTIONS
+from casemate.certification.layers import LAYERS
+from casemate.certification.operations import Dense, Reshape
+from casemate.certification.propagation import OperationGraph
+from casemate.certification.tracing import calls_of, layers_of, unsupported
+from casemate.errors import ModelError
+from casemate.models import Classifier
+from casemate.models.accel.equivalence import relative_difference
+from casemate.models.accel.optimize import has_hooks
+from casemate.models.state import restored
+from casemate.rng import torch_forked
+from casemate.types import Images, Logits
+
+_SAME = 1e-3
+"""Largest difference between the logits of the model and of its operations, relative to the largest logit."""
+_COMPARED = 8
+"""Images on which they are compared."""
+_SAME_MEMORY = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
+"""Layers that may return the memory of their input."""
+_OVERWRITTEN = "it writes into a tensor that is used elsewhere; write inplace=False"
+
+
+@final
+@dataclass(frozen=True)
+class TakenApart:
+    """A model as operations, for a batch of images."""
+
+    graph: OperationGraph
+    logits: Logits
+    """Of the images."""
+
+
+def take_apart(model: Classifier, images: Images, *, dtype: torch.dtype | None = None) -> TakenApart:
+    """The operations of a model, and its logits for `images`, in the mode that the model is in; both differentiable.
+
+    Args:
+        model: its weights are converted to the type of the computation.
+        images: `(n, channels, height, width)` within the model's bounds.
+        dtype: type of the computation; that of the images if None.
+
+    Raises:
+        ModelError: a model with parts that there are no bounds for, or whose operations have other logits.
+    """
+
+    def check(calls: fx.Graph) -> None:
+        _compare(model, calls, images[:_COMPARED])
+
+    calls = calls_of(model, check)
+    return _operations(model, calls, images.to(dtype or images.dtype))
+
+
+def _compare(model: Classifier, calls: fx.Graph, images: Images) -> None:
+    """Raise `ModelError` unless the operations compute the logits of the model, which does not change."""
+    with torch.no_grad(), torch_forked(model.device), restored(model):
+        torch.manual_seed(0)
+        found = _operations(model, calls, images).logits
+        torch.manual_seed(0)  # dropout and noise are drawn in the same order
+        expected = model(images)
+    if not is_same_function(expected, found):
+        raise ModelError(
+            "the operations found in the model compute other logits than the model: its forward depends on the images "
+            "in Python code, keeps something between calls, or writes into a tensor that it uses again. Write such a "
+            "part without that"
+        )
+
+
+def is_same_function(expected: Logits, found: Logits) -> bool:
+    """Whether two computations of logits agree up to rounding and one number per image, which no margin depends on."""
+    return relative_difference(expected.double().log_softmax(1), found.double().log_softmax(1)) <= _SAME
+
+
+def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApart:
+    """The operations for the calls of a model."""
+    made = _Calls(model, images)
+    for node in calls.nodes:
+        made.add(node)
+    return TakenApart(graph=OperationGraph(tuple(made.builder.nodes)), logits=made.builder.values[-1])
+
+
+@final
+class _Calls:
+    """Adds the operations of a model, call by call."""
+
+    def __init__(self, model: Classifier, images: Images) -> None:
+        self.builder = GraphBuilder(images)
+        self._model = model
+        self._layers = layers_of(model)
+        self._results: dict[fx.Node, Any] = {}
+
+    def add(self, node: fx.Node) -> None:
+        """Add the operations of one call."""
+        match node.op:
+            case "placeholder":
+                result: Any = Value(0)
+            case "get_attr":
+                result = self._constant(str(node.target))
+            case "output":
+                self._end(node.args[0])
+                return
+            case "call_module":
+                result = self._layer(str(node.target), node)
+            case _:
+                result = self._function(node)
+        self._results[node] = result
+
+    def _constant(self, name: str) -> Tensor:
+        place, _, attribute = name.rpartition(".")
+        return getattr(self._layers[place], attribute)
+
+    def _resolved(self, given: Any) -> Any:
+        return map_arg(given, lambda node: self._results[node])
+
+    def _layer(self, name: str, node: fx.Node) -> Value:
+        layer = self._layers[name]
+        kind = parametrize.type_before_parametrizations(layer)
+        shown = f"the layer {name.removeprefix('model.')} ({kind.__name__})"
+        build = LAYERS.get(kind)
+        given = self._resolved(node.args)
+        if _is_ending(node, kind):
+            return given[0]
+        if build is None:
+            raise unsupported(shown)
+        if has_hooks(layer):
+            raise unsupported(shown, "it has hooks, which could change what it computes")
+        if len(given) != 1 or node.kwargs or not isinstance(given[0], Value):
+            raise unsupported(shown, "it is called with more than one tensor")
+        if getattr(layer, "inplace", False) and self._is_used_again(node):
+            raise unsupported(shown, _OVERWRITTEN)
+        return _naming(shown, lambda: build(self.builder, layer, given[0]))
+
+    def _function(self, node: fx.Node) -> Any:
+        target = node.target.strip("_") if isinstance(node.target, str) else node.target
+        given, options = self._resolved(node.args), dict(self._resolved(node.kwargs))
+        if not any(isinstance(each, Value) for each in _flat((given, options))):
+            return _plain(node, given, options)
+        if _is_ending(node, target):
+            return given[0]
+        shown = f"the call of {target if isinstance(target, str) else getattr(target, '__name__', target)}"
+        if target not in FUNCTIONS:
+            raise unsupported(shown)
+        writes = options.get("inplace", False) or (isinstance(node.target, str) and node.target.endswith("_"))
+        if writes and self._is_used_again(node):
+            raise unsupported(shown, _OVERWRITTEN)
+        return _naming(shown, lambda: FUNCTIONS[target](self.builder, *given, **options))
+
+    def _is_used_again(self, node: fx.Node) -> bool:
+        """Whether something else uses the memory that a call writes into; the trace does not show that it changes."""
+        place = node.args[0]
+        while isinstance(place, fx.Node):
+            if len(place.users) > 1 or not node.users:
+                return True
+            kind = type(self._layers.get(str(place.target)))
+            if place.op != "call_method" and place.target is not torch.flatten and kind not in _SAME_MEMORY:
+                return False
+            place = place.args[0]
+        return False
+
+    def _end(self, output: Any) -> None:
+        """Make the result the logits of the model."""
+        found = self._results.get(output) if isinstance(output, fx.Node) else None
+        if not isinstance(found, Value):
+            raise unsupported(f"an output that is {type(output).__name__}", "let the network return the logits only")
+        shape = tuple(self.builder.value(found).shape[1:])
+        if shape in ((), (1,)):
+            if not shape:
+                found = self.builder.add(Reshape((), (1,)), found)
+            column = self.builder.values[0].new_tensor([[0.0], [1.0]])
+            found = self.builder.add(Dense(column, None), found)
+        if found.number != len(self.builder.values) - 1:
+            same = tuple(self.builder.value(found).shape[1:])
+            found = self.builder.add(Reshape(same, same), found)
+        classes = self._model.interface["classes"]
+        count = self.builder.value(found).shape[1:]
+        if len(count) != 1 or (classes is not None and len(classes) != count[0]):
+            raise unsupported(f"an output of shape (n, {', '.join(map(str, count))})", "one logit per class is needed")
+
+
+def _naming(what: str, build: Callable[[], Any]) -> Any:
+    """What `build` returns; an error in reading a call's arguments names the call."""
+    try:
+        return build()
+    except (TypeError, AttributeError, IndexError) as error:
+        raise unsupported(what, f"with these arguments ({error})") from error
+    except RefusedError as error:
+        raise unsupported(what, str(error)) from error
+
+
+def _flat(given: Any) -> list[Any]:
+    """All arguments inside tuples, lists and dictionaries."""
+    if isinstance(given, dict):
+        given = tuple(given.values())
+    if isinstance(given, tuple | list):
+        return [each for part in given for each in _flat(part)]
+    return [given]
+
+
+def _plain(node: fx.Node, given: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    """The result of a call whose arguments are no tensors of the images: sizes and their arithmetic."""
+    if any(isinstance(each, BatchSize) for part in (given, options) for each in _flat(part)):
+        is_lookup = node.target is operator.getitem
+        if not is_lookup:
+            raise unsupported("arithmetic with the number of images")
+    if node.op != "call_function":
+        raise unsupported(f"the call of {node.target}")
+    return node.target(*given, **options)  # pyright: ignore[reportCallIssue]
+
+
+_ENDINGS = frozenset(
+    {
+        *(nn.Softmax, nn.LogSoftmax, nn.Sigmoid),
+        *(F.softmax, F.log_softmax, F.sigmoid, torch.softmax, torch.log_softmax, torch.sigmoid),
+        *("softmax", "log_softmax", "sigmoid"),
+    }
+)
+
+
+def _is_ending(node: fx.Node, kind: Any) -> bool:
+    """Whether a call is a softmax over classes at the end of the model, which `Classifier` leaves out.
+
+    A log-softmax too: it shifts all logits of an image by one number, which no margin and no cross-entropy shows.
+    """
+    return kind in _ENDINGS and all(user.op == "output" for user in node.users)

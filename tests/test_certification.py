@@ -1,0 +1,660 @@
+"""Certificates: against closed forms, the exact optimum by integer programming, random points and attacks."""
+
+import gc
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import Bounds as Limits
+from scipy.optimize import LinearConstraint, milp
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from casemate.attacks import PGD
+from casemate.certification import (
+    bound_layers,
+    certify,
+    interval_margins,
+    linear_margins,
+    region_around,
+    take_apart,
+    worst_logits,
+)
+from casemate.certification.operations import Interval, MaximumPooling, Rectifier
+from casemate.certification.tracing import calls_of
+from casemate.errors import DataError, ModelError, SettingError, ShapeError
+from casemate.models import Classifier, create
+from casemate.norms import Ball, Norm
+from casemate.training.state import snapshot
+from conftest import Listener
+from oracles import as_installed, classifier, distance, generator, linear_problem, room, steepest_descent
+
+SHAPE = (2, 6, 6)
+FLOAT32 = torch.finfo(torch.float32).eps
+
+
+class Odd(nn.Module):
+    """Residual, concatenated, with functions, sizes, buffers and constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.two = nn.Conv2d(4, 4, 3, padding="same", groups=2)
+        self.past = nn.Conv2d(2, 4, 1)
+        self.head = nn.Linear(4 + 36, 3)
+        self.register_buffer("middle", torch.tensor([0.4, 0.6]).view(1, 2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled = (images - self.middle) / 0.5
+        inside = F.relu(self.norm(self.one(scaled)))
+        inside = F.leaky_relu(self.two(inside) + self.past(scaled), 0.1)
+        inside = 1 - inside * 2
+        pooled = F.max_pool2d(inside, 3, stride=2, padding=1)
+        flat = pooled.view(pooled.size(0), -1)
+        return self.head(torch.cat([inside.mean((2, 3)), flat], dim=1)) + 0.1
+
+
+class Preact(nn.Module):
+    """A block that adds what it began with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.add(images, self.inside(images)).contiguous())
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "dense": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 20), nn.ReLU(), nn.Linear(20, 3)),
+    "strides": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(4, 5, 2, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(10, 3),
+    ),
+    "even same": lambda: nn.Sequential(
+        nn.Conv2d(2, 3, (4, 2), padding="same"),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, padding=1),
+        nn.Flatten(),
+        nn.Linear(27, 3),
+    ),
+    "pooled": lambda: nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    ),
+    "odd": Odd,
+    "preact": Preact,
+    "one logit": lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 1)),
+}
+
+
+def model_of(kind: str, seed: int = 0, **options: Any) -> Classifier:
+    """A classifier of two-channel images, whose batch norms have statistics of their own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = NETWORKS[kind]()
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                layer.running_mean.normal_(std=0.3)
+                layer.running_var.uniform_(0.5, 2)
+                nn.init.normal_(layer.weight)
+                nn.init.normal_(layer.bias)
+    classes = 2 if kind == "one logit" else 3
+    return Classifier(network, input_shape=SHAPE, classes=classes, **options).eval()
+
+
+def some_images(count: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Tensor:
+    """Images, many of whose pixels are near the bounds."""
+    return (1.4 * torch.rand(count, *shape, generator=generator(seed)) - 0.2).clamp(0, 1)
+
+
+def points(image: Tensor, ball: Ball, count: int, seed: int = 0) -> Tensor:
+    """Random points of a ball within [0, 1], half of them on its edge."""
+    random = generator(seed)
+    delta = torch.randn(count, *image.shape, generator=random)
+    if ball.norm == "linf":
+        delta = delta.clamp(-1, 1)
+        delta[::2] = delta[::2].sign()
+        delta = delta * ball.eps
+    else:
+        if ball.norm == "l1":
+            delta = delta * (torch.rand(delta.shape, generator=random) < 0.1)
+        length = delta.flatten(1).norm(p=int(ball.norm[1]), dim=1).clamp(min=1e-9).view(-1, 1, 1, 1)
+        share = torch.rand(count, generator=random).view(-1, 1, 1, 1)
+        share[::2] = 1
+        delta = ball.eps * share * delta / length
+    return (image + delta).clamp(0, 1)
+
+
+# -------------------------------------------------------------------------------------------- bounds contain outputs
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_no_point_of_the_ball_has_a_smaller_margin(kind: str, norm: Norm) -> None:
+    """10,000 points evaluated in float32."""
+    model = model_of(kind, mean=(0.3, 0.5), std=(0.2, 0.7)) if kind != "odd" else model_of(kind)
+    images = some_images(2)
+    ball = Ball(eps={"linf": 0.03, "l2": 0.2, "l1": 0.7}[norm], norm=norm)
+    labels = model(images).argmax(1)
+    found = {
+        method: certify(model, images, labels, ball.eps, norm=norm, method=method).margin
+        for method in ("interval", "crown-ibp", "crown")
+    }
+    assert (found["crown-ibp"] >= found["interval"]).all()
+    assert (found["crown"] >= found["interval"]).all()
+    for number, image in enumerate(images):
+        with torch.no_grad():
+            logits = model(points(image, ball, 5000, number))
+        own = logits[:, labels[number]].clone()
+        logits[:, labels[number]] = -math.inf
+        worst = (own - logits.amax(1)).min()
+        for margin in found.values():
+            assert margin[number] <= worst
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_layer_contains_its_values(kind: str) -> None:
+    model, images = model_of(kind), some_images(2)
+    ball = Ball(eps=0.05)
+    graph = take_apart(model, images, dtype=torch.float64).graph
+    for tighten in (False, True):
+        whole = Ball(eps=ball.reach((0, 1)))
+        bounds = bound_layers(graph, region_around(images.double(), whole, (0, 1)), unit=FLOAT32, tighten=tighten)
+        for number, image in enumerate(images):
+            values = [points(image, ball, 1000).double()]
+            for node in graph.nodes:
+                values.append(node.operation.value(*(values[place] for place in node.inputs)))
+            for value, interval in zip(values, bounds.intervals, strict=True):
+                assert (value >= interval.lower[number] - 1e-12).all()
+                assert (value <= interval.upper[number] + 1e-12).all()
+
+
+def test_the_registered_networks_can_be_taken_apart() -> None:
+    images = some_images(2, shape=(1, 8, 8))
+    for name in ("paper-cnn", "paper-cnn-noise", "paper-student", "student-8x3", "resnet-14"):
+        model = create(name, input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
+        labels = model(images).argmax(1)
+        with as_installed():  # residual blocks are annotated with tensors, and are traced with others
+            assert certify(model, images, labels, 0.001, method="interval").clean.all()
+            assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- oracles
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("method", ["interval", "crown"])
+def test_one_linear_layer_is_bounded_exactly(norm: Norm, method: str) -> None:
+    low, high = (0.0, 1.0) if norm == "linf" else (0.4, 0.6)
+    problem = linear_problem(3, low=low, high=high)
+    eps = {"linf": 0.02, "l2": 0.1, "l1": 0.3}[norm]
+    reached = Ball(eps=eps, norm=norm).reach((0, 1))
+    rooms = room(problem.images.flatten(1).double(), problem.slope)
+    best = problem.margin(problem.images).detach() - steepest_descent(problem.slope, rooms, norm, reached)
+    found = certify(problem.model, problem.images, problem.labels, eps, norm=norm, method=method)  # pyright: ignore[reportArgumentType]
+    assert (found.margin <= best).all()
+    assert torch.allclose(found.margin, best, atol=1e-3)  # the rounding of float32 is taken off
+    assert torch.equal(found.certified, found.margin > 0)
+    assert 0 < found.certified.sum() < len(best)
+    exact = region_around(problem.images.double(), Ball(eps=reached, norm=norm), (0, 1))
+    graph = take_apart(problem.model, problem.images, dtype=torch.float64).graph
+    bounds = bound_layers(graph, exact)
+    for margins in (interval_margins(graph, bounds, problem.labels), linear_margins(graph, bounds, problem.labels)):
+        assert torch.allclose(margins[:, 0], best, atol=1e-9)
+
+
+def smallest_margin(layers: list[nn.Linear], box: tuple[np.ndarray, np.ndarray], label: int, other: int) -> float:
+    """The exact minimum over a box of the difference of two logits of a ReLU network: a mixed integer program.
+
+    Variables: the inputs, then of each hidden layer the values before and after the ReLU, and a sign for each.
+    """
+    sizes = [len(box[0])]
+    for layer in layers[:-1]:
+        sizes += [layer.out_features] * 3
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    count = int(starts[-1])
+    low, high = np.full(count, -np.inf), np.full(count, np.inf)
+    low[: sizes[0]], high[: sizes[0]] = box
+    rows: list[np.ndarray] = []
+    lower: list[float] = []
+    upper: list[float] = []
+
+    def row(entries: dict[int, float], at_least: float, at_most: float) -> None:
+        line = np.zeros(count)
+        for place, value in entries.items():
+            line[place] += value
+        rows.append(line)
+        lower.append(at_least)
+        upper.append(at_most)
+
+    before = range(sizes[0])
+    reach = 50.0
+    integral = np.zeros(count)
+    for number, layer in enumerate(layers[:-1]):
+        weight, bias = layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()
+        z, a, s = (int(starts[1 + 3 * number + k]) for k in range(3))
+        for unit in range(layer.out_features):
+            entries = {place: -weight[unit, k] for k, place in enumerate(before)} | {z + unit: 1.0}
+            row(entries, bias[unit], bias[unit])
+            low[a + unit], low[s + unit], high[s + unit], integral[s + unit] = 0, 0, 1, 1
+            row({a + unit: 1.0, z + unit: -1.0}, 0, np.inf)
+            row({a + unit: 1.0, z + unit: -1.0, s + unit: reach}, -np.inf, reach)
+            row({a + unit: 1.0, s + unit: -reach}, -np.inf, 0)
+        before = range(a, a + layer.out_features)
+    last = layers[-1]
+    difference = (last.weight[label] - last.weight[other]).detach().double().numpy()
+    cost = np.zeros(count)
+    cost[list(before)] = difference
+    found = milp(
+        cost,
+        constraints=LinearConstraint(np.array(rows), np.array(lower), np.array(upper)),
+        bounds=Limits(low, high),
+        integrality=integral,
+        options={"mip_rel_gap": 1e-9},
+    )
+    assert found.success
+    return float(found.fun + (last.bias[label] - last.bias[other]).item())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bounds_contain_the_exact_optimum_of_a_small_network(seed: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)]
+    stack = [nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]]
+    model = classifier(nn.Sequential(*stack), classes=3, shape=(1, 2, 3))
+    images = some_images(3, seed, (1, 2, 3))
+    labels = model(images).argmax(1)
+    loose, tight = [], []
+    graph = take_apart(model, images, dtype=torch.float64).graph
+    region = region_around(images.double(), Ball(eps=0.15), (0, 1))
+    interval = interval_margins(graph, bound_layers(graph, region), labels)
+    crown = linear_margins(graph, bound_layers(graph, region, tighten=True), labels)
+    for number, image in enumerate(images.double().flatten(1).numpy()):
+        others = [each for each in range(3) if each != labels[number]]
+        box = np.clip(image - 0.15, 0, 1), np.clip(image + 0.15, 0, 1)
+        for place, other in enumerate(others):
+            exact = smallest_margin(layers, box, int(labels[number]), other)
+            assert crown[number, place] <= exact + 1e-6
+            assert interval[number, place] <= exact + 1e-6
+            loose.append(exact - interval[number, place].item())
+            tight.append(exact - crown[number, place].item())
+    assert np.mean(tight) < 0.5 * np.mean(loose)
+
+
+def test_crown_of_two_layers_by_hand() -> None:
+    """X in [-1, 1] by pixels in [0, 1]; y = relu(x + 0.5) - relu(-x + 0.5), against 0."""
+    first, last = nn.Linear(1, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        first.bias.fill_(0.5)
+        last.weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+        last.bias.zero_()
+    network = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
+    model = Classifier(network, input_shape=(1, 1, 1), classes=2, mean=0.5, std=0.5).eval()
+    images = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    graph = take_apart(model, images, dtype=torch.float64).graph
+    region = region_around(images, Ball(eps=0.5), (0, 1))
+    bounds = bound_layers(graph, region)
+    label = torch.zeros(1, dtype=torch.int64)
+    # both inputs lie in [-0.5, 1.5]; intervals: 0 - 1.5
+    assert interval_margins(graph, bounds, label).item() == pytest.approx(-1.5)
+    # below: relu(z) >= z, as 1.5 > 0.5; above: relu(z) <= 0.75 z + 0.375. So y >= x + 0.5 - 0.75 (0.5 - x) - 0.375
+    assert linear_margins(graph, bounds, label).item() == pytest.approx(-1 * 1.75 + 0.5 - 0.75 * 0.5 - 0.375)
+
+
+def test_crown_is_mostly_tighter_than_intervals() -> None:
+    better = []
+    for seed in range(10):
+        model, images = model_of("dense", seed), some_images(4, seed)
+        labels = model(images).argmax(1)
+        graph = take_apart(model, images).graph
+        region = region_around(images, Ball(eps=0.02), (0, 1))
+        loose = interval_margins(graph, bound_layers(graph, region), labels)
+        better.append(linear_margins(graph, bound_layers(graph, region, tighten=True), labels) >= loose)
+    assert torch.cat(better).float().mean() > 0.95
+
+
+def test_relaxations_lie_on_their_side() -> None:
+    """Of ReLUs and poolings, for coefficients of both signs, at random points of random boxes."""
+    random = generator(2)
+    lower = torch.randn(5, 2, 6, 6, generator=random, dtype=torch.float64)
+    upper = lower + torch.rand(lower.shape, generator=random) * torch.randint(2, lower.shape, generator=random)
+    given = Interval(lower, upper)
+    for operation in (Rectifier(), Rectifier(0.3), MaximumPooling((2, 3), (2, 1), (1, 1), (1, 1))):
+        for _ in range(50):
+            inside = lower + (upper - lower) * torch.rand(lower.shape, generator=random).round(decimals=1)
+            value = operation.value(inside)
+            rows = torch.randn(value.shape, generator=random, dtype=torch.float64)
+            (before,), constant = operation.before(rows, torch.arange(5), [given])
+            below = (before * inside).flatten(1).sum(1) + constant
+            assert (below <= (rows * value).flatten(1).sum(1) + 1e-9).all()
+
+
+def test_worst_logits_put_the_margins_where_their_classes_are() -> None:
+    labels = torch.tensor([0, 1, 2])
+    margins = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    expected = torch.tensor([[0.0, -1.0, -2.0], [-3.0, 0.0, -4.0], [-5.0, -6.0, 0.0]])
+    assert torch.equal(worst_logits(margins, labels), expected)
+
+
+# ---------------------------------------------------------------------------------------------------------- rounding
+
+
+@pytest.mark.filterwarnings("ignore:the network returns other logits")
+def test_the_certificate_covers_the_rounding_of_float32() -> None:
+    """Large numbers that cancel: the exact network's margin is positive, float32's may not be."""
+    layer = nn.Linear(36, 2)
+    with torch.no_grad():
+        layer.weight.copy_(1e4 * torch.randn(2, 36, generator=generator(0)))
+        layer.bias.copy_(-layer.weight.double().sum(1).mul(0.5).float())
+    model = classifier(nn.Sequential(nn.Flatten(), layer))
+    images = 0.5 + 1e-6 * torch.randn(200, 1, 6, 6, generator=generator(1))
+    exact = F.linear(images.flatten(1).double(), layer.weight.double(), layer.bias.double())
+    labels = exact.argmax(1)
+    rounded = model(images)
+    errors = (rounded.double() - exact).abs().amax()
+    assert errors > 1e-4
+    graph = take_apart(model, images, dtype=torch.float64).graph
+    bounds = bound_layers(graph, region_around(images.double(), Ball(eps=0), (0, 1)), unit=FLOAT32)
+    assert ((rounded >= bounds.intervals[-1].lower) & (rounded <= bounds.intervals[-1].upper)).all()
+    found = certify(model, images, labels, 0)
+    assert not (found.certified & (rounded.argmax(1) != labels)).any()
+
+
+def test_float32_stays_within_the_bounds_of_a_point() -> None:
+    """At eps = 0 the bounds are the exact network, give or take the rounding: float32 must lie within."""
+    for kind in NETWORKS:
+        model, images = model_of(kind), some_images(50)
+        graph = take_apart(model, images, dtype=torch.float64).graph
+        region = region_around(images.double(), Ball(eps=0), (0, 1))
+        last = bound_layers(graph, region, unit=FLOAT32).intervals[-1]
+        logits = model(images).double()
+        assert ((logits >= last.lower) & (logits <= last.upper)).all(), kind
+        assert (last.radius < 1e-3).all()
+
+
+# -------------------------------------------------------------------------------------- certificates and attacks
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_attacks_never_fool_what_is_certified(norm: Norm) -> None:
+    model, images = model_of("pooled", 1, mean=0.5, std=0.3), some_images(24, 4)
+    labels = model(images).argmax(1)
+    for eps in {"linf": (0.005, 0.02), "l2": (0.02, 0.1), "l1": (0.05, 0.3)}[norm]:
+        proven = certify(model, images, labels, eps, norm=norm).certified
+        fooled = PGD(eps=eps, norm=norm, steps=20, random_start=True)(model, images, labels).success
+        assert not (proven & fooled).any()
+        assert proven.any()
+    assert not proven.all()
+    assert fooled.any()
+
+
+def test_only_images_inside_the_bounds_count() -> None:
+    """A black image cannot be darkened: half of the box is empty."""
+    problem = linear_problem(5)
+    black = torch.zeros_like(problem.images)
+    labels = problem.model(black).argmax(1)
+    found = certify(problem.model, black, labels, 0.1, method="interval").margin
+    weight = problem.model.network[1].weight.detach().double()  # type: ignore[index]
+    slope = weight[labels] - weight[1 - labels]
+    logits = problem.model(black).double()
+    own = logits.gather(1, labels.unsqueeze(1)) - logits.gather(1, 1 - labels.unsqueeze(1))
+    assert torch.allclose(found, own[:, 0] + 0.1 * slope.clamp(max=0).sum(1), atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------- what it leaves behind
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_stays_as_it_is(training: bool) -> None:
+    model = model_of("odd").train(training)
+    model.network.get_submodule("norm").eval()
+    images, labels = some_images(4), torch.zeros(4, dtype=torch.int64)
+    before = snapshot(model)
+    modes = [each.training for each in model.modules()]
+    attributes = [list(vars(each)) for each in model.modules()]
+    state = torch.get_rng_state()
+    found = certify(model, images, labels, 0.01)
+    assert torch.equal(state, torch.get_rng_state())
+    assert modes == [each.training for each in model.modules()]
+    assert attributes == [list(vars(each)) for each in model.modules()]
+    for name, tensor in snapshot(model).items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(each.requires_grad and each.grad is None for each in model.parameters())
+    assert torch.equal(found.margin, certify(model.eval(), images, labels, 0.01).margin)
+
+
+def test_a_model_that_is_gone_leaves_no_trace() -> None:
+    model, images = model_of("dense"), some_images(2)
+    take_apart(model, images)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_model_is_traced_once_until_its_layers_change() -> None:
+    model, images = model_of("pooled"), some_images(2)
+    checked: list[Any] = []
+    first = calls_of(model, checked.append)
+    assert calls_of(model, checked.append) is first
+    model.train()
+    assert calls_of(model, checked.append) is not first
+    model.eval()
+    assert calls_of(model, checked.append) is first
+    model.network[2] = nn.LeakyReLU(0.1)  # type: ignore[index]
+    assert calls_of(model, checked.append) is not first
+    assert len(checked) == 3
+    assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
+
+
+def test_batch_size_and_type_of_the_images_change_nothing() -> None:
+    model, images = model_of("odd"), some_images(7)
+    labels = model(images).argmax(1)
+    whole = certify(model, images, labels, "1/255")
+    for other in (
+        certify(model, images, labels, 1 / 255, batch_size=3),
+        certify(model, images.numpy(), labels.numpy(), 1 / 255),
+        certify(model.network, images, labels.tolist(), 1 / 255),
+    ):
+        assert torch.allclose(whole.margin, other.margin, rtol=1e-9, atol=1e-12)
+        assert other.certified.dtype == torch.bool
+    assert whole.margin.dtype == torch.float64
+    double = certify(Classifier(model.network.double(), input_shape=SHAPE), images.double(), labels, 1 / 255)
+    assert torch.allclose(whole.margin, double.margin, atol=1e-4)
+
+
+def test_progress_and_summary(listener: Listener) -> None:
+    model, images = model_of("dense"), some_images(7)
+    labels = model(images).argmax(1)
+    labels[0] = (labels[0] + 1) % 3
+    found = certify(model, images, labels, "1/255", method="interval", batch_size=3, observer=listener)
+    assert listener.titles == ["Certifying (interval)"]
+    assert listener.done == listener.total == 7
+    assert not found.clean[0]
+    assert not found.certified[0]
+    assert found.clean_accuracy.value == pytest.approx(6 / 7)
+    assert found.certified_accuracy.value == pytest.approx(found.certified.float().mean().item())
+    assert "1/255" in repr(found)
+    assert len(found[found.clean].margin) == 6
+    assert (found.method, found.norm, found.eps) == ("interval", "linf", 1 / 255)
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+class Squares(nn.Module):
+    """Squares the images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images * images).flatten(1)[:, :3]
+
+
+class Branches(nn.Module):
+    """Depends on the images in Python code."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
+
+
+class Counts(nn.Module):
+    """Other logits at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(72, 3)
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inside(images.flatten(1)) * self.calls
+
+
+class Overwrites(nn.Module):
+    """Uses what a ReLU has overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(72, 5), nn.Linear(5, 3)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inside = self.one(images.flatten(1))
+        self.relu(inside)
+        return self.two(inside)
+
+
+class Mixes(nn.Module):
+    """Could mix images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.view(-1, 3, 2, 2).view(-1, 72)
+
+
+def dense_after(*layers: nn.Module, features: int = 72) -> nn.Sequential:
+    """Layers and a dense one."""
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 3))
+
+
+REFUSED: dict[str, tuple[nn.Module, str]] = {
+    "sigmoid inside": (dense_after(nn.Sigmoid()), r"network\.0 \(Sigmoid\)"),
+    "gelu": (dense_after(nn.GELU()), r"network\.0 \(GELU\)"),
+    "padding": (dense_after(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")), "padding_mode='reflect'"),
+    "slope": (dense_after(nn.LeakyReLU(1.5)), r"negative_slope = 1\.5; expected 0 to 1"),
+    "ceil": (dense_after(nn.MaxPool2d(4, ceil_mode=True), features=8), "ceil_mode"),
+    "adaptive": (dense_after(nn.AdaptiveAvgPool2d(4), features=32), "expected a size that divides"),
+    "no statistics": (dense_after(nn.BatchNorm2d(2, track_running_stats=False)), "no running statistics"),
+    "product": (Squares(), "the call of mul: of two tensors"),
+    "branch": (Branches(), "cannot be traced"),
+    "mixed": (Mixes(), "the call of view: to .* images must stay apart"),
+    "overwritten": (Overwrites(), "relu .*inplace=False"),
+    "hook": (dense_after(nn.ReLU()), "it has hooks"),
+}
+REFUSED["hook"][0][0].register_forward_hook(lambda *_: None)  # type: ignore[index]
+
+
+@pytest.mark.filterwarnings("ignore:the network returns other logits")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_bounds_is_named_with_what_has(name: str) -> None:
+    network, message = REFUSED[name]
+    model = Classifier(network, input_shape=SHAPE)
+    with pytest.raises(ModelError, match=message) as caught:
+        certify(model, some_images(2), [0, 1], 0.1)
+    assert "They can be computed for Linear, Conv2d" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:the network returns other logits")
+def test_a_trace_that_is_not_the_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="other logits than the model"):
+        certify(Classifier(Counts(), input_shape=SHAPE, classes=3), some_images(2), [0, 1], 0.1)
+
+
+def test_noise_at_inference_is_refused() -> None:
+    model = create("paper-cnn-noise", input_shape=(1, 8, 8), classes=("a", "b"))
+    for layer in model.modules():
+        if hasattr(layer, "at_inference"):
+            layer.at_inference = True  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ModelError, match="adds noise in evaluation mode"):
+        take_apart(model.eval(), some_images(2, shape=(1, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"eps": -0.1}, SettingError, "eps"),
+        ({"norm": "l0"}, SettingError, "there are no certificates in l0"),
+        ({"norm": "l3"}, SettingError, "linf, l2, l1"),
+        ({"method": "magic"}, SettingError, "interval, crown-ibp or crown"),
+        ({"batch_size": 0}, SettingError, "batch_size = 0"),
+        ({"images": 2 * some_images(3)}, ShapeError, "within the model's bounds"),
+        ({"images": some_images(3) * math.nan}, ShapeError, "within the model's bounds"),
+        ({"images": some_images(3)[:, :1]}, ShapeError, r"expected \(n, 2, 6, 6\)"),
+        ({"images": some_images(0)}, ShapeError, "no images to certify"),
+        ({"images": some_images(3).long()}, ShapeError, "expected bytes"),
+        ({"labels": [0, 1]}, ShapeError, "2 labels for 3 images"),
+        ({"labels": [0, 1, 3]}, ShapeError, "expected 0 to 2"),
+        ({"labels": [0.5, 1, 2]}, DataError, "labels"),
+        ({"model": model_of("dense").half()}, ModelError, "expected float32 or float64"),
+        ({"model": "dense"}, ModelError, "torch.nn.Module"),
+    ],
+)
+def test_bad_input_is_refused_in_words(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    given = {"model": model_of("dense"), "images": some_images(3), "labels": [0, 1, 2], "eps": 0.1} | options
+    with as_installed(), pytest.raises(kind, match=message):
+        certify(**given)
+
+
+# ------------------------------------------------------------------------------------------------- other kinds of model
+
+
+def test_a_softmax_at_the_end_changes_no_certificate() -> None:
+    model, images = model_of("dense"), some_images(5)
+    labels = model(images).argmax(1)
+    plain = certify(model, images, labels, 0.01).margin
+    for ending in (nn.Softmax(dim=1), nn.LogSoftmax(dim=1)):
+        ended = Classifier(nn.Sequential(model.network, ending), input_shape=SHAPE, classes=3)
+        assert torch.allclose(certify(ended, images, labels, 0.01).margin, plain)
+
+
+def test_weights_that_are_computed_from_others_count_as_they_are() -> None:
+    layer = nn.Linear(72, 3)
+    parametrizations.weight_norm(layer)
+    model, images = classifier(nn.Sequential(nn.Flatten(), layer), 3, SHAPE), some_images(5)
+    labels = model(images).argmax(1)
+    plain = nn.Linear(72, 3)
+    plain.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+    expected = certify(classifier(nn.Sequential(nn.Flatten(), plain), 3, SHAPE), images, labels, 0.01).margin
+    assert torch.allclose(certify(model, images, labels, 0.01).margin, expected)
+
+
+def test_a_certified_image_has_no_neighbour_beyond_distance_eps() -> None:
+    """The ball that is certified is the one within which attacks count: eps and the tolerance of float32."""
+    problem = linear_problem(7)
+    graph = take_apart(problem.model, problem.images, dtype=torch.float64).graph
+    ball = Ball(eps=0.1)
+    region = region_around(problem.images.double(), Ball(eps=ball.reach((0, 1))), (0, 1))
+    exact = linear_margins(graph, bound_layers(graph, region, unit=FLOAT32), problem.labels)[:, 0].detach()
+    assert torch.allclose(certify(problem.model, problem.images, problem.labels, 0.1).margin, exact, atol=1e-12)
+    moved = PGD(eps=0.1, steps=5)(problem.model, problem.images, problem.labels).adversarial
+    assert 0.1 - 1e-6 < distance(moved, problem.images, "linf").max() <= ball.reach((0, 1))
