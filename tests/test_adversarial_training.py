@@ -359,7 +359,7 @@ def test_what_is_not_given_is_the_library_s() -> None:
         ),
         (["--multiplier", "0.3"], "--recipe adversarial-training has no --multiplier; choose"),
         (["--clip-min", "0"], "--recipe adversarial-training has no --clip-min"),
-        (["--label-smoothing", "0.1"], "has no --label-smoothing"),
+        (["--sigma", "0.1"], "has no --sigma"),
         (
             ["--recipe", "cross-entropy", "--norm", "l2"],
             "choose --recipe adversarial-regularization or adversarial-training",

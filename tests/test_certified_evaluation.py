@@ -15,7 +15,7 @@ from casemate.models import Classifier
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
 
 IMAGES = tiny_images(90, 4, noise=70)
-VALUES = (0.01, 0.03, 0.06)
+VALUES = (0.12, 0.2, 0.26)
 
 
 def network() -> Classifier:
@@ -47,7 +47,8 @@ def test_what_is_proven_is_at_most_what_the_attacks_leave(found: CertifiedEvalua
 
 
 def test_images_that_are_proven_are_not_attacked_but_for_the_sample(found: CertifiedEvaluation) -> None:
-    assert found.sampled == [5, 5, 5]
+    assert found.sampled == [min(5, count) for count in found.certified.sum(0).tolist()]
+    assert found.certified[:, 1].sum() > 20
     left = found.clean
     for column in range(3):
         proven = found.certified[:, column]

@@ -1044,7 +1044,7 @@ def test_a_planned_defence_tells_its_settings_and_its_time(
         ),
         (
             ["--teacher", "t.safetensors"],
-            "--recipe cross-entropy has no --teacher; choose --recipe distillation, or leave",
+            "--recipe cross-entropy has no --teacher; choose --recipe distillation or robust-distillation, or",
         ),
         (["--temperature", "3"], "choose --recipe at-temperature or distillation, or leave it out"),
         ([*REGULARISED, "--temperature", "3"], "--recipe adversarial-regularization has no --temperature"),
