@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from casemate.data import UNLABELLED
+from casemate.data import UNLABELLED, keep_labels
 from casemate.defenses import TRADES, AdversarialTraining, SeveralNorms
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.models import Classifier
@@ -285,3 +285,15 @@ def test_trades_and_the_monitor_work_for_a_network_of_ones_own() -> None:
         network, TRAIN, VALIDATION, replace(SETTINGS, monitor="robust-accuracy"), objective=TRADES(eps=0.05, steps=2)
     )
     assert done.history[-1]["val_robust_accuracy"] > 0.5
+
+
+def test_labels_are_kept_for_a_sample_that_is_repeated() -> None:
+    some = keep_labels(TRAIN, 6, 0)
+    known = some.labels != UNLABELLED
+    assert int((~known).sum()) == 114
+    assert int(known.sum()) == 6 * 5  # a fifth of all, nearly
+    assert [int((some.labels == label).sum()) for label in range(3)] == [10, 10, 10]
+    assert len({bytes(each.numpy().tobytes()) for each in some.pixels[known]}) == 6
+    assert keep_labels(TRAIN, 120, 0) is TRAIN
+    half = keep_labels(TRAIN, 60, 0)
+    assert int((half.labels != UNLABELLED).sum()) == 60

@@ -5,7 +5,6 @@ neighbours of the latter with all pairs compared one by one.
 """
 
 import math
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from casemate.defenses.virtual_adversarial import VirtualAdversarial
 from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier, create, preserve_state
 from casemate.rng import Streams, all_seeded
-from casemate.training import CrossEntropy, TrainingStep, TrainConfig, fit
+from casemate.training import CrossEntropy, TrainConfig, TrainingStep, fit
 from casemate.training.objective import Objective, PreparedObjective, SteppedObjective, takes_unlabelled
 from casemate.training.state import snapshot
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
@@ -351,7 +350,7 @@ def test_neighbours_are_those_of_all_pairs_compared(count: int) -> None:
     np.testing.assert_allclose(similarity.numpy(), values, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("block", [1, 7, 66, 67, 1000])
+@pytest.mark.parametrize("block", [4, 23, 66, 67, 1000])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 def test_the_size_of_the_blocks_changes_nothing(block: int, kind: torch.dtype) -> None:
     pixels = PIXELS if kind == torch.uint8 else PIXELS.to(kind) / 255

@@ -220,13 +220,15 @@ UNLABELLED: Final = -1
 def keep_labels(images: LabelledImages, count: int, seed: int) -> LabelledImages:
     """All images, with the labels of a stratified random sample of `count`; those of the others are `UNLABELLED`.
 
-    Images with a label come first.
+    The images with a label come first, repeated until they are a fifth of all, so that no batch of a training lacks
+    them.
     """
     if count >= len(images):
         return images
     rest, sample = split(images, count, seed)
-    labels = torch.cat([sample.labels, torch.full_like(rest.labels, UNLABELLED)])
-    return LabelledImages(pixels=torch.cat([sample.pixels, rest.pixels]), labels=labels)
+    times = max(1, round(len(rest) / (4 * count)))
+    labels = torch.cat([sample.labels.repeat(times), torch.full_like(rest.labels, UNLABELLED)])
+    return LabelledImages(pixels=torch.cat([sample.pixels.repeat(times, 1, 1, 1), rest.pixels]), labels=labels)
 
 
 def subset(images: LabelledImages, size: int, seed: int) -> LabelledImages:

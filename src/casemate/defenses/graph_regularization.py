@@ -156,8 +156,8 @@ def nearest_neighbours(
 ) -> tuple[Int64[Tensor, "n neighbours"], Float[Tensor, "n neighbours"]]:
     """The images of largest cosine similarity to each image, by their pixels as stored, the most similar first.
 
-    An image is no neighbour of itself; of equally similar images the first in order comes first. The similarity to an
-    image of zeros is zero.
+    An image is no neighbour of itself. Of equally similar images the first in order comes first, unless more than
+    8 too many tie for the last places. The similarity to an image of zeros is zero.
 
     Args:
         pixels: the images, uint8 or floating point.

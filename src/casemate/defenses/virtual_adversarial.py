@@ -6,7 +6,8 @@ images (eq. 8): the Kullback-Leibler divergence from the prediction at an image 
 computed for unlabelled images too. The power method finds r: near x the divergence is a quadratic form, whose dominant
 eigenvector is approximated by finite differences of gradients (section 3.3, algorithm 1).
 
-The paper has separate batches of labelled and unlabelled images; here one batch mixes both.
+The paper has separate batches of labelled and unlabelled images; here one batch mixes both. Where few images have
+labels, repeat them among the training images, so that each batch has some.
 """
 
 from dataclasses import dataclass

@@ -79,7 +79,8 @@ class TrainImages:
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Train on a stratified random sample of N images."""
     labelled_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Use the labels of only N training images, a stratified random sample; for recipes that learn without labels."""
+    """Use the labels of only N training images, a stratified random sample that is repeated until it makes a fifth of
+    them; for recipes that learn without labels."""
     validation_images: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: 6000, or a fifth of fewer)")
     ] = None

@@ -143,7 +143,7 @@ def prepare(
         "dataset": images.name,
         **({} if options["data"] is None else {"data": images.origin}),
         "train_images": len(train),
-        **({} if options["labelled_images"] is None else {"labelled_images": int((train.labels >= 0).sum())}),
+        **({} if options["labelled_images"] is None else {"labelled_images": options["labelled_images"]}),
         "validation_images": len(validation),
         "test_images": len(images.test),
         "epochs": settings.epochs,
