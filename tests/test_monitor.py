@@ -18,9 +18,9 @@ from casemate.training import (
     CrossEntropy,
     Objective,
     PreparedObjective,
-    TrainingStep,
     SteppedObjective,
     TrainConfig,
+    TrainingStep,
     TrainResult,
     fit,
 )

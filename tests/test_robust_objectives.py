@@ -220,8 +220,8 @@ def test_the_worst_ball_of_each_image_counts() -> None:
     loss, _ = objective(model, IMAGES, LABELS)
     torch.manual_seed(3)
     moved = [
-        AdversarialTraining(eps=eps, norm=norm, steps=4).adversarial(twin, IMAGES, LABELS)[0]
-        for norm, eps in (("linf", 0.1), ("l2", 0.5))
+        AdversarialTraining(eps=ball.eps, norm=ball.norm, steps=4).adversarial(twin, IMAGES, LABELS)[0]
+        for ball in objective.balls
     ]
     twin.eval()
     both = torch.stack([F.cross_entropy(twin(each), LABELS, reduction="none") for each in moved])

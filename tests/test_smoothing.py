@@ -31,7 +31,7 @@ from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
 from casemate.training import Objective, TrainConfig, fit
-from casemate.training.objective import TrainingStep, SteppedObjective
+from casemate.training.objective import SteppedObjective, TrainingStep
 from casemate.training.state import snapshot
 from conftest import Listener, tiny_images, tiny_model
 from oracles import SHAPE, as_installed, classifier, distance, generator, linear_problem, small_task

@@ -17,9 +17,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from casemate.certification.operations import Interval
 from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
-from casemate.certification.region import region_around
-from casemate.certification.taking_apart import is_same_function, take_apart
+from casemate.certification.region import Region, region_around
+from casemate.certification.taking_apart import TakenApart, is_same_function, take_apart
 from casemate.data import Array, as_labels, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
@@ -31,7 +32,7 @@ from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rows import Rows
 from casemate.settings import at_least, one_of
-from casemate.types import Flags, Images, Labels, PerExample
+from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
@@ -147,14 +148,14 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     """Bounds of the margins, float64 `(n,)`, and which images are classified correctly."""
     logits = model(images)
     apart = take_apart(model, images, dtype=torch.float64)
-    if not is_same_function(logits, apart.logits):
+    # of a float64 model too, since `Classifier` may round its logits to float32: ties there could be decided either way
+    unit = torch.finfo(torch.float32).eps
+    if not (is_same_function(logits, apart.logits) or _is_rounded(logits, apart, images, unit)):
         raise ModelError(
             "the operations found in the model compute other logits than the model on some of the images: its forward "
             "depends on the images in Python code. Write that part without if and loops over values"
         )
     region = region_around(images.double(), ball, model.bounds)
-    # of a float64 model too, since `Classifier` may round its logits to float32: ties there could be decided either way
-    unit = torch.finfo(torch.float32).eps
     bounds = bound_layers(apart.graph, region, unit=unit)
     margins = interval_margins(apart.graph, bounds, labels)
     if method == "crown":
@@ -163,6 +164,13 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
     if method != "interval":
         margins = margins.fmax(linear_margins(apart.graph, bounds, labels))
     return margins.amin(1), (logits.argmax(1) == labels) & is_valid(logits)
+
+
+def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) -> bool:
+    """Whether logits differ from those of the operations by no more than the rounding that the bounds allow for."""
+    point = Interval(images.double(), images.double())
+    allowed = bound_layers(apart.graph, Region(box=point, centre=point.lower), unit=unit).intervals[-1]
+    return bool(((logits >= allowed.lower) & (logits <= allowed.upper)).all())
 
 
 def _checked(model: Classifier, images: Array, labels: Array) -> tuple[Images, Labels]:
