@@ -929,6 +929,18 @@ def test_the_defaults_of_the_regularisation_are_the_paper_s_within_the_pixels_bo
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_by_its_defaults(run: Run, model: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "trained.safetensors"
+    few = ["--dataset", "digits", "--train-images", 60, "--validation-images", 20, "--epochs", 1, "--batch-size", 30]
+    given = [] if RECIPES[name].teacher is None else ["--teacher", model]
+    code, shown, err = run("train", *few, "--architecture", "tiny", "--recipe", name, *given, "--out", out)
+    assert code == 0, err
+    assert "after epoch 1; saved: the weights after epoch 1." in " ".join(shown.split())
+    assert load(out)[1].recipe["objective"]["name"] == name
+
+
+@pytest.mark.integration
 def test_a_teacher_and_its_student(run: Run, tmp_path: Path) -> None:
     teacher, student = tmp_path / "teacher.safetensors", tmp_path / "student.safetensors"
     at = ["--architecture", "tiny", "--recipe", "at-temperature"]

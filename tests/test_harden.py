@@ -498,6 +498,18 @@ class _NoWeights(nn.Module):
         ({"test": None, "train": TRAIN[:30]}, SettingError, "would be set aside as test images"),
         ({"images": 3}, SettingError, "images = 3; expected at least 10 to test on"),
         ({"settings": replace(SHORT, patience=2)}, SettingError, "expected None: the epoch is chosen by robust"),
+        (
+            {"settings": replace(SHORT, guard=True)},
+            SettingError,
+            "guard = True; expected False: the epoch is chosen by",
+        ),
+        (
+            {"settings": replace(SHORT, monitor="robust-accuracy")},
+            SettingError,
+            "monitor = robust-accuracy; expected loss",
+        ),
+        ({"recipe": "several-norms"}, SettingError, "trains in several balls; expected one of"),
+        ({"recipe": "fgsm-rs", "norm": "l2"}, SettingError, "recipe fgsm-rs in l2; it is defined in Linf only"),
         ({"recipe": "cross-entropy"}, SettingError, "is what the control is trained by; expected one of"),
         ({"recipe": "distillation"}, SettingError, "trains on no adversarial images; expected one of"),
         ({"recipe": "adversarial-trainin"}, SettingError, "did you mean adversarial-training"),

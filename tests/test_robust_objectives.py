@@ -67,7 +67,12 @@ def test_the_divergence_is_that_of_the_textbook() -> None:
     assert divergence(one, one).abs().max() < 1e-6
     masked = one.clone()
     masked[:, 0] = -torch.inf
-    assert divergence(masked, other).isfinite().all()
+    masked.requires_grad_(True)
+    value = divergence(masked, torch.where(torch.arange(4) == 0, -torch.inf, other)).sum()
+    (gradient,) = torch.autograd.grad(value, masked)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(value, divergence(one[:, 1:], other[:, 1:]).sum())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

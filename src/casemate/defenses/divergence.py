@@ -18,9 +18,10 @@ from casemate.types import Images, Logits, PerExample
 def divergence(target: Logits, logits: Logits) -> PerExample:
     """The Kullback-Leibler divergence of the softmax of `logits` from that of `target`, `(n,)`, in nats."""
     log = F.log_softmax(target, dim=1)
-    # a class that the target excludes (a logit of -inf) contributes nothing, where 0 * -inf would be NaN
-    terms = log.exp() * (log - F.log_softmax(logits, dim=1))
-    return terms.where(log.isfinite(), 0.0).sum(1)
+    # a class that the target excludes (a logit of -inf) contributes nothing; masked before the product, since otherwise
+    # its gradient would be 0 * NaN
+    gap = (log - F.log_softmax(logits, dim=1)).where(log.isfinite(), 0.0)
+    return (log.exp() * gap).sum(1)
 
 
 def most_divergent(

@@ -73,7 +73,14 @@ class GraphRegularization:
 
         60,000 images of 28 x 28 take some minutes on one core; the time grows with the square of their number.
         """
-        neighbours, similarity = nearest_neighbours(train.pixels, self.max_neighbors)
+        # among distinct images: a copy of an image, as of those whose labels are repeated, says nothing new of it
+        distinct, place = train.pixels.flatten(1).unique(dim=0, return_inverse=True)
+        first = torch.full((len(distinct),), len(place)).to(place.device)
+        first.scatter_reduce_(0, place, torch.arange(len(place), device=place.device), "amin")
+        order = first.argsort()
+        rank = order.argsort()[place]
+        found, likeness = nearest_neighbours(train.pixels[first[order]], self.max_neighbors)
+        neighbours, similarity = first[order][found][rank], likeness[rank]
         weights = similarity.where(similarity >= self.similarity_threshold, 0.0)
         return _OnGraph(settings=self, pixels=train.pixels, neighbours=neighbours, weights=weights)
 

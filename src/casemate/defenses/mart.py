@@ -39,7 +39,7 @@ class MART:
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
-    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
+    """Norm of the ball and of the steps: Linf (as published), L2, L1 or L0."""
     weight_perturbation: Annotated[float, not_negative()] = 0.0
     """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation); 0 for none."""
 

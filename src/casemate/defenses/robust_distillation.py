@@ -43,7 +43,7 @@ class RobustDistillation:
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
-    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
+    """Norm of the ball and of the steps: Linf (as published), L2, L1 or L0."""
 
     def __post_init__(self) -> None:
         expect(self)

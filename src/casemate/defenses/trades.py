@@ -41,7 +41,7 @@ class TRADES:
     step_size: Eps | None = None
     """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
-    """Norm of the ball and of the steps: Linf (as published), L2 or L1."""
+    """Norm of the ball and of the steps: Linf (as published), L2, L1 or L0."""
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Target probability of the cross-entropy that is spread evenly over all classes."""
     weight_perturbation: Annotated[float, not_negative()] = 0.0
@@ -77,7 +77,7 @@ class TRADES:
         with torch.no_grad(), frozen(model):
             logits = model(images)
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        start = Ball(eps=START * self.eps, norm=self.norm)
+        start = Ball(eps=1 if self.norm == "l0" else START * self.eps, norm=self.norm)
         return most_divergent(model, images, logits, self.ball, steps=self.steps, step_size=size, start=start), logits
 
     @property

@@ -41,7 +41,7 @@ def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recip
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
-        other = "trains on no adversarial images of one ball"
+        other = "trains in several balls" if kind.kind == "adversarial" else "trains on no adversarial images"
         reason = "is what the control is trained by" if name == "cross-entropy" else other
         raise SettingError(f"recipe {name} {reason}; expected one of {', '.join(HARDENING_RECIPES)}")
     low, high = bounds

@@ -91,6 +91,11 @@ def plan_hardening(
             f"patience = {settings.patience}; expected None: the epoch is chosen by robust accuracy, and the control "
             "has to be trained as long"
         )
+    for name, usual in (("monitor", "loss"), ("keep_best", False), ("guard", False)):
+        if getattr(settings, name) != usual:
+            raise SettingError(
+                f"{name} = {getattr(settings, name)}; expected {usual}: the epoch is chosen by robust accuracy as it is"
+            )
     parts = make_parts(train, validation, test, images, seed)
     check_subject(subject, Ball(eps=radius, norm=measured), parts.by_use)
     recipes = named_recipes(recipe, radius, measured, subject.bounds)

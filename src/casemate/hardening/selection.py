@@ -4,7 +4,7 @@ Adversarial training over-fits: robust accuracy on images that were not trained 
 loss does not show (Rice, Wong and Kolter 2020, arXiv 2002.11569). They stop early by a PGD attack on validation images.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, final
 
 import torch
@@ -18,7 +18,7 @@ from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams, derive
 from casemate.settings import at_least, expect
-from casemate.training import Objective
+from casemate.training import Objective, PreparedObjective, SteppedObjective, TrainingStep, takes_unlabelled
 from casemate.types import Flags, Images, Labels, Logits
 
 _BATCH = 500
@@ -61,6 +61,21 @@ class SelectedByRobustness:
             found = gradient_ascent(model, images, Misclassification(labels), loop, streams)
             attacked = model(found.images)
         return 1 - _right(attacked, labels).float().mean(), logits
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether the training objective learns without labels."""
+        return takes_unlabelled(self.objective)
+
+    def at_step(self, step: TrainingStep) -> "SelectedByRobustness":
+        """The selection with the training objective of a step, if that has one for each."""
+        inner = self.objective
+        return replace(self, objective=inner.at_step(step)) if isinstance(inner, SteppedObjective) else self
+
+    def prepared_for(self, train: LabelledImages) -> "SelectedByRobustness":
+        """The selection with the training objective prepared for the training images, if it can be."""
+        inner = self.objective
+        return replace(self, objective=inner.prepared_for(train)) if isinstance(inner, PreparedObjective) else self
 
     @property
     def ball(self) -> Ball:

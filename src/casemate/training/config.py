@@ -1,7 +1,7 @@
 """Training settings, and learning-rate schedules by name."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
@@ -99,15 +99,17 @@ class TrainConfig:
         """Whether the weights are averaged over steps, and the average is what counts."""
         return self.ema is not None or self.swa_start is not None
 
-    def decay(self, step: int, total: int) -> float:
-        """The weight that the average of the weights keeps at step `step` of `total`, from 1; the rest is for the new.
+    def decay(self, step: int, per_epoch: int, undone: Sequence[int] = ()) -> float:
+        """The weight that the average of the weights keeps at a step, from 1; the rest is that of the new weights.
 
         With `ema` it begins small, to forget the initial weights. With `swa_start` it is 0 until that share of the
-        steps is done.
+        steps is done, and steps of the epochs `undone` do not count.
         """
         if self.ema is not None:
             return min(self.ema, step / (step + 9))
-        averaged = step - int((self.swa_start or 0.0) * total)
+        start = int((self.swa_start or 0.0) * self.epochs * per_epoch)
+        lost = sum(max(0, epoch * per_epoch - max(start, (epoch - 1) * per_epoch)) for epoch in undone)
+        averaged = step - start - lost
         return (averaged - 1) / averaged if averaged > 1 else 0.0
 
     @property

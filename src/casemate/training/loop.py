@@ -51,7 +51,7 @@ from casemate.training.processes import TrainingGroup, process_group
 from casemate.training.robust import balls_of
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 from casemate.training.tracked import track_epoch, track_training
-from casemate.training.validation import validate
+from casemate.training.validation import robust_accuracy, validate
 
 _COMPARED = 32
 """Number of training images on which an optimised network's logits are compared with the original's."""
@@ -72,10 +72,11 @@ class TrainResult:
     history: list[dict[str, Any]]
     """One row per epoch: epoch, learning_rate, loss, accuracy, val_loss, val_accuracy, seconds, and
     processor_seconds, those of all threads of all processes, which other work on the machine changes little.
-    With the monitor robust-accuracy or a guard also val_robust_accuracy, and with a guard rolled_back: whether the
-    epoch was undone."""
+    With the monitor robust-accuracy or a guard also val_robust_accuracy; with a guard guard_accuracy, that of the
+    weights themselves where their average counts, and rolled_back: whether the epoch was undone."""
     epoch: int
-    """Epoch, from 1, whose weights `model` has: the last one, or with early stopping or `keep_best` the best one."""
+    """Epoch, from 1, whose weights `model` has: the last one that was not undone, or with early stopping or `keep_best`
+    the best one."""
     best_epoch: int
     """Epoch of the best value of `TrainConfig.monitor` before early stopping ended (or would have ended) the
     training."""
@@ -197,9 +198,9 @@ def _fit(
         while state.epoch < settings.epochs and (state.stopped_at is None or settings.continue_after_stop):
             start, processor = time.perf_counter(), time.process_time()
             before = (snapshot(model), _copied(average)) if settings.guard else None
-            halved = 0.5 ** sum(row.get("rolled_back", False) for row in state.history)
+            undone = [row["epoch"] for row in state.history if row.get("rolled_back", False)]
             row = _one_epoch(
-                *(model, pixels, labels, settings, prepared, augment, optimizer, average, state.epoch + 1, halved),
+                *(model, pixels, labels, settings, prepared, augment, optimizer, average, state.epoch + 1, undone),
                 advance,
                 group,
             )
@@ -216,6 +217,9 @@ def _fit(
                 times[1] = time.process_time() - processor
             row["seconds"], row["processor_seconds"] = times
             if before is not None:
+                row["guard_accuracy"] = row["val_robust_accuracy"]
+                if average is not None:  # it lags behind the weights, and would hide their collapse for an epoch
+                    row["guard_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=settings.seed)
                 row["rolled_back"] = _has_collapsed(row, state.history)
                 if row["rolled_back"]:
                     current = _roll_back(model, optimizer, average, state, *before)
@@ -233,7 +237,7 @@ def _fit(
     return TrainResult(
         model=model.eval(),
         history=state.history,
-        epoch=state.best_epoch if keeps_best else state.epoch,
+        epoch=state.best_epoch if keeps_best else _last_kept(state.history),
         best_epoch=state.best_epoch,
         stopped_at=state.stopped_at,
         best=best,
@@ -301,22 +305,22 @@ def _one_epoch(
     optimizer: torch.optim.Optimizer,
     average: Weights | None,
     epoch: int,
-    slower: float,
+    undone: Sequence[int],
     advance: Advance,
     group: TrainingGroup,
 ) -> dict[str, Any]:
     """Train for one epoch, and return its row of `TrainResult.history`, without the entries of the validation.
 
-    `average`, the average of the weights if there is one, is updated in place; `slower` is a factor on the learning
-    rate. This process computes its part of each batch; gradients, and what the row states, are those of all processes.
-    The accuracy is that on images with a label.
+    `average`, the average of the weights if there is one, is updated in place; `undone` are the epochs that the guard
+    undid, each of which halves the learning rate. This process computes its part of each batch; gradients, and what the
+    row states, are those of all processes. The accuracy is that on images with a label.
     """
     generator = torch.Generator().manual_seed(derive(settings.seed, "shuffle and augment", epoch))
     batches = _batches(len(labels), settings.batch_size, generator)
     loss_sum = torch.zeros((), dtype=torch.float64, device=labels.device)
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    slower = 0.5 ** len(undone)
     rate = slower * settings.rate((epoch - 1) / settings.epochs)
-    total_steps = settings.epochs * len(batches)
     labelled = max(1, int((labels != UNLABELLED).sum()))
     parameters = [parameter for options in optimizer.param_groups for parameter in options["params"]]
     with seeded(labels.device, settings.seed, "dropout", epoch, *group.seed):
@@ -347,7 +351,8 @@ def _one_epoch(
             group.average_step(parameters, holders, model, before, changes, len(own) / len(batch))
             optimizer.step()
             if average is not None:
-                _update_average(average, model, settings.decay((epoch - 1) * len(batches) + step, total_steps))
+                done_steps = (epoch - 1) * len(batches) + step
+                _update_average(average, model, settings.decay(done_steps, len(batches), undone))
             if step % _CHECK_EVERY == 0 or step == len(batches):
                 seen = sum(len(each) for each in batches[:step])
                 with group.together(1) as total:
@@ -445,8 +450,13 @@ def _current_weights(model: Classifier, average: Weights | None) -> Weights:
 
 def _has_collapsed(row: dict[str, Any], history: Sequence[dict[str, Any]]) -> bool:
     """Whether robust accuracy after an epoch is far below the best one of the epochs before that were not undone."""
-    before = [each["val_robust_accuracy"] for each in history if not each["rolled_back"]]
-    return row["val_robust_accuracy"] < _COLLAPSED * max(before, default=0.0)
+    before = [each["guard_accuracy"] for each in history if not each["rolled_back"]]
+    return row["guard_accuracy"] < _COLLAPSED * max(before, default=0.0)
+
+
+def _last_kept(history: Sequence[dict[str, Any]]) -> int:
+    """The last epoch that was not undone."""
+    return next((row["epoch"] for row in reversed(history) if not row.get("rolled_back", False)), len(history))
 
 
 def _roll_back(

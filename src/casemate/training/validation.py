@@ -15,6 +15,30 @@ from casemate.training.state import Weights, snapshot
 _BATCH = 500
 
 
+def robust_accuracy(
+    model: Classifier,
+    validation: LabelledImages,
+    balls: Sequence[Ball],
+    device: torch.device | str,
+    group: TrainingGroup,
+    *,
+    seed: int,
+) -> float:
+    """Share of the images that a short PGD does not fool in any of the balls, see `withstand`.
+
+    This process computes its part of each batch; the result is that of all.
+    """
+    seen = 0
+    with group.together(1) as sums:
+        for images, labels in validation.batches(_BATCH, device):
+            part = group.part(len(labels), least=1)
+            if len(labels[part]):
+                found = withstand(model, images[part], labels[part], balls, seed=seed, first=seen + part.start)
+                sums[0] += int(found.sum())
+            seen += len(labels)
+    return sums[0] / len(validation)
+
+
 def validate(
     model: Classifier,
     average: Weights | None,
@@ -28,17 +52,15 @@ def validate(
 ) -> dict[str, float]:
     """Validation loss and accuracy, as `val_loss` and `val_accuracy`, of the weights `average` if given.
 
-    With `balls` also `val_robust_accuracy`, the share of images that PGD does not fool in any of them; `seed` is that
-    of its random starts. The model keeps its own weights. This process computes its part of each batch; the results are
-    those of all.
+    With `balls` also `val_robust_accuracy` (see `robust_accuracy`). The model keeps its own weights. This process
+    computes its part of each batch; the results are those of all.
     """
     own = None
     if average is not None:
         own = snapshot(model)
         model.load_state_dict(average)
     model.eval()
-    seen = 0
-    with group.together(3) as sums:
+    with group.together(2) as sums:
         for batch_images, batch_labels in validation.batches(_BATCH, device):
             part = group.part(len(batch_labels), least=1)
             images, labels = batch_images[part], batch_labels[part]
@@ -46,10 +68,9 @@ def validate(
                 value, logits = objective.validate(model, images, labels)
                 sums[0] += value.item() * len(labels)
                 sums[1] += int((logits.argmax(1) == labels).sum())
-                if balls:
-                    sums[2] += int(withstand(model, images, labels, balls, seed=seed, first=seen + part.start).sum())
-            seen += len(batch_labels)
+    found = {"val_loss": sums[0] / len(validation), "val_accuracy": sums[1] / len(validation)}
+    if balls:
+        found["val_robust_accuracy"] = robust_accuracy(model, validation, balls, device, group, seed=seed)
     if own is not None:
         model.load_state_dict(own)
-    names = ("val_loss", "val_accuracy", "val_robust_accuracy")
-    return {name: each / len(validation) for name, each in zip(names[: 3 if balls else 2], sums, strict=False)}
+    return found

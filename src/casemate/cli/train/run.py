@@ -166,11 +166,13 @@ def prepare(
 
 
 def _set_temperature(objective: dict[str, Any], teacher: BaseModel) -> list[str]:
-    """Set a temperature of None in `objective` to the teacher's.
+    """Set a temperature of None in `objective`, if it has one, to the teacher's.
 
     Returns a list of notes for the user: one if a temperature other than the teacher's was given, otherwise none.
     """
     settings, own = objective["settings"], trained_at(teacher.description)
+    if "temperature" not in settings:  # a robust teacher is distilled at 1
+        return []
     if settings["temperature"] is None:
         settings["temperature"] = own
     if settings["temperature"] == own:

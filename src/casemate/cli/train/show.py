@@ -124,10 +124,8 @@ def _losses(spec: Mapping[str, Any]) -> tuple[str, str, str]:
             what = "Loss and val. adv. loss: of the images that one step along the gradient finds from random starts."
             return *adversarial, what
         case "several-norms":
-            return (
-                *adversarial,
-                f"Loss: of the {settings['combine']} ball. Val. adv. loss: of the worst for each image.",
-            )
+            how = {"worst": "in each image's worst ball", "mean": "over the balls", "random": "in a random ball"}
+            return *adversarial, f"Loss: {how[settings['combine']]}. Val. adv. loss: in each image's worst."
         case "at-temperature":
             what = f"Loss and val. loss: cross-entropy at temperature {settings['temperature']:g}."
             return "validation loss", "Val. loss", what
