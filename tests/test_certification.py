@@ -25,7 +25,7 @@ from casemate.certification import (
     take_apart,
     worst_logits,
 )
-from casemate.certification.operations import Interval, MaximumPooling, Rectifier
+from casemate.certification.operations import AbstractNonlinearOperation, Interval, MaximumPooling, Rectifier
 from casemate.certification.tracing import calls_of
 from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier, create
@@ -338,20 +338,33 @@ def test_crown_is_mostly_tighter_than_intervals() -> None:
     assert torch.cat(better).float().mean() > 0.95
 
 
-def test_relaxations_lie_on_their_side() -> None:
-    """Of ReLUs and poolings, for coefficients of both signs, at random points of random boxes."""
+@pytest.mark.parametrize(
+    "operation",
+    [
+        Rectifier(),
+        Rectifier(0.3),
+        MaximumPooling((2, 2), (2, 2), (0, 0), (1, 1)),
+        MaximumPooling((2, 3), (2, 1), (1, 1), (1, 1)),
+        MaximumPooling((2, 2), (1, 1), (0, 0), (2, 1)),
+    ],
+)
+def test_relaxations_lie_on_their_side(operation: AbstractNonlinearOperation) -> None:
+    """Below and above each single number of the output, at random points and corners of random boxes."""
     random = generator(2)
-    lower = torch.randn(5, 2, 6, 6, generator=random, dtype=torch.float64)
-    upper = lower + torch.rand(lower.shape, generator=random) * torch.randint(2, lower.shape, generator=random)
-    given = Interval(lower, upper)
-    for operation in (Rectifier(), Rectifier(0.3), MaximumPooling((2, 3), (2, 1), (1, 1), (1, 1))):
-        for _ in range(50):
-            inside = lower + (upper - lower) * torch.rand(lower.shape, generator=random).round(decimals=1)
-            value = operation.value(inside)
-            rows = torch.randn(value.shape, generator=random, dtype=torch.float64)
-            (before,), constant = operation.before(rows, torch.arange(5), [given])
-            below = (before * inside).flatten(1).sum(1) + constant
-            assert (below <= (rows * value).flatten(1).sum(1) + 1e-9).all()
+    lower = torch.randn(1, 2, 6, 6, generator=random, dtype=torch.float64)
+    upper = lower + 0.6 * torch.rand(lower.shape, generator=random) * torch.randint(2, lower.shape, generator=random)
+    size = operation.value(lower)[0].numel()
+    rows = torch.cat([torch.eye(size), -torch.eye(size)]).double().view(2 * size, *operation.value(lower).shape[1:])
+    (before,), constant = operation.before(rows, torch.zeros(2 * size, dtype=torch.int64), [Interval(lower, upper)])
+    slack = []
+    for _ in range(300):
+        share = (1.4 * torch.rand(lower.shape, generator=random, dtype=torch.float64) - 0.2).clamp(0, 1)
+        inside = lower + (upper - lower) * share
+        below = before.flatten(1) @ inside.flatten() + constant
+        slack.append(rows.flatten(1) @ operation.value(inside).flatten() - below)
+    assert torch.stack(slack).min() > -1e-12
+    # the numbers that are decided are bounded without slack
+    assert (torch.stack(slack).amax(0) < 1e-12).float().mean() > 0.3
 
 
 def test_worst_logits_put_the_margins_where_their_classes_are() -> None:

@@ -111,6 +111,18 @@ def test_bad_settings(values: Sequence[float]) -> None:
         evaluate_certified(network(), IMAGES, values)
 
 
+def test_a_claim_in_another_order_than_ascending_is_refused() -> None:
+    with pytest.raises(SettingError, match="expected ascending values, in the order of the claim's columns"):
+        evaluate_certified(network(), IMAGES, [0.2, 0.1], claimed=np.ones((90, 2), dtype=bool))
+
+
+def test_a_claim_about_misclassified_images_is_no_contradiction() -> None:
+    wrong = LabelledImages(pixels=IMAGES.pixels, labels=(network()(IMAGES.tensors()[0]).argmax(1) + 1) % 3)
+    found = evaluate_certified(network(), wrong, 0.1, budget="quick", claimed=np.ones((90, 1), dtype=bool))
+    assert not found.is_void
+    assert found.certified_accuracy[0].value == 0
+
+
 def test_a_claim_of_another_shape() -> None:
     with pytest.raises(ShapeError, match=r"a claim of shape \(3,\); expected \(90, 1\)"):
         evaluate_certified(network(), IMAGES, 0.1, claimed=np.ones(3, dtype=bool))

@@ -323,8 +323,8 @@ PIXELS[ZERO] = 0  # equally similar to every image, so that which ones are the n
 OTHERS = [place for place in range(67) if place not in ZERO]
 
 
-def brute_force(pixels: np.ndarray, count: int) -> tuple[list[list[int]], list[list[float]]]:
-    """All pairs, in Python's whole numbers."""
+def brute_force(pixels: np.ndarray, count: int, *, distinct: bool = False) -> tuple[list[list[int]], list[list[float]]]:
+    """All pairs, in Python's whole numbers; with `distinct` copies count once, and are not neighbours of each other."""
     flat = [[int(value) for value in image.flatten()] for image in pixels]
 
     def cosine(one: int, two: int) -> float:
@@ -332,10 +332,12 @@ def brute_force(pixels: np.ndarray, count: int) -> tuple[list[list[int]], list[l
         lengths = sum(a * a for a in flat[one]) * sum(b * b for b in flat[two])
         return product / math.sqrt(lengths) if lengths else 0.0
 
-    order = [
-        sorted((other for other in range(len(flat)) if other != own), key=lambda other: (-cosine(own, other), other))
-        for own in range(len(flat))
-    ]
+    def among(own: int) -> list[int]:
+        if distinct:
+            return [other for other, each in enumerate(flat) if each != flat[own] and each not in flat[:other]]
+        return [other for other in range(len(flat)) if other != own]
+
+    order = [sorted(among(own), key=lambda other: (-cosine(own, other), other)) for own in range(len(flat))]
     found = [each[:count] for each in order]
     return found, [[cosine(own, other) for other in others] for own, others in enumerate(found)]
 
@@ -400,7 +402,7 @@ def test_the_loss_written_out(distance: Any, compare: Any) -> None:
         TrainingStep(done=0.0, index=BATCH)
     )(model, to_float(PIXELS[BATCH]), PARTLY[BATCH])
     every = model(to_float(PIXELS)).detach().double().numpy()
-    neighbours, similarities = brute_force(PIXELS.numpy(), 4)
+    neighbours, similarities = brute_force(PIXELS.numpy(), 4, distinct=True)
     pairs = [
         (similarity, numpy_distance(every[own], every[other], distance, compare))
         for own in BATCH.tolist()
@@ -432,7 +434,7 @@ def test_gradients_flow_through_both_predictions() -> None:
     images = cast("Tensor", train.pixels)
     batch = images[BATCH].double()
     loss, _ = prepared(objective, train).at_step(step)(model, batch, train.labels[BATCH])
-    index, similarity = nearest_neighbours(PIXELS, 1)
+    index, similarity = map(torch.tensor, brute_force(PIXELS.numpy(), 1, distinct=True))
     other = to_float(images[index[BATCH, 0]]).double()
     weight = similarity[BATCH, 0]
     gaps = (model(batch) - model(other)).square().mean(1)

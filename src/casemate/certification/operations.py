@@ -24,22 +24,55 @@ Pads = tuple[int, int, int, int]
 
 
 @final
-@dataclass(frozen=True)
 class Interval:
-    """Lower and upper bounds of a tensor, entry by entry, `(n, *shape)`."""
+    """Lower and upper bounds of a tensor, entry by entry, `(n, *shape)`; also its centre and half its width.
 
-    lower: Tensor
-    upper: Tensor
+    Each pair is computed from the other when it is first needed: affine operations take one, the others the other.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self._ends: tuple[Tensor, Tensor] | None = (lower, upper)
+        self._middle: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def around(cls, centre: Tensor, radius: Tensor) -> "Interval":
+        """The intervals from `centre` less `radius` to `centre` plus `radius`."""
+        made = cls.__new__(cls)
+        made._ends, made._middle = None, (centre, radius)
+        return made
+
+    def _lower_and_upper(self) -> tuple[Tensor, Tensor]:
+        if self._ends is None:
+            centre, radius = self._centre_and_radius()
+            self._ends = centre - radius, centre + radius
+        return self._ends
+
+    def _centre_and_radius(self) -> tuple[Tensor, Tensor]:
+        if self._middle is None:
+            lower, upper = self._lower_and_upper()
+            centre = (lower + upper) / 2
+            self._middle = centre, upper - centre
+        return self._middle
+
+    @property
+    def lower(self) -> Tensor:
+        """The lower bounds."""
+        return self._lower_and_upper()[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """The upper bounds."""
+        return self._lower_and_upper()[1]
 
     @property
     def centre(self) -> Tensor:
         """The middle of each interval."""
-        return (self.lower + self.upper) / 2
+        return self._centre_and_radius()[0]
 
     @property
     def radius(self) -> Tensor:
         """Half the width of each interval."""
-        return (self.upper - self.lower) / 2
+        return self._centre_and_radius()[1]
 
     @property
     def magnitude(self) -> Tensor:
@@ -48,7 +81,7 @@ class Interval:
 
     def widened(self, by: Tensor | None) -> "Interval":
         """The intervals with `by` more on both sides; None for no change."""
-        return self if by is None else Interval(self.lower - by, self.upper + by)
+        return self if by is None else Interval.around(self.centre, self.radius + by)
 
     def within(self, other: "Interval") -> "Interval":
         """What is in both."""
@@ -125,8 +158,7 @@ class AbstractAffineOperation(AbstractOperation):
     def interval(self, *inputs: Interval) -> Interval:
         """The exact range of each number of the output over the box (Gowal et al. 2018, eq. 6)."""
         (given,) = inputs
-        centre, radius = self.value(given.centre), self.absolute(given.radius)
-        return Interval(centre - radius, centre + radius)
+        return Interval.around(self.value(given.centre), self.absolute(given.radius))
 
     @final
     def before(self, rows: Tensor, owner: Tensor, inputs: Sequence[Interval]) -> tuple[list[Tensor], Tensor]:

@@ -147,13 +147,18 @@ def evaluate_certified(
     """
     start = time.perf_counter()
     radii = [eps] if isinstance(eps, int | float | str) else list(eps)
-    values = tuple(sorted({parse_eps(each) for each in radii}))
+    read = [parse_eps(each) for each in radii]
+    values = tuple(sorted(set(read)))
     if not values or sample < 0:
         raise SettingError(
             f"{len(values)} values of eps and a sample of {sample}; expected at least one, and 0 or more"
         )
     norm, given, model = parse_norm(norm), as_labelled(images), as_classifier(model)
     certified = np.zeros((len(given), len(values)), dtype=bool)
+    if claimed is not None and read != list(values):
+        raise SettingError(
+            f"eps = {radii} with a claim; expected ascending values, in the order of the claim's columns"
+        )
     if claimed is not None and np.shape(claimed) != certified.shape:
         raise ShapeError(f"a claim of shape {np.shape(claimed)}; expected {certified.shape}: images by values of eps")
     pixels, labels = given.tensors()
@@ -165,6 +170,7 @@ def evaluate_certified(
         else:
             certified[:, column] = claimed[:, column]
     right = evaluate_clean(model, given).correct if clean is None else clean
+    certified &= right[:, None]  # of a misclassified image nothing is proven that counts
     attacked, robust = np.zeros_like(certified), np.zeros_like(certified)
     left = right.copy()
     for column, value in enumerate(values):
