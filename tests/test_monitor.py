@@ -24,7 +24,8 @@ from casemate.training import (
     TrainResult,
     fit,
 )
-from casemate.training.robust import balls_of, withstand
+from casemate.training.objective import balls_of
+from casemate.training.robust import withstand
 from casemate.training.state import snapshot
 from casemate.types import Images, Labels, Logits
 from conftest import tiny_images, tiny_model

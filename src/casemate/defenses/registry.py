@@ -11,7 +11,6 @@ from typing import Any, Literal, final, get_type_hints
 
 from torch import nn
 
-from casemate.attacks.registry import summary_of
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.defenses.certified import CROWNIBPTraining, IBPTraining, MTLIBPTraining, SABRTraining
@@ -101,26 +100,6 @@ def recipe_type(name: str) -> RecipeType:
     if name in RECIPES:
         return RECIPES[name]
     raise unknown_name("recipe", name, RECIPES)
-
-
-def recipes_table() -> str:
-    """A table in Markdown with one row per recipe, for the documentation.
-
-    Columns: name on the command line, class, summary, what it trains for, settings with their defaults, whether it
-    learns from images without labels.
-    """
-    head = ("Name", "Class", "Minimises", "For", "Settings", "Without labels")
-    rows = [head, ("---",) * len(head)]
-    for name, each in RECIPES.items():
-        settings = ", ".join(f"{key} {_shown(value)}" for key, value in each.defaults.items())
-        without = "yes" if getattr(each.objective, "takes_unlabelled", False) else "no"
-        summary = summary_of(each.objective).split(": ", 1)[-1]
-        rows.append((f"`{name}`", f"`{each.objective.__name__}`", summary, each.kind, settings, without))
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def make_objective(spec: Mapping[str, Any], teacher: nn.Module | None = None) -> Objective:

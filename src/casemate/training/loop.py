@@ -45,10 +45,10 @@ from casemate.training.objective import (
     PreparedObjective,
     SteppedObjective,
     TrainingStep,
+    balls_of,
     takes_unlabelled,
 )
 from casemate.training.processes import TrainingGroup, process_group
-from casemate.training.robust import balls_of
 from casemate.training.state import TrainingState, Weights, checksum, read_state, snapshot
 from casemate.training.tracked import track_epoch, track_training
 from casemate.training.validation import robust_accuracy, validate

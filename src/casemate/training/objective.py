@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.data import LabelledImages
+from casemate.errors import SettingError
 from casemate.models import Classifier
+from casemate.norms import Ball
 from casemate.settings import between, expect
 from casemate.types import Images, Labels, Logits
 
@@ -88,3 +90,20 @@ class CrossEntropy:
         """Return the mean cross-entropy of the batch, without label smoothing, and the logits."""
         logits = model(images)
         return F.cross_entropy(logits, labels), logits
+
+
+def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
+    """The balls in which an objective trains robustness: its attribute `balls`, or the one of `ball`.
+
+    Raises `SettingError`, which says `why` they are needed, for an objective without.
+    """
+    balls = getattr(objective, "balls", None)
+    ball = getattr(objective, "ball", None)
+    if isinstance(balls, tuple) and balls:
+        return balls
+    if isinstance(ball, Ball):
+        return (ball,)
+    raise SettingError(
+        f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "
+        "adversarial one, such as AdversarialTraining"
+    )

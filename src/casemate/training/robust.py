@@ -9,31 +9,12 @@ import torch
 
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import gradient_ascent
-from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
-from casemate.training.objective import Objective
 from casemate.types import Flags, Images, Labels
 
 _STEPS = 10
-
-
-def balls_of(objective: Objective, why: str) -> tuple[Ball, ...]:
-    """The balls in which an objective trains robustness: its attribute `balls`, or the one of `ball`.
-
-    Raises `SettingError`, which says `why` they are needed, for an objective without.
-    """
-    balls = getattr(objective, "balls", None)
-    ball = getattr(objective, "ball", None)
-    if isinstance(balls, tuple) and balls:
-        return balls
-    if isinstance(ball, Ball):
-        return (ball,)
-    raise SettingError(
-        f"{why} with the objective {type(objective).__name__}, which has no ball to measure robustness in; expected an "
-        "adversarial one, such as AdversarialTraining"
-    )
 
 
 def withstand(

@@ -1,6 +1,7 @@
 """The validation after each epoch: loss, accuracy and, where settings need it, accuracy under a short PGD."""
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 
@@ -9,7 +10,6 @@ from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.training.objective import Objective
 from casemate.training.processes import TrainingGroup
-from casemate.training.robust import withstand
 from casemate.training.state import Weights, snapshot
 
 _BATCH = 500
@@ -28,6 +28,8 @@ def robust_accuracy(
 
     This process computes its part of each batch; the result is that of all.
     """
+    # by name, so that stored models trained without it do not depend on the code of attacks
+    withstand = import_module("casemate.training.robust").withstand
     seen = 0
     with group.together(1) as sums:
         for images, labels in validation.batches(_BATCH, device):
