@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from casemate.attacks import PGD
 from casemate.defenses import FGSMRS, MART, NFGSM, TRADES, AdversarialTraining, RobustDistillation, SeveralNorms
 from casemate.defenses.divergence import divergence, most_divergent
 from casemate.defenses.mart import boosted_cross_entropy
@@ -82,7 +83,8 @@ def test_images_of_high_divergence_lie_in_the_ball_and_diverge(norm: Norm) -> No
     before = snapshot(model)
     target = model(IMAGES).detach()
     start = Ball(eps=0.01 * ball.eps, norm=norm)
-    moved = most_divergent(model, IMAGES, target, ball, steps=10, step_size=ball.eps / 4, start=start)
+    pgd = PGD(eps=ball.eps, norm=norm, steps=10, step_size=ball.eps / 4)
+    moved = most_divergent(model, IMAGES, target, pgd, start)
     assert (norm_of(moved - IMAGES, norm) <= ball.eps * (1 + 1e-5)).all()
     assert moved.min() >= 0
     assert moved.max() <= 1

@@ -7,6 +7,7 @@ from typing import Any
 from casemate.attacks.registry import summary_of
 from casemate.defenses import RECIPES
 from casemate.files import write_text
+from casemate.training import takes_unlabelled
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "defenses.md"
 
@@ -21,7 +22,7 @@ def recipes_table() -> str:
     rows = [head, ("---",) * len(head)]
     for name, each in RECIPES.items():
         settings = ", ".join(f"{key} {_shown(value)}" for key, value in each.defaults.items())
-        without = "yes" if getattr(each.objective, "takes_unlabelled", False) else "no"
+        without = "yes" if takes_unlabelled(each.objective) else "no"
         summary = summary_of(each.objective).split(": ", 1)[-1]
         rows.append((f"`{name}`", f"`{each.objective.__name__}`", summary, each.kind, settings, without))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

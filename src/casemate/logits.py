@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from casemate.types import Flags, Logits, PerExample
+from casemate.types import Flags, Labels, Logits, PerExample
 
 _Top = Float[Tensor, "n largest"]
 
@@ -22,6 +22,11 @@ of the two largest logits)."""
 def is_valid(logits: Logits) -> Flags:
     """Which examples have valid logits: none is NaN or plus infinity, and not all are minus infinity."""
     return logits.amax(1).isfinite()  # the largest is NaN if any is
+
+
+def is_right(logits: Logits, labels: Labels) -> Flags:
+    """Whether each image is classified correctly, booleans `(n,)`; False where its logits are not valid."""
+    return (logits.argmax(1) == labels) & is_valid(logits)
 
 
 def unmasked(logits: Logits) -> Bool[Tensor, "n classes"]:

@@ -11,20 +11,8 @@ FORWARD_COST = 0.25
 """Measured time of a forward pass (`GRADIENT_COST`: of an input gradient), divided by that of a training step on as
 many images."""
 
-_STEPS: Mapping[str, int] = {
-    "adversarial-training": 7,
-    "trades": 10,
-    "mart": 10,
-    "fgsm-rs": 1,
-    "n-fgsm": 1,
-    "several-norms": 10,
-    "robust-distillation": 10,
-    "sabr": 8,
-    "mtl-ibp": 8,
-    "smooth-adv": 10,
-    "virtual-adversarial": 1,
-}
-"""Gradients with respect to the images in a step of each recipe, by default."""
+_STEPS: Mapping[str, int] = {"adversarial-training": 7, "fgsm-rs": 1, "n-fgsm": 1, "virtual-adversarial": 1}
+"""Gradients with respect to the images in a step of the recipes whose descriptions may lack `steps`."""
 _PASSES: Mapping[str, int] = {
     "trades": 2,
     "mart": 2,
@@ -33,19 +21,18 @@ _PASSES: Mapping[str, int] = {
     "crown-ibp": 6,
     "sabr": 3,
     "mtl-ibp": 4,
-    "smooth-adv": 4,
-    "consistency": 2,
     "virtual-adversarial": 2,
     "graph-regularization": 4,
 }
-"""Passes that are differentiated with respect to the weights in a step of each recipe, by default; bounds count as
-two."""
+"""Passes that are differentiated with respect to the weights in a step of each recipe without a setting `draws`, where
+it is more than one; bounds count as two."""
 
 
 def relative_step_cost(objective: Mapping[str, Any]) -> float:
     """Approximate time of a training step with an objective, divided by that of one with cross-entropy.
 
-    `objective` is its description, with `name` and `settings`; settings that are missing have their usual values.
+    `objective` is its description, with `name` and `settings`, where `steps` and `iterations` may be missing if they
+    are the usual ones.
     Measured with `paper-cnn` for adversarial regularisation, adversarial training and distillation, also as the teacher
     of the latter; for the others the passes are counted.
     """
@@ -56,8 +43,8 @@ def relative_step_cost(objective: Mapping[str, Any]) -> float:
         return 1.25
     steps = settings.get("steps", _STEPS.get(name, 0))
     passes = settings.get("draws", _PASSES.get(name, 1))
-    if name == "several-norms" and settings.get("combine", "worst") != "random":
-        steps, passes = 3 * steps, 1 if settings.get("combine", "worst") == "worst" else 3
+    if name == "several-norms" and settings["combine"] != "random":
+        steps, passes = 3 * steps, 1 if settings["combine"] == "worst" else 3
     if name == "smooth-adv":
         steps *= passes
     if settings.get("weight_perturbation", 0) > 0:

@@ -24,7 +24,7 @@ from casemate.certification.taking_apart import TakenApart, is_same_function, ta
 from casemate.data import Array, as_labels, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
-from casemate.logits import is_valid
+from casemate.logits import is_right
 from casemate.memory import batched
 from casemate.models import Classifier, as_classifier, user_call
 from casemate.models.state import frozen
@@ -163,7 +163,7 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
         margins = margins.fmax(interval_margins(apart.graph, bounds, labels))
     if method != "interval":
         margins = margins.fmax(linear_margins(apart.graph, bounds, labels))
-    return margins.amin(1), (logits.argmax(1) == labels) & is_valid(logits)
+    return margins.amin(1), is_right(logits, labels)
 
 
 def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) -> bool:

@@ -20,11 +20,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from casemate.data import LabelledImages, to_float
-from casemate.defenses.virtual_adversarial import labelled_cross_entropy
 from casemate.errors import SettingError, TrainingError
 from casemate.models import Classifier
 from casemate.settings import at_least, between, expect, not_negative, one_of
-from casemate.training import TrainingStep
+from casemate.training import TrainingStep, labelled_cross_entropy
 from casemate.types import Images, Labels, Logits, Pixels
 
 _BLOCK = 2048

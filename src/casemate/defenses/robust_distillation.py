@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from casemate.attacks import frozen
+from casemate.attacks import PGD, frozen
 from casemate.defenses.distillation import expect_alike
 from casemate.defenses.divergence import divergence, most_divergent
 from casemate.models import Classifier, as_classifier
@@ -69,8 +69,8 @@ class RobustDistillation:
 
     def adversarial(self, model: Classifier, images: Images, target: Logits) -> Images:
         """The images near the clean ones whose predictions are far from the teacher's, in evaluation mode."""
-        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        return most_divergent(model, images, target, self.ball, steps=self.steps, step_size=size, start=self.ball)
+        pgd = PGD(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
+        return most_divergent(model, images, target, pgd)
 
     @property
     def ball(self) -> Ball:

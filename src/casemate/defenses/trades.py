@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.attacks import frozen
+from casemate.attacks import PGD, frozen
 from casemate.defenses.divergence import divergence, most_divergent
 from casemate.defenses.weight_perturbation import Network, at_perturbed_weights
 from casemate.models import Classifier
@@ -76,9 +76,9 @@ class TRADES:
         """
         with torch.no_grad(), frozen(model):
             logits = model(images)
-        size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
+        pgd = PGD(eps=self.eps, steps=self.steps, step_size=self.step_size, norm=self.norm)
         start = Ball(eps=1 if self.norm == "l0" else START * self.eps, norm=self.norm)
-        return most_divergent(model, images, logits, self.ball, steps=self.steps, step_size=size, start=start), logits
+        return most_divergent(model, images, logits, pgd, start), logits
 
     @property
     def ball(self) -> Ball:

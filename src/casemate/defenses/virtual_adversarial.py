@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from casemate.attacks.differentiate import gradient_of
-from casemate.data import UNLABELLED
+from casemate.defenses.divergence import divergence
 from casemate.models import Classifier
 from casemate.models.state import restored
 from casemate.norms import Ball, Eps, unit_length
 from casemate.rng import Streams, all_forked, all_seeded
 from casemate.settings import at_least, expect, not_negative, positive
+from casemate.training import labelled_cross_entropy
 from casemate.types import Images, Labels, Logits, PerExample
 
 
@@ -80,7 +80,7 @@ class VirtualAdversarial:
         smoothness, logits = self.smoothness(model, images)
         loss = labelled_cross_entropy(logits, labels) + self.alpha * smoothness
         if self.entropy_weight:
-            loss = loss + self.entropy_weight * _cross_entropies(logits, logits).mean()
+            loss = loss + self.entropy_weight * _entropies(logits).mean()
         return loss, logits
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class VirtualAdversarial:
                 if self.clip:
                     moved = moved.clamp(*model.bounds)
                 moved_logits = model(moved)
-        return _divergences(logits.detach(), moved_logits).mean(), logits
+        return divergence(logits.detach(), moved_logits).mean(), logits
 
     def perturbations(self, model: Classifier, images: Images, logits: Logits, seed: int) -> Images:
         """The virtual adversarial perturbations r of the images, without gradients (algorithm 1).
@@ -127,27 +127,13 @@ class VirtualAdversarial:
             for _ in range(self.power_iterations):
                 step = (self.xi * direction).requires_grad_(True)
                 with torch.enable_grad(), all_forked(images.device):
-                    divergence = _divergences(logits, model(images + step)).sum()
-                gradient = gradient_of(divergence, step)
+                    apart = divergence(logits, model(images + step)).sum()
+                gradient = gradient_of(apart, step)
                 direction = unit_length(gradient.where(gradient.isfinite(), 0.0))
         return self.eps * direction
 
 
-def labelled_cross_entropy(logits: Logits, labels: Labels) -> Tensor:
-    """The mean cross-entropy of the images whose label is not `UNLABELLED`; zero, but differentiable, without any."""
-    total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-    return total / (labels != UNLABELLED).sum().clamp(min=1)
-
-
-def _cross_entropies(target: Logits, logits: Logits) -> PerExample:
-    """The cross-entropy between the softmax of `target` and that of `logits`, of each image.
-
-    A class of probability zero does not count: the product of zero and the logarithm of zero would not be a number.
-    """
-    probabilities = target.softmax(1)
+def _entropies(logits: Logits) -> PerExample:
+    """The entropy of the softmax of `logits`, of each image; a class of probability zero contributes nothing."""
+    probabilities = logits.softmax(1)
     return -(probabilities * logits.log_softmax(1).where(probabilities > 0, 0.0)).sum(1)
-
-
-def _divergences(target: Logits, logits: Logits) -> PerExample:
-    """The Kullback-Leibler divergence from the softmax of `target` to that of `logits`, of each image."""
-    return _cross_entropies(target, logits) - _cross_entropies(target, target)

@@ -16,7 +16,6 @@ from casemate.losses import stable_cross_entropy
 from casemate.memory import batched
 from casemate.models import as_classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
-from casemate.types import Flags, Labels, Logits
 
 _BINS = 15
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -89,11 +88,6 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
     size = np.bincount(place, minlength=_BINS)
     sums = np.bincount(place, weights=confidence - correct, minlength=_BINS)
     return float(np.abs(sums[size > 0]).sum() / size.sum())
-
-
-def is_right(logits: Logits, labels: Labels) -> Flags:
-    """Whether each image is classified correctly, booleans `(n,)`; False where its logits are not valid."""
-    return (logits.argmax(1) == labels) & is_valid(logits)
 
 
 @torch.no_grad()

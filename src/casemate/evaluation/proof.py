@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from casemate.attacks import Misclassification, check_images
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.evaluation import Evaluation
 from casemate.evaluation.shards import shards_of
 from casemate.evaluation.single_image import has_margin, predict_parts_singly
+from casemate.logits import is_right
 from casemate.models import as_classifier
 from casemate.norms import Ball, norm_of
 from casemate.progress import NULL_OBSERVER, Observer

@@ -19,8 +19,8 @@ from casemate.attacks import (
 )
 from casemate.data import Array, ImageSource, as_labelled
 from casemate.errors import ShapeError
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.intervals import Estimate, share
+from casemate.logits import is_right
 from casemate.models import as_classifier, user_call
 from casemate.progress import NULL_OBSERVER, Observer
 

@@ -9,11 +9,11 @@ from casemate.attacks import Misclassification
 from casemate.data import ImageSource, LabelledImages, as_labelled
 from casemate.errors import RecordError
 from casemate.evaluation.cascade_result import MISCLASSIFIED
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.record import HashedRecord, Record
 from casemate.evaluation.single_image import has_margin, in_grey_levels, predict_singly
+from casemate.logits import is_right
 from casemate.models import Classifier, as_classifier, same_classes
 from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer

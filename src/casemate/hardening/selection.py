@@ -13,13 +13,13 @@ from torch import Tensor
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import gradient_ascent
 from casemate.data import LabelledImages
-from casemate.logits import is_valid
+from casemate.logits import is_right
 from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams, derive
 from casemate.settings import at_least, expect
 from casemate.training import Objective, PreparedObjective, SteppedObjective, TrainingStep, takes_unlabelled
-from casemate.types import Flags, Images, Labels, Logits
+from casemate.types import Images, Labels, Logits
 
 _BATCH = 500
 
@@ -60,7 +60,7 @@ class SelectedByRobustness:
             logits = model(images)
             found = gradient_ascent(model, images, Misclassification(labels), loop, streams)
             attacked = model(found.images)
-        return 1 - _right(attacked, labels).float().mean(), logits
+        return 1 - is_right(attacked, labels).float().mean(), logits
 
     @property
     def takes_unlabelled(self) -> bool:
@@ -90,7 +90,3 @@ class SelectedByRobustness:
             robust += (1 - error.item()) * len(labels)
             clean += int((logits.argmax(1) == labels).sum())
         return robust / len(images), clean / len(images)
-
-
-def _right(logits: Logits, labels: Labels) -> Flags:
-    return is_valid(logits) & (logits.argmax(1) == labels)

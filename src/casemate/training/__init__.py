@@ -9,6 +9,7 @@ from casemate.training.objective import Objective as Objective
 from casemate.training.objective import PreparedObjective as PreparedObjective
 from casemate.training.objective import SteppedObjective as SteppedObjective
 from casemate.training.objective import TrainingStep as TrainingStep
+from casemate.training.objective import labelled_cross_entropy as labelled_cross_entropy
 from casemate.training.objective import takes_unlabelled as takes_unlabelled
 from casemate.training.precision import faster_precision as faster_precision
 from casemate.training.state import Weights as Weights

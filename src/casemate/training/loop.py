@@ -145,8 +145,8 @@ def fit(
         with group.together():
             device = group.own_device(device)
             model, train, validation = as_classifier(model), as_labelled(train), as_labelled(validation)
-            if settings.measures_robustness:
-                balls_of(objective, "the monitor robust-accuracy, or a guard,")
+            why = "the monitor robust-accuracy, or a guard,"
+            balls = balls_of(objective, why) if settings.measures_robustness else ()
             _check(model, train, "training", least=2, unlabelled=takes_unlabelled(objective))
             _check(model, validation, "validation", least=1)
             model.to(device)
@@ -159,7 +159,7 @@ def fit(
             channels_last_if_supported(model, few),
         ):
             return _fit(
-                model, train, validation, settings, objective, augment, checkpoint, device, observer, few, group
+                model, train, validation, settings, objective, augment, checkpoint, device, observer, few, group, balls
             )
 
 
@@ -175,8 +175,12 @@ def _fit(
     observer: Observer,
     few: Tensor,
     group: TrainingGroup,
+    balls: Sequence[Ball],
 ) -> TrainResult:
-    """`fit` without its checks; optimised layers are compared with the originals on the images `few`."""
+    """`fit` without its checks; optimised layers are compared with the originals on the images `few`.
+
+    Robust accuracy is measured in `balls`; not at all without any.
+    """
     optimizer = settings.make_optimizer(model)
     group.share_weights(model)
     fingerprint = _fingerprint(model, train, validation, settings, objective, augment)
@@ -185,7 +189,6 @@ def _fit(
     if settings.averages and state.average is None:
         state.average = snapshot(model)
     average = None if state.average is None else {name: t.to(device) for name, t in state.average.items()}
-    balls = balls_of(objective, "robust accuracy") if settings.measures_robustness else ()
     prepared = objective.prepared_for(train) if isinstance(objective, PreparedObjective) else objective
 
     pixels, labels = train.pixels.to(device), train.labels.to(device)

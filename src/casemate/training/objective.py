@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from casemate.data import LabelledImages
+from casemate.data import UNLABELLED, LabelledImages
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball
@@ -67,6 +67,12 @@ class PreparedObjective(Objective, Protocol):
 def takes_unlabelled(objective: Objective) -> bool:
     """Whether an objective can learn from images labelled `UNLABELLED`: its class says so by `takes_unlabelled`."""
     return bool(getattr(objective, "takes_unlabelled", False))
+
+
+def labelled_cross_entropy(logits: Logits, labels: Labels) -> Tensor:
+    """The mean cross-entropy of the images whose label is not `UNLABELLED`; zero, but differentiable, without any."""
+    total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp(min=1)
 
 
 @final

@@ -1,6 +1,6 @@
 """How robust a network is during its training: which images it still classifies correctly under a short PGD.
 
-A lower attack than an evaluation's, which decides between epochs only: it is never reported as robust accuracy.
+A weaker attack than an evaluation's, which decides between epochs only: it is never reported as robust accuracy.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import gradient_ascent
+from casemate.logits import is_right
 from casemate.models import Classifier
 from casemate.norms import Ball
 from casemate.rng import Streams, derive
@@ -30,7 +31,7 @@ def withstand(
     """
     with frozen(model):
         with torch.no_grad():
-            stands = model(images).argmax(1) == labels
+            stands = is_right(model(images), labels)
         for number, ball in enumerate(balls):
             left = stands.nonzero().squeeze(1)
             if len(left) == 0:
@@ -39,6 +40,6 @@ def withstand(
             streams = Streams(derive(seed, "withstand", number), first + left)
             found = gradient_ascent(model, images[left].detach(), Misclassification(labels[left]), loop, streams)
             with torch.no_grad():
-                fooled = found.fooled | (model(found.images).argmax(1) != labels[left])
+                fooled = found.fooled | ~is_right(model(found.images), labels[left])
             stands[left[fooled]] = False
     return stands

@@ -249,9 +249,13 @@ def _recipe_in(argv: Sequence[str]) -> str:
 
 def _refuse_foreign(name: str, argv: Sequence[str]) -> None:
     """Raise `SettingError` if `argv` has an option that the recipe `name` does not have, but another one does."""
-    own, theirs = _options_of(name), {each: _options_of(each) for each in RECIPES}
+    own = _options_of(name)
     given = [word.split("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
-    foreign = [option for option in given if option not in own and any(option in each for each in theirs.values())]
+    strange = [option for option in given if option not in own]
+    if not strange:  # without the options of all other recipes, which take longer to make
+        return
+    theirs = {each: _options_of(each) for each in RECIPES}
+    foreign = [option for option in strange if any(option in each for each in theirs.values())]
     if foreign:
         owners = " or ".join(each for each, options in theirs.items() if foreign[0] in options)
         raise SettingError(f"--recipe {name} has no {', '.join(foreign)}; choose --recipe {owners}, or leave it out")

@@ -18,12 +18,12 @@ from casemate.attacks import (
     UniformNoise,
 )
 from casemate.evaluation.cascade_result import Attempt
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import STEPS, CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.intervals import mcnemar, percent
 from casemate.evaluation.single_image import in_grey_levels, predict_singly
+from casemate.logits import is_right
 from casemate.losses import stable_cross_entropy
 from casemate.norms import Ball, norm_of
 

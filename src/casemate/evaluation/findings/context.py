@@ -12,9 +12,10 @@ from torch import Tensor
 from casemate.attacks import PGD, AbstractGradientAttack, Misclassification, frozen, input_gradient
 from casemate.data import LabelledImages, ReadableImages
 from casemate.evaluation.cascade_result import Cascade
-from casemate.evaluation.clean import CleanResult, is_right
+from casemate.evaluation.clean import CleanResult
 from casemate.evaluation.curves import Curve, LastIterates, eps_curve, steps_curve
 from casemate.evaluation.findings.outputs import Gathering, Outputs
+from casemate.logits import is_right
 from casemate.losses import LossName
 from casemate.memory import batched
 from casemate.models import Classifier, Frozen, full_precision

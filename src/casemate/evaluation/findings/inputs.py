@@ -11,14 +11,13 @@ from torch import Tensor
 from casemate.attacks import Status
 from casemate.data import LabelledImages
 from casemate.errors import ModelError
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.findings.outputs import FIRST
 from casemate.evaluation.intervals import mcnemar, percent, share
 from casemate.evaluation.single_image import predict_singly
-from casemate.logits import difference, magnitude
+from casemate.logits import difference, is_right, magnitude
 from casemate.models import full_precision, with_fixed_seed
 from casemate.models.accel.equivalence import TOLERANCE
 from casemate.norms import Ball

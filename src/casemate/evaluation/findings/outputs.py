@@ -6,8 +6,8 @@ from typing import final
 import numpy as np
 import torch
 
-from casemate.evaluation.clean import CleanResult, is_right
-from casemate.logits import is_valid, magnitude, top_gap
+from casemate.evaluation.clean import CleanResult
+from casemate.logits import is_right, is_valid, magnitude, top_gap
 from casemate.types import Labels, Logits
 
 FIRST = 512

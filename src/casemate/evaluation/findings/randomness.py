@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from casemate.attacks import PGD, frozen
-from casemate.evaluation.clean import is_right
 from casemate.evaluation.findings.check import Measured, NotRun, check
 from casemate.evaluation.findings.context import CheckContext
 from casemate.evaluation.findings.finding import Severity
 from casemate.evaluation.findings.outputs import has_changed
 from casemate.evaluation.intervals import percent
-from casemate.logits import difference, magnitude, top_gap
+from casemate.logits import difference, is_right, magnitude, top_gap
 from casemate.memory import batched
 from casemate.models import Classifier, mean_over_samples, with_fixed_seed, with_network
 from casemate.rng import seeded
