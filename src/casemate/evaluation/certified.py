@@ -456,9 +456,7 @@ def _certified(
             undecided, proven = left, np.zeros(len(labels), dtype=bool)
             for each in _STAGES.get(method, (method,)):
                 chosen = torch.from_numpy(undecided).to(pixels.device)
-                found = certify(
-                    model, pixels[chosen], labels[chosen], value, norm=norm, method=each, observer=observer
-                )
+                found = certify(model, pixels[chosen], labels[chosen], value, norm=norm, method=each, observer=observer)
                 flags, right = found.certified.cpu().numpy(), found.clean.cpu().numpy()
                 proven[undecided[flags]] = True
                 clean[at.start + undecided[right]] = True
