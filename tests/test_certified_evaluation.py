@@ -68,8 +68,8 @@ def test_images_that_are_proven_are_not_attacked_but_for_the_sample(found: Certi
     other = evaluate_certified(network(), IMAGES, eps=VALUES, budget="quick", sample=5, seed=1)
     assert not np.array_equal(other.attacked, found.attacked)
     assert np.array_equal(other.robust, found.robust)
-    assert "5 of the 85 certified images, a random sample (seed 1), were attacked" in other.sample_sentence
-    assert "all withstood" in other.sample_sentence
+    assert "5 of the 85 certified images, a random sample (seed 1), were attacked" in other.notes[0]
+    assert "all withstood" in other.notes[0]
 
 
 def test_to_skip_proven_images_changes_no_result(found: CertifiedEvaluation) -> None:

@@ -62,6 +62,8 @@ class CertifiedEvaluation:
     """interval, crown-ibp or crown; or the name of a certificate from elsewhere."""
     budget: str | None
     """Which attacks were run; None: none."""
+    sample: int
+    """Number of certified images, at most, that were to be attacked all the same."""
     seed: int
     images: ReadableImages
     model: Classifier
@@ -173,8 +175,12 @@ class CertifiedEvaluation:
         )
 
     @property
-    def sample_sentence(self) -> str:
-        """One sentence: how many certified images were attacked all the same, and whether they withstood."""
+    def notes(self) -> list[str]:
+        """Sentences for a reader of the numbers: how many certified images were attacked all the same."""
+        return [self._sample]
+
+    @property
+    def _sample(self) -> str:
         proven = self.certified.any(1)
         count, tried = int(proven.sum()), int((self.certified & self.attacked).any(1).sum())
         if not count:
@@ -211,8 +217,8 @@ class CertifiedEvaluation:
         lines = [self.conclusion, f"  clean accuracy  {self.clean_accuracy:n}"]
         for eps, low, high in zip(self.values, self.certified_accuracy, self.robust_accuracy, strict=True):
             attacked = f"  attacked {high}" if self.has_attacks else ""
-            lines.append(f"  eps {format_eps(eps)}: certified {low}{attacked}")
-        return "\n".join([*lines, f"  {self.sample_sentence}"])
+            lines.append(f"  eps {format_eps(eps)}: certified {'void' if self.is_void else low}{attacked}")
+        return "\n".join([*lines, *(f"  {each}" for each in self.notes)])
 
     def _repr_html_(self) -> str:
         return html_table(self.conclusion, self.rows(), self.head)
@@ -272,6 +278,7 @@ class CertifiedEvaluation:
             "eps_text": [format_eps(each) for each in self.values],
             "method": self.method,
             "budget": self.budget,
+            "sample": self.sample,
             "seed": self.seed,
             "images": len(self.images),
             "clean_accuracy": self.clean_accuracy.as_json(),
@@ -295,7 +302,7 @@ class CertifiedEvaluation:
                 for name, settings in self.attacks.items()
             ],
             "conclusion": self.conclusion,
-            "sample": self.sample_sentence,
+            "notes": self.notes,
             "certificate_seconds": self.certificate_seconds,
             "seconds": self.seconds,
         }
@@ -420,6 +427,7 @@ def evaluate_certified(
         norm=norm,
         method=method if claimed is None else "the caller",
         budget=budget,
+        sample=sample,
         seed=seed,
         images=given,
         model=model,
