@@ -45,7 +45,6 @@ Examples:
   casemate train --epochs 10       train the study's network
   casemate attack pgd model.safetensors --eps 4/255 8/255
   casemate evaluate model.safetensors --budget quick
-  casemate certify model.safetensors --eps 0.05 0.1
   casemate compare runs/before runs/after --fail-if-worse
 """
 

@@ -166,8 +166,8 @@ class CertifiedEvaluation:
             )
         if low.value == high.value:
             return (
-                f"At {setting}, {percent(low.value)} of these images are robust: {self.method} proves it, and attacks "
-                "fooled all others."
+                f"At {setting}, {percent(low.value)} of these images are robust: {self.method} proves these, and no "
+                "other withstood the attacks."
             )
         return (
             f"At {setting}, between {percent(low.value)} and {percent(high.value)} of these images are robust: the "

@@ -13,6 +13,7 @@ from casemate.cli.shared import console
 from casemate.documents import CERTIFICATION, SMOOTHING
 from casemate.evaluation.certified import CertifiedEvaluation
 from casemate.evaluation.smoothed import SmoothedEvaluation
+from casemate.norms import format_eps
 from casemate.report.certification_figures import NAME
 from casemate.timing import duration
 
@@ -25,7 +26,7 @@ def show_certified(found: CertifiedEvaluation, result: Mapping[str, Any], folder
     if as_json:
         console.show_json({**result, "folder": str(folder)}, CERTIFICATION)
         return
-    title, colour = ("VOID", "bold red") if found.is_void else ("Certified", "bold green")
+    title, colour = ("VOID", "bold red") if found.is_void else (f"Certified at {_largest(found)}", "bold green")
     attacks = f", budget {found.budget}" if found.has_attacks else ""
     console.show(
         _box(found, title, colour),
@@ -50,7 +51,7 @@ def show_smoothed(found: SmoothedEvaluation, result: Mapping[str, Any], folder: 
         return
     chosen = found.smoothing
     console.show(
-        _box(found, "Certified: the smoothed model", "bold green"),
+        _box(found, f"The smoothed model, certified at {_largest(found)}", "bold green"),
         f"[bold]{escape(result['model'])}, smoothed[/] ({escape(result['data'])}, {len(found.images):,} images, sigma "
         f"{chosen.sigma:g}, {chosen.n0:,} and {chosen.n:,} draws, alpha {chosen.alpha:g}, seed "
         f"{found.certificate.seed}); 95 % intervals",
@@ -58,6 +59,11 @@ def show_smoothed(found: SmoothedEvaluation, result: Mapping[str, Any], folder: 
         f"It took {duration(found.seconds)}.",
     )
     _files(folder)
+
+
+def _largest(found: CertifiedEvaluation | SmoothedEvaluation) -> str:
+    """The largest eps, and the certified accuracy there."""
+    return escape(f"eps {format_eps(found.values[-1])}: {found.certified_accuracy[-1]}")
 
 
 def _box(found: CertifiedEvaluation | SmoothedEvaluation, title: str, colour: str) -> Constrain:
