@@ -46,11 +46,24 @@ Examples:
   casemate compare runs/before runs/after --fail-if-worse
 """
 
-OWN = ("train", "harden", "attack", "evaluate", "compare", "verify", "selftest", "data", "store", "info", "schema")
+OWN = (
+    "train",
+    "harden",
+    "attack",
+    "evaluate",
+    "compare",
+    "verify",
+    "benchmark",
+    "selftest",
+    "data",
+    "store",
+    "info",
+    "schema",
+)
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
-_WITH_TORCH = ("train", "harden", "attack", "evaluate", "compare", "selftest")
+_WITH_TORCH = ("train", "harden", "attack", "evaluate", "compare", "benchmark", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
-_RESUMABLE = ("study", "train", "harden", "evaluate", "compare")
+_RESUMABLE = ("study", "train", "harden", "evaluate", "compare", "benchmark")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 _IN_SEVERAL_PROCESSES = ("train",)
 """Commands that share their work among processes that torchrun started."""
