@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from casemate import data
-from casemate.benchmark import ENTRIES, Entry, benchmark_seconds, plan_benchmark, rows_of, run_benchmark
+from casemate.benchmark import ENTRIES, Entry, benchmark_rows, benchmark_seconds, plan_benchmark, run_benchmark
 from casemate.benchmark import run as benchmark_run
 from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.published import PUBLISHED
-from casemate.cli.benchmark import options
+from casemate.cli.benchmark.request import BenchmarkRequest
 from casemate.data import Dataset
 from casemate.defenses import initialize_for_bounds, recipe_type
 from casemate.errors import SettingError, StoreError
@@ -68,7 +68,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.mark.integration
 def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, finished: Path) -> None:
-    rows = {row.name: row for row in rows_of(quick, BenchmarkFolder(finished, quick.data()))}
+    rows = {row.name: row for row in benchmark_rows(quick, BenchmarkFolder(finished, quick.data()))}
     for name, row in rows.items():
         model, about = load(finished / name / "model.safetensors")
         test = quick.dataset.test
@@ -91,7 +91,7 @@ def test_a_second_run_computes_nothing(quick: Any, finished: Path, monkeypatch: 
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is left to compute")
 
-    before = rows_of(quick, BenchmarkFolder(finished, quick.data()))
+    before = benchmark_rows(quick, BenchmarkFolder(finished, quick.data()))
     monkeypatch.setattr(benchmark_run, "_train", never)
     for kind in {type(each) for name in MODELS for each in quick.measures(name)}:
         monkeypatch.setattr(kind, "compute", never)
@@ -124,7 +124,7 @@ def test_trained_again_from_its_seed_a_model_has_the_same_weights(
 
 @pytest.mark.integration
 def test_table_and_figure_have_every_model(quick: Any, finished: Path) -> None:
-    rows = rows_of(quick, BenchmarkFolder(finished, quick.data()))
+    rows = benchmark_rows(quick, BenchmarkFolder(finished, quick.data()))
     text = (finished / "benchmark.md").read_text()
     heads = [each.head for each in columns_of(quick)]
     assert heads[:5] == ["Model", "Recipe", "Clean", "Robust 0.05, first 20", "Robust 0.1, first 20"]
@@ -170,11 +170,11 @@ def test_a_damaged_file_is_named(quick: Any, tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "training.json").write_text("[]")
     with pytest.raises(StoreError, match=r"training\.json is not a file of a benchmark"):
-        rows_of(quick, BenchmarkFolder(tmp_path, quick.data()))
+        benchmark_rows(quick, BenchmarkFolder(tmp_path, quick.data()))
 
 
 def test_nothing_measured_is_an_empty_table(quick: Any, tmp_path: Path) -> None:
-    rows = rows_of(quick, BenchmarkFolder(tmp_path, quick.data()))
+    rows = benchmark_rows(quick, BenchmarkFolder(tmp_path, quick.data()))
     write_benchmark(tmp_path, quick, rows)
     text = (tmp_path / "benchmark.md").read_text()
     assert "| plain | cross-entropy |  |" in text
@@ -184,7 +184,7 @@ def test_nothing_measured_is_an_empty_table(quick: Any, tmp_path: Path) -> None:
 def test_published_numbers_stand_beside_those_of_the_same_images_and_radius(
     monkeypatch: pytest.MonkeyPatch, quick: Any, tmp_path: Path
 ) -> None:
-    rows = rows_of(quick, BenchmarkFolder(tmp_path, quick.data()))
+    rows = benchmark_rows(quick, BenchmarkFolder(tmp_path, quick.data()))
     monkeypatch.setattr("casemate.report.benchmark._is_comparable", lambda plan: True)
     write_benchmark(tmp_path, quick, rows)
     text = (tmp_path / "benchmark.md").read_text()
@@ -277,12 +277,12 @@ def test_a_dry_run_trains_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_options_have_the_defaults_of_the_function() -> None:
-    request = options.BenchmarkRequest()
+    request = BenchmarkRequest()
     assert (request.eps, request.others, request.images, request.seeds) == ("0.1", ("0.05", "0.2"), 1000, 3)
 
 
 def test_the_page_names_the_split(quick: Any, tmp_path: Path) -> None:
-    rows = rows_of(quick, BenchmarkFolder(tmp_path, quick.data()))
+    rows = benchmark_rows(quick, BenchmarkFolder(tmp_path, quick.data()))
     write_benchmark(tmp_path, quick, rows)
     assert (tmp_path / "benchmark.md").read_text().startswith("# Benchmark of defences: scikit-learn digits, Linf")
     assert (

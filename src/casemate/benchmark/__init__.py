@@ -7,4 +7,4 @@ from casemate.benchmark.plan import benchmark_seconds as benchmark_seconds
 from casemate.benchmark.plan import plan_benchmark as plan_benchmark
 from casemate.benchmark.run import run_benchmark as run_benchmark
 from casemate.benchmark.table import BenchmarkRow as BenchmarkRow
-from casemate.benchmark.table import rows_of as rows_of
+from casemate.benchmark.table import benchmark_rows as benchmark_rows

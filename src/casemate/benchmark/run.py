@@ -9,7 +9,7 @@ import torch
 from casemate.benchmark.entry import Entry
 from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.plan import BenchmarkPlan
-from casemate.benchmark.table import BenchmarkRow, rows_of
+from casemate.benchmark.table import BenchmarkRow, benchmark_rows
 from casemate.evaluation import evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier
@@ -41,13 +41,13 @@ def run_benchmark(
         ModelError: a network without bounds, for an entry with a certificate.
     """
     folder = BenchmarkFolder(Path(out), plan.data())
-    finished(rows_of(plan, folder))
+    finished(benchmark_rows(plan, folder))
     models: dict[str, Classifier] = {}
     for name, entry in plan.entries.items():
         if folder.training(name, entry) is None:
             observer.message(f"Training {name}: {entry.recipe}, {entry.network}.")
             _train(plan, folder, name, entry, models, device, observer)
-            finished(rows_of(plan, folder))
+            finished(benchmark_rows(plan, folder))
         models[name] = folder.model(name).to(device)
         sha256 = fingerprint(models[name])
         for measure in plan.measures(name):
@@ -55,8 +55,8 @@ def run_benchmark(
                 observer.message(f"Measuring {name}: {measure.name}.")
                 found = measure.compute(models[name], plan.dataset.test, folder.store, observer)
                 folder.keep_result(name, measure, sha256, {**found, "provenance": _where(device)})
-                finished(rows_of(plan, folder))
-    return rows_of(plan, folder)
+                finished(benchmark_rows(plan, folder))
+    return benchmark_rows(plan, folder)
 
 
 def _train(

@@ -71,7 +71,7 @@ class BenchmarkRow:
         ]
 
 
-def rows_of(plan: BenchmarkPlan, folder: BenchmarkFolder) -> list[BenchmarkRow]:
+def benchmark_rows(plan: BenchmarkPlan, folder: BenchmarkFolder) -> list[BenchmarkRow]:
     """The rows of all models of a plan, with what is finished. Raises `SettingError`, `StoreError`."""
     rows: list[BenchmarkRow] = []
     for name, entry in plan.entries.items():

@@ -31,7 +31,7 @@ def show_entries(entries: Mapping[str, Entry], *, as_json: bool) -> None:
     console.show(made)
 
 
-def show_plan(plan: BenchmarkPlan, seconds: Mapping[str, float], *, as_json: bool) -> None:
+def show_benchmark_plan(plan: BenchmarkPlan, seconds: Mapping[str, float], *, as_json: bool) -> None:
     """Print the settings of a planned benchmark, and about how long its steps take."""
     if as_json:
         console.show_json({**plan.about(), "seconds": dict(seconds)}, "casemate/benchmark-plan/1")
