@@ -26,7 +26,7 @@ from casemate.certification import (
     worst_logits,
 )
 from casemate.certification.operations import AbstractNonlinearOperation, Interval, MaximumPooling, Rectifier
-from casemate.certification.tracing import calls_of
+from casemate.certification.tracing import _traces, calls_of
 from casemate.errors import DataError, ModelError, SettingError, ShapeError
 from casemate.models import Classifier, create
 from casemate.models.layers import NoiseLayer
@@ -618,6 +618,186 @@ def test_noise_at_inference_is_refused() -> None:
             layer.at_inference = True
     with pytest.raises(ModelError, match="adds noise in evaluation mode"):
         take_apart(model.eval(), some_images(2, shape=(1, 8, 8)))
+
+
+class Overwriting(nn.Module):
+    """Writes into a tensor in one of several ways; `again` says whether it uses the same memory once more."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], Tensor], again: Callable[[Tensor], Tensor] | None) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(72, 5), nn.Linear(72, 5), nn.Linear(5, 3)
+        self._write, self._again = write, again
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        inside = self.one(flat)
+        kept = inside if self._again is None else self._again(inside)
+        written = self._write(inside, self.two(flat))
+        return self.head(written if self._again is None else written + kept)
+
+
+def _added_to(inside: Tensor, other: Tensor) -> Tensor:
+    inside += other
+    return inside
+
+
+def _scaled_in_place(inside: Tensor, other: Tensor) -> Tensor:
+    del other
+    inside *= 2
+    return inside
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "+=": _added_to,
+    "*=": _scaled_in_place,
+    "add_": lambda inside, other: inside.add_(other),
+    "behind torch.reshape": lambda inside, other: torch.reshape(inside, (-1, 5)).add_(other),
+    "behind dropout": lambda inside, other: F.dropout(inside, 0.5, False).add_(other),
+    "relu by keyword": lambda inside, other: F.relu(input=inside, inplace=True).add(other),
+    "relu by place": lambda inside, other: F.relu(inside, True).add(other),
+}
+SHARED: dict[str, Callable[[Tensor], Tensor]] = {
+    "another name": lambda inside: inside,
+    "view": lambda inside: inside.view(-1, 5),
+    "dropout": lambda inside: F.dropout(inside, 0.5, False),
+}
+
+
+@pytest.mark.parametrize("share", SHARED)
+@pytest.mark.parametrize("write", WRITES)
+def test_writing_into_memory_that_is_used_again_is_refused(write: str, share: str) -> None:
+    torch.manual_seed(0)
+    model = Classifier(Overwriting(WRITES[write], SHARED[share]), input_shape=SHAPE, classes=3).eval()
+    with pytest.raises(ModelError, match="inplace=False"):
+        certify(model, some_images(2), [0, 1], 0.01)
+
+
+@pytest.mark.parametrize("write", [each for each in WRITES if not each.startswith("relu by keyword")])
+def test_writing_into_memory_that_nothing_else_uses_is_taken_as_it_is(write: str) -> None:
+    torch.manual_seed(0)
+    model = Classifier(Overwriting(WRITES[write], None), input_shape=SHAPE, classes=3).eval()
+    images = some_images(5)
+    assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
+
+
+class Drops(nn.Module):
+    """Draws in evaluation mode too, as Monte Carlo dropout does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(72, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(F.dropout(images.flatten(1), 0.01))
+
+
+class AlwaysTraining(nn.Sequential):
+    """Layers whose mode cannot be changed."""
+
+    def train(self, mode: bool = True) -> "AlwaysTraining":
+        del mode
+        return super().train(True)
+
+
+@pytest.mark.filterwarnings("ignore:the network returns other logits")
+@pytest.mark.parametrize(
+    "network",
+    [
+        Drops(),
+        dense_after(AlwaysTraining(nn.Dropout(0.01))),
+        dense_after(AlwaysTraining(nn.BatchNorm2d(2))),
+        dense_after(AlwaysTraining(NoiseLayer(0.001))),
+    ],
+    ids=["function", "dropout", "batch norm", "noise"],
+)
+def test_what_draws_in_evaluation_mode_is_refused(network: nn.Module) -> None:
+    with pytest.raises(ModelError, match="although the model is in evaluation mode"):
+        certify(Classifier(network, input_shape=SHAPE, classes=3), some_images(4), [0, 1, 2, 0], 0.01)
+
+
+class Scaled(nn.Module):
+    """Has a number that its code computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(72, 3)
+        self.settings = {"sign": 1}
+        self._factor = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1)) * self._factor * self.settings["sign"]
+
+
+def test_numbers_of_the_code_count_as_they_are_now() -> None:
+    network = Scaled()
+    model, images = Classifier(network, input_shape=SHAPE, classes=3).eval(), some_images(4)
+    labels = model(images).argmax(1)
+    assert certify(model, images, labels, 0).certified.all()
+    network._factor = -1.0
+    assert torch.allclose(take_apart(model, images).logits, model(images), atol=1e-6)
+    assert not certify(model, images, labels, 0).certified.any()
+    network.settings["sign"] = -1  # not seen by a training, since it is inside a dictionary
+    assert certify(model, images, labels, 0).certified.all()
+
+
+def test_a_model_that_counts_its_calls_keeps_few_traces() -> None:
+    network = Scaled()
+    model, images = Classifier(network, input_shape=SHAPE, classes=3).eval(), some_images(2)
+    for call in range(30):
+        network._factor = float(call + 1)
+        take_apart(model, images)
+    assert len(_traces[model]) <= 8
+
+
+def test_an_image_whose_logits_overflow_is_not_certified_and_the_others_are() -> None:
+    first, last = nn.Linear(72, 73), nn.Linear(73, 3)
+    with torch.no_grad():
+        first.weight[72], first.bias[72] = 4 * F.one_hot(torch.tensor(0), 72), -2  # positive for one image only
+        last.weight[:, 72] = torch.tensor([3e38, 2e38, 1e38])
+    model = Classifier(nn.Sequential(nn.Flatten(), first, nn.ReLU(), last), input_shape=SHAPE, classes=3).eval()
+    images = some_images(4)
+    images[:, 0, 0, 0] = torch.tensor([0.0, 1, 0, 0])
+    right = model(images).argmax(1)
+    found = certify(model, images, right, 0)
+    assert not model(images)[1].isfinite().all()
+    assert found.certified.tolist() == [True, False, True, True]
+    assert not certify(model, images, right, 0.9).certified.any()
+
+
+class Shifted(nn.Module):
+    """Scales and shifts in front of its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(72, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head((images * 1000.3 - 900.27).flatten(1))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_rounding_of_scalings_before_the_first_layer_counts(norm: Norm) -> None:
+    """What is left of `1000.3 x - 900.27` near x = 0.9 is mostly rounding."""
+    model = Classifier(Shifted(), input_shape=SHAPE, classes=3).eval()
+    images = 0.9 + 1e-6 * torch.randn(50, *SHAPE, generator=generator(3))
+    logits = model(images).double()
+    graph = take_apart(model, images, dtype=torch.float64).graph
+    last = bound_layers(graph, region_around(images.double(), Ball(eps=0, norm=norm), (0, 1)), unit=FLOAT32).intervals[
+        -1
+    ]
+    exact = graph.logits(images.double())
+    assert (logits - exact).abs().max() > 1e-6
+    assert ((logits >= last.lower) & (logits <= last.upper)).all()
+
+
+def test_a_leaky_relu_rounds_its_slope_and_its_product() -> None:
+    unit, slope = FLOAT32 / 2, 0.3
+    values = -torch.rand(100_000, 1, generator=generator(0))
+    errors = (F.leaky_relu(values, slope).double() - values.double() * slope).abs()
+    allowed = Rectifier(slope).rounding(unit, Interval(values.double(), values.double()))
+    assert allowed is not None
+    assert (errors <= allowed).all()
+    assert (errors > unit * slope * values.double().abs()).any()
 
 
 @pytest.mark.parametrize(

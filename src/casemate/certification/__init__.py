@@ -1,6 +1,7 @@
 """Certification: bounds of a network's outputs over a ball, and what they prove."""
 
 from casemate.certification.certificate import Certificate as Certificate
+from casemate.certification.certificate import Method as Method
 from casemate.certification.certificate import certify as certify
 from casemate.certification.operations import Interval as Interval
 from casemate.certification.propagation import LayerBounds as LayerBounds

@@ -33,10 +33,14 @@ BATCH = BatchSize()
 
 @final
 class GraphBuilder:
-    """Collects operations and their values for the images, call by call."""
+    """Collects operations and their values for the images, call by call.
 
-    def __init__(self, images: Images) -> None:
+    `training` says whether the model as a whole is in training mode.
+    """
+
+    def __init__(self, images: Images, *, training: bool) -> None:
         self.nodes: list[Node] = []
+        self._training = training
         self.values: list[Tensor] = [images]
 
     def add(self, operation: AbstractOperation, *inputs: Value, value: Tensor | None = None) -> Value:
@@ -49,6 +53,11 @@ class GraphBuilder:
     def value(self, of: Value) -> Tensor:
         """The value for the images."""
         return self.values[of.number]
+
+    def need_training(self, what: str) -> None:
+        """Raise `RefusedError` for a part that trains, whose outputs are drawn or of the batch, in evaluation mode."""
+        if not self._training:
+            raise RefusedError(f"{what}, although the model is in evaluation mode")
 
     def cast(self, weight: Tensor) -> Tensor:
         """A weight in the type of the computation."""

@@ -21,12 +21,13 @@ from casemate.certification.operations import Interval
 from casemate.certification.propagation import bound_layers, interval_margins, linear_margins
 from casemate.certification.region import Region, region_around
 from casemate.certification.taking_apart import TakenApart, is_same_function, take_apart
+from casemate.certification.tracing import forget_calls
 from casemate.data import Array, as_labels, as_tensor, to_float
 from casemate.errors import ModelError, SettingError, ShapeError
 from casemate.intervals import Estimate, share
 from casemate.logits import is_right
 from casemate.memory import batched
-from casemate.models import Classifier, as_classifier, user_call
+from casemate.models import Classifier, as_classifier, full_precision, judge_of, user_call
 from casemate.models.state import frozen
 from casemate.norms import Ball, Norm, format_eps, parse_eps, parse_norm
 from casemate.progress import NULL_OBSERVER, Observer
@@ -36,6 +37,8 @@ from casemate.types import Flags, Images, Labels, Logits, PerExample
 
 Method = Literal["interval", "crown-ibp", "crown"]
 _METHOD = one_of("interval", "crown-ibp", "crown")
+_LARGEST = 1e30
+"""The largest number inside a network up to which no sum of the network overflows in float32."""
 _BEYOND = 9e-7
 """By how much pixels may exceed the bounds, as rounding leaves them; they count as at the bound."""
 
@@ -100,9 +103,10 @@ def certify(
         eps: radius of the ball, in pixel units, as a number or a text such as "8/255".
         norm: linf, l2 or l1.
         method: "interval" propagates intervals (Gowal et al. 2018). "crown-ibp" propagates linear functions back to the
-            images, between bounds of the layers from intervals (Zhang et al. 2020). "crown" computes those bounds by
-            linear functions too (Zhang et al. 2018): much tighter for networks not trained for bounds, and slower, by
-            the number of ReLUs whose sign is not decided. The last two take the better of their bound and the first.
+            images, between bounds of the layers from intervals (Zhang et al. 2020), and takes the better bound of the
+            two. "crown" computes those of the layers by linear functions too (Zhang et al. 2018), for images that are
+            classified correctly and not proven robust without: much tighter for networks not trained for bounds, and
+            slower, by the number of ReLUs whose sign is not decided.
         batch_size: images at a time, halved when memory runs out; it does not change the result, up to rounding.
         observer: receives the progress.
 
@@ -114,7 +118,7 @@ def certify(
             fails.
         MachineError: not even one image at a time fits into memory.
     """
-    model, method = as_classifier(model), _METHOD.check(method, "method")
+    model, method = judge_of(as_classifier(model)), _METHOD.check(method, "method")
     batch_size = at_least(1).check(batch_size, "batch_size")
     norm = parse_norm(norm)
     if norm == "l0":
@@ -139,8 +143,9 @@ def certify(
 @contextmanager
 def _prepared(model: Classifier, images: Images, ball: Ball) -> Iterator[None]:
     """The model in evaluation mode, frozen and examined; restored at the end."""
-    with user_call(model, ball), frozen(model):
+    with user_call(model, ball), frozen(model), full_precision():
         model.examine(images[:2].to(model.device))
+        forget_calls(model)
         yield
 
 
@@ -155,15 +160,24 @@ def _margins(model: Classifier, images: Images, labels: Labels, ball: Ball, meth
             "the operations found in the model compute other logits than the model on some of the images: its forward "
             "depends on the images in Python code. Write that part without if and loops over values"
         )
+    graph, right = apart.graph, is_right(logits, labels)
     region = region_around(images.double(), ball, model.bounds)
-    bounds = bound_layers(apart.graph, region, unit=unit)
-    margins = interval_margins(apart.graph, bounds, labels)
-    if method == "crown":
-        bounds = bound_layers(apart.graph, region, unit=unit, tighten=True)
-        margins = margins.fmax(interval_margins(apart.graph, bounds, labels))
+    bounds = bound_layers(graph, region, unit=unit)
+    margins = interval_margins(graph, bounds, labels)
     if method != "interval":
-        margins = margins.fmax(linear_margins(apart.graph, bounds, labels))
-    return margins.amin(1), is_right(logits, labels)
+        margins = margins.fmax(linear_margins(graph, bounds, labels))
+    # what overflows in float32 has no bound; where large numbers cancel, their rounding makes the interval as large
+    largest = torch.stack([each.magnitude.flatten(1).amax(1) for each in bounds.intervals]).amax(0)
+    finite = logits.isfinite().all(1) & (largest < _LARGEST)
+    lowest = margins.amin(1).where(finite, -torch.inf)
+    if method == "crown":
+        open_ = (right & finite & ~(lowest > 0)).nonzero().squeeze(1)  # elsewhere these slow bounds prove nothing new
+        if len(open_):
+            region = region_around(images[open_].double(), ball, model.bounds)
+            bounds = bound_layers(graph, region, unit=unit, tighten=True)
+            found = interval_margins(graph, bounds, labels[open_]).fmax(linear_margins(graph, bounds, labels[open_]))
+            lowest[open_] = found.amin(1).fmax(lowest[open_])
+    return lowest, right
 
 
 def _is_rounded(logits: Logits, apart: TakenApart, images: Images, unit: float) -> bool:

@@ -171,6 +171,7 @@ def _dropped(
     del inplace
     if not training:
         return given
+    builder.need_training("it draws at random; write training=self.training")
     return add_scaled(builder, given, F.dropout(torch.ones_like(builder.value(given)), p), None)
 
 

@@ -56,6 +56,7 @@ def _convolution(builder: GraphBuilder, layer: nn.Conv2d, given: Value) -> Value
 def _batch_norm(builder: GraphBuilder, layer: nn.BatchNorm1d | nn.BatchNorm2d, given: Value) -> Value:
     values = builder.value(given)
     if layer.training:
+        builder.need_training("it uses the statistics of the batch")
         result: Tensor | None = layer(values)
         variance, mean = torch.var_mean(values, dim=[axis for axis in range(values.ndim) if axis != 1], correction=0)
     elif layer.running_mean is None or layer.running_var is None:
@@ -126,6 +127,7 @@ def _drawn(builder: GraphBuilder, layer: nn.Module, given: Value) -> Value:
     """Dropout: what it draws for ones, which are also the factors of any other input."""
     if not layer.training:
         return given
+    builder.need_training("it draws at random")
     return add_scaled(builder, given, layer(torch.ones_like(builder.value(given))), None)
 
 
@@ -139,6 +141,7 @@ def _noise(builder: GraphBuilder, layer: NoiseLayer, given: Value) -> Value:
         if layer.at_inference and layer.std:
             raise RefusedError("it adds noise in evaluation mode; use randomised smoothing")
         return given
+    builder.need_training("it adds noise")
     return add_scaled(builder, given, None, layer(torch.zeros_like(builder.value(given))))
 
 

@@ -460,8 +460,10 @@ class Rectifier(AbstractNonlinearOperation):
         return [made], (negative * intercept[owner]).flatten(1).sum(1)
 
     def rounding(self, unit: float, *inputs: Interval) -> Tensor | None:
-        """That of the product with the slope."""
-        return unit * self.slope * inputs[0].magnitude if self.slope else None
+        """Those of the slope and of the product, and what may underflow."""
+        if not self.slope:
+            return None
+        return rounding_factor(2, unit) * self.slope * inputs[0].magnitude + torch.finfo(torch.float32).tiny
 
 
 @final

@@ -90,8 +90,8 @@ def bound_layers(graph: OperationGraph, region: Region, *, unit: float = 0.0, ti
     images = _ImageLayers(region)
     for number, node in enumerate(graph.nodes, start=1):
         given = [intervals[place] for place in node.inputs]
-        found = images.narrowed(number, node, node.operation.interval(*given))
         error = node.operation.rounding(unit, *given) if unit else None
+        found = images.narrowed(number, node, node.operation.interval(*given), error)
         if error is not None:
             errors[number] = error
         intervals.append(found.widened(error))
@@ -134,30 +134,35 @@ class _ImageLayers:
     def __init__(self, region: Region) -> None:
         self._region = region
         ones = torch.ones_like(region.centre[:1])
-        self._direct: dict[int, tuple[Tensor, Tensor]] = {0: (region.centre, ones)}
+        self._direct: dict[int, tuple[Tensor, Tensor, Tensor]] = {0: (region.centre, ones, torch.zeros_like(ones))}
         self._exact = {0}
 
     def is_exact(self, number: int) -> bool:
         """Whether each bound of a value is reached by some image of the region, as far as it is known."""
         return number in self._exact
 
-    def narrowed(self, number: int, node: Node, found: Interval) -> Interval:
-        """The bounds `found` of a value, with those by the dual norm where it is affine in the images of a ball."""
+    def narrowed(self, number: int, node: Node, found: Interval, error: Tensor | None) -> Interval:
+        """The bounds `found` of a value, with those by the dual norm where it is affine in the images of a ball.
+
+        They are for the operation without its own rounding `error`, and for inputs with all errors before it.
+        """
         operation, place = node.operation, node.inputs[0]
         if isinstance(operation, Scaling | Reshape) and place in self._exact:
             self._exact.add(number)
         if place not in self._direct:
             return found
-        centre, scale = self._direct[place]
+        centre, scale, before = self._direct[place]
         if isinstance(operation, Reshape):
-            self._direct[number] = operation.value(centre), operation.value(scale)
+            self._direct[number] = operation.value(centre), operation.value(scale), operation.value(before)
         elif isinstance(operation, Scaling) and len(operation.scale) == 1:
-            self._direct[number] = operation.value(centre), operation.absolute(scale)
+            after = operation.absolute(before) + (0.0 if error is None else error)
+            self._direct[number] = operation.value(centre), operation.absolute(scale), after
         elif isinstance(operation, Dense | Convolution):
             self._exact.add(number)
             if self._region.radius is not None:
                 middle = operation.value(centre)
                 radius = self._region.radius * dual_radius(operation, scale, self._region.norm)
+                radius = radius + operation.absolute(before)
                 return found.within(Interval(middle - radius, middle + radius))
         return found
 

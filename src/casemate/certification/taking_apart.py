@@ -8,6 +8,7 @@ does, and one logit becomes two. A network in training mode is taken apart as it
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, final
 
 import torch
@@ -34,8 +35,16 @@ _SAME = 1e-3
 """Largest difference between the logits of the model and of its operations, relative to the largest logit."""
 _COMPARED = 8
 """Images on which they are compared."""
-_SAME_MEMORY = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d)
-"""Layers that may return the memory of their input."""
+_NEW_MEMORY = frozenset(
+    {
+        *(nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d),
+        *(F.max_pool2d, torch.max_pool2d, F.avg_pool2d, torch.cat, operator.add, operator.sub, operator.mul),
+        *(operator.truediv, torch.add, torch.sub, torch.mul, torch.div, torch.relu, "add", "sub", "mul", "div"),
+    }
+)
+"""Layers, functions and methods whose result never shares memory with their input."""
+_IN_PLACE = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
+"""Functions that write into their first input; of those with an argument `inplace` see `_is_in_place`."""
 _OVERWRITTEN = "it writes into a tensor that is used elsewhere; write inplace=False"
 
 
@@ -84,8 +93,12 @@ def _compare(model: Classifier, calls: fx.Graph, images: Images) -> None:
 
 
 def is_same_function(expected: Logits, found: Logits) -> bool:
-    """Whether two computations of logits agree up to rounding and one number per image, which no margin depends on."""
-    return relative_difference(expected.double().log_softmax(1), found.double().log_softmax(1)) <= _SAME
+    """Whether two computations of logits agree up to rounding and one number per image, which no margin depends on.
+
+    Images for which the expected logits are not finite do not count: nothing is claimed about them.
+    """
+    known = expected.isfinite().all(1)
+    return relative_difference(*(each[known].double().log_softmax(1) for each in (expected, found))) <= _SAME
 
 
 def _operations(model: Classifier, calls: fx.Graph, images: Images) -> TakenApart:
@@ -101,7 +114,7 @@ class _Calls:
     """Adds the operations of a model, call by call."""
 
     def __init__(self, model: Classifier, images: Images) -> None:
-        self.builder = GraphBuilder(images)
+        self.builder = GraphBuilder(images, training=model.training)
         self._model = model
         self._layers = layers_of(model)
         self._results: dict[fx.Node, Any] = {}
@@ -153,25 +166,24 @@ class _Calls:
         if not any(isinstance(each, Value) for each in _flat((given, options))):
             return _plain(node, given, options)
         if _is_ending(node, target):
-            return given[0]
+            return self._resolved(_first_input(node))
         shown = f"the call of {target if isinstance(target, str) else getattr(target, '__name__', target)}"
         if target not in FUNCTIONS:
             raise unsupported(shown)
-        writes = options.get("inplace", False) or (isinstance(node.target, str) and node.target.endswith("_"))
-        if writes and self._is_used_again(node):
+        if _is_in_place(node) and self._is_used_again(node):
             raise unsupported(shown, _OVERWRITTEN)
         return _naming(shown, lambda: FUNCTIONS[target](self.builder, *given, **options))
 
     def _is_used_again(self, node: fx.Node) -> bool:
         """Whether something else uses the memory that a call writes into; the trace does not show that it changes."""
-        place = node.args[0]
+        place = _first_input(node)
         while isinstance(place, fx.Node):
             if len(place.users) > 1 or not node.users:
                 return True
-            kind = type(self._layers.get(str(place.target)))
-            if place.op != "call_method" and place.target is not torch.flatten and kind not in _SAME_MEMORY:
+            layer = self._layers.get(str(place.target)) if place.op == "call_module" else None
+            if (place.target if layer is None else parametrize.type_before_parametrizations(layer)) in _NEW_MEMORY:
                 return False
-            place = place.args[0]
+            place = _first_input(place)
         return False
 
     def _end(self, output: Any) -> None:
@@ -192,6 +204,22 @@ class _Calls:
         count = self.builder.value(found).shape[1:]
         if len(count) != 1 or (classes is not None and len(classes) != count[0]):
             raise unsupported(f"an output of shape (n, {', '.join(map(str, count))})", "one logit per class is needed")
+
+
+def _first_input(node: fx.Node) -> Any:
+    """What a call in place writes into; the result of another call may share its memory."""
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Whether a call of a function or method writes into its first input."""
+    match node.target:
+        case str(name):
+            return name.endswith("_") and not name.startswith("_")
+        case F.relu | F.leaky_relu | F.dropout:
+            return bool(signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace", False))
+        case _:
+            return node.target in _IN_PLACE
 
 
 def _naming(what: str, build: Callable[[], Any]) -> Any:

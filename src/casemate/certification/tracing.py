@@ -4,6 +4,7 @@ A trace is one path through the model's code. Where the code does something else
 tensor that it uses again, the trace is not the model; `casemate.certification.taking_apart` compares the two.
 """
 
+import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, final
@@ -32,7 +33,10 @@ SUPPORTED = (
 
 _OWN_LAYERS = (HashDropout, ReLUMaxPool2d, NoiseLayer)
 _PREFIX = "model"
-_Key = tuple[tuple[str, type[nn.Module], bool], ...]
+_Key = tuple[tuple[str, type[nn.Module], tuple[tuple[str, object], ...]], ...]
+_KEPT = 8
+"""Traces kept per model."""
+_PLAIN = (bool, int, float, str, type(None))
 _traces: WeakKeyDictionary[Classifier, dict[_Key, fx.Graph]] = WeakKeyDictionary()
 
 
@@ -47,18 +51,47 @@ def layers_of(model: Classifier) -> Mapping[str, nn.Module]:
 
 
 def calls_of(model: Classifier, check: Callable[[fx.Graph], None]) -> fx.Graph:
-    """The trace of a model in the mode that it is in, the same one until layers or their modes change.
+    """The trace of a model in the mode that it is in, the same one until layers, or numbers that they hold, change.
 
     `check` is called with a new trace, and raises if it is not the model. Raises `ModelError` for a model that cannot
     be traced.
     """
-    key = tuple((name, type(each), each.training) for name, each in _modules(model))
+    key = tuple((name, type(each), _plain_attributes(each)) for name, each in _modules(model))
     known = _traces.setdefault(model, {})
     if key not in known:
+        if len(known) == _KEPT:  # a model may count its calls
+            known.clear()
         graph = _trace(model)
         check(graph)
         known[key] = graph
     return known[key]
+
+
+def forget_calls(model: Classifier) -> None:
+    """Discard the traces of a model, since its code may depend on what its layers do not hold."""
+    _traces.pop(model, None)
+
+
+def _plain_attributes(module: nn.Module) -> tuple[tuple[str, object], ...]:
+    """The attributes that the module's code may branch on or compute with: its mode, and numbers and texts.
+
+    Of a layer that is traced as one call only its mode, since the operations are built from what it holds then.
+    """
+    if _is_one_call(module):
+        return (("training", module.training),)
+    return tuple((name, _hashable(value)) for name, value in vars(module).items())
+
+
+def _hashable(value: Any) -> object:
+    """A number or a text with its type, or those in a tuple or a list; the type only, of anything else."""
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_hashable, value))
+    return (type(value), value) if isinstance(value, _PLAIN) else type(value)
+
+
+def _is_one_call(module: nn.Module) -> bool:
+    kind = parametrize.type_before_parametrizations(module)
+    return kind in _OWN_LAYERS or (kind.__module__.startswith("torch.nn") and kind is not nn.Sequential)
 
 
 def _modules(model: Classifier) -> list[tuple[str, nn.Module]]:
@@ -78,14 +111,35 @@ class _Whole(nn.Module):
         return self.get_submodule(_PREFIX)(images)
 
 
+class _InPlaceProxy(fx.Proxy):
+    """A tensor of a trace whose operators in place are traced as such; by default Python takes `x += y` as a sum."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._written(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._written(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._written(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._written(operator.itruediv, other)
+
+    def _written(self, by: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", by, (self, other), {})
+
+
 @final
 class _Tracer(fx.Tracer):
     """A tracer that stops at PyTorch's layers and those of casemate, and passes through a classifier by its fields."""
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _InPlaceProxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
-        kind = parametrize.type_before_parametrizations(m)
-        return kind in _OWN_LAYERS or (kind.__module__.startswith("torch.nn") and kind is not nn.Sequential)
+        return _is_one_call(m)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

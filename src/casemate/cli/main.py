@@ -49,13 +49,24 @@ Examples:
 """
 
 OWN = (
-    *("train", "harden", "attack", "evaluate", "certify", "compare", "verify", "selftest", "data", "store", "info"),
+    "train",
+    "harden",
+    "attack",
+    "evaluate",
+    "certify",
+    "compare",
+    "verify",
+    "benchmark",
+    "selftest",
+    "data",
+    "store",
+    "info",
     "schema",
 )
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
-_WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "selftest")
+_WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "benchmark", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
-_RESUMABLE = ("study", "train", "harden", "evaluate", "compare")
+_RESUMABLE = ("study", "train", "harden", "evaluate", "compare", "benchmark")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""
 _IN_SEVERAL_PROCESSES = ("train",)
 """Commands that share their work among processes that torchrun started."""

@@ -31,6 +31,7 @@ from casemate.defenses.randomized import preprocessed as preprocessed
 from casemate.defenses.randomized import with_noise as with_noise
 from casemate.defenses.recipe import Recipe as Recipe
 from casemate.defenses.registry import RECIPES as RECIPES
+from casemate.defenses.registry import RecipeKind as RecipeKind
 from casemate.defenses.registry import RecipeType as RecipeType
 from casemate.defenses.registry import make_objective as make_objective
 from casemate.defenses.registry import recipe_type as recipe_type

@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, final, get_type_hints
 
+import torch
 from torch import nn
 
 from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.adversarial_training import AdversarialTraining
-from casemate.defenses.certified import CROWNIBPTraining, IBPTraining, MTLIBPTraining, SABRTraining
+from casemate.defenses.certified import (
+    CROWNIBPTraining,
+    IBPTraining,
+    MTLIBPTraining,
+    SABRTraining,
+    initialize_for_bounds,
+)
 from casemate.defenses.distillation import Distillation, TemperatureCrossEntropy
 from casemate.defenses.graph_regularization import GraphRegularization
 from casemate.defenses.mart import MART
@@ -24,6 +31,7 @@ from casemate.defenses.smoothing import ConsistencyTraining, GaussianTraining, S
 from casemate.defenses.trades import TRADES
 from casemate.defenses.virtual_adversarial import VirtualAdversarial
 from casemate.errors import SettingError
+from casemate.rng import torch_forked
 from casemate.settings import unknown_name
 from casemate.training import CrossEntropy, Objective
 
@@ -52,6 +60,16 @@ class RecipeType:
         """The default values of the objective's settings by name; settings without a default are not included."""
         own = {each.name: each.default for each in fields(self.objective) if each.default is not MISSING}
         return own | dict(self.settings)
+
+    def initialize(self, model: nn.Module, seed: int) -> None:
+        """Draw the weights of an untrained model again, in place, where the recipe needs others than the network's.
+
+        Those are the recipes for certificates (see `initialize_for_bounds`, whose errors this raises).
+        """
+        if self.kind == "certified":
+            with torch_forked():
+                torch.default_generator.manual_seed(seed)
+                initialize_for_bounds(model)
 
     @property
     def teacher(self) -> str | None:

@@ -56,8 +56,11 @@ def sidecar_of(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save(model: nn.Module, path: Path | str, description: ModelMetadata) -> Path:
+def save(model: nn.Module, path: Path | str, description: ModelMetadata, *, half: bool = False) -> Path:
     """Write `path` (ending in .safetensors) and its sidecar, each whole or not at all; return `path`.
+
+    With `half` the numbers are stored in float16, in half the space; the model that is loaded computes in float32 with
+    the rounded weights.
 
     Raises `ModelError` for another ending, and for a model whose input shape and classes are not known or whose
     `output` is a function; `StoreError` if a file cannot be written.
@@ -67,7 +70,12 @@ def save(model: nn.Module, path: Path | str, description: ModelMetadata) -> Path
         raise ModelError("a model with a function as output= cannot be saved; expected an index, a key or a name")
     if path.suffix != ".safetensors":
         raise ModelError(f"{path}: weights are saved as .safetensors; choose a name with that ending")
-    raw = safetensors.torch.save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: each.half() if each.is_floating_point() else each for name, each in tensors.items()}
+        if not all(bool(each.isfinite().all()) for each in tensors.values()):
+            raise ModelError("a model with numbers beyond 65,504, the largest of float16; save it without half=True")
+    raw = safetensors.torch.save(tensors)
     sidecar = {
         "schema": _SCHEMA,
         "architecture": description.architecture,

@@ -16,7 +16,7 @@ from casemate.cli.shared.own_images import own_dataset
 from casemate.cli.train.base_models import BaseModel, start_model, teacher_model, trained_at
 from casemate.data import Dataset, LabelledImages
 from casemate.data.named import make_augmentation
-from casemate.defenses import Recipe, make_objective
+from casemate.defenses import Recipe, make_objective, recipe_type
 from casemate.errors import SettingError
 from casemate.evaluation import CleanResult, evaluate_clean
 from casemate.models import Classifier, ModelMetadata, OpenedModel, create, save
@@ -135,6 +135,7 @@ def prepare(
     else:
         architecture = architecture or "paper-cnn"
         model = create(architecture, input_shape=images.image_shape, classes=images.classes, seed=seed)
+        recipe_type(objective["name"]).initialize(model, seed)
     models = {role: bases[role].as_json() if role in bases else None for role in roles}
     defended = {"objective": objective, "augment": augment, "extra": extra, **models}
     about: dict[str, Any] = {

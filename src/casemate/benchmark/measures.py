@@ -1,0 +1,166 @@
+"""What is measured of a trained model: accuracy under attacks, and what a certificate proves beside it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from casemate.certification import Method
+from casemate.data import LabelledImages
+from casemate.evaluation import Budget, Estimate, evaluate, share
+from casemate.evaluation.certified import evaluate_certified
+from casemate.evaluation.cost import seconds_at_most
+from casemate.models import Classifier
+from casemate.norms import format_eps
+from casemate.progress import Observer
+
+_BLACK_BOX = "square"
+"""The attack without gradients of every budget; where it fools much that the others do not, gradients are masked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractMeasure(ABC):
+    """A measurement of one model on the first test images, in Linf."""
+
+    eps: tuple[float, ...]
+    """Radii, ascending."""
+    images: int | None
+    """Number of test images, the first ones; None for all."""
+    seed: int
+    budget: Budget
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the file with the result, without its ending."""
+
+    @abstractmethod
+    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
+        """Seconds that `compute` takes at most on this machine, from a measured speed."""
+
+    @abstractmethod
+    def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
+        """The results as JSON; `store` keeps the pieces of unfinished attacks."""
+
+    @final
+    def chosen(self, test: LabelledImages) -> LabelledImages:
+        """The images to measure on."""
+        return test if self.images is None else test[: self.images]
+
+    @final
+    def as_json(self) -> dict[str, Any]:
+        """The settings."""
+        return {"measure": self.name, **asdict(self)}
+
+    @property
+    def _suffix(self) -> str:
+        radii = "-".join(format_eps(each).replace("/", "_") for each in self.eps)
+        return f"{radii}-{self.images or 'all'}-{self.budget}-{self.seed}"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Attacked(AbstractMeasure):
+    """Accuracy under all attacks of a budget, with the findings and the verdict of `casemate.evaluate`."""
+
+    @property
+    def name(self) -> str:
+        """Such as attacked-0.1-1000-standard-0."""
+        return f"attacked-{self._suffix}"
+
+    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
+        """Seconds of the evaluation if no attack fooled any image."""
+        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
+
+    def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
+        """Clean and robust accuracy, verdict, findings, and how many images only the attack without gradients fooled.
+
+        The last is an upper bound of the points by which it beats the gradient attacks: an attack runs on what those
+        before it left.
+        """
+        found = evaluate(
+            model,
+            self.chosen(test),
+            eps=self.eps,
+            budget=self.budget,
+            seed=self.seed,
+            force=True,  # a finding that voids the number belongs in the table
+            store=store,
+            observer=observer,
+        )
+        first = found.successes_by_attack
+        return {
+            **accuracies(found.clean.correct, found.cascade.robust),
+            "verdicts": [each.word for each in found.verdicts],
+            "findings": [
+                {"check": each.check, "severity": each.severity.value, "sentence": each.sentence}
+                for each in found.findings
+            ],
+            "first_to_fool": first,
+            "only_without_gradients": sum(count for name, count in first.items() if name.startswith(_BLACK_BOX)),
+            "seconds": found.seconds,
+        }
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Certified(AbstractMeasure):
+    """What a certificate proves, and what the attacks of a budget leave of the same images."""
+
+    method: Method
+
+    @property
+    def name(self) -> str:
+        """Such as certified-0.1-all-standard-0."""
+        return f"certified-{self._suffix}"
+
+    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
+        """Seconds of the attacks if nothing were certified and no image fooled; bounds take less."""
+        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
+
+    def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
+        """Clean, certified and robust accuracy, and whether attacks fooled certified images."""
+        found = evaluate_certified(
+            model,
+            self.chosen(test),
+            eps=self.eps,
+            method=self.method,
+            budget=self.budget,
+            seed=self.seed,
+            observer=observer,
+        )
+        return {
+            **accuracies(found.clean, found.robust),
+            "certified": [each.as_json() for each in found.certified_accuracy],
+            "method": found.method,
+            "sampled": found.sampled,
+            "void": found.is_void,
+            "seconds": found.seconds,
+        }
+
+
+def accuracies(clean: np.ndarray, robust: np.ndarray) -> dict[str, Any]:
+    """Clean accuracy and robust accuracy at each eps as estimates in JSON, and each image's results as text.
+
+    Args:
+        clean: whether each image is classified correctly, booleans `(n,)`.
+        robust: the same under attack, `(n, values)`.
+
+    Returns:
+        `clean`, `robust`, and `correct`: one digit per image, the number of the values of eps at which it is robust
+        plus one, or 0 for one that is misclassified without an attack; for paired comparisons.
+    """
+    digits = clean.astype(int) + robust.sum(1)
+    return {
+        "clean": share(clean).as_json(),
+        "robust": [share(column).as_json() for column in robust.T],
+        "correct": "".join(map(str, digits)),
+    }
+
+
+def read_estimates(found: Sequence[dict[str, Any]]) -> list[Estimate]:
+    """Estimates from JSON."""
+    return [Estimate.from_json(each) for each in found]
