@@ -45,6 +45,7 @@ class Case(NamedTuple):
 CASES = {
     "few images": Case(500, (0.05,), "standard"),
     "more images": Case(1000, (0.05,), "standard"),
+    "many images": Case(1500, (0.05,), "standard"),
     "a quick look": Case(2000, (0.05, 0.1), "quick"),
 }
 
