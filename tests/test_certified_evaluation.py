@@ -1,15 +1,19 @@
 """Certified and attacked accuracy of the same images: what is skipped, what is sampled, what voids a certificate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from casemate.certification import Certificate, certify
 from casemate.data import LabelledImages
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluation import certified as module
+from casemate.evaluation import run_cascade, shards
+from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
 from casemate.models import Classifier
 from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images
@@ -33,7 +37,7 @@ def network() -> Classifier:
 
 @pytest.fixture(scope="module")
 def found() -> CertifiedEvaluation:
-    return evaluate_certified(network(), IMAGES, VALUES, budget="quick", sample=5)
+    return evaluate_certified(network(), IMAGES, eps=VALUES, budget="quick", sample=5)
 
 
 def test_what_is_proven_is_at_most_what_the_attacks_leave(found: CertifiedEvaluation) -> None:
@@ -47,25 +51,97 @@ def test_what_is_proven_is_at_most_what_the_attacks_leave(found: CertifiedEvalua
 
 
 def test_images_that_are_proven_are_not_attacked_but_for_the_sample(found: CertifiedEvaluation) -> None:
-    assert found.sampled == [min(5, count) for count in found.certified.sum(0).tolist()]
+    """A certified image of the sample is attacked at the largest eps at which it is certified."""
+    sampled = found.certified & found.attacked
+    assert sampled.any(1).sum() == sampled.sum() == sum(found.sampled) == 5
     assert found.certified[:, 1].sum() > 20
-    left = found.clean
     for column in range(3):
         proven = found.certified[:, column]
+        if column < 2:
+            assert not (sampled[:, column] & found.certified[:, column + 1]).any()
+        left = found.clean if not column else found.robust[:, column - 1]
         assert (found.attacked[:, column] & ~proven).sum() == (left & ~proven).sum()
-        left = found.robust[:, column]
-    again = evaluate_certified(network(), IMAGES, VALUES, budget="quick", sample=5)
+        assert found.spared[column] + found.sampled[column] == proven.sum()
+        assert found.undecided[column] == found.robust[:, column].sum() - proven.sum()
+    again = evaluate_certified(network(), IMAGES, eps=VALUES, budget="quick", sample=5)
     assert np.array_equal(again.attacked, found.attacked)
-    other = evaluate_certified(network(), IMAGES, VALUES, budget="quick", sample=5, seed=1)
+    other = evaluate_certified(network(), IMAGES, eps=VALUES, budget="quick", sample=5, seed=1)
     assert not np.array_equal(other.attacked, found.attacked)
     assert np.array_equal(other.robust, found.robust)
+    assert "5 of the 85 certified images, a random sample (seed 1), were attacked" in other.notes[0]
+    assert "all withstood" in other.notes[0]
 
 
 def test_to_skip_proven_images_changes_no_result(found: CertifiedEvaluation) -> None:
-    whole = evaluate_certified(network(), IMAGES, VALUES, budget="quick", sample=len(IMAGES))
+    """The same images are fooled, by the same attacks, as if all were attacked at every eps."""
+    whole = run_cascade(
+        network(), attacks_for("quick", "linf", VALUES[0], randomised=False), IMAGES, VALUES, correct=found.clean
+    )
     assert np.array_equal(whole.robust, found.robust)
-    assert whole.attacked.sum() > 2 * found.attacked.sum()
-    assert whole.sampled == whole.certified.sum(0).tolist()
+    assert np.array_equal(whole.first_success, found.first_success)
+    tried = whole.robust[:, :-1].sum() + found.clean.sum()
+    assert tried > 1.8 * found.attacked.sum()
+
+
+def test_what_is_certified_is_what_certify_proves(found: CertifiedEvaluation) -> None:
+    """In stages, and only where a smaller eps is certified; every certificate holds at smaller eps too."""
+    pixels, labels = IMAGES.tensors()
+    for column, eps in enumerate(VALUES):
+        proven = certify(network(), pixels, labels, eps, method="crown").certified.numpy()
+        assert np.array_equal(found.certified[:, column], proven)
+    assert (np.diff(found.certified.astype(int), axis=1) <= 0).all()
+
+
+def test_only_what_cheaper_bounds_leave_undecided_gets_costlier_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[tuple[str, float, int]] = []
+    real = module.certify
+
+    def counted(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, eps: float, **named: Any) -> Certificate:
+        counts.append((named["method"], eps, len(pixels)))
+        return real(model, pixels, labels, eps, **named)
+
+    monkeypatch.setattr(module, "certify", counted)
+    found = evaluate_certified(network(), IMAGES, eps=VALUES, budget=None)
+    first = [count for _, eps, count in counts if eps == VALUES[0]]
+    assert first[0] == 90 > first[1] >= first[-1]
+    assert [count for name, eps, count in counts if (name, eps) == ("interval", VALUES[1])] == [
+        found.certified[:, 0].sum()
+    ]
+
+
+def test_without_attacks_there_is_no_upper_bound(found: CertifiedEvaluation) -> None:
+    alone = evaluate_certified(network(), IMAGES, eps=VALUES, budget=None)
+    assert np.array_equal(alone.certified, found.certified)
+    assert not alone.attacked.any()
+    assert not alone.has_attacks
+    assert alone.attacks == {}
+    assert "Nothing was attacked, so how many more are robust is not known." in str(alone)
+    assert "attacked accuracy" not in alone._repr_html_()
+    assert [each["robust_accuracy"] for each in alone.as_json()["radii"]] == [None, None, None]
+    with pytest.raises(SettingError, match="a claim without attacks"):
+        evaluate_certified(network(), IMAGES, eps=0.1, budget=None, claimed=np.ones((90, 1), dtype=bool))
+
+
+def test_the_result_reads_like_that_of_evaluate(found: CertifiedEvaluation) -> None:
+    low, high = found.certified_accuracy[-1], found.robust_accuracy[-1]
+    assert repr(found).startswith("CertifiedEvaluation(eps 0.12, 0.2, 0.26 (linf): certified ")
+    assert f"certified {low}  attacked {high}" in str(found)
+    assert str(found) in found.summary()
+    assert sum(found.successes_by_attack.values()) == (found.clean & ~found.robust[:, -1]).sum()
+    rows = found.rows()
+    assert [row[0] for row in rows] == ["0", "0.12", "0.2", "0.26"]
+    assert all(len(row) == len(found.head) for row in rows)
+    table = found._repr_html_()
+    assert table.count("<tr>") == 5
+    assert f"<td>{found.robust_accuracy[0]}</td>" in table
+
+
+def test_images_are_read_part_by_part(found: CertifiedEvaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_FIRST", 25)
+    pixels, labels = IMAGES.tensors()
+    parts = evaluate_certified(network(), pixels, labels, eps=VALUES, budget="quick", sample=5)
+    for name in ("clean", "certified", "attacked", "robust"):
+        assert np.array_equal(getattr(parts, name), getattr(found, name))
 
 
 def test_one_success_on_a_certified_image_voids_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,21 +153,22 @@ def test_one_success_on_a_certified_image_voids_the_certificate(monkeypatch: pyt
         return made
 
     monkeypatch.setattr(module, "certify", wrong)
-    found = evaluate_certified(network(), IMAGES, VALUES, budget="quick", sample=40)
+    found = evaluate_certified(network(), IMAGES, eps=VALUES, budget="quick", sample=40)
     assert found.is_void
     assert found.contradicted.any()
     assert [each.value for each in found.certified_accuracy] == [0, 0, 0]
-    assert "the certificate is void" in found.summary
-    assert "certified images: the certificate is void" in repr(found)
+    assert found.summary().startswith("The certificate is void: attacks fooled ")
+    assert ": void; certified 0.0 %" in repr(found)
+    assert set(found.fooled_certified) == set(np.flatnonzero(found.contradicted.any(1)).tolist())
 
 
 def test_a_claim_from_elsewhere_skips_nothing() -> None:
     claim = np.ones((len(IMAGES), 1), dtype=bool)
-    found = evaluate_certified(network(), IMAGES, VALUES[-1], budget="quick", claimed=claim)
+    found = evaluate_certified(network(), IMAGES, eps=VALUES[-1], budget="quick", claimed=claim)
     assert np.array_equal(found.attacked[:, 0], found.clean)
     assert found.is_void
-    honest = evaluate_certified(network(), IMAGES, VALUES[-1], budget="quick").certified
-    kept = evaluate_certified(network(), IMAGES, VALUES[-1], budget="quick", claimed=honest)
+    honest = evaluate_certified(network(), IMAGES, eps=VALUES[-1], budget="quick").certified
+    kept = evaluate_certified(network(), IMAGES, eps=VALUES[-1], budget="quick", claimed=honest)
     assert not kept.is_void
     assert np.array_equal(kept.attacked[:, 0], kept.clean)
     assert kept.sampled == [int(honest.sum())]
@@ -100,7 +177,7 @@ def test_a_claim_from_elsewhere_skips_nothing() -> None:
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_other_norms(norm: str) -> None:
     eps = {"l2": 0.3, "l1": 1.0}[norm]
-    found = evaluate_certified(network(), IMAGES, eps, norm=norm, budget="quick", sample=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    found = evaluate_certified(network(), IMAGES, eps=eps, norm=norm, budget="quick", sample=10)
     assert 0 < found.certified_accuracy[0].value <= found.robust_accuracy[0].value
     assert not found.is_void
 
@@ -108,29 +185,29 @@ def test_other_norms(norm: str) -> None:
 @pytest.mark.parametrize("values", [[], [0.1, -1]])
 def test_bad_settings(values: Sequence[float]) -> None:
     with pytest.raises(SettingError):
-        evaluate_certified(network(), IMAGES, values)
+        evaluate_certified(network(), IMAGES, eps=values)
 
 
 def test_a_claim_in_another_order_than_ascending_is_refused() -> None:
     with pytest.raises(SettingError, match="expected ascending values, in the order of the claim's columns"):
-        evaluate_certified(network(), IMAGES, [0.2, 0.1], claimed=np.ones((90, 2), dtype=bool))
+        evaluate_certified(network(), IMAGES, eps=[0.2, 0.1], claimed=np.ones((90, 2), dtype=bool))
 
 
 def test_a_claim_about_misclassified_images_is_no_contradiction() -> None:
     wrong = LabelledImages(pixels=IMAGES.pixels, labels=(network()(IMAGES.tensors()[0]).argmax(1) + 1) % 3)
-    found = evaluate_certified(network(), wrong, 0.1, budget="quick", claimed=np.ones((90, 1), dtype=bool))
+    found = evaluate_certified(network(), wrong, eps=0.1, budget="quick", claimed=np.ones((90, 1), dtype=bool))
     assert not found.is_void
     assert found.certified_accuracy[0].value == 0
 
 
 def test_a_claim_of_another_shape() -> None:
     with pytest.raises(ShapeError, match=r"a claim of shape \(3,\); expected \(90, 1\)"):
-        evaluate_certified(network(), IMAGES, 0.1, claimed=np.ones(3, dtype=bool))
+        evaluate_certified(network(), IMAGES, eps=0.1, claimed=np.ones(3, dtype=bool))
 
 
 def test_images_that_are_all_misclassified_are_not_attacked() -> None:
     wrong = LabelledImages(pixels=IMAGES.pixels, labels=(network()(IMAGES.tensors()[0]).argmax(1) + 1) % 3)
-    found = evaluate_certified(network(), wrong, 0.05, budget="quick")
+    found = evaluate_certified(network(), wrong, eps=0.05, budget="quick")
     assert not found.attacked.any()
     assert not found.certified.any()
     assert found.robust_accuracy[0].value == 0

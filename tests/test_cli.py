@@ -70,6 +70,7 @@ WITH_TORCH = [
     ["attack", "pgd"],
     ["attack", "deep-fool"],
     ["evaluate"],
+    ["certify"],
     ["compare"],
     ["selftest"],
 ]

@@ -31,6 +31,7 @@ gradient_alignment harden load make_record mcnemar parse_eps progress_bars read_
 sweep_eps sweep_steps targeted_matrix verify_record worst_case write_record zero_gradients data models
 observers tracking ALMA DDN FMN PDGD PDPGD SigmaZero SparseRS
 SPSA SurFree query_curve AnyOf MultiLabel TopK
+CertifiedEvaluation Smoothing certify certify_smoothed evaluate_certified
 """.split()  # noqa: SIM905 (a list of words reads better as words)
 )
 

@@ -51,6 +51,9 @@ from .attacks import UniformNoise as UniformNoise
 from .attacks import VarianceTuning as VarianceTuning
 from .attacks import sweep_eps as sweep_eps
 from .attacks import sweep_steps as sweep_steps
+from .certification import Smoothing as Smoothing
+from .certification import certify as certify
+from .certification import certify_smoothed as certify_smoothed
 from .cli.shared.observers import progress_bars as progress_bars
 from .data import Dataset as Dataset
 from .data import LabelledImages as LabelledImages
@@ -63,6 +66,7 @@ from .defenses import StochasticAffine as StochasticAffine
 from .defenses import TemperatureCrossEntropy as TemperatureCrossEntropy
 from .errors import CasemateError as CasemateError
 from .errors import CasemateWarning as CasemateWarning
+from .evaluation import CertifiedEvaluation as CertifiedEvaluation
 from .evaluation import Check as Check
 from .evaluation import CheckContext as CheckContext
 from .evaluation import Evaluation as Evaluation
@@ -76,6 +80,7 @@ from .evaluation import check as check
 from .evaluation import compare as compare
 from .evaluation import eps_curve as eps_curve
 from .evaluation import evaluate as evaluate
+from .evaluation import evaluate_certified as evaluate_certified
 from .evaluation import evaluate_clean as evaluate_clean
 from .evaluation import gradient_alignment as gradient_alignment
 from .evaluation import make_record as make_record

@@ -20,6 +20,8 @@ ATTACK = "casemate/attack/1"
 HARDENING = "casemate/hardening/1"
 COMPARISON = "casemate/comparison/1"
 BENCHMARK = "casemate/benchmark/1"
+CERTIFICATION = "casemate/certification/1"
+SMOOTHING = "casemate/smoothing/1"
 _FILE = re.compile(r"(?P<name>[a-z][a-z-]*)-(?P<version>\d+)\.json")
 _COMMON = "common.json"
 """The file with the parts that several schemas share, as `$defs`."""

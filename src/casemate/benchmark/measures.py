@@ -126,7 +126,7 @@ class Certified(AbstractMeasure):
         found = evaluate_certified(
             model,
             self.chosen(test),
-            self.eps,
+            eps=self.eps,
             method=self.method,
             budget=self.budget,
             seed=self.seed,

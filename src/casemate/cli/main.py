@@ -1,7 +1,8 @@
 """The entry point of the command line: which command runs, and with which exit code it ends.
 
 Exit codes: 0 success, 1 an unexpected error (with a traceback), 2 an error that the user can fix, 3 a model or a record
-that falls short (see `evaluate --fail-under`, `compare --fail-if-worse` and `verify`), 130 stopped with Ctrl-C.
+that falls short (see `evaluate --fail-under`, `compare --fail-if-worse` and `verify`) or a certificate that is void
+(`certify`), 130 stopped with Ctrl-C.
 
 A command is a module whose docstring is its help, or a package with its options in the submodule `options`. Only the
 module of the chosen command is imported, since the options of some are fields of library classes that need PyTorch.
@@ -36,7 +37,8 @@ Train image classifiers, attack them, and say how far to trust the result.
   the version. Results go to stdout, progress and messages to stderr.
 - Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record
   that falls short (evaluate --fail-under, compare --fail-if-worse, verify),
-  130 stopped with Ctrl-C, 1 a bug in casemate.
+  or a certificate that is void (certify), 130 stopped with Ctrl-C, 1 a bug in
+  casemate.
 
 Examples:
   casemate study --scale smoke     the whole study in small, a few minutes
@@ -47,21 +49,11 @@ Examples:
 """
 
 OWN = (
-    "train",
-    "harden",
-    "attack",
-    "evaluate",
-    "compare",
-    "verify",
-    "benchmark",
-    "selftest",
-    "data",
-    "store",
-    "info",
-    "schema",
+    *("train", "harden", "attack", "evaluate", "certify", "compare", "verify", "benchmark", "selftest"),
+    *("data", "store", "info", "schema"),
 )
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
-_WITH_TORCH = ("train", "harden", "attack", "evaluate", "compare", "benchmark", "selftest")
+_WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "benchmark", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train", "harden", "evaluate", "compare", "benchmark")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""

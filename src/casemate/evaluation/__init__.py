@@ -4,6 +4,8 @@ from casemate.evaluation.budgets import BUDGETS_IN_WORDS as BUDGETS_IN_WORDS
 from casemate.evaluation.budgets import Budget as Budget
 from casemate.evaluation.cascade import run_cascade as run_cascade
 from casemate.evaluation.cascade_result import Cascade as Cascade
+from casemate.evaluation.certified import CertifiedEvaluation as CertifiedEvaluation
+from casemate.evaluation.certified import evaluate_certified as evaluate_certified
 from casemate.evaluation.clean import CleanResult as CleanResult
 from casemate.evaluation.clean import evaluate_clean as evaluate_clean
 from casemate.evaluation.comparison import ModelComparison as ModelComparison
@@ -43,6 +45,8 @@ from casemate.evaluation.record import make_record as make_record
 from casemate.evaluation.record import read_hashed_record as read_hashed_record
 from casemate.evaluation.record import read_record as read_record
 from casemate.evaluation.record import write_record as write_record
+from casemate.evaluation.smoothed import SmoothedEvaluation as SmoothedEvaluation
+from casemate.evaluation.smoothed import evaluate_smoothed as evaluate_smoothed
 from casemate.evaluation.targeted import Targeted as Targeted
 from casemate.evaluation.targeted import targeted_matrix as targeted_matrix
 from casemate.evaluation.verdict import Borders as Borders

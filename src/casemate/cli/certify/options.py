@@ -1,0 +1,66 @@
+"""The options of `casemate certify`, and how it runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from casemate.cli import certify as command
+from casemate.cli.certify.request import CertifyRequest
+from casemate.cli.shared import parsing
+from casemate.cli.shared.console import ThresholdNotMet
+from casemate.cli.shared.observers import watching
+from casemate.cli.shared.options import MODEL_FROM, Json, Machine, at_least_one, check_folder
+from casemate.cli.shared.outputs import Overwrite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certify:
+    """Prove how robust a model is at least, and attack what is not proven."""
+
+    certification: CertifyRequest
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/certify-MODEL)")] = None
+    """The folder for the files."""
+    overwrite: Overwrite = False
+    json: Json = False
+    machine: Machine = field(default_factory=Machine)
+
+    def run(self) -> None:
+        """Certify, attack, write the files, print the result.
+
+        Raises `ThresholdNotMet` if an attack fools a certified image.
+        """
+        at_least_one("images", self.certification.images)
+        self.certification.check()
+        if self.out is not None:
+            check_folder(self.out)
+        with watching() as observer:
+            device, threads = self.machine.set_up(observer)
+            from casemate.cli.certify import run, show
+            from casemate.evaluation.certified import CertifiedEvaluation
+
+            plan = run.prepare(self.certification, device, observer)
+            out = self.out or Path("runs") / f"certify-{plan.model.short}"
+            check_folder(out)
+            run.expect_replaceable(plan, out, overwrite=self.overwrite, observer=observer)
+            found = run.run(plan, observer)
+            result = run.write(out, plan, found, threads, observer)
+            if isinstance(found, CertifiedEvaluation):
+                display, void = partial(show.show_certified, found, result, out), found.is_void
+            else:
+                display, void = partial(show.show_smoothed, found, result, out), False
+        display(as_json=self.json)
+        if void:
+            raise ThresholdNotMet(found.conclusion)
+
+
+def parse(argv: Sequence[str]) -> Certify:
+    """The command `casemate certify` with its options, parsed from `argv`, the arguments after the command's name.
+
+    Raises `SettingError` for an option of earlier versions.
+    """
+    parsing.refuse_removed(argv, MODEL_FROM)
+    return parsing.parse(Certify, "casemate certify", command.__doc__ or "", argv)

@@ -1,0 +1,229 @@
+"""Certified accuracy of the smoothed version of a model, at each radius: what randomised smoothing proves of it.
+
+It is about another classifier than the model: the class that the model returns most often under normal noise. What
+attacks find on the model itself says nothing about that one, so no attack is run here. The classifier to attack is
+`casemate.certification.smoothed`.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from torch import nn
+
+from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
+from casemate.data import Array, ImageSource, ReadableImages, as_readable
+from casemate.errors import SettingError
+from casemate.evaluation.fingerprints import fingerprint
+from casemate.evaluation.intervals import Estimate, percent, share
+from casemate.evaluation.probe import within_bounds
+from casemate.models import Classifier, as_classifier
+from casemate.norms import Norm, format_eps, parse_eps
+from casemate.notebook import html_table
+from casemate.progress import NULL_OBSERVER, Observer
+from casemate.timing import duration
+from casemate.units import eps_with_share
+
+NO_ATTACK: Final = (
+    "No attack was run: what attacks find on the model itself is not comparable. In Python "
+    "casemate.certification.smoothed makes the classifier to attack."
+)
+"""Why there is no attacked accuracy beside the certified one."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SmoothedEvaluation:
+    """What `evaluate_smoothed` returns: the certificates of the smoothed model, and their share at each radius."""
+
+    values: tuple[float, ...]
+    """The radii in L2, ascending."""
+    certificate: SmoothedCertificate
+    """The certificates, one per image."""
+    images: ReadableImages
+    model: Classifier
+    """The base classifier."""
+    fingerprint: str
+    """SHA-256 of its weights, see `casemate.evaluation.fingerprints`."""
+    seconds: float
+    """How long it took."""
+
+    norm: Norm = "l2"
+
+    @property
+    def smoothing(self) -> Smoothing:
+        """The settings of the smoothing."""
+        return self.certificate.smoothing
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of the images that the smoothed model classifies correctly as they are; abstentions count as wrong."""
+        return share(self.certificate.right.cpu().numpy())
+
+    @property
+    def certified_accuracy(self) -> list[Estimate]:
+        """Share of the images that the smoothed model is certified to classify correctly within each radius."""
+        return [share(self.certificate.right_within(each).cpu().numpy()) for each in self.values]
+
+    @property
+    def abstained(self) -> int:
+        """Number of images of which no class could be certified."""
+        return int(self.certificate.abstained.sum())
+
+    @property
+    def radius(self) -> np.ndarray:
+        """The certified radius of each image, float64 `(n,)`; 0 where its class is not certified or is a wrong one."""
+        found = self.certificate
+        return found.radius.where(found.right, 0.0).cpu().numpy()
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence: what is certified at the largest eps, of which model, and how certain it is."""
+        eps, number = self.values[-1], self.certified_accuracy[-1]
+        return (
+            f"The smoothed model (sigma {self.smoothing.sigma:g}), not the model itself, is certified to classify "
+            f"{percent(number.value)} of these images correctly everywhere within eps "
+            f"{eps_with_share(eps, self.model.bounds, self.norm)} in l2; each certificate holds with probability "
+            f"{1 - self.smoothing.alpha:.10g} (alpha {self.smoothing.alpha:g})."
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that a reader of the numbers has to know."""
+        total, most = len(self.images), self.smoothing.largest_radius
+        together = max(0.0, 1 - self.smoothing.alpha * total)
+        found = [
+            f"All {total:,} certificates hold together with probability {together:.3g} or more.",
+            f"The smoothed model abstains from {self.abstained:,} of the {total:,} images, which count as wrong.",
+            NO_ATTACK,
+        ]
+        beyond = [format_eps(each) for each in self.values if each > most]
+        if beyond:
+            found.append(
+                f"eps {', '.join(beyond)}: with n = {self.smoothing.n:,} draws no radius beyond {most:.3g} can be "
+                "certified, whatever the model; more draws or a larger sigma allow more."
+            )
+        if broken := int(self.certificate.not_finite.sum()):
+            found.append(f"{broken:,} noisy copies had logits that are not finite; they are votes for no class.")
+        return found
+
+    def __repr__(self) -> str:
+        radii = ", ".join(map(format_eps, self.values))
+        return (
+            f"SmoothedEvaluation(eps {radii} ({self.norm}): smoothed model certified {self.certified_accuracy[-1]:n}, "
+            f"alpha {self.smoothing.alpha:g}, sigma {self.smoothing.sigma:g})"
+        )
+
+    def __str__(self) -> str:
+        lines = [self.conclusion, f"  clean accuracy of the smoothed model  {self.clean_accuracy:n}"]
+        for eps, number in zip(self.values, self.certified_accuracy, strict=True):
+            lines.append(f"  eps {format_eps(eps)}: certified {number}")
+        return "\n".join([*lines, *(f"  {each}" for each in self.notes)])
+
+    def _repr_html_(self) -> str:
+        return html_table(self.conclusion, self.rows(), self.head)
+
+    @property
+    def head(self) -> tuple[str, str]:
+        """The headings of `rows`."""
+        return f"eps ({self.norm})", f"certified accuracy of the smoothed model, alpha {self.smoothing.alpha:g}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The result as texts: a row for radius 0, and one for each eps."""
+        numbers = zip((0.0, *self.values), (self.clean_accuracy, *self.certified_accuracy), strict=True)
+        return [(format_eps(eps), f"{number}") for eps, number in numbers]
+
+    def summary(self) -> str:
+        """The result as text: what `print` shows, the settings of the noise, the time."""
+        chosen = self.smoothing
+        return (
+            f"{self}\n  n0 = {chosen.n0:,}, n = {chosen.n:,} draws for each image, seed {self.certificate.seed}; it "
+            f"took {duration(self.seconds)}."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """All results except images and per-image values, for a result file."""
+        chosen = {name: value for name, value in asdict(self.smoothing).items() if name != "batch_size"}
+        return {
+            **chosen,
+            "norm": self.norm,
+            "eps": list(self.values),
+            "eps_text": [format_eps(each) for each in self.values],
+            "seed": self.certificate.seed,
+            "images": len(self.images),
+            "clean_accuracy": self.clean_accuracy.as_json(),
+            "abstained": self.abstained,
+            "not_finite": int(self.certificate.not_finite.sum()),
+            "largest_radius": self.smoothing.largest_radius,
+            "radii": [
+                {"eps": float(eps), "eps_text": format_eps(eps), "certified_accuracy": number.as_json()}
+                for eps, number in zip(self.values, self.certified_accuracy, strict=True)
+            ],
+            "conclusion": self.conclusion,
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+    def report(
+        self,
+        folder: Path | str,
+        *,
+        name: str | None = None,
+        data: str = "images",
+        overwrite: bool = False,
+        observer: Observer = NULL_OBSERVER,
+    ) -> Path:
+        """Write report.html, certification.json, the figure and the table of images; return the report's path.
+
+        Arguments and errors as for `CertifiedEvaluation.report`.
+        """
+        # named and not imported, since reports are built on evaluations: an import would make a circle
+        write = import_module("casemate.report.certification").write_certification
+        shown = type(self.model.network).__name__ if name is None else name
+        return write(Path(folder), self, name=shown, data=data, overwrite=overwrite, observer=observer)
+
+
+def evaluate_smoothed(
+    model: nn.Module,
+    images: ImageSource | ReadableImages,
+    labels: Array | None = None,
+    *,
+    eps: float | str | Sequence[float | str],
+    smoothing: Smoothing | None = None,
+    seed: int = 0,
+    observer: Observer = NULL_OBSERVER,
+) -> SmoothedEvaluation:
+    """Certify the smoothed version of a model at images (`casemate.certification.certify_smoothed`), for several radii.
+
+    Args:
+        model: the base classifier; train it on noisy images, or hardly any image is certified.
+        images, labels: as for `casemate.evaluate`; they are read into memory.
+        eps: one radius in L2 or several, in pixel units, above zero. They choose what is shown, not what is computed.
+        smoothing: the settings; the defaults if None.
+        seed: of the noise.
+        observer: receives the progress.
+
+    Raises:
+        SettingError: an eps that is not above zero.
+        ShapeError, DataError, ModelError, MachineError: as `certify_smoothed`.
+    """
+    start = time.perf_counter()
+    radii = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
+    values = tuple(sorted({parse_eps(each) for each in radii}))
+    if not values or values[0] <= 0:
+        raise SettingError(f"eps = {radii}; expected one or more, all above zero")
+    model = as_classifier(model)
+    given = within_bounds(as_readable(images, labels), model)
+    found = certify_smoothed(model, *given.read(slice(None)).tensors(), smoothing, seed=seed, observer=observer)
+    return SmoothedEvaluation(
+        values=values,
+        certificate=found,
+        images=given,
+        model=model,
+        fingerprint=fingerprint(model),
+        seconds=time.perf_counter() - start,
+    )
