@@ -117,17 +117,19 @@ def steps_table() -> list[str]:
 def page() -> str:
     """The page, in Markdown."""
     rows, out, count = results_table()
-    verdict = f"{count} measures; by more than the seeds explain differ {len(out)}{': ' if out else ''}{'; '.join(out)}."
+    verdict = (
+        f"{count} measures; by more than the seeds explain differ {len(out)}{': ' if out else ''}{'; '.join(out)}."
+    )
     return "\n".join(
         [
             "# Defences: casemate beside public implementations",
             "",
-            "Written by `run.py` from `results/` and `steps.json`; README.md says what was run, and why what differs differs.",
+            "Written by `run.py` from `results/` and `steps.json`; README.md says what was run, and why numbers differ.",
             "",
             "## Single steps",
             "",
-            "The same weights, images and random numbers in float64: the largest difference of the value (relative to the",
-            "larger one or 1) and of a gradient (relative to the largest one).",
+            "The same weights, images and random numbers in float64: the largest difference of the value (relative to",
+            "the larger one or 1) and of a gradient (relative to the largest one).",
             "",
             "| recipe | what | original | value | gradient | why it is not zero |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -135,10 +137,10 @@ def page() -> str:
             "",
             "## Trainings",
             "",
-            f"{TRAIN:,} training and {TEST:,} test images of Fashion-MNIST, {len(SEEDS)} seeds, the same initial weights on both",
-            "sides. Percent of the test images: the mean, and the lowest and highest of the seeds; casemate less the other side;",
-            "the standard error of that difference by the spread of the seeds. **!**: beyond 2.8 standard errors (a t-test at",
-            "5 %) and a point or more.",
+            f"{TRAIN:,} training and {TEST:,} test images of Fashion-MNIST, {len(SEEDS)} seeds, the same initial",
+            "weights on both sides. Percent of the test images: the mean, and the lowest and highest of the seeds;",
+            "casemate less the other side; the standard error of that difference by the spread of the seeds. **!**:",
+            "beyond 2.8 standard errors (a t-test at 5 %) and a point or more.",
             "",
             verdict,
             "",

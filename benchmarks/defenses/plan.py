@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from casemate.data import Dataset, LabelledImages
 from casemate.data import load as load_data
+from casemate.norms import Norm
 
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 3000, 1000
@@ -47,7 +48,7 @@ class Pair:
     batch_size: int = 60
     learning_rate: float = 2e-3
     measure: Measure = "attack"
-    balls: tuple[tuple[str, float], ...] = (("linf", EPS),)
+    balls: tuple[tuple[Norm, float], ...] = (("linf", EPS),)
     """Balls in which the trained networks are attacked: norm and radius."""
     radius: float = EPS
     """Radius of the certificates: Linf, or L2 where the network is smoothed."""
@@ -133,7 +134,7 @@ PAIRS = (
         peer="robust_union",
         settings={"eps_linf": EPS, "eps_l2": 1.5, "eps_l1": 12.0, "steps": STEPS},
         balls=(("linf", EPS), ("l2", 1.5), ("l1", 12.0)),
-        differs="its PGD starts at the image in Linf and L1, stops at images that are fooled, and its L1 step is another",
+        differs="its PGD starts at the image in Linf and L1 and leaves fooled images alone; its L1 step is another",
     ),
     Pair(
         name="robust-distillation",
@@ -206,7 +207,7 @@ PAIRS = (
         settings={"eps": 2.0, "xi": 0.1, "alpha": 1.0},
         partly_labelled=True,
         balls=(("l2", 0.5),),
-        differs="its first direction is uniform in a cube, casemate's on the sphere; the cross-entropy is the benchmark's",
+        differs="its first direction is uniform in a cube, casemate's on the sphere; the other loss is the benchmark's",
     ),
 )
 

@@ -74,7 +74,9 @@ def teacher_of(recipe: str) -> Path:
     path = WORK / f"teacher-{recipe}.safetensors"
     if not path.exists():
         pair = next(each for each in PAIRS if each.teacher == recipe)
-        settings = {key: pair.settings[key] for key in ("eps", "steps", "step_size", "temperature") if key in pair.settings}
+        settings = {
+            key: pair.settings[key] for key in ("eps", "steps", "step_size", "temperature") if key in pair.settings
+        }
         model, given = start_of(pair, TEACHER_SEED), images(pair)
         objective = make_objective({"name": recipe, "settings": settings})
         config = TrainConfig(epochs=8, batch_size=60, learning_rate=2e-3, seed=TEACHER_SEED)
@@ -98,7 +100,9 @@ def measured(pair: Pair, model: nn.Module) -> dict[str, Any]:
     if len(pair.balls) > 1:
         found["pgd, all"] = left.double().mean().item()
     if pair.measure == "certify":
-        found["certified, interval"] = certify(model, x, y, pair.radius, method="interval").certified.double().mean().item()
+        found["certified, interval"] = (
+            certify(model, x, y, pair.radius, method="interval").certified.double().mean().item()
+        )
         crown = certify(model, x[:CROWN], y[:CROWN], pair.radius, method="crown")
         found[f"certified, crown, first {CROWN}"] = crown.certified.double().mean().item()
     if pair.measure == "smooth":

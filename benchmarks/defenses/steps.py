@@ -1,8 +1,8 @@
 """Single steps of casemate's recipes beside the originals', with the same weights, images and random numbers.
 
-`DEFENSES_SRC=... .venv-peers/bin/python benchmarks/defenses/steps.py` runs in the environment of the peers, where casemate
-is installed too, and writes `steps.json`. Losses, and the gradients of the weights, are computed in float64, in which
-equal formulas agree to about 1e-12; the random numbers of both sides are replaced by the same ones.
+`DEFENSES_SRC=... .venv-peers/bin/python benchmarks/defenses/steps.py` runs in the environment of the peers, where
+casemate is installed too, and writes `steps.json`. Losses, and the gradients of the weights, are computed in float64,
+in which equal formulas agree to about 1e-12; the random numbers of both sides are replaced by the same ones.
 
 Exit code 0: all agree within what is stated for each. 1: some do not. 2: a clone is missing.
 """
@@ -37,11 +37,13 @@ from casemate.certification import (
     region_around,
     take_apart,
 )
+from casemate.certification.certificate import Method
 from casemate.certification.smoothing import binomial_lower_bound, smoothing_radius
 from casemate.defenses import make_objective, virtual_adversarial
 from casemate.defenses import smoothing as smoothed_trainings
 from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.defenses.several_norms import SeveralNorms
+from casemate.defenses.trades import TRADES
 from casemate.files import write_text
 from casemate.models import Classifier
 from casemate.norms import Ball
@@ -140,7 +142,7 @@ class Given:
         return loss.detach(), torch.autograd.grad(loss, self.parameters)
 
     def ours(self, pair: Pair, **settings: Any) -> tuple[Tensor, Any]:
-        """casemate's loss and gradients at the end of a training with the pair's settings."""
+        """Casemate's loss and gradients at the end of a training with the pair's settings."""
         objective = make_objective({"name": pair.recipe, "settings": {**pair.settings, **settings}})
         self.model.train()
         return self.gradients(objective(self.model, self.x, self.y)[0])
@@ -162,7 +164,7 @@ def drawn(**functions: Any) -> Iterator[None]:
         yield
 
 
-# The rows --------------------------------------------------------------------------------------------------------------
+# The rows -------------------------------------------------------------------------------------------------------------
 def trades(given: Given) -> Iterator[Row]:
     """TRADES, whole: search and loss."""
     function, pair = module("TRADES", "trades").trades_loss, pair_of("trades")
@@ -203,7 +205,7 @@ def mart(given: Given) -> Iterator[Row]:
 
 
 def theirs_steps(pair: Pair) -> dict[str, Any]:
-    """casemate's settings of PGD in a pair."""
+    """Casemate's settings of PGD in a pair."""
     return {key: pair.settings[key] for key in ("eps", "steps", "step_size")}
 
 
@@ -224,7 +226,7 @@ def weight_perturbation(given: Given) -> Iterator[Row]:
         ours,
     )
     pair = pair_of("trades-awp")
-    objective = make_objective({"name": "trades", "settings": dict(pair.settings)})
+    objective = TRADES(**pair.settings)
     with started_at(given.x + 0.001 * given.normal):
         ours = given.ours(pair)
         near, _ = objective.adversarial(given.model, given.x)
@@ -271,7 +273,7 @@ def single_step(given: Given) -> Iterator[Row]:
 
     for name, size in (("n-fgsm", 2 * EPS), ("fgsm-rs", EPS)):
         pair = pair_of(name)
-        objective = make_objective({"name": name, "settings": dict(pair.settings)})
+        objective: Any = make_objective({"name": name, "settings": dict(pair.settings)})
         with started_at((given.x + size * given.uniform).clamp(0, 1)):
             moved, _ = objective.adversarial(given.model, given.x, given.y)
         with patch.object(torch.Tensor, "uniform_", noise):
@@ -351,7 +353,7 @@ def certified(given: Given) -> Iterator[Row]:
     certify_loss, regularization, bounded, schedule = theirs.certified_parts(name, given.network, EPS)
     limits = {key: value.double() for key, value in theirs.LIMITS.items()}
     for recipe, kind in (("ibp", "IBP"), ("crown-ibp", "CROWN-IBP")):
-        objective = make_objective({"name": recipe, "settings": {"eps": EPS}})
+        objective: Any = make_objective({"name": recipe, "settings": {"eps": EPS}})
         arguments = types.SimpleNamespace(**vars(theirs.ARGUMENTS))
         arguments.bound_type = kind
         for share in (0.0, 0.01, 0.5, 1.0):
@@ -499,7 +501,8 @@ def bounds(given: Given) -> Iterator[Row]:
     matrix = get_spec_matrix(given.x, given.y, 10).double()
     apart = take_apart(given.model, given.x)
     region = region_around(given.x, Ball(eps=eps), (0.0, 1.0))
-    for method, name in (("interval", "IBP"), ("crown-ibp", "CROWN-IBP"), ("crown", "CROWN")):
+    names: Mapping[Method, str] = {"interval": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
+    for method, name in names.items():
         low, _ = bounded.compute_bounds(x=(BoundedTensor(given.x, around),), C=matrix, method=name, bound_upper=False)
         layers = bound_layers(apart.graph, region, tighten=method == "crown")
         margins = (interval_margins if method == "interval" else linear_margins)(apart.graph, layers, given.y)
@@ -540,9 +543,9 @@ def main() -> int:
         try:
             for each in compare(given):
                 rows.append(each)
-                verdict = "agrees" if each.agrees else "DIFFERS"
+                verdict = ("differs as stated" if each.note else "agrees") if each.agrees else "DIFFERS"
                 gradient = "" if each.gradient_difference is None else f", gradients {each.gradient_difference:.1e}"
-                print(f"{verdict}: {each.recipe}, {each.what}: {each.ours:.6g}, difference {each.difference:.1e}{gradient}")
+                print(f"{verdict}: {each.recipe}, {each.what}: difference {each.difference:.1e}{gradient}")
         except (NotHereError, subprocess.CalledProcessError) as error:
             print(f"NOT COMPARED: {error}", file=sys.stderr)
             return 2

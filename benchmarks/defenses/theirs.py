@@ -83,9 +83,9 @@ class Training:
 Peer = Callable[[Training], None]
 
 
-# The libraries ---------------------------------------------------------------------------------------------------------
+# The libraries --------------------------------------------------------------------------------------------------------
 class _Whole(nn.Module):
-    """A network in one piece: of an `nn.Sequential` ART gets the outputs of all layers, and its TRADES fails on them."""
+    """A network in one piece: ART takes an `nn.Sequential` apart into its layers, on which its TRADES fails."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ def art_distillation(training: Training) -> None:
     made(training.images.numpy(), student)
 
 
-# The originals ---------------------------------------------------------------------------------------------------------
+# The originals --------------------------------------------------------------------------------------------------------
 def _steps(pair: Pair) -> dict[str, Any]:
     settings = pair.settings
     return {"step_size": settings["step_size"], "epsilon": settings["eps"], "perturb_steps": settings["steps"]}
@@ -269,7 +269,7 @@ def awp(training: Training) -> None:
 def trades_awp(training: Training) -> None:
     """Wu et al.: `TradesAWP` around TRADES."""
     made = module("AWP", "utils_awp", folder="trades_AWP").TradesAWP
-    search = module("TRADES", "trades")
+    search: Any = module("TRADES", "trades")
     proxy, settings, model = network(), training.pair.settings, training.network
     adversary = made(model, proxy, torch.optim.SGD(proxy.parameters(), lr=0.01), settings["weight_perturbation"])
     optimizer, beta = training.optimizer(), settings["beta"]
@@ -439,7 +439,7 @@ def ramp(done: float) -> float:
 
 
 def fast_certified(training: Training) -> None:
-    """Shi et al.: bounds, loss and regularisers, with a linear schedule, and the clean loss as Gowal et al. weigh it."""
+    """Shi et al.: bounds, loss and regularisers; schedule and weight of the clean loss are casemate's."""
     full, model = training.pair.settings["eps"], training.network
     certified, regularization, bounded, schedule = certified_parts("Fast-Certified-Robust-Training", model, full)
     arguments = types.SimpleNamespace(**vars(ARGUMENTS))
@@ -483,17 +483,15 @@ def expressive(training: Training) -> None:
         )
         model.train()
         bounded.train()
-        clean = F.cross_entropy(bounded(x), y)
-        centre = x
+        value = F.cross_entropy(bounded(x), y)
         if training.pair.recipe == "sabr":
             box, centre = utils.compute_sabr_perturbation(arguments, eps, x, moved, *given)
+            worst, _, _ = certified.ub_robust_loss(arguments, bounded, box, centre, y, meter=meter)
+            value = torch.lerp(value, worst, share) if robust else value
         else:
             adversarial = F.cross_entropy(bounded(moved), y)
-        worst, _, _ = certified.ub_robust_loss(arguments, bounded, box, centre, y, meter=meter)
-        if training.pair.recipe == "sabr":
-            value = (1 - share) * clean + share * worst if robust else clean
-        else:
-            value = torch.lerp(adversarial, worst, settings["alpha"]) if robust else clean
+            worst, _, _ = certified.ub_robust_loss(arguments, bounded, box, x, y, meter=meter)
+            value = torch.lerp(adversarial, worst, settings["alpha"]) if robust else value
         if reg:
             value = value + regularization.compute_reg(arguments, bounded, meter, eps, schedule)
         return value
@@ -516,7 +514,7 @@ def _no_accuracy(*_: Any, **__: Any) -> tuple[Tensor, Tensor]:
 def smoothing(training: Training) -> None:
     """Cohen et al.: their script's `train`."""
     stubs = {"datasets": MagicMock(DATASETS=["-"]), "architectures": MagicMock(ARCHITECTURES=["-"])}
-    script = module("smoothing", "train", folder="code", stubs=stubs, arguments=["-", "-", "-"])
+    script: Any = module("smoothing", "train", folder="code", stubs=stubs, arguments=["-", "-", "-"])
     script.accuracy = _no_accuracy
     batches, optimizer = _loader(training, training.pair.batch_size), training.optimizer()
     training.begin()
@@ -527,11 +525,11 @@ def smoothing(training: Training) -> None:
 
 
 def smoothing_adversarial(training: Training) -> None:
-    """Salman et al.: their script's `train`, whose batches hold each image once and become as many as there are draws."""
+    """Salman et al.: their script's `train`, which makes as many batches of each as there are draws."""
     settings = training.pair.settings
     stubs = {"datasets": MagicMock(DATASETS=["-"]), "architectures": MagicMock(ARCHITECTURES=["-"])}
     line = ["-", "-", "-", "--adv-training", "--train-multi-noise", f"--num-noise-vec={settings['draws']}"]
-    script = module("smoothing-adversarial", "train_pgd", folder="code", stubs=stubs, arguments=line)
+    script: Any = module("smoothing-adversarial", "train_pgd", folder="code", stubs=stubs, arguments=line)
     script.accuracy = _no_accuracy
     attack = script.PGD_L2(steps=settings["steps"], max_norm=settings["eps"], device=torch.device("cpu"))
     batches = _loader(training, settings["draws"] * training.pair.batch_size)
@@ -539,9 +537,7 @@ def smoothing_adversarial(training: Training) -> None:
     training.begin()
     for epoch in range(training.pair.epochs):
         marked = [(batch, script.LABELLED) for batch in batches(epoch)]
-        script.train(
-            marked, training.network, nn.CrossEntropyLoss(), optimizer, epoch, settings["sigma"], attack
-        )
+        script.train(marked, training.network, nn.CrossEntropyLoss(), optimizer, epoch, settings["sigma"], attack)
 
 
 def consistency(training: Training) -> None:
