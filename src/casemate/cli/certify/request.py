@@ -115,10 +115,10 @@ class CertifyRequest:
             raise SettingError(f"--norm {self.norm} with --smoothing, whose certificates are in l2; leave --norm out")
         if self.sample is not None and self.sample < 0:
             raise SettingError(f"sample = {self.sample}; expected 0 or more certified images that are attacked")
-        if self.loading.black_box:
+        if self.loading.black_box and not smoothed:
             raise SettingError(
                 "--black-box: bounds need the layers of the network, which a black box does not show; give a model in "
-                "PyTorch or ONNX"
+                "PyTorch or ONNX, or certify the smoothed one with --smoothing SIGMA"
             )
 
     @property

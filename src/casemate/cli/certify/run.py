@@ -109,6 +109,7 @@ def run(plan: CertifyPlan, observer: Observer) -> CertifiedEvaluation | Smoothed
     """Certify, and attack what is not certified; or certify the smoothed model."""
     model, about = plan.model.model, plan.about()
     if plan.smoothing is not None:
+        inputs.expect_queries(plan.model, plan.request.loading, len(plan.test) * (plan.smoothing.n0 + plan.smoothing.n))
         return evaluate_smoothed(
             model, plan.test, eps=plan.values, smoothing=plan.smoothing, seed=plan.request.seed, observer=observer
         )
