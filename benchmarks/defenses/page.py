@@ -124,7 +124,7 @@ def page() -> str:
         [
             "# Defences: casemate beside public implementations",
             "",
-            "Written by `run.py` from `results/` and `steps.json`; README.md says what was run, why numbers differ.",
+            "Written by `run.py` from `results/` and `steps.json`; README.md says what was run, and why values differ.",
             "",
             "## Single steps",
             "",

@@ -39,7 +39,8 @@ SMOOTHED = 100
 """Test images whose smoothed prediction is certified."""
 CROWN = 100
 """Test images that are certified by linear bounds."""
-RADII = (0.0, 0.25, 0.5, 0.75)
+RADII = (0.0, 0.25, 0.5)
+"""Radii in L2; 500 draws certify 0.55 at most with sigma 0.25."""
 
 
 class NotComparedError(Exception):
