@@ -224,11 +224,36 @@ def test_sabr_bounds_a_small_box_round_an_adversarial_image_inside_the_ball() ->
     loss = objective(model, IMAGES, LABELS)[0]
     torch.manual_seed(1)
     found = AdversarialTraining(eps=0.2, steps=3).adversarial(model, IMAGES, LABELS)[0]
-    centre = IMAGES + (found - IMAGES).clamp(-0.15, 0.15)
+    low, high = (IMAGES - 0.2).clamp(min=0), (IMAGES + 0.2).clamp(max=1)
+    centre = found.clamp(low + 0.05, high - 0.05)
     assert (centre - IMAGES).abs().max() > 0.149
+    assert centre.amin() > 0.049  # at black pixels too the whole box lies within the bounds
+    assert centre.amax() < 0.951
     assert torch.allclose(loss, plain_ibp(model, centre, LABELS, 0.05), rtol=1e-5)
     assert loss < IBPTraining(eps=0.2)(model, IMAGES, LABELS)[0]
     assert loss > F.cross_entropy(model(centre), LABELS)
+
+
+@pytest.mark.parametrize("tau", [0.4, 0.8])
+def test_no_box_of_sabr_leaves_the_ball_or_the_bounds(tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At black and white pixels half the ball is left, of which a box of more than half the ball covers all."""
+    model = plain_network()
+    images = torch.tensor([0.0, 0.02, 0.5, 0.99, 1.0]).repeat(13)[:64].view(1, 1, 8, 8)
+    low, high = (images - 0.1).clamp(min=0), (images + 0.1).clamp(max=1)
+    seen = []
+
+    def watched(graph: Any, region: Any, **options: Any) -> Any:
+        seen.append(region.box)
+        return bound_layers(graph, region, **options)
+
+    monkeypatch.setattr("casemate.defenses.certified.bound_layers", watched)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        SABRTraining(eps=0.1, tau=tau, steps=2)(model, images, LABELS[:1])
+    for box in seen:
+        assert (box.lower >= low - 1e-7).all()
+        assert (box.upper <= high + 1e-7).all()
+        assert (box.upper - box.lower >= (high - low).clamp(max=2 * tau * 0.1) - 1e-6).all()
 
 
 def test_mtl_ibp_lies_between_adversarial_training_and_ibp() -> None:

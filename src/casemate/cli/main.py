@@ -49,19 +49,8 @@ Examples:
 """
 
 OWN = (
-    "train",
-    "harden",
-    "attack",
-    "evaluate",
-    "certify",
-    "compare",
-    "verify",
-    "benchmark",
-    "selftest",
-    "data",
-    "store",
-    "info",
-    "schema",
+    *("train", "harden", "attack", "evaluate", "certify", "compare", "verify", "benchmark", "selftest"),
+    *("data", "store", "info", "schema"),
 )
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
 _WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "benchmark", "selftest")

@@ -239,7 +239,8 @@ class CROWNIBPTraining(AbstractCertifiedTraining):
 class SABRTraining(AbstractCertifiedTraining):
     """SABR: interval bounds of a small box round an adversarial image (Mueller et al. 2023, section 3).
 
-    The image is the one that PGD finds in the ball, moved towards the clean one until the box lies in the ball. The
+    The image is the one that PGD finds in the ball, moved inwards until the box lies in the ball and within the model's
+    bounds, as in the authors' code: at a black or white pixel too the box has its full width, if the ball has. The
     networks are certified by `method="crown"` or better, as intervals over the whole ball are loose for small `tau`;
     `validate` uses these all the same.
     """
@@ -258,11 +259,16 @@ class SABRTraining(AbstractCertifiedTraining):
         if self.tau == 1:
             return images
         found = _adversarial(self, model, images, labels, eps)
-        return Ball(eps=eps * (1 - self.tau)).project(found, images, model.bounds)
+        low, high = Ball(eps=eps).limits(images, model.bounds)
+        radius = ((high - low) / 2).clamp(max=self.tau * eps)  # at a bound less than half the ball may be left
+        return torch.maximum(torch.minimum(found, high - radius), low + radius)
 
     def bounded_loss(self, batch: _Batch, moved: Images, ramp: float) -> tuple[Tensor, LayerBounds]:
         """The loss at a share of the growth."""
-        bounds = bound_layers(batch.apart.graph, batch.region(self.tau * batch.eps, moved))
+        low, high = Ball(eps=batch.eps).limits(batch.images, batch.model.bounds)
+        reach = self.tau * batch.eps
+        box = Interval((moved - reach).maximum(low), (moved + reach).minimum(high))
+        bounds = bound_layers(batch.apart.graph, Region(box=box, centre=moved))
         worst = batch.bound_loss(interval_margins(batch.apart.graph, bounds, batch.labels))
         return _combined(batch, worst, _falling(self.kappa_end, ramp)), bounds
 
