@@ -221,14 +221,15 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found == snapshot(
         {
             "": [
-                "usage: casemate [-h] {train,harden,attack,evaluate,compare,verify,benchmark,selftest,data,store,info,schema,report,study}",
+                "usage: casemate [-h] {train,harden,attack,evaluate,certify,compare,verify,benchmark,selftest,data,store,info,schema,report,study}",
                 "",
                 "Train image classifiers, attack them, and say how far to trust the result.",
                 "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
                 "  the version. Results go to stdout, progress and messages to stderr.",
                 "- Exit codes: 0 success, 2 an error that you can fix, 3 a model or a record",
                 "  that falls short (evaluate --fail-under, compare --fail-if-worse, verify),",
-                "  130 stopped with Ctrl-C, 1 a bug in casemate.",
+                "  or a certificate that is void (certify), 130 stopped with Ctrl-C, 1 a bug in",
+                "  casemate.",
                 "",
                 "Examples:",
                 "  casemate study --scale smoke     the whole study in small, a few minutes",
@@ -251,6 +252,8 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
                 "    • attack     Attack a model, and measure the accuracy that is left.",
                 "    • evaluate   Measure how robust a model is, and whether the result can be",
                 "                 trusted.",
+                "    • certify    Prove how robust a model is at least, and attack what is not",
+                "                 proven.",
                 "    • compare    Compare two models on the same images, and say whether B has",
                 "                 become worse.",
                 "    • verify     Check a record of adversarial examples against its model.",
@@ -758,7 +761,7 @@ def test_errors_of_the_command_line(
         found[command] = " ".join(capsys.readouterr().err.replace("Loading PyTorch ...", "").split())
     assert found == snapshot(
         {
-            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, compare, verify, benchmark, selftest, data, store, info, schema, report, study; did you mean attack?",
+            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, certify, compare, verify, benchmark, selftest, data, store, info, schema, report, study; did you mean attack?",
             "attack pdg model.safetensors": "error: unknown attack 'pdg'; known: alma, apgd, auto-attack, bim, carlini-wagner, corner-noise, ddn, deep-fool, ead, fab, fgsm, fmn, hop-skip-jump, lbfgs, mifgsm, pdgd, pdpgd, pgd, sigma-zero, sparse-rs, spatial, spsa, square, sur-free, targeted-apgd, targeted-fab, uniform-noise; did you mean pdgd?",
             "attack pgd model.safetensors": "error: model.safetensors does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging Face folder, package.module:function such as networks.mine:load, or timm:NAME",
             "attack pgd": "Required options ------------------------------------------------------------------------------ Missing from casemate attack pgd: MODEL A .safetensors file written by casemate, with its JSON file beside it; package.module:name or file.py:name, a function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its --weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own code is imported and run, from the current folder and among the installed modules; a file that could run code is loaded only with --trust-code. (required) ------------------------------------------------------------------------------ For full helptext, run: casemate attack pgd --help",
