@@ -5,6 +5,7 @@ pixel with three channels is three values.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal, final
@@ -63,6 +64,18 @@ def parse_eps(text: str | float, name: str = "eps") -> float:
     if not 0 <= value < math.inf:
         raise SettingError(f"{name} = {text}; expected zero or more and finite, in units of pixels within [0, 1]")
     return WrittenEps(value, text.strip()) if isinstance(text, str) else value
+
+
+def parse_radii(eps: str | float | Sequence[str | float] | np.ndarray) -> list[float]:
+    """Read one radius or several, in the order given, see `parse_eps`.
+
+    Raises `SettingError` if there is none, or one is not a number above zero.
+    """
+    given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
+    found = [parse_eps(each) for each in given]
+    if not found or min(found) <= 0:
+        raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    return found
 
 
 def with_text(value: float, text: Any) -> float:

@@ -1,7 +1,6 @@
 """What is measured of a trained model: accuracy under attacks, and what a certificate proves beside it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,8 +9,7 @@ import numpy as np
 
 from casemate.certification import Method
 from casemate.data import LabelledImages
-from casemate.evaluation import Budget, Estimate, evaluate, share
-from casemate.evaluation.certified import evaluate_certified
+from casemate.evaluation import Budget, evaluate, evaluate_certified, share
 from casemate.evaluation.cost import seconds_at_most
 from casemate.models import Classifier
 from casemate.norms import format_eps
@@ -32,14 +30,17 @@ class AbstractMeasure(ABC):
     seed: int
     budget: Budget
 
+    @final
     @property
-    @abstractmethod
     def name(self) -> str:
-        """Name of the file with the result, without its ending."""
+        """Name of the file with the result, without its ending, such as attacked-0.1-1000-standard-0."""
+        radii = "-".join(format_eps(each).replace("/", "_") for each in self.eps)
+        return f"{type(self).__name__.lower()}-{radii}-{self.images or 'all'}-{self.budget}-{self.seed}"
 
-    @abstractmethod
+    @final
     def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Seconds that `compute` takes at most on this machine, from a measured speed."""
+        """Seconds that the attacks take on this machine if they fool no image and nothing is certified."""
+        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
 
     @abstractmethod
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
@@ -55,25 +56,11 @@ class AbstractMeasure(ABC):
         """The settings."""
         return {"measure": self.name, **asdict(self)}
 
-    @property
-    def _suffix(self) -> str:
-        radii = "-".join(format_eps(each).replace("/", "_") for each in self.eps)
-        return f"{radii}-{self.images or 'all'}-{self.budget}-{self.seed}"
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Attacked(AbstractMeasure):
     """Accuracy under all attacks of a budget, with the findings and the verdict of `casemate.evaluate`."""
-
-    @property
-    def name(self) -> str:
-        """Such as attacked-0.1-1000-standard-0."""
-        return f"attacked-{self._suffix}"
-
-    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Seconds of the evaluation if no attack fooled any image."""
-        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
         """Clean and robust accuracy, verdict, findings, and how many images only the attack without gradients fooled.
@@ -111,15 +98,6 @@ class Certified(AbstractMeasure):
     """What a certificate proves, and what the attacks of a budget leave of the same images."""
 
     method: Method
-
-    @property
-    def name(self) -> str:
-        """Such as certified-0.1-all-standard-0."""
-        return f"certified-{self._suffix}"
-
-    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Seconds of the attacks if nothing were certified and no image fooled; bounds take less."""
-        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
         """Clean, certified and robust accuracy, and whether attacks fooled certified images."""
@@ -159,8 +137,3 @@ def accuracies(clean: np.ndarray, robust: np.ndarray) -> dict[str, Any]:
         "robust": [share(column).as_json() for column in robust.T],
         "correct": "".join(map(str, digits)),
     }
-
-
-def read_estimates(found: Sequence[dict[str, Any]]) -> list[Estimate]:
-    """Estimates from JSON."""
-    return [Estimate.from_json(each) for each in found]

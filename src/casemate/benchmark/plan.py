@@ -1,11 +1,8 @@
 """The plan of a benchmark: which models are trained, on which images, and what is measured of them."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
-
-import torch
 
 from casemate.benchmark.entries import ENTRIES
 from casemate.benchmark.entry import Entry
@@ -14,9 +11,9 @@ from casemate.data import Dataset, LabelledImages, split, subset
 from casemate.errors import SettingError
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint_of_images
-from casemate.models import Classifier
-from casemate.settings import unknown_name
-from casemate.training import Objective
+from casemate.rng import torch_forked
+from casemate.settings import at_least, positive, unknown_name
+from casemate.training import step_seconds
 
 _VALIDATION = 6000
 _SPLIT_SEED = 0
@@ -46,14 +43,18 @@ class BenchmarkPlan:
     """Number of evaluations on all test images, with the seeds from 0."""
     budget: Budget
 
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """All radii of what is measured of every model, ascending."""
+        return tuple(sorted({self.eps, *self.others}))
+
     def measures(self, name: str) -> list[AbstractMeasure]:
         """What is measured of the model `name`, in this order."""
         entry = self.entries[name]
-        radii = tuple(sorted({self.eps, *self.others}))
         some = {"images": min(self.images, len(self.dataset.test)), "budget": self.budget}
-        found: list[AbstractMeasure] = [Attacked(eps=radii, seed=0, **some)]
+        found: list[AbstractMeasure] = [Attacked(eps=self.radii, seed=0, **some)]
         if entry.certificate is not None:
-            found.append(Certified(eps=radii, seed=0, method=entry.certificate, **some))
+            found.append(Certified(eps=self.radii, seed=0, method=entry.certificate, **some))
         whole: dict[str, Any] = {"eps": (self.eps,), "images": None, "budget": self.budget}
         for seed in range(self.seeds if name in self.headline else 0):
             if entry.certificate is None:
@@ -118,9 +119,9 @@ def plan_benchmark(
     Raises:
         SettingError: an unknown name, or a number outside its range.
     """
-    for name, value, least in (("images", images, 1), ("seeds", seeds, 0), ("eps", eps, 0)):
-        if not value >= least or (name == "eps" and eps <= 0):
-            raise SettingError(f"{name} = {value}; expected {'more than 0' if name == 'eps' else f'at least {least}'}")
+    at_least(1).check(images, "images")
+    at_least(0).check(seeds, "seeds")
+    positive().check(eps, "eps")
     if any(each <= 0 for each in others):
         raise SettingError(f"other eps = {list(others)}; expected numbers above 0")
     chosen: dict[str, Entry] = {}
@@ -158,29 +159,13 @@ def benchmark_seconds(plan: BenchmarkPlan) -> dict[str, float]:
     """Estimated seconds by step: trainings from a timed step, evaluations at most (as if no image were ever fooled)."""
     found: dict[str, float] = {}
     shape, classes = plan.dataset.image_shape, plan.dataset.classes
-    for name, entry in plan.entries.items():
-        model, config = entry.make_model(shape, classes), entry.config()
-        teacher = None if entry.teacher is None else plan.entries[entry.teacher].make_model(shape, classes)
-        recipe = entry.make_recipe(teacher)
-        few = plan.train[: min(_FEW, config.batch_size)]
-        step = _seconds(lambda m=model, o=recipe.objective, f=few: _step(m, o, f)) / len(few)
-        images = len(plan.train) * (1 + len(entry.extra))
-        found[f"training {name}"] = step * images * config.epochs
-        found[f"measuring {name}"] = sum(each.seconds_at_most(model, plan.dataset.test) for each in plan.measures(name))
+    with torch_forked():
+        for name, entry in plan.entries.items():
+            model, config = entry.make_model(shape, classes), entry.config()
+            teacher = None if entry.teacher is None else plan.entries[entry.teacher].make_model(shape, classes)
+            recipe, few = entry.make_recipe(teacher), plan.train[: min(_FEW, config.batch_size)]
+            images = len(plan.train) * (1 + len(entry.extra))
+            found[f"training {name}"] = step_seconds(model, recipe.objective, few) * images * config.epochs
+            test, measures = plan.dataset.test, plan.measures(name)
+            found[f"measuring {name}"] = sum(each.seconds_at_most(model.eval(), test) for each in measures)
     return found
-
-
-def _step(model: Classifier, objective: Objective, images: LabelledImages) -> None:
-    pixels, labels = images.tensors()
-    objective(model.train(), pixels, labels)[0].backward()
-    model.zero_grad(set_to_none=True)
-    model.eval()
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    """Seconds of the second call of `run`; the first one warms up."""
-    run()
-    start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        run()
-    return time.perf_counter() - start

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from casemate.benchmark.entry import Entry
 from casemate.benchmark.folder import BenchmarkFolder
-from casemate.benchmark.measures import AbstractMeasure, Attacked, Certified, read_estimates
+from casemate.benchmark.measures import AbstractMeasure, Attacked, Certified
 from casemate.benchmark.plan import BenchmarkPlan
 from casemate.evaluation import Estimate
 
@@ -35,6 +35,10 @@ class BenchmarkRow:
         """Certified accuracy at `eps`, likewise."""
         return self._found(eps, "certified", whole=whole)
 
+    def widest(self, eps: float, what: Literal["robust", "certified"]) -> Estimate | None:
+        """The first of the estimates at `eps` on the most images; None if there is none."""
+        return next(iter([*self._found(eps, what, whole=True), *self._found(eps, what, whole=False)]), None)
+
     def verdicts(self) -> list[str]:
         """The verdict at each radius on the first test images."""
         found = next((each for measure, each in self.results.items() if isinstance(measure, Attacked)), None)
@@ -61,7 +65,7 @@ class BenchmarkRow:
 
     def _found(self, eps: float, what: str, *, whole: bool) -> list[Estimate]:
         return [
-            read_estimates(found[what])[measure.eps.index(eps)]
+            Estimate.from_json(found[what][measure.eps.index(eps)])
             for measure, found in self.results.items()
             if what in found
             and eps in measure.eps

@@ -5,12 +5,11 @@ on a network that is trained for certificates. A random sample of these images i
 largest eps at which it is certified: a single success shows that certificate or attack is wrong, and voids the
 certificate. A certificate from elsewhere saves nothing: all images are attacked.
 
-The bounds are computed in stages: the costlier ones only for images that the cheaper ones leave undecided, and at a
-larger eps only for images that are certified at all smaller ones.
+At a larger eps bounds are computed only for images that are certified at all smaller ones.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +32,7 @@ from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.evaluation.probe import within_bounds
 from casemate.evaluation.shards import shards_of
 from casemate.models import Classifier, as_classifier
-from casemate.norms import Norm, format_eps, parse_eps, parse_norm
+from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.rng import derive
@@ -42,12 +41,6 @@ from casemate.units import eps_with_share
 
 SAMPLE = 200
 """Number of certified images that are attacked all the same, if it is not given."""
-_STAGES: Mapping[str, tuple[Method, ...]] = {
-    "interval": ("interval",),
-    "crown-ibp": ("interval", "crown-ibp"),
-    "crown": ("interval", "crown-ibp", "crown"),
-}
-"""The methods that are tried in turn, by the method that is given."""
 
 
 @final
@@ -360,7 +353,7 @@ def evaluate_certified(
         images, labels: as for `casemate.evaluate`.
         eps: one radius or several, in pixel units, above zero.
         norm: linf, l2 or l1.
-        method: of `casemate.certification.certify`; the cheaper methods are tried first, and count.
+        method: of `casemate.certification.certify`.
         budget: the attacks, see `casemate.evaluate`; None: only certify.
         sample: number of certified images that are attacked all the same, drawn with `seed`, each at the largest eps at
             which it is certified (and, as it is not certified there, at larger ones).
@@ -377,11 +370,8 @@ def evaluate_certified(
         ModelError: a model with layers that there are no bounds for, or that fails.
     """
     start = time.perf_counter()
-    radii = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
-    read = [parse_eps(each) for each in radii]
+    read = parse_radii(eps)
     values = tuple(sorted(set(read)))
-    if not values or values[0] <= 0:
-        raise SettingError(f"eps = {radii}; expected one or more, all above zero")
     if sample < 0:
         raise SettingError(f"sample = {sample}; expected 0 or more certified images that are attacked")
     norm, model = parse_norm(norm), as_classifier(model)
@@ -461,18 +451,12 @@ def _certified(
         pixels, labels = images.read(at).tensors()
         left = np.arange(len(labels))
         for column, value in enumerate(values):
-            undecided, proven = left, np.zeros(len(labels), dtype=bool)
-            for each in _STAGES.get(method, (method,)):
-                chosen = torch.from_numpy(undecided).to(pixels.device)
-                found = certify(model, pixels[chosen], labels[chosen], value, norm=norm, method=each, observer=observer)
-                flags, right = found.certified.cpu().numpy(), found.clean.cpu().numpy()
-                proven[undecided[flags]] = True
-                clean[at.start + undecided[right]] = True
-                undecided = undecided[right & ~flags]
-                if not len(undecided):
-                    break
-            certified[at, column] = proven
-            left = np.flatnonzero(proven)
+            chosen = torch.from_numpy(left).to(pixels.device)
+            found = certify(model, pixels[chosen], labels[chosen], value, norm=norm, method=method, observer=observer)
+            if not column:
+                clean[at] = found.clean.cpu().numpy()
+            left = left[found.certified.cpu().numpy()]
+            certified[at.start + left, column] = True
             if not len(left):
                 break
     return certified, clean

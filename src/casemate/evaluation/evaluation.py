@@ -55,7 +55,7 @@ from casemate.models import (
 )
 from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
 from casemate.models.accel.precision import in_bfloat16
-from casemate.norms import Norm, format_eps, parse_eps, parse_norm
+from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
 
@@ -332,10 +332,7 @@ def evaluate(
         thorough = budget == "thorough"
     model, images, norm = as_classifier(model), as_readable(images, labels), parse_norm(norm)
     substitute = None if substitute is None else as_classifier(substitute)
-    given = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
-    values = sorted({parse_eps(each) for each in given})
-    if not values or values[0] <= 0:
-        raise SettingError(f"eps = {given}; expected one or more, all above zero")
+    values = sorted(set(parse_radii(eps)))
     checks = [checks] if isinstance(checks, Check) else checks
     _expect_checks(checks)
     own = None if attacks is None else named_attacks(attacks)

@@ -17,12 +17,11 @@ from torch import nn
 
 from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
 from casemate.data import Array, ImageSource, ReadableImages, as_readable
-from casemate.errors import SettingError
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, percent, share
 from casemate.evaluation.probe import within_bounds
 from casemate.models import Classifier, as_classifier
-from casemate.norms import Norm, format_eps, parse_eps
+from casemate.norms import Norm, format_eps, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer
 from casemate.timing import duration
@@ -147,9 +146,8 @@ class SmoothedEvaluation:
 
     def as_json(self) -> dict[str, Any]:
         """All results except images and per-image values, for a result file."""
-        chosen = {name: value for name, value in asdict(self.smoothing).items() if name != "batch_size"}
         return {
-            **chosen,
+            **smoothing_settings(self.smoothing),
             "norm": self.norm,
             "eps": list(self.values),
             "eps_text": [format_eps(each) for each in self.values],
@@ -187,6 +185,11 @@ class SmoothedEvaluation:
         return write(Path(folder), self, name=shown, data=data, overwrite=overwrite, observer=observer)
 
 
+def smoothing_settings(smoothing: Smoothing) -> dict[str, Any]:
+    """The settings that change the results, by name."""
+    return {name: value for name, value in asdict(smoothing).items() if name != "batch_size"}
+
+
 def evaluate_smoothed(
     model: nn.Module,
     images: ImageSource | ReadableImages,
@@ -212,10 +215,7 @@ def evaluate_smoothed(
         ShapeError, DataError, ModelError, MachineError: as `certify_smoothed`.
     """
     start = time.perf_counter()
-    radii = np.atleast_1d(np.asarray(eps, dtype=object)).tolist()
-    values = tuple(sorted({parse_eps(each) for each in radii}))
-    if not values or values[0] <= 0:
-        raise SettingError(f"eps = {radii}; expected one or more, all above zero")
+    values = tuple(sorted(set(parse_radii(eps))))
     model = as_classifier(model)
     given = within_bounds(as_readable(images, labels), model)
     found = certify_smoothed(model, *given.read(slice(None)).tensors(), smoothing, seed=seed, observer=observer)

@@ -1,16 +1,12 @@
 """The time of a hardening before it starts: a training step and a validation are timed on a few images."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
-
-from casemate.data import LabelledImages
 from casemate.evaluation import seconds_at_most
 from casemate.hardening.plan import HardeningPlan
 from casemate.hardening.subject import trainable_copy
-from casemate.models import Classifier, preserve_state
-from casemate.training import Objective
+from casemate.models import preserve_state
+from casemate.training import step_seconds, validation_seconds
 
 _FEW = 64
 """Number of images that a training step is timed on, at most."""
@@ -28,30 +24,8 @@ def hardening_seconds(plan: HardeningPlan) -> Mapping[str, float]:
         for name, recipe in plan.trainings.items():
             model, objective = trainable_copy(plan.model), plan.selected(recipe.objective)
             images = len(parts.train) * (1 + len(recipe.extra))
-            step = _seconds(lambda m=model, o=objective: _step(m, o, few)) / len(few)
-            check = _seconds(lambda m=model, o=objective: _validate(m, o, few)) / len(few)
+            step, check = step_seconds(model, objective, few), validation_seconds(model, objective, few)
             found[name] = epochs * (step * images + check * len(parts.validation))
         most = seconds_at_most(plan.model, parts.test, [plan.eps], norm=plan.norm)[plan.budget]
     found["evaluations, at most"] = most * (1 + len(plan.trainings))
     return found
-
-
-def _step(model: Classifier, objective: Objective, images: LabelledImages) -> None:
-    model.train()
-    pixels, labels = images.tensors(model.device)
-    objective(model, pixels, labels)[0].backward()
-    model.zero_grad(set_to_none=True)
-
-
-def _validate(model: Classifier, objective: Objective, images: LabelledImages) -> None:
-    objective.validate(model.eval(), *images.tensors(model.device))
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    """Seconds of the second call of `run`; the first one warms up."""
-    run()
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start

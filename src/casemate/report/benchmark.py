@@ -44,13 +44,15 @@ def columns_of(plan: BenchmarkPlan) -> list[TableColumn]:
         TableColumn("Recipe", lambda row: row.entry.recipe),
         TableColumn("Clean", lambda row: _shown([row.clean()])),
     ]
-    for eps in sorted({plan.eps, *plan.others}):
+    for eps in plan.radii:
         columns.append(TableColumn(f"Robust {format_eps(eps)}, {first}", lambda row, e=eps: _shown(row.robust(e))))
     if plan.headline:
         words = f"Robust {format_eps(plan.eps)}, all {len(plan.dataset.test):,}"
         columns.append(TableColumn(words, lambda row: _shown(row.robust(plan.eps, whole=True))))
     if any(each.certificate is not None for each in plan.entries.values()):
-        columns.append(TableColumn(f"Certified {format_eps(plan.eps)}", lambda row: _certified(row, plan.eps)))
+        columns.append(
+            TableColumn(f"Certified {format_eps(plan.eps)}", lambda row: _shown([row.widest(plan.eps, "certified")]))
+        )
     return [
         *columns,
         TableColumn("Verdict", lambda row: _verdict(row, plan)),
@@ -119,27 +121,19 @@ def frontier(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow]) -> Figure:
     numbers: list[tuple[Any, ...]] = []
     labelled: set[str] = set()
     for row in rows:
-        clean, robust = row.clean(), [*row.robust(plan.eps, whole=True), *row.robust(plan.eps)]
-        if clean is None or not robust:
+        clean, robust, certified = row.clean(), row.widest(plan.eps, "robust"), row.widest(plan.eps, "certified")
+        if clean is None or robust is None:
             continue
         colour, marker = _KINDS[row.entry.kind]
         label = None if row.entry.kind in labelled else row.entry.kind
         labelled.add(row.entry.kind)
-        _mark(place, clean, robust[0], color=colour, marker=marker, label=label)
-        place.annotate(
-            row.name,
-            (100 * clean.value, 100 * robust[0].value),
-            (7, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-        numbers.append((row.name, "robust", clean.value, robust[0].value, robust[0].low, robust[0].high))
-        certified = [*row.certified(plan.eps, whole=True), *row.certified(plan.eps)]
-        if certified:
-            _mark(place, clean, certified[0], color=colour, marker=marker, label=None, hollow=True)
-            numbers.append(
-                (row.name, "certified", clean.value, certified[0].value, certified[0].low, certified[0].high)
-            )
+        _mark(place, clean, robust, color=colour, marker=marker, label=label)
+        point = (100 * clean.value, 100 * robust.value)
+        place.annotate(row.name, point, (7, 4), textcoords="offset points", fontsize=8)
+        numbers.append((row.name, "robust", clean.value, robust.value, robust.low, robust.high))
+        if certified is not None:
+            _mark(place, clean, certified, color=colour, marker=marker, label=None, hollow=True)
+            numbers.append((row.name, "certified", clean.value, certified.value, certified.low, certified.high))
     if _is_comparable(plan):
         for each in PUBLISHED:
             if each.clean is not None and each.attacked is not None:
@@ -189,16 +183,11 @@ def _shown(found: Sequence[Estimate | None]) -> str:
     return f"{known[0]}; seeds: {', '.join(percent(each.value) for each in known)}"
 
 
-def _certified(row: BenchmarkRow, eps: float) -> str:
-    whole = row.certified(eps, whole=True)
-    return _shown(whole[:1] or row.certified(eps)[:1])
-
-
 def _verdict(row: BenchmarkRow, plan: BenchmarkPlan) -> str:
     verdicts = row.verdicts()
     if not verdicts:
         return ""
-    word = verdicts[sorted({plan.eps, *plan.others}).index(plan.eps)]
+    word = verdicts[plan.radii.index(plan.eps)]
     return ", ".join([word, *row.findings()])
 
 

@@ -1,7 +1,6 @@
 """The files of certificates: one HTML page, certification.json, the figure, a table of images; all or none."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from casemate.documents import CERTIFICATION, SMOOTHING, document
 from casemate.evaluation.certified import CertifiedEvaluation
 from casemate.evaluation.fingerprints import fingerprint_of_images
 from casemate.evaluation.intervals import Estimate, percent
-from casemate.evaluation.smoothed import SmoothedEvaluation
+from casemate.evaluation.smoothed import SmoothedEvaluation, smoothing_settings
 from casemate.files import filling, write_bytes, write_json, write_text
 from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
@@ -47,7 +46,7 @@ def write_certification(
         settings: dict[str, Any] = {"method": found.method, "budget": found.budget, "sample": found.sample}
         seed = found.seed
     else:
-        settings = smoothing_settings(asdict(found.smoothing))
+        settings = smoothing_settings(found.smoothing)
         seed = found.certificate.seed
     about = {
         "model": name,
@@ -68,11 +67,6 @@ def write_certification(
     )
     write_certification_files(folder, found, about, observer=observer)
     return folder / "report.html"
-
-
-def smoothing_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a `Smoothing` that change its results."""
-    return {name: value for name, value in settings.items() if name != "batch_size"}
 
 
 def write_certification_files(

@@ -10,6 +10,6 @@
 
 Examples:
   casemate benchmark --list
-  casemate benchmark undefended fast --dry-run
-  casemate benchmark --out runs/benchmark --headline robust certified
+  casemate benchmark undefended --dry-run
+  casemate benchmark --out runs/benchmark --headline undefended
 """

@@ -44,7 +44,7 @@ class Benchmark:
 
             plan = run.prepare(self.request, observer)
             if self.dry_run:
-                seconds = run.step_seconds(plan, observer)
+                seconds = run.seconds_by_step(plan, observer)
                 show.show_benchmark_plan(plan, seconds, as_json=self.json)
                 return
             rows = run.run(plan, self.out, device, observer)

@@ -29,7 +29,7 @@ def prepare(request: BenchmarkRequest, observer: Observer) -> BenchmarkPlan:
     )
 
 
-def step_seconds(plan: BenchmarkPlan, observer: Observer) -> Mapping[str, float]:
+def seconds_by_step(plan: BenchmarkPlan, observer: Observer) -> Mapping[str, float]:
     """Estimated seconds of each step, from a measured speed."""
     with observer.work("Measuring the speed", 0):
         return benchmark_seconds(plan)
@@ -38,7 +38,7 @@ def step_seconds(plan: BenchmarkPlan, observer: Observer) -> Mapping[str, float]
 def run(plan: BenchmarkPlan, out: Path, device: str, observer: Observer) -> list[BenchmarkRow]:
     """Run the benchmark, or what is left of it; its table is written after every step. Raises `CasemateError`."""
     if not (out / "benchmark.json").exists():
-        seconds = sum(step_seconds(plan, observer).values())
+        seconds = sum(seconds_by_step(plan, observer).values())
         observer.message(f"At most about {console.duration(seconds)} on this machine; less where attacks succeed.")
     return run_benchmark(
         plan, out, device=device, observer=observer, finished=lambda rows: write_benchmark(out, plan, rows)

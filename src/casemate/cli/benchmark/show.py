@@ -20,14 +20,8 @@ def show_entries(entries: Mapping[str, Entry], *, as_json: bool) -> None:
         return
     made = console.new_table("Model", "Recipe", "Network", "Settings", "Training", "Certificate")
     for name, each in entries.items():
-        made.add_row(
-            name,
-            each.recipe,
-            each.network,
-            _settings(each.settings),
-            _settings(each.training),
-            each.certificate or "",
-        )
+        settings = _settings(each.settings), _settings(each.training)
+        made.add_row(name, each.recipe, each.network, *settings, each.certificate or "")
     console.show(made)
 
 
@@ -36,10 +30,7 @@ def show_benchmark_plan(plan: BenchmarkPlan, seconds: Mapping[str, float], *, as
     if as_json:
         console.show_json({**plan.about(), "seconds": dict(seconds)}, "casemate/benchmark-plan/1")
         return
-    times = console.new_table("Step", *console.right_aligned("At most about"), title="Time")
-    for name, each in seconds.items():
-        times.add_row(name, console.duration(each))
-    times.add_row("all", console.duration(sum(seconds.values())))
+    times = console.seconds_table(seconds, "At most about")
     console.show(console.settings_table(plan.about(), "Would be trained and measured"), times)
 
 

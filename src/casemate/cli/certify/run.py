@@ -1,7 +1,7 @@
 """What `casemate certify` does once PyTorch is loaded: load, certify, attack, write."""
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from casemate.data import ReadableImages
 from casemate.errors import CasemateWarning, SettingError
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.evaluation.smoothed import SmoothedEvaluation, evaluate_smoothed
+from casemate.evaluation.smoothed import SmoothedEvaluation, evaluate_smoothed, smoothing_settings
 from casemate.models import OpenedModel
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
-from casemate.report.certification import CERTIFICATION_FILE, smoothing_settings, write_certification_files
+from casemate.report.certification import CERTIFICATION_FILE, write_certification_files
 from casemate.units import find_eps_issue
 
 
@@ -39,6 +39,8 @@ class CertifyPlan:
     smoothing: Smoothing | None
     """The settings of randomised smoothing; None: bounds of the model itself."""
     device: str
+    hashes: dict[str, str]
+    """Of the weights and the images."""
 
     def about(self) -> dict[str, Any]:
         """All settings as JSON, for certification.json."""
@@ -50,7 +52,7 @@ class CertifyPlan:
                 "sample": DEFAULTS["sample"] if request.sample is None else request.sample,
             }
         else:
-            how = smoothing_settings(asdict(self.smoothing))
+            how = smoothing_settings(self.smoothing)
         return {
             "model": self.model.name,
             "data": self.data,
@@ -63,8 +65,7 @@ class CertifyPlan:
             "seed": request.seed,
             "device": self.device,
             **inputs.about_options(request.loading, request.reading, self.chosen),
-            "fingerprint": fingerprint(self.model.model),
-            "images_sha256": fingerprint_of_images(self.test),
+            **self.hashes,
         }
 
 
@@ -97,7 +98,11 @@ def prepare(request: CertifyRequest, device: str, observer: Observer) -> Certify
     doubt = find_eps_issue(ball, model.model.bounds, prod(model.model.input_shape))
     if doubt is not None and doubt.is_obvious:
         warnings.warn(doubt.message, CasemateWarning, stacklevel=2)
-    return CertifyPlan(request, model, images.name, images.images, images.chosen, values, smoothing, device)
+    hashes = {
+        "fingerprint": fingerprint(model.model),
+        "images_sha256": fingerprint_of_images(images.images),
+    }
+    return CertifyPlan(request, model, images.name, images.images, images.chosen, values, smoothing, device, hashes)
 
 
 def expect_replaceable(plan: CertifyPlan, folder: Path, *, overwrite: bool, observer: Observer) -> None:

@@ -27,10 +27,7 @@ def show_harden_plan(plan: HardenPlan, seconds: Mapping[str, float], *, as_json:
         )
         return
     shown = {name: value for name, value in about.items() if name not in _LEFT_OUT}
-    times = console.new_table("Step", *console.right_aligned("About"), title="Time")
-    for name, each in seconds.items():
-        times.add_row(name, console.duration(each))
-    times.add_row("all", console.duration(sum(seconds.values())))
+    times = console.seconds_table(seconds, "About")
     notes = console.note_lines(plan.hardening.parts.notes)
     console.show(console.settings_table(shown, "Would be hardened"), times, *notes)
 

@@ -117,6 +117,15 @@ def right_aligned(*names: str) -> Sequence[Column]:
     return [Column(name, justify="right") for name in names]
 
 
+def seconds_table(seconds: Mapping[str, float], heading: str) -> Table:
+    """A table of the time that each step takes, and all together."""
+    made = new_table("Step", *right_aligned(heading), title="Time")
+    for name, each in seconds.items():
+        made.add_row(name, duration(each))
+    made.add_row("all", duration(sum(seconds.values())))
+    return made
+
+
 def settings_table(about: Mapping[str, Any], title: str, words_of: Callable[[str, Any], str] | None = None) -> Table:
     """A table of a planned run's settings `about`, a row for each that is neither None nor an empty list.
 
