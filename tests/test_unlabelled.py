@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casemate.data import UNLABELLED, LabelledImages, to_float
+from casemate.defenses.adversarial_regularization import AdversarialRegularization
 from casemate.defenses.graph_regularization import GraphRegularization, nearest_neighbours
 from casemate.defenses.virtual_adversarial import VirtualAdversarial
 from casemate.errors import SettingError, TrainingError
@@ -486,6 +487,7 @@ def test_the_divergence_of_logits_is_refused() -> None:
 def test_both_take_unlabelled_images() -> None:
     assert takes_unlabelled(VAT())
     assert takes_unlabelled(GraphRegularization())
+    assert takes_unlabelled(AdversarialRegularization())
     assert not takes_unlabelled(CrossEntropy())
 
 
@@ -574,3 +576,51 @@ def test_copies_of_an_image_are_not_its_neighbours() -> None:
         assert torch.equal(both.pixels[repeated.neighbours[45 + place]], expected)
     torch.testing.assert_close(repeated.weights[45:], alone.weights)
     assert torch.equal(both.pixels[repeated.neighbours[5]], images.pixels[alone.neighbours[0]])
+
+
+# ---------------------------------------------------------------------- adversarial neighbours of unlabelled images
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_neighbours_of_unlabelled_images_take_the_predicted_class(norm: Any) -> None:
+    """The neighbours' loss is that of all images with the predictions in the place of missing labels."""
+    objective, model = AdversarialRegularization(multiplier=0.7, step_size=0.05, norm=norm), double_model()
+    guessed = SOME.where(SOME != UNLABELLED, model(DOUBLES).argmax(1))
+    assert (guessed != LABELS).any()
+    _, adversarial, logits = objective.losses(model, DOUBLES, guessed)
+    known = SOME != UNLABELLED
+    expected = F.cross_entropy(logits[known], SOME[known]) + 0.7 * adversarial
+    found, shown = objective(model, DOUBLES, SOME)
+    assert_close(gradients(found, model), gradients(expected, model))
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(shown, logits)
+
+
+def test_without_any_label_only_the_neighbours_count() -> None:
+    objective, model = AdversarialRegularization(multiplier=0.7, step_size=0.05, norm="linf"), double_model()
+    found, logits = objective(model, DOUBLES, NONE)
+    _, adversarial, _ = objective.losses(model, DOUBLES, logits.argmax(1))
+    torch.testing.assert_close(found, 0.7 * adversarial)
+
+
+def test_the_prediction_of_missing_labels_leaves_no_trace() -> None:
+    """Loss, running statistics and random generator are those of a batch with the predictions as labels."""
+    objective, known = AdversarialRegularization(multiplier=0.7, step_size=0.05, norm="linf"), SOME != UNLABELLED
+
+    def model() -> Classifier:
+        torch.manual_seed(2)
+        layers = (nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.Dropout(0.5), nn.Linear(20, 3))
+        network = Classifier(nn.Sequential(*layers), input_shape=TINY_SHAPE, classes=TINY_CLASSES).train()
+        torch.manual_seed(3)
+        return network
+
+    guessed = SOME.where(known, model()(IMAGES).argmax(1))
+    one = model()
+    loss, logits = objective(one, IMAGES, SOME)
+    drawn = torch.rand(1)
+    two = model()
+    _, adversarial, expected = objective.losses(two, IMAGES, guessed)
+    assert torch.equal(torch.rand(1), drawn)
+    assert torch.equal(logits, expected)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[known], SOME[known]) + 0.7 * adversarial)
+    assert all(torch.equal(a, b) for a, b in zip(snapshot(one).values(), snapshot(two).values(), strict=True))

@@ -10,18 +10,21 @@ pixels; they are clipped only to `clip_min` and `clip_max`, if given.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, final
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from casemate.attacks.differentiate import gradient_of
+from casemate.data import UNLABELLED
 from casemate.errors import SettingError
 from casemate.models import Classifier
+from casemate.models.state import restored
 from casemate.norms import Ball, Eps, Norm
-from casemate.rng import Streams
+from casemate.rng import Streams, all_forked
 from casemate.settings import expect, not_negative, one_of
+from casemate.training import labelled_cross_entropy
 from casemate.types import Images, Labels, Logits
 
 MeanLoss = Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +36,12 @@ _EVERYWHERE = (-math.inf, math.inf)
 class AdversarialRegularization:
     """The training objective: cross-entropy + `multiplier` * cross-entropy of the batch's adversarial neighbours.
 
-    A neighbour is an image moved along the gradient of its loss.
+    A neighbour is an image moved along the gradient of its loss. Neighbours need no labels: an image labelled
+    `UNLABELLED` takes the model's own prediction as the label of its neighbour, and has no part in the cross-entropy.
     """
+
+    takes_unlabelled: ClassVar[bool] = True
+    """Images labelled `UNLABELLED` count in the loss of the neighbours, not in the cross-entropy."""
 
     multiplier: Annotated[float, not_negative()] = 0.2
     """Weight of the adversarial loss, which is added to the clean loss."""
@@ -81,7 +88,12 @@ class AdversarialRegularization:
 
     def __call__(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
         """Return the regularised mean loss of the batch and the logits of the clean images."""
-        loss, adversarial, logits = self.losses(model, images, labels)
+        known = labels != UNLABELLED
+        if bool(known.all()):
+            loss, adversarial, logits = self.losses(model, images, labels)
+        else:
+            _, adversarial, logits = self.losses(model, images, labels.where(known, _predicted(model, images)))
+            loss = labelled_cross_entropy(logits, labels)
         return loss + self.multiplier * adversarial, logits
 
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -157,6 +169,13 @@ class AdversarialRegularization:
         if self.clip_min is None and self.clip_max is None:
             return images
         return images.clamp(self.clip_min, self.clip_max)
+
+
+@torch.no_grad()
+def _predicted(model: nn.Module, images: Images) -> Labels:
+    """The predicted classes; model and random generators are left as they were, so the next pass draws the same."""
+    with restored(model), all_forked(images.device):
+        return model(images).argmax(1)
 
 
 def _direction(gradient: Tensor, norm: Norm) -> Tensor:
