@@ -242,7 +242,36 @@ def test_resnet_14_starts_he_normal_with_keras_norms() -> None:
             assert (layer.momentum, layer.eps) == (0.01, 1e-3)
 
 
-@pytest.mark.parametrize("name", ["resnet-14", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)])
+# --- the strided network -----------------------------------------------------------------------------------------
+
+
+def test_strided_cnn_has_the_parameters_and_a_sixth_of_the_multiplications_counted_by_hand() -> None:
+    network = _network("strided-cnn")
+    counts = [_parameters(layer) for layer in network if _parameters(layer)]
+    assert counts == [
+        544,  # convolution 1 -> 32: 4 x 4 x 32, and 32 biases
+        64,  # batch norm: scale and shift for 32
+        32_832,  # convolution 32 -> 64: 4 x 4 x 32 x 64, and 64 biases
+        128,
+        803_072,  # dense 7 x 7 x 64 -> 256, and 256 biases
+        512,
+        2_570,  # dense 256 -> 10
+    ]
+    multiplications = 14 * 14 * 512 + 7 * 7 * 32_768 + 802_816 + 2_560
+    study = 28 * 28 * 288 + 14 * 14 * 18_432 + 7 * 7 * (73_728 + 147_456) + 1_152 * 512 + 5_120
+    assert study / multiplications == pytest.approx(6, abs=0.5)
+
+
+@pytest.mark.parametrize(("shape", "flat"), [((3, 32, 32), 4_096), ((1, 8, 8), 256), ((1, 9, 7), 128)])
+def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], flat: int) -> None:
+    network = _network("strided-cnn", shape)
+    assert network(_images(3, shape)).shape == (3, 10)
+    assert network[7].in_features == flat
+    with pytest.raises(SettingError, match="strided-cnn halves its images 2 times; 3 x 8 is too small"):
+        _network("strided-cnn", (1, 3, 8))
+
+
+@pytest.mark.parametrize("name", ["resnet-14", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)])
 def test_every_parameter_is_learnt(name: str) -> None:
     torch.manual_seed(0)
     network = _network(name).train()

@@ -2,6 +2,7 @@
 
 from casemate.models import paper as paper
 from casemate.models import residual as residual
+from casemate.models import strided as strided
 from casemate.models.accel.freeze import Frozen as Frozen
 from casemate.models.accel.freeze import freeze as freeze
 from casemate.models.accel.freeze import freeze_unoptimized as freeze_unoptimized

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from casemate.errors import SettingError
+from casemate.models.halving import halved_positions
 from casemate.models.keras_init import batch_norm, he_normal, keras_defaults
 from casemate.models.layers import NoiseLayer
 from casemate.models.registry import register
@@ -19,25 +19,13 @@ def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, padding="same")
 
 
-def _pooled_size(shape: tuple[int, int, int], times: int, name: str) -> int:
-    """Number of positions left after halving height and width `times` times, rounding down; `SettingError` if none."""
-    _, height, width = shape
-    positions = (height >> times) * (width >> times)
-    if positions == 0:
-        side = 1 << times
-        raise SettingError(
-            f"{name} halves its images {times} times; {height} x {width} is too small, use {side} x {side} or more"
-        )
-    return positions
-
-
 @register("paper-cnn")
 def paper_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Build the network of the paper's appendix A, which the study uses by default and as the teacher in distillation.
 
     It has 838k parameters for images of 1 x 28 x 28 in 10 classes.
     """
-    flat = 128 * _pooled_size(input_shape, 3, "paper-cnn")
+    flat = 128 * halved_positions(input_shape, 3, "paper-cnn")
     network = nn.Sequential(
         _conv(input_shape[0], 32),
         nn.MaxPool2d(2),
@@ -77,7 +65,7 @@ def student_network(input_shape: tuple[int, int, int], classes: int, *, width: i
     A block has two convolutions with batch normalisation, a pooling and dropout; dense layers with 16 * `width` hidden
     units follow.
     """
-    flat = (width << (depth - 1)) * _pooled_size(input_shape, depth, f"a student of {depth} blocks")
+    flat = (width << (depth - 1)) * halved_positions(input_shape, depth, f"a student of {depth} blocks")
     blocks, inputs = [], input_shape[0]
     for channels in (width << block for block in range(depth)):
         blocks += _student_block(inputs, channels)

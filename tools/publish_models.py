@@ -1,0 +1,135 @@
+"""Put trained models of a finished benchmark into the package, with their measured numbers, and write their cards.
+
+    python tools/publish_models.py FOLDER NAME...
+
+FOLDER is that of `casemate benchmark`, whose table has these models. Only their weights and numbers change; the cards
+in docs/models.md are written for all models in the package.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from casemate.errors import CasemateError, StoreError
+from casemate.evaluation import Estimate
+from casemate.evaluation.fingerprints import fingerprint
+from casemate.files import read_json
+from casemate.models import load, published_file, published_names, save
+from casemate.norms import format_eps
+from casemate.report.benchmark import BENCHMARK_FILE
+from casemate.timing import duration
+
+HERE = Path(__file__).resolve().parent.parent
+WEIGHTS = HERE / "src" / "casemate" / "models" / "weights"
+PAGE = HERE / "docs" / "models.md"
+MOST_MODELS, MOST_BYTES = 10, 20_000_000
+
+
+def publish(folder: Path, names: list[str]) -> None:
+    """Copy models with their numbers. Raises `CasemateError`; exits if a model is not that of the table."""
+    rows = {row["model"]: row for row in read_json(folder / BENCHMARK_FILE, StoreError)["rows"]}
+    for name in names:
+        if name not in rows or not rows[name]["measures"]:
+            sys.exit(f"{name} is not measured in {folder}; measured: {', '.join(rows)}")
+        model, description = load(folder / name / "model.safetensors")
+        if fingerprint(model) != rows[name]["training"]["fingerprint"]:
+            sys.exit(f"the weights of {name} in {folder} are not those that were measured")
+        save(model, WEIGHTS / f"{name}.safetensors", replace(description, metrics=metrics_of(rows[name])), half=True)
+    if len(published_names()) > MOST_MODELS or (size := total_bytes()) > MOST_BYTES:
+        sys.exit(f"{len(published_names())} models in {size:,} bytes; expected {MOST_MODELS} and {MOST_BYTES:,} at most")
+
+
+def total_bytes() -> int:
+    """Of all weights in the package."""
+    return sum(each.stat().st_size for each in WEIGHTS.glob("*.safetensors"))
+
+
+def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of the table says of a model, for the file beside its weights."""
+    training = row["training"]
+    kept = ("epoch", "seconds", "threads", "fingerprint", "test_accuracy")
+    measures = [
+        {key: each[key] for key in ("eps", "images", "budget", "seed", "clean", "robust")}
+        | {key: each[key] for key in ("certified", "method") if key in each}
+        for each in row["measures"]
+    ]
+    commit = training["provenance"]["commit"]
+    return {**{key: training[key] for key in kept}, "commit": commit, "norm": "linf", "measures": measures}
+
+
+def page() -> str:
+    """The cards of all models in the package."""
+    lines = [
+        "# Models that come with casemate",
+        "",
+        "They were trained by `casemate benchmark`, which trains them again to the same weights, and are stored in float16 (MIT",
+        "licence, as casemate itself). Their names stand wherever a model is expected:",
+        "",
+        "```",
+        "casemate evaluate robust --eps 0.1",
+        "```",
+        "",
+        "```python",
+        'model = casemate.models.open_model("robust").model',
+        "```",
+        "",
+        "The numbers are those of the stored weights, with 95 % intervals. They hold for Fashion-MNIST and this way of measuring; on other",
+        "images, or at a larger eps, these models promise nothing.",
+        "",
+        f"<!-- written by {Path(__file__).name} -->",
+    ]
+    for name in published_names():
+        lines += ["", *card(name)]
+    return "\n".join([*lines, ""])
+
+
+def card(name: str) -> list[str]:
+    """The card of a model in Markdown."""
+    path = published_file(name)
+    assert path is not None
+    _, description = load(path)
+    recipe, found = description.recipe, description.metrics
+    settings = ", ".join(f"{key} {value}" for key, value in recipe["objective"]["settings"].items())
+    training = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in recipe["training"].items())
+    threads = f"{found['threads']} {'thread' if found['threads'] == 1 else 'threads'}"
+    lines = [
+        f"## {name}",
+        "",
+        f"- **Network**: `{description.architecture}`, float16, {path.stat().st_size / 1e6:.1f} MB",
+        f"- **Data**: {description.dataset}, 54,000 training images, 6,000 to choose the epoch by",
+        f"- **Recipe**: `{recipe['objective']['name']}`{f' ({settings})' if settings else ''}",
+        f"- **Training**: {training or 'the defaults'}; epoch {found['epoch']}; {duration(found['seconds'])} on {threads}; "
+        f"seed {recipe['seed']}, commit {found['commit']}",
+        f"- **Clean accuracy**: {shown(found['test_accuracy'])}",
+    ]
+    for each in found["measures"]:
+        images = f"the first {each['images']:,} test images" if each["images"] else "all test images"
+        for eps, robust in zip(each["eps"], each["robust"], strict=True):
+            lines.append(
+                f"- **Robust accuracy**, Linf {format_eps(eps)}: {shown(robust)}; budget {each['budget']}, {images}, "
+                f"seed {each['seed']}"
+            )
+        for eps, certified in zip(each["eps"], each.get("certified", ()), strict=False):
+            lines.append(f"- **Certified accuracy**, Linf {format_eps(eps)}: {shown(certified)}; {each['method']}, {images}")
+    return lines
+
+
+def shown(estimate: Mapping[str, Any]) -> str:
+    """An estimate in words."""
+    return str(Estimate.from_json(estimate))
+
+
+def main(arguments: list[str]) -> None:
+    """Publish what the arguments name, and write the page."""
+    if arguments:
+        try:
+            publish(Path(arguments[0]), arguments[1:])
+        except CasemateError as error:
+            sys.exit(f"error: {error}")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
