@@ -264,7 +264,7 @@ def test_folding_reaches_into_blocks_of_the_model_s_own_kind() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["paper-cnn", "paper-student", "resnet-14", "strided-cnn"])
+@pytest.mark.parametrize("name", ["paper-cnn", "paper-student", "resnet-14"])
 def test_the_study_s_networks_keep_their_answers(name: str) -> None:
     made = create(name, input_shape=(1, 28, 28), classes=("a", "b", "c"))
     lived_in(made)
