@@ -271,7 +271,9 @@ def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], fl
         _network("strided-cnn", (1, 3, 8))
 
 
-@pytest.mark.parametrize("name", ["resnet-14", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)])
+@pytest.mark.parametrize(
+    "name", ["resnet-14", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)]
+)
 def test_every_parameter_is_learnt(name: str) -> None:
     torch.manual_seed(0)
     network = _network(name).train()

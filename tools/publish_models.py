@@ -3,7 +3,7 @@
     python tools/publish_models.py FOLDER NAME...
 
 FOLDER is that of `casemate benchmark`, whose table has these models. Only their weights and numbers change; the cards
-in docs/models.md are written for all models in the package.
+in docs/pretrained.md are written for all models in the package.
 """
 
 import sys
@@ -16,14 +16,14 @@ from casemate.errors import CasemateError, StoreError
 from casemate.evaluation import Estimate
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.files import read_json
-from casemate.models import load, published_file, published_names, save
+from casemate.models import load, pretrained_file, pretrained_names, save
 from casemate.norms import format_eps
 from casemate.report.benchmark import BENCHMARK_FILE
 from casemate.timing import duration
 
 HERE = Path(__file__).resolve().parent.parent
 WEIGHTS = HERE / "src" / "casemate" / "models" / "weights"
-PAGE = HERE / "docs" / "models.md"
+PAGE = HERE / "docs" / "pretrained.md"
 MOST_MODELS, MOST_BYTES = 10, 20_000_000
 
 
@@ -37,8 +37,10 @@ def publish(folder: Path, names: list[str]) -> None:
         if fingerprint(model) != rows[name]["training"]["fingerprint"]:
             sys.exit(f"the weights of {name} in {folder} are not those that were measured")
         save(model, WEIGHTS / f"{name}.safetensors", replace(description, metrics=metrics_of(rows[name])), half=True)
-    if len(published_names()) > MOST_MODELS or (size := total_bytes()) > MOST_BYTES:
-        sys.exit(f"{len(published_names())} models in {size:,} bytes; expected {MOST_MODELS} and {MOST_BYTES:,} at most")
+    if len(pretrained_names()) > MOST_MODELS or (size := total_bytes()) > MOST_BYTES:
+        sys.exit(
+            f"{len(pretrained_names())} models in {size:,} bytes; expected {MOST_MODELS} and {MOST_BYTES:,} at most"
+        )
 
 
 def total_bytes() -> int:
@@ -51,7 +53,7 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
     training = row["training"]
     kept = ("epoch", "seconds", "threads", "fingerprint", "test_accuracy")
     measures = [
-        {key: each[key] for key in ("eps", "images", "budget", "seed", "clean", "robust")}
+        {key: each[key] for key in ("eps", "images", "budget", "seed", "clean", "robust", "correct")}
         | {key: each[key] for key in ("certified", "method") if key in each}
         for each in row["measures"]
     ]
@@ -62,10 +64,10 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def page() -> str:
     """The cards of all models in the package."""
     lines = [
-        "# Models that come with casemate",
+        "# Pretrained models",
         "",
-        "They were trained by `casemate benchmark`, which trains them again to the same weights, and are stored in float16 (MIT",
-        "licence, as casemate itself). Their names stand wherever a model is expected:",
+        "They were trained by `casemate benchmark`, which trains them again to the same weights, and are stored in",
+        "float16 (MIT licence, as casemate itself). Their names stand wherever a model is expected:",
         "",
         "```",
         "casemate evaluate robust --eps 0.1",
@@ -75,19 +77,19 @@ def page() -> str:
         'model = casemate.models.open_model("robust").model',
         "```",
         "",
-        "The numbers are those of the stored weights, with 95 % intervals. They hold for Fashion-MNIST and this way of measuring; on other",
-        "images, or at a larger eps, these models promise nothing.",
+        "The numbers are those of the stored weights, with 95 % intervals. They hold for Fashion-MNIST and this way of",
+        "measuring; on other images, or at a larger eps, these models promise nothing.",
         "",
         f"<!-- written by {Path(__file__).name} -->",
     ]
-    for name in published_names():
+    for name in pretrained_names():
         lines += ["", *card(name)]
     return "\n".join([*lines, ""])
 
 
 def card(name: str) -> list[str]:
     """The card of a model in Markdown."""
-    path = published_file(name)
+    path = pretrained_file(name)
     assert path is not None
     _, description = load(path)
     recipe, found = description.recipe, description.metrics
@@ -100,8 +102,8 @@ def card(name: str) -> list[str]:
         f"- **Network**: `{description.architecture}`, float16, {path.stat().st_size / 1e6:.1f} MB",
         f"- **Data**: {description.dataset}, 54,000 training images, 6,000 to choose the epoch by",
         f"- **Recipe**: `{recipe['objective']['name']}`{f' ({settings})' if settings else ''}",
-        f"- **Training**: {training or 'the defaults'}; epoch {found['epoch']}; {duration(found['seconds'])} on {threads}; "
-        f"seed {recipe['seed']}, commit {found['commit']}",
+        f"- **Training**: {training or 'the defaults'}; seed {recipe['seed']}; epoch {found['epoch']}; "
+        f"{duration(found['seconds'])} on {threads}; commit {found['commit']}",
         f"- **Clean accuracy**: {shown(found['test_accuracy'])}",
     ]
     for each in found["measures"]:
@@ -112,7 +114,8 @@ def card(name: str) -> list[str]:
                 f"seed {each['seed']}"
             )
         for eps, certified in zip(each["eps"], each.get("certified", ()), strict=False):
-            lines.append(f"- **Certified accuracy**, Linf {format_eps(eps)}: {shown(certified)}; {each['method']}, {images}")
+            words = f"{shown(certified)}; {each['method']}, {images}"
+            lines.append(f"- **Certified accuracy**, Linf {format_eps(eps)}: {words}")
     return lines
 
 

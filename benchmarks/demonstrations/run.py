@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE / "results.md", HERE / "results"
 SEEDS = (0, 1, 2)
 NETWORK = "strided-cnn"
-VALIDATION = 6000
+VALIDATION = 1000
 ATTACKED = 1000
 """Test images that PGD attacks, the first ones."""
 

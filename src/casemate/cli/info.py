@@ -1,4 +1,4 @@
-"""Show versions, device, folders, data sets, networks, recipes, attacks.
+"""Show versions, device, folders, data sets, networks, models, recipes, attacks.
 - Please attach its output to a bug report.
 
 Examples:
@@ -32,7 +32,7 @@ class Info:
     json: Json = False
 
     def run(self) -> None:
-        """Collect versions, device, folders, data sets, networks, recipes and attacks, and print them."""
+        """Collect versions, device, folders, data sets, networks, models, recipes and attacks, and print them."""
         with watching() as observer:
             device, threads = Machine().set_up(observer)
             import torch
@@ -53,6 +53,7 @@ class Info:
             found = {name: datasets.find(name, None, observer) for name in datasets.TITLES}
             facts["data_sets"] = [datasets.found_as_json(name, each) for name, each in found.items()]
             facts["networks"] = list(models.names())
+            facts["models"] = models.pretrained_models()
             facts["augmentations"] = {name: augmentations.augmentation_defaults(name) for name in AUGMENTATIONS}
             facts["recipes"] = {name: summary_of(kind.objective) for name, kind in RECIPES.items()}
             facts["attacks"] = {name: summary_of(kind) for name, kind in attack_types().items()}

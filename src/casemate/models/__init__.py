@@ -26,8 +26,9 @@ from casemate.models.given import copied as copied
 from casemate.models.given import model_of as model_of
 from casemate.models.given import same_classes as same_classes
 from casemate.models.output_errors import backward_error as backward_error
-from casemate.models.published import published_file as published_file
-from casemate.models.published import published_names as published_names
+from casemate.models.pretrained import pretrained_file as pretrained_file
+from casemate.models.pretrained import pretrained_models as pretrained_models
+from casemate.models.pretrained import pretrained_names as pretrained_names
 from casemate.models.registry import create as create
 from casemate.models.registry import names as names
 from casemate.models.registry import register as register

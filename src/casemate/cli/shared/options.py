@@ -50,12 +50,11 @@ Subset = Annotated[
     ),
 ]
 MODEL_HELP = (
-    "A .safetensors file written by casemate, with its JSON file beside it; the name of a model that comes with casemate "
-    "(`casemate info` lists them); package.module:name or file.py:name, a "
-    "function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its "
-    "--weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own "
-    "code is imported and run, from the current folder and among the installed modules; a file that could run code is "
-    "loaded only with --trust-code."
+    "A .safetensors file written by casemate, with its JSON file beside it; the name of a model that comes with "
+    "casemate (`casemate info` lists them); package.module:name or file.py:name, a function without arguments that "
+    "returns a PyTorch module or a casemate.Classifier, or a network's class (with its --weights); a .onnx or .keras "
+    "file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own code is imported and run, from "
+    "the current folder and among the installed modules; a file that could run code is loaded only with --trust-code."
 )
 ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 MODEL_FROM = {"--model-from": "write the function in the place of MODEL, such as networks.mine:load"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from casemate.errors import ModelError
 from casemate.models.checkpoint import sidecar_of
-from casemate.models.published import published_file, published_names
+from casemate.models.pretrained import pretrained_file, pretrained_names
 from casemate.models.sources.black_box import open_black_box
 from casemate.models.sources.facts import ModelFacts
 from casemate.models.sources.formats import Format, format_of
@@ -40,9 +40,10 @@ def open_model(
 
     Args:
         source: a .safetensors file that casemate wrote; the name of a model that comes with the package
-            (`casemate.models.published_names`), if no such file exists; package.module:name or file.py:name for a function without
-            arguments that returns a network, for a network's class, or for a network; a .onnx or .keras file;
-            timm:NAME; a Hugging Face folder; a program by torch.export (.pt2), TorchScript, or a pickled module.
+            (`casemate.models.pretrained_names`), if no such file exists; package.module:name or file.py:name for a
+            function without arguments that returns a network, for a network's class, or for a network; a .onnx or
+            .keras file; timm:NAME; a Hugging Face folder; a program by torch.export (.pt2), TorchScript, or a pickled
+            module.
         weights: the weights to load into a network that code or a name builds, or to replace those of a file: a
             .safetensors file or a state dict.
         trust_code: whether to load files that can run code while they are loaded.
@@ -86,19 +87,19 @@ def _open(
         return _hashed(open_timm(text, weights, overrides), given)
     if is_own_code(text):
         return _hashed(open_own_code(text, weights, overrides), [code_file(text), *given])
-    published = None if path.exists() else published_file(text)
-    path = published or path
+    pretrained = None if path.exists() else pretrained_file(text)
+    path = pretrained or path
     if not path.exists():
         raise ModelError(
             f"{text} does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging "
             "Face folder, package.module:function such as networks.mine:load, timm:NAME, or a model that comes with "
-            f"casemate: {', '.join(published_names())}"
+            f"casemate: {', '.join(pretrained_names())}"
         )
     if path.suffix == ".py":
         raise ModelError(f"{text} is a file of Python; name what builds the network in it: {text}:NAME")
     kind = format_of(path)
     opened = _hashed(_opened(path, kind, overrides, trust_code=trust_code), _files_of(path, kind))
-    if published is not None:
+    if pretrained is not None:
         opened = replace(opened, name=text)
     if weights is None:
         return opened
