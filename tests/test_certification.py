@@ -194,7 +194,15 @@ def test_every_layer_contains_its_values(kind: str) -> None:
 
 def test_the_registered_networks_can_be_taken_apart() -> None:
     images = some_images(2, shape=(1, 8, 8))
-    for name in ("paper-cnn", "paper-cnn-noise", "paper-student", "student-8x3", "resnet-14", "strided-cnn"):
+    for name in (
+        "paper-cnn",
+        "paper-cnn-noise",
+        "paper-student",
+        "student-8x3",
+        "resnet-14",
+        "resnet-6",
+        "strided-cnn",
+    ):
         model = create(name, input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
         labels = model(images).argmax(1)
         with as_installed():  # residual blocks are annotated with tensors, and are traced with others

@@ -242,6 +242,39 @@ def test_resnet_14_starts_he_normal_with_keras_norms() -> None:
             assert (layer.momentum, layer.eps) == (0.01, 1e-3)
 
 
+# --- the pre-activated residual network --------------------------------------------------------------------------
+
+
+def test_resnet_6_has_the_parameters_counted_by_hand() -> None:
+    network = _network("resnet-6")
+    counts = [_parameters(layer) for layer in network if _parameters(layer)]
+    assert counts == [
+        800,  # convolution 1 -> 32: 5 x 5 x 32, no bias
+        18_560,  # two norms: 2 x 64; two convolutions 32 -> 32: 2 x 9,216
+        57_536,  # norms 64 + 128; 32 -> 64: 18,432; 64 -> 64: 36,864; past them 1 x 1: 2,048
+        128,  # batch norm: scale and shift for 64
+        31_370,  # dense 7 x 7 x 64 -> 10, and 10 biases
+    ]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (1, 9, 7), (1, 3, 1)])
+def test_resnet_6_takes_images_of_any_size(shape: tuple[int, int, int]) -> None:
+    assert _network("resnet-6", shape)(_images(3, shape)).isfinite().all()
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_pre_activated_block_adds_what_it_is_given(place: int) -> None:
+    block = _network("resnet-6").eval()[place]
+    parts = dict(block.named_parameters())
+    inputs = torch.randn(2, 32, 7, 7, generator=torch.Generator().manual_seed(place))
+    scale = (1 + 1e-5) ** -0.5  # of norms that have seen no image
+    stride = place
+    inside = F.conv2d((scale * inputs).relu(), parts["first.weight"], stride=stride, padding=1)
+    inside = F.conv2d((scale * inside).relu(), parts["second.weight"], padding=1)
+    past = inputs if place == 1 else F.conv2d((scale * inputs).relu(), parts["past.weight"], stride=2)
+    torch.testing.assert_close(block(inputs), inside + past)
+
+
 # --- the strided network -----------------------------------------------------------------------------------------
 
 
@@ -272,7 +305,7 @@ def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], fl
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet-14", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)]
+    "name", ["resnet-14", "resnet-6", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)]
 )
 def test_every_parameter_is_learnt(name: str) -> None:
     torch.manual_seed(0)
