@@ -100,7 +100,7 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         heads = ["Published", "Clean", "Attacked", "Attack", "Certified", "Test images", "Source"]
         cells = [
             [
-                each.model,
+                f"{number}. {each.model}",
                 _share(each.clean),
                 _share(each.attacked),
                 each.attack,
@@ -108,7 +108,7 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
                 each.images,
                 each.source,
             ]
-            for each in PUBLISHED
+            for number, each in enumerate(PUBLISHED, 1)
         ]
         lines += ["", f"What others published for eps {EPS:g}:", "", *_table(heads, cells)]
     return "\n".join([*lines, ""])
@@ -135,16 +135,19 @@ def frontier(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow]) -> Figure:
             _mark(place, clean, certified, color=colour, marker=marker, label=None, hollow=True)
             numbers.append((row.name, "certified", clean.value, certified.value, certified.low, certified.high))
     if _is_comparable(plan):
-        for each in PUBLISHED:
+        for number, each in enumerate(PUBLISHED, 1):
             if each.clean is not None and each.attacked is not None:
-                label = None if "published" in labelled else "published"
+                label = None if "published" in labelled else "published, by number"
                 labelled.add("published")
-                place.plot([100 * each.clean], [100 * each.attacked], "x", color="#444444", markersize=6, label=label)
+                point = (100 * each.clean, 100 * each.attacked)
+                place.plot(*([value] for value in point), "x", color="#444444", markersize=6, label=label)
+                place.annotate(str(number), point, (4, 3), textcoords="offset points", fontsize=7, color="#444444")
                 numbers.append((each.model, f"published ({each.attack})", each.clean, each.attacked, None, None))
+    place.margins(0.1)
     place.set_xlabel("clean accuracy, %")
-    place.set_ylabel(f"accuracy at eps {format_eps(plan.eps)}, %: attacked (filled), certified (hollow)")
+    place.set_ylabel(f"accuracy at eps {format_eps(plan.eps)}, %\nattacked (filled), certified (hollow)")
     if labelled:
-        legend_below(place)
+        legend_below(place, pad=5, ncols=4)
     shown = "; ".join(f"{name}: {percent(x)} clean, {percent(y)} {what}" for name, what, x, y, *_ in numbers)
     return finished(
         drawing,

@@ -1,0 +1,86 @@
+"""The models that come with the package: what they were made by, what their cards say, and how they are named."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from casemate import models
+from casemate.benchmark import ENTRIES
+from casemate.errors import ModelError
+from casemate.evaluation.fingerprints import fingerprint
+from casemate.models import ModelMetadata, create, load, pretrained_file, pretrained_models, pretrained_names, save
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = pretrained_names()
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """`tools/publish_models.py`, as a module."""
+    spec = importlib.util.spec_from_file_location("publish_models", ROOT / "tools" / "publish_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def file_of(name: str) -> Path:
+    """The file of a pretrained model."""
+    path = pretrained_file(name)
+    assert path is not None
+    return path
+
+
+def test_at_most_ten_models_in_twenty_megabytes() -> None:
+    assert 1 <= len(NAMES) <= 10
+    assert sum(file_of(name).stat().st_size for name in NAMES) <= 20_000_000
+    assert pretrained_file("no such model") is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_the_one_that_the_benchmark_defines_and_measured(name: str) -> None:
+    model, description = load(file_of(name))
+    assert not model.training
+    assert description.recipe == json.loads(json.dumps(ENTRIES[name].as_json()))
+    assert fingerprint(model) == description.metrics["fingerprint"]
+    assert description.metrics["measures"]
+    assert not description.metrics["commit"].endswith("-dirty")
+    assert all(torch.equal(each, each.half().float()) for each in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_name_stands_for_its_file(name: str) -> None:
+    opened = models.open_model(name)
+    assert (opened.name, opened.short, opened.dataset) == (name, name, "fashion-mnist")
+    assert set(opened.sha256) == {f"{name}.safetensors", f"{name}.json"}
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(opened.model(images), load(file_of(name))[0](images))
+
+
+def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = create("paper-cnn", input_shape=(1, 28, 28), classes=tuple("0123456789"), seed=7)
+    about = ModelMetadata(architecture="paper-cnn", dataset="fashion-mnist", recipe={}, seed=7)
+    path = save(other, tmp_path / f"{NAMES[0]}.safetensors", about)
+    path.rename(tmp_path / NAMES[0])
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(models.open_model(NAMES[0]).model) == fingerprint(other)
+
+
+def test_an_unknown_name_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ModelError, match=f"or a model that comes with casemate: {', '.join(NAMES)}"):
+        models.open_model("robst")
+
+
+def test_other_weights_beside_a_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has weights of its own"):
+        models.open_model(NAMES[0], weights=tmp_path / "weights.safetensors")
+
+
+def test_the_cards_are_of_the_files(tool: ModuleType) -> None:
+    assert tool.PAGE.read_text(encoding="utf-8") == tool.page()
+    assert list(pretrained_models()) == list(NAMES)
