@@ -295,6 +295,14 @@ def test_strided_cnn_has_the_parameters_and_a_sixth_of_the_multiplications_count
     assert study / multiplications == pytest.approx(6, abs=0.5)
 
 
+def test_the_wide_strided_network_has_twice_the_channels() -> None:
+    network = _network("strided-cnn-wide")
+    assert [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)] == [64, 128]
+    assert _parameters(network) == 1_741_642
+    with pytest.raises(SettingError, match="strided-cnn-wide halves its images"):
+        _network("strided-cnn-wide", (1, 3, 8))
+
+
 @pytest.mark.parametrize(("shape", "flat"), [((3, 32, 32), 4_096), ((1, 8, 8), 256), ((1, 9, 7), 128)])
 def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], flat: int) -> None:
     network = _network("strided-cnn", shape)
@@ -305,7 +313,15 @@ def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], fl
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet-14", "resnet-6", "strided-cnn", "paper-cnn-noise", *(f"student-{w}x{d}" for w, d in _STUDENTS)]
+    "name",
+    [
+        "resnet-14",
+        "resnet-6",
+        "strided-cnn",
+        "strided-cnn-wide",
+        "paper-cnn-noise",
+        *(f"student-{w}x{d}" for w, d in _STUDENTS),
+    ],
 )
 def test_every_parameter_is_learnt(name: str) -> None:
     torch.manual_seed(0)
