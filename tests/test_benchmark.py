@@ -80,10 +80,12 @@ def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, 
         assert [row.robust(0.05), row.robust(0.1)] == [[each] for each in found.robust]
         assert row.verdicts() == [each.word for each in found.verdicts]
     assert [len(each.robust(0.1, whole=True)) for each in rows.values()] == [0, 0, 2]
-    certified = rows["bounds"].certified(0.1, whole=True)
-    assert len(certified) == 2
-    assert certified[0].value <= rows["bounds"].robust(0.1, whole=True)[0].value
-    assert certified[0].n == len(quick.dataset.test)
+    certified, robust = (rows["bounds"].widest(0.1, what) for what in ("certified", "robust"))
+    assert certified is not None
+    assert robust == rows["bounds"].robust(0.1, whole=True)[0]
+    assert certified.value <= robust.value
+    assert certified.n == robust.n == len(quick.dataset.test)
+    assert rows["bounds"].widest(0.05, "robust") == rows["bounds"].robust(0.05)[0]
 
 
 @pytest.mark.integration

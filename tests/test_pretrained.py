@@ -1,15 +1,20 @@
 """The models that come with the package: what they were made by, what their cards say, and how they are named."""
 
+import hashlib
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from casemate import models
 from casemate.benchmark import ENTRIES
+from casemate.cli.shared.options import ModelOptions
+from casemate.cli.train.base_models import start_model, teacher_model
 from casemate.errors import ModelError
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import ModelMetadata, create, load, pretrained_file, pretrained_models, pretrained_names, save
@@ -36,9 +41,9 @@ def file_of(name: str) -> Path:
     return path
 
 
-def test_at_most_ten_models_in_twenty_megabytes() -> None:
-    assert 1 <= len(NAMES) <= 10
-    assert sum(file_of(name).stat().st_size for name in NAMES) <= 20_000_000
+def test_at_most_ten_models_in_twenty_megabytes(tool: ModuleType) -> None:
+    assert 1 <= len(NAMES) <= tool.MOST_MODELS == 10
+    assert sum(file_of(name).stat().st_size for name in NAMES) <= tool.MOST_BYTES == 20_000_000
     assert pretrained_file("no such model") is None
 
 
@@ -71,6 +76,25 @@ def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fingerprint(models.open_model(NAMES[0]).model) == fingerprint(other)
 
 
+def test_a_folder_of_results_hides_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / NAMES[0]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(models.open_model(NAMES[0]).model) == fingerprint(load(file_of(NAMES[0]))[0])
+
+
+def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = start_model(NAMES[0], "strided-cnn", ModelOptions())
+    assert found is not None
+    assert found.hash == hashlib.sha256(file_of(NAMES[0]).read_bytes()).hexdigest()
+    assert fingerprint(found.model) == fingerprint(load(file_of(NAMES[0]))[0])
+    with pytest.raises(ModelError, match=f"{NAMES[0]} contains a strided-cnn, but a paper-cnn is expected"):
+        start_model(NAMES[0], "paper-cnn", ModelOptions())
+    teacher = teacher_model(NAMES[0], ModelOptions())
+    assert teacher is not None
+    assert teacher.hash == found.hash
+
+
 def test_an_unknown_name_is_answered_with_those_there_are() -> None:
     with pytest.raises(ModelError, match=f"or a model that comes with casemate: {', '.join(NAMES)}"):
         models.open_model("robst")
@@ -84,3 +108,55 @@ def test_other_weights_beside_a_name_are_refused(tmp_path: Path) -> None:
 def test_the_cards_are_of_the_files(tool: ModuleType) -> None:
     assert tool.PAGE.read_text(encoding="utf-8") == tool.page()
     assert list(pretrained_models()) == list(NAMES)
+    assert set(re.findall(r'casemate evaluate (\S+)|open_model\("(\S+)"\)', tool.page())) == {
+        ("fast", ""),
+        ("", "fast"),
+    }
+    assert "fast" in NAMES
+
+
+@pytest.fixture
+def table(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The table of a benchmark in `tmp_path` whose one model is a pretrained one; nothing is written elsewhere."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setattr(tool, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(tool, "pretrained_names", lambda: ())
+    model, description = load(file_of(NAMES[0]))
+    save(model, tmp_path / "mine" / "model.safetensors", description, half=True)
+    metrics = description.metrics
+    training = {key: metrics[key] for key in ("epoch", "seconds", "threads", "fingerprint", "test_accuracy")}
+    training["provenance"] = {"commit": "abc"}
+    row = {"model": "mine", "training": training, "measures": metrics["measures"]}
+    return {"train_images": 7, "validation_images": 3, "rows": [row, {"model": "other", "measures": []}]}
+
+
+def test_a_measured_model_is_published_with_its_numbers(
+    tool: ModuleType, tmp_path: Path, table: dict[str, Any]
+) -> None:
+    (tmp_path / "benchmark.json").write_text(json.dumps(table))
+    tool.publish(tmp_path, ["mine"])
+    model, description = load(tmp_path / "weights" / "mine.safetensors")
+    assert fingerprint(model) == table["rows"][0]["training"]["fingerprint"]
+    assert (description.metrics["train_images"], description.metrics["commit"]) == (7, "abc")
+
+
+def test_nothing_is_published_that_was_not_measured_or_is_too_much(
+    tool: ModuleType, tmp_path: Path, table: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "benchmark.json").write_text(json.dumps(table))
+    with pytest.raises(SystemExit, match=r"other is not measured in .*; measured: mine"):
+        tool.publish(tmp_path, ["mine", "other"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "MOST_BYTES", 1000)
+        with pytest.raises(SystemExit, match=r"1 models in 1,6\d\d,\d\d\d bytes"):
+            tool.publish(tmp_path, ["mine"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "pretrained_names", lambda: tuple("abcdefghij"))
+        with pytest.raises(SystemExit, match="11 models"):
+            tool.publish(tmp_path, ["mine"])
+    table["rows"][0]["training"]["fingerprint"] = "another"
+    (tmp_path / "benchmark.json").write_text(json.dumps(table))
+    with pytest.raises(SystemExit, match="not those that were measured"):
+        tool.publish(tmp_path, ["mine"])
+    assert not list((tmp_path / "weights").iterdir())

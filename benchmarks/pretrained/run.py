@@ -21,7 +21,7 @@ from casemate import data
 from casemate.attacks import frozen
 from casemate.evaluation import mcnemar, share
 from casemate.files import write_text
-from casemate.models import load, pretrained_file, pretrained_names
+from casemate.models import ModelMetadata, open_model, pretrained_names
 from casemate.provenance import commit, processor
 
 HERE = Path(__file__).resolve().parent
@@ -31,17 +31,21 @@ IMAGES = 1000
 """Test images, the first ones."""
 
 
+def metadata_of(name: str) -> ModelMetadata:
+    """What is stored beside the weights of a pretrained model."""
+    found = open_model(name).description
+    assert found is not None, f"{name} is a file here"
+    return found
+
+
 def casemate_of(name: str) -> dict[str, Any] | None:
     """What casemate's evaluation of the first images left at `EPS`, from the model's card; None if it has none."""
-    path = pretrained_file(name)
-    assert path is not None
-    metrics = load(path)[1].metrics
+    metrics = metadata_of(name).metrics
     for each in metrics["measures"]:
-        if each["images"] == IMAGES and EPS in each["eps"]:
+        if each["images"] == IMAGES and EPS in each["eps"] and each["budget"] == "standard":
             digits = np.array(list(each["correct"]), dtype=int)
             return {
                 "fingerprint": metrics["fingerprint"],
-                "budget": each["budget"],
                 "clean": digits > 0,
                 "robust": digits > 1 + each["eps"].index(EPS),
             }
@@ -50,9 +54,7 @@ def casemate_of(name: str) -> dict[str, Any] | None:
 
 def compute(name: str, source: str) -> dict[str, Any]:
     """What the original AutoAttack leaves of a model."""
-    path = pretrained_file(name)
-    assert path is not None
-    model, description = load(path)
+    model, description = open_model(name).model, metadata_of(name)
     images, labels = data.load("fashion-mnist").test[:IMAGES].tensors()
     network = model.network  # plain PyTorch, without the checks of a `Classifier`
     with torch.no_grad():
@@ -112,14 +114,15 @@ def page() -> str:
 def main() -> None:
     """Attack what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", choices=[[], *pretrained_names()])
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(pretrained_names())}; all if none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     RESULTS.mkdir(exist_ok=True)
     for name in given.models or pretrained_names():
         if casemate_of(name) is None:
-            sys.exit(f"the card of {name} has no evaluation of the first {IMAGES} images at eps {EPS:g}")
+            print(f"the card of {name} has no evaluation of the first {IMAGES} images at {EPS:g}", file=sys.stderr)
+            sys.exit(2)
         if row(name) is None:
             source = os.environ.get("AUTOATTACK_SRC", "")
             if not Path(source, "autoattack").is_dir():

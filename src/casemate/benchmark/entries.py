@@ -1,4 +1,4 @@
-"""The models of the benchmark by name. Recipe, epoch and settings were chosen on validation images.
+"""The models of the benchmark by name. Recipes and settings were chosen on validation images.
 
 Most have the same network, so that the recipes are compared.
 """

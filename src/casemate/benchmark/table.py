@@ -31,12 +31,8 @@ class BenchmarkRow:
         """Accuracy under attack at `eps`: on the first test images, or with `whole` on all of them, by seed."""
         return self._found(eps, "robust", whole=whole)
 
-    def certified(self, eps: float, *, whole: bool = False) -> list[Estimate]:
-        """Certified accuracy at `eps`, likewise."""
-        return self._found(eps, "certified", whole=whole)
-
     def widest(self, eps: float, what: Literal["robust", "certified"]) -> Estimate | None:
-        """The first of the estimates at `eps` on the most images; None if there is none."""
+        """The estimate at `eps` on all test images, or else on the first ones; of several seeds, the first."""
         return next(iter([*self._found(eps, what, whole=True), *self._found(eps, what, whole=False)]), None)
 
     def verdicts(self) -> list[str]:

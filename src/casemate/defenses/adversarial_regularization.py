@@ -4,7 +4,7 @@ The loss is that of the batch plus `multiplier` times that of its adversarial ne
 along the gradient. Algorithm, settings and defaults are those of NSL's `AdversarialRegularization` (Bui, Ravi and
 Ramavajjala 2018, "Neural graph learning"; Goodfellow et al. 2015, section 6). With the defaults neighbours hardly
 differ from their images; the study uses a step size of 0.2 in Linf. As in NSL, neighbours may leave the range of the
-pixels; they are clipped only to `clip_min` and `clip_max`, if given.
+pixels; they are clipped only to `clip_min` and `clip_max`, if given. Images without labels are an addition.
 """
 
 import math

@@ -92,8 +92,8 @@ class AbstractCertifiedTraining(ABC):
     ramp_end: _Share = 0.5
     """Share of the training after which the radius is that of the training."""
     regularization: Annotated[float, not_negative()] = 0.5
-    """Weight of the two regularisers of Shi et al. 2021 at the start; it falls to 0 as the radius grows. The tightness
-    among them is 0 while the radius is 0."""
+    """Weight of the two regularisers of Shi et al. 2021 at the start; it falls to 0 as the radius grows. The one
+    for tight bounds has no effect while the radius is 0."""
 
     def __post_init__(self) -> None:
         expect(self)

@@ -1,7 +1,7 @@
 """A small network of strided convolutions with batch norm: cheap enough for adversarial and certified training.
 
-It halves its images where `paper-cnn` convolves them at full size: with 32 and 64 channels it has a sixth of its
-multiplications on 28 x 28 images.
+`strided-cnn` needs a sixth of the multiplications of `paper-cnn` on 28 x 28 images, because its convolutions have
+stride 2.
 """
 
 from torch import nn
@@ -13,7 +13,7 @@ from casemate.models.registry import register
 def strided_network(input_shape: tuple[int, int, int], classes: int, *, width: int, name: str) -> nn.Module:
     """Build a network of two convolutions with stride 2, of `width` and twice as many channels, and two dense layers.
 
-    Each but the last has batch norm and ReLU, whose intervals are exact, for certified training (Shi et al. 2021).
+    Each but the last is followed by batch norm and ReLU; batch norm helps certified training (Shi et al. 2021).
     """
     flat = 2 * width * halved_positions(input_shape, 2, name)
     return nn.Sequential(

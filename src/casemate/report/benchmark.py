@@ -88,7 +88,7 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
     lines = [
         f"# Benchmark of defences: {plan.dataset.title}, Linf",
         "",
-        f"{len(plan.train):,} images to train on, {len(plan.validation):,} to choose the epoch by; clean accuracy on "
+        f"{len(plan.train):,} images to train on, {len(plan.validation):,} set aside for validation; clean accuracy on "
         f"all {len(plan.dataset.test):,} test images. Robust: no attack of the budget `{plan.budget}` fools the model; "
         "an upper bound of the truth. Certified: proven, a lower bound. In brackets 95 % intervals.",
         "",

@@ -1,4 +1,4 @@
-"""Measures the seconds per image of training steps, validations and attack steps on this machine, in seconds."""
+"""Measures how long training steps, validations and attack steps take per image on this machine."""
 
 import time
 from collections.abc import Callable
@@ -50,7 +50,10 @@ def measure_step_cost(
 
 
 def step_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
-    """Seconds per image of a training step of a model, without the optimiser's; its gradients are gone at the end."""
+    """Seconds per image of a training step of a model, without the optimiser's; its gradients are gone at the end.
+
+    The model is then in training mode, and its running statistics have changed.
+    """
 
     def step() -> None:
         model.train()
@@ -58,21 +61,25 @@ def step_seconds(model: Classifier, objective: Objective, images: LabelledImages
         objective(model, pixels, labels)[0].backward()
         model.zero_grad(set_to_none=True)
 
-    return _second_call(step) / len(images)
+    return _second_call(step, model.device) / len(images)
 
 
 def validation_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
     """Seconds per image of a validation of a model by an objective; the model is in evaluation mode at the end."""
-    return _second_call(lambda: objective.validate(model.eval(), *images.tensors(model.device))) / len(images)
+
+    def validate() -> None:
+        objective.validate(model.eval(), *images.tensors(model.device))
+
+    return _second_call(validate, model.device) / len(images)
 
 
-def _second_call(run: Callable[[], object]) -> float:
+def _second_call(run: Callable[[], None], device: torch.device) -> float:
     """Seconds of the second call of `run`; the first one warms up."""
     run()
+    _finish(device)
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    _finish(device)
     return time.perf_counter() - start
 
 
@@ -81,16 +88,17 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
 
     A call before them, which allocates memory, is not timed.
     """
-
-    def finish() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     run()
-    finish()
+    _finish(device)
     start, runs = time.perf_counter(), 0
     while runs == 0 or time.perf_counter() - start < _SECONDS:
         run()
-        finish()
+        _finish(device)
         runs += 1
     return (time.perf_counter() - start) / (runs * _BATCH)
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,8 +1,6 @@
 """Models that a training builds on, saved ones or the user's own: the one it starts from, and its teacher."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from casemate.cli.shared import inputs
@@ -10,7 +8,7 @@ from casemate.cli.shared.options import ModelOptions
 from casemate.data import Dataset, to_float
 from casemate.errors import ModelError, SettingError
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.models import Classifier, ModelMetadata, OpenedModel, load, same_classes
+from casemate.models import Classifier, ModelMetadata, OpenedModel, same_classes
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class BaseModel:
     """A loaded model that a training builds on: the one whose weights it starts from, or the teacher."""
 
     source: str
-    """Its file, or package.module:function for the function that made it."""
+    """Its file or name, or package.module:function for the function that made it."""
     role: str
     """What the training uses it as: "start" or "teacher"."""
     opened: OpenedModel
@@ -90,7 +88,11 @@ def start_model(source: str | None, architecture: str | None, loading: ModelOpti
                 f"--architecture {architecture} beside --start {source}, which brings a network of its own; leave "
                 "--architecture out"
             )
-        load(source, architecture=architecture)
+        if found.description.architecture != architecture:
+            raise ModelError(
+                f"{source} contains a {found.description.architecture}, but a {architecture} is expected; choose the "
+                "matching checkpoint"
+            )
     return found
 
 
@@ -104,8 +106,9 @@ def teacher_model(source: str | None, loading: ModelOptions) -> BaseModel | None
 
 def _opened(role: str, source: str, loading: ModelOptions) -> BaseModel:
     found = inputs.load_model(source, "cpu", loading)
-    from_file = found.description is not None
-    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if from_file else fingerprint(found.model)
+    digest = fingerprint(found.model)
+    if found.description is not None:
+        digest = next(each for name, each in found.sha256.items() if name.endswith(".safetensors"))
     return BaseModel(source, role, found, digest)
 
 

@@ -35,7 +35,7 @@ class OpenedModel:
 
     model: Classifier
     name: str
-    """The model as the user named it: its file, or package.module:function."""
+    """The model as the user named it: its file, package.module:function, or the name of a pretrained one."""
     short: str
     """The bare name of that file or function, for naming a folder of results."""
     stated: ModelFacts

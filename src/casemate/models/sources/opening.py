@@ -40,7 +40,7 @@ def open_model(
 
     Args:
         source: a .safetensors file that casemate wrote; the name of a model that comes with the package
-            (`casemate.models.pretrained_names`), if no such file exists; package.module:name or file.py:name for a
+            (`casemate.models.pretrained_names`), unless a file has that name; package.module:name or file.py:name for a
             function without arguments that returns a network, for a network's class, or for a network; a .onnx or
             .keras file; timm:NAME; a Hugging Face folder; a program by torch.export (.pt2), TorchScript, or a pickled
             module.
@@ -87,7 +87,8 @@ def _open(
         return _hashed(open_timm(text, weights, overrides), given)
     if is_own_code(text):
         return _hashed(open_own_code(text, weights, overrides), [code_file(text), *given])
-    pretrained = None if path.exists() else pretrained_file(text)
+    there = path.is_file() or (path / "config.json").exists()  # a folder of results hides no pretrained model
+    pretrained = None if there else pretrained_file(text)
     path = pretrained or path
     if not path.exists():
         raise ModelError(
