@@ -82,6 +82,7 @@ def test_the_rows_say_what_an_evaluation_of_the_stored_weights_says(quick: Any, 
     assert [len(each.robust(0.1, whole=True)) for each in rows.values()] == [0, 0, 2]
     certified, robust = (rows["bounds"].widest(0.1, what) for what in ("certified", "robust"))
     assert certified is not None
+    assert robust is not None
     assert robust == rows["bounds"].robust(0.1, whole=True)[0]
     assert certified.value <= robust.value
     assert certified.n == robust.n == len(quick.dataset.test)

@@ -1,6 +1,6 @@
 """The models of the benchmark by name. Recipes and settings were chosen on validation images.
 
-Most have the same network, so that the recipes are compared.
+All have the same network, so that the recipes are compared.
 """
 
 from collections.abc import Mapping
@@ -34,13 +34,6 @@ ENTRIES: Mapping[str, Entry] = {
         recipe="adversarial-training",
         settings={"eps": 0.11, "steps": 2, "step_size": 0.066},
         training={"epochs": 6, "ema": 0.998, **_ONE_CYCLE},
-    ),
-    "robust": Entry(
-        network="resnet-6",
-        recipe="adversarial-training",
-        settings={"eps": 0.105, "steps": 2, "step_size": 0.063},
-        training={"epochs": 24, "ema": 0.999, **_ONE_CYCLE},
-        augment=({"name": "shift", "settings": {"pixels": 1}},),
     ),
 }
 """In the order in which they are trained."""
