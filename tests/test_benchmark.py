@@ -289,6 +289,6 @@ def test_the_page_names_the_split(quick: Any, tmp_path: Path) -> None:
     write_benchmark(tmp_path, quick, rows)
     assert (tmp_path / "benchmark.md").read_text().startswith("# Benchmark of defences: scikit-learn digits, Linf")
     assert (
-        f"{len(quick.train)} images to train on, {len(quick.validation)} to choose"
+        f"{len(quick.train)} images to train on, {len(quick.validation)} set aside for validation"
         in (tmp_path / "benchmark.md").read_text()
     )
