@@ -1,9 +1,6 @@
 """docs/field.md: its tables are those of docs/field.csv, and what they say of this library holds."""
 
-import importlib.util
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +10,7 @@ import casemate
 from casemate import attacks
 from casemate.attacks import EOT, PARTS, Transfer
 from casemate.attacks.registry import library_attack_types
+from scripts import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_PUBLISHED = {"momentum"}
@@ -20,16 +18,9 @@ NOT_PUBLISHED = {"momentum"}
 
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
+def tool() -> ModuleType:
     """`tools/field_page.py`, as a module."""
-    found = importlib.util.spec_from_file_location("field_page", ROOT / "tools" / "field_page.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules["field_page"] = module
-    found.loader.exec_module(module)
-    yield module
-    del sys.modules["field_page"]
+    return imported("tools/field_page.py")
 
 
 def test_the_page_is_what_the_tool_writes(tool: ModuleType) -> None:

@@ -1,7 +1,6 @@
 """Findings on models that are known to lie, one kind of lie each, and on honest ones beside them."""
 
 import cProfile
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from casemate.evaluation.findings.randomness import is_randomised
 from casemate.models import Classifier, with_fixed_seed, with_network
 from casemate.norms import Ball
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
+from scripts import imported
 from test_record import thirds
 
 IMAGES = tiny_images(40, noise=90.0)
@@ -479,12 +479,7 @@ def test_a_finding_says_what_was_seen_and_what_to_do() -> None:
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """The tool that writes docs/findings.md."""
-    place = importlib.util.spec_from_file_location("findings_page", ROOT / "tools" / "findings_page.py")
-    assert place is not None
-    assert place.loader is not None
-    made = importlib.util.module_from_spec(place)
-    place.loader.exec_module(made)
-    return made
+    return imported("tools/findings_page.py")
 
 
 def test_the_page_of_the_checks_is_up_to_date(tool: ModuleType) -> None:

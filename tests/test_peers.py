@@ -1,6 +1,5 @@
 """The comparison with torchattacks and foolbox, run by hand with `-m reference`: what is missing fails, loudly."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from casemate import data
 from casemate.models import ModelMetadata, create, save
 from casemate.training import TrainConfig, fit
+from scripts import imported
 
 pytestmark = pytest.mark.reference
 
@@ -36,13 +36,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def script() -> ModuleType:
     """`compare.py`, as a module."""
-    spec = importlib.util.spec_from_file_location("compare_peers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return imported("benchmarks/peers/compare.py")
 
 
 def called(*arguments: object) -> subprocess.CompletedProcess[str]:

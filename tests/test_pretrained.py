@@ -1,7 +1,6 @@
 """The models that come with the package: what they were made by, what their cards say, and how they are named."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -18,20 +17,15 @@ from casemate.cli.train.base_models import start_model, teacher_model
 from casemate.errors import ModelError
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import ModelMetadata, create, load, pretrained_file, pretrained_models, pretrained_names, save
+from scripts import imported
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = pretrained_names()
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
     """`tools/publish_models.py`, as a module."""
-    spec = importlib.util.spec_from_file_location("publish_models", ROOT / "tools" / "publish_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported("tools/publish_models.py")
 
 
 def file_of(name: str) -> Path:

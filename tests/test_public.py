@@ -7,9 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -17,6 +15,7 @@ import casemate
 from casemate.attacks.registry import library_attack_types
 from casemate.defenses import RECIPES
 from casemate.evaluation.findings import CHECKS
+from scripts import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = set(
@@ -143,16 +142,6 @@ network.eval()
 """What the README's example takes from its reader."""
 
 
-def script(place: str) -> ModuleType:
-    """A script of the repository as a module."""
-    spec = spec_from_file_location(Path(place).stem, ROOT / place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def readme_example() -> str:
     """The first Python block of the README."""
     found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -178,7 +167,7 @@ def test_readme_example_passes_the_type_checker(tmp_path: Path) -> None:
 
 def test_readme_repeats_the_measured_agreement() -> None:
     """The table is what `benchmarks/autoattack/table.py` writes from the committed result."""
-    table = script("benchmarks/autoattack/table.py")
+    table = imported("benchmarks/autoattack/table.py")
     found = json.loads((ROOT / "benchmarks" / "autoattack" / "result.json").read_text())
     readme = (ROOT / "README.md").read_text()
     assert table.page(readme, found) == readme
@@ -187,7 +176,7 @@ def test_readme_repeats_the_measured_agreement() -> None:
 
 
 def test_the_page_on_speed_is_what_was_measured() -> None:
-    speed = script("benchmarks/speed/page.py")
+    speed = imported("benchmarks/speed/page.py")
     found = json.loads((ROOT / "benchmarks" / "speed" / "result.json").read_text())
     written = (ROOT / "docs" / "performance.md").read_text()
     assert speed.page(found) == written, "run python benchmarks/speed/page.py"
@@ -217,7 +206,7 @@ def test_the_readme_counts_attacks_recipes_and_checks_as_they_are() -> None:
     assert f"[{len(CHECKS)} checks](docs/findings.md)" in readme
     assert f"{len(CHECKS)} checks of the result itself" in (ROOT / "docs" / "architecture.md").read_text()
     assert f"[{len(RECIPES)} recipes](docs/defenses.md)" in readme
-    page, recipes_page = (ROOT / "docs" / "defenses.md").read_text(), script("tools/recipes_page.py")
+    page, recipes_page = (ROOT / "docs" / "defenses.md").read_text(), imported("tools/recipes_page.py")
     assert recipes_page.page(page) == page, "run python tools/recipes_page.py"
 
 

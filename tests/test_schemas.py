@@ -3,7 +3,6 @@
 That what commands print fits the schemas is checked wherever a test has a command print JSON (see `conftest`).
 """
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from casemate.report.evaluation_result import EvaluationResult
 from casemate.selftest import CASES, Outcome
 from conftest import tiny_images
 from published import problems
+from scripts import imported
 from test_record import thirds
 from test_study import Run, runner
 
@@ -151,11 +151,7 @@ def test_a_mutilated_document_does_not_fit(name: str) -> None:
 
 
 def test_the_page_says_what_the_schemas_say() -> None:
-    place = importlib.util.spec_from_file_location("json_page", ROOT / "tools" / "json_page.py")
-    assert place is not None
-    assert place.loader is not None
-    tool = importlib.util.module_from_spec(place)
-    place.loader.exec_module(tool)
+    tool = imported("tools/json_page.py")
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     assert text == tool.page(text), "run python tools/json_page.py"
     lines = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]

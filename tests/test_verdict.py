@@ -1,9 +1,7 @@
 """The verdict: whether the number can be trusted, the number, its grade; in words, in colour, in JSON."""
 
-import importlib.util
 import io
 import json
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -27,6 +25,7 @@ from casemate.evaluation.verdict import (
     verdict_on,
 )
 from casemate.norms import format_eps
+from scripts import imported
 
 ROOT = Path(__file__).resolve().parents[1]
 BROKEN, WEAK, PARTLY, ROBUST = Grade.BROKEN, Grade.WEAK, Grade.PARTLY_ROBUST, Grade.ROBUST
@@ -420,12 +419,7 @@ def test_eps_is_shown_as_it_is_written(eps: float, words: str) -> None:
 
 def test_the_committed_results_are_migrated(tmp_path: Path) -> None:
     """A second run of the tool changes nothing; verdicts read back, and are those of the stored numbers."""
-    place = importlib.util.spec_from_file_location("migrate_results", ROOT / "tools" / "migrate_results.py")
-    assert place is not None
-    assert place.loader is not None
-    tool = importlib.util.module_from_spec(place)
-    sys.modules[place.name] = tool  # its dataclass looks there for the module
-    place.loader.exec_module(tool)
+    tool = imported("tools/migrate_results.py")
     for folder in sorted((ROOT / "docs" / "results").iterdir()):
         copy = tmp_path / folder.name
         copy.mkdir()

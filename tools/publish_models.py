@@ -32,25 +32,22 @@ def publish(folder: Path, names: list[str]) -> None:
     table = read_json(folder / BENCHMARK_FILE, StoreError)
     rows = {row["model"]: row for row in table["rows"] if row["measures"]}
     found: dict[str, tuple[Classifier, ModelMetadata]] = {}
+    size = sum(each.stat().st_size for each in WEIGHTS.glob("*.safetensors") if each.stem not in names)
     for name in names:
         if name not in rows:
             sys.exit(f"{name} is not measured in {folder}; measured: {', '.join(rows)}")
-        model, description = load(folder / name / "model.safetensors")
+        path = folder / name / "model.safetensors"
+        model, description = load(path)
         if fingerprint(model) != rows[name]["training"]["fingerprint"]:
             sys.exit(f"the weights of {name} in {folder} are not those that were measured")
         metrics = metrics_of(rows[name]) | {key: table[key] for key in ("train_images", "validation_images")}
         found[name] = (model, replace(description, metrics=metrics))
-    count, size = len({*pretrained_names(), *names}), 2 * sum(map(numbers_of, found.values()))
-    size += sum(each.stat().st_size for each in WEIGHTS.glob("*.safetensors") if each.stem not in names)
+        size += path.stat().st_size
+    count = len({*pretrained_names(), *names})
     if count > MOST_MODELS or size > MOST_BYTES:
         sys.exit(f"{count} models in {size:,} bytes; expected {MOST_MODELS} in {MOST_BYTES:,} at most")
     for name, (model, description) in found.items():
         save(model, WEIGHTS / f"{name}.safetensors", description, half=True)
-
-
-def numbers_of(found: tuple[Classifier, ModelMetadata]) -> int:
-    """How many numbers a model has, each of which takes two bytes."""
-    return sum(each.numel() for each in found[0].state_dict().values())
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +81,7 @@ model = casemate.models.open_model("fast").model
 The numbers are those of the stored weights, with 95 % intervals. They say nothing about other images or about a larger
 eps. Robust accuracy is an upper bound: a stronger attack may find more. The original AutoAttack beside it:
 [benchmarks/pretrained](../benchmarks/pretrained/README.md). All recipes in one table:
-[the benchmark](results/benchmark/benchmark.md).
+[the benchmark](benchmark/benchmark.md).
 
 <!-- below this line: python tools/publish_models.py -->"""
 

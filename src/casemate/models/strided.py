@@ -1,4 +1,4 @@
-"""A small network of strided convolutions with batch norm: cheap enough for adversarial and certified training.
+"""Small networks of strided convolutions with batch norm: cheap enough for adversarial and certified training.
 
 `strided-cnn` needs a sixth of the multiplications of `paper-cnn` on 28 x 28 images, because its convolutions have
 stride 2.

@@ -106,8 +106,9 @@ def teacher_model(source: str | None, loading: ModelOptions) -> BaseModel | None
 
 def _opened(role: str, source: str, loading: ModelOptions) -> BaseModel:
     found = inputs.load_model(source, "cpu", loading)
-    digest = fingerprint(found.model)
-    if found.description is not None:
+    if found.description is None:
+        digest = fingerprint(found.model)
+    else:
         digest = next(each for name, each in found.sha256.items() if name.endswith(".safetensors"))
     return BaseModel(source, role, found, digest)
 
