@@ -1,6 +1,7 @@
 """Certified and attacked accuracy of the same images: what is skipped, what is sampled, what voids a certificate."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 from casemate.certification import Certificate, certify
 from casemate.data import LabelledImages
 from casemate.errors import SettingError, ShapeError
-from casemate.evaluation import certified as module
+from casemate.evaluation import certificates as module
 from casemate.evaluation import run_cascade, shards
 from casemate.evaluation.budgets import attacks_for
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
@@ -139,6 +140,49 @@ def test_images_are_read_part_by_part(found: CertifiedEvaluation, monkeypatch: p
     parts = evaluate_certified(network(), pixels, labels, eps=VALUES, budget="quick", sample=5)
     for name in ("clean", "certified", "attacked", "robust"):
         assert np.array_equal(getattr(parts, name), getattr(found, name))
+
+
+def test_a_stopped_run_goes_on_from_what_is_finished(
+    found: CertifiedEvaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither bounds nor attacks are computed twice, and the outcome is the same; another norm shares nothing."""
+    monkeypatch.setattr(shards, "_FIRST", 25)
+    real, calls = module.certify, 0
+
+    def stopping(*given: Any, **named: Any) -> Certificate:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    settings: dict[str, Any] = {"eps": VALUES, "budget": "quick", "sample": 5, "store": tmp_path}
+    monkeypatch.setattr(module, "certify", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_certified(network(), IMAGES, **settings)
+    whole = evaluate_certified(network(), IMAGES, **settings)
+    needed = sum(1 for _ in tmp_path.glob("evaluations/*/certificates/*.json"))
+    assert calls == needed + 1
+    again = evaluate_certified(network(), IMAGES, **settings)
+    assert calls == needed + 1
+    for name in ("clean", "certified", "attacked", "robust", "first_success"):
+        assert np.array_equal(getattr(whole, name), getattr(found, name))
+        assert np.array_equal(getattr(again, name), getattr(found, name))
+    assert again.certificate_seconds > whole.certificate_seconds / 2  # the time of the bounds, whenever it was
+    pieces = sorted(tmp_path.glob("evaluations/*/*/*.safetensors"))
+    evaluate_certified(network(), IMAGES, **settings, fresh=True)
+    assert calls == 2 * needed + 1
+    assert sorted(tmp_path.glob("evaluations/*/*/*.safetensors")) == pieces
+
+
+@pytest.mark.parametrize("damage", ['{"certified": "11"}', "[]", '{"certified": "x", "clean": "1", "seconds": 1}', "{"])
+def test_damaged_parts_are_computed_again(damage: str, found: CertifiedEvaluation, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"eps": VALUES, "budget": None, "store": tmp_path}
+    evaluate_certified(network(), IMAGES, **settings)
+    for path in tmp_path.glob("evaluations/*/certificates/*.json"):
+        path.write_text(damage)
+    again = evaluate_certified(network(), IMAGES, **settings)
+    assert np.array_equal(again.certified, found.certified)
 
 
 def test_one_success_on_a_certified_image_voids_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from torch import nn
 
 from casemate.attacks import PGD, Square
 from casemate.certification import Certificate, Smoothing, certify, certify_smoothed
+from casemate.evaluation import certificates
 from casemate.evaluation import certified as module
 from casemate.evaluation.certified import evaluate_certified
-from casemate.evaluation.smoothed import evaluate_smoothed
+from casemate.evaluation.smoothed import evaluate_smoothed, smoothed_queries
 from casemate.models import Classifier, ModelMetadata, save
 from conftest import TINY_CLASSES, TINY_SHAPE
 from published import problems
@@ -57,6 +58,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with networks and images; two quick attacks in every budget."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CASEMATE_STORE", str(tmp_path / "store"))
     attacks = {"pgd": PGD(eps=0.1, steps=10), "square": Square(eps=0.1, n_queries=20)}
     monkeypatch.setattr(module, "attacks_for", lambda *given, **options: attacks)
     (tmp_path / "nets.py").write_text(textwrap.dedent(NETS))
@@ -171,7 +173,7 @@ def test_a_wrong_certificate_is_void(run: Run, here: Path, monkeypatch: pytest.M
         made.certified[:] = made.clean
         return made
 
-    monkeypatch.setattr(module, "certify", wrong)
+    monkeypatch.setattr(certificates, "certify", wrong)
     code, out, err = certified(run, "--eps", *EPS, "--sample", 20, "--out", "out")
     assert code == 3
     assert "falls short: The certificate is void: attacks fooled " in err
@@ -188,6 +190,15 @@ def test_a_wrong_certificate_is_void(run: Run, here: Path, monkeypatch: pytest.M
     assert "certified by crown" not in (here / "out" / "certified-accuracy.svg").read_text()
     code, out, _ = certified(run, "--eps", *EPS, "--sample", 20, "--out", "out", "--json")
     assert (code, json.loads(out)["void"]) == (3, True)
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.2", 0), ("90%", 3)])
+def test_a_least_certified_accuracy(least: str, code: int, run: Run, here: Path) -> None:
+    got, _, err = certified(run, "--eps", "0.12", "--no-attack", "--fail-under", least)
+    assert got == code, err
+    words = "is at least 0.2" if not code else "is below 90%"
+    assert "the lower end of the 95 % interval of certified accuracy at eps 0.12" in " ".join(err.split())
+    assert words in " ".join(err.split())
 
 
 # Smoothing ------------------------------------------------------------------------------------------------------------
@@ -222,6 +233,41 @@ def test_the_smoothed_model_is_certified_and_named(run: Run, here: Path) -> None
     assert code == 0
     again = json.loads(out)
     assert again["radii"] == found["radii"]
+
+
+def test_votes_that_are_finished_are_not_counted_again(tmp_path: Path) -> None:
+    """A stopped run goes on where it was; the outcome is that of one call of `certify_smoothed`."""
+    passed, stop = 0, 3000
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network().network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            nonlocal passed
+            passed += len(images)
+            if passed > stop:
+                raise KeyboardInterrupt
+            return self.network(images)
+
+    model = Classifier(Counting(), input_shape=TINY_SHAPE, classes=TINY_CLASSES).eval()
+    settings: dict[str, Any] = {"eps": 0.1, "smoothing": Smoothing(sigma=0.2, n0=10, n=50), "store": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_smoothed(model, IMAGES, **settings)
+    before, stop = passed, 100_000
+    found = evaluate_smoothed(model, IMAGES, **settings)
+    whole = len(IMAGES) * 60
+    assert passed - before < 0.8 * whole
+    expected = certify_smoothed(model, *IMAGES.tensors(), settings["smoothing"])
+    assert torch.equal(found.certificate.votes, expected.votes)
+    assert torch.equal(found.certificate.radius, expected.radius)
+    passed = 0
+    evaluate_smoothed(model, IMAGES, **settings)
+    assert passed < 0.1 * whole
+    passed = 0
+    evaluate_smoothed(model, IMAGES, **settings, fresh=True)
+    assert whole < passed <= smoothed_queries(len(IMAGES), settings["smoothing"])
 
 
 def test_radii_of_a_smoothed_model_follow_sigma(run: Run, here: Path) -> None:

@@ -44,7 +44,7 @@ class AbstractMeasure(ABC):
 
     @abstractmethod
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
-        """The results as JSON; `store` keeps the pieces of unfinished attacks."""
+        """The results as JSON; `store` keeps what is finished of it."""
 
     @final
     def chosen(self, test: LabelledImages) -> LabelledImages:
@@ -108,6 +108,7 @@ class Certified(AbstractMeasure):
             method=self.method,
             budget=self.budget,
             seed=self.seed,
+            store=store,
             observer=observer,
         )
         return {

@@ -99,6 +99,24 @@ class SmoothedCertificate(Rows):
     seed: int
     """Of the noise."""
 
+    @classmethod
+    def from_votes(
+        cls, *, labels: Labels, selected: Labels, votes: Labels, not_finite: Labels, smoothing: Smoothing, seed: int
+    ) -> "SmoothedCertificate":
+        """The certificates that follow from votes; arguments as the fields, all but the labels on the CPU."""
+        lower = binomial_lower_bound(votes.numpy(), smoothing.n, smoothing.alpha)
+        where = labels.device
+        return cls(
+            prediction=torch.where(torch.from_numpy(lower > 0.5), selected, ABSTAINED).to(where),
+            radius=torch.from_numpy(smoothing_radius(lower, smoothing.sigma)).to(where),
+            labels=labels,
+            selected=selected.to(where),
+            votes=votes.to(where),
+            not_finite=not_finite.to(where),
+            smoothing=smoothing,
+            seed=seed,
+        )
+
     @property
     def right(self) -> Flags:
         """Which images are certified to be predicted as their true class, at whatever radius."""
@@ -200,15 +218,11 @@ def certify_smoothed(
     most, chosen = first[:, :-1].max(1)
     count = votes.gather(1, chosen.unsqueeze(1)).squeeze(1)
     count = count.where(most > 0, 0)  # where no class has a vote, none is selected
-    lower = binomial_lower_bound(count.numpy(), smoothing.n, smoothing.alpha)
-    where = found.device
-    return SmoothedCertificate(
-        prediction=torch.where(torch.from_numpy(lower > 0.5), chosen, ABSTAINED).to(where),
-        radius=torch.from_numpy(smoothing_radius(lower, smoothing.sigma)).to(where),
-        labels=truth.to(where),
-        selected=torch.where(most > 0, chosen, ABSTAINED).to(where),
-        votes=count.to(where),
-        not_finite=votes[:, -1].to(where),
+    return SmoothedCertificate.from_votes(
+        labels=truth.to(found.device),
+        selected=torch.where(most > 0, chosen, ABSTAINED),
+        votes=count,
+        not_finite=votes[:, -1],
         smoothing=smoothing,
         seed=seed,
     )

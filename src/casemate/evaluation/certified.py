@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import torch
 from torch import nn
 
-from casemate.certification import certify
+from casemate.attacks import COMPARED_IMAGES
 from casemate.certification.certificate import Method
 from casemate.data import Array, ImageSource, ReadableImages, as_readable
 from casemate.errors import SettingError, ShapeError
 from casemate.evaluation.budgets import Budget, attacks_for
-from casemate.evaluation.cascade import run_cascade
+from casemate.evaluation.cascade import most_work, run_cascade
 from casemate.evaluation.cascade_result import MISCLASSIFIED, ROBUST
+from casemate.evaluation.certificates import CERTIFICATES, certify_parts
 from casemate.evaluation.clean import evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, percent, share
+from casemate.evaluation.preparation import keeping_pieces, prepared_model
 from casemate.evaluation.probe import within_bounds
-from casemate.evaluation.shards import shards_of
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
@@ -343,6 +343,8 @@ def evaluate_certified(
     claimed: np.ndarray | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    store: Path | str | None = None,
+    fresh: bool = False,
     observer: Observer = NULL_OBSERVER,
 ) -> CertifiedEvaluation:
     """Certify images, and attack those that are not certified and a sample of those that are.
@@ -361,6 +363,9 @@ def evaluate_certified(
             `method` is not used, and all images are attacked.
         seed: of all random draws.
         batch_size: images that pass through the network at a time when it is attacked; measured if None.
+        store: a folder, or the URL of shared storage, that keeps the finished parts of bounds and attacks, so that the
+            same call goes on from there; None keeps nothing. Bounds are not kept on shared storage.
+        fresh: with `store`, use nothing of earlier calls.
         observer: receives the progress.
 
     Raises:
@@ -368,6 +373,7 @@ def evaluate_certified(
         ShapeError: images, labels or a claim of other shapes than the model or the images have.
         DataError: images or labels of a kind or type that is not understood.
         ModelError: a model with layers that there are no bounds for, or that fails.
+        StoreError: the store cannot be written, or is in use and `fresh`.
     """
     start = time.perf_counter()
     read = parse_radii(eps)
@@ -380,38 +386,49 @@ def evaluate_certified(
     if claimed is not None:
         _check_claim(claimed, read, values, len(given), budget)
     given = within_bounds(given, model)
-    if claimed is None:
-        certified, clean = _certified(model, given, values, norm, method, observer)
-    else:
-        certified, clean = np.array(claimed, dtype=bool), evaluate_clean(model, given, observer=observer).correct
-    certified &= clean[:, None]  # of a misclassified image nothing is proven that counts
-    took = time.perf_counter() - start
-    begin = np.zeros(len(given), dtype=np.int64) if claimed is not None else certified.sum(1)
-    if claimed is None:
-        begin[_sampled(begin > 0, sample, derive(seed, "certified"))] -= 1
-    begin[~clean] = len(values)
-    robust = np.repeat(clean[:, None], len(values), axis=1)
-    first_success = np.where(clean, ROBUST, MISCLASSIFIED)
-    attacked = np.zeros_like(certified)
-    for column in range(len(values)) if attacks else ():
-        # images left out count as misclassified, so that each is attacked as in an evaluation that leaves none out
-        which = begin == column
-        if which.any():
-            done = run_cascade(
-                model,
-                attacks,
-                given,
-                values[column:],
-                norm=norm,
-                correct=which,
-                seed=seed,
-                batch_size=batch_size,
-                observer=observer,
-            )
-            robust[which, column:] = done.robust[which]
-            first_success[which] = done.first_success[which]
-            attacked[which, column] = True
-            attacked[which, column + 1 :] = done.robust[which, :-1]
+    few = given.read(slice(0, COMPARED_IMAGES))
+    model.infer(few.tensors(model.device)[0])
+    work = most_work(attacks, len(given), len(model.classes))
+    with (
+        keeping_pieces(model, few, store, seed, norm, 1, "float32", batch_size, observer, fresh=fresh) as kept,
+        prepared_model(model, few, kept, work, "float32", batch_size, observer) as prepared,
+    ):
+        if claimed is None:
+            folder = None if kept is None else kept.folder / CERTIFICATES
+            proven = certify_parts(model, given, values, norm=norm, method=method, folder=folder, observer=observer)
+            certified, clean, resumed = proven.certified, proven.clean, proven.resumed_seconds
+        else:
+            certified, clean = np.array(claimed, dtype=bool), evaluate_clean(model, given, observer=observer).correct
+            resumed = 0.0
+        certified &= clean[:, None]  # of a misclassified image nothing is proven that counts
+        took = time.perf_counter() - start + resumed
+        begin = np.zeros(len(given), dtype=np.int64) if claimed is not None else certified.sum(1)
+        if claimed is None:
+            begin[_sampled(begin > 0, sample, derive(seed, "certified"))] -= 1
+        begin[~clean] = len(values)
+        robust = np.repeat(clean[:, None], len(values), axis=1)
+        first_success = np.where(clean, ROBUST, MISCLASSIFIED)
+        attacked = np.zeros_like(certified)
+        for column in range(len(values)) if attacks else ():
+            # images left out count as misclassified, so that each is attacked as in an evaluation that leaves none out
+            which = begin == column
+            if which.any():
+                done = run_cascade(
+                    prepared,
+                    attacks,
+                    given,
+                    values[column:],
+                    norm=norm,
+                    correct=which,
+                    seed=seed,
+                    pieces=kept,
+                    observer=observer,
+                )
+                robust[which, column:] = done.robust[which]
+                first_success[which] = done.first_success[which]
+                attacked[which, column] = True
+                attacked[which, column + 1 :] = done.robust[which, :-1]
+                resumed += done.resumed_seconds
     return CertifiedEvaluation(
         values=values,
         norm=norm,
@@ -429,37 +446,8 @@ def evaluate_certified(
         first_success=first_success,
         attacks={name: attack.record() for name, attack in attacks.items()},
         certificate_seconds=took,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start + resumed,
     )
-
-
-def _certified(
-    model: Classifier,
-    images: ReadableImages,
-    values: Sequence[float],
-    norm: Norm,
-    method: Method,
-    observer: Observer,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are certified at each eps, booleans `(n, values)`, and which are classified correctly, `(n,)`.
-
-    An image that is certified at one eps is certified at every smaller one.
-    """
-    certified = np.zeros((len(images), len(values)), dtype=bool)
-    clean = np.zeros(len(images), dtype=bool)
-    for at in shards_of(images) or [slice(0, 0)]:
-        pixels, labels = images.read(at).tensors()
-        left = np.arange(len(labels))
-        for column, value in enumerate(values):
-            chosen = torch.from_numpy(left).to(pixels.device)
-            found = certify(model, pixels[chosen], labels[chosen], value, norm=norm, method=method, observer=observer)
-            if not column:
-                clean[at] = found.clean.cpu().numpy()
-            left = left[found.certified.cpu().numpy()]
-            certified[at.start + left, column] = True
-            if not len(left):
-                break
-    return certified, clean
 
 
 def _check_claim(

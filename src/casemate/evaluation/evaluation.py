@@ -1,9 +1,9 @@
 """A whole evaluation in one call: attacks, robust accuracy, checks, and the verdict whether it can be trusted."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from casemate.attacks import COMPARED_IMAGES, prepare_for_attack
+from casemate.attacks import COMPARED_IMAGES
 from casemate.attacks.named import Attacks, named_attacks
 from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
 from casemate.engine import Engine
@@ -36,14 +36,13 @@ from casemate.evaluation.findings import (
 )
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, share
-from casemate.evaluation.pieces import Measurements, PieceStore, open_pieces, plan_of
+from casemate.evaluation.preparation import keeping_pieces, prepared_model
 from casemate.evaluation.probe import probe_model, within_bounds
 from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.tracked import track_evaluation
 from casemate.evaluation.verdict import CONVENTION, SCHEMA, Borders, Grade, Verdict, verdict_on
 from casemate.models import (
     Classifier,
-    Frozen,
     Precision,
     as_classifier,
     copied,
@@ -53,8 +52,6 @@ from casemate.models import (
     mean_over_samples,
     preserve_state,
 )
-from casemate.models.accel.pass_size import DEFAULT_PASS_SIZE
-from casemate.models.accel.precision import in_bfloat16
 from casemate.norms import Norm, format_eps, parse_norm, parse_radii
 from casemate.notebook import html_table
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
@@ -357,9 +354,9 @@ def evaluate(
         few = images.read(slice(0, COMPARED_IMAGES))
         work = most_work(chosen, len(images), len(model.classes))
         kept = stack.enter_context(
-            _keeping(judged, few, store, seed, norm, draws, precision, batch_size, observer, fresh=fresh)
+            keeping_pieces(judged, few, store, seed, norm, draws, precision, batch_size, observer, fresh=fresh)
         )
-        with _prepared(judged, few, kept, work, precision, batch_size, observer) as prepared:
+        with prepared_model(judged, few, kept, work, precision, batch_size, observer) as prepared:
             with full_precision():
                 clean = evaluate_clean(prepared.verifier, images, observer=observer)
             context = CheckContext(
@@ -447,54 +444,6 @@ def evaluate(
     )
     track_evaluation(observer, model, images, cascade, found.findings, found.verdicts, found.seconds)
     return found
-
-
-def _keeping(
-    model: Classifier,
-    few: LabelledImages,
-    store: Path | str | None,
-    seed: int,
-    norm: Norm,
-    draws: int,
-    precision: Precision,
-    batch_size: int | None,
-    observer: Observer,
-    *,
-    fresh: bool,
-) -> AbstractContextManager[PieceStore | None]:
-    """The context of an evaluation that keeps its pieces in `store`; None keeps none. See `evaluate`."""
-    if store is None:
-        return nullcontext()
-    about = plan_of(model, few, seed=seed, norm=norm, draws=draws, precision=precision, batch_size=batch_size)
-    return open_pieces(store, about, fresh=fresh, observer=observer)
-
-
-@contextmanager
-def _prepared(
-    model: Classifier,
-    few: LabelledImages,
-    kept: PieceStore | None,
-    work: int | None,
-    precision: Precision,
-    batch_size: int | None,
-    observer: Observer,
-) -> Iterator[Frozen]:
-    """`prepare_for_attack`; what it would measure is taken from the kept plan, or else written into it."""
-    known = None if kept is None else kept.measured
-    pixels, _ = few.tensors(model.device)
-    size, measured = (batch_size, precision) if known is None else (known.pass_size, "float32")
-    with prepare_for_attack(
-        model, pixels, pass_size=size, passes=work, precision=measured, observer=observer
-    ) as prepared:
-        if known is not None and known.precision == "bfloat16":
-            prepared = replace(prepared, low_precision=in_bfloat16(prepared.copy))
-        size = prepared.copy.pass_size or DEFAULT_PASS_SIZE
-        own = known or Measurements(pass_size=size, precision=prepared.precision)
-        if kept is None or kept.begin(own) == own:
-            yield prepared
-            return
-    with _prepared(model, few, kept, work, precision, batch_size, observer) as prepared:  # as another client measured
-        yield prepared
 
 
 def _expect_checks(own: Sequence[Check]) -> None:

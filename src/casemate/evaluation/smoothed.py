@@ -6,19 +6,24 @@ attacks find on the model itself says nothing about that one, so no attack is ru
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
+import torch
 from torch import nn
 
+from casemate.attacks import COMPARED_IMAGES
 from casemate.certification import SmoothedCertificate, Smoothing, certify_smoothed
-from casemate.data import Array, ImageSource, ReadableImages, as_readable
+from casemate.data import Array, ImageSource, LabelledImages, ReadableImages, as_readable
+from casemate.evaluation.certificates import CERTIFICATES, FinishedParts
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.intervals import Estimate, percent, share
+from casemate.evaluation.pieces import Measurements
+from casemate.evaluation.preparation import keeping_pieces
 from casemate.evaluation.probe import within_bounds
 from casemate.models import Classifier, as_classifier
 from casemate.norms import Norm, format_eps, parse_radii
@@ -27,6 +32,10 @@ from casemate.progress import NULL_OBSERVER, Observer
 from casemate.timing import duration
 from casemate.units import eps_with_share
 
+_CODE = "casemate.certification.smoothing"
+"""The module whose code, with that of all modules that it imports, counts votes."""
+_TOGETHER = 20
+"""Images whose votes are kept together."""
 NO_ATTACK: Final = (
     "No attack was run: what attacks find on the model itself is not comparable. In Python "
     "casemate.certification.smoothed makes the classifier to attack."
@@ -190,6 +199,12 @@ def smoothing_settings(smoothing: Smoothing) -> dict[str, Any]:
     return {name: value for name, value in asdict(smoothing).items() if name != "batch_size"}
 
 
+def smoothed_queries(count: int, smoothing: Smoothing) -> int:
+    """The most images that `evaluate_smoothed` passes through the model for `count` images, with a store."""
+    examined = count + 2 * COMPARED_IMAGES  # a few of each part, and what identifies the model
+    return count * (smoothing.n0 + smoothing.n) + examined
+
+
 def evaluate_smoothed(
     model: nn.Module,
     images: ImageSource | ReadableImages,
@@ -198,6 +213,8 @@ def evaluate_smoothed(
     eps: float | str | Sequence[float | str],
     smoothing: Smoothing | None = None,
     seed: int = 0,
+    store: Path | str | None = None,
+    fresh: bool = False,
     observer: Observer = NULL_OBSERVER,
 ) -> SmoothedEvaluation:
     """Certify the smoothed version of a model at images (`casemate.certification.certify_smoothed`), for several radii.
@@ -208,22 +225,60 @@ def evaluate_smoothed(
         eps: one radius in L2 or several, in pixel units, above zero. They choose what is shown, not what is computed.
         smoothing: the settings; the defaults if None.
         seed: of the noise.
+        store: a folder that keeps the votes of images that are finished, so that the same call goes on from there; None
+            keeps nothing.
+        fresh: with `store`, use nothing of earlier calls.
         observer: receives the progress.
 
     Raises:
         SettingError: an eps that is not above zero.
+        StoreError: the store cannot be written, or is in use and `fresh`.
         ShapeError, DataError, ModelError, MachineError: as `certify_smoothed`.
     """
     start = time.perf_counter()
     values = tuple(sorted(set(parse_radii(eps))))
     model = as_classifier(model)
     given = within_bounds(as_readable(images, labels), model)
-    found = certify_smoothed(model, *given.read(slice(None)).tensors(), smoothing, seed=seed, observer=observer)
+    smoothing = smoothing or Smoothing()
+    few = given.read(slice(0, COMPARED_IMAGES))
+    if store is not None:
+        model.infer(few.tensors(model.device)[0])
+    with keeping_pieces(model, few, store, seed, "l2", smoothing.n, "float32", None, observer, fresh=fresh) as kept:
+        if kept is not None:
+            kept.begin(Measurements(pass_size=smoothing.batch_size, precision="float32"))
+        finished = FinishedParts(None if kept is None else kept.folder / CERTIFICATES, _CODE)
+        found = _voted(model, given, smoothing, seed, finished, observer)
     return SmoothedEvaluation(
         values=values,
         certificate=found,
         images=given,
         model=model,
         fingerprint=fingerprint(model),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - start + finished.resumed_seconds,
     )
+
+
+def _voted(
+    model: Classifier,
+    images: ReadableImages,
+    smoothing: Smoothing,
+    seed: int,
+    finished: FinishedParts,
+    observer: Observer,
+) -> SmoothedCertificate:
+    """The certificates of all images; the votes of those that are finished are read."""
+    numbers: list[Mapping[str, Sequence[int]]] = []
+    with observer.work("Randomised smoothing", len(images)) as advance:
+        for start in range(0, len(images), _TOGETHER):
+            some = images.read(slice(start, start + _TOGETHER))
+            before = finished.resumed
+
+            def vote(some: LabelledImages = some, start: int = start) -> Mapping[str, Sequence[int]]:
+                index = torch.arange(start, start + len(some))
+                made = certify_smoothed(model, *some.tensors(), smoothing, seed=seed, index=index)
+                return {name: getattr(made, name).tolist() for name in ("selected", "votes", "not_finite")}
+
+            numbers.append(finished.get(some, [start, smoothing_settings(smoothing)], vote))
+            advance(len(some), "resumed" if finished.resumed > before else "")
+    columns = {name: torch.tensor([each for part in numbers for each in part[name]]) for name in numbers[0]}
+    return SmoothedCertificate.from_votes(labels=images.labels, **columns, smoothing=smoothing, seed=seed)

@@ -8,6 +8,8 @@
 - With --smoothing SIGMA the smoothed model is certified instead, in l2, by
   random noise. It is another classifier than the model, and nothing is
   attacked.
+- A stopped run keeps its finished parts, and the same command goes on from
+  there.
 - Writes report.html, certification.json, the picture certified-accuracy.svg
   and a table with a row for each image.
 

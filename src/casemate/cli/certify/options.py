@@ -10,11 +10,22 @@ from tyro.conf import arg
 
 from casemate.cli import certify as command
 from casemate.cli.certify.request import CertifyRequest
-from casemate.cli.shared import parsing
+from casemate.cli.shared import console, parsing
 from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.observers import watching
-from casemate.cli.shared.options import MODEL_FROM, Json, Machine, at_least_one, check_folder
+from casemate.cli.shared.options import (
+    MODEL_FROM,
+    Flag,
+    Json,
+    Machine,
+    StoreFolder,
+    at_least_one,
+    check_folder,
+    parse_share,
+)
 from casemate.cli.shared.outputs import Overwrite
+from casemate.norms import format_eps
+from casemate.report.ci.gate import Gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,17 +33,26 @@ class Certify:
     """Prove how robust a model is at least, and attack what is not proven."""
 
     certification: CertifyRequest
+    fail_under: Annotated[str | None, arg(metavar="X", help_behavior_hint="(default: never)")] = None
+    """Exit with 3 if the lower end of the 95 % interval of the certified accuracy at the largest eps is below X, such
+    as 0.6 or 60%."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/certify-MODEL)")] = None
     """The folder for the files."""
     overwrite: Overwrite = False
+    store: StoreFolder = None
+    fresh: Flag = False
+    """Compute all bounds and attacks anew, also those that an earlier run left in the store."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
         """Certify, attack, write the files, print the result.
 
-        Raises `ThresholdNotMet` if an attack fools a certified image.
+        Raises `ThresholdNotMet` if an attack fools a certified image, or --fail-under is not met.
         """
+        gate = None
+        if self.fail_under is not None:
+            gate = Gate(least=parse_share("fail-under", self.fail_under), text=self.fail_under)
         at_least_one("images", self.certification.images)
         self.certification.check()
         if self.out is not None:
@@ -46,7 +66,7 @@ class Certify:
             out = self.out or Path("runs") / f"certify-{plan.model.short}"
             check_folder(out)
             run.expect_replaceable(plan, out, overwrite=self.overwrite, observer=observer)
-            found = run.run(plan, observer)
+            found = run.run(plan, observer, store=self.store, fresh=self.fresh)
             result = run.write(out, plan, found, threads, observer)
             if isinstance(found, CertifiedEvaluation):
                 display, void = partial(show.show_certified, found, result, out), found.is_void
@@ -55,6 +75,11 @@ class Certify:
         display(as_json=self.json)
         if void:
             raise ThresholdNotMet(found.conclusion)
+        if gate is not None:
+            judged = gate.compare("certified accuracy", found.certified_accuracy[-1], format_eps(found.values[-1]))
+            if not judged.passes:
+                raise ThresholdNotMet(judged.sentence)
+            console.print_message(judged.sentence, word="passes")
 
 
 def parse(argv: Sequence[str]) -> Certify:

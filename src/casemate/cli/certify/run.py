@@ -12,10 +12,11 @@ from casemate.cli.evaluate.request import IMAGES
 from casemate.cli.shared import inputs, outputs
 from casemate.cli.shared.facts import report_facts
 from casemate.data import ReadableImages
+from casemate.engine import default_store
 from casemate.errors import CasemateWarning, SettingError
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.evaluation.smoothed import SmoothedEvaluation, evaluate_smoothed, smoothing_settings
+from casemate.evaluation.smoothed import SmoothedEvaluation, evaluate_smoothed, smoothed_queries, smoothing_settings
 from casemate.models import OpenedModel
 from casemate.norms import Ball, format_eps, parse_eps
 from casemate.progress import Observer
@@ -110,13 +111,29 @@ def expect_replaceable(plan: CertifyPlan, folder: Path, *, overwrite: bool, obse
     outputs.check_results(folder, plan.about(), overwrite=overwrite, observer=observer, file=CERTIFICATION_FILE)
 
 
-def run(plan: CertifyPlan, observer: Observer) -> CertifiedEvaluation | SmoothedEvaluation:
-    """Certify, and attack what is not certified; or certify the smoothed model."""
+def run(
+    plan: CertifyPlan, observer: Observer, *, store: str | None = None, fresh: bool = False
+) -> CertifiedEvaluation | SmoothedEvaluation:
+    """Certify, and attack what is not certified; or certify the smoothed model.
+
+    Args:
+        plan: what to do.
+        observer: receives the progress.
+        store: the folder, or the URL, of the store that keeps finished parts of bounds and attacks; None: the default.
+        fresh: use nothing that an earlier run left there.
+    """
     model, about = plan.model.model, plan.about()
     if plan.smoothing is not None:
-        inputs.expect_queries(plan.model, plan.request.loading, len(plan.test) * (plan.smoothing.n0 + plan.smoothing.n))
+        inputs.expect_queries(plan.model, plan.request.loading, smoothed_queries(len(plan.test), plan.smoothing))
         return evaluate_smoothed(
-            model, plan.test, eps=plan.values, smoothing=plan.smoothing, seed=plan.request.seed, observer=observer
+            model,
+            plan.test,
+            eps=plan.values,
+            smoothing=plan.smoothing,
+            seed=plan.request.seed,
+            store=store or default_store(),
+            fresh=fresh,
+            observer=observer,
         )
     return evaluate_certified(
         model,
@@ -127,6 +144,8 @@ def run(plan: CertifyPlan, observer: Observer) -> CertifiedEvaluation | Smoothed
         budget=about["budget"],
         sample=about["sample"],
         seed=plan.request.seed,
+        store=store or default_store(),
+        fresh=fresh,
         observer=observer,
     )
 

@@ -1,9 +1,10 @@
-"""The robust accuracy that a model must reach, and what is compared with it."""
+"""The accuracy that a model must reach, and what is compared with it."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
 from casemate.evaluation import Verdict
+from casemate.intervals import Estimate
 
 Compared = Literal["lower", "estimate"]
 
@@ -18,7 +19,7 @@ class GateResult(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """The least robust accuracy."""
+    """The least accuracy."""
 
     least: float
     """A share from 0 to 1."""
@@ -31,12 +32,16 @@ class Gate:
         """Compare the robust accuracy at the verdict's eps; one that is not to be trusted does not pass."""
         if not verdict.trust.trusted:
             return GateResult(False, f"--fail-under {self.text}: {verdict.sentence}")
-        robust, lower = verdict.number.robust, self.compares == "lower"
-        compared = robust.low if lower else robust.value
+        return self.compare("robust accuracy", verdict.number.robust, verdict.number.shown_eps)
+
+    def compare(self, name: str, number: Estimate, eps: str) -> GateResult:
+        """Compare the accuracy `name` at an eps."""
+        lower = self.compares == "lower"
+        compared = number.low if lower else number.value
         passes = compared >= self.least
-        what = "the lower end of the 95 % interval of robust accuracy" if lower else "robust accuracy"
+        what = f"the lower end of the 95 % interval of {name}" if lower else name
         return GateResult(
             passes,
-            f"{what} at eps {verdict.number.shown_eps}, {compared:.4g}, is {'at least' if passes else 'below'} "
-            f"{self.text} (estimate {robust.value:.4g}, n = {robust.n:,})",
+            f"{what} at eps {eps}, {compared:.4g}, is {'at least' if passes else 'below'} "
+            f"{self.text} (estimate {number.value:.4g}, n = {number.n:,})",
         )

@@ -1,0 +1,137 @@
+"""Which images of an evaluation are certified, part by part; what is finished stays in the evaluation's store.
+
+    STORE/evaluations/PLAN/certificates/KEY.json   which images of a part are certified at one eps
+
+KEY is a hash of the images, of eps, norm and method (or of the settings of the smoothing), and of the code of the
+certificates; PLAN as in `pieces.py`. On shared storage there are no such files: another machine certifies again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from casemate.certification import certify
+from casemate.certification.certificate import Method
+from casemate.data import LabelledImages, ReadableImages
+from casemate.engine.code_version import code_version
+from casemate.errors import StoreError
+from casemate.evaluation.fingerprints import fingerprint_of_images
+from casemate.evaluation.shards import shards_of
+from casemate.files import read_json, write_json
+from casemate.models import Classifier
+from casemate.norms import Norm
+from casemate.progress import Observer
+
+CERTIFICATES = "certificates"
+"""Name of the folder with the finished parts, in that of an evaluation's plan."""
+_CODE = "casemate.certification.certificate"
+"""The module whose code, with that of all modules that it imports, computes certificates."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CertifiedImages:
+    """What is proven of each image."""
+
+    certified: np.ndarray
+    """Booleans `(n, values)`; an image that is certified at one eps is certified at every smaller one."""
+    clean: np.ndarray
+    """Whether each image is classified correctly, booleans `(n,)`."""
+    resumed_seconds: float
+    """Seconds that the parts which were in the store took when they were computed."""
+
+
+@final
+class FinishedParts:
+    """What is finished, in a folder; None keeps nothing."""
+
+    def __init__(self, folder: Path | None, module: str) -> None:
+        self._folder, self._module = folder, module
+        self.resumed = 0
+        """Number of certificates that were read."""
+        self.resumed_seconds = 0.0
+        """Seconds that these took when they were computed."""
+
+    def get(
+        self, part: LabelledImages, about: Sequence[Any], make: Callable[[], Mapping[str, Sequence[int]]]
+    ) -> Mapping[str, Sequence[int]]:
+        """Whole numbers for each image of a part, by name: from the folder, or else made and kept there.
+
+        Args:
+            part: the images.
+            about: what the numbers depend on beside images, model and code.
+            make: computes them.
+        """
+        if self._folder is None:
+            return make()
+        content = json.dumps([code_version(self._module), fingerprint_of_images(part), *about])
+        path = self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.json"
+        if (kept := _read(path, len(part))) is not None:
+            seconds, found = kept
+            self.resumed += len(part)
+            self.resumed_seconds += seconds
+            return found
+        start = time.perf_counter()
+        made = make()
+        write_json(path, {"seconds": time.perf_counter() - start, "numbers": made})
+        return made
+
+
+def certify_parts(
+    model: Classifier,
+    images: ReadableImages,
+    values: Sequence[float],
+    *,
+    norm: Norm,
+    method: Method,
+    folder: Path | None,
+    observer: Observer,
+) -> CertifiedImages:
+    """Certify images at each eps, ascending: at a larger one only those that are certified at all smaller ones.
+
+    Args:
+        model, norm, method, observer: as for `casemate.certify`.
+        images: to certify.
+        values: of eps.
+        folder: where finished parts are kept; None keeps none.
+    """
+    finished = FinishedParts(folder, _CODE)
+    certified = np.zeros((len(images), len(values)), dtype=bool)
+    clean = np.zeros(len(images), dtype=bool)
+    for at in shards_of(images) or [slice(0, 0)]:
+        part = images.read(at)
+        left = np.arange(len(part))
+        for column, value in enumerate(values):
+            some = part[torch.from_numpy(left)]
+
+            def prove(some: LabelledImages = some, eps: float = value) -> Mapping[str, Sequence[int]]:
+                found = certify(model, *some.tensors(), eps, norm=norm, method=method, observer=observer)
+                return {"certified": found.certified.int().tolist(), "clean": found.clean.int().tolist()}
+
+            found = finished.get(some, [float(value), norm, method], prove)
+            if not column:
+                clean[at] = np.array(found["clean"], dtype=bool)
+            left = left[np.array(found["certified"], dtype=bool)]
+            certified[at.start + left, column] = True
+            if not len(left):
+                break
+    if finished.resumed:
+        observer.message(f"Resumed: {finished.resumed:,} bounds of images are there already")
+    return CertifiedImages(certified=certified, clean=clean, resumed_seconds=finished.resumed_seconds)
+
+
+def _read(path: Path, count: int) -> tuple[float, Mapping[str, Sequence[int]]] | None:
+    """Seconds and numbers of a finished part of `count` images; None if there is none, or one that is no such part."""
+    try:
+        found = read_json(path, StoreError)
+        numbers: dict[str, Sequence[int]] = {name: list(map(int, each)) for name, each in found["numbers"].items()}
+        return (float(found["seconds"]), numbers) if all(len(each) == count for each in numbers.values()) else None
+    except (StoreError, LookupError, TypeError, ValueError, AttributeError):
+        return None
