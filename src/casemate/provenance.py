@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -91,3 +92,10 @@ def _gpu() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(),
         "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
     }
+
+
+def machine_in_words(made: Mapping[str, Any]) -> str:
+    """Processor, its instructions if known, cores, threads and device, from what `surroundings` returned."""
+    threads = f"{made['threads']} {'thread' if made['threads'] == 1 else 'threads'}"
+    processors = made["processor"], made.get("instruction_set"), f"{made['cores']} cores"
+    return ", ".join(filter(None, (*processors, threads, made["device"])))

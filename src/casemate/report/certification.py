@@ -17,7 +17,7 @@ from casemate.evaluation.smoothed import SmoothedEvaluation, smoothing_settings
 from casemate.files import filling, write_bytes, write_json, write_text
 from casemate.norms import format_eps
 from casemate.progress import NULL_OBSERVER, Observer, Tracked, track
-from casemate.provenance import surroundings
+from casemate.provenance import machine_in_words, surroundings
 from casemate.report.certification_figures import NAME, certified_and_attacked, certified_by_radius
 from casemate.report.charts import Figure, styled
 from casemate.report.folder import check_replaceable
@@ -217,6 +217,6 @@ def _about(found: CertifiedEvaluation | SmoothedEvaluation, result: Mapping[str,
         ("norm and eps", f"{found.norm}; {', '.join(map(format_eps, found.values))}"),
         *how,
         ("seed", str(result["seed"])),
-        ("machine", f"{made['processor']}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
+        ("machine", machine_in_words(made)),
         ("software", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
     ]

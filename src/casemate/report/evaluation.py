@@ -1,10 +1,8 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from casemate.evaluation.intervals import percent
 from casemate.evaluation.run_time import seconds_in_words
 from casemate.evaluation.verdict import UNTRUSTED
 from casemate.files import read_json, write_text
+from casemate.provenance import machine_in_words
 from casemate.report import evaluation_figures
 from casemate.report.charts import Figure, styled
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
@@ -89,14 +88,9 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
         ("precision", _PRECISION[result.precision]),
         ("passes", f"{result.passes.forward:,} forward, {result.passes.backward:,} backward"),
         ("time", seconds_in_words(result.seconds, result.run_seconds)),
-        ("machine", f"{_processor(made)}, {made['cores']} cores, {made['threads']} threads, {made['device']}"),
+        ("machine", machine_in_words(made)),
         ("software", f"casemate {made['casemate']}, PyTorch {made['libraries']['torch']}, Python {made['python']}"),
     ]
-
-
-def _processor(made: Mapping[str, Any]) -> str:
-    """The processor's name and, if it is known, the instructions that PyTorch used."""
-    return ", ".join(filter(None, (made["processor"], made.get("instruction_set"))))
 
 
 def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:
