@@ -200,8 +200,8 @@ def test_the_registered_networks_can_be_taken_apart() -> None:
         "paper-student",
         "student-8x3",
         "resnet-14",
-        "resnet-6",
         "strided-cnn",
+        "pixelwise-cnn",
     ):
         model = create(name, input_shape=(1, 8, 8), classes=("a", "b", "c")).eval()
         labels = model(images).argmax(1)

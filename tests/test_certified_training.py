@@ -415,7 +415,7 @@ def test_batch_norm_takes_the_statistics_of_the_clean_images() -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["resnet-14", "strided-cnn", "resnet-6", "paper-cnn", "paper-student"])
+@pytest.mark.parametrize("name", ["resnet-14", "strided-cnn", "pixelwise-cnn", "paper-cnn", "paper-student"])
 def test_bounds_contain_the_outputs_in_both_modes(name: str, training: bool) -> None:
     """In training mode with the statistics of the clean images and the same dropout: the operations' own outputs."""
     model = create(name, input_shape=TINY_SHAPE, classes=TINY_CLASSES).train(training)

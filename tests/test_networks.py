@@ -256,38 +256,6 @@ def test_resnet_14_starts_he_normal_with_keras_norms() -> None:
             assert (layer.momentum, layer.eps) == (0.01, 1e-3)
 
 
-# --- the pre-activated residual network --------------------------------------------------------------------------
-
-
-def test_resnet_6_has_the_parameters_counted_by_hand() -> None:
-    network = _network("resnet-6")
-    counts = [_parameters(layer) for layer in network if _parameters(layer)]
-    assert counts == [
-        800,  # convolution 1 -> 32: 5 x 5 x 32, no bias
-        18_560,  # two norms: 2 x 64; two convolutions 32 -> 32: 2 x 9,216
-        57_536,  # norms 64 + 128; 32 -> 64: 18,432; 64 -> 64: 36,864; past them 1 x 1: 2,048
-        128,  # batch norm: scale and shift for 64
-        31_370,  # dense 7 x 7 x 64 -> 10, and 10 biases
-    ]
-
-
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (1, 9, 7), (1, 3, 1)])
-def test_resnet_6_takes_images_of_any_size(shape: tuple[int, int, int]) -> None:
-    assert _network("resnet-6", shape)(_images(3, shape)).isfinite().all()
-
-
-@pytest.mark.parametrize(("place", "stride"), [(1, 1), (2, 2)])
-def test_a_pre_activated_block_adds_what_it_is_given(place: int, stride: int) -> None:
-    block = _network("resnet-6").eval()[place]
-    parts = dict(block.named_parameters())
-    inputs = torch.randn(2, 32, 7, 7, generator=torch.Generator().manual_seed(1))
-    scale = (1 + 1e-5) ** -0.5  # of norms that have seen no image
-    inside = F.conv2d((scale * inputs).relu(), parts["first.weight"], stride=stride, padding=1)
-    inside = F.conv2d((scale * inside).relu(), parts["second.weight"], padding=1)
-    past = inputs if stride == 1 else F.conv2d((scale * inputs).relu(), parts["past.weight"], stride=2)
-    torch.testing.assert_close(block(inputs), inside + past)
-
-
 # --- the strided network -----------------------------------------------------------------------------------------
 
 
@@ -306,30 +274,43 @@ def test_strided_cnn_has_the_parameters_counted_by_hand_and_a_sixth_of_the_multi
     assert _multiplications("paper-cnn") / _multiplications("strided-cnn") == pytest.approx(6, abs=0.5)
 
 
-def test_the_wide_strided_network_has_twice_the_channels() -> None:
-    network = _network("strided-cnn-wide")
-    assert [layer.out_channels for layer in network if isinstance(layer, nn.Conv2d)] == [64, 128]
-    assert _parameters(network) == 1_741_642
-    with pytest.raises(SettingError, match="strided-cnn-wide halves its images"):
-        _network("strided-cnn-wide", (1, 3, 8))
+def test_the_pixelwise_network_computes_a_function_of_each_pixel_first() -> None:
+    network = _network("pixelwise-cnn").eval()
+    counts = [_parameters(layer) for layer in network if _parameters(layer)]
+    assert counts == [
+        12,  # 1 x 1 convolution 1 -> 6, and 6 biases
+        12,  # batch norm: scale and shift for 6
+        3_104,  # convolution 6 -> 32: 4 x 4 x 6 x 32, and 32 biases
+        64,
+        32_832,
+        128,
+        803_072,
+        512,
+        2_570,
+    ]
+    images, pixel = _images(2), (1, 0, 3, 4)
+    changed = images.clone()
+    changed[pixel] = 1 - changed[pixel]
+    moved = (network[:3](changed) != network[:3](images)).any(1).nonzero().tolist()
+    assert moved == [[1, 3, 4]]
 
 
+@pytest.mark.parametrize("name", ["strided-cnn", "pixelwise-cnn"])
 @pytest.mark.parametrize(("shape", "flat"), [((3, 32, 32), 4_096), ((1, 8, 8), 256), ((1, 9, 7), 128)])
-def test_strided_cnn_takes_images_of_other_sizes(shape: tuple[int, int, int], flat: int) -> None:
-    network = _network("strided-cnn", shape)
+def test_strided_networks_take_images_of_other_sizes(name: str, shape: tuple[int, int, int], flat: int) -> None:
+    network = _network(name, shape)
     assert network(_images(3, shape)).shape == (3, 10)
-    assert network[7].in_features == flat
-    with pytest.raises(SettingError, match="strided-cnn halves its images 2 times; 3 x 8 is too small"):
-        _network("strided-cnn", (1, 3, 8))
+    assert network[-4].in_features == flat
+    with pytest.raises(SettingError, match=f"{name} halves its images 2 times; 3 x 8 is too small"):
+        _network(name, (1, 3, 8))
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "resnet-14",
-        "resnet-6",
         "strided-cnn",
-        "strided-cnn-wide",
+        "pixelwise-cnn",
         "paper-cnn-noise",
         *(f"student-{w}x{d}" for w, d in _STUDENTS),
     ],

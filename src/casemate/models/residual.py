@@ -1,6 +1,4 @@
-"""Small residual networks: one deeper than the study's two, as the paper's section 7 proposes, and a cheaper one."""
-
-import math
+"""A small residual network, deeper than the study's two, as the paper's section 7 proposes."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,45 +48,4 @@ def resnet_14(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             he_normal(layer)
-    return network
-
-
-class _PreActivated(nn.Module):
-    """Two convolutions, each after batch norm and ReLU, with a skip connection (He et al. 2016b, figure 4e)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first_norm = nn.BatchNorm2d(inputs)
-        self.first = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        same = inputs == outputs and stride == 1
-        self.past = None if same else nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        inside = F.relu(self.first_norm(inputs))
-        past = inputs if self.past is None else self.past(inside)
-        return self.second(F.relu(self.second_norm(self.first(inside)))) + past
-
-
-@register("resnet-6")
-def resnet_6(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Build a network of five convolutions, in blocks of 32 and 64 channels, and a dense layer.
-
-    It halves its images twice, rounding up, at the first convolution and at the second block. It has 108k parameters
-    for images of 1 x 28 x 28 in 10 classes.
-    """
-    flat = 64 * math.prod(math.ceil(side / 4) for side in input_shape[1:])
-    network = nn.Sequential(
-        nn.Conv2d(input_shape[0], 32, 5, stride=2, padding=2, bias=False),
-        _PreActivated(32, 32, 1),
-        _PreActivated(32, 64, 2),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(flat, classes),
-    )
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return network
