@@ -66,9 +66,10 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
 _HEAD = """\
 # Pretrained models
 
-They were trained by `casemate benchmark`, which trains them again to the same weights with the same PyTorch and
-processor, and are stored in float16 (MIT licence, as casemate itself). Their names stand wherever a command takes
-MODEL:
+`casemate benchmark` trained these models, and trains them to the same weights again where PyTorch, processor and number
+of threads are the same (`provenance` in benchmark.json). They take images of shape (1, 28, 28) with pixels in [0, 1],
+and return logits of the 10 classes of Fashion-MNIST. Weights are stored in float16, under the MIT licence, as casemate
+itself. Use a model's name wherever a command takes MODEL:
 
 ```
 casemate evaluate fast --eps 0.1
@@ -79,9 +80,9 @@ model = casemate.models.open_model("fast").model
 ```
 
 The numbers are those of the stored weights, with 95 % intervals. They say nothing about other images or about a larger
-eps. Robust accuracy is an upper bound: a stronger attack may find more. The original AutoAttack beside it:
-[benchmarks/pretrained](../benchmarks/pretrained/README.md). All recipes in one table:
-[the benchmark](benchmark/benchmark.md).
+eps. Robust accuracy is an upper bound: a stronger attack may find more.
+[benchmarks/pretrained](../benchmarks/pretrained/README.md) compares it with what the original AutoAttack finds,
+[the benchmark](benchmark/benchmark.md) with published results.
 
 <!-- below this line: python tools/publish_models.py -->"""
 

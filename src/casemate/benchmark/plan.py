@@ -105,7 +105,7 @@ def plan_benchmark(
     """Check a benchmark without training anything.
 
     Args:
-        dataset: its training images are split into those to train on and those to choose the epoch by.
+        dataset: its training images are split into those to train on and those for validation.
         names: of the entries; all if there are none. The teachers of students are added.
         entries: the models to choose from.
         eps: the radius in Linf that all models are compared at.

@@ -123,7 +123,9 @@ def certify_parts(
             if not len(left):
                 break
     if finished.resumed:
-        observer.message(f"Resumed: {finished.resumed:,} bounds of images are there already")
+        observer.message(
+            f"Resumed: {finished.resumed:,} finished bounds (one per image and eps) were read from the store"
+        )
     return CertifiedImages(certified=certified, clean=clean, resumed_seconds=finished.resumed_seconds)
 
 

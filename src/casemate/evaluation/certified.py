@@ -52,7 +52,7 @@ class CertifiedEvaluation:
     """The values of eps, ascending."""
     norm: Norm
     method: str
-    """interval, crown-ibp or crown; or the name of a certificate from elsewhere."""
+    """interval, crown-ibp or crown; "the caller" if the certificate was passed as `claimed`."""
     budget: str | None
     """Which attacks were run; None: none."""
     sample: int
@@ -106,7 +106,7 @@ class CertifiedEvaluation:
     def certified_accuracy(self) -> list[Estimate]:
         """Share of the images proven robust, at each eps; a lower bound of the true robust accuracy.
 
-        None are where the certificate is void.
+        It is 0 at every eps if the certificate is void.
         """
         return [share(column & (not self.is_void)) for column in self.certified.T]
 
@@ -463,7 +463,7 @@ def _check_claim(
             f"a claim of shape {np.shape(claimed)}; expected {(count, len(values))}: images by values of eps"
         )
     if budget is None:
-        raise SettingError("a claim without attacks, which are what it is tried by; give a budget")
+        raise SettingError("a claim without attacks; give a budget, since the attacks test the claim")
 
 
 def _sampled(among: np.ndarray, count: int, seed: int) -> np.ndarray:

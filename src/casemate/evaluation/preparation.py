@@ -45,7 +45,10 @@ def prepared_model(
     batch_size: int | None,
     observer: Observer,
 ) -> Iterator[Frozen]:
-    """`prepare_for_attack`; what it would measure is taken from the kept plan, or else written into it."""
+    """Prepare the model for its attacks.
+
+    Pass size and precision come from the plan in the store; if there is none, they are measured and saved there.
+    """
     known = None if kept is None else kept.measured
     pixels, _ = few.tensors(model.device)
     size, measured = (batch_size, precision) if known is None else (known.pass_size, "float32")

@@ -89,8 +89,10 @@ def page(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], figure: Figure) -> s
         f"# Benchmark of defences: {plan.dataset.title}, Linf",
         "",
         f"{len(plan.train):,} images to train on, {len(plan.validation):,} set aside for validation; clean accuracy on "
-        f"all {len(plan.dataset.test):,} test images. Robust: no attack of the budget `{plan.budget}` fools the model; "
-        "an upper bound of the truth. Certified: proven, a lower bound. In brackets 95 % intervals.",
+        f"all {len(plan.dataset.test):,} test images. Robust EPS: the share of images that no attack "
+        f"of the budget `{plan.budget}` fools within EPS in Linf, for pixels in [0, 1], an upper bound of the true "
+        "share. Certified EPS, where it is given: the share proven robust, a lower bound. Verdict: at "
+        f"{format_eps(plan.eps)}. Training: wall-clock time. In brackets 95 % intervals.",
         "",
         f"![{figure.alt}](benchmark.svg)",
         "",

@@ -36,4 +36,5 @@ class BenchmarkRequest:
     """The data set, one of `casemate data list`."""
     data_dir: DataDir = None
     train_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Use a stratified random sample of N training images; a fifth of them, at most 6,000, chooses the epoch."""
+    """Use a stratified random sample of N training images, of which a fifth, at most 6,000, is set aside for
+    validation."""

@@ -3,8 +3,8 @@
   of them is classified otherwise. The other images are attacked, and so is a
   random sample of the proven ones: the true robust accuracy lies between the
   certified and the attacked one.
-- If an attack fools a certified image, the certificate is void: it is said,
-  and the command exits with 3.
+- If an attack fools a certified image, no certificate of the run counts: the
+  command says which image it is, and exits with 3.
 - With --smoothing SIGMA the smoothed model is certified instead, in l2, by
   random noise. It is another classifier than the model, and nothing is
   attacked.

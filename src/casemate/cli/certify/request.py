@@ -46,7 +46,8 @@ class SmoothingOptions:
         tuple[int, ...],
         arg(metavar="N0 N", help_behavior_hint=f"(default: {_SMOOTHING.n0} {_SMOOTHING.n})"),
     ] = ()
-    """Noisy copies of each image: N0 to select the class, N others to certify it. More certify larger radii."""
+    """Noisy copies of each image: N0 to select the class, N more to certify it. A larger N can certify larger
+    radii."""
     alpha: Annotated[str | None, arg(metavar="P", help_behavior_hint=f"(default: {_SMOOTHING.alpha:g})")] = None
     """Probability, at most, that the certificate of one image is false."""
 
@@ -90,8 +91,8 @@ class CertifyRequest:
     attack: bool = True
     """Attack the images that are not certified, and a sample of those that are."""
     budget: Annotated[Budget | None, arg(help_behavior_hint=f"(default: {DEFAULTS['budget']})")] = None
-    """Which attacks to run: standard is AutoAttack's and minimum-norm attacks, autoattack its list alone, and quick a
-    first look only, with few steps of each attack."""
+    """Which attacks to run: quick is a first estimate (PGD, APGD and Square with few steps), autoattack is AutoAttack's
+    list, standard that and minimum-norm attacks, thorough that and restarts."""
     sample: Annotated[int | None, arg(metavar="N", help_behavior_hint=f"(default: {DEFAULTS['sample']})")] = None
     """Attack N of the certified images too, as a check of the certificate."""
     seed: Seed = 0
