@@ -383,6 +383,8 @@ def test_without_a_repository_paths_are_relative_to_the_current_folder(
 
 def test_the_file_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for module in ("nets", "package", "package.mine"):  # other tests may have imported their own
+        monkeypatch.delitem(sys.modules, module, raising=False)
     for name in ("nets.py", "package/__init__.py", "package/mine.py", "folder/config.json", "weights.pt", "m.onnx"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("raise SystemExit('imported')" if name.endswith(".py") else "{}")
