@@ -175,12 +175,22 @@ def test_a_stopped_run_goes_on_from_what_is_finished(
     assert sorted(tmp_path.glob("evaluations/*/*/*.safetensors")) == pieces
 
 
-@pytest.mark.parametrize("damage", ['{"certified": "11"}', "[]", '{"certified": "x", "clean": "1", "seconds": 1}', "{"])
-def test_damaged_parts_are_computed_again(damage: str, found: CertifiedEvaluation, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        '{"certified": "11"}',
+        "[]",
+        '{"certified": "x", "clean": "1", "seconds": 1}',
+        "{",
+        '{"seconds": 1, "numbers": {}}',
+        None,
+    ],
+)
+def test_damaged_parts_are_computed_again(damage: str | None, found: CertifiedEvaluation, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"eps": VALUES, "budget": None, "store": tmp_path}
     evaluate_certified(network(), IMAGES, **settings)
     for path in tmp_path.glob("evaluations/*/certificates/*.json"):
-        path.write_text(damage)
+        path.write_text(path.read_text().replace("0", "1") if damage is None else damage)
     again = evaluate_certified(network(), IMAGES, **settings)
     assert np.array_equal(again.certified, found.certified)
 

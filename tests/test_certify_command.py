@@ -14,6 +14,7 @@ from torch import nn
 
 from casemate.attacks import PGD, Square
 from casemate.certification import Certificate, Smoothing, certify, certify_smoothed
+from casemate.errors import ShapeError
 from casemate.evaluation import certificates
 from casemate.evaluation import certified as module
 from casemate.evaluation.certified import evaluate_certified
@@ -268,6 +269,11 @@ def test_votes_that_are_finished_are_not_counted_again(tmp_path: Path) -> None:
     passed = 0
     evaluate_smoothed(model, IMAGES, **settings, fresh=True)
     assert whole < passed <= smoothed_queries(len(IMAGES), settings["smoothing"])
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ShapeError, match="no images to certify"):
+        evaluate_smoothed(network(), IMAGES[:0], eps=0.1)
 
 
 def test_radii_of_a_smoothed_model_follow_sigma(run: Run, here: Path) -> None:

@@ -3,11 +3,10 @@
     STORE/evaluations/PLAN/certificates/KEY.json   which images of a part are certified at one eps
 
 KEY is a hash of the images, of eps, norm and method (or of the settings of the smoothing), and of the code of the
-certificates; PLAN as in `pieces.py`. On shared storage there are no such files: another machine certifies again.
+certificates; PLAN as in `pieces.py`. A file holds a hash of its content, and a damaged one is computed again. On shared
+storage there are no such files: another machine certifies again.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from casemate.data import LabelledImages, ReadableImages
 from casemate.engine.code_version import code_version
 from casemate.errors import StoreError
 from casemate.evaluation.fingerprints import fingerprint_of_images
+from casemate.evaluation.pieces import key_of
 from casemate.evaluation.shards import shards_of
 from casemate.files import read_json, write_json
 from casemate.models import Classifier
@@ -64,6 +64,8 @@ class FinishedParts:
     ) -> Mapping[str, Sequence[int]]:
         """Whole numbers for each image of a part, by name: from the folder, or else made and kept there.
 
+        A damaged file is replaced.
+
         Args:
             part: the images.
             about: what the numbers depend on beside images, model and code.
@@ -71,16 +73,16 @@ class FinishedParts:
         """
         if self._folder is None:
             return make()
-        content = json.dumps([code_version(self._module), fingerprint_of_images(part), *about])
-        path = self._folder / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.json"
-        if (kept := _read(path, len(part))) is not None:
+        path = self._folder / f"{key_of([code_version(self._module), fingerprint_of_images(part), *about])}.json"
+        if (kept := _read(path)) is not None:
             seconds, found = kept
             self.resumed += len(part)
             self.resumed_seconds += seconds
             return found
         start = time.perf_counter()
         made = make()
-        write_json(path, {"seconds": time.perf_counter() - start, "numbers": made})
+        content = {"seconds": time.perf_counter() - start, "numbers": made}
+        write_json(path, {**content, "key": key_of(content)})
         return made
 
 
@@ -129,11 +131,11 @@ def certify_parts(
     return CertifiedImages(certified=certified, clean=clean, resumed_seconds=finished.resumed_seconds)
 
 
-def _read(path: Path, count: int) -> tuple[float, Mapping[str, Sequence[int]]] | None:
-    """Seconds and numbers of a finished part of `count` images; None if there is none, or one that is no such part."""
+def _read(path: Path) -> tuple[float, Mapping[str, Sequence[int]]] | None:
+    """Seconds and numbers of a finished part; None if there is none, or a damaged one."""
     try:
         found = read_json(path, StoreError)
-        numbers: dict[str, Sequence[int]] = {name: list(map(int, each)) for name, each in found["numbers"].items()}
-        return (float(found["seconds"]), numbers) if all(len(each) == count for each in numbers.values()) else None
-    except (StoreError, LookupError, TypeError, ValueError, AttributeError):
+        content = {name: found[name] for name in ("seconds", "numbers")}
+        return (content["seconds"], content["numbers"]) if found["key"] == key_of(content) else None
+    except (StoreError, LookupError, TypeError):
         return None

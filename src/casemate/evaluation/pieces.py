@@ -353,7 +353,7 @@ def open_pieces(
     root, objects = opened(location, observer)
     if objects is not None:
         objects.expect_writable()  # now, and not after hours of attacks
-    with using(root, _hash(about), fresh=fresh) as folder:
+    with using(root, key_of(about), fresh=fresh) as folder:
         pieces = PieceStore(folder, about, objects=objects, fresh=fresh)
         if pieces.measured is None and not fresh and (words := _unusable(_others(root, objects), about)):
             observer.message(f"Pieces of this model's evaluations in the store are not used: computed with {words}")
@@ -464,14 +464,14 @@ def shard_key(changes: Mapping[str, int], start: int, images: LabelledImages, co
         images: of the shard.
         correct: which of them are classified correctly, booleans `(n,)`.
     """
-    return _hash([dict(changes), start, fingerprint_of_images(images), hashlib.sha256(correct.tobytes()).hexdigest()])
+    return key_of([dict(changes), start, fingerprint_of_images(images), hashlib.sha256(correct.tobytes()).hexdigest()])
 
 
 def piece_key(before: str, attack: AbstractAttack, eps: float) -> str:
     """The key of the piece of an attack at one eps, after the piece with the key `before`."""
     record = attack.record()
     uncertain = [uuid.uuid4().hex] if _is_uncertain(record) else []
-    return _hash([before, record, _own_code(attack), *uncertain, float(eps)])
+    return key_of([before, record, _own_code(attack), *uncertain, float(eps)])
 
 
 def _is_uncertain(record: Any) -> bool:
@@ -499,6 +499,7 @@ def _own_code(attack: AbstractAttack) -> list[str]:
     return found
 
 
-def _hash(content: Any) -> str:
+def key_of(content: Any) -> str:
+    """A hash of JSON, 20 hex digits, to name a file by."""
     text = json.dumps(content, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

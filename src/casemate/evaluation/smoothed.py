@@ -244,7 +244,7 @@ def evaluate_smoothed(
     if store is not None:
         model.infer(few.tensors(model.device)[0])
     with keeping_pieces(model, few, store, seed, "l2", smoothing.n, "float32", None, observer, fresh=fresh) as kept:
-        if kept is not None:
+        if kept is not None:  # the plan says what the votes belong to
             kept.begin(Measurements(pass_size=smoothing.batch_size, precision="float32"))
         finished = FinishedParts(None if kept is None else kept.folder / CERTIFICATES, _CODE)
         found = _voted(model, given, smoothing, seed, finished, observer)
@@ -269,7 +269,7 @@ def _voted(
     """The certificates of all images; the votes of those that are finished are read."""
     numbers: list[Mapping[str, Sequence[int]]] = []
     with observer.work("Randomised smoothing", len(images)) as advance:
-        for start in range(0, len(images), _TOGETHER):
+        for start in range(0, max(1, len(images)), _TOGETHER):  # no images are refused below
             some = images.read(slice(start, start + _TOGETHER))
             before = finished.resumed
 

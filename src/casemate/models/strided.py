@@ -4,7 +4,7 @@
 stride 2.
 
 In `pixelwise-cnn` a function of each pixel alone comes first, a convolution of size 1 with batch norm and ReLU. It can
-be flat where a perturbation does no good, such as near the black of a background, before any pixels are added up. A
+be flat where small changes mean nothing, such as near the black of a background, before any pixels are added up. A
 first convolution of size 4 adds up the perturbations of 16 pixels, and no layer after it can tell them apart.
 """
 

@@ -10,8 +10,9 @@ from tyro.conf import arg
 
 from casemate.cli import certify as command
 from casemate.cli.certify.request import CertifyRequest
-from casemate.cli.shared import console, parsing
+from casemate.cli.shared import parsing
 from casemate.cli.shared.console import ThresholdNotMet
+from casemate.cli.shared.gates import expect_passing, least_accuracy
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     MODEL_FROM,
@@ -21,11 +22,9 @@ from casemate.cli.shared.options import (
     StoreFolder,
     at_least_one,
     check_folder,
-    parse_share,
 )
 from casemate.cli.shared.outputs import Overwrite
 from casemate.norms import format_eps
-from casemate.report.ci.gate import Gate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ class Certify:
 
         Raises `ThresholdNotMet` if an attack fools a certified image, or --fail-under is not met.
         """
-        gate = None
-        if self.fail_under is not None:
-            gate = Gate(least=parse_share("fail-under", self.fail_under), text=self.fail_under)
+        gate = least_accuracy(self.fail_under)
         at_least_one("images", self.certification.images)
         self.certification.check()
         if self.out is not None:
@@ -76,10 +73,8 @@ class Certify:
         if void:
             raise ThresholdNotMet(found.conclusion)
         if gate is not None:
-            judged = gate.compare("certified accuracy", found.certified_accuracy[-1], format_eps(found.values[-1]))
-            if not judged.passes:
-                raise ThresholdNotMet(judged.sentence)
-            console.print_message(judged.sentence, word="passes")
+            accuracy, eps = found.certified_accuracy[-1], format_eps(found.values[-1])
+            expect_passing(gate.compare("certified accuracy", accuracy, eps))
 
 
 def parse(argv: Sequence[str]) -> Certify:

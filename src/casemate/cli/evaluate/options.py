@@ -10,10 +10,10 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from casemate.cli import evaluate as command
 from casemate.cli.evaluate.request import EvaluateRequest
-from casemate.cli.shared import console, outputs, parsing
+from casemate.cli.shared import outputs, parsing
 from casemate.cli.shared.ci import CiFiles, inputs_of
-from casemate.cli.shared.console import ThresholdNotMet
 from casemate.cli.shared.engines import EngineOptions
+from casemate.cli.shared.gates import expect_passing, least_accuracy
 from casemate.cli.shared.observers import watching
 from casemate.cli.shared.options import (
     MODEL_FROM,
@@ -23,11 +23,10 @@ from casemate.cli.shared.options import (
     StoreFolder,
     at_least_one,
     check_folder,
-    parse_share,
 )
 from casemate.cli.shared.outputs import Overwrite
 from casemate.cli.shared.tracking import Track, check_trackers, tracking
-from casemate.report.ci.gate import Compared, Gate
+from casemate.report.ci.gate import Compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Evaluate:
     def _run(self) -> None:
         at_least_one("images", self.evaluation.images)
         self.engine.check()
-        gate = self._gate()
+        gate = least_accuracy(self.fail_under, self.fail_by)
         if self.out is not None and not self.dry_run:
             check_folder(self.out)
         check_trackers(self.track)
@@ -99,16 +98,7 @@ class Evaluate:
             display = partial(show.show, result, out, data=self.evaluation.data, verbose=self.verbose)
         display(as_json=self.json)
         if gate is not None:
-            judged = gate.judge(found.verdict)
-            if not judged.passes:
-                raise ThresholdNotMet(judged.sentence)
-            console.print_message(judged.sentence, word="passes")
-
-    def _gate(self) -> Gate | None:
-        """The robust accuracy that --fail-under demands, or None. Raises `SettingError` if it is not within [0, 1]."""
-        if self.fail_under is None:
-            return None
-        return Gate(least=parse_share("fail-under", self.fail_under), text=self.fail_under, compares=self.fail_by)
+            expect_passing(gate.judge(found.verdict))
 
 
 def parse(argv: Sequence[str]) -> Evaluate:
