@@ -202,6 +202,46 @@ def test_a_least_certified_accuracy(least: str, code: int, run: Run, here: Path)
     assert words in " ".join(err.split())
 
 
+# Beforehand -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "steps", "settings"),
+    [
+        ((), {"certificates", "attacks"}, {"method": "crown", "budget": "standard", "sample": 200}),
+        (("--no-attack", "--method", "interval"), {"certificates"}, {"method": "interval", "budget": None}),
+        (
+            ("--smoothing", "0.2"),
+            {"certificates"},
+            {"norm": "l2", "sigma": 0.2, "queries": smoothed_queries(90, Smoothing(sigma=0.2))},
+        ),
+    ],
+)
+def test_beforehand_settings_and_time(
+    options: tuple[str, ...], steps: set[str], settings: dict[str, Any], run: Run, here: Path
+) -> None:
+    code, out, err = certified(run, *options, "--out", "out", "--dry-run", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert problems(found) == []
+    assert {name: found[name] for name in settings} == settings
+    assert found["seconds"].keys() == steps
+    assert all(each > 0 for each in found["seconds"].values())
+    assert not (here / "out").exists()
+    code, out, _ = certified(run, *options, "--dry-run")
+    assert code == 0
+    assert "Would be certified" in out
+    assert ("Attacks, if no image is certified or fooled" in out) == ("attacks" in steps)
+
+
+def test_beforehand_a_black_box_is_not_called(run: Run, here: Path) -> None:
+    options = ("--black-box", "--classes", "3", "--smoothing", "0.2", "--data", "tiny.npz")
+    code, out, err = run("certify", "nets.py:predict", *options, "--dry-run", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert problems(found) == []
+    assert "seconds" not in found
+    assert found["queries"] == smoothed_queries(90, Smoothing(sigma=0.2))
+
+
 # Smoothing ------------------------------------------------------------------------------------------------------------
 def test_the_smoothed_model_is_certified_and_named(run: Run, here: Path) -> None:
     options = ("--smoothing", "0.2", "--draws", 50, 400, "--alpha", "0.01")

@@ -7,7 +7,7 @@ attacks find on the model itself says nothing about that one, so no attack is ru
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, final
@@ -36,6 +36,8 @@ _CODE = "casemate.certification.smoothing"
 """The module whose code, with that of all modules that it imports, counts votes."""
 _TOGETHER = 20
 """Images whose votes are kept together."""
+_TIMED = 2000
+"""Noisy copies, at most, of an image by which the time is estimated."""
 NO_ATTACK: Final = (
     "No attack was run: what attacks find on the model itself is not comparable. In Python "
     "casemate.certification.smoothed makes the classifier to attack."
@@ -203,6 +205,21 @@ def smoothed_queries(count: int, smoothing: Smoothing) -> int:
     """The most images that `evaluate_smoothed` passes through the model for `count` images, with a store."""
     examined = count + 2 * COMPARED_IMAGES  # a few of each part, and what identifies the model
     return count * (smoothing.n0 + smoothing.n) + examined
+
+
+def smoothed_seconds(model: Classifier, images: ReadableImages, smoothing: Smoothing) -> float:
+    """Estimated seconds that `evaluate_smoothed` takes, by timing the votes on one image.
+
+    Raises:
+        ModelError, MachineError: as `certify_smoothed`.
+    """
+    one = images.read(slice(0, 1)).tensors()
+    timed = replace(smoothing, n0=min(smoothing.n0, _TIMED), n=min(smoothing.n, _TIMED))
+    certify_smoothed(model, *one, replace(timed, n0=1, n=1))  # the first call is slower
+    start = time.perf_counter()
+    certify_smoothed(model, *one, timed)
+    each = (time.perf_counter() - start) / (timed.n0 + timed.n)
+    return each * len(images) * (smoothing.n0 + smoothing.n)
 
 
 def evaluate_smoothed(

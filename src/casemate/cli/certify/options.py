@@ -41,25 +41,30 @@ class Certify:
     store: StoreFolder = None
     fresh: Flag = False
     """Compute all bounds and attacks anew, also those that an earlier run left in the store."""
+    dry_run: Flag = False
+    """Certify nothing; print the settings, and how long it takes."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
     def run(self) -> None:
-        """Certify, attack, write the files, print the result.
+        """Certify, attack, write the files, print the result; with --dry-run only print settings and estimated times.
 
         Raises `ThresholdNotMet` if an attack fools a certified image, or --fail-under is not met.
         """
         gate = least_accuracy(self.fail_under)
         at_least_one("images", self.certification.images)
         self.certification.check()
-        if self.out is not None:
+        if self.out is not None and not self.dry_run:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer)
             from casemate.cli.certify import run, show
             from casemate.evaluation.certified import CertifiedEvaluation
 
-            plan = run.prepare(self.certification, device, observer)
+            plan = run.prepare(self.certification, device, observer, timed=self.dry_run)
+            if self.dry_run:
+                show.show_certify_plan(plan, as_json=self.json)
+                return
             out = self.out or Path("runs") / f"certify-{plan.model.short}"
             check_folder(out)
             run.expect_replaceable(plan, out, overwrite=self.overwrite, observer=observer)

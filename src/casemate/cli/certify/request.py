@@ -8,7 +8,7 @@ from tyro.conf import arg
 
 from casemate.certification import Smoothing
 from casemate.certification.certificate import Method
-from casemate.cli.evaluate.request import EPS, IMAGES, ImageCount
+from casemate.cli.evaluate.request import BUDGET_HELP, EPS, IMAGES, ImageCount
 from casemate.cli.shared.options import (
     DataDir,
     DataFile,
@@ -90,9 +90,9 @@ class CertifyRequest:
     """How bounds are computed: interval is fast and loose, crown slow and tight. Cheaper ones are tried first."""
     attack: bool = True
     """Attack the images that are not certified, and a sample of those that are."""
-    budget: Annotated[Budget | None, arg(help_behavior_hint=f"(default: {DEFAULTS['budget']})")] = None
-    """Which attacks to run: quick is a first estimate (PGD, APGD and Square with few steps), autoattack is AutoAttack's
-    list, standard that and minimum-norm attacks, thorough that and restarts."""
+    budget: Annotated[Budget | None, arg(help=BUDGET_HELP, help_behavior_hint=f"(default: {DEFAULTS['budget']})")] = (
+        None
+    )
     sample: Annotated[int | None, arg(metavar="N", help_behavior_hint=f"(default: {DEFAULTS['sample']})")] = None
     """Attack N of the certified images too, as a check of the certificate."""
     seed: Seed = 0

@@ -1,7 +1,7 @@
 """What `casemate certify` does once PyTorch is loaded: load, certify, attack, write."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,19 @@ from casemate.cli.shared.facts import report_facts
 from casemate.data import ReadableImages
 from casemate.engine import default_store
 from casemate.errors import CasemateWarning, SettingError
+from casemate.evaluation.certificates import certificate_seconds
 from casemate.evaluation.certified import CertifiedEvaluation, evaluate_certified
+from casemate.evaluation.cost import seconds_at_most
 from casemate.evaluation.fingerprints import fingerprint, fingerprint_of_images
-from casemate.evaluation.smoothed import SmoothedEvaluation, evaluate_smoothed, smoothed_queries, smoothing_settings
+from casemate.evaluation.smoothed import (
+    SmoothedEvaluation,
+    evaluate_smoothed,
+    smoothed_queries,
+    smoothed_seconds,
+    smoothing_settings,
+)
 from casemate.models import OpenedModel
-from casemate.norms import Ball, format_eps, parse_eps
+from casemate.norms import Ball, Norm, format_eps, parse_eps
 from casemate.progress import Observer
 from casemate.report.certification import CERTIFICATION_FILE, write_certification_files
 from casemate.units import find_eps_issue
@@ -42,6 +50,13 @@ class CertifyPlan:
     device: str
     hashes: dict[str, str]
     """Of the weights and the images."""
+    seconds: dict[str, float]
+    """Estimated seconds of `certificates`, and at most of `attacks`; empty if they were not measured."""
+
+    @property
+    def most_queries(self) -> int | None:
+        """The most images that a smoothed model is called with; None without smoothing."""
+        return None if self.smoothing is None else smoothed_queries(len(self.test), self.smoothing)
 
     def about(self) -> dict[str, Any]:
         """All settings as JSON, for certification.json."""
@@ -70,8 +85,10 @@ class CertifyPlan:
         }
 
 
-def prepare(request: CertifyRequest, device: str, observer: Observer) -> CertifyPlan:
+def prepare(request: CertifyRequest, device: str, observer: Observer, *, timed: bool = False) -> CertifyPlan:
     """Load the model and the images; nothing is certified.
+
+    If `timed`, the time is estimated too, by certifying and attacking a few images.
 
     Warns of an eps that is obviously in the wrong unit. Raises `CasemateError`.
     """
@@ -103,7 +120,23 @@ def prepare(request: CertifyRequest, device: str, observer: Observer) -> Certify
         "fingerprint": fingerprint(model.model),
         "images_sha256": fingerprint_of_images(images.images),
     }
-    return CertifyPlan(request, model, images.name, images.images, images.chosen, values, smoothing, device, hashes)
+    plan = CertifyPlan(request, model, images.name, images.images, images.chosen, values, smoothing, device, hashes, {})
+    if not timed or request.loading.black_box:  # whose calls may be counted, or cost money
+        return plan
+    with observer.work("Measuring the speed", 0):
+        return replace(plan, seconds=_seconds(plan))
+
+
+def _seconds(plan: CertifyPlan) -> dict[str, float]:
+    """The estimated seconds of a plan, by what is computed."""
+    model, about = plan.model.model, plan.about()
+    if plan.smoothing is not None:
+        return {"certificates": smoothed_seconds(model, plan.test, plan.smoothing)}
+    norm: Norm = plan.request.measured_in
+    found = {"certificates": certificate_seconds(model, plan.test, plan.values, norm=norm, method=about["method"])}
+    if about["budget"] is not None:
+        found["attacks"] = seconds_at_most(model, plan.test, plan.values, norm=norm)[about["budget"]]
+    return found
 
 
 def expect_replaceable(plan: CertifyPlan, folder: Path, *, overwrite: bool, observer: Observer) -> None:
@@ -124,7 +157,7 @@ def run(
     """
     model, about = plan.model.model, plan.about()
     if plan.smoothing is not None:
-        inputs.expect_queries(plan.model, plan.request.loading, smoothed_queries(len(plan.test), plan.smoothing))
+        inputs.expect_queries(plan.model, plan.request.loading, plan.most_queries or 0)
         return evaluate_smoothed(
             model,
             plan.test,

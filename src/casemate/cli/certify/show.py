@@ -1,4 +1,4 @@
-"""What `casemate certify` prints: what is proven, what the attacks left, and what became of the sample."""
+"""What `casemate certify` prints: beforehand what it will do, afterwards what is proven and what the attacks left."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from casemate.cli.certify.run import CertifyPlan
 from casemate.cli.shared import console
 from casemate.documents import CERTIFICATION, SMOOTHING
 from casemate.evaluation.certified import CertifiedEvaluation
@@ -19,6 +20,26 @@ from casemate.timing import duration
 
 _BOX_WIDTH = 110
 """Columns of the box with the conclusion, at most: longer lines are hard to read."""
+
+_STEPS = {"certificates": "Certificates", "attacks": "Attacks, if no image is certified or fooled"}
+"""What is computed, in words."""
+
+
+def show_certify_plan(plan: CertifyPlan, *, as_json: bool) -> None:
+    """Print the settings of a planned certification and its estimated time; as JSON if `as_json`."""
+    about = plan.about()
+    if as_json:
+        timed = {"seconds": plan.seconds} if plan.seconds else {}
+        queries = {} if plan.most_queries is None else {"queries": plan.most_queries}
+        console.show_json({**about, **timed, **queries}, "casemate/certification-plan/1")
+        return
+    times = console.new_table("Step", "About", title="Time")
+    for name, seconds in plan.seconds.items():
+        times.add_row(_STEPS[name], duration(seconds))
+    shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
+    console.show(console.settings_table(shown, "Would be certified"), *([times] if plan.seconds else []))
+    if plan.most_queries is not None:
+        console.show(f"The model would be called with at most {plan.most_queries:,} images.")
 
 
 def show_certified(found: CertifiedEvaluation, result: Mapping[str, Any], folder: Path, *, as_json: bool) -> None:

@@ -44,13 +44,11 @@ Radii = Annotated[
         help_behavior_hint=f"(default: {_EPS_WORDS})",
     ),
 ]
-BudgetOption = Annotated[
-    Budget,
-    arg(
-        help="Which attacks to run: standard is AutoAttack's and minimum-norm attacks, autoattack its list alone, "
-        "quick only a first look."
-    ),
-]
+BUDGET_HELP = (
+    "Which attacks to run: quick is a first estimate (PGD, APGD and Square with few steps), autoattack is AutoAttack's "
+    "list, standard that and minimum-norm attacks, thorough that and restarts."
+)
+BudgetOption = Annotated[Budget, arg(help=BUDGET_HELP)]
 Thorough = Annotated[
     bool,
     FlagCreatePairsOff,
