@@ -336,7 +336,7 @@ def test_the_adaptive_attack_defeats_feature_squeezing() -> None:
     assert result.adaptive.detected.value < 0.3
     assert result.is_broken
     assert result.robust.value < 0.3
-    assert "The detector is broken: the adaptive attack fools the model and evades" in result.summary
+    assert "The detector is broken: the adaptive attack evades it on" in result.summary
     assert result.summary in repr(result)
     assert "broken" in result._repr_html_()
 
@@ -389,7 +389,7 @@ def test_a_detector_that_rejects_everything_is_never_evaded_and_useless() -> Non
     assert result.robust.value == 1
     assert result.adaptive.evading.value == 0
     assert not result.is_broken
-    assert "not broken by this attack" in result.summary
+    assert "of no use: it rejects 100.0 %" in result.summary
     assert math.isnan(result.requested_rate)
 
 
@@ -400,6 +400,23 @@ def test_a_detector_that_rejects_nothing_changes_nothing() -> None:
     assert np.array_equal(result.adaptive.evaded, result.adaptive.wrong)
     assert result.adaptive.wrong.sum() >= result.unaware["PGD"].wrong.sum()
     assert result.is_broken
+
+
+def test_a_detector_is_broken_however_robust_the_model_is() -> None:
+    """At a small radius few images fall at all; a detector that catches none of these is broken all the same."""
+    detector = calibrated(Constant(), trained(), HELD_OUT, false_positive_rate=0)
+    result = evaluate_detector(detector, trained(), IMAGES, LABELS, **dict(QUICK, eps=0.1, attacks={}))
+    assert 0 < result.fooled.sum() < 0.5 * len(result)
+    assert result.is_broken
+    assert f"on {result.fooled.sum()} of the {result.fooled.sum()} images" in result.summary
+
+
+def test_without_adversarial_images_there_is_nothing_to_detect() -> None:
+    right = trained()(IMAGES).argmax(1) == LABELS
+    detector = calibrated(Constant(), trained(), HELD_OUT, false_positive_rate=0)
+    result = evaluate_detector(detector, trained(), IMAGES[right], LABELS[right], **dict(QUICK, eps=0.002, attacks={}))
+    assert not result.is_broken
+    assert "nothing to detect" in result.summary
 
 
 def test_a_detector_without_gradients_is_warned_of() -> None:

@@ -511,7 +511,7 @@ class _NoWeights(nn.Module):
         ({"recipe": "several-norms"}, SettingError, "trains in several balls; expected one of"),
         ({"recipe": "fgsm-rs", "norm": "l2"}, SettingError, "recipe fgsm-rs in l2; it is defined in Linf only"),
         ({"recipe": "cross-entropy"}, SettingError, "is what the control is trained by; expected one of"),
-        ({"recipe": "distillation"}, SettingError, "trains on no adversarial images; expected one of"),
+        ({"recipe": "distillation"}, SettingError, "trains a student, by a teacher; expected one of"),
         ({"recipe": "adversarial-trainin"}, SettingError, "did you mean adversarial-training"),
         ({"recipe": ["adversarial-training"] * 2}, SettingError, "each of another name"),
         ({"recipe": []}, SettingError, "recipes none; expected one or more"),
@@ -647,6 +647,9 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     assert "evaluations, at most" in shown
     assert "steps=2" in shown
     assert not (tmp_path / "out").exists()
+    code, shown, _ = run("harden", mine, *COMMAND, "--recipe", "trades", "mart", "fgsm-rs", "--dry-run")
+    assert code == 0
+    assert shown.count("steps=2") == 2
     code, shown, _ = run("harden", mine, "--data", "train.npz", "--eps", EPS, "--dry-run", "--json")
     planned = json.loads(shown)
     assert code == 0
@@ -676,7 +679,10 @@ def test_a_checkpoint_becomes_a_checkpoint(
     ("arguments", "says"),
     [
         (["--eps", "8"], "For 8 grey levels of 255 write 8/255"),
-        (["--eps", "0.1", "--recipe", "distillation"], "trains on no adversarial images"),
+        (["--eps", "0.1", "--recipe", "distillation"], "trains a student, by a teacher"),
+        (["--eps", "0.1", "--recipe", "mtl-ibp"], "trains for bounds"),
+        (["--eps", "0.1", "--recipe", "several-norms"], "trains in several balls"),
+        (["--eps", "0.1", "--recipe", "fgsm-rs", "n-fgsm", "--steps", "3"], "is no setting of fgsm-rs, n-fgsm"),
         (["--eps", "0.1", "--images", "0"], "images = 0; expected at least 1"),
         (["--eps", "0.1", "--train-images", "20"], "would be set aside"),
     ],

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from casemate import models
+from casemate.attacks import PGD
 from casemate.benchmark import ENTRIES
 from casemate.cli.shared.options import ModelOptions
 from casemate.cli.train.base_models import start_model, teacher_model
+from casemate.data.fashion_mnist import first_test_images
 from casemate.errors import ModelError
+from casemate.evaluation import evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import ModelMetadata, create, load, pretrained_file, pretrained_models, pretrained_names, save
 from scripts import imported
@@ -50,6 +53,32 @@ def test_a_model_is_the_one_that_the_benchmark_defines_and_measured(name: str) -
     assert description.metrics["measures"]
     assert not description.metrics["commit"].endswith("-dirty")
     assert all(torch.equal(each, each.half().float()) for each in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_numbers_can_be_trusted(name: str) -> None:
+    """No check weakens or voids them, Square fools hardly more than the gradients do, and no certificate is void."""
+    for each in load(file_of(name))[1].metrics["measures"]:
+        if "findings" in each:
+            assert each["findings"] == []
+            assert each["only_without_gradients"] <= 0.002 * each["images"]
+        else:
+            assert not each["void"]
+            assert sum(each["sampled"]) == 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_packaged_weights_give_the_published_results(name: str) -> None:
+    """On the 100 test images in the package, image by image: right without an attack, and what PGD can fool."""
+    model, description = load(file_of(name))
+    measure = next(each for each in description.metrics["measures"] if "verdicts" in each)
+    withstood = torch.tensor([int(digit) for digit in measure["correct"][:100]])
+    images, labels = first_test_images().tensors()
+    assert evaluate_clean(model, first_test_images()).correct.tolist() == (withstood > 0).tolist()
+    found = PGD(eps=0.1, steps=20)(model, images, labels)
+    robust = withstood > 1 + measure["eps"].index(0.1)
+    assert not (found.success & robust).any()
+    assert found.success.sum() >= 0.9 * (~robust).sum()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -310,3 +310,26 @@ def test_validation_has_no_gradient_and_leaves_the_network_as_it_was(name: str) 
     torch.testing.assert_close(logits, model(IMAGES).detach())
     assert_near(snapshot(model), before, 0)
     assert not model.training
+
+
+@pytest.mark.parametrize("kind", [FGSMRS, NFGSM, SeveralNorms])
+def test_labels_are_smoothed_in_the_loss_and_not_in_the_attack(
+    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adversarial images are those of the true labels, and only the loss at them changes."""
+    seen: list[tuple[Tensor, float]] = []
+    original = F.cross_entropy
+
+    def spy(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        seen.append((logits.detach(), options.get("label_smoothing", 0.0)))
+        return original(logits, labels, **options)
+
+    monkeypatch.setattr(F, "cross_entropy", spy)
+    ends: list[Tensor] = []
+    for smoothing in (0.0, 0.2):
+        torch.manual_seed(3)
+        loss, _ = kind(label_smoothing=smoothing)(settled(), IMAGES, LABELS)
+        assert seen[-1][1] == smoothing
+        ends.append(seen[-1][0])
+        assert torch.equal(loss, original(ends[-1], LABELS, label_smoothing=smoothing))
+    assert torch.equal(*ends)

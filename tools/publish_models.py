@@ -56,11 +56,18 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("epoch", "seconds", "threads", "fingerprint", "test_accuracy")
     measures = [
         {key: each[key] for key in ("eps", "images", "budget", "seed", "clean", "robust", "correct")}
-        | {key: each[key] for key in ("certified", "method") if key in each}
+        | {key: each[key] for key in ("certified", "method", "void", "sampled") if key in each}
+        | {key: each[key] for key in ("verdicts", "only_without_gradients") if key in each}
+        | ({"findings": severe(each)} if "findings" in each else {})
         for each in row["measures"]
     ]
     commit = training["provenance"]["commit"]
     return {**{key: training[key] for key in kept}, "commit": commit, "norm": "linf", "measures": measures}
+
+
+def severe(measure: Mapping[str, Any]) -> list[str]:
+    """The checks of an evaluation that weaken or void its number."""
+    return [each["check"] for each in measure["findings"] if each["severity"] != "note"]
 
 
 _HEAD = """\
@@ -68,8 +75,8 @@ _HEAD = """\
 
 `casemate benchmark` trained these models, and trains them to the same weights again where PyTorch, processor and number
 of threads are the same (`provenance` in benchmark.json). They take images of shape (1, 28, 28) with pixels in [0, 1],
-and return logits of the 10 classes of Fashion-MNIST. Weights are stored in float16, under the MIT licence, as casemate
-itself. Use a model's name wherever a command takes MODEL:
+and return logits of the 10 classes of Fashion-MNIST. Weights are stored in float16, under the Apache licence 2.0, as
+casemate itself. Use a model's name wherever a command takes MODEL:
 
 ```
 casemate evaluate fast --eps 0.1
@@ -114,6 +121,7 @@ def card(name: str) -> list[str]:
         f"- **Training**: {training or 'the defaults'}; seed {recipe['seed']}; epoch {found['epoch']}; "
         f"{duration(found['seconds'])} on {threads}; commit {found['commit']}",
         f"- **Clean accuracy**: {shown(found['test_accuracy'])}",
+        "- **Licence**: Apache-2.0",
     ]
     for each in found["measures"]:
         images = f"the first {each['images']:,} test images" if each["images"] else "all test images"
@@ -124,6 +132,11 @@ def card(name: str) -> list[str]:
                 f"- **Robust accuracy**, Linf {format_eps(eps)}: {shown(robust)}; budget {each['budget']}, {images}, "
                 f"seed {each['seed']}"
             )
+        if "verdicts" in each:
+            findings = ", ".join(each["findings"]) or "none that weaken or void a number"
+            words = zip(each["eps"], each["verdicts"], strict=True)
+            verdicts = "; ".join(f"{verdict} at {format_eps(eps)}" for eps, verdict in words)
+            lines.append(f"- **Verdict**: {verdicts}; findings: {findings}")
         for eps, certified in zip(each["eps"], each.get("certified", ()), strict=False):
             words = f"{shown(certified)}; {each['method']}, {images}"
             lines.append(f"- **Certified accuracy**, Linf {format_eps(eps)}: {words}")

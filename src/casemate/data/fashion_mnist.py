@@ -19,7 +19,9 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import final
 
-from casemate.data.dataset import Dataset, LabelledImages
+import numpy as np
+
+from casemate.data.dataset import Dataset, LabelledImages, as_labels, as_tensor
 from casemate.data.idx import parse_images, parse_labels
 from casemate.errors import DataError
 from casemate.files import write_bytes
@@ -68,6 +70,15 @@ _SLACK = 1 << 20
 """Bytes by which a downloaded .gz file may exceed its decompressed size; beyond that the download fails."""
 _TIMEOUT = 15.0
 """Seconds without data from the server after which a download fails."""
+_FIRST = Path(__file__).parent / "first_test_images.npz"
+
+
+def first_test_images() -> LabelledImages:
+    """The first 100 test images, which come with the package (MIT licence, Zalando SE, see NOTICE): bytes of shape
+    (100, 1, 28, 28).
+    """
+    with np.load(_FIRST, allow_pickle=False) as held:
+        return LabelledImages(pixels=as_tensor(held["images"], "images"), labels=as_labels(held["labels"]))
 
 
 def read_verified(path: Path, file: _File) -> bytes:

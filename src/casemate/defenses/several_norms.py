@@ -17,7 +17,7 @@ from casemate.defenses.adversarial_training import AdversarialTraining
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball, Eps, Norm
-from casemate.settings import at_least, expect, one_of
+from casemate.settings import at_least, between, expect, one_of
 from casemate.types import Images, Labels, Logits
 
 
@@ -40,6 +40,8 @@ class SeveralNorms:
     drawn for the batch."""
     steps: Annotated[int, at_least(1)] = 10
     """Gradient steps of PGD in each ball."""
+    label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
+    """Target probability that is spread evenly over all classes; PGD attacks the label itself."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -54,11 +56,11 @@ class SeveralNorms:
         found = [_pgd(ball, self.steps).adversarial(model, images, labels) for ball in balls]
         moved, logits = torch.stack([each for each, _ in found]), found[0][1]
         if self.combine != "worst":
-            return torch.stack([F.cross_entropy(model(each), labels) for each in moved]).mean(), logits
+            return torch.stack([self._loss(model(each), labels) for each in moved]).mean(), logits
         with torch.no_grad(), frozen(model):
             losses = torch.stack([F.cross_entropy(model(each), labels, reduction="none") for each in moved])
         worst = moved[losses.argmax(0), torch.arange(len(images), device=images.device)]
-        return F.cross_entropy(model(worst), labels), logits
+        return self._loss(model(worst), labels), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -66,6 +68,9 @@ class SeveralNorms:
         found = [_pgd(ball, self.steps).adversarial(model, images, labels) for ball in self.balls]
         losses = [F.cross_entropy(model(moved), labels, reduction="none") for moved, _ in found]
         return torch.stack(losses).amax(0).mean(), found[0][1]
+
+    def _loss(self, logits: Logits, labels: Labels) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     @property
     def balls(self) -> tuple[Ball, ...]:

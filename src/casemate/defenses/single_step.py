@@ -17,7 +17,7 @@ from casemate.attacks.differentiate import input_gradient
 from casemate.models import Classifier
 from casemate.norms import Ball, Eps
 from casemate.rng import Streams
-from casemate.settings import expect, positive
+from casemate.settings import between, expect, positive
 from casemate.types import Images, Labels, Logits
 
 
@@ -33,6 +33,8 @@ class FGSMRS:
     """Radius of the Linf ball, in pixel units."""
     step: Annotated[float, positive()] = 1.25
     """Length of the step, as a multiple of eps."""
+    label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
+    """Target probability that is spread evenly over all classes; the step attacks the label itself."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -43,7 +45,7 @@ class FGSMRS:
         The latter, from which training only computes the accuracy, have no gradient.
         """
         moved, logits = self.adversarial(model, images, labels)
-        return F.cross_entropy(model(moved), labels), logits
+        return F.cross_entropy(model(moved), labels, label_smoothing=self.label_smoothing), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -76,6 +78,8 @@ class NFGSM:
     """Radius that the network is to withstand in Linf, and length of the step, in pixel units."""
     noise: Annotated[float, positive()] = 2.0
     """Radius of the noise, as a multiple of eps (the paper's k)."""
+    label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
+    """Target probability that is spread evenly over all classes; the step attacks the label itself."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -86,7 +90,7 @@ class NFGSM:
         The latter, from which training only computes the accuracy, have no gradient.
         """
         moved, logits = self.adversarial(model, images, labels)
-        return F.cross_entropy(model(moved), labels), logits
+        return F.cross_entropy(model(moved), labels, label_smoothing=self.label_smoothing), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:

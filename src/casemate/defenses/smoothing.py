@@ -141,11 +141,10 @@ class SmoothAdversarialTraining:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyTraining:
-    """The training objective of consistency regularisation (Jeong and Shin 2020, section 3).
+    """The training objective: cross-entropy of noisy copies + `weight` * divergence from their mean prediction.
 
-    To the mean cross-entropy of noisy copies it adds `weight` times the mean Kullback-Leibler divergence of their
-    probabilities from the mean of these, and `entropy` times the entropy of that mean: a smoothed classifier is the
-    more robust the more the copies agree.
+    (Consistency regularisation, Jeong and Shin 2020, section 3.) `entropy` times the entropy of the mean prediction is
+    added too. A smoothed classifier is the more robust the more the copies agree.
     """
 
     sigma: Sigma = 0.25

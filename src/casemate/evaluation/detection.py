@@ -193,15 +193,24 @@ class DetectionResult:
         return share(self.robust_mask)
 
     @property
+    def fooled(self) -> np.ndarray:
+        """Whether an attack makes the model misclassify each image, rejected or not."""
+        return np.logical_or.reduce([each.wrong for each in (*self.unaware.values(), self.adaptive)])
+
+    @property
     def is_broken(self) -> bool:
-        """Whether the adaptive attack evades on most images: they are misclassified and not rejected."""
-        return self.adaptive.evading.value > 0.5
+        """Whether the adaptive attack evades the detector on most of the images on which attacks fool the model."""
+        return 2 * int(self.adaptive.evaded.sum()) > int(self.fooled.sum())
 
     @property
     def summary(self) -> str:
         """A sentence on what the detector is worth."""
-        count, evaded = len(self), int(self.adaptive.evaded.sum())
-        seen = f"the adaptive attack fools the model and evades the detector on {evaded:,} of {count:,} images"
+        fooled, evaded, rejected = int(self.fooled.sum()), int(self.adaptive.evaded.sum()), self.false_positives
+        if rejected.value > 0.5:
+            return f"The detector is of no use: it rejects {rejected} of the images without an attack."
+        if not fooled:
+            return f"There is nothing to detect: no attack fools the model on any of {len(self):,} images."
+        seen = f"the adaptive attack evades it on {evaded:,} of the {fooled:,} images on which attacks fool the model"
         if self.is_broken:
             return f"The detector is broken: {seen}."
         return f"The detector is not broken by this attack: {seen}; a stronger attack may still do so."

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import get_type_hints
 
-from casemate.defenses import RECIPES, Recipe, make_objective, recipe_type
+from casemate.defenses import RECIPES, Recipe, RecipeKind, make_objective, recipe_type
 from casemate.errors import SettingError
 from casemate.norms import Bounds, Norm
 from casemate.training import TrainConfig
@@ -32,6 +32,15 @@ HARDENING_RECIPES = tuple(
 )
 """Names of the recipes that train on adversarial images of one ball."""
 DEFAULT_RECIPE = "adversarial-training"
+_REASONS: Mapping[RecipeKind, str] = {
+    "ordinary": "is what the control is trained by",
+    "adversarial": "trains in several balls",
+    "distilled": "trains a student, by a teacher",
+    "certified": "trains for bounds, which `casemate certify` measures: use `casemate train --start MODEL`",
+    "smoothed": "trains for the smoothed model, which `casemate certify` measures: use `casemate train --start MODEL`",
+    "unlabelled": "is for images without labels: use `casemate train --start MODEL`",
+}
+"""Why recipes of a kind that are not in `HARDENING_RECIPES` harden no model."""
 
 
 def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recipe:
@@ -41,9 +50,10 @@ def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recip
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
-        other = "trains in several balls" if kind.kind == "adversarial" else "trains on no adversarial images"
-        reason = "is what the control is trained by" if name == "cross-entropy" else other
-        raise SettingError(f"recipe {name} {reason}; expected one of {', '.join(HARDENING_RECIPES)}")
+        raise SettingError(
+            f"recipe {name} {_REASONS[kind.kind]}; expected one of {', '.join(HARDENING_RECIPES)}, or a Recipe of your "
+            "own in Python"
+        )
     low, high = bounds
     hints = get_type_hints(kind.objective)
     if "norm" not in hints and norm != "linf":

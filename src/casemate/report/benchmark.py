@@ -50,9 +50,7 @@ def columns_of(plan: BenchmarkPlan) -> list[TableColumn]:
         words = f"Robust {format_eps(plan.eps)}, all {len(plan.dataset.test):,}"
         columns.append(TableColumn(words, lambda row: _shown(row.robust(plan.eps, whole=True))))
     if any(each.certificate is not None for each in plan.entries.values()):
-        columns.append(
-            TableColumn(f"Certified {format_eps(plan.eps)}", lambda row: _shown([row.widest(plan.eps, "certified")]))
-        )
+        columns.append(TableColumn(f"Certified {format_eps(plan.eps)}", lambda row: _certified(row, plan)))
     return [
         *columns,
         TableColumn("Verdict", lambda row: _verdict(row, plan)),
@@ -186,6 +184,14 @@ def _shown(found: Sequence[Estimate | None]) -> str:
     if len(known) == 1:
         return str(known[0])
     return f"{known[0]}; seeds: {', '.join(percent(each.value) for each in known)}"
+
+
+def _certified(row: BenchmarkRow, plan: BenchmarkPlan) -> str:
+    """The certified accuracy at the radius of the benchmark, with its number of images; or that it is void."""
+    if any(found.get("void") for found in row.results.values()):
+        return "void"
+    found = row.widest(plan.eps, "certified")
+    return "" if found is None else f"{found:n}"
 
 
 def _verdict(row: BenchmarkRow, plan: BenchmarkPlan) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from casemate.cli.evaluate.request import BUDGET_HELP
 from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, ModelOptions, Seed
 from casemate.evaluation import Budget
 from casemate.hardening import HARDENING_RECIPES, harden
@@ -30,10 +31,9 @@ class HardenRequest:
     norm: Norm = _DEFAULTS["norm"]
     """The norm in which eps limits the perturbation."""
     recipe: Annotated[tuple[str, ...], _RECIPE] = (_DEFAULTS["recipe"],)
-    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 7)")] = None
-    """Gradient steps of the attack in adversarial training; fewer are faster, and may harden less."""
-    budget: Budget = _DEFAULTS["budget"]
-    """Which attacks the evaluations run: standard is AutoAttack's and minimum-norm attacks, quick only a first look."""
+    steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
+    """Gradient steps of the attack in adversarial-training, trades and mart; fewer are faster, and may harden less."""
+    budget: Annotated[Budget, arg(help=BUDGET_HELP)] = _DEFAULTS["budget"]
     no_images: Flag = False
     """Show no test images in the report."""
     seed: Seed = 0

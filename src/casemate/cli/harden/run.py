@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from casemate import data
 from casemate.cli.harden.request import HardenImages, HardenRequest
@@ -14,7 +14,7 @@ from casemate.cli.shared.facts import report_facts
 from casemate.cli.shared.options import Reading, words_of_options
 from casemate.cli.shared.own_images import open_parts
 from casemate.data import LabelledImages, subset
-from casemate.defenses import AdversarialTraining, Recipe
+from casemate.defenses import Recipe
 from casemate.errors import SettingError
 from casemate.hardening import (
     Hardened,
@@ -72,6 +72,11 @@ def prepare(
     recipes = {each: _recipe(each, eps, request, bounds) for each in request.recipe}
     if len(recipes) < len(request.recipe):
         raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")
+    if request.steps is not None and not any(map(_has_steps, recipes.values())):
+        raise SettingError(
+            f"--steps {request.steps}: the number of steps is no setting of {', '.join(recipes)}; leave it out, or "
+            "give adversarial-training, trades or mart"
+        )
     with observer.work("Checking model and images", 0):
         plan = plan_hardening(
             model.model,
@@ -97,9 +102,14 @@ def _test_words(images: HardenImages) -> list[str]:
 def _recipe(name: str, eps: float, request: HardenRequest, bounds: tuple[float, float]) -> Recipe:
     """The recipe called `name` with the settings of the command line. Raises `SettingError`."""
     made = hardening_recipe(name, eps, request.norm, bounds)
-    if request.steps is None or not isinstance(made.objective, AdversarialTraining):
+    if request.steps is None or not _has_steps(made):
         return made
-    return replace(made, objective=replace(made.objective, steps=request.steps))
+    return replace(made, objective=replace(cast("Any", made.objective), steps=request.steps))
+
+
+def _has_steps(recipe: Recipe) -> bool:
+    """Whether the number of gradient steps is a setting of the recipe."""
+    return hasattr(recipe.objective, "steps")
 
 
 def _images(
