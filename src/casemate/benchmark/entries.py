@@ -11,7 +11,8 @@ from casemate.benchmark.entry import Entry
 
 _NETWORK = "strided-cnn"
 _ONE_CYCLE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "one-cycle", "weight_decay": 5e-4}
-_ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle"}
+_ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle", "ema": 0.998}
+_BOUNDS: dict[str, Any] = {"eps": 0.1, "train_eps_factor": 1.05, "ramp_end": 0.4}
 
 ENTRIES: Mapping[str, Entry] = {
     "undefended": Entry(network=_NETWORK, training={"epochs": 8, **_ONE_CYCLE}),
@@ -37,11 +38,18 @@ ENTRIES: Mapping[str, Entry] = {
         settings={"eps": 0.11, "steps": 2, "step_size": 0.066},
         training={"epochs": 6, "ema": 0.998, **_ONE_CYCLE},
     ),
+    "robust": Entry(
+        network="pixelwise-cnn",
+        recipe="mtl-ibp",
+        settings={**_BOUNDS, "alpha": 0.1, "steps": 2, "step_size": 0.063},
+        training={"epochs": 25, **_ADAM},
+        certificate="crown-ibp",
+    ),
     "certified": Entry(
         network="pixelwise-cnn",
         recipe="ibp",
-        settings={"eps": 0.1, "train_eps_factor": 1.05, "ramp_end": 0.4, "kappa_end": 0.5},
-        training={"epochs": 45, "ema": 0.998, **_ADAM},
+        settings={**_BOUNDS, "kappa_end": 0.5},
+        training={"epochs": 45, **_ADAM},
         certificate="crown-ibp",
     ),
 }
