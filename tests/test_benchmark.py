@@ -1,6 +1,7 @@
 """The benchmark of defences: what it trains and measures, that it goes on where it was, and its table."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,17 @@ def test_the_time_beforehand_names_every_step(quick: Any) -> None:
     assert list(found) == [f"{what} {name}" for name in MODELS for what in ("training", "measuring")]
     assert all(np.isfinite(list(found.values())))
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.integration
+def test_the_time_beforehand_leaves_out_what_is_finished(quick: Any, finished: Path, tmp_path: Path) -> None:
+    assert benchmark_seconds(quick, finished) == {}
+    shutil.copytree(finished / "plain", tmp_path / "plain")
+    (tmp_path / "plain" / f"{quick.measures('plain')[0].name}.json").unlink()
+    assert list(benchmark_seconds(quick, tmp_path)) == [
+        "measuring plain",
+        *(f"{what} {name}" for name in ("student", "bounds") for what in ("training", "measuring")),
+    ]
 
 
 @pytest.mark.parametrize(

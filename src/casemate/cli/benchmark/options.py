@@ -25,7 +25,7 @@ class Benchmark:
     list: Flag = False
     """Only list the models of the benchmark."""
     dry_run: Flag = False
-    """Train and attack nothing; print about how long each step would take."""
+    """Train and attack nothing; print about how long each step that is not finished in FOLDER would take."""
     json: Json = False
     machine: Machine = field(default_factory=Machine)
 
@@ -44,7 +44,7 @@ class Benchmark:
 
             plan = run.prepare(self.request, observer)
             if self.dry_run:
-                seconds = run.seconds_by_step(plan, observer)
+                seconds = run.seconds_by_step(plan, self.out, observer)
                 show.show_benchmark_plan(plan, seconds, as_json=self.json)
                 return
             rows = run.run(plan, self.out, device, observer)

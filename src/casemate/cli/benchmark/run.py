@@ -29,16 +29,15 @@ def prepare(request: BenchmarkRequest, observer: Observer) -> BenchmarkPlan:
     )
 
 
-def seconds_by_step(plan: BenchmarkPlan, observer: Observer) -> Mapping[str, float]:
-    """Estimated seconds of each step, from a measured speed."""
+def seconds_by_step(plan: BenchmarkPlan, out: Path, observer: Observer) -> Mapping[str, float]:
+    """Estimated seconds of each step that is not finished in `out`, from a measured speed. Raises `CasemateError`."""
     with observer.work("Measuring the speed", 0):
-        return benchmark_seconds(plan)
+        return benchmark_seconds(plan, out)
 
 
 def run(plan: BenchmarkPlan, out: Path, device: str, observer: Observer) -> list[BenchmarkRow]:
     """Run the benchmark, or what is left of it; its table is written after every step. Raises `CasemateError`."""
-    if not (out / "benchmark.json").exists():
-        seconds = sum(seconds_by_step(plan, observer).values())
+    if seconds := sum(seconds_by_step(plan, out, observer).values()):
         observer.message(f"At most about {console.duration(seconds)} on this machine; less where attacks succeed.")
     return run_benchmark(
         plan, out, device=device, observer=observer, finished=lambda rows: write_benchmark(out, plan, rows)
