@@ -650,6 +650,14 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     code, shown, _ = run("harden", mine, *COMMAND, "--recipe", "trades", "mart", "fgsm-rs", "--dry-run")
     assert code == 0
     assert shown.count("steps=2") == 2
+    chosen = "trades:beta=3,weight_perturbation=0.005,steps=4", "mart:step_size=0.02", "n-fgsm:noise=1"
+    code, shown, _ = run("harden", mine, *COMMAND, "--recipe", *chosen, "--dry-run", "--json")
+    assert code == 0
+    recipes = json.loads(shown)["recipes"]
+    assert "TRADES(eps=0.1, beta=3.0, steps=4" in recipes["trades"]
+    assert "weight_perturbation=0.005" in recipes["trades"]
+    assert "steps=2, step_size=0.02" in recipes["mart"]
+    assert "NFGSM(eps=0.1, noise=1.0" in recipes["n-fgsm"]
     code, shown, _ = run("harden", mine, "--data", "train.npz", "--eps", EPS, "--dry-run", "--json")
     planned = json.loads(shown)
     assert code == 0
@@ -680,6 +688,12 @@ def test_a_checkpoint_becomes_a_checkpoint(
     [
         (["--eps", "8"], "For 8 grey levels of 255 write 8/255"),
         (["--eps", "0.1", "--recipe", "distillation"], "trains a student, by a teacher"),
+        (["--eps", "0.1", "--recipe", "trades:gamma=1"], "trades has no setting 'gamma'; it has beta (6.0)"),
+        (["--eps", "0.1", "--recipe", "trades:beta"], "'beta' is not SETTING=VALUE"),
+        (["--eps", "0.1", "--recipe", "trades:beta=-1"], "beta = -1"),
+        (["--eps", "0.1", "--recipe", "trades:beta=many"], "many"),
+        (["--eps", "0.1", "--recipe", "trades:eps=0.2"], "eps follows from --eps"),
+        (["--eps", "0.1", "--recipe", "trades:steps=2.5"], "steps = 2.5"),
         (["--eps", "0.1", "--recipe", "mtl-ibp"], "trains for bounds"),
         (["--eps", "0.1", "--recipe", "several-norms"], "trains in several balls"),
         (["--eps", "0.1", "--recipe", "fgsm-rs", "n-fgsm", "--steps", "3"], "is no setting of fgsm-rs, n-fgsm"),

@@ -1,7 +1,7 @@
 """Settings of the fine-tuning, and the recipes of `casemate.defenses` that can harden a model, at a radius."""
 
 from collections.abc import Mapping, Sequence
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from casemate.defenses import RECIPES, Recipe, RecipeKind, make_objective, recipe_type
 from casemate.errors import SettingError
@@ -43,10 +43,13 @@ _REASONS: Mapping[RecipeKind, str] = {
 """Why recipes of a kind that are not in `HARDENING_RECIPES` harden no model."""
 
 
-def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recipe:
+def hardening_recipe(
+    name: str, eps: float, norm: Norm, bounds: Bounds, given: Mapping[str, Any] | None = None
+) -> Recipe:
     """The recipe called `name` against perturbations of radius `eps`, for a model with these bounds of its pixels.
 
-    For adversarial regularisation eps is the length of its step. Raises `SettingError` for another name.
+    For adversarial regularisation eps is the length of its step. `given` are settings by name, beside those that follow
+    from the other arguments. Raises `SettingError` for another name or setting.
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
@@ -61,6 +64,7 @@ def hardening_recipe(name: str, eps: float, norm: Norm, bounds: Bounds) -> Recip
     settings = kind.defaults | {"eps" if "eps" in hints else "step_size": eps}
     settings |= {"norm": norm} if "norm" in hints else {}
     settings |= {side: value for side, value in (("clip_min", low), ("clip_max", high)) if side in settings}
+    settings |= given or {}
     return Recipe(objective=make_objective({"name": name, "settings": settings}))
 
 

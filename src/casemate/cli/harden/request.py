@@ -16,7 +16,8 @@ from casemate.norms import Norm
 _DEFAULTS: dict[str, Any] = {name: each.default for name, each in inspect.signature(harden).parameters.items()}
 _RECIPE = arg(
     metavar="NAME ...",
-    help=f"One or more of {', '.join(HARDENING_RECIPES)}; each makes a hardened model.",
+    help=f"One or more of {', '.join(HARDENING_RECIPES)}; each makes a hardened model. Settings of a recipe follow a "
+    "colon: trades:beta=3,weight_perturbation=0.005.",
     help_behavior_hint=f"(default: {_DEFAULTS['recipe']})",
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from casemate import data
+from casemate.cli.harden.recipes import read_recipe
 from casemate.cli.harden.request import HardenImages, HardenRequest
 from casemate.cli.shared import console, inputs, outputs
 from casemate.cli.shared.facts import report_facts
@@ -69,7 +70,7 @@ def prepare(
     train, test, name = _images(model, images, reading, request.seed, observer)
     report_facts(model, observer)
     eps, bounds = parse_eps(request.eps), model.model.bounds
-    recipes = {each: _recipe(each, eps, request, bounds) for each in request.recipe}
+    recipes = {name: _recipe(name, given, eps, request, bounds) for name, given in map(read_recipe, request.recipe)}
     if len(recipes) < len(request.recipe):
         raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")
     if request.steps is not None and not any(map(_has_steps, recipes.values())):
@@ -99,10 +100,12 @@ def _test_words(images: HardenImages) -> list[str]:
     return ["--data", str(file)] if file is not None else ["--dataset", images.dataset] if images.dataset else []
 
 
-def _recipe(name: str, eps: float, request: HardenRequest, bounds: tuple[float, float]) -> Recipe:
+def _recipe(
+    name: str, given: Mapping[str, Any], eps: float, request: HardenRequest, bounds: tuple[float, float]
+) -> Recipe:
     """The recipe called `name` with the settings of the command line. Raises `SettingError`."""
-    made = hardening_recipe(name, eps, request.norm, bounds)
-    if request.steps is None or not _has_steps(made):
+    made = hardening_recipe(name, eps, request.norm, bounds, given)
+    if request.steps is None or "steps" in given or not _has_steps(made):
         return made
     return replace(made, objective=replace(cast("Any", made.objective), steps=request.steps))
 
