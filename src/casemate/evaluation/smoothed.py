@@ -36,7 +36,7 @@ _CODE = "casemate.certification.smoothing"
 """The module whose code, with that of all modules that it imports, counts votes."""
 _TOGETHER = 20
 """Images whose votes are kept together."""
-_TIMED = 2000
+_TIMED = 500
 """Noisy copies, at most, of an image by which the time is estimated."""
 NO_ATTACK: Final = (
     "No attack was run: what attacks find on the model itself is not comparable. In Python "
