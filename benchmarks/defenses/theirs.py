@@ -441,16 +441,27 @@ def ramp(done: float) -> float:
 
 def fast_certified(training: Training) -> None:
     """Shi et al.: bounds, loss and regularisers; schedule and weight of the clean loss are casemate's."""
-    full, model = training.pair.settings["eps"], training.network
+    training.minimise(fast_certified_loss(training.pair, training.network))
+
+
+def fast_certified_loss(
+    pair: Pair, model: nn.Module, *, tight_at_zero: bool = True
+) -> Callable[[Tensor, Tensor, float, Any], Tensor]:
+    """Their loss of images and labels, where a share of the training is done.
+
+    Without `tight_at_zero` their regulariser for tight bounds is left out while the radius is 0, as in casemate.
+    """
+    full = pair.settings["eps"]
     certified, regularization, bounded, schedule = certified_parts("Fast-Certified-Robust-Training", model, full)
     arguments = types.SimpleNamespace(**vars(ARGUMENTS))
-    arguments.bound_type = {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}[training.pair.recipe]
+    arguments.bound_type = {"ibp": "IBP", "crown-ibp": "CROWN-IBP"}[pair.recipe]
     meter = MagicMock()
 
     def loss(x: Tensor, y: Tensor, done: float, optimizer: Any) -> Tensor:
         del optimizer
         share = ramp(done)
         schedule.now, reg, robust = share * full, share < 1, share > 0
+        arguments.reg_obj = ["relu", "tightness"] if robust or tight_at_zero else ["relu"]
         options = {"eps": schedule.now, "eps_scheduler": schedule, "train": True, "meter": meter, **LIMITS}
         clean, worst, _, _ = certified.cert(arguments, bounded, model, 1, done, x, y, robust=robust, reg=reg, **options)
         value = (1 - share) * clean + share * worst if robust else clean
@@ -458,7 +469,7 @@ def fast_certified(training: Training) -> None:
             value = value + regularization.compute_reg(arguments, bounded, meter, schedule.now, schedule)
         return value
 
-    training.minimise(loss)
+    return loss
 
 
 def expressive(training: Training) -> None:
