@@ -1,6 +1,8 @@
 """TRADES, MART, weight perturbation, one step, several norms, robust distillation: each written out by hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -312,9 +314,9 @@ def test_validation_has_no_gradient_and_leaves_the_network_as_it_was(name: str) 
     assert not model.training
 
 
-@pytest.mark.parametrize("kind", [FGSMRS, NFGSM, SeveralNorms])
+@pytest.mark.parametrize("kind", [FGSMRS, NFGSM, SeveralNorms, partial(SeveralNorms, combine="random")])
 def test_labels_are_smoothed_in_the_loss_and_not_in_the_attack(
-    kind: type[Any], monkeypatch: pytest.MonkeyPatch
+    kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The adversarial images are those of the true labels, and only the loss at them changes."""
     seen: list[tuple[Tensor, float]] = []

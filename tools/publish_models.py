@@ -138,7 +138,7 @@ def card(name: str) -> list[str]:
             verdicts = "; ".join(f"{verdict} at {format_eps(eps)}" for eps, verdict in words)
             lines.append(f"- **Verdict**: {verdicts}; findings: {findings}")
         for eps, certified in zip(each["eps"], each.get("certified", ()), strict=False):
-            words = f"{shown(certified)}; {each['method']}, {images}"
+            words = f"{'void' if each['void'] else shown(certified)}; {each['method']}, {images}"
             lines.append(f"- **Certified accuracy**, Linf {format_eps(eps)}: {words}")
     return lines
 

@@ -39,8 +39,8 @@ from casemate.timing import duration
 
 HERE = Path(__file__).resolve().parent
 PAGE, RESULTS = HERE / "results.md", HERE / "results.json"
-EPS = 0.05
-"""Radius in Linf: without a defence PGD leaves hardly an image there."""
+EPS, STEPS = 0.05, 50
+"""Radius in Linf, where PGD leaves hardly an image without a defence; its steps."""
 IMAGES, HELD_OUT, FITTED = 200, 1000, 2000
 """Test images; validation images that thresholds are set on; training images that detectors are fitted to."""
 RATE = 0.05
@@ -72,7 +72,7 @@ def measured_layer(model: Classifier, layer: nn.Module, images: LabelledImages) 
     pixels, labels = images.tensors()
     torch.manual_seed(0)
     through = preprocessed(model, layer)
-    unaware = PGD(eps=EPS, steps=50)(model, pixels, labels).adversarial
+    unaware = PGD(eps=EPS, steps=STEPS)(model, pixels, labels).adversarial
     found = evaluate(attackable(model, layer), images, eps=EPS, budget="quick", force=True)
     return {
         "clean": evaluate_clean(through, images).accuracy.as_json(),
@@ -84,7 +84,7 @@ def measured_layer(model: Classifier, layer: nn.Module, images: LabelledImages) 
 
 def measured_detector(model: Classifier, detector: CalibratedDetector, images: LabelledImages) -> dict[str, Any]:
     """What the detector rejects without an attack, under PGD on the model alone, and under the adaptive attack."""
-    found: DetectionResult = evaluate_detector(detector, model, *images.tensors(), eps=EPS)
+    found: DetectionResult = evaluate_detector(detector, model, *images.tensors(), eps=EPS, steps=STEPS)
     unaware = next(iter(found.unaware.values()))
     return {
         "false_positives": found.false_positives.as_json(),
@@ -105,7 +105,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"{EPS}, seed 0, {found['processor']}, commit {found['commit']}, {duration(found['seconds'])} on one thread. "
         "Shares with 95 % intervals.",
         "",
-        "| Layer | Clean | PGD-50 that does not know it | Attacks that know it (`quick`) | Verdict |",
+        f"| Layer | Clean | PGD-{STEPS} that does not know it | Attacks that know it (`quick`) | Verdict |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, row in found["layers"].items():
@@ -115,8 +115,8 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         f"Detectors, set to reject {RATE:.0%} of clean images (threshold from {HELD_OUT:,} validation images):",
         "",
-        "| Detector | Clean images rejected | Detected: PGD-50 that does not know it | Detected: adaptive attack | "
-        "Right or rejected under all attacks | Broken |",
+        f"| Detector | Clean images rejected | Detected: PGD-{STEPS} that does not know it | Detected: adaptive attack "
+        "| Right or rejected under all attacks | Broken |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in found["detectors"].items():

@@ -64,6 +64,7 @@ CASES: Mapping[str, Entry] = {
     "adversarial, pixelwise": adversarial("pixelwise-cnn", 6, 0.11),
     "adversarial, pixelwise, shift": adversarial("pixelwise-cnn", 18, 0.105, augment=_SHIFT),
     "IBP 0.5, pixelwise": bounds("pixelwise-cnn", "ibp", 14, kappa_end=0.5),
+    "MTL-IBP 0.1, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.1, **_TWO_STEPS),
     "MTL-IBP, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.25, **_TWO_STEPS),
 }
 """Recipes by the name that the figure shows."""

@@ -1,7 +1,7 @@
 """The models of the benchmark by name. Recipes, networks and settings were chosen on validation images.
 
-Those trained for bounds have a network with a function of each pixel in front: there bounds gain from it, while
-adversarial training on it ends with gradients that mislead attacks (see docs/log.md). The others have the same network.
+Those trained for bounds have a network with a function of each pixel in front, from which bounds gain; after 18 epochs
+of adversarial training on it Square fooled more than the gradients (docs/log.md). The others have the same network.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _NETWORK = "strided-cnn"
 _ONE_CYCLE: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "one-cycle", "weight_decay": 5e-4}
 _SIX_EPOCHS: dict[str, Any] = {"epochs": 6, "ema": 0.998, **_ONE_CYCLE}
 _TWO_STEPS: dict[str, Any] = {"eps": 0.11, "steps": 2, "step_size": 0.066}
-"""Chosen for `fast`; the other recipes have the same for comparison, and the paper's for the rest."""
+"""Chosen for `fast`; the other recipes have the same for comparison, and the defaults of casemate for the rest."""
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle", "ema": 0.998}
 _BOUNDS: dict[str, Any] = {"eps": 0.1, "train_eps_factor": 1.05, "ramp_end": 0.4}
 
@@ -63,4 +63,4 @@ ENTRIES: Mapping[str, Entry] = {
         certificate="crown-ibp",
     ),
 }
-"""In the order in which they are trained. The second to the fifth are the paper's defences, with its augmentations."""
+"""In the order in which they are trained. The second to the fifth are the defences of the study."""

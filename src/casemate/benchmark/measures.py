@@ -100,9 +100,9 @@ class Certified(AbstractMeasure):
     method: Method
 
     def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Estimated seconds on this machine if bounds are computed at each eps, and the attacks fool no image."""
-        attacks = super().seconds_at_most(model, test)
+        """Estimated seconds on this machine if all images are attacked, and none is fooled."""
         chosen = self.chosen(test)
+        attacks = seconds_at_most(model, chosen, self.eps, norm="linf", checks=False)[self.budget]
         return attacks + certificate_seconds(model, chosen, self.eps, norm="linf", method=self.method)
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:

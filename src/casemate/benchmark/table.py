@@ -49,6 +49,10 @@ class BenchmarkRow:
             if each["severity"] != "note"
         ]
 
+    def is_void(self) -> bool:
+        """Whether attacks fooled certified images, so that no certificate counts."""
+        return any(found.get("void", False) for found in self.results.values())
+
     def as_json(self) -> dict[str, Any]:
         """All of it, for benchmark.json."""
         return {

@@ -16,6 +16,7 @@ from casemate.data.dataset import keep_labels as keep_labels
 from casemate.data.dataset import split as split
 from casemate.data.dataset import subset as subset
 from casemate.data.dataset import to_float as to_float
+from casemate.data.fashion_mnist import first_test_images as first_test_images
 from casemate.data.given import ImageSource as ImageSource
 from casemate.data.given import as_labelled as as_labelled
 from casemate.data.image_file import read_images as read_images

@@ -193,19 +193,26 @@ class DetectionResult:
         return share(self.robust_mask)
 
     @property
-    def fooled(self) -> np.ndarray:
-        """Whether an attack makes the model misclassify each image, rejected or not."""
-        return np.logical_or.reduce([each.wrong for each in (*self.unaware.values(), self.adaptive)])
+    def fooled_mask(self) -> np.ndarray:
+        """Whether an attack makes the model misclassify each image that it classifies right, rejected or not."""
+        return ~self.clean.wrong & np.logical_or.reduce(
+            [each.wrong for each in (*self.unaware.values(), self.adaptive)]
+        )
+
+    @property
+    def evaded_mask(self) -> np.ndarray:
+        """The images of `fooled_mask` on which the adaptive attack evades the detector too."""
+        return self.fooled_mask & self.adaptive.evaded
 
     @property
     def is_broken(self) -> bool:
         """Whether the adaptive attack evades the detector on most of the images on which attacks fool the model."""
-        return 2 * int(self.adaptive.evaded.sum()) > int(self.fooled.sum())
+        return 2 * int(self.evaded_mask.sum()) > int(self.fooled_mask.sum())
 
     @property
     def summary(self) -> str:
         """A sentence on what the detector is worth."""
-        fooled, evaded, rejected = int(self.fooled.sum()), int(self.adaptive.evaded.sum()), self.false_positives
+        fooled, evaded, rejected = int(self.fooled_mask.sum()), int(self.evaded_mask.sum()), self.false_positives
         if rejected.value > 0.5:
             return f"The detector is of no use: it rejects {rejected} of the images without an attack."
         if not fooled:

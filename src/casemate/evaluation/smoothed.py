@@ -36,7 +36,7 @@ _CODE = "casemate.certification.smoothing"
 """The module whose code, with that of all modules that it imports, counts votes."""
 _TOGETHER = 20
 """Images whose votes are kept together."""
-_TIMED = 500
+_TIMED = 100
 """Noisy copies, at most, of an image by which the time is estimated."""
 NO_ATTACK: Final = (
     "No attack was run: what attacks find on the model itself is not comparable. In Python "
@@ -208,17 +208,17 @@ def smoothed_queries(count: int, smoothing: Smoothing) -> int:
 
 
 def smoothed_seconds(model: Classifier, images: ReadableImages, smoothing: Smoothing) -> float:
-    """Estimated seconds that `evaluate_smoothed` takes, by timing the votes on one image.
+    """Estimated seconds that `evaluate_smoothed` takes, by timing a few votes on the first images.
 
     Raises:
         ModelError, MachineError: as `certify_smoothed`.
     """
-    one = images.read(slice(0, 1)).tensors()
-    timed = replace(smoothing, n0=min(smoothing.n0, _TIMED), n=min(smoothing.n, _TIMED))
-    certify_smoothed(model, *one, replace(timed, n0=1, n=1))  # the first call is slower
+    few = images.read(slice(0, _TOGETHER))
+    timed = replace(smoothing, n0=1, n=min(smoothing.n, _TIMED))
+    certify_smoothed(model, *few[:1].tensors(), replace(timed, n=1))  # the first call is slower
     start = time.perf_counter()
-    certify_smoothed(model, *one, timed)
-    each = (time.perf_counter() - start) / (timed.n0 + timed.n)
+    certify_smoothed(model, *few.tensors(), timed)
+    each = (time.perf_counter() - start) / (len(few) * (timed.n0 + timed.n))
     return each * len(images) * (smoothing.n0 + smoothing.n)
 
 

@@ -61,11 +61,15 @@ def hardening_recipe(
     hints = get_type_hints(kind.objective)
     if "norm" not in hints and norm != "linf":
         raise SettingError(f"recipe {name} in {norm}; it is defined in Linf only")
-    settings = kind.defaults | {"eps" if "eps" in hints else "step_size": eps}
-    settings |= {"norm": norm} if "norm" in hints else {}
-    settings |= {side: value for side, value in (("clip_min", low), ("clip_max", high)) if side in settings}
-    settings |= given or {}
-    return Recipe(objective=make_objective({"name": name, "settings": settings}))
+    follows = {"eps" if "eps" in hints else "step_size": eps}
+    follows |= {"norm": norm} if "norm" in hints else {}
+    follows |= {side: value for side, value in (("clip_min", low), ("clip_max", high)) if side in hints}
+    if twice := follows.keys() & (given or {}).keys():
+        raise SettingError(
+            f"recipe {name} with {', '.join(sorted(twice))}, which follows from eps, norm or the model's bounds; leave "
+            "it out"
+        )
+    return Recipe(objective=make_objective({"name": name, "settings": {**kind.defaults, **follows, **(given or {})}}))
 
 
 def named_recipes(

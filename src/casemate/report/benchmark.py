@@ -131,7 +131,7 @@ def frontier(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow]) -> Figure:
         point = (100 * clean.value, 100 * robust.value)
         place.annotate(row.name, point, (7, 4), textcoords="offset points", fontsize=8)
         numbers.append((row.name, "robust", clean.value, robust.value, robust.low, robust.high))
-        if certified is not None:
+        if certified is not None and not row.is_void():
             _mark(place, clean, certified, color=colour, marker=marker, label=None, hollow=True)
             numbers.append((row.name, "certified", clean.value, certified.value, certified.low, certified.high))
     if _is_comparable(plan):
@@ -188,7 +188,7 @@ def _shown(found: Sequence[Estimate | None]) -> str:
 
 def _certified(row: BenchmarkRow, plan: BenchmarkPlan) -> str:
     """The certified accuracy at the radius of the benchmark, with its number of images; or that it is void."""
-    if any(found.get("void") for found in row.results.values()):
+    if row.is_void():
         return "void"
     found = row.widest(plan.eps, "certified")
     return "" if found is None else f"{found:n}"

@@ -38,7 +38,10 @@ def seconds_by_step(plan: BenchmarkPlan, out: Path, observer: Observer) -> Mappi
 def run(plan: BenchmarkPlan, out: Path, device: str, observer: Observer) -> list[BenchmarkRow]:
     """Run the benchmark, or what is left of it; its table is written after every step. Raises `CasemateError`."""
     if seconds := sum(seconds_by_step(plan, out, observer).values()):
-        observer.message(f"At most about {console.duration(seconds)} on this machine; less where attacks succeed.")
+        observer.message(
+            f"What is left takes about {console.duration(seconds)} on this machine, less where attacks succeed; "
+            "an unfinished training counts whole."
+        )
     return run_benchmark(
         plan, out, device=device, observer=observer, finished=lambda rows: write_benchmark(out, plan, rows)
     )

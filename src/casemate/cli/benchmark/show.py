@@ -30,7 +30,7 @@ def show_benchmark_plan(plan: BenchmarkPlan, seconds: Mapping[str, float], *, as
     if as_json:
         console.show_json({**plan.about(), "seconds": dict(seconds)}, "casemate/benchmark-plan/1")
         return
-    times = console.seconds_table(seconds, "At most about")
+    times = console.seconds_table(seconds, "About")
     console.show(console.settings_table(plan.about(), "Would be trained and measured"), times)
 
 

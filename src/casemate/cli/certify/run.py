@@ -135,7 +135,7 @@ def _seconds(plan: CertifyPlan) -> dict[str, float]:
     norm: Norm = plan.request.measured_in
     found = {"certificates": certificate_seconds(model, plan.test, plan.values, norm=norm, method=about["method"])}
     if about["budget"] is not None:
-        found["attacks"] = seconds_at_most(model, plan.test, plan.values, norm=norm)[about["budget"]]
+        found["attacks"] = seconds_at_most(model, plan.test, plan.values, norm=norm, checks=False)[about["budget"]]
     return found
 
 
@@ -157,7 +157,7 @@ def run(
     """
     model, about = plan.model.model, plan.about()
     if plan.smoothing is not None:
-        inputs.expect_queries(plan.model, plan.request.loading, plan.most_queries or 0)
+        inputs.expect_queries(plan.model, plan.request.loading, smoothed_queries(len(plan.test), plan.smoothing))
         return evaluate_smoothed(
             model,
             plan.test,

@@ -33,9 +33,7 @@ def show_certify_plan(plan: CertifyPlan, *, as_json: bool) -> None:
         queries = {} if plan.most_queries is None else {"queries": plan.most_queries}
         console.show_json({**about, **timed, **queries}, "casemate/certification-plan/1")
         return
-    times = console.new_table("Step", "About", title="Time")
-    for name, seconds in plan.seconds.items():
-        times.add_row(_STEPS[name], duration(seconds))
+    times = console.seconds_table({_STEPS[name]: seconds for name, seconds in plan.seconds.items()}, "About")
     shown = {name: value for name, value in about.items() if name != "eps_text"} | {"eps": about["eps_text"]}
     console.show(console.settings_table(shown, "Would be certified"), *([times] if plan.seconds else []))
     if plan.most_queries is not None:
