@@ -63,10 +63,10 @@ class Attacked(AbstractMeasure):
     """Accuracy under all attacks of a budget, with the findings and the verdict of `casemate.evaluate`."""
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
-        """Clean and robust accuracy, verdict, findings, and how many images only the attack without gradients fooled.
+        """Clean and robust accuracy, verdict, findings, and how many images the attack without gradients added.
 
-        The last is an upper bound of the points by which it beats the gradient attacks: an attack runs on what those
-        before it left.
+        The last, at each eps, is an upper bound of the images by which it beats the gradient attacks: an attack runs on
+        what those before it left.
         """
         found = evaluate(
             model,
@@ -78,7 +78,6 @@ class Attacked(AbstractMeasure):
             store=store,
             observer=observer,
         )
-        first = found.successes_by_attack
         return {
             **accuracies(found.clean.correct, found.cascade.robust),
             "verdicts": [each.word for each in found.verdicts],
@@ -86,8 +85,11 @@ class Attacked(AbstractMeasure):
                 {"check": each.check, "severity": each.severity.value, "sentence": each.sentence}
                 for each in found.findings
             ],
-            "first_to_fool": first,
-            "only_without_gradients": sum(count for name, count in first.items() if name.startswith(_BLACK_BOX)),
+            "first_to_fool": found.successes_by_attack,
+            "only_without_gradients": [
+                sum(each.fooled for each in found.cascade.attempts if each.attack == _BLACK_BOX and each.eps == eps)
+                for eps in self.eps
+            ],
             "seconds": found.seconds,
         }
 
