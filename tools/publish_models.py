@@ -24,6 +24,8 @@ from casemate.timing import duration
 HERE = Path(__file__).resolve().parent.parent
 WEIGHTS = HERE / "src" / "casemate" / "models" / "weights"
 PAGE = HERE / "docs" / "pretrained.md"
+_OF_ONE_KIND = ("certified", "method", "void", "sampled", "verdicts", "only_without_gradients")
+"""What only measures with a certificate, or only those without one, have."""
 MOST_MODELS, MOST_BYTES = 10, 20_000_000
 
 
@@ -56,8 +58,7 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("epoch", "seconds", "threads", "fingerprint", "test_accuracy")
     measures = [
         {key: each[key] for key in ("eps", "images", "budget", "seed", "clean", "robust", "correct")}
-        | {key: each[key] for key in ("certified", "method", "void", "sampled") if key in each}
-        | {key: each[key] for key in ("verdicts", "only_without_gradients") if key in each}
+        | {key: each[key] for key in _OF_ONE_KIND if key in each}
         | ({"findings": severe(each)} if "findings" in each else {})
         for each in row["measures"]
     ]

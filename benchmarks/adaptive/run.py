@@ -1,6 +1,6 @@
 """What preprocessing and detection are worth under attacks that know them; see README.md.
 
-`python benchmarks/adaptive/run.py` measures what is missing, and writes the page.
+`python benchmarks/adaptive/run.py` measures all of them, and writes the page.
 """
 
 import argparse

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from originals import commit as commit_of
 from page import HERE
-from plan import ADAM_EPS, images, pair_of
+from plan import images, pair_of
 from run import start_of
-from theirs import fast_certified_loss
+from theirs import Training, fast_certified_loss
 from torch import Tensor, nn
 
 from casemate.certification import certify
@@ -55,16 +55,8 @@ def certified(side: str, seed: int) -> float:
     model, given = start_of(PAIR, seed), images(PAIR)
     pixels, labels = given.train.tensors()
     loss = SIDES[side](model)
-    optimizer = torch.optim.Adam(model.parameters(), lr=PAIR.learning_rate, eps=ADAM_EPS)
-    order = torch.Generator().manual_seed(seed)
-    per_epoch = -(-len(labels) // PAIR.batch_size)
-    model.train()
-    for epoch in range(PAIR.epochs):
-        for step, batch in enumerate(torch.randperm(len(labels), generator=order).split(PAIR.batch_size)):
-            value = loss(pixels[batch], labels[batch], (epoch + step / per_epoch) / PAIR.epochs, optimizer)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
+    torch.manual_seed(seed)  # the batches, which only this draws
+    Training(pair=PAIR, network=model, images=pixels, labels=labels, teacher=None, seed=seed).minimise(loss)
     found = certify(model.eval(), *given.test, PAIR.radius, method="interval")
     return found.certified.double().mean().item()
 

@@ -38,9 +38,9 @@ class AbstractMeasure(ABC):
         radii = "-".join(format_eps(each).replace("/", "_") for each in self.eps)
         return f"{type(self).__name__.lower()}-{radii}-{self.images or 'all'}-{self.budget}-{self.seed}"
 
+    @abstractmethod
     def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Estimated seconds on this machine if the attacks fool no image."""
-        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
+        """Estimated seconds on this machine if all images are attacked, and none is fooled."""
 
     @abstractmethod
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
@@ -61,6 +61,10 @@ class AbstractMeasure(ABC):
 @dataclass(frozen=True, kw_only=True)
 class Attacked(AbstractMeasure):
     """Accuracy under all attacks of a budget, with the findings and the verdict of `casemate.evaluate`."""
+
+    def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
+        """Of the attacks and the checks."""
+        return seconds_at_most(model, self.chosen(test), self.eps, norm="linf")[self.budget]
 
     def compute(self, model: Classifier, test: LabelledImages, store: Path, observer: Observer) -> dict[str, Any]:
         """Clean and robust accuracy, verdict, findings, and how many images the attack without gradients added.
@@ -102,7 +106,7 @@ class Certified(AbstractMeasure):
     method: Method
 
     def seconds_at_most(self, model: Classifier, test: LabelledImages) -> float:
-        """Estimated seconds on this machine if all images are attacked, and none is fooled."""
+        """Of the bounds and the attacks, of which no checks follow."""
         chosen = self.chosen(test)
         attacks = seconds_at_most(model, chosen, self.eps, norm="linf", checks=False)[self.budget]
         return attacks + certificate_seconds(model, chosen, self.eps, norm="linf", method=self.method)

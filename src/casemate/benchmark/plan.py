@@ -2,25 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 from casemate.benchmark.entries import ENTRIES
 from casemate.benchmark.entry import Entry
-from casemate.benchmark.folder import BenchmarkFolder
 from casemate.benchmark.measures import AbstractMeasure, Attacked, Certified
 from casemate.data import Dataset, LabelledImages, split, subset
 from casemate.errors import SettingError
 from casemate.evaluation import Budget
 from casemate.evaluation.fingerprints import fingerprint_of_images
-from casemate.rng import torch_forked
 from casemate.settings import at_least, positive, unknown_name
-from casemate.training import step_seconds
 
 _VALIDATION = 6000
 _SPLIT_SEED = 0
-_FEW = 64
-"""Images that a training step is timed on."""
 
 
 @final
@@ -155,35 +149,3 @@ def _with_teacher(name: str, entries: Mapping[str, Entry]) -> list[str]:
         raise unknown_name("model of the benchmark", name, entries)
     teacher = entries[name].teacher
     return [name] if teacher is None else [*_with_teacher(teacher, entries), name]
-
-
-def benchmark_seconds(plan: BenchmarkPlan, out: Path | None = None) -> dict[str, float]:
-    """Estimated seconds by step: trainings from a timed step, evaluations at most (as if no image were ever fooled).
-
-    Args:
-        plan: of the benchmark.
-        out: its folder; steps whose results are there are left out. None: all steps.
-
-    Raises:
-        SettingError, StoreError: as `run_benchmark`, for a folder with other models or a damaged file.
-    """
-    found: dict[str, float] = {}
-    shape, classes, test = plan.dataset.image_shape, plan.dataset.classes, plan.dataset.test
-    folder = None if out is None else BenchmarkFolder(out, plan.data())
-    with torch_forked():
-        for name, entry in plan.entries.items():
-            trained = None if folder is None else folder.training(name, entry)
-            model, config = entry.make_model(shape, classes), entry.config()
-            if trained is None:
-                teacher = None if entry.teacher is None else plan.entries[entry.teacher].make_model(shape, classes)
-                recipe, few = entry.make_recipe(teacher), plan.train[: min(_FEW, config.batch_size)]
-                images = len(plan.train) * (1 + len(entry.extra))
-                found[f"training {name}"] = step_seconds(model, recipe.objective, few) * images * config.epochs
-            left = [
-                each
-                for each in plan.measures(name)
-                if folder is None or trained is None or folder.result(name, each, trained["fingerprint"]) is None
-            ]
-            if left:
-                found[f"measuring {name}"] = sum(each.seconds_at_most(model.eval(), test) for each in left)
-    return found

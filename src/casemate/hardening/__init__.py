@@ -4,6 +4,7 @@ from casemate.hardening.compared import ComparedModel as ComparedModel
 from casemate.hardening.compared import FineTuning as FineTuning
 from casemate.hardening.defaults import FINE_TUNING as FINE_TUNING
 from casemate.hardening.defaults import HARDENING_RECIPES as HARDENING_RECIPES
+from casemate.hardening.defaults import following_settings as following_settings
 from casemate.hardening.defaults import hardening_recipe as hardening_recipe
 from casemate.hardening.plan import HardeningPlan as HardeningPlan
 from casemate.hardening.plan import plan_hardening as plan_hardening

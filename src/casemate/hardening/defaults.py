@@ -43,6 +43,15 @@ _REASONS: Mapping[RecipeKind, str] = {
 """Why recipes of a kind that are not in `HARDENING_RECIPES` harden no model."""
 
 
+def following_settings(name: str) -> set[str]:
+    """Names of the settings of a recipe that follow from what it hardens against: radius, norm, bounds of the pixels.
+
+    Raises `SettingError` for an unknown recipe.
+    """
+    hints = get_type_hints(recipe_type(name).objective)
+    return {"eps" if "eps" in hints else "step_size", "norm", "clip_min", "clip_max"} & hints.keys()
+
+
 def hardening_recipe(
     name: str, eps: float, norm: Norm, bounds: Bounds, given: Mapping[str, Any] | None = None
 ) -> Recipe:
@@ -57,19 +66,17 @@ def hardening_recipe(
             f"recipe {name} {_REASONS[kind.kind]}; expected one of {', '.join(HARDENING_RECIPES)}, or a Recipe of your "
             "own in Python"
         )
-    low, high = bounds
-    hints = get_type_hints(kind.objective)
-    if "norm" not in hints and norm != "linf":
+    follow = following_settings(name)
+    if "norm" not in follow and norm != "linf":
         raise SettingError(f"recipe {name} in {norm}; it is defined in Linf only")
-    follows = {"eps" if "eps" in hints else "step_size": eps}
-    follows |= {"norm": norm} if "norm" in hints else {}
-    follows |= {side: value for side, value in (("clip_min", low), ("clip_max", high)) if side in hints}
-    if twice := follows.keys() & (given or {}).keys():
+    if twice := follow & (given or {}).keys():
         raise SettingError(
             f"recipe {name} with {', '.join(sorted(twice))}, which follows from eps, norm or the model's bounds; leave "
             "it out"
         )
-    return Recipe(objective=make_objective({"name": name, "settings": {**kind.defaults, **follows, **(given or {})}}))
+    values = {"eps": eps, "step_size": eps, "norm": norm, "clip_min": bounds[0], "clip_max": bounds[1]}
+    settings = {**kind.defaults, **{each: values[each] for each in follow}, **(given or {})}
+    return Recipe(objective=make_objective({"name": name, "settings": settings}))
 
 
 def named_recipes(

@@ -9,6 +9,7 @@ from typing import Any
 
 from casemate.attacks import PARTS
 from casemate.cli.shared.options import parse_number
+from casemate.cli.shared.settings_text import settings_in
 from casemate.errors import SettingError
 from casemate.settings import unknown_name
 
@@ -21,17 +22,12 @@ def read_parts(texts: Sequence[str]) -> tuple[Any, ...] | None:
 
 def read_part(text: str) -> Any:
     """The part that `text` describes. Raises `SettingError`, which lists the known names or settings."""
-    name, colon, rest = text.partition(":")
+    name = text.partition(":")[0]
     if name not in PARTS:
         raise unknown_name("part", name, PARTS)
     kind: Any = PARTS[name]
-    known = {each.name: each.default for each in fields(kind)}
-    listed = ", ".join(f"{each} ({default})" for each, default in known.items()) or "no settings"
     given: dict[str, float] = {}
-    for each in rest.split(",") if colon else ():
-        setting, equals, value = each.partition("=")
-        if not equals or setting not in known:
-            raise SettingError(f"{text!r}: {each!r} is not SETTING=VALUE (no spaces); {name} has {listed}")
+    for setting, value in settings_in(text, {each.name: f"{each.name} ({each.default})" for each in fields(kind)}):
         number = parse_number(f"{text!r}: {setting}", value)
         given[setting] = int(number) if number == int(number) else number
     try:

@@ -2,30 +2,27 @@
 
 from typing import Any
 
-from casemate.cli.shared.options import parse_number
+from casemate.cli.shared.settings_text import number_like, settings_in
 from casemate.defenses import recipe_type
 from casemate.errors import SettingError
+from casemate.hardening import following_settings
 
-_FOLLOW = {"eps", "norm", "clip_min", "clip_max"}
-"""Settings that `hardening_recipe` refuses, since they follow from --eps, --norm and the model."""
+_NO_TEXT = "feature_mask"
+"""A setting that is a nested list, which no short text writes."""
 _TRUTH = {"true": True, "false": False}
 
 
 def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
     """The name and the settings of the recipe that `text` describes.
 
-    Raises `SettingError` for an unknown recipe or setting, which lists those there are, and for what is no value.
+    Settings that follow from --eps, --norm or the model are left for `hardening_recipe` to refuse. Raises
+    `SettingError` for an unknown recipe or setting, which lists those there are, and for what is no value.
     """
-    name, colon, rest = text.partition(":")
-    defaults = {key: value for key, value in recipe_type(name).defaults.items() if key != "feature_mask"}
-    known = ", ".join(f"{key} ({value})" for key, value in defaults.items() if key not in _FOLLOW)
+    name = text.partition(":")[0]
+    defaults, follow = recipe_type(name).defaults, following_settings(name)
+    known = {key: "" if key in follow else f"{key} ({value})" for key, value in defaults.items() if key != _NO_TEXT}
     found: dict[str, Any] = {}
-    for part in rest.split(",") if colon else ():
-        setting, equals, value = part.partition("=")
-        if not equals:
-            raise SettingError(f"{text!r}: {part!r} is not SETTING=VALUE (no spaces); {name} has {known}")
-        if setting not in defaults:
-            raise SettingError(f"{text!r}: {name} has no setting {setting!r}; it has {known}")
+    for setting, value in settings_in(text, known):
         if setting in found:
             raise SettingError(f"{text!r}: {setting} twice; expected each setting once")
         found[setting] = _value(f"{text!r}: {setting}", value, defaults[setting])
@@ -45,9 +42,4 @@ def _value(what: str, value: str, default: Any) -> Any:
         return value
     if default is None and value.lower() == "none":
         return None
-    number = parse_number(what, value)
-    if not isinstance(default, int):
-        return number
-    if number != int(number):
-        raise SettingError(f"{what} = {value}; expected a whole number")
-    return int(number)
+    return number_like(default, what, value)

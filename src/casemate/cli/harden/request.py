@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from casemate.cli.evaluate.request import BUDGET_HELP
+from casemate.cli.evaluate.request import BudgetOption
 from casemate.cli.shared.options import DataDir, DataFile, Flag, ModelName, ModelOptions, Seed
-from casemate.evaluation import Budget
 from casemate.hardening import HARDENING_RECIPES, harden
 from casemate.norms import Norm
 
@@ -34,7 +33,7 @@ class HardenRequest:
     recipe: Annotated[tuple[str, ...], _RECIPE] = (_DEFAULTS["recipe"],)
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
     """Gradient steps of the attack in adversarial-training, trades and mart; fewer are faster, and may harden less."""
-    budget: Annotated[Budget, arg(help=BUDGET_HELP)] = _DEFAULTS["budget"]
+    budget: BudgetOption = _DEFAULTS["budget"]
     no_images: Flag = False
     """Show no test images in the report."""
     seed: Seed = 0

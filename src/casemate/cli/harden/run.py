@@ -70,7 +70,7 @@ def prepare(
     train, test, name = _images(model, images, reading, request.seed, observer)
     report_facts(model, observer)
     eps, bounds = parse_eps(request.eps), model.model.bounds
-    recipes = {name: _recipe(name, given, eps, request, bounds) for name, given in map(read_recipe, request.recipe)}
+    recipes = {each: _recipe(each, given, eps, request, bounds) for each, given in map(read_recipe, request.recipe)}
     if len(recipes) < len(request.recipe):
         raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")
     if request.steps is not None and not any(map(_has_steps, recipes.values())):

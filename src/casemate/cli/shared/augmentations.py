@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from casemate.cli.shared.options import parse_number
+from casemate.cli.shared.settings_text import number_like, settings_in
 from casemate.data.named import AUGMENTATIONS, make_augmentation
 from casemate.errors import SettingError
 
@@ -28,19 +28,15 @@ def read_augmentation(text: str) -> dict[str, Any]:
     That is a mapping with its name, all its settings, and `share` if `sometimes` is given. Raises `SettingError`, which
     lists the known names or settings.
     """
-    name, colon, rest = text.partition(":")
+    name = text.partition(":")[0]
     if name not in AUGMENTATIONS:
         make_augmentation({"name": name})  # raises, and lists the known names
     defaults = augmentation_defaults(name)
-    known = ", ".join([*(f"{each} ({default:g})" for each, default in defaults.items()), _PROBABILITY])
-    given: dict[str, Any] = {}
-    for part in rest.split(",") if colon else ():
-        setting, equals, value = part.partition("=")
-        if not equals:
-            raise SettingError(f"{text!r}: {part!r} is not SETTING=VALUE (no spaces); {name} has {known}")
-        if setting != _PROBABILITY and setting not in defaults:
-            raise SettingError(f"{text!r}: {name} has no setting {setting!r}; it has {known}")
-        given[setting] = _value(text, setting, value, whole=isinstance(defaults.get(setting), int))
+    known = {each: f"{each} ({default:g})" for each, default in defaults.items()} | {_PROBABILITY: _PROBABILITY}
+    given = {
+        setting: number_like(defaults.get(setting), f"{text!r}: {setting}", value)
+        for setting, value in settings_in(text, known)
+    }
     if not 0 <= given.get(_PROBABILITY, 1) <= 1:
         raise SettingError(f"{text!r}: expected {_PROBABILITY} to be a fraction of the images, from 0 to 1")
     spec: dict[str, Any] = {"name": name, "settings": defaults | {k: v for k, v in given.items() if k != _PROBABILITY}}
@@ -58,10 +54,3 @@ def write_augmentation(spec: Mapping[str, Any]) -> str:
     settings = dict(spec["settings"]) | ({_PROBABILITY: spec["share"]} if "share" in spec else {})
     words = ",".join(f"{name}={value:g}" for name, value in settings.items())
     return f"{spec['name']}:{words}" if words else spec["name"]
-
-
-def _value(text: str, setting: str, value: str, *, whole: bool) -> float | int:
-    found = parse_number(f"{text!r}: {setting}", value)
-    if whole and found != int(found):
-        raise SettingError(f"{text!r}: {setting} = {value}; expected a whole number")
-    return int(found) if whole else found
