@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from casemate import data
 from casemate.benchmark import ENTRIES, Entry, benchmark_rows, benchmark_seconds, plan_benchmark, run_benchmark
 from casemate.benchmark import run as benchmark_run
 from casemate.benchmark.folder import BenchmarkFolder
+from casemate.benchmark.measures import Attacked
 from casemate.benchmark.published import PUBLISHED
 from casemate.cli.benchmark.request import BenchmarkRequest
 from casemate.data import Dataset
@@ -20,7 +22,8 @@ from casemate.defenses import initialize_for_bounds, recipe_type
 from casemate.errors import SettingError, StoreError
 from casemate.evaluation import evaluate, evaluate_clean
 from casemate.evaluation.fingerprints import fingerprint
-from casemate.models import create, load
+from casemate.models import Classifier, create, load
+from casemate.progress import NULL_OBSERVER
 from casemate.report.benchmark import as_document, columns_of, write_benchmark
 from test_study import Run, runner
 
@@ -232,6 +235,29 @@ def test_weights_are_rounded_before_they_are_measured() -> None:
     rounded = benchmark_run._rounded(model)
     for value in rounded.state_dict().values():
         assert not value.is_floating_point() or torch.equal(value, value.half().to(value.dtype))
+
+
+@pytest.mark.integration
+def test_only_a_model_without_gradients_has_images_that_square_alone_fools(images: Dataset, tmp_path: Path) -> None:
+    """All gradients through the steps are zero; without the steps in front, gradients fool all that Square does."""
+
+    class Steps(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return (images > 0.5).to(images.dtype)
+
+    pixels, labels = images.train.tensors()
+    classes = images.classes
+    linear = nn.Linear(784, len(classes))
+    with torch.no_grad():  # a template for each class
+        means = torch.stack([pixels[labels == each].mean(0).flatten() for each in range(len(classes))])
+        linear.weight.copy_(means)
+        linear.bias.copy_(-means.square().sum(1) / 2)
+    measure = Attacked(eps=(0.2,), images=10, seed=0, budget="quick")
+    for front, masked in ((Steps(), True), (nn.Identity(), False)):
+        model = Classifier(nn.Sequential(front, nn.Flatten(), linear), input_shape=(1, 28, 28), classes=classes)
+        found = measure.compute(model, images.test, tmp_path, NULL_OBSERVER)
+        assert any(found["only_without_gradients"]) == masked
+        assert sum(found["only_without_gradients"]) <= found["first_to_fool"]["square"]
 
 
 def test_the_time_beforehand_names_every_step(quick: Any) -> None:
