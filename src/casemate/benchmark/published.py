@@ -41,7 +41,7 @@ PUBLISHED = (
         source="Andriushchenko and Hein 2019, table 3",
     ),
     Published(
-        model="convolutional network, PGD-trained",
+        model="CNN, PGD-trained",
         clean=0.8846,
         attacked=0.785,
         attack="PGD and integer programming",
@@ -50,7 +50,7 @@ PUBLISHED = (
         source="Croce, Andriushchenko and Hein 2019, table 1",
     ),
     Published(
-        model="convolutional network, IBP, kappa 0.5",
+        model="CNN, IBP, kappa 0.5",
         clean=0.8626,
         attacked=0.7844,
         attack="PGD, 20 steps",
@@ -59,7 +59,7 @@ PUBLISHED = (
         source="Song, Shokri and Mittal 2019 (arXiv 1905.10291), notebooks of its repository",
     ),
     Published(
-        model="convolutional network, TRADES, beta 1",
+        model="CNN, TRADES, beta 1",
         clean=0.9092,
         attacked=0.7240,
         attack="PGD, 20 steps",
@@ -68,7 +68,7 @@ PUBLISHED = (
         source="Song, Shokri and Mittal 2019 (arXiv 1905.10291), notebooks of its repository",
     ),
     Published(
-        model="convolutional network, MMR and adversarial training",
+        model="CNN, MMR and adversarial training",
         clean=0.855,
         attacked=0.734,
         attack="PGD and integer programming",
@@ -77,7 +77,7 @@ PUBLISHED = (
         source="Croce, Andriushchenko and Hein 2019, table 1",
     ),
     Published(
-        model="convolutional network, convex outer polytope",
+        model="CNN, convex outer polytope",
         clean=0.7827,
         attacked=0.6837,
         attack="PGD",

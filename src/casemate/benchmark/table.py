@@ -27,6 +27,11 @@ class BenchmarkRow:
         """Accuracy without an attack on all test images; None if the model is not trained."""
         return None if self.training is None else Estimate.from_json(self.training["test_accuracy"])
 
+    def clean_of_first(self) -> Estimate | None:
+        """Accuracy without an attack on the first test images, those of `robust`; None before they are attacked."""
+        found = next((each for measure, each in self.results.items() if measure.images is not None), None)
+        return None if found is None else Estimate.from_json(found["clean"])
+
     def robust(self, eps: float, *, whole: bool = False) -> list[Estimate]:
         """Accuracy under attack at `eps`: on the first test images, or with `whole` on all of them, by seed."""
         return self._found(eps, "robust", whole=whole)

@@ -1,0 +1,170 @@
+"""The figure of a benchmark: every model's accuracies in a row, and those that withstand most as clean against robust.
+
+The models are numbered in both parts, and what others published has letters, as in the tables of the page.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from casemate.benchmark import BenchmarkPlan, BenchmarkRow
+from casemate.benchmark.published import Published
+from casemate.evaluation.intervals import Estimate, percent
+from casemate.norms import format_eps
+from casemate.report.charts import Figure, canvas, finished
+
+_KINDS = {
+    "ordinary": "#8a8a8a",
+    "adversarial": "#0072B2",
+    "distilled": "#CC79A7",
+    "certified": "#009E73",
+    "smoothed": "#E69F00",
+    "unlabelled": "#56B4E9",
+}
+"""Colour of each kind of recipe."""
+_PUBLISHED = "#444444"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_CLOSE = 0.5
+"""The second part shows what withstands at least this share of the attacks that the best model withstands."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """A model of the figure; what is not known of it is None."""
+
+    sign: str
+    """Its number or letter."""
+    name: str
+    color: str
+    clean: Estimate | float | None
+    attacked: Estimate | float | None
+    certified: Estimate | float | None
+    source: str
+    """Where `attacked` is from."""
+
+    @property
+    def values(self) -> dict[str, Estimate | float]:
+        """What is known, by the name that the legend gives it."""
+        found = {"clean": self.clean, "attacked": self.attacked, "certified": self.certified}
+        return {name: each for name, each in found.items() if each is not None}
+
+
+def letter(number: int) -> str:
+    """The sign of a published result, from 0."""
+    return _LETTERS[number]
+
+
+def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], published: Sequence[Published]) -> Figure:
+    """Draw what is measured at the radius of the benchmark, and what others published for the same."""
+    points = _points(plan, rows, published)
+    drawing, axes = canvas(1, 2, 10, 1.4 + 0.27 * max(len(points), 5))
+    eps = format_eps(plan.eps)
+    _rows(axes[0, 0], points)
+    _trade_off(axes[0, 1], points, eps)
+    words = {"clean": "clean", "attacked": f"attacked, eps {eps}", "certified": f"certified, eps {eps}"}
+    known = [what for what in words if any(what in each.values for each in points)]
+    if known:
+        signs = [Line2D([], [], **_marker(what, "black")) for what in known]
+        drawing.legend(signs, [words[what] for what in known], loc="outside lower center", ncols=3)
+    texts = [
+        f"{each.name}: " + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
+        for each in points
+    ]
+    return finished(
+        drawing,
+        "benchmark",
+        title="Clean, robust and certified accuracy",
+        caption=f"Accuracy without an attack, under all attacks of the budget {plan.budget} at eps "
+        f"{eps} in Linf, and certified accuracy, with 95 % intervals; what others published is grey.",
+        alt=f"{'; '.join(texts)}." if texts else "No model is measured yet.",
+        columns=("sign", "model", "source", "what", "value", "low", "high"),
+        rows=[
+            (each.sign, each.name, each.source, what, _value(found), *_interval(found))
+            for each in points
+            for what, found in each.values.items()
+        ],
+    )
+
+
+def _points(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], published: Sequence[Published]) -> list[_Point]:
+    ours = [
+        _Point(
+            sign=str(number),
+            name=row.name,
+            color=_KINDS[row.entry.kind],
+            clean=row.clean(),
+            attacked=row.widest(plan.eps, "robust"),
+            certified=None if row.is_void() else row.widest(plan.eps, "certified"),
+            source=plan.budget,
+        )
+        for number, row in enumerate((each for each in rows if each.clean() is not None), 1)
+    ]
+    theirs = [
+        _Point(
+            sign=letter(number),
+            name=each.model,
+            color=_PUBLISHED,
+            clean=each.clean,
+            attacked=each.attacked,
+            certified=each.certified,
+            source=each.attack,
+        )
+        for number, each in enumerate(published)
+    ]
+    return [*ours, *theirs] if ours else []
+
+
+def _rows(place: Axes, points: Sequence[_Point]) -> None:
+    """One line per model, from 0 to 100 %."""
+    for height, point in enumerate(points):
+        for what, found in point.values.items():
+            if isinstance(found, Estimate) and what != "clean":
+                place.plot([100 * found.low, 100 * found.high], [height] * 2, color=point.color, linewidth=1.4)
+            place.plot([100 * _value(found)], [height], **_marker(what, point.color))
+    place.set_yticks(range(len(points)), [f"{each.name}  {each.sign}" for each in points])
+    place.invert_yaxis()
+    place.set_xlim(-3, 103)
+    place.set_xlabel("accuracy, %")
+
+
+def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> None:
+    """Attacked and certified against clean accuracy, of the models that withstand the most."""
+    drawn = [each for each in points if each.clean is not None and each.attacked is not None]
+    least = _CLOSE * max((_value(each.attacked) for each in drawn), default=0.0)
+    for point in drawn:
+        if _value(point.attacked) < least:
+            continue
+        x = 100 * _value(point.clean)
+        for what in ("certified", "attacked"):
+            found = point.values.get(what)
+            if found is None or _value(found) < least:
+                continue
+            if isinstance(found, Estimate):
+                place.plot([x, x], [100 * found.low, 100 * found.high], color=point.color, linewidth=1.4, alpha=0.7)
+            place.plot([x], [100 * _value(found)], **_marker(what, point.color))
+        beside = (5, 3) if point.color == _PUBLISHED else (-9, 3)  # the best of both lie close together
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": point.color}
+        place.annotate(point.sign, (x, 100 * _value(point.attacked)), beside, **style)
+    place.margins(0.1)
+    place.set_xlabel("clean accuracy, %")
+    place.set_ylabel(f"attacked or certified at eps {eps}, %")
+
+
+def _marker(what: str, color: str) -> dict[str, Any]:
+    """How the points of one kind look."""
+    face = "white" if what == "certified" else color
+    shape = {"clean": "|", "attacked": "o", "certified": "D"}[what]
+    size = {"clean": 9, "attacked": 5.5, "certified": 5}[what]
+    return {"marker": shape, "linestyle": "", "color": color, "markerfacecolor": face, "markersize": size}
+
+
+def _value(found: Estimate | float | None) -> float:
+    return found.value if isinstance(found, Estimate) else float(found or 0)
+
+
+def _interval(found: Estimate | float) -> tuple[float | None, float | None]:
+    return (found.low, found.high) if isinstance(found, Estimate) else (None, None)
