@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import hypothesis
-import jaxtyping
 import pytest
 import torch
 from jaxtyping import config
 from torch import nn
 
+import annotation_checks  # noqa: F401, before any module of casemate: it changes how jaxtyping decorates their functions
 from casemate.cli.shared import console
 from casemate.data import LabelledImages
 from casemate.documents import document
@@ -19,10 +19,8 @@ from casemate.models import Classifier, create, register
 from casemate.models.keras_init import batch_norm
 from casemate.progress import Advance
 from published import problems
-from typecheck import checked_once
 
 torch.set_num_threads(1)
-jaxtyping.jaxtyped = checked_once(jaxtyping.jaxtyped)
 os.environ.pop("COLUMNS", None)  # what a pytest that shares the work out tells its helpers; output into a pipe is wide
 hypothesis.settings.register_profile("casemate", derandomize=True, deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("casemate")
