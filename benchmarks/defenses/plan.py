@@ -162,6 +162,16 @@ PAIRS = (
         **_CERTIFIED,
     ),
     Pair(
+        name="ibp-art",
+        recipe="ibp",
+        peer="ART AdversarialTrainerCertifiedIBPPyTorch",
+        settings={"eps": EPS, "kappa_end": 0.5, "regularization": 0.0},
+        epochs=12,
+        measure="certify",
+        differs="its radius changes by the epoch; its worst logits are bounds of each logit, casemate's those of "
+        "differences; its bounds and its clean loss see different batches",
+    ),
+    Pair(
         name="crown-ibp",
         recipe="crown-ibp",
         peer="Fast-Certified-Robust-Training",

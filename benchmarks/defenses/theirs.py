@@ -187,6 +187,70 @@ def art_awp(training: Training) -> None:
     trainer.fit(**_art_arguments(training))
 
 
+class _Reshaping(nn.Module):
+    """The network with a reshape instead of its `nn.Flatten`, which ART's intervals refuse."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.layers = [each for each in model.children() if not isinstance(each, nn.Flatten)]
+        for number, each in enumerate(self.layers):
+            self.add_module(str(number), each)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        for each in self.layers:
+            x = each(x.flatten(1) if isinstance(each, nn.Linear) else x)
+        return x
+
+
+class _ByEpoch:
+    """A schedule of ART: one value for each epoch, that of casemate's ramp in the middle of the epoch."""
+
+    def __init__(self, epochs: int, value: Callable[[float], float]) -> None:
+        self.values = iter([value(ramp((epoch + 0.5) / epochs)) for epoch in range(epochs)])
+
+    def step(self) -> float:
+        """The value of the next epoch."""
+        return next(self.values)
+
+
+def art_ibp(training: Training) -> None:
+    """ART: interval bound propagation."""
+    from art.defences.trainer import (  # pyright: ignore[reportMissingImports]
+        AdversarialTrainerCertifiedIBPPyTorch,
+    )
+    from art.estimators.certification.interval import (  # pyright: ignore[reportMissingImports]
+        PyTorchIBPClassifier,
+    )
+
+    settings, model, epochs = training.pair.settings, _Reshaping(training.network), training.pair.epochs
+    wrapped = PyTorchIBPClassifier(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=training.optimizer(model),
+        input_shape=(1, 28, 28),
+        nb_classes=10,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    trainer = AdversarialTrainerCertifiedIBPPyTorch(
+        wrapped,
+        bound=settings["eps"],
+        certification_schedule=_ByEpoch(epochs, lambda share: share * settings["eps"]),
+        loss_weighting_schedule=_ByEpoch(epochs, lambda share: share * (1 - settings["kappa_end"])),
+    )
+    training.begin()
+    trainer.fit(**_art_arguments(training), limits=[0.0, 1.0], verbose=False)
+    with torch.no_grad():  # its convolutions are copies
+        for mine, found in zip(model.layers, wrapped.model.ops, strict=True):
+            if isinstance(mine, nn.Conv2d) and mine.bias is not None:
+                mine.weight.copy_(found.conv.weight.reshape(mine.weight.shape))
+                mine.bias.copy_(found.bias_to_grad)
+            elif isinstance(mine, nn.Linear):
+                mine.weight.copy_(found.weight)
+                mine.bias.copy_(found.bias)
+
+
 class _Probabilities(nn.Module):
     """The softmax at a temperature of a network's logits: ART's distillation wants probabilities."""
 
@@ -587,6 +651,7 @@ PEERS: Mapping[str, tuple[Peer, tuple[str, ...]]] = {
     "ART AdversarialTrainerTRADESPyTorch": (art_trades, ()),
     "ART AdversarialTrainerAWPPyTorch": (art_awp, ()),
     "ART DefensiveDistillation": (art_distillation, ()),
+    "ART AdversarialTrainerCertifiedIBPPyTorch": (art_ibp, ()),
     "TRADES": (trades, ("TRADES",)),
     "MART": (mart, ("MART",)),
     "AWP": (awp, ("AWP",)),
