@@ -26,6 +26,7 @@ from casemate.evaluation.fingerprints import fingerprint
 from casemate.models import Classifier, create, load
 from casemate.progress import NULL_OBSERVER
 from casemate.report.benchmark import as_document, columns_of, write_benchmark
+from casemate.report.benchmark_figure import benchmark_figure, letter
 from test_study import Run, runner
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*had no gradient to follow")  # after one epoch of bounds
@@ -148,6 +149,24 @@ def test_table_and_figure_have_every_model(quick: Any, finished: Path) -> None:
     assert (finished / "benchmark.svg").read_bytes().startswith(b"<?xml")
     held = json.loads((finished / "benchmark.json").read_text())
     assert held == {"schema": "casemate/benchmark/1", **json.loads(json.dumps(as_document(quick, rows)))}
+
+
+@pytest.mark.integration
+def test_the_figure_shows_what_is_measured_and_what_is_published(quick: Any, finished: Path) -> None:
+    rows = benchmark_rows(quick, BenchmarkFolder(finished, quick.data()))
+    figure = benchmark_figure(quick, rows, PUBLISHED)
+    found = {(sign, what): (model, value, low, high) for sign, model, _, what, value, low, high in figure.rows}
+    for number, row in enumerate(rows, 1):
+        for what, estimate in (("clean", row.clean()), ("attacked", row.widest(0.1, "robust"))):
+            assert estimate is not None
+            assert found.pop((str(number), what)) == (row.name, estimate.value, estimate.low, estimate.high)
+    assert found.pop(("3", "certified"))[0] == "bounds"
+    for number, each in enumerate(PUBLISHED):
+        for what, value in (("clean", each.clean), ("attacked", each.attacked), ("certified", each.certified)):
+            if value is not None:
+                assert found.pop((letter(number), what)) == (each.model, value, None, None)
+    assert not found
+    assert f"{PUBLISHED[0].model}: 79.2 % certified" in figure.alt
 
 
 @pytest.mark.integration
