@@ -33,8 +33,11 @@ def _cheaper(decorator: Callable[..., Any]) -> Callable[..., Any]:
         def decorated(function: Any) -> Any:
             if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
                 return whole(function)
+            annotations = function.__annotations__.values()
+            if any(isinstance(each, str) for each in annotations):  # of what only type checkers import
+                return whole(function)
             strict = checked(function)
-            shaped = any(map(_is_of_arrays, function.__annotations__.values()))
+            shaped = any(map(_is_of_arrays, annotations))
             return _unless_disabled(function, decorator(typechecker=None)(strict) if shaped else strict)
 
         return decorated
@@ -43,8 +46,6 @@ def _cheaper(decorator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_of_arrays(annotation: Any) -> bool:
-    if isinstance(annotation, str):  # not evaluated
-        return True
     if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
         return True
     return any(map(_is_of_arrays, get_args(annotation)))
