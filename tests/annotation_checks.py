@@ -15,6 +15,10 @@ from jaxtyping import AbstractArray, config
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 """The decorator that jaxtyping puts on every function of casemate."""
+_CALLS = 20
+"""Calls of a function that are checked in each test."""
+_tests = 0
+"""Number of tests so far."""
 
 
 def _cheaper(decorator: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,7 +26,8 @@ def _cheaper(decorator: Callable[..., Any]) -> Callable[..., Any]:
 
     Functions inside others are left alone, since they would be decorated anew at every call of the outer one. Where no
     annotation has a shape, beartype does without jaxtyping. Where one has, parameters and result are checked together:
-    jaxtyping checks the parameters alone as well, for errors that say which of the two was wrong.
+    jaxtyping checks the parameters alone as well, for errors that say which of the two was wrong. An attack calls the
+    same functions with the same shapes at every step, so each is checked in the first calls of a test.
     """
 
     def decorate(*given: Any, **options: Any) -> Callable[..., Any]:
@@ -38,7 +43,7 @@ def _cheaper(decorator: Callable[..., Any]) -> Callable[..., Any]:
                 return whole(function)
             strict = checked(function)
             shaped = any(map(_is_of_arrays, annotations))
-            return _unless_disabled(function, decorator(typechecker=None)(strict) if shaped else strict)
+            return _at_first(function, decorator(typechecker=None)(strict) if shaped else strict)
 
         return decorated
 
@@ -51,12 +56,25 @@ def _is_of_arrays(annotation: Any) -> bool:
     return any(map(_is_of_arrays, get_args(annotation)))
 
 
-def _unless_disabled(function: Callable[..., Any], strict: Callable[..., Any]) -> Callable[..., Any]:
+def _at_first(function: Callable[..., Any], strict: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which is `strict` in its first calls of a test, unless checks are disabled."""
+    test, calls = -1, 0
+
     @functools.wraps(function)
     def called(*given: Any, **named: Any) -> Any:
-        return (function if config.jaxtyping_disable else strict)(*given, **named)
+        nonlocal test, calls
+        if test != _tests:
+            test, calls = _tests, 0
+        calls += 1
+        return (function if calls > _CALLS or config.jaxtyping_disable else strict)(*given, **named)
 
     return called
+
+
+def next_test() -> None:
+    """Check the first calls of every function again."""
+    global _tests
+    _tests += 1
 
 
 jaxtyping.jaxtyped = _cheaper(jaxtyping.jaxtyped)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import config
 from torch import nn
 
-import annotation_checks  # noqa: F401, before any module of casemate: it changes how jaxtyping decorates their functions
+import annotation_checks  # before any module of casemate: it changes how jaxtyping decorates their functions
 from casemate.cli.shared import console
 from casemate.data import LabelledImages
 from casemate.documents import document
@@ -27,6 +27,11 @@ hypothesis.settings.load_profile("casemate")
 
 TINY_SHAPE = (1, 8, 8)
 TINY_CLASSES = ("left", "middle", "right")
+
+
+def pytest_runtest_setup() -> None:
+    """Annotations are checked in the first calls of each test."""
+    annotation_checks.next_test()
 
 
 @register("tiny")
