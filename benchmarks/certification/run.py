@@ -56,6 +56,8 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or [*CASES, METHODS]
     found: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() and sys.argv[1:] else {}
+    if (found.get("model"), found.get("method")) != (MODEL, METHOD):
+        found = {}  # rows of another model do not belong beside these
     data, model = load("fashion-mnist"), open_model(MODEL).model
     rows = found.setdefault("rows", {})
     for name in chosen:
