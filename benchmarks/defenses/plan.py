@@ -79,6 +79,22 @@ PAIRS = (
         balls=(("linf", 0.02),),
     ),
     Pair(
+        name="adversarial-regularization",
+        recipe="adversarial-regularization",
+        peer="NSL AdversarialRegularization",
+        settings={"multiplier": 0.5, "step_size": 0.1, "norm": "linf", "clip_min": 0.0, "clip_max": 1.0},
+        balls=(("linf", 0.05),),
+        differs="it is Keras: other kernels, and Adam written otherwise",
+    ),
+    Pair(
+        name="graph-regularization",
+        recipe="graph-regularization",
+        peer="NSL GraphRegularization",
+        settings={"multiplier": 0.1},
+        balls=(("linf", 0.02),),
+        differs="it is Keras; the neighbours are those that casemate finds",
+    ),
+    Pair(
         name="adversarial-training",
         recipe="adversarial-training",
         peer="ART AdversarialTrainerMadryPGD",

@@ -1,12 +1,14 @@
 """Single steps of casemate's recipes beside the originals', with the same weights, images and random numbers.
 
 `DEFENSES_SRC=... .venv-peers/bin/python benchmarks/defenses/steps.py` runs in the environment of the peers, where
-casemate is installed too, and writes `steps.json`. Losses, and the gradients of the weights, are computed in float64,
-in which equal formulas agree to about 1e-12; the random numbers of both sides are replaced by the same ones.
+casemate is installed too, and writes `steps.json`; with names of functions, such as `graph`, only their rows. Losses,
+and the gradients of the weights, are computed in float64, in which equal formulas agree to about 1e-12; the random
+numbers of both sides are replaced by the same ones.
 
 Exit code 0: all agree within what is stated for each. 1: some do not. 2: a clone is missing.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import numpy as np
 import theirs
 import torch
 import torch.nn.functional as F
+from nsl import given_arrays, nsl_settings, run_nsl
 from originals import NotHereError, commit, module, smoothing_core
 from page import STEPS_FILE
 from plan import EPS, Pair, images, network, pair_of
@@ -39,9 +42,10 @@ from casemate.certification import (
 )
 from casemate.certification.certificate import Method
 from casemate.certification.smoothing import binomial_lower_bound, smoothing_radius
-from casemate.defenses import make_objective, virtual_adversarial
+from casemate.defenses import AdversarialRegularization, GraphRegularization, make_objective, virtual_adversarial
 from casemate.defenses import smoothing as smoothed_trainings
 from casemate.defenses.adversarial_training import AdversarialTraining
+from casemate.defenses.graph_regularization import nearest_neighbours
 from casemate.defenses.several_norms import SeveralNorms
 from casemate.defenses.trades import TRADES
 from casemate.files import write_text
@@ -52,6 +56,8 @@ from casemate.training import TrainingStep
 EQUAL: Final = 1e-9
 """Largest difference between equal formulas in float64, relative to the larger value or 1."""
 N: Final = 60
+GRAPH: Final = 500
+"""Images whose graphs are compared."""
 
 
 @final
@@ -381,6 +387,59 @@ def certified(given: Given) -> Iterator[Row]:
             )
 
 
+def structured(given: Given) -> Iterator[Row]:
+    """NSL's training steps with adversarial neighbours, and the neighbours."""
+    recipe = "adversarial-regularization"
+    for norm, settings in (
+        ("linf", {"step_size": 0.1, "clip_min": 0.0, "clip_max": 1.0}),
+        ("l2", {"step_size": 0.5, "iterations": 3, "pgd_eps": 1.0}),
+        ("l1", {"step_size": 2.0, "iterations": 2}),
+    ):
+        objective = AdversarialRegularization(norm=norm, multiplier=0.5, **settings)
+        arrays = given_arrays(given.network, given.x, given.y)
+        found, numbers = run_nsl("step", arrays, settings=nsl_settings(objective))
+        given.model.train()
+        ours = given.gradients(objective(given.model, given.x, given.y)[0])
+        what = f"loss with its neighbours, {norm}, steps: {objective.iterations}"
+        yield row(recipe, what, "AdversarialRegularization", (), ours, loss_and_gradients(found, numbers))
+        ours = objective.neighbours(given.model, given.x, given.y), None
+        other = torch.from_numpy(found["adversarial"]), None
+        yield row(recipe, f"neighbours, {norm}", "perturb_on_batch", (), ours, other)
+
+
+def graph(given: Given) -> Iterator[Row]:
+    """NSL's training steps with neighbours in a graph, and the graph."""
+    recipe, index = "graph-regularization", torch.arange(N)
+    train = images(pair_of(recipe)).train[:GRAPH]
+    pool, y = theirs.tensors(train)[0].double(), train.labels[index]
+    for distance in ("l2", "l1"):
+        objective = GraphRegularization(multiplier=0.5, distance=distance)
+        prepared = objective.prepared_for(train)
+        known = pool, prepared.neighbours[index], prepared.weights[index].double()
+        arrays = given_arrays(given.network, pool[index], y, known)
+        found, numbers = run_nsl("step", arrays, settings=nsl_settings(objective))
+        given.model.train()
+        ours = given.gradients(prepared.at_step(TrainingStep(done=0.0, index=index))(given.model, pool[index], y)[0])
+        other, note = loss_and_gradients(found, numbers), "NSL computes the distances in float32"
+        yield row(recipe, f"loss, {distance}", "GraphRegularization", (), ours, other, allowed=1e-6, note=note)
+    threshold = GraphRegularization().similarity_threshold
+    found, _ = run_nsl("graph", {"images": pool.float().numpy()}, similarity_threshold=threshold)
+    similar = torch.zeros(GRAPH, GRAPH, dtype=torch.float64)
+    one, two = found["edges"][:, :2].T.astype(int)
+    similar[one, two] = torch.from_numpy(found["edges"][:, 2])
+    neighbours, likeness = nearest_neighbours(train.pixels, GRAPH - 1)
+    mine = torch.zeros_like(similar).scatter(1, neighbours, likeness.double())
+    ours, other = (mine.where(mine >= threshold, 0.0), None), (similar, None)
+    what, note = f"weights of the edges between {GRAPH} images", "NSL computes similarities in float32"
+    yield row(recipe, what, "build_graph", (), ours, other, allowed=1e-6, note=note)
+
+
+def loss_and_gradients(arrays: Mapping[str, np.ndarray], numbers: Mapping[str, Any]) -> tuple[Tensor, Any]:
+    """What NSL's side found, the gradients in the order of the network's weights."""
+    gradients = [torch.from_numpy(arrays[name]) for name, _ in network().named_parameters()]
+    return torch.tensor(numbers["loss"], dtype=torch.float64), gradients
+
+
 def small_boxes(given: Given) -> Iterator[Row]:
     """SABR's and MTL-IBP's loss for the same adversarial images."""
     from auto_LiRPA import BoundedModule  # pyright: ignore[reportMissingImports]
@@ -531,15 +590,21 @@ ROWS = (
     certified,
     bounds,
     small_boxes,
+    structured,
+    graph,
 )
 
 
 def main() -> int:
     """Compare, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help="functions of this file; all if there are none")
+    parts = parser.parse_args().parts
+    chosen = [compare for compare in ROWS if not parts or compare.__name__ in parts]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     given, rows = Given(), list[Row]()
-    for compare in ROWS:
+    for compare in chosen:
         try:
             for each in compare(given):
                 rows.append(each)
@@ -549,7 +614,9 @@ def main() -> int:
         except (NotHereError, subprocess.CalledProcessError) as error:
             print(f"NOT COMPARED: {error}", file=sys.stderr)
             return 2
-    text = json.dumps({"torch": torch.__version__, "rows": [asdict(each) for each in rows]}, indent=1)
+    before = json.loads(STEPS_FILE.read_text(encoding="utf-8"))["rows"] if parts else []
+    table = {(each["recipe"], each["what"]): each for each in (*before, *map(asdict, rows))}
+    text = json.dumps({"torch": torch.__version__, "rows": list(table.values())}, indent=1)
     write_text(STEPS_FILE, text + "\n")
     return 0 if all(each.agrees for each in rows) else 1
 

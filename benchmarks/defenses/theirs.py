@@ -29,11 +29,13 @@ import originals
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from nsl import given_arrays, nsl_settings, run_nsl
 from originals import NotHereError, module
 from plan import ADAM_EPS, Pair, images, network, pair_of
 from torch import Tensor, nn
 
 from casemate.data import LabelledImages
+from casemate.defenses import GraphRegularization, make_objective
 
 
 @final
@@ -52,9 +54,19 @@ class Training:
     started: list[float] = field(default_factory=list)
     """The clock and the processor's, when the training began: after its modules were imported."""
 
+    elapsed: dict[str, float] = field(default_factory=dict)
+    """Seconds, where another process trains and measures them."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of its libraries."""
+
     def begin(self) -> None:
         """Start the clocks."""
         self.started[:] = [time.perf_counter(), time.process_time()]
+
+    def seconds(self) -> dict[str, float]:
+        """Of the processor, and by the clock, since the training began."""
+        wall, cpu = self.started or (0.0, 0.0)
+        return self.elapsed or {"seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
 
     def optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """casemate's: Adam."""
@@ -645,6 +657,28 @@ def vat(training: Training) -> None:
     training.minimise(loss)
 
 
+def neural_structured_learning(training: Training) -> None:
+    """Keras's `fit` of NSL's wrapper, in the environment of TensorFlow. The graph is casemate's: see `steps.py`."""
+    pair = training.pair
+    objective, graph = make_objective({"name": pair.recipe, "settings": dict(pair.settings)}), None
+    if isinstance(objective, GraphRegularization):
+        prepared = objective.prepared_for(images(pair).train[: len(training.images)])
+        graph = training.images, prepared.neighbours, prepared.weights
+    arrays, found = run_nsl(
+        "train",
+        given_arrays(training.network, training.images, training.labels, graph),
+        settings=nsl_settings(objective),
+        seed=training.seed,
+        epochs=pair.epochs,
+        batch_size=pair.batch_size,
+        learning_rate=pair.learning_rate,
+        adam_eps=ADAM_EPS,
+    )
+    training.versions.update(found.pop("versions"))
+    training.elapsed.update(found)
+    training.network.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
+
+
 PEERS: Mapping[str, tuple[Peer, tuple[str, ...]]] = {
     "ART PyTorchClassifier": (art_plain, ()),
     "ART AdversarialTrainerMadryPGD": (art_madry, ()),
@@ -666,6 +700,8 @@ PEERS: Mapping[str, tuple[Peer, tuple[str, ...]]] = {
     "smoothing-adversarial": (smoothing_adversarial, ("smoothing-adversarial",)),
     "smoothing-consistency": (consistency, ("smoothing-consistency",)),
     "VAT-pytorch": (vat, ("VAT-pytorch",)),
+    "NSL AdversarialRegularization": (neural_structured_learning, ()),
+    "NSL GraphRegularization": (neural_structured_learning, ()),
 }
 """By name: the training, and the clones that it needs."""
 
@@ -707,10 +743,9 @@ def main(name: str) -> int:
             training = Training(pair, model, x, y, teacher, seed)
             train(training)
             told = {
-                "seconds": time.process_time() - training.started[1],
-                "wall_seconds": time.perf_counter() - training.started[0],
+                **training.seconds(),
                 "commits": commits,
-                "versions": {each: metadata.version(each) for each in libraries},
+                "versions": training.versions or {each: metadata.version(each) for each in libraries},
             }
         weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
         safetensors.torch.save_file(weights, folder / "theirs.safetensors")
