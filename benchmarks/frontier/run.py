@@ -26,14 +26,16 @@ _SGD: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 0.1, "schedule": "o
 _ADAM: dict[str, Any] = {"optimizer": "adam", "learning_rate": 2e-3, "schedule": "one-cycle", "ema": 0.998}
 _BOUNDS: dict[str, Any] = {"train_eps_factor": 1.05, "ramp_end": 0.4}
 _TWO_STEPS: dict[str, Any] = {"steps": 2, "step_size": 0.063}
+_STEP = {2: 0.6, 3: 0.5, 5: 0.3}
+"""Size of the steps as a share of the radius, by their number."""
 
 
-def adversarial(network: str, epochs: int, eps: float, **more: Any) -> Entry:
-    """Adversarial training with two steps."""
+def adversarial(network: str, epochs: int, steps: int, *, eps: float = 0.11, awp: float = 0.0, **more: Any) -> Entry:
+    """Adversarial training."""
     return Entry(
         network=network,
         recipe="adversarial-training",
-        settings={"eps": eps, "steps": 2, "step_size": 0.6 * eps},
+        settings={"eps": eps, "steps": steps, "step_size": _STEP[steps] * eps, "weight_perturbation": awp},
         training={"epochs": epochs, "ema": 0.998, **_SGD},
         **more,
     )
@@ -51,18 +53,15 @@ def bounds(network: str, recipe: str, epochs: int, **settings: Any) -> Entry:
 
 
 CASES: Mapping[str, Entry] = {
-    "N-FGSM": Entry(
-        network="strided-cnn",
-        recipe="n-fgsm",
-        settings={"noise": 1.0},
-        training={"epochs": 12, "ema": 0.998, "guard": False, **_SGD},
-    ),
-    "adversarial": adversarial("strided-cnn", 12, 0.1),
-    "adversarial, shift": adversarial("strided-cnn", 40, 0.105, augment=_SHIFT),
+    "adversarial, 2 steps": adversarial("strided-cnn", 12, 2),
     "IBP": bounds("strided-cnn", "ibp", 14),
-    "MTL-IBP": bounds("strided-cnn", "mtl-ibp", 14, alpha=0.25, **_TWO_STEPS),
-    "adversarial, pixelwise": adversarial("pixelwise-cnn", 6, 0.11),
-    "adversarial, pixelwise, shift": adversarial("pixelwise-cnn", 18, 0.105, augment=_SHIFT),
+    "adversarial, 2 steps, pixelwise": adversarial("pixelwise-cnn", 6, 2),
+    "adversarial, 3 steps, pixelwise, 6 epochs": adversarial("pixelwise-cnn", 6, 3),
+    "adversarial, 3 steps, pixelwise": adversarial("pixelwise-cnn", 10, 3),
+    "adversarial, 5 steps, pixelwise": adversarial("pixelwise-cnn", 10, 5),
+    "adversarial, 3 steps, pixelwise, shift": adversarial("pixelwise-cnn", 20, 3, augment=_SHIFT),
+    "adversarial, 3 steps, pixelwise, AWP": adversarial("pixelwise-cnn", 10, 3, awp=0.005),
+    "adversarial, 3 steps, pixelwise, shift, AWP": adversarial("pixelwise-cnn", 20, 3, awp=0.005, augment=_SHIFT),
     "IBP 0.5, pixelwise": bounds("pixelwise-cnn", "ibp", 14, kappa_end=0.5),
     "MTL-IBP 0.1, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.1, **_TWO_STEPS),
     "MTL-IBP, pixelwise": bounds("pixelwise-cnn", "mtl-ibp", 14, alpha=0.25, **_TWO_STEPS),
