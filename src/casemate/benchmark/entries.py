@@ -51,10 +51,9 @@ ENTRIES: Mapping[str, Entry] = {
     "mart": Entry(network=_NETWORK, recipe="mart", settings=_THREE_STEPS, training=_SIX_EPOCHS),
     "robust": Entry(
         network=_NETWORK,
-        recipe="mtl-ibp",
-        settings={**_BOUNDS, "alpha": 0.1, "steps": 2, "step_size": 0.063},
-        training={"epochs": 25, **_ADAM},
-        certificate="crown-ibp",
+        recipe="adversarial-training",
+        settings={**_THREE_STEPS, "weight_perturbation": 0.005},
+        training={"epochs": 30, "ema": 0.998, **_ONE_CYCLE},
     ),
     "certified": Entry(
         network=_NETWORK,
