@@ -49,11 +49,11 @@ Examples:
 """
 
 OWN = (
-    *("train", "harden", "attack", "evaluate", "certify", "compare", "verify", "benchmark", "selftest"),
+    *("train", "harden", "attack", "evaluate", "certify", "compare", "verify", "benchmark", "play", "selftest"),
     *("data", "store", "info", "schema"),
 )
 """The commands of this package; other packages add commands by entry points of the group `casemate.commands`."""
-_WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "benchmark", "selftest")
+_WITH_TORCH = ("train", "harden", "attack", "evaluate", "certify", "compare", "benchmark", "play", "selftest")
 """Commands whose options are fields of classes that need PyTorch, which takes a few seconds to load."""
 _RESUMABLE = ("study", "train", "harden", "evaluate", "compare", "benchmark")
 """Commands that, when run again after Ctrl-C, continue from the work that was finished."""

@@ -1,0 +1,104 @@
+"""The layout of the page with Gradio: its controls, and which of them change which part."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Base
+
+from casemate.errors import CasemateError
+from casemate.play.answers import MASKED, Answers, Chosen
+from casemate.play.explore import ATTACKS, MOST_STEPS, NORMS, AttackChoice
+from casemate.play.views import notice_view
+
+STYLE = Path(__file__).parent / "templates" / "style.css"
+_EPS = {"Linf": (0.05, 0.5), "L2": (1.0, 5.0)}
+"""First and largest eps of the slider by norm, for pixels in [0, 1]."""
+_FIRST = AttackChoice()
+_SAMPLES = 8
+"""Images of each class that are offered, at most."""
+_DELETED = (60, 300)
+"""How often uploaded files are deleted, and how old they are then at least, in seconds."""
+_AT_ONCE: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
+"""Of events that are answered while a control is moved."""
+_MASKING = """\
+An attack follows the gradient of the loss. A network that is very sure of itself has probabilities that float32 rounds
+to 0 and 1: the loss computed from them is flat, its gradient is zero, and the attack fails, though the network is as
+easy to fool as before. Multiplying the logits makes any network sure of itself (defensive distillation does the same),
+and changes none of its predictions. Computed from the logits, the same loss has a gradient again."""
+
+
+def theme() -> Base:
+    """Gradio's plain theme with the fonts of the visitor's system, so that nothing is loaded from elsewhere."""
+    fonts = ["system-ui", "sans-serif"]
+    return Base(font=fonts, font_mono=["ui-monospace", "monospace"], primary_hue="blue", neutral_hue="slate")
+
+
+def build(answers: Answers) -> gr.Blocks:
+    """The page for the models and images that `answers` has."""
+    subjects = answers.subjects
+    names, classes, width = list(subjects.models), list(subjects.classes), subjects.width
+    many = min(_SAMPLES, max(len(subjects.of_class(label)) for label in range(len(classes))))
+    with gr.Blocks(
+        title="casemate playground", analytics_enabled=False, fill_width=True, delete_cache=_DELETED
+    ) as page:
+        gr.Markdown("# casemate playground\nAttack an image, and see what holds. Everything runs on this machine.")
+        chosen = gr.State(answers.sample(classes[0], 1))
+        with gr.Row():
+            model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
+            kind = gr.Dropdown(classes, value=classes[0], label="Class of the image", elem_id="kind")
+            number = gr.Slider(1, many, 1, step=1, label="Which image of the class", elem_id="number")
+            upload = gr.UploadButton(
+                "Upload a picture of this class", file_types=["image"], type="binary", elem_id="upload"
+            )
+        about = gr.Markdown(answers.about(names[0]), elem_id="about")
+        note = gr.HTML(elem_id="note")
+        with gr.Tab("Attack an image"):
+            with gr.Row():
+                attack = gr.Dropdown(list(ATTACKS), value=_FIRST.attack, label="Attack", elem_id="attack")
+                norm = gr.Radio(list(NORMS), value="Linf", label="Norm", elem_id="norm")
+                first, largest = _EPS["Linf"]
+                eps = gr.Slider(0, largest * width, first * width, step=width / 200, label="eps", elem_id="eps")
+                steps = gr.Slider(1, MOST_STEPS, _FIRST.steps, step=1, label="Iterations (FGSM: 1)", elem_id="steps")
+            result, smallest = gr.HTML(elem_id="result"), gr.HTML(elem_id="smallest")
+        with gr.Tab("Why gradients vanish"):
+            gr.Markdown(_MASKING)
+            with gr.Row():
+                factor = gr.Slider(1, 100, 10, step=1, label="Logits multiplied by", elem_id="factor")
+                within = gr.Slider(
+                    0, 0.5 * width, MASKED.eps * width, step=width / 200, label="eps (Linf)", elem_id="within"
+                )
+            masked = gr.HTML(elem_id="masked")
+
+        def uploaded(raw: bytes, kind: str) -> tuple[Any, str]:
+            try:
+                found, done = answers.upload(raw, kind)
+            except CasemateError as error:
+                return gr.skip(), notice_view(str(error))
+            return found, f"<p>{done}</p>"
+
+        def sampled(kind: str, number: float) -> tuple[Chosen, str]:
+            return answers.sample(kind, int(number)), ""
+
+        def slider_of(norm: str) -> Any:
+            first, largest = _EPS[norm]
+            return gr.Slider(maximum=largest * width, value=first * width)
+
+        def on(triggers: list[Any], function: Callable[..., Any], inputs: list[Any], outputs: Any) -> Any:
+            return gr.on(triggers, function, inputs, outputs, trigger_mode="always_last", **_AT_ONCE)
+
+        settings, masking = [model, chosen, attack, norm, eps, steps], [model, chosen, factor, within]
+        on([model.change], answers.about, [model], about)
+        on([norm.change], slider_of, [norm], eps)
+        on([page.load, *(each.change for each in settings if each is not chosen)], answers.attacked, settings, result)
+        on([page.load, norm.change], answers.smallest, [chosen, norm], smallest)
+        on([page.load, *(each.change for each in masking if each is not chosen)], answers.masked, masking, masked)
+        for replaced in (
+            on([kind.change, number.change], sampled, [kind, number], [chosen, note]),
+            on([upload.upload], uploaded, [upload, kind], [chosen, note]),
+        ):  # a state of tensors has no event of its own
+            replaced.then(answers.attacked, settings, result, **_AT_ONCE)
+            replaced.then(answers.smallest, [chosen, norm], smallest, **_AT_ONCE)
+            replaced.then(answers.masked, masking, masked, **_AT_ONCE)
+    return page
