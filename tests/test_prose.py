@@ -222,7 +222,7 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found == snapshot(
         {
             "": [
-                "usage: casemate [-h] {train,harden,attack,evaluate,certify,compare,verify,benchmark,selftest,data,store,info,schema,report,study}",
+                "usage: casemate [-h] {train,harden,attack,evaluate,certify,compare,verify,benchmark,play,selftest,data,store,info,schema,report,study}",
                 "",
                 "Train image classifiers, attack them, and say how far to trust the result.",
                 "- `casemate COMMAND --help` explains a command, `casemate --version` prints",
@@ -260,6 +260,7 @@ def test_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
                 "    • verify     Check a record of adversarial examples against its model.",
                 "    • benchmark  Train defended models from their seeds, attack and certify",
                 "                 them, in one table.",
+                "    • play       Attack images in the browser, and see which models hold.",
                 "    • selftest   Run the evaluation on deliberately misleading models, and on",
                 "                 honest ones.",
                 "    • data       List, download and draw the data sets.",
@@ -770,7 +771,7 @@ def test_errors_of_the_command_line(
         found[command] = text.replace(", ".join(pretrained_names()), "...")
     assert found == snapshot(
         {
-            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, certify, compare, verify, benchmark, selftest, data, store, info, schema, report, study; did you mean attack?",
+            "attak": "error: casemate 'attak': expected a command first, one of train, harden, attack, evaluate, certify, compare, verify, benchmark, play, selftest, data, store, info, schema, report, study; did you mean attack?",
             "attack pdg model.safetensors": "error: unknown attack 'pdg'; known: alma, apgd, auto-attack, bim, carlini-wagner, corner-noise, ddn, deep-fool, ead, fab, fgsm, fmn, hop-skip-jump, lbfgs, mifgsm, pdgd, pdpgd, pgd, sigma-zero, sparse-rs, spatial, spsa, square, sur-free, targeted-apgd, targeted-fab, uniform-noise; did you mean pdgd?",
             "attack pgd model.safetensors": "error: model.safetensors does not exist; expected a file (.safetensors by casemate, .onnx, .keras, .pt2, .pt), a Hugging Face folder, package.module:function such as networks.mine:load, timm:NAME, or a model that comes with casemate: ...",
             "attack pgd": "Required options ------------------------------------------------------------------------------ Missing from casemate attack pgd: MODEL A .safetensors file written by casemate, with its JSON file beside it; the name of a model that comes with casemate (`casemate info` lists them); package.module:name or file.py:name, a function without arguments that returns a PyTorch module or a casemate.Classifier, or a network's class (with its --weights); a .onnx or .keras file; timm:NAME; a Hugging Face folder; a .pt2 program by torch.export. Your own code is imported and run, from the current folder and among the installed modules; a file that could run code is loaded only with --trust-code. (required) ------------------------------------------------------------------------------ For full helptext, run: casemate attack pgd --help",
