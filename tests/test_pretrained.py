@@ -114,11 +114,11 @@ def test_a_folder_of_results_hides_no_model(tmp_path: Path, monkeypatch: pytest.
 
 def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = start_model("fast", "strided-cnn", ModelOptions())
+    found = start_model("fast", "pixelwise-cnn", ModelOptions())
     assert found is not None
     assert found.hash == hashlib.sha256(file_of("fast").read_bytes()).hexdigest()
     assert fingerprint(found.model) == fingerprint(load(file_of("fast"))[0])
-    with pytest.raises(ModelError, match="fast contains a strided-cnn, but a paper-cnn is expected"):
+    with pytest.raises(ModelError, match="fast contains a pixelwise-cnn, but a paper-cnn is expected"):
         start_model("fast", "paper-cnn", ModelOptions())
     teacher = teacher_model("fast", ModelOptions())
     assert teacher is not None
