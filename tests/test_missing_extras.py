@@ -65,7 +65,7 @@ def test_an_installation_without_extras_has_the_core_only() -> None:
     users = {name: _names(needs) for name, needs in EXTRAS.items() if name not in ("dev", "release")}
     assert set(users) == {
         *("tables", "fast", "study", "onnx", "timm", "hf", "keras"),
-        *("ray", "s3", "mlflow", "tensorboard"),
+        *("ray", "s3", "mlflow", "tensorboard", "play"),
     }
     for name, needs in users.items():
         assert needs, name
@@ -86,7 +86,8 @@ sys.meta_path.insert(0, Refusing())
 import casemate, casemate_study
 for package in (casemate, casemate_study):
     for each in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not each.name.endswith(("__main__", "testing.plugin")):  # the plugin is imported by pytest alone
+        # the plugin is imported by pytest alone, the page by a server that the extra has
+        if not each.name.endswith(("__main__", "testing.plugin", "play.page", "play.server")):
             importlib.import_module(each.name)
 from casemate.cli.main import main
 sys.exit(main(["info"]))
@@ -120,6 +121,7 @@ MODULES = {
     "s3": ("s3fs",),
     "mlflow": ("mlflow",),
     "tensorboard": ("tensorboard",),
+    "play": ("gradio",),
 }
 """By extra the modules that it brings, and that are missing in a test."""
 COMMANDS = [
@@ -149,6 +151,8 @@ COMMANDS = [
     ("mlflow", "train --data own.npz --track mlflow"),
     ("tensorboard", "evaluate saved.safetensors --data own.npz --track tensorboard"),
     ("tensorboard", "train --data own.npz --track tensorboard"),
+    ("play", "play"),
+    ("play", "play saved.safetensors --data own.npz"),
 ]
 
 
