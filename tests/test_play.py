@@ -4,7 +4,9 @@ import base64
 import io
 import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +14,9 @@ from torch.nn import functional
 
 from casemate import data, models
 from casemate.attacks import BIM, FGSM, PGD
+from casemate.cli.play.request import PlayRequest
+from casemate.cli.play.run import prepare
+from casemate.data import fashion_mnist
 from casemate.data.fashion_mnist import CLASSES, first_test_images
 from casemate.defenses import at_temperature
 from casemate.errors import DataError, ModelError, SettingError
@@ -21,7 +26,8 @@ from casemate.play.explore import ATTACKS, MOST_STEPS, AttackChoice, explore, ma
 from casemate.play.pictures import MOST_BYTES, image_uri, perturbation_uri, read_upload
 from casemate.play.subjects import Subject, Subjects, on_one_page, own_subject, packaged_subjects
 from casemate.play.views import exploration_view, loss_plot, masking_view, smallest_view
-from conftest import TINY_CLASSES, TINY_SHAPE, tiny_images, tiny_model
+from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
+from test_study import Run, runner
 
 BOUNDS = (0.0, 1.0)
 
@@ -138,8 +144,6 @@ def test_a_model_that_is_sure_of_itself_masks_the_gradient_of_its_probabilities(
 # ---------------------------------------------------------------------------------------------------- pictures
 def decoded(uri: str) -> torch.Tensor:
     """The bytes of a picture in a data URI, `(height, width)` or `(height, width, 3)`."""
-    import numpy as np
-
     raw = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     return torch.from_numpy(np.array(Image.open(io.BytesIO(raw))))
 
@@ -280,3 +284,51 @@ def test_a_model_of_ones_own_is_shown(tmp_path) -> None:
     found = Answers(on_one_page([own], tiny_images(9), TINY_CLASSES))
     assert own.name in found.smallest(found.sample("middle", 2), "L2")
     assert replace(own, about="x").about == "x"
+
+
+# ---------------------------------------------------------------------------------------------------- command
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command, and returns exit code, output and messages."""
+    return runner(capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("play --port 0", "--port 0; expected 1 to 65535"),
+        ("play --dataset digits", "name your model too"),
+        ("play nothing.safetensors", "nothing.safetensors does not exist"),
+    ],
+)
+def test_a_wrong_command_is_an_error(command: str, words: str, run: Run) -> None:
+    code, out, err = run(*command.split())
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_the_command_shows_ones_own_model_beside_those_that_take_its_images(tmp_path: Path) -> None:
+    images = first_test_images()
+    np.savez(tmp_path / "own.npz", images=images.pixels.numpy(), labels=images.labels.numpy())
+    own = models.create("strided-cnn", input_shape=(1, 28, 28), classes=CLASSES)
+    models.save(own, tmp_path / "own.safetensors", models.ModelMetadata(architecture="strided-cnn", dataset="mine"))
+    found = prepare(PlayRequest(model=str(tmp_path / "own.safetensors"), data=tmp_path / "own.npz"), Listener())
+    assert len(found.subjects.models) == 1 + len(models.pretrained_names())
+    assert next(iter(found.subjects.models.values())).about == "Your model."
+    assert len(found.subjects.images) == 100
+    small = models.create("linear", input_shape=TINY_SHAPE, classes=TINY_CLASSES)
+    tiny = tiny_images(9)
+    np.savez(tmp_path / "tiny.npz", images=tiny.pixels.numpy(), labels=tiny.labels.numpy())
+    models.save(small, tmp_path / "tiny.safetensors", models.ModelMetadata(architecture="linear", dataset="tiny"))
+    found = prepare(PlayRequest(model=str(tmp_path / "tiny.safetensors"), data=tmp_path / "tiny.npz"), Listener())
+    assert len(found.subjects.models) == 1
+
+
+def test_without_a_data_set_the_images_of_the_package_are_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path)
+    found = prepare(PlayRequest(), Listener())
+    assert len(found.subjects.images) == 100
+    with pytest.raises(DataError, match="all four files"):
+        prepare(PlayRequest(data_dir=tmp_path), Listener())
