@@ -390,12 +390,12 @@ def certified(given: Given) -> Iterator[Row]:
 def structured(given: Given) -> Iterator[Row]:
     """NSL's training steps with adversarial neighbours, and the neighbours."""
     recipe = "adversarial-regularization"
-    for norm, settings in (
-        ("linf", {"step_size": 0.1, "clip_min": 0.0, "clip_max": 1.0}),
-        ("l2", {"step_size": 0.5, "iterations": 3, "pgd_eps": 1.0}),
-        ("l1", {"step_size": 2.0, "iterations": 2}),
+    for objective in (
+        AdversarialRegularization(norm="linf", multiplier=0.5, step_size=0.1, clip_min=0.0, clip_max=1.0),
+        AdversarialRegularization(norm="l2", multiplier=0.5, step_size=0.5, iterations=3, pgd_eps=1.0),
+        AdversarialRegularization(norm="l1", multiplier=0.5, step_size=2.0, iterations=2),
     ):
-        objective = AdversarialRegularization(norm=norm, multiplier=0.5, **settings)
+        norm = objective.norm
         arrays = given_arrays(given.network, given.x, given.y)
         found, numbers = run_nsl("step", arrays, settings=nsl_settings(objective))
         given.model.train()

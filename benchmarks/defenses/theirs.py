@@ -35,7 +35,7 @@ from plan import ADAM_EPS, Pair, images, network, pair_of
 from torch import Tensor, nn
 
 from casemate.data import LabelledImages
-from casemate.defenses import GraphRegularization, make_objective
+from casemate.defenses import AdversarialRegularization, GraphRegularization, make_objective
 
 
 @final
@@ -661,6 +661,7 @@ def neural_structured_learning(training: Training) -> None:
     """Keras's `fit` of NSL's wrapper, in the environment of TensorFlow. The graph is casemate's: see `steps.py`."""
     pair = training.pair
     objective, graph = make_objective({"name": pair.recipe, "settings": dict(pair.settings)}), None
+    assert isinstance(objective, AdversarialRegularization | GraphRegularization), pair.recipe
     if isinstance(objective, GraphRegularization):
         prepared = objective.prepared_for(images(pair).train[: len(training.images)])
         graph = training.images, prepared.neighbours, prepared.weights
