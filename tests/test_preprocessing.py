@@ -355,19 +355,22 @@ def test_pgd_sees_through_what_has_no_derivative(name: str, trained: Classifier)
     assert torch.equal(plain(seeing.adversarial).argmax(1), seeing.prediction)
 
 
-@pytest.mark.parametrize("name", ["median", "deflection"])
-def test_pgd_through_the_others_fools_no_fewer_images(name: str, trained: Classifier) -> None:
+@pytest.mark.parametrize(("name", "draws", "noise"), [("median", 1, 0.0), ("deflection", 8, 2.0)])
+def test_pgd_through_the_others_fools_no_fewer_images(name: str, draws: int, noise: float, trained: Classifier) -> None:
+    """The number that a random layer lets be fooled varies by 5 from draw to draw: its mean over several is compared."""
     change = ALL[name]()
     attack = PGD(eps=0.25, steps=15)
     if name == "deflection":
-        attack = EOT(attack=attack, eot_samples=4)
+        attack = EOT(attack=attack, eot_samples=16)
     both = []
     for model in (trained, attackable(trained, change)):
-        found = attack(model, IMAGES, LABELS).adversarial
+        found, fooled = attack(model, IMAGES, LABELS).adversarial, 0
         with torch.no_grad():
-            torch.manual_seed(0)
-            both.append(int((preprocessed(trained, change)(found).argmax(1) != LABELS).sum()))
-    assert both[1] >= both[0]
+            for seed in range(draws):
+                torch.manual_seed(seed)
+                fooled += int((preprocessed(trained, change)(found).argmax(1) != LABELS).sum())
+        both.append(fooled / draws)
+    assert both[1] >= both[0] - noise
     assert both[1] > 20
 
 
