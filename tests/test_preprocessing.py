@@ -357,7 +357,7 @@ def test_pgd_sees_through_what_has_no_derivative(name: str, trained: Classifier)
 
 @pytest.mark.parametrize(("name", "draws", "noise"), [("median", 1, 0.0), ("deflection", 8, 2.0)])
 def test_pgd_through_the_others_fools_no_fewer_images(name: str, draws: int, noise: float, trained: Classifier) -> None:
-    """The number that a random layer lets be fooled varies by 5 from draw to draw: its mean over several is compared."""
+    """How many a random layer lets be fooled varies by 5 from draw to draw: the mean over several is compared."""
     change = ALL[name]()
     attack = PGD(eps=0.25, steps=15)
     if name == "deflection":
