@@ -65,6 +65,13 @@ def regularised(settings: dict[str, Any], base: Any) -> Any:
     return nsl.keras.GraphRegularization(base, nsl.configs.make_graph_reg_config(**settings))
 
 
+def batch_of(given: dict[str, np.ndarray], what: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """The inputs and the labels of `fit`; adversarial regularisation wants the labels among the inputs."""
+    if what["settings"]["kind"] == "adversarial":
+        return {**features(given), LABEL: given["labels"]}, None
+    return features(given), given["labels"]
+
+
 def features(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The images, and those of their neighbours with their weights, by the names that NSL reads."""
     found = {INPUT: given["images"]}
@@ -92,16 +99,12 @@ def step(given: dict[str, np.ndarray], what: dict[str, Any]) -> tuple[dict[str, 
     """
     tf.keras.backend.set_floatx("float64")
     wrapped, base = compiled(given, what, tf.keras.optimizers.legacy.SGD(1.0))
-    batch, found = features(given), dict[str, np.ndarray]()
-    adversarial = what["settings"]["kind"] == "adversarial"
-    if adversarial:
-        tensors = {name: tf.constant(value) for name, value in {**batch, LABEL: given["labels"]}.items()}
+    (inputs, labels), found = batch_of(given, what), dict[str, np.ndarray]()
+    if labels is None:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
         found["adversarial"] = np.asarray(wrapped.perturb_on_batch(tensors)[INPUT])
     before = base.get_weights()
-    if adversarial:
-        value = wrapped.train_on_batch({**batch, LABEL: given["labels"]}, return_dict=True)["loss"]
-    else:
-        value = wrapped.train_on_batch(batch, given["labels"], return_dict=True)["loss"]
+    value = wrapped.train_on_batch(inputs, labels, return_dict=True)["loss"]
     gradients = [old - new for old, new in zip(before, base.get_weights(), strict=True)]
     return {**found, **from_keras(gradients)}, {"loss": float(value)}
 
@@ -109,11 +112,7 @@ def step(given: dict[str, np.ndarray], what: dict[str, Any]) -> tuple[dict[str, 
 def train(given: dict[str, np.ndarray], what: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The weights after a whole training, and its seconds; one on two batches goes before."""
     tf.keras.utils.set_random_seed(what["seed"])
-    adversarial = what["settings"]["kind"] == "adversarial"
-    inputs: dict[str, np.ndarray] = features(given)
-    labels = None if adversarial else given["labels"]
-    if adversarial:
-        inputs[LABEL] = given["labels"]
+    inputs, labels = batch_of(given, what)
     rate, few = what["learning_rate"], 2 * what["batch_size"]
     wrapped, base = compiled(given, what, tf.keras.optimizers.Adam(rate, epsilon=what["adam_eps"]))
     options = {"batch_size": what["batch_size"], "verbose": 0}

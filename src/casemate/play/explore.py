@@ -78,14 +78,19 @@ class Exploration:
     """How the attack ended: an image may withstand it because it had no gradient to follow."""
 
     @property
+    def wrong(self) -> tuple[bool, ...]:
+        """Whether the clean image, and that after each iteration, is misclassified."""
+        return tuple(each != self.label for each in self.predictions)
+
+    @property
     def was_right(self) -> bool:
         """Whether the clean image is classified correctly."""
-        return self.predictions[0] == self.label
+        return not self.wrong[0]
 
     @property
     def fooled(self) -> bool:
         """Whether the adversarial image is misclassified, though the clean one is not."""
-        return self.was_right and self.predictions[-1] != self.label
+        return self.was_right and self.wrong[-1]
 
 
 def explore(model: Classifier, image: Images, label: int, choice: AttackChoice, *, seed: int = 0) -> Exploration:

@@ -1,6 +1,5 @@
 """Images and perturbations as PNG pictures inside a page, and pictures that a visitor uploads as images."""
 
-import base64
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from casemate.data.sources.pictures import decode
 from casemate.data.sources.resizing import Resizing
 from casemate.errors import DataError
 from casemate.norms import Bounds
+from casemate.report.page import data_uri
 from casemate.types import Images
 
 MOST_BYTES = 10_000_000
@@ -54,7 +54,7 @@ def _rows(image: Images) -> np.ndarray:
 def _uri(pixels: np.ndarray) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+    return data_uri("image/png", out.getvalue())
 
 
 def read_upload(raw: bytes, shape: Sequence[int], bounds: Bounds) -> tuple[Images, list[str]]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casemate.norms import Norm
-from casemate.play.explore import Exploration, Masking
+from casemate.play.explore import NORMS, Exploration, Masking
 from casemate.play.pictures import image_uri, perturbation_uri
 from casemate.report.page import template_environment
 
-_NAMES: Mapping[Norm, str] = {"linf": "Linf", "l2": "L2"}
+_NAMES: Mapping[Norm, str] = {norm: name for name, norm in NORMS.items()}
 _WIDTH, _HEIGHT = 520, 150
 """Of the plot of the loss, in units of its drawing."""
 _FLAT = 1e-6
@@ -32,7 +32,7 @@ def exploration_view(found: Exploration, classes: Sequence[str], bounds: tuple[f
         magnified=(bounds[1] - bounds[0]) / (2 * largest) if largest else 0.0,
         norm=_NAMES[found.choice.norm],
         rows=_probabilities(found, classes),
-        plot=loss_plot(found.losses, [each != found.label for each in found.predictions]),
+        plot=loss_plot(found.losses, found.wrong),
     )
 
 
@@ -73,7 +73,7 @@ def masking_view(found: Masking, classes: Sequence[str], bounds: tuple[float, fl
             "found": each,
             "picture": image_uri(each.adversarial, bounds),
             "change": perturbation_uri(each.adversarial - each.clean),
-            "plot": loss_plot(each.losses, [other != each.label for other in each.predictions]),
+            "plot": loss_plot(each.losses, each.wrong),
         }
         for title, each in (
             ("Loss from probabilities", found.probabilities),

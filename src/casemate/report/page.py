@@ -26,11 +26,12 @@ def template_environment(package: str = "casemate.report") -> jinja2.Environment
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["svg_uri"] = lambda figure: _data_uri("image/svg+xml", figure.svg)
-    made.filters["csv_uri"] = lambda figure: _data_uri("text/csv", figure.csv.encode())
+    made.filters["svg_uri"] = lambda figure: data_uri("image/svg+xml", figure.svg)
+    made.filters["csv_uri"] = lambda figure: data_uri("text/csv", figure.csv.encode())
     made.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return made
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """The bytes of a file of a MIME type as a URI that a page can embed."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
