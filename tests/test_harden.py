@@ -27,6 +27,7 @@ from casemate.hardening import (
     ComparedModel,
     Hardened,
     harden,
+    hardening_recipe,
     hardening_seconds,
     plan_hardening,
     run_hardening,
@@ -173,14 +174,20 @@ def test_the_attack_that_selects_is_the_same_in_every_epoch(network: nn.Module) 
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_two_recipes_make_two_models(network: nn.Module, cheap: None) -> None:
-    found = harden(network, TRAIN, test=TEST, eps=EPS, settings=replace(SHORT, epochs=1), recipe=HARDENING_RECIPES)
+def test_each_recipe_makes_a_model(network: nn.Module, cheap: None) -> None:
+    needs = {"several-norms": {"eps_l2": 1.0}}
+    recipes = {
+        name: hardening_recipe(name, 0.1, "linf", (0.0, 1.0), needs.get(name), tiny_model(5))
+        for name in HARDENING_RECIPES
+    }
+    found = harden(network, TRAIN, test=TEST, eps=EPS, settings=replace(SHORT, epochs=1), recipe=recipes)
     assert list(found.models) == ["before", "control", *HARDENING_RECIPES]
     assert set(found.helped) == set(HARDENING_RECIPES)
     assert all(f"Hardening by {name} " in found.conclusion for name in HARDENING_RECIPES)
     assert len(found.comparisons) == 2 * len(HARDENING_RECIPES) + 1
     assert found.best.name in HARDENING_RECIPES
-    assert all(repr(0.1) in text for text in found.plan["recipes"].values())
+    own = {"virtual-adversarial", "graph-regularization"}  # these have lengths of their own
+    assert all(repr(0.1) in text for name, text in found.plan["recipes"].items() if name not in own)
 
 
 @pytest.mark.integration
@@ -508,7 +515,9 @@ class _NoWeights(nn.Module):
             SettingError,
             "monitor = robust-accuracy; expected loss",
         ),
-        ({"recipe": "several-norms"}, SettingError, "trains in several balls; expected one of"),
+        ({"recipe": "several-norms"}, SettingError, "with a radius in linf only; expected eps_l1 or eps_l2 too"),
+        ({"recipe": "several-norms", "norm": "l0", "eps": 3}, SettingError, "it is defined in Linf, L2 and L1 only"),
+        ({"recipe": "robust-distillation"}, SettingError, "robust-distillation without a teacher"),
         ({"recipe": "fgsm-rs", "norm": "l2"}, SettingError, "recipe fgsm-rs in l2; it is defined in Linf only"),
         ({"recipe": "cross-entropy"}, SettingError, "is what the control is trained by; expected one of"),
         ({"recipe": "distillation"}, SettingError, "trains a student, by a teacher; expected one of"),
@@ -658,6 +667,15 @@ def test_the_command_only_plans(run: Run, mine: str, tmp_path: Path) -> None:
     assert "weight_perturbation=0.005" in recipes["trades"]
     assert "steps=2, step_size=0.02" in recipes["mart"]
     assert "NFGSM(eps=0.1, noise=1.0" in recipes["n-fgsm"]
+    others = "several-norms:eps_l2=0.5", "virtual-adversarial:eps=2", "graph-regularization", "robust-distillation"
+    code, shown, _ = run("harden", mine, *COMMAND, "--recipe", *others, "--teacher", mine, "--dry-run", "--json")
+    assert code == 0
+    recipes = json.loads(shown)["recipes"]
+    assert "SeveralNorms(eps_linf=0.1, eps_l2=0.5, eps_l1=None, combine='worst', steps=2" in recipes["several-norms"]
+    assert "VirtualAdversarial(eps=2.0" in recipes["virtual-adversarial"]
+    assert "GraphRegularization(" in recipes["graph-regularization"]
+    # a teacher is stated by its fingerprint, since its layers do not say which weights it has
+    assert f"RobustDistillation(teacher={json.loads(shown)['fingerprint']}, eps=0.1" in recipes["robust-distillation"]
     code, shown, _ = run("harden", mine, "--data", "train.npz", "--eps", EPS, "--dry-run", "--json")
     planned = json.loads(shown)
     assert code == 0
@@ -699,7 +717,10 @@ def test_a_checkpoint_becomes_a_checkpoint(
         (["--eps", "0.1", "--recipe", "trades:beta=1,beta=2"], "beta twice"),
         (["--eps", "0.1", "--recipe", "trades:steps=2.5"], "steps = 2.5"),
         (["--eps", "0.1", "--recipe", "mtl-ibp"], "trains for bounds"),
-        (["--eps", "0.1", "--recipe", "several-norms"], "trains in several balls"),
+        (["--eps", "0.1", "--recipe", "several-norms"], "with a radius in linf only; expected eps_l1 or eps_l2 too"),
+        (["--eps", "0.1", "--recipe", "several-norms:eps_linf=0.2,eps_l2=1"], "with eps_linf, which follows from eps"),
+        (["--eps", "0.1", "--recipe", "robust-distillation"], "give a robust model by --teacher MODEL"),
+        (["--eps", "0.1", "--teacher", "nothing.py:made"], "no recipe given learns from a teacher"),
         (["--eps", "0.1", "--recipe", "fgsm-rs", "n-fgsm", "--steps", "3"], "is no setting of fgsm-rs, n-fgsm"),
         (["--eps", "0.1", "--images", "0"], "images = 0; expected at least 1"),
         (["--eps", "0.1", "--train-images", "20"], "would be set aside"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from casemate.attacks import PGD, Misclassification, frozen
 from casemate.attacks.gradient import Loop, gradient_ascent
-from casemate.defenses.weight_perturbation import Network, at_perturbed_weights
+from casemate.defenses.weight_perturbation import adversarial_cross_entropy
 from casemate.models import Classifier
 from casemate.norms import AnyNorm, Ball, Eps
 from casemate.rng import Streams
@@ -60,11 +60,8 @@ class AdversarialTraining:
         gradient: a second batch in training mode would enter the running averages of batch normalisation.
         """
         moved, logits = self.adversarial(model, images, labels)
-
-        def loss(network: Network) -> Tensor:
-            return F.cross_entropy(network(moved), labels, label_smoothing=self.label_smoothing)
-
-        return at_perturbed_weights(model, loss, self.weight_perturbation), logits
+        smoothing, gamma = self.label_smoothing, self.weight_perturbation
+        return adversarial_cross_entropy(model, [moved], labels, smoothing, gamma), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:

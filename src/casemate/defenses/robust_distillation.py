@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from casemate.attacks import PGD, frozen
 from casemate.defenses.distillation import expect_alike
 from casemate.defenses.divergence import divergence, most_divergent
+from casemate.defenses.weight_perturbation import Network, at_perturbed_weights
 from casemate.models import Classifier, as_classifier
 from casemate.norms import AnyNorm, Ball, Eps
-from casemate.settings import at_least, between, expect
+from casemate.settings import at_least, between, expect, not_negative
 from casemate.types import Images, Labels, Logits
 
 
@@ -44,6 +45,8 @@ class RobustDistillation:
     """Length of each step; 2.5 * eps / steps if None."""
     norm: AnyNorm = "linf"
     """Norm of the ball and of the steps: Linf (as published), L2, L1 or L0."""
+    weight_perturbation: Annotated[float, not_negative()] = 0.0
+    """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation); 0 for none."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -58,14 +61,20 @@ class RobustDistillation:
         del labels
         target = self._target(model, images)
         moved = self.adversarial(model, images, target)
-        logits = model(images)
-        apart, on_clean = divergence(target, model(moved)).mean(), divergence(target, logits).mean()
-        return (1 - self.clean) * apart + self.clean * on_clean, logits
+        found: list[Logits] = []
+
+        def loss(network: Network) -> Tensor:
+            found.append(network(images))
+            return self._distance(target, found[-1], network(moved))
+
+        return at_perturbed_weights(model, loss, self.weight_perturbation), found[-1].detach()
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
-        """Return the loss and the logits of a validation batch, without gradients."""
-        return self(model, images, labels)
+        """Return the loss and the logits of a validation batch, without gradients or perturbed weights."""
+        del labels
+        target, logits = self._target(model, images), model(images)
+        return self._distance(target, logits, model(self.adversarial(model, images, target))), logits
 
     def adversarial(self, model: Classifier, images: Images, target: Logits) -> Images:
         """The images near the clean ones whose predictions are far from the teacher's, in evaluation mode."""
@@ -76,6 +85,9 @@ class RobustDistillation:
     def ball(self) -> Ball:
         """The ball round each clean image in which its adversarial image is searched."""
         return Ball(eps=self.eps, norm=self.norm)
+
+    def _distance(self, target: Logits, logits: Logits, moved: Logits) -> Tensor:
+        return (1 - self.clean) * divergence(target, moved).mean() + self.clean * divergence(target, logits).mean()
 
     @torch.no_grad()
     def _target(self, model: Classifier, images: Images) -> Logits:

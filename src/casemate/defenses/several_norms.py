@@ -5,6 +5,7 @@ of the balls, and the loss is that of the worst of them, their mean, or that of 
 costs no more than one norm (Croce and Hein 2022, arXiv 2105.12508, who choose the ball by its robust error).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from casemate.attacks import frozen
 from casemate.defenses.adversarial_training import AdversarialTraining
+from casemate.defenses.weight_perturbation import adversarial_cross_entropy
 from casemate.errors import SettingError
 from casemate.models import Classifier
 from casemate.norms import Ball, Eps, Norm
-from casemate.settings import at_least, between, expect, one_of
+from casemate.settings import at_least, between, expect, not_negative, one_of
 from casemate.types import Images, Labels, Logits
 
 
@@ -42,6 +44,8 @@ class SeveralNorms:
     """Gradient steps of PGD in each ball."""
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Target probability that is spread evenly over all classes; PGD attacks the label itself."""
+    weight_perturbation: Annotated[float, not_negative()] = 0.0
+    """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation); 0 for none."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -56,11 +60,11 @@ class SeveralNorms:
         found = [_pgd(ball, self.steps).adversarial(model, images, labels) for ball in balls]
         moved, logits = torch.stack([each for each, _ in found]), found[0][1]
         if self.combine != "worst":
-            return torch.stack([self._loss(model(each), labels) for each in moved]).mean(), logits
+            return self._loss(model, list(moved), labels), logits
         with torch.no_grad(), frozen(model):
             losses = torch.stack([F.cross_entropy(model(each), labels, reduction="none") for each in moved])
         worst = moved[losses.argmax(0), torch.arange(len(images), device=images.device)]
-        return self._loss(model(worst), labels), logits
+        return self._loss(model, [worst], labels), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -69,8 +73,10 @@ class SeveralNorms:
         losses = [F.cross_entropy(model(moved), labels, reduction="none") for moved, _ in found]
         return torch.stack(losses).amax(0).mean(), found[0][1]
 
-    def _loss(self, logits: Logits, labels: Labels) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+    def _loss(self, model: Classifier, batches: Sequence[Images], labels: Labels) -> Tensor:
+        """The mean loss of batches of the same images, each of which batch normalisation sees on its own."""
+        smoothing, gamma = self.label_smoothing, self.weight_perturbation
+        return adversarial_cross_entropy(model, batches, labels, smoothing, gamma)
 
     @property
     def balls(self) -> tuple[Ball, ...]:

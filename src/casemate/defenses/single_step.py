@@ -14,10 +14,11 @@ from torch import Tensor
 
 from casemate.attacks import Misclassification, frozen
 from casemate.attacks.differentiate import input_gradient
+from casemate.defenses.weight_perturbation import adversarial_cross_entropy
 from casemate.models import Classifier
 from casemate.norms import Ball, Eps
 from casemate.rng import Streams
-from casemate.settings import between, expect, positive
+from casemate.settings import between, expect, not_negative, positive
 from casemate.types import Images, Labels, Logits
 
 
@@ -35,6 +36,8 @@ class FGSMRS:
     """Length of the step, as a multiple of eps."""
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Target probability that is spread evenly over all classes; the step attacks the label itself."""
+    weight_perturbation: Annotated[float, not_negative()] = 0.0
+    """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation); 0 for none."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -45,7 +48,8 @@ class FGSMRS:
         The latter, from which training only computes the accuracy, have no gradient.
         """
         moved, logits = self.adversarial(model, images, labels)
-        return F.cross_entropy(model(moved), labels, label_smoothing=self.label_smoothing), logits
+        smoothing, gamma = self.label_smoothing, self.weight_perturbation
+        return adversarial_cross_entropy(model, [moved], labels, smoothing, gamma), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:
@@ -80,6 +84,8 @@ class NFGSM:
     """Radius of the noise, as a multiple of eps (the paper's k)."""
     label_smoothing: Annotated[float, between(0, 1, without_high=True)] = 0.0
     """Target probability that is spread evenly over all classes; the step attacks the label itself."""
+    weight_perturbation: Annotated[float, not_negative()] = 0.0
+    """Perturb the weights too, each layer by this share of its norm (adversarial weight perturbation); 0 for none."""
 
     def __post_init__(self) -> None:
         expect(self)
@@ -90,7 +96,8 @@ class NFGSM:
         The latter, from which training only computes the accuracy, have no gradient.
         """
         moved, logits = self.adversarial(model, images, labels)
-        return F.cross_entropy(model(moved), labels, label_smoothing=self.label_smoothing), logits
+        smoothing, gamma = self.label_smoothing, self.weight_perturbation
+        return adversarial_cross_entropy(model, [moved], labels, smoothing, gamma), logits
 
     @torch.no_grad()
     def validate(self, model: Classifier, images: Images, labels: Labels) -> tuple[Tensor, Logits]:

@@ -6,13 +6,14 @@ gap between the robustness on training and on test images. Several processes eac
 their own part of the batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from casemate.types import Images, Logits
+from casemate.types import Images, Labels, Logits
 
 Network = Callable[[Images], Logits]
 """What maps images to logits: the model, or the model with other weights."""
@@ -43,3 +44,18 @@ def at_perturbed_weights(model: nn.Module, loss: Callable[[Network], Tensor], ga
             step = gamma * weight.detach().norm() / (gradient.norm() + _SMALL)
             perturbed[name] = weight + step * gradient
     return loss(lambda images: functional_call(model, perturbed, (images,)))
+
+
+def adversarial_cross_entropy(
+    model: nn.Module, batches: Sequence[Images], labels: Labels, label_smoothing: float, gamma: float
+) -> Tensor:
+    """The mean cross-entropy of adversarial images, at weights perturbed by `gamma` (see `at_perturbed_weights`).
+
+    `batches` are one or more sets of adversarial images of the same batch, each of which is a pass of its own.
+    """
+
+    def loss(network: Network) -> Tensor:
+        losses = [F.cross_entropy(network(each), labels, label_smoothing=label_smoothing) for each in batches]
+        return torch.stack(losses).mean()
+
+    return at_perturbed_weights(model, loss, gamma)

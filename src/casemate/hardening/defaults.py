@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
+from torch import nn
+
 from casemate.defenses import RECIPES, Recipe, RecipeKind, make_objective, recipe_type
 from casemate.errors import SettingError
 from casemate.norms import Bounds, Norm
@@ -27,38 +29,48 @@ FINE_TUNING = TrainConfig(
 - The weights are averaged over the steps (Izmailov et al. 2018, arXiv 1803.05407), which also makes adversarially
   trained models more robust (Gowal et al. 2020, arXiv 2010.03593).
 """
+_SEVERAL, _TEACHER = "several-norms", "robust-distillation"
 HARDENING_RECIPES = tuple(
-    name for name, each in RECIPES.items() if each.kind == "adversarial" and hasattr(each.objective, "ball")
+    name for name, each in RECIPES.items() if each.kind in {"adversarial", "unlabelled"} or name == _TEACHER
 )
-"""Names of the recipes that train on adversarial images of one ball."""
+"""Names of the recipes that can harden a model."""
 DEFAULT_RECIPE = "adversarial-training"
 _REASONS: Mapping[RecipeKind, str] = {
     "ordinary": "is what the control is trained by",
-    "adversarial": "trains in several balls",
     "distilled": "trains a student, by a teacher",
     "certified": "trains for bounds, which `casemate certify` measures: use `casemate train --start MODEL`",
     "smoothed": "trains for the smoothed model, which `casemate certify` measures: use `casemate train --start MODEL`",
-    "unlabelled": "is for images without labels: use `casemate train --start MODEL`",
 }
 """Why recipes of a kind that are not in `HARDENING_RECIPES` harden no model."""
 
 
-def following_settings(name: str) -> set[str]:
+def following_settings(name: str, norm: Norm) -> set[str]:
     """Names of the settings of a recipe that follow from what it hardens against: radius, norm, bounds of the pixels.
 
+    Virtual adversarial training and the regularisation by a graph have lengths of their own, which do not follow.
     Raises `SettingError` for an unknown recipe.
     """
-    hints = get_type_hints(recipe_type(name).objective)
-    return {"eps" if "eps" in hints else "step_size", "norm", "clip_min", "clip_max"} & hints.keys()
+    kind = recipe_type(name)
+    if kind.kind == "unlabelled":
+        return set()
+    hints = get_type_hints(kind.objective)
+    radius = f"eps_{norm}" if name == _SEVERAL else "eps" if "eps" in hints else "step_size"
+    return {radius, "norm", "clip_min", "clip_max"} & hints.keys()
 
 
 def hardening_recipe(
-    name: str, eps: float, norm: Norm, bounds: Bounds, given: Mapping[str, Any] | None = None
+    name: str,
+    eps: float,
+    norm: Norm,
+    bounds: Bounds,
+    given: Mapping[str, Any] | None = None,
+    teacher: nn.Module | None = None,
 ) -> Recipe:
     """The recipe called `name` against perturbations of radius `eps`, for a model with these bounds of its pixels.
 
-    For adversarial regularisation eps is the length of its step. `given` are settings by name, beside those that follow
-    from the other arguments. Raises `SettingError` for another name or setting.
+    For adversarial regularisation eps is the length of its step, for several norms the radius in `norm`. `given` are
+    settings by name, beside those that follow from the other arguments; `teacher` is the robust model that
+    robust-distillation learns from. Raises `SettingError` for another name or setting, or a missing teacher.
     """
     kind = recipe_type(name)
     if name not in HARDENING_RECIPES:
@@ -66,17 +78,36 @@ def hardening_recipe(
             f"recipe {name} {_REASONS[kind.kind]}; expected one of {', '.join(HARDENING_RECIPES)}, or a Recipe of your "
             "own in Python"
         )
-    follow = following_settings(name)
-    if "norm" not in follow and norm != "linf":
-        raise SettingError(f"recipe {name} in {norm}; it is defined in Linf only")
-    if twice := follow & (given or {}).keys():
+    follow, given = following_settings(name, norm), given or {}
+    if kind.kind == "adversarial" and norm != "linf" and not follow & {"norm", f"eps_{norm}"}:
+        where = "Linf, L2 and L1" if name == _SEVERAL else "Linf"
+        raise SettingError(f"recipe {name} in {norm}; it is defined in {where} only")
+    if twice := follow & given.keys():
         raise SettingError(
             f"recipe {name} with {', '.join(sorted(twice))}, which follows from eps, norm or the model's bounds; leave "
             "it out"
         )
-    values = {"eps": eps, "step_size": eps, "norm": norm, "clip_min": bounds[0], "clip_max": bounds[1]}
-    settings = {**kind.defaults, **{each: values[each] for each in follow}, **(given or {})}
-    return Recipe(objective=make_objective({"name": name, "settings": settings}))
+    values: dict[str, Any] = dict.fromkeys(("eps", "step_size", f"eps_{norm}"), eps)
+    values |= {"norm": norm, "clip_min": bounds[0], "clip_max": bounds[1]}
+    settings = {**_defaults(name, norm, given), **{each: values[each] for each in follow}, **given}
+    return Recipe(objective=make_objective({"name": name, "settings": settings}, teacher))
+
+
+def _defaults(name: str, norm: Norm, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a recipe if none are given; several norms have no radii by default, since they depend on the images.
+
+    Raises `SettingError` for several norms with the radius of one only.
+    """
+    found = recipe_type(name).defaults
+    if name != _SEVERAL:
+        return found
+    others = {each for each in found if each.startswith("eps_")} - {f"eps_{norm}"}
+    if not any(given.get(each) is not None for each in others):
+        example = "several-norms:eps_l2=0.5,eps_l1=12" if norm == "linf" else "several-norms:eps_linf=8/255"
+        raise SettingError(
+            f"recipe {name} with a radius in {norm} only; expected {' or '.join(sorted(others))} too, such as {example}"
+        )
+    return found | dict.fromkeys(others)
 
 
 def named_recipes(

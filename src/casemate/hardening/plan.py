@@ -55,7 +55,7 @@ class HardeningPlan:
             "eps_text": [format_eps(self.eps)],
             "norm": self.norm,
             "budget": self.budget,
-            "recipes": {name: repr(recipe) for name, recipe in self.recipes.items()},
+            "recipes": {name: _described(recipe) for name, recipe in self.recipes.items()},
             "training": settings,
             "seed": self.settings.seed,
             "classes": list(self.model.classes),
@@ -109,4 +109,12 @@ def plan_hardening(
         norm=measured,
         settings=replace(settings, seed=seed),
         budget=budget,
+    )
+
+
+def _described(recipe: Recipe) -> str:
+    """A recipe as text, in which a teacher is stated by its fingerprint instead of its layers."""
+    teacher = getattr(recipe.objective, "teacher", None)
+    return (
+        repr(recipe).replace(repr(teacher), fingerprint(teacher)) if isinstance(teacher, Classifier) else repr(recipe)
     )

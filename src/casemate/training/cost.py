@@ -11,7 +11,13 @@ from casemate.models import Classifier, create
 from casemate.rng import torch_forked
 from casemate.timing import StepCost, TrainPrecision
 from casemate.training.config import TrainConfig
-from casemate.training.objective import CrossEntropy, Objective
+from casemate.training.objective import (
+    CrossEntropy,
+    Objective,
+    PreparedObjective,
+    SteppedObjective,
+    TrainingStep,
+)
 
 _SECONDS = 0.5
 _BATCH = 128
@@ -52,8 +58,13 @@ def measure_step_cost(
 def step_seconds(model: Classifier, objective: Objective, images: LabelledImages) -> float:
     """Seconds per image of a training step of a model, without the optimiser's; its gradients are gone at the end.
 
-    The model is then in training mode, and its running statistics have changed.
+    The model is then in training mode, and its running statistics have changed. An objective that changes during the
+    training is measured as it is at the end.
     """
+    if isinstance(objective, PreparedObjective):
+        objective = objective.prepared_for(images)
+    if isinstance(objective, SteppedObjective):
+        objective = objective.at_step(TrainingStep(done=1.0, index=torch.arange(len(images))))
 
     def step() -> None:
         model.train()

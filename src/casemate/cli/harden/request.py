@@ -32,7 +32,9 @@ class HardenRequest:
     """The norm in which eps limits the perturbation."""
     recipe: Annotated[tuple[str, ...], _RECIPE] = (_DEFAULTS["recipe"],)
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
-    """Gradient steps of the attack in adversarial-training, trades and mart; fewer are faster, and may harden less."""
+    """Gradient steps of the recipe's attack, where it has some; fewer are faster, and may harden less."""
+    teacher: Annotated[str | None, arg(metavar="MODEL")] = None
+    """The robust model that robust-distillation learns from: any model that MODEL can be."""
     budget: BudgetOption = _DEFAULTS["budget"]
     no_images: Flag = False
     """Show no test images in the report."""

@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +12,13 @@ from casemate.cli.harden.recipes import read_recipe
 from casemate.cli.harden.request import HardenImages, HardenRequest
 from casemate.cli.shared import console, inputs, outputs
 from casemate.cli.shared.facts import report_facts
-from casemate.cli.shared.options import Reading, words_of_options
+from casemate.cli.shared.options import ModelOptions, Reading, words_of_options
 from casemate.cli.shared.own_images import open_parts
 from casemate.data import LabelledImages, subset
-from casemate.defenses import Recipe
+from casemate.defenses import Recipe, recipe_type
 from casemate.errors import SettingError
 from casemate.hardening import (
+    HARDENING_RECIPES,
     Hardened,
     HardeningPlan,
     hardening_recipe,
@@ -25,7 +26,7 @@ from casemate.hardening import (
     plan_hardening,
     run_hardening,
 )
-from casemate.models import OpenedModel
+from casemate.models import Classifier, OpenedModel
 from casemate.norms import parse_eps
 from casemate.progress import Observer
 from casemate.report.hardening import HARDEN
@@ -70,13 +71,15 @@ def prepare(
     train, test, name = _images(model, images, reading, request.seed, observer)
     report_facts(model, observer)
     eps, bounds = parse_eps(request.eps), model.model.bounds
-    recipes = {each: _recipe(each, given, eps, request, bounds) for each, given in map(read_recipe, request.recipe)}
+    given = [read_recipe(text, request.norm) for text in request.recipe]
+    teacher = _teacher(request.teacher, [name for name, _ in given], device)
+    recipes = {name: _recipe(name, settings, eps, request, bounds, teacher) for name, settings in given}
     if len(recipes) < len(request.recipe):
         raise SettingError(f"--recipe {' '.join(request.recipe)}; expected each recipe once")
     if request.steps is not None and not any(map(_has_steps, recipes.values())):
         raise SettingError(
             f"--steps {request.steps}: the number of steps is no setting of {', '.join(recipes)}; leave it out, or "
-            "give adversarial-training, trades or mart"
+            "give a recipe that has it, such as adversarial-training"
         )
     with observer.work("Checking model and images", 0):
         plan = plan_hardening(
@@ -100,11 +103,28 @@ def _test_words(images: HardenImages) -> list[str]:
     return ["--data", str(file)] if file is not None else ["--dataset", images.dataset] if images.dataset else []
 
 
+def _teacher(source: str | None, recipes: Iterable[str], device: str) -> Classifier | None:
+    """The model that --teacher names. Raises `CasemateError`, as where no recipe takes one, or one does without it."""
+    taking = [name for name in recipes if name in HARDENING_RECIPES and recipe_type(name).teacher]
+    if taking and source is None:
+        raise SettingError(f"--recipe {taking[0]} without a teacher; give a robust model by --teacher MODEL")
+    if source is None:
+        return None
+    if not taking:
+        raise SettingError(f"--teacher {source}: no recipe given learns from a teacher; robust-distillation does")
+    return inputs.load_model(source, device, ModelOptions()).model
+
+
 def _recipe(
-    name: str, given: Mapping[str, Any], eps: float, request: HardenRequest, bounds: tuple[float, float]
+    name: str,
+    given: Mapping[str, Any],
+    eps: float,
+    request: HardenRequest,
+    bounds: tuple[float, float],
+    teacher: Classifier | None,
 ) -> Recipe:
     """The recipe called `name` with the settings of the command line. Raises `SettingError`."""
-    made = hardening_recipe(name, eps, request.norm, bounds, given)
+    made = hardening_recipe(name, eps, request.norm, bounds, given, teacher)
     if request.steps is None or "steps" in given or not _has_steps(made):
         return made
     return replace(made, objective=replace(cast("Any", made.objective), steps=request.steps))
