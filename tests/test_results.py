@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,12 @@ from casemate.evaluation import (
 from casemate.evaluation.findings import CHECKS
 from casemate.evaluation.fingerprints import fingerprint
 from casemate.evaluation.record import is_hashed
-from casemate.evaluation.verdict import Verdict, verdict_on
+from casemate.evaluation.verdict import Grade, Trust, Verdict, verdict_on
 from casemate.models import Classifier
 from casemate.norms import WrittenEps, format_eps, parse_eps, with_text
+from casemate.report.advice import Step, steps_after
+from casemate.report.evaluation_result import EvaluationResult
+from casemate.report.filing import filing
 from casemate.training import TrainConfig, fit
 from casemate.units import eps_with_share, share_of_range
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images
@@ -366,7 +370,8 @@ def private(found: Evaluation, tmp_path: Path) -> Path:
 def test_without_images_nothing_written_holds_one(private: Path) -> None:
     assert {path.stem for path in private.iterdir()} == {"report", "result", "examples", "record"}
     page = Page((private / "report.html").read_text())
-    assert len([1 for name, _ in page.tags if name == "img"]) == 2  # two charts
+    assert len(page.figures) == 1
+    assert not [name for name, _ in page.tags if name in ("img", "image")]
     assert "figure-examples" not in {attributes.get("id") for _, attributes in page.tags}
     assert "checked by hash only" in " ".join(page.text.split())
     content = json.loads((private / "record.json").read_text())
@@ -573,3 +578,70 @@ def test_progress_bars_are_lines_where_there_is_no_terminal(
         judged(observer=observer)
     err = capsys.readouterr().err
     assert err.count("Attacking: done in") == 2
+
+
+# --- what to do, and what to file ------------------------------------------------------------------------------------
+
+
+def test_every_topic_of_the_documents_is_answered(report: Path) -> None:
+    """Each item of each document gets facts, or says what was not tested; none is silent."""
+    result = EvaluationResult.from_json(json.loads((report.parent / "result.json").read_text()), "result.json")
+    documents = filing(result)
+    assert [each.name for each in documents] == ["EU AI Act", "NIST AI RMF", "NIST AI 100-2", "MITRE ATLAS"]
+    for document in documents:
+        assert date.fromisoformat(document.read) <= datetime.now(UTC).date()
+        for item in document.items:
+            assert item.facts or item.untested, item
+            assert "complies" not in item.asks
+    (evasion,) = [item for item in documents[0].items if item.reference == "Article 15(5)"]
+    said = " ".join(evasion.facts)
+    assert f"{result.verdict.number.robust:n} at eps" in said
+    assert "manipulated training data" in evasion.untested
+    assert "attacks by a substitute model" in evasion.untested
+    with_substitute = filing(replace(result, substitute="other.safetensors"))[0].items
+    (evasion,) = [item for item in with_substitute if item.reference == "Article 15(5)"]
+    assert "Attacks made on the substitute model other.safetensors." in evasion.facts
+    assert "substitute" not in evasion.untested
+
+
+def _advised(result: EvaluationResult, **changes: Any) -> list[Step]:
+    verdict = replace(result.verdict, **changes)
+    return steps_after(replace(result, verdicts=(verdict,), from_command_line=True))
+
+
+def test_what_to_do_follows_from_the_verdict(report: Path) -> None:
+    result = EvaluationResult.from_json(json.loads((report.parent / "result.json").read_text()), "result.json")
+    full = replace(result.verdict.number, budget="standard")
+    (only,) = _advised(result, trust=Trust(because=("gradients are zero",)), grades=())
+    assert "Do not use the number" in only.words
+    (only,) = _advised(result, grades=(Grade.UNTRAINED,))
+    assert "no better than guessing" in only.words
+    words = " ".join(each.words for each in _advised(result, number=full, grades=(Grade.BROKEN,)))
+    assert "Do not rely on this model" in words
+    assert "more robust" in words
+    quick = replace(full, budget="quick")
+    found = _advised(result, number=quick, grades=(Grade.NOT_BROKEN_QUICKLY,), trust=Trust(weakened_by=("losses",)))
+    assert "losses" in found[0].words
+    assert "--budget standard" in found[1].command
+    *_, last = _advised(result, number=full, grades=(Grade.ROBUST,))
+    assert last.command.endswith(f"--fail-under {full.robust.low:.2f}")
+    between = _advised(result, number=full, grades=(Grade.WEAK, Grade.PARTLY_ROBUST))
+    (more,) = [each for each in between if each.words.startswith("More images")]
+    assert f"--images {4 * result.images}" in more.command
+
+
+def test_commands_of_a_report_are_those_that_made_it(report: Path) -> None:
+    """A result from Python names no command, since none could load its model."""
+    result = EvaluationResult.from_json(json.loads((report.parent / "result.json").read_text()), "result.json")
+    assert not result.from_command_line
+    assert (result.evaluate_command(), result.harden_command()) == ("", "")
+    made = replace(result, from_command_line=True, model="mine:load", model_options=("--mean", "0.5"), data="test.npz")
+    number = replace(made.verdict.number, budget="quick")
+    made = replace(made, verdicts=tuple(replace(each, number=replace(number, eps=each.eps)) for each in made.verdicts))
+    shown = " ".join(format_eps(each.eps) for each in made.verdicts)
+    assert made.evaluate_command() == (
+        f"casemate evaluate mine:load --mean 0.5 --data test.npz --images {made.images} --eps {shown} --budget quick "
+        f"--seed {made.seed}"
+    )
+    assert "--data TRAINING-IMAGES --test test.npz" in made.harden_command()
+    assert replace(made, model_options=("--black-box",)).harden_command() == ""

@@ -1,8 +1,9 @@
 """The public names."""
 
+from . import palette as palette
 from .charts import COLOURS as COLOURS
 from .charts import MARKERS as MARKERS
-from .charts import PAPER as PAPER
+from .charts import PUBLISHED as PUBLISHED
 from .charts import Figure as Figure
 from .charts import canvas as canvas
 from .charts import estimate_line as estimate_line

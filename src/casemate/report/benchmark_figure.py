@@ -14,18 +14,19 @@ from casemate.benchmark import BenchmarkPlan, BenchmarkRow
 from casemate.benchmark.published import Published
 from casemate.evaluation.intervals import Estimate, percent
 from casemate.norms import format_eps
+from casemate.report import palette
 from casemate.report.charts import Figure, canvas, finished
 
 _KINDS = {
-    "ordinary": "#8a8a8a",
-    "adversarial": "#0072B2",
-    "distilled": "#CC79A7",
-    "certified": "#009E73",
-    "smoothed": "#E69F00",
-    "unlabelled": "#56B4E9",
+    "ordinary": palette.GREY,
+    "adversarial": palette.BLUE,
+    "distilled": palette.PURPLE,
+    "certified": palette.GREEN,
+    "smoothed": palette.ORANGE,
+    "unlabelled": palette.SKY,
 }
 """Colour of each kind of recipe."""
-_PUBLISHED = "#444444"
+_PUBLISHED = palette.INK
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CLOSE = 0.5
 """The second part shows what withstands at least this share of the attacks that the best model withstands."""
@@ -68,7 +69,7 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
     words = {"clean": "clean", "attacked": f"attacked, eps {eps}", "certified": f"certified, eps {eps}"}
     known = [what for what in words if any(what in each.values for each in points)]
     if known:
-        signs = [Line2D([], [], **_marker(what, "black")) for what in known]
+        signs = [Line2D([], [], **_marker(what, palette.INK)) for what in known]
         drawing.legend(signs, [words[what] for what in known], loc="outside lower center", ncols=3)
     texts = [
         f"{each.name}: " + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
@@ -156,7 +157,7 @@ def _trade_off(place: Axes, points: Sequence[_Point], eps: str) -> None:
 
 def _marker(what: str, color: str) -> dict[str, Any]:
     """How the points of one kind look."""
-    face = "white" if what == "certified" else color
+    face = palette.PAPER if what == "certified" else color
     shape = {"clean": "|", "attacked": "o", "certified": "D"}[what]
     size = {"clean": 9, "attacked": 5.5, "certified": 5}[what]
     return {"marker": shape, "linestyle": "", "color": color, "markerfacecolor": face, "markersize": size}

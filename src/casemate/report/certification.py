@@ -1,14 +1,12 @@
 """The files of certificates: one HTML page, certification.json, the figure, a table of images; all or none."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from casemate._version import __version__
 from casemate.documents import CERTIFICATION, SMOOTHING, document
 from casemate.evaluation.certified import CertifiedEvaluation
 from casemate.evaluation.fingerprints import fingerprint_of_images
@@ -161,8 +159,6 @@ def _page(found: CertifiedEvaluation | SmoothedEvaluation, result: Mapping[str, 
             attacks={"head": ("attack", "first to fool"), "rows": attacks},
             figure=figure,
             about=_about(found, result),
-            version=__version__,
-            written=datetime.now(UTC).isoformat(timespec="minutes"),
         )
     )
 

@@ -8,13 +8,14 @@ from casemate.evaluation.certified import CertifiedEvaluation
 from casemate.evaluation.intervals import Estimate, percent
 from casemate.evaluation.smoothed import SmoothedEvaluation
 from casemate.norms import format_eps
+from casemate.report import palette
 from casemate.report.charts import COLOURS, Figure, canvas, finished, legend_below, percent_axis
 from casemate.units import eps_with_share
 
 NAME = "certified-accuracy"
 """Name of both figures, and of the file."""
 _CERTIFIED, _ATTACKED = COLOURS["ce"], COLOURS["prob-ce"]
-_UNDECIDED = "#c9c9c9"
+_UNDECIDED = palette.FAINT
 
 
 def certified_and_attacked(found: CertifiedEvaluation) -> Figure:
@@ -40,7 +41,7 @@ def certified_and_attacked(found: CertifiedEvaluation) -> Figure:
             color=_ATTACKED,
             marker="s",
             markersize=9,
-            markerfacecolor="white",
+            markerfacecolor=palette.PAPER,
             label="withstood every attack",
         )
         rows += [(eps, "attacked", each.value, each.low, each.high) for eps, each in _from_clean(values, attacked)]
@@ -49,7 +50,7 @@ def certified_and_attacked(found: CertifiedEvaluation) -> Figure:
         rows += [(eps, "certified", each.value, each.low, each.high) for eps, each in _from_clean(values, certified)]
     clean = found.clean_accuracy
     rows.insert(0, (0.0, "clean", clean.value, clean.low, clean.high))
-    place.plot([0], [100 * clean.value], "o", markersize=8, color="#333333", zorder=6, label="without an attack")
+    place.plot([0], [100 * clean.value], "o", markersize=8, color=palette.INK, zorder=6, label="without an attack")
     _frame(place, found.values, found.norm, found.model.bounds)
     attacks = f", budget {found.budget}" if found.has_attacks else ""
     band = " Between them it is not decided." if found.has_attacks and not found.is_void else ""
@@ -84,7 +85,7 @@ def certified_by_radius(found: SmoothedEvaluation) -> Figure:
     place.step(steps, heights, where="post", color=_CERTIFIED, linewidth=1.2, label="certified, at every radius")
     values, numbers = [0.0, *map(float, found.values)], [found.clean_accuracy, *found.certified_accuracy]
     _line(place, values, numbers, color=_CERTIFIED, marker="o", linestyle="none", label="at eps, 95 % interval")
-    place.axvline(chosen.largest_radius, color="#888888", linestyle=":", linewidth=1.2, label="no radius beyond")
+    place.axvline(chosen.largest_radius, color=palette.GREY, linestyle=":", linewidth=1.2, label="no radius beyond")
     _frame(place, found.values, found.norm, found.model.bounds)
     rows = [(eps, each.value, each.low, each.high) for eps, each in zip(values, numbers, strict=True)]
     return finished(

@@ -19,20 +19,32 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from casemate.evaluation import Estimate
+from casemate.report.palette import BLUE, GREEN, GREY, INK, LINE, ORANGE, PAPER, VERMILLION
 
-# Okabe and Ito's palette, distinguishable without colour vision; each loss also has its own marker
-COLOURS = {"ce": "#0072B2", "torch-ce": "#E69F00", "prob-ce": "#D55E00", "margin": "#009E73"}
+COLOURS = {"ce": BLUE, "torch-ce": ORANGE, "prob-ce": VERMILLION, "margin": GREEN}
+"""The colour of each loss in all figures; each also has its own marker."""
 MARKERS = {"ce": "o", "torch-ce": "s", "prob-ce": "^", "margin": "D"}
-PAPER = {"color": "black", "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 5}
+PUBLISHED = {"color": INK, "marker": "*", "markersize": 13, "linestyle": "none", "zorder": 5}
 _STYLE: dict[Any, Any] = {
-    "font.size": 10,
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#e4e4e4",
+    "grid.color": LINE,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 9,
     "figure.constrained_layout.use": True,
 }
 

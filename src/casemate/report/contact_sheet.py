@@ -13,6 +13,7 @@ from torch import Tensor
 
 from casemate.data import LabelledImages, StreamedImages, to_float
 from casemate.files import writing
+from casemate.report import palette
 from casemate.types import Images, Labels
 
 _SIZE = 1.5
@@ -97,7 +98,7 @@ def draw_attack(
                 place = axes[row, first + column]
                 place.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 wrong = column == 2 and bool(fooled[number])
-                place.set_title(words, fontsize=8, color="#b00020" if wrong else "black")
+                place.set_title(words, fontsize=8, color=palette.BAD if wrong else palette.INK)
                 place.set_axis_on()
                 _bare(place)
 

@@ -1,26 +1,36 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
-from datetime import UTC, datetime
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from casemate._version import __version__
 from casemate.arrays import UnsoundError, open_safetensors
 from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.run_time import seconds_in_words
-from casemate.evaluation.verdict import UNTRUSTED
+from casemate.evaluation.verdict import Grade, Verdict
 from casemate.files import read_json, write_text
 from casemate.provenance import machine_in_words
 from casemate.report import evaluation_figures
+from casemate.report.advice import steps_after
 from casemate.report.charts import Figure, styled
-from casemate.report.evaluation_result import ATTEMPT_COLUMNS, CLASS_COLUMNS, EvaluationResult
+from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
+from casemate.report.filing import filing
 from casemate.report.page import template_environment
+from casemate.report.reference import reference_for
 from casemate.tables import read_table
 
+_CHANGES = {
+    "linf": "may change each pixel by at most {eps}",
+    "l2": "may change the image by a Euclidean distance of at most {eps}",
+    "l1": "may change the pixels by at most {eps} in sum",
+    "l0": "may change at most {eps} values of the image",
+}
+"""What an attacker may do, by norm, as part of a sentence."""
+_RAISED = {"voids": "voiding", "weakens": "weakening", "note": "noted"}
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
 
@@ -34,11 +44,9 @@ def build_evaluation(folder: Path) -> Path:
     path = folder / "result.json"
     result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
     table = read_table(folder / "examples", RecordError)
+    beside = reference_for(result.data, result.verdict.number.norm, result.model)
     with styled():
-        figures: list[Figure | None] = [
-            evaluation_figures.accuracy_over_eps(result),
-            evaluation_figures.accuracy_per_class(result),
-        ]
+        figures: list[Figure | None] = [evaluation_figures.accuracy_over_eps(result, beside)]
         if result.holds_images:
             figures.append(evaluation_figures.adversarial_examples(result, table, partial(_image, folder)))
     html = (
@@ -46,9 +54,15 @@ def build_evaluation(folder: Path) -> Path:
         .get_template("evaluation.html.j2")
         .render(
             result=result,
+            headline=_headline(result),
+            sentences=[_outcome(result), _meaning(result.verdict), _trust(result.verdict)],
+            todo=steps_after(result),
+            filing=filing(result),
+            command=result.evaluate_command(),
             about=_about(result),
-            cards=_cards(result),
-            classes={"head": CLASS_COLUMNS, "rows": result.class_rows()},
+            check_words=_check_words(result),
+            class_words=_class_words(result),
+            attack_words=f"{len(result.attacks)}, with {result.passes.forward + result.passes.backward:,} passes",
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
             attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
             budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
@@ -57,8 +71,6 @@ def build_evaluation(folder: Path) -> Path:
                 for accuracy, each in zip(result.proven_accuracy, result.verdicts, strict=True)
             ),
             figures=[figure for figure in figures if figure is not None],
-            version=__version__,
-            written=datetime.now(UTC).isoformat(timespec="minutes"),
         )
     )
     return write_text(folder / "report.html", html)
@@ -93,13 +105,70 @@ def _about(result: EvaluationResult) -> list[tuple[str, str]]:
     ]
 
 
-def _cards(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    """The accuracies at the top of the page, clean and at each eps, as texts: (what it is, value, interval)."""
-    found = [("accuracy without an attack", result.verdict.number.clean)]
-    for each in result.verdicts:
-        doubt = "" if each.trust.trusted else f" ({UNTRUSTED})"
-        found.append((f"robust accuracy, eps {each.number.shown_eps}{doubt}", each.number.robust))
-    return [
-        (words, percent(each.value), f"95 % interval {percent(each.low)} to {percent(each.high)}, n = {each.n:,}")
-        for words, each in found
-    ]
+def _headline(result: EvaluationResult) -> str:
+    """The grade at the largest eps, then those at smaller ones where they are others."""
+    found: dict[str, list[str]] = {}
+    for each in reversed(result.verdicts):
+        found.setdefault(each.word, []).append(each.number.shown_eps)
+    words = "; ".join(f"{word} at eps {' and '.join(reversed(values))}" for word, values in found.items())
+    return words[0].upper() + words[1:]
+
+
+def _outcome(result: EvaluationResult) -> str:
+    """One sentence for a reader who knows nothing: how many images, without an attack and under attack."""
+    number = result.verdict.number
+    robust, clean = number.robust, number.clean
+    changed = _CHANGES[number.norm].format(eps=number.shown_eps)
+    unused = "" if result.verdict.trust.trusted else " This number is not to be used."
+    return (
+        f"The model classifies {round(clean.value * clean.n):,} of {clean.n:,} test images correctly "
+        f"({percent(clean.value)}). Where an attacker {changed}, it still classifies "
+        f"{round(robust.value * robust.n):,} correctly ({percent(robust.value)}; 95 % interval "
+        f"{percent(robust.low)} to {percent(robust.high)}).{unused}"
+    )
+
+
+def _meaning(verdict: Verdict) -> str:
+    """One sentence that says what the grade means, for a reader who does not know casemate's grades."""
+    borders = verdict.borders
+    broken, weak, robust = (f"{100 * each:g} %" for each in (borders.broken, borders.weak, borders.robust))
+    match verdict.grades:
+        case ():
+            return "So there is no grade."
+        case (Grade.UNTRAINED,):
+            return "That is no better than guessing, so the model is untrained, or the labels or images do not fit it."
+        case (Grade.BROKEN,):
+            return f"Broken means: fewer than {broken} of the images it gets right withstand, or as few as by guessing."
+        case (Grade.WEAK,):
+            return f"Weak means: of the images that it gets right, fewer than {weak} withstand."
+        case (Grade.PARTLY_ROBUST,):
+            return f"Partly robust means: of the images that it gets right, {weak} to {robust} withstand."
+        case (Grade.ROBUST,):
+            return f"Robust means: of the images that it gets right, {robust} or more withstand what was tried."
+        case (Grade.NOT_BROKEN_QUICKLY | Grade.NOT_BROKEN_BY_THESE,):
+            return "So few attacks can show that a model is broken, but not that it is robust."
+        case _:
+            return "Too few images were attacked to decide between these grades."
+
+
+def _trust(verdict: Verdict) -> str:
+    """The sentence on trust as an answer that needs no question before it."""
+    answer, _, rest = verdict.trust.sentence.partition(": ")
+    return {"Yes": f"The number can be trusted: {rest}", "No": f"The number is {rest}"}.get(
+        answer, verdict.trust.sentence
+    )
+
+
+def _check_words(result: EvaluationResult) -> str:
+    """How many checks were raised, by what that means, and how many passed, in short."""
+    states = Counter(each.state for each in result.checks)
+    raised = [f"{states[state]} {words}" for state, words in _RAISED.items() if states[state]]
+    return ", ".join([*raised, result.check_counts])
+
+
+def _class_words(result: EvaluationResult) -> str:
+    """The least and the most robust class."""
+    worst, best = result.per_class[0], result.per_class[-1]
+    return (
+        f"from {percent(worst.robust.value)} ({worst.name}) to {percent(best.robust.value)} ({best.name}) under attack"
+    )

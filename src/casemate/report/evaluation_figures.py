@@ -1,118 +1,72 @@
-"""The figures of the report on one model: accuracy over eps, per class, and what adversarial examples look like."""
+"""The figures of the report on one model: accuracy against eps, and what adversarial examples look like."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from casemate.evaluation.intervals import percent
+from casemate.evaluation.intervals import Estimate, percent
 from casemate.norms import format_eps
-from casemate.report.charts import COLOURS, Figure, canvas, estimate_line, finished, legend_below, percent_axis
+from casemate.report import palette
+from casemate.report.charts import Figure, canvas, estimate_line, finished, legend_below, percent_axis
 from casemate.report.evaluation_result import EvaluationResult
+from casemate.report.reference import Reference
 from casemate.tables import Table, is_missing
 from casemate.units import share_of_range
 
 _EXAMPLES = 6
 """Number of adversarial examples shown, at most."""
-_BARS = 30
-"""Number of classes shown, at most; these are the least robust ones."""
-_ATTACK_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2", "#999999")
 
 
-def accuracy_over_eps(result: EvaluationResult) -> Figure:
-    """A chart of robust accuracy, with its 95 % interval, against eps.
+def accuracy_over_eps(result: EvaluationResult, beside: Reference | None) -> Figure:
+    """A chart of robust accuracy against eps, with its 95 % interval and the borders of the grades.
 
-    It also shows the accuracy left after each attack of the sequence, and the borders of the grades broken and weak.
+    `beside` is an undefended model, whose accuracies are drawn in grey up to the largest eps of the evaluation.
     """
     number, borders = result.verdict.number, result.verdict.borders
     values = [0.0, *(each.eps for each in result.verdicts)]
     worst = [number.clean, *(each.number.robust for each in result.verdicts)]
-    drawing, axes = canvas(1, 1, 7, 4.2)
+    rows: list[tuple[Any, ...]] = _rows(result.model, values, worst)
+    drawing, axes = canvas(1, 1, 5.4, 3.6)
     place = axes[0, 0]
-    rows: list[tuple[Any, ...]] = [(0.0, "without an attack", number.clean.value, number.clean.low, number.clean.high)]
-    left = number.clean.value
-    for eps, after in zip(values[1:], worst[1:], strict=True):
-        for attempt in result.attempts:
-            if attempt.eps == eps:
-                left -= attempt.fooled / result.images
-                rows.append((eps, f"after {attempt.attack}", left, None, None))
-        rows.append((eps, "worst case", after.value, after.low, after.high))
-        left = after.value
-    for order, attack in enumerate(result.attacks):
-        points = [(row[0], 100 * row[2]) for row in rows if row[1] == f"after {attack.name}"]
-        if points:
-            place.plot(
-                *zip(*points, strict=True),
-                linestyle="none",
-                marker="_",
-                markersize=14,
-                markeredgewidth=2,
-                color=_ATTACK_COLOURS[order % len(_ATTACK_COLOURS)],
-                label=f"after {attack.name}",
-                zorder=4,
-            )
-    style: Any = {"color": COLOURS["ce"], "marker": "o", "label": "worst case, 95 % interval"}
-    estimate_line(place, values, worst, percent=True, **style)
+    place.set_xlim(-0.03 * values[-1], 1.03 * values[-1])
+    if beside is not None:
+        known = {0.0: beside.clean, **{eps: each for eps, each in beside.robust.items() if eps <= values[-1]}}
+        rows += _rows(beside.name, list(known), list(known.values()))
+        style = {"color": palette.GREY, "marker": "s", "linestyle": "--", "markersize": 5, "label": "undefended model"}
+        estimate_line(place, list(known), list(known.values()), percent=True, **style)
+    estimate_line(place, values, worst, percent=True, color=palette.BLUE, marker="o", linewidth=2.2, label="this model")
+    for eps, each in zip(values, worst, strict=True):
+        words, (move, align) = f"{100 * each.value:.0f} %", ((-6, "right") if eps == values[-1] else (6, "left"))
+        style = {"ha": align, "va": "bottom", "fontsize": 11, "fontweight": "bold", "color": palette.BLUE}
+        place.annotate(words, (eps, 100 * each.value), (move, 6), textcoords="offset points", **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
-    for least, words, dashes in ((broken, "broken", ":"), (weak, "weak", "--")):
+    for least, words in ((broken, "broken"), (weak, "weak")):
         if least >= broken:  # among few classes guessing may lie above the border of weak
-            place.axhline(100 * least, color="#888888", linestyle=dashes, linewidth=1, label=f"{words} below this line")
+            place.axhline(100 * least, color=palette.GREY, linestyle=":", linewidth=1)
+            style = {"fontsize": 8.5, "color": palette.SOFT, "va": "top", "ha": "left"}
+            place.annotate(f"{words} below", (0, 100 * least), (4, -2), textcoords="offset points", **style)
     share = share_of_range(number.eps, number.bounds, number.norm)
     place.set_xlabel(f"eps ({number.norm}){f'; {format_eps(number.eps)} is {share}' if share else ''}")
     percent_axis(place)
-    legend_below(place, pad=5, ncols=3)
+    place.set_ylim(-2, 106)
+    legend_below(place, pad=4.5, ncols=2)
+    others = f" Grey: {beside.words}." if beside else ""
     return finished(
         drawing,
         "robust-accuracy",
-        title="Robust accuracy against eps",
-        caption="Line: images classified correctly under every attack at this and every smaller eps, with the 95 % "
-        "interval. Dashes: what each attack left for the next. Grey lines: where the grades of the verdict begin, for "
-        f"the estimate (a grade depends on the interval). {result.conditions}.",
-        alt="; ".join(f"eps {format_eps(eps)}: {percent(each.value)}" for eps, each in zip(values, worst, strict=True))
-        + ".",
-        columns=("eps", "what", "accuracy", "low", "high"),
+        title="Accuracy against the size of the change",
+        caption="Share of the images that are classified correctly under every attack, at this and every smaller eps; "
+        f"the band is the 95 % interval. Dotted: where the grades begin.{others}",
+        alt="; ".join(f"{name}, eps {format_eps(eps)}: {percent(value)}" for eps, name, value, *_ in rows) + ".",
+        columns=("eps", "model", "accuracy", "low", "high"),
         rows=rows,
     )
 
 
-def accuracy_per_class(result: EvaluationResult) -> Figure:
-    """A bar chart of each class's accuracy without an attack, and under all attacks at the largest eps.
-
-    The least robust class comes first; of many classes only the first `_BARS` are drawn.
-    """
-    classes = result.per_class[:_BARS]
-    eps = format_eps(result.verdict.eps)
-    drawing, axes = canvas(1, 1, 7, 0.6 + 0.38 * len(classes))
-    place = axes[0, 0]
-    robust = np.array([(each.robust.value, each.robust.low, each.robust.high) for each in classes])
-    error = np.maximum([robust[:, 0] - robust[:, 1], robust[:, 2] - robust[:, 0]], 0)
-    bars: Any = range(len(classes))
-    clean = [100 * each.clean.value for each in classes]
-    place.barh(bars, clean, height=0.8, color="#cfd8e0", label="without an attack")
-    style = {"color": COLOURS["ce"], "label": f"under attack, eps {eps}", "ecolor": "#333333", "capsize": 2}
-    place.barh(bars, 100 * robust[:, 0], xerr=100 * error, height=0.44, **style)
-    place.set_yticks(bars, [each.name for each in classes])
-    place.invert_yaxis()
-    place.grid(visible=False, axis="y")
-    place.set_xlim(0, 100)
-    place.set_xlabel("accuracy, %")
-    legend_below(place, pad=5, ncols=2)
-    which = "" if classes == result.per_class else f" The {len(classes)} worst of {len(result.per_class)} classes."
-    return finished(
-        drawing,
-        "per-class",
-        title="Accuracy per class",
-        caption=f"Without an attack (wide bars) and under all attacks at eps {eps} (narrow bars, with 95 % intervals), "
-        f"the worst first.{which} {result.conditions}.",
-        alt="; ".join(f"{each.name}: {percent(each.robust.value)} of {percent(each.clean.value)}" for each in classes)
-        + ".",
-        columns=("class", "images", "accuracy without an attack", "robust accuracy", "low", "high"),
-        rows=[
-            (each.name, each.robust.n, each.clean.value, each.robust.value, each.robust.low, each.robust.high)
-            for each in result.per_class
-        ],
-    )
+def _rows(name: str, values: Sequence[float], found: Sequence[Estimate]) -> list[tuple[Any, ...]]:
+    return [(eps, name, each.value, each.low, each.high) for eps, each in zip(values, found, strict=True)]
 
 
 def adversarial_examples(
@@ -149,7 +103,7 @@ def adversarial_examples(
     return finished(
         drawing,
         "examples",
-        title="Adversarial examples",
+        title="What fooled the model",
         caption="One image for each of several classes: the original, the perturbation (grey: no change; stretched to "
         "the full range), and the adversarial image with the class that the model predicts and the attack that found "
         "it.",

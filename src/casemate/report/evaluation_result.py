@@ -106,6 +106,8 @@ class EvaluationResult:
     """Which of the images were used: "first", or "stratified, seed 0" for a sample."""
     data_options: tuple[str, ...]
     """The options of the command line by which the images were read, beyond --data."""
+    from_command_line: bool
+    """Whether `casemate evaluate` made it, so that commands can name its model; else a program in Python did."""
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any], where: str) -> "EvaluationResult":
@@ -143,6 +145,7 @@ class EvaluationResult:
                 holds_images=found["record"].get("holds_images", True),
                 chosen=str(found.get("chosen", "first")),
                 data_options=tuple(map(str, found.get("data_options", ()))),
+                from_command_line="model_facts" in found,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
@@ -176,9 +179,44 @@ class EvaluationResult:
         Images of a file are named by the file; those of a data set are found by the record.
         """
         words = ["casemate", "verify", str(record), self.model, *self.model_options]
-        if data is None and self.data not in NAMES and "." in self.data:
+        if data is None and self._file_of_images:
             data = self.data
         return shlex.join(words if data is None else [*words, "--data", str(data), *self.data_options])
+
+    def evaluate_command(self, *, budget: str | None = None, images: int | None = None) -> str:
+        """The command that makes this evaluation, with another budget or number of images if given; "" if none does."""
+        number = self.verdict.number
+        budget = budget or number.budget
+        if not self.from_command_line or budget == "own":
+            return ""
+        words = ["casemate", "evaluate", self.model, *self.model_options, *self._data_words]
+        words += ["--images", str(images or self.images), "--eps", *(format_eps(each.eps) for each in self.verdicts)]
+        words += ["--norm", number.norm] if number.norm != "linf" else []
+        words += ["--budget", budget]
+        words += ["--substitute", self.substitute] if self.substitute else []
+        words += ["--precision", self.precision] if self.precision != "float32" else []
+        return shlex.join([*words, "--seed", str(self.seed)])
+
+    def harden_command(self) -> str:
+        """The command that fine-tunes the model against the largest eps; "" for a black box, which has no weights."""
+        number = self.verdict.number
+        if not self.from_command_line or "--black-box" in self.model_options:
+            return ""
+        words = ["casemate", "harden", self.model, *self.model_options]
+        words += ["--data", "TRAINING-IMAGES", "--test", self.data] if self._file_of_images else self._data_words
+        words += ["--eps", format_eps(number.eps)]
+        return shlex.join([*words, *(["--norm", number.norm] if number.norm != "linf" else [])])
+
+    @property
+    def _file_of_images(self) -> bool:
+        """Whether the images are those of a file, not of a data set that casemate knows."""
+        return self.data not in NAMES and "." in self.data
+
+    @property
+    def _data_words(self) -> list[str]:
+        if self._file_of_images:
+            return ["--data", self.data, *self.data_options]
+        return ["--dataset", self.data] if self.data in NAMES else []
 
     def class_rows(self, most: int | None = None) -> list[tuple[str, ...]]:
         """The table of classes as texts: a row for each with images, the least robust first, as in `CLASS_COLUMNS`.

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from casemate._version import __version__
 from casemate.documents import HARDENING, document
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
@@ -134,8 +132,6 @@ def _page(found: Hardened, result: Mapping[str, Any], *, images: bool) -> str:
             figures=[figure for figure in figures if figure is not None],
             about=_about(found, result),
             notes=[*found.notes, found.seed_note],
-            version=__version__,
-            written=datetime.now(UTC).isoformat(timespec="minutes"),
         )
     )
 

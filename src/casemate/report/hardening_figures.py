@@ -12,10 +12,11 @@ from casemate.data import LabelledImages
 from casemate.evaluation.intervals import Estimate, percent
 from casemate.hardening import ComparedModel, Hardened
 from casemate.norms import format_eps
+from casemate.report import palette
 from casemate.report.charts import Figure, canvas, finished, legend_below, percent_axis
 
-_COLOURS = ("#8a8a8a", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_CLEAN = "#5b6570"
+_COLOURS = (palette.GREY, palette.SKY, palette.BLUE, palette.VERMILLION, palette.GREEN, palette.PURPLE)
+_CLEAN = palette.SOFT
 _EXAMPLES = 7
 """Number of images that are shown attacked, at most."""
 _STEPS = 20
@@ -48,7 +49,7 @@ def accuracies_and_differences(found: Hardened) -> Figure:
             left.annotate(words, (100 * estimate.value, place), (0, 7), textcoords="offset points", **style)
             rows.append((each.name, f"{what} accuracy", estimate.value, estimate.low, estimate.high))
     guessing = 100 * found.before.verdict.number.guessing
-    left.axvline(guessing, color="#bbbbbb", linestyle=":", linewidth=1.2, zorder=0)
+    left.axvline(guessing, color=palette.GREY, linestyle=":", linewidth=1.2, zorder=0)
     left.annotate("guessing", (guessing, len(models) - 0.52), (3, 0), textcoords="offset points", fontsize=7.5)
     left.set_yticks(range(len(models)), [each.name for each in models])
     left.set_ylim(len(models) - 0.45, -0.75)
@@ -63,7 +64,7 @@ def accuracies_and_differences(found: Hardened) -> Figure:
             if paired is not None:
                 gap = paired.difference
                 rows.append((f"{each.names[1]} minus {each.names[0]}", f"{what}, points", gap.value, gap.low, gap.high))
-    right.axvline(0, color="#444444", linewidth=1)
+    right.axvline(0, color=palette.INK, linewidth=1)
     right.set_yticks(range(len(pairs)), [f"{each.names[1]}\nminus {each.names[0]}" for each in pairs], fontsize=8.5)
     right.set_ylim(len(pairs) - 0.45, -0.6)
     right.set_xlabel("difference on the same images, points")
@@ -92,7 +93,7 @@ def _point(place: Any, estimate: Estimate, height: float, *, color: str, filled:
     """Draw an estimate, a share, in percent at a height, with its interval."""
     value, low, high = 100 * estimate.value, 100 * estimate.low, 100 * estimate.high
     place.plot([low, high], [height, height], color=color, linewidth=1.8, zorder=3)
-    face = color if filled else "white"
+    face = color if filled else palette.PAPER
     place.plot([value], [height], "o", markersize=8, color=color, markerfacecolor=face, markeredgewidth=1.8, zorder=4)
 
 
@@ -113,7 +114,9 @@ def validation_by_epoch(found: Hardened) -> Figure:
         curve = [100 * row[1] for row in history]
         place.plot(epochs, curve, color=colour, marker="o", markersize=4, label=f"{each.name}, under attack")
         place.plot(epochs, [100 * row[2] for row in history], color=colour, linestyle="--", linewidth=1.2, alpha=0.8)
-        place.plot([trained.epoch], [curve[trained.epoch]], "*", markersize=15, color=colour, markeredgecolor="white")
+        place.plot(
+            [trained.epoch], [curve[trained.epoch]], "*", markersize=15, color=colour, markeredgecolor=palette.PAPER
+        )
         rows += [(each.name, *row) for row in history[1:]]
     place.set_xlabel("epoch (0: as it was given)")
     place.set_xticks(sorted({0, *range(0, last + 1, max(1, last // 10)), last}))
@@ -152,15 +155,15 @@ def attacked_images(found: Hardened) -> Figure | None:
     rows: list[tuple[Any, ...]] = []
     clean = images.tensors()[0]
     for column in range(len(chosen)):
-        _show(axes[0, column], (clean[column] - low) / (high - low), names[images.labels[column]], "black")
+        _show(axes[0, column], (clean[column] - low) / (high - low), names[images.labels[column]], palette.INK)
     for place, each in enumerate((found.before, after)):
         attacked, predicted, gradient = _attacked(found, each, images)
         for column, label in enumerate(images.labels.tolist()):
             held = predicted[column] == label
             words = f"{names[predicted[column]]}"
-            colour = "#2e7d4f" if held else "#b42318"
+            colour = palette.GOOD if held else palette.BAD
             _show(axes[1 + 2 * place, column], (attacked[column] - low) / (high - low), words, colour)
-            _show(axes[2 + 2 * place, column], _stretched(gradient[column]), "", "black")
+            _show(axes[2 + 2 * place, column], _stretched(gradient[column]), "", palette.INK)
             rows.append((chosen[column], each.name, names[label], names[predicted[column]]))
     titles = ("original", f"{found.before.name}:\nattacked", "its gradient", f"{after.name}:\nattacked", "its gradient")
     for place, words in zip(axes[:, 0], titles, strict=True):

@@ -1,18 +1,24 @@
 """What the pages of all reports share: how templates are filled, and how figures are embedded in the file."""
 
 import base64
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import jinja2
+from markupsafe import Markup
 
+from casemate._version import __version__
 from casemate.errors import StoreError
+from casemate.evaluation.intervals import percent
+from casemate.report import palette
 
 
 def template_environment(package: str = "casemate.report") -> jinja2.Environment:
     """The Jinja environment with the HTML templates of `package` and of `casemate.report`, which escapes values.
 
-    A template of `package` may extend one of `casemate.report`. It adds filters for figures and table cells. An
-    unknown variable is an error; a template that is not installed raises `StoreError`.
+    A template of `package` may extend one of `casemate.report`. It adds filters for figures, shares and table cells,
+    and the colours of the page, the version and the time. An unknown variable is an error; a template that is not
+    installed raises `StoreError`.
     """
 
     def not_installed(name: str) -> NoReturn:  # jinja2's own error is an OSError, which would be taken for a full disk
@@ -26,8 +32,14 @@ def template_environment(package: str = "casemate.report") -> jinja2.Environment
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["svg_uri"] = lambda figure: data_uri("image/svg+xml", figure.svg)
+    made.filters["inline"] = lambda figure: Markup(palette.themed(figure.svg.decode(), figure.name, figure.alt))
     made.filters["csv_uri"] = lambda figure: data_uri("text/csv", figure.csv.encode())
+    made.filters["percent"] = percent
+    made.globals |= {
+        "palette": palette,
+        "version": __version__,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
     made.filters["cell"] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
     return made
 

@@ -3,7 +3,6 @@ as files.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +116,6 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             scale_names=list(SCALES),
             scale_table=scale_table(),
             seed=seed,
-            version=__version__,
-            written=datetime.now(UTC).isoformat(timespec="minutes"),
             made=max(made, key=lambda each: each.finished, default=None),
             total_seconds=sum(each.seconds for each in made),
             experiments=_experiments(study, artifacts),

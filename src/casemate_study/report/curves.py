@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate.report import COLOURS, MARKERS, PAPER, Figure, canvas, estimate_line, finished, percent_axis
+from casemate.report import COLOURS, MARKERS, PUBLISHED, Figure, canvas, estimate_line, finished, palette, percent_axis
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.experiments.undefended import E3_CLIPPINGS, E4_EPS, E4_STEP_SIZES, e4_prefix
@@ -60,9 +60,9 @@ def training_figure(artifacts: Artifacts) -> Figure | None:
         (axes[0, 0], [(row.loss, row.val_loss) for row in history], 1, "mean cross-entropy"),
         (axes[0, 1], [(row.accuracy, row.val_accuracy) for row in history], 100, "accuracy, %"),
     ):
-        place.plot(epochs, [factor * seen for seen, _ in lines], color="#0072B2", label="training (with dropout)")
-        place.plot(epochs, [factor * held_out for _, held_out in lines], color="#D55E00", label="validation")
-        place.axvline(best.epoch, color="#666666", linestyle=":", linewidth=1, label="epoch whose weights E11 keeps")
+        place.plot(epochs, [factor * seen for seen, _ in lines], color=palette.BLUE, label="training (with dropout)")
+        place.plot(epochs, [factor * held_out for _, held_out in lines], color=palette.VERMILLION, label="validation")
+        place.axvline(best.epoch, color=palette.SOFT, linestyle=":", linewidth=1, label="epoch whose weights E11 keeps")
         place.set_xlabel("epoch")
         place.set_ylabel(label)
         place.legend()
@@ -139,7 +139,7 @@ def _draw_pair(loss_axes: Axes, accuracy_axes: Axes, curves: Curves, label: str)
 
 
 def _mark(axes: Axes, at: Sequence[float], statements: Sequence[paper.Statement]) -> None:
-    axes.plot(at, [100 * statement.value for statement in statements], label="the paper", **PAPER)
+    axes.plot(at, [100 * statement.value for statement in statements], label="the paper", **PUBLISHED)
     axes.legend(fontsize=7.5)
 
 
@@ -276,8 +276,8 @@ def overfitting_figure(artifacts: Artifacts) -> Figure | None:
     rows = []
     for column, loss in enumerate(shared):
         for curve, colour, words in (
-            (over[loss], "#D55E00", "E1, over-fitted"),
-            (stopped[loss], "#0072B2", "E11, early-stopped"),
+            (over[loss], palette.VERMILLION, "E1, over-fitted"),
+            (stopped[loss], palette.BLUE, "E11, early-stopped"),
         ):
             x = [point.at for point in curve.points]
             label = f"{words}\n(zero gradient: {percent(curve.zero_gradients.value)})"

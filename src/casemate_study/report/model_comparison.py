@@ -8,7 +8,7 @@ from typing import final
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate.report import MARKERS, PAPER, Figure, canvas, finished, percent_axis, plain_ticks
+from casemate.report import MARKERS, PUBLISHED, Figure, canvas, finished, palette, percent_axis, plain_ticks
 from casemate_study.experiments import paper
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.comparison import sizes_in_words
@@ -18,7 +18,7 @@ from casemate_study.results.models import ModelResults
 Models = Mapping[str, ModelResults]
 
 # Okabe and Ito's palette, one colour per model; models beyond its length repeat it with dashes
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLOURS = (palette.INK, palette.BLUE, palette.VERMILLION, palette.GREEN, palette.PURPLE, palette.ORANGE, palette.SKY)
 _MEASURES = {"fgsm": "FGSM", "ball": "BIM, clip ball", "range": "BIM, clip range"}
 
 
@@ -84,7 +84,7 @@ def _compared(
         axes[1, number].set_xlabel("eps")
         if marks and column.measure in marks:
             eps, statement = marks[column.measure]
-            axes[1, number].plot([eps], [100 * statement.value], **PAPER)
+            axes[1, number].plot([eps], [100 * statement.value], **PUBLISHED)
             # beside it: a star in a legend would look like a second number of the paper
             beside = {"xytext": (-9, 0), "textcoords": "offset points", "ha": "right", "va": "center", "fontsize": 8}
             axes[1, number].annotate("the paper", (eps, 100 * statement.value), **beside)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from casemate.evaluation import Estimate, percent
 from casemate.losses import TITLES
-from casemate.report import COLOURS, MARKERS, Figure, canvas, finished, legend_below, plain_ticks
+from casemate.report import COLOURS, MARKERS, Figure, canvas, finished, legend_below, palette, plain_ticks
 from casemate_study.experiments.models import EOT_DRAWS
 from casemate_study.experiments.specs import LOSSES
 from casemate_study.report.comparison import sizes_in_words
@@ -50,18 +50,18 @@ def accuracies_figure(models: Models) -> Figure | None:
         (
             "clean",
             [each.clean.accuracy if each.clean else None for each in known],
-            {"color": "#000000", "marker": "o"},
+            {"color": palette.INK, "marker": "o"},
         ),
-        ("FGSM", [each.accuracy_under("fgsm", _EPS) for each in known], {"color": "#E69F00", "marker": "s"}),
+        ("FGSM", [each.accuracy_under("fgsm", _EPS) for each in known], {"color": palette.ORANGE, "marker": "s"}),
         (
             "BIM-10, clip ball",
             [each.accuracy_under("ball", _EPS) for each in known],
-            {"color": "#0072B2", "marker": "^"},
+            {"color": palette.BLUE, "marker": "^"},
         ),
         (
             f"worst case of all, PGD-40 with restarts among them (randomised: BIM over the mean of {EOT_DRAWS})",
             [each.worst_case(_EPS) for each in known],
-            {"color": "#D55E00", "marker": "D"},
+            {"color": palette.VERMILLION, "marker": "D"},
         ),
     ]
     for label, estimates, style in measures:
@@ -114,10 +114,10 @@ def diagnosis_figure(models: Models) -> Figure | None:
     gaps, zeros, angles = axes[0]
     for place, result in zip(places, results, strict=True):
         least, lower, median, upper, most = (result.gap_quantiles[q] for q in _QUANTILES)
-        gaps.plot([least, most], [place, place], color="#0072B2", linewidth=1)
-        gaps.plot([lower, upper], [place, place], color="#0072B2", linewidth=5, solid_capstyle="butt")
-        gaps.plot([median], [place], color="white", marker="|", markersize=7)
-    gaps.axvline(17, color="#666666", linestyle=":", linewidth=1)
+        gaps.plot([least, most], [place, place], color=palette.BLUE, linewidth=1)
+        gaps.plot([lower, upper], [place, place], color=palette.BLUE, linewidth=5, solid_capstyle="butt")
+        gaps.plot([median], [place], color=palette.PAPER, marker="|", markersize=7)
+    gaps.axvline(17, color=palette.SOFT, linestyle=":", linewidth=1)
     gaps.set_xscale("symlog", linthresh=10)
     gaps.set_xlim(left=0)
     plain_ticks(gaps.xaxis, gaps.get_xlim()[1], (0, 5, 10, 30, 100, 300, 1000, 3000))
@@ -128,7 +128,10 @@ def diagnosis_figure(models: Models) -> Figure | None:
     zeros.set_xlim(-2, 102)
     zeros.set_title("images with an exactly\nzero gradient, %", fontsize=10)
     legend_below(zeros)
-    for radius, style in (("0.01", {"color": "#009E73", "marker": "o"}), ("0.1", {"color": "#CC79A7", "marker": "s"})):
+    for radius, style in (
+        ("0.01", {"color": palette.GREEN, "marker": "o"}),
+        ("0.1", {"color": palette.PURPLE, "marker": "s"}),
+    ):
         pairs = [(place, result.alignment[radius]) for place, result in zip(places, results, strict=True)]
         shown_pairs = [(place, angle.value) for place, angle in pairs if angle]
         angles.plot(
@@ -211,7 +214,7 @@ def targeted_figure(artifacts: Artifacts, models: Models) -> Figure | None:
         for i, row in enumerate(each.rates):
             for j, rate in enumerate(row):
                 if rate is not None:
-                    colour = "white" if rate.value > 0.6 else "black"
+                    colour = palette.WHITE if rate.value > 0.6 else palette.BLACK
                     place.text(j, i, f"{100 * rate.value:.0f}", ha="center", va="center", fontsize=9, color=colour)
                     rows.append((name, each.classes[i], each.classes[j], rate.n, rate.value, rate.low, rate.high))
     axes[0, 0].set_ylabel("true class", fontsize=11)

@@ -9,7 +9,7 @@ from torch import nn
 
 from casemate.evaluation import percent
 from casemate.models import create
-from casemate.report import Figure, canvas, finished, picture
+from casemate.report import Figure, canvas, finished, palette, picture
 from casemate_study.experiments import paper
 from casemate_study.results.stored import Artifacts, StoredClean, StoredPictures, StoredSamples, find_result
 
@@ -79,11 +79,11 @@ def architecture_figure(artifacts: Artifacts) -> Figure | None:
     model = create("paper-cnn", input_shape=(1, 28, 28), classes=samples.classes)
     layers = [("Input", "1 x 28 x 28", 0), *_layers(model.network, (1, 28, 28))]
     colours = {
-        "Conv": "#cfe3f3",
-        "Dense": "#f7dcc4",
-        "MaxPool": "#d5ecd9",
-        "Dropout": "#eeeeee",
-        "BatchNorm": "#efe3f3",
+        "Conv": palette.LIGHT["note-fill"],
+        "Dense": palette.LIGHT["doubt-fill"],
+        "MaxPool": palette.LIGHT["good-fill"],
+        "Dropout": palette.LIGHT["fill"],
+        "BatchNorm": palette.LIGHT["bad-fill"],
     }
     per_row = 7
     lines = -(-len(layers) // per_row)
@@ -94,13 +94,13 @@ def architecture_figure(artifacts: Artifacts) -> Figure | None:
     place.set_ylim(-lines, 0.05)
     for number, (name, size, _) in enumerate(layers):
         row, column = divmod(number, per_row)
-        colour = next((c for start, c in colours.items() if name.startswith(start)), "white")
+        colour = next((c for start, c in colours.items() if name.startswith(start)), palette.PAPER)
         box = FancyBboxPatch(
-            (column + 0.06, -row - 0.86), 0.8, 0.72, boxstyle="round,pad=0.02", facecolor=colour, edgecolor="#666666"
+            (column + 0.06, -row - 0.86), 0.8, 0.72, boxstyle="round,pad=0.02", facecolor=colour, edgecolor=palette.SOFT
         )
         place.add_patch(box)
         place.text(column + 0.46, -row - 0.4, name.replace(", ", "\n", 1), ha="center", va="center", fontsize=8)
-        place.text(column + 0.46, -row - 0.74, size, ha="center", va="center", fontsize=7, color="#444444")
+        place.text(column + 0.46, -row - 0.74, size, ha="center", va="center", fontsize=7, color=palette.INK)
         if column < per_row - 1 and number < len(layers) - 1:
             place.annotate(
                 "", (column + 1.05, -row - 0.5), (column + 0.88, -row - 0.5), arrowprops={"arrowstyle": "->", "lw": 0.8}
@@ -139,7 +139,7 @@ def confusion_figure(artifacts: Artifacts) -> Figure | None:
     for row in ticks:
         for column in ticks:
             if counts[row, column]:
-                colour = "white" if share[row, column] > 55 else "black"
+                colour = palette.WHITE if share[row, column] > 55 else palette.BLACK
                 place.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=colour)
     accuracies = {name: each.value for name, each in zip(classes, clean.per_class, strict=True) if each is not None}
     return finished(
