@@ -47,15 +47,23 @@ class SeedVerdict:
 @final
 @dataclass(frozen=True)
 class Judgement:
-    """A claim of the paper with our verdict on it at the scale of this run, and in `because` the numbers behind the
-    verdict.
-    """
+    """A claim of the paper with our verdict on it at the scale of this run, and in `because` the numbers behind it."""
 
     claim: PaperClaim
-    verdict: str
+    found: ClaimVerdict
+    """The verdict that the numbers alone give."""
     because: str
     by_seed: Mapping[int, SeedVerdict] = field(default_factory=dict[int, SeedVerdict])
     """The verdicts with further seeds; seeds with too few artifacts for one are omitted."""
+    decides: bool = True
+    """Whether the scale and the data can decide about the paper's claim."""
+
+    @property
+    def verdict(self) -> str:
+        """Our verdict; that it cannot be decided, with what was found, where scale or data cannot decide."""
+        if self.decides or self.found == "not measured":
+            return self.found
+        return f"cannot be decided at this scale (here: {self.found})"
 
     @property
     def survives(self) -> bool | None:
@@ -93,13 +101,10 @@ def judge(evidence: ClaimEvidence, *, decides: bool) -> list[Judgement]:
     found = []
     for claim in CLAIMS:
         result = claim.judge(evidence)
-        verdict: str = result.verdict
-        if not decides and verdict != "not measured":
-            verdict = f"cannot be decided at this scale (here: {verdict})"
         by_seed: dict[int, SeedVerdict] = {}
         for seed, (there, here) in seeds.items():
             repeated = claim.judge(there).verdict
             if repeated != "not measured":
                 by_seed[seed] = SeedVerdict(verdict=repeated, here=claim.judge(here).verdict)
-        found.append(Judgement(claim, verdict, result.because, by_seed))
+        found.append(Judgement(claim, result.verdict, result.because, by_seed, decides))
     return found

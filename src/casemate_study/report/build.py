@@ -7,55 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from casemate import __version__
-from casemate.evaluation import percent
 from casemate.files import make_folder, write_bytes, write_json, write_text
 from casemate.report import Figure, template_environment
 from casemate_study.claims.verdicts import EPS
-from casemate_study.experiments.catalogue import EXPERIMENTS, models_of
 from casemate_study.experiments.scales import SCALES, scale_table
-from casemate_study.reference import Reference, reference_for, reference_json
-from casemate_study.report import comparison, markdown, paper_comparison, seeds, sentences
+from casemate_study.reference import reference_for, reference_json
+from casemate_study.report import comparison, markdown, paper_comparison, seeds, sentences, views
 from casemate_study.report.figures import all_figures
 from casemate_study.report.hypotheses import hypotheses_section
 from casemate_study.report.recipes import recipe_table
-from casemate_study.results.models import ModelResults
 from casemate_study.results.stored import Artifacts, Provenance
 from casemate_study.run import PlannedStudy
-
-_HEADLINES = (
-    ("test accuracy, E1", "E1", "clean"),
-    ("test accuracy, our recipe", "E1+", "clean"),
-    ("test accuracy, E11", "E11", "clean"),
-    ("E1 under FGSM", "E1", "fgsm"),
-    ("E1 under BIM-10, ball", "E1", "ball"),
-)
-
-
-def headlines(
-    study: PlannedStudy, artifacts: Artifacts, reference: Reference | None
-) -> list[tuple[str, str, str, str]]:
-    """The few numbers at the top of the report, those that are measured, as four texts each.
-
-    What was measured, its value, interval and setting, and the same number in our committed runs at larger scales (or
-    "").
-    """
-    models = {
-        model.name: ModelResults(model, artifacts) for model in models_of(list(EXPERIMENTS.values()), study.setup)
-    }
-    found = []
-    for words, name, measure in _HEADLINES:
-        each = models.get(name)
-        if each is None:
-            continue
-        attacked = measure != "clean"
-        estimate = each.accuracy_under(measure, EPS) if attacked else each.clean and each.clean.accuracy
-        if estimate is None:
-            continue
-        interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}, n = {estimate.n:,}"
-        beside = None if reference is None else reference.accuracy(name, measure)
-        setting = f"eps {EPS:g}: {interval}" if attacked else interval
-        found.append((words, percent(estimate.value), setting, beside or ""))
-    return found
 
 
 def _experiments(study: PlannedStudy, artifacts: Artifacts) -> list[dict[str, Any]]:
@@ -120,11 +82,16 @@ def build_report(study: PlannedStudy, artifacts: Artifacts, out: Path) -> Path:
             total_seconds=sum(each.seconds for each in made),
             experiments=_experiments(study, artifacts),
             missing=missing,
-            headlines=headlines(study, artifacts, reference),
+            lead=views.lead(models, advices, claims),
+            rows=views.model_rows(models, advices),
+            shaded=views.SHADED,
+            eps=EPS,
             compared=paper_comparison.comparison_table(compared, reference),
+            measured=[views.Beside.of(row) for row in compared],
             hypotheses=hypotheses_section(artifacts),
             reference=reference,
             claims=comparison.claim_table(claims, reference),
+            claim_words=f"{len(claims)} statements: {views.counted(claims)}",
             seeds=seeds.seeds_table(models, artifacts, seed),
             advices=[(advice, reference and reference.accuracy(name, "worst")) for name, advice in advices],
             convention=next((advice.verdict.convention for _, advice in advices if advice.verdict), ""),

@@ -32,6 +32,8 @@ class Comparison:
     ours: str
     estimate: Estimate
     """Our number, which `ours` gives as text."""
+    stated: float
+    """The paper's number, which `paper` gives as text."""
     difference: str
     why: str
 
@@ -112,6 +114,7 @@ def _row(name: str, statement: paper.Statement, estimate: Estimate, why: str, se
         paper=f"{percent(statement.value)} (section {statement.where})",
         ours=f"{estimate:n}",
         estimate=estimate,
+        stated=statement.value,
         difference=f"{100 * (estimate.value - statement.value):+.1f} points",
         why=why,
     )
