@@ -4,27 +4,25 @@ import http.client
 import io
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import pytest
 from PIL import Image
 
+from browser import DESKTOP, PHONE, Opened, needs_browser, opened
 from casemate.data.fashion_mnist import CLASSES, first_test_images
 from casemate.play.answers import Answers
 from casemate.play.subjects import on_one_page, packaged_subjects
 
 pytestmark = pytest.mark.integration
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium")
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +110,14 @@ def test_a_port_in_use_is_an_error(port: int) -> None:
 @final
 @dataclass
 class Visit:
-    """A page in a browser, and what it tried to load from elsewhere."""
+    """A visit of the playground in a browser."""
 
-    page: Any
-    elsewhere: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    opened: Opened
+
+    @property
+    def page(self) -> Any:
+        """The page, for Playwright."""
+        return self.opened.page
 
     def shown(self, place: str, words: str | re.Pattern[str]) -> str:
         """The text of a part of the page, once it contains some words."""
@@ -147,31 +148,18 @@ class Visit:
         box.press("Enter")
 
 
-@pytest.fixture(params=[1280, 390], ids=["desktop", "phone"])
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
 def visit(port: int, request: pytest.FixtureRequest) -> Iterator[Visit]:
-    """A visit of a desktop's or a phone's browser, which may load nothing from elsewhere."""
-    sync = pytest.importorskip("playwright.sync_api")
-    with sync.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": request.param, "height": 900})
-        found = Visit(context.new_page())
+    """A visit by a desktop's or a phone's browser, which may load nothing from elsewhere."""
+    address = f"http://127.0.0.1:{port}/"
 
-        def route(each: Any) -> None:
-            url = each.request.url
-            if url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")):
-                each.continue_()
-            else:
-                found.elsewhere.append(url)
-                each.abort()
+    def own(url: str) -> bool:
+        return url.startswith((address, "data:", "blob:"))
 
-        context.route("**/*", route)
-        found.page.on("pageerror", lambda error: found.errors.append(str(error)))
-        found.page.goto(f"http://127.0.0.1:{port}/")
+    with opened(address, width=request.param, own=own) as page:
+        found = Visit(page)
         found.shown("result", "Probability of each class")
         yield found
-        assert found.elsewhere == []
-        assert found.errors == []
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -255,4 +243,10 @@ def test_the_second_tab_shows_a_masked_gradient(visit: Visit) -> None:
 @needs_browser
 def test_the_page_is_no_wider_than_the_screen(visit: Visit) -> None:
     visit.shown("smallest", "certified")
-    assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert not visit.opened.too_wide
+
+
+@needs_browser
+def test_nothing_keeps_people_out(visit: Visit) -> None:
+    visit.shown("smallest", "certified")
+    assert visit.opened.barriers() == []
