@@ -19,12 +19,14 @@ from casemate.cli.compare.show import picture_of
 from casemate.cli.shared.options import ModelOptions
 from casemate.errors import RecordError, SettingError
 from casemate.evaluation.comparison import Paired, expect_enough_images, images_for_margin, judge_regression, paired
+from casemate.evaluation.intervals import percent
 from casemate.report.comparison import compare_finished
 from casemate.report.finished_evaluation import read_finished
 from casemate.settings import parse_share
 from casemate.tables import read_table, write_table_as
 from conftest import tiny_images
 from test_record import thirds
+from test_report import Page
 from test_study import Run, runner
 
 IMAGES = tiny_images(60, noise=90.0)
@@ -370,7 +372,7 @@ def test_a_table_that_is_none_is_refused(folders: Path, tmp_path: Path, column: 
         (("--fail-if-worse", "--margin", "0"), "expected more than 0"),
         (("--fail-if-worse", "--margin", "60"), "expected a fraction from 0 to 1"),
         (("--eps", "8/255", "--mean", "0.5", "--crop", "3"), "--eps, --mean, --crop with finished evaluations"),
-        (("--out", "x"), "--out with finished evaluations"),
+        (("--overwrite",), "--overwrite with finished evaluations"),
         (("--workers", "2", "--eps", "0.1"), "--eps, --workers with finished evaluations"),
         (("--engine", "ray", "--ray-address", "auto"), "--engine, --ray-address with finished evaluations"),
         (("--ray-address", "auto"), "give --engine ray too"),
@@ -381,6 +383,29 @@ def test_options_that_say_nothing_here(folders: Path, run: Run, words: tuple[str
     code, _, err = run("compare", folders / "strong", folders / "weak", *words)
     assert code == 2
     assert message in err
+
+
+def test_finished_evaluations_get_a_page_where_a_folder_is_named(folders: Path, run: Run, tmp_path: Path) -> None:
+    """Another pair is not written over it without --overwrite."""
+    out = tmp_path / "out"
+    code, _, err = run("compare", folders / "strong", folders / "weak", "--out", out)
+    assert code == 0, err
+    assert {each.name for each in out.iterdir()} == {"report.html", "comparison.json"}
+    page, found = Page((out / "report.html").read_text()), json.loads((out / "comparison.json").read_text())
+    text = " ".join(page.text.split())
+    assert found["conclusion"] in text
+    assert all(each.startswith(("data:", "#")) for each in page.addresses)
+    shown = {row[0]: row[2:4] for row in page.table("accuracy")}
+    for row in found["robust"]:
+        wanted = [percent(row[side]["value"]) for side in ("a", "b")]
+        assert shown[f"robust accuracy at eps {row['eps_text']}"] == wanted
+    assert f"{len(found['worse'])} worse, {len(found['better'])} better" in text
+    assert run("compare", folders / "strong", folders / "weak", "--out", out)[0] == 0
+    code, _, err = run("compare", folders / "weak", folders / "strong", "--out", out)
+    assert code == 2
+    assert "holds the comparison of" in err
+    assert json.loads((out / "comparison.json").read_text()) == found
+    assert run("compare", folders / "weak", folders / "strong", "--out", out, "--overwrite")[0] == 0
 
 
 def test_a_model_and_a_finished_evaluation_are_not_compared(folders: Path, run: Run, tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from browser import DESKTOP, PHONE, Opened, needs_browser, opened
 from casemate import Evaluation, evaluate
 from casemate.evaluation.certified import evaluate_certified
 from casemate.evaluation.intervals import percent
+from casemate.report.comparison import compare_finished
+from casemate.report.comparison_page import write_comparison
+from casemate.report.finished_evaluation import read_finished
 from conftest import tiny_images
 from test_certified_evaluation import IMAGES as CERTIFIED_IMAGES
 from test_certified_evaluation import network
@@ -38,6 +41,13 @@ def certification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.report(tmp_path_factory.mktemp("certification") / "new", name="mine", data="these")
 
 
+@pytest.fixture(scope="module")
+def comparison(evaluation: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a comparison of the evaluation with itself."""
+    one = read_finished(evaluation.parent)
+    return write_comparison(tmp_path_factory.mktemp("comparison"), compare_finished(one, one), None)
+
+
 def read(report: Path, *, width: int = DESKTOP, dark: bool = False) -> AbstractContextManager[Opened]:
     """A report in a browser, which may load the file itself only."""
     address = report.as_uri()
@@ -46,7 +56,7 @@ def read(report: Path, *, width: int = DESKTOP, dark: bool = False) -> AbstractC
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("kind", ["evaluation", "certification"])
+@pytest.mark.parametrize("kind", ["evaluation", "certification", "comparison"])
 def test_anybody_can_read_it(request: pytest.FixtureRequest, kind: str, width: int, dark: bool) -> None:
     """No wider than the screen, folded or not; and nothing that keeps people out."""
     with read(request.getfixturevalue(kind), width=width, dark=dark) as page:

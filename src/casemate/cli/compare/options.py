@@ -28,6 +28,8 @@ from casemate.cli.shared.outputs import Overwrite
 from casemate.errors import RecordError, SettingError
 from casemate.report.folder import RESULT
 
+_OUT = "(default: for two models runs/compare-A-B)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
@@ -46,8 +48,11 @@ class Compare:
     as 0.02 or 2%."""
     worse_in: Literal["robust", "clean", "both"] = "robust"
     """Which accuracies --fail-if-worse judges: robust at every eps, without an attack, or both."""
-    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: runs/compare-A-B)")] = None
-    """The folder for the evaluations of two models, a and b, and for comparison.json."""
+    out: Annotated[
+        Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: for two models runs/compare-A-B)")
+    ] = None
+    """The folder for report.html, comparison.json, and the evaluations of two models, a and b. Of finished evaluations
+    nothing is written without it."""
     overwrite: Overwrite = False
     store: StoreFolder = None
     fresh: Flag = False
@@ -81,14 +86,17 @@ class Compare:
                 f"{done} is a finished evaluation, and {other} is none; evaluate that model too, with the same "
                 f"settings (casemate evaluate {other} ... --out FOLDER), and compare the two folders"
             )
-        elif self.out is not None:
+        if self.out is not None:
             check_folder(self.out)
         with watching() as observer:
             device, threads = self.machine.set_up(observer, self.engine.default_threads(workers=1))
             from casemate.cli.compare import run, show
+            from casemate.report.comparison_page import expect_own_folder, write_comparison
 
             if all(finished):
-                found, out = run.compare_folders(Path(self.a), Path(self.b)), None
+                found, out = run.compare_folders(Path(self.a), Path(self.b)), self.out
+                if out is not None and not self.overwrite:
+                    expect_own_folder(out, found)
             else:
                 plans = run.prepare(self.evaluation, self.a, self.b, device, observer, margin=margin)
                 out = self.out or Path("runs") / f"compare-{plans[0].model.short}-{plans[1].model.short}"
@@ -105,7 +113,7 @@ class Compare:
                 )
             gate = found.regression(judged=self.worse_in, margin=margin) if self.fail_if_worse else None
             if out is not None:
-                run.write(out, found, gate)
+                observer.message(f"Report: {write_comparison(out, found, gate)}")
             self.ci.write(run.ci_run_of(found, gate))
             display = partial(show.show, found, gate)
         display(as_json=self.json)
@@ -134,14 +142,13 @@ class Compare:
         given = self.evaluation.given()
         for each in fields(self.engine):
             given += [f"--{each.name.replace('_', '-')}"] if getattr(self.engine, each.name) != each.default else []
-        for name, value in (("--out", self.out), ("--store", self.store)):
-            given += [name] if value is not None else []
-        for name, value in (("--overwrite", self.overwrite), ("--fresh", self.fresh)):
-            given += [name] if value else []
+        given += ["--store"] if self.store is not None else []
+        given += ["--overwrite"] if self.overwrite and self.out is None else []
+        given += ["--fresh"] if self.fresh else []
         if given:
             raise SettingError(
                 f"{', '.join(given)} with finished evaluations ({self.a}, {self.b}): they are compared as they are, "
-                "and nothing is evaluated or written; leave it out, or name two models"
+                "and nothing is evaluated; leave it out, or name two models"
             )
 
 

@@ -8,17 +8,14 @@ from casemate.cli.evaluate import run as evaluating
 from casemate.cli.evaluate.run import EvaluatePlan
 from casemate.cli.shared import outputs
 from casemate.cli.shared.ci import model_file
-from casemate.documents import COMPARISON, document
 from casemate.engine import Engine
 from casemate.errors import SettingError
 from casemate.evaluation.comparison import Regression, expect_enough_images
-from casemate.files import write_json
 from casemate.progress import Observer
 from casemate.report.ci.checks import CiRun
 from casemate.report.ci.comparison import comparison_run
 from casemate.report.comparison import FinishedComparison, compare_finished
 from casemate.report.finished_evaluation import read_finished
-from casemate.report.folder import COMPARISON_FILE
 
 _FOLDERS = ("a", "b")
 """Names of the folders with the evaluations of A and B."""
@@ -70,11 +67,6 @@ def run(
         found = evaluating.run(plan, observer, engine=engine, store=store, fresh=fresh)
         evaluating.write(folder, plan, found, threads, observer)
     return compare_folders(folders[0], folders[1])
-
-
-def write(out: Path, found: FinishedComparison, gate: Regression | None) -> Path:
-    """Write comparison.json into `out`; return its path."""
-    return write_json(out / COMPARISON_FILE, document(COMPARISON, found.as_json(gate)))
 
 
 def ci_run_of(found: FinishedComparison, gate: Regression | None) -> CiRun:
