@@ -55,7 +55,7 @@ from casemate.evaluation.record import is_hashed
 from casemate.evaluation.verdict import Grade, Trust, Verdict, verdict_on
 from casemate.models import Classifier
 from casemate.norms import WrittenEps, format_eps, parse_eps, with_text
-from casemate.report.advice import Step, steps_after
+from casemate.report.advice import NextStep, steps_after
 from casemate.report.evaluation_result import EvaluationResult
 from casemate.report.filing import filing
 from casemate.training import TrainConfig, fit
@@ -592,7 +592,7 @@ def test_every_topic_of_the_documents_is_answered(report: Path) -> None:
         assert date.fromisoformat(document.read) <= datetime.now(UTC).date()
         for item in document.items:
             assert item.facts or item.untested, item
-            assert "complies" not in item.asks
+            assert "complies" not in item.content
     (evasion,) = [item for item in documents[0].items if item.reference == "Article 15(5)"]
     said = " ".join(evasion.facts)
     assert f"{result.verdict.number.robust:n} at eps" in said
@@ -604,7 +604,7 @@ def test_every_topic_of_the_documents_is_answered(report: Path) -> None:
     assert "substitute" not in evasion.untested
 
 
-def _advised(result: EvaluationResult, **changes: Any) -> list[Step]:
+def _advised(result: EvaluationResult, **changes: Any) -> list[NextStep]:
     verdict = replace(result.verdict, **changes)
     return steps_after(replace(result, verdicts=(verdict,), from_command_line=True))
 

@@ -9,7 +9,7 @@ _MORE_IMAGES = 4
 """Times as many images halve the width of an interval."""
 
 
-class Step(NamedTuple):
+class NextStep(NamedTuple):
     """One thing to do."""
 
     words: str
@@ -17,13 +17,13 @@ class Step(NamedTuple):
     """The command that does it; "" if there is none."""
 
 
-def steps_after(result: EvaluationResult) -> list[Step]:
+def steps_after(result: EvaluationResult) -> list[NextStep]:
     """What the reader of an evaluation should do, the most urgent first."""
     verdict = result.verdict
     eps = verdict.number.shown_eps
     if not verdict.trust.trusted:
         return [
-            Step(
+            NextStep(
                 "Do not use the number. Correct what the checks found (below; docs/findings.md says how for each), and "
                 "evaluate again:",
                 result.evaluate_command(),
@@ -31,33 +31,33 @@ def steps_after(result: EvaluationResult) -> list[Step]:
         ]
     if Grade.UNTRAINED in verdict.grades:
         return [
-            Step(
+            NextStep(
                 "Check the labels, the range and the normalisation of the images, and the order of the classes: the "
                 "model does no better than guessing, so nothing can be said of its robustness."
             )
         ]
-    found: list[Step] = []
+    found: list[NextStep] = []
     if checks := ", ".join(verdict.trust.weakened_by):
-        found.append(Step(f"Read what the checks {checks} found: the number may be too high."))
+        found.append(NextStep(f"Read what the checks {checks} found: the number may be too high."))
     if verdict.fallen:
-        found.append(Step(f"Do not rely on this model where somebody may alter its images by eps {eps}."))
+        found.append(NextStep(f"Do not rely on this model where somebody may alter its images by eps {eps}."))
     quick = [each for each in result.verdicts if Grade.NOT_BROKEN_QUICKLY in each.grades]
     if quick:
         where = "" if verdict in quick else f" at eps {' and '.join(each.number.shown_eps for each in quick)}"
         words = f"This was a first look{where}. Before you quote a number:"
-        found.append(Step(words, result.evaluate_command(budget="standard")))
+        found.append(NextStep(words, result.evaluate_command(budget="standard")))
     elif not verdict.fallen:
         words = "Quote the number with its eps, norm, budget and interval. Other attacks may fool more images."
-        found.append(Step(words))
+        found.append(NextStep(words))
     if verdict.undecided:
         count = _MORE_IMAGES * result.images
-        found.append(Step("More images would decide the grade:", result.evaluate_command(images=count)))
+        found.append(NextStep("More images would decide the grade:", result.evaluate_command(images=count)))
     if _is_robust(verdict):
         words = "Repeat it before each release; the command fails where the accuracy falls:"
         least = f"--fail-under {verdict.number.robust.low:.2f}"
-        found.append(Step(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
+        found.append(NextStep(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
     elif command := result.harden_command():
-        found.append(Step("To make the model more robust, and see what that costs:", command))
+        found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
 
 

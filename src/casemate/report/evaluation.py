@@ -20,7 +20,7 @@ from casemate.report.charts import Figure, styled
 from casemate.report.evaluation_result import ATTEMPT_COLUMNS, EvaluationResult
 from casemate.report.filing import filing
 from casemate.report.page import template_environment
-from casemate.report.reference import reference_for
+from casemate.report.undefended import undefended_for
 from casemate.tables import read_table
 
 _CHANGES = {
@@ -44,7 +44,7 @@ def build_evaluation(folder: Path) -> Path:
     path = folder / "result.json"
     result = EvaluationResult.from_json(read_json(path, RecordError), str(path))
     table = read_table(folder / "examples", RecordError)
-    beside = reference_for(result.data, result.verdict.number.norm, result.model)
+    beside = undefended_for(result.data, result.verdict.number.norm, result.model)
     with styled():
         figures: list[Figure | None] = [evaluation_figures.accuracy_over_eps(result, beside)]
         if result.holds_images:

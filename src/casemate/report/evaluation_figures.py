@@ -10,7 +10,7 @@ from casemate.norms import format_eps
 from casemate.report import palette
 from casemate.report.charts import Figure, canvas, estimate_line, finished, legend_below, percent_axis
 from casemate.report.evaluation_result import EvaluationResult
-from casemate.report.reference import Reference
+from casemate.report.undefended import UndefendedModel
 from casemate.tables import Table, is_missing
 from casemate.units import share_of_range
 
@@ -18,7 +18,7 @@ _EXAMPLES = 6
 """Number of adversarial examples shown, at most."""
 
 
-def accuracy_over_eps(result: EvaluationResult, beside: Reference | None) -> Figure:
+def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) -> Figure:
     """A chart of robust accuracy against eps, with its 95 % interval and the borders of the grades.
 
     `beside` is an undefended model, whose accuracies are drawn in grey up to the largest eps of the evaluation.

@@ -1,4 +1,4 @@
-"""What an evaluation says to those who must file it: articles and controls, and what was tested of what they ask.
+"""What an evaluation says to those who must file it: articles and controls, and what was tested of it.
 
 The documents are a data file, each with its edition and the day it was read. Nothing here claims that a model complies
 with anything: each item gets the facts of this evaluation on the topics that it is about, and the topics not tested.
@@ -30,10 +30,10 @@ _UNTESTED: Mapping[str, str] = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """An article or control: what it asks, what the evaluation says of it, and what it does not."""
+    """An article or control: what it says, what the evaluation says of it, and what it does not."""
 
     reference: str
-    asks: str
+    content: str
     facts: tuple[str, ...]
     untested: str
     """The topics that were not tested, as text; "" if all were."""
@@ -64,7 +64,7 @@ def _item(found: Mapping[str, object], facts: Mapping[str, str]) -> Item:
     topics = [str(each) for each in found["topics"]]  # pyright: ignore[reportGeneralTypeIssues]
     return Item(
         reference=str(found["reference"]),
-        asks=str(found["asks"]),
+        content=str(found["content"]),
         facts=tuple(facts[topic] for topic in topics if facts.get(topic)),
         untested="; ".join(_UNTESTED.get(topic) or _NOT_RUN[topic] for topic in topics if not facts.get(topic)),
     )

@@ -18,7 +18,7 @@ UNDEFENDED = "undefended"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class UndefendedModel:
     """The measured accuracies of a model that comes with the package, in one norm."""
 
     name: str
@@ -33,7 +33,7 @@ class Reference:
         return f"{self.name}, which comes with casemate (budget {self.budget}, n = {self.clean.n:,})"
 
 
-def reference_for(data: str, norm: str, model: str) -> Reference | None:
+def undefended_for(data: str, norm: str, model: str) -> UndefendedModel | None:
     """The undefended network, if `data` and `norm` are those it was measured on and `model` is another."""
     weights = pretrained_file(UNDEFENDED)
     if weights is None:  # the package was installed without it
@@ -42,7 +42,7 @@ def reference_for(data: str, norm: str, model: str) -> Reference | None:
     if (data, norm) != (found["dataset"], found["metrics"]["norm"]) or model == UNDEFENDED:
         return None
     measured = next(each for each in found["metrics"]["measures"] if len(each["eps"]) > 1)
-    return Reference(
+    return UndefendedModel(
         name=UNDEFENDED,
         clean=Estimate.from_json(measured["clean"]),
         robust=dict(zip(measured["eps"], map(Estimate.from_json, measured["robust"]), strict=True)),
