@@ -1,6 +1,7 @@
 """The report on one model: one HTML file, from the files that `casemate evaluate` wrote, and from nothing else."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.run_time import seconds_in_words
-from casemate.evaluation.verdict import Grade, Verdict
+from casemate.evaluation.verdict import UNTRUSTED, Grade, Verdict
 from casemate.files import read_json, write_text
 from casemate.provenance import machine_in_words
 from casemate.report import evaluation_figures
@@ -30,6 +31,8 @@ _CHANGES = {
     "l0": "may change at most {eps} values of the image",
 }
 """What an attacker may do, by norm, as part of a sentence."""
+_SAID = {UNTRUSTED: "No verdict: the result cannot be trusted"}
+"""What the headline says of a word of the verdict, if that alone might be misread as said of the model."""
 _RAISED = {"voids": "voiding", "weakens": "weakening", "note": "noted"}
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
@@ -55,7 +58,7 @@ def build_evaluation(folder: Path) -> Path:
         .render(
             result=result,
             headline=_headline(result),
-            sentences=[_outcome(result), _meaning(result.verdict), _trust(result.verdict)],
+            sentences=_sentences(result),
             todo=steps_after(result),
             filing=filing(result),
             command=result.evaluate_command(),
@@ -110,8 +113,21 @@ def _headline(result: EvaluationResult) -> str:
     found: dict[str, list[str]] = {}
     for each in reversed(result.verdicts):
         found.setdefault(each.word, []).append(each.number.shown_eps)
-    words = "; ".join(f"{word} at eps {' and '.join(reversed(values))}" for word, values in found.items())
+    words = "; ".join(f"{_SAID.get(word, word)} at eps {_listed(values[::-1])}" for word, values in found.items())
     return words[0].upper() + words[1:]
+
+
+def _listed(values: Sequence[str]) -> str:
+    *first, last = values
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _sentences(result: EvaluationResult) -> list[str]:
+    """What a reader has to know, in the order of importance: a number that cannot be trusted comes last."""
+    verdict = result.verdict
+    if not verdict.trust.trusted:
+        return [_trust(verdict), _outcome(result)]
+    return [_outcome(result), _meaning(verdict), _trust(verdict)]
 
 
 def _outcome(result: EvaluationResult) -> str:
@@ -133,8 +149,6 @@ def _meaning(verdict: Verdict) -> str:
     borders = verdict.borders
     broken, weak, robust = (f"{100 * each:g} %" for each in (borders.broken, borders.weak, borders.robust))
     match verdict.grades:
-        case ():
-            return "So there is no grade."
         case (Grade.UNTRAINED,):
             return "That is no better than guessing, so the model is untrained, or the labels or images do not fit it."
         case (Grade.BROKEN,):

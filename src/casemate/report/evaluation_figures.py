@@ -29,7 +29,7 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
     rows: list[tuple[Any, ...]] = _rows(result.model, values, worst)
     drawing, axes = canvas(1, 1, 5.4, 3.6)
     place = axes[0, 0]
-    place.set_xlim(-0.03 * values[-1], 1.03 * values[-1])
+    place.set_xlim(-0.03 * values[-1], 1.06 * values[-1])
     if beside is not None:
         known = {0.0: beside.clean, **{eps: each for eps, each in beside.robust.items() if eps <= values[-1]}}
         rows += _rows(beside.name, list(known), list(known.values()))
@@ -37,9 +37,12 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         estimate_line(place, list(known), list(known.values()), percent=True, **style)
     estimate_line(place, values, worst, percent=True, color=palette.BLUE, marker="o", linewidth=2.2, label="this model")
     for eps, each in zip(values, worst, strict=True):
-        words, (move, align) = f"{100 * each.value:.0f} %", ((-6, "right") if eps == values[-1] else (6, "left"))
+        words, (move, align) = f"{100 * each.value:.0f} %", ((0, "center") if eps == values[-1] else (6, "left"))
         style = {"ha": align, "va": "bottom", "fontsize": 11, "fontweight": "bold", "color": palette.BLUE}
-        place.annotate(words, (eps, 100 * each.value), (move, 6), textcoords="offset points", **style)
+        place.annotate(words, (eps, 100 * each.value), (move, 7), textcoords="offset points", **style)
+    if not result.verdict.trust.trusted:
+        style = {"fontsize": 15, "color": palette.BAD, "ha": "center", "va": "center", "rotation": 20, "zorder": 6}
+        place.text(0.55, 0.55, "cannot be trusted", transform=place.transAxes, **style)
     clean = number.clean.value
     broken, weak = max(borders.broken * clean, number.guessing), borders.weak * clean
     for least, words in ((broken, "broken"), (weak, "weak")):
