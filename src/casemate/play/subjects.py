@@ -70,19 +70,23 @@ def packaged_subjects() -> list[Subject]:
         assert opened.description is not None, "models of the package have a description"
         found.append(
             (
-                _robust(opened.description.metrics),
+                _order(opened.description.metrics),
                 Subject(
                     name=name, model=opened.model, about=_about(opened.description.recipe, opened.description.metrics)
                 ),
             )
         )
-    return [subject for _, subject in sorted(found, key=lambda each: (each[0], each[1].name))]
+    return [subject for _, subject in sorted(found, key=lambda each: each[0])]
 
 
-def _robust(metrics: Mapping[str, Any]) -> float:
-    """Robust accuracy at the radius in the middle of the first measurement."""
+def _order(metrics: Mapping[str, Any]) -> tuple[float, float]:
+    """The least robust model first, by the radius in the middle of the first measurement; of those the most accurate.
+
+    So the undefended model, which the others are compared with, comes first.
+    """
     first = metrics["measures"][0]
-    return float(first["robust"][len(first["robust"]) // 2]["value"])
+    robust = first["robust"][len(first["robust"]) // 2]["value"]
+    return float(robust), -float(first["clean"]["value"])
 
 
 def _about(recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:

@@ -26,6 +26,15 @@ _KINDS = {
     "unlabelled": palette.SKY,
 }
 """Colour of each kind of recipe."""
+_TRAINED = {
+    "ordinary": "without an attack",
+    "adversarial": "on attacked images",
+    "distilled": "by a teacher",
+    "certified": "for bounds",
+    "smoothed": "with noise",
+    "unlabelled": "without labels",
+}
+"""What the legend says of each kind."""
 _PUBLISHED = palette.INK
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _CLOSE = 0.5
@@ -70,7 +79,10 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
     known = [what for what in words if any(what in each.values for each in points)]
     if known:
         signs = [Line2D([], [], **_marker(what, palette.INK)) for what in known]
-        drawing.legend(signs, [words[what] for what in known], loc="outside lower center", ncols=3)
+        kinds = dict.fromkeys(row.entry.kind for row in rows)
+        signs += [Line2D([], [], color=_KINDS[kind], linewidth=5) for kind in kinds]
+        said = [*(words[what] for what in known), *(f"trained: {_TRAINED[kind]}" for kind in kinds)]
+        drawing.legend(signs, said, loc="outside lower center", ncols=3)
     texts = [
         f"{each.name}: " + ", ".join(f"{percent(_value(found))} {what}" for what, found in each.values.items())
         for each in points
@@ -80,7 +92,7 @@ def benchmark_figure(plan: BenchmarkPlan, rows: Sequence[BenchmarkRow], publishe
         "benchmark",
         title="Clean, robust and certified accuracy",
         caption=f"Accuracy without an attack, under all attacks of the budget {plan.budget} at eps "
-        f"{eps} in Linf, and certified accuracy, with 95 % intervals; what others published is grey.",
+        f"{eps} in Linf, and certified accuracy, with 95 % intervals; what others published is black.",
         alt=f"{'; '.join(texts)}." if texts else "No model is measured yet.",
         columns=("sign", "model", "source", "what", "value", "low", "high"),
         rows=[
