@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +21,12 @@ from casemate.cli.play.run import prepare
 from casemate.data import fashion_mnist
 from casemate.data.fashion_mnist import CLASSES, first_test_images
 from casemate.defenses import at_temperature
-from casemate.errors import DataError, ModelError, SettingError
+from casemate.errors import DataError, ModelError, RecordError, SettingError
 from casemate.norms import Norm
 from casemate.play.answers import Answers
 from casemate.play.explore import ATTACKS, MOST_STEPS, AttackChoice, explore, masking, smallest_eps
 from casemate.play.pictures import MOST_BYTES, image_uri, perturbation_uri, read_upload
+from casemate.play.study import latest_study, read_study
 from casemate.play.subjects import Subject, Subjects, on_one_page, own_subject, packaged_subjects
 from casemate.play.views import exploration_view, loss_plot, masking_view, smallest_view
 from conftest import TINY_CLASSES, TINY_SHAPE, Listener, tiny_images, tiny_model
@@ -332,3 +335,43 @@ def test_without_a_data_set_the_images_of_the_package_are_shown(
     assert len(found.subjects.images) == 100
     with pytest.raises(DataError, match="all four files"):
         prepare(PlayRequest(data_dir=tmp_path), Listener())
+
+
+# ---------------------------------------------------------------------------------------------------- the study
+def _report(folder: Path, names: list[str]) -> Path:
+    (folder / "figures").mkdir(parents=True)
+    figures = [{"name": name, "title": f"Title of {name}", "caption": "Its <b>caption</b>."} for name in names]
+    (folder / "summary.json").write_text(json.dumps({"scale": "quick", "figures": figures}))
+    for name in names:
+        (folder / "figures" / f"{Path(name).name}.svg").write_text(
+            f"<svg xmlns='http://www.w3.org/2000/svg'>{name}</svg>"
+        )
+    return folder
+
+
+def test_the_figures_of_the_last_study_are_shown(subjects: Subjects, tmp_path: Path) -> None:
+    assert latest_study(tmp_path) is None
+    old, new = (_report(tmp_path / f"study-{name}", [f"figure-{name}"]) for name in ("old", "new"))
+    os.utime(old / "summary.json", (1, 1))
+    study = latest_study(tmp_path)
+    assert study is not None
+    assert study.folder == new
+    shown = Answers(subjects, study).figure("Title of figure-new")
+    assert "Its &lt;b&gt;caption&lt;/b&gt;." in shown
+    (uri,) = re.findall(r"data:image/svg[^\"]+", shown)
+    assert b"figure-new" in base64.b64decode(uri.partition(",")[2])
+    assert "No study is finished" in Answers(subjects).figure("Title of figure-new")
+    (new / "figures" / "figure-new.svg").unlink()
+    assert latest_study(tmp_path) == read_study(old)
+    with pytest.raises(RecordError, match="write it again by `casemate report`"):
+        read_study(new)
+    with pytest.raises(RecordError, match=r"summary\.json"):
+        read_study(tmp_path)
+
+
+def test_a_figure_outside_the_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.svg").write_text("secret")
+    folder = _report(tmp_path / "study-one", ["../../secret"])
+    (folder / "figures" / "secret.svg").unlink()
+    with pytest.raises(RecordError):
+        read_study(folder)

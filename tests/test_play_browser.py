@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import json
 import os
 import re
 import signal
@@ -33,6 +34,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         found = probe.getsockname()[1]
     environment = os.environ | {"CASEMATE_DATA": "", "CASEMATE_CACHE": str(tmp_path_factory.mktemp("cache"))}
     line = [sys.executable, "-m", "casemate", "play", "--no-browser", "--port", str(found)]
+    line += ["--study", str(_study(tmp_path_factory.mktemp("study")))]
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         assert server.stdout is not None
         for said in server.stdout:
@@ -46,6 +48,18 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         rest = server.stdout.read()
         assert "Traceback" not in rest
         assert server.wait(timeout=30) in (0, 130)
+
+
+def _study(folder: Path) -> Path:
+    """The report of a study with two figures."""
+    titles = {"first": "First", "second": "Second"}
+    figures = [{"name": name, "title": title, "caption": "What it shows."} for name, title in titles.items()]
+    (folder / "summary.json").write_text(json.dumps({"scale": "quick", "figures": figures}))
+    (folder / "figures").mkdir()
+    for name in titles:
+        svg = "<svg xmlns='http://www.w3.org/2000/svg' width='40' height='20'></svg>"
+        (folder / "figures" / f"{name}.svg").write_text(svg)
+    return folder
 
 
 def _wait_for(port: int) -> None:
@@ -238,6 +252,19 @@ def test_the_second_tab_shows_a_masked_gradient(visit: Visit) -> None:
     visit.set("factor", "50")
     visit.shown("masked", "A masked gradient")
     assert "100 % of its gradient is exactly zero" in visit.shown("masked", "100 %")
+
+
+@needs_browser
+def test_the_third_tab_shows_the_study(visit: Visit) -> None:
+    tab = visit.page.get_by_role("tab", name="The study's curves")
+    if not tab.is_visible():  # a phone hides it behind a button
+        visit.page.get_by_role("button", name="More tabs").click()
+        tab = visit.page.locator(".overflow-dropdown button", has_text="The study's curves")
+    tab.click()
+    visit.choose("figure", "Second")
+    assert "What it shows." in visit.shown("curves", "Second")
+    picture = visit.page.locator("#curves img")
+    assert picture.evaluate("each => each.complete && each.naturalWidth") == 40
 
 
 @needs_browser

@@ -690,7 +690,8 @@ def test_the_results_of_a_part_name_the_experiments_that_are_whole(done: Done) -
 def test_the_summary_for_machines_holds_every_piece(done: Done, built: tuple[Path, Page]) -> None:
     found = json.loads((built[0] / "summary.json").read_text())
     assert found["artifacts"].keys() == done.artifacts.keys()
-    assert found["figures"] == list(FIGURES)
+    assert [each["name"] for each in found["figures"]] == list(FIGURES)
+    assert all(each["title"] and each["caption"] for each in found["figures"])
     assert found["artifacts"]["E6/pgd"]["result"] == done.artifacts["E6/pgd"].result
 
 

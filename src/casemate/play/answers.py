@@ -7,14 +7,21 @@ from typing import Final, final
 from casemate.errors import CasemateError
 from casemate.play.explore import NORMS, AttackChoice, explore, masking, smallest_eps
 from casemate.play.pictures import read_upload
+from casemate.play.study import FinishedStudy
 from casemate.play.subjects import Subjects
-from casemate.play.views import exploration_view, masking_view, notice_view, smallest_view
+from casemate.play.views import exploration_view, masking_view, notice_view, smallest_view, study_view
 from casemate.types import Images
 
 Chosen = tuple[Images, int]
 """An image, and the number of its class."""
 MASKED: Final = AttackChoice(attack="BIM", eps=0.05, steps=10)
 """The attack of the tab on masked gradients; its eps can be changed."""
+
+
+NO_STUDY: Final = (
+    "No study is finished in this folder. `make study` runs it; `casemate play --study FOLDER` shows the report of "
+    "another."
+)
 
 
 @final
@@ -24,8 +31,8 @@ class Answers:
     A `CasemateError`, such as a model that cannot be attacked, is shown in the place of the result.
     """
 
-    def __init__(self, subjects: Subjects) -> None:
-        self.subjects = subjects
+    def __init__(self, subjects: Subjects, study: FinishedStudy | None = None) -> None:
+        self.subjects, self.study = subjects, study
         self._lock = threading.Lock()
 
     def about(self, name: str) -> str:
@@ -72,6 +79,11 @@ class Answers:
             return masking_view(found, self.subjects.classes, self.subjects.bounds)
 
         return self._shown(computed)
+
+    def figure(self, title: str) -> str:
+        """The figure of the study with this title."""
+        figures = {} if self.study is None else self.study.figures
+        return next((study_view(each) for each in figures.values() if each.title == title), notice_view(NO_STUDY))
 
     def _shown(self, compute: Callable[[], str]) -> str:
         with self._lock:

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.themes import Base
 
 from casemate.errors import CasemateError
-from casemate.play.answers import MASKED, Answers, Chosen
+from casemate.play.answers import MASKED, NO_STUDY, Answers, Chosen
 from casemate.play.explore import ATTACKS, MOST_STEPS, NORMS, AttackChoice
 from casemate.play.views import notice_view
 
@@ -70,6 +70,12 @@ def build(answers: Answers) -> gr.Blocks:
                     0, 0.5 * width, MASKED.eps * width, step=width / 200, label="eps (Linf)", elem_id="within"
                 )
             masked = gr.HTML(elem_id="masked")
+        with gr.Tab("The study's curves"):
+            titles = [] if answers.study is None else [each.title for each in answers.study.figures.values()]
+            scale = "" if answers.study is None else f"Scale {answers.study.scale}, from {answers.study.folder}."
+            gr.Markdown(scale or NO_STUDY)
+            figure = gr.Dropdown(titles, label="Figure", elem_id="figure", visible=bool(titles))
+            curves = gr.HTML(answers.figure(titles[0]) if titles else "", elem_id="curves")
 
         def uploaded(raw: bytes, kind: str) -> tuple[Any, str]:
             try:
@@ -90,6 +96,7 @@ def build(answers: Answers) -> gr.Blocks:
 
         settings, masking = [model, chosen, attack, norm, eps, steps], [model, chosen, factor, within]
         on([model.change], answers.about, [model], about)
+        on([figure.change], answers.figure, [figure], curves)
         on([norm.change], slider_of, [norm], eps)
         on([page.load, *(each.change for each in settings if each is not chosen)], answers.attacked, settings, result)
         on([page.load, norm.change], answers.smallest, [chosen, norm], smallest)

@@ -6,6 +6,7 @@ from typing import Any
 from casemate.norms import Norm
 from casemate.play.explore import NORMS, Exploration, Masking
 from casemate.play.pictures import image_uri, perturbation_uri
+from casemate.play.study import StudyFigure
 from casemate.report.page import template_environment
 
 _NAMES: Mapping[Norm, str] = {norm: name for name, norm in NORMS.items()}
@@ -81,6 +82,11 @@ def masking_view(found: Masking, classes: Sequence[str], bounds: tuple[float, fl
         )
     ]
     return _fill("masking.html.j2", found=found, sides=sides, classes=classes)
+
+
+def study_view(figure: StudyFigure) -> str:
+    """A figure of the study with its caption."""
+    return _fill("study.html.j2", figure=figure)
 
 
 def notice_view(message: str) -> str:

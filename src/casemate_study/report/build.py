@@ -137,7 +137,7 @@ def summary_json(
         "scale": study.setup.scale.name,
         "seed": study.setup.seed,
         "compared": [row.as_json() for row in compared],
-        "figures": [figure.name for figure in figures],
+        "figures": [{"name": each.name, "title": each.title, "caption": each.caption} for each in figures],
         "artifacts": {
             name: {k: artifact.facts[k] for k in ("key", "config", "result", "provenance")}
             for name, artifact in artifacts.items()

@@ -1,6 +1,7 @@
 """What `casemate play` shows: which models and images."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -20,5 +21,7 @@ class PlayRequest:
     data: DataFile = None
     data_dir: DataDir = None
     subset: Subset = None
+    study: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the last in runs)")] = None
+    """The folder of a study's report, whose figures a tab shows."""
     loading: ModelOptions = field(default_factory=ModelOptions)
     reading: Reading = field(default_factory=Reading)

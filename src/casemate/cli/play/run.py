@@ -13,6 +13,7 @@ from casemate.data import LabelledImages
 from casemate.data.fashion_mnist import CLASSES, first_test_images
 from casemate.errors import DataError, MachineError, SettingError, missing_extra
 from casemate.play.answers import Answers
+from casemate.play.study import latest_study, read_study
 from casemate.play.subjects import Subject, on_one_page, own_subject, packaged_subjects
 from casemate.progress import Observer
 
@@ -28,13 +29,14 @@ def prepare(request: PlayRequest, observer: Observer) -> Answers:
         raise missing_extra("casemate play", "play") from None
     with observer.work("Loading the models", 0):
         packaged = packaged_subjects()
+    study = latest_study() if request.study is None else read_study(request.study)
     if request.model is None:
         if request.data is not None or request.dataset is not None:
             raise SettingError(
                 "--data or --dataset without MODEL: the models that come with casemate show the images "
                 "that they were trained for; name your model too"
             )
-        return Answers(on_one_page(packaged, *_test_images(request, observer)))
+        return Answers(on_one_page(packaged, *_test_images(request, observer)), study)
     opened = load_model(request.model, "cpu", request.loading)
     images = load_images(
         opened,
@@ -49,7 +51,8 @@ def prepare(request: PlayRequest, observer: Observer) -> Answers:
     own = own_subject(opened)
     chosen = images if isinstance(images, LabelledImages) else images.read(slice(0, _MOST_IMAGES))
     return Answers(
-        on_one_page([own, *(each for each in packaged if _alike(each, own, chosen))], chosen, own.model.classes)
+        on_one_page([own, *(each for each in packaged if _alike(each, own, chosen))], chosen, own.model.classes),
+        study,
     )
 
 
