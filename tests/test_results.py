@@ -326,7 +326,7 @@ def test_a_report_from_python_is_that_of_the_command_line(found: Evaluation, rep
     }  # fmt: skip
     text = " ".join(Page(report.read_text()).text.split())
     assert found.verdict.number_sentence in text
-    assert "How robust is thirds?" in text
+    assert "How robust is the model “thirds”?" in text
     assert "casemate verify record.json thirds --data tiny.npz" in text
     stored = json.loads((report.parent / "result.json").read_text())
     assert stored["robust_accuracy"] == found.as_json()["robust_accuracy"]

@@ -38,7 +38,11 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
         ]
     found: list[NextStep] = []
     if checks := ", ".join(verdict.trust.weakened_by):
-        found.append(NextStep(f"Read what the checks {checks} found: the number may be too high."))
+        found.append(
+            NextStep(
+                f"See “{checks}” among the checks below, and do what is advised there: the number may be too high."
+            )
+        )
     if verdict.fallen:
         found.append(NextStep(f"Do not rely on this model where somebody may alter its images by eps {eps}."))
     quick = [each for each in result.verdicts if Grade.NOT_BROKEN_QUICKLY in each.grades]
@@ -56,7 +60,7 @@ def steps_after(result: EvaluationResult) -> list[NextStep]:
         words = "Repeat it before each release; the command fails where the accuracy falls:"
         least = f"--fail-under {verdict.number.robust.low:.2f}"
         found.append(NextStep(words, f"{result.evaluate_command()} {least}" if result.from_command_line else ""))
-    elif command := result.harden_command():
+    elif verdict.colour != "green" and (command := result.harden_command()):
         found.append(NextStep("To make the model more robust, and see what that costs:", command))
     return found
 

@@ -12,7 +12,7 @@ from casemate.errors import RecordError
 from casemate.evaluation.budgets import BUDGETS_IN_WORDS
 from casemate.evaluation.intervals import percent
 from casemate.evaluation.run_time import seconds_in_words
-from casemate.evaluation.verdict import UNTRUSTED, Grade, Verdict
+from casemate.evaluation.verdict import Grade, Verdict
 from casemate.files import read_json, write_text
 from casemate.provenance import machine_in_words
 from casemate.report import evaluation_figures
@@ -31,9 +31,10 @@ _CHANGES = {
     "l0": "may change at most {eps} values of the image",
 }
 """What an attacker may do, by norm, as part of a sentence."""
-_SAID = {UNTRUSTED: "No verdict: the result cannot be trusted"}
-"""What the headline says of a word of the verdict, if that alone might be misread as said of the model."""
-_RAISED = {"voids": "voiding", "weakens": "weakening", "note": "noted"}
+_SCALE = " on a scale from 0 (black) to 1 (white)"
+_NO_VERDICT = "No verdict: the result cannot be trusted"
+"""The headline without a grade; the verdict's own words might be taken as said of the model."""
+_RAISED = {"voids": "voids the number", "weakens": "weakens it", "note": "notes something"}
 _PRECISION = {"float32": "float32", "bfloat16": "bfloat16 for gradients, float32 to decide what fools the model"}
 
 
@@ -65,7 +66,10 @@ def build_evaluation(folder: Path) -> Path:
             about=_about(result),
             check_words=_check_words(result),
             class_words=_class_words(result),
-            attack_words=f"{len(result.attacks)}, with {result.passes.forward + result.passes.backward:,} passes",
+            attack_words=", ".join(each.name for each in result.attacks),
+            colour=result.verdict.colour if result.verdict.grades else "unknown",
+            fooled=_fooled(result),
+            worst=result.per_class[0],
             attempts={"head": ATTEMPT_COLUMNS, "rows": result.attempt_rows()},
             attacks=[(each.name, each.words, str(each.first_to_fool)) for each in result.attacks],
             budget_words={**BUDGETS_IN_WORDS, "own": "attacks chosen by the caller"}[result.verdict.number.budget],
@@ -112,9 +116,19 @@ def _headline(result: EvaluationResult) -> str:
     """The grade at the largest eps, then those at smaller ones where they are others."""
     found: dict[str, list[str]] = {}
     for each in reversed(result.verdicts):
-        found.setdefault(each.word, []).append(each.number.shown_eps)
-    words = "; ".join(f"{_SAID.get(word, word)} at eps {_listed(values[::-1])}" for word, values in found.items())
+        found.setdefault(_graded(each), []).append(each.number.shown_eps)
+    if list(found) == [_NO_VERDICT]:
+        return _NO_VERDICT
+    words = "; ".join(f"{word} at eps {_listed(values[::-1])}" for word, values in found.items())
     return words[0].upper() + words[1:]
+
+
+def _graded(verdict: Verdict) -> str:
+    """The grade, or that it lies between two: said so that it is not taken for a property of the model's code."""
+    if not verdict.grades:
+        return _NO_VERDICT
+    first, last = verdict.grades[0], verdict.grades[-1]
+    return str(first) if first is last else f"between {first} and {last}"
 
 
 def _listed(values: Sequence[str]) -> str:
@@ -123,11 +137,15 @@ def _listed(values: Sequence[str]) -> str:
 
 
 def _sentences(result: EvaluationResult) -> list[str]:
-    """What a reader has to know, in the order of importance: a number that cannot be trusted comes last."""
+    """What a reader has to know, in the order of importance; no number that cannot be trusted."""
     verdict = result.verdict
     if not verdict.trust.trusted:
-        return [_trust(verdict), _outcome(result)]
-    return [_outcome(result), _meaning(verdict), _trust(verdict)]
+        return [
+            "The model could not be measured: the evaluation found that its own numbers say nothing, because "
+            f"{'; and '.join(verdict.trust.because)}.{verdict.trust.unmade}",
+            "Treat the model as unprotected until it is measured.",
+        ]
+    return [_outcome(result), _meaning(verdict), _trust(result)]
 
 
 def _outcome(result: EvaluationResult) -> str:
@@ -135,42 +153,47 @@ def _outcome(result: EvaluationResult) -> str:
     number = result.verdict.number
     robust, clean = number.robust, number.clean
     changed = _CHANGES[number.norm].format(eps=number.shown_eps)
-    unused = "" if result.verdict.trust.trusted else " This number is not to be used."
+    scale = _SCALE if number.bounds == (0.0, 1.0) and number.norm == "linf" else ""
     return (
         f"The model classifies {round(clean.value * clean.n):,} of {clean.n:,} test images correctly "
-        f"({percent(clean.value)}). Where an attacker {changed}, it still classifies "
+        f"({percent(clean.value)}). Where an attacker {changed}{scale}, it still classifies "
         f"{round(robust.value * robust.n):,} correctly ({percent(robust.value)}; 95 % interval "
-        f"{percent(robust.low)} to {percent(robust.high)}).{unused}"
+        f"{percent(robust.low)} to {percent(robust.high)})."
     )
 
 
 def _meaning(verdict: Verdict) -> str:
     """One sentence that says what the grade means, for a reader who does not know casemate's grades."""
-    borders = verdict.borders
+    borders, withstood = verdict.borders, verdict.number.withstood
     broken, weak, robust = (f"{100 * each:g} %" for each in (borders.broken, borders.weak, borders.robust))
     match verdict.grades:
         case (Grade.UNTRAINED,):
             return "That is no better than guessing, so the model is untrained, or the labels or images do not fit it."
+        case (Grade.BROKEN,) if withstood is not None and withstood.high < borders.broken:
+            return f"Broken: of the images that it gets right, fewer than {broken} withstand the attacks."
         case (Grade.BROKEN,):
-            return f"Broken means: fewer than {broken} of the images it gets right withstand, or as few as by guessing."
+            return "Broken: under attack it does no better than guessing."
         case (Grade.WEAK,):
-            return f"Weak means: of the images that it gets right, fewer than {weak} withstand."
+            return f"Weak: of the images that it gets right, fewer than {weak} withstand the attacks."
         case (Grade.PARTLY_ROBUST,):
-            return f"Partly robust means: of the images that it gets right, {weak} to {robust} withstand."
+            return f"Partly robust: of the images that it gets right, {weak} to {robust} withstand the attacks."
         case (Grade.ROBUST,):
-            return f"Robust means: of the images that it gets right, {robust} or more withstand what was tried."
+            return f"Robust as far as tested: of the images that it gets right, {robust} or more withstand the attacks."
         case (Grade.NOT_BROKEN_QUICKLY | Grade.NOT_BROKEN_BY_THESE,):
             return "So few attacks can show that a model is broken, but not that it is robust."
         case _:
             return "Too few images were attacked to decide between these grades."
 
 
-def _trust(verdict: Verdict) -> str:
-    """The sentence on trust as an answer that needs no question before it."""
-    answer, _, rest = verdict.trust.sentence.partition(": ")
-    return {"Yes": f"The number can be trusted: {rest}", "No": f"The number is {rest}"}.get(
-        answer, verdict.trust.sentence
-    )
+def _trust(result: EvaluationResult) -> str:
+    """Whether the number can be trusted, with what the checks found that makes it less certain."""
+    trust = result.verdict.trust
+    doubts = [each.finding for each in result.checks if each.check in trust.weakened_by and each.finding is not None]
+    if not doubts:
+        answer, _, rest = trust.sentence.partition(": ")
+        return f"The number can be trusted: {rest}" if answer == "Yes" else trust.sentence
+    found = "; ".join(each.sentence.split(". ")[0].rstrip(".").replace("`", "") for each in doubts)  # without advice
+    return f"The number may be too high: {found}.{trust.unmade}"
 
 
 def _check_words(result: EvaluationResult) -> str:
@@ -178,6 +201,15 @@ def _check_words(result: EvaluationResult) -> str:
     states = Counter(each.state for each in result.checks)
     raised = [f"{states[state]} {words}" for state, words in _RAISED.items() if states[state]]
     return ", ".join([*raised, result.check_counts])
+
+
+def _fooled(result: EvaluationResult) -> str:
+    """How many of the images that the model gets right an attack fooled."""
+    number = result.verdict.number
+    right, left = (round(each.value * each.n) for each in (number.clean, number.robust))
+    return (
+        f"{right - left:,} of the {right:,} images that the model gets right fooled it, up to eps {number.shown_eps}."
+    )
 
 
 def _class_words(result: EvaluationResult) -> str:

@@ -61,7 +61,8 @@ def accuracy_over_eps(result: EvaluationResult, beside: UndefendedModel | None) 
         "robust-accuracy",
         title="Accuracy against the size of the change",
         caption="Share of the images that are classified correctly under every attack, at this and every smaller eps; "
-        f"the band is the 95 % interval. Dotted: where the grades begin.{others}",
+        "the band is the 95 % interval. Between the points nothing was measured. Below the dotted lines a model is "
+        f"weak, or broken.{others}",
         alt="; ".join(f"{name}, eps {format_eps(eps)}: {percent(value)}" for eps, name, value, *_ in rows) + ".",
         columns=("eps", "model", "accuracy", "low", "high"),
         rows=rows,
@@ -107,9 +108,9 @@ def adversarial_examples(
         drawing,
         "examples",
         title="What fooled the model",
-        caption="One image for each of several classes: the original, the perturbation (grey: no change; stretched to "
-        "the full range), and the adversarial image with the class that the model predicts and the attack that found "
-        "it.",
+        caption="One image for each of several classes: the original, the change (grey: none; stretched to the full "
+        "range, so that it can be seen), and the attacked image as it is, with the class that the model predicts and "
+        "the attack that found it.",
         alt="; ".join(
             f"image {row['index']}, {names[row['label']]}, predicted {names[row['adversarial_prediction']]} after "
             f"{row['first_success']}"
